@@ -1,0 +1,133 @@
+"""What a codec is.
+
+A codec takes one `Stream` (the K or the V words of one chunk of tokens of one layer) and gives bytes; its
+decoder takes those bytes, and the out-of-band facts that it declares, and gives the same bits back.
+
+Promises, held by one battery of tests over every registered codec:
+
+- ``decode(encode(stream), stream.side_info())`` equals ``stream.words`` bit for bit, for every bit pattern
+  (NaN payloads, -0.0, subnormals) and every shape, an empty one included.
+- ``len(encode(stream))`` is the size that is counted: nothing else is needed to decode than the payload and
+  what `Codec.out_of_band` names.
+- Damaged bytes give a `CodecError`, or (without a checksum, see `container`) other words of the same shape;
+  never another exception, and never an allocation that the shape does not bound.
+- Neither side keeps a reference to its input; the result owns its memory.
+- A codec is immutable and holds no state between calls: it may be used from several threads.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_h2o.errors import CodecError
+
+Words = NDArray[np.uint16]
+Tensor = Literal["k", "v"]
+
+
+@dataclass(frozen=True)
+class Rope:
+    """How K was rotated: angle = position * theta ** (-2 i / head_dim) for pair i.
+
+    `pairing` is ``half`` (dimension i with i + head_dim / 2) or ``interleaved`` (2 i with 2 i + 1).
+    """
+
+    theta: float
+    pairing: Literal["half", "interleaved"] = "half"
+
+
+@dataclass(frozen=True)
+class SideInfo:
+    """What the dump's own metadata says of a stream, whatever the codec."""
+
+    tensor: Tensor
+    shape: tuple[int, int, int]
+    """``[seq_len, kv_heads, head_dim]``."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The unit that is coded.
+
+    Attributes
+    ----------
+    words : numpy.ndarray of uint16, ``[seq_len, kv_heads, head_dim]``
+        fp16 bit patterns; need not be contiguous.
+    tensor : "k" or "v"
+    positions : numpy.ndarray of int64, ``[seq_len]``, or None
+        Position of each token in its sequence; None where unknown.
+    rope : Rope or None
+        Rotation of K where known.
+    """
+
+    words: Words
+    tensor: Tensor
+    positions: NDArray[np.int64] | None = None
+    rope: Rope | None = None
+
+    def side_info(self) -> SideInfo:
+        seq_len, kv_heads, head_dim = self.words.shape
+        return SideInfo(tensor=self.tensor, shape=(seq_len, kv_heads, head_dim))
+
+    @property
+    def raw_bytes(self) -> int:
+        return self.words.size * 2
+
+
+@dataclass(frozen=True)
+class Codec(ABC):
+    """Base of all codecs; a subclass is a frozen dataclass whose fields are its configuration."""
+
+    id: ClassVar[str]
+    """Name in configurations, containers and on the command line; never reused for another format."""
+
+    out_of_band: ClassVar[tuple[str, ...]] = ()
+    """Names of `SideInfo` fields that `decode` reads beside the payload; () = the payload alone decodes."""
+
+    @abstractmethod
+    def encode(self, stream: Stream) -> bytes:
+        """Encode one stream; the length of the result is the counted size."""
+
+    @abstractmethod
+    def decode(self, payload: bytes | memoryview, side: SideInfo) -> Words:
+        """Give back the words, ``[seq_len, kv_heads, head_dim]``, C order.
+
+        Raises
+        ------
+        CodecError
+            The payload is damaged or does not fit `side`.
+        """
+
+    def modes(self, payload: bytes | memoryview, side: SideInfo) -> Mapping[str, Mapping[str, int]]:
+        """How often each mode or predictor was chosen, by plane (``hi``, ``lo``); empty if there is no choice."""
+        return {}
+
+    def config(self) -> dict[str, Any]:
+        """Configuration as built-in types; `from_config` takes it back."""
+        return {"id": self.id, **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Codec:
+        """Build an instance from `config`, without its ``id``.
+
+        Raises
+        ------
+        CodecError
+            A key is unknown.
+        """
+        known = {f.name for f in fields(cls)}
+        given = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k != "id"}
+        unknown = sorted(set(given) - known)
+        if unknown:
+            raise CodecError(
+                f"codec {cls.id} has no setting {unknown[0]!r}",
+                came=", ".join(unknown),
+                expected=", ".join(sorted(known)) or "no settings",
+            )
+        return cls(**given)

@@ -1,0 +1,121 @@
+"""The errors of this project: one small tree, each a message a person can act on.
+
+Every error says what went wrong, where, what came, what was expected and what to do next; a part that does
+not apply is left out. Nothing else may reach a user for bad input: not a traceback, and not a pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class H2OError(Exception):
+    """Something that a person can mend.
+
+    Parameters
+    ----------
+    what : str
+        One line: what went wrong.
+    where : str, optional
+        File, line, key, field: as exact as is known.
+    came, expected : str, optional
+        What was found there, and what would have been accepted.
+    hint : str, optional
+        What to do next.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        came: str | None = None,
+        expected: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.came = came
+        self.expected = expected
+        self.hint = hint
+
+    def __str__(self) -> str:
+        parts = (
+            ("where", self.where),
+            ("came", self.came),
+            ("expected", self.expected),
+            ("next", self.hint),
+        )
+        return "\n".join([self.what, *(f"  {name}: {text}" for name, text in parts if text is not None)])
+
+
+class UsageError(H2OError):
+    """Options or arguments that cannot be used together, or at all."""
+
+
+class PresetError(H2OError):
+    """A preset or scope file that breaks its schema: file, line and key of every fault, all at once."""
+
+
+class BenchError(H2OError):
+    """A run of the bench that gave no sound row.
+
+    Parameters
+    ----------
+    argv : sequence of str
+        The command as it was launched; empty for a recorded log.
+    returncode : int or None
+        Exit status; None if the process never ended by itself.
+    signal_name : str or None
+        For example ``SIGSEGV``, if a signal ended it.
+    elapsed_s : float or None
+        Seconds from launch to end.
+    output_tail : str
+        The last lines that the process printed.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        argv: Sequence[str] = (),
+        returncode: int | None = None,
+        signal_name: str | None = None,
+        elapsed_s: float | None = None,
+        output_tail: str = "",
+        where: str | None = None,
+        came: str | None = None,
+        expected: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(what, where=where, came=came, expected=expected, hint=hint)
+        self.argv = tuple(argv)
+        self.returncode = returncode
+        self.signal_name = signal_name
+        self.elapsed_s = elapsed_s
+        self.output_tail = output_tail
+
+
+class TableError(BenchError):
+    """A log or JSON of the bench from which no row can be read."""
+
+
+class DumpError(H2OError):
+    """A KV dump that cannot be trusted: the file and the field."""
+
+
+class CodecError(H2OError):
+    """A codec that cannot be built, or encoded bytes that are damaged."""
+
+
+class RoundTripError(CodecError):
+    """Decoded bits differ from the bits that were encoded; `where` has the first differing offset."""
+
+
+class StoreError(H2OError):
+    """A run folder, a result file or a baseline that cannot be read or written."""
+
+
+class NotMeasured(H2OError):
+    """A value that a verdict needs and nothing has measured. Missing data never passes."""
