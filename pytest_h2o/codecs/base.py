@@ -21,6 +21,7 @@ a setting that `Codec.decode` reads never changes (a container leaves settings o
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -54,6 +55,15 @@ class SideInfo:
     tensor: Tensor
     shape: tuple[int, int, int]
     """``[seq_len, kv_heads, head_dim]``."""
+
+    @property
+    def words(self) -> int:
+        """Number of fp16 words."""
+        return math.prod(self.shape)
+
+    @property
+    def raw_bytes(self) -> int:
+        return self.words * 2
 
 
 @dataclass(frozen=True)
