@@ -44,7 +44,7 @@ def decode_positions(reader: ByteReader, seq_len: int) -> NDArray[np.int64]:
         length = reader.read_varint("a run of positions")
         if not 0 < length <= seq_len - at or start + length > 1 << 63:
             raise CodecError("a run of positions does not fit", came=f"{length} from {start}, after {at} of {seq_len}")
-        positions[at : at + length] = np.arange(start, start + length)
+        positions[at : at + length] = start + np.arange(length, dtype=np.int64)
         at += length
         expected = start + length
     if at != seq_len:
