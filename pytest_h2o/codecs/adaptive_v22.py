@@ -27,8 +27,8 @@ import numpy as np
 
 from pytest_h2o.codecs import predictors
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Tensor, Words
+from pytest_h2o.codecs.frames import check_level, compress, decompress, join_planes
 from pytest_h2o.codecs.predictors import PREDICTORS, FlatBytes, Plane
-from pytest_h2o.codecs.zstd_frames import check_level, compressor, read_frame
 from pytest_h2o.errors import CodecError
 
 _HEADER = struct.Struct("<II")
@@ -64,13 +64,12 @@ class AdaptiveV22(Codec):
     out_of_band: ClassVar[tuple[str, ...]] = ("shape",)
 
     def __post_init__(self) -> None:
-        check_level(self.zstd_level, self.id)
-        block = self.adaptive_block_seq
-        if isinstance(block, bool) or not isinstance(block, int) or block < 1:
+        check_level(self.id, self.zstd_level)
+        if self.adaptive_block_seq < 1:
             raise CodecError(
-                f"codec {self.id}: adaptive_block_seq is no number of rows",
-                came=repr(block),
-                expected="a whole number, at least 1",
+                f"setting 'adaptive_block_seq' of codec {self.id} is out of range",
+                came=str(self.adaptive_block_seq),
+                expected="at least 1 row",
             )
         for name in ("k_hi_predictors", "k_lo_predictors", "v_hi_predictors", "v_lo_predictors"):
             _check_predictors(name, getattr(self, name))
@@ -90,9 +89,7 @@ class AdaptiveV22(Codec):
                 expected=f"{at} bytes",
                 hint="the payload is damaged",
             )
-        words: Words = np.left_shift(hi, 8, dtype=np.uint16)
-        words |= lo
-        return words
+        return join_planes(hi, lo, side.shape)
 
     def modes(self, payload: bytes | memoryview, side: SideInfo) -> Mapping[str, Mapping[str, int]]:
         view, at, counts = memoryview(payload), 0, {}
@@ -112,26 +109,28 @@ class AdaptiveV22(Codec):
         return self.v_hi_predictors, self.v_lo_predictors
 
     def _encode_plane(self, words: Words, shift: int, names: Sequence[str]) -> tuple[bytes, bytes, bytes]:
-        compress = compressor(self.zstd_level).compress
+        level = self.zstd_level
         block = min(self.adaptive_block_seq, len(words))
         single = block == len(words)
         modes = bytearray()
         chosen = bytearray(0 if single else words.size)
-        best = compress(b"") if block == 0 else b""
+        best = compress(b"", level) if block == 0 else b""
         at = 0
         for options in self._options(words, shift, names, block):
             mode, data = options[0]
             if single or len(options) > 1:
-                best = compress(data)
+                best = compress(data, level)
                 for other_mode, other in options[1:]:
-                    frame = compress(other)
+                    frame = compress(other, level)
                     if len(frame) < len(best):
                         mode, data, best = other_mode, other, frame
             modes.append(mode)
             if not single:
                 chosen[at : at + len(data)] = data
                 at += len(data)
-        frame = best if single else compress(chosen)  # the trial of the only block is the frame of the stream
+        frame = (
+            best if single else compress(memoryview(chosen), level)
+        )  # the trial of the only block is the frame of the stream
         if len(frame) > _U32_MAX:
             raise CodecError(f"codec {self.id}: the stream is too large", came=f"{len(frame)} bytes in one plane")
         return _HEADER.pack(len(modes), len(frame)), bytes(modes), frame
@@ -160,7 +159,7 @@ class AdaptiveV22(Codec):
         modes, frame, end = self._split(payload, at, side, plane)
         rows, heads, dim = side.shape
         row_bytes = heads * dim
-        coded = np.frombuffer(read_frame(frame, rows * row_bytes, f"codec {self.id}, {plane} plane"), np.uint8)
+        coded = np.frombuffer(decompress(frame, rows * row_bytes), np.uint8)
         out = np.empty(side.shape, np.uint8)
         for mode, first, blocks, height in _runs(modes, rows, self.adaptive_block_seq):
             end_row = first + blocks * height
@@ -216,12 +215,12 @@ def _runs(modes: bytes, rows: int, block: int) -> Iterator[tuple[int, int, int, 
         first = last
 
 
-def _check_predictors(setting: str, names: object) -> None:
-    where = f"codec {AdaptiveV22.id}: {setting}"
-    if not isinstance(names, tuple) or not names:
-        raise CodecError(f"{where} names no predictor", came=repr(names), expected=", ".join(PREDICTORS))
+def _check_predictors(setting: str, names: tuple[str, ...]) -> None:
+    what = f"setting {setting!r} of codec {AdaptiveV22.id}"
+    if not names:
+        raise CodecError(f"{what} names no predictor", expected=", ".join(PREDICTORS))
     for name in names:
         if name not in PREDICTORS:
-            raise CodecError(f"{where}: unknown predictor", came=repr(name), expected=", ".join(PREDICTORS))
+            raise CodecError(f"{what} names an unknown predictor", came=repr(name), expected=", ".join(PREDICTORS))
     if len(set(names)) < len(names):
-        raise CodecError(f"{where} names a predictor twice", came=", ".join(names), expected="each at most once")
+        raise CodecError(f"{what} names a predictor twice", came=", ".join(names), expected="each at most once")

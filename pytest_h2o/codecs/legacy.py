@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import zstandard
 
 from pytest_h2o.codecs import predictors
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
+from pytest_h2o.codecs.frames import check_level, compress, decompress, join_planes
 from pytest_h2o.codecs.predictors import FlatBytes, Plane
-from pytest_h2o.codecs.zstd_frames import check_level, compressor, frame_length, read_frame
+from pytest_h2o.errors import CodecError
 
+_RLE_BLOCK = 1
 _PREDICTOR = {"hi": "delta_seq", "lo": "raw"}
 
 
@@ -39,7 +42,7 @@ class Legacy(Codec):
     out_of_band: ClassVar[tuple[str, ...]] = ("shape",)
 
     def __post_init__(self) -> None:
-        check_level(self.zstd_level, self.id)
+        check_level(self.id, self.zstd_level)
 
     def encode(self, stream: Stream) -> bytes:
         words = np.ascontiguousarray(stream.words)
@@ -48,32 +51,53 @@ class Legacy(Codec):
 
     def decode(self, payload: bytes | memoryview, side: SideInfo) -> Words:
         view = memoryview(payload)
-        end_of_hi = self._end_of_hi(view)
+        end_of_hi = _frame_length(view)
         hi = self._decode_plane(view[:end_of_hi], "hi", side)
         lo = self._decode_plane(view[end_of_hi:], "lo", side)
-        words: Words = np.left_shift(hi, 8, dtype=np.uint16)
-        words |= lo
-        return words
+        return join_planes(hi, lo, side.shape)
 
     def modes(self, payload: bytes | memoryview, side: SideInfo) -> Mapping[str, Mapping[str, int]]:
         return {plane: {name: 1} for plane, name in _PREDICTOR.items()}
 
     def plane_bytes(self, payload: bytes | memoryview, side: SideInfo) -> Mapping[str, int]:
-        end_of_hi = self._end_of_hi(memoryview(payload))
+        end_of_hi = _frame_length(memoryview(payload))
         return {"hi": end_of_hi, "lo": len(payload) - end_of_hi}
-
-    def _end_of_hi(self, payload: memoryview) -> int:
-        return frame_length(payload, f"codec {self.id}, hi plane")
 
     def _encode_plane(self, plane: Plane, name: str) -> bytes:
         (predicted,) = predictors.predict(plane, [_PREDICTOR[name]], max(1, len(plane)))
         data: FlatBytes = predicted.reshape(-1)
-        return compressor(self.zstd_level).compress(predictors.bitshuffle(data).data if self.bitshuffle else data.data)
+        return compress(predictors.bitshuffle(data) if self.bitshuffle else data, self.zstd_level)
 
     def _decode_plane(self, frame: memoryview, name: str, side: SideInfo) -> Plane:
         rows, heads, dim = side.shape
-        coded = np.frombuffer(read_frame(frame, rows * heads * dim, f"codec {self.id}, {name} plane"), np.uint8)
+        coded = np.frombuffer(decompress(frame, rows * heads * dim), np.uint8)
         if self.bitshuffle:
             coded = predictors.bitunshuffle(coded.reshape(1, -1))
         plane: Plane = predictors.restore(coded.reshape(1, rows, heads, dim), _PREDICTOR[name])[0]
         return plane
+
+
+def _frame_length(data: memoryview) -> int:
+    """Bytes that the zstd frame at the start of `data` takes.
+
+    Found without decompressing it, as RFC 8878 lays it out: a header, then blocks of a 3-byte header each (bit 0
+    the last block, bits 1 and 2 its type, the others its size), then a checksum if the header says so.
+    """
+    try:
+        at = zstandard.frame_header_size(data)
+        has_checksum = zstandard.get_frame_parameters(data).has_checksum
+    except zstandard.ZstdError as error:
+        raise CodecError("a zstd frame is damaged", where="codec legacy, hi plane", came=str(error)) from error
+    last = 0
+    while not last:
+        header = int.from_bytes(data[at : at + 3], "little")
+        last, kind, size = header & 1, header >> 1 & 3, header >> 3
+        at += 3 + (1 if kind == _RLE_BLOCK else size)
+        if at > len(data):
+            raise CodecError(
+                "a zstd frame is cut short",
+                where="codec legacy, hi plane",
+                came=f"{len(data)} bytes",
+                expected=f"at least {at}",
+            )
+    return at + (4 if has_checksum else 0)
