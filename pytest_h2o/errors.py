@@ -119,3 +119,7 @@ class StoreError(H2OError):
 
 class NotMeasured(H2OError):
     """A value that a verdict needs and nothing has measured. Missing data never passes."""
+
+
+class OptedOut(H2OError):
+    """A threshold that the user left out on purpose: the item is skipped with this reason, never passed."""
