@@ -7,6 +7,7 @@ is the failure of the item that asked.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,13 @@ from pytest_h2o.gate.rule import (
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.launch import PointResult
+    from pytest_h2o.bench.row import BenchRow
     from pytest_h2o.gate.baseline import Baseline
+    from pytest_h2o.gate.figures import Figures
     from pytest_h2o.lossless import LosslessResult
     from pytest_h2o.points import SweepPoint
     from pytest_h2o.presets import Preset
     from pytest_h2o.scopes import Scope
-    from pytest_h2o.session import GateSession
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class GateItem:
 
     kind = ""
 
-    def __init__(self, session: GateSession, name: str, targets: Targets) -> None:
+    def __init__(self, session: Figures, name: str, targets: Targets) -> None:
         self.session = session
         self.name = name
         self.targets = targets
@@ -66,6 +68,10 @@ class GateItem:
     def note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
+
+    def _note_all(self, texts: Iterable[str]) -> None:
+        for text in texts:
+            self.note(text)
 
     def measured(self, metric: str, value: float, source: str, std: float | None = None) -> Measured:
         return Measured(metric, value, source, std, on_compare=self.comparisons.append)
@@ -108,7 +114,7 @@ class PointItem(GateItem):
 
     kind = "point"
 
-    def __init__(self, session: GateSession, preset: Preset, point: SweepPoint, targets: Targets) -> None:
+    def __init__(self, session: Figures, preset: Preset, point: SweepPoint, targets: Targets) -> None:
         super().__init__(session, preset.name, targets)
         self.preset = preset
         self.point = point
@@ -116,13 +122,14 @@ class PointItem(GateItem):
     @property
     def result(self) -> PointResult:
         """The run of this point. BenchError if it failed or its row is not sound."""
-        result = self.session.sweep(self.preset).result(self.point)
-        self.notes.extend(f"shares the run of {result.shares_run_with}" for _ in [0] if result.shares_run_with)
+        result = self.session.rows(self.preset).result(self.point)
+        if result.shares_run_with:
+            self.note(f"shares the run of {result.shares_run_with}")
         return result
 
     @property
-    def row(self) -> Any:
-        """The sound row of this point, `bench.table.BenchRow`."""
+    def row(self) -> BenchRow:
+        """The sound row of this point."""
         return self.result.row
 
     def record(self, nodeid: str, outcome: str, error: BaseException | None) -> dict[str, Any]:
@@ -137,7 +144,7 @@ class SweepItem(GateItem):
 
     kind = "sweep"
 
-    def __init__(self, session: GateSession, preset: Preset, targets: Targets) -> None:
+    def __init__(self, session: Figures, preset: Preset, targets: Targets) -> None:
         super().__init__(session, preset.name, targets)
         self.preset = preset
 
@@ -153,12 +160,12 @@ class SweepItem(GateItem):
         BenchError
             A point failed or its row is not sound: a verdict over the rest would be a verdict on missing data.
         """
-        sweep = self.session.sweep(self.preset)
+        source = self.session.rows(self.preset)
         results: list[PointResult] = []
         failed: list[tuple[str, H2OError]] = []
         for point in self.session.points(self.preset):
             try:
-                results.append(sweep.result(point))
+                results.append(source.result(point))
             except H2OError as error:
                 failed.append((point.run_id, error))
         if failed:
@@ -172,11 +179,11 @@ class SweepItem(GateItem):
                 expected="a sound row of every point",
                 hint="the test_bench items of this preset show each one",
             ) from first
-        self.notes.extend(note for note in sweep.notes if note not in self.notes)
+        self._note_all(source.notes)
         return tuple(results)
 
     @property
-    def rows(self) -> tuple[Any, ...]:
+    def rows(self) -> tuple[BenchRow, ...]:
         """The rows of all points, in their order."""
         return tuple(result.row for result in self.results)
 
@@ -245,18 +252,21 @@ class SweepItem(GateItem):
         row = best_row(facts, "decode_tok_per_s")
         if row is None or row.decode_tok_per_s is None:
             raise NotMeasured(f"no row of {self.name} has a decode speed", where=self.name)
-        self.notes.extend(note for note in baseline.notes if note not in self.notes)
+        self._note_all(baseline.notes)
         return self.measured("decode_drop", decode_drop(baseline.tok_per_s, row.decode_tok_per_s), row.run_id)
 
     def joint(self) -> JointVerdict:
         """Every row against every target (lossy, decode, lossless of the deciding scope)."""
-        return decide_joint(self.facts(), *self._limits()[:1], **self._limits()[1])
+        thresholds, baseline, lossless = self._limits()
+        return decide_joint(self.facts(), thresholds, baseline_tok_per_s=baseline, lossless=lossless)
 
     def best_of(self) -> BestOfVerdict:
         """The original rule on the same rows."""
-        return decide_best_of(self.facts(), *self._limits()[:1], **self._limits()[1])
+        thresholds, baseline, lossless = self._limits()
+        return decide_best_of(self.facts(), thresholds, baseline_tok_per_s=baseline, lossless=lossless)
 
-    def _limits(self) -> tuple[Thresholds, dict[str, float | None]]:
+    def _limits(self) -> tuple[Thresholds, float | None, float | None]:
+        """Thresholds, decode baseline and lossless ratio, without those left out on purpose."""
         thresholds = self.targets.thresholds
         baseline: float | None = None
         try:
@@ -266,7 +276,7 @@ class SweepItem(GateItem):
             thresholds = Thresholds(thresholds.lossy, thresholds.lossless, None)
             self.note("the decode threshold is left out (decode baseline: none)")
         lossless = None if thresholds.lossless is None else self.session.deciding_ratio()
-        return thresholds, {"baseline_tok_per_s": baseline, "lossless": lossless}
+        return thresholds, baseline, lossless
 
     def joint_margin(self) -> Measured:
         """The best row's smallest margin over all targets; at least 0 where one row meets them all.
@@ -304,14 +314,14 @@ class LosslessItem(GateItem):
 
     kind = "scope"
 
-    def __init__(self, session: GateSession, scope: Scope, targets: Targets) -> None:
+    def __init__(self, session: Figures, scope: Scope, targets: Targets) -> None:
         super().__init__(session, scope.name, targets)
         self.scope = scope
 
     @property
     def result(self) -> LosslessResult:
         """The evaluation of this scope. DumpError if it cannot be read, or entries of it cannot."""
-        return self.session.evaluate_scope(self.scope, self)
+        return self.session.evaluate_scope(self.scope)
 
     @property
     def ratio(self) -> Measured:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_h2o.report.collector import Collector
+from pytest_h2o.report.markdown import escape, render_list, render_table
 from pytest_h2o.report.preset_facts import summarize_preset
 
 SUMMARY_VERSION = 1
@@ -125,11 +126,10 @@ def _summarize_scope(collector: Collector, name: str) -> dict[str, Any]:
 
 
 def render_verdict(overall: bool | str) -> str:
-    return (
-        {True: "PASS", False: "FAIL"}.get(overall, str(overall).upper())
-        if isinstance(overall, bool)
-        else str(overall).upper()
-    )
+    """``PASS``, ``FAIL`` or ``INCOMPLETE``."""
+    if isinstance(overall, bool):
+        return "PASS" if overall else "FAIL"
+    return overall.upper()
 
 
 def render_summary_md(summary: Mapping[str, Any]) -> str:
@@ -139,26 +139,15 @@ def render_summary_md(summary: Mapping[str, Any]) -> str:
     lines.append(
         f"{counts['passed']} items passed, {counts['failed']} failed, {counts['skipped']} left out; rule: {summary['rule']}."
     )
-    lines += _bullets("Failed", [f"`{f['item']}`: {f['why']}" for f in summary["failed"]])
-    lines += _bullets("Not complete", summary["incomplete_for"])
-    lines += _bullets("Left out on purpose", [f"`{f['item']}`: {f['why']}" for f in summary["left_out_on_purpose"]])
-    lines += _bullets("Not measured (not asked for)", summary["not_measured"])
+    lines += render_list("Failed", [f"{f['item']}: {f['why']}" for f in summary["failed"]])
+    lines += render_list("Not complete", summary["incomplete_for"])
+    lines += render_list("Left out on purpose", [f"{f['item']}: {f['why']}" for f in summary["left_out_on_purpose"]])
+    lines += render_list("Not measured (not asked for)", summary["not_measured"])
     for name, preset in summary["presets"].items():
         lines += _preset_md(name, preset)
     if summary["scopes"]:
         lines += _scopes_md(summary["scopes"])
     return "\n".join(lines) + "\n"
-
-
-def _bullets(title: str, entries: list[str]) -> list[str]:
-    return ["", f"**{title}**", "", *(f"- {entry}" for entry in entries)] if entries else []
-
-
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    def line(cells: tuple[str, ...]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    return [line(header), "|" + "|".join(" --- " for _ in header) + "|", *(line(row) for row in rows)]
 
 
 def _preset_md(name: str, preset: Mapping[str, Any]) -> list[str]:
@@ -168,14 +157,14 @@ def _preset_md(name: str, preset: Mapping[str, Any]) -> list[str]:
             (v["title"], v["measured"], f"{v['relation']} {v['target']}", v["margin"], v["source"], v["outcome"])
             for v in preset["verdicts"]
         ]
-        lines += [*_table(("threshold", "measured", "target", "margin", "row", "outcome"), rows), ""]
-    lines += [f"- {note}" for note in preset["notes"]]
+        lines += [*render_table(("threshold", "measured", "target", "margin", "row", "outcome"), rows), ""]
+    lines += [f"- {escape(note)}" for note in preset["notes"]]
     if preset["original"] is not None:
         averages = list(preset["original"]["averages"].items())
-        lines += ["", *_table(("figure", "value"), averages)]
+        lines += ["", *render_table(("figure", "value"), averages)]
         top = [(t["total"], t["whole_cache"], t["decode"], t["lossy"], t["log"]) for t in preset["top"]]
         header = ("total (product)", "whole cache", "decode tok/s", "lossy", "log")
-        lines += ["", "Best rows by total ratio, then decode speed:", "", *_table(header, top)]
+        lines += ["", "Best rows by total ratio, then decode speed:", "", *render_table(header, top)]
         rules = preset["rules"]
         lines += [
             "",
@@ -205,4 +194,4 @@ def _scopes_md(scopes: Mapping[str, Any]) -> list[str]:
             )
         )
     header = ("scope", "lossless ratio", "K / V", "target", "entries", "streams decoded", "outcome")
-    return ["", "## KV dumps", "", *_table(header, rows)]
+    return ["", "## KV dumps", "", *render_table(header, rows)]
