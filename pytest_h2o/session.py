@@ -1,0 +1,173 @@
+"""One gate run as one process sees it: presets, scopes and where their figures come from.
+
+Everything is loaded when it is first needed and kept. What several processes need (a launched point, an evaluated
+scope) goes through the run folder's `OnceStore`, so that it is made once whichever worker asks first.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pytest_h2o.options import Settings
+from pytest_h2o.store import OnceStore
+
+if TYPE_CHECKING:
+
+    from pytest_h2o.bench.launch import PointResult
+    from pytest_h2o.lossless import LosslessResult
+    from pytest_h2o.points import SweepPoint
+    from pytest_h2o.presets import Preset
+    from pytest_h2o.scopes import Scope
+
+Key = str | tuple[str, int]
+"""What parametrizes an item: a preset or scope name, or a preset name and a point's place in it."""
+
+
+class GateSession:
+    """Presets, scopes and their figures for one process of one run."""
+
+    def __init__(self, settings: Settings, *, run_dir: Path, asked_for: tuple[str, ...] = ()) -> None:
+        self.settings = settings
+        self.run_dir = run_dir
+        self.store = OnceStore(run_dir / "results")
+        self._asked_for = tuple(word.lower() for word in asked_for)
+        self._presets: dict[str, Preset] = {}
+        self._scopes: dict[str, Scope] = {}
+        self._loaded: set[tuple[str, Path]] = set()
+        self._points: dict[str, tuple[SweepPoint, ...]] = {}
+        self._sources: dict[str, RowSource] = {}
+        self._evaluated: dict[str, LosslessResult] = {}
+        self._left_out: set[str] = set()
+        self._needed: dict[str, set[int] | None] = {}
+        self._new: dict[str, Any] = {}
+
+    @property
+    def rule(self) -> str:
+        rule: str = self.settings["rule"]
+        return rule
+
+    # -- collection ---------------------------------------------------------------------------------------------
+
+    def parameters(self, fixture: str, gate_dir: Path) -> list[tuple[Key, str]]:
+        """Key and id of every item of one fixture, for the gate file in `gate_dir`."""
+        if fixture == "h2o_sweep":
+            return [(preset.name, preset.name) for preset in self._load_presets(gate_dir)]
+        if fixture == "h2o_point":
+            return [
+                ((preset.name, place), f"{preset.name}-{point.run_id}")
+                for preset in self._load_presets(gate_dir)
+                for place, point in enumerate(self.points(preset))
+            ]
+        scopes = self._load_scopes(gate_dir)
+        if fixture == "h2o_lossless":
+            scopes = [scope for scope in scopes if scope.entry_mode != "aggregate"]
+        elif fixture == "h2o_upper_bound":
+            scopes = [scope for scope in scopes if scope.entry_mode == "aggregate"]
+        return [(scope.name, scope.name) for scope in scopes]
+
+    def _load_presets(self, gate_dir: Path) -> list[Preset]:
+        from pytest_h2o.presets import load_presets
+
+        places = self.settings["presets"] or (gate_dir / "presets",)
+        if ("presets", gate_dir) not in self._loaded:
+            for preset in load_presets(places):
+                other = self._presets.setdefault(preset.name, self._override(preset))
+                if other.path != preset.path:
+                    raise PresetError(f"two presets are called {preset.name}", where=f"{other.path} and {preset.path}")
+            self._loaded.add(("presets", gate_dir))
+        return [self._presets[name] for name in sorted(self._presets)]
+
+    def _override(self, preset: Preset) -> Preset:
+        mine, _ = self._assignments()
+        return preset.override(*mine) if mine else preset
+
+    def _load_scopes(self, gate_dir: Path) -> list[Scope]:
+        from pytest_h2o.scopes import load_scopes
+
+        if ("scopes", gate_dir) not in self._loaded:
+            for scope in load_scopes(self.settings["scopes"] or gate_dir / "scopes.yaml"):
+                _, mine = self._assignments()
+                self._scopes[scope.name] = scope.override(*mine) if mine else scope
+            self._loaded.add(("scopes", gate_dir))
+        return list(self._scopes.values())
+
+    def _assignments(self) -> tuple[list[str], list[str]]:
+        """What ``--h2o-set`` says to presets, and what to scopes; a key is known to one of them."""
+        from pytest_h2o.presets import Preset
+        from pytest_h2o.scopes import Scope
+
+        presets: list[str] = []
+        scopes: list[str] = []
+        for text in self.settings["set"] or ():
+            key = text.partition("=")[0].strip().partition(".")[0]
+            in_scope = key in Scope.model_fields and key not in Preset.model_fields
+            (scopes if in_scope else presets).append(text)
+        return presets, scopes
+
+    def points(self, preset: Preset) -> tuple[SweepPoint, ...]:
+        """All points of a preset, in their order."""
+        if preset.name not in self._points:
+            from pytest_h2o.points import expand_points
+
+            self._points[preset.name] = expand_points(preset)
+        return self._points[preset.name]
+
+    def is_left_out(self, key: Key) -> bool:
+        """Whether nothing can measure this preset and it was not asked for by name."""
+        name = key if isinstance(key, str) else key[0]
+        if self.settings["bench"] is not None or self.settings["presets"]:
+            return False
+        if self._recording(self._presets[name]) is not None or any(word in name.lower() for word in self._asked_for):
+            return False
+        self._left_out.add(name)
+        return True
+
+    def note_selected(self, params: Sequence[dict[str, Any]]) -> None:
+        """Learn which items will run: only their points are launched, folded among themselves."""
+        for param in params:
+            if "h2o_sweep" in param:
+                self._needed[param["h2o_sweep"]] = None
+            elif "h2o_point" in param:
+                name, place = param["h2o_point"]
+                needed = self._needed.setdefault(name, set())
+                if needed is not None:
+                    needed.add(place)
+
+    def needed_points(self, preset: Preset) -> tuple[SweepPoint, ...]:
+        """The points that selected items ask for: all of them if any item is about the whole preset."""
+        places, points = self._needed.get(preset.name), self.points(preset)
+        return points if places is None else tuple(points[place] for place in sorted(places))
+
+    def describe(self) -> list[str]:
+        """Lines for the header: what is run or read, and the rule."""
+        settings = self.settings
+        if settings["bench"] is not None:
+            what = f"bench {settings['bench']} ({settings.origin('bench')})"
+        elif settings["logs"] is not None:
+            what = f"recorded logs in {settings['logs']} ({settings.origin('logs')}); nothing is run"
+        else:
+            what = "neither a bench nor recorded logs: sweep items cannot be measured"
+        lines = [f"h2o: {what}", f"h2o: rule {self.rule}, artifacts in {self.run_dir}"]
+        if self._left_out:
+            names = ", ".join(sorted(self._left_out))
+            lines.append(f"h2o: not measured and left out: {names} (no recording; -k NAME asks for one)")
+        return lines
+
+    # -- items --------------------------------------------------------------------------------------------------
+
+    def point_item(self, key: tuple[str, int]) -> PointItem:
+        preset = self._presets[key[0]]
+        targets = preset_targets(self.settings, preset, self.deciding_scope())
+        return PointItem(self, preset, self.points(preset)[key[1]], targets)
+
+    def sweep_item(self, name: str) -> SweepItem:
+        preset = self._presets[name]
+        return SweepItem(self, preset, preset_targets(self.settings, preset, self.deciding_scope()))
+
+    def lossless_item(self, name: str) -> LosslessItem:
+        scope = self._scopes[name]
+        return LosslessItem(self, scope, scope_targets(self.settings, scope))
+
+    def deciding_scope(self) -> Scope | None:
+        return next((scope for scope in self._scopes.values() if scope.decides), None)
