@@ -5,6 +5,7 @@ Only the standard library and pytest are imported here; everything else arrives 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,6 +113,10 @@ def pytest_configure_node(node: Any) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "h2o: an item of the KV-cache compression gate (set by pytest-h2o)")
+    if any(config.getoption(f"h2o_{option.attribute}") is not None for option in OPTIONS):
+        _settings_of(config)  # a fault among the options is told before anything is collected
+    if not _is_worker(config):
+        config.pluginmanager.register(_Controller(config), "h2o-controller")
 
 
 # -- collection ---------------------------------------------------------------------------------------------------
@@ -238,15 +243,17 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     gate_item = _gate_item_of(item) if _is_gate_item(item) else None
-    if gate_item is None or call.when != "call":
+    if gate_item is None or (call.when != "call" and not report.failed):
         return report
     import json
+
+    from pytest_h2o.report.diagnosis import render_diagnosis
 
     error = call.excinfo.value if call.excinfo is not None else None
     if report.failed and isinstance(error, H2OError):
         report.longrepr = str(error)
     if report.failed:
-        diagnosis = gate_item.diagnose(item.nodeid, error if isinstance(error, H2OError) else None)
+        diagnosis = render_diagnosis(gate_item, item.nodeid, error if isinstance(error, H2OError) else None)
         report.sections.append(("h2o diagnosis", diagnosis))
     record = gate_item.record(item.nodeid, report.outcome, error)
     report.user_properties.append((PROPERTY, json.dumps(record, allow_nan=False)))
@@ -265,21 +272,19 @@ def pytest_assertrepr_compare(config: pytest.Config, op: str, left: object, righ
 # -- reporting (controller only) ---------------------------------------------------------------------------------
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Replaced per run by `_Controller`; kept out of module level so that workers write nothing."""
-
-
 class _Controller:
-    """What only the controller does: journal after each item, artifacts at the end."""
+    """What only the controller does: journal after each item, artifacts and the last lines at the end."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
+        self._started = time.time()
+        self._summary: dict[str, Any] | None = None
+        self._trouble: str | None = None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         texts = [value for name, value in report.user_properties if name == PROPERTY]
-        if report.when != "call" or not texts:
-            return
-        self._collector().add(str(texts[-1]), duration_s=report.duration)
+        if texts and (report.when == "call" or report.failed):
+            self._collector().add(str(texts[-1]), duration_s=report.duration)
 
     def _collector(self) -> Collector:
         if _collector not in self._config.stash:
@@ -287,3 +292,29 @@ class _Controller:
 
             self._config.stash[_collector] = Collector(_run_dir(self._config), _settings_of(self._config))
         return self._config.stash[_collector]
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Write the artifacts; if that fails the run fails, whatever the items said."""
+        if _collector not in self._config.stash:
+            return
+        from pytest_h2o.report.artifacts import write_artifacts
+
+        try:
+            self._summary = write_artifacts(
+                self._collector(), started=self._started, ended=time.time(), exit_status=int(exitstatus)
+            )
+        except H2OError as error:
+            self._trouble = str(error)
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if self._trouble is not None:
+            terminalreporter.section("h2o: artifacts could not be written", red=True)
+            terminalreporter.write_line(self._trouble)
+        elif self._summary is not None:
+            from pytest_h2o.report.terminal import render_terminal
+
+            terminalreporter.section("h2o")
+            for line in render_terminal(self._summary, _run_dir(self._config)):
+                terminalreporter.write_line(line)

@@ -128,3 +128,23 @@ class OnceStore:
                 result = json.loads(text)
         self._seen[key] = result
         return result
+
+
+def keep_error(compute: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """Make an error of ours a result too, so that what failed is not tried again by everyone who needs it."""
+
+    def computed() -> dict[str, Any]:
+        try:
+            return {"value": compute()}
+        except H2OError as error:
+            return {"error": error_to_json(error)}
+
+    return computed
+
+
+def kept_value(kept: dict[str, Any]) -> dict[str, Any]:
+    """The value of a result that `keep_error` made; its error is raised again."""
+    if "error" in kept:
+        raise error_from_json(kept["error"])
+    value: dict[str, Any] = kept["value"]
+    return value

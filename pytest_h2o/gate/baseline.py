@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_h2o.bench.launch import PointResult
+    from pytest_h2o.bench.result import PointResult
     from pytest_h2o.bench.recorded import BaselineRow
 
 
@@ -45,7 +45,7 @@ def _identity(row: object) -> tuple[object, ...]:
 def unlike_contexts(results: Sequence[PointResult]) -> tuple[str, ...]:
     """Say where the binary's own warnings show that H2O on and off decoded different contexts."""
     for result in results:
-        row, seen = result.row, result.output.max_kv_len
+        row, seen = result.row, result.output.max_kv_len if result.output else None
         if seen is None or row.prompt_len is None or row.gen_len is None:
             continue
         if seen > row.prompt_len + row.gen_len:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.errors import BenchError, H2OError, NotMeasured, OptedOut
@@ -25,7 +25,7 @@ from pytest_h2o.gate.rule import (
 )
 
 if TYPE_CHECKING:
-    from pytest_h2o.bench.launch import PointResult
+    from pytest_h2o.bench.result import PointResult
     from pytest_h2o.bench.row import BenchRow
     from pytest_h2o.gate.baseline import Baseline
     from pytest_h2o.gate.figures import Figures
@@ -122,7 +122,7 @@ class PointItem(GateItem):
     @property
     def result(self) -> PointResult:
         """The run of this point. BenchError if it failed or its row is not sound."""
-        result = self.session.rows(self.preset).result(self.point)
+        result = self.session.result(self.preset, self.point)
         if result.shares_run_with:
             self.note(f"shares the run of {result.shares_run_with}")
         return result
@@ -160,12 +160,11 @@ class SweepItem(GateItem):
         BenchError
             A point failed or its row is not sound: a verdict over the rest would be a verdict on missing data.
         """
-        source = self.session.rows(self.preset)
         results: list[PointResult] = []
         failed: list[tuple[str, H2OError]] = []
         for point in self.session.points(self.preset):
             try:
-                results.append(source.result(point))
+                results.append(self.session.result(self.preset, point))
             except H2OError as error:
                 failed.append((point.run_id, error))
         if failed:
@@ -179,7 +178,7 @@ class SweepItem(GateItem):
                 expected="a sound row of every point",
                 hint="the test_bench items of this preset show each one",
             ) from first
-        self._note_all(source.notes)
+        self._note_all(self.session.notes(self.preset))
         return tuple(results)
 
     @property
@@ -254,6 +253,29 @@ class SweepItem(GateItem):
             raise NotMeasured(f"no row of {self.name} has a decode speed", where=self.name)
         self._note_all(baseline.notes)
         return self.measured("decode_drop", decode_drop(baseline.tok_per_s, row.decode_tok_per_s), row.run_id)
+
+    def record(self, nodeid: str, outcome: str, error: BaseException | None) -> dict[str, Any]:
+        if self.comparisons:
+            self.session.remember_preset(self.preset, self._summary_facts())
+        return super().record(nodeid, outcome, error)
+
+    def _summary_facts(self) -> dict[str, Any]:
+        """What the summary needs to hold all rows of this preset against both rules again."""
+        try:
+            baseline, left_out = self.baseline(), False
+        except OptedOut:
+            baseline, left_out = None, True
+        return {
+            "run_ids": [result.run_id for result in self.results],
+            "path": str(self.preset.path) if self.preset.path else None,
+            "model_layers": self.session.model_layers(self.preset),
+            "h2o_layer_start": self.preset.h2o_layer_start,
+            "h2o_layer_end": self.preset.h2o_layer_end,
+            "targets": asdict(self.targets.thresholds),
+            "decode_left_out": left_out,
+            "baseline_tok_per_s": baseline.tok_per_s if baseline else None,
+            "baseline_origin": baseline.origin if baseline else None,
+        }
 
     def joint(self) -> JointVerdict:
         """Every row against every target (lossy, decode, lossless of the deciding scope)."""

@@ -18,7 +18,7 @@ from pytest_h2o.gate.measured import METRICS, Comparison, Measured, Target
 from pytest_h2o.gate.rule import RowFacts
 
 if TYPE_CHECKING:
-    from pytest_h2o.bench.launch import PointResult
+    from pytest_h2o.bench.result import PointResult
 
 NEAREST = 5
 """Rows shown beside the one that was measured."""
@@ -137,7 +137,7 @@ def _table_lines(item: SweepItem, results: Sequence[PointResult], metric: str) -
 def _warning_lines(results: Sequence[PointResult]) -> list[str]:
     counts: Counter[str] = Counter()
     for result in results:
-        if not result.shares_run_with:
+        if result.output is not None and not result.shares_run_with:
             counts.update(result.output.warnings)
     return [f"warning    {count:,} x {kind}" for kind, count in counts.most_common(4)]
 

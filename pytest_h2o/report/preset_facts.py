@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_h2o.bench.launch import PointResult
+from pytest_h2o.bench.result import PointResult
 from pytest_h2o.gate.items import row_facts
 from pytest_h2o.gate.measured import METRICS
 from pytest_h2o.gate.rule import Thresholds, decide_best_of, decide_joint
@@ -38,7 +38,7 @@ def summarize_preset(collector: Collector, name: str, deciding: Mapping[str, Any
         "notes": notes,
         "original": None,
     }
-    if facts is None or len(results) != facts["points"]:
+    if facts is None or [result.run_id for result in results] != facts["run_ids"]:
         return summary
     return {**summary, **_whole(facts, results, deciding, _upper(collector))}
 
@@ -118,7 +118,7 @@ def _verdict(comparison: Mapping[str, Any]) -> dict[str, str]:
 def _warnings(results: list[PointResult]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for result in results:
-        if not result.shares_run_with:
+        if result.output is not None and not result.shares_run_with:
             for kind, count in result.output.warnings.items():
                 counts[kind] = counts.get(kind, 0) + count
     return counts
