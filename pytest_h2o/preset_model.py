@@ -80,14 +80,11 @@ _LOSSLESS_KEYS_IF_NAMED = (
 
 
 def _check_baseline(value: Any) -> Any:
-    sound = value in ("paired", "none") if isinstance(value, str) else _is_number(value) and value > 0
-    if not sound:
-        raise fault_error(Trouble("not a decode baseline", _BASELINE_TEXT))
-    return value if isinstance(value, str) else float(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, str) and value in ("paired", "none"):
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e300:
+        return float(value)
+    raise fault_error(Trouble("not a decode baseline", _BASELINE_TEXT))
 
 
 _BASELINE_TEXT = "paired, none, or decode speed in tok/s, a number above 0"

@@ -55,7 +55,7 @@ def _near_files(path: Path) -> str:
         names = sorted(entry.name for entry in folder.iterdir())
     except OSError:
         return f"there is no folder {folder} either"
-    near = get_close_matches(path.name, names, n=3, cutoff=0.5)
+    near = get_close_matches(path.name, names, n=3, cutoff=0.6)
     near = near or [name for name in names if name.endswith((".yaml", ".yml", ".json"))][:3]
     return f"in that folder: {', '.join(near)}" if near else f"no YAML or JSON file in {folder}"
 
