@@ -137,9 +137,9 @@ def find_node(schema: dict[str, Any], path: KeyPath) -> dict[str, Any]:
     return node
 
 
-def _deref(node: Any, schema: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(node, dict):
-        return {}
+def _deref(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    if "allOf" in node:  # the way of older pydantic to say more beside a reference
+        node = {**node["allOf"][0], **node}
     name = str(node.get("$ref", "")).removeprefix("#/$defs/")
     return {**schema["$defs"][name], **node} if name else node
 
@@ -156,7 +156,7 @@ def expect_text(node: dict[str, Any], largest: object = None) -> str | None:
         return None
     if "examples" in node:
         return f"{kind}, such as {node['examples'][0]}"
-    said = [(word, node[sign]) for sign, word in _LIMITS if sign in node]
+    said = [(word, int(node[sign])) for sign, word in _LIMITS if sign in node]  # all limits here are whole
     limits = [f"{word} {limit}" for word, limit in said if limit != MAX_INT or limit == largest]
     return f"{kind}, {' and '.join(limits)}" if limits else kind
 

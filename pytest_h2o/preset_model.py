@@ -115,7 +115,8 @@ class Targets(BaseModel):
 class PresetKeys(BaseModel):
     """The keys of a preset file. Ten of them, the swept ones, take one value or a list; the rest one value."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # pydantic keeps names that begin with model_ for itself, which model_layers does.
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     description: Annotated[OneLine | None, Given] = Field(default=None, description="one line for reports")
     prompts: SweptPositive = Field(default=(512,), description="prompt lengths, tokens")

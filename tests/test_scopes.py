@@ -214,7 +214,7 @@ def test_override(shipped: dict[str, Scope]) -> None:
     with pytest.raises(PresetError) as caught:
         scope.override("layer_ids=1", "entry_mode=chunkd")
     assert str(caught.value) == (
-        "1 fault in --h2o-set\n--h2o-set entry_mode=chunkd: entry_mode: unknown value\n"
+        "1 fault in --h2o-set for scope front2_grouped_192_8\n--h2o-set entry_mode=chunkd: entry_mode: unknown value\n"
         '  came: "chunkd" (text)\n  expected: one of per_meta, aggregate, chunked, chunked_grouped\n'
         "  next: did you mean chunked?"
     )

@@ -189,7 +189,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert file_refusal("smoke.yaml/x") == (
         "1 fault in smoke.yaml/x\nsmoke.yaml/x: cannot be read\n  came: Not a directory"
     )
-    assert file_refusal("a\0b") == "1 fault in a\\x00b\na\\x00b: cannot be read\n  came: embedded null byte"
+    assert file_refusal("a\0b") == "1 fault in a\\x00b\na\\x00b: cannot be read\n  came: a name with a NUL"
     assert file_refusal(".") == "1 fault in .\n.: is not a regular file\n  expected: a YAML or JSON file"
 
 
