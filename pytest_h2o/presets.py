@@ -52,13 +52,15 @@ class Preset(PresetKeys):
         data = self.model_dump(exclude_unset=True, exclude={"name", "path"})
         single, many = ("h2o_target_lossy_ratio",), ("h2o_target_lossy_ratios",)
         if single in settings and many not in settings and many[0] in data:
-            raise name_option(PresetError.from_faults([_no_effect(settings[single])]), assignments)
+            raise name_option(
+                PresetError.from_faults([_no_effect(settings[single])]), assignments, f"preset {self.name}"
+            )
         if many in settings and single not in settings:
             data.pop(single[0], None)
         try:
             checked = check_source(PresetKeys, Source("", merge_settings(data, settings)))
         except PresetError as error:
-            raise name_option(error, assignments) from None
+            raise name_option(error, assignments, f"preset {self.name}") from None
         return _preset(checked, self.name, self.path)
 
 

@@ -151,7 +151,7 @@ class Scope(ScopeKeys):
         try:
             checked = check_source(ScopeKeys, Source("", merge_settings(data, settings)))
         except PresetError as error:
-            raise name_option(error, assignments) from None
+            raise name_option(error, assignments, f"scope {self.name}") from None
         return _scope(checked, self.name, self.path)
 
 
