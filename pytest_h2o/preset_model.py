@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 from pydantic_core.core_schema import ValidationInfo
 
-from pytest_h2o.field_types import (
+from pytest_h2o.schema.field_types import (
     Above0,
     AtLeast0,
     Count,

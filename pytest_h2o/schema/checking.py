@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from pytest_h2o.errors import Fault, PresetError
-from pytest_h2o.schema import MAX_INT, schema_of
-from pytest_h2o.yaml_source import REFUSED, KeyPath, Source
+from pytest_h2o.schema.json_schema import MAX_INT, schema_of
+from pytest_h2o.schema.yaml_source import REFUSED, KeyPath, Source
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 import yaml
 
 from pytest_h2o.errors import Fault, PresetError
-from pytest_h2o.source_text import MAX_DEPTH, check_characters, json_as_yaml, read_text
+from pytest_h2o.schema.source_text import MAX_DEPTH, check_characters, json_as_yaml, read_text
 
 KeyPath = tuple[str | int, ...]
 
