@@ -16,7 +16,9 @@ from pytest_h2o.errors import H2OError, OptedOut
 from pytest_h2o.options import OPTIONS, Settings, resolve_settings
 
 if TYPE_CHECKING:
-    from pytest_h2o.gate.items import GateItem, LosslessItem, PointItem, SweepItem, Targets
+    from pytest_h2o.gate.item import GateItem, Targets
+    from pytest_h2o.gate.scope_item import LosslessItem
+    from pytest_h2o.gate.sweep_items import PointItem, SweepItem
     from pytest_h2o.report.collector import Collector
     from pytest_h2o.session import GateSession
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.errors import DumpError, NotMeasured, OptedOut, PresetError
 from pytest_h2o.gate.baseline import Baseline, pick_recorded, unlike_contexts
-from pytest_h2o.gate.items import LosslessItem, PointItem, SweepItem
+from pytest_h2o.gate.scope_item import LosslessItem
+from pytest_h2o.gate.sweep_items import PointItem, SweepItem
 from pytest_h2o.gate.targets import preset_targets, scope_targets
 from pytest_h2o.options import Settings, parse_baseline
 from pytest_h2o.report.new_data import NewData

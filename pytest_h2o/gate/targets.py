@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_h2o.gate.items import Targets
+from pytest_h2o.gate.item import Targets
 from pytest_h2o.gate.measured import Target
 from pytest_h2o.options import DEFAULT_TARGETS, Settings
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
-    from pytest_h2o.gate.items import Targets
+    from pytest_h2o.gate.item import Targets
     from pytest_h2o.lossless import LosslessResult
     from pytest_h2o.points import SweepPoint
     from pytest_h2o.presets import Preset

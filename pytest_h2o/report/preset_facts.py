@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_h2o.bench.result import PointResult
-from pytest_h2o.gate.items import row_facts
+from pytest_h2o.gate.sweep_items import row_facts
 from pytest_h2o.gate.measured import METRICS
 from pytest_h2o.gate.rule import Thresholds, decide_best_of, decide_joint
 from pytest_h2o.gate.totals import split_layers, whole_cache_ratio

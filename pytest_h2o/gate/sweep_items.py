@@ -1,4 +1,4 @@
-"""What a gate file sees of one test item: the rows of a preset, one of its points, or a dump scope.
+"""What a gate file sees of a sweep: one of its points, or all rows of a preset.
 
 Nothing is measured before it is asked for: an item that is only collected costs nothing, and a failure to measure
 is the failure of the item that asked.
@@ -7,12 +7,12 @@ is the failure of the item that asked.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.errors import BenchError, H2OError, NotMeasured, OptedOut
-from pytest_h2o.gate.measured import METRICS, Comparison, Measured, Target
+from pytest_h2o.gate.item import GateItem, Targets
+from pytest_h2o.gate.measured import METRICS, Measured
 from pytest_h2o.gate.rule import (
     BestOfVerdict,
     JointVerdict,
@@ -29,84 +29,18 @@ if TYPE_CHECKING:
     from pytest_h2o.bench.row import BenchRow
     from pytest_h2o.gate.baseline import Baseline
     from pytest_h2o.gate.figures import Figures
-    from pytest_h2o.lossless import LosslessResult
     from pytest_h2o.points import SweepPoint
     from pytest_h2o.presets import Preset
-    from pytest_h2o.scopes import Scope
 
 
-@dataclass(frozen=True)
-class Targets:
-    """The targets of one preset or scope, each with where it was said."""
-
-    lossy: Target
-    lossless: Target
-    decode_drop: Target
-
-    @property
-    def thresholds(self) -> Thresholds:
-        return Thresholds(self.lossy.value, self.lossless.value, self.decode_drop.value)
-
-
-def _plain(value: float | None) -> float | str | None:
-    """A float as JSON can hold it."""
-    return str(value) if value is not None and not math.isfinite(value) else value
-
-
-class GateItem:
-    """Common to all items: what was compared and what there is to say beside it."""
-
-    kind = ""
-
-    def __init__(self, session: Figures, name: str, targets: Targets) -> None:
-        self.session = session
-        self.name = name
-        self.targets = targets
-        self.comparisons: list[Comparison] = []
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
-
-    def _note_all(self, texts: Iterable[str]) -> None:
-        for text in texts:
-            self.note(text)
-
-    def measured(self, metric: str, value: float, source: str, std: float | None = None) -> Measured:
-        return Measured(metric, value, source, std, on_compare=self.comparisons.append)
-
-    def record(self, nodeid: str, outcome: str, error: BaseException | None) -> dict[str, Any]:
-        """What the journal keeps of this item: built-in types only."""
-        return {
-            "item": nodeid,
-            "kind": self.kind,
-            "name": self.name,
-            "outcome": outcome,
-            "reason": error.what if isinstance(error, H2OError) else None,
-            "comparisons": [_comparison_json(c) for c in self.comparisons],
-            "notes": list(self.notes),
-            "data": self.session.take_new_data(),
-        }
-
-    def write_dry_run(self) -> None:
-        """Write what would be run; nothing where nothing is launched."""
-
-
-def _comparison_json(comparison: Comparison) -> dict[str, Any]:
-    measured, target = comparison.measured, comparison.target
-    return {
-        "metric": measured.metric,
-        "unit": METRICS[measured.metric].unit,
-        "value": _plain(measured.value),
-        "std": _plain(measured.std),
-        "source": measured.source,
-        "relation": comparison.relation,
-        "target": target.value,
-        "target_origin": target.origin,
-        "margin": _plain(comparison.margin),
-        "outcome": comparison.outcome,
-    }
+def row_facts(result: PointResult) -> RowFacts:
+    """The deciding figures of a run."""
+    lossy, decode = result.row.get("h2o_lossy"), result.row.decode_tok_per_s
+    return RowFacts(
+        run_id=result.run_id,
+        lossy=lossy.mean if lossy else None,
+        decode_tok_per_s=decode.mean if decode else None,
+    )
 
 
 class PointItem(GateItem):
@@ -319,43 +253,3 @@ class SweepItem(GateItem):
         if joint.best is None:
             raise NotMeasured(f"{self.name} has no row")
         return self.measured("joint_margin", joint.best.smallest, joint.best.run_id)
-
-
-def row_facts(result: PointResult) -> RowFacts:
-    """The deciding figures of a run."""
-    lossy, decode = result.row.get("h2o_lossy"), result.row.decode_tok_per_s
-    return RowFacts(
-        run_id=result.run_id,
-        lossy=lossy.mean if lossy else None,
-        decode_tok_per_s=decode.mean if decode else None,
-    )
-
-
-class LosslessItem(GateItem):
-    """One dump scope: its streams really encoded, decoded and compared."""
-
-    kind = "scope"
-
-    def __init__(self, session: Figures, scope: Scope, targets: Targets) -> None:
-        super().__init__(session, scope.name, targets)
-        self.scope = scope
-
-    @property
-    def result(self) -> LosslessResult:
-        """The evaluation of this scope. DumpError if it cannot be read, or entries of it cannot."""
-        return self.session.evaluate_scope(self.scope)
-
-    @property
-    def ratio(self) -> Measured:
-        """Raw fp16 bytes over encoded bytes, all headers counted, K and V together."""
-        return self.measured("lossless_ratio", self.result.lossless_ratio, self.name)
-
-    @property
-    def streams(self) -> int:
-        """Streams that were encoded and counted."""
-        return self.result.encoded_streams
-
-    @property
-    def decoded_streams(self) -> int:
-        """Streams that were decoded from the counted bytes and equal their input bit for bit."""
-        return self.result.verified_streams
