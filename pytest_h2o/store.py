@@ -36,8 +36,6 @@ def write_new_bytes(path: Path, data: bytes, *, overwrite: bool = False) -> None
             temporary.replace(path)
         else:
             _claim_name(temporary, path)
-    except FileExistsError:
-        raise _exists(path) from None
     except OSError as error:
         raise StoreError(
             "a file cannot be written",
@@ -75,14 +73,17 @@ def _write_synced(path: Path, data: bytes) -> None:
 
 
 def _claim_name(temporary: Path, path: Path) -> None:
-    """Give a finished file its name; FileExistsError if the name is taken, by whoever came first."""
+    """Give a finished file its name; StoreError if the name is taken, by whoever came first."""
     try:
         os.link(temporary, path)
     except FileExistsError:
-        raise
+        raise _exists(path) from None
     except OSError:
         # No hard links here (FAT, some network shares): take the name with an empty file, then replace our own.
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        except FileExistsError:
+            raise _exists(path) from None
         temporary.replace(path)
 
 
