@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_h2o.errors import NotMeasured, StoreError, UsageError
+from pytest_h2o.errors import NotMeasured, UsageError
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.config import BaseConfig
     from pytest_h2o.bench.recorded import Recording
     from pytest_h2o.bench.result import PointResult
+    from pytest_h2o.options import Given
     from pytest_h2o.points import SweepPoint
     from pytest_h2o.presets import Preset
 
@@ -156,10 +157,8 @@ class NoRows:
         return {"nothing": "there is no bench to run"}
 
 
-def choose_base_config(
-    preset: Preset, given: Path | None, origin: str, *, given_first: bool
-) -> BaseConfig:
-    """The model's config of a preset: the command line's, the preset's, or the ini file's.
+def choose_base_config(preset: Preset, given: Given) -> BaseConfig:
+    """The model's config of a preset: the command line's, else the preset's, else the ini file's.
 
     Raises
     ------
@@ -168,35 +167,14 @@ def choose_base_config(
     """
     from pytest_h2o.bench.config import read_base_config
 
-    choices: list[tuple[Path | None, str]] = [
-        (given if given_first else None, origin),
-        (preset.base_config, f"base_config of preset {preset.name}"),
-        (given, origin),
-    ]
+    own = (preset.base_config, f"base_config of preset {preset.name}")
+    choices = [(given.value, given.origin), own] if given.on_command_line else [own, (given.value, given.origin)]
     for path, source in choices:
         if path is not None:
             return read_base_config(path, source)
-    raise no_base_config(preset.name)
-
-
-def no_base_config(preset: str) -> UsageError:
-    """The error that names the three ways to give a base config."""
-    return UsageError(
+    raise UsageError(
         "a bench was given, and no base config: the bench needs the model's config.json",
-        where=f"preset {preset}",
+        where=f"preset {preset.name}",
         expected="one of: --h2o-base-config FILE; the ini key h2o_base_config; base_config: in the preset",
         hint="pytest gates/ --h2o-bench PATH --h2o-base-config path/to/model/config.json",
     )
-
-
-def count_by_kind(results: Sequence[PointResult]) -> Mapping[str, int]:
-    """Warnings of the binary over all runs, each launch counted once."""
-    counts: dict[str, int] = {}
-    for result in results:
-        if result.output is not None and not result.shares_run_with:
-            for kind, count in result.output.warnings.items():
-                counts[kind] = counts.get(kind, 0) + count
-    return counts
-
-
-__all__ = ["NoRows", "RecordedRows", "RowSource", "StoreError", "choose_base_config", "find_recordings"]

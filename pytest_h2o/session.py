@@ -18,7 +18,7 @@ from pytest_h2o.gate.sweep_items import PointItem, SweepItem
 from pytest_h2o.gate.targets import preset_targets, scope_targets
 from pytest_h2o.options import Settings, parse_baseline
 from pytest_h2o.report.new_data import NewData
-from pytest_h2o.row_sources import RowSource, find_recordings, make_source
+from pytest_h2o.row_sources import LaunchedRows, NoRows, RecordedRows, RowSource, choose_base_config, find_recordings
 from pytest_h2o.store import OnceStore, keep_error, kept_value
 
 if TYPE_CHECKING:
@@ -142,10 +142,29 @@ class GateSession:
         """Presets that the recorded logs hold; empty when a bench is run."""
         if self.settings["logs"] is None:
             return frozenset()
+        return frozenset(self._recordings())
+
+    def _recordings(self) -> dict[str, Path]:
         if self._recorded is None:
-            found = find_recordings(self.settings["logs"], [(p, self.points(p)) for p in self._presets.values()])
-            self._recorded = found
-        return frozenset(self._recorded)
+            presets = list(self._presets.values())
+            asked_for = [preset for preset in presets if self._is_asked_for(preset.name)]
+            self._recorded = find_recordings(self.settings["logs"], presets, asked_for or presets)
+        return self._recorded
+
+    def _make_source(self, preset: Preset) -> RowSource:
+        settings = self.settings
+        if settings["bench"] is not None:
+            return LaunchedRows(
+                preset,
+                self.needed_points(preset),
+                settings,
+                base=choose_base_config(preset, settings.given["base-config"]),
+                folder=self.run_dir / preset.name,
+                store=self.store,
+            )
+        if settings["logs"] is not None and preset.name in self._recordings():
+            return RecordedRows(self._recordings()[preset.name], self.points(preset))
+        return NoRows(preset, settings["logs"])
 
     def note_selected(self, params: Sequence[dict[str, Any]]) -> None:
         """Learn which items will run: only their points are launched, folded among themselves."""
@@ -282,3 +301,17 @@ class GateSession:
     def write_dry_run(self, preset: Preset) -> None:
         source = self._source(preset)
         self.store.once(f"dry-run/{preset.name}", lambda: source.write_dry_run())
+
+
+def _skips_error(scope: Scope, result: LosslessResult) -> DumpError:
+    """What an evaluation that had to skip entries means to a gate."""
+    first = result.skipped[0]
+    reasons = ", ".join(f"{count} {reason}" for reason, count in result.skip_reasons.items())
+    return DumpError(
+        f"{result.skipped_entries} of {result.skipped_entries + result.selected_entries} entries of {scope.name} "
+        "cannot be read",
+        where=f"{first.path}: {first.detail}",
+        came=reasons,
+        expected="every selected entry: a ratio over the rest would be one of another dump",
+        hint="mend or remove the entries; --h2o-allow-skips takes the ratio over the rest on purpose",
+    )
