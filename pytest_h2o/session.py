@@ -18,7 +18,7 @@ from pytest_h2o.gate.sweep_items import PointItem, SweepItem
 from pytest_h2o.gate.targets import preset_targets, scope_targets
 from pytest_h2o.options import Settings, parse_baseline
 from pytest_h2o.report.new_data import NewData
-from pytest_h2o.row_sources import LaunchedRows, NoRows, RecordedRows, RowSource, choose_base_config, find_recordings
+from pytest_h2o.row_sources import LaunchedRows, NoRows, RecordedRows, RowSource, bench_settings, choose_base_config, find_recordings
 from pytest_h2o.store import OnceStore, keep_error, kept_value
 
 if TYPE_CHECKING:
@@ -155,12 +155,12 @@ class GateSession:
         settings = self.settings
         if settings["bench"] is not None:
             return LaunchedRows(
-                preset,
                 self.needed_points(preset),
-                settings,
                 base=choose_base_config(preset, settings.given["base-config"]),
+                bench=bench_settings(settings, preset),
                 folder=self.run_dir / preset.name,
                 store=self.store,
+                fold=not settings["no-fold"],
             )
         if settings["logs"] is not None and preset.name in self._recordings():
             return RecordedRows(self._recordings()[preset.name], self.points(preset))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import shutil
 import sys
@@ -14,7 +13,7 @@ from typing import Any
 from pytest_h2o.errors import StoreError
 from pytest_h2o.report.collector import Collector
 from pytest_h2o.report.summary import build_summary, render_summary_md
-from pytest_h2o.store import write_new_json, write_new_text
+from pytest_h2o.store import digest_file, write_new_json, write_new_text
 
 RUN_VERSION = 1
 _PACKAGES = ("pytest-h2o", "pytest", "pytest-xdist", "numpy", "zstandard", "pydantic", "PyYAML", "filelock")
@@ -62,7 +61,6 @@ def _version(package: str) -> str:
 
 def _write_preset(collector: Collector, name: str) -> None:
     """Manifest and CSV of a preset, and copies of the logs if they were recorded elsewhere."""
-    from pytest_h2o.bench.manifest import build_manifest
     from pytest_h2o.bench.metrics_csv import render_metrics_csv
 
     folder = collector.run_dir / name
@@ -92,19 +90,6 @@ def _write_scope(run_dir: Path, name: str, result: Mapping[str, Any]) -> None:
 
     write_new_json(run_dir / f"offline_lossless_{name}.json", result)
     write_new_text(run_dir / f"offline_lossless_{name}.md", render_lossless_md(result))
-
-
-def digest_file(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal; ``unreadable`` if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _hash(file.read())
-    except OSError:
-        return "unreadable"
-
-
-def _hash(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _digests(collector: Collector) -> dict[str, str]:
