@@ -18,7 +18,15 @@ from pytest_h2o.gate.sweep_items import PointItem, SweepItem
 from pytest_h2o.gate.targets import preset_targets, scope_targets
 from pytest_h2o.options import Settings, parse_baseline
 from pytest_h2o.report.new_data import NewData
-from pytest_h2o.row_sources import LaunchedRows, NoRows, RecordedRows, RowSource, bench_settings, choose_base_config, find_recordings
+from pytest_h2o.row_sources import (
+    LaunchedRows,
+    NoRows,
+    RecordedRows,
+    RowSource,
+    bench_settings,
+    choose_base_config,
+    find_recordings,
+)
 from pytest_h2o.store import OnceStore, keep_error, kept_value
 
 if TYPE_CHECKING:
@@ -85,7 +93,15 @@ class GateSession:
                 if other.path != preset.path:
                     raise PresetError(f"two presets are called {preset.name}", where=f"{other.path} and {preset.path}")
             self._loaded.add(("presets", gate_dir))
+            self._check_bench()
         return [self._presets[name] for name in sorted(self._presets)]
+
+    def _check_bench(self) -> None:
+        """Tell before anything runs that the bench or a base config is missing, rather than once an item."""
+        if self.settings["bench"] is not None:
+            for preset in self._presets.values():
+                bench_settings(self.settings, preset)
+                choose_base_config(preset, self.settings.given["base-config"])
 
     def _override(self, preset: Preset) -> Preset:
         mine, _ = self._assignments()

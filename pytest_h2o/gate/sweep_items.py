@@ -66,8 +66,8 @@ class PointItem(GateItem):
         """The sound row of this point."""
         return self.result.row
 
-    def record(self, nodeid: str, outcome: str, error: BaseException | None) -> dict[str, Any]:
-        return {**super().record(nodeid, outcome, error), "run_id": self.point.run_id}
+    def record(self, nodeid: str, outcome: str, reason: str | None) -> dict[str, Any]:
+        return {**super().record(nodeid, outcome, reason), "run_id": self.point.run_id}
 
     def write_dry_run(self) -> None:
         self.session.write_dry_run(self.preset)
@@ -188,10 +188,10 @@ class SweepItem(GateItem):
         self._note_all(baseline.notes)
         return self.measured("decode_drop", decode_drop(baseline.tok_per_s, row.decode_tok_per_s), row.run_id)
 
-    def record(self, nodeid: str, outcome: str, error: BaseException | None) -> dict[str, Any]:
+    def record(self, nodeid: str, outcome: str, reason: str | None) -> dict[str, Any]:
         if self.comparisons:
             self.session.remember_preset(self.preset, self._summary_facts())
-        return super().record(nodeid, outcome, error)
+        return super().record(nodeid, outcome, reason)
 
     def _summary_facts(self) -> dict[str, Any]:
         """What the summary needs to hold all rows of this preset against both rules again."""

@@ -39,7 +39,9 @@ def analyze_rows(
     best_of = decide_best_of(facts, asked, baseline_tok_per_s=baseline_tok_per_s, lossless=lossless)
     missing = []
     if baseline_tok_per_s is None and not decode_left_out:
-        missing.append("no baseline: nothing says how fast decode is with H2O off (--decode-baseline TOK_PER_S, or none)")
+        missing.append(
+            "no baseline: nothing says how fast decode is with H2O off (--decode-baseline TOK_PER_S, or none)"
+        )
     if online is None:
         missing.append("no online simulation: an upper bound never decides (--offline-lossless-online-json FILE)")
     return {

@@ -6,6 +6,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Mapping
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ RUN_VERSION = 1
 _PACKAGES = ("pytest-h2o", "pytest", "pytest-xdist", "numpy", "zstandard", "pydantic", "PyYAML", "filelock")
 
 
-def write_artifacts(collector: Collector, *, started: str, ended: str, exit_status: int) -> dict[str, Any]:
+def write_artifacts(collector: Collector, *, started: float, ended: float, exit_status: int) -> dict[str, Any]:
     """Write every artifact of the run; give back the summary.
 
     Raises
@@ -31,6 +32,9 @@ def write_artifacts(collector: Collector, *, started: str, ended: str, exit_stat
         _write_preset(collector, name)
     for name, facts in sorted(collector.scopes.items()):
         _write_scope(collector.run_dir, name, facts["result"])
+    shutil.rmtree(
+        collector.run_dir / ".results", ignore_errors=True
+    )  # shared between workers; all of it is in the journal
     summary = build_summary(collector)
     write_new_text(collector.run_dir / "summary.md", render_summary_md(summary))
     write_new_json(collector.run_dir / "summary.json", summary)
@@ -39,8 +43,8 @@ def write_artifacts(collector: Collector, *, started: str, ended: str, exit_stat
         {
             "version": RUN_VERSION,
             "run": collector.run_dir.name,
-            "started": started,
-            "ended": ended,
+            "started": _moment(started),
+            "ended": _moment(ended),
             "exit_status": exit_status,
             "overall_pass": summary["overall_pass"],
             "settings": collector.settings.to_json(),
@@ -50,6 +54,11 @@ def write_artifacts(collector: Collector, *, started: str, ended: str, exit_stat
         },
     )
     return summary
+
+
+def _moment(seconds: float) -> str:
+    """Local time with its offset, ISO 8601."""
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
 
 
 def _version(package: str) -> str:
@@ -66,11 +75,24 @@ def _write_preset(collector: Collector, name: str) -> None:
     folder = collector.run_dir / name
     results = collector.results_of(name)
     for result in results:
-        for source in result.files:
-            _keep(source, folder)
-    manifest = build_manifest(collector.points_of(name))
-    write_new_json(folder / "manifest.json", manifest)
+        for source in (result.config_path, result.log_path, result.stdout_path):
+            if source is not None:
+                _keep(source, folder)
+    write_new_json(folder / "manifest.json", [_manifest_entry(point) for point in collector.points_in_order(name)])
     write_new_text(folder / "h2o_metrics.csv", render_metrics_csv([result.row for result in results]))
+
+
+def _manifest_entry(point: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry of one point: its configuration, its files, its return code, and the run that it shares."""
+    result = point["result"]
+    run_id = result["shares_run_with"] or result["run_id"]
+    return {
+        **point["manifest"],
+        "config": f"configs/{run_id}.json",
+        "log": f"logs/{run_id}.log",
+        "return_code": result["returncode"],
+        **({"shares_run_with": run_id} if result["shares_run_with"] else {}),
+    }
 
 
 def _keep(source: Path, folder: Path) -> None:
@@ -82,14 +104,17 @@ def _keep(source: Path, folder: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
     except OSError as error:
-        raise StoreError("cannot copy a recorded file into the run folder", where=str(target), came=str(error)) from error
+        raise StoreError(
+            "cannot copy a recorded file into the run folder", where=str(target), came=str(error)
+        ) from error
 
 
 def _write_scope(run_dir: Path, name: str, result: Mapping[str, Any]) -> None:
-    from pytest_h2o.lossless_report import render_lossless_md
+    from pytest_h2o.lossless import LosslessResult
+    from pytest_h2o.lossless.markdown import render_markdown
 
     write_new_json(run_dir / f"offline_lossless_{name}.json", result)
-    write_new_text(run_dir / f"offline_lossless_{name}.md", render_lossless_md(result))
+    write_new_text(run_dir / f"offline_lossless_{name}.md", render_markdown(LosslessResult.from_json(result, name)))
 
 
 def _digests(collector: Collector) -> dict[str, str]:

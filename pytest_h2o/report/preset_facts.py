@@ -30,7 +30,14 @@ def summarize_preset(collector: Collector, name: str, deciding: Mapping[str, Any
     notes = list(dict.fromkeys(note for item in items if item["kind"] == "sweep" for note in item["notes"]))
     summary: dict[str, Any] = {
         "outcomes": {item["item"]: item["outcome"] for item in items},
-        "verdicts": [_verdict(c) for item in items if item["kind"] == "sweep" for c in item["comparisons"]],
+        "verdicts": [
+            _verdict(c)
+            for metric in METRICS
+            for item in items
+            if item["kind"] == "sweep"
+            for c in item["comparisons"]
+            if c["metric"] == metric
+        ],
         "rows": len(results),
         "launches": len({result.shares_run_with or result.run_id for result in results}),
         "shared_runs": {r.run_id: r.shares_run_with for r in results if r.shares_run_with},
