@@ -44,13 +44,13 @@ def write_new_text(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_synced(temporary, data)
         _claim_name(temporary, path)
-    except FileExistsError:
-        raise StoreError(
-            "a file that exists would be overwritten",
-            where=str(path),
-            hint="choose another output folder, or move the old file away",
-        ) from None
     except OSError as error:
+        if isinstance(error, FileExistsError) and os.path.lexists(path):
+            raise StoreError(
+                "a file that exists would be overwritten",
+                where=str(path),
+                hint="choose another output folder, or move the old file away",
+            ) from None
         raise StoreError(
             "a file cannot be written",
             where=str(path),
