@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pytest_h2o.bench.command import RunFiles
+from pytest_h2o.bench.printable import make_printable
 from pytest_h2o.bench.result import PointResult
 from pytest_h2o.errors import H2OError, StoreError
 from pytest_h2o.points import SweepPoint
@@ -77,7 +78,9 @@ def point_fields(point: SweepPoint) -> dict[str, Any]:
     return {name: getattr(point, name) for name in _POINT_FIELDS}
 
 
-def manifest_entry(point: SweepPoint, outcome: PointResult | H2OError | None) -> dict[str, Any]:
+def manifest_entry(
+    point: SweepPoint, outcome: PointResult | H2OError | None, *, shares_run_with: str | None = None
+) -> dict[str, Any]:
     """Build the entry of a point.
 
     Parameters
@@ -85,18 +88,18 @@ def manifest_entry(point: SweepPoint, outcome: PointResult | H2OError | None) ->
     point : SweepPoint
         The point.
     outcome : PointResult, H2OError or None
-        Its result, the error that it ended in, or None if it was not run. A point that shares the run of another
-        names that run's files.
+        Its result, the error that it ended in, or None if it was not run.
+    shares_run_with : str, optional
+        Run id of the run whose files the entry names, because the point shares that run.
     """
-    shared = outcome.shares_run_with if isinstance(outcome, PointResult) else None
-    files = RunFiles(Path(), shared or point.run_id)
+    files = RunFiles(Path(), shares_run_with or point.run_id)
     return {
         **point_fields(point),
         **point.lossless,
         "config": files.config_file,
         "log": files.log_file,
         "return_code": getattr(outcome, "returncode", None),
-        **({} if shared is None else {"shares_run_with": shared}),
+        **({} if shares_run_with is None else {"shares_run_with": shares_run_with}),
     }
 
 
@@ -139,7 +142,7 @@ def _read_entry(where: str, value: object) -> ManifestEntry:
     if not isinstance(value, dict):
         raise _bad(where, type(value).__name__, "an object with run_id, config, log and return_code")
     run_id, return_code, shared = value.get("run_id"), value.get("return_code"), value.get("shares_run_with")
-    if not isinstance(run_id, str) or not run_id:
+    if not isinstance(run_id, str) or not run_id or run_id != make_printable(run_id, keep=""):
         raise _bad(where, f"run_id {run_id!r}", "a run id")
     if return_code is not None and (isinstance(return_code, bool) or not isinstance(return_code, int)):
         raise _bad(where, f"return_code {return_code!r}", "a whole number or null")
