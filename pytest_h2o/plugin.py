@@ -131,7 +131,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     if len(wanted) > 1:
         raise pytest.UsageError(
-            f"{metafunc.definition.nodeid}: a gate test takes one of {', '.join(ITEM_FIXTURES)}, not {', '.join(wanted)}"
+            f"{metafunc.definition.nodeid}: a gate test takes one of {', '.join(ITEM_FIXTURES)}; "
+            f"this one takes {', '.join(wanted)}"
         )
     try:
         params = _session_of(metafunc.config).parameters(wanted[0], Path(metafunc.definition.path).parent)

@@ -12,6 +12,7 @@ from pytest_h2o.store import digest_file
 if TYPE_CHECKING:
     from pytest_h2o.bench.command import BenchSettings
     from pytest_h2o.bench.config import BaseConfig
+    from pytest_h2o.bench.folding import FoldCheck
     from pytest_h2o.bench.recorded import Recording
     from pytest_h2o.bench.result import PointResult
     from pytest_h2o.options import Given, Settings
@@ -161,7 +162,7 @@ class LaunchedRows:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return tuple(check.describe() for check in self._sweep.fold_checks())
+        return tuple(_describe_fold(check) for check in self._sweep.fold_checks())
 
     def result(self, point: SweepPoint) -> PointResult:
         return self._sweep.result(point)
@@ -174,7 +175,7 @@ class LaunchedRows:
     def write_dry_run(self) -> dict[str, Any]:
         from pytest_h2o.bench.dry_run import write_dry_run
 
-        return {"runs": len(write_dry_run(self._folder, self._base, self._bench, self._sweep.points))}
+        return {"runs": len(write_dry_run(self._sweep.points, self._base, self._bench, self._folder))}
 
 
 class NoRows:
@@ -202,6 +203,21 @@ class NoRows:
 
     def write_dry_run(self) -> dict[str, Any]:
         return {"nothing": "there is no bench to run"}
+
+
+def _describe_fold(check: FoldCheck) -> str:
+    """What the check of a fold showed, in one line."""
+    ignored = "keep ratio" if check.target_mode == "adaptive" else "target lossy ratio"
+    if check.folds:
+        return (
+            f"rows that differ only in the {ignored} share a run ({check.target_mode} mode does not read it): "
+            f"{check.probe} was run too and has every deterministic column of {check.leader}"
+        )
+    seen = check.problem or ", ".join(f"{d.column} {d.leader} and {d.probe}" for d in check.differences)
+    return (
+        f"nothing is folded: {check.leader} and {check.probe} differ only in the {ignored}, which {check.target_mode} "
+        f"mode should not read, and gave {seen or 'no row'}"
+    )
 
 
 def bench_settings(settings: Settings, preset: Preset) -> BenchSettings:

@@ -17,22 +17,6 @@ from pytest_h2o.store import write_new_json
 
 MANIFEST_NAME = "manifest.json"
 
-_POINT_FIELDS = (
-    "run_id",
-    "prompt_len",
-    "gen_len",
-    "keep_ratio",
-    "block_tokens",
-    "sink_tokens",
-    "recent_tokens",
-    "ema_alpha",
-    "update_interval",
-    "trigger_min_tokens",
-    "h2o_layer_start",
-    "h2o_layer_end",
-    "h2o_target_mode",
-    "h2o_target_lossy_ratio",
-)
 _MAX_MANIFEST_BYTES = 256 * 1024 * 1024
 
 
@@ -65,17 +49,12 @@ class ManifestEntry:
 
     def differences(self, point: SweepPoint) -> list[str]:
         """Name the fields in which the entry is another configuration than a point; fields it lacks are passed over."""
-        expected = {**point_fields(point), **point.lossless}
+        expected = point.manifest_fields()
         return [
             f"{name} {self.values[name]!r}, not {value!r}"
             for name, value in expected.items()
             if name in self.values and self.values[name] != value
         ]
-
-
-def point_fields(point: SweepPoint) -> dict[str, Any]:
-    """The configuration of a point in the fields and order of the manifest, the lossless keys aside."""
-    return {name: getattr(point, name) for name in _POINT_FIELDS}
 
 
 def manifest_entry(
@@ -92,13 +71,17 @@ def manifest_entry(
     shares_run_with : str, optional
         Run id of the run whose files the entry names, because the point shares that run.
     """
-    files = RunFiles(Path(), shares_run_with or point.run_id)
+    return complete_entry(point.manifest_fields(), shares_run_with, getattr(outcome, "returncode", None))
+
+
+def complete_entry(fields: Mapping[str, Any], shares_run_with: str | None, return_code: int | None) -> dict[str, Any]:
+    """Add files and outcome to the configuration fields of a point; the files are those of the run that it shares."""
+    files = RunFiles(Path(), shares_run_with or str(fields["run_id"]))
     return {
-        **point_fields(point),
-        **point.lossless,
+        **fields,
         "config": files.config_file,
         "log": files.log_file,
-        "return_code": getattr(outcome, "returncode", None),
+        "return_code": return_code,
         **({} if shares_run_with is None else {"shares_run_with": shares_run_with}),
     }
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_h2o.bench.result import PointResult
     from pytest_h2o.bench.recorded import BaselineRow
+    from pytest_h2o.bench.result import PointResult
 
 
 @dataclass(frozen=True)

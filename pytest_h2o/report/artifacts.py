@@ -70,7 +70,8 @@ def _version(package: str) -> str:
 
 def _write_preset(collector: Collector, name: str) -> None:
     """Manifest and CSV of a preset, and copies of the logs if they were recorded elsewhere."""
-    from pytest_h2o.bench.metrics_csv import render_metrics_csv
+    from pytest_h2o.bench.manifest import MANIFEST_NAME, complete_entry, write_manifest
+    from pytest_h2o.bench.metrics_csv import write_metrics_csv
 
     folder = collector.run_dir / name
     results = collector.results_of(name)
@@ -78,21 +79,14 @@ def _write_preset(collector: Collector, name: str) -> None:
         for source in (result.config_path, result.log_path, result.stdout_path):
             if source is not None:
                 _keep(source, folder)
-    write_new_json(folder / "manifest.json", [_manifest_entry(point) for point in collector.points_in_order(name)])
-    write_new_text(folder / "h2o_metrics.csv", render_metrics_csv([result.row for result in results]))
-
-
-def _manifest_entry(point: Mapping[str, Any]) -> dict[str, Any]:
-    """The entry of one point: its configuration, its files, its return code, and the run that it shares."""
-    result = point["result"]
-    run_id = result["shares_run_with"] or result["run_id"]
-    return {
-        **point["manifest"],
-        "config": f"configs/{run_id}.json",
-        "log": f"logs/{run_id}.log",
-        "return_code": result["returncode"],
-        **({"shares_run_with": run_id} if result["shares_run_with"] else {}),
-    }
+    write_manifest(
+        folder / MANIFEST_NAME,
+        [
+            complete_entry(point["manifest"], result.shares_run_with, result.returncode)
+            for point, result in zip(collector.points_in_order(name), results, strict=True)
+        ],
+    )
+    write_metrics_csv(folder / "h2o_metrics.csv", [result.row for result in results])
 
 
 def _keep(source: Path, folder: Path) -> None:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from pytest_h2o.errors import BenchError, H2OError
 from pytest_h2o.gate.bounds import find_bound
 from pytest_h2o.gate.item import GateItem
-from pytest_h2o.gate.scope_item import LosslessItem
-from pytest_h2o.gate.sweep_items import PointItem, SweepItem, row_facts
 from pytest_h2o.gate.measured import METRICS, Comparison, Measured, Target
 from pytest_h2o.gate.rule import RowFacts
+from pytest_h2o.gate.scope_item import LosslessItem
+from pytest_h2o.gate.sweep_items import PointItem, SweepItem, row_facts
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_h2o.bench.result import PointResult
-from pytest_h2o.gate.sweep_items import row_facts
 from pytest_h2o.gate.measured import METRICS
 from pytest_h2o.gate.rule import Thresholds, decide_best_of, decide_joint
+from pytest_h2o.gate.sweep_items import row_facts
 from pytest_h2o.gate.totals import split_layers, whole_cache_ratio
 from pytest_h2o.report.collector import Collector
 from pytest_h2o.report.original import MISSING, collect_original
@@ -95,7 +95,7 @@ def _whole(
 
 
 def _upper(collector: Collector) -> Mapping[str, Any] | None:
-    """The upper bound: the one scope in entry mode aggregate on the same selection as the deciding one, else the first."""
+    """The upper bound: the first evaluated scope in entry mode aggregate."""
     found = [facts["result"] for facts in collector.scopes.values() if facts["result"]["entry_mode"] == "aggregate"]
     return found[0] if found else None
 

@@ -126,7 +126,8 @@ def render_summary_md(summary: Mapping[str, Any]) -> str:
     lines = [f"# KV-cache compression gate: {render_verdict(summary['overall_pass'])}", ""]
     counts = summary["items"]
     lines.append(
-        f"{counts['passed']} items passed, {counts['failed']} failed, {counts['skipped']} left out; rule: {summary['rule']}."
+        f"{counts['passed']} items passed, {counts['failed']} failed, {counts['skipped']} left out; "
+        f"rule: {summary['rule']}."
     )
     lines += render_list("Failed", [f"{f['item']}: {f['why']}" for f in summary["failed"]])
     lines += render_list("Not complete", summary["incomplete_for"])
