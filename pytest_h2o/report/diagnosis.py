@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pytest_h2o.bench.command import repeat_command
 from pytest_h2o.errors import BenchError, H2OError
 from pytest_h2o.gate.bounds import find_bound
 from pytest_h2o.gate.item import GateItem
@@ -76,7 +77,7 @@ def _verdict_lines(item: GateItem) -> list[str]:
 def _bench_lines(error: BenchError) -> list[str]:
     lines = []
     if error.argv:
-        lines.append(f"command    {shlex.join(error.argv)}")
+        lines.append(f"command    {repeat_command(error.argv)}")
     ended = error.signal_name or (f"exit code {error.returncode}" if error.returncode is not None else None)
     if ended:
         took = "" if error.elapsed_s is None else f" after {error.elapsed_s:.1f} s"
@@ -149,7 +150,7 @@ def _file_lines(result: PointResult) -> list[str]:
     if result.config_path:
         lines.append(f"config     {result.config_path}")
     if result.argv:
-        lines.append(f"command    {shlex.join(result.argv)}")
+        lines.append(f"command    {repeat_command(result.argv)}")
     return lines
 
 
