@@ -220,29 +220,22 @@ def _describe_fold(check: FoldCheck) -> str:
     )
 
 
-def bench_settings(settings: Settings, preset: Preset) -> BenchSettings:
-    """How the bench is launched for a preset.
+def check_bench(bench: Path, origin: str) -> Path:
+    """The bench, if there is such a file; UsageError that says what is there instead."""
+    if bench.is_file():
+        return bench
+    came = "no such folder"
+    if bench.parent.is_dir():
+        came = "that folder has " + (", ".join(sorted(p.name for p in bench.parent.iterdir())[:8]) or "nothing")
+    raise UsageError("the bench is not there", where=f"{origin} {bench}", came=came, expected="the llm_bench binary")
 
-    Raises
-    ------
-    UsageError
-        There is no such file.
-    """
+
+def bench_settings(settings: Settings, preset: Preset) -> BenchSettings:
+    """How the options launch the bench for a preset; UsageError if it is not there."""
     from pytest_h2o.bench.command import BenchSettings
 
-    bench: Path = settings["bench"]
-    if not bench.is_file():
-        came = "no such folder"
-        if bench.parent.is_dir():
-            came = "that folder has " + (", ".join(sorted(p.name for p in bench.parent.iterdir())[:8]) or "nothing")
-        raise UsageError(
-            "the bench is not there",
-            where=f"{settings.origin('bench')} {bench}",
-            came=came,
-            expected="the llm_bench binary",
-        )
     return BenchSettings.for_program(
-        bench,
+        check_bench(settings["bench"], settings.origin("bench")),
         backend=settings["backend"],
         threads=settings["threads"],
         attention_option=settings["attention-option"],
