@@ -117,6 +117,7 @@ class LosslessResult:
     max_seq_len: int = 0
     dump_dir: str | None = None
     codec_config: Mapping[str, Any] = field(default_factory=dict)
+    rope: Mapping[str, Any] | None = None
     by_layer: tuple[LayerBytes, ...] = ()
     skipped: tuple[SkippedEntry, ...] = ()
     findings: tuple[Finding, ...] = ()
