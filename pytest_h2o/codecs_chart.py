@@ -40,14 +40,15 @@ def render_svg(summary: Mapping[str, Any]) -> str:
     from matplotlib.figure import Figure
 
     title = f"Codecs on {summary['dump']}"
-    settings = {"svg.hashsalt": "pytest-h2o", "svg.fonttype": "none", "font.size": _FONT_POINTS}
+    settings: dict[Any, Any] = {"svg.hashsalt": "pytest-h2o", "svg.fonttype": "none", "font.size": _FONT_POINTS}
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(7.2, 4.6))
         axes = figure.add_axes((0.1, 0.12, 0.86, 0.8))
         for kind, label, colour, marker in _KINDS:
             points = [_point(c) for c in summary["contenders"] if c["kind"] == kind]
+            speeds, ratios = [speed for speed, _ in points], [ratio for _, ratio in points]
             if points:
-                axes.scatter(*zip(*points, strict=True), c=colour, marker=marker, label=label)
+                axes.scatter(speeds, ratios, c=colour, marker=marker, label=label)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlabel("decode, MB of raw fp16 a second (median, log scale; right is better)")
