@@ -25,6 +25,19 @@ def test_positions_come_back(positions: np.ndarray) -> None:
     assert reader.left == 0
 
 
+@pytest.mark.parametrize("edge", [[(1 << 63) - 1, -(1 << 63)], [-(1 << 63), (1 << 63) - 1], [-1, 0, 1]])
+def test_positions_at_the_ends_of_64_bits_come_back(edge: list[int]) -> None:
+    encoded = encode_positions(np.array(edge, np.int64))
+    assert decode_positions(ByteReader(encoded), len(edge)).tolist() == edge
+
+
+def test_a_run_beyond_64_bits_is_refused() -> None:
+    run = encode_varint(1) + encode_varint(zigzag((1 << 63) - 2)) + encode_varint(3)
+    with pytest.raises(CodecError) as caught:
+        decode_positions(ByteReader(run), 3)
+    assert str(caught.value) == ("a run of positions does not fit\n  came: 3 from 9223372036854775806, after 0 of 3")
+
+
 def test_positions_of_a_sequence_are_one_run() -> None:
     assert encode_positions(np.arange(100, 292)) == bytes([1]) + encode_varint(200) + encode_varint(192)
     assert encode_positions(np.array([0, 1, 2, 0, 1])) == bytes([2, 0, 3, 5, 2])
