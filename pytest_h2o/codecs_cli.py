@@ -97,6 +97,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     codecs, missing_codecs = _codecs(arguments.codecs)
     peers, missing_peers = _peers(arguments.peers)
     rope = None if arguments.rope_theta is None else Rope(arguments.rope_theta, arguments.rope_pairing)
+    load_1min = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     results = measure(streams(arguments.dump_dir, rope), [*codecs, *peers], settings)
     summary = summarize(
         results,
@@ -104,6 +105,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         dump=arguments.dump_dir.resolve().name,
         missing=missing_codecs | missing_peers,
         one_thread=one_thread,
+        load_1min=load_1min,
     )
     print(render_markdown(summary), end="")
     for path, render in outputs.items():

@@ -17,7 +17,13 @@ SCHEMA = "pytest-h2o/codecs-bench/1"
 
 
 def summarize(
-    results: Sequence[Result], settings: BenchSettings, *, dump: str, missing: Mapping[str, str], one_thread: bool
+    results: Sequence[Result],
+    settings: BenchSettings,
+    *,
+    dump: str,
+    missing: Mapping[str, str],
+    one_thread: bool,
+    load_1min: float | None,
 ) -> dict[str, Any]:
     """Everything that was measured, as built-in types.
 
@@ -29,6 +35,8 @@ def summarize(
         Contenders that could not take part, with the reason.
     one_thread : bool
         Whether libraries below numpy are known to have been held to one thread.
+    load_1min : float or None
+        Load average of the machine before the run: above 1 a CPU was shared with other work.
     """
     kept = [result for result in results if result.failure is None]
     return {
@@ -42,6 +50,7 @@ def summarize(
             "cpus": os.cpu_count(),
             "python": platform.python_version(),
             "one_thread": one_thread,
+            "load_1min": load_1min,
             "versions": {"pytest-h2o": pytest_h2o.__version__}
             | {n: metadata.version(n) for n in ("numpy", "zstandard")},
         },
@@ -91,11 +100,12 @@ def render_markdown(summary: Mapping[str, Any]) -> str:
         lines += ["", "Peers: " + "; ".join(f"{c['name']} {c['version']} ({c['settings']})" for c in peers) + "."]
     if summary["missing"]:
         lines += ["", "Not measured:", "", *(f"- {name}: {reason}" for name, reason in summary["missing"].items())]
+    load = "" if environment["load_1min"] is None else f" load {environment['load_1min']:.1f} before the run,"
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     lines += [
         "",
         f"{environment['system']} {environment['machine']}, {environment['cpus']} CPUs,"
-        f" Python {environment['python']}, {versions}.",
+        f"{load} Python {environment['python']}, {versions}.",
     ]
     return "\n".join(lines) + "\n"
 

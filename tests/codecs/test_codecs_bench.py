@@ -52,7 +52,9 @@ def wrong_bit(payload: bytes, side: SideInfo) -> Words:
 
 def summary_of(contenders: Iterable[Contender], settings: BenchSettings = SETTINGS) -> dict[str, Any]:
     results = measure(dump(), list(contenders), settings)
-    return summarize(results, settings, dump="a dump", missing={"other": "not installed"}, one_thread=True)
+    return summarize(
+        results, settings, dump="a dump", missing={"other": "not installed"}, one_thread=True, load_1min=0.25
+    )
 
 
 def test_every_byte_is_counted() -> None:
@@ -165,10 +167,11 @@ def test_summary_splits_by_front_layer_run_and_tensor() -> None:
 
 def test_a_dump_without_front_layers_has_no_front_ratio() -> None:
     results = measure(dump()[2:], [copier()], SETTINGS)
-    summary = summarize(results, SETTINGS, dump="x", missing={}, one_thread=False)
+    summary = summarize(results, SETTINGS, dump="x", missing={}, one_thread=False, load_1min=None)
     assert summary["contenders"][0]["online"]["front"] == {"kv": None, "k": None, "v": None}
     assert "| copy | – | 0.816 | 0.816 | 0.816 | – | 0.828 |" in render_markdown(summary)
     assert "one thread" not in render_markdown(summary)
+    assert "load" not in render_markdown(summary)
 
 
 def test_markdown_is_what_it_is() -> None:
@@ -190,6 +193,7 @@ def test_markdown_is_what_it_is() -> None:
         "By layer, online, K / V:\n\n"
         "| codec | layer 0 | layer 7 |\n| --- | ---: | ---: |\n| a\\|b | 0.816 / 0.816 | 0.816 / 0.816 |\n"
     )
+    assert " CPUs, load 0.2 before the run, Python " in text
     assert "\nPeers: a|b 1.2 (plain).\n\nNot measured:\n\n- other: not installed\n" in text
 
 
