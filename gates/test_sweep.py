@@ -1,0 +1,25 @@
+"""The sweep gates: every preset in presets/ becomes these items.
+
+Plain assertions: read them, copy them, change them. `h2o_sweep` and `h2o_point` measure when they are first asked;
+`h2o_targets` are the targets of the preset, each with where it was said.
+"""
+
+
+def test_bench(h2o_point):
+    """The bench ran this point and its row is sound: right prompt, backend and columns, H2O at work."""
+    assert h2o_point.row.get("h2o_lossy").mean >= 1.0
+
+
+def test_lossy(h2o_sweep, h2o_targets):
+    """Some row evicts enough."""
+    assert h2o_sweep.best("h2o_lossy") >= h2o_targets.lossy
+
+
+def test_decode(h2o_sweep, h2o_targets):
+    """Decode is not slowed down more than allowed."""
+    assert h2o_sweep.decode_drop() <= h2o_targets.decode_drop
+
+
+def test_joint(h2o_sweep):
+    """One and the same row meets every target."""
+    assert h2o_sweep.joint_margin() >= 0

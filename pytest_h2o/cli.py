@@ -1,0 +1,64 @@
+"""``pytest-h2o``: the gate's steps as commands. Each command is a module of `commands`, loaded when it is called.
+
+Exit codes: 0 held, 1 a gate failed (or entries of a dump were skipped), 2 bad input or a run that could not be made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from pytest_h2o import __version__
+from pytest_h2o.errors import H2OError
+
+COMMANDS: dict[str, str] = {
+    "sweep": "run a preset or an ad-hoc grid on a bench; configs, logs and manifest into a folder",
+    "parse": "make a CSV of recorded logs",
+    "lossless": "encode, size and verify the streams of a KV dump",
+    "analyze": "hold a CSV and lossless results against the targets",
+    "eval": "parse, upper bound, online simulation and gate in one go",
+    "codecs": "list the codecs, or measure them on a dump beside others",
+    "schema": "print the JSON schema of preset or scope files, for editors",
+    "init": "copy the starter gates/ into your repository",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command names; each command adds its own flags when it is called."""
+    width = max(map(len, COMMANDS))
+    listing = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="pytest-h2o",
+        usage="pytest-h2o COMMAND [flags]",
+        description=f"commands:\n{listing}",
+        epilog="pytest-h2o COMMAND --help shows its flags. The gate itself: pytest gates/",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"pytest-h2o {__version__}")
+    parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help=argparse.SUPPRESS)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    name = parser.parse_args(arguments[:1] or ["--help"]).command
+    module = importlib.import_module(f"pytest_h2o.commands.{name}")
+    command = argparse.ArgumentParser(prog=f"pytest-h2o {name}", description=COMMANDS[name])
+    module.add_arguments(command)
+    args = command.parse_args(arguments[1:])
+    try:
+        code: int = module.run(args)
+    except H2OError as error:
+        print(f"pytest-h2o {name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"pytest-h2o {name}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 2
+    return code

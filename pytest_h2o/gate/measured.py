@@ -1,0 +1,129 @@
+"""Measured values and targets: numbers that know their unit, spread and origin, and that keep every comparison.
+
+A gate file compares a `Measured` with a `Target` by ``>=`` or ``<=``. The comparison gives a plain bool, and
+leaves a `Comparison` behind, from which the failure text, the journal and the summary are made. So a gate file
+that a user edits is reported as well as the shipped one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+Outcome = Literal["pass", "fail", "reported"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One kind of figure: its name in tables, unit, direction and number format."""
+
+    name: str
+    title: str
+    unit: str
+    higher_is_better: bool
+    fmt: str = ".3f"
+
+    def render(self, value: float) -> str:
+        text = format(value, self.fmt)
+        return f"{text} {self.unit}" if self.unit and not self.fmt.endswith("%") else text
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("h2o_lossy", "lossy ratio", "", True),
+        Metric("h2o_keep", "keep ratio", "", False, ".4f"),
+        Metric("h2o_lossless", "runtime lossless ratio", "", True),
+        Metric("decode_tok_per_s", "decode speed", "tok/s", True, ".2f"),
+        Metric("decode_drop", "decode slow-down", "", False, ".2%"),
+        Metric("lossless_ratio", "lossless ratio", "", True, ".4f"),
+        Metric("joint_margin", "joint margin", "", True, "+.2%"),
+    )
+}
+"""Every metric that a verdict can rest on, declared once."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is asked of one metric; `value` None means: reported, never gates."""
+
+    metric: str
+    value: float | None
+    origin: str
+    """Where it was said: an option, an ini key, a preset or scope file, or ``default``."""
+
+    def __repr__(self) -> str:
+        return "no target" if self.value is None else METRICS[self.metric].render(self.value)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One comparison that a gate file made."""
+
+    measured: Measured
+    relation: Literal[">=", "<="]
+    target: Target
+    outcome: Outcome
+
+    @property
+    def margin(self) -> float | None:
+        """Distance to the target, positive when it is held, in the metric's own unit; None without a target."""
+        if self.target.value is None:
+            return None
+        gap = self.measured.value - self.target.value
+        return gap if self.relation == ">=" else -gap
+
+    @property
+    def relative_margin(self) -> float | None:
+        """`margin` as a fraction of the target; None without a target or with one of 0."""
+        margin = self.margin
+        return None if margin is None or not self.target.value else margin / abs(self.target.value)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measured number.
+
+    Attributes
+    ----------
+    metric : str
+        Key of `METRICS`.
+    value : float
+        In the metric's unit. NaN fails every comparison.
+    std : float or None
+        Standard deviation over repeats; None where unknown.
+    source : str
+        The row, run or scope that gave it.
+    """
+
+    metric: str
+    value: float
+    source: str
+    std: float | None = None
+    on_compare: Callable[[Comparison], None] | None = field(default=None, compare=False, repr=False)
+
+    def __ge__(self, target: Target | float) -> bool:
+        return self._compare(">=", target)
+
+    def __le__(self, target: Target | float) -> bool:
+        return self._compare("<=", target)
+
+    def _compare(self, relation: Literal[">=", "<="], target: Target | float) -> bool:
+        if not isinstance(target, Target):
+            target = Target(self.metric, float(target), "gate file")
+        outcome: Outcome
+        if target.value is None:
+            outcome = "reported"
+        elif self.value >= target.value if relation == ">=" else self.value <= target.value:
+            outcome = "pass"
+        else:
+            outcome = "fail"
+        if self.on_compare is not None:
+            self.on_compare(Comparison(self, relation, target, outcome))
+        return outcome != "fail"
+
+    def __repr__(self) -> str:
+        metric = METRICS[self.metric]
+        text = metric.render(self.value)
+        return text if self.std is None else f"{text} ± {format(self.std, metric.fmt.lstrip('+'))}"

@@ -1,0 +1,178 @@
+"""The rule that decides: the original one (best of each) and ours (one row meets every target). Pure.
+
+Original rule (`decide_best_of`): the best lossy ratio of any row, the best decode speed of any row and the
+lossless ratio each against its target. The rows may differ, so it can pass where no configuration does.
+Joint rule (`decide_joint`): at least one single row meets every target at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What is asked; None leaves a threshold out, on purpose and visibly.
+
+    `lossy` and `lossless` are ratios (raw over kept or encoded bytes, higher is better); `decode_drop` is the
+    largest allowed fraction of decode speed lost against the baseline.
+    """
+
+    lossy: float | None
+    lossless: float | None
+    decode_drop: float | None
+
+
+@dataclass(frozen=True)
+class RowFacts:
+    """The deciding figures of one row; None where the column is missing."""
+
+    run_id: str
+    lossy: float | None
+    decode_tok_per_s: float | None
+
+
+@dataclass(frozen=True)
+class RowMargins:
+    """How one row stands to every threshold: relative margins, negative = missed, None = left out.
+
+    A value that is missing counts as missed by everything (minus infinity).
+    """
+
+    run_id: str
+    lossy: float | None
+    decode: float | None
+    lossless: float | None
+
+    @property
+    def smallest(self) -> float:
+        margins = [m for m in (self.lossy, self.decode, self.lossless) if m is not None]
+        return min(margins) if margins else -math.inf
+
+    @property
+    def missed(self) -> tuple[str, ...]:
+        named = (("lossy", self.lossy), ("decode", self.decode), ("lossless", self.lossless))
+        return tuple(name for name, margin in named if margin is not None and not margin >= 0)
+
+
+def decode_drop(baseline_tok_per_s: float, tok_per_s: float) -> float:
+    """Fraction of decode speed lost against the baseline; negative when faster.
+
+    Raises
+    ------
+    ValueError
+        The baseline is not a positive finite number.
+    """
+    if not (baseline_tok_per_s > 0 and math.isfinite(baseline_tok_per_s)):
+        raise ValueError(f"decode baseline must be a positive number of tok/s, not {baseline_tok_per_s!r}")
+    return (baseline_tok_per_s - tok_per_s) / baseline_tok_per_s
+
+
+def _ratio_margin(value: float | None, target: float | None) -> float | None:
+    if target is None:
+        return None
+    # The difference first: its sign is exact, a rounded quotient's is not.
+    return -math.inf if value is None or math.isnan(value) else (value - target) / target
+
+
+def row_margins(
+    row: RowFacts, thresholds: Thresholds, *, baseline_tok_per_s: float | None, lossless: float | None
+) -> RowMargins:
+    """Hold one row against every threshold.
+
+    The margin of the decode threshold is the allowed drop minus the drop: a fraction of the baseline speed.
+    """
+    decode: float | None = None
+    if thresholds.decode_drop is not None:
+        if baseline_tok_per_s is None or row.decode_tok_per_s is None or math.isnan(row.decode_tok_per_s):
+            decode = -math.inf
+        else:
+            decode = thresholds.decode_drop - decode_drop(baseline_tok_per_s, row.decode_tok_per_s)
+    return RowMargins(
+        run_id=row.run_id,
+        lossy=_ratio_margin(row.lossy, thresholds.lossy),
+        decode=decode,
+        lossless=_ratio_margin(lossless, thresholds.lossless),
+    )
+
+
+@dataclass(frozen=True)
+class JointVerdict:
+    """The joint rule's answer: the row whose smallest margin is largest, and every row's margins."""
+
+    best: RowMargins | None
+    rows: tuple[RowMargins, ...]
+
+    @property
+    def passed(self) -> bool:
+        return self.best is not None and self.best.smallest >= 0
+
+
+def decide_joint(
+    rows: Sequence[RowFacts],
+    thresholds: Thresholds,
+    *,
+    baseline_tok_per_s: float | None,
+    lossless: float | None,
+) -> JointVerdict:
+    """At least one row must meet every threshold that is not left out; without rows nothing passes."""
+    margins = tuple(
+        row_margins(row, thresholds, baseline_tok_per_s=baseline_tok_per_s, lossless=lossless) for row in rows
+    )
+    best = max(margins, key=lambda m: m.smallest, default=None)
+    return JointVerdict(best, margins)
+
+
+@dataclass(frozen=True)
+class BestOfVerdict:
+    """The original rule's answer; a flag is None where its threshold was left out."""
+
+    lossy_best: RowFacts | None
+    decode_best: RowFacts | None
+    decode_drop: float | None
+    lossy_pass: bool | None
+    decode_pass: bool | None
+    lossless_pass: bool | None
+
+    @property
+    def passed(self) -> bool:
+        flags = [flag for flag in (self.lossy_pass, self.decode_pass, self.lossless_pass) if flag is not None]
+        return bool(flags) and all(flags)
+
+
+def best_row(rows: Sequence[RowFacts], column: str) -> RowFacts | None:
+    """The first row with the largest `lossy` or `decode_tok_per_s`; rows without the value do not count."""
+    with_value = [row for row in rows if getattr(row, column) is not None and not math.isnan(getattr(row, column))]
+    return max(with_value, key=lambda row: float(getattr(row, column)), default=None)
+
+
+def decide_best_of(
+    rows: Sequence[RowFacts],
+    thresholds: Thresholds,
+    *,
+    baseline_tok_per_s: float | None,
+    lossless: float | None,
+) -> BestOfVerdict:
+    """Best of each column against its own threshold, whichever row gave it.
+
+    Unlike the original, a value that is missing fails its threshold; a threshold is left out only by None.
+    """
+    lossy = best_row(rows, "lossy")
+    decode = best_row(rows, "decode_tok_per_s")
+    drop = None
+    if baseline_tok_per_s is not None and decode is not None and decode.decode_tok_per_s is not None:
+        drop = decode_drop(baseline_tok_per_s, decode.decode_tok_per_s)
+
+    def holds(value: float | None, target: float | None) -> bool | None:
+        return None if target is None else value is not None and value >= target
+
+    return BestOfVerdict(
+        lossy_best=lossy,
+        decode_best=decode,
+        decode_drop=drop,
+        lossy_pass=holds(lossy.lossy if lossy else None, thresholds.lossy),
+        decode_pass=None if thresholds.decode_drop is None else drop is not None and drop <= thresholds.decode_drop,
+        lossless_pass=holds(lossless, thresholds.lossless),
+    )

@@ -1,0 +1,255 @@
+"""What a gate file sees of a sweep: one of its points, or all rows of a preset.
+
+Nothing is measured before it is asked for: an item that is only collected costs nothing, and a failure to measure
+is the failure of the item that asked.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from pytest_h2o.errors import BenchError, H2OError, NotMeasured, OptedOut
+from pytest_h2o.gate.item import GateItem, Targets
+from pytest_h2o.gate.measured import METRICS, Measured
+from pytest_h2o.gate.rule import (
+    BestOfVerdict,
+    JointVerdict,
+    RowFacts,
+    Thresholds,
+    best_row,
+    decide_best_of,
+    decide_joint,
+    decode_drop,
+)
+
+if TYPE_CHECKING:
+    from pytest_h2o.bench.result import PointResult
+    from pytest_h2o.bench.row import BenchRow
+    from pytest_h2o.gate.baseline import Baseline
+    from pytest_h2o.gate.figures import Figures
+    from pytest_h2o.points import SweepPoint
+    from pytest_h2o.presets import Preset
+
+
+def row_facts(result: PointResult) -> RowFacts:
+    """The deciding figures of a run."""
+    lossy, decode = result.row.get("h2o_lossy"), result.row.decode_tok_per_s
+    return RowFacts(
+        run_id=result.run_id,
+        lossy=lossy.mean if lossy else None,
+        decode_tok_per_s=decode.mean if decode else None,
+    )
+
+
+class PointItem(GateItem):
+    """One point of a sweep: is its row sound?"""
+
+    kind = "point"
+
+    def __init__(self, session: Figures, preset: Preset, point: SweepPoint, targets: Targets) -> None:
+        super().__init__(session, preset.name, targets)
+        self.preset = preset
+        self.point = point
+
+    @property
+    def result(self) -> PointResult:
+        """The run of this point. BenchError if it failed or its row is not sound."""
+        result = self.session.result(self.preset, self.point)
+        if result.shares_run_with:
+            self.note(f"shares the run of {result.shares_run_with}")
+        return result
+
+    @property
+    def row(self) -> BenchRow:
+        """The sound row of this point."""
+        return self.result.row
+
+    def record(self, nodeid: str, outcome: str, error: BaseException | None) -> dict[str, Any]:
+        return {**super().record(nodeid, outcome, error), "run_id": self.point.run_id}
+
+    def write_dry_run(self) -> None:
+        self.session.write_dry_run(self.preset)
+
+
+class SweepItem(GateItem):
+    """All rows of one preset."""
+
+    kind = "sweep"
+
+    def __init__(self, session: Figures, preset: Preset, targets: Targets) -> None:
+        super().__init__(session, preset.name, targets)
+        self.preset = preset
+
+    def write_dry_run(self) -> None:
+        self.session.write_dry_run(self.preset)
+
+    @property
+    def results(self) -> tuple[PointResult, ...]:
+        """The runs of all points, in their order.
+
+        Raises
+        ------
+        BenchError
+            A point failed or its row is not sound: a verdict over the rest would be a verdict on missing data.
+        """
+        results: list[PointResult] = []
+        failed: list[tuple[str, H2OError]] = []
+        for point in self.session.points(self.preset):
+            try:
+                results.append(self.session.result(self.preset, point))
+            except H2OError as error:
+                failed.append((point.run_id, error))
+        if failed:
+            run_id, first = failed[0]
+            if len(failed) == 1 or isinstance(first, NotMeasured):
+                raise first
+            raise BenchError(
+                f"{len(failed)} of {len(failed) + len(results)} rows of {self.name} are missing or not sound",
+                where=", ".join(name for name, _ in failed[:6]) + (", …" if len(failed) > 6 else ""),
+                came=f"{run_id}: {first}",
+                expected="a sound row of every point",
+                hint="the test_bench items of this preset show each one",
+            ) from first
+        self._note_all(self.session.notes(self.preset))
+        return tuple(results)
+
+    @property
+    def rows(self) -> tuple[BenchRow, ...]:
+        """The rows of all points, in their order."""
+        return tuple(result.row for result in self.results)
+
+    def facts(self) -> tuple[RowFacts, ...]:
+        return tuple(row_facts(result) for result in self.results)
+
+    def best(self, column: str) -> Measured:
+        """The best value of one column over all rows.
+
+        Raises
+        ------
+        NotMeasured
+            No row has this column, or a row lacks it.
+        """
+        if column not in METRICS:
+            raise NotMeasured(
+                f"no metric is called {column!r}", expected=", ".join(METRICS), hint="see the table of metrics"
+            )
+        found = []
+        for result in self.results:
+            cell = result.row.decode_tok_per_s if column == "decode_tok_per_s" else result.row.get(column)
+            if cell is None or not math.isfinite(cell.mean):
+                raise NotMeasured(
+                    f"the column {column} of {self.name} is missing or not a number",
+                    where=f"{result.run_id}: {result.log_path}",
+                    hint="an older or other binary prints other columns; a missing column never counts as 0",
+                )
+            found.append((cell, result.run_id))
+        pick = max if METRICS[column].higher_is_better else min
+        cell, run_id = pick(found, key=lambda pair: pair[0].mean)
+        return self.measured(column, cell.mean, run_id, cell.std)
+
+    def baseline(self) -> Baseline | None:
+        """The decode speed with H2O off; None if there is none. OptedOut if it was left out on purpose."""
+        return self.session.baseline(self.preset, self.results)
+
+    def decode_drop(self) -> Measured:
+        """Fraction of decode speed lost against the baseline, of the fastest row that may decide.
+
+        Under the joint rule that is the fastest of the rows that meet the lossy target (of all rows, with a note,
+        where none does); under the rule best-of the fastest of all.
+
+        Raises
+        ------
+        NotMeasured
+            There is no baseline, or a row has no decode speed.
+        OptedOut
+            The baseline was set to ``none``.
+        """
+        baseline = self.baseline()
+        if baseline is None:
+            raise NotMeasured(
+                f"no baseline: nothing says how fast {self.name} decodes with H2O off",
+                expected="a recorded row with H2O off for the same prompt and gen, or a number",
+                hint="give --h2o-decode-baseline TOK_PER_S, or decode_baseline under targets: in the preset; "
+                "--h2o-decode-baseline none leaves the decode threshold out on purpose",
+            )
+        self.best("decode_tok_per_s")
+        facts = self.facts()
+        lossy_target = self.targets.lossy.value
+        if self.session.rule == "joint" and lossy_target is not None:
+            eligible = [row for row in facts if row.lossy is not None and row.lossy >= lossy_target]
+            if not eligible:
+                self.note("no row meets the lossy target; the slow-down is that of the fastest row")
+            facts = tuple(eligible) or facts
+        row = best_row(facts, "decode_tok_per_s")
+        if row is None or row.decode_tok_per_s is None:
+            raise NotMeasured(f"no row of {self.name} has a decode speed", where=self.name)
+        self._note_all(baseline.notes)
+        return self.measured("decode_drop", decode_drop(baseline.tok_per_s, row.decode_tok_per_s), row.run_id)
+
+    def record(self, nodeid: str, outcome: str, error: BaseException | None) -> dict[str, Any]:
+        if self.comparisons:
+            self.session.remember_preset(self.preset, self._summary_facts())
+        return super().record(nodeid, outcome, error)
+
+    def _summary_facts(self) -> dict[str, Any]:
+        """What the summary needs to hold all rows of this preset against both rules again."""
+        try:
+            baseline, left_out = self.baseline(), False
+        except OptedOut:
+            baseline, left_out = None, True
+        return {
+            "run_ids": [result.run_id for result in self.results],
+            "path": str(self.preset.path) if self.preset.path else None,
+            "model_layers": self.session.model_layers(self.preset),
+            "h2o_layer_start": self.preset.h2o_layer_start,
+            "h2o_layer_end": self.preset.h2o_layer_end,
+            "targets": asdict(self.targets.thresholds),
+            "decode_left_out": left_out,
+            "baseline_tok_per_s": baseline.tok_per_s if baseline else None,
+            "baseline_origin": baseline.origin if baseline else None,
+        }
+
+    def joint(self) -> JointVerdict:
+        """Every row against every target (lossy, decode, lossless of the deciding scope)."""
+        thresholds, baseline, lossless = self._limits()
+        return decide_joint(self.facts(), thresholds, baseline_tok_per_s=baseline, lossless=lossless)
+
+    def best_of(self) -> BestOfVerdict:
+        """The original rule on the same rows."""
+        thresholds, baseline, lossless = self._limits()
+        return decide_best_of(self.facts(), thresholds, baseline_tok_per_s=baseline, lossless=lossless)
+
+    def _limits(self) -> tuple[Thresholds, float | None, float | None]:
+        """Thresholds, decode baseline and lossless ratio, without those left out on purpose."""
+        thresholds = self.targets.thresholds
+        baseline: float | None = None
+        try:
+            found = self.baseline()
+            baseline = found.tok_per_s if found else None
+        except OptedOut:
+            thresholds = Thresholds(thresholds.lossy, thresholds.lossless, None)
+            self.note("the decode threshold is left out (decode baseline: none)")
+        lossless = None if thresholds.lossless is None else self.session.deciding_ratio()
+        return thresholds, baseline, lossless
+
+    def joint_margin(self) -> Measured:
+        """The best row's smallest margin over all targets; at least 0 where one row meets them all.
+
+        Raises
+        ------
+        OptedOut
+            The rule is best-of.
+        """
+        if self.session.rule != "joint":
+            raise OptedOut(f"the rule is {self.session.rule} ({self.session.settings.origin('rule')})")
+        joint, best_of = self.joint(), self.best_of()
+        if best_of.passed and not joint.passed and best_of.lossy_best and best_of.decode_best:
+            self.note(
+                f"the rules differ: best-of would pass, with the lossy ratio of {best_of.lossy_best.run_id} and the "
+                f"decode speed of {best_of.decode_best.run_id}, but no single row meets every target"
+            )
+        if joint.best is None:
+            raise NotMeasured(f"{self.name} has no row")
+        return self.measured("joint_margin", joint.best.smallest, joint.best.run_id)

@@ -1,0 +1,55 @@
+"""Which target holds: the command line before the preset or scope, that before the ini file, that before the default."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_h2o.gate.item import Targets
+from pytest_h2o.gate.measured import Target
+from pytest_h2o.options import DEFAULT_TARGETS, Settings
+
+if TYPE_CHECKING:
+    from pytest_h2o.presets import Preset
+    from pytest_h2o.scopes import Scope
+
+_OPTION = {"lossy": "lossy-target", "lossless": "lossless-target", "decode_drop": "decode-drop-target"}
+_METRIC = {"lossy": "h2o_lossy", "lossless": "lossless_ratio", "decode_drop": "decode_drop"}
+
+
+def choose_target(settings: Settings, kind: str, own: float | None, own_origin: str) -> Target:
+    """The target of one kind: ``lossy``, ``lossless`` or ``decode_drop``."""
+    given = settings.given[_OPTION[kind]]
+    if given.on_command_line:
+        return Target(_METRIC[kind], given.value, given.origin)
+    if own is not None:
+        return Target(_METRIC[kind], own, own_origin)
+    if given.value is not None:
+        return Target(_METRIC[kind], given.value, given.origin)
+    return Target(_METRIC[kind], DEFAULT_TARGETS[kind], "default")
+
+
+def preset_targets(settings: Settings, preset: Preset, deciding: Scope | None) -> Targets:
+    """The targets of a preset; its lossless target is that of the deciding scope unless the preset says another."""
+    origin = f"targets of preset {preset.name}"
+    own = preset.targets
+    lossless = choose_target(settings, "lossless", own.lossless, origin)
+    if deciding is not None and own.lossless is None:
+        lossless = scope_targets(settings, deciding).lossless
+    return Targets(
+        lossy=choose_target(settings, "lossy", own.lossy, origin),
+        lossless=lossless,
+        decode_drop=choose_target(settings, "decode_drop", own.decode_drop, origin),
+    )
+
+
+def scope_targets(settings: Settings, scope: Scope) -> Targets:
+    """The targets of a scope. Options, ini and default speak of the scope that decides; others have their own or none."""
+    if scope.decides:
+        lossless = choose_target(settings, "lossless", scope.target, f"target of scope {scope.name}")
+    else:
+        lossless = Target("lossless_ratio", scope.target, f"target of scope {scope.name}")
+    return Targets(
+        lossy=Target("h2o_lossy", None, "not for a scope"),
+        lossless=lossless,
+        decode_drop=Target("decode_drop", None, "not for a scope"),
+    )

@@ -1,0 +1,259 @@
+"""The one table of options, and the settings that come of them.
+
+Every option exists once, here: its command-line name, the same-named ini key, its type, its default and its help.
+Only the standard library is imported: this module is loaded by every pytest run of its environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pytest_h2o.errors import UsageError
+
+Kind = Literal["text", "path", "paths", "flag", "int", "float", "texts"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One row of the table: ``--h2o-NAME`` and ini key ``h2o_NAME``."""
+
+    name: str
+    kind: Kind
+    help: str
+    default: Any = None
+    choices: tuple[str, ...] = ()
+    metavar: str | None = None
+
+    @property
+    def flag(self) -> str:
+        return f"--h2o-{self.name}"
+
+    @property
+    def key(self) -> str:
+        return "h2o_" + self.name.replace("-", "_")
+
+    @property
+    def attribute(self) -> str:
+        return self.name.replace("-", "_")
+
+
+OPTIONS: tuple[Option, ...] = (
+    # what runs
+    Option("bench", "path", "the llm_bench binary to run", metavar="PATH"),
+    Option("base-config", "path", "the model's config.json that every run starts from", metavar="FILE"),
+    Option("backend", "text", "backend given to the bench", "cpu"),
+    Option("threads", "int", "threads given to the bench (default: 4, or the number of cores if fewer)"),
+    Option("attention-option", "int", "-qatten of the bench; anything but 0 switches H2O off there", 0),
+    Option("bench-timeout", "float", "seconds that one run of the bench may take", 1800.0, metavar="S"),
+    Option("logs", "path", "gate on logs recorded before in this folder; nothing is run", metavar="DIR"),
+    Option("no-fold", "flag", "run also the points that the runtime cannot tell apart", False),
+    Option("dry-run", "flag", "write configs and the list of runs, run nothing", False),
+    # what is read
+    Option("presets", "paths", "preset files or folders (default: presets/ beside the gate file)", metavar="PATH"),
+    Option("scopes", "path", "file of dump scopes (default: scopes.yaml beside the gate file)", metavar="FILE"),
+    Option("dump-dir", "path", "KV dump (folder or .zip) in place of every scope's own root", metavar="DIR"),
+    Option("allow-skips", "flag", "let a scope pass although entries of its dump could not be read", False),
+    Option("set", "texts", "set one key of every preset or scope for this run, KEY=VALUE", metavar="KEY=VALUE"),
+    # what is asked
+    Option(
+        "rule", "text", "joint: one row meets every target; best-of: best of each column", "joint", ("joint", "best-of")
+    ),
+    Option("lossy-target", "float", "smallest lossy ratio", metavar="RATIO"),
+    Option("lossless-target", "float", "smallest lossless ratio of the deciding scope", metavar="RATIO"),
+    Option("decode-baseline", "text", "decode tok/s with H2O off: a number, or none to leave it out", metavar="TOK_S"),
+    Option("decode-drop-target", "float", "largest fraction of decode speed that may be lost", metavar="FRACTION"),
+    # what is kept
+    Option("out-dir", "path", "parent of the run folders", "h2o-runs", metavar="DIR"),
+)
+
+BY_NAME: Mapping[str, Option] = {option.name: option for option in OPTIONS}
+
+DEFAULT_TARGETS: Mapping[str, float] = {"lossy": 3.0, "lossless": 1.3, "decode_drop": 0.05}
+"""What is asked where neither option, preset or scope, nor ini key says otherwise."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """A resolved option value and where it was said: the flag, the ini key, or ``default``."""
+
+    value: Any
+    origin: str
+
+    @property
+    def on_command_line(self) -> bool:
+        return self.origin.startswith("--")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every option resolved: command line before ini before default; paths absolute."""
+
+    given: Mapping[str, Given]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.given[name].value
+
+    def origin(self, name: str) -> str:
+        return self.given[name].origin
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """Built-in types only, for run.json."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, Path):
+                return str(value)
+            return [plain(v) for v in value] if isinstance(value, tuple) else value
+
+        return {name: {"value": plain(g.value), "origin": g.origin} for name, g in self.given.items()}
+
+    def command_line(self) -> list[str]:
+        """The flags that repeat this run: those that were given on the command line, paths absolute."""
+        flags: list[str] = []
+        for name, given in self.given.items():
+            if not given.on_command_line:
+                continue
+            option = BY_NAME[name]
+            if option.kind == "flag":
+                flags.append(option.flag)
+            else:
+                values = given.value if isinstance(given.value, tuple) else (given.value,)
+                flags.extend(f"{option.flag}={value}" for value in values)
+        return flags
+
+
+def _convert(option: Option, raw: Any, folder: Path, origin: str) -> Any:
+    if option.kind in ("paths", "texts"):
+        items = [raw] if isinstance(raw, str | os.PathLike) else list(raw)
+        return tuple(Path(os.path.abspath(folder / item)) if option.kind == "paths" else str(item) for item in items)  # noqa: PTH100
+    if option.kind == "flag":
+        if isinstance(raw, bool):
+            return raw
+        lowered = str(raw).strip().lower()
+        if lowered in ("1", "true", "yes", "on"):
+            return True
+        if lowered in ("0", "false", "no", "off", ""):
+            return False
+        raise UsageError(f"{origin} takes yes or no", came=repr(raw), expected="true or false")
+    text = str(raw).strip()
+    if option.kind == "path":
+        return Path(os.path.abspath(folder / Path(text).expanduser()))  # noqa: PTH100
+    if option.kind in ("int", "float"):
+        try:
+            number: int | float = int(text) if option.kind == "int" else float(text)
+        except ValueError:
+            number = float("nan")
+        if number != number or number in (float("inf"), float("-inf")):
+            kind = "a whole number" if option.kind == "int" else "a number"
+            raise UsageError(
+                f"{origin} takes {kind}", came=repr(text), expected=f"{option.flag}={option.metavar or 'N'}"
+            )
+        return number
+    if option.choices and text not in option.choices:
+        raise UsageError(f"{origin} does not know {text!r}", came=text, expected=" or ".join(option.choices))
+    return text
+
+
+def resolve_settings(
+    *,
+    command_line: Callable[[str], Any],
+    ini: Callable[[str], Any],
+    invocation_dir: Path,
+    ini_dir: Path,
+) -> Settings:
+    """Resolve every option of the table.
+
+    Parameters
+    ----------
+    command_line, ini : callable
+        Option attribute or ini key -> raw value, None (ini: None or "") where not given.
+    invocation_dir, ini_dir : Path
+        What relative paths on the command line and in the ini file are relative to.
+
+    Raises
+    ------
+    UsageError
+        A value of the wrong type, out of range, or options that exclude each other.
+    """
+    given: dict[str, Given] = {}
+    for option in OPTIONS:
+        raw = command_line("h2o_" + option.attribute)
+        if raw is not None and raw != []:
+            given[option.name] = Given(_convert(option, raw, invocation_dir, option.flag), option.flag)
+            continue
+        raw = ini(option.key)
+        if raw not in (None, "", []):
+            given[option.name] = Given(_convert(option, raw, ini_dir, f"ini key {option.key}"), f"ini key {option.key}")
+            continue
+        value = option.default
+        if option.kind == "path" and value is not None:
+            value = invocation_dir / value
+        given[option.name] = Given(value, "default")
+    if given["threads"].value is None:
+        given["threads"] = Given(min(4, os.cpu_count() or 1), "default")
+    settings = Settings(given)
+    _check_ranges(settings)
+    return _check_sources(settings)
+
+
+def _check_ranges(settings: Settings) -> None:
+    floors = {
+        "threads": (1, "at least 1"),
+        "lossy-target": (1.0, "a ratio of at least 1"),
+        "lossless-target": (0.0, "a ratio of at least 0"),
+    }
+    for name, (floor, expected) in floors.items():
+        value = settings[name]
+        if value is not None and value < floor:
+            raise UsageError(f"{settings.origin(name)} is out of range", came=str(value), expected=expected)
+    if settings["bench-timeout"] <= 0:
+        raise UsageError(
+            f"{settings.origin('bench-timeout')} is out of range",
+            came=str(settings["bench-timeout"]),
+            expected="seconds above 0",
+        )
+    drop = settings["decode-drop-target"]
+    if drop is not None and not 0 <= drop < 1:
+        raise UsageError(
+            f"{settings.origin('decode-drop-target')} is out of range",
+            came=str(drop),
+            expected="a fraction from 0 to below 1, 0.05 for 5 %",
+        )
+    baseline = settings["decode-baseline"]
+    if baseline is not None and baseline != "none":
+        parse_baseline(baseline, settings.origin("decode-baseline"))
+
+
+def parse_baseline(text: str, origin: str) -> float:
+    """Read a decode baseline in tok/s; UsageError unless it is a positive finite number."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not 0 < number < float("inf"):
+        raise UsageError(
+            f"{origin} takes a decode speed or none",
+            came=repr(text),
+            expected="tok/s with H2O off, above 0, for example 56.02; or none to leave the decode threshold out",
+        )
+    return number
+
+
+def _check_sources(settings: Settings) -> Settings:
+    """A bench on the command line stands over logs from the ini file; both on one level exclude each other."""
+    bench, logs = settings.given["bench"], settings.given["logs"]
+    if bench.value is None or logs.value is None:
+        return settings
+    if bench.on_command_line == logs.on_command_line:
+        raise UsageError(
+            "a bench to run and logs to read were both given",
+            came=f"{bench.origin} {bench.value} and {logs.origin} {logs.value}",
+            expected="one of the two",
+            hint="leave out --h2o-logs to run the bench, or --h2o-bench to gate on the logs",
+        )
+    loser = "logs" if bench.on_command_line else "bench"
+    winner = "bench" if loser == "logs" else "logs"
+    return Settings({**settings.given, loser: Given(None, f"left out for {settings.origin(winner)}")})

@@ -1,0 +1,62 @@
+"""The controller's view of a run: one record an item, kept in the journal at once, made into artifacts at the end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_h2o.options import Settings
+from pytest_h2o.store import append_line
+
+if TYPE_CHECKING:
+    from pytest_h2o.bench.result import PointResult
+
+JOURNAL_VERSION = 1
+
+
+class Collector:
+    """Gathers the records of all items, from this process or from workers.
+
+    A run of a point or an evaluation of a scope comes once from each process that read it; equal ones are merged by
+    name, the first to arrive standing.
+    """
+
+    def __init__(self, run_dir: Path, settings: Settings) -> None:
+        self.run_dir = run_dir
+        self.settings = settings
+        self.items: dict[str, dict[str, Any]] = {}
+        self.points: dict[str, dict[str, dict[str, Any]]] = {}
+        """Preset name -> run id -> result."""
+        self.scopes: dict[str, dict[str, Any]] = {}
+        """Scope name -> lossless result."""
+        self.presets: dict[str, dict[str, Any]] = {}
+        """Preset name -> what the summary needs of it (layers, targets, baseline)."""
+        self.left_out: set[str] = set()
+        """Presets that nothing could measure and nobody asked for."""
+
+    def add(self, text: str, *, duration_s: float) -> None:
+        """Take one item's record and write it to the journal before anything else happens."""
+        record: dict[str, Any] = json.loads(text)
+        record["duration_s"] = round(duration_s, 4)
+        append_line(self.run_dir / "journal.jsonl", {"version": JOURNAL_VERSION, **record})
+        data = record.pop("data")
+        for point in data.get("points", []):
+            self.points.setdefault(point["preset"], {}).setdefault(point["result"]["run_id"], point)
+        for name, result in data.get("scopes", {}).items():
+            self.scopes.setdefault(name, result)
+        for name, facts in data.get("presets", {}).items():
+            self.presets.setdefault(name, facts)
+        self.left_out.update(data.get("left_out", ()))
+        self.items[record["item"]] = record
+
+    def results_of(self, preset: str) -> list[PointResult]:
+        """The results of a preset that arrived, in the order of its points."""
+        from pytest_h2o.bench.result import PointResult
+
+        points = sorted(self.points.get(preset, {}).values(), key=lambda point: int(point["index"]))
+        return [PointResult.from_json(point["result"]) for point in points]
+
+    def sorted_items(self) -> list[dict[str, Any]]:
+        """Records in an order that does not depend on which worker was faster."""
+        return [self.items[key] for key in sorted(self.items)]

@@ -1,0 +1,185 @@
+"""The facts and verdict of the original scripts, value by value, from the rows and the lossless results.
+
+Kept so that a user who comes from there finds the same numbers. Where the original counted a missing column as 0 and a
+missing baseline as a pass, this says ``missing``, and what is missing does not pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_h2o.errors import UsageError
+from pytest_h2o.gate.rule import RowFacts, Thresholds, decide_best_of
+
+if TYPE_CHECKING:
+    from pytest_h2o.bench.row import BenchRow
+
+MISSING = "missing"
+TOP_ROWS = 5
+
+AVERAGED: tuple[tuple[str, str, int], ...] = (
+    ("Avg target keep effective", "h2o_target_keep_effective", 4),
+    ("Avg floor keep (sink+recent)", "h2o_floor_keep", 4),
+    ("Avg quantized keep", "h2o_quantized_keep", 4),
+    ("Avg evict us", "h2o_evict_us", 2),
+    ("Avg codec us", "h2o_codec_us", 2),
+    ("Avg lossless raw MB", "h2o_lossless_raw_mb", 4),
+    ("Avg lossless comp MB", "h2o_lossless_comp_mb", 4),
+    ("Avg lossless comp us", "h2o_lossless_comp_us", 2),
+    ("Avg lossless decomp us", "h2o_lossless_decomp_us", 2),
+    ("Avg lossless fallback", "h2o_lossless_fallback", 2),
+)
+"""Title, column and decimals of the plain averages."""
+
+
+def mean_of(rows: Sequence[BenchRow], column: str) -> float | None:
+    """Mean of one column over all rows; None if a row lacks it or there is no row."""
+    cells = [row.get(column) for row in rows]
+    values = [cell.mean for cell in cells if cell is not None]
+    return sum(values) / len(values) if values and len(values) == len(cells) else None
+
+
+def _text(value: float | None, decimals: int) -> str:
+    return MISSING if value is None else f"{value:.{decimals}f}"
+
+
+def lossless_ratio_of(result: Mapping[str, Any], where: str) -> float:
+    """The ratio in a lossless result file: ``weighted_lossless_ratio``, else ``lossless_ratio``.
+
+    Raises
+    ------
+    UsageError
+        Neither is there, or it is not a number above 0.
+    """
+    value = result.get("weighted_lossless_ratio", result.get("lossless_ratio"))
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise UsageError(
+            "a lossless result has no usable ratio",
+            where=where,
+            came=f"weighted_lossless_ratio / lossless_ratio = {value!r}",
+            expected="a number above 0",
+            hint="make the file again with: pytest-h2o lossless --dump-dir DIR --out-json FILE",
+        )
+    return float(value)
+
+
+@dataclass(frozen=True)
+class OriginalFacts:
+    """What the original printed, as it formatted it."""
+
+    averages: dict[str, str]
+    top: list[dict[str, str]]
+    gate: dict[str, str]
+
+
+def collect_original(
+    rows: Sequence[BenchRow],
+    thresholds: Thresholds,
+    *,
+    baseline_tok_per_s: float | None,
+    upper: Mapping[str, Any] | None,
+    online: Mapping[str, Any] | None,
+) -> OriginalFacts:
+    """Averages, the five best rows and the gate's values.
+
+    Parameters
+    ----------
+    rows : sequence of BenchRow
+    thresholds : Thresholds
+    baseline_tok_per_s : float or None
+        Decode tok/s with H2O off; None leaves the decode threshold out, as the original did.
+    upper, online : mapping or None
+        Lossless results: the upper bound and the online simulation.
+    """
+    upper_ratio = None if upper is None else lossless_ratio_of(upper, "the upper bound")
+    online_ratio = None if online is None else lossless_ratio_of(online, "the online simulation")
+    runtime = mean_of(rows, "h2o_lossless")
+    sources = (("offline_online_sim", online_ratio), ("offline_upper_bound", upper_ratio), ("runtime", runtime))
+    source, selected = next(((name, value) for name, value in sources if value is not None), ("none", None))
+    lossy = mean_of(rows, "h2o_lossy")
+    averages = {
+        "Rows": str(len(rows)),
+        "Avg keep ratio": _text(mean_of(rows, "h2o_keep"), 4),
+        "Avg lossy ratio": _text(lossy, 4),
+        "Avg runtime lossless ratio": _text(runtime, 4),
+        "Lossless selected source": source,
+        "Lossless selected value": _text(selected, 4),
+        "Offline upper-bound lossless": _text(upper_ratio, 4),
+        "Offline online-sim lossless": _text(online_ratio, 4),
+        "Avg total ratio (selected)": _text(None if lossy is None or selected is None else lossy * selected, 4),
+        **{title: _text(mean_of(rows, column), decimals) for title, column, decimals in AVERAGED},
+    }
+    gate = _gate(rows, thresholds, baseline_tok_per_s, (source, selected), online_ratio)
+    for name, result in (("upper", upper), ("online", online)):
+        if result is not None:
+            gate[f"{name}_selected_entries"] = str(result.get("selected_entries", MISSING))
+            gate[f"{name}_selected_layers"] = str(result.get("selected_layers", MISSING))
+    return OriginalFacts(averages, _top(rows, selected), gate)
+
+
+def _facts(rows: Sequence[BenchRow]) -> list[RowFacts]:
+    facts = []
+    for row in rows:
+        lossy, decode = row.get("h2o_lossy"), row.decode_tok_per_s
+        facts.append(RowFacts(row.log_file, lossy.mean if lossy else None, decode.mean if decode else None))
+    return facts
+
+
+def _top(rows: Sequence[BenchRow], lossless: float | None) -> list[dict[str, str]]:
+    """Rows by (total ratio, decode speed) downwards; the original called this its Pareto top 5."""
+    ranked = sorted(
+        (row for row in _facts(rows) if row.lossy is not None and row.decode_tok_per_s is not None),
+        key=lambda row: ((row.lossy or 0.0) * (lossless or 1.0), row.decode_tok_per_s or 0.0),
+        reverse=True,
+    )
+    return [
+        {
+            "total": _text(None if lossless is None else (row.lossy or 0.0) * lossless, 4),
+            "decode": _text(row.decode_tok_per_s, 2),
+            "lossy": _text(row.lossy, 4),
+            "log": row.run_id,
+        }
+        for row in ranked[:TOP_ROWS]
+    ]
+
+
+def _gate(
+    rows: Sequence[BenchRow],
+    thresholds: Thresholds,
+    baseline: float | None,
+    selected: tuple[str, float | None],
+    online: float | None,
+) -> dict[str, str]:
+    if baseline is None:
+        thresholds = Thresholds(thresholds.lossy, thresholds.lossless, None)
+    verdict = decide_best_of(_facts(rows), thresholds, baseline_tok_per_s=baseline, lossless=online)
+    source, value = selected
+
+    def flag(held: bool | None) -> str:
+        return "true" if held else "false"
+
+    best = verdict.lossy_best.lossy if verdict.lossy_best else None
+    selected_pass = value is not None and thresholds.lossless is not None and value >= thresholds.lossless
+    gate = {
+        "quality_status": "PASS" if verdict.passed else "FAIL",
+        "lossy_target": _text(thresholds.lossy, 4),
+        "lossy_best": _text(best, 4),
+        "lossy_pass": flag(verdict.lossy_pass),
+        "lossless_target": _text(thresholds.lossless, 4),
+        "lossless_selected_source": source,
+        "lossless_selected_value": _text(value, 4),
+        "lossless_selected_pass": flag(selected_pass),
+        "lossless_online_value": _text(online, 4),
+        "lossless_online_pass": flag(verdict.lossless_pass),
+        "overall_pass": flag(verdict.passed),
+    }
+    if baseline is not None:
+        decode = verdict.decode_best.decode_tok_per_s if verdict.decode_best else None
+        gate["decode_baseline"] = _text(baseline, 4)
+        gate["decode_best"] = _text(decode, 4)
+        gate["decode_drop_ratio"] = _text(verdict.decode_drop, 6)
+        gate["decode_drop_target"] = _text(thresholds.decode_drop, 6)
+        gate["decode_pass"] = flag(verdict.decode_pass)
+    return gate

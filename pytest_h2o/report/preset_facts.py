@@ -1,0 +1,124 @@
+"""One preset in the summary: its verdicts, the original's facts, both rules, and the ratio over the whole cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pytest_h2o.bench.result import PointResult
+from pytest_h2o.gate.sweep_items import row_facts
+from pytest_h2o.gate.measured import METRICS
+from pytest_h2o.gate.rule import Thresholds, decide_best_of, decide_joint
+from pytest_h2o.gate.totals import split_layers, whole_cache_ratio
+from pytest_h2o.report.collector import Collector
+from pytest_h2o.report.original import MISSING, collect_original
+
+
+def summarize_preset(collector: Collector, name: str, deciding: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Everything the reports say of one preset.
+
+    Parameters
+    ----------
+    collector : Collector
+    name : str
+    deciding : mapping or None
+        The lossless result of the deciding scope, if it was evaluated in this run.
+    """
+    items = [i for i in collector.sorted_items() if i["kind"] in ("point", "sweep") and i["name"] == name]
+    facts = collector.presets.get(name)
+    results = collector.results_of(name)
+    notes = list(dict.fromkeys(note for item in items if item["kind"] == "sweep" for note in item["notes"]))
+    summary: dict[str, Any] = {
+        "outcomes": {item["item"]: item["outcome"] for item in items},
+        "verdicts": [_verdict(c) for item in items if item["kind"] == "sweep" for c in item["comparisons"]],
+        "rows": len(results),
+        "launches": len({result.shares_run_with or result.run_id for result in results}),
+        "shared_runs": {r.run_id: r.shares_run_with for r in results if r.shares_run_with},
+        "warnings": _warnings(results),
+        "notes": notes,
+        "original": None,
+    }
+    if facts is None or [result.run_id for result in results] != facts["run_ids"]:
+        return summary
+    return {**summary, **_whole(facts, results, deciding, _upper(collector))}
+
+
+def _whole(
+    facts: Mapping[str, Any],
+    results: list[PointResult],
+    deciding: Mapping[str, Any] | None,
+    upper: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What can be said only of a preset all of whose rows are there."""
+    targets = facts["targets"]
+    thresholds = Thresholds(targets["lossy"], targets["lossless"], targets["decode_drop"])
+    if facts["decode_left_out"]:
+        thresholds = Thresholds(thresholds.lossy, thresholds.lossless, None)
+    baseline = facts["baseline_tok_per_s"]
+    ratio = None if deciding is None else float(deciding["lossless_ratio"])
+    original = collect_original(
+        [result.row for result in results],
+        Thresholds(targets["lossy"], targets["lossless"], targets["decode_drop"]),
+        baseline_tok_per_s=baseline,
+        upper=upper,
+        online=deciding,
+    )
+    rows = [row_facts(result) for result in results]
+    joint = decide_joint(rows, thresholds, baseline_tok_per_s=baseline, lossless=ratio)
+    best_of = decide_best_of(rows, thresholds, baseline_tok_per_s=baseline, lossless=ratio)
+    layers = None
+    if facts["model_layers"] is not None:
+        coded = deciding["selected_layers"] if deciding is not None else []
+        layers = split_layers(facts["model_layers"], facts["h2o_layer_start"], facts["h2o_layer_end"], coded)
+    top = [
+        {
+            **row,
+            "whole_cache": MISSING
+            if layers is None
+            else f"{whole_cache_ratio(layers, float(row['lossy']), ratio):.4f}",
+        }
+        for row in original.top
+    ]
+    return {
+        "original": {"averages": original.averages, "top": original.top, "gate": original.gate},
+        "top": top,
+        "rules": {"joint": "PASS" if joint.passed else "FAIL", "best-of": "PASS" if best_of.passed else "FAIL"},
+        "baseline": {"tok_per_s": baseline, "origin": facts["baseline_origin"]},
+    }
+
+
+def _upper(collector: Collector) -> Mapping[str, Any] | None:
+    """The upper bound: the one scope in entry mode aggregate on the same selection as the deciding one, else the first."""
+    found = [facts["result"] for facts in collector.scopes.values() if facts["result"]["entry_mode"] == "aggregate"]
+    return found[0] if found else None
+
+
+def _verdict(comparison: Mapping[str, Any]) -> dict[str, str]:
+    metric = METRICS[comparison["metric"]]
+
+    def show(value: Any) -> str:
+        return metric.render(value) if isinstance(value, int | float) else ("none" if value is None else str(value))
+
+    measured = show(comparison["value"])
+    if isinstance(comparison["std"], int | float):
+        measured += f" ± {format(comparison['std'], metric.fmt.lstrip('+'))}"
+    return {
+        "metric": metric.name,
+        "title": metric.title,
+        "measured": measured,
+        "relation": comparison["relation"],
+        "target": show(comparison["target"]),
+        "target_origin": comparison["target_origin"],
+        "margin": show(comparison["margin"]),
+        "source": comparison["source"],
+        "outcome": comparison["outcome"],
+    }
+
+
+def _warnings(results: list[PointResult]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for result in results:
+        if result.output is not None and not result.shares_run_with:
+            for kind, count in result.output.warnings.items():
+                counts[kind] = counts.get(kind, 0) + count
+    return counts

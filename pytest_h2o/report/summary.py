@@ -1,0 +1,197 @@
+"""The run in one value (`build_summary`), and as Markdown (`render_summary_md`). Pure.
+
+``overall_pass`` is true, false, or ``"incomplete"``: nothing failed, but something that a verdict needs was not asked
+for or not measured. Only true means that the gate held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pytest_h2o.report.collector import Collector
+from pytest_h2o.report.markdown import escape, render_list, render_table
+from pytest_h2o.report.preset_facts import summarize_preset
+
+SUMMARY_VERSION = 1
+
+
+def build_summary(collector: Collector) -> dict[str, Any]:
+    """Everything that the reports say, from the records of all items; built-in types only."""
+    items = collector.sorted_items()
+    deciding = next((facts for facts in collector.scopes.values() if facts["decides"]), None)
+    presets = {
+        name: summarize_preset(collector, name, deciding["result"] if deciding else None)
+        for name in sorted({item["name"] for item in items if item["kind"] in ("point", "sweep")})
+    }
+    scopes = {
+        name: _summarize_scope(collector, name)
+        for name in sorted({item["name"] for item in items if item["kind"] == "scope"})
+    }
+    counts = {outcome: sum(item["outcome"] == outcome for item in items) for outcome in ("passed", "failed", "skipped")}
+    missing = _missing(collector, items)
+    overall: bool | str = False if counts["failed"] else ("incomplete" if missing else True)
+    return {
+        "version": SUMMARY_VERSION,
+        "overall_pass": overall,
+        "rule": collector.settings["rule"],
+        "items": counts,
+        "failed": [{"item": i["item"], "why": why_failed(i)} for i in items if i["outcome"] == "failed"],
+        "left_out_on_purpose": [{"item": i["item"], "why": i["reason"]} for i in items if i["outcome"] == "skipped"],
+        "incomplete_for": missing,
+        "not_measured": sorted(collector.left_out),
+        "presets": presets,
+        "scopes": scopes,
+    }
+
+
+def why_failed(item: Mapping[str, Any]) -> str:
+    """One line: the comparison that failed, or the error."""
+    from pytest_h2o.gate.measured import METRICS
+
+    for c in item["comparisons"]:
+        if c["outcome"] == "fail":
+            metric = METRICS[c["metric"]]
+
+            def show(value: Any, render: Any = metric.render) -> str:
+                return render(value) if isinstance(value, int | float) else str(value)
+
+            return (
+                f"{metric.title} {show(c['value'])} on {c['source']}, target {c['relation']} {show(c['target'])} "
+                f"({c['target_origin']})"
+            )
+    return str(item["reason"] or "an assertion of the gate file failed")
+
+
+def _missing(collector: Collector, items: list[dict[str, Any]]) -> list[str]:
+    """What a whole verdict needs and no item of this run gave."""
+
+    def passed(metric: str) -> bool:
+        return any(
+            c["metric"] == metric and c["outcome"] == "pass"
+            for i in items
+            if i["outcome"] == "passed"
+            for c in i["comparisons"]
+        )
+
+    def opted_out(kind: str, word: str) -> bool:
+        return any(i["kind"] == kind and i["outcome"] == "skipped" and word in (i["reason"] or "") for i in items)
+
+    missing = []
+    if not passed("h2o_lossy"):
+        missing.append("no preset was held against a lossy target")
+    if not passed("decode_drop") and not opted_out("sweep", "decode"):
+        missing.append("no preset was held against the decode target")
+    if collector.settings["rule"] == "joint" and not passed("joint_margin"):
+        missing.append("no preset was held against the joint rule")
+    decided = [name for name, facts in collector.scopes.items() if facts["decides"]]
+    ratio_held = any(
+        i["outcome"] == "passed"
+        and i["name"] in decided
+        and any(c["metric"] == "lossless_ratio" for c in i["comparisons"])
+        for i in items
+    )
+    if not ratio_held:
+        missing.append("the deciding scope was not held against the lossless target")
+    if not any(
+        i["kind"] == "scope" and i["outcome"] == "passed" and not i["comparisons"] and i["name"] in decided
+        for i in items
+    ):
+        missing.append("the streams of the deciding scope were not decoded and compared")
+    return missing
+
+
+def _summarize_scope(collector: Collector, name: str) -> dict[str, Any]:
+    facts = collector.scopes.get(name)
+    items = [item for item in collector.sorted_items() if item["kind"] == "scope" and item["name"] == name]
+    outcomes = {item["item"]: item["outcome"] for item in items}
+    if facts is None:
+        return {"outcomes": outcomes, "measured": False, "reasons": [i["reason"] for i in items if i["reason"]]}
+    result = facts["result"]
+    shared = ("lossless_ratio", "k_lossless_ratio", "v_lossless_ratio", "raw_bytes", "compressed_bytes")
+    return {
+        "outcomes": outcomes,
+        "measured": True,
+        "decides": facts["decides"],
+        "target": facts["target"],
+        "codec_mode": result["codec_mode"],
+        "entry_mode": result["entry_mode"],
+        "selected_entries": result["selected_entries"],
+        "selected_layers": result["selected_layers"],
+        "skipped_entries": result["skipped_entries"],
+        "skip_reasons": result["skip_reasons"],
+        "decoded_streams": result["verified_streams"],
+        **{key: result[key] for key in shared},
+    }
+
+
+def render_verdict(overall: bool | str) -> str:
+    """``PASS``, ``FAIL`` or ``INCOMPLETE``."""
+    if isinstance(overall, bool):
+        return "PASS" if overall else "FAIL"
+    return overall.upper()
+
+
+def render_summary_md(summary: Mapping[str, Any]) -> str:
+    """The summary as Markdown, the verdict first."""
+    lines = [f"# KV-cache compression gate: {render_verdict(summary['overall_pass'])}", ""]
+    counts = summary["items"]
+    lines.append(
+        f"{counts['passed']} items passed, {counts['failed']} failed, {counts['skipped']} left out; rule: {summary['rule']}."
+    )
+    lines += render_list("Failed", [f"{f['item']}: {f['why']}" for f in summary["failed"]])
+    lines += render_list("Not complete", summary["incomplete_for"])
+    lines += render_list("Left out on purpose", [f"{f['item']}: {f['why']}" for f in summary["left_out_on_purpose"]])
+    lines += render_list("Not measured (not asked for)", summary["not_measured"])
+    for name, preset in summary["presets"].items():
+        lines += _preset_md(name, preset)
+    if summary["scopes"]:
+        lines += _scopes_md(summary["scopes"])
+    return "\n".join(lines) + "\n"
+
+
+def _preset_md(name: str, preset: Mapping[str, Any]) -> list[str]:
+    lines = ["", f"## Preset {name}", ""]
+    if preset["verdicts"]:
+        rows = [
+            (v["title"], v["measured"], f"{v['relation']} {v['target']}", v["margin"], v["source"], v["outcome"])
+            for v in preset["verdicts"]
+        ]
+        lines += [*render_table(("threshold", "measured", "target", "margin", "row", "outcome"), rows), ""]
+    lines += [f"- {escape(note)}" for note in preset["notes"]]
+    if preset["original"] is not None:
+        averages = list(preset["original"]["averages"].items())
+        lines += ["", *render_table(("figure", "value"), averages)]
+        top = [(t["total"], t["whole_cache"], t["decode"], t["lossy"], t["log"]) for t in preset["top"]]
+        header = ("total (product)", "whole cache", "decode tok/s", "lossy", "log")
+        lines += ["", "Best rows by total ratio, then decode speed:", "", *render_table(header, top)]
+        rules = preset["rules"]
+        lines += [
+            "",
+            f"Original rule (best of each column): {rules['best-of']}. Joint rule (one row): {rules['joint']}.",
+        ]
+    return lines
+
+
+def _scopes_md(scopes: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for name, scope in scopes.items():
+        outcome = "failed" if "failed" in scope["outcomes"].values() else "passed"
+        if not scope["measured"]:
+            rows.append((name, "not measured", "", "", "", "", outcome))
+            continue
+        target = "reported" if scope["target"] is None else f">= {scope['target']:.4f}"
+        rows.append(
+            (
+                f"{name} (decides)" if scope["decides"] else name,
+                f"{scope['lossless_ratio']:.4f}",
+                f"{scope['k_lossless_ratio']:.4f} / {scope['v_lossless_ratio']:.4f}",
+                target,
+                f"{scope['selected_entries']}"
+                + (f" ({scope['skipped_entries']} skipped)" if scope["skipped_entries"] else ""),
+                str(scope["decoded_streams"]),
+                outcome,
+            )
+        )
+    header = ("scope", "lossless ratio", "K / V", "target", "entries", "streams decoded", "outcome")
+    return ["", "## KV dumps", "", *render_table(header, rows)]

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from pytest_h2o.gate.measured import Comparison, Measured, Target
+
+
+def test_a_comparison_is_kept_with_its_outcome_and_margin() -> None:
+    seen: list[Comparison] = []
+    measured = Measured("h2o_lossy", 2.961, "run_0001", 0.026, on_compare=seen.append)
+    assert not measured >= Target("h2o_lossy", 3.0, "default")
+    assert measured >= Target("h2o_lossy", 2.9, "default")
+    assert [c.outcome for c in seen] == ["fail", "pass"]
+    assert seen[0].margin == pytest.approx(-0.039)
+    assert seen[0].relative_margin == pytest.approx(-0.013)
+    assert repr(measured) == "2.961 ± 0.026"
+
+
+def test_at_most_has_the_opposite_margin() -> None:
+    seen: list[Comparison] = []
+    drop = Measured("decode_drop", 0.07, "run_0001", on_compare=seen.append)
+    assert not drop <= 0.05
+    assert seen[0].margin == pytest.approx(-0.02)
+    assert repr(drop) == "7.00%"
+    assert repr(seen[0].target) == "5.00%"
+
+
+def test_without_a_target_it_is_reported_and_never_gates() -> None:
+    seen: list[Comparison] = []
+    assert Measured("lossless_ratio", 1.1, "all_layers", on_compare=seen.append) >= Target(
+        "lossless_ratio", None, "scope"
+    )
+    assert seen[0].outcome == "reported"
+    assert seen[0].margin is None
+    assert repr(seen[0].target) == "no target"
+
+
+@pytest.mark.parametrize("relation", [">=", "<="])
+def test_nan_fails_every_comparison(relation: str) -> None:
+    measured = Measured("h2o_lossy", math.nan, "run_0001")
+    assert not (measured >= 1.0 if relation == ">=" else measured <= 1.0)
