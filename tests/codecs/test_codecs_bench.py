@@ -14,11 +14,11 @@ from sample_streams import DUMP
 
 from pytest_h2o.codecs.base import SideInfo, Stream, Words
 from pytest_h2o.codecs.registry import get_codec
-from pytest_h2o.codecs_bench import BenchSettings, Result, StreamSizes, measure, ratio
-from pytest_h2o.codecs_chart import render_svg
-from pytest_h2o.codecs_peers import Contender, contend, load_peer, peer_names
-from pytest_h2o.codecs_report import render_json, render_markdown, summarize
-from pytest_h2o.codecs_streams import DumpStream, streams
+from pytest_h2o.codecs_bench.chart import render_svg
+from pytest_h2o.codecs_bench.contenders import Contender, contend, load_peer, peer_names
+from pytest_h2o.codecs_bench.measure import BenchSettings, Result, StreamSizes, measure, ratio
+from pytest_h2o.codecs_bench.streams import DumpStream, streams
+from pytest_h2o.codecs_bench.tables import render_json, render_markdown, summarize
 from pytest_h2o.errors import CodecError, RoundTripError, UsageError
 
 SETTINGS = BenchSettings(chunk_tokens=4, framing_bytes=8, rounds=3)
@@ -66,6 +66,19 @@ def test_every_byte_is_counted() -> None:
     assert ratio(result.sizes, online=True) == 4 * raw_bytes / (4 * (raw_bytes + 27))
     assert ratio(result.sizes, online=False) == raw_bytes / (raw_bytes + 25)
     assert ratio([], online=True) is None
+
+
+def test_bytes_are_those_of_the_original_scripts() -> None:
+    """Their recorded sizes of the front layers, online and as upper bound."""
+    settings = BenchSettings(chunk_tokens=192, framing_bytes=8, rounds=1)
+    front = (dumped for dumped in streams(DUMP) if dumped.layer < 2)
+    (result,) = measure(front, [contend(get_codec("adaptive_v22"))], settings)
+    for name, kind in (("online_grouped_192_8_front2", "online_bytes"), ("aggregate_nostage_front2", "aggregate_bytes")):
+        oracle = json.loads((DUMP.parents[1] / "oracle" / "fp16" / f"{name}.json").read_text())
+        assert sum(getattr(sizes, kind) for sizes in result.sizes) == oracle["compressed_bytes"]
+        for tensor in ("k", "v"):
+            sizes = [getattr(s, kind) for s in result.sizes if s.tensor == tensor]
+            assert sum(sizes) == oracle[f"{tensor}_compressed_bytes"]
 
 
 def test_every_decode_is_verified() -> None:

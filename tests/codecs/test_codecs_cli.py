@@ -10,31 +10,31 @@ from pathlib import Path
 import pytest
 from sample_streams import DUMP
 
-from pytest_h2o import codecs_bench, codecs_chart
+from pytest_h2o.cli import main
 from pytest_h2o.codecs import registry
-from pytest_h2o.codecs_cli import main
+from pytest_h2o.codecs_bench import chart, measure
 from pytest_h2o.errors import RoundTripError, UsageError
 
 LAYER = str(DUMP / "code" / "layer_1")
-QUICK = ["bench", LAYER, "--rounds", "1", "--peers"]
+QUICK = ["codecs", "bench", LAYER, "--rounds", "1", "--peers"]
 
 
 def test_the_list_has_every_codec(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 0
+    assert main(["codecs"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == list(registry.codec_names())
-    assert lines[0] == "zstd            One zstd frame of the raw words."
-    assert lines[1] == "                level=3"
+    at = lines.index("zstd            One zstd frame of the raw words.")
+    assert lines[at + 1] == "                level=3"
 
 
 def test_a_codec_that_cannot_be_loaded_is_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(registry, "BUILT_IN", {**registry.BUILT_IN, "gone": "pytest_h2o.codecs.gone:Gone"})
-    assert main([]) == 2
+    assert main(["codecs"]) == 2
     output = capsys.readouterr()
     assert output.err == (
-        "error: codec 'gone' cannot be loaded\n  where: pytest_h2o.codecs.gone\n"
+        "pytest-h2o codecs: codec 'gone' cannot be loaded\n  where: pytest_h2o.codecs.gone\n"
         "  came: No module named 'pytest_h2o.codecs.gone'\n"
     )
     assert "zstd" in output.out
@@ -62,7 +62,8 @@ def test_a_result_is_not_overwritten_unasked(tmp_path: Path, capsys: pytest.Capt
     arguments = [*QUICK, "--codecs", "zstd", "--out-md", str(out_md)]
     assert main(arguments) == 2
     assert capsys.readouterr().err == (
-        f"error: a result file exists\n  where: {out_md}\n  next: --overwrite replaces it\n"
+        f"pytest-h2o codecs: a file that exists would be overwritten\n  where: {out_md}\n"
+        "  next: choose another output, or move the old file away\n"
     )
     assert out_md.read_text() == "kept"
     assert main([*arguments, "--overwrite"]) == 0
@@ -72,12 +73,18 @@ def test_a_result_is_not_overwritten_unasked(tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["bench", "/nowhere", "--peers"], "error: no dump entry was found\n  where: /nowhere\n"),
-        ([*QUICK, "--codecs", "zst"], "error: there is no codec 'zst'\n"),
-        ([*QUICK, "--codecs", "zstd", "zstd:level=3"], "error: a codec is asked for twice\n  came: zstd:level=3\n"),
-        ([*QUICK, "lz5"], "error: there is no peer 'lz5'\n  expected: blosc2, pcodec, zipnn, lz4\n"),
-        ([*QUICK, "--chunk", "0"], "error: chunk tokens is too small\n  came: 0\n  expected: at least 1\n"),
-        ([*QUICK, "--out-md", "/nowhere/x.md"], "error: the folder of a result file does not exist\n"),
+        (
+            ["codecs", "bench", "/nowhere", "--peers"],
+            "pytest-h2o codecs: the dump root does not exist\n",
+        ),
+        ([*QUICK, "--codecs", "zst"], "pytest-h2o codecs: there is no codec 'zst'\n"),
+        (
+            [*QUICK, "--codecs", "zstd", "zstd:level=3"],
+            "pytest-h2o codecs: a codec is asked for twice\n  came: zstd:level=3\n",
+        ),
+        ([*QUICK, "lz5"], "pytest-h2o codecs: there is no peer 'lz5'\n  expected: blosc2, pcodec, zipnn, lz4\n"),
+        ([*QUICK, "--chunk", "0"], "pytest-h2o codecs: chunk tokens is too small\n  came: 0\n  expected: at least 1\n"),
+        ([*QUICK, "--rope-theta", "-1"], "pytest-h2o codecs: --rope-theta is impossible\n  came: -1.0\n"),
         ([*QUICK, "--codecs"], None),
     ],
 )
@@ -96,28 +103,28 @@ def test_a_chart_without_matplotlib_is_refused_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setattr(codecs_bench, "measure", lambda *_: pytest.fail("measured first"))
+    monkeypatch.setattr(measure, "measure", lambda *_: pytest.fail("measured first"))
     assert main([*QUICK, "--out-svg", str(tmp_path / "chart.svg")]) == 2
-    assert capsys.readouterr().err.startswith("error: the chart needs matplotlib, which is not installed\n")
+    assert capsys.readouterr().err.startswith("pytest-h2o codecs: the chart needs matplotlib, which is not installed\n")
     with pytest.raises(UsageError, match=r"pytest-h2o\[chart\]"):
-        codecs_chart.check_chart()
+        chart.check_chart()
 
 
 def test_other_bits_are_a_failure_and_not_bad_input(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def measure(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise RoundTripError("zstd decoded to other bits")
 
-    monkeypatch.setattr(codecs_bench, "measure", measure)
+    monkeypatch.setattr(measure, "measure", fail)
     assert main([*QUICK, "--codecs", "zstd"]) == 1
-    assert capsys.readouterr().err == "error: zstd decoded to other bits\n"
+    assert capsys.readouterr().err == "pytest-h2o codecs: zstd decoded to other bits\n"
 
 
 def test_libraries_are_held_to_one_thread() -> None:
     """In a process of its own, where numpy is not loaded yet."""
     source = (
-        "import os, sys; from pytest_h2o.codecs_cli import main; assert 'numpy' not in sys.modules\n"
+        "import os, sys; from pytest_h2o.cli import main; assert 'numpy' not in sys.modules\n"
         f"assert main({[*QUICK, '--codecs', 'zstd']!r}) == 0\n"
         "assert os.environ['OPENBLAS_NUM_THREADS'] == '1'"
     )

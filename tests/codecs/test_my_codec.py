@@ -19,9 +19,9 @@ from battery import (
 from hypothesis import HealthCheck, given, settings
 from sample_streams import DUMP, any_stream, cut, real_streams, worst_words
 
+from pytest_h2o.cli import main
 from pytest_h2o.codecs.base import Codec, Stream
 from pytest_h2o.codecs.registry import codec_names, get_codec, unregister
-from pytest_h2o.codecs_cli import main
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "my_codec.py"
 
@@ -64,5 +64,5 @@ def test_the_example_passes_the_rest_of_the_battery(codec: Codec) -> None:
 
 def test_the_example_can_be_measured(codec: Codec, capsys: pytest.CaptureFixture[str]) -> None:
     layer = str(DUMP / "code" / "layer_1")
-    assert main(["bench", layer, "--rounds", "1", "--peers", "--codecs", codec.id]) == 0
+    assert main(["codecs", "bench", layer, "--rounds", "1", "--peers", "--codecs", codec.id]) == 0
     assert "| my_codec |" in capsys.readouterr().out

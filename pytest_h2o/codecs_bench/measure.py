@@ -19,8 +19,8 @@ from time import perf_counter
 import numpy as np
 
 from pytest_h2o.codecs.base import Stream, Tensor, Words
-from pytest_h2o.codecs_peers import Contender
-from pytest_h2o.codecs_streams import DumpStream
+from pytest_h2o.codecs_bench.contenders import Contender
+from pytest_h2o.codecs_bench.streams import DumpStream
 from pytest_h2o.errors import CodecError, H2OError, RoundTripError, UsageError
 
 

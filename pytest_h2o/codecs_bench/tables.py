@@ -11,7 +11,7 @@ from importlib import metadata
 from typing import Any
 
 import pytest_h2o
-from pytest_h2o.codecs_bench import BenchSettings, Result, StreamSizes, ratio
+from pytest_h2o.codecs_bench.measure import BenchSettings, Result, StreamSizes, ratio
 
 SCHEMA = "pytest-h2o/codecs-bench/1"
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from pytest_h2o.errors import CodecError, H2OError, RoundTripError, StoreError, UsageError
+from pytest_h2o.errors import CodecError, RoundTripError, UsageError
 
 if TYPE_CHECKING:
-    from pytest_h2o.codecs_peers import Contender
+    from pytest_h2o.codecs.base import Rope
+    from pytest_h2o.codecs_bench.contenders import Contender
 
 _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -36,29 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bench.add_argument("--overwrite", action="store_true", help="replace these files if they exist")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Do what was asked.
-
-    Returns
-    -------
-    int
-        0 if all went well; 1 if a codec did not give its input back; 2 for bad input, said on standard error.
-    """
+def run(args: argparse.Namespace) -> int:
+    """List or measure; 1 if a codec did not give its input back."""
     try:
-        return _bench(arguments) if arguments.codecs_command == "bench" else _list()
+        return _bench(args) if args.codecs_command == "bench" else _list()
     except RoundTripError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"pytest-h2o codecs: {error}", file=sys.stderr)
         return 1
-    except H2OError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-
-
-def main(argv: list[str] | None = None) -> int:
-    """The command by itself."""
-    parser = argparse.ArgumentParser(prog="pytest-h2o codecs", description=__doc__)
-    add_arguments(parser)
-    return run(parser.parse_args(argv))
 
 
 def _list() -> int:
@@ -70,7 +55,7 @@ def _list() -> int:
             codec = get_codec(name)
         except CodecError as error:
             failed = True
-            print(f"error: {error}", file=sys.stderr)
+            print(f"pytest-h2o codecs: {error}", file=sys.stderr)
             continue
         summary = (type(codec).__doc__ or "").strip().partition("\n")[0]
         settings = ", ".join(f"{key}={value}" for key, value in codec.config().items() if key != "id")
@@ -80,45 +65,55 @@ def _list() -> int:
     return 2 if failed else 0
 
 
-def _bench(arguments: argparse.Namespace) -> int:
+def _bench(args: argparse.Namespace) -> int:
     one_thread = _hold_to_one_thread()
-    from pytest_h2o.codecs.base import Rope
-    from pytest_h2o.codecs_bench import BenchSettings, measure
-    from pytest_h2o.codecs_chart import check_chart, render_svg
-    from pytest_h2o.codecs_report import render_json, render_markdown, summarize
-    from pytest_h2o.codecs_streams import streams
+    from pytest_h2o.codecs_bench.chart import check_chart, render_svg
+    from pytest_h2o.codecs_bench.measure import BenchSettings, measure
+    from pytest_h2o.codecs_bench.streams import streams
+    from pytest_h2o.codecs_bench.tables import render_json, render_markdown, summarize
+    from pytest_h2o.store import refuse_existing, write_new_text
 
-    settings = BenchSettings(arguments.chunk, arguments.framing, arguments.front_n, arguments.rounds)
-    outputs = {arguments.out_json: render_json, arguments.out_md: render_markdown, arguments.out_svg: render_svg}
-    outputs.pop(None, None)
-    _check_outputs(outputs, arguments.overwrite)
-    if arguments.out_svg is not None:
+    settings = BenchSettings(args.chunk, args.framing, args.front_n, args.rounds)
+    rope = _rope(args.rope_theta, args.rope_pairing)
+    renders = ((args.out_json, render_json), (args.out_md, render_markdown), (args.out_svg, render_svg))
+    outputs = [(path, render) for path, render in renders if path is not None]
+    refuse_existing(*(path for path, _ in outputs), overwrite=args.overwrite)
+    if args.out_svg is not None:
         check_chart()
-    codecs, missing_codecs = _codecs(arguments.codecs)
-    peers, missing_peers = _peers(arguments.peers)
-    rope = None if arguments.rope_theta is None else Rope(arguments.rope_theta, arguments.rope_pairing)
+    codecs, missing_codecs = _codecs(args.codecs)
+    peers, missing_peers = _peers(args.peers)
     load_1min = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    results = measure(streams(arguments.dump_dir, rope), [*codecs, *peers], settings)
+    results = measure(streams(args.dump_dir, rope), [*codecs, *peers], settings)
     summary = summarize(
         results,
         settings,
-        dump=arguments.dump_dir.resolve().name,
+        dump=args.dump_dir.resolve().name,
         missing=missing_codecs | missing_peers,
         one_thread=one_thread,
         load_1min=load_1min,
     )
     print(render_markdown(summary), end="")
-    for path, render in outputs.items():
-        _write(path, render(summary))
+    for path, render in outputs:
+        write_new_text(path, render(summary), overwrite=args.overwrite)
         print(f"written: {path}", file=sys.stderr)
     return 0
+
+
+def _rope(theta: float | None, pairing: Literal["half", "interleaved"]) -> Rope | None:
+    from pytest_h2o.codecs.base import Rope
+
+    if theta is None:
+        return None
+    if not (math.isfinite(theta) and theta > 0):
+        raise UsageError("--rope-theta is impossible", came=str(theta), expected="a finite number above 0")
+    return Rope(theta, pairing)
 
 
 def _codecs(words: list[str] | None) -> tuple[list[Contender], dict[str, str]]:
     """The codecs that were asked for, or all; of all, those that cannot be loaded are named."""
     from pytest_h2o.codecs.registry import codec_names
     from pytest_h2o.codecs.spec import parse_codec
-    from pytest_h2o.codecs_peers import contend
+    from pytest_h2o.codecs_bench.contenders import contend
 
     found: list[Contender] = []
     missing: dict[str, str] = {}
@@ -138,7 +133,7 @@ def _codecs(words: list[str] | None) -> tuple[list[Contender], dict[str, str]]:
 
 def _peers(names: list[str] | None) -> tuple[list[Contender], dict[str, str]]:
     """The peers that were asked for, or those that are installed; the others are named."""
-    from pytest_h2o.codecs_peers import load_peer, peer_names
+    from pytest_h2o.codecs_bench.contenders import load_peer, peer_names
 
     found: list[Contender] = []
     missing: dict[str, str] = {}
@@ -158,27 +153,3 @@ def _hold_to_one_thread() -> bool:
         return all(os.environ.get(variable) == "1" for variable in _THREAD_VARIABLES)
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
     return True
-
-
-def _check_outputs(paths: Iterable[Path], overwrite: bool) -> None:
-    """Complain before the work, not after it."""
-    for path in paths:
-        if path.exists() and not overwrite:
-            raise StoreError("a result file exists", where=str(path), hint="--overwrite replaces it")
-        if not path.parent.is_dir():
-            raise StoreError("the folder of a result file does not exist", where=str(path.parent))
-
-
-def _write(path: Path, text: str) -> None:
-    """Write beside the target, then rename: a reader never sees half a file."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, "utf-8")
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise StoreError("a result file cannot be written", where=str(path), came=str(error)) from error
-
-
-if __name__ == "__main__":
-    sys.exit(main())
