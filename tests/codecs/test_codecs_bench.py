@@ -73,7 +73,10 @@ def test_bytes_are_those_of_the_original_scripts() -> None:
     settings = BenchSettings(chunk_tokens=192, framing_bytes=8, rounds=1)
     front = (dumped for dumped in streams(DUMP) if dumped.layer < 2)
     (result,) = measure(front, [contend(get_codec("adaptive_v22"))], settings)
-    for name, kind in (("online_grouped_192_8_front2", "online_bytes"), ("aggregate_nostage_front2", "aggregate_bytes")):
+    for name, kind in (
+        ("online_grouped_192_8_front2", "online_bytes"),
+        ("aggregate_nostage_front2", "aggregate_bytes"),
+    ):
         oracle = json.loads((DUMP.parents[1] / "oracle" / "fp16" / f"{name}.json").read_text())
         assert sum(getattr(sizes, kind) for sizes in result.sizes) == oracle["compressed_bytes"]
         for tensor in ("k", "v"):
