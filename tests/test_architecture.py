@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"errors", "error_records", "__init__"},
     {"codecs", "dumps", "presets", "preset_model", "scopes", "points", "schema", "options", "store"},
-    {"bench", "lossless", "gate", "reference"},
+    {"bench", "codecs_bench", "lossless", "gate", "reference"},
     {"report"},
     {"row_sources", "session"},
     {"plugin", "cli", "commands", "__main__"},
