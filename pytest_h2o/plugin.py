@@ -27,8 +27,8 @@ SCOPE_FIXTURES = ("h2o_lossless", "h2o_upper_bound", "h2o_scope")
 ITEM_FIXTURES = (*PRESET_FIXTURES, *SCOPE_FIXTURES)
 
 _settings = pytest.StashKey[Settings]()
-_session = pytest.StashKey["GateSession"]()
-_collector = pytest.StashKey["Collector"]()
+_session: pytest.StashKey[GateSession] = pytest.StashKey()
+_collector: pytest.StashKey[Collector] = pytest.StashKey()
 _run_name = pytest.StashKey[str]()
 _faults = pytest.StashKey[list[str]]()
 
@@ -48,7 +48,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             if option.kind in ("paths", "texts"):
                 keywords["action"] = "append"
         group.addoption(option.flag, **keywords)
-        parser.addini(option.key, help_text, type="linelist" if option.kind in ("paths", "texts") else "string")
+        if option.kind in ("paths", "texts"):
+            parser.addini(option.key, help_text, type="linelist")
+        else:
+            parser.addini(option.key, help_text, type="string")
 
 
 def _is_worker(config: pytest.Config) -> bool:
@@ -140,7 +143,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if _is_worker(metafunc.config):
             raise pytest.Collector.CollectError(str(error)) from error
         # Raised from here it would be the error of one file; at the end of collection it ends the run as bad usage.
-        metafunc.config.stash.setdefault(_faults, []).append(str(error))
+        known: list[str] = metafunc.config.stash.get(_faults, [])
+        metafunc.config.stash[_faults] = [*known, str(error)]
         params = []
     metafunc.parametrize(wanted[0], [key for key, _ in params], ids=[name for _, name in params], indirect=True)
 

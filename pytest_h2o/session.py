@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_h2o.errors import DumpError, NotMeasured, OptedOut, PresetError
+from pytest_h2o.errors import NotMeasured, OptedOut, PresetError
 from pytest_h2o.gate.baseline import Baseline, pick_recorded, unlike_contexts
 from pytest_h2o.gate.scope_item import LosslessItem
 from pytest_h2o.gate.sweep_items import PointItem, SweepItem
@@ -269,15 +269,15 @@ class GateSession:
         return self.evaluate_scope(scope).lossless_ratio
 
     def evaluate_scope(self, scope: Scope) -> LosslessResult:
-        from pytest_h2o.lossless import LosslessResult
+        from pytest_h2o.lossless import LosslessResult, refuse_skips
 
         if scope.name not in self._evaluated:
             kept = self.store.once(f"scope/{scope.name}", keep_error(lambda: self._evaluate(scope)))
             self._evaluated[scope.name] = LosslessResult.from_json(kept_value(kept), scope.name)
             self._new.add_scope(scope, scope_targets(self.settings, scope), self._evaluated[scope.name])
         result = self._evaluated[scope.name]
-        if result.skipped_entries and not (scope.allow_skips or self.settings["allow-skips"]):
-            raise _skips_error(scope, result)
+        if not (scope.allow_skips or self.settings["allow-skips"]):
+            refuse_skips(result, scope.name)
         return result
 
     def _evaluate(self, scope: Scope) -> dict[str, Any]:
@@ -317,17 +317,3 @@ class GateSession:
     def write_dry_run(self, preset: Preset) -> None:
         source = self._source(preset)
         self.store.once(f"dry-run/{preset.name}", lambda: source.write_dry_run())
-
-
-def _skips_error(scope: Scope, result: LosslessResult) -> DumpError:
-    """What an evaluation that had to skip entries means to a gate."""
-    first = result.skipped[0]
-    reasons = ", ".join(f"{count} {reason}" for reason, count in result.skip_reasons.items())
-    return DumpError(
-        f"{result.skipped_entries} of {result.skipped_entries + result.selected_entries} entries of {scope.name} "
-        "cannot be read",
-        where=f"{first.path}: {first.detail}",
-        came=reasons,
-        expected="every selected entry: a ratio over the rest would be one of another dump",
-        hint="mend or remove the entries; --h2o-allow-skips takes the ratio over the rest on purpose",
-    )

@@ -34,7 +34,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert str(caught.value) == (
         "a file that exists would be overwritten\n"
         f"  where: {path}\n"
-        "  next: choose another output folder, or move the old file away"
+        "  next: choose another output, or move the old file away"
     )
     assert [file.read_text() for file in tmp_path.iterdir()] == ["precious"]
 

@@ -213,6 +213,7 @@ class SweepItem(GateItem):
             "decode_left_out": left_out,
             "baseline_tok_per_s": baseline.tok_per_s if baseline else None,
             "baseline_origin": baseline.origin if baseline else None,
+            "baseline_files": [str(path) for path in baseline.files] if baseline else [],
         }
 
     def joint(self) -> JointVerdict:

@@ -29,7 +29,7 @@ def analyze_rows(
     """Both rules on the same rows, and the original's facts.
 
     The verdict is that of `rule` (``joint`` or ``best-of``). A baseline that is missing fails the decode threshold
-    unless `decode_left_out`; an online result that is missing fails the lossless threshold, whatever the upper bound says.
+    unless `decode_left_out`; a missing online result fails the lossless threshold, whatever the upper bound says.
     """
     original = collect_original(rows, thresholds, baseline_tok_per_s=baseline_tok_per_s, upper=upper, online=online)
     asked = Thresholds(thresholds.lossy, thresholds.lossless, None if decode_left_out else thresholds.decode_drop)

@@ -79,6 +79,8 @@ def _write_preset(collector: Collector, name: str) -> None:
         for source in (result.config_path, result.log_path, result.stdout_path):
             if source is not None:
                 _keep(source, folder)
+    for path in collector.presets.get(name, {}).get("baseline_files", ()):
+        _keep(Path(path), folder)
     write_manifest(
         folder / MANIFEST_NAME,
         [
