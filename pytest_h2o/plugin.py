@@ -157,8 +157,9 @@ def _is_gate_item(item: pytest.Item) -> bool:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the gate's items, and leave out the presets that nothing can measure unless they are asked for by name."""
-    if _faults in config.stash:
-        raise pytest.UsageError("\n\n".join(dict.fromkeys(config.stash[_faults])))
+    faults: list[str] = config.stash.get(_faults, [])
+    if faults:
+        raise pytest.UsageError("\n\n".join(dict.fromkeys(faults)))
     gate = [item for item in items if _is_gate_item(item)]
     if not gate:
         return
