@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -101,7 +101,7 @@ class Budget:
     pairs: int = DEFAULT_PAIRS
     elapsed_s: float | None = None
     spare_pairs: int = 5
-    futility: float = 0.05
+    futility: float = 0.02
 
     def __post_init__(self) -> None:
         checks = (
@@ -124,7 +124,7 @@ class Budget:
         if self.elapsed_s is None or not pair_s > 0:
             return self
         pairs = max(1, min(self.pairs, int(self.elapsed_s / pair_s)))
-        return Budget(pairs, self.elapsed_s, self.spare_pairs, self.futility)
+        return replace(self, pairs=pairs)
 
 
 @dataclass(frozen=True)

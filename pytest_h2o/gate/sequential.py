@@ -23,6 +23,7 @@ noise, one simulation checks it for all: the tests hold that no plan there cross
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from statistics import NormalDist
@@ -129,15 +130,20 @@ def make_plan(pairs: int, confidence: float) -> Plan:
     return Plan(pairs, confidence, critical_counts(pairs, alpha, FAIL_POWER), critical_counts(pairs, alpha, PASS_POWER))
 
 
-def critical_counts(pairs: int, alpha: float, power: float) -> tuple[int | None, ...]:
-    """The smallest counts that keep the error spent up to each look within its share (see the module)."""
+def critical_counts(
+    pairs: int, alpha: float, power: float, tail_of: Callable[[int], Floats] = signed_rank_tail
+) -> tuple[int | None, ...]:
+    """The smallest counts that keep the error spent up to each look within its share (see the module).
+
+    `tail_of` gives the tail of the statistic after n pairs, for a statistic other than the signed-rank one.
+    """
     counts: list[int | None] = []
     mass, spent = _Mass(), 0.0
     for n in range(1, pairs + 1):
         time = _information(n)
         reach = _GRID_REACH * math.sqrt(time)
         room = SPENT_SHARE * alpha * (n / pairs) ** power - spent
-        first, bounds = _candidate_bounds(n, alpha)
+        first, bounds = _candidate_bounds(tail_of(n), n, alpha)
         crossing = mass.above(bounds, time, reach)
         fitting = np.nonzero(crossing <= room)[0]
         if len(fitting):
@@ -160,9 +166,8 @@ def _information(n: int) -> float:
     return n * (2 * n + 1) / (2 * (n + 1))
 
 
-def _candidate_bounds(n: int, alpha: float) -> tuple[int, Floats]:
+def _candidate_bounds(tail: Floats, n: int, alpha: float) -> tuple[int, Floats]:
     """The first count whose tail is at most alpha, and the bounds on the Brownian motion of it and of all above it."""
-    tail = signed_rank_tail(n)
     first = int(np.searchsorted(-tail, -alpha))
     z = np.array([-_NORMAL.inv_cdf(value) for value in tail[first:].tolist()], dtype=np.float64)
     return first, z * math.sqrt(_information(n))
