@@ -14,7 +14,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from pytest_h2o.gate.decode import DEFAULT_CONFIDENCE, DEFAULT_PAIRS, Budget
 Floats = npt.NDArray[np.float64]
 DROPS = (0.0, 0.03, 0.05, 0.08, 0.10, 0.20, 0.30)
 TARGET = 0.05
+PAIRED = "paired, sequential"
 ROWS_OF_ORIGINAL = 27
 BUDGETS = (20, 24, 40, 80)
 CONFIDENCES = (0.90, 0.95, 0.975, 0.99)
@@ -88,7 +89,7 @@ def simulate_noise(noise: Noise, replicates: int, seed: int) -> Iterable[Cell]:
         rows = noise.draw(_generator(seed, "rows", noise.name, drop), (replicates, ROWS_OF_ORIGINAL))[1]
         rows = rows + math.log1p(-drop)
         for rule, outcomes in (
-            ("paired, sequential", sequential(values, TARGET, Budget())),
+            (PAIRED, sequential(values, TARGET, Budget())),
             (f"best of {ROWS_OF_ORIGINAL} rows", best_of_rows(rows, TARGET)),
             ("one row", best_of_rows(rows[:, :1], TARGET)),
             (f"t-test of {DEFAULT_PAIRS} pairs", fixed_t_test(values, TARGET, alpha)),
@@ -118,15 +119,23 @@ def simulate_confidences(replicates: int, seed: int) -> Iterable[Cell]:
 
 
 def render_markdown(cells: Sequence[Cell]) -> str:
-    """One table a noise, then budgets and confidences: pass / inconclusive / fail in percent, launches in median."""
+    """The paired verdict on every noise, then one table a noise for every rule, then budgets and confidences."""
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.table, cell.noise), []).append(cell)
-    return "\n\n".join(_render_group(table, noise, group) for (table, noise), group in groups.items()) + "\n"
+    overview = [replace(cell, rule=cell.noise) for cell in cells if (cell.table, cell.rule) == ("rules", PAIRED)]
+    tables = [_render_group("overview", "", overview)]
+    tables += [_render_group(table, noise, group) for (table, noise), group in groups.items()]
+    return "\n\n".join(tables) + "\n"
 
 
 def _render_group(table: str, noise: str, cells: Sequence[Cell]) -> str:
-    title = {"rules": noise, "budgets": f"{noise}: planned pairs", "confidences": f"{noise}: confidence"}[table]
+    title = {
+        "overview": "The paired verdict, by noise",
+        "rules": noise,
+        "budgets": f"{noise}: planned pairs",
+        "confidences": f"{noise}: confidence",
+    }[table]
     worst = max(max(cell.passed_error, cell.failed_error) for cell in cells)
     lines = [
         f"### {title}",

@@ -275,7 +275,9 @@ def render_verdict(verdict: DecodeVerdict) -> str:
     elif verdict.outcome == "inconclusive" and verdict.drop is not None:
         need = verdict.needed_pairs
         more.append(
-            "how many pairs would decide cannot be told" if need is None else f"about {need} pairs would decide"
+            "how many pairs would decide cannot be told"
+            if need is None
+            else f"a new plan of about {need} pairs would decide"
         )
     return "; ".join([head, *more])
 

@@ -51,7 +51,8 @@ def test_the_looks_are_correlated_as_the_brownian_motion_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pairs", "confidence"), [(6, 0.95), (8, 0.9), (12, 0.95), (20, 0.9), (20, 0.95), (20, 0.99), (24, 0.95), (40, 0.95)]
+    ("pairs", "confidence"),
+    [(6, 0.95), (8, 0.9), (12, 0.95), (20, 0.9), (20, 0.95), (20, 0.99), (24, 0.95), (40, 0.95)],
 )
 def test_no_plan_crosses_more_often_than_it_promises(pairs: int, confidence: float) -> None:
     count = 20_000
@@ -94,8 +95,7 @@ def test_a_confidence_out_of_range_is_refused(confidence: float) -> None:
     with pytest.raises(UsageError) as caught:
         make_plan(20, confidence)
     assert str(caught.value) == (
-        "a decode comparison cannot be planned for this confidence\n"
-        f"  came: {confidence!r}\n  expected: 0.8 to 0.995"
+        f"a decode comparison cannot be planned for this confidence\n  came: {confidence!r}\n  expected: 0.8 to 0.995"
     )
 
 
