@@ -27,9 +27,10 @@ SCOPE_FIXTURES = ("h2o_lossless", "h2o_upper_bound", "h2o_scope")
 ITEM_FIXTURES = (*PRESET_FIXTURES, *SCOPE_FIXTURES)
 
 _settings = pytest.StashKey[Settings]()
-_session = pytest.StashKey["GateSession"]()
-_collector = pytest.StashKey["Collector"]()
+_session: pytest.StashKey[GateSession] = pytest.StashKey()
+_collector: pytest.StashKey[Collector] = pytest.StashKey()
 _run_name = pytest.StashKey[str]()
+_faults = pytest.StashKey[list[str]]()
 
 PROPERTY = "h2o"
 """Name of the user property in which an item's record travels from a worker to the controller, as JSON text."""
@@ -47,7 +48,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             if option.kind in ("paths", "texts"):
                 keywords["action"] = "append"
         group.addoption(option.flag, **keywords)
-        parser.addini(option.key, help_text, type="linelist" if option.kind in ("paths", "texts") else "string")
+        if option.kind in ("paths", "texts"):
+            parser.addini(option.key, help_text, type="linelist")
+        else:
+            parser.addini(option.key, help_text, type="string")
 
 
 def _is_worker(config: pytest.Config) -> bool:
@@ -130,13 +134,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     if len(wanted) > 1:
         raise pytest.UsageError(
-            f"{metafunc.definition.nodeid}: a gate test takes one of {', '.join(ITEM_FIXTURES)}, not {', '.join(wanted)}"
+            f"{metafunc.definition.nodeid}: a gate test takes one of {', '.join(ITEM_FIXTURES)}; "
+            f"this one takes {', '.join(wanted)}"
         )
-    session = _session_of(metafunc.config)
     try:
-        params = session.parameters(wanted[0], Path(metafunc.definition.path).parent)
+        params = _session_of(metafunc.config).parameters(wanted[0], Path(metafunc.definition.path).parent)
     except H2OError as error:
-        raise pytest.UsageError(str(error)) from error
+        if _is_worker(metafunc.config):
+            raise pytest.Collector.CollectError(str(error)) from error
+        # Raised from here it would be the error of one file; at the end of collection it ends the run as bad usage.
+        known: list[str] = metafunc.config.stash.get(_faults, [])
+        metafunc.config.stash[_faults] = [*known, str(error)]
+        params = []
     metafunc.parametrize(wanted[0], [key for key, _ in params], ids=[name for _, name in params], indirect=True)
 
 
@@ -148,6 +157,8 @@ def _is_gate_item(item: pytest.Item) -> bool:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the gate's items, and leave out the presets that nothing can measure unless they are asked for by name."""
+    if _faults in config.stash:
+        raise pytest.UsageError("\n\n".join(dict.fromkeys(config.stash[_faults])))
     gate = [item for item in items if _is_gate_item(item)]
     if not gate:
         return
@@ -159,8 +170,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if callspec is None:
             continue
         names = [name for name in PRESET_FIXTURES if name in callspec.params]
-        if names and session.is_left_out(callspec.params[names[0]]):
-            left_out.append(item)
+        try:
+            if names and session.is_left_out(callspec.params[names[0]]):
+                left_out.append(item)
+        except H2OError as error:
+            raise pytest.UsageError(str(error)) from error
     if left_out:
         gone = set(map(id, left_out))
         config.hook.pytest_deselected(items=left_out)
@@ -252,12 +266,13 @@ def pytest_runtest_makereport(
     from pytest_h2o.report.diagnosis import render_diagnosis
 
     error = call.excinfo.value if call.excinfo is not None else None
+    reason = error.what if isinstance(error, H2OError) else getattr(error, "msg", None)
     if report.failed and isinstance(error, H2OError):
         report.longrepr = str(error)
     if report.failed:
         diagnosis = render_diagnosis(gate_item, item.nodeid, error if isinstance(error, H2OError) else None)
         report.sections.append(("h2o diagnosis", diagnosis))
-    record = gate_item.record(item.nodeid, report.outcome, error)
+    record = gate_item.record(item.nodeid, report.outcome, reason)
     report.user_properties.append((PROPERTY, json.dumps(record, allow_nan=False)))
     return report
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 from pydantic_core.core_schema import ValidationInfo
 
+from pytest_h2o.points import MAX_POINTS
 from pytest_h2o.schema.field_types import (
     Above0,
     AtLeast0,
@@ -35,7 +36,6 @@ from pytest_h2o.schema.field_types import (
     Trouble,
     fault_error,
 )
-from pytest_h2o.points import MAX_POINTS
 
 SWEPT_KEYS = (
     "prompts",

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pytest_h2o.errors import Fault, PresetError
+from pytest_h2o.preset_model import SWEPT_KEYS, PresetKeys, Targets
 from pytest_h2o.schema.assignments import merge_settings, name_option, parse_assignments, parse_setting
 from pytest_h2o.schema.checking import check_source
-from pytest_h2o.errors import Fault, PresetError
 from pytest_h2o.schema.field_types import check_name
-from pytest_h2o.preset_model import SWEPT_KEYS, PresetKeys, Targets
 from pytest_h2o.schema.yaml_source import Source, read_source
 
 __all__ = ["SWEPT_KEYS", "Preset", "Targets", "find_preset_files", "load_preset", "load_presets", "preset_from_flags"]

@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_h2o.errors import NotMeasured, UsageError
+from pytest_h2o.store import digest_file
 
 if TYPE_CHECKING:
+    from pytest_h2o.bench.command import BenchSettings
     from pytest_h2o.bench.config import BaseConfig
+    from pytest_h2o.bench.folding import FoldCheck
     from pytest_h2o.bench.recorded import Recording
     from pytest_h2o.bench.result import PointResult
-    from pytest_h2o.options import Given
+    from pytest_h2o.options import Given, Settings
     from pytest_h2o.points import SweepPoint
     from pytest_h2o.presets import Preset
+    from pytest_h2o.store import OnceStore
 
 
 class RowSource(Protocol):
@@ -130,6 +134,50 @@ class RecordedRows:
         return {"nothing": "recorded logs are read, not run"}
 
 
+class LaunchedRows:
+    """Rows of a bench that is run, each point once for all processes of the run."""
+
+    baselines: Sequence[PointResult] = ()
+
+    def __init__(
+        self,
+        points: Sequence[SweepPoint],
+        *,
+        base: BaseConfig,
+        bench: BenchSettings,
+        folder: Path,
+        store: OnceStore,
+        fold: bool,
+    ) -> None:
+        from pytest_h2o.bench.launch import JsonSupport, Launcher
+        from pytest_h2o.bench.sweep import Sweep
+
+        self.base_config: BaseConfig | None = base
+        self._base = base
+        self._bench = bench
+        self._folder = folder
+        self._launcher = Launcher(base, bench, folder, JsonSupport())
+        binary = digest_file(Path(bench.command[0]))[:16]
+        self._sweep = Sweep(points, self._launcher.launch_point, store.once, binary=binary, fold=fold)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(_describe_fold(check) for check in self._sweep.fold_checks())
+
+    def result(self, point: SweepPoint) -> PointResult:
+        return self._sweep.result(point)
+
+    def command(self, point: SweepPoint) -> str | None:
+        from pytest_h2o.bench.command import RunFiles, bench_argv, repeat_command
+
+        return repeat_command(bench_argv(self._bench, RunFiles(self._folder, point.run_id), point, with_json=False))
+
+    def write_dry_run(self) -> dict[str, Any]:
+        from pytest_h2o.bench.dry_run import write_dry_run
+
+        return {"runs": len(write_dry_run(self._sweep.points, self._base, self._bench, self._folder))}
+
+
 class NoRows:
     """Nothing can measure this preset: every question is answered with what is missing."""
 
@@ -155,6 +203,44 @@ class NoRows:
 
     def write_dry_run(self) -> dict[str, Any]:
         return {"nothing": "there is no bench to run"}
+
+
+def _describe_fold(check: FoldCheck) -> str:
+    """What the check of a fold showed, in one line."""
+    ignored = "keep ratio" if check.target_mode == "adaptive" else "target lossy ratio"
+    if check.folds:
+        return (
+            f"rows that differ only in the {ignored} share a run ({check.target_mode} mode does not read it): "
+            f"{check.probe} was run too and has every deterministic column of {check.leader}"
+        )
+    seen = check.problem or ", ".join(f"{d.column} {d.leader} and {d.probe}" for d in check.differences)
+    return (
+        f"nothing is folded: {check.leader} and {check.probe} differ only in the {ignored}, which {check.target_mode} "
+        f"mode should not read, and gave {seen or 'no row'}"
+    )
+
+
+def check_bench(bench: Path, origin: str) -> Path:
+    """The bench, if there is such a file; UsageError that says what is there instead."""
+    if bench.is_file():
+        return bench
+    came = "no such folder"
+    if bench.parent.is_dir():
+        came = "that folder has " + (", ".join(sorted(p.name for p in bench.parent.iterdir())[:8]) or "nothing")
+    raise UsageError("the bench is not there", where=f"{origin} {bench}", came=came, expected="the llm_bench binary")
+
+
+def bench_settings(settings: Settings, preset: Preset) -> BenchSettings:
+    """How the options launch the bench for a preset; UsageError if it is not there."""
+    from pytest_h2o.bench.command import BenchSettings
+
+    return BenchSettings.for_program(
+        check_bench(settings["bench"], settings.origin("bench")),
+        backend=settings["backend"],
+        threads=settings["threads"],
+        attention_option=settings["attention-option"],
+        timeout_s=preset.timeout_s or settings["bench-timeout"],
+    )
 
 
 def choose_base_config(preset: Preset, given: Given) -> BaseConfig:

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pytest_h2o.errors import Fault, PresetError
 from pytest_h2o.schema.assignments import merge_settings, name_option, parse_assignments
 from pytest_h2o.schema.checking import check_source
-from pytest_h2o.errors import Fault, PresetError
 from pytest_h2o.schema.field_types import (
     Above0,
     AtLeast0,

@@ -11,14 +11,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_h2o.errors import DumpError, NotMeasured, OptedOut, PresetError
+from pytest_h2o.errors import NotMeasured, OptedOut, PresetError
 from pytest_h2o.gate.baseline import Baseline, pick_recorded, unlike_contexts
 from pytest_h2o.gate.scope_item import LosslessItem
 from pytest_h2o.gate.sweep_items import PointItem, SweepItem
 from pytest_h2o.gate.targets import preset_targets, scope_targets
 from pytest_h2o.options import Settings, parse_baseline
 from pytest_h2o.report.new_data import NewData
-from pytest_h2o.row_sources import LaunchedRows, NoRows, RecordedRows, RowSource, choose_base_config, find_recordings
+from pytest_h2o.row_sources import (
+    LaunchedRows,
+    NoRows,
+    RecordedRows,
+    RowSource,
+    bench_settings,
+    choose_base_config,
+    find_recordings,
+)
 from pytest_h2o.store import OnceStore, keep_error, kept_value
 
 if TYPE_CHECKING:
@@ -85,7 +93,15 @@ class GateSession:
                 if other.path != preset.path:
                     raise PresetError(f"two presets are called {preset.name}", where=f"{other.path} and {preset.path}")
             self._loaded.add(("presets", gate_dir))
+            self._check_bench()
         return [self._presets[name] for name in sorted(self._presets)]
+
+    def _check_bench(self) -> None:
+        """Tell before anything runs that the bench or a base config is missing, rather than once an item."""
+        if self.settings["bench"] is not None:
+            for preset in self._presets.values():
+                bench_settings(self.settings, preset)
+                choose_base_config(preset, self.settings.given["base-config"])
 
     def _override(self, preset: Preset) -> Preset:
         mine, _ = self._assignments()
@@ -155,12 +171,12 @@ class GateSession:
         settings = self.settings
         if settings["bench"] is not None:
             return LaunchedRows(
-                preset,
                 self.needed_points(preset),
-                settings,
                 base=choose_base_config(preset, settings.given["base-config"]),
+                bench=bench_settings(settings, preset),
                 folder=self.run_dir / preset.name,
                 store=self.store,
+                fold=not settings["no-fold"],
             )
         if settings["logs"] is not None and preset.name in self._recordings():
             return RecordedRows(self._recordings()[preset.name], self.points(preset))
@@ -253,15 +269,15 @@ class GateSession:
         return self.evaluate_scope(scope).lossless_ratio
 
     def evaluate_scope(self, scope: Scope) -> LosslessResult:
-        from pytest_h2o.lossless import LosslessResult
+        from pytest_h2o.lossless import LosslessResult, refuse_skips
 
         if scope.name not in self._evaluated:
             kept = self.store.once(f"scope/{scope.name}", keep_error(lambda: self._evaluate(scope)))
             self._evaluated[scope.name] = LosslessResult.from_json(kept_value(kept), scope.name)
             self._new.add_scope(scope, scope_targets(self.settings, scope), self._evaluated[scope.name])
         result = self._evaluated[scope.name]
-        if result.skipped_entries and not (scope.allow_skips or self.settings["allow-skips"]):
-            raise _skips_error(scope, result)
+        if not (scope.allow_skips or self.settings["allow-skips"]):
+            refuse_skips(result, scope.name)
         return result
 
     def _evaluate(self, scope: Scope) -> dict[str, Any]:
@@ -301,17 +317,3 @@ class GateSession:
     def write_dry_run(self, preset: Preset) -> None:
         source = self._source(preset)
         self.store.once(f"dry-run/{preset.name}", lambda: source.write_dry_run())
-
-
-def _skips_error(scope: Scope, result: LosslessResult) -> DumpError:
-    """What an evaluation that had to skip entries means to a gate."""
-    first = result.skipped[0]
-    reasons = ", ".join(f"{count} {reason}" for reason, count in result.skip_reasons.items())
-    return DumpError(
-        f"{result.skipped_entries} of {result.skipped_entries + result.selected_entries} entries of {scope.name} "
-        "cannot be read",
-        where=f"{first.path}: {first.detail}",
-        came=reasons,
-        expected="every selected entry: a ratio over the rest would be one of another dump",
-        hint="mend or remove the entries; --h2o-allow-skips takes the ratio over the rest on purpose",
-    )

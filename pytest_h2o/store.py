@@ -8,6 +8,7 @@ without it is an unfinished run.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -140,6 +141,18 @@ def append_line(path: Path, record: object) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise StoreError("the journal cannot be written", where=str(path), came=error.strerror or str(error)) from error
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal; ``unreadable`` if it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+    except OSError:
+        return "unreadable"
+    return digest.hexdigest()
 
 
 class OnceStore:

@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
     {"errors", "error_records", "__init__"},
-    {"codecs", "dumps", "presets", "preset_model", "scopes", "points", "schema", "options", "store"},
+    {"codecs", "cores", "dumps", "presets", "preset_model", "scopes", "points", "schema", "options", "store"},
     {"bench", "codecs_bench", "lossless", "gate", "reference"},
     {"report"},
     {"row_sources", "session"},

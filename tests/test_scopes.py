@@ -11,8 +11,8 @@ import pytest
 
 from pytest_h2o.errors import PresetError
 from pytest_h2o.schema.json_schema import render_json_schema
-from pytest_h2o.scopes import RopeKeys, Scope, load_scopes
 from pytest_h2o.schema.yaml_source import read_source
+from pytest_h2o.scopes import RopeKeys, Scope, load_scopes
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "gates/scopes.yaml"

@@ -11,8 +11,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_h2o.schema import yaml_source
 from pytest_h2o.errors import PresetError
+from pytest_h2o.schema import yaml_source
 from pytest_h2o.schema.source_text import MAX_DEPTH
 from pytest_h2o.schema.yaml_source import parse_source, read_source, render_key, resolve_scalar
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from pytest_h2o.bench.printable import one_line
 from pytest_h2o.bench.row import BenchRow, Measurement, require_h2o
 from pytest_h2o.errors import TableError
 from pytest_h2o.points import SweepPoint
@@ -111,7 +112,7 @@ def _check_machine(row: BenchRow, backend: str | None, threads: int | None) -> N
         raise TableError(
             "the bench ran on another backend than asked",
             where=row.log_file,
-            came=row.backend or "no backend column",
+            came=one_line(row.backend or "no backend column"),
             expected=backend.upper(),
             hint="the bench takes CPU for any name that it does not know or was not built with",
         )

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pytest_h2o.bench.printable import one_line
 from pytest_h2o.bench.result_json import COLUMN_DECIMALS, parse_json
 from pytest_h2o.bench.row import BenchRow, Measurement
 from pytest_h2o.bench.table import parse_table, read_text
@@ -69,14 +70,14 @@ def _check_agreement(rows: tuple[BenchRow, ...], rows_of_json: tuple[BenchRow, .
     for row, other in zip(rows, rows_of_json, strict=True):
         for column in (*_SHARED_TEXT_COLUMNS, *_SPEED_COLUMNS, *COLUMN_DECIMALS):
             if column in row.cells and column in other.cells and not _same_cell(row, other, column):
-                came = f"{column}: {row.cells[column]} in the table, {other.cells[column]} in the JSON"
+                came = one_line(f"{column}: {row.cells[column]} in the table, {other.cells[column]} in the JSON")
                 raise _disagreement(log_file, came)
 
 
 def _same_cell(row: BenchRow, other: BenchRow, column: str) -> bool:
     if row.cells[column] == other.cells[column]:
         return True
-    # nan prints as nan or -nan, and its sign means nothing.
+    # nan prints as nan or -nan, and its sign means nothing; the JSON has no number at all where the table has inf.
     if column in _SPEED_COLUMNS:
         return _same(row.prefill_tok_per_s, other.prefill_tok_per_s) and _same(
             row.decode_tok_per_s, other.decode_tok_per_s
@@ -89,8 +90,12 @@ def _same_cell(row: BenchRow, other: BenchRow, column: str) -> bool:
 def _same(one: Measurement | None, other: Measurement | None) -> bool:
     if one is None or other is None:
         return one is other
-    means_alike = one.mean == other.mean or (math.isnan(one.mean) and math.isnan(other.mean))
-    return means_alike and one.std == other.std
+    return _same_number(one.mean, other.mean) and _same_number(one.std, other.std)
+
+
+def _same_number(one: float | None, other: float | None) -> bool:
+    finite = [value for value in (one, other) if value is not None and math.isfinite(value)]
+    return not finite or one == other
 
 
 def _disagreement(log_file: str, came: str) -> TableError:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pytest_h2o.bench.command import RunFiles
+from pytest_h2o.bench.printable import make_printable
 from pytest_h2o.bench.result import PointResult
 from pytest_h2o.errors import H2OError, StoreError
 from pytest_h2o.points import SweepPoint
@@ -16,22 +17,6 @@ from pytest_h2o.store import write_new_json
 
 MANIFEST_NAME = "manifest.json"
 
-_POINT_FIELDS = (
-    "run_id",
-    "prompt_len",
-    "gen_len",
-    "keep_ratio",
-    "block_tokens",
-    "sink_tokens",
-    "recent_tokens",
-    "ema_alpha",
-    "update_interval",
-    "trigger_min_tokens",
-    "h2o_layer_start",
-    "h2o_layer_end",
-    "h2o_target_mode",
-    "h2o_target_lossy_ratio",
-)
 _MAX_MANIFEST_BYTES = 256 * 1024 * 1024
 
 
@@ -64,7 +49,7 @@ class ManifestEntry:
 
     def differences(self, point: SweepPoint) -> list[str]:
         """Name the fields in which the entry is another configuration than a point; fields it lacks are passed over."""
-        expected = {**point_fields(point), **point.lossless}
+        expected = point.manifest_fields()
         return [
             f"{name} {self.values[name]!r}, not {value!r}"
             for name, value in expected.items()
@@ -72,12 +57,9 @@ class ManifestEntry:
         ]
 
 
-def point_fields(point: SweepPoint) -> dict[str, Any]:
-    """The configuration of a point in the fields and order of the manifest, the lossless keys aside."""
-    return {name: getattr(point, name) for name in _POINT_FIELDS}
-
-
-def manifest_entry(point: SweepPoint, outcome: PointResult | H2OError | None) -> dict[str, Any]:
+def manifest_entry(
+    point: SweepPoint, outcome: PointResult | H2OError | None, *, shares_run_with: str | None = None
+) -> dict[str, Any]:
     """Build the entry of a point.
 
     Parameters
@@ -85,18 +67,22 @@ def manifest_entry(point: SweepPoint, outcome: PointResult | H2OError | None) ->
     point : SweepPoint
         The point.
     outcome : PointResult, H2OError or None
-        Its result, the error that it ended in, or None if it was not run. A point that shares the run of another
-        names that run's files.
+        Its result, the error that it ended in, or None if it was not run.
+    shares_run_with : str, optional
+        Run id of the run whose files the entry names, because the point shares that run.
     """
-    shared = outcome.shares_run_with if isinstance(outcome, PointResult) else None
-    files = RunFiles(Path(), shared or point.run_id)
+    return complete_entry(point.manifest_fields(), shares_run_with, getattr(outcome, "returncode", None))
+
+
+def complete_entry(fields: Mapping[str, Any], shares_run_with: str | None, return_code: int | None) -> dict[str, Any]:
+    """Add files and outcome to the configuration fields of a point; the files are those of the run that it shares."""
+    files = RunFiles(Path(), shares_run_with or str(fields["run_id"]))
     return {
-        **point_fields(point),
-        **point.lossless,
+        **fields,
         "config": files.config_file,
         "log": files.log_file,
-        "return_code": getattr(outcome, "returncode", None),
-        **({} if shared is None else {"shares_run_with": shared}),
+        "return_code": return_code,
+        **({} if shares_run_with is None else {"shares_run_with": shares_run_with}),
     }
 
 
@@ -139,7 +125,7 @@ def _read_entry(where: str, value: object) -> ManifestEntry:
     if not isinstance(value, dict):
         raise _bad(where, type(value).__name__, "an object with run_id, config, log and return_code")
     run_id, return_code, shared = value.get("run_id"), value.get("return_code"), value.get("shares_run_with")
-    if not isinstance(run_id, str) or not run_id:
+    if not isinstance(run_id, str) or not run_id or run_id != make_printable(run_id, keep=""):
         raise _bad(where, f"run_id {run_id!r}", "a run id")
     if return_code is not None and (isinstance(return_code, bool) or not isinstance(return_code, int)):
         raise _bad(where, f"return_code {return_code!r}", "a whole number or null")

@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
+from pytest_h2o.bench.printable import one_line
 from pytest_h2o.bench.row import H2O_COLUMNS, BenchRow
 from pytest_h2o.bench.table import read_text
 from pytest_h2o.errors import TableError
@@ -75,7 +76,7 @@ def _check_header(header: list[str], path: Path) -> None:
         raise TableError(
             "a CSV has no sound header",
             where=f"{path}:1",
-            came=", ".join(header) or "an empty line",
+            came=one_line(", ".join(header)) or "an empty line",
             expected="each column's name, once",
         )
 

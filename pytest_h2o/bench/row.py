@@ -184,7 +184,7 @@ def require_h2o(row: BenchRow, columns: Sequence[str] = H2O_COLUMNS) -> None:
     raise TableError(
         what,
         where=row.log_file,
-        came=f"no {', '.join(missing)} among {', '.join(row.cells)}",
+        came=one_line(f"no {', '.join(missing)} among {', '.join(row.cells)}", limit=2000),
         expected=", ".join(columns),
         hint=hint,
     )

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from pytest_h2o.codecs.base import Rope, Stream, Tensor
-from pytest_h2o.dumps import DumpEntry, Piece, index_dump, read_pieces
+from pytest_h2o.dumps import DumpEntry, index_dump
+from pytest_h2o.dumps.read import Piece, read_pieces
 from pytest_h2o.errors import DumpError
 
 

@@ -5,8 +5,8 @@ layer, and names two data files beside it: K and V, little-endian, C order ``[se
 fp32. The usual layout is ``RUN_ID/layer_{L}/meta_t{a}_{b}.json`` with ``k_t{a}_{b}.bin`` and ``v_t{a}_{b}.bin``: one
 entry a layer for the prompt, one a token for decoding. ``packed_meta_*.json`` files are not read.
 
-`index_dump` reads the metas and checks them against the data files without opening those; `read_words` and
-`read_pieces` give the numbers. Where a dump tries to lead outside its root it is refused as a whole; an entry that
+`index_dump` reads the metas and checks them against the data files without opening those; `read.read_words` and
+`read.read_pieces` give the numbers. Where a dump tries to lead outside its root it is refused as a whole; an entry that
 merely cannot be read is listed as skipped, for the caller to judge.
 """
 
@@ -14,16 +14,5 @@ from __future__ import annotations
 
 from pytest_h2o.dumps.entry import DumpEntry, DumpIndex, Finding, SkippedEntry
 from pytest_h2o.dumps.index import find_overlaps_and_gaps, index_dump
-from pytest_h2o.dumps.read import Piece, read_pieces, read_words
 
-__all__ = [
-    "DumpEntry",
-    "DumpIndex",
-    "Finding",
-    "Piece",
-    "SkippedEntry",
-    "find_overlaps_and_gaps",
-    "index_dump",
-    "read_pieces",
-    "read_words",
-]
+__all__ = ["DumpEntry", "DumpIndex", "Finding", "SkippedEntry", "find_overlaps_and_gaps", "index_dump"]

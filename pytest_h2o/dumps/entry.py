@@ -14,13 +14,13 @@ Tensor = Literal["k", "v"]
 class DumpRoot(Protocol):
     """Where data files are: a folder or an archive."""
 
-    def read_into(self, location: str, offset: int, buffer: memoryview) -> None:
+    def read_into(self, location: str, offset: int, buffer: memoryview, *, is_end: bool) -> None:
         """Fill `buffer` with the bytes of the data file at `location` from `offset` on.
 
         Raises
         ------
         DumpError
-            There are not that many bytes any more, or they cannot be read.
+            There are not that many bytes, or more although this should be the end, or they cannot be read.
         """
 
     def map_file(self, location: str, size: int) -> mmap.mmap | None:

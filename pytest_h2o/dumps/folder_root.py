@@ -28,38 +28,66 @@ class FolderRoot:
     def __init__(self, path: str) -> None:
         self.path = os.path.realpath(path)
 
-    def metas(self) -> Iterator[tuple[str, bytes | MetaFault, Folder]]:
-        """Every meta file in path order: its path below the root, its bytes or why not, and its folder."""
+    def metas(self) -> Iterator[tuple[Folder, str]]:
+        """Every meta in path order: its folder, and its name there.
+
+        Raises
+        ------
+        DumpError
+            A folder cannot be listed, or is a link that leads outside.
+        """
         folder = Folder(self, "")
         pending = [(folder, iter(folder.names()))]
         while pending:  # a stack of our own: a dump may be nested deeper than Python recurses
             folder, names = pending[-1]
-            name = next(names, None)
-            if name is None:
-                pending.pop()
-            elif folder.files[name].is_dir(follow_symlinks=False):
-                inner = Folder(self, f"{folder.prefix}{name}/")
-                pending.append((inner, iter(inner.names())))
+            for name in names:
+                if folder.holds_folder(name):
+                    inner = Folder(self, f"{folder.prefix}{name}/")
+                    pending.append((inner, iter(inner.names())))
+                    break
+                yield folder, name
             else:
-                yield folder.prefix + name, folder.read_meta(name), folder
+                pending.pop()
 
-    def read_into(self, location: str, offset: int, buffer: memoryview) -> None:
+    def follow(self, path: str, where: str) -> str:
+        """`path` without links.
+
+        Raises
+        ------
+        DumpError
+            That is outside the root.
+        """
+        real = os.path.realpath(path)
+        if not real.startswith(self.path.rstrip(os.sep) + os.sep):
+            refuse_outside(f"{self.path}/{where}", f"{path} is a link to {real}")
+        return real
+
+    def read_into(self, location: str, offset: int, buffer: memoryview, *, is_end: bool) -> None:
         """See `DumpRoot`; `location` is an absolute path without links."""
         try:
             file = os.open(location, _FLAGS)
             try:
                 if offset:
                     os.lseek(file, offset, os.SEEK_SET)
-                done = os.readv(file, [buffer])
+                surplus = bytearray(is_end)
+                done = os.readv(file, [buffer, surplus])
                 while done < len(buffer):
-                    more = os.readv(file, [buffer[done:]])
+                    more = os.readv(file, [buffer[done:], surplus])
                     if not more:
-                        raise _shrunk(location, offset + done, offset + len(buffer))
+                        break
                     done += more
             finally:
                 os.close(file)
         except OSError as error:
             raise DumpError("a data file cannot be read", where=location, came=str(error.strerror)) from error
+        if done != len(buffer):
+            raise DumpError(
+                "a data file has another size than its meta says",
+                where=location,
+                came=f"{offset + done} bytes{' or more' if done > len(buffer) else ''}",
+                expected=f"{'' if is_end else 'at least '}{offset + len(buffer)} bytes",
+                hint="is a run still writing it?",
+            )
 
     def map_file(self, location: str, size: int) -> mmap.mmap:
         """See `DumpRoot`."""
@@ -80,23 +108,26 @@ class FolderRoot:
 
 
 class Folder:
-    """One folder of a dump.
+    """One folder of a dump; one listing serves for all of its metas.
 
     Attributes
     ----------
     prefix : str
         Its path below the root, empty or with a ``/`` at its end.
-    files : dict of str to os.DirEntry
-        What is in it; one listing serves for all of its metas.
+
+    Raises
+    ------
+    DumpError
+        It cannot be listed.
     """
 
     def __init__(self, root: FolderRoot, prefix: str) -> None:
-        self._root = root
         self.prefix = prefix
+        self._root = root
         self._path = f"{root.path}/{prefix}"
         try:
             with os.scandir(self._path) as listing:
-                self.files = {entry.name: entry for entry in listing}
+                self._files = {entry.name: entry for entry in listing}
         except OSError as error:
             raise DumpError(
                 "a folder of the dump cannot be listed",
@@ -106,33 +137,52 @@ class Folder:
             ) from error
 
     def names(self) -> list[str]:
-        """Metas and folders here, sorted as plain strings; folders that are links are not entered."""
+        """Metas and folders here, sorted as plain strings; a folder that is a link is not entered.
+
+        Raises
+        ------
+        DumpError
+            A folder that is a link leads outside.
+        """
         chosen = []
-        for name, entry in self.files.items():
+        for name, entry in self._files.items():
             if is_meta_name(name) or entry.is_dir(follow_symlinks=False):
                 chosen.append(name)
             elif entry.is_symlink() and os.path.isdir(entry.path):
-                self._follow(name, f"{self._path}{name}")  # inside: it is indexed where it stands
+                self._root.follow(entry.path, self.prefix + name)  # inside: it is indexed where it stands
         return sorted(chosen)
 
-    def read_meta(self, name: str) -> bytes | MetaFault:
-        """Bytes of a meta file, or why they cannot be had; at most one byte over `META_MAX_BYTES`."""
+    def holds_folder(self, name: str) -> bool:
+        return self._files[name].is_dir(follow_symlinks=False)
+
+    def read_meta(self, name: str) -> bytes:
+        """Bytes of a meta file, at most one over `META_MAX_BYTES`.
+
+        Raises
+        ------
+        MetaFault
+            They cannot be had.
+        DumpError
+            It is a link that leads outside.
+        """
         path = f"{self._path}{name}"
-        entry = self.files[name]
+        entry = self._files[name]
         try:
             if entry.is_symlink():
-                path = self._follow(name, path)
+                path = self._root.follow(path, self.prefix + name)
                 regular = os.path.isfile(path)
             else:
                 regular = entry.is_file(follow_symlinks=False)
             if not regular:
-                return MetaFault("meta_parse_error", "not a regular file")
+                raise MetaFault("meta_parse_error", "not a regular file")
             return _read_up_to(path, META_MAX_BYTES + 1)
         except OSError as error:
-            return MetaFault("meta_parse_error", f"cannot be read: {error.strerror}")
+            raise MetaFault("meta_parse_error", f"cannot be read: {error.strerror}") from error
 
-    def locate(self, name: str, where: str) -> tuple[str, int]:
-        """Absolute path and size in bytes of the data file that the meta `where` calls `name`.
+    def locate(self, name: str, meta: str, *, sized: bool) -> tuple[str, int | None]:
+        """Absolute path and size in bytes of the data file that the meta file `meta` calls `name`.
+
+        Unless `sized`, the size is None where looking it up would cost a system call.
 
         Raises
         ------
@@ -142,15 +192,14 @@ class Folder:
             It lies outside the root.
         """
         path = f"{self._path}{name}"
-        entry = self.files.get(name)
+        entry = self._files.get(name)
         try:
             if entry is not None and not entry.is_symlink():
+                if not sized and entry.is_file(follow_symlinks=False):
+                    return path, None
                 status = entry.stat(follow_symlinks=False)
             else:
-                inside = join_inside(self.prefix, name)
-                if inside is None:
-                    refuse_outside(f"{self._root.path}/{where}", f"data file {name!r}")
-                path = self._follow(where, f"{self._root.path}/{inside}")
+                path = self._locate_elsewhere(name, self.prefix + meta)
                 status = os.stat(path)
         except (FileNotFoundError, NotADirectoryError, UnicodeEncodeError) as error:
             raise MetaFault("missing_k_or_v_binary", f"{name!r} does not exist") from error
@@ -162,12 +211,11 @@ class Folder:
             raise MetaFault("binary_read_error", f"{name!r}: no permission to read it")
         return path, status.st_size
 
-    def _follow(self, where: str, path: str) -> str:
-        """`path` without links; refused if that is outside the root."""
-        real = os.path.realpath(path)
-        if not real.startswith(self._root.path.rstrip(os.sep) + os.sep):
-            refuse_outside(f"{self._root.path}/{self.prefix}{where}", f"{path} is a link to {real}")
-        return real
+    def _locate_elsewhere(self, name: str, where: str) -> str:
+        inside = join_inside(self.prefix, name)
+        if inside is None:
+            refuse_outside(f"{self._root.path}/{where}", f"data file {name!r}")
+        return self._root.follow(f"{self._root.path}/{inside}", where)
 
 
 def _read_up_to(path: str, limit: int) -> bytes:
@@ -184,13 +232,3 @@ def _read_up_to(path: str, limit: int) -> bytes:
         return data
     finally:
         os.close(file)
-
-
-def _shrunk(location: str, size: int, needed: int) -> DumpError:
-    return DumpError(
-        "a data file became shorter while the dump was read",
-        where=location,
-        came=f"{size} bytes",
-        expected=f"at least {needed} bytes, as when it was indexed",
-        hint="is a run still writing it?",
-    )

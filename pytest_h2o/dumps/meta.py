@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 META_MAX_BYTES = 64 * 1024
@@ -15,11 +16,18 @@ _COUNT_END = 2**31
 _POSITION_END = 2**63
 _NUMBERS = ("layer_id", "seq_start", "seq_len", "kv_heads", "head_dim", "bytes_per_elem")
 _FIELDS = (*_NUMBERS, "stage", "run_id", "k_file", "v_file")
+_TYPES = tuple((*(int,) * len(_NUMBERS), str, run_id, str, str) for run_id in (str, type(None)))
+_REASONS = {
+    **dict.fromkeys(_NUMBERS, "meta_invalid_numeric_fields"),
+    **dict.fromkeys(("stage", "run_id"), "meta_invalid_text_fields"),
+    **dict.fromkeys(("k_file", "v_file"), "missing_k_or_v_file"),
+}
+_take = itemgetter(*_FIELDS)
 _STAGES = ("prefill", "decode")
 _DTYPES = {2: ("fp16", "float16", "half"), 4: ("fp32", "float32", "float")}
 
 
-class MetaFault(Exception):  # noqa: N818 - never reaches a user: the index makes a skipped entry of it
+class MetaFault(Exception):
     """Why an entry cannot be read: a reason of `SkippedEntry`, the detail, and the fields as far as they are known."""
 
     def __init__(self, reason: str, detail: str, fields: Mapping[str, Any] | None = None) -> None:
@@ -53,12 +61,13 @@ def parse_meta(data: bytes) -> Meta:
         It is no sound meta.
     """
     fields = _parse_object(data)
-    get = fields.get
-    unchecked: list[Any] = [get(name) for name in _FIELDS]
-    meta = Meta(*unchecked)
-    for number in meta[:6]:
-        if type(number) is not int:  # exactly: to isinstance a bool is an int
-            raise _number_fault(fields)
+    try:
+        values = _take(fields)
+    except KeyError:
+        values = tuple(map(fields.get, _FIELDS))
+    meta = Meta(*values)
+    if tuple(map(type, values)) not in _TYPES:  # exactly int: to isinstance a bool is one
+        raise _type_fault(meta, fields)
     end = meta.seq_start + meta.seq_len
     if not (0 <= meta.layer_id < _COUNT_END and meta.seq_start >= 0 and end < _POSITION_END):
         detail = f"layer_id is {_shown(meta.layer_id)}, seq_start {_shown(meta.seq_start)}: negative, or absurdly large"
@@ -67,7 +76,7 @@ def parse_meta(data: bytes) -> Meta:
         shape = ", ".join(map(_shown, (meta.seq_len, meta.kv_heads, meta.head_dim)))
         detail = f"[seq_len, kv_heads, head_dim] is [{shape}], each must be at least 1 and less than 2**31"
         raise MetaFault("invalid_shape", detail, fields)
-    declared_end = get("seq_end_exclusive", end)
+    declared_end = fields.get("seq_end_exclusive", end)
     if declared_end != end or type(declared_end) is not int:
         detail = f"seq_end_exclusive is {_shown(declared_end)}, but seq_start + seq_len is {end}"
         raise MetaFault("meta_invalid_numeric_fields", detail, fields)
@@ -75,12 +84,14 @@ def parse_meta(data: bytes) -> Meta:
         width = _shown(meta.bytes_per_elem)
         detail = f"bytes_per_elem is {width}, only 2 (fp16) and 4 (fp32) are read"
         raise MetaFault(f"unsupported_bytes_per_elem_{width}", detail, fields)
-    if get("dtype", names[0]) not in names:
-        detail = (
-            f"dtype is {_shown(get('dtype'))}, expected {' or '.join(names)} for {meta.bytes_per_elem} bytes an element"
-        )
+    if fields.get("dtype", names[0]) not in names:
+        detail = f"dtype is {_shown(fields['dtype'])}, expected {names[0]} for {meta.bytes_per_elem} bytes an element"
         raise MetaFault("unsupported_dtype", detail, fields)
-    _check_texts(meta, fields)
+    if meta.stage not in _STAGES:
+        detail = f"stage is {_shown(meta.stage)}, expected prefill or decode"
+        raise MetaFault("meta_invalid_text_fields", detail, fields)
+    if not (meta.k_file and meta.v_file):
+        raise MetaFault("missing_k_or_v_file", "k_file or v_file is empty", fields)
     return meta
 
 
@@ -103,22 +114,18 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-def _number_fault(fields: Mapping[str, Any]) -> MetaFault:
-    wrong = [name for name in _NUMBERS if type(fields.get(name)) is not int]
-    told = ", ".join(f"{name} is {_shown(fields[name])}" if name in fields else f"{name} is missing" for name in wrong)
-    return MetaFault("meta_invalid_numeric_fields", f"{told}; expected whole numbers", fields)
-
-
-def _check_texts(meta: Meta, fields: Mapping[str, Any]) -> None:
-    if meta.stage not in _STAGES:
-        detail = f"stage is {_shown(meta.stage)}, expected prefill or decode"
-        raise MetaFault("meta_invalid_text_fields", detail, fields)
-    if meta.run_id is not None and type(meta.run_id) is not str:
-        raise MetaFault("meta_invalid_text_fields", f"run_id is {_shown(meta.run_id)}, expected text", fields)
-    for name, value in (("k_file", meta.k_file), ("v_file", meta.v_file)):
-        if type(value) is not str or not value:
-            detail = f"{name} is {_shown(value)}" if name in fields else f"{name} is missing"
-            raise MetaFault("missing_k_or_v_file", f"{detail}, expected a file name", fields)
+def _type_fault(meta: Meta, fields: Mapping[str, Any]) -> MetaFault:
+    """Names the first field of a wrong type, and the others of its kind."""
+    wrong = [
+        name
+        for name, value, kinds in zip(_FIELDS, meta, zip(*_TYPES, strict=True), strict=True)
+        if type(value) not in kinds
+    ]
+    reason = _REASONS[wrong[0]]
+    alike = [name for name in wrong if _REASONS[name] == reason]
+    told = (f"{name} is {_shown(fields[name])}" if name in fields else f"{name} is missing" for name in alike)
+    expected = "whole numbers" if wrong[0] in _NUMBERS else "text"
+    return MetaFault(reason, f"{', '.join(told)}; expected {expected}", fields)
 
 
 def _shown(value: object) -> str:

@@ -99,5 +99,6 @@ def _fill(rows: NDArray[Any], pieces: Sequence[Piece], tensor: Tensor) -> None:
     at = 0
     for entry, first, count in pieces:
         end = at + count * row_bytes
-        entry.root.read_into(entry.location(tensor), first * row_bytes, target[at:end])
+        is_end = first + count == entry.seq_len
+        entry.root.read_into(entry.location(tensor), first * row_bytes, target[at:end], is_end=is_end)
         at = end

@@ -46,14 +46,13 @@ class ZipRoot:
         self._recent: dict[str, bytes] = {}
         self._lock = threading.Lock()
 
-    def metas(self) -> Iterator[tuple[str, bytes | MetaFault, ZipFolder]]:
-        """Every meta file in path order: its path below the root, its bytes or why not, and its folder."""
-        named = ((name.split("/"), info) for name, info in self._members.items())
-        for parts, info in sorted((item for item in named if is_meta_name(item[0][-1])), key=lambda item: item[0]):
-            prefix = "".join(f"{part}/" for part in parts[:-1])
-            yield "/".join(parts), self._read_meta(info), ZipFolder(self, prefix)
+    def metas(self) -> Iterator[tuple[ZipFolder, str]]:
+        """Every meta in path order: its folder, and its name there."""
+        for *folder, name in sorted(member.split("/") for member in self._members):
+            if is_meta_name(name):
+                yield ZipFolder(self, "".join(f"{part}/" for part in folder)), name
 
-    def read_into(self, location: str, offset: int, buffer: memoryview) -> None:
+    def read_into(self, location: str, offset: int, buffer: memoryview, *, is_end: bool) -> None:
         """See `DumpRoot`; `location` is the name of a member."""
         with self._lock:
             data = self._recent.get(location)
@@ -102,12 +101,13 @@ class ZipRoot:
             raise DumpError("an archive holds two members of one name", where=where, expected="each name once")
         return inside
 
-    def _read_meta(self, info: zipfile.ZipInfo) -> bytes | MetaFault:
+    def read_meta(self, name: str) -> bytes:
+        """Bytes of a meta member; see `Folder.read_meta`."""
         try:
-            with self._archive.open(info) as member:
+            with self._archive.open(self._members[name]) as member:
                 return member.read(META_MAX_BYTES + 1)
         except _DAMAGE as error:
-            return MetaFault("meta_parse_error", f"cannot be read: {error}")
+            raise MetaFault("meta_parse_error", f"cannot be read: {error}") from error
 
     def _unpack(self, location: str) -> bytes:
         """The whole member; reading to its end also checks its CRC-32."""
@@ -131,11 +131,14 @@ class ZipRoot:
 
 
 class ZipFolder:
-    """Where one meta lies in the archive."""
+    """One folder of the archive; as `Folder`."""
 
     def __init__(self, root: ZipRoot, prefix: str) -> None:
+        self.prefix = prefix
         self._root = root
-        self._prefix = prefix
 
-    def locate(self, name: str, where: str) -> tuple[str, int]:
-        return self._root.locate(name, self._prefix, where)
+    def read_meta(self, name: str) -> bytes:
+        return self._root.read_meta(self.prefix + name)
+
+    def locate(self, name: str, meta: str, *, sized: bool) -> tuple[str, int]:
+        return self._root.locate(name, self.prefix, self.prefix + meta)

@@ -59,7 +59,7 @@ class Figures(Protocol):
         """Folder or archive that the scope reads."""
         ...
 
-    def bench_command(self, point: SweepPoint) -> str | None:
+    def bench_command(self, preset: Preset, point: SweepPoint) -> str | None:
         """The command line that launches this point; None where nothing is launched."""
         ...
 

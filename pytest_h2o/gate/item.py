@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_h2o.errors import H2OError
 from pytest_h2o.gate.measured import METRICS, Comparison, Measured, Target
 from pytest_h2o.gate.rule import Thresholds
 
@@ -45,6 +44,9 @@ class GateItem:
         self.comparisons: list[Comparison] = []
         self.notes: list[str] = []
 
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.name}>"
+
     def note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
@@ -56,14 +58,14 @@ class GateItem:
     def measured(self, metric: str, value: float, source: str, std: float | None = None) -> Measured:
         return Measured(metric, value, source, std, on_compare=self.comparisons.append)
 
-    def record(self, nodeid: str, outcome: str, error: BaseException | None) -> dict[str, Any]:
-        """What the journal keeps of this item: built-in types only."""
+    def record(self, nodeid: str, outcome: str, reason: str | None) -> dict[str, Any]:
+        """What the journal keeps of this item: built-in types only; `reason` is why it failed or was left out."""
         return {
             "item": nodeid,
             "kind": self.kind,
             "name": self.name,
             "outcome": outcome,
-            "reason": error.what if isinstance(error, H2OError) else None,
+            "reason": reason,
             "comparisons": [_comparison_json(c) for c in self.comparisons],
             "notes": list(self.notes),
             "data": self.session.take_new_data(),

@@ -66,8 +66,8 @@ class PointItem(GateItem):
         """The sound row of this point."""
         return self.result.row
 
-    def record(self, nodeid: str, outcome: str, error: BaseException | None) -> dict[str, Any]:
-        return {**super().record(nodeid, outcome, error), "run_id": self.point.run_id}
+    def record(self, nodeid: str, outcome: str, reason: str | None) -> dict[str, Any]:
+        return {**super().record(nodeid, outcome, reason), "run_id": self.point.run_id}
 
     def write_dry_run(self) -> None:
         self.session.write_dry_run(self.preset)
@@ -153,6 +153,17 @@ class SweepItem(GateItem):
         """The decode speed with H2O off; None if there is none. OptedOut if it was left out on purpose."""
         return self.session.baseline(self.preset, self.results)
 
+    def _needed_baseline(self) -> Baseline:
+        found = self.baseline()
+        if found is None:
+            raise NotMeasured(
+                f"no baseline: nothing says how fast {self.name} decodes with H2O off",
+                expected="a recorded row with H2O off for the same prompt and gen, or a number",
+                hint="give --h2o-decode-baseline TOK_PER_S, or decode_baseline under targets: in the preset; "
+                "--h2o-decode-baseline none leaves the decode threshold out on purpose",
+            )
+        return found
+
     def decode_drop(self) -> Measured:
         """Fraction of decode speed lost against the baseline, of the fastest row that may decide.
 
@@ -166,14 +177,7 @@ class SweepItem(GateItem):
         OptedOut
             The baseline was set to ``none``.
         """
-        baseline = self.baseline()
-        if baseline is None:
-            raise NotMeasured(
-                f"no baseline: nothing says how fast {self.name} decodes with H2O off",
-                expected="a recorded row with H2O off for the same prompt and gen, or a number",
-                hint="give --h2o-decode-baseline TOK_PER_S, or decode_baseline under targets: in the preset; "
-                "--h2o-decode-baseline none leaves the decode threshold out on purpose",
-            )
+        baseline = self._needed_baseline()
         self.best("decode_tok_per_s")
         facts = self.facts()
         lossy_target = self.targets.lossy.value
@@ -188,10 +192,10 @@ class SweepItem(GateItem):
         self._note_all(baseline.notes)
         return self.measured("decode_drop", decode_drop(baseline.tok_per_s, row.decode_tok_per_s), row.run_id)
 
-    def record(self, nodeid: str, outcome: str, error: BaseException | None) -> dict[str, Any]:
+    def record(self, nodeid: str, outcome: str, reason: str | None) -> dict[str, Any]:
         if self.comparisons:
             self.session.remember_preset(self.preset, self._summary_facts())
-        return super().record(nodeid, outcome, error)
+        return super().record(nodeid, outcome, reason)
 
     def _summary_facts(self) -> dict[str, Any]:
         """What the summary needs to hold all rows of this preset against both rules again."""
@@ -209,6 +213,7 @@ class SweepItem(GateItem):
             "decode_left_out": left_out,
             "baseline_tok_per_s": baseline.tok_per_s if baseline else None,
             "baseline_origin": baseline.origin if baseline else None,
+            "baseline_files": [str(path) for path in baseline.files] if baseline else [],
         }
 
     def joint(self) -> JointVerdict:
@@ -226,8 +231,7 @@ class SweepItem(GateItem):
         thresholds = self.targets.thresholds
         baseline: float | None = None
         try:
-            found = self.baseline()
-            baseline = found.tok_per_s if found else None
+            baseline = self._needed_baseline().tok_per_s
         except OptedOut:
             thresholds = Thresholds(thresholds.lossy, thresholds.lossless, None)
             self.note("the decode threshold is left out (decode baseline: none)")

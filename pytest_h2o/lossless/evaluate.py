@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import platform
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from time import perf_counter
 from typing import Any
 
@@ -17,8 +17,10 @@ from pytest_h2o import __version__
 from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22
 from pytest_h2o.codecs.base import Codec, Rope
 from pytest_h2o.codecs.legacy import Legacy
+from pytest_h2o.codecs.predictors import PREDICTORS
+from pytest_h2o.cores import usable_cores
 from pytest_h2o.dumps import DumpIndex, find_overlaps_and_gaps, index_dump
-from pytest_h2o.errors import UsageError
+from pytest_h2o.errors import DumpError, UsageError
 from pytest_h2o.lossless.measure import Measurement, Tally
 from pytest_h2o.lossless.plan import Selection, plan_groups, plan_tasks, select
 from pytest_h2o.lossless.result import SCHEMA_VERSION, LayerBytes, LosslessResult
@@ -82,27 +84,20 @@ def evaluate_lossless(
     else:
         settings = _settings_of(codec, settings)
     workers = _count_workers(workers)
-    index = index_dump(root)
-    selection = select(index, settings)
-    groups = plan_groups(selection.entries, settings)
-    to_do = sum(entry.seq_len * entry.row_elements * 4 for entry in selection.entries)
-    tallies: dict[tuple[int, str], Tally] = {}
-    done = 0
-    for measured in spread(Measurement(codec, verify, rope), plan_tasks(groups, settings), workers):
-        tallies.setdefault((measured.layer_id, measured.tensor), Tally()).add(measured.tally)
-        done += measured.tally.raw_bytes
-        if progress is not None:
-            progress(done, to_do)
+    measurement = Measurement(codec, verify, rope)
+    try:
+        counted = _evaluate(index_dump(root, sized=False), settings, measurement, workers, progress)
+    except DumpError:  # a file has another size, or cannot be read: look again at all of them, and tell each
+        counted = _evaluate(index_dump(root), settings, measurement, workers, progress)
     return LosslessResult(
         **_described(settings, codec),
-        **_counted(index, selection, settings, len(groups), tallies),
-        **_sizes(tallies),
-        by_layer=tuple(_layer_bytes(layer, tallies) for layer in sorted({layer for layer, _ in tallies})),
+        **counted,
+        rope=None if rope is None else asdict(rope),
         workers=workers,
         elapsed_s=perf_counter() - started,
         versions={
             "pytest_h2o": __version__,
-            "python": platform.python_version(),
+            "python": ".".join(map(str, sys.version_info[:3])),
             "numpy": np.__version__,
             "zstandard": zstandard.__version__,
             "libzstd": ".".join(map(str, zstandard.ZSTD_VERSION)),
@@ -110,10 +105,30 @@ def evaluate_lossless(
     )
 
 
+def _evaluate(
+    index: DumpIndex, settings: LosslessSettings, measurement: Measurement, workers: int, progress: Progress | None
+) -> dict[str, Any]:
+    """Everything that was counted, by its name in the result."""
+    selection = select(index, settings)
+    groups = plan_groups(selection.entries, settings)
+    to_do = sum(entry.seq_len * entry.row_elements * 4 for entry in selection.entries)
+    tallies: dict[tuple[int, str], Tally] = {}
+    done = 0
+    for measured in spread(measurement, plan_tasks(groups, settings), workers):
+        tallies.setdefault((measured.layer_id, measured.tensor), Tally()).add(measured.tally)
+        done += measured.tally.raw_bytes
+        if progress is not None:
+            progress(done, to_do)
+    return {
+        **_counted(index, selection, settings, len(groups), tallies),
+        **_sizes(tallies),
+        "by_layer": tuple(_layer_bytes(layer, tallies) for layer in sorted({layer for layer, _ in tallies})),
+    }
+
+
 def _count_workers(workers: int | None) -> int:
     if workers is None:
-        allowed = getattr(os, "sched_getaffinity", None)
-        return len(allowed(0)) if allowed else os.cpu_count() or 1
+        return usable_cores()
     if workers < 1:
         raise UsageError("--workers does not fit", came=str(workers), expected="at least 1")
     return workers
@@ -183,10 +198,11 @@ def _sizes(tallies: Mapping[tuple[int, str], Tally]) -> dict[str, Any]:
         "v_lossless_ratio": v.raw_bytes / v.coded_bytes,
         "lossless_ratio": ratio,
         "weighted_lossless_ratio": ratio,
-        "k_hi_mode_counts": k.mode_counts.get("hi", {}),
-        "k_lo_mode_counts": k.mode_counts.get("lo", {}),
-        "v_hi_mode_counts": v.mode_counts.get("hi", {}),
-        "v_lo_mode_counts": v.mode_counts.get("lo", {}),
+        **{
+            f"{tensor}_{plane}_mode_counts": _ordered(total.mode_counts.get(plane, {}))
+            for tensor, total in (("k", k), ("v", v))
+            for plane in ("hi", "lo")
+        },
         "encode_s": k.encode_s + v.encode_s,
         "decode_s": k.decode_s + v.decode_s if verified else None,
     }
@@ -197,6 +213,12 @@ def _total(tallies: Sequence[Tally]) -> Tally:
     for tally in tallies:
         total.add(tally)
     return total
+
+
+def _ordered(counts: Mapping[str, int]) -> dict[str, int]:
+    """In one order whichever worker came first: as predictors are listed, then others by name."""
+    known = {name: place for place, name in enumerate(PREDICTORS)}
+    return dict(sorted(counts.items(), key=lambda item: (known.get(item[0], len(known)), item[0])))
 
 
 def _layer_bytes(layer_id: int, tallies: Mapping[tuple[int, str], Tally]) -> LayerBytes:

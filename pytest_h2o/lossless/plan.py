@@ -8,7 +8,8 @@ from itertools import groupby
 from typing import NamedTuple
 
 from pytest_h2o.codecs.base import Tensor
-from pytest_h2o.dumps import DumpEntry, DumpIndex, Piece, SkippedEntry
+from pytest_h2o.dumps import DumpEntry, DumpIndex, SkippedEntry
+from pytest_h2o.dumps.read import Piece
 from pytest_h2o.errors import DumpError
 from pytest_h2o.lossless.framing import ChunkFraming, EntryTable, Framing, NoFraming
 from pytest_h2o.lossless.settings import LosslessSettings

@@ -33,7 +33,8 @@ class LosslessSettings:
         Skip fp32 entries instead of rounding them to fp16.
     entry_mode : "per_meta", "aggregate", "chunked" or "chunked_grouped"
         Each entry alone; all entries of a run and layer joined, with a table of their lengths; each entry cut into
-        chunks of `online_chunk_seq` tokens (0: not cut), each with `online_framing_bytes` of framing; or joined, then cut.
+        chunks of `online_chunk_seq` tokens (0: not cut) with `online_framing_bytes` of framing each; or joined, then
+        cut like that.
     aggregate_by_stage : bool
         Join prefill and decode apart.
     codec_mode : str

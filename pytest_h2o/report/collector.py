@@ -54,8 +54,11 @@ class Collector:
         """The results of a preset that arrived, in the order of its points."""
         from pytest_h2o.bench.result import PointResult
 
-        points = sorted(self.points.get(preset, {}).values(), key=lambda point: int(point["index"]))
-        return [PointResult.from_json(point["result"]) for point in points]
+        return [PointResult.from_json(point["result"]) for point in self.points_in_order(preset)]
+
+    def points_in_order(self, preset: str) -> list[dict[str, Any]]:
+        """The points of a preset that arrived, in their order: manifest fields and result of each."""
+        return sorted(self.points.get(preset, {}).values(), key=lambda point: int(point["index"]))
 
     def sorted_items(self) -> list[dict[str, Any]]:
         """Records in an order that does not depend on which worker was faster."""

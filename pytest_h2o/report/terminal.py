@@ -13,8 +13,10 @@ def render_terminal(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
     """Plain lines, for 80 columns and a CI log."""
     lines = []
     for name, preset in summary["presets"].items():
-        lines += _block(name, [_threshold(v) for v in preset["verdicts"]] or ["rows only"], preset["outcomes"])
-        lines += [f"    {preset['rows']} rows of {preset['launches']} runs"]
+        lines += _block(name, [_threshold(v) for v in preset["verdicts"]], preset["outcomes"])
+        lines.append(
+            f"    {preset['rows']} rows of {preset['launches']} runs" if preset["rows"] else "    not measured"
+        )
         lines += [f"    note: {note}" for note in preset["notes"]]
         lines += [f"    warnings of the binary: {count:,} x {kind}" for kind, count in preset["warnings"].items()]
     for name, scope in summary["scopes"].items():
@@ -29,7 +31,8 @@ def render_terminal(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
     lines += [f"left out on purpose: {left['why']}" for left in _unique(summary["left_out_on_purpose"])]
     if summary["not_measured"]:
         lines.append(f"not measured, not asked for: {', '.join(summary['not_measured'])}")
-    lines += [f"incomplete: {text}" for text in summary["incomplete_for"]]
+    if summary["overall_pass"] == "incomplete":
+        lines += [f"incomplete: {text}" for text in summary["incomplete_for"]]
     lines += [f"gate {render_verdict(summary['overall_pass'])} (rule {summary['rule']}); artifacts in {run_dir}"]
     return lines
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pytest_h2o.schema.checking import find_node
 from pytest_h2o.errors import Fault, PresetError
+from pytest_h2o.schema.checking import find_node
 from pytest_h2o.schema.json_schema import schema_of
 from pytest_h2o.schema.yaml_source import KeyPath, resolve_scalar
 

@@ -15,8 +15,8 @@ from pytest_h2o.bench.command import BenchSettings, RunFiles, bench_argv, repeat
 from pytest_h2o.bench.launch import JsonSupport, Launcher
 from pytest_h2o.bench.output import OutputSummary
 from pytest_h2o.bench.result import PointResult
-from pytest_h2o.error_records import error_from_json, error_to_json
 from pytest_h2o.bench.table import read_table
+from pytest_h2o.error_records import error_from_json, error_to_json
 from pytest_h2o.errors import BenchError, StoreError, TableError, UsageError
 
 from .samples import FAKE_BENCH, SWEEP, recorded_points

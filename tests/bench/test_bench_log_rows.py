@@ -90,3 +90,10 @@ def test_the_sign_of_nan_is_no_disagreement(tmp_path: Path) -> None:
         )
     read = read_rows(*copy_pair(tmp_path, table, of_json), log_file="x.log")
     assert read.notes == ()
+    infinite = TABLE.replace("270.39 ± 14.02", "inf ± inf")
+    of_json = JSON.replace(
+        '"prefill_tps":270.38500935417189,"prefill_std":14.022422445177279', '"prefill_tps":,"prefill_std":'
+    )
+    assert read_rows(*copy_pair(tmp_path, infinite, of_json), log_file="x.log").notes == ()
+    with pytest.raises(TableError, match="table and JSON of one run disagree"):
+        read_rows(*copy_pair(tmp_path, TABLE, of_json), log_file="x.log")

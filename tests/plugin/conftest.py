@@ -27,7 +27,7 @@ class Project:
         shutil.copytree(ROOT / "gates", self.path / "gates", ignore=shutil.ignore_patterns("__pycache__"))
         scopes = self.path / "gates" / "scopes.yaml"
         scopes.write_text(scopes.read_text().replace("../fixtures/dumps/fp16", str(DUMPS)))
-        self.write_ini(h2o_logs=str(RECORDINGS))
+        self.write_ini(h2o_logs=str(RECORDINGS), h2o_set="model_layers=30")
 
     def write_ini(self, **keys: str) -> None:
         lines = [f"{key} = {value}" for key, value in keys.items()]
