@@ -46,7 +46,8 @@ def main() -> None:
             differences = [a - b for a, b in zip(with_plugin[2:], without[2:], strict=True)]
             print(
                 f"{title:18} with {statistics.median(with_plugin[2:]):7.1f} ms, without "
-                f"{statistics.median(without[2:]):7.1f} ms, difference {statistics.median(differences):+6.2f} ms (median of {rounds})"
+                f"{statistics.median(without[2:]):7.1f} ms, difference {statistics.median(differences):+6.2f} ms "
+                f"(median of {rounds})"
             )
 
 

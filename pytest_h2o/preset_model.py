@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 from pydantic_core.core_schema import ValidationInfo
 
-from pytest_h2o.field_types import (
+from pytest_h2o.points import MAX_POINTS
+from pytest_h2o.schema.field_types import (
     Above0,
     AtLeast0,
     Count,
@@ -35,7 +36,6 @@ from pytest_h2o.field_types import (
     Trouble,
     fault_error,
 )
-from pytest_h2o.points import MAX_POINTS
 
 SWEPT_KEYS = (
     "prompts",
@@ -80,14 +80,11 @@ _LOSSLESS_KEYS_IF_NAMED = (
 
 
 def _check_baseline(value: Any) -> Any:
-    sound = value in ("paired", "none") if isinstance(value, str) else _is_number(value) and value > 0
-    if not sound:
-        raise fault_error(Trouble("not a decode baseline", _BASELINE_TEXT))
-    return value if isinstance(value, str) else float(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, str) and value in ("paired", "none"):
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e300:
+        return float(value)
+    raise fault_error(Trouble("not a decode baseline", _BASELINE_TEXT))
 
 
 _BASELINE_TEXT = "paired, none, or decode speed in tok/s, a number above 0"
@@ -118,7 +115,8 @@ class Targets(BaseModel):
 class PresetKeys(BaseModel):
     """The keys of a preset file. Ten of them, the swept ones, take one value or a list; the rest one value."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # pydantic keeps names that begin with model_ for itself, which model_layers does.
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     description: Annotated[OneLine | None, Given] = Field(default=None, description="one line for reports")
     prompts: SweptPositive = Field(default=(512,), description="prompt lengths, tokens")

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_h2o.assignments import merge_settings, name_option, parse_assignments, parse_setting
-from pytest_h2o.checking import check_source
 from pytest_h2o.errors import Fault, PresetError
-from pytest_h2o.field_types import check_name
 from pytest_h2o.preset_model import SWEPT_KEYS, PresetKeys, Targets
-from pytest_h2o.yaml_source import Source, read_source
+from pytest_h2o.schema.assignments import merge_settings, name_option, parse_assignments, parse_setting
+from pytest_h2o.schema.checking import check_source
+from pytest_h2o.schema.field_types import check_name
+from pytest_h2o.schema.yaml_source import Source, read_source
 
 __all__ = ["SWEPT_KEYS", "Preset", "Targets", "find_preset_files", "load_preset", "load_presets", "preset_from_flags"]
 
@@ -52,13 +52,15 @@ class Preset(PresetKeys):
         data = self.model_dump(exclude_unset=True, exclude={"name", "path"})
         single, many = ("h2o_target_lossy_ratio",), ("h2o_target_lossy_ratios",)
         if single in settings and many not in settings and many[0] in data:
-            raise name_option(PresetError.from_faults([_no_effect(settings[single])]), assignments)
+            raise name_option(
+                PresetError.from_faults([_no_effect(settings[single])]), assignments, f"preset {self.name}"
+            )
         if many in settings and single not in settings:
             data.pop(single[0], None)
         try:
             checked = check_source(PresetKeys, Source("", merge_settings(data, settings)))
         except PresetError as error:
-            raise name_option(error, assignments) from None
+            raise name_option(error, assignments, f"preset {self.name}") from None
         return _preset(checked, self.name, self.path)
 
 

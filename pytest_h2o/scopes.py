@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pytest_h2o.assignments import merge_settings, name_option, parse_assignments
-from pytest_h2o.checking import check_source
 from pytest_h2o.errors import Fault, PresetError
-from pytest_h2o.field_types import (
+from pytest_h2o.schema.assignments import merge_settings, name_option, parse_assignments
+from pytest_h2o.schema.checking import check_source
+from pytest_h2o.schema.field_types import (
     Above0,
     AtLeast0,
     Count,
@@ -33,7 +33,7 @@ from pytest_h2o.field_types import (
     check_name,
     fault_error,
 )
-from pytest_h2o.yaml_source import Source, read_source
+from pytest_h2o.schema.yaml_source import Source, read_source
 
 Predictor = Literal["raw", "delta_seq", "xor_seq", "pair_delta", "pair_delta_delta_seq"]
 Predictors = Annotated[tuple[Predictor, ...], OneOrMore()]
@@ -151,7 +151,7 @@ class Scope(ScopeKeys):
         try:
             checked = check_source(ScopeKeys, Source("", merge_settings(data, settings)))
         except PresetError as error:
-            raise name_option(error, assignments) from None
+            raise name_option(error, assignments, f"scope {self.name}") from None
         return _scope(checked, self.name, self.path)
 
 

@@ -39,7 +39,7 @@ _SLAB_BYTES = 1 << 19
 
 @dataclass(frozen=True)
 class AdaptiveV22(Codec):
-    """The codec of the module's docstring.
+    """Byte planes, for each block the best of a few predictors, one zstd frame a plane.
 
     Attributes
     ----------

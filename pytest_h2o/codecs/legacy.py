@@ -26,7 +26,7 @@ _PREDICTOR = {"hi": "delta_seq", "lo": "raw"}
 
 @dataclass(frozen=True)
 class Legacy(Codec):
-    """The codec of the module's docstring.
+    """High bytes as row differences and low bytes as they are, a zstd frame each.
 
     Attributes
     ----------

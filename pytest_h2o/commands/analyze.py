@@ -12,7 +12,9 @@ from pytest_h2o.errors import UsageError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--csv", type=Path, required=True, metavar="FILE", help="rows, as parse writes them")
     parser.add_argument("--offline-lossless-json", type=Path, metavar="FILE", help="the upper bound")
-    parser.add_argument("--offline-lossless-online-json", type=Path, metavar="FILE", help="the online simulation: decides")
+    parser.add_argument(
+        "--offline-lossless-online-json", type=Path, metavar="FILE", help="the online simulation: decides"
+    )
     add_target_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.md", help="Markdown; JSON goes beside it")
     parser.add_argument("--overwrite", action="store_true", help="replace the files if they are there")

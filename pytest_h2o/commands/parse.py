@@ -10,7 +10,9 @@ from pytest_h2o.errors import UsageError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--log-dir", type=Path, metavar="DIR", help="every *.log in this folder, in order of their names")
+    source.add_argument(
+        "--log-dir", type=Path, metavar="DIR", help="every *.log in this folder, in order of their names"
+    )
     source.add_argument("--log-files", type=Path, nargs="+", metavar="LOG", help="these logs, in this order")
     parser.add_argument("--out-csv", type=Path, required=True, metavar="FILE")
     parser.add_argument("--overwrite", action="store_true", help="replace the CSV if it is there")

@@ -27,7 +27,7 @@ _STAGES = ("prefill", "decode")
 _DTYPES = {2: ("fp16", "float16", "half"), 4: ("fp32", "float32", "float")}
 
 
-class MetaFault(Exception):  # noqa: N818 - never reaches a user: the index makes a skipped entry of it
+class MetaFault(Exception):
     """Why an entry cannot be read: a reason of `SkippedEntry`, the detail, and the fields as far as they are known."""
 
     def __init__(self, reason: str, detail: str, fields: Mapping[str, Any] | None = None) -> None:

@@ -7,26 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from pytest_h2o.bench.launch import PointResult
+    from pytest_h2o.bench.result import PointResult
     from pytest_h2o.gate.baseline import Baseline
     from pytest_h2o.lossless import LosslessResult
     from pytest_h2o.options import Settings
     from pytest_h2o.points import SweepPoint
     from pytest_h2o.presets import Preset
     from pytest_h2o.scopes import Scope
-
-
-class RowSource(Protocol):
-    """Where the rows of a preset come from: recorded logs, or a bench that is run."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What there is to say of all rows, for example that nothing was folded and why."""
-        ...
-
-    def result(self, point: SweepPoint) -> PointResult:
-        """The sound result of one point; an H2OError that says why there is none."""
-        ...
 
 
 class Figures(Protocol):
@@ -44,8 +31,16 @@ class Figures(Protocol):
         """All points of a preset, in their order."""
         ...
 
-    def rows(self, preset: Preset) -> RowSource:
-        """Where its rows come from. NotMeasured if there is neither a bench nor a recording."""
+    def result(self, preset: Preset, point: SweepPoint) -> PointResult:
+        """The sound result of one point; an H2OError that says why there is none."""
+        ...
+
+    def notes(self, preset: Preset) -> tuple[str, ...]:
+        """What there is to say of all rows of a preset, for example that nothing was folded and why."""
+        ...
+
+    def model_layers(self, preset: Preset) -> int | None:
+        """Number of layers of the model, where it is known."""
         ...
 
     def baseline(self, preset: Preset, results: Sequence[PointResult]) -> Baseline | None:
@@ -64,12 +59,16 @@ class Figures(Protocol):
         """Folder or archive that the scope reads."""
         ...
 
-    def bench_command(self, point: SweepPoint) -> str | None:
+    def bench_command(self, preset: Preset, point: SweepPoint) -> str | None:
         """The command line that launches this point; None where nothing is launched."""
         ...
 
     def take_new_data(self) -> dict[str, Any]:
         """Results that this process has read or made since it was last asked, for the journal."""
+        ...
+
+    def remember_preset(self, preset: Preset, facts: dict[str, Any]) -> None:
+        """Keep what the summary needs of a preset for the journal."""
         ...
 
     def write_dry_run(self, preset: Preset) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pytest_h2o.lossless.evaluate import evaluate_lossless
 from pytest_h2o.lossless.framing import decode_tensor, encode_tensor
-from pytest_h2o.lossless.result import LayerBytes, LosslessResult
+from pytest_h2o.lossless.result import LayerBytes, LosslessResult, refuse_skips
 from pytest_h2o.lossless.settings import LosslessSettings
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "decode_tensor",
     "encode_tensor",
     "evaluate_lossless",
+    "refuse_skips",
 ]

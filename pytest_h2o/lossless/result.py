@@ -8,7 +8,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 from pytest_h2o.dumps.entry import Finding, SkippedEntry
-from pytest_h2o.errors import StoreError
+from pytest_h2o.errors import DumpError, StoreError
 
 SCHEMA_VERSION = 3
 
@@ -195,3 +195,18 @@ def _typed(value: Any, annotation: str) -> Any:
         raise TypeError
     inner = annotation.removeprefix("Mapping[str, ").removesuffix("]")
     return dict(value) if inner == "Any" else {key: _typed(item, inner) for key, item in value.items()}
+
+
+def refuse_skips(result: LosslessResult, name: str) -> None:
+    """Refuse a ratio over a part of a dump: DumpError if entries had to be skipped, with the first and all reasons."""
+    if not result.skipped_entries:
+        return
+    first = result.skipped[0]
+    raise DumpError(
+        f"{result.skipped_entries} of {result.skipped_entries + result.selected_entries} entries of {name} "
+        "cannot be read",
+        where=f"{first.path}: {first.detail}",
+        came=", ".join(f"{count} {reason}" for reason, count in result.skip_reasons.items()),
+        expected="every selected entry: a ratio over the rest would be one of another dump",
+        hint="mend or remove the entries; --h2o-allow-skips takes the ratio over the rest on purpose",
+    )

@@ -28,8 +28,8 @@ def analyze_rows(
 ) -> dict[str, Any]:
     """Both rules on the same rows, and the original's facts.
 
-    The verdict is that of `rule` (``joint`` or ``best-of``). A baseline that is missing fails the decode threshold unless
-    `decode_left_out`; an online result that is missing fails the lossless threshold, whatever the upper bound says.
+    The verdict is that of `rule` (``joint`` or ``best-of``). A baseline that is missing fails the decode threshold
+    unless `decode_left_out`; a missing online result fails the lossless threshold, whatever the upper bound says.
     """
     original = collect_original(rows, thresholds, baseline_tok_per_s=baseline_tok_per_s, upper=upper, online=online)
     asked = Thresholds(thresholds.lossy, thresholds.lossless, None if decode_left_out else thresholds.decode_drop)
@@ -39,7 +39,9 @@ def analyze_rows(
     best_of = decide_best_of(facts, asked, baseline_tok_per_s=baseline_tok_per_s, lossless=lossless)
     missing = []
     if baseline_tok_per_s is None and not decode_left_out:
-        missing.append("no baseline: nothing says how fast decode is with H2O off (--decode-baseline TOK_PER_S, or none)")
+        missing.append(
+            "no baseline: nothing says how fast decode is with H2O off (--decode-baseline TOK_PER_S, or none)"
+        )
     if online is None:
         missing.append("no online simulation: an upper bound never decides (--offline-lossless-online-json FILE)")
     return {

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import shutil
 import sys
 from collections.abc import Mapping
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ from typing import Any
 from pytest_h2o.errors import StoreError
 from pytest_h2o.report.collector import Collector
 from pytest_h2o.report.summary import build_summary, render_summary_md
-from pytest_h2o.store import write_new_json, write_new_text
+from pytest_h2o.store import digest_file, write_new_json, write_new_text
 
 RUN_VERSION = 1
 _PACKAGES = ("pytest-h2o", "pytest", "pytest-xdist", "numpy", "zstandard", "pydantic", "PyYAML", "filelock")
 
 
-def write_artifacts(collector: Collector, *, started: str, ended: str, exit_status: int) -> dict[str, Any]:
+def write_artifacts(collector: Collector, *, started: float, ended: float, exit_status: int) -> dict[str, Any]:
     """Write every artifact of the run; give back the summary.
 
     Raises
@@ -32,6 +32,9 @@ def write_artifacts(collector: Collector, *, started: str, ended: str, exit_stat
         _write_preset(collector, name)
     for name, facts in sorted(collector.scopes.items()):
         _write_scope(collector.run_dir, name, facts["result"])
+    shutil.rmtree(
+        collector.run_dir / ".results", ignore_errors=True
+    )  # shared between workers; all of it is in the journal
     summary = build_summary(collector)
     write_new_text(collector.run_dir / "summary.md", render_summary_md(summary))
     write_new_json(collector.run_dir / "summary.json", summary)
@@ -40,8 +43,8 @@ def write_artifacts(collector: Collector, *, started: str, ended: str, exit_stat
         {
             "version": RUN_VERSION,
             "run": collector.run_dir.name,
-            "started": started,
-            "ended": ended,
+            "started": _moment(started),
+            "ended": _moment(ended),
             "exit_status": exit_status,
             "overall_pass": summary["overall_pass"],
             "settings": collector.settings.to_json(),
@@ -53,6 +56,11 @@ def write_artifacts(collector: Collector, *, started: str, ended: str, exit_stat
     return summary
 
 
+def _moment(seconds: float) -> str:
+    """Local time with its offset, ISO 8601."""
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
+
+
 def _version(package: str) -> str:
     try:
         return version(package)
@@ -62,17 +70,25 @@ def _version(package: str) -> str:
 
 def _write_preset(collector: Collector, name: str) -> None:
     """Manifest and CSV of a preset, and copies of the logs if they were recorded elsewhere."""
-    from pytest_h2o.bench.manifest import build_manifest
-    from pytest_h2o.bench.metrics_csv import render_metrics_csv
+    from pytest_h2o.bench.manifest import MANIFEST_NAME, complete_entry, write_manifest
+    from pytest_h2o.bench.metrics_csv import write_metrics_csv
 
     folder = collector.run_dir / name
     results = collector.results_of(name)
     for result in results:
-        for source in result.files:
-            _keep(source, folder)
-    manifest = build_manifest(collector.points_of(name))
-    write_new_json(folder / "manifest.json", manifest)
-    write_new_text(folder / "h2o_metrics.csv", render_metrics_csv([result.row for result in results]))
+        for source in (result.config_path, result.log_path, result.stdout_path):
+            if source is not None:
+                _keep(source, folder)
+    for path in collector.presets.get(name, {}).get("baseline_files", ()):
+        _keep(Path(path), folder)
+    write_manifest(
+        folder / MANIFEST_NAME,
+        [
+            complete_entry(point["manifest"], result.shares_run_with, result.returncode)
+            for point, result in zip(collector.points_in_order(name), results, strict=True)
+        ],
+    )
+    write_metrics_csv(folder / "h2o_metrics.csv", [result.row for result in results])
 
 
 def _keep(source: Path, folder: Path) -> None:
@@ -84,27 +100,17 @@ def _keep(source: Path, folder: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
     except OSError as error:
-        raise StoreError("cannot copy a recorded file into the run folder", where=str(target), came=str(error)) from error
+        raise StoreError(
+            "cannot copy a recorded file into the run folder", where=str(target), came=str(error)
+        ) from error
 
 
 def _write_scope(run_dir: Path, name: str, result: Mapping[str, Any]) -> None:
-    from pytest_h2o.lossless_report import render_lossless_md
+    from pytest_h2o.lossless import LosslessResult
+    from pytest_h2o.lossless.markdown import render_markdown
 
     write_new_json(run_dir / f"offline_lossless_{name}.json", result)
-    write_new_text(run_dir / f"offline_lossless_{name}.md", render_lossless_md(result))
-
-
-def digest_file(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal; ``unreadable`` if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _hash(file.read())
-    except OSError:
-        return "unreadable"
-
-
-def _hash(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+    write_new_text(run_dir / f"offline_lossless_{name}.md", render_markdown(LosslessResult.from_json(result, name)))
 
 
 def _digests(collector: Collector) -> dict[str, str]:

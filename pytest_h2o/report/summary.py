@@ -66,39 +66,28 @@ def why_failed(item: Mapping[str, Any]) -> str:
 def _missing(collector: Collector, items: list[dict[str, Any]]) -> list[str]:
     """What a whole verdict needs and no item of this run gave."""
 
-    def passed(metric: str) -> bool:
-        return any(
-            c["metric"] == metric and c["outcome"] == "pass"
-            for i in items
-            if i["outcome"] == "passed"
-            for c in i["comparisons"]
-        )
+    def held_against(metric: str) -> bool:
+        return any(c["metric"] == metric and c["outcome"] != "reported" for i in items for c in i["comparisons"])
 
     def opted_out(kind: str, word: str) -> bool:
         return any(i["kind"] == kind and i["outcome"] == "skipped" and word in (i["reason"] or "") for i in items)
 
-    missing = []
-    if not passed("h2o_lossy"):
-        missing.append("no preset was held against a lossy target")
-    if not passed("decode_drop") and not opted_out("sweep", "decode"):
-        missing.append("no preset was held against the decode target")
-    if collector.settings["rule"] == "joint" and not passed("joint_margin"):
-        missing.append("no preset was held against the joint rule")
-    decided = [name for name, facts in collector.scopes.items() if facts["decides"]]
-    ratio_held = any(
-        i["outcome"] == "passed"
-        and i["name"] in decided
-        and any(c["metric"] == "lossless_ratio" for c in i["comparisons"])
-        for i in items
-    )
-    if not ratio_held:
-        missing.append("the deciding scope was not held against the lossless target")
-    if not any(
-        i["kind"] == "scope" and i["outcome"] == "passed" and not i["comparisons"] and i["name"] in decided
-        for i in items
-    ):
-        missing.append("the streams of the deciding scope were not decoded and compared")
-    return missing
+    decided = {name for name, facts in collector.scopes.items() if facts["decides"]}
+    of_decided = [item for item in items if item["kind"] == "scope" and item["name"] in decided]
+    found = {
+        "no preset was held against a lossy target": held_against("h2o_lossy"),
+        "no preset was held against the decode target": held_against("decode_drop") or opted_out("sweep", "decode"),
+        "no preset was held against the joint rule": (
+            collector.settings["rule"] != "joint" or held_against("joint_margin")
+        ),
+        "the deciding scope was not held against the lossless target": any(
+            c["metric"] == "lossless_ratio" for item in of_decided for c in item["comparisons"]
+        ),
+        "the streams of the deciding scope were not decoded and compared": any(
+            not item["comparisons"] for item in of_decided
+        ),
+    }
+    return [text for text, there in found.items() if not there]
 
 
 def _summarize_scope(collector: Collector, name: str) -> dict[str, Any]:
@@ -137,7 +126,8 @@ def render_summary_md(summary: Mapping[str, Any]) -> str:
     lines = [f"# KV-cache compression gate: {render_verdict(summary['overall_pass'])}", ""]
     counts = summary["items"]
     lines.append(
-        f"{counts['passed']} items passed, {counts['failed']} failed, {counts['skipped']} left out; rule: {summary['rule']}."
+        f"{counts['passed']} items passed, {counts['failed']} failed, {counts['skipped']} left out; "
+        f"rule: {summary['rule']}."
     )
     lines += render_list("Failed", [f"{f['item']}: {f['why']}" for f in summary["failed"]])
     lines += render_list("Not complete", summary["incomplete_for"])

@@ -41,9 +41,10 @@ def _read_bytes(path: Path) -> bytes:
             data = stream.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
         raise refusal(Fault("no such file", str(path), hint=_near_files(path))) from None
-    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
-        reason = getattr(error, "strerror", None) or str(error)
-        raise refusal(Fault("cannot be read", str(path), came=reason)) from None
+    except OSError as error:
+        raise refusal(Fault("cannot be read", str(path), came=error.strerror)) from None
+    except ValueError:
+        raise refusal(Fault("cannot be read", str(path), came="a name with a NUL")) from None
     if len(data) > MAX_FILE_BYTES:
         raise refusal(Fault("file is too large", str(path), expected=f"at most {MAX_FILE_BYTES:,} bytes"))
     return data
@@ -55,7 +56,7 @@ def _near_files(path: Path) -> str:
         names = sorted(entry.name for entry in folder.iterdir())
     except OSError:
         return f"there is no folder {folder} either"
-    near = get_close_matches(path.name, names, n=3, cutoff=0.5)
+    near = get_close_matches(path.name, names, n=3, cutoff=0.6)
     near = near or [name for name in names if name.endswith((".yaml", ".yml", ".json"))][:3]
     return f"in that folder: {', '.join(near)}" if near else f"no YAML or JSON file in {folder}"
 

@@ -17,8 +17,8 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from pydantic_core.core_schema import ValidationInfo
 
 from pytest_h2o.points import MAX_POINTS
-from pytest_h2o.schema import MAX_INT
-from pytest_h2o.yaml_source import KeyPath
+from pytest_h2o.schema.json_schema import MAX_INT
+from pytest_h2o.schema.yaml_source import KeyPath
 
 
 class Trouble(NamedTuple):

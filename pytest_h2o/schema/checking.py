@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from pytest_h2o.errors import Fault, PresetError
-from pytest_h2o.schema import MAX_INT, schema_of
-from pytest_h2o.yaml_source import REFUSED, KeyPath, Source
+from pytest_h2o.schema.json_schema import MAX_INT, schema_of
+from pytest_h2o.schema.yaml_source import REFUSED, KeyPath, Source
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -45,8 +45,7 @@ _LIMITS = (
     ("minimum", "at least"),
     ("exclusiveMinimum", "above"),
     ("maximum", "at most"),
-    ("minLength", "at least of length"),
-    ("maxLength", "at most of length"),
+    ("maxLength", "no longer than"),
 )
 
 
@@ -94,8 +93,8 @@ def _fault(item: Any, source: Source, schema: dict[str, Any]) -> Fault:
     place = _known_path(path, source)
     expected = expect_text(find_node(schema, path), context.get("le"))
     if kind == "extra_forbidden":
-        hint = _near_key(str(path[-1]), list(find_node(schema, path[:-1]).get("properties", {})))
-        return source.fault(_WHAT[kind], place, at_key=True, hint=hint)
+        names = list(find_node(schema, path[:-1]).get("properties", {}))
+        return source.fault(_WHAT[kind], place, at_key=True, hint=_near_key(str(path[-1]), names))
     if kind == "missing":
         return source.fault(_WHAT[kind], place, expected=expected)
     known = re.findall("'([^']*)'", context["expected"]) if kind == "literal_error" else []
@@ -106,9 +105,12 @@ def _fault(item: Any, source: Source, schema: dict[str, Any]) -> Fault:
 
 def _known_path(path: KeyPath, source: Source) -> KeyPath:
     """A value that was given alone for a list stands at the key of the list."""
-    if path and path[-1] == 0 and path not in source.places and path[:-1] in source.places:
-        return path[:-1]
-    return path
+    if not path or path[-1] != 0:
+        return path
+    value: Any = source.data
+    for part in path[:-1]:
+        value = value[part]
+    return path if isinstance(value, (list, tuple)) else path[:-1]
 
 
 def _near(name: str, names: Iterable[str]) -> str | None:
@@ -135,9 +137,9 @@ def find_node(schema: dict[str, Any], path: KeyPath) -> dict[str, Any]:
     return node
 
 
-def _deref(node: Any, schema: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(node, dict):
-        return {}
+def _deref(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    if "allOf" in node:  # the way of older pydantic to say more beside a reference
+        node = {**node["allOf"][0], **node}
     name = str(node.get("$ref", "")).removeprefix("#/$defs/")
     return {**schema["$defs"][name], **node} if name else node
 
@@ -154,7 +156,7 @@ def expect_text(node: dict[str, Any], largest: object = None) -> str | None:
         return None
     if "examples" in node:
         return f"{kind}, such as {node['examples'][0]}"
-    said = [(word, node[sign]) for sign, word in _LIMITS if sign in node]
+    said = [(word, int(node[sign])) for sign, word in _LIMITS if sign in node]  # all limits here are whole
     limits = [f"{word} {limit}" for word, limit in said if limit != MAX_INT or limit == largest]
     return f"{kind}, {' and '.join(limits)}" if limits else kind
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pytest_h2o.checking import find_node
 from pytest_h2o.errors import Fault, PresetError
-from pytest_h2o.schema import schema_of
-from pytest_h2o.yaml_source import KeyPath, resolve_scalar
+from pytest_h2o.schema.checking import find_node
+from pytest_h2o.schema.json_schema import schema_of
+from pytest_h2o.schema.yaml_source import KeyPath, resolve_scalar
 
 OPTION = "--h2o-set"
 
@@ -64,12 +64,14 @@ def merge_settings(data: Mapping[str, Any], settings: Mapping[KeyPath, Any]) -> 
     return merged
 
 
-def name_option(error: PresetError, assignments: Sequence[str]) -> PresetError:
-    """The same error with each fault at the assignment that brought it (all of them, if none set that key)."""
+def name_option(error: PresetError, assignments: Sequence[str], owner: str) -> PresetError:
+    """The same error, of `owner`, each fault at the assignment that brought it (all of them, if none set that key)."""
 
     def option_of(fault: Fault) -> str:
         head = fault.key.partition(".")[0].partition("[")[0]
         own = [text for text in assignments if text.partition("=")[0].strip().partition(".")[0] == head]
         return " ".join(f"{OPTION} {text}" for text in own or assignments)
 
-    return PresetError.from_faults([replace(fault, file=option_of(fault)) for fault in error.faults], OPTION)
+    return PresetError.from_faults(
+        [replace(fault, file=option_of(fault)) for fault in error.faults], f"{OPTION} for {owner}"
+    )

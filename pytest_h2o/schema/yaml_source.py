@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 import yaml
 
 from pytest_h2o.errors import Fault, PresetError
-from pytest_h2o.source_text import MAX_DEPTH, check_characters, json_as_yaml, read_text
+from pytest_h2o.schema.source_text import MAX_DEPTH, check_characters, json_as_yaml, read_text
 
 KeyPath = tuple[str | int, ...]
 
@@ -133,6 +133,7 @@ _CONSTANTS: dict[str, bool | None] = dict.fromkeys(("", "~", "null", "Null", "NU
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -196,6 +197,9 @@ class _Builder:
         if event.tag is not None:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
             self._refuse(f"tag {tag}", event, path, "the value alone: tags are not read")
+        text = getattr(event, "value", "")
+        if not text.isascii() and _SURROGATE.search(text):  # could be neither printed nor written
+            self._refuse("half of a surrogate pair", event, path, "whole characters")
 
     def _refuse(self, what: str, event: Any, path: KeyPath, expected: str) -> _Refused:
         self.faults.append(Fault(what, self._name, render_key(path), *_place(event), expected=expected))
