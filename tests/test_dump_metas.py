@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dump_samples import the_skipped, write_entry
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_h2o.dumps import index_dump
 from pytest_h2o.dumps.meta import MetaFault, parse_meta
+from tests.dump_samples import the_skipped, write_entry
 
 
 @pytest.mark.parametrize(

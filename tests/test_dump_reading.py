@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dump_samples import FP16, FP32, make_zip, write_entry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -15,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from pytest_h2o.dumps import index_dump
 from pytest_h2o.dumps.read import Piece, read_pieces, read_words
 from pytest_h2o.errors import DumpError
+from tests.dump_samples import FP16, FP32, make_zip, write_entry
 
 
 def test_fp16_dump_is_the_fp32_dump_rounded() -> None:

@@ -8,7 +8,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from dump_samples import make_zip, write_entry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from pytest_h2o.dumps import index_dump
 from pytest_h2o.dumps.paths import join_inside
 from pytest_h2o.dumps.read import read_words
 from pytest_h2o.errors import DumpError
+from tests.dump_samples import make_zip, write_entry
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dump_samples import FP16, FP32, make_zip, the_skipped, write_entry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_h2o.dumps import DumpIndex, Finding, SkippedEntry, find_overlaps_and_gaps, index_dump
 from pytest_h2o.errors import DumpError
+from tests.dump_samples import FP16, FP32, make_zip, the_skipped, write_entry
 
 
 def test_real_dump_is_read_whole() -> None:

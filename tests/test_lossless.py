@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from dump_samples import FIXTURES, FP16, FP32, make_zip, write_entry
 
 from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22
 from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream, Words
@@ -18,6 +17,7 @@ from pytest_h2o.codecs.legacy import Legacy
 from pytest_h2o.dumps import Finding
 from pytest_h2o.errors import CodecError, DumpError, RoundTripError, StoreError, UsageError
 from pytest_h2o.lossless import LosslessResult, LosslessSettings, evaluate_lossless
+from tests.dump_samples import FIXTURES, FP16, FP32, make_zip, write_entry
 
 ORACLES = sorted(FIXTURES.glob("oracle/*/*.json"))
 TIMES = {"elapsed_s", "encode_s", "decode_s", "workers"}

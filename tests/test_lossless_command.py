@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from dump_samples import FIXTURES, FP32, write_entry
 
 from pytest_h2o.cli import main
 from pytest_h2o.commands.lossless import add_arguments, settings_from_args
 from pytest_h2o.errors import UsageError
 from pytest_h2o.lossless import LosslessResult, LosslessSettings
 from pytest_h2o.lossless.markdown import render_markdown
+from tests.dump_samples import FIXTURES, FP32, write_entry
 
 
 def parse(*flags: str) -> LosslessSettings:
