@@ -13,18 +13,24 @@ Promises, held by one battery of tests over every registered codec:
   never another exception, and never an allocation that the shape does not bound.
 - Neither side keeps a reference to its input; the result owns its memory.
 - A codec is immutable and holds no state between calls: it may be used from several threads.
+- A codec that sets `Codec.max_overhead_bytes` keeps to it for every stream, noise included.
+
+Bytes that are written once must decode for ever: a format that changes gets a new `Codec.id`, and the default of
+a setting that `Codec.decode` reads never changes (a container leaves settings out that have their default).
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_h2o.codecs.settings import check_settings
 from pytest_h2o.errors import CodecError
 
 Words = NDArray[np.uint16]
@@ -50,6 +56,15 @@ class SideInfo:
     shape: tuple[int, int, int]
     """``[seq_len, kv_heads, head_dim]``."""
 
+    @property
+    def words(self) -> int:
+        """Number of fp16 words."""
+        return math.prod(self.shape)
+
+    @property
+    def raw_bytes(self) -> int:
+        return self.words * 2
+
 
 @dataclass(frozen=True)
 class Stream:
@@ -64,12 +79,33 @@ class Stream:
         Position of each token in its sequence; None where unknown.
     rope : Rope or None
         Rotation of K where known.
+
+    Raises
+    ------
+    CodecError
+        The words are not native uint16 with three axes, or the positions do not fit them.
     """
 
     words: Words
     tensor: Tensor
     positions: NDArray[np.int64] | None = None
     rope: Rope | None = None
+
+    def __post_init__(self) -> None:
+        words, positions = self.words, self.positions
+        if words.dtype != np.uint16 or words.ndim != 3:
+            raise CodecError(
+                "these words are no fp16 stream",
+                came=f"{words.dtype.str} {list(words.shape)}",
+                expected="uint16 in native byte order, [seq_len, kv_heads, head_dim]",
+                hint="view fp16 data as uint16: array.view(numpy.uint16)",
+            )
+        if positions is not None and (positions.dtype != np.int64 or positions.shape != words.shape[:1]):
+            raise CodecError(
+                "positions do not fit their stream",
+                came=f"{positions.dtype.str} {list(positions.shape)}",
+                expected=f"int64 [{words.shape[0]}], one a token",
+            )
 
     def side_info(self) -> SideInfo:
         seq_len, kv_heads, head_dim = self.words.shape
@@ -89,6 +125,9 @@ class Codec(ABC):
 
     out_of_band: ClassVar[tuple[str, ...]] = ()
     """Names of `SideInfo` fields that `decode` reads beside the payload; () = the payload alone decodes."""
+
+    max_overhead_bytes: ClassVar[int | None] = None
+    """Most bytes that a payload can have over the raw bytes, whatever the words; None = nothing is promised."""
 
     @abstractmethod
     def encode(self, stream: Stream) -> bytes:
@@ -114,20 +153,15 @@ class Codec(ABC):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Codec:
-        """Build an instance from `config`, without its ``id``.
+        """Build an instance from `config`; its ``id`` is not read.
+
+        Lists become tuples, as `config` made lists of tuples.
 
         Raises
         ------
         CodecError
-            A key is unknown.
+            A key is unknown, or a value has the wrong type or is out of range.
         """
-        known = {f.name for f in fields(cls)}
         given = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k != "id"}
-        unknown = sorted(set(given) - known)
-        if unknown:
-            raise CodecError(
-                f"codec {cls.id} has no setting {unknown[0]!r}",
-                came=", ".join(unknown),
-                expected=", ".join(sorted(known)) or "no settings",
-            )
+        check_settings(cls, cls.id, given)
         return cls(**given)

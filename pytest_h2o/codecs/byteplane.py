@@ -1,0 +1,70 @@
+"""Byte planes and zstd: exponents and signs apart from the noise of the mantissas.
+
+The cheapest split that helps floating point data, known as byte shuffle from Blosc and HDF5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
+from pytest_h2o.codecs.frames import Plane, check_level, compress, decompress, join_planes, split_planes
+from pytest_h2o.codecs.varint import ByteReader, encode_varint
+from pytest_h2o.errors import CodecError
+
+
+@dataclass(frozen=True)
+class Byteplane(Codec):
+    """High and low bytes apart, each one zstd frame, or raw where zstd does not shrink it.
+
+    Payload: length of the coded hi plane (varint), hi plane, lo plane (the rest). A plane whose length is the
+    number of words is raw, any other a zstd frame; one frame is never as long as its plane.
+
+    Parameters
+    ----------
+    level : int
+        zstd level, 1 to 22.
+    """
+
+    id: ClassVar[str] = "byteplane"
+    out_of_band: ClassVar[tuple[str, ...]] = ("shape",)
+    max_overhead_bytes: ClassVar[int | None] = 5
+
+    level: int = 3
+
+    def __post_init__(self) -> None:
+        check_level(self.id, self.level)
+
+    def encode(self, stream: Stream) -> bytes:
+        hi, lo = (self._encode_plane(plane) for plane in split_planes(stream.words))
+        return b"".join((encode_varint(len(hi)), hi, lo))
+
+    def decode(self, payload: bytes | memoryview, side: SideInfo) -> Words:
+        hi, lo = _cut_planes(payload)
+        return join_planes(_decode_plane(hi, side), _decode_plane(lo, side), side.shape)
+
+    def modes(self, payload: bytes | memoryview, side: SideInfo) -> Mapping[str, Mapping[str, int]]:
+        planes = zip(("hi", "lo"), _cut_planes(payload), strict=True)
+        return {name: {"raw" if len(plane) == side.words else "zstd": 1} for name, plane in planes}
+
+    def _encode_plane(self, plane: Plane) -> bytes:
+        frame = compress(plane, self.level)
+        return frame if len(frame) < plane.size else plane.tobytes()
+
+
+def _cut_planes(payload: bytes | memoryview) -> tuple[memoryview, memoryview]:
+    reader = ByteReader(payload)
+    hi_bytes = reader.read_varint("length of the hi plane")
+    rest = reader.rest()
+    if hi_bytes > len(rest):
+        raise CodecError("the hi plane is cut short", came=f"{len(rest)} bytes", expected=f"{hi_bytes} bytes")
+    return rest[:hi_bytes], rest[hi_bytes:]
+
+
+def _decode_plane(plane: memoryview, side: SideInfo) -> Plane:
+    data = plane if len(plane) == side.words else decompress(plane, side.words)
+    return np.frombuffer(data, dtype=np.uint8)

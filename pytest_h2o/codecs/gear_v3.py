@@ -1,0 +1,163 @@
+"""The frame ``fp16_gear_predictive_v3``, in which the runtime keeps and counts its cold tokens.
+
+A payload is (integers little-endian):
+
+===========  ================================================================================================
+bytes        content
+===========  ================================================================================================
+4            number of words
+frame        low bytes
+frame        high bytes
+===========  ================================================================================================
+
+and a frame is 1 byte predictor (0 raw, 1 delta, 2 xor), 1 byte code (0 run length, 1 zstd at level 3), 4 bytes
+raw length, 4 bytes coded length, the coded bytes. Words stand head-major, ``[kv_heads, seq_len, head_dim]``;
+predictors run over the flat bytes of a plane, each byte against the one before it, the first against 0.
+
+Where coded is not smaller than raw the runtime counts raw bytes; here they are written: a payload as long as the
+raw words is the words themselves, head-major. A coded one is always shorter, so the length tells them apart.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
+from pytest_h2o.codecs.frames import Plane, compress, decompress, from_bytes, join_planes, split_planes, to_bytes
+from pytest_h2o.codecs.rle import decode_rle, encode_rle, plan_rle
+from pytest_h2o.codecs.varint import ByteReader
+from pytest_h2o.errors import CodecError
+
+PREDICTORS = {"raw": 0, "delta_seq": 1, "xor_seq": 2}
+CODES = ("rle", "zstd")
+ZSTD_LEVEL = 3
+
+_COUNT = struct.Struct("<I")
+_FRAME = struct.Struct("<BBII")
+
+
+@dataclass(frozen=True)
+class GearV3(Codec):
+    """The runtime's own frame: per byte plane the smallest of predictors by run length and zstd.
+
+    Parameters
+    ----------
+    predictors_k, predictors_v : str
+        Names of predictors for K and for V, with commas, in the order of trial: ``raw``, ``delta_seq``,
+        ``xor_seq``. The first of equally small ones is taken. As in the runtime a name that it does not know
+        (``pair_delta`` is one) is passed over, and if none is left ``raw`` is tried.
+    """
+
+    id: ClassVar[str] = "gear_v3"
+    out_of_band: ClassVar[tuple[str, ...]] = ("shape",)
+    max_overhead_bytes: ClassVar[int | None] = 0
+
+    predictors_k: str = "raw,delta_seq,xor_seq,pair_delta"
+    predictors_v: str = "raw,delta_seq,xor_seq"
+
+    def encode(self, stream: Stream) -> bytes:
+        head_major = np.ascontiguousarray(stream.words.transpose(1, 0, 2))
+        if head_major.size >= 1 << 32:
+            raise CodecError("a stream is too long for gear_v3", came=f"{head_major.size} words", expected="< 2**32")
+        hi, lo = split_planes(head_major)
+        predictors = _known_predictors(self.predictors_k if stream.tensor == "k" else self.predictors_v)
+        coded = _COUNT.pack(head_major.size) + _encode_plane(lo, predictors) + _encode_plane(hi, predictors)
+        return coded if len(coded) < stream.raw_bytes else to_bytes(head_major)
+
+    def decode(self, payload: bytes | memoryview, side: SideInfo) -> Words:
+        seq_len, kv_heads, head_dim = side.shape
+        head_major_shape = (kv_heads, seq_len, head_dim)
+        if len(payload) == side.raw_bytes:
+            head_major = from_bytes(payload, head_major_shape)
+        else:
+            lo, hi = _read_frames(payload, side.words)
+            head_major = join_planes(hi.decode(), lo.decode(), head_major_shape)
+        return np.ascontiguousarray(head_major.transpose(1, 0, 2))
+
+    def modes(self, payload: bytes | memoryview, side: SideInfo) -> Mapping[str, Mapping[str, int]]:
+        if len(payload) == side.raw_bytes:
+            return {"hi": {"stored": 1}, "lo": {"stored": 1}}
+        lo, hi = _read_frames(payload, side.words)
+        return {"hi": {hi.mode: 1}, "lo": {lo.mode: 1}}
+
+
+@dataclass(frozen=True)
+class _Frame:
+    predictor: str
+    code: str
+    raw_bytes: int
+    coded: memoryview
+
+    @property
+    def mode(self) -> str:
+        return f"{self.predictor}-{self.code}"
+
+    def decode(self) -> Plane:
+        unpack = decode_rle if self.code == "rle" else decompress
+        return _restore(np.frombuffer(unpack(self.coded, self.raw_bytes), dtype=np.uint8), self.predictor)
+
+
+def _known_predictors(names: str) -> tuple[str, ...]:
+    known = tuple(name for name in map(str.strip, names.split(",")) if name in PREDICTORS)
+    return known or ("raw",)
+
+
+def _encode_plane(plane: Plane, predictors: tuple[str, ...]) -> bytes:
+    """The smallest frame of `plane`, the first on a tie; run-length codes are planned, and only the best is made."""
+    best_bytes, best = -1, b""
+    for predictor in predictors:
+        residual = _predict(plane, predictor)
+        plan = plan_rle(residual)
+        frame = compress(residual, ZSTD_LEVEL)
+        use_zstd = len(frame) < plan.encoded_bytes
+        size = len(frame) if use_zstd else plan.encoded_bytes
+        if best_bytes < 0 or size < best_bytes:
+            coded = frame if use_zstd else encode_rle(residual, plan)
+            best_bytes = size
+            best = _FRAME.pack(PREDICTORS[predictor], int(use_zstd), plane.size, size) + coded
+    return best
+
+
+def _predict(plane: Plane, predictor: str) -> Plane:
+    if predictor == "raw":
+        return plane
+    residual: Plane = plane.copy()
+    operation = np.subtract if predictor == "delta_seq" else np.bitwise_xor
+    operation(plane[1:], plane[:-1], out=residual[1:])
+    return residual
+
+
+def _restore(residual: Plane, predictor: str) -> Plane:
+    """The inverse of `_predict`; sums wrap at 256."""
+    if predictor == "raw":
+        return residual
+    operation = np.add if predictor == "delta_seq" else np.bitwise_xor
+    plane: Plane = operation.accumulate(residual, dtype=np.uint8)
+    return plane
+
+
+def _read_frames(payload: bytes | memoryview, words: int) -> tuple[_Frame, _Frame]:
+    reader = ByteReader(payload)
+    (count,) = _COUNT.unpack(reader.take(_COUNT.size, "the number of words"))
+    if count != words:
+        raise CodecError("a gear_v3 payload does not fit its stream", came=f"{count} words", expected=f"{words} words")
+    lo, hi = _read_frame(reader, words), _read_frame(reader, words)
+    if reader.left:
+        raise CodecError("bytes follow a gear_v3 payload", came=f"{reader.left} bytes", expected="none")
+    return lo, hi
+
+
+def _read_frame(reader: ByteReader, words: int) -> _Frame:
+    predictor, code, raw_bytes, coded_bytes = _FRAME.unpack(reader.take(_FRAME.size, "the header of a frame"))
+    if predictor >= len(PREDICTORS) or code >= len(CODES) or raw_bytes != words:
+        raise CodecError(
+            "the header of a gear_v3 frame is damaged",
+            came=f"predictor {predictor}, code {code}, {raw_bytes} bytes",
+            expected=f"predictor 0 to 2, code 0 or 1, {words} bytes",
+        )
+    return _Frame(tuple(PREDICTORS)[predictor], CODES[code], raw_bytes, reader.take(coded_bytes, "a coded plane"))

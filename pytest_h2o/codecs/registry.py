@@ -1,0 +1,207 @@
+"""Codecs by name: the built-in ones, those of installed distributions, and those registered by a conftest.
+
+Nothing is imported until a codec is asked for. A distribution adds a codec with an entry point whose name is the
+codec's id::
+
+    [project.entry-points."pytest_h2o.codecs"]
+    my_codec = "my_package.my_codec:MyCodec"
+
+A name means one codec: one that is taken already is refused, whoever asks.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib import metadata
+from typing import Any, TypeVar
+
+from pytest_h2o.codecs.base import Codec
+from pytest_h2o.errors import CodecError
+
+ENTRY_POINT_GROUP = "pytest_h2o.codecs"
+
+BUILT_IN: Mapping[str, str] = {
+    "zstd": "pytest_h2o.codecs.zstd:Zstd",
+    "byteplane": "pytest_h2o.codecs.byteplane:Byteplane",
+    "gear_v3": "pytest_h2o.codecs.gear_v3:GearV3",
+}
+"""Id to ``module:class`` of the codecs of this package."""
+
+_ID = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
+_registered: dict[str, type[Codec]] = {}
+
+_C = TypeVar("_C", bound=type[Codec])
+
+
+def builtin_names() -> tuple[str, ...]:
+    """Ids of the codecs of this package."""
+    return tuple(BUILT_IN)
+
+
+def codec_names() -> tuple[str, ...]:
+    """Ids of all codecs that there are: built-in, of installed distributions, registered; none is imported.
+
+    Raises
+    ------
+    CodecError
+        Two claim one name.
+    """
+    return (*BUILT_IN, *sorted(_plugins()), *sorted(_registered))
+
+
+def codec_class(name: str) -> type[Codec]:
+    """The class of the codec `name`, imported now if it was not before.
+
+    Raises
+    ------
+    CodecError
+        There is none, or it cannot be loaded.
+    """
+    if name in BUILT_IN:
+        module, _, attribute = BUILT_IN[name].partition(":")
+        try:
+            cls = getattr(importlib.import_module(module), attribute)
+        except ImportError as error:
+            raise CodecError(f"codec {name!r} cannot be loaded", where=module, came=str(error)) from error
+        return _checked(cls, name, BUILT_IN[name])
+    if name in _registered:
+        return _registered[name]
+    plugin = _plugins().get(name)
+    if plugin is None:
+        raise _unknown(name)
+    return _load(plugin)
+
+
+def get_codec(name: str, **config: Any) -> Codec:
+    """The codec `name` with settings; those that are not given have their defaults.
+
+    Raises
+    ------
+    CodecError
+        There is none of that name, it cannot be loaded, or a setting is not one of its own.
+    """
+    return codec_class(name).from_config(config)
+
+
+def codec_from_config(config: Mapping[str, Any]) -> Codec:
+    """The codec that `Codec.config` described: its ``id``, and its settings."""
+    name = config.get("id")
+    if not isinstance(name, str):
+        raise CodecError(
+            "a codec configuration names no codec",
+            came=repr(dict(config)),
+            expected="a mapping with the codec's name under 'id'",
+        )
+    return codec_class(name).from_config(config)
+
+
+def register(cls: _C) -> _C:
+    """Add a codec for this process, from a conftest or a script; usable as a decorator.
+
+    Raises
+    ------
+    CodecError
+        The class is no codec, or its id is taken.
+    """
+    checked = _checked(cls, getattr(cls, "id", None), f"{cls.__module__}:{cls.__qualname__}")
+    if _registered.get(checked.id) is not cls:
+        taken_by = _owner(checked.id)
+        if taken_by is not None:
+            raise CodecError(
+                f"the codec name {checked.id!r} is taken",
+                where=f"{cls.__module__}:{cls.__qualname__}",
+                came=f"the id of {taken_by}",
+                hint="give your codec another id",
+            )
+        _registered[checked.id] = cls
+    return cls
+
+
+def unregister(name: str) -> None:
+    """Forget a codec that was added with `register`; others stay."""
+    _registered.pop(name, None)
+
+
+@cache
+def _plugins() -> dict[str, metadata.EntryPoint]:
+    """Entry points by name; found once a process, loaded only when asked for."""
+    plugins: dict[str, metadata.EntryPoint] = {}
+    for plugin in metadata.entry_points(group=ENTRY_POINT_GROUP):
+        other = plugins.setdefault(plugin.name, plugin)
+        same = other.value == plugin.value  # one distribution can be found twice, by two path entries
+        if plugin.name in BUILT_IN or not same:
+            owner = BUILT_IN.get(plugin.name) or f"{other.value} of distribution {_distribution(other)}"
+            raise CodecError(
+                f"the codec name {plugin.name!r} is claimed twice",
+                where=f"{plugin.value} of distribution {_distribution(plugin)}",
+                came=f"the id of {owner}",
+                hint=f"uninstall {_distribution(plugin)}, or give its codec another id",
+            )
+    return plugins
+
+
+def _load(plugin: metadata.EntryPoint) -> type[Codec]:
+    distribution = _distribution(plugin)
+    try:
+        cls = plugin.load()
+    except Exception as error:
+        raise CodecError(
+            f"codec {plugin.name!r} of distribution {distribution} cannot be loaded",
+            where=plugin.value,
+            came=f"{type(error).__name__}: {error}",
+            hint=f"mend or uninstall {distribution}",
+        ) from error
+    return _checked(cls, plugin.name, f"{plugin.value} of distribution {distribution}")
+
+
+def _distribution(plugin: metadata.EntryPoint) -> str:
+    return plugin.dist.name if plugin.dist is not None else "(unknown)"
+
+
+def _checked(cls: Any, name: Any, where: str) -> type[Codec]:
+    """`cls`, if it is a codec that keeps to the contract and has the id `name`."""
+    fault = None
+    if not (inspect.isclass(cls) and issubclass(cls, Codec)):
+        fault = "not a subclass of pytest_h2o.codecs.base.Codec"
+    elif "__dataclass_fields__" not in vars(cls):  # a base's would leave its own settings out; frozen it must be
+        fault = "not a dataclass(frozen=True)"
+    elif inspect.isabstract(cls):
+        fault = f"without {', '.join(sorted(cls.__abstractmethods__))}"
+    elif not isinstance(name, str) or not _ID.fullmatch(name):
+        fault = f"with the id {name!r}"
+    elif getattr(cls, "id", None) != name:
+        fault = f"with the id {getattr(cls, 'id', None)!r}"
+    if fault is not None:
+        raise CodecError(
+            "this is no codec",
+            where=where,
+            came=f"{getattr(cls, '__name__', repr(cls))}, {fault}",
+            expected="a frozen dataclass derived from Codec, with encode, decode and its id ([a-z][a-z0-9_.-]*)",
+        )
+    checked: type[Codec] = cls
+    return checked
+
+
+def _owner(name: str) -> str | None:
+    """What has the name already."""
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    if name in _registered:
+        return f"{_registered[name].__module__}:{_registered[name].__qualname__}"
+    plugin = _plugins().get(name)
+    return None if plugin is None else f"{plugin.value} of distribution {_distribution(plugin)}"
+
+
+def _unknown(name: str) -> CodecError:
+    names = codec_names()
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return CodecError(
+        f"there is no codec {name!r}",
+        expected=", ".join(names),
+        hint=f"did you mean {' or '.join(repr(n) for n in near)}?" if near else None,
+    )

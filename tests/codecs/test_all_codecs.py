@@ -1,0 +1,131 @@
+"""The battery, over every codec of the package in its default configuration and some others."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+
+import numpy as np
+import pytest
+from battery import (
+    check_config,
+    check_container,
+    check_container_damage,
+    check_overhead,
+    check_payload_damage,
+    check_repr,
+    check_round_trip,
+    check_threads,
+)
+from hypothesis import HealthCheck, given, settings
+from sample_streams import ROPE, any_stream, cut, real_streams, worst_words
+
+import pytest_h2o.codecs
+from pytest_h2o.codecs.base import Codec, Stream
+from pytest_h2o.codecs.registry import builtin_names, codec_class, get_codec
+from pytest_h2o.codecs.spec import parse_codec, render_codec
+
+OTHER_SETTINGS = (
+    "zstd:level=19",
+    "byteplane:level=1",
+    "gear_v3:predictors_k=pair_delta:predictors_v=xor_seq,raw",
+)
+
+DEFAULTS = [get_codec(name) for name in builtin_names()]
+BOUNDED = [codec for codec in DEFAULTS if codec.max_overhead_bytes is not None]
+
+every_codec = pytest.mark.parametrize("codec", [*DEFAULTS, *map(parse_codec, OTHER_SETTINGS)], ids=render_codec)
+every_default = pytest.mark.parametrize("codec", DEFAULTS, ids=render_codec)
+every_bounded = pytest.mark.parametrize("codec", BOUNDED, ids=render_codec)
+
+
+@every_codec
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(stream=any_stream())
+def test_any_bits_come_back(codec: Codec, stream: Stream) -> None:
+    check_round_trip(codec, stream)
+
+
+@every_codec
+def test_real_streams_come_back_smaller(codec: Codec) -> None:
+    streams = real_streams()
+    assert sum(len(check_round_trip(codec, stream)) for stream in streams) < sum(s.raw_bytes for s in streams)
+
+
+@every_codec
+@pytest.mark.parametrize("words", worst_words().values(), ids=worst_words())
+@pytest.mark.parametrize("tensor", ["k", "v"])
+def test_worst_words_come_back(codec: Codec, words: np.ndarray, tensor: str) -> None:
+    check_round_trip(codec, Stream(words, tensor, np.arange(len(words)), ROPE if tensor == "k" else None))
+
+
+@every_bounded
+@pytest.mark.parametrize("words", worst_words().values(), ids=worst_words())
+@pytest.mark.parametrize("tensor", ["k", "v"])
+def test_worst_words_cost_at_most_what_is_promised(codec: Codec, words: np.ndarray, tensor: str) -> None:
+    check_overhead(codec, Stream(words, tensor, np.arange(len(words)), ROPE if tensor == "k" else None))
+
+
+@every_bounded
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(stream=any_stream())
+def test_any_words_cost_at_most_what_is_promised(codec: Codec, stream: Stream) -> None:
+    check_overhead(codec, stream)
+
+
+@every_codec
+def test_configuration_goes_there_and_back(codec: Codec) -> None:
+    check_config(codec)
+    check_repr(codec)
+    assert parse_codec(render_codec(codec)) == codec
+
+
+@every_default
+def test_threads_do_not_meet(codec: Codec) -> None:
+    check_threads(codec, real_streams()[:4])
+
+
+@every_codec
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(stream=any_stream())
+def test_containers_come_back(codec: Codec, stream: Stream) -> None:
+    check_container(codec, stream)
+
+
+@every_default
+def test_every_flipped_bit_and_every_truncation_of_a_container_is_refused(codec: Codec) -> None:
+    sample = cut(real_streams()[0], 0, 12)
+    container = check_container(codec, sample)
+    assert check_container_damage(container) == (8 * len(container), len(container))
+
+
+@every_default
+@pytest.mark.parametrize("index", [0, 1])
+def test_damaged_payloads_are_safe(codec: Codec, index: int) -> None:
+    stream = real_streams()[index]
+    check_payload_damage(codec, stream, codec.encode(stream), samples=60)
+
+
+@every_default
+@pytest.mark.parametrize("kind", ["constant", "random", "specials", "one_word", "empty"])
+def test_damaged_payloads_of_odd_streams_are_safe(codec: Codec, kind: str) -> None:
+    stream = Stream(worst_words()[kind], "k", None, ROPE)
+    check_payload_damage(codec, stream, codec.encode(stream), samples=25)
+
+
+def test_every_codec_of_the_package_is_registered() -> None:
+    found = set()
+    for module in pkgutil.iter_modules(pytest_h2o.codecs.__path__, "pytest_h2o.codecs."):
+        members = vars(importlib.import_module(module.name)).values()
+        found |= {
+            member.id
+            for member in members
+            if inspect.isclass(member)
+            and issubclass(member, Codec)
+            and not inspect.isabstract(member)
+            and member.__module__ == module.name
+        }
+    assert found == set(builtin_names())
+    for name in builtin_names():
+        assert codec_class(name).__doc__

@@ -1,0 +1,287 @@
+"""Names to codecs: built-in, of installed distributions, registered; and what is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import pytest
+
+from pytest_h2o.codecs import registry
+from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
+from pytest_h2o.codecs.byteplane import Byteplane
+from pytest_h2o.codecs.spec import parse_codec, render_codec
+from pytest_h2o.codecs.zstd import Zstd
+from pytest_h2o.errors import CodecError
+
+
+@dataclass(frozen=True)
+class Mine(Zstd):
+    """A codec of a user."""
+
+    id: ClassVar[str] = "mine"
+
+    strict: bool = False
+    names: tuple[str, ...] = ("a", "b")
+    tolerance: float = 0.5
+    kind: Literal["x", "y"] | None = None
+
+
+@dataclass(frozen=True)
+class Half(Codec):
+    """A codec without a decoder."""
+
+    id: ClassVar[str] = "half"
+
+    def encode(self, stream: Stream) -> bytes:
+        return b""
+
+
+class Plain(Zstd):
+    """A codec that is no dataclass of its own."""
+
+    id: ClassVar[str] = "plain"
+
+
+@pytest.fixture
+def mine() -> Iterator[type[Mine]]:
+    yield registry.register(Mine)
+    registry.unregister("mine")
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Put a distribution with entry points where importlib finds it."""
+
+    def put(distribution: str, entry_points: str, **modules: str) -> None:
+        site = tmp_path / distribution
+        info = site / f"{distribution}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[pytest_h2o.codecs]\n{entry_points}\n")
+        for name, source in modules.items():
+            (site / f"{name}.py").write_text(source)
+        monkeypatch.syspath_prepend(str(site))
+        registry._plugins.cache_clear()
+
+    yield put
+    monkeypatch.undo()
+    registry._plugins.cache_clear()
+
+
+CODEC_SOURCE = """
+from dataclasses import dataclass
+from pytest_h2o.codecs.zstd import Zstd
+
+@dataclass(frozen=True)
+class Theirs(Zstd):
+    id = "theirs"
+"""
+
+
+def test_a_name_and_settings_make_a_codec() -> None:
+    assert registry.get_codec("zstd") == Zstd()
+    assert registry.get_codec("byteplane", level=1) == Byteplane(level=1)
+    assert registry.codec_from_config({"id": "zstd", "level": 19}) == Zstd(level=19)
+    assert {"zstd", "byteplane", "gear_v3"} <= set(registry.codec_names())
+
+
+def test_the_registry_imports_no_codec() -> None:
+    """The built-in ones are imported when they are asked for."""
+    source = (
+        "import sys; from pytest_h2o.codecs import registry; registry.codec_names()\n"
+        "print('zstandard' in sys.modules, [n for n in sys.modules if n.endswith(('.zstd', '.gear_v3'))])"
+    )
+    run = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    assert run.stdout == "False []\n"
+
+
+def test_an_unknown_name_gives_the_nearest() -> None:
+    with pytest.raises(CodecError) as caught:
+        registry.get_codec("byteplain")
+    assert str(caught.value) == (
+        f"there is no codec 'byteplain'\n  expected: {', '.join(registry.codec_names())}\n"
+        "  next: did you mean 'byteplane'?"
+    )
+
+
+@pytest.mark.parametrize("config", [{}, {"id": 3}, {"level": 3}])
+def test_a_configuration_without_a_name_says_so(config: dict[str, object]) -> None:
+    with pytest.raises(CodecError) as caught:
+        registry.codec_from_config(config)
+    assert str(caught.value) == (
+        "a codec configuration names no codec\n"
+        f"  came: {config!r}\n"
+        "  expected: a mapping with the codec's name under 'id'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("level", "3", "int"),
+        ("level", True, "int"),
+        ("strict", 1, "bool"),
+        ("tolerance", False, "float"),
+        ("names", "a", "tuple[str, ...]"),
+        ("names", [1], "tuple[str, ...]"),
+        ("kind", "z", "Literal['x', 'y'] | None"),
+    ],
+)
+@pytest.mark.usefixtures("mine")
+def test_a_setting_of_the_wrong_type_is_refused(name: str, value: object, expected: str) -> None:
+    with pytest.raises(CodecError) as caught:
+        registry.get_codec("mine", **{name: value})
+    assert caught.value.what == f"setting {name!r} of codec mine has the wrong type"
+    assert caught.value.expected == expected
+
+
+@pytest.mark.usefixtures("mine")
+def test_settings_of_every_type_go_there_and_back() -> None:
+    codec = registry.get_codec("mine", strict=True, names=["c"], tolerance=1, kind="y", level=5)
+    assert codec == Mine(level=5, strict=True, names=("c",), tolerance=1, kind="y")
+    assert registry.codec_from_config(codec.config()) == codec
+    assert parse_codec("mine:strict=true:names=c+d:tolerance=0.25:level=1") == Mine(1, True, ("c", "d"), 0.25)
+    assert render_codec(Mine(level=1, names=("c", "d"))) == "mine:level=1:names=c+d"
+
+
+def test_an_unknown_setting_gives_the_nearest() -> None:
+    with pytest.raises(CodecError) as caught:
+        registry.get_codec("zstd", leval=3)
+    assert str(caught.value) == (
+        "codec zstd has no setting 'leval'\n  came: leval\n  expected: level\n  next: did you mean 'level'?"
+    )
+
+
+@pytest.mark.parametrize("text", ["zstd:level", "zstd:", "zstd:level=1:level=1"])
+def test_a_word_that_names_no_codec_is_refused(text: str) -> None:
+    with pytest.raises(CodecError) as caught:
+        parse_codec(text)
+    assert str(caught.value) == (
+        f"{text!r} names no codec\n  came: {text.split(':')[-1]!r}\n"
+        "  expected: NAME or NAME:SETTING=VALUE, each setting once"
+    )
+
+
+def test_a_registered_codec_is_one_of_them(mine: type[Mine]) -> None:
+    assert registry.codec_names()[-1] == "mine"
+    assert registry.get_codec("mine") == mine()
+    assert registry.register(Mine) is Mine, "the same class again is no collision"
+    registry.unregister("mine")
+    with pytest.raises(CodecError, match="there is no codec 'mine'"):
+        registry.get_codec("mine")
+
+
+def test_a_name_that_is_taken_is_refused(mine: type[Mine]) -> None:
+    @dataclass(frozen=True)
+    class Other(Zstd):
+        id: ClassVar[str] = "mine"
+
+    with pytest.raises(CodecError) as caught:
+        registry.register(Other)
+    assert caught.value.what == "the codec name 'mine' is taken"
+    assert caught.value.came == f"the id of {__name__}:Mine"
+    assert registry.get_codec("mine") == mine()
+
+    @dataclass(frozen=True)
+    class Again(Byteplane):
+        id: ClassVar[str] = "zstd"
+
+    with pytest.raises(CodecError) as caught:
+        registry.register(Again)
+    assert caught.value.came == "the id of pytest_h2o.codecs.zstd:Zstd"
+
+
+@pytest.mark.parametrize(
+    ("cls", "came"),
+    [
+        (Half, "Half, without decode"),
+        (Plain, "Plain, not a dataclass(frozen=True)"),
+        (int, "int, not a subclass of pytest_h2o.codecs.base.Codec"),
+        (Codec, "Codec, without decode, encode"),
+    ],
+)
+def test_what_is_no_codec_is_refused(cls: type, came: str) -> None:
+    with pytest.raises(CodecError) as caught:
+        registry.register(cls)
+    assert str(caught.value) == (
+        f"this is no codec\n  where: {cls.__module__}:{cls.__qualname__}\n  came: {came}\n"
+        "  expected: a frozen dataclass derived from Codec, with encode, decode and its id ([a-z][a-z0-9_.-]*)"
+    )
+
+
+def test_a_codec_without_an_id_is_refused() -> None:
+    @dataclass(frozen=True)
+    class Nameless(Codec):
+        def encode(self, stream: Stream) -> bytes:
+            return b""
+
+        def decode(self, payload: bytes | memoryview, side: SideInfo) -> Words:
+            raise NotImplementedError
+
+    with pytest.raises(CodecError) as caught:
+        registry.register(Nameless)
+    assert caught.value.came == "Nameless, with the id None"
+
+
+def test_a_distribution_adds_a_codec(install: Callable[..., None]) -> None:
+    install("theirs", "theirs = theirs_codec:Theirs", theirs_codec=CODEC_SOURCE)
+    assert "theirs" in registry.codec_names()
+    assert "theirs_codec" not in sys.modules, "naming the codecs loads none"
+    assert registry.get_codec("theirs", level=5).config() == {"id": "theirs", "level": 5}
+
+
+def test_a_broken_distribution_is_named(install: Callable[..., None]) -> None:
+    install("broken-dist", "broken = broken_codec:Broken", broken_codec="import not_there_at_all")
+    assert "broken" in registry.codec_names()
+    with pytest.raises(CodecError) as caught:
+        registry.get_codec("broken")
+    assert str(caught.value) == (
+        "codec 'broken' of distribution broken-dist cannot be loaded\n"
+        "  where: broken_codec:Broken\n"
+        "  came: ModuleNotFoundError: No module named 'not_there_at_all'\n"
+        "  next: mend or uninstall broken-dist"
+    )
+    assert registry.get_codec("zstd") == Zstd(), "the others stay usable"
+
+
+def test_an_entry_point_of_another_name_than_its_codec_is_refused(install: Callable[..., None]) -> None:
+    install("misnamed", "other = misnamed_codec:Theirs", misnamed_codec=CODEC_SOURCE)
+    with pytest.raises(CodecError) as caught:
+        registry.get_codec("other")
+    assert caught.value.where == "misnamed_codec:Theirs of distribution misnamed"
+    assert caught.value.came == "Theirs, with the id 'theirs'"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "owner"),
+    [
+        ("one = a:A", "one = b:B", "b:B of distribution second"),
+        ("two = a:A", "zstd = b:B", "pytest_h2o.codecs.zstd:Zstd"),
+    ],
+)
+def test_two_distributions_with_one_name_are_refused(
+    install: Callable[..., None], first: str, second: str, owner: str
+) -> None:
+    install("first", first)
+    install("second", second)
+    with pytest.raises(CodecError) as caught:
+        registry.codec_names()
+    name = second.partition(" ")[0]
+    assert caught.value.what == f"the codec name {name!r} is claimed twice"
+    assert caught.value.came == f"the id of {owner}"
+    assert registry.get_codec("zstd") == Zstd(), "a built-in one is never replaced"
+
+
+def test_a_distribution_that_is_found_twice_is_one(install: Callable[..., None], tmp_path: Path) -> None:
+    install("twice", "theirs = twice_codec:Theirs", twice_codec=CODEC_SOURCE)
+    sys.path.append(str(tmp_path / "twice"))
+    try:
+        registry._plugins.cache_clear()
+        assert registry.codec_names().count("theirs") == 1
+    finally:
+        sys.path.remove(str(tmp_path / "twice"))

@@ -1,0 +1,113 @@
+"""The runtime's frame, against the format taken literally."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+import zstandard
+from hypothesis import given, settings
+from sample_streams import any_stream, real_streams
+from test_rle import encode_one_by_one
+
+from pytest_h2o.codecs.base import SideInfo, Stream
+from pytest_h2o.codecs.gear_v3 import GearV3
+from pytest_h2o.errors import CodecError
+
+NUMBERS = {"raw": 0, "delta_seq": 1, "xor_seq": 2}
+
+
+def predict_one_by_one(data: bytes, predictor: str) -> bytes:
+    before = b"\0" + data
+    if predictor == "delta_seq":
+        return bytes((here - last) % 256 for here, last in zip(data, before, strict=False))
+    if predictor == "xor_seq":
+        return bytes(here ^ last for here, last in zip(data, before, strict=False))
+    return data
+
+
+def encode_plainly(stream: Stream, predictors: list[str]) -> bytes:
+    raw = stream.words.transpose(1, 0, 2).tobytes()
+    coded = struct.pack("<I", len(raw) // 2)
+    for plane in (raw[0::2], raw[1::2]):
+        frames = []
+        for predictor in predictors:
+            residual = predict_one_by_one(plane, predictor)
+            for code, payload in enumerate((encode_one_by_one(residual), zstandard.compress(residual, 3))):
+                frames.append(struct.pack("<BBII", NUMBERS[predictor], code, len(plane), len(payload)) + payload)
+        coded += min(frames, key=len)
+    return coded if len(coded) < len(raw) else raw
+
+
+@settings(max_examples=100, deadline=None)
+@given(stream=any_stream())
+def test_bytes_are_those_of_the_format(stream: Stream) -> None:
+    assert GearV3().encode(stream) == encode_plainly(stream, ["raw", "delta_seq", "xor_seq"])
+
+
+def test_bytes_of_a_real_stream_are_those_of_the_format() -> None:
+    stream = real_streams()[1]
+    assert GearV3().encode(stream) == encode_plainly(stream, ["raw", "delta_seq", "xor_seq"])
+
+
+@pytest.mark.parametrize(
+    ("names", "tried"),
+    [
+        ("delta_seq,raw", ["delta_seq", "raw"]),
+        ("pair_delta,xor_seq", ["xor_seq"]),
+        (" raw , delta_seq ", ["raw", "delta_seq"]),
+        ("pair_delta", ["raw"]),
+        ("", ["raw"]),
+    ],
+)
+def test_predictors_are_tried_in_their_order_and_unknown_ones_passed_over(names: str, tried: list[str]) -> None:
+    k, v = real_streams()[:2]
+    assert GearV3(predictors_k=names).encode(k) == encode_plainly(k, tried)
+    assert GearV3(predictors_v=names).encode(v) == encode_plainly(v, tried)
+
+
+def test_the_first_of_equally_small_codes_is_taken() -> None:
+    stream = Stream(np.zeros((64, 2, 8), np.uint16), "k")
+    payload = GearV3().encode(stream)
+    assert GearV3(predictors_k="xor_seq,raw").modes(GearV3("xor_seq,raw").encode(stream), stream.side_info()) == {
+        "hi": {"xor_seq-rle": 1},
+        "lo": {"xor_seq-rle": 1},
+    }
+    assert GearV3().modes(payload, stream.side_info()) == {"hi": {"raw-rle": 1}, "lo": {"raw-rle": 1}}
+
+
+def test_what_does_not_shrink_is_stored_head_major() -> None:
+    words = np.random.default_rng(3).integers(0, 1 << 16, (5, 3, 4), dtype=np.uint16)
+    stream = Stream(words, "v")
+    payload = GearV3().encode(stream)
+    assert payload == words.transpose(1, 0, 2).tobytes()
+    assert GearV3().modes(payload, stream.side_info()) == {"hi": {"stored": 1}, "lo": {"stored": 1}}
+
+
+def test_a_payload_of_another_stream_says_so() -> None:
+    stream = real_streams()[0]
+    with pytest.raises(CodecError) as caught:
+        GearV3().decode(GearV3().encode(stream), SideInfo("k", (10, 3, 64)))
+    assert str(caught.value) == (
+        "a gear_v3 payload does not fit its stream\n  came: 36864 words\n  expected: 1920 words"
+    )
+
+
+def test_a_damaged_header_says_what_is_wrong() -> None:
+    stream = real_streams()[0]
+    payload = bytearray(GearV3().encode(stream))
+    payload[4] = 7
+    with pytest.raises(CodecError) as caught:
+        GearV3().decode(bytes(payload), stream.side_info())
+    assert str(caught.value) == (
+        "the header of a gear_v3 frame is damaged\n"
+        f"  came: predictor 7, code {payload[5]}, 36864 bytes\n"
+        "  expected: predictor 0 to 2, code 0 or 1, 36864 bytes"
+    )
+
+
+def test_bytes_after_the_last_frame_are_refused() -> None:
+    stream = real_streams()[0]
+    with pytest.raises(CodecError, match="bytes follow a gear_v3 payload"):
+        GearV3().decode(GearV3().encode(stream) + b"\0", stream.side_info())

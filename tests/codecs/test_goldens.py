@@ -1,0 +1,118 @@
+"""Bytes that were written once decode for ever, and on any machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from goldens import GOLDENS, check_goldens, digest, read_cases
+
+from pytest_h2o.codecs.registry import builtin_names
+from pytest_h2o.errors import CodecError
+
+ROOT = Path(__file__).parents[2]
+
+DECODE_ALL = """
+import hashlib, importlib, json, sys
+from pathlib import Path
+try:
+    core = importlib.import_module("numpy._core._multiarray_umath")
+except ImportError:
+    core = importlib.import_module("numpy.core._multiarray_umath")
+from pytest_h2o.codecs.container import decode_container
+files = sorted(Path(sys.argv[1]).glob("*/*.h2o"))
+print(json.dumps({
+    "enabled": [name for name in core.__cpu_dispatch__ if core.__cpu_features__.get(name)],
+    "digests": {
+        f"{file.parent.name}/{file.name}": hashlib.sha256(
+            decode_container(file.read_bytes()).astype("<u2").tobytes()
+        ).hexdigest()
+        for file in files
+    },
+}))
+"""
+"""Decodes every golden in a process of its own, and says which features numpy could choose there."""
+
+
+def decode_all(**environment: str) -> dict[str, dict[str, str]]:
+    run = subprocess.run(
+        [sys.executable, "-c", DECODE_ALL, str(GOLDENS)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    result: dict[str, dict[str, str]] = json.loads(run.stdout)
+    return result
+
+
+@pytest.mark.parametrize("codec_id", builtin_names())
+def test_goldens_decode(codec_id: str) -> None:
+    assert check_goldens(codec_id) >= len(read_cases())
+
+
+def test_goldens_decode_alike_on_a_lesser_machine() -> None:
+    """Other code paths in numpy and one BLAS thread: the features that numpy can do without are taken away."""
+    here = decode_all(NPY_DISABLE_CPU_FEATURES="")
+    there = decode_all(NPY_DISABLE_CPU_FEATURES=" ".join(here["enabled"]), OPENBLAS_NUM_THREADS="1")
+    assert there["enabled"] == []
+    expected = {case.name: case.sha256 for case in read_cases().values()}
+    for decoded in (here["digests"], there["digests"]):
+        assert len(decoded) >= len(expected) * len(builtin_names())
+        for name, sha256 in decoded.items():
+            assert sha256 == expected[Path(name).stem.partition("--")[0]], name
+
+
+def test_no_codec_with_goldens_is_gone() -> None:
+    """Whoever has bytes of a codec must be able to decode them."""
+    assert {folder.name for folder in GOLDENS.iterdir() if folder.is_dir()} == {"words", *builtin_names()}
+
+
+def test_the_words_are_those_of_the_index() -> None:
+    cases = read_cases()
+    assert {"k", "v", "odd", "unknown", "empty"} <= set(cases)
+    for case in cases.values():
+        assert digest(case.stream.words) == case.sha256
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(GOLDENS, tmp_path / "goldens"))
+
+
+def test_a_missing_golden_fails(copy: Path) -> None:
+    (copy / "zstd" / "v.h2o").unlink()
+    with pytest.raises(AssertionError, match=r"no golden of zstd for \['v'\]: run tools/write_goldens.py zstd"):
+        check_goldens("zstd", copy)
+    assert not (copy / "zstd" / "v.h2o").exists(), "a check writes nothing"
+
+
+def test_a_golden_of_other_words_fails(copy: Path) -> None:
+    words = copy / "words" / "k.bin"
+    words.write_bytes(words.read_bytes()[:-1] + b"\x00")
+    with pytest.raises(AssertionError, match="decodes to other words"):
+        check_goldens("zstd", copy)
+
+
+def test_a_damaged_golden_fails(copy: Path) -> None:
+    golden = copy / "zstd" / "k.h2o"
+    golden.write_bytes(golden.read_bytes()[:-5])
+    with pytest.raises(CodecError, match="a container is damaged"):
+        check_goldens("zstd", copy)
+
+
+def test_the_tool_writes_what_is_missing_and_nothing_else(copy: Path) -> None:
+    (copy / "zstd" / "v.h2o").unlink()
+    (copy / "zstd" / "k.h2o").write_bytes(b"as it was")
+    tool = [sys.executable, str(ROOT / "tools" / "write_goldens.py"), "zstd", "--root", str(copy)]
+    run = subprocess.run(tool, capture_output=True, text=True, check=True)
+    done = {Path(line.split()[1]).stem: line.split()[0] for line in run.stdout.splitlines()}
+    assert done == {name: "written" if name == "v" else "kept" for name in read_cases()}
+    assert (copy / "zstd" / "k.h2o").read_bytes() == b"as it was"
+    assert (copy / "zstd" / "v.h2o").exists()

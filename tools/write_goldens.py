@@ -1,0 +1,100 @@
+"""Write golden encodings that are missing; none that exists is ever written again.
+
+    python tools/write_goldens.py                 every built-in codec, default settings
+    python tools/write_goldens.py zstd:level=19 --note level19
+    python tools/write_goldens.py --words         the words and their index, once
+
+A golden that no longer decodes is a bug in the decoder, not in the golden: give a changed format a new codec id.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "codecs")]
+
+from goldens import GOLDENS, digest, read_cases  # noqa: E402
+
+from pytest_h2o.codecs.base import Rope, Stream  # noqa: E402
+from pytest_h2o.codecs.container import write_container  # noqa: E402
+from pytest_h2o.codecs.registry import builtin_names  # noqa: E402
+from pytest_h2o.codecs.spec import parse_codec  # noqa: E402
+from pytest_h2o.codecs_streams import streams  # noqa: E402
+
+
+def make_cases() -> dict[str, Stream]:
+    """48 tokens of a real K and V, words that break assumptions, and nothing."""
+    real = {
+        (dumped.run_id, dumped.layer, dumped.stream.tensor): dumped.stream
+        for dumped in streams(ROOT / "fixtures" / "dumps" / "fp16")
+    }
+    k, v = real["prose", 15, "k"], real["code", 0, "v"]
+    span = slice(64, 112)
+    rng = np.random.default_rng(2024)
+    odd = rng.integers(0, 1 << 16, (23, 3, 10), dtype=np.uint16)
+    odd[5:9] = odd[2]
+    odd[9:13] = 0x8000
+    odd[13:17] = rng.integers(0x7C00, 0x8000, (4, 3, 10))
+    odd[17:20] = rng.integers(0, 0x0400, (3, 3, 10))
+    odd[20] = 0xFC00
+    return {
+        "k": Stream(k.words[span], "k", k.positions[span], Rope(100_000.0)),
+        "v": Stream(v.words[span], "v", v.positions[span]),
+        "odd": Stream(odd, "k", rng.integers(0, 5000, 23), Rope(10_000.0, "interleaved")),
+        "unknown": Stream(k.words[span], "k"),
+        "empty": Stream(np.empty((0, 3, 64), np.uint16), "v"),
+    }
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write `data` unless the file exists."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("xb") as file:
+            file.write(data)
+    except FileExistsError:
+        print(f"kept     {path}")
+    else:
+        print(f"written  {path}  {len(data)} bytes")
+
+
+def write_words(root: Path) -> None:
+    index = {}
+    for name, stream in make_cases().items():
+        index[name] = {
+            "tensor": stream.tensor,
+            "shape": list(stream.words.shape),
+            "positions": None if stream.positions is None else stream.positions.tolist(),
+            "rope": None if stream.rope is None else {"theta": stream.rope.theta, "pairing": stream.rope.pairing},
+            "sha256": digest(stream.words),
+        }
+        write_new(root / "words" / f"{name}.bin", stream.words.astype("<u2").tobytes())
+    rows = (f"  {json.dumps(name)}: {json.dumps(case)}" for name, case in index.items())
+    write_new(root / "index.json", ("{\n" + ",\n".join(rows) + "\n}\n").encode())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("codecs", nargs="*", help="codecs, with settings if not the default")
+    parser.add_argument("--note", help="part of the file name, after the case and two dashes")
+    parser.add_argument("--words", action="store_true", help="write the words of the cases")
+    parser.add_argument("--root", type=Path, default=GOLDENS, help="folder of the goldens (default: %(default)s)")
+    arguments = parser.parse_args()
+    if arguments.words:
+        write_words(arguments.root)
+        return
+    ending = f"--{arguments.note}.h2o" if arguments.note else ".h2o"
+    for codec in map(parse_codec, arguments.codecs or builtin_names()):
+        for name, case in read_cases(arguments.root).items():
+            container = write_container(codec, case.stream, codec.encode(case.stream))
+            write_new(arguments.root / codec.id / f"{name}{ending}", container)
+
+
+if __name__ == "__main__":
+    main()
