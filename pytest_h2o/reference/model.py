@@ -11,7 +11,7 @@ i + head_dim / 2: so that a dump of this cache has the layout of other runtimes'
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pytest_h2o.reference.gguf_file import Floats, GgufFile, HyperParameters
 
 Tokens = NDArray[np.int64]
+Stage = Literal["prefill", "decode"]
 
 QUERIES_AT_ONCE = 128
 """Rows of a prefill whose attention is computed together; bounds its memory."""
@@ -31,7 +32,7 @@ class KVStore(Protocol):
     def next_position(self) -> int:
         """Position of the next token in its sequence: how many tokens were seen since the cache was cleared."""
 
-    def extend(self, layer: int, keys: Floats, values: Floats) -> tuple[Floats, Floats]:
+    def extend(self, layer: int, keys: Floats, values: Floats, stage: Stage) -> tuple[Floats, Floats]:
         """Take K and V of new tokens, ``[tokens, kv_heads, head_dim]``; give all that the layer now holds.
 
         Returns two float32 arrays, ``[kv_heads, kv_len, head_dim]``, the new tokens last.
@@ -97,7 +98,7 @@ class Model:
         cos, sin = self._rotation(cache.next_position, len(tokens))
         for index, layer in enumerate(self._layers):
             query, key, value = self._project(_rms_norm(hidden, layer.attention_norm, self.hyper), layer)
-            keys, values = cache.extend(index, _rotate(key, cos, sin), value)
+            keys, values = cache.extend(index, _rotate(key, cos, sin), value, "prefill")
             hidden += self._attend_causal(_rotate(query, cos, sin), keys, values) @ layer.output.T
             hidden += _feed_forward(_rms_norm(hidden, layer.feed_norm, self.hyper), layer)
         cache.advance(len(tokens))
@@ -110,7 +111,7 @@ class Model:
         hyper = self.hyper
         for index, layer in enumerate(self._layers):
             query, key, value = self._project(_rms_norm(hidden, layer.attention_norm, hyper)[None], layer)
-            keys, values = cache.extend(index, _rotate(key, cos, sin), value)
+            keys, values = cache.extend(index, _rotate(key, cos, sin), value, "decode")
             grouped = _rotate(query, cos, sin).reshape(hyper.kv_heads, -1, hyper.head_dim)
             weights = _softmax(np.matmul(grouped, keys.transpose(0, 2, 1)) * np.float32(hyper.head_dim**-0.5))
             hidden += layer.output @ np.matmul(weights, values).reshape(-1)
@@ -184,13 +185,9 @@ def _unpaired(rows: Floats, heads: int) -> Floats:
 
 
 def _rms_norm(hidden: Floats, weight: Floats, hyper: HyperParameters) -> Floats:
-    if hidden.ndim == 1:
-        mean_square = np.float32(hidden @ hidden / hidden.size + hyper.norm_epsilon)
-        normed: Floats = hidden * (weight / np.sqrt(mean_square))
-        return normed
-    mean_squares = np.mean(np.square(hidden), axis=-1, keepdims=True)
-    normed = hidden / np.sqrt(mean_squares + np.float32(hyper.norm_epsilon)) * weight
-    return normed
+    mean_square = np.mean(np.square(hidden), axis=-1, keepdims=True)
+    scale: Floats = weight / np.sqrt(mean_square + np.float32(hyper.norm_epsilon))
+    return hidden * scale
 
 
 def _rotate(heads: Floats, cos: Floats, sin: Floats) -> Floats:
