@@ -68,13 +68,18 @@ class LosslessSettings:
 
 @dataclass(frozen=True)
 class Sample:
-    """Some cold tokens of a layer, coded. `start` counts held tokens; `first_position` is where that one stood."""
+    """Some cold tokens of a layer, coded.
+
+    `start` counts held tokens; `first_position` and `end_position` (the one after the last) are places in the
+    sequence. They are `tokens` apart unless something between them was evicted.
+    """
 
     layer: int
     kv_len: int
     start: int
     tokens: int
     first_position: int
+    end_position: int
     raw_bytes: int
     coded_bytes_k: int
     coded_bytes_v: int
@@ -95,7 +100,7 @@ class Sample:
         return (
             f"[H2O-LOSSLESS] layer={self.layer} kv={self.kv_len} start={self.start} tokens={self.tokens} "
             f"raw={self.raw_bytes} comp={self.coded_bytes} comp_k={self.coded_bytes_k} comp_v={self.coded_bytes_v} "
-            f"pos={self.first_position} ratio={self.raw_bytes / self.coded_bytes:.4f}"
+            f"pos={self.first_position} pos_end={self.end_position} ratio={self.raw_bytes / self.coded_bytes:.4f}"
         )
 
 
@@ -175,6 +180,7 @@ class RuntimeLossless(Watcher):
             start=start,
             tokens=tokens,
             first_position=position,
+            end_position=int(held.positions[start + tokens - 1]) + 1,
             raw_bytes=keys.nbytes + values.nbytes,
             coded_bytes_k=coded_k,
             coded_bytes_v=coded_v,
