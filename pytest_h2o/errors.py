@@ -7,6 +7,7 @@ not apply is left out. Nothing else may reach a user for bad input: not a traceb
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 
 class H2OError(Exception):
@@ -54,8 +55,85 @@ class UsageError(H2OError):
     """Options or arguments that cannot be used together, or at all."""
 
 
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong in a preset or scope file, or in a setting given on the command line.
+
+    Attributes
+    ----------
+    what : str
+        One line: what is wrong.
+    file : str
+        The file as it was named, or the option or command line that gave the setting.
+    key : str
+        Path of the key, for example ``targets.lossy`` or ``h2o_block_tokens[2]``; empty: the file as a whole.
+    line, column : int or None
+        From 1; None where there is no text to point at.
+    came, expected, hint : str or None
+        What was found there, what would have been accepted, what to do next.
+    """
+
+    what: str
+    file: str
+    key: str = ""
+    line: int | None = None
+    column: int | None = None
+    came: str | None = None
+    expected: str | None = None
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        """`file:line:column: key: what`, then what came, what was expected, what to do; control signs escaped."""
+        place = ":".join(str(part) for part in (self.file, self.line, self.column) if part is not None)
+        head = ": ".join(part for part in (place, self.key, self.what) if part)
+        parts = (("came", self.came), ("expected", self.expected), ("next", self.hint))
+        return "\n".join(_printable(line) for line in [head, *(f"  {n}: {t}" for n, t in parts if t is not None)])
+
+
+def _printable(text: str) -> str:
+    """Escape what could move a cursor, break a line or colour a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 class PresetError(H2OError):
-    """A preset or scope file that breaks its schema: file, line and key of every fault, all at once."""
+    """A preset or scope file that breaks its schema: file, line and key of every fault, all at once.
+
+    Parameters
+    ----------
+    faults : sequence of Fault
+        Every fault that was found. The text shows the first `MAX_SHOWN` and counts the rest.
+    """
+
+    MAX_SHOWN = 100
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        faults: Sequence[Fault] = (),
+        where: str | None = None,
+        came: str | None = None,
+        expected: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(what, where=where, came=came, expected=expected, hint=hint)
+        self.faults = tuple(faults)
+
+    @classmethod
+    def from_faults(cls, faults: Sequence[Fault], inside: str = "") -> PresetError:
+        """One error of all `faults` (at least one), which says how many there are and inside what."""
+        files = list(dict.fromkeys(fault.file for fault in faults))
+        number = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        inside = inside or (files[0] if len(files) == 1 else f"{len(files)} files")
+        return cls(f"{number} in {inside}", faults=faults)
+
+    def __str__(self) -> str:
+        if not self.faults:
+            return super().__str__()
+        lines = [_printable(self.what), *(str(fault) for fault in self.faults[: self.MAX_SHOWN])]
+        if len(self.faults) > self.MAX_SHOWN:
+            lines.append(f"and {len(self.faults) - self.MAX_SHOWN} more")
+        return "\n".join(lines)
 
 
 class BenchError(H2OError):

@@ -72,6 +72,9 @@ OPTIONS: tuple[Option, ...] = (
 
 BY_NAME: Mapping[str, Option] = {option.name: option for option in OPTIONS}
 
+DEFAULT_THREADS = min(4, os.cpu_count() or 1)
+"""What the bench takes by itself is 4; more threads than cores only add noise."""
+
 DEFAULT_TARGETS: Mapping[str, float] = {"lossy": 3.0, "lossless": 1.3, "decode_drop": 0.05}
 """What is asked where neither option, preset or scope, nor ini key says otherwise."""
 
@@ -193,7 +196,7 @@ def resolve_settings(
             value = invocation_dir / value
         given[option.name] = Given(value, "default")
     if given["threads"].value is None:
-        given["threads"] = Given(min(4, os.cpu_count() or 1), "default")
+        given["threads"] = Given(DEFAULT_THREADS, "default")
     settings = Settings(given)
     _check_ranges(settings)
     return _check_sources(settings)

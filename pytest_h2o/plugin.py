@@ -5,6 +5,7 @@ Only the standard library and pytest are imported here; everything else arrives 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,9 @@ from pytest_h2o.errors import H2OError, OptedOut
 from pytest_h2o.options import OPTIONS, Settings, resolve_settings
 
 if TYPE_CHECKING:
-    from pytest_h2o.gate.items import GateItem, LosslessItem, PointItem, SweepItem, Targets
+    from pytest_h2o.gate.item import GateItem, Targets
+    from pytest_h2o.gate.scope_item import LosslessItem
+    from pytest_h2o.gate.sweep_items import PointItem, SweepItem
     from pytest_h2o.report.collector import Collector
     from pytest_h2o.session import GateSession
 
@@ -24,9 +27,10 @@ SCOPE_FIXTURES = ("h2o_lossless", "h2o_upper_bound", "h2o_scope")
 ITEM_FIXTURES = (*PRESET_FIXTURES, *SCOPE_FIXTURES)
 
 _settings = pytest.StashKey[Settings]()
-_session = pytest.StashKey["GateSession"]()
-_collector = pytest.StashKey["Collector"]()
+_session: pytest.StashKey[GateSession] = pytest.StashKey()
+_collector: pytest.StashKey[Collector] = pytest.StashKey()
 _run_name = pytest.StashKey[str]()
+_faults = pytest.StashKey[list[str]]()
 
 PROPERTY = "h2o"
 """Name of the user property in which an item's record travels from a worker to the controller, as JSON text."""
@@ -44,7 +48,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             if option.kind in ("paths", "texts"):
                 keywords["action"] = "append"
         group.addoption(option.flag, **keywords)
-        parser.addini(option.key, help_text, type="linelist" if option.kind in ("paths", "texts") else "string")
+        if option.kind in ("paths", "texts"):
+            parser.addini(option.key, help_text, type="linelist")
+        else:
+            parser.addini(option.key, help_text, type="string")
 
 
 def _is_worker(config: pytest.Config) -> bool:
@@ -112,6 +119,10 @@ def pytest_configure_node(node: Any) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "h2o: an item of the KV-cache compression gate (set by pytest-h2o)")
+    if any(config.getoption(f"h2o_{option.attribute}") is not None for option in OPTIONS):
+        _settings_of(config)  # a fault among the options is told before anything is collected
+    if not _is_worker(config):
+        config.pluginmanager.register(_Controller(config), "h2o-controller")
 
 
 # -- collection ---------------------------------------------------------------------------------------------------
@@ -123,13 +134,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     if len(wanted) > 1:
         raise pytest.UsageError(
-            f"{metafunc.definition.nodeid}: a gate test takes one of {', '.join(ITEM_FIXTURES)}, not {', '.join(wanted)}"
+            f"{metafunc.definition.nodeid}: a gate test takes one of {', '.join(ITEM_FIXTURES)}; "
+            f"this one takes {', '.join(wanted)}"
         )
-    session = _session_of(metafunc.config)
     try:
-        params = session.parameters(wanted[0], Path(metafunc.definition.path).parent)
+        params = _session_of(metafunc.config).parameters(wanted[0], Path(metafunc.definition.path).parent)
     except H2OError as error:
-        raise pytest.UsageError(str(error)) from error
+        if _is_worker(metafunc.config):
+            raise pytest.Collector.CollectError(str(error)) from error
+        # Raised from here it would be the error of one file; at the end of collection it ends the run as bad usage.
+        known: list[str] = metafunc.config.stash.get(_faults, [])
+        metafunc.config.stash[_faults] = [*known, str(error)]
+        params = []
     metafunc.parametrize(wanted[0], [key for key, _ in params], ids=[name for _, name in params], indirect=True)
 
 
@@ -141,6 +157,9 @@ def _is_gate_item(item: pytest.Item) -> bool:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the gate's items, and leave out the presets that nothing can measure unless they are asked for by name."""
+    faults: list[str] = config.stash.get(_faults, [])
+    if faults:
+        raise pytest.UsageError("\n\n".join(dict.fromkeys(faults)))
     gate = [item for item in items if _is_gate_item(item)]
     if not gate:
         return
@@ -152,8 +171,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if callspec is None:
             continue
         names = [name for name in PRESET_FIXTURES if name in callspec.params]
-        if names and session.is_left_out(callspec.params[names[0]]):
-            left_out.append(item)
+        try:
+            if names and session.is_left_out(callspec.params[names[0]]):
+                left_out.append(item)
+        except H2OError as error:
+            raise pytest.UsageError(str(error)) from error
     if left_out:
         gone = set(map(id, left_out))
         config.hook.pytest_deselected(items=left_out)
@@ -238,17 +260,20 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     gate_item = _gate_item_of(item) if _is_gate_item(item) else None
-    if gate_item is None or call.when != "call":
+    if gate_item is None or (call.when != "call" and not report.failed):
         return report
     import json
 
+    from pytest_h2o.report.diagnosis import render_diagnosis
+
     error = call.excinfo.value if call.excinfo is not None else None
+    reason = error.what if isinstance(error, H2OError) else getattr(error, "msg", None)
     if report.failed and isinstance(error, H2OError):
         report.longrepr = str(error)
     if report.failed:
-        diagnosis = gate_item.diagnose(item.nodeid, error if isinstance(error, H2OError) else None)
+        diagnosis = render_diagnosis(gate_item, item.nodeid, error if isinstance(error, H2OError) else None)
         report.sections.append(("h2o diagnosis", diagnosis))
-    record = gate_item.record(item.nodeid, report.outcome, error)
+    record = gate_item.record(item.nodeid, report.outcome, reason)
     report.user_properties.append((PROPERTY, json.dumps(record, allow_nan=False)))
     return report
 
@@ -265,21 +290,19 @@ def pytest_assertrepr_compare(config: pytest.Config, op: str, left: object, righ
 # -- reporting (controller only) ---------------------------------------------------------------------------------
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Replaced per run by `_Controller`; kept out of module level so that workers write nothing."""
-
-
 class _Controller:
-    """What only the controller does: journal after each item, artifacts at the end."""
+    """What only the controller does: journal after each item, artifacts and the last lines at the end."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
+        self._started = time.time()
+        self._summary: dict[str, Any] | None = None
+        self._trouble: str | None = None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         texts = [value for name, value in report.user_properties if name == PROPERTY]
-        if report.when != "call" or not texts:
-            return
-        self._collector().add(str(texts[-1]), duration_s=report.duration)
+        if texts and (report.when == "call" or report.failed):
+            self._collector().add(str(texts[-1]), duration_s=report.duration)
 
     def _collector(self) -> Collector:
         if _collector not in self._config.stash:
@@ -287,3 +310,29 @@ class _Controller:
 
             self._config.stash[_collector] = Collector(_run_dir(self._config), _settings_of(self._config))
         return self._config.stash[_collector]
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Write the artifacts; if that fails the run fails, whatever the items said."""
+        if _collector not in self._config.stash:
+            return
+        from pytest_h2o.report.artifacts import write_artifacts
+
+        try:
+            self._summary = write_artifacts(
+                self._collector(), started=self._started, ended=time.time(), exit_status=int(exitstatus)
+            )
+        except H2OError as error:
+            self._trouble = str(error)
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if self._trouble is not None:
+            terminalreporter.section("h2o: artifacts could not be written", red=True)
+            terminalreporter.write_line(self._trouble)
+        elif self._summary is not None:
+            from pytest_h2o.report.terminal import render_terminal
+
+            terminalreporter.section("h2o")
+            for line in render_terminal(self._summary, _run_dir(self._config)):
+                terminalreporter.write_line(line)

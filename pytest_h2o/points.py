@@ -4,7 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_h2o.presets import Preset
+
+MAX_POINTS = 100_000
+"""The largest grid of one preset. A preset above it is refused when it is checked, before any point is made."""
+
+_MANIFEST_FIELDS = (
+    "run_id",
+    "prompt_len",
+    "gen_len",
+    "keep_ratio",
+    "block_tokens",
+    "sink_tokens",
+    "recent_tokens",
+    "ema_alpha",
+    "update_interval",
+    "trigger_min_tokens",
+    "h2o_layer_start",
+    "h2o_layer_end",
+    "h2o_target_mode",
+    "h2o_target_lossy_ratio",
+)
 
 
 @dataclass(frozen=True)
@@ -33,5 +57,42 @@ class SweepPoint:
     h2o_layer_start: int
     h2o_layer_end: int
     h2o_log_stats: bool
-    lossless: Mapping[str, Any] = field(default_factory=dict)
+    lossless: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """The ``kv_lossless_*`` keys with their values, in the order of the manifest."""
+
+    def manifest_fields(self) -> dict[str, Any]:
+        """What ``manifest.json`` of a run folder says of this point, keys in the order of the original scripts.
+
+        Files and outcome (``config``, ``log``, ``return_code``) come after these and are not known here.
+        """
+        return {name: getattr(self, name) for name in _MANIFEST_FIELDS} | dict(self.lossless)
+
+
+def expand_points(preset: Preset) -> tuple[SweepPoint, ...]:
+    """Give every point of the grid of `preset`, in the order of the original scripts.
+
+    The first dimension varies slowest: prompts, gens, keep ratio, block, sink, recent, EMA alpha, update
+    interval, trigger, target lossy ratio. The run id is ``run_{index:04d}_p{prompt}_g{gen}_k{keep}_b{block}_lr{lossy}``
+    with floats as Python prints them (``k1.0``, ``lr3.0``).
+
+    All points of a preset share one mapping of ``kv_lossless_*`` values; it is not to be changed.
+    """
+    lossless = preset.lossless_settings()
+    grid = product(
+        preset.prompts,
+        preset.gens,
+        preset.h2o_keep_ratios,
+        preset.h2o_block_tokens,
+        preset.h2o_sink_tokens,
+        preset.h2o_recent_tokens,
+        preset.h2o_ema_alphas,
+        preset.h2o_update_intervals,
+        preset.h2o_trigger_min_tokens,
+        preset.h2o_target_lossy_ratios,
+    )
+    same = (preset.h2o_target_mode, preset.h2o_layer_start, preset.h2o_layer_end, preset.h2o_log_stats, lossless)
+    name, repeat = preset.name, preset.repeat
+    return tuple(
+        SweepPoint(name, index, f"run_{index:04d}_p{v[0]}_g{v[1]}_k{v[2]}_b{v[3]}_lr{v[9]}", repeat, *v, *same)
+        for index, v in enumerate(grid, start=1)
+    )

@@ -1,20 +1,36 @@
 """One gate run as one process sees it: presets, scopes and where their figures come from.
 
-Everything is loaded when it is first needed and kept. What several processes need (a launched point, an evaluated scope)
-goes through the run folder's `OnceStore`, so that it is made once whichever worker asks first.
+Everything is loaded when it is first needed and kept. What several processes need (a launched point, an evaluated
+scope) goes through the run folder's `OnceStore`, so that it is made once whichever worker asks first.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from pytest_h2o.options import Settings
-from pytest_h2o.store import OnceStore
+from pytest_h2o.errors import NotMeasured, OptedOut, PresetError
+from pytest_h2o.gate.baseline import Baseline, pick_recorded, unlike_contexts
+from pytest_h2o.gate.scope_item import LosslessItem
+from pytest_h2o.gate.sweep_items import PointItem, SweepItem
+from pytest_h2o.gate.targets import preset_targets, scope_targets
+from pytest_h2o.options import Settings, parse_baseline
+from pytest_h2o.report.new_data import NewData
+from pytest_h2o.row_sources import (
+    LaunchedRows,
+    NoRows,
+    RecordedRows,
+    RowSource,
+    bench_settings,
+    choose_base_config,
+    find_recordings,
+)
+from pytest_h2o.store import OnceStore, keep_error, kept_value
 
 if TYPE_CHECKING:
-
-    from pytest_h2o.bench.launch import PointResult
+    from pytest_h2o.bench.result import PointResult
     from pytest_h2o.lossless import LosslessResult
     from pytest_h2o.points import SweepPoint
     from pytest_h2o.presets import Preset
@@ -24,23 +40,13 @@ Key = str | tuple[str, int]
 """What parametrizes an item: a preset or scope name, or a preset name and a point's place in it."""
 
 
-class RowSource(Protocol):
-    """Where the rows of a preset come from: recorded logs, or a bench that is run."""
-
-    notes: tuple[str, ...]
-
-    def result(self, point: SweepPoint) -> PointResult:
-        """The sound result of one point; an H2OError that says why there is none."""
-        ...
-
-
 class GateSession:
     """Presets, scopes and their figures for one process of one run."""
 
     def __init__(self, settings: Settings, *, run_dir: Path, asked_for: tuple[str, ...] = ()) -> None:
         self.settings = settings
         self.run_dir = run_dir
-        self.store = OnceStore(run_dir / "results")
+        self.store = OnceStore(run_dir / ".results")
         self._asked_for = tuple(word.lower() for word in asked_for)
         self._presets: dict[str, Preset] = {}
         self._scopes: dict[str, Scope] = {}
@@ -50,7 +56,8 @@ class GateSession:
         self._evaluated: dict[str, LosslessResult] = {}
         self._left_out: set[str] = set()
         self._needed: dict[str, set[int] | None] = {}
-        self._new: dict[str, Any] = {}
+        self._recorded: dict[str, Path] | None = None
+        self._new = NewData()
 
     @property
     def rule(self) -> str:
@@ -75,3 +82,238 @@ class GateSession:
         elif fixture == "h2o_upper_bound":
             scopes = [scope for scope in scopes if scope.entry_mode == "aggregate"]
         return [(scope.name, scope.name) for scope in scopes]
+
+    def _load_presets(self, gate_dir: Path) -> list[Preset]:
+        from pytest_h2o.presets import load_presets
+
+        places = self.settings["presets"] or (gate_dir / "presets",)
+        if ("presets", gate_dir) not in self._loaded:
+            for preset in load_presets(places):
+                other = self._presets.setdefault(preset.name, self._override(preset))
+                if other.path != preset.path:
+                    raise PresetError(f"two presets are called {preset.name}", where=f"{other.path} and {preset.path}")
+            self._loaded.add(("presets", gate_dir))
+            self._check_bench()
+        return [self._presets[name] for name in sorted(self._presets)]
+
+    def _check_bench(self) -> None:
+        """Tell before anything runs that the bench or a base config is missing, rather than once an item."""
+        if self.settings["bench"] is not None:
+            for preset in self._presets.values():
+                bench_settings(self.settings, preset)
+                choose_base_config(preset, self.settings.given["base-config"])
+
+    def _override(self, preset: Preset) -> Preset:
+        mine, _ = self._assignments()
+        return preset.override(*mine) if mine else preset
+
+    def _load_scopes(self, gate_dir: Path) -> list[Scope]:
+        from pytest_h2o.scopes import load_scopes
+
+        if ("scopes", gate_dir) not in self._loaded:
+            for scope in load_scopes(self.settings["scopes"] or gate_dir / "scopes.yaml"):
+                _, mine = self._assignments()
+                self._scopes[scope.name] = scope.override(*mine) if mine else scope
+            self._loaded.add(("scopes", gate_dir))
+        return list(self._scopes.values())
+
+    def _assignments(self) -> tuple[list[str], list[str]]:
+        """What ``--h2o-set`` says to presets, and what to scopes; a key is known to one of them."""
+        from pytest_h2o.presets import Preset
+        from pytest_h2o.scopes import Scope
+
+        presets: list[str] = []
+        scopes: list[str] = []
+        for text in self.settings["set"] or ():
+            key = text.partition("=")[0].strip().partition(".")[0]
+            in_scope = key in Scope.model_fields and key not in Preset.model_fields
+            (scopes if in_scope else presets).append(text)
+        return presets, scopes
+
+    def points(self, preset: Preset) -> tuple[SweepPoint, ...]:
+        """All points of a preset, in their order."""
+        if preset.name not in self._points:
+            from pytest_h2o.points import expand_points
+
+            self._points[preset.name] = expand_points(preset)
+        return self._points[preset.name]
+
+    def is_left_out(self, key: Key) -> bool:
+        """Whether the recorded logs lack this preset and it was not asked for by name.
+
+        Where no preset at all is recorded, none is left out: then the items fail and say so.
+        """
+        name = key if isinstance(key, str) else key[0]
+        recorded = self._recorded_names()
+        if not recorded or name in recorded or self._is_asked_for(name):
+            return False
+        self._left_out.add(name)
+        return True
+
+    def _is_asked_for(self, name: str) -> bool:
+        lowered = name.lower()
+        return bool(self.settings["presets"]) or any(word in lowered or lowered in word for word in self._asked_for)
+
+    def _recorded_names(self) -> frozenset[str]:
+        """Presets that the recorded logs hold; empty when a bench is run."""
+        if self.settings["logs"] is None:
+            return frozenset()
+        return frozenset(self._recordings())
+
+    def _recordings(self) -> dict[str, Path]:
+        if self._recorded is None:
+            presets = list(self._presets.values())
+            asked_for = [preset for preset in presets if self._is_asked_for(preset.name)]
+            self._recorded = find_recordings(self.settings["logs"], presets, asked_for or presets)
+        return self._recorded
+
+    def _make_source(self, preset: Preset) -> RowSource:
+        settings = self.settings
+        if settings["bench"] is not None:
+            return LaunchedRows(
+                self.needed_points(preset),
+                base=choose_base_config(preset, settings.given["base-config"]),
+                bench=bench_settings(settings, preset),
+                folder=self.run_dir / preset.name,
+                store=self.store,
+                fold=not settings["no-fold"],
+            )
+        if settings["logs"] is not None and preset.name in self._recordings():
+            return RecordedRows(self._recordings()[preset.name], self.points(preset))
+        return NoRows(preset, settings["logs"])
+
+    def note_selected(self, params: Sequence[dict[str, Any]]) -> None:
+        """Learn which items will run: only their points are launched, folded among themselves."""
+        for param in params:
+            if "h2o_sweep" in param:
+                self._needed[param["h2o_sweep"]] = None
+            elif "h2o_point" in param:
+                name, place = param["h2o_point"]
+                needed = self._needed.setdefault(name, set())
+                if needed is not None:
+                    needed.add(place)
+
+    def needed_points(self, preset: Preset) -> tuple[SweepPoint, ...]:
+        """The points that selected items ask for: all of them if any item is about the whole preset."""
+        places, points = self._needed.get(preset.name), self.points(preset)
+        return points if places is None else tuple(points[place] for place in sorted(places))
+
+    def describe(self) -> list[str]:
+        """Lines for the header: what is run or read, and the rule."""
+        settings = self.settings
+        if settings["bench"] is not None:
+            what = f"bench {settings['bench']} ({settings.origin('bench')})"
+        elif settings["logs"] is not None:
+            what = f"recorded logs in {settings['logs']} ({settings.origin('logs')}); nothing is run"
+        else:
+            what = "neither a bench nor recorded logs: sweep items cannot be measured"
+        lines = [f"h2o: {what}", f"h2o: rule {self.rule}, artifacts in {self.run_dir}"]
+        if self._left_out:
+            names = ", ".join(sorted(self._left_out))
+            lines.append(f"h2o: not measured and left out: {names} (no recording; -k NAME asks for one)")
+        return lines
+
+    # -- items --------------------------------------------------------------------------------------------------
+
+    def point_item(self, key: tuple[str, int]) -> PointItem:
+        preset = self._presets[key[0]]
+        targets = preset_targets(self.settings, preset, self.deciding_scope())
+        return PointItem(self, preset, self.points(preset)[key[1]], targets)
+
+    def sweep_item(self, name: str) -> SweepItem:
+        preset = self._presets[name]
+        return SweepItem(self, preset, preset_targets(self.settings, preset, self.deciding_scope()))
+
+    def lossless_item(self, name: str) -> LosslessItem:
+        scope = self._scopes[name]
+        return LosslessItem(self, scope, scope_targets(self.settings, scope))
+
+    def deciding_scope(self) -> Scope | None:
+        return next((scope for scope in self._scopes.values() if scope.decides), None)
+
+    # -- figures: the protocol of gate.figures ------------------------------------------------------------------------
+
+    def result(self, preset: Preset, point: SweepPoint) -> PointResult:
+        result = self._source(preset).result(point)
+        self._new.add_point(preset, point, result)
+        return result
+
+    def notes(self, preset: Preset) -> tuple[str, ...]:
+        return self._source(preset).notes
+
+    def _source(self, preset: Preset) -> RowSource:
+        if preset.name not in self._sources:
+            self._sources[preset.name] = self._make_source(preset)
+        return self._sources[preset.name]
+
+    def baseline(self, preset: Preset, results: Sequence[PointResult]) -> Baseline | None:
+        given = self.settings.given["decode-baseline"]
+        own = preset.targets.decode_baseline
+        choices = [(given.value, given.origin)] if given.on_command_line else []
+        choices += [(own, f"targets of preset {preset.name}"), (given.value, given.origin)]
+        value, origin = next(((v, o) for v, o in choices if v is not None), (None, ""))
+        if value == "none":
+            raise OptedOut(f"the decode threshold is left out: decode baseline none ({origin})")
+        if value is not None:
+            return Baseline(parse_baseline(str(value), origin), origin, unlike_contexts(results))
+        return pick_recorded(self._source(preset).baselines, results)
+
+    def deciding_ratio(self) -> float:
+        scope = self.deciding_scope()
+        if scope is None:
+            raise NotMeasured(
+                "no scope decides the lossless ratio",
+                expected="a scope with decides: true in scopes.yaml beside the gate file",
+                hint="name the file with --h2o-scopes FILE",
+            )
+        return self.evaluate_scope(scope).lossless_ratio
+
+    def evaluate_scope(self, scope: Scope) -> LosslessResult:
+        from pytest_h2o.lossless import LosslessResult, refuse_skips
+
+        if scope.name not in self._evaluated:
+            kept = self.store.once(f"scope/{scope.name}", keep_error(lambda: self._evaluate(scope)))
+            self._evaluated[scope.name] = LosslessResult.from_json(kept_value(kept), scope.name)
+            self._new.add_scope(scope, scope_targets(self.settings, scope), self._evaluated[scope.name])
+        result = self._evaluated[scope.name]
+        if not (scope.allow_skips or self.settings["allow-skips"]):
+            refuse_skips(result, scope.name)
+        return result
+
+    def _evaluate(self, scope: Scope) -> dict[str, Any]:
+        from pytest_h2o.codecs.base import Rope
+        from pytest_h2o.lossless import LosslessSettings, evaluate_lossless
+
+        settings = LosslessSettings(
+            **{field.name: getattr(scope, field.name) for field in dataclasses.fields(LosslessSettings)}
+        )
+        rope = None if scope.rope is None else Rope(scope.rope.theta, scope.rope.pairing)
+        result = evaluate_lossless(self.scope_root(scope), settings, verify=True, rope=rope)
+        return result.to_json()
+
+    def scope_root(self, scope: Scope) -> Path:
+        root: Path = self.settings["dump-dir"] or scope.root
+        return root
+
+    def model_layers(self, preset: Preset) -> int | None:
+        if preset.model_layers is not None:
+            return preset.model_layers
+        base = self._source(preset).base_config
+        if base is None:
+            return None
+        from pytest_h2o.bench.config import layer_count
+
+        return layer_count(base)
+
+    def bench_command(self, preset: Preset, point: SweepPoint) -> str | None:
+        return self._source(preset).command(point)
+
+    def take_new_data(self) -> dict[str, Any]:
+        return self._new.take(self._left_out)
+
+    def remember_preset(self, preset: Preset, facts: dict[str, Any]) -> None:
+        self._new.add_preset(preset, facts)
+
+    def write_dry_run(self, preset: Preset) -> None:
+        source = self._source(preset)
+        self.store.once(f"dry-run/{preset.name}", lambda: source.write_dry_run())

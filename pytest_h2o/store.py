@@ -1,68 +1,112 @@
 """The run folder: what is written, how, and by whom.
 
-Every file is written beside its target, flushed to disk and renamed, so that a reader sees all of it or nothing;
-a target that exists is never replaced unless the caller says so. ``run.json`` is written last: a folder without it is
-an unfinished run.
+Every file is written beside its target, flushed to disk and given its name in one step, so that a reader sees all of
+it or nothing; a target that exists is never replaced unless the caller says so. ``run.json`` is written last: a folder
+without it is an unfinished run.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import secrets
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pytest_h2o.errors import StoreError
+from pytest_h2o.error_records import error_from_json, error_to_json
+from pytest_h2o.errors import H2OError, StoreError
 
 
 def write_new_bytes(path: Path, data: bytes, *, overwrite: bool = False) -> None:
-    """Write a whole file atomically.
+    """Write a file, whole or not at all; missing folders are made.
 
     Raises
     ------
     StoreError
         The target exists and `overwrite` is false, or the folder cannot be written.
     """
+    temporary = path.parent / f".{path.name[:100]}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(prefix=f".{path.name[:60]}.", suffix=".part", dir=path.parent)
-    except OSError as error:
-        raise StoreError(f"cannot write {path.name}", where=str(path.parent), came=str(error)) from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(beside).chmod(0o666 & ~_umask())
+        _write_synced(temporary, data)
         if overwrite:
-            Path(beside).replace(path)
+            temporary.replace(path)
         else:
-            os.link(beside, path)  # unlike a rename, a link never replaces what is there
-    except FileExistsError as error:
-        raise StoreError(
-            f"{path.name} is there already; nothing is overwritten",
-            where=str(path),
-            hint="choose another output, or remove the file yourself",
-        ) from error
+            _claim_name(temporary, path)
     except OSError as error:
-        raise StoreError(f"cannot write {path.name}", where=str(path), came=str(error)) from error
+        raise StoreError(
+            "a file cannot be written",
+            where=str(path),
+            came=error.strerror or str(error),
+            expected="a folder that can be written, with room on its disk",
+        ) from error
     finally:
-        Path(beside).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+def refuse_existing(*paths: Path, overwrite: bool = False) -> None:
+    """Check before any work that nothing would be overwritten; StoreError naming the first file that is there."""
+    for path in paths:
+        if not overwrite and (path.exists() or path.is_symlink()):
+            raise _exists(path)
+
+
+def _exists(path: Path) -> StoreError:
+    return StoreError(
+        "a file that exists would be overwritten",
+        where=str(path),
+        hint="choose another output, or move the old file away",
+    )
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    """Write bytes to a file that must be new, down to the disk."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _claim_name(temporary: Path, path: Path) -> None:
+    """Give a finished file its name; StoreError if the name is taken, by whoever came first."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise _exists(path) from None
+    except OSError:
+        # No hard links here (FAT, some network shares): take the name with an empty file, then replace our own.
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        except FileExistsError:
+            raise _exists(path) from None
+        temporary.replace(path)
 
 
 def write_new_text(path: Path, text: str, *, overwrite: bool = False) -> None:
-    """Write UTF-8 text atomically; see `write_new_bytes`."""
-    write_new_bytes(path, text.encode("utf-8"), overwrite=overwrite)
+    """Write a text file as UTF-8, line ends as they stand; see `write_new_bytes`.
+
+    Raises
+    ------
+    StoreError
+        As there, or the text has characters that UTF-8 cannot carry.
+    """
+    try:
+        data = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise StoreError(
+            "text that UTF-8 cannot carry was to be written",
+            where=str(path).encode("utf-8", "backslashreplace").decode("utf-8"),
+            came=f"{text[error.start]!r} at character {error.start}",
+            expected="valid Unicode; a file name that is not UTF-8 often brings such characters",
+            hint="rename the file or folder that the text names",
+        ) from None
+    write_new_bytes(path, data, overwrite=overwrite)
 
 
 def render_json(value: object) -> str:
@@ -71,7 +115,7 @@ def render_json(value: object) -> str:
 
 
 def write_new_json(path: Path, value: object, *, overwrite: bool = False) -> None:
-    """Write a value of built-in types as JSON atomically; see `write_new_bytes`."""
+    """Write a value of built-in types as JSON; see `write_new_text`."""
     write_new_text(path, render_json(value), overwrite=overwrite)
 
 
@@ -88,7 +132,7 @@ def append_line(path: Path, record: object) -> None:
     StoreError
         The file cannot be written.
     """
-    line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+    line = json.dumps(record, allow_nan=False) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
@@ -96,14 +140,26 @@ def append_line(path: Path, record: object) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise StoreError("cannot write the journal", where=str(path), came=str(error)) from error
+        raise StoreError("the journal cannot be written", where=str(path), came=error.strerror or str(error)) from error
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal; ``unreadable`` if it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+    except OSError:
+        return "unreadable"
+    return digest.hexdigest()
 
 
 class OnceStore:
     """Results that several processes need and one of them makes.
 
     A result is a JSON object under a key. Whoever asks first computes it, under a lock of that key; everyone else
-    waits and reads. Failures of `compute` are not stored: store them as results if they are to be kept.
+    waits and reads. An exception of `compute` is not stored: make it a result with `keep_error` if it is to be kept.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -111,20 +167,46 @@ class OnceStore:
         self._seen: dict[str, dict[str, Any]] = {}
 
     def once(self, key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Give the result of `key`, computing it if nobody has."""
+        """Give the result of `key`, computing it if nobody has.
+
+        Raises
+        ------
+        StoreError
+            The folder cannot be written, or a stored result cannot be read.
+        """
         if key in self._seen:
             return self._seen[key]
         from filelock import FileLock
 
         path = self._folder / f"{key}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
-            if path.exists():
-                result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            else:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{path}.lock"):
                 # Through JSON for everyone, so that the first to ask sees what the others see.
-                text = render_json(compute())
-                write_new_text(path, text)
-                result = json.loads(text)
+                if not path.exists():
+                    write_new_json(path, compute())
+                result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise StoreError("a shared result cannot be kept or read", where=str(path), came=str(error)) from error
         self._seen[key] = result
         return result
+
+
+def keep_error(compute: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """Make an error of ours a result too, so that what failed is not tried again by everyone who needs it."""
+
+    def computed() -> dict[str, Any]:
+        try:
+            return {"value": compute()}
+        except H2OError as error:
+            return {"error": error_to_json(error)}
+
+    return computed
+
+
+def kept_value(kept: dict[str, Any]) -> dict[str, Any]:
+    """The value of a result that `keep_error` made; its error is raised again."""
+    if "error" in kept:
+        raise error_from_json(kept["error"])
+    value: dict[str, Any] = kept["value"]
+    return value

@@ -18,9 +18,9 @@ def test_a_file_that_is_there_is_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as caught:
         write_new_text(path, "second\n")
     assert str(caught.value) == (
-        "summary.md is there already; nothing is overwritten\n"
+        "a file that exists would be overwritten\n"
         f"  where: {path}\n"
-        "  next: choose another output, or remove the file yourself"
+        "  next: choose another output, or move the old file away"
     )
     assert path.read_text() == "first\n"
     write_new_text(path, "third\n", overwrite=True)
@@ -30,7 +30,7 @@ def test_a_file_that_is_there_is_never_replaced(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot write run.json"):
+    with pytest.raises(StoreError, match="a file cannot be written"):
         write_new_bytes(tmp_path / "file" / "run.json", b"{}")
 
 

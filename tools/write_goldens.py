@@ -25,7 +25,7 @@ from pytest_h2o.codecs.base import Rope, Stream  # noqa: E402
 from pytest_h2o.codecs.container import write_container  # noqa: E402
 from pytest_h2o.codecs.registry import builtin_names  # noqa: E402
 from pytest_h2o.codecs.spec import parse_codec  # noqa: E402
-from pytest_h2o.codecs_streams import streams  # noqa: E402
+from pytest_h2o.codecs_bench.streams import streams  # noqa: E402
 
 
 def make_cases() -> dict[str, Stream]:

@@ -147,6 +147,10 @@ class Codec(ABC):
         """How often each mode or predictor was chosen, by plane (``hi``, ``lo``); empty if there is no choice."""
         return {}
 
+    def plane_bytes(self, payload: bytes | memoryview, side: SideInfo) -> Mapping[str, int]:
+        """Payload bytes by plane (``hi``, ``lo``), their headers included; empty if there are no such planes."""
+        return {}
+
     def config(self) -> dict[str, Any]:
         """Configuration as built-in types; `from_config` takes it back."""
         return {"id": self.id, **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}}

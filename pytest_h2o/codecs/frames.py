@@ -61,12 +61,9 @@ def decompress(frame: bytes | memoryview, size: int) -> bytes:
         declared = zstandard.get_frame_parameters(frame).content_size
         if declared != size:
             raise CodecError("a zstd frame does not fit its stream", came=f"{declared} bytes", expected=f"{size} bytes")
-        content = _contexts.decompressor.decompress(frame, allow_extra_data=False)
+        return _contexts.decompressor.decompress(frame, allow_extra_data=False)  # holds the frame to its size
     except zstandard.ZstdError as error:
         raise CodecError("a zstd frame is damaged", came=str(error), expected=f"a frame of {size} bytes") from error
-    if len(content) != size:
-        raise CodecError("a zstd frame is cut short", came=f"{len(content)} bytes", expected=f"{size} bytes")
-    return content
 
 
 def split_planes(words: Words) -> tuple[Plane, Plane]:

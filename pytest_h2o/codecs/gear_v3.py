@@ -28,9 +28,9 @@ from typing import ClassVar
 import numpy as np
 
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
+from pytest_h2o.codecs.byte_reader import ByteReader
 from pytest_h2o.codecs.frames import Plane, compress, decompress, from_bytes, join_planes, split_planes, to_bytes
 from pytest_h2o.codecs.rle import decode_rle, encode_rle, plan_rle
-from pytest_h2o.codecs.varint import ByteReader
 from pytest_h2o.errors import CodecError
 
 PREDICTORS = {"raw": 0, "delta_seq": 1, "xor_seq": 2}

@@ -18,14 +18,18 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_h2o.codecs.base import Codec
 from pytest_h2o.errors import CodecError
+
+if TYPE_CHECKING:  # the names of codecs are to be had without numpy
+    from pytest_h2o.codecs.base import Codec
 
 ENTRY_POINT_GROUP = "pytest_h2o.codecs"
 
 BUILT_IN: Mapping[str, str] = {
+    "adaptive_v22": "pytest_h2o.codecs.adaptive_v22:AdaptiveV22",
+    "legacy": "pytest_h2o.codecs.legacy:Legacy",
     "zstd": "pytest_h2o.codecs.zstd:Zstd",
     "byteplane": "pytest_h2o.codecs.byteplane:Byteplane",
     "gear_v3": "pytest_h2o.codecs.gear_v3:GearV3",
@@ -35,7 +39,7 @@ BUILT_IN: Mapping[str, str] = {
 _ID = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 _registered: dict[str, type[Codec]] = {}
 
-_C = TypeVar("_C", bound=type[Codec])
+_C = TypeVar("_C", bound="type[Codec]")
 
 
 def builtin_names() -> tuple[str, ...]:
@@ -165,6 +169,8 @@ def _distribution(plugin: metadata.EntryPoint) -> str:
 
 def _checked(cls: Any, name: Any, where: str) -> type[Codec]:
     """`cls`, if it is a codec that keeps to the contract and has the id `name`."""
+    from pytest_h2o.codecs.base import Codec
+
     fault = None
     if not (inspect.isclass(cls) and issubclass(cls, Codec)):
         fault = "not a subclass of pytest_h2o.codecs.base.Codec"

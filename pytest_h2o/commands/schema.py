@@ -10,7 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from pytest_h2o.schema import render_json_schema
+    from pytest_h2o.schema.json_schema import render_json_schema
 
     print(render_json_schema(args.kind), end="")
     return 0

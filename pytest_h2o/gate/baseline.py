@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_h2o.bench.launch import PointResult
-    from pytest_h2o.bench.recorded import BaselineRow
+    from pytest_h2o.bench.result import PointResult
 
 
 @dataclass(frozen=True)
@@ -18,24 +18,32 @@ class Baseline:
     tok_per_s: float
     origin: str
     notes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    """What it was read from."""
 
 
-def pick_recorded(rows: Sequence[BaselineRow], results: Sequence[PointResult]) -> Baseline | None:
+def pick_recorded(rows: Sequence[PointResult], results: Sequence[PointResult]) -> Baseline | None:
     """The recorded row with H2O off that the given runs may be compared with; None if there is none.
 
     It must have the prompt, gen, model, backend and threads of every run. Of several the fastest is taken: the one that
     is hardest to hold.
     """
     wanted = {_identity(result.row) for result in results}
-    fitting = [row for row in rows if wanted == {_identity(row.row)} and row.row.decode_tok_per_s is not None]
+    fitting = [
+        (row.row.decode_tok_per_s.mean, row)
+        for row in rows
+        if wanted == {_identity(row.row)} and row.row.decode_tok_per_s is not None
+    ]
     if not fitting:
         return None
-    best = max(fitting, key=lambda row: row.row.decode_tok_per_s.mean if row.row.decode_tok_per_s else 0.0)
-    speed = best.row.decode_tok_per_s
-    if speed is None:
-        return None
+    speed, best = max(fitting, key=lambda pair: pair[0])
     others = f" (the fastest of {len(fitting)})" if len(fitting) > 1 else ""
-    return Baseline(speed.mean, f"recorded row with H2O off, {best.row.log_file}{others}", unlike_contexts(results))
+    return Baseline(
+        speed,
+        f"recorded row with H2O off, {best.row.log_file}{others}",
+        unlike_contexts(results),
+        tuple(path for path in (best.log_path, best.config_path, best.stdout_path) if path is not None),
+    )
 
 
 def _identity(row: object) -> tuple[object, ...]:
@@ -45,7 +53,7 @@ def _identity(row: object) -> tuple[object, ...]:
 def unlike_contexts(results: Sequence[PointResult]) -> tuple[str, ...]:
     """Say where the binary's own warnings show that H2O on and off decoded different contexts."""
     for result in results:
-        row, seen = result.row, result.output.max_kv_len
+        row, seen = result.row, result.output.max_kv_len if result.output else None
         if seen is None or row.prompt_len is None or row.gen_len is None:
             continue
         if seen > row.prompt_len + row.gen_len:

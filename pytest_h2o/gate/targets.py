@@ -1,10 +1,10 @@
-"""Which target holds: the command line before the preset or scope, that before the ini file, that before the default."""
+"""Which target holds: the command line before the preset or scope, those before the ini file, that before default."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_h2o.gate.items import Targets
+from pytest_h2o.gate.item import Targets
 from pytest_h2o.gate.measured import Target
 from pytest_h2o.options import DEFAULT_TARGETS, Settings
 
@@ -43,7 +43,7 @@ def preset_targets(settings: Settings, preset: Preset, deciding: Scope | None) -
 
 
 def scope_targets(settings: Settings, scope: Scope) -> Targets:
-    """The targets of a scope. Options, ini and default speak of the scope that decides; others have their own or none."""
+    """The targets of a scope. Options, ini and default speak of the one that decides; others have their own or none."""
     if scope.decides:
         lossless = choose_target(settings, "lossless", scope.target, f"target of scope {scope.name}")
     else:

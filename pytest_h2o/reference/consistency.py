@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from pytest_h2o.codecs.base import Codec, Stream, Tensor
-from pytest_h2o.codecs_streams import streams
+from pytest_h2o.dumps import DumpEntry, DumpIndex
+from pytest_h2o.dumps.read import Piece, read_pieces
 
 _MARK = "[H2O-LOSSLESS]"
 _PAIR = re.compile(r"(\w+)=(-?\d+)(?=\s|$)")
@@ -114,42 +114,51 @@ def parse_samples(output: str) -> tuple[LoggedSample, ...]:
     return tuple(found)
 
 
-def compare_with_dumps(samples: Sequence[LoggedSample], dump_dir: Path, codec: Codec) -> Consistency:
+def compare_with_dumps(
+    samples: Sequence[LoggedSample], dumps: DumpIndex, codec: Codec, run_id: str | None = None
+) -> Consistency:
     """Code the tokens of each sample as the dumps have them.
 
     Parameters
     ----------
     samples : sequence of LoggedSample
-    dump_dir : Path
-        Dumps of the same run and of no other.
+    dumps : DumpIndex
     codec : Codec
         With the settings that the run had: `GearV3` for the frame of the runtime.
+    run_id : str, optional
+        Of several runs in the dumps, the one that printed the samples.
 
     Raises
     ------
     DumpError
-        The dumps cannot be read.
+        A data file cannot be read.
     """
-    wanted = {sample: 0 for sample in samples if sample.contiguous}
-    seen = dict.fromkeys(wanted, 0)
-    for dumped in streams(dump_dir):
-        for sample in wanted:
-            if sample.layer != dumped.layer:
-                continue
-            size = _coded_bytes(sample, dumped.stream, codec)
-            if size is not None:
-                wanted[sample] += size
-                seen[sample] += 1
+    by_layer: dict[int, list[DumpEntry]] = {}
+    for entry in dumps.entries:
+        if run_id is None or entry.run_id == run_id:
+            by_layer.setdefault(entry.layer_id, []).append(entry)
+    compared = [
+        Compared(sample, _offline_bytes(sample, by_layer.get(sample.layer, []), codec))
+        for sample in samples
+        if sample.contiguous
+    ]
+    return Consistency(tuple(compared), tuple(sample for sample in samples if not sample.contiguous))
+
+
+def _offline_bytes(sample: LoggedSample, entries: Sequence[DumpEntry], codec: Codec) -> int | None:
+    """Bytes of K and V of a sample's tokens; None unless every one of them stands in exactly one entry."""
+    pieces = []
+    expected = sample.first_position
+    for entry in sorted(entries, key=lambda entry: entry.seq_start):
+        first = max(entry.seq_start, sample.first_position)
+        end = min(entry.seq_start + entry.seq_len, sample.end_position)
+        if first >= end:
+            continue
+        if first != expected:
+            return None
+        pieces.append(Piece(entry, first - entry.seq_start, end - first))
+        expected = end
+    if expected != sample.end_position:
+        return None
     tensors: tuple[Tensor, ...] = ("k", "v")
-    compared = [Compared(one, size if seen[one] == len(tensors) else None) for one, size in wanted.items()]
-    return Consistency(tuple(compared), tuple(one for one in samples if not one.contiguous))
-
-
-def _coded_bytes(sample: LoggedSample, stream: Stream, codec: Codec) -> int | None:
-    """Bytes of the tokens of a sample in a stream that is sorted by position; None if some are not there once."""
-    if stream.positions is None:
-        return None
-    inside = (stream.positions >= sample.first_position) & (stream.positions < sample.end_position)
-    if inside.sum() != sample.tokens or len(set(stream.positions[inside].tolist())) != sample.tokens:
-        return None
-    return len(codec.encode(Stream(stream.words[inside], stream.tensor)))
+    return sum(len(codec.encode(Stream(read_pieces(pieces, tensor), tensor))) for tensor in tensors)

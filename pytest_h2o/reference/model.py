@@ -207,10 +207,11 @@ def _softmax(scores: Floats) -> Floats:
 
 def _feed_forward(normed: Floats, layer: _Layer) -> Floats:
     both = _product(layer.gate_up, normed)
-    gate, up = np.split(both, 2, axis=-1)
+    width = layer.down.shape[-1]
+    gate: Floats = both[..., :width]
     with np.errstate(over="ignore"):  # exp(-gate) of a very negative gate: the quotient is 0, as it should be
         activated: Floats = gate / (np.float32(1.0) + np.exp(-gate))
-    activated *= up
+    activated *= both[..., width:]
     return _product(layer.down, activated)
 
 

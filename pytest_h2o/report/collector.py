@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.options import Settings
 from pytest_h2o.store import append_line
+
+if TYPE_CHECKING:
+    from pytest_h2o.bench.result import PointResult
 
 JOURNAL_VERSION = 1
 
@@ -28,7 +31,9 @@ class Collector:
         self.scopes: dict[str, dict[str, Any]] = {}
         """Scope name -> lossless result."""
         self.presets: dict[str, dict[str, Any]] = {}
-        """Preset name -> what the summary needs of it (layers, targets, baseline, notes)."""
+        """Preset name -> what the summary needs of it (layers, targets, baseline)."""
+        self.left_out: set[str] = set()
+        """Presets that nothing could measure and nobody asked for."""
 
     def add(self, text: str, *, duration_s: float) -> None:
         """Take one item's record and write it to the journal before anything else happens."""
@@ -37,12 +42,23 @@ class Collector:
         append_line(self.run_dir / "journal.jsonl", {"version": JOURNAL_VERSION, **record})
         data = record.pop("data")
         for point in data.get("points", []):
-            self.points.setdefault(point["preset"], {}).setdefault(point["run_id"], point)
+            self.points.setdefault(point["preset"], {}).setdefault(point["result"]["run_id"], point)
         for name, result in data.get("scopes", {}).items():
             self.scopes.setdefault(name, result)
         for name, facts in data.get("presets", {}).items():
             self.presets.setdefault(name, facts)
+        self.left_out.update(data.get("left_out", ()))
         self.items[record["item"]] = record
+
+    def results_of(self, preset: str) -> list[PointResult]:
+        """The results of a preset that arrived, in the order of its points."""
+        from pytest_h2o.bench.result import PointResult
+
+        return [PointResult.from_json(point["result"]) for point in self.points_in_order(preset)]
+
+    def points_in_order(self, preset: str) -> list[dict[str, Any]]:
+        """The points of a preset that arrived, in their order: manifest fields and result of each."""
+        return sorted(self.points.get(preset, {}).values(), key=lambda point: int(point["index"]))
 
     def sorted_items(self) -> list[dict[str, Any]]:
         """Records in an order that does not depend on which worker was faster."""

@@ -11,14 +11,17 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pytest_h2o.bench.command import repeat_command
 from pytest_h2o.errors import BenchError, H2OError
 from pytest_h2o.gate.bounds import find_bound
-from pytest_h2o.gate.items import GateItem, LosslessItem, PointItem, SweepItem, row_facts
+from pytest_h2o.gate.item import GateItem
 from pytest_h2o.gate.measured import METRICS, Comparison, Measured, Target
 from pytest_h2o.gate.rule import RowFacts
+from pytest_h2o.gate.scope_item import LosslessItem
+from pytest_h2o.gate.sweep_items import PointItem, SweepItem, row_facts
 
 if TYPE_CHECKING:
-    from pytest_h2o.bench.launch import PointResult
+    from pytest_h2o.bench.result import PointResult
 
 NEAREST = 5
 """Rows shown beside the one that was measured."""
@@ -42,7 +45,7 @@ def _margin_text(comparison: Comparison) -> str:
     if not math.isfinite(margin):
         return "a value is missing or not a number, so the target is missed"
     side = "held with a margin of" if margin >= 0 else "missed by"
-    share = f" ({abs(relative):.1%} of the target)" if relative is not None and metric.name != "joint_margin" else ""
+    share = f" ({abs(relative):.2%} of the target)" if relative is not None and metric.higher_is_better else ""
     return f"{side} {metric.render(abs(margin)).lstrip('+')}{share}; target from {comparison.target.origin}"
 
 
@@ -74,7 +77,7 @@ def _verdict_lines(item: GateItem) -> list[str]:
 def _bench_lines(error: BenchError) -> list[str]:
     lines = []
     if error.argv:
-        lines.append(f"command    {shlex.join(error.argv)}")
+        lines.append(f"command    {repeat_command(error.argv)}")
     ended = error.signal_name or (f"exit code {error.returncode}" if error.returncode is not None else None)
     if ended:
         took = "" if error.elapsed_s is None else f" after {error.elapsed_s:.1f} s"
@@ -92,7 +95,7 @@ def _row_lines(item: SweepItem) -> list[str]:
     results = {result.run_id: result for result in item.results}
     source = results.get(failed.measured.source)
     lines = []
-    if source is not None:
+    if source is not None and failed.measured.metric != "decode_drop":
         lines += _bound_lines(source, item)
     lines += _table_lines(item, list(results.values()), failed.measured.metric)
     lines += _warning_lines(list(results.values()))
@@ -137,7 +140,7 @@ def _table_lines(item: SweepItem, results: Sequence[PointResult], metric: str) -
 def _warning_lines(results: Sequence[PointResult]) -> list[str]:
     counts: Counter[str] = Counter()
     for result in results:
-        if not result.shares_run_with:
+        if result.output is not None and not result.shares_run_with:
             counts.update(result.output.warnings)
     return [f"warning    {count:,} x {kind}" for kind, count in counts.most_common(4)]
 
@@ -147,7 +150,7 @@ def _file_lines(result: PointResult) -> list[str]:
     if result.config_path:
         lines.append(f"config     {result.config_path}")
     if result.argv:
-        lines.append(f"command    {shlex.join(result.argv)}")
+        lines.append(f"command    {repeat_command(result.argv)}")
     return lines
 
 
@@ -156,7 +159,7 @@ def _scope_lines(item: LosslessItem) -> list[str]:
     lines = [
         f"K          {result.k_lossless_ratio:.4f}  ({result.k_raw_bytes:,} -> {result.k_compressed_bytes:,} bytes)",
         f"V          {result.v_lossless_ratio:.4f}  ({result.v_raw_bytes:,} -> {result.v_compressed_bytes:,} bytes)",
-        f"dump       {item.session.scope_root(item.scope)}",
+        f"dump       {item.session.scope_root(item.scope).resolve()}",
         f"codec      {item.scope.codec_mode}, {item.scope.entry_mode}, {result.selected_entries} entries, "
         f"layers {', '.join(map(str, result.selected_layers))}",
     ]
@@ -169,6 +172,7 @@ def _scope_lines(item: LosslessItem) -> list[str]:
 def _repeat_lines(item: GateItem, nodeid: str) -> list[str]:
     command = ["pytest", nodeid, *item.session.settings.command_line()]
     lines = [f"repeat     {shlex.join(command)}"]
-    if isinstance(item, PointItem) and item.session.bench_command(item.point):
-        lines.append(f"           {item.session.bench_command(item.point)}")
+    if isinstance(item, PointItem):
+        bench = item.session.bench_command(item.preset, item.point)
+        lines += [f"           {bench}"] if bench else []
     return lines

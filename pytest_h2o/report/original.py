@@ -14,7 +14,7 @@ from pytest_h2o.errors import UsageError
 from pytest_h2o.gate.rule import RowFacts, Thresholds, decide_best_of
 
 if TYPE_CHECKING:
-    from pytest_h2o.bench.table import BenchRow
+    from pytest_h2o.bench.row import BenchRow
 
 MISSING = "missing"
 TOP_ROWS = 5

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_h2o.bench.launch import PointResult
-from pytest_h2o.gate.items import row_facts
+from pytest_h2o.bench.result import PointResult
 from pytest_h2o.gate.measured import METRICS
 from pytest_h2o.gate.rule import Thresholds, decide_best_of, decide_joint
+from pytest_h2o.gate.sweep_items import row_facts
 from pytest_h2o.gate.totals import split_layers, whole_cache_ratio
 from pytest_h2o.report.collector import Collector
 from pytest_h2o.report.original import MISSING, collect_original
@@ -30,7 +30,14 @@ def summarize_preset(collector: Collector, name: str, deciding: Mapping[str, Any
     notes = list(dict.fromkeys(note for item in items if item["kind"] == "sweep" for note in item["notes"]))
     summary: dict[str, Any] = {
         "outcomes": {item["item"]: item["outcome"] for item in items},
-        "verdicts": [_verdict(c) for item in items if item["kind"] == "sweep" for c in item["comparisons"]],
+        "verdicts": [
+            _verdict(c)
+            for metric in METRICS
+            for item in items
+            if item["kind"] == "sweep"
+            for c in item["comparisons"]
+            if c["metric"] == metric
+        ],
         "rows": len(results),
         "launches": len({result.shares_run_with or result.run_id for result in results}),
         "shared_runs": {r.run_id: r.shares_run_with for r in results if r.shares_run_with},
@@ -38,7 +45,7 @@ def summarize_preset(collector: Collector, name: str, deciding: Mapping[str, Any
         "notes": notes,
         "original": None,
     }
-    if facts is None or len(results) != facts["points"]:
+    if facts is None or [result.run_id for result in results] != facts["run_ids"]:
         return summary
     return {**summary, **_whole(facts, results, deciding, _upper(collector))}
 
@@ -88,7 +95,7 @@ def _whole(
 
 
 def _upper(collector: Collector) -> Mapping[str, Any] | None:
-    """The upper bound: the one scope in entry mode aggregate on the same selection as the deciding one, else the first."""
+    """The upper bound: the first evaluated scope in entry mode aggregate."""
     found = [facts["result"] for facts in collector.scopes.values() if facts["result"]["entry_mode"] == "aggregate"]
     return found[0] if found else None
 
@@ -118,7 +125,7 @@ def _verdict(comparison: Mapping[str, Any]) -> dict[str, str]:
 def _warnings(results: list[PointResult]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for result in results:
-        if not result.shares_run_with:
+        if result.output is not None and not result.shares_run_with:
             for kind, count in result.output.warnings.items():
                 counts[kind] = counts.get(kind, 0) + count
     return counts

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_h2o.report.collector import Collector
+from pytest_h2o.report.markdown import escape, render_list, render_table
 from pytest_h2o.report.preset_facts import summarize_preset
 
 SUMMARY_VERSION = 1
@@ -65,39 +66,28 @@ def why_failed(item: Mapping[str, Any]) -> str:
 def _missing(collector: Collector, items: list[dict[str, Any]]) -> list[str]:
     """What a whole verdict needs and no item of this run gave."""
 
-    def passed(metric: str) -> bool:
-        return any(
-            c["metric"] == metric and c["outcome"] == "pass"
-            for i in items
-            if i["outcome"] == "passed"
-            for c in i["comparisons"]
-        )
+    def held_against(metric: str) -> bool:
+        return any(c["metric"] == metric and c["outcome"] != "reported" for i in items for c in i["comparisons"])
 
     def opted_out(kind: str, word: str) -> bool:
         return any(i["kind"] == kind and i["outcome"] == "skipped" and word in (i["reason"] or "") for i in items)
 
-    missing = []
-    if not passed("h2o_lossy"):
-        missing.append("no preset was held against a lossy target")
-    if not passed("decode_drop") and not opted_out("sweep", "decode"):
-        missing.append("no preset was held against the decode target")
-    if collector.settings["rule"] == "joint" and not passed("joint_margin"):
-        missing.append("no preset was held against the joint rule")
-    decided = [name for name, facts in collector.scopes.items() if facts["decides"]]
-    ratio_held = any(
-        i["outcome"] == "passed"
-        and i["name"] in decided
-        and any(c["metric"] == "lossless_ratio" for c in i["comparisons"])
-        for i in items
-    )
-    if not ratio_held:
-        missing.append("the deciding scope was not held against the lossless target")
-    if not any(
-        i["kind"] == "scope" and i["outcome"] == "passed" and not i["comparisons"] and i["name"] in decided
-        for i in items
-    ):
-        missing.append("the streams of the deciding scope were not decoded and compared")
-    return missing
+    decided = {name for name, facts in collector.scopes.items() if facts["decides"]}
+    of_decided = [item for item in items if item["kind"] == "scope" and item["name"] in decided]
+    found = {
+        "no preset was held against a lossy target": held_against("h2o_lossy"),
+        "no preset was held against the decode target": held_against("decode_drop") or opted_out("sweep", "decode"),
+        "no preset was held against the joint rule": (
+            collector.settings["rule"] != "joint" or held_against("joint_margin")
+        ),
+        "the deciding scope was not held against the lossless target": any(
+            c["metric"] == "lossless_ratio" for item in of_decided for c in item["comparisons"]
+        ),
+        "the streams of the deciding scope were not decoded and compared": any(
+            not item["comparisons"] for item in of_decided
+        ),
+    }
+    return [text for text, there in found.items() if not there]
 
 
 def _summarize_scope(collector: Collector, name: str) -> dict[str, Any]:
@@ -125,11 +115,10 @@ def _summarize_scope(collector: Collector, name: str) -> dict[str, Any]:
 
 
 def render_verdict(overall: bool | str) -> str:
-    return (
-        {True: "PASS", False: "FAIL"}.get(overall, str(overall).upper())
-        if isinstance(overall, bool)
-        else str(overall).upper()
-    )
+    """``PASS``, ``FAIL`` or ``INCOMPLETE``."""
+    if isinstance(overall, bool):
+        return "PASS" if overall else "FAIL"
+    return overall.upper()
 
 
 def render_summary_md(summary: Mapping[str, Any]) -> str:
@@ -137,28 +126,18 @@ def render_summary_md(summary: Mapping[str, Any]) -> str:
     lines = [f"# KV-cache compression gate: {render_verdict(summary['overall_pass'])}", ""]
     counts = summary["items"]
     lines.append(
-        f"{counts['passed']} items passed, {counts['failed']} failed, {counts['skipped']} left out; rule: {summary['rule']}."
+        f"{counts['passed']} items passed, {counts['failed']} failed, {counts['skipped']} left out; "
+        f"rule: {summary['rule']}."
     )
-    lines += _bullets("Failed", [f"`{f['item']}`: {f['why']}" for f in summary["failed"]])
-    lines += _bullets("Not complete", summary["incomplete_for"])
-    lines += _bullets("Left out on purpose", [f"`{f['item']}`: {f['why']}" for f in summary["left_out_on_purpose"]])
-    lines += _bullets("Not measured (not asked for)", summary["not_measured"])
+    lines += render_list("Failed", [f"{f['item']}: {f['why']}" for f in summary["failed"]])
+    lines += render_list("Not complete", summary["incomplete_for"])
+    lines += render_list("Left out on purpose", [f"{f['item']}: {f['why']}" for f in summary["left_out_on_purpose"]])
+    lines += render_list("Not measured (not asked for)", summary["not_measured"])
     for name, preset in summary["presets"].items():
         lines += _preset_md(name, preset)
     if summary["scopes"]:
         lines += _scopes_md(summary["scopes"])
     return "\n".join(lines) + "\n"
-
-
-def _bullets(title: str, entries: list[str]) -> list[str]:
-    return ["", f"**{title}**", "", *(f"- {entry}" for entry in entries)] if entries else []
-
-
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    def line(cells: tuple[str, ...]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    return [line(header), "|" + "|".join(" --- " for _ in header) + "|", *(line(row) for row in rows)]
 
 
 def _preset_md(name: str, preset: Mapping[str, Any]) -> list[str]:
@@ -168,14 +147,14 @@ def _preset_md(name: str, preset: Mapping[str, Any]) -> list[str]:
             (v["title"], v["measured"], f"{v['relation']} {v['target']}", v["margin"], v["source"], v["outcome"])
             for v in preset["verdicts"]
         ]
-        lines += [*_table(("threshold", "measured", "target", "margin", "row", "outcome"), rows), ""]
-    lines += [f"- {note}" for note in preset["notes"]]
+        lines += [*render_table(("threshold", "measured", "target", "margin", "row", "outcome"), rows), ""]
+    lines += [f"- {escape(note)}" for note in preset["notes"]]
     if preset["original"] is not None:
         averages = list(preset["original"]["averages"].items())
-        lines += ["", *_table(("figure", "value"), averages)]
+        lines += ["", *render_table(("figure", "value"), averages)]
         top = [(t["total"], t["whole_cache"], t["decode"], t["lossy"], t["log"]) for t in preset["top"]]
         header = ("total (product)", "whole cache", "decode tok/s", "lossy", "log")
-        lines += ["", "Best rows by total ratio, then decode speed:", "", *_table(header, top)]
+        lines += ["", "Best rows by total ratio, then decode speed:", "", *render_table(header, top)]
         rules = preset["rules"]
         lines += [
             "",
@@ -205,4 +184,4 @@ def _scopes_md(scopes: Mapping[str, Any]) -> list[str]:
             )
         )
     header = ("scope", "lossless ratio", "K / V", "target", "entries", "streams decoded", "outcome")
-    return ["", "## KV dumps", "", *_table(header, rows)]
+    return ["", "## KV dumps", "", *render_table(header, rows)]

@@ -6,7 +6,8 @@ import random
 import struct
 import tracemalloc
 import zlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_streams import ROPE, cut, real_streams
 
-from pytest_h2o.codecs.base import Rope, Stream
+from pytest_h2o.codecs.base import Rope, SideInfo, Stream, Words
+from pytest_h2o.codecs.byte_reader import encode_varint
 from pytest_h2o.codecs.byteplane import Byteplane
 from pytest_h2o.codecs.container import MAX_RAW_BYTES, decode_container, read_container, write_container
-from pytest_h2o.codecs.registry import codec_names
-from pytest_h2o.codecs.varint import encode_varint
+from pytest_h2o.codecs.registry import codec_names, register, unregister
 from pytest_h2o.codecs.zstd import Zstd
 from pytest_h2o.errors import CodecError
 
@@ -178,6 +179,25 @@ def test_a_right_checksum_over_damage_is_safe() -> None:
                 tracemalloc.stop()
             assert peak_bytes < 4_000_000
     assert refused > 100
+
+
+def test_a_codec_that_decodes_to_another_shape_is_found_out() -> None:
+    @dataclass(frozen=True)
+    class Flat(Zstd):
+        id: ClassVar[str] = "flat"
+
+        def decode(self, payload: bytes | memoryview, side: SideInfo) -> Words:
+            return super().decode(payload, side).reshape(-1, 1, 1)
+
+    register(Flat)
+    try:
+        with pytest.raises(CodecError) as caught:
+            decode_container(write_container(Flat(), SMALL, Flat().encode(SMALL)))
+    finally:
+        unregister("flat")
+    assert str(caught.value) == (
+        "codec flat decoded to other than it was asked for\n  came: <u2 [6, 1, 1]\n  expected: uint16 [1, 2, 3]"
+    )
 
 
 @settings(max_examples=200, deadline=None)

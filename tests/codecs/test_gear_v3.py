@@ -85,6 +85,15 @@ def test_what_does_not_shrink_is_stored_head_major() -> None:
     assert GearV3().modes(payload, stream.side_info()) == {"hi": {"stored": 1}, "lo": {"stored": 1}}
 
 
+def test_what_is_exactly_as_long_when_coded_is_stored() -> None:
+    """4 + 2 frame headers of 10, 2 bytes for the run, 1 + 27 for the literals: 54, as raw."""
+    hi = np.random.default_rng(5).permutation(256)[:27]
+    words = (hi << 8 | 7).astype(np.uint16).reshape(27, 1, 1)
+    assert GearV3().encode(Stream(words, "k")) == words.tobytes()
+    shorter = np.append(words, np.uint16(words[-1])).reshape(28, 1, 1)
+    assert len(GearV3().encode(Stream(shorter, "k"))) < shorter.nbytes
+
+
 def test_a_payload_of_another_stream_says_so() -> None:
     stream = real_streams()[0]
     with pytest.raises(CodecError) as caught:

@@ -67,6 +67,25 @@ def test_a_frame_without_its_size_is_refused() -> None:
         decompress(frame, 300)
 
 
+@pytest.mark.parametrize("size", [256, 299, 301, 400])
+def test_a_frame_that_lies_about_its_size_is_refused(size: int) -> None:
+    frame = bytearray(zstandard.compress(b"abc" * 100, 3))
+    frame[5:7] = (size - 256).to_bytes(2, "little")
+    assert zstandard.get_frame_parameters(bytes(frame)).content_size == size
+    with pytest.raises(CodecError, match="a zstd frame is damaged"):
+        decompress(bytes(frame), size)
+
+
+@pytest.mark.parametrize("more", [b"\0", zstandard.compress(b"more", 3)])
+def test_bytes_after_a_frame_are_refused(more: bytes) -> None:
+    with pytest.raises(CodecError) as caught:
+        decompress(zstandard.compress(b"abc" * 100, 3) + more, 300)
+    assert str(caught.value) == (
+        f"a zstd frame is damaged\n  came: compressed input contains {len(more)} bytes of unused data,"
+        " which is disallowed\n  expected: a frame of 300 bytes"
+    )
+
+
 def test_a_plane_that_is_cut_short_says_so() -> None:
     stream = Stream(np.zeros((4, 1, 8), np.uint16), "k")
     with pytest.raises(CodecError) as caught:

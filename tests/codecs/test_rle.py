@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -76,3 +78,14 @@ def test_known_codes(data: bytes, code: str) -> None:
 def test_a_code_that_does_not_fit_is_refused(code: str) -> None:
     with pytest.raises(CodecError, match="a run-length code does not fit its plane"):
         decode_rle(bytes.fromhex(code), 5)
+
+
+def test_a_code_is_left_when_it_gives_too_much() -> None:
+    code = b"\xff\x00" * 100_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(CodecError):
+            decode_rle(code, 1000)
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()

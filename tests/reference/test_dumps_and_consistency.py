@@ -10,7 +10,7 @@ import pytest
 from bench_runs import SMALL_H2O, SMALL_LOSSLESS, launch, write_config
 
 from pytest_h2o.codecs.gear_v3 import GearV3
-from pytest_h2o.codecs_streams import streams
+from pytest_h2o.dumps import find_overlaps_and_gaps, index_dump
 from pytest_h2o.errors import UsageError
 from pytest_h2o.reference.consistency import compare_with_dumps, parse_samples
 from pytest_h2o.reference.dump_writer import DumpSettings, read_dump_settings
@@ -116,7 +116,7 @@ def test_runtime_and_offline_sizes_of_a_run_are_equal(tmp_path: Path) -> None:
     assert [(sample.layer, sample.start, sample.tokens) for sample in samples] == [
         (0, start, 16) for start in (4, 20, 36, 52)
     ]
-    found = compare_with_dumps(samples, root, GearV3())
+    found = compare_with_dumps(samples, index_dump(root), GearV3())
     assert found.consistent
     assert found.not_comparable == ()
     assert found.runtime_bytes == found.offline_bytes == sum(sample.coded_bytes for sample in samples)
@@ -128,18 +128,18 @@ def test_one_changed_bit_of_a_dump_is_seen(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[30 * 32 : 31 * 32] = bytes(range(32))
     path.write_bytes(data)
-    found = compare_with_dumps(parse_samples(output), root, GearV3())
+    found = compare_with_dumps(parse_samples(output), index_dump(root), GearV3())
     assert [one.equal for one in found.compared] == [True, False, True, True]
     assert not found.consistent
 
 
 def test_tokens_that_the_dumps_lack_are_missing_and_no_pass(tmp_path: Path) -> None:
     root, output = dump(tmp_path, environment={"MNN_KV_DUMP_MAX_TOKENS": "30"})
-    found = compare_with_dumps(parse_samples(output), root, GearV3())
+    found = compare_with_dumps(parse_samples(output), index_dump(root), GearV3())
     assert [one.offline_bytes is None for one in found.compared] == [False, True, True, True]
     assert found.offline_bytes is None
     assert not found.consistent
-    assert not compare_with_dumps((), root, GearV3()).consistent
+    assert not compare_with_dumps((), index_dump(root), GearV3()).consistent
 
 
 def test_samples_that_an_eviction_tore_apart_are_named(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_samples_that_an_eviction_tore_apart_are_named(tmp_path: Path) -> None:
         kv_h2o_target_lossy_ratio=2.0,
         reference_clock="layer",
     )
-    found = compare_with_dumps(parse_samples(output), root, GearV3())
+    found = compare_with_dumps(parse_samples(output), index_dump(root), GearV3())
     assert {sample.layer for sample in found.not_comparable} == {1, 2, 3}
     assert found.compared
     assert found.consistent
@@ -168,7 +168,17 @@ def test_lines_of_another_bench_are_read() -> None:
     assert (sample.first_position, sample.end_position, sample.coded_bytes) == (16, 48, 35000)
 
 
-def test_every_stream_of_the_dumps_can_be_read(tmp_path: Path) -> None:
-    root, _ = dump(tmp_path)
-    lengths = {(dumped.layer, dumped.stream.words.shape) for dumped in streams(root)}
-    assert lengths == {(layer, (84, 2, 8)) for layer in range(4)}
+def test_the_dumps_are_sound_and_whole(tmp_path: Path) -> None:
+    dumps = index_dump(dump(tmp_path)[0])
+    assert dumps.skipped == ()
+    assert len(dumps.entries) == 4 * 25
+    assert find_overlaps_and_gaps(dumps.entries) == ()
+
+
+def test_of_several_runs_one_is_compared(tmp_path: Path) -> None:
+    root, output = dump(tmp_path, "-p", "40,60")
+    samples = parse_samples(output)
+    dumps = index_dump(root)
+    assert not compare_with_dumps(samples, dumps, GearV3()).consistent
+    long_run = compare_with_dumps(samples[-2:], dumps, GearV3(), run_id="tiny_p60_g24")
+    assert long_run.consistent

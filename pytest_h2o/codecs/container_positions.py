@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_h2o.codecs.varint import ByteReader, encode_varint, unzigzag, zigzag
+from pytest_h2o.codecs.byte_reader import ByteReader, encode_varint, unzigzag, zigzag
 from pytest_h2o.errors import CodecError
 
 _WORD = 1 << 64

@@ -1,4 +1,4 @@
-"""What a gate file sees of one test item: the rows of a preset, one of its points, or a dump scope.
+"""What a gate file sees of a sweep: one of its points, or all rows of a preset.
 
 Nothing is measured before it is asked for: an item that is only collected costs nothing, and a failure to measure
 is the failure of the item that asked.
@@ -7,11 +7,12 @@ is the failure of the item that asked.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.errors import BenchError, H2OError, NotMeasured, OptedOut
-from pytest_h2o.gate.measured import METRICS, Comparison, Measured, Target
+from pytest_h2o.gate.item import GateItem, Targets
+from pytest_h2o.gate.measured import METRICS, Measured
 from pytest_h2o.gate.rule import (
     BestOfVerdict,
     JointVerdict,
@@ -24,83 +25,22 @@ from pytest_h2o.gate.rule import (
 )
 
 if TYPE_CHECKING:
-    from pytest_h2o.bench.launch import PointResult
+    from pytest_h2o.bench.result import PointResult
+    from pytest_h2o.bench.row import BenchRow
     from pytest_h2o.gate.baseline import Baseline
-    from pytest_h2o.lossless import LosslessResult
+    from pytest_h2o.gate.figures import Figures
     from pytest_h2o.points import SweepPoint
     from pytest_h2o.presets import Preset
-    from pytest_h2o.scopes import Scope
-    from pytest_h2o.session import GateSession
 
 
-@dataclass(frozen=True)
-class Targets:
-    """The targets of one preset or scope, each with where it was said."""
-
-    lossy: Target
-    lossless: Target
-    decode_drop: Target
-
-    @property
-    def thresholds(self) -> Thresholds:
-        return Thresholds(self.lossy.value, self.lossless.value, self.decode_drop.value)
-
-
-def _plain(value: float | None) -> float | str | None:
-    """A float as JSON can hold it."""
-    return str(value) if value is not None and not math.isfinite(value) else value
-
-
-class GateItem:
-    """Common to all items: what was compared and what there is to say beside it."""
-
-    kind = ""
-
-    def __init__(self, session: GateSession, name: str, targets: Targets) -> None:
-        self.session = session
-        self.name = name
-        self.targets = targets
-        self.comparisons: list[Comparison] = []
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
-
-    def measured(self, metric: str, value: float, source: str, std: float | None = None) -> Measured:
-        return Measured(metric, value, source, std, on_compare=self.comparisons.append)
-
-    def record(self, nodeid: str, outcome: str, error: BaseException | None) -> dict[str, Any]:
-        """What the journal keeps of this item: built-in types only."""
-        return {
-            "item": nodeid,
-            "kind": self.kind,
-            "name": self.name,
-            "outcome": outcome,
-            "reason": error.what if isinstance(error, H2OError) else None,
-            "comparisons": [_comparison_json(c) for c in self.comparisons],
-            "notes": list(self.notes),
-            "data": self.session.take_new_data(),
-        }
-
-    def write_dry_run(self) -> None:
-        """Write what would be run; nothing where nothing is launched."""
-
-
-def _comparison_json(comparison: Comparison) -> dict[str, Any]:
-    measured, target = comparison.measured, comparison.target
-    return {
-        "metric": measured.metric,
-        "unit": METRICS[measured.metric].unit,
-        "value": _plain(measured.value),
-        "std": _plain(measured.std),
-        "source": measured.source,
-        "relation": comparison.relation,
-        "target": target.value,
-        "target_origin": target.origin,
-        "margin": _plain(comparison.margin),
-        "outcome": comparison.outcome,
-    }
+def row_facts(result: PointResult) -> RowFacts:
+    """The deciding figures of a run."""
+    lossy, decode = result.row.get("h2o_lossy"), result.row.decode_tok_per_s
+    return RowFacts(
+        run_id=result.run_id,
+        lossy=lossy.mean if lossy else None,
+        decode_tok_per_s=decode.mean if decode else None,
+    )
 
 
 class PointItem(GateItem):
@@ -108,7 +48,7 @@ class PointItem(GateItem):
 
     kind = "point"
 
-    def __init__(self, session: GateSession, preset: Preset, point: SweepPoint, targets: Targets) -> None:
+    def __init__(self, session: Figures, preset: Preset, point: SweepPoint, targets: Targets) -> None:
         super().__init__(session, preset.name, targets)
         self.preset = preset
         self.point = point
@@ -116,17 +56,18 @@ class PointItem(GateItem):
     @property
     def result(self) -> PointResult:
         """The run of this point. BenchError if it failed or its row is not sound."""
-        result = self.session.sweep(self.preset).result(self.point)
-        self.notes.extend(f"shares the run of {result.shares_run_with}" for _ in [0] if result.shares_run_with)
+        result = self.session.result(self.preset, self.point)
+        if result.shares_run_with:
+            self.note(f"shares the run of {result.shares_run_with}")
         return result
 
     @property
-    def row(self) -> Any:
-        """The sound row of this point, `bench.table.BenchRow`."""
+    def row(self) -> BenchRow:
+        """The sound row of this point."""
         return self.result.row
 
-    def record(self, nodeid: str, outcome: str, error: BaseException | None) -> dict[str, Any]:
-        return {**super().record(nodeid, outcome, error), "run_id": self.point.run_id}
+    def record(self, nodeid: str, outcome: str, reason: str | None) -> dict[str, Any]:
+        return {**super().record(nodeid, outcome, reason), "run_id": self.point.run_id}
 
     def write_dry_run(self) -> None:
         self.session.write_dry_run(self.preset)
@@ -137,7 +78,7 @@ class SweepItem(GateItem):
 
     kind = "sweep"
 
-    def __init__(self, session: GateSession, preset: Preset, targets: Targets) -> None:
+    def __init__(self, session: Figures, preset: Preset, targets: Targets) -> None:
         super().__init__(session, preset.name, targets)
         self.preset = preset
 
@@ -153,12 +94,11 @@ class SweepItem(GateItem):
         BenchError
             A point failed or its row is not sound: a verdict over the rest would be a verdict on missing data.
         """
-        sweep = self.session.sweep(self.preset)
         results: list[PointResult] = []
         failed: list[tuple[str, H2OError]] = []
         for point in self.session.points(self.preset):
             try:
-                results.append(sweep.result(point))
+                results.append(self.session.result(self.preset, point))
             except H2OError as error:
                 failed.append((point.run_id, error))
         if failed:
@@ -172,11 +112,11 @@ class SweepItem(GateItem):
                 expected="a sound row of every point",
                 hint="the test_bench items of this preset show each one",
             ) from first
-        self.notes.extend(note for note in sweep.notes if note not in self.notes)
+        self._note_all(self.session.notes(self.preset))
         return tuple(results)
 
     @property
-    def rows(self) -> tuple[Any, ...]:
+    def rows(self) -> tuple[BenchRow, ...]:
         """The rows of all points, in their order."""
         return tuple(result.row for result in self.results)
 
@@ -213,6 +153,17 @@ class SweepItem(GateItem):
         """The decode speed with H2O off; None if there is none. OptedOut if it was left out on purpose."""
         return self.session.baseline(self.preset, self.results)
 
+    def _needed_baseline(self) -> Baseline:
+        found = self.baseline()
+        if found is None:
+            raise NotMeasured(
+                f"no baseline: nothing says how fast {self.name} decodes with H2O off",
+                expected="a recorded row with H2O off for the same prompt and gen, or a number",
+                hint="give --h2o-decode-baseline TOK_PER_S, or decode_baseline under targets: in the preset; "
+                "--h2o-decode-baseline none leaves the decode threshold out on purpose",
+            )
+        return found
+
     def decode_drop(self) -> Measured:
         """Fraction of decode speed lost against the baseline, of the fastest row that may decide.
 
@@ -226,14 +177,7 @@ class SweepItem(GateItem):
         OptedOut
             The baseline was set to ``none``.
         """
-        baseline = self.baseline()
-        if baseline is None:
-            raise NotMeasured(
-                f"no baseline: nothing says how fast {self.name} decodes with H2O off",
-                expected="a recorded row with H2O off for the same prompt and gen, or a number",
-                hint="give --h2o-decode-baseline TOK_PER_S, or decode_baseline under targets: in the preset; "
-                "--h2o-decode-baseline none leaves the decode threshold out on purpose",
-            )
+        baseline = self._needed_baseline()
         self.best("decode_tok_per_s")
         facts = self.facts()
         lossy_target = self.targets.lossy.value
@@ -245,28 +189,54 @@ class SweepItem(GateItem):
         row = best_row(facts, "decode_tok_per_s")
         if row is None or row.decode_tok_per_s is None:
             raise NotMeasured(f"no row of {self.name} has a decode speed", where=self.name)
-        self.notes.extend(note for note in baseline.notes if note not in self.notes)
+        self._note_all(baseline.notes)
         return self.measured("decode_drop", decode_drop(baseline.tok_per_s, row.decode_tok_per_s), row.run_id)
+
+    def record(self, nodeid: str, outcome: str, reason: str | None) -> dict[str, Any]:
+        if self.comparisons:
+            self.session.remember_preset(self.preset, self._summary_facts())
+        return super().record(nodeid, outcome, reason)
+
+    def _summary_facts(self) -> dict[str, Any]:
+        """What the summary needs to hold all rows of this preset against both rules again."""
+        try:
+            baseline, left_out = self.baseline(), False
+        except OptedOut:
+            baseline, left_out = None, True
+        return {
+            "run_ids": [result.run_id for result in self.results],
+            "path": str(self.preset.path) if self.preset.path else None,
+            "model_layers": self.session.model_layers(self.preset),
+            "h2o_layer_start": self.preset.h2o_layer_start,
+            "h2o_layer_end": self.preset.h2o_layer_end,
+            "targets": asdict(self.targets.thresholds),
+            "decode_left_out": left_out,
+            "baseline_tok_per_s": baseline.tok_per_s if baseline else None,
+            "baseline_origin": baseline.origin if baseline else None,
+            "baseline_files": [str(path) for path in baseline.files] if baseline else [],
+        }
 
     def joint(self) -> JointVerdict:
         """Every row against every target (lossy, decode, lossless of the deciding scope)."""
-        return decide_joint(self.facts(), *self._limits()[:1], **self._limits()[1])
+        thresholds, baseline, lossless = self._limits()
+        return decide_joint(self.facts(), thresholds, baseline_tok_per_s=baseline, lossless=lossless)
 
     def best_of(self) -> BestOfVerdict:
         """The original rule on the same rows."""
-        return decide_best_of(self.facts(), *self._limits()[:1], **self._limits()[1])
+        thresholds, baseline, lossless = self._limits()
+        return decide_best_of(self.facts(), thresholds, baseline_tok_per_s=baseline, lossless=lossless)
 
-    def _limits(self) -> tuple[Thresholds, dict[str, float | None]]:
+    def _limits(self) -> tuple[Thresholds, float | None, float | None]:
+        """Thresholds, decode baseline and lossless ratio, without those left out on purpose."""
         thresholds = self.targets.thresholds
         baseline: float | None = None
         try:
-            found = self.baseline()
-            baseline = found.tok_per_s if found else None
+            baseline = self._needed_baseline().tok_per_s
         except OptedOut:
             thresholds = Thresholds(thresholds.lossy, thresholds.lossless, None)
             self.note("the decode threshold is left out (decode baseline: none)")
         lossless = None if thresholds.lossless is None else self.session.deciding_ratio()
-        return thresholds, {"baseline_tok_per_s": baseline, "lossless": lossless}
+        return thresholds, baseline, lossless
 
     def joint_margin(self) -> Measured:
         """The best row's smallest margin over all targets; at least 0 where one row meets them all.
@@ -287,43 +257,3 @@ class SweepItem(GateItem):
         if joint.best is None:
             raise NotMeasured(f"{self.name} has no row")
         return self.measured("joint_margin", joint.best.smallest, joint.best.run_id)
-
-
-def row_facts(result: PointResult) -> RowFacts:
-    """The deciding figures of a run."""
-    lossy, decode = result.row.get("h2o_lossy"), result.row.decode_tok_per_s
-    return RowFacts(
-        run_id=result.run_id,
-        lossy=lossy.mean if lossy else None,
-        decode_tok_per_s=decode.mean if decode else None,
-    )
-
-
-class LosslessItem(GateItem):
-    """One dump scope: its streams really encoded, decoded and compared."""
-
-    kind = "scope"
-
-    def __init__(self, session: GateSession, scope: Scope, targets: Targets) -> None:
-        super().__init__(session, scope.name, targets)
-        self.scope = scope
-
-    @property
-    def result(self) -> LosslessResult:
-        """The evaluation of this scope. DumpError if it cannot be read, or entries of it cannot."""
-        return self.session.evaluate_scope(self.scope, self)
-
-    @property
-    def ratio(self) -> Measured:
-        """Raw fp16 bytes over encoded bytes, all headers counted, K and V together."""
-        return self.measured("lossless_ratio", self.result.lossless_ratio, self.name)
-
-    @property
-    def streams(self) -> int:
-        """Streams that were encoded and counted."""
-        return self.result.encoded_streams
-
-    @property
-    def decoded_streams(self) -> int:
-        """Streams that were decoded from the counted bytes and equal their input bit for bit."""
-        return self.result.verified_streams

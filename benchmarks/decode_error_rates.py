@@ -1,0 +1,192 @@
+"""How often the paired decode verdict is right, wrong and undecided, and what it costs, beside simpler rules.
+
+    python benchmarks/decode_error_rates.py --out-md rates.md --out-json rates.json
+
+Everything is drawn from one seed, so the same command and numpy give the same numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from decode_noise import LAUNCH_SPREAD, NOISES, Noise
+from decode_rules import FAIL, INCONCLUSIVE, PASS, Outcomes, best_of_rows, fixed_t_test, peeking_t_test, sequential
+
+from pytest_h2o.gate.decode import DEFAULT_CONFIDENCE, DEFAULT_PAIRS, Budget
+
+Floats = npt.NDArray[np.float64]
+DROPS = (0.0, 0.03, 0.05, 0.08, 0.10, 0.20, 0.30)
+TARGET = 0.05
+PAIRED = "paired, sequential"
+ROWS_OF_ORIGINAL = 27
+BUDGETS = (20, 24, 40, 80)
+CONFIDENCES = (0.90, 0.95, 0.975, 0.99)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One rule on one noise at one true drop; shares are fractions of the replicates."""
+
+    table: str
+    noise: str
+    rule: str
+    drop: float
+    replicates: int
+    passed: float
+    inconclusive: float
+    failed: float
+    passed_error: float
+    failed_error: float
+    launches_median: float
+    launches_mean: float
+
+
+def summarize(table: str, noise: str, rule: str, drop: float, outcomes: Outcomes) -> Cell:
+    count = len(outcomes.outcome)
+    share = {said: float((outcomes.outcome == said).mean()) for said in (PASS, INCONCLUSIVE, FAIL)}
+    error = {said: math.sqrt(share[said] * (1 - share[said]) / count) for said in share}
+    return Cell(
+        table=table,
+        noise=noise,
+        rule=rule,
+        drop=drop,
+        replicates=count,
+        passed=share[PASS],
+        inconclusive=share[INCONCLUSIVE],
+        failed=share[FAIL],
+        passed_error=error[PASS],
+        failed_error=error[FAIL],
+        launches_median=float(np.median(outcomes.launches)),
+        launches_mean=float(outcomes.launches.mean()),
+    )
+
+
+def draw_log_ratios(noise: Noise, drop: float, shape: tuple[int, int], seed: int) -> Floats:
+    """Log ratios baseline / candidate `[comparisons, pairs]` at a true drop."""
+    baseline, candidate = noise.draw(_generator(seed, noise.name, drop), shape)
+    return baseline - candidate - math.log1p(-drop)
+
+
+def _generator(seed: int, *names: object) -> np.random.Generator:
+    return np.random.default_rng([seed, *(zlib.crc32(str(name).encode()) for name in names)])
+
+
+def simulate_noise(noise: Noise, replicates: int, seed: int) -> Iterable[Cell]:
+    """Every rule at every drop under the default policy."""
+    alpha = 1 - DEFAULT_CONFIDENCE
+    for drop in DROPS:
+        values = draw_log_ratios(noise, drop, (replicates, DEFAULT_PAIRS), seed)
+        rows = noise.draw(_generator(seed, "rows", noise.name, drop), (replicates, ROWS_OF_ORIGINAL))[1]
+        rows = rows + math.log1p(-drop)
+        for rule, outcomes in (
+            (PAIRED, sequential(values, TARGET, Budget())),
+            (f"best of {ROWS_OF_ORIGINAL} rows", best_of_rows(rows, TARGET)),
+            ("one row", best_of_rows(rows[:, :1], TARGET)),
+            (f"t-test of {DEFAULT_PAIRS} pairs", fixed_t_test(values, TARGET, alpha)),
+            ("t-test after every pair", peeking_t_test(values, TARGET, alpha)),
+        ):
+            yield summarize("rules", noise.name, rule, drop, outcomes)
+
+
+def simulate_budgets(replicates: int, seed: int) -> Iterable[Cell]:
+    """The paired verdict with more pairs, at 12 % a launch, with and without stopping when hope is lost."""
+    for pairs in BUDGETS:
+        for futility in (Budget().futility, 0.0):
+            rule = f"{pairs} pairs" + ("" if futility else ", all spent")
+            for drop in DROPS:
+                values = draw_log_ratios(LAUNCH_SPREAD, drop, (replicates, pairs), seed)
+                outcomes = sequential(values, TARGET, Budget(pairs=pairs, futility=futility))
+                yield summarize("budgets", LAUNCH_SPREAD.name, rule, drop, outcomes)
+
+
+def simulate_confidences(replicates: int, seed: int) -> Iterable[Cell]:
+    """What another confidence would cost or save, at 12 % a launch and the default number of pairs."""
+    for confidence in CONFIDENCES:
+        for drop in DROPS:
+            values = draw_log_ratios(LAUNCH_SPREAD, drop, (replicates, DEFAULT_PAIRS), seed)
+            outcomes = sequential(values, TARGET, Budget(), confidence)
+            yield summarize("confidences", LAUNCH_SPREAD.name, f"{confidence:.1%}", drop, outcomes)
+
+
+def render_markdown(cells: Sequence[Cell]) -> str:
+    """The paired verdict on every noise, then one table a noise for every rule, then budgets and confidences."""
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.table, cell.noise), []).append(cell)
+    overview = [replace(cell, rule=cell.noise) for cell in cells if (cell.table, cell.rule) == ("rules", PAIRED)]
+    tables = [_render_group("overview", "", overview)]
+    tables += [_render_group(table, noise, group) for (table, noise), group in groups.items()]
+    return "\n\n".join(tables) + "\n"
+
+
+def _render_group(table: str, noise: str, cells: Sequence[Cell]) -> str:
+    title = {
+        "overview": "The paired verdict, by noise",
+        "rules": noise,
+        "budgets": f"{noise}: planned pairs",
+        "confidences": f"{noise}: confidence",
+    }[table]
+    worst = max(max(cell.passed_error, cell.failed_error) for cell in cells)
+    lines = [
+        f"### {title}",
+        "",
+        f"Pass / inconclusive / fail in %, then launches, median (mean). {cells[0].replicates} comparisons a cell, "
+        f"Monte-Carlo standard error at most {100 * worst:.2f} % points.",
+        "",
+        "| true drop | " + " | ".join(f"{drop:.0%}" for drop in DROPS) + " |",
+        "| --- |" + " --- |" * len(DROPS),
+    ]
+    for rule in dict.fromkeys(cell.rule for cell in cells):
+        by_drop = {cell.drop: cell for cell in cells if cell.rule == rule}
+        lines.append(f"| {rule} | " + " | ".join(_render_cell(by_drop[drop]) for drop in DROPS) + " |")
+    return "\n".join(lines)
+
+
+def _render_cell(cell: Cell) -> str:
+    shares = " / ".join(f"{100 * share:.1f}" for share in (cell.passed, cell.inconclusive, cell.failed))
+    return f"{shares}<br>{cell.launches_median:.0f} ({cell.launches_mean:.1f})"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--replicates", type=int, default=4000, help="comparisons a cell")
+    parser.add_argument("--seed", type=int, default=20)
+    parser.add_argument("--out-md", type=Path)
+    parser.add_argument("--out-json", type=Path)
+    arguments = parser.parse_args(argv)
+    started = time.monotonic()
+    cells: list[Cell] = []
+    for noise in NOISES:
+        cells += simulate_noise(noise, arguments.replicates, arguments.seed)
+    cells += simulate_budgets(arguments.replicates, arguments.seed)
+    cells += simulate_confidences(arguments.replicates, arguments.seed)
+    markdown = render_markdown(cells)
+    if arguments.out_md:
+        arguments.out_md.write_text(markdown, encoding="utf-8")
+    else:
+        sys.stdout.write(markdown)
+    if arguments.out_json:
+        record = {
+            "seed": arguments.seed,
+            "target": TARGET,
+            "confidence": DEFAULT_CONFIDENCE,
+            "numpy": np.__version__,
+            "cells": [asdict(cell) for cell in cells],
+        }
+        arguments.out_json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    sys.stderr.write(f"{len(cells)} cells in {time.monotonic() - started:.0f} s\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""The command line of one run of the bench, and the files that it writes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_h2o.errors import BenchError
+from pytest_h2o.points import SweepPoint
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """How the bench is launched.
+
+    Attributes
+    ----------
+    command : tuple of str
+        The program, and arguments that come before ours (``python -m module``).
+    backend : str
+        cpu, opencl or metal.
+    threads : int
+        Threads of the bench.
+    attention_option : int
+        ``-qatten``; other than 0 this engine quantises the cache and switches H2O off.
+    timeout_s : float
+        Seconds after which a run is ended.
+    grace_s : float
+        Seconds that it then has to end by itself.
+    """
+
+    command: tuple[str, ...]
+    backend: str = "cpu"
+    threads: int = 4
+    attention_option: int = 0
+    timeout_s: float = 1800.0
+    grace_s: float = 5.0
+
+    @classmethod
+    def for_program(
+        cls,
+        bench: str | os.PathLike[str],
+        *,
+        backend: str = "cpu",
+        threads: int = 4,
+        attention_option: int = 0,
+        timeout_s: float = 1800.0,
+    ) -> BenchSettings:
+        """Settings for a program by its path, which is made absolute: a bare name is a file here, not in PATH."""
+        return cls((str(Path(bench).absolute()),), backend, threads, attention_option, timeout_s)
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files of one run in the folder of its sweep."""
+
+    directory: Path
+    run_id: str
+
+    @property
+    def config(self) -> Path:
+        """The config that the run reads."""
+        return self.directory / "configs" / f"{self.run_id}.json"
+
+    @property
+    def log(self) -> Path:
+        """Its table (``-fp``)."""
+        return self.directory / self.log_file
+
+    @property
+    def log_file(self) -> str:
+        """The log as rows and the manifest name it: relative to the folder of the sweep."""
+        return f"logs/{self.run_id}.log"
+
+    @property
+    def config_file(self) -> str:
+        """The config as the manifest names it."""
+        return f"configs/{self.run_id}.json"
+
+    @property
+    def stdout(self) -> Path:
+        """All that it prints besides."""
+        return self.directory / "logs" / f"{self.run_id}.stdout.txt"
+
+    @property
+    def json(self) -> Path:
+        """Its results as JSON (``-j``)."""
+        return self.directory / "logs" / f"{self.run_id}.json"
+
+    def refuse_existing(self) -> None:
+        """Check that the run would not write over, or append to, what is there.
+
+        Raises
+        ------
+        BenchError
+            Naming the first file that exists.
+        """
+        for path in (self.config, self.log, self.stdout, self.json):
+            if path.exists() or path.is_symlink():
+                raise BenchError(
+                    f"{self.run_id} has been run into this folder before",
+                    where=str(path),
+                    expected="no such file: the bench appends to its log, and nothing here is overwritten",
+                    hint="choose another output folder, or move the old files away",
+                )
+
+
+def bench_argv(settings: BenchSettings, files: RunFiles, point: SweepPoint, *, with_json: bool) -> tuple[str, ...]:
+    """Build the command of one run.
+
+    Raises
+    ------
+    BenchError
+        The paths of the run cannot be given to the bench, which cuts its arguments at commas and blanks.
+    """
+    argv = (
+        *settings.command,
+        *("-m", _plain_path(files.config)),
+        *("-a", settings.backend),
+        *("-t", str(settings.threads)),
+        *("-p", str(point.prompt_len)),
+        *("-n", str(point.gen_len)),
+        *("-rep", str(point.repeat)),
+        *("-kv", "true"),
+        *("-qatten", str(settings.attention_option)),
+        *("-fp", _plain_path(files.log)),
+    )
+    return (*argv, "-j", _plain_path(files.json)) if with_json else argv
+
+
+def repeat_command(argv: Sequence[str]) -> str:
+    """Return a shell line that repeats a run with its table on the terminal: nothing is written or appended."""
+    shown: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word in ("-fp", "-j"):
+            next(words, None)
+        else:
+            shown.append(word)
+    return shlex.join(shown)
+
+
+def _plain_path(path: Path) -> str:
+    """A path that the bench takes whole: absolute if it can be, else relative to where we are."""
+    absolute = str(path.absolute())
+    relative = os.path.relpath(absolute)
+    relative = relative if relative.startswith("..") else f"./{relative}"
+    for name in (absolute, relative):
+        if not re.search(r"[\s,]", name):
+            return name
+    raise BenchError(
+        "the bench cannot be given this path",
+        where=absolute,
+        came="a path with a blank or a comma, where the bench cuts its arguments",
+        expected="a path without them",
+        hint="choose another output folder, or start from inside the folder whose name has them",
+    )

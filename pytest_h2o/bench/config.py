@@ -1,0 +1,240 @@
+"""Base config of a model and a sweep point -> the config JSON of one run of the bench.
+
+The engine opens ``base_dir + field`` for its six files. A config written elsewhere must therefore carry an
+absolute `base_dir` that ends in ``/``, and each file as a path relative to it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pytest_h2o.errors import UsageError
+from pytest_h2o.points import SweepPoint
+
+PATH_FIELDS: Mapping[str, str] = {
+    "llm_config": "llm_config.json",
+    "llm_model": "llm.mnn",
+    "llm_weight": "llm.mnn.weight",
+    "embedding_file": "embeddings_bf16.bin",
+    "tokenizer_file": "tokenizer.txt",
+    "context_file": "context.json",
+}
+"""The fields that the engine opens under `base_dir`, with the names that it uses if they are absent."""
+
+LOSSLESS_DEFAULTS: Mapping[str, object] = {
+    "kv_lossless_enable": False,
+    "kv_lossless_scope": "front_n",
+    "kv_lossless_front_n": 2,
+    "kv_lossless_codec": "none",
+    "kv_lossless_runtime_enable": False,
+    "kv_lossless_block_tokens": 128,
+    "kv_lossless_hot_recent_tokens": 256,
+    "kv_lossless_hot_sink_tokens": 16,
+    "kv_lossless_codec_runtime": "fp16_gear_predictive_v3",
+    "kv_lossless_predictors_k": "raw,delta_seq,xor_seq,pair_delta",
+    "kv_lossless_predictors_v": "raw,delta_seq,xor_seq",
+    "kv_lossless_async_threads": 1,
+    "kv_lossless_max_queue": 256,
+    "kv_lossless_decode_cache_blocks": 64,
+    "kv_lossless_strict_roundtrip_check": False,
+}
+"""The lossless keys that every generated config sets, in this order, with the engine's defaults."""
+
+_LAYER_COUNT_KEYS = ("layer_nums", "num_hidden_layers", "n_layer", "num_layers", "n_layers")
+_MAX_CONFIG_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """The config JSON of a model as the user has it.
+
+    Attributes
+    ----------
+    path : Path
+        The file, absolute.
+    values : mapping
+        Its keys and values, in the file's order.
+    source : str
+        Who named it, for messages: an option, an ini key, a preset.
+    """
+
+    path: Path
+    values: Mapping[str, Any]
+    source: str
+
+    @property
+    def base_dir(self) -> Path:
+        """Folder that the model's files are relative to: absolute, symbolic links resolved.
+
+        A relative `base_dir` is relative to the folder of the config; an absent or empty one is that folder.
+        """
+        folder = self.path.parent / str(self.values.get("base_dir", "")).replace("\\", "/")
+        return Path(os.path.realpath(folder))
+
+
+def read_base_config(path: str | os.PathLike[str], source: str = "base config") -> BaseConfig:
+    """Read the base config of a model.
+
+    Parameters
+    ----------
+    path : path
+        A JSON file with one object.
+    source : str
+        Who named the file, for messages.
+
+    Raises
+    ------
+    UsageError
+        The file is missing, unreadable, not JSON, not an object, has a key twice or a `base_dir` that is no text.
+        The message has the file, and the line and column where they are known.
+    """
+    file = Path(path).absolute()
+    values = _read_object(file, source)
+    base_dir = values.get("base_dir", "")
+    if not isinstance(base_dir, str) or "\0" in base_dir:
+        _refuse(file, source, f"base_dir is {base_dir!r}", "a folder name as text")
+    return BaseConfig(file, values, source)
+
+
+def build_run_config(base: BaseConfig, point: SweepPoint) -> dict[str, Any]:
+    """Build the config of one run: the base config with the model's place and every H2O and lossless key set.
+
+    Key order is that of the base config, then base_dir, the kv_h2o_* keys, the kv_lossless_* keys (listed ones
+    first, then others that the preset names), then the model files that the base config left to their defaults.
+    """
+    config = _placed_values(base)
+    config.update(
+        kv_h2o_enable=True,
+        kv_h2o_layer_start=point.h2o_layer_start,
+        kv_h2o_layer_end=point.h2o_layer_end,
+        kv_h2o_block_tokens=point.block_tokens,
+        kv_h2o_sink_tokens=point.sink_tokens,
+        kv_h2o_recent_tokens=point.recent_tokens,
+        kv_h2o_target_keep_ratio=point.keep_ratio,
+        kv_h2o_target_mode=point.h2o_target_mode,
+        kv_h2o_target_lossy_ratio=point.h2o_target_lossy_ratio,
+        kv_h2o_ema_alpha=point.ema_alpha,
+        kv_h2o_update_interval=point.update_interval,
+        kv_h2o_trigger_min_tokens=point.trigger_min_tokens,
+        kv_h2o_log_stats=point.h2o_log_stats,
+    )
+    config.update({key: point.lossless.get(key, default) for key, default in LOSSLESS_DEFAULTS.items()})
+    config.update(point.lossless)
+    return _with_default_files(config)
+
+
+def baseline_run_config(base: BaseConfig) -> dict[str, Any]:
+    """Build the config of the same model with nothing compressed: H2O, lossless and its runtime switched off."""
+    config = _placed_values(base)
+    config.update(kv_h2o_enable=False, kv_lossless_enable=False, kv_lossless_runtime_enable=False)
+    return _with_default_files(config)
+
+
+def layer_count(base: BaseConfig) -> int | None:
+    """Read the number of transformer layers from the model's llm_config.
+
+    Returns
+    -------
+    int or None
+        None where no file says it, or where two keys contradict each other: it is never guessed.
+    """
+    name = base.values.get("llm_config", PATH_FIELDS["llm_config"])
+    if not isinstance(name, str) or not name or "\0" in name:
+        return None
+    try:
+        values = _read_object(base.base_dir / name.replace("\\", "/"), "llm_config")
+    except UsageError:
+        # The engine itself says what is wrong with that file when it is launched; here it only means: not known.
+        return None
+    found = {
+        values[key]
+        for key in _LAYER_COUNT_KEYS
+        if isinstance(values.get(key), int) and not isinstance(values[key], bool) and values[key] > 0
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+def _placed_values(base: BaseConfig) -> dict[str, Any]:
+    """Return the base values with base_dir absolute and the model's files relative to it."""
+    config = dict(base.values)
+    base_dir = base.base_dir
+    config["base_dir"] = base_dir.as_posix().rstrip("/") + "/"
+    for field in PATH_FIELDS:
+        value = config.get(field)
+        if isinstance(value, str) and value:
+            config[field] = _relative_name(base, base_dir, field, value)
+    return config
+
+
+def _with_default_files(config: dict[str, Any]) -> dict[str, Any]:
+    for field, default in PATH_FIELDS.items():
+        config.setdefault(field, default)
+    return config
+
+
+def _relative_name(base: BaseConfig, base_dir: Path, field: str, value: str) -> str:
+    if "\0" in value:
+        _refuse(base.path, base.source, f"{field} is {value!r}", "a file name")
+    # Resolved first: ".." behind a symbolic link would lead the engine into another folder than it led us.
+    target = os.path.realpath(base_dir / value.replace("\\", "/"))
+    return os.path.relpath(target, base_dir).replace(os.sep, "/")
+
+
+def _read_object(path: Path, source: str) -> dict[str, Any]:
+    """Read a JSON file that holds one object, each key once."""
+    try:
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            _refuse(path, source, f"{path.stat().st_size} bytes", f"a config of at most {_MAX_CONFIG_BYTES} bytes")
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        _refuse(path, source, f"a byte that is not UTF-8 at offset {error.start}", "JSON text in UTF-8")
+    except OSError as error:
+        _refuse(path, source, error.strerror or str(error), "a file that can be read", what="cannot be read")
+    try:
+        value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        _refuse(f"{path}:{error.lineno}:{error.colno}", source, error.msg, "a JSON object", what="is not JSON")
+    except (_BadJsonError, RecursionError, ValueError) as error:
+        came = "values nested too deeply" if isinstance(error, RecursionError) else str(error)
+        _refuse(path, source, came, "a JSON object", what="is not JSON")
+    if not isinstance(value, dict):
+        _refuse(path, source, f"a JSON {_json_kind(value)}", "a JSON object, { … }")
+    return value
+
+
+class _BadJsonError(Exception):
+    """JSON that the engine would read in another way than we do."""
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise _BadJsonError(f"the key {twice!r} twice")
+    return values
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise _BadJsonError(f"the value {name}, which JSON does not have")
+
+
+def _json_kind(value: object) -> str:
+    if isinstance(value, list):
+        return "list"
+    return "text" if isinstance(value, str) else f"value {json.dumps(value)[:40]}"
+
+
+def _refuse(where: Path | str, source: str, came: str, expected: str, *, what: str = "cannot be used") -> NoReturn:
+    raise UsageError(
+        f"the config of the model ({source}) {what}",
+        where=str(where),
+        came=came,
+        expected=expected,
+        hint="give the config.json of an exported model",
+    )

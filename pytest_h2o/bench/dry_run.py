@@ -1,0 +1,54 @@
+"""What a sweep would run: every config, the manifest and the command lines, with nothing launched."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from pytest_h2o.bench.command import BenchSettings, RunFiles, bench_argv
+from pytest_h2o.bench.config import BaseConfig, build_run_config
+from pytest_h2o.bench.manifest import MANIFEST_NAME, manifest_entry, write_manifest
+from pytest_h2o.points import SweepPoint
+from pytest_h2o.store import write_new_json, write_new_text
+
+COMMANDS_NAME = "commands.sh"
+
+
+def write_dry_run(
+    points: Sequence[SweepPoint], base: BaseConfig, settings: BenchSettings, directory: Path
+) -> tuple[str, ...]:
+    """Write the configs of all points, a manifest whose return codes are null, and a shell script of the runs.
+
+    Parameters
+    ----------
+    points : sequence of SweepPoint
+        The points; folding is left aside.
+    base : BaseConfig
+        The model.
+    settings : BenchSettings
+        The bench, which need not exist.
+    directory : Path
+        Folder of the sweep.
+
+    Returns
+    -------
+    tuple of str
+        The command line of each point, quoted for a shell.
+
+    Raises
+    ------
+    StoreError, BenchError
+        A file exists or cannot be written, or the bench could not be given its path.
+    """
+    commands = []
+    for point in points:
+        files = RunFiles(directory, point.run_id)
+        files.refuse_existing()
+        commands.append(shlex.join(bench_argv(settings, files, point, with_json=True)))
+    for point in points:
+        write_new_json(RunFiles(directory, point.run_id).config, build_run_config(base, point))
+    write_manifest(directory / MANIFEST_NAME, [manifest_entry(point, None) for point in points])
+    lines = ["#!/bin/sh", "set -e", "mkdir -p " + shlex.quote(str(directory / "logs")), *commands]
+    write_new_text(directory / COMMANDS_NAME, "\n".join(lines) + "\n")
+    return tuple(commands)

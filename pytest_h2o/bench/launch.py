@@ -1,0 +1,215 @@
+"""One launch of the bench: config written, child run alone on the machine, row read and checked."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pytest_h2o.bench.check import check_baseline_row, check_row, only_row
+from pytest_h2o.bench.command import BenchSettings, RunFiles, bench_argv, repeat_command
+from pytest_h2o.bench.config import BaseConfig, baseline_run_config, build_run_config
+from pytest_h2o.bench.log_rows import read_rows
+from pytest_h2o.bench.machine_lock import machine_lock
+from pytest_h2o.bench.output import OutputSummary, count_warnings
+from pytest_h2o.bench.process import ChildResult, read_tail, run_child, signal_name
+from pytest_h2o.bench.result import PointResult
+from pytest_h2o.bench.row import BenchRow
+from pytest_h2o.errors import BenchError, TableError
+from pytest_h2o.points import SweepPoint
+from pytest_h2o.store import write_new_json
+
+BASELINE_RUN_ID = "baseline_h2o_off"
+
+_USAGE_EXIT_CODE = 255
+_JSON_REJECTED = re.compile(r"invalid parameter for argument: (?:-j|--json)(?:;|$)")
+
+
+@dataclass
+class JsonSupport:
+    """What is known about one binary's ``-j``: older ones refuse it. Share one among the launches of a binary."""
+
+    rejected: bool = False
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """Launches the points of one sweep into one folder.
+
+    Attributes
+    ----------
+    base : BaseConfig
+        The model.
+    settings : BenchSettings
+        The bench and its options.
+    directory : Path
+        Takes ``configs/`` and ``logs/``; files that exist are never touched.
+    json_support : JsonSupport
+        Remembered from launch to launch.
+    env : mapping, optional
+        Environment of the bench; ours if left out.
+    on_tick, on_wait : callable, optional
+        Called with the seconds of the run, and with the seconds waited for another timed run.
+    """
+
+    base: BaseConfig
+    settings: BenchSettings
+    directory: Path
+    json_support: JsonSupport
+    env: Mapping[str, str] | None = None
+    on_tick: Callable[[float], None] | None = None
+    on_wait: Callable[[float], None] | None = None
+
+    def launch_point(self, point: SweepPoint) -> PointResult:
+        """Run one point and return its sound row.
+
+        Raises
+        ------
+        BenchError
+            The bench could not be started, did not end well, or its row is not sound; with command, exit code or
+            signal, seconds, reason and the end of its output.
+        """
+
+        def check(row: BenchRow) -> None:
+            check_row(
+                row,
+                point,
+                backend=self.settings.backend,
+                threads=self.settings.threads,
+                attention_option=self.settings.attention_option,
+            )
+
+        return self._launch(point, build_run_config(self.base, point), check)
+
+    def launch_baseline(self, point: SweepPoint, run_id: str = BASELINE_RUN_ID) -> PointResult:
+        """Run the lengths and repeats of a point with H2O off; errors as in `launch_point`."""
+
+        def check(row: BenchRow) -> None:
+            check_baseline_row(row, point, backend=self.settings.backend, threads=self.settings.threads)
+
+        return self._launch(replace(point, run_id=run_id), baseline_run_config(self.base), check)
+
+    def _launch(self, point: SweepPoint, config: Mapping[str, Any], check: Callable[[BenchRow], None]) -> PointResult:
+        files = RunFiles(self.directory, point.run_id)
+        files.refuse_existing()
+        with_json = not self.json_support.rejected
+        argv = bench_argv(self.settings, files, point, with_json=with_json)
+        write_new_json(files.config, config)
+        child = self._run(argv, files)
+        output = _summarize(child)
+        if with_json and _rejects_json(child, output):
+            self.json_support.rejected = True
+            _remove_refused_launch(files)
+            child = self._run(bench_argv(self.settings, files, point, with_json=False), files)
+            output = _summarize(child)
+        _check_end(child, output, self.settings.timeout_s)
+        try:
+            read = read_rows(files.log, files.json, log_file=files.log_file, repeat=point.repeat)
+            row = only_row(read.rows, files.log_file)
+            check(row)
+        except TableError as error:
+            raise _with_launch(error, child, output) from error
+        return PointResult(
+            run_id=point.run_id,
+            row=row,
+            log_path=files.log,
+            config_path=files.config,
+            stdout_path=files.stdout,
+            output=output,
+            argv=child.argv,
+            returncode=child.returncode,
+            elapsed_s=child.elapsed_s,
+            notes=read.notes,
+        )
+
+    def _run(self, argv: tuple[str, ...], files: RunFiles) -> ChildResult:
+        with machine_lock(self.on_wait):
+            return run_child(
+                argv,
+                stdout_path=files.stdout,
+                timeout_s=self.settings.timeout_s,
+                grace_s=self.settings.grace_s,
+                env=self.env,
+                on_tick=self.on_tick,
+            )
+
+
+def _summarize(child: ChildResult) -> OutputSummary:
+    try:
+        return count_warnings(child.stdout_path)
+    except OSError as error:
+        raise BenchError(
+            "the output of a run has gone",
+            argv=child.argv,
+            returncode=child.returncode,
+            elapsed_s=child.elapsed_s,
+            where=str(child.stdout_path),
+            came=error.strerror or str(error),
+            hint="leave the run folder alone while a run writes to it",
+        ) from error
+
+
+def _rejects_json(child: ChildResult, output: OutputSummary) -> bool:
+    """Whether the bench refused ``-j`` before it did anything."""
+    return child.returncode == _USAGE_EXIT_CODE and _JSON_REJECTED.search(output.reason or "") is not None
+
+
+def _remove_refused_launch(files: RunFiles) -> None:
+    """Remove what a launch left that ended on its command line: our own files, a moment old, with no result."""
+    files.stdout.unlink()
+    with contextlib.suppress(FileNotFoundError):
+        if files.log.stat().st_size == 0:
+            files.log.unlink()
+
+
+def _check_end(child: ChildResult, output: OutputSummary, timeout_s: float) -> None:
+    """Raise unless the bench ended by itself, and well."""
+    if child.timed_out:
+        what = f"the bench did not end within {timeout_s:g} s"
+        raise _launch_error(what, child, output, hint="raise the time limit, or look at the end of its output")
+    if child.signal_name is not None:
+        hint = "a missing or broken model or config ends like this" if child.signal_name == "SIGSEGV" else None
+        raise _launch_error(f"the bench was ended by {child.signal_name}", child, output, hint=hint)
+    if child.returncode != 0:
+        # A shell script around the bench reports a signal as 128 and its number.
+        behind = signal_name(128 - child.returncode) if 128 < child.returncode < 160 else None
+        what = f"the bench ended with exit code {child.returncode}" + (f" ({behind})" if behind else "")
+        raise _launch_error(what, child, output)
+
+
+def _launch_error(what: str, child: ChildResult, output: OutputSummary, *, hint: str | None = None) -> BenchError:
+    repeat = f"repeat it: {repeat_command(child.argv)}"
+    return BenchError(
+        what,
+        argv=child.argv,
+        returncode=child.returncode,
+        signal_name=child.signal_name,
+        elapsed_s=child.elapsed_s,
+        output_tail=read_tail(child.stdout_path),
+        where=f"{child.stdout_path}, after {child.elapsed_s:.1f} s",
+        came=output.reason or "no reason in its output",
+        expected="a run that ends with exit code 0",
+        hint=repeat if hint is None else f"{hint}; {repeat}",
+    )
+
+
+def _with_launch(error: TableError, child: ChildResult, output: OutputSummary) -> TableError:
+    """The same error with what is known of the launch that gave the row."""
+    came = error.came
+    if output.reason is not None:
+        came = f"{came}; the bench said: {output.reason}" if came else f"the bench said: {output.reason}"
+    return TableError(
+        error.what,
+        argv=child.argv,
+        returncode=child.returncode,
+        signal_name=child.signal_name,
+        elapsed_s=child.elapsed_s,
+        output_tail=read_tail(child.stdout_path),
+        where=error.where,
+        came=came,
+        expected=error.expected,
+        hint=error.hint,
+    )

@@ -1,0 +1,251 @@
+"""One child process, safely: its own process group, a time limit, output streamed to a file, nothing left behind.
+
+The child leads a new session, and with it a process group, so that whatever it starts can be ended with it. Three
+things end the group: the time limit (TERM, then KILL), an exception here (KILL), and the death of this very
+process, even by KILL (see `guard`). A process that leaves the group (``setsid``) is out of reach.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from pytest_h2o.bench.guard import guard_process
+from pytest_h2o.bench.printable import make_printable
+from pytest_h2o.errors import BenchError
+
+_TICK_S = 0.5
+
+
+@dataclass(frozen=True)
+class ChildResult:
+    """How a child process ended.
+
+    Attributes
+    ----------
+    argv : tuple of str
+        The command.
+    returncode : int
+        Exit status; minus the signal's number if a signal ended it.
+    signal_name : str or None
+        For example ``SIGSEGV``.
+    timed_out : bool
+        It was still running at its time limit and was ended for that.
+    elapsed_s : float
+        Seconds from launch to end.
+    stdout_path : Path
+        Everything that it printed, standard output and standard error together.
+    """
+
+    argv: tuple[str, ...]
+    returncode: int
+    signal_name: str | None
+    timed_out: bool
+    elapsed_s: float
+    stdout_path: Path
+
+
+def run_child(
+    argv: Sequence[str],
+    *,
+    stdout_path: Path,
+    timeout_s: float,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    grace_s: float = 5.0,
+    on_tick: Callable[[float], None] | None = None,
+) -> ChildResult:
+    """Run a command to its end and leave no process of its group behind.
+
+    Parameters
+    ----------
+    argv : sequence of str
+        Command and arguments; no shell.
+    stdout_path : Path
+        New file that takes standard output and standard error as they come.
+    timeout_s : float
+        Seconds after which the group gets TERM.
+    env, cwd : optional
+        Environment and working folder of the child; ours if left out.
+    grace_s : float
+        Seconds from TERM to KILL.
+    on_tick : callable, optional
+        Called with the seconds since launch about twice a second. What it raises ends the child.
+
+    Raises
+    ------
+    BenchError
+        The command cannot be started, or `stdout_path` exists or cannot be written.
+    """
+    command = tuple(argv)
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(_open_new(stdout_path))
+        try:
+            guard = stack.enter_context(guard_process(command))
+            child = _start(command, output, env, cwd)
+        except BenchError:
+            # Nothing was started: an empty file here would only stand in the way of the next attempt.
+            stdout_path.unlink(missing_ok=True)
+            raise
+        started = time.monotonic()
+        try:
+            guard.watch(child.pid)
+            timed_out = not _wait(child, started + timeout_s, started, on_tick)
+            if timed_out:
+                _signal_group(child.pid, signal.SIGTERM)
+                _wait(child, time.monotonic() + grace_s, started, on_tick)
+        finally:
+            elapsed_s = time.monotonic() - started
+            _end_group(child)
+            guard.watch(0)
+    returncode = child.returncode
+    return ChildResult(command, returncode, signal_name(returncode), timed_out, elapsed_s, stdout_path)
+
+
+def signal_name(returncode: int) -> str | None:
+    """Name the signal behind a negative return code; None for a process that exited by itself."""
+    if returncode >= 0:
+        return None
+    try:
+        return signal.Signals(-returncode).name
+    except ValueError:
+        return f"signal {-returncode}"
+
+
+def read_tail(path: Path, max_bytes: int = 4096) -> str:
+    """Read the last lines of a file for an error message.
+
+    Returns
+    -------
+    str
+        At most `max_bytes` bytes, decoded as UTF-8, control characters made visible, from the start of a line where
+        the cut leaves one; empty if the file is empty or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - max_bytes))
+            data = file.read(max_bytes)
+    except OSError:
+        return ""
+    if size > max_bytes and b"\n" in data[:-1]:
+        data = data[data.index(b"\n") + 1 :]
+    return make_printable(data.decode("utf-8", "replace")).strip("\n")
+
+
+def _open_new(path: Path) -> BinaryIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("xb")
+    except FileExistsError:
+        raise BenchError(
+            "the output of a run would overwrite a file",
+            where=str(path),
+            hint="choose another output folder, or move the old file away",
+        ) from None
+    except OSError as error:
+        raise BenchError(
+            "the output of a run cannot be written",
+            where=str(path),
+            came=error.strerror or str(error),
+            expected="a folder that can be written",
+        ) from error
+
+
+def _start(
+    command: tuple[str, ...], output: BinaryIO, env: Mapping[str, str] | None, cwd: Path | None
+) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=None if env is None else dict(env),
+            cwd=cwd,
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as error:
+        raise _start_error(command, error) from error
+
+
+def _start_error(command: tuple[str, ...], error: OSError | ValueError) -> BenchError:
+    """Say why a command could not be started, and what to do."""
+    program = command[0]
+    code = error.errno if isinstance(error, OSError) else None
+    if code == errno.ENOENT and Path(program).exists():
+        came, hint = "its interpreter or loader is missing", "look at its first line (#!) or at `file` and `ldd` of it"
+    elif code == errno.ENOENT:
+        came, hint = "no such file", "build it, or correct the path"
+    elif code in (errno.EACCES, errno.EPERM):
+        came, hint = (
+            "not a file that may be executed",
+            f"give the program itself, and make it executable: chmod +x {program}",
+        )
+    elif code == errno.ENOEXEC:
+        came, hint = (
+            "not a program for this machine",
+            "build it for this machine; a script needs a first line like #!/bin/sh",
+        )
+    else:
+        came, hint = (getattr(error, "strerror", None) or str(error)), None
+    return BenchError(
+        "the bench cannot be started",
+        argv=command,
+        where=make_printable(program),
+        came=came,
+        expected="a program that can be run",
+        hint=hint,
+    )
+
+
+def _wait(
+    child: subprocess.Popen[bytes], deadline: float, started: float, on_tick: Callable[[float], None] | None
+) -> bool:
+    """Wait for the child without reaping it; False if the deadline came first."""
+    pause_s, next_tick = 0.001, time.monotonic() + _TICK_S
+    while not _has_exited(child):
+        now = time.monotonic()
+        if now >= deadline:
+            return False
+        if on_tick is not None and now >= next_tick:
+            on_tick(now - started)
+            next_tick = now + _TICK_S
+        time.sleep(max(0.0, min(pause_s, deadline - now)))
+        pause_s = min(pause_s * 2, 0.05)
+    return True
+
+
+def _has_exited(child: subprocess.Popen[bytes]) -> bool:
+    """Tell whether the child has ended; leaves it a zombie where the system can, so that its id stays its own."""
+    if hasattr(os, "waitid"):
+        return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    return child.poll() is not None
+
+
+def _signal_group(group: int, number: int) -> bool:
+    """Signal a process group; False if nobody is in it any more."""
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        # macOS says EPERM of a group that has only zombies left.
+        return False
+    return True
+
+
+def _end_group(child: subprocess.Popen[bytes]) -> None:
+    """Kill whoever is left in the group, reap the child, and see the others gone."""
+    _signal_group(child.pid, signal.SIGKILL)
+    child.wait()
+    # Short: killed they are, and where nobody reaps orphans (a container without init) they stay zombies for good.
+    deadline = time.monotonic() + 0.2
+    while _signal_group(child.pid, 0) and time.monotonic() < deadline:
+        time.sleep(0.005)

@@ -1,0 +1,149 @@
+"""The points of a preset -> rows: each run made once, whoever asks for it, and shared where the runtime cannot tell.
+
+Results and failures alike go through `once`, which remembers them by key across processes. No row depends on which
+process asks first: every process that knows the same points comes to the same groups and leaders, and whether the
+runtime can tell folded points apart is found out once, for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pytest_h2o.bench.folding import FoldCheck, FoldGroup, compare_rows, fold_points
+from pytest_h2o.bench.result import PointResult
+from pytest_h2o.error_records import error_from_json, error_to_json
+from pytest_h2o.errors import H2OError, UsageError
+from pytest_h2o.points import SweepPoint
+
+Launch = Callable[[SweepPoint], PointResult]
+Once = Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
+"""``once(key, make)`` returns what `make` returned the first time that any process asked for `key`. The value is plain
+JSON. `make` may call `once` with other keys; it never asks for its own."""
+
+
+class Sweep:
+    """The runs of one preset.
+
+    Parameters
+    ----------
+    points : sequence of SweepPoint
+        Every point that will be asked for, the same in every process: folding looks at these alone.
+    launch : callable
+        Runs a point; raises H2OError if it gives no sound row.
+    once : callable
+        Remembers by key across processes, see `Once`.
+    binary : str
+        What tells this bench from another: a digest, say. Folding is checked once for each binary and target mode.
+    fold : bool
+        False runs every point.
+    """
+
+    def __init__(
+        self, points: Sequence[SweepPoint], launch: Launch, once: Once, *, binary: str, fold: bool = True
+    ) -> None:
+        self._launch = launch
+        self._once = once
+        self._binary = binary
+        self._points = tuple(points)
+        self._groups = fold_points(points) if fold else tuple(FoldGroup((point,)) for point in points)
+        self._group_of = {point.run_id: group for group in self._groups for point in group.members}
+        if len(self._group_of) != len(self._points):
+            raise UsageError("a sweep has two points with one run id", expected="each run id once")
+
+    @property
+    def points(self) -> tuple[SweepPoint, ...]:
+        """The points, in their order."""
+        return self._points
+
+    def result(self, point: SweepPoint) -> PointResult:
+        """Return the row of a point, running what has not been run.
+
+        A point that shares the run of another gets a copy of that row, which names the run.
+
+        Raises
+        ------
+        H2OError
+            What the launch ended in, the first time and every time.
+        UsageError
+            The point is none of this sweep's.
+        """
+        leader = self._leader(point)
+        result = self._run(leader)
+        if leader.run_id == point.run_id:
+            return result
+        return replace(result, run_id=point.run_id, shares_run_with=leader.run_id)
+
+    def outcomes(self) -> dict[str, PointResult | H2OError]:
+        """Return run id -> row, or the error that it ended in, for every point, running what has not been run."""
+        found: dict[str, PointResult | H2OError] = {}
+        for point in self._points:
+            try:
+                found[point.run_id] = self.result(point)
+            except H2OError as error:
+                found[point.run_id] = error
+        return found
+
+    def shared_run(self, point: SweepPoint) -> str | None:
+        """Return the run id of the run that a point shares; None if it has a run of its own."""
+        leader = self._leader(point)
+        return None if leader.run_id == point.run_id else leader.run_id
+
+    def fold_checks(self) -> tuple[FoldCheck, ...]:
+        """Return the check of every target mode that has something to fold, making those that were not made."""
+        modes = {group.leader.h2o_target_mode: None for group in self._groups if len(group.members) > 1}
+        return tuple(self._fold_check(mode) for mode in modes)
+
+    def _leader(self, point: SweepPoint) -> SweepPoint:
+        """The point whose run answers for a point."""
+        group = self._group_of.get(point.run_id)
+        if group is None or point not in group.members:
+            raise UsageError(
+                f"{point.run_id} is no point of this sweep",
+                came=f"the preset {point.preset}",
+                expected=f"one of {len(self._points)} points, from {self._points[0].run_id}" if self._points else None,
+            )
+        if len(group.members) == 1 or group.leader.run_id == point.run_id:
+            return point
+        check = self._fold_check(point.h2o_target_mode)
+        # The probe has a row of its own: it was run.
+        is_probe = (check.preset, check.probe) == (point.preset, point.run_id)
+        return group.leader if check.folds and not is_probe else point
+
+    def _fold_check(self, mode: str) -> FoldCheck:
+        key = f"fold/{self._binary}/{mode}"
+        return FoldCheck.from_json(self._once(key, lambda: self._check_fold(mode).to_json()))
+
+    def _check_fold(self, mode: str) -> FoldCheck:
+        """Run one folded point after all and compare it with the run that it would share."""
+        for group in self._groups:
+            if len(group.members) == 1 or group.leader.h2o_target_mode != mode:
+                continue
+            leader, probe = group.members[:2]
+            try:
+                row = self._run(leader).row
+            except H2OError:
+                # Its own points report this failure; the next group may have a row to compare with.
+                continue
+            try:
+                differences = compare_rows(row, self._run(probe).row)
+            except H2OError as error:
+                problem = f"{probe.run_id} failed: {error.what}"
+                return FoldCheck(mode, probe.preset, leader.run_id, probe.run_id, problem=problem)
+            return FoldCheck(mode, probe.preset, leader.run_id, probe.run_id, differences)
+        # No run of the mode gave a row: the points fail as their leaders do, and there is nothing to tell apart.
+        return FoldCheck(mode, "", "", "")
+
+    def _run(self, point: SweepPoint) -> PointResult:
+        """The row of a point's own run, made by whoever asks first."""
+        outcome = self._once(f"run/{self._binary}/{point.preset}/{point.run_id}", lambda: self._make_run(point))
+        if "error" in outcome:
+            raise error_from_json(outcome["error"])
+        return PointResult.from_json(outcome["result"])
+
+    def _make_run(self, point: SweepPoint) -> dict[str, Any]:
+        try:
+            return {"result": self._launch(point).to_json()}
+        except H2OError as error:
+            return {"error": error_to_json(error)}

@@ -1,0 +1,1 @@
+"""Codecs measured side by side on a dump, beside other compressors."""

@@ -1,0 +1,155 @@
+"""``pytest-h2o codecs``: list the codecs; ``codecs bench DUMP_DIR``: measure them beside other compressors."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pytest_h2o.errors import CodecError, RoundTripError, UsageError
+
+if TYPE_CHECKING:
+    from pytest_h2o.codecs.base import Rope
+    from pytest_h2o.codecs_bench.contenders import Contender
+
+_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``codecs``; `run` takes what they parse to."""
+    commands = parser.add_subparsers(dest="codecs_command", metavar="bench")
+    bench = commands.add_parser("bench", help="measure codecs on a KV dump, beside other compressors")
+    bench.add_argument("dump_dir", type=Path, help="root of a KV dump")
+    bench.add_argument("--codecs", nargs="+", metavar="CODEC", help="NAME or NAME:SETTING=VALUE (default: all)")
+    bench.add_argument("--peers", nargs="*", metavar="PEER", help="peers (default: those installed; none: no name)")
+    bench.add_argument("--rounds", type=int, default=5, help="timed rounds (default: %(default)s)")
+    bench.add_argument("--chunk", type=int, default=192, help="tokens of an online chunk (default: %(default)s)")
+    bench.add_argument("--framing", type=int, default=8, help="bytes added to each chunk (default: %(default)s)")
+    bench.add_argument("--front-n", type=int, default=2, help="layers that count as front (default: %(default)s)")
+    bench.add_argument("--rope-theta", type=float, help="rotation of K, for codecs that use it")
+    bench.add_argument("--rope-pairing", choices=("half", "interleaved"), default="half", help="default: %(default)s")
+    bench.add_argument("--out-json", type=Path, metavar="FILE")
+    bench.add_argument("--out-md", type=Path, metavar="FILE")
+    bench.add_argument("--out-svg", type=Path, metavar="FILE", help="chart; needs matplotlib")
+    bench.add_argument("--overwrite", action="store_true", help="replace these files if they exist")
+
+
+def run(args: argparse.Namespace) -> int:
+    """List or measure; 1 if a codec did not give its input back."""
+    try:
+        return _bench(args) if args.codecs_command == "bench" else _list()
+    except RoundTripError as error:
+        print(f"pytest-h2o codecs: {error}", file=sys.stderr)
+        return 1
+
+
+def _list() -> int:
+    from pytest_h2o.codecs.registry import codec_names, get_codec
+
+    failed = False
+    for name in codec_names():
+        try:
+            codec = get_codec(name)
+        except CodecError as error:
+            failed = True
+            print(f"pytest-h2o codecs: {error}", file=sys.stderr)
+            continue
+        summary = (type(codec).__doc__ or "").strip().partition("\n")[0]
+        settings = ", ".join(f"{key}={value}" for key, value in codec.config().items() if key != "id")
+        print(f"{name:<16}{summary}")
+        if settings:
+            print(f"{'':<16}{settings}")
+    return 2 if failed else 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    one_thread = _hold_to_one_thread()
+    from pytest_h2o.codecs_bench.chart import check_chart, render_svg
+    from pytest_h2o.codecs_bench.measure import BenchSettings, measure
+    from pytest_h2o.codecs_bench.streams import streams
+    from pytest_h2o.codecs_bench.tables import render_json, render_markdown, summarize
+    from pytest_h2o.store import refuse_existing, write_new_text
+
+    settings = BenchSettings(args.chunk, args.framing, args.front_n, args.rounds)
+    rope = _rope(args.rope_theta, args.rope_pairing)
+    renders = ((args.out_json, render_json), (args.out_md, render_markdown), (args.out_svg, render_svg))
+    outputs = [(path, render) for path, render in renders if path is not None]
+    refuse_existing(*(path for path, _ in outputs), overwrite=args.overwrite)
+    if args.out_svg is not None:
+        check_chart()
+    codecs, missing_codecs = _codecs(args.codecs)
+    peers, missing_peers = _peers(args.peers)
+    load_1min = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    results = measure(streams(args.dump_dir, rope), [*codecs, *peers], settings)
+    summary = summarize(
+        results,
+        settings,
+        dump=args.dump_dir.resolve().name,
+        missing=missing_codecs | missing_peers,
+        one_thread=one_thread,
+        load_1min=load_1min,
+    )
+    print(render_markdown(summary), end="")
+    for path, render in outputs:
+        write_new_text(path, render(summary), overwrite=args.overwrite)
+        print(f"written: {path}", file=sys.stderr)
+    return 0
+
+
+def _rope(theta: float | None, pairing: Literal["half", "interleaved"]) -> Rope | None:
+    from pytest_h2o.codecs.base import Rope
+
+    if theta is None:
+        return None
+    if not (math.isfinite(theta) and theta > 0):
+        raise UsageError("--rope-theta is impossible", came=str(theta), expected="a finite number above 0")
+    return Rope(theta, pairing)
+
+
+def _codecs(words: list[str] | None) -> tuple[list[Contender], dict[str, str]]:
+    """The codecs that were asked for, or all; of all, those that cannot be loaded are named."""
+    from pytest_h2o.codecs.registry import codec_names
+    from pytest_h2o.codecs.spec import parse_codec
+    from pytest_h2o.codecs_bench.contenders import contend
+
+    found: list[Contender] = []
+    missing: dict[str, str] = {}
+    for word in codec_names() if words is None else words:
+        try:
+            contender = contend(parse_codec(word))
+        except CodecError as error:
+            if words is not None:
+                raise
+            missing[word] = error.what
+            continue
+        if any(contender.name == other.name for other in found):
+            raise UsageError("a codec is asked for twice", came=word)
+        found.append(contender)
+    return found, missing
+
+
+def _peers(names: list[str] | None) -> tuple[list[Contender], dict[str, str]]:
+    """The peers that were asked for, or those that are installed; the others are named."""
+    from pytest_h2o.codecs_bench.contenders import load_peer, peer_names
+
+    found: list[Contender] = []
+    missing: dict[str, str] = {}
+    for name in peer_names() if names is None else dict.fromkeys(names):
+        try:
+            found.append(load_peer(name))
+        except UsageError as error:
+            if names is not None:
+                raise
+            missing[name] = f"not installed ({error.came})"
+    return found, missing
+
+
+def _hold_to_one_thread() -> bool:
+    """Hold libraries below numpy to one thread; True if it was in time, that is, before numpy was loaded."""
+    if "numpy" in sys.modules:
+        return all(os.environ.get(variable) == "1" for variable in _THREAD_VARIABLES)
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    return True

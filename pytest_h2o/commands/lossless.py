@@ -1,0 +1,155 @@
+"""``pytest-h2o lossless``: encode, count, decode and compare the streams of a KV dump.
+
+Flags are those of the original evaluation script, and a few more. What is not given has the default of
+`LosslessSettings`, which also checks the values: so this module needs nothing but argparse until it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_h2o.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    from pytest_h2o.lossless.result import LosslessResult
+    from pytest_h2o.lossless.settings import LosslessSettings
+
+_TEXT: dict[str, tuple[str, str]] = {
+    "stage": ("{prefill,decode,both}", "entries of which stage"),
+    "scope": ("{front_n,layer_range,layer_ids}", "how layers are chosen"),
+    "entry_mode": ("{per_meta,aggregate,chunked,chunked_grouped}", "how entries are put together and cut"),
+    "codec_mode": ("NAME", "adaptive_v22, legacy, or another codec as NAME or NAME:SETTING=VALUE"),
+}
+_NUMBERS: dict[str, tuple[str, str]] = {
+    "front_n": ("N", "layers 0 to N-1, with --scope front_n"),
+    "layer_start": ("N", "first layer, with --scope layer_range"),
+    "layer_end": ("N", "last layer, with --scope layer_range; -1: no bound"),
+    "min_seq_len": ("N", "leave out entries of fewer tokens; 0: no bound"),
+    "max_seq_len": ("N", "leave out entries of more tokens; 0: no bound"),
+    "online_chunk_seq": ("N", "tokens a chunk; 0: whole"),
+    "online_framing_bytes": ("N", "framing of each chunk of K and of V"),
+    "zstd_level": ("N", "1 to 22"),
+    "adaptive_block_seq": ("N", "tokens for which one predictor is chosen"),
+}
+_SWITCHES: dict[str, str] = {
+    "strict_fp16": "skip fp32 entries instead of rounding them",
+    "aggregate_by_stage": "join prefill and decode entries apart",
+    "bitshuffle": "transpose bits before zstd",
+}
+_PREDICTORS = ("k_hi_predictors", "k_lo_predictors", "v_hi_predictors", "v_lo_predictors")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags; those of `LosslessSettings` leave no trace in the namespace unless they are given."""
+    parser.add_argument("--dump-dir", required=True, metavar="DIR", help="dump folder, or a .zip of one")
+    parser.add_argument("--out-json", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--out-md", type=Path, metavar="FILE", help="also a summary to read")
+    parser.add_argument("--overwrite", action="store_true", help="replace the files if they are there")
+    parser.add_argument("--verbose", action="store_true", help="tell how far it is, on standard error")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads (default: one a core)")
+    parser.add_argument("--no-verify", action="store_true", help="count without decoding; the result says so")
+    parser.add_argument("--rope-theta", type=float, metavar="X", help="how K was rotated, for codecs that use it")
+    for name, (metavar, text) in {**_TEXT, **_NUMBERS}.items():
+        kind = int if name in _NUMBERS else str
+        parser.add_argument(_flag(name), type=kind, metavar=metavar, help=text, default=argparse.SUPPRESS)
+    for name, text in _SWITCHES.items():
+        parser.add_argument(_flag(name), action="store_true", help=text, default=argparse.SUPPRESS)
+    parser.add_argument("--layer-ids", nargs="+", metavar="N", help="layers", default=argparse.SUPPRESS)
+    for name in _PREDICTORS:
+        text = "candidates, separated by commas"
+        parser.add_argument(_flag(name), metavar="NAMES", help=text, default=argparse.SUPPRESS)
+
+
+def settings_from_args(args: argparse.Namespace) -> LosslessSettings:
+    """The settings that were given, and defaults for the others.
+
+    Raises
+    ------
+    UsageError
+        A value is none of those that are possible.
+    """
+    from pytest_h2o.lossless.settings import LosslessSettings
+
+    given: dict[str, Any] = {
+        name: getattr(args, name) for name in (*_TEXT, *_NUMBERS, *_SWITCHES) if hasattr(args, name)
+    }
+    if hasattr(args, "layer_ids"):
+        given["layer_ids"] = _layer_ids(args.layer_ids)
+    for name in _PREDICTORS:
+        if hasattr(args, name):
+            given[name] = tuple(part.strip() for part in getattr(args, name).split(",") if part.strip())
+    return LosslessSettings(**given)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate and write; 1 if entries were skipped (the files are written), else 0."""
+    settings = settings_from_args(args)
+    outputs = [path for path in (args.out_json, args.out_md) if path is not None]
+    for path in outputs:  # before the work, not after it
+        if path.exists() and not args.overwrite:
+            raise StoreError("the output is there already", where=str(path), hint="--overwrite replaces it")
+
+    from pytest_h2o.codecs.base import Rope
+    from pytest_h2o.lossless.evaluate import evaluate_lossless
+    from pytest_h2o.lossless.markdown import render_line, render_markdown
+    from pytest_h2o.store import write_new_json, write_new_text
+
+    gc.disable()  # an index of many entries lives to the end: walking it again and again finds nothing to free
+    try:
+        result = evaluate_lossless(
+            args.dump_dir,
+            settings,
+            verify=not args.no_verify,
+            rope=None if args.rope_theta is None else Rope(args.rope_theta),
+            workers=args.workers,
+            progress=_Progress() if args.verbose else None,
+        )
+    finally:
+        gc.enable()
+    write_new_json(args.out_json, result.to_json(), overwrite=args.overwrite)
+    if args.out_md is not None:
+        write_new_text(args.out_md, render_markdown(result), overwrite=args.overwrite)
+    print(render_line(result))
+    return _report_skips(result)
+
+
+class _Progress:
+    """Tells at most once a second how far the work is."""
+
+    def __init__(self) -> None:
+        self._told_at = self._started = time.monotonic()
+
+    def __call__(self, done: int, to_do: int) -> None:
+        now = time.monotonic()
+        if now - self._told_at >= 1.0 or done == to_do:
+            self._told_at = now
+            speed = done / max(now - self._started, 1e-6) / 1e6
+            print(f"{done / 1e6:.0f} of {to_do / 1e6:.0f} MB, {speed:.0f} MB/s", file=sys.stderr)
+
+
+def _report_skips(result: LosslessResult) -> int:
+    if not result.skipped:
+        return 0
+    reasons = ", ".join(f"{count} {reason}" for reason, count in result.skip_reasons.items())
+    first = result.skipped[0]
+    print(f"{result.skipped_entries} entries were skipped: {reasons}", file=sys.stderr)
+    print(f"  first: {first.path}: {first.detail}", file=sys.stderr)
+    print("  next: the ratio is one over the rest of the dump; mend the entries or leave them out", file=sys.stderr)
+    return 1
+
+
+def _layer_ids(texts: list[str]) -> tuple[int, ...]:
+    parts = [part.strip() for text in texts for part in text.split(",") if part.strip()]
+    try:
+        return tuple(int(part) for part in parts)
+    except ValueError as error:
+        raise UsageError("--layer-ids does not fit", came=" ".join(texts), expected="whole numbers: 0,1,2") from error
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

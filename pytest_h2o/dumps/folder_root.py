@@ -1,0 +1,234 @@
+"""A dump in a folder: nothing outside it is opened, and nothing but regular files.
+
+A dump can hold a hundred thousand tiny files, so that this module keeps to `os`: no path objects, one listing a
+folder, and three system calls a file.
+"""
+
+# ruff: noqa: PTH112, PTH113, PTH116, PTH208
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from collections.abc import Iterator
+
+from pytest_h2o.dumps.meta import META_MAX_BYTES, MetaFault
+from pytest_h2o.dumps.paths import is_meta_name, join_inside, refuse_outside
+from pytest_h2o.errors import DumpError
+
+_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+_WORLD_READABLE = 0o004
+_FIRST_READ = 4096
+
+
+class FolderRoot:
+    """The folder at `path`, made absolute and free of links once, here."""
+
+    def __init__(self, path: str) -> None:
+        self.path = os.path.realpath(path)
+
+    def metas(self) -> Iterator[tuple[Folder, str]]:
+        """Every meta in path order: its folder, and its name there.
+
+        Raises
+        ------
+        DumpError
+            A folder cannot be listed, or is a link that leads outside.
+        """
+        folder = Folder(self, "")
+        pending = [(folder, iter(folder.names()))]
+        while pending:  # a stack of our own: a dump may be nested deeper than Python recurses
+            folder, names = pending[-1]
+            for name in names:
+                if folder.holds_folder(name):
+                    inner = Folder(self, f"{folder.prefix}{name}/")
+                    pending.append((inner, iter(inner.names())))
+                    break
+                yield folder, name
+            else:
+                pending.pop()
+
+    def follow(self, path: str, where: str) -> str:
+        """`path` without links.
+
+        Raises
+        ------
+        DumpError
+            That is outside the root.
+        """
+        real = os.path.realpath(path)
+        if not real.startswith(self.path.rstrip(os.sep) + os.sep):
+            refuse_outside(f"{self.path}/{where}", f"{path} is a link to {real}")
+        return real
+
+    def read_into(self, location: str, offset: int, buffer: memoryview, *, is_end: bool) -> None:
+        """See `DumpRoot`; `location` is an absolute path without links."""
+        try:
+            file = os.open(location, _FLAGS)
+            try:
+                if offset:
+                    os.lseek(file, offset, os.SEEK_SET)
+                surplus = bytearray(is_end)
+                done = os.readv(file, [buffer, surplus])
+                while done < len(buffer):
+                    more = os.readv(file, [buffer[done:], surplus])
+                    if not more:
+                        break
+                    done += more
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise DumpError("a data file cannot be read", where=location, came=str(error.strerror)) from error
+        if done != len(buffer):
+            raise DumpError(
+                "a data file has another size than its meta says",
+                where=location,
+                came=f"{offset + done} bytes{' or more' if done > len(buffer) else ''}",
+                expected=f"{'' if is_end else 'at least '}{offset + len(buffer)} bytes",
+                hint="is a run still writing it?",
+            )
+
+    def map_file(self, location: str, size: int) -> mmap.mmap:
+        """See `DumpRoot`."""
+        try:
+            file = os.open(location, _FLAGS)
+            try:
+                return mmap.mmap(file, size, access=mmap.ACCESS_READ)
+            finally:
+                os.close(file)
+        except (OSError, ValueError) as error:  # ValueError: the file is shorter than `size`
+            raise DumpError(
+                "a data file cannot be mapped", where=location, came=str(error), expected=f"{size} bytes"
+            ) from error
+
+    def listing(self) -> list[str]:
+        """Names at the top, for messages."""
+        return sorted(os.listdir(self.path))
+
+
+class Folder:
+    """One folder of a dump; one listing serves for all of its metas.
+
+    Attributes
+    ----------
+    prefix : str
+        Its path below the root, empty or with a ``/`` at its end.
+
+    Raises
+    ------
+    DumpError
+        It cannot be listed.
+    """
+
+    def __init__(self, root: FolderRoot, prefix: str) -> None:
+        self.prefix = prefix
+        self._root = root
+        self._path = f"{root.path}/{prefix}"
+        try:
+            with os.scandir(self._path) as listing:
+                self._files = {entry.name: entry for entry in listing}
+        except OSError as error:
+            raise DumpError(
+                "a folder of the dump cannot be listed",
+                where=self._path,
+                came=str(error.strerror),
+                hint="its entries would be missing from the result; mend its permissions or take it out",
+            ) from error
+
+    def names(self) -> list[str]:
+        """Metas and folders here, sorted as plain strings; a folder that is a link is not entered.
+
+        Raises
+        ------
+        DumpError
+            A folder that is a link leads outside.
+        """
+        chosen = []
+        for name, entry in self._files.items():
+            if is_meta_name(name) or entry.is_dir(follow_symlinks=False):
+                chosen.append(name)
+            elif entry.is_symlink() and os.path.isdir(entry.path):
+                self._root.follow(entry.path, self.prefix + name)  # inside: it is indexed where it stands
+        return sorted(chosen)
+
+    def holds_folder(self, name: str) -> bool:
+        return self._files[name].is_dir(follow_symlinks=False)
+
+    def read_meta(self, name: str) -> bytes:
+        """Bytes of a meta file, at most one over `META_MAX_BYTES`.
+
+        Raises
+        ------
+        MetaFault
+            They cannot be had.
+        DumpError
+            It is a link that leads outside.
+        """
+        path = f"{self._path}{name}"
+        entry = self._files[name]
+        try:
+            if entry.is_symlink():
+                path = self._root.follow(path, self.prefix + name)
+                regular = os.path.isfile(path)
+            else:
+                regular = entry.is_file(follow_symlinks=False)
+            if not regular:
+                raise MetaFault("meta_parse_error", "not a regular file")
+            return _read_up_to(path, META_MAX_BYTES + 1)
+        except OSError as error:
+            raise MetaFault("meta_parse_error", f"cannot be read: {error.strerror}") from error
+
+    def locate(self, name: str, meta: str, *, sized: bool) -> tuple[str, int | None]:
+        """Absolute path and size in bytes of the data file that the meta file `meta` calls `name`.
+
+        Unless `sized`, the size is None where looking it up would cost a system call.
+
+        Raises
+        ------
+        MetaFault
+            It is not there, or cannot be read.
+        DumpError
+            It lies outside the root.
+        """
+        path = f"{self._path}{name}"
+        entry = self._files.get(name)
+        try:
+            if entry is not None and not entry.is_symlink():
+                if not sized and entry.is_file(follow_symlinks=False):
+                    return path, None
+                status = entry.stat(follow_symlinks=False)
+            else:
+                path = self._locate_elsewhere(name, self.prefix + meta)
+                status = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError, UnicodeEncodeError) as error:
+            raise MetaFault("missing_k_or_v_binary", f"{name!r} does not exist") from error
+        except OSError as error:
+            raise MetaFault("binary_read_error", f"{name!r} cannot be read: {error.strerror}") from error
+        if not stat.S_ISREG(status.st_mode):
+            raise MetaFault("missing_k_or_v_binary", f"{name!r} is no regular file")
+        if not status.st_mode & _WORLD_READABLE and not os.access(path, os.R_OK):
+            raise MetaFault("binary_read_error", f"{name!r}: no permission to read it")
+        return path, status.st_size
+
+    def _locate_elsewhere(self, name: str, where: str) -> str:
+        inside = join_inside(self.prefix, name)
+        if inside is None:
+            refuse_outside(f"{self._root.path}/{where}", f"data file {name!r}")
+        return self._root.follow(f"{self._root.path}/{inside}", where)
+
+
+def _read_up_to(path: str, limit: int) -> bytes:
+    file = os.open(path, _FLAGS)
+    try:
+        data = os.read(file, _FIRST_READ)
+        if len(data) < _FIRST_READ:
+            return data
+        while len(data) < limit:
+            more = os.read(file, limit - len(data))
+            if not more:
+                break
+            data += more
+        return data
+    finally:
+        os.close(file)

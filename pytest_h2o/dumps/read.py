@@ -1,0 +1,104 @@
+"""From entries to words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_h2o.dumps.entry import DumpEntry, Tensor
+
+Words = NDArray[np.uint16]
+
+_STORED_WORDS = np.dtype("<u2")
+_STORED_FLOATS = np.dtype("<f4")
+_MAP_FROM_BYTES = 1 << 20
+"""Mapping a file costs more than reading it when it is small."""
+
+
+class Piece(NamedTuple):
+    """Rows of one entry: `rows` tokens from `first` on, counted in the entry."""
+
+    entry: DumpEntry
+    first: int
+    rows: int
+
+
+def read_words(entry: DumpEntry, tensor: Tensor) -> Words:
+    """K or V of one entry as fp16 bit patterns.
+
+    fp32 is rounded to fp16, half to even, as numpy does. A large fp16 file is memory-mapped: then the result is
+    read-only, and the file must not shrink as long as it is in use.
+
+    Returns
+    -------
+    numpy.ndarray of uint16, ``[seq_len, kv_heads, head_dim]``
+
+    Raises
+    ------
+    DumpError
+        The file is no longer what the index saw.
+    """
+    size = entry.seq_len * entry.row_elements * 2
+    if entry.bytes_per_elem == 2 and size >= _MAP_FROM_BYTES:
+        mapped = entry.root.map_file(entry.location(tensor), size)
+        if mapped is not None:
+            words = np.frombuffer(mapped, _STORED_WORDS).reshape(entry.seq_len, entry.kv_heads, entry.head_dim)
+            return words.astype(np.uint16, copy=False)
+    return read_pieces([Piece(entry, 0, entry.seq_len)], tensor)
+
+
+def read_pieces(pieces: Sequence[Piece], tensor: Tensor) -> Words:
+    """K or V of rows of several entries, one after the other, as fp16 bit patterns.
+
+    Each file is read once, straight into its place in the result. Not mapped: a file that shrinks while it is mapped
+    kills the process, and mapped pages count as memory of the process.
+
+    Parameters
+    ----------
+    pieces : sequence of Piece
+        At least one; all of the same kv_heads and head_dim.
+
+    Returns
+    -------
+    numpy.ndarray of uint16, ``[rows, kv_heads, head_dim]``, C order
+
+    Raises
+    ------
+    DumpError
+        A file is no longer what the index saw.
+    """
+    heads, dim = pieces[0].entry.kv_heads, pieces[0].entry.head_dim
+    words = np.empty((sum(piece.rows for piece in pieces), heads, dim), _STORED_WORDS)
+    start = 0
+    for width, run in groupby(pieces, key=_width):
+        same = list(run)
+        stop = start + sum(piece.rows for piece in same)
+        if width == 2:
+            _fill(words[start:stop], same, tensor)
+        else:
+            floats = np.empty((stop - start, heads, dim), _STORED_FLOATS)
+            _fill(floats, same, tensor)
+            with np.errstate(all="ignore"):  # too large becomes infinite, as fp16 has it
+                words[start:stop] = floats.astype("<f2").view(_STORED_WORDS)
+        start = stop
+    return words.astype(np.uint16, copy=False)
+
+
+def _width(piece: Piece) -> int:
+    return piece.entry.bytes_per_elem
+
+
+def _fill(rows: NDArray[Any], pieces: Sequence[Piece], tensor: Tensor) -> None:
+    """Read the data of each piece straight into its place; `rows` has their dtype and is contiguous."""
+    target = memoryview(rows.reshape(-1).view(np.uint8).data)
+    row_bytes = rows[:1].nbytes
+    at = 0
+    for entry, first, count in pieces:
+        end = at + count * row_bytes
+        is_end = first + count == entry.seq_len
+        entry.root.read_into(entry.location(tensor), first * row_bytes, target[at:end], is_end=is_end)
+        at = end

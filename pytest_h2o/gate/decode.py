@@ -1,0 +1,295 @@
+"""The paired decode verdict: has decoding become slower than allowed? Pure statistics, nothing is launched here.
+
+The drop is the fraction of decode speed lost, 1 - candidate / baseline; lower is better. It is judged on the log ratios
+of pairs of launches, by a sequential signed-rank test that may be looked at after every pair (see
+`pytest_h2o.gate.sequential` for the method and its literature, `pytest_h2o.gate.drop_estimate` for the estimate):
+
+- pass: the drop is below the target, with confidence;
+- fail: it is above the target, with confidence;
+- inconclusive: neither yet. That is no pass.
+
+A verdict is wrong with a probability of at most 1 - confidence, at a true drop exactly on the target and so for every
+other; far from the target it is wrong far more seldom (docs/decode-verdict.md has the measured rates).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from pytest_h2o.errors import UsageError
+from pytest_h2o.gate.drop_estimate import Look, chance_of_verdict, look_at, pairs_for_verdict, walsh_averages
+from pytest_h2o.gate.pairs import Pair, exclusions, log_ratios
+from pytest_h2o.gate.sequential import MAX_PAIRS, Plan, make_plan
+
+Outcome = Literal["pass", "fail", "inconclusive"]
+
+DEFAULT_PAIRS = 20
+DEFAULT_CONFIDENCE = 0.95
+FUTILITY_FROM_PAIRS = 8
+METHOD = (
+    "sequential Wilcoxon signed-rank test on log ratios of paired launches, error spent as (n / planned) ** power, "
+    "Hodges-Lehmann estimate, repeated confidence interval"
+)
+
+
+@dataclass(frozen=True)
+class DecodeVerdict:
+    """What the pairs say about the drop in decode speed.
+
+    Attributes
+    ----------
+    outcome : str
+        ``pass``, ``fail`` or ``inconclusive``.
+    drop : float or None
+        Estimated fraction of decode speed lost, negative where the candidate is faster; None without a pair.
+    low, high : float or None
+        Interval of the drop. Each bound holds with `confidence`, at all looks so far together. None: not bounded yet.
+    pairs : int
+        Pairs that were compared.
+    target : float
+        The largest allowed drop, a fraction.
+    confidence : float
+        Of a pass and of a fail, one-sided.
+    needed_pairs : int or None
+        If inconclusive: about how many pairs a new comparison would need for a clear verdict with a chance of 80 %, if
+        drop and noise are as they seem. None if that cannot be told.
+    planned_pairs : int
+        The number of pairs that the error was spread over.
+    excluded : tuple of str
+        Pairs that could not be compared, each with its reason.
+    note : str or None
+        What else is wrong with these pairs.
+    method : str
+        The statistics in a line.
+    """
+
+    outcome: Outcome
+    drop: float | None
+    low: float | None
+    high: float | None
+    pairs: int
+    target: float
+    confidence: float
+    needed_pairs: int | None
+    planned_pairs: int
+    excluded: tuple[str, ...] = ()
+    note: str | None = None
+    method: str = METHOD
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be spent on one comparison. Fix it before the first pair: the critical values depend on it.
+
+    Attributes
+    ----------
+    pairs : int
+        Pairs to compare, at most.
+    elapsed_s : float or None
+        Seconds, at most; None without a limit. Ends a comparison early and leaves its error rates as they are.
+    spare_pairs : int
+        Pairs that may be launched again because they could not be compared.
+    futility : float
+        Stop once the chance that the remaining pairs bring a clear verdict falls below this; 0 to spend all pairs.
+    """
+
+    pairs: int = DEFAULT_PAIRS
+    elapsed_s: float | None = None
+    spare_pairs: int = 5
+    futility: float = 0.02
+
+    def __post_init__(self) -> None:
+        checks = (
+            ("pairs", 1 <= self.pairs <= MAX_PAIRS, f"1 to {MAX_PAIRS}"),
+            ("elapsed_s", self.elapsed_s is None or self.elapsed_s > 0, "a positive number of seconds, or None"),
+            ("spare_pairs", self.spare_pairs >= 0, "0 or more"),
+            ("futility", 0 <= self.futility < 0.5, "a probability from 0 to below 0.5"),
+        )
+        for name, holds, expected in checks:
+            if not holds:
+                came = f"{name} = {getattr(self, name)!r}"
+                raise UsageError("a decode budget that cannot be kept", came=came, expected=expected)
+
+    def fitted(self, pair_s: float) -> Budget:
+        """The same budget with as many pairs as its time has room for, at so many seconds a pair.
+
+        Take `pair_s` from launches before the comparison. Without this a comparison that runs out of time has kept
+        most of its error for looks that never came, and is weaker than it could be.
+        """
+        if self.elapsed_s is None or not pair_s > 0:
+            return self
+        pairs = max(1, min(self.pairs, int(self.elapsed_s / pair_s)))
+        return replace(self, pairs=pairs)
+
+
+@dataclass(frozen=True)
+class Action:
+    """What to do next, why, and the verdict so far."""
+
+    launch: bool
+    reason: str
+    verdict: DecodeVerdict
+
+
+def judge(
+    pairs: Sequence[Pair],
+    target: float,
+    *,
+    planned_pairs: int = DEFAULT_PAIRS,
+    confidence: float = DEFAULT_CONFIDENCE,
+) -> DecodeVerdict:
+    """The verdict on pairs in launch order; may be asked after every pair.
+
+    Parameters
+    ----------
+    pairs : sequence of Pair
+        All pairs launched so far, the excluded ones too.
+    target : float
+        The largest allowed drop, a fraction: 0.05 for 5 %.
+    planned_pairs : int
+        The budget in pairs that was fixed before the first one.
+    confidence : float
+        Of a pass and of a fail, one-sided.
+
+    Raises
+    ------
+    UsageError
+        A target of 100 % or more or not a number, a plan out of range, or more pairs than were planned.
+    """
+    target_log = _target_log(target)
+    plan = make_plan(planned_pairs, confidence)
+    _, verdict = _judge(pairs, target, target_log, plan)
+    return verdict
+
+
+def next_action(
+    pairs: Sequence[Pair],
+    budget: Budget,
+    target: float,
+    *,
+    confidence: float = DEFAULT_CONFIDENCE,
+    elapsed_s: float = 0.0,
+) -> Action:
+    """Launch another pair, or stop: the verdict is clear, the budget is spent, or no hope is left within it.
+
+    `elapsed_s` is the time spent on `pairs`, in seconds. Raises as `judge` does.
+    """
+    target_log = _target_log(target)
+    plan = make_plan(budget.pairs, confidence)
+    look, verdict = _judge(pairs, target, target_log, plan)
+    stop = _reason_to_stop(pairs, budget, plan, verdict, elapsed_s)
+    if stop is None and look is not None and verdict.pairs >= FUTILITY_FROM_PAIRS:
+        chance = float(chance_of_verdict(look, verdict.pairs, target_log, plan))
+        if chance < budget.futility:
+            stop = f"the chance of a clear verdict within {plan.pairs} pairs has fallen to {chance:.1%}"
+    return Action(stop is None, stop or f"not clear after {verdict.pairs} of {_count(plan.pairs)}", verdict)
+
+
+def _reason_to_stop(
+    pairs: Sequence[Pair], budget: Budget, plan: Plan, verdict: DecodeVerdict, elapsed_s: float
+) -> str | None:
+    if verdict.outcome != "inconclusive":
+        return f"the verdict is clear after {verdict.pairs} pairs"
+    if verdict.note is not None:
+        return verdict.note
+    if not plan.can_decide:
+        return f"{_count(plan.pairs)} can never give a verdict with {plan.confidence:.1%} confidence: plan more"
+    if verdict.pairs >= plan.pairs:
+        return f"the budget of {_count(plan.pairs)} is spent"
+    if len(verdict.excluded) > budget.spare_pairs:
+        return f"{_count(len(verdict.excluded))} could not be compared, more than the {budget.spare_pairs} to spare"
+    if budget.elapsed_s is not None and elapsed_s + (elapsed_s / len(pairs) if pairs else 0.0) > budget.elapsed_s:
+        return f"another pair would not fit into the budget of {budget.elapsed_s:g} s ({elapsed_s:.1f} s are spent)"
+    return None
+
+
+def _target_log(target: float) -> float:
+    if not (math.isfinite(target) and target < 1):
+        raise UsageError(
+            "the target of a decode comparison is not a fraction of speed that may be lost",
+            came=repr(target),
+            expected="a number below 1, such as 0.05 for 5 %",
+        )
+    return -math.log1p(-target)
+
+
+def _judge(pairs: Sequence[Pair], target: float, target_log: float, plan: Plan) -> tuple[Look | None, DecodeVerdict]:
+    values = log_ratios(pairs)
+    if len(values) > plan.pairs:
+        raise UsageError(
+            "more pairs were compared than were planned, so the error rates of the verdict are not known",
+            came=f"{len(values)} pairs",
+            expected=f"{plan.pairs} at most",
+            hint="fix the number of pairs before the first one, and start a new comparison for more",
+        )
+    walsh = walsh_averages(values)
+    looks = [look_at(walsh[: n * (n + 1) // 2], n, plan) for n in range(1, len(values) + 1)]
+    # Every look's interval holds at all looks together, so the drop lies in all of them.
+    low = max((float(look.low) for look in looks), default=-math.inf)
+    high = min((float(look.high) for look in looks), default=math.inf)
+    contradiction = low > high
+    outcome: Outcome = "inconclusive"
+    if not contradiction and low > target_log:
+        outcome = "fail"
+    elif not contradiction and high < target_log:
+        outcome = "pass"
+    last = looks[-1] if looks else None
+    needed = None
+    if last is not None and outcome == "inconclusive" and not contradiction:
+        needed = pairs_for_verdict(float(last.centre) - target_log, float(last.spread), plan)
+        needed = None if needed is None else max(needed, len(values) + 1)
+    return last, DecodeVerdict(
+        outcome=outcome,
+        drop=_drop(float(last.centre)) if last is not None else None,
+        low=None if contradiction else _drop(low),
+        high=None if contradiction else _drop(high),
+        pairs=len(values),
+        target=target,
+        confidence=plan.confidence,
+        needed_pairs=needed,
+        planned_pairs=plan.pairs,
+        excluded=exclusions(pairs),
+        note=_CONTRADICTION if contradiction else None,
+    )
+
+
+_CONTRADICTION = "earlier and later pairs contradict each other: the machine or a side has changed meanwhile"
+
+
+def _drop(log_ratio: float) -> float | None:
+    """A log ratio as a fraction of speed lost; None for an infinite one, which bounds nothing."""
+    return -math.expm1(-log_ratio) if np.isfinite(log_ratio) else None
+
+
+def render_verdict(verdict: DecodeVerdict) -> str:
+    """The verdict in one line, for a person."""
+    head = f"{verdict.outcome}: no pair was compared" if verdict.drop is None else _render_interval(verdict)
+    more = [f"{_count(len(verdict.excluded))} excluded"] if verdict.excluded else []
+    if verdict.note is not None:
+        more.append(verdict.note)
+    elif verdict.outcome == "inconclusive" and verdict.drop is not None:
+        need = verdict.needed_pairs
+        more.append(
+            "how many pairs would decide cannot be told"
+            if need is None
+            else f"a new plan of about {need} pairs would decide"
+        )
+    return "; ".join([head, *more])
+
+
+def _render_interval(verdict: DecodeVerdict) -> str:
+    low = "unbounded" if verdict.low is None else f"{verdict.low:.1%}"
+    high = "unbounded" if verdict.high is None else f"{verdict.high:.1%}"
+    return (
+        f"{verdict.outcome}: drop {verdict.drop:.1%} (interval {low} to {high}), target {verdict.target:.1%}, "
+        f"{_count(verdict.pairs)}, {verdict.confidence:.1%} confidence"
+    )
+
+
+def _count(pairs: int) -> str:
+    return "1 pair" if pairs == 1 else f"{pairs} pairs"

@@ -1,0 +1,76 @@
+"""What an item asks for its figures: the protocol between the items of a gate and the session that measures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from pytest_h2o.bench.result import PointResult
+    from pytest_h2o.gate.baseline import Baseline
+    from pytest_h2o.lossless import LosslessResult
+    from pytest_h2o.options import Settings
+    from pytest_h2o.points import SweepPoint
+    from pytest_h2o.presets import Preset
+    from pytest_h2o.scopes import Scope
+
+
+class Figures(Protocol):
+    """Everything an item can ask of the run it is part of."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def rule(self) -> str:
+        """``joint`` or ``best-of``."""
+        ...
+
+    def points(self, preset: Preset) -> tuple[SweepPoint, ...]:
+        """All points of a preset, in their order."""
+        ...
+
+    def result(self, preset: Preset, point: SweepPoint) -> PointResult:
+        """The sound result of one point; an H2OError that says why there is none."""
+        ...
+
+    def notes(self, preset: Preset) -> tuple[str, ...]:
+        """What there is to say of all rows of a preset, for example that nothing was folded and why."""
+        ...
+
+    def model_layers(self, preset: Preset) -> int | None:
+        """Number of layers of the model, where it is known."""
+        ...
+
+    def baseline(self, preset: Preset, results: Sequence[PointResult]) -> Baseline | None:
+        """Decode speed with H2O off, None if nothing says it. OptedOut if it is left out on purpose."""
+        ...
+
+    def evaluate_scope(self, scope: Scope) -> LosslessResult:
+        """Encode, decode and compare a scope. DumpError if entries cannot be read and skips are not allowed."""
+        ...
+
+    def deciding_ratio(self) -> float:
+        """Lossless ratio of the scope that decides. NotMeasured if there is none."""
+        ...
+
+    def scope_root(self, scope: Scope) -> Path:
+        """Folder or archive that the scope reads."""
+        ...
+
+    def bench_command(self, preset: Preset, point: SweepPoint) -> str | None:
+        """The command line that launches this point; None where nothing is launched."""
+        ...
+
+    def take_new_data(self) -> dict[str, Any]:
+        """Results that this process has read or made since it was last asked, for the journal."""
+        ...
+
+    def remember_preset(self, preset: Preset, facts: dict[str, Any]) -> None:
+        """Keep what the summary needs of a preset for the journal."""
+        ...
+
+    def write_dry_run(self, preset: Preset) -> None:
+        """Write configs and the list of runs of a preset; run nothing."""
+        ...

@@ -1,0 +1,91 @@
+"""What all gate items share: a name, targets, the comparisons that were made, notes, and the record for the journal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_h2o.gate.measured import METRICS, Comparison, Measured, Target
+from pytest_h2o.gate.rule import Thresholds
+
+if TYPE_CHECKING:
+    from pytest_h2o.gate.figures import Figures
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The targets of one preset or scope, each with where it was said."""
+
+    lossy: Target
+    lossless: Target
+    decode_drop: Target
+
+    @property
+    def thresholds(self) -> Thresholds:
+        return Thresholds(self.lossy.value, self.lossless.value, self.decode_drop.value)
+
+
+def _plain(value: float | None) -> float | str | None:
+    """A float as JSON can hold it."""
+    return str(value) if value is not None and not math.isfinite(value) else value
+
+
+class GateItem:
+    """Common to all items: what was compared and what there is to say beside it."""
+
+    kind = ""
+
+    def __init__(self, session: Figures, name: str, targets: Targets) -> None:
+        self.session = session
+        self.name = name
+        self.targets = targets
+        self.comparisons: list[Comparison] = []
+        self.notes: list[str] = []
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.name}>"
+
+    def note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def _note_all(self, texts: Iterable[str]) -> None:
+        for text in texts:
+            self.note(text)
+
+    def measured(self, metric: str, value: float, source: str, std: float | None = None) -> Measured:
+        return Measured(metric, value, source, std, on_compare=self.comparisons.append)
+
+    def record(self, nodeid: str, outcome: str, reason: str | None) -> dict[str, Any]:
+        """What the journal keeps of this item: built-in types only; `reason` is why it failed or was left out."""
+        return {
+            "item": nodeid,
+            "kind": self.kind,
+            "name": self.name,
+            "outcome": outcome,
+            "reason": reason,
+            "comparisons": [_comparison_json(c) for c in self.comparisons],
+            "notes": list(self.notes),
+            "data": self.session.take_new_data(),
+        }
+
+    def write_dry_run(self) -> None:
+        """Write what would be run; nothing where nothing is launched."""
+
+
+def _comparison_json(comparison: Comparison) -> dict[str, Any]:
+    measured, target = comparison.measured, comparison.target
+    return {
+        "metric": measured.metric,
+        "unit": METRICS[measured.metric].unit,
+        "value": _plain(measured.value),
+        "std": _plain(measured.std),
+        "source": measured.source,
+        "relation": comparison.relation,
+        "target": target.value,
+        "target_origin": target.origin,
+        "margin": _plain(comparison.margin),
+        "outcome": comparison.outcome,
+    }

@@ -1,0 +1,203 @@
+"""When a sequential comparison of pairs may stop: critical values that stay honest when looked at after every pair.
+
+The statistic is the signed-rank statistic of Wilcoxon (F. Wilcoxon, 1945, "Individual comparisons by ranking
+methods", Biometrics Bulletin 1). If the log ratios of the pairs lie symmetrically around the hypothesised value then,
+given their distances from it, every sign is a fair coin. Pairs of launches have this symmetry by design: where both
+sides draw the same noise, the difference of two equal draws is symmetric whatever its shape, heavy tails included. So
+the law of the statistic at all looks together is one and the same for every noise, and no spread has to be known.
+
+Looking after every pair would inflate the error of a fixed-size test. The error is therefore spent over the looks by a
+function fixed beforehand: alpha * (n / planned) ** power (K. K. G. Lan and D. L. DeMets, 1983, "Discrete sequential
+boundaries for clinical trials", Biometrika 70; the power family is from K. Kim and D. L. DeMets, 1987, "Design and
+analysis of group sequential tests based on the type I error spending rate function", Biometrika 74). Inverting the
+test gives an interval at every look that holds at all looks together (C. Jennison and B. W. Turnbull, 1989, "Interim
+analyses: the repeated confidence interval approach", Journal of the Royal Statistical Society B 51).
+
+The tail at a single look is exact. How the looks hang together is taken from Brownian motion with the exact
+covariance of the statistic, integrated look by look (P. Armitage, C. K. McPherson and B. C. Rowe, 1969, "Repeated
+significance tests on accumulating data", Journal of the Royal Statistical Society A 132). That understates the true
+crossing probability by up to a tenth, so only `SPENT_SHARE` of alpha is spent. Since the true law is the same for every
+noise, one simulation checks it for all: the tests hold that no plan there crosses more often than it promises.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+from pytest_h2o.errors import UsageError
+
+Floats = npt.NDArray[np.float64]
+
+MAX_PAIRS = 200
+LOWEST_CONFIDENCE, HIGHEST_CONFIDENCE = 0.8, 0.995
+FAIL_POWER = 0.7
+"""Spends early on the side that fails: a large slow-down is seen after 6 or 7 pairs. Chosen by simulation."""
+PASS_POWER = 2.0
+"""Spends late on the side that passes: small gaps need many pairs anyway. Chosen by simulation."""
+SPENT_SHARE = 0.9
+_GRID_POINTS = 401
+_GRID_REACH = 6.0  # standard deviations: 1e-9 of the mass lies beyond
+_NORMAL = NormalDist()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The critical values of a comparison, fixed before its first pair.
+
+    Attributes
+    ----------
+    pairs : int
+        Pairs that can be compared, at most; the error is spent over so many looks.
+    confidence : float
+        Of each answer: a bound of the interval is wrong at any look with a probability of at most 1 - confidence.
+    fail_counts, pass_counts : tuple of (int or None)
+        Entry n - 1 is for the look after n pairs: so many Walsh averages must lie above (below) a value for it to be
+        rejected as too small (too large). None: at this look nothing can be rejected.
+    """
+
+    pairs: int
+    confidence: float
+    fail_counts: tuple[int | None, ...]
+    pass_counts: tuple[int | None, ...]
+
+    @property
+    def can_decide(self) -> bool:
+        """False where the plan has so few pairs that not even the clearest ones would give a verdict."""
+        return any(count is not None for count in (*self.fail_counts, *self.pass_counts))
+
+    @property
+    def final_z(self) -> tuple[float, float]:
+        """Standard normal quantiles of the last look's critical counts, fail and pass; infinite if there is none."""
+        return normal_quantile(self.fail_counts[-1], self.pairs), normal_quantile(self.pass_counts[-1], self.pairs)
+
+
+@cache
+def signed_rank_tail(pairs: int) -> Floats:
+    """Exact P(W >= w) for w = 0 ... n (n + 1) / 2; W sums the ranks of the positive ones of n symmetric values."""
+    law = np.ones(1)
+    for rank in range(1, pairs + 1):
+        longer = np.zeros(len(law) + rank)
+        longer[: len(law)] += law / 2
+        longer[rank:] += law / 2
+        law = longer
+    tail: Floats = np.minimum(law[::-1].cumsum()[::-1], 1.0)
+    return tail
+
+
+def normal_quantile(count: int | None, pairs: int) -> float:
+    """The standard normal value with the same tail as `count` after `pairs` pairs; infinite for None."""
+    if count is None:
+        return math.inf
+    tail = float(signed_rank_tail(pairs)[count])
+    return -_NORMAL.inv_cdf(tail) if tail < 1 else -math.inf
+
+
+def fixed_count(pairs: int, alpha: float) -> int | None:
+    """The smallest critical count of a test with one look; None if even the largest is likelier than `alpha`."""
+    fitting = np.nonzero(signed_rank_tail(pairs) <= alpha)[0]
+    return int(fitting[0]) if len(fitting) else None
+
+
+@cache
+def make_plan(pairs: int, confidence: float) -> Plan:
+    """Critical values for a comparison of at most `pairs` pairs, looked at after each one.
+
+    Raises
+    ------
+    UsageError
+        The number of pairs or the confidence is out of range.
+    """
+    if not 1 <= pairs <= MAX_PAIRS:
+        raise UsageError(
+            "a decode comparison cannot be planned for this number of pairs",
+            came=str(pairs),
+            expected=f"1 to {MAX_PAIRS} pairs",
+        )
+    if not LOWEST_CONFIDENCE <= confidence <= HIGHEST_CONFIDENCE:
+        raise UsageError(
+            "a decode comparison cannot be planned for this confidence",
+            came=repr(confidence),
+            expected=f"{LOWEST_CONFIDENCE} to {HIGHEST_CONFIDENCE}",
+        )
+    alpha = 1.0 - confidence
+    return Plan(pairs, confidence, critical_counts(pairs, alpha, FAIL_POWER), critical_counts(pairs, alpha, PASS_POWER))
+
+
+def critical_counts(
+    pairs: int, alpha: float, power: float, tail_of: Callable[[int], Floats] = signed_rank_tail
+) -> tuple[int | None, ...]:
+    """The smallest counts that keep the error spent up to each look within its share (see the module).
+
+    `tail_of` gives the tail of the statistic after n pairs, for a statistic other than the signed-rank one.
+    """
+    counts: list[int | None] = []
+    mass, spent = _Mass(), 0.0
+    for n in range(1, pairs + 1):
+        time = _information(n)
+        reach = _GRID_REACH * math.sqrt(time)
+        room = SPENT_SHARE * alpha * (n / pairs) ** power - spent
+        first, bounds = _candidate_bounds(tail_of(n), n, alpha)
+        crossing = mass.above(bounds, time, reach)
+        fitting = np.nonzero(crossing <= room)[0]
+        if len(fitting):
+            counts.append(first + int(fitting[0]))
+            spent += float(crossing[fitting[0]])
+            mass = mass.stopped_above(float(bounds[fitting[0]]), time, reach)
+        else:
+            counts.append(None)
+            mass = mass.stopped_above(reach, time, reach)
+    return tuple(counts)
+
+
+def _information(n: int) -> float:
+    """Time of the Brownian motion after n pairs.
+
+    The correlation of the signed-rank statistic after m and after n pairs is sqrt(_information(m) / _information(n)),
+    exactly: a rank among m grows to (n + 1) / (m + 1) of itself on average, and the variance after n pairs is
+    n (n + 1) (2 n + 1) / 24.
+    """
+    return n * (2 * n + 1) / (2 * (n + 1))
+
+
+def _candidate_bounds(tail: Floats, n: int, alpha: float) -> tuple[int, Floats]:
+    """The first count whose tail is at most alpha, and the bounds on the Brownian motion of it and of all above it."""
+    first = int(np.searchsorted(-tail, -alpha))
+    z = np.array([-_NORMAL.inv_cdf(value) for value in tail[first:].tolist()], dtype=np.float64)
+    return first, z * math.sqrt(_information(n))
+
+
+@dataclass(frozen=True)
+class _Mass:
+    """Where a Brownian motion may be that no bound has stopped yet: weights on points, at one time."""
+
+    time: float = 0.0
+    points: Floats = field(default_factory=lambda: np.zeros(1))
+    weights: Floats = field(default_factory=lambda: np.ones(1))
+
+    def density(self, at: Floats, time: float) -> Floats:
+        step = time - self.time
+        kernel = np.exp((at[:, None] - self.points) ** 2 / (-2 * step))
+        density: Floats = kernel @ self.weights / math.sqrt(2 * math.pi * step)
+        return density
+
+    def above(self, bounds: Floats, time: float, reach: float) -> Floats:
+        """Probability of being above each bound at a later time."""
+        grid, width = np.linspace(-reach, reach, 2 * _GRID_POINTS - 1, retstep=True)
+        density = self.density(grid, time)
+        below = np.concatenate([[0.0], ((density[1:] + density[:-1]) * width / 2).cumsum()])
+        above: Floats = np.interp(bounds, grid, below[-1] - below)
+        return above
+
+    def stopped_above(self, bound: float, time: float, reach: float) -> _Mass:
+        """The motion at a later time, without what has gone above the bound."""
+        grid, width = np.linspace(-reach, bound, _GRID_POINTS, retstep=True)
+        weights = self.density(grid, time) * width
+        weights[[0, -1]] /= 2
+        return _Mass(time, grid, weights)

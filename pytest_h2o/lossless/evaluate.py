@@ -1,0 +1,236 @@
+"""From a dump and settings to a result."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import zstandard
+
+from pytest_h2o import __version__
+from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22
+from pytest_h2o.codecs.base import Codec, Rope
+from pytest_h2o.codecs.legacy import Legacy
+from pytest_h2o.codecs.predictors import PREDICTORS
+from pytest_h2o.cores import usable_cores
+from pytest_h2o.dumps import DumpIndex, find_overlaps_and_gaps, index_dump
+from pytest_h2o.errors import DumpError, UsageError
+from pytest_h2o.lossless.measure import Measurement, Tally
+from pytest_h2o.lossless.plan import Selection, plan_groups, plan_tasks, select
+from pytest_h2o.lossless.result import SCHEMA_VERSION, LayerBytes, LosslessResult
+from pytest_h2o.lossless.settings import LosslessSettings
+from pytest_h2o.lossless.spread import spread
+
+Progress = Callable[[int, int], None]
+
+_ORIGINAL_NAME = "fp16_gear_predictive_zstd"
+"""What the original evaluation script calls its codec, in both modes."""
+
+
+def evaluate_lossless(
+    root: str | os.PathLike[str],
+    settings: LosslessSettings,
+    *,
+    verify: bool,
+    codec: Codec | None = None,
+    rope: Rope | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> LosslessResult:
+    """Encode the selected streams of a dump, count the bytes, and decode them again.
+
+    Entries that cannot be read are listed in the result; the caller decides what they mean. Sizes do not depend on
+    the number of workers. Memory is bounded by the index and a few streams, not by the dump; in mode ``aggregate`` a
+    stream is all of a run and layer.
+
+    Parameters
+    ----------
+    root : str or path
+        A dump folder, or a .zip of one.
+    settings : LosslessSettings
+    verify : bool
+        Decode every stream from exactly the bytes that were counted, and compare the bits.
+    codec : Codec, optional
+        Instead of the one that the settings name.
+    rope : Rope, optional
+        How K was rotated, for codecs that use it.
+    workers : int, optional
+        Threads; the number of cores that this process may use if not given.
+    progress : callable, optional
+        Called with the raw bytes done and to do, from the calling thread.
+
+    Returns
+    -------
+    LosslessResult
+
+    Raises
+    ------
+    DumpError
+        The dump cannot be trusted, or the selection takes nothing of it that can be read.
+    CodecError
+        There is no such codec, or it cannot encode a stream.
+    RoundTripError
+        A stream came back with other bits.
+    """
+    started = perf_counter()
+    if codec is None:
+        codec = settings.make_codec()
+    else:
+        settings = _settings_of(codec, settings)
+    workers = _count_workers(workers)
+    measurement = Measurement(codec, verify, rope)
+    try:
+        counted = _evaluate(index_dump(root, sized=False), settings, measurement, workers, progress)
+    except DumpError:  # a file has another size, or cannot be read: look again at all of them, and tell each
+        counted = _evaluate(index_dump(root), settings, measurement, workers, progress)
+    return LosslessResult(
+        **_described(settings, codec),
+        **counted,
+        rope=None if rope is None else asdict(rope),
+        workers=workers,
+        elapsed_s=perf_counter() - started,
+        versions={
+            "pytest_h2o": __version__,
+            "python": ".".join(map(str, sys.version_info[:3])),
+            "numpy": np.__version__,
+            "zstandard": zstandard.__version__,
+            "libzstd": ".".join(map(str, zstandard.ZSTD_VERSION)),
+        },
+    )
+
+
+def _evaluate(
+    index: DumpIndex, settings: LosslessSettings, measurement: Measurement, workers: int, progress: Progress | None
+) -> dict[str, Any]:
+    """Everything that was counted, by its name in the result."""
+    selection = select(index, settings)
+    groups = plan_groups(selection.entries, settings)
+    to_do = sum(entry.seq_len * entry.row_elements * 4 for entry in selection.entries)
+    tallies: dict[tuple[int, str], Tally] = {}
+    done = 0
+    for measured in spread(measurement, plan_tasks(groups, settings), workers):
+        tallies.setdefault((measured.layer_id, measured.tensor), Tally()).add(measured.tally)
+        done += measured.tally.raw_bytes
+        if progress is not None:
+            progress(done, to_do)
+    return {
+        **_counted(index, selection, settings, len(groups), tallies),
+        **_sizes(tallies),
+        "by_layer": tuple(_layer_bytes(layer, tallies) for layer in sorted({layer for layer, _ in tallies})),
+    }
+
+
+def _count_workers(workers: int | None) -> int:
+    if workers is None:
+        return usable_cores()
+    if workers < 1:
+        raise UsageError("--workers does not fit", came=str(workers), expected="at least 1")
+    return workers
+
+
+def _settings_of(codec: Codec, settings: LosslessSettings) -> LosslessSettings:
+    """`settings` with the codec's own in place of those that it does not follow."""
+    own = codec.config()
+    shared = {name: getattr(codec, name) for name in own if hasattr(settings, name)}
+    return replace(settings, codec_mode=codec.id, **shared)
+
+
+def _described(settings: LosslessSettings, codec: Codec) -> dict[str, Any]:
+    original = isinstance(codec, AdaptiveV22 | Legacy)
+    described = {name: getattr(settings, name) for name in settings.__dataclass_fields__}
+    return {
+        **described,
+        "schema_version": SCHEMA_VERSION,
+        "codec": _ORIGINAL_NAME if original else codec.id,
+        "codec_config": codec.config(),
+    }
+
+
+def _counted(
+    index: DumpIndex,
+    selection: Selection,
+    settings: LosslessSettings,
+    groups: int,
+    tallies: Mapping[tuple[int, str], Tally],
+) -> dict[str, Any]:
+    entries, skipped = selection.entries, selection.skipped
+    layers = tuple(sorted({entry.layer_id for entry in entries}))
+    streams = sum(tally.streams for tally in tallies.values())
+    return {
+        "dump_dir": index.root,
+        "selected_layers": layers,
+        "selected_entries": len(entries),
+        "selected_dumps": len({entry.run_id for entry in entries}),
+        "aggregate_groups": groups if settings.entry_mode in ("aggregate", "chunked_grouped") else 0,
+        "online_chunks": streams if settings.entry_mode in ("chunked", "chunked_grouped") else 0,
+        "scanned_entries": index.scanned_entries,
+        "converted_fp32_entries": sum(entry.bytes_per_elem == 4 for entry in entries),
+        "skipped_entries": len(skipped),
+        "skip_reasons": dict(sorted(Counter(entry.reason for entry in skipped).items())),
+        "skipped": skipped,
+        "findings": find_overlaps_and_gaps(entry for entry in index.entries if entry.layer_id in set(layers)),
+        "encoded_streams": streams,
+        "verified_streams": sum(tally.verified for tally in tallies.values()),
+    }
+
+
+def _sizes(tallies: Mapping[tuple[int, str], Tally]) -> dict[str, Any]:
+    k, v = (_total([tally for (_, kind), tally in tallies.items() if kind == tensor]) for tensor in "kv")
+    raw_bytes, coded_bytes = k.raw_bytes + v.raw_bytes, k.coded_bytes + v.coded_bytes
+    ratio = raw_bytes / coded_bytes
+    verified = k.verified + v.verified
+    return {
+        "k_raw_bytes": k.raw_bytes,
+        "k_compressed_bytes": k.coded_bytes,
+        "v_raw_bytes": v.raw_bytes,
+        "v_compressed_bytes": v.coded_bytes,
+        "k_chunk_meta_bytes": k.framing_bytes,
+        "v_chunk_meta_bytes": v.framing_bytes,
+        "raw_bytes": raw_bytes,
+        "compressed_bytes": coded_bytes,
+        "k_lossless_ratio": k.raw_bytes / k.coded_bytes,
+        "v_lossless_ratio": v.raw_bytes / v.coded_bytes,
+        "lossless_ratio": ratio,
+        "weighted_lossless_ratio": ratio,
+        **{
+            f"{tensor}_{plane}_mode_counts": _ordered(total.mode_counts.get(plane, {}))
+            for tensor, total in (("k", k), ("v", v))
+            for plane in ("hi", "lo")
+        },
+        "encode_s": k.encode_s + v.encode_s,
+        "decode_s": k.decode_s + v.decode_s if verified else None,
+    }
+
+
+def _total(tallies: Sequence[Tally]) -> Tally:
+    total = Tally()
+    for tally in tallies:
+        total.add(tally)
+    return total
+
+
+def _ordered(counts: Mapping[str, int]) -> dict[str, int]:
+    """In one order whichever worker came first: as predictors are listed, then others by name."""
+    known = {name: place for place, name in enumerate(PREDICTORS)}
+    return dict(sorted(counts.items(), key=lambda item: (known.get(item[0], len(known)), item[0])))
+
+
+def _layer_bytes(layer_id: int, tallies: Mapping[tuple[int, str], Tally]) -> LayerBytes:
+    k, v = tallies[layer_id, "k"], tallies[layer_id, "v"]
+    return LayerBytes(
+        layer_id,
+        k_raw_bytes=k.raw_bytes,
+        k_compressed_bytes=k.coded_bytes,
+        k_hi_bytes=k.plane_bytes.get("hi"),
+        k_lo_bytes=k.plane_bytes.get("lo"),
+        v_raw_bytes=v.raw_bytes,
+        v_compressed_bytes=v.coded_bytes,
+        v_hi_bytes=v.plane_bytes.get("hi"),
+        v_lo_bytes=v.plane_bytes.get("lo"),
+    )

@@ -1,0 +1,212 @@
+"""What an evaluation found, as a value and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any
+
+from pytest_h2o.dumps.entry import Finding, SkippedEntry
+from pytest_h2o.errors import DumpError, StoreError
+
+SCHEMA_VERSION = 3
+
+
+@dataclass(frozen=True)
+class LayerBytes:
+    """Bytes of one layer, over all runs.
+
+    Attributes
+    ----------
+    raw, compressed : int
+        fp16 bytes, and bytes written with all framing; K (`k_`) and V (`v_`).
+    hi, lo : int or None
+        Bytes of the coded high and low byte planes, where the codec tells.
+    """
+
+    layer_id: int
+    k_raw_bytes: int
+    k_compressed_bytes: int
+    k_hi_bytes: int | None
+    k_lo_bytes: int | None
+    v_raw_bytes: int
+    v_compressed_bytes: int
+    v_hi_bytes: int | None
+    v_lo_bytes: int | None
+
+
+@dataclass(frozen=True)
+class LosslessResult:
+    """One evaluation. Ratios are raw over compressed bytes, framing counted; higher is better.
+
+    The fields up to `skip_reasons` are those of the original evaluation script, schema 3, in its order; the
+    others are this project's, and are missing in a file that the script wrote.
+
+    Attributes
+    ----------
+    selected_entries, selected_dumps, selected_layers
+        What was evaluated: entries, distinct run ids (none counts as one), layers.
+    aggregate_groups : int
+        Joined sequences; 0 where entries are not joined.
+    online_chunks : int
+        Chunks of K and of V; 0 where nothing is cut.
+    k_chunk_meta_bytes, v_chunk_meta_bytes : int
+        Framing and entry tables, counted in the compressed bytes.
+    scanned_entries, converted_fp32_entries, skipped_entries : int
+        Metas found; selected entries that were rounded to fp16; selected entries that could not be read.
+    skipped : tuple of SkippedEntry
+        Each of them; a ratio with any of them is one over the rest of the dump.
+    findings : tuple of Finding
+        Overlaps and gaps in the evaluated layers.
+    encoded_streams, verified_streams : int
+        Streams encoded; streams decoded again and equal bit for bit.
+    encode_s, decode_s : float
+        Processor seconds of all workers together; None for `decode_s` if nothing was decoded.
+    elapsed_s : float
+        From start to end.
+    """
+
+    schema_version: int
+    stage: str
+    scope: str
+    front_n: int
+    layer_start: int
+    layer_end: int
+    layer_ids: tuple[int, ...]
+    selected_layers: tuple[int, ...]
+    selected_entries: int
+    selected_dumps: int
+    entry_mode: str
+    online_chunk_seq: int
+    online_framing_bytes: int
+    aggregate_by_stage: bool
+    aggregate_groups: int
+    online_chunks: int
+    codec: str
+    codec_mode: str
+    bitshuffle: bool
+    adaptive_block_seq: int
+    k_hi_predictors: tuple[str, ...]
+    k_lo_predictors: tuple[str, ...]
+    v_hi_predictors: tuple[str, ...]
+    v_lo_predictors: tuple[str, ...]
+    zstd_level: int
+    k_raw_bytes: int
+    k_compressed_bytes: int
+    v_raw_bytes: int
+    v_compressed_bytes: int
+    k_chunk_meta_bytes: int
+    v_chunk_meta_bytes: int
+    raw_bytes: int
+    compressed_bytes: int
+    k_lossless_ratio: float
+    v_lossless_ratio: float
+    lossless_ratio: float
+    weighted_lossless_ratio: float
+    k_hi_mode_counts: Mapping[str, int]
+    k_lo_mode_counts: Mapping[str, int]
+    v_hi_mode_counts: Mapping[str, int]
+    v_lo_mode_counts: Mapping[str, int]
+    scanned_entries: int
+    converted_fp32_entries: int
+    skipped_entries: int
+    skip_reasons: Mapping[str, int]
+    strict_fp16: bool = False
+    min_seq_len: int = 0
+    max_seq_len: int = 0
+    dump_dir: str | None = None
+    codec_config: Mapping[str, Any] = field(default_factory=dict)
+    rope: Mapping[str, Any] | None = None
+    by_layer: tuple[LayerBytes, ...] = ()
+    skipped: tuple[SkippedEntry, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    encoded_streams: int = 0
+    verified_streams: int = 0
+    workers: int | None = None
+    encode_s: float | None = None
+    decode_s: float | None = None
+    elapsed_s: float | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Built-in types only, the original fields first and in their order."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["by_layer"] = [asdict(layer) for layer in self.by_layer]
+        values["skipped"] = [entry._asdict() for entry in self.skipped]
+        values["findings"] = [asdict(finding) for finding in self.findings]
+        plain: dict[str, Any] = json.loads(json.dumps(values, allow_nan=False))
+        return plain
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], where: str = "a lossless result") -> LosslessResult:
+        """Take back what `to_json` gave, or a file of the original script.
+
+        Fields that this version does not know are left out.
+
+        Raises
+        ------
+        StoreError
+            It is of another schema, or a field is missing or of another type.
+        """
+        if not isinstance(values, Mapping) or values.get("schema_version") != SCHEMA_VERSION:
+            came = values.get("schema_version", "missing") if isinstance(values, Mapping) else type(values).__name__
+            raise StoreError(
+                "this is no lossless result that can be read",
+                where=where,
+                came=f"schema_version {came!r}",
+                expected=f"a JSON object with schema_version {SCHEMA_VERSION}",
+            )
+        taken = {}
+        for known in fields(cls):
+            if known.name in values:
+                try:
+                    taken[known.name] = _typed(values[known.name], str(known.type))
+                except (TypeError, ValueError) as error:
+                    raise StoreError(
+                        "a lossless result has a field of another type",
+                        where=f"{where}: {known.name}",
+                        came=repr(values[known.name])[:80],
+                        expected=str(known.type),
+                    ) from error
+            elif known.default is MISSING and known.default_factory is MISSING:
+                raise StoreError("a lossless result lacks a field", where=where, expected=known.name)
+        return cls(**taken)
+
+
+_PLAIN: Mapping[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
+_NESTED: Mapping[str, type] = {"LayerBytes": LayerBytes, "SkippedEntry": SkippedEntry, "Finding": Finding}
+
+
+def _typed(value: Any, annotation: str) -> Any:
+    """`value` of JSON as the annotation of a field has it; TypeError if it is not of that type."""
+    if annotation.endswith(" | None"):
+        return None if value is None else _typed(value, annotation.removesuffix(" | None"))
+    if annotation in _PLAIN:
+        if type(value) not in _PLAIN[annotation]:
+            raise TypeError
+        return value
+    if annotation.startswith("tuple["):
+        if type(value) is not list:
+            raise TypeError
+        inner = annotation.removeprefix("tuple[").removesuffix(", ...]")
+        return tuple(_NESTED[inner](**item) if inner in _NESTED else _typed(item, inner) for item in value)
+    if not isinstance(value, dict):
+        raise TypeError
+    inner = annotation.removeprefix("Mapping[str, ").removesuffix("]")
+    return dict(value) if inner == "Any" else {key: _typed(item, inner) for key, item in value.items()}
+
+
+def refuse_skips(result: LosslessResult, name: str) -> None:
+    """Refuse a ratio over a part of a dump: DumpError if entries had to be skipped, with the first and all reasons."""
+    if not result.skipped_entries:
+        return
+    first = result.skipped[0]
+    raise DumpError(
+        f"{result.skipped_entries} of {result.skipped_entries + result.selected_entries} entries of {name} "
+        "cannot be read",
+        where=f"{first.path}: {first.detail}",
+        came=", ".join(f"{count} {reason}" for reason, count in result.skip_reasons.items()),
+        expected="every selected entry: a ratio over the rest would be one of another dump",
+        hint="mend or remove the entries; --h2o-allow-skips takes the ratio over the rest on purpose",
+    )

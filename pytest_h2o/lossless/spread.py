@@ -1,0 +1,70 @@
+"""Work spread over threads.
+
+Threads, not processes: nearly all of the time is spent in zstd, in numpy and in the kernel, which run without the
+interpreter's lock, and threads share the index and the page cache for nothing. Measured on two cores against a pool
+of two forked processes: see benchmarks/lossless_workers.py.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from queue import SimpleQueue
+from typing import TypeVar
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+def spread(work: Callable[[_T], _R], tasks: Iterable[_T], workers: int) -> Iterator[_R]:
+    """Do `work` on every task and yield the results as they come, in any order.
+
+    Tasks are taken from the iterable one at a time, so that a long plan is never held whole. The first error of a
+    worker is raised here; then, or when the caller stops early, the others end after their current task.
+
+    Parameters
+    ----------
+    work : callable
+    tasks : iterable
+        None of them is None.
+    workers : int
+        Number of threads; 1 works in the calling thread.
+    """
+    if workers == 1:
+        yield from map(work, tasks)
+        return
+    todo = iter(tasks)
+    turn = threading.Lock()
+    stop = threading.Event()
+    done: SimpleQueue[tuple[_R | None, BaseException | None, bool]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            while not stop.is_set():
+                with turn:
+                    task = next(todo, None)
+                if task is None:
+                    break
+                done.put((work(task), None, False))
+        except BaseException as error:
+            done.put((None, error, True))
+        else:
+            done.put((None, None, True))
+
+    threads = [threading.Thread(target=run, name=f"h2o-codec-{n}") for n in range(workers)]
+    for thread in threads:
+        thread.start()
+    try:
+        running = workers
+        while running:
+            result, error, ended = done.get()
+            if error is not None:
+                raise error
+            if ended:
+                running -= 1
+            else:
+                yield result  # type: ignore[misc]
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()

@@ -1,0 +1,120 @@
+"""The files of a run folder, written by the controller at the end; ``run.json`` last."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pytest_h2o.errors import StoreError
+from pytest_h2o.report.collector import Collector
+from pytest_h2o.report.summary import build_summary, render_summary_md
+from pytest_h2o.store import digest_file, write_new_json, write_new_text
+
+RUN_VERSION = 1
+_PACKAGES = ("pytest-h2o", "pytest", "pytest-xdist", "numpy", "zstandard", "pydantic", "PyYAML", "filelock")
+
+
+def write_artifacts(collector: Collector, *, started: float, ended: float, exit_status: int) -> dict[str, Any]:
+    """Write every artifact of the run; give back the summary.
+
+    Raises
+    ------
+    StoreError
+        A file is there already or cannot be written.
+    """
+    for name in sorted(collector.points):
+        _write_preset(collector, name)
+    for name, facts in sorted(collector.scopes.items()):
+        _write_scope(collector.run_dir, name, facts["result"])
+    shutil.rmtree(
+        collector.run_dir / ".results", ignore_errors=True
+    )  # shared between workers; all of it is in the journal
+    summary = build_summary(collector)
+    write_new_text(collector.run_dir / "summary.md", render_summary_md(summary))
+    write_new_json(collector.run_dir / "summary.json", summary)
+    write_new_json(
+        collector.run_dir / "run.json",
+        {
+            "version": RUN_VERSION,
+            "run": collector.run_dir.name,
+            "started": _moment(started),
+            "ended": _moment(ended),
+            "exit_status": exit_status,
+            "overall_pass": summary["overall_pass"],
+            "settings": collector.settings.to_json(),
+            "digests": _digests(collector),
+            "machine": {"platform": platform.platform(), "python": sys.version.split()[0], "cpu": platform.machine()},
+            "packages": {name: _version(name) for name in _PACKAGES},
+        },
+    )
+    return summary
+
+
+def _moment(seconds: float) -> str:
+    """Local time with its offset, ISO 8601."""
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _write_preset(collector: Collector, name: str) -> None:
+    """Manifest and CSV of a preset, and copies of the logs if they were recorded elsewhere."""
+    from pytest_h2o.bench.manifest import MANIFEST_NAME, complete_entry, write_manifest
+    from pytest_h2o.bench.metrics_csv import write_metrics_csv
+
+    folder = collector.run_dir / name
+    results = collector.results_of(name)
+    for result in results:
+        for source in (result.config_path, result.log_path, result.stdout_path):
+            if source is not None:
+                _keep(source, folder)
+    for path in collector.presets.get(name, {}).get("baseline_files", ()):
+        _keep(Path(path), folder)
+    write_manifest(
+        folder / MANIFEST_NAME,
+        [
+            complete_entry(point["manifest"], result.shares_run_with, result.returncode)
+            for point, result in zip(collector.points_in_order(name), results, strict=True)
+        ],
+    )
+    write_metrics_csv(folder / "h2o_metrics.csv", [result.row for result in results])
+
+
+def _keep(source: Path, folder: Path) -> None:
+    """Copy a recorded file into the run folder, under the name of the folder that it lies in."""
+    target = folder / source.parent.name / source.name
+    if source == target or target.exists():
+        return
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise StoreError(
+            "cannot copy a recorded file into the run folder", where=str(target), came=str(error)
+        ) from error
+
+
+def _write_scope(run_dir: Path, name: str, result: Mapping[str, Any]) -> None:
+    from pytest_h2o.lossless import LosslessResult
+    from pytest_h2o.lossless.markdown import render_markdown
+
+    write_new_json(run_dir / f"offline_lossless_{name}.json", result)
+    write_new_text(run_dir / f"offline_lossless_{name}.md", render_markdown(LosslessResult.from_json(result, name)))
+
+
+def _digests(collector: Collector) -> dict[str, str]:
+    """SHA-256 of what the run was made of: bench, base config, presets."""
+    paths = [collector.settings["bench"], collector.settings["base-config"]]
+    paths += [Path(facts["path"]) for facts in collector.presets.values() if facts["path"]]
+    return {str(path): digest_file(path) for path in paths if path is not None}

@@ -1,0 +1,57 @@
+"""What one process has measured or read and not yet handed to the controller: built-in types only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_h2o.bench.result import PointResult
+    from pytest_h2o.gate.item import Targets
+    from pytest_h2o.lossless import LosslessResult
+    from pytest_h2o.points import SweepPoint
+    from pytest_h2o.presets import Preset
+    from pytest_h2o.scopes import Scope
+
+
+class NewData:
+    """Collects results between two records; each is handed over once a process."""
+
+    def __init__(self) -> None:
+        self._seen: set[tuple[str, str]] = set()
+        self._points: list[dict[str, Any]] = []
+        self._scopes: dict[str, dict[str, Any]] = {}
+        self._presets: dict[str, dict[str, Any]] = {}
+
+    def add_point(self, preset: Preset, point: SweepPoint, result: PointResult) -> None:
+        if (preset.name, point.run_id) in self._seen:
+            return
+        self._seen.add((preset.name, point.run_id))
+        self._points.append(
+            {
+                "preset": preset.name,
+                "index": point.index,
+                "manifest": point.manifest_fields(),
+                "result": result.to_json(),
+            }
+        )
+
+    def add_scope(self, scope: Scope, targets: Targets, result: LosslessResult) -> None:
+        self._scopes[scope.name] = {
+            "decides": scope.decides,
+            "target": targets.lossless.value,
+            "result": result.to_json(),
+        }
+
+    def add_preset(self, preset: Preset, facts: dict[str, Any]) -> None:
+        self._presets[preset.name] = facts
+
+    def take(self, left_out: set[str]) -> dict[str, Any]:
+        """Everything new, and the presets that were left out; then start again."""
+        data = {
+            "points": self._points,
+            "scopes": self._scopes,
+            "presets": self._presets,
+            "left_out": sorted(left_out),
+        }
+        self._points, self._scopes, self._presets = [], {}, {}
+        return data

@@ -1,0 +1,266 @@
+"""Where the rows of a preset come from: recorded logs, a bench that is run, or nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pytest_h2o.errors import NotMeasured, UsageError
+from pytest_h2o.store import digest_file
+
+if TYPE_CHECKING:
+    from pytest_h2o.bench.command import BenchSettings
+    from pytest_h2o.bench.config import BaseConfig
+    from pytest_h2o.bench.folding import FoldCheck
+    from pytest_h2o.bench.recorded import Recording
+    from pytest_h2o.bench.result import PointResult
+    from pytest_h2o.options import Given, Settings
+    from pytest_h2o.points import SweepPoint
+    from pytest_h2o.presets import Preset
+    from pytest_h2o.store import OnceStore
+
+
+class RowSource(Protocol):
+    """The rows of one preset."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What there is to say of all rows."""
+        ...
+
+    @property
+    def baselines(self) -> Sequence[PointResult]:
+        """Rows with H2O off that came with them."""
+        ...
+
+    @property
+    def base_config(self) -> BaseConfig | None:
+        """The model's config, where there is one."""
+        ...
+
+    def result(self, point: SweepPoint) -> PointResult:
+        """The sound result of one point; an H2OError that says why there is none."""
+        ...
+
+    def command(self, point: SweepPoint) -> str | None:
+        """The command line that launches a point; None where nothing is launched."""
+        ...
+
+    def write_dry_run(self) -> dict[str, Any]:
+        """Write what would be run."""
+        ...
+
+
+def find_recordings(folder: Path, presets: Sequence[Preset], asked_for: Sequence[Preset]) -> dict[str, Path]:
+    """Which folder holds the logs of which preset.
+
+    A run folder has one folder a preset. A folder with logs or a manifest of its own is that of the one preset which
+    was asked for by name, or of each whose points its manifest lists.
+
+    Raises
+    ------
+    UsageError
+        There is no such folder, it holds no logs, or several presets could be meant.
+    """
+    from pytest_h2o.bench.recorded import recording_folder
+
+    if not folder.is_dir():
+        raise UsageError("the folder of recorded logs is not there", where=str(folder), expected="a folder")
+    found = {p.name: inner for p in presets if (inner := recording_folder(folder, p.name)) != folder}
+    if found:
+        return found
+    if (folder / "manifest.json").exists():
+        return {preset.name: folder for preset in presets if _is_listed(folder / "manifest.json", preset)}
+    if not any(folder.glob("*.log")) and not any(folder.glob("logs/*.log")):
+        raise UsageError(
+            "the folder holds no recorded logs of these presets",
+            where=str(folder),
+            came=", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "an empty folder",
+            expected=f"a folder for one of {', '.join(p.name for p in presets)}, a manifest.json, or *.log files",
+        )
+    if len(asked_for) != 1:
+        raise UsageError(
+            "bare logs can be those of one preset only, and several are selected",
+            where=str(folder),
+            came=", ".join(preset.name for preset in asked_for),
+            hint="name the preset file with --h2o-presets, or its name with -k",
+        )
+    return {asked_for[0].name: folder}
+
+
+def _is_listed(manifest: Path, preset: Preset) -> bool:
+    """Whether a manifest lists a point of the preset, in the very configuration."""
+    from pytest_h2o.bench.manifest import read_manifest
+    from pytest_h2o.points import expand_points
+
+    entries = {entry.run_id: entry for entry in read_manifest(manifest)}
+    points = expand_points(preset)
+    return any(p.run_id in entries and not entries[p.run_id].differences(p) for p in points)
+
+
+class RecordedRows:
+    """Rows of logs that were recorded before; nothing is run, and nothing is folded."""
+
+    base_config: BaseConfig | None = None
+
+    def __init__(self, folder: Path, points: Sequence[SweepPoint]) -> None:
+        self._folder = folder
+        self._points = points
+        self._recording: Recording | None = None
+
+    def _read(self) -> Recording:
+        if self._recording is None:
+            from pytest_h2o.bench.recorded import read_recording
+
+            self._recording = read_recording(self._folder, self._points)
+        return self._recording
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def baselines(self) -> Sequence[PointResult]:
+        return self._read().baselines
+
+    def result(self, point: SweepPoint) -> PointResult:
+        return self._read().get(point.run_id)
+
+    def command(self, point: SweepPoint) -> str | None:
+        return None
+
+    def write_dry_run(self) -> dict[str, Any]:
+        return {"nothing": "recorded logs are read, not run"}
+
+
+class LaunchedRows:
+    """Rows of a bench that is run, each point once for all processes of the run."""
+
+    baselines: Sequence[PointResult] = ()
+
+    def __init__(
+        self,
+        points: Sequence[SweepPoint],
+        *,
+        base: BaseConfig,
+        bench: BenchSettings,
+        folder: Path,
+        store: OnceStore,
+        fold: bool,
+    ) -> None:
+        from pytest_h2o.bench.launch import JsonSupport, Launcher
+        from pytest_h2o.bench.sweep import Sweep
+
+        self.base_config: BaseConfig | None = base
+        self._base = base
+        self._bench = bench
+        self._folder = folder
+        self._launcher = Launcher(base, bench, folder, JsonSupport())
+        binary = digest_file(Path(bench.command[0]))[:16]
+        self._sweep = Sweep(points, self._launcher.launch_point, store.once, binary=binary, fold=fold)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(_describe_fold(check) for check in self._sweep.fold_checks())
+
+    def result(self, point: SweepPoint) -> PointResult:
+        return self._sweep.result(point)
+
+    def command(self, point: SweepPoint) -> str | None:
+        from pytest_h2o.bench.command import RunFiles, bench_argv, repeat_command
+
+        return repeat_command(bench_argv(self._bench, RunFiles(self._folder, point.run_id), point, with_json=False))
+
+    def write_dry_run(self) -> dict[str, Any]:
+        from pytest_h2o.bench.dry_run import write_dry_run
+
+        return {"runs": len(write_dry_run(self._sweep.points, self._base, self._bench, self._folder))}
+
+
+class NoRows:
+    """Nothing can measure this preset: every question is answered with what is missing."""
+
+    notes: tuple[str, ...] = ()
+    baselines: Sequence[PointResult] = ()
+    base_config: BaseConfig | None = None
+
+    def __init__(self, preset: Preset, logs: Path | None) -> None:
+        self._preset = preset
+        self._logs = logs
+
+    def result(self, point: SweepPoint) -> PointResult:
+        raise NotMeasured(
+            f"not measured: {self._preset.name}",
+            where=None if self._logs is None else f"no recording of it in {self._logs}",
+            came="neither a bench nor recorded logs" if self._logs is None else None,
+            expected="a bench to run, or recorded logs of this preset",
+            hint="--h2o-bench PATH --h2o-base-config FILE runs it; --h2o-logs DIR reads logs of it",
+        )
+
+    def command(self, point: SweepPoint) -> str | None:
+        return None
+
+    def write_dry_run(self) -> dict[str, Any]:
+        return {"nothing": "there is no bench to run"}
+
+
+def _describe_fold(check: FoldCheck) -> str:
+    """What the check of a fold showed, in one line."""
+    ignored = "keep ratio" if check.target_mode == "adaptive" else "target lossy ratio"
+    if check.folds:
+        return (
+            f"rows that differ only in the {ignored} share a run ({check.target_mode} mode does not read it): "
+            f"{check.probe} was run too and has every deterministic column of {check.leader}"
+        )
+    seen = check.problem or ", ".join(f"{d.column} {d.leader} and {d.probe}" for d in check.differences)
+    return (
+        f"nothing is folded: {check.leader} and {check.probe} differ only in the {ignored}, which {check.target_mode} "
+        f"mode should not read, and gave {seen or 'no row'}"
+    )
+
+
+def check_bench(bench: Path, origin: str) -> Path:
+    """The bench, if there is such a file; UsageError that says what is there instead."""
+    if bench.is_file():
+        return bench
+    came = "no such folder"
+    if bench.parent.is_dir():
+        came = "that folder has " + (", ".join(sorted(p.name for p in bench.parent.iterdir())[:8]) or "nothing")
+    raise UsageError("the bench is not there", where=f"{origin} {bench}", came=came, expected="the llm_bench binary")
+
+
+def bench_settings(settings: Settings, preset: Preset) -> BenchSettings:
+    """How the options launch the bench for a preset; UsageError if it is not there."""
+    from pytest_h2o.bench.command import BenchSettings
+
+    return BenchSettings.for_program(
+        check_bench(settings["bench"], settings.origin("bench")),
+        backend=settings["backend"],
+        threads=settings["threads"],
+        attention_option=settings["attention-option"],
+        timeout_s=preset.timeout_s or settings["bench-timeout"],
+    )
+
+
+def choose_base_config(preset: Preset, given: Given) -> BaseConfig:
+    """The model's config of a preset: the command line's, else the preset's, else the ini file's.
+
+    Raises
+    ------
+    UsageError
+        Nothing names one; or it cannot be read.
+    """
+    from pytest_h2o.bench.config import read_base_config
+
+    own = (preset.base_config, f"base_config of preset {preset.name}")
+    choices = [(given.value, given.origin), own] if given.on_command_line else [own, (given.value, given.origin)]
+    for path, source in choices:
+        if path is not None:
+            return read_base_config(path, source)
+    raise UsageError(
+        "a bench was given, and no base config: the bench needs the model's config.json",
+        where=f"preset {preset.name}",
+        expected="one of: --h2o-base-config FILE; the ini key h2o_base_config; base_config: in the preset",
+        hint="pytest gates/ --h2o-bench PATH --h2o-base-config path/to/model/config.json",
+    )

@@ -1,0 +1,49 @@
+"""What the tests of launching share."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_h2o.bench.command import BenchSettings
+from pytest_h2o.bench.config import read_base_config
+from pytest_h2o.bench.launch import JsonSupport, Launcher
+
+from .samples import FAKE_BENCH, RECORDINGS, SWEEP
+
+
+@pytest.fixture(autouse=True)
+def _own_machine_lock(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for no timed run of another terminal."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("tmp")))
+
+
+@pytest.fixture
+def make_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Launcher]:
+    """Make a launcher of the fake bench: a mode, and settings that are not the usual ones."""
+
+    def make(mode: str = "ok", **changes: object) -> Launcher:
+        monkeypatch.setenv("FAKE_RECORDINGS", str(SWEEP))
+        monkeypatch.setenv("FAKE_MODE", mode)
+        monkeypatch.setenv("FAKE_LAUNCHES", str(tmp_path / "launches.txt"))
+        settings = BenchSettings(
+            **{"command": (sys.executable, str(FAKE_BENCH)), "threads": 2, "timeout_s": 20, **changes}
+        )  # type: ignore[arg-type]
+        return Launcher(read_base_config(RECORDINGS / "base_config.json"), settings, tmp_path / "sweep", JsonSupport())
+
+    return make
+
+
+@pytest.fixture
+def count_launches(tmp_path: Path) -> Callable[[], list[str]]:
+    """Names of the configs that were launched, in order."""
+
+    def read() -> list[str]:
+        path = tmp_path / "launches.txt"
+        return [Path(line).stem for line in path.read_text().splitlines()] if path.exists() else []
+
+    return read

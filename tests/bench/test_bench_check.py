@@ -1,0 +1,127 @@
+"""Which rows a verdict may rest on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pytest_h2o.bench.check import check_baseline_row, check_row, is_idle, only_row
+from pytest_h2o.bench.row import BenchRow
+from pytest_h2o.bench.table import read_table
+from pytest_h2o.errors import TableError
+
+from .checks import check_error
+from .samples import OTHER, SWEEP, recorded_points
+
+POINT = recorded_points()[0]
+(ROW,) = read_table(SWEEP / "logs" / f"{POINT.run_id}.log", log_file="x.log", repeat=3)
+(BASELINE,) = read_table(OTHER / "baseline_h2o_off.log", log_file="b.log", repeat=3)
+IDLE = {"h2o_keep": "1.0000 ± 0.0000", "h2o_lossy": "1.000 ± 0.000", "h2o_floor_keep": "1.0000 ± 0.0000"}
+
+
+def changed(row: BenchRow = ROW, **cells: str | None) -> BenchRow:
+    """A row with other cells; None takes a cell away."""
+    merged = {**row.cells, **{name.replace("speed", "speed(tok/s)"): cell for name, cell in cells.items()}}
+    kept = {name: cell for name, cell in merged.items() if cell is not None}
+    return BenchRow.from_cells(kept, log_file=row.log_file, repeat=row.repeat)
+
+
+def test_recorded_rows_are_sound() -> None:
+    for point in recorded_points():
+        (row,) = read_table(SWEEP / "logs" / f"{point.run_id}.log")
+        check_row(row, point, backend="cpu", threads=2, attention_option=0)
+    check_row(ROW, None)
+    check_baseline_row(BASELINE, POINT, backend="CPU", threads=2)
+
+
+@pytest.mark.parametrize(
+    ("cells", "what", "came", "expected"),
+    [
+        ({"llm_demo": "prompt=256<br>decode=128"}, "the row has another prompt length than asked", "256", "512"),
+        ({"llm_demo": "prompt=512<br>decode=64"}, "the row has another generated length than asked", "64", "128"),
+        ({"llm_demo": None}, "the row has another prompt length than asked", "no such column", "512"),
+        ({"threads": "4"}, "the row has another number of threads than asked", "4", "2"),
+        ({"threads": None}, "the row has another number of threads than asked", "no such column", "2"),
+        ({"backend": None}, "the bench ran on another backend than asked", "no backend column", "CPU"),
+        ({"h2o_lossy": "nan ± nan"}, "the row has no sound h2o_lossy", "nan", "a finite number above 0"),
+        ({"h2o_lossy": "inf ± 0.0"}, "the row has no sound h2o_lossy", "inf", "a finite number above 0"),
+        ({"h2o_lossy": "0.000 ± 0.000"}, "the row has no sound h2o_lossy", "0", "a finite number above 0"),
+        ({"h2o_keep": "-0.1 ± 0.0"}, "the row has no sound h2o_keep", "-0.1", "a finite number above 0"),
+        ({"h2o_keep": "1.2 ± 0.0"}, "the row has no sound h2o_keep", "1.2", "a share of the cache, at most 1"),
+        ({"h2o_floor_keep": "-1"}, "the row has no sound h2o_floor_keep", "-1", "a finite number of at least 0"),
+        ({"h2o_lossless": "-nan ± 0"}, "the row has no sound h2o_lossless", "nan", "a finite number above 0"),
+        ({"speed": None}, "the row has no sound prefill speed", "nothing", "a measured number"),
+        ({"speed": "1 ± 0<br>inf ± nan"}, "the row has no sound decode speed", "inf", "a finite number above 0"),
+    ],
+)
+def test_rows_that_no_verdict_may_rest_on(cells: dict[str, str | None], what: str, came: str, expected: str) -> None:
+    with pytest.raises(TableError) as caught:
+        check_row(changed(**cells), POINT, backend="cpu", threads=2)
+    error = caught.value
+    assert (error.what, error.where, error.came, error.expected) == (what, "x.log", came, expected)
+
+
+def test_a_floor_of_zero_is_sound() -> None:
+    check_row(changed(h2o_floor_keep="0.0000 ± 0.0000"), POINT)
+
+
+def test_missing_columns_are_named() -> None:
+    with pytest.raises(TableError, match="H2O columns are missing"):
+        check_row(changed(h2o_codec_us=None), POINT)
+
+
+def test_idle_rows_say_why() -> None:
+    row = changed(**IDLE)
+    assert is_idle(row)
+    assert not is_idle(ROW)
+    check_error(
+        lambda: check_row(row, replace(POINT, trigger_min_tokens=641)),
+        "H2O is on but did nothing: this row is no measurement of it",
+        "  where: x.log",
+        "  came: a cache of at most 512 + 128 tokens, and kv_h2o_trigger_min_tokens 641: it never begins",
+        "  expected: tokens evicted",
+        "  next: lower h2o_trigger_min_tokens, or raise prompts or gens",
+    )
+    check_error(
+        lambda: check_row(row, POINT),
+        "H2O is on but did nothing: this row is no measurement of it",
+        "  where: x.log",
+        "  came: keep, lossy and floor of exactly 1",
+        "  expected: tokens evicted",
+        "  next: look at the config: kv_h2o_enable, the layer range, kv_h2o_trigger_min_tokens; and at -qatten",
+    )
+
+
+def test_a_row_bound_by_its_floor_is_no_idle_row() -> None:
+    check_row(changed(**{**IDLE, "h2o_floor_keep": "0.9000 ± 0.0000"}), POINT)
+
+
+def test_a_baseline_with_h2o_on_is_none() -> None:
+    check_error(
+        lambda: check_baseline_row(ROW, POINT),
+        "the row has no sound h2o_keep",
+        "  where: x.log",
+        "  came: 0.3377 ± 0.0030",
+        "  expected: 1: H2O is off in a baseline",
+        "  next: run this point again",
+    )
+    with pytest.raises(TableError, match="another generated length"):
+        check_baseline_row(changed(BASELINE, llm_demo="prompt=512<br>decode=1"), POINT)
+
+
+def test_a_baseline_of_a_bench_without_h2o_is_sound() -> None:
+    cells = {name: cell for name, cell in BASELINE.cells.items() if not name.startswith("h2o")}
+    check_baseline_row(BenchRow.from_cells(cells, log_file="b.log"), POINT)
+
+
+def test_only_row() -> None:
+    assert only_row([ROW], "x.log") is ROW
+    check_error(
+        lambda: only_row(read_table(OTHER / "appended.log"), "appended.log"),
+        "a log has several rows, and nothing tells which one is meant",
+        "  where: appended.log",
+        "  came: 2 rows",
+        "  expected: one row: the bench appends, so each run needs a log of its own",
+        "  next: split the log, or run this point again",
+    )

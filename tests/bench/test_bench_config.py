@@ -1,0 +1,198 @@
+"""Configs of runs against the recorded ones, and what is done with paths and with bad base configs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_h2o.bench.config import BaseConfig, baseline_run_config, build_run_config, layer_count, read_base_config
+from pytest_h2o.errors import UsageError
+from pytest_h2o.points import SweepPoint
+
+from .samples import RECORDINGS, SWEEP, recorded_points
+
+POINTS = recorded_points()
+
+
+def write_base(folder: Path, **values: Any) -> BaseConfig:
+    path = folder / "config.json"
+    path.write_text(json.dumps(values))
+    return read_base_config(path)
+
+
+@pytest.mark.parametrize("point", POINTS, ids=lambda point: point.run_id)
+def test_generated_configs_equal_the_recorded_ones(point: SweepPoint) -> None:
+    base = read_base_config(RECORDINGS / "base_config.json")
+    recorded = json.loads((SWEEP / "configs" / f"{point.run_id}.json").read_text())
+    config = build_run_config(base, point)
+    assert config["base_dir"] == f"{RECORDINGS.resolve()}/"
+    recorded["base_dir"] = config["base_dir"]
+    assert list(config.items()) == list(recorded.items())
+
+
+def test_all_points_were_compared() -> None:
+    assert len(POINTS) == 27
+
+
+def test_base_dir_is_absolute_and_ends_in_a_slash(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    assert build_run_config(write_base(tmp_path, base_dir="model"), POINTS[0])["base_dir"] == f"{tmp_path}/model/"
+    assert build_run_config(write_base(tmp_path, base_dir=""), POINTS[0])["base_dir"] == f"{tmp_path}/"
+    assert build_run_config(write_base(tmp_path, base_dir="/m/"), POINTS[0])["base_dir"] == "/m/"
+    assert build_run_config(write_base(tmp_path, base_dir="/"), POINTS[0])["base_dir"] == "/"
+
+
+def test_path_fields_are_relative_to_base_dir(tmp_path: Path) -> None:
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    (blobs / "abc").write_text("weights")
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "llm.mnn.weight").symlink_to("../blobs/abc")
+    base = write_base(
+        tmp_path,
+        base_dir="model/",
+        llm_model=str(tmp_path / "elsewhere" / "llm.mnn"),
+        llm_weight="llm.mnn.weight",
+        embedding_file="sub\\embeddings.bin",
+        tokenizer_file="",
+        context_file=None,
+    )
+    config = build_run_config(base, POINTS[0])
+    assert config["llm_model"] == "../elsewhere/llm.mnn"
+    assert config["llm_weight"] == "../blobs/abc"
+    assert (Path(config["base_dir"]) / config["llm_weight"]).read_text() == "weights"
+    assert config["embedding_file"] == "sub/embeddings.bin"
+    assert config["tokenizer_file"] == ""
+    assert config["context_file"] is None
+    assert config["llm_config"] == "llm_config.json"
+
+
+def test_a_linked_base_dir_still_finds_its_files(tmp_path: Path) -> None:
+    (tmp_path / "store" / "deep").mkdir(parents=True)
+    (tmp_path / "store" / "shared.bin").write_text("shared")
+    (tmp_path / "model").symlink_to("store/deep")
+    config = build_run_config(write_base(tmp_path, base_dir="model", embedding_file="../shared.bin"), POINTS[0])
+    assert Path(config["base_dir"] + config["embedding_file"]).read_text() == "shared"
+
+
+def test_keys_of_the_base_config_stay_in_place(tmp_path: Path) -> None:
+    base = write_base(tmp_path, kv_h2o_ema_alpha=0.5, zeta=1, kv_lossless_kept_sample_layers=3)
+    config = build_run_config(base, POINTS[0])
+    assert list(config)[:4] == ["kv_h2o_ema_alpha", "zeta", "kv_lossless_kept_sample_layers", "base_dir"]
+    assert (config["kv_h2o_ema_alpha"], config["kv_lossless_kept_sample_layers"]) == (0.9, 3)
+
+
+def test_lossless_keys_that_only_the_preset_names_come_last(tmp_path: Path) -> None:
+    point = recorded_points()[0]
+    lossless = {"kv_lossless_runtime_mode": "full", "kv_lossless_front_n": 4}
+    config = build_run_config(write_base(tmp_path), SweepPoint(**{**vars(point), "lossless": lossless}))
+    keys = [key for key in config if key.startswith("kv_lossless_")]
+    assert len(keys) == 16
+    assert keys[-1] == "kv_lossless_runtime_mode"
+    assert (config["kv_lossless_front_n"], config["kv_lossless_scope"], config["kv_lossless_enable"]) == (
+        4,
+        "front_n",
+        False,
+    )
+
+
+def test_baseline_is_the_same_model_with_nothing_compressed() -> None:
+    base = read_base_config(RECORDINGS / "base_config.json")
+    config, run = baseline_run_config(base), build_run_config(base, POINTS[0])
+    switched = {"kv_h2o_enable", "kv_lossless_enable", "kv_lossless_runtime_enable"}
+    assert {key for key, value in config.items() if value is False} == switched
+    assert {key: run[key] for key in config if key not in switched} == {
+        key: value for key, value in config.items() if key not in switched
+    }
+
+
+@pytest.mark.parametrize(
+    ("llm_config", "expected"),
+    [
+        ({"layer_nums": 30}, 30),
+        ({"num_hidden_layers": 30, "n_layer": 30}, 30),
+        ({"num_hidden_layers": 30, "layer_nums": 32}, None),
+        ({"layer_nums": True}, None),
+        ({"layer_nums": 0}, None),
+        ({"layer_nums": "30"}, None),
+        ({"hidden_size": 576}, None),
+        ([30], None),
+    ],
+)
+def test_layer_count(tmp_path: Path, llm_config: object, expected: int | None) -> None:
+    (tmp_path / "llm_config.json").write_text(json.dumps(llm_config))
+    assert layer_count(write_base(tmp_path)) == expected
+
+
+def test_layer_count_of_a_model_that_is_not_here() -> None:
+    assert layer_count(read_base_config(RECORDINGS / "base_config.json")) is None
+
+
+def test_layer_count_follows_the_base_config(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "other.json").write_text('{"layer_nums": 24}')
+    assert layer_count(write_base(tmp_path, base_dir="m", llm_config="other.json")) == 24
+    assert layer_count(write_base(tmp_path, base_dir="m", llm_config="")) is None
+
+
+def check_refused(path: Path, came: str, *, what: str, where: str | None = None) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_base_config(path, "--h2o-base-config")
+    error = caught.value
+    assert error.what == f"the config of the model (--h2o-base-config) {what}"
+    assert (error.where, error.came) == (where or str(path), came)
+
+
+def test_missing_base_config(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_base_config(tmp_path / "config.json", "--h2o-base-config")
+    assert str(caught.value) == (
+        "the config of the model (--h2o-base-config) cannot be read\n"
+        f"  where: {tmp_path / 'config.json'}\n"
+        "  came: No such file or directory\n"
+        "  expected: a file that can be read\n"
+        "  next: give the config.json of an exported model"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "position", "came"),
+    [
+        ('{"a": 1,\n "b" 2}', ":2:6", "Expecting ':' delimiter"),
+        ("", ":1:1", "Expecting value"),
+        ('{"a": 1, "a": 2}', "", "the key 'a' twice"),
+        ('{"a": NaN}', "", "the value NaN, which JSON does not have"),
+        ("[" * 100000, "", "values nested too deeply"),
+    ],
+)
+def test_base_config_that_is_not_json(tmp_path: Path, text: str, position: str, came: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    check_refused(path, came, what="is not JSON", where=f"{path}{position}")
+
+
+@pytest.mark.parametrize(
+    ("data", "came"),
+    [
+        (b"[1]", "a JSON list"),
+        (b'"x"', "a JSON text"),
+        (b"null", "a JSON value null"),
+        (b'{"a": "\xff"}', "a byte that is not UTF-8 at offset 7"),
+        (b'{"base_dir": 3}', "base_dir is 3"),
+        (b'{"base_dir": "a\\u0000b"}', "base_dir is 'a\\x00b'"),
+    ],
+)
+def test_base_config_of_another_kind(tmp_path: Path, data: bytes, came: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(data)
+    check_refused(path, came, what="cannot be used")
+
+
+def test_base_config_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(b'\xef\xbb\xbf{"llm_model": "x"}')
+    assert read_base_config(path).values == {"llm_model": "x"}

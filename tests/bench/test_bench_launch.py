@@ -1,0 +1,277 @@
+"""Launches of a bench that replays recordings, and every way in which it can fail."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_h2o.bench.command import BenchSettings, RunFiles, bench_argv, repeat_command
+from pytest_h2o.bench.launch import JsonSupport, Launcher
+from pytest_h2o.bench.output import OutputSummary
+from pytest_h2o.bench.result import PointResult
+from pytest_h2o.bench.table import read_table
+from pytest_h2o.error_records import error_from_json, error_to_json
+from pytest_h2o.errors import BenchError, StoreError, TableError, UsageError
+
+from .samples import FAKE_BENCH, SWEEP, recorded_points
+
+POINT = recorded_points()[0]
+Make = Callable[..., Launcher]
+
+
+def check_fails(launcher: Launcher, kind: type[BenchError] = BenchError) -> BenchError:
+    """A failure that carries its launch."""
+    with pytest.raises(kind) as caught:
+        launcher.launch_point(POINT)
+    error = caught.value
+    assert type(error) is kind
+    assert error.argv[:2] == (sys.executable, str(FAKE_BENCH))
+    assert error.elapsed_s is not None
+    assert str(error_from_json(json.loads(json.dumps(error_to_json(error))))) == str(error)
+    return error
+
+
+def test_a_sound_launch(make_launcher: Make, tmp_path: Path, count_launches: Callable[[], list[str]]) -> None:
+    result = make_launcher().launch_point(POINT)
+    sweep = tmp_path / "sweep"
+    (expected,) = read_table(SWEEP / "logs" / f"{POINT.run_id}.log", log_file=f"logs/{POINT.run_id}.log", repeat=3)
+    assert result.row == expected
+    assert (result.run_id, result.returncode, result.notes, result.shares_run_with) == (POINT.run_id, 0, (), None)
+    assert result.output == OutputSummary(
+        {"Drop stale per-layer pending plan": 917, "Clamp invalid meta remove": 3}, 2566, None
+    )
+    assert sorted(str(path.relative_to(sweep)) for path in sweep.rglob("*") if path.is_file()) == [
+        f"configs/{POINT.run_id}.json",
+        f"logs/{POINT.run_id}.json",
+        f"logs/{POINT.run_id}.log",
+        f"logs/{POINT.run_id}.stdout.txt",
+    ]
+    recorded = json.loads((SWEEP / "configs" / f"{POINT.run_id}.json").read_text())
+    written = json.loads((sweep / "configs" / f"{POINT.run_id}.json").read_text())
+    assert written == {**recorded, "base_dir": written["base_dir"]}
+    assert count_launches() == [POINT.run_id]
+
+
+def test_the_command_line(make_launcher: Make, tmp_path: Path) -> None:
+    run = tmp_path / "sweep"
+    result = make_launcher().launch_point(POINT)
+    assert shlex.join(result.argv) == (
+        f"{sys.executable} {FAKE_BENCH} -m {run}/configs/{POINT.run_id}.json -a cpu -t 2 -p 512 -n 128 -rep 3 "
+        f"-kv true -qatten 0 -fp {run}/logs/{POINT.run_id}.log -j {run}/logs/{POINT.run_id}.json"
+    )
+    assert repeat_command(result.argv) == (
+        f"{sys.executable} {FAKE_BENCH} -m {run}/configs/{POINT.run_id}.json -a cpu -t 2 -p 512 -n 128 -rep 3 "
+        "-kv true -qatten 0"
+    )
+
+
+def test_a_result_survives_json(make_launcher: Make) -> None:
+    result = make_launcher().launch_point(POINT)
+    assert PointResult.from_json(json.loads(json.dumps(result.to_json()))) == result
+
+
+@pytest.mark.parametrize("value", [{}, {"run_id": 3}, {"cells": 1}])
+def test_a_result_of_another_shape_is_refused(value: dict[str, object]) -> None:
+    with pytest.raises(StoreError, match="a result of a launch was kept in another shape"):
+        PointResult.from_json(value)
+
+
+@pytest.mark.parametrize("value", [{}, {"kind": "Exception", "what": "x"}, {"kind": "H2OError"}, {"kind": "Sequence"}])
+def test_an_error_of_another_shape_is_refused(value: dict[str, object]) -> None:
+    with pytest.raises(StoreError, match="an error of a launch was kept in another shape"):
+        error_from_json(value)
+
+
+def test_errors_of_every_kind_survive() -> None:
+    for error in (UsageError("a", where="b"), TableError("a", argv=["x"], output_tail="t"), StoreError("a", hint="h")):
+        made = error_from_json(json.loads(json.dumps(error_to_json(error))))
+        assert type(made) is type(error)
+        assert vars(made) == vars(error)
+
+
+def test_baseline(make_launcher: Make) -> None:
+    result = make_launcher().launch_baseline(POINT)
+    assert result.run_id == "baseline_h2o_off"
+    assert result.row.decode_tok_per_s is not None
+    assert result.row.decode_tok_per_s.mean == 56.02
+    assert result.output == OutputSummary({"Clamp invalid meta remove": 3}, 640, None)
+
+
+def test_an_older_binary_is_launched_without_json(
+    make_launcher: Make, tmp_path: Path, count_launches: Callable[[], list[str]]
+) -> None:
+    launcher = make_launcher("no_json")
+    first, second = recorded_points()[:2]
+    result = launcher.launch_point(first)
+    assert "-j" not in result.argv
+    assert result.row == make_row(first.run_id)
+    assert launcher.json_support.rejected
+    assert not (tmp_path / "sweep" / "logs" / f"{first.run_id}.json").exists()
+    assert launcher.launch_point(second).row == make_row(second.run_id)
+    assert count_launches() == [first.run_id, second.run_id]
+
+
+def make_row(run_id: str) -> object:
+    (row,) = read_table(SWEEP / "logs" / f"{run_id}.log", log_file=f"logs/{run_id}.log", repeat=3)
+    return row
+
+
+def test_crash(make_launcher: Make, tmp_path: Path) -> None:
+    launcher = make_launcher("crash")
+    error = check_fails(launcher)
+    config = tmp_path / "sweep" / "configs" / f"{POINT.run_id}.json"
+    assert (error.returncode, error.signal_name) == (-11, "SIGSEGV")
+    assert str(error).split("\n") == [
+        "the bench was ended by SIGSEGV",
+        f"  where: {tmp_path}/sweep/logs/{POINT.run_id}.stdout.txt, after {error.elapsed_s:.1f} s",
+        f"  came: Unable to open config file: {config}; Error: No such file or directory (errno: 2)",
+        "  expected: a run that ends with exit code 0",
+        "  next: a missing or broken model or config ends like this; repeat it: "
+        f"{sys.executable} {FAKE_BENCH} -m {config} -a cpu -t 2 -p 512 -n 128 -rep 3 -kv true -qatten 0",
+    ]
+    assert error.output_tail.endswith("Error: No such file or directory (errno: 2)")
+
+
+def test_exit_code(make_launcher: Make) -> None:
+    error = check_fails(make_launcher("exit3"))
+    assert (error.what, error.returncode, error.came) == ("the bench ended with exit code 3", 3, "Load module failed")
+
+
+def test_exit_code_of_a_script_around_a_crash(make_launcher: Make, tmp_path: Path) -> None:
+    script = tmp_path / "wrapper"
+    script.write_text(f"#!/bin/sh\n{sys.executable} {FAKE_BENCH} $*\nexit $?\n")
+    script.chmod(0o755)
+    launcher = make_launcher("crash", command=(str(script),))
+    with pytest.raises(BenchError) as caught:
+        launcher.launch_point(POINT)
+    assert caught.value.what == "the bench ended with exit code 139 (SIGSEGV)"
+
+
+@pytest.mark.parametrize("mode", ["hang", "hang_ignoring_term"])
+def test_hang(make_launcher: Make, mode: str) -> None:
+    error = check_fails(make_launcher(mode, timeout_s=1.0, grace_s=0.2))
+    assert error.what == "the bench did not end within 1 s"
+    assert error.signal_name == ("SIGTERM" if mode == "hang" else "SIGKILL")
+    assert error.output_tail == "hanging"
+    assert (error.hint or "").startswith("raise the time limit, or look at the end of its output; repeat it: ")
+
+
+def test_grandchild_is_ended(make_launcher: Make, tmp_path: Path) -> None:
+    make_launcher("grandchild").launch_point(POINT)
+    words = (tmp_path / "sweep" / "logs" / f"{POINT.run_id}.stdout.txt").read_text().split()
+    pid = int(words[words.index("grandchild") + 1])
+    status = Path(f"/proc/{pid}/status")
+    assert not status.exists() or "State:\tZ" in status.read_text()
+
+
+def test_chatter(make_launcher: Make, tmp_path: Path) -> None:
+    result = make_launcher("chatter").launch_point(POINT)
+    assert result.row == make_row(POINT.run_id)
+    assert result.output is not None
+    assert result.output.warnings["chatter chatter chatter chatter"] == 8 * 32768
+    assert (tmp_path / "sweep" / "logs" / f"{POINT.run_id}.stdout.txt").stat().st_size > 8_000_000
+
+
+def test_truncated_table(make_launcher: Make) -> None:
+    error = check_fails(make_launcher("truncated"), TableError)
+    assert (error.what, error.where, error.returncode) == ("the last row was cut", f"logs/{POINT.run_id}.log:3", 0)
+
+
+def test_bench_without_h2o(make_launcher: Make) -> None:
+    assert check_fails(make_launcher("no_h2o"), TableError).what == "this bench has no H2O columns"
+
+
+def test_other_backend(make_launcher: Make) -> None:
+    error = check_fails(make_launcher("wrong_backend"), TableError)
+    assert str(error) == (
+        "the bench ran on another backend than asked\n"
+        f"  where: logs/{POINT.run_id}.log\n"
+        "  came: OPENCL\n"
+        "  expected: CPU\n"
+        "  next: the bench takes CPU for any name that it does not know or was not built with"
+    )
+
+
+def test_backend_that_silently_became_cpu(make_launcher: Make) -> None:
+    error = check_fails(make_launcher(backend="opencl"), TableError)
+    assert (error.what, error.came, error.expected) == (
+        "the bench ran on another backend than asked", "CPU", "OPENCL",
+    )  # fmt: skip
+
+
+def test_h2o_that_did_nothing(make_launcher: Make) -> None:
+    error = check_fails(make_launcher("idle", attention_option=1), TableError)
+    assert str(error) == (
+        "H2O is on but did nothing: this row is no measurement of it\n"
+        f"  where: logs/{POINT.run_id}.log\n"
+        "  came: -qatten 1, which quantises the cache and switches H2O off in this engine\n"
+        "  expected: tokens evicted\n"
+        "  next: gate with attention option 0"
+    )
+
+
+def test_a_bench_that_is_not_there(make_launcher: Make, tmp_path: Path) -> None:
+    launcher = make_launcher(command=(str(tmp_path / "llm_bench"),))
+    with pytest.raises(BenchError, match="the bench cannot be started"):
+        launcher.launch_point(POINT)
+
+
+@pytest.mark.parametrize("name", ["configs/{}.json", "logs/{}.log", "logs/{}.stdout.txt", "logs/{}.json"])
+def test_nothing_is_overwritten(make_launcher: Make, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "sweep" / name.format(POINT.run_id)
+    path.parent.mkdir(parents=True)
+    path.write_text("precious")
+    with pytest.raises(BenchError) as caught:
+        make_launcher().launch_point(POINT)
+    assert str(caught.value) == (
+        f"{POINT.run_id} has been run into this folder before\n"
+        f"  where: {path}\n"
+        "  expected: no such file: the bench appends to its log, and nothing here is overwritten\n"
+        "  next: choose another output folder, or move the old files away"
+    )
+    assert [file.read_text() for file in (tmp_path / "sweep").rglob("*") if file.is_file()] == ["precious"]
+
+
+def test_folders_with_blanks_are_named_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "my project, new"
+    home.mkdir()
+    files = RunFiles(home / "runs", POINT.run_id)
+    monkeypatch.chdir(home)
+    argv = bench_argv(BenchSettings(("b",)), files, POINT, with_json=True)
+    assert [argv[argv.index(flag) + 1] for flag in ("-m", "-fp", "-j")] == [
+        f"./runs/configs/{POINT.run_id}.json", f"./runs/logs/{POINT.run_id}.log", f"./runs/logs/{POINT.run_id}.json",
+    ]  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BenchError) as caught:
+        bench_argv(BenchSettings(("b",)), files, POINT, with_json=True)
+    assert str(caught.value) == (
+        "the bench cannot be given this path\n"
+        f"  where: {files.config}\n"
+        "  came: a path with a blank or a comma, where the bench cuts its arguments\n"
+        "  expected: a path without them\n"
+        "  next: choose another output folder, or start from inside the folder whose name has them"
+    )
+
+
+def test_settings_for_a_program_make_its_path_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert BenchSettings.for_program("llm_bench").command == (str(tmp_path / "llm_bench"),)
+
+
+def test_other_threads_than_asked(make_launcher: Make) -> None:
+    launcher = make_launcher()
+    (row,) = read_table(SWEEP / "logs" / f"{POINT.run_id}.log")
+    assert launcher.launch_point(replace(POINT, run_id="a")).row.threads == row.threads == 2
+    assert make_launcher(threads=4).launch_point(replace(POINT, run_id="b")).row.threads == 4
+
+
+def test_json_support_is_asked_once_a_binary(make_launcher: Make, count_launches: Callable[[], list[str]]) -> None:
+    launcher = replace(make_launcher("no_json"), json_support=JsonSupport(rejected=True))
+    assert launcher.launch_point(POINT).returncode == 0
+    assert count_launches() == [POINT.run_id]

@@ -1,0 +1,144 @@
+"""Warnings and reasons in what the bench printed: recordings, glued text, and far too much of it."""
+
+from __future__ import annotations
+
+import io
+import tracemalloc
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_h2o.bench.output import OTHER_KINDS, OutputSummary, count_warnings, summarize_output
+
+from .samples import OTHER, SWEEP
+
+STALE, CLAMP = "Drop stale per-layer pending plan", "Clamp invalid meta remove"
+
+
+def summarize(text: str) -> OutputSummary:
+    return summarize_output(io.BytesIO(text.encode()))
+
+
+def test_recorded_run_with_h2o() -> None:
+    summary = count_warnings(SWEEP / "logs" / "run_0001_p512_g128_k0.28_b8_lr3.0.stdout.txt")
+    assert summary == OutputSummary({STALE: 917, CLAMP: 3}, max_kv_len=2566, reason=None)
+
+
+def test_recorded_run_without_h2o() -> None:
+    assert count_warnings(SWEEP / "logs" / "baseline_h2o_off.stdout.txt") == OutputSummary({CLAMP: 3}, 640, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        (
+            "missing_model",
+            "Unable to open config file: /nonexistent/config.json; Error: No such file or directory (errno: 2); "
+            "Unable to open llm_config file: /nonexistent/llm_config.json",
+        ),
+        ("bad_json", "Unable to open llm_config file: models/smollm2/llm_config.json"),
+        ("bad_arg", "error: invalid parameter for argument: --bogus; Parse arguments error"),
+    ],
+)
+def test_reason_of_recorded_failures(name: str, reason: str) -> None:
+    assert count_warnings(OTHER / f"{name}.stdout.txt").reason == reason
+
+
+def test_usage_lines_are_no_warnings() -> None:
+    summary = count_warnings(OTHER / "bad_arg.stdout.txt")
+    assert summary.warnings == {"error: invalid parameter for argument: --bogus": 1, "Parse arguments error": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "warnings"),
+    [
+        ("llm_demo_prose_h2o_on", {STALE: 30}),
+        ("llm_demo_code_h2o_on", {STALE: 94}),
+        ("llm_demo_prose_h2o_off", {}),
+        ("llm_demo_code_h2o_off", {}),
+    ],
+)
+def test_warnings_inside_generated_text(name: str, warnings: dict[str, int]) -> None:
+    path = OTHER / f"{name}.stdout.txt"
+    assert path.read_text().count("Drop stale") == warnings.get(STALE, 0)
+    summary = count_warnings(path)
+    assert (summary.warnings, summary.reason) == (warnings, None)
+
+
+def test_two_warnings_on_one_line() -> None:
+    text = "a b" + "Drop stale per-layer pending plan: layer=3 kv_len=9." * 2 + "Clamp invalid meta n=-4 to 0.\n"
+    assert summarize(text) == OutputSummary({STALE: 2, "Clamp invalid meta n=N to N.": 1, "a b": 1}, 9, None)
+
+
+def test_other_lines_are_kinds_without_their_numbers() -> None:
+    text = (
+        "".join(f"Can't Find type={n} backend, use {n * 2.5} instead\n" for n in range(3))
+        + "Layer 12 skipped x86 v2 at 0x7fa3\n"
+    )
+    assert summarize(text).warnings == {
+        "Can't Find type=N backend, use N instead": 3,
+        "Layer N skipped x86 v2 at N": 1,
+    }
+
+
+def test_statistics_that_were_asked_for_are_no_warnings() -> None:
+    text = "[H2O] layer=3 kv=512 keep_ratio=0.3\n[H2O-LOSSLESS] layer=0 kv=512 raw=3\n[H2O-LOSSLESS] async lost\n"
+    assert summarize(text).warnings == {"[H2O-LOSSLESS] async lost": 1}
+
+
+def test_a_mere_hint_is_the_reason_only_if_nothing_says_more() -> None:
+    assert summarize("File not exist: a/llm.mnn.weight\n").reason == "File not exist: a/llm.mnn.weight"
+    assert summarize("File not exist: a\nterminate called\n").reason == "terminate called"
+    assert summarize("all is well\n").reason is None
+
+
+def test_control_characters_are_made_visible() -> None:
+    summary = summarize("\x1b[31mUnable to open x\x07\n")
+    assert summary.reason == "\\x1b[31mUnable to open x\\x07"
+    assert list(summary.warnings) == ["\\x1b[NmUnable to open x\\x07"]
+
+
+def test_number_of_kinds_is_bounded() -> None:
+    words = ["".join(chr(97 + (n >> shift) % 16) for shift in (0, 4, 8)) for n in range(2000)]
+    summary = summarize("".join(f"odd {word}\n" for word in words))
+    assert len(summary.warnings) == 65
+    assert summary.warnings[OTHER_KINDS] == 2000 - 64
+
+
+def test_memory_is_bounded() -> None:
+    class Endless(io.RawIOBase):
+        """12 MB of one line, then of many."""
+
+        left = 13_000_000
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+            count = min(len(buffer), self.left)
+            self.left -= count
+            text = b"kv_len=12345 " if self.left > 1_000_000 else b"kv_len=123 x\n"
+            buffer[:count] = (text * (count // len(text) + 1))[:count]
+            return count
+
+    tracemalloc.start()
+    summary = summarize_output(io.BufferedReader(Endless(), 1 << 16))  # type: ignore[arg-type]
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert summary.max_kv_len is not None
+    assert peak_bytes < 4_000_000
+
+
+def test_a_number_at_the_end_of_a_piece_is_not_cut() -> None:
+    for pad in range(65500, 65540):
+        text = "x" * 100 + " " * pad + "kv_len=123456 end"
+        assert summarize(text).max_kv_len == 123456
+
+
+@given(st.binary(max_size=300))
+@settings(max_examples=200, deadline=None)
+def test_any_bytes_are_taken(data: bytes) -> None:
+    summary = summarize_output(io.BytesIO(data))
+    assert all(kind.isprintable() for kind in summary.warnings)
+    assert OutputSummary.from_json(summary.to_json()) == summary

@@ -1,0 +1,233 @@
+"""One child process: ends, limits, what it leaves behind. Children here are small scripts of this interpreter."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pytest_h2o.bench.process import ChildResult, read_tail, run_child, signal_name
+from pytest_h2o.errors import BenchError
+
+GRANDCHILD = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); "
+                          "print('up', flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+"""
+
+
+def run_script(script: str, folder: Path, *, timeout_s: float = 20.0, grace_s: float = 5.0) -> ChildResult:
+    return run_child(
+        [sys.executable, "-c", script], stdout_path=folder / "out.txt", timeout_s=timeout_s, grace_s=grace_s
+    )
+
+
+def check_gone(pid: int) -> None:
+    """Fail if a process still runs; a zombie that nobody reaps runs no more."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return
+        time.sleep(0.01)
+    pytest.fail(f"process {pid} survived")
+
+
+def test_result_of_a_child_that_ends_well(tmp_path: Path) -> None:
+    result = run_script("import sys; print('to stdout', flush=True); print('to stderr', file=sys.stderr)", tmp_path)
+    assert (result.returncode, result.signal_name, result.timed_out) == (0, None, False)
+    assert result.stdout_path.read_text() == "to stdout\nto stderr\n"
+    assert 0 < result.elapsed_s < 20
+
+
+def test_exit_code_is_kept(tmp_path: Path) -> None:
+    result = run_script("raise SystemExit(3)", tmp_path)
+    assert (result.returncode, result.signal_name) == (3, None)
+
+
+def test_signal_is_named(tmp_path: Path) -> None:
+    result = run_script("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", tmp_path)
+    assert (result.returncode, result.signal_name, result.timed_out) == (-signal.SIGSEGV, "SIGSEGV", False)
+
+
+@pytest.mark.parametrize(("returncode", "expected"), [(0, None), (139, None), (-11, "SIGSEGV"), (-99, "signal 99")])
+def test_signal_name(returncode: int, expected: str | None) -> None:
+    assert signal_name(returncode) == expected
+
+
+def test_hanging_child_gets_term(tmp_path: Path) -> None:
+    result = run_script("import time; print('hanging', flush=True); time.sleep(60)", tmp_path, timeout_s=0.5)
+    assert (result.timed_out, result.signal_name) == (True, "SIGTERM")
+    assert 0.5 <= result.elapsed_s < 5
+    assert result.stdout_path.read_text() == "hanging\n"
+
+
+def test_child_that_ignores_term_gets_kill(tmp_path: Path) -> None:
+    script = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+    result = run_script(script, tmp_path, timeout_s=0.7, grace_s=0.3)
+    assert (result.timed_out, result.signal_name) == (True, "SIGKILL")
+    assert 1.0 <= result.elapsed_s < 5
+
+
+def test_child_may_end_well_on_term(tmp_path: Path) -> None:
+    script = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(0)); print(1, flush=True); time.sleep(60)"
+    result = run_script(script, tmp_path, timeout_s=0.7)
+    assert (result.timed_out, result.returncode) == (True, 0)
+
+
+def test_grandchild_does_not_survive_a_normal_exit(tmp_path: Path) -> None:
+    result = run_script(GRANDCHILD, tmp_path)
+    assert result.returncode == 0
+    check_gone(int(result.stdout_path.read_text()))
+
+
+def test_grandchild_does_not_survive_a_timeout(tmp_path: Path) -> None:
+    result = run_script(GRANDCHILD + "time.sleep(60)", tmp_path, timeout_s=1.0, grace_s=0.2)
+    assert result.timed_out
+    check_gone(int(result.stdout_path.read_text()))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_exception_kills_the_group_and_comes_back(tmp_path: Path, error: type[BaseException]) -> None:
+    def on_tick(elapsed_s: float) -> None:
+        raise error(f"after {elapsed_s}")
+
+    with pytest.raises(error, match="after 0"):
+        run_child(
+            [sys.executable, "-c", GRANDCHILD + "time.sleep(60)"],
+            stdout_path=tmp_path / "out.txt",
+            timeout_s=20,
+            on_tick=on_tick,
+        )
+    check_gone(int((tmp_path / "out.txt").read_text()))
+
+
+def test_ticks_tell_the_elapsed_time(tmp_path: Path) -> None:
+    ticks: list[float] = []
+    run_child(
+        [sys.executable, "-c", "import time; time.sleep(1.3)"],
+        stdout_path=tmp_path / "out.txt",
+        timeout_s=20,
+        on_tick=ticks.append,
+    )
+    assert ticks == sorted(ticks)
+    assert len(ticks) == 2
+    assert 0.5 <= ticks[0] < 1.2
+
+
+def test_our_death_by_kill_kills_the_group(tmp_path: Path) -> None:
+    outer = (
+        "import sys; from pathlib import Path; from pytest_h2o.bench.process import run_child\n"
+        f"run_child([sys.executable, '-c', {GRANDCHILD + 'time.sleep(60)'!r}],"
+        f" stdout_path=Path({str(tmp_path / 'out.txt')!r}), timeout_s=60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", outer], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    deadline = time.monotonic() + 15
+    while not (tmp_path / "out.txt").exists() or not (tmp_path / "out.txt").read_text().endswith("\n"):
+        assert time.monotonic() < deadline, "the child never came up"
+        time.sleep(0.02)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    assert len(family) == 3  # the guard, the child, the grandchild
+    for member in family:
+        check_gone(member.pid)
+
+
+def test_chatty_child_costs_no_memory(tmp_path: Path) -> None:
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result = run_script("import sys\nfor _ in range(64): sys.stdout.write('x' * 2**20)", tmp_path)
+    grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib
+    assert result.stdout_path.stat().st_size == 64 * 2**20
+    assert grown_kib < 16 * 1024
+
+
+def test_environment_and_folder(tmp_path: Path) -> None:
+    result = run_child(
+        [sys.executable, "-c", "import os; print(os.environ['WHO'], os.getcwd())"],
+        stdout_path=tmp_path / "out.txt",
+        timeout_s=20,
+        env={"WHO": "me"},
+        cwd=tmp_path,
+    )
+    assert result.stdout_path.read_text() == f"me {tmp_path}\n"
+
+
+def check_start_error(program: Path, folder: Path) -> str:
+    with pytest.raises(BenchError) as caught:
+        run_child([str(program), "-m", "x"], stdout_path=folder / "out.txt", timeout_s=5)
+    assert caught.value.argv == (str(program), "-m", "x")
+    assert not (folder / "out.txt").exists()
+    return str(caught.value)
+
+
+def test_missing_program(tmp_path: Path) -> None:
+    program = tmp_path / "llm_bench"
+    assert check_start_error(program, tmp_path) == (
+        "the bench cannot be started\n"
+        f"  where: {program}\n"
+        "  came: no such file\n"
+        "  expected: a program that can be run\n"
+        "  next: build it, or correct the path"
+    )
+
+
+def test_program_that_is_not_executable(tmp_path: Path) -> None:
+    program = tmp_path / "llm_bench"
+    program.write_text("#!/bin/sh\n")
+    text = check_start_error(program, tmp_path)
+    assert "came: not a file that may be executed" in text
+    assert f"next: give the program itself, and make it executable: chmod +x {program}" in text
+
+
+def test_program_that_is_a_folder(tmp_path: Path) -> None:
+    assert "came: not a file that may be executed" in check_start_error(tmp_path, tmp_path)
+
+
+def test_program_of_another_kind(tmp_path: Path) -> None:
+    program = tmp_path / "llm_bench"
+    program.write_bytes(b"\x00\x01 no program")
+    program.chmod(0o755)
+    text = check_start_error(program, tmp_path)
+    assert "came: not a program for this machine" in text
+    assert "next: build it for this machine; a script needs a first line like #!/bin/sh" in text
+
+
+def test_program_without_its_interpreter(tmp_path: Path) -> None:
+    program = tmp_path / "llm_bench"
+    program.write_text("#!/no/such/interpreter\n")
+    program.chmod(0o755)
+    assert "came: its interpreter or loader is missing" in check_start_error(program, tmp_path)
+
+
+def test_output_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "out.txt").write_text("precious")
+    with pytest.raises(BenchError, match="the output of a run would overwrite a file"):
+        run_script("print(1)", tmp_path)
+    assert (tmp_path / "out.txt").read_text() == "precious"
+
+
+def test_tail_is_short_and_harmless(tmp_path: Path) -> None:
+    path = tmp_path / "out.txt"
+    path.write_bytes(b"first line\n" * 1000 + b"\x1b[31mred\x07 \xff\xe2\x80\xae\n<last>\n")
+    tail = read_tail(path, max_bytes=50)
+    assert tail == "first line\nfirst line\n\\x1b[31mred\\x07 \ufffd\\u202e\n<last>"
+
+
+def test_tail_of_one_endless_line_and_of_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "out.txt"
+    path.write_bytes("é".encode() * 5000)
+    assert read_tail(path, max_bytes=11) == "\ufffd" + "é" * 5
+    path.write_bytes(b"")
+    assert read_tail(path) == ""
+    assert read_tail(tmp_path / "missing") == ""

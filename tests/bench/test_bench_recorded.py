@@ -1,0 +1,274 @@
+"""Recorded logs as results: the real recording, and recordings that lack something."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_h2o.bench.output import OutputSummary
+from pytest_h2o.bench.recorded import Recording, read_recording, recording_folder
+from pytest_h2o.errors import StoreError, TableError
+
+from .samples import OTHER, SWEEP, recorded_points
+
+POINTS = recorded_points()
+FIRST, SECOND = (point.run_id for point in POINTS[:2])
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """A copy of the recording that a test may damage."""
+    return Path(shutil.copytree(SWEEP, tmp_path / "sweep"))
+
+
+def edit_manifest(folder: Path, run_id: str, **changes: object) -> None:
+    path = folder / "manifest.json"
+    entries = json.loads(path.read_text())
+    next(entry for entry in entries if entry["run_id"] == run_id).update(changes)
+    path.write_text(json.dumps(entries))
+
+
+def check_one_failure(recording: Recording, run_id: str, *lines: str) -> None:
+    """Every point but one is sound, and that one says why."""
+    assert list(recording.failures) == [run_id]
+    assert len(recording.results) == 26
+    with pytest.raises(type(recording.failures[run_id])) as caught:
+        recording.get(run_id)
+    assert str(caught.value).split("\n") == list(lines)
+
+
+def test_the_recorded_sweep() -> None:
+    recording = read_recording(SWEEP, POINTS)
+    assert list(recording.results) == [point.run_id for point in POINTS]
+    assert (recording.failures, recording.unused) == ({}, {})
+    first = recording.get(FIRST)
+    assert first.output == OutputSummary(
+        {"Drop stale per-layer pending plan": 917, "Clamp invalid meta remove": 3}, 2566, None
+    )
+    assert recording.get(SECOND).output is None
+    assert (first.returncode, first.row.log_file, first.row.repeat) == (0, f"logs/{FIRST}.log", 3)
+    assert first.config_path == SWEEP / "configs" / f"{FIRST}.json"
+    lossy = recording.get(POINTS[2].run_id).row.get("h2o_lossy")
+    assert lossy is not None
+    assert lossy.mean == 3.38
+    (baseline,) = recording.baselines
+    assert (baseline.run_id, baseline.output) == (
+        "baseline_h2o_off", OutputSummary({"Clamp invalid meta remove": 3}, 640, None),
+    )  # fmt: skip
+    assert baseline.row.decode_tok_per_s is not None
+    assert baseline.row.decode_tok_per_s.mean == 56.02
+
+
+def test_a_sweep_without_points_is_read_whole() -> None:
+    recording = read_recording(SWEEP)
+    assert len(recording.results) == 27
+    assert len(recording.baselines) == 1
+
+
+@pytest.mark.parametrize("inner", ["", "logs"])
+def test_bare_logs_are_matched_by_their_names(tmp_path: Path, inner: str) -> None:
+    target = tmp_path / inner
+    target.mkdir(exist_ok=True)
+    for log in (SWEEP / "logs").glob("*.log"):
+        shutil.copy(log, target / (f"today-{log.name}" if log.name.startswith("run_0003") else log.name))
+    (target / f"{SECOND}.json").write_text("{}" if inner else '{"kv_h2o_enable": true}')
+    recording = read_recording(tmp_path, POINTS)
+    assert list(recording.results) == [point.run_id for point in POINTS]
+    assert recording.get(FIRST).returncode is None
+    assert recording.get(SECOND).notes == (
+        ("its JSON was passed over (NoneType); the row is from the table",) if inner else ()
+    )
+    assert [baseline.run_id for baseline in recording.baselines] == ["baseline_h2o_off"]
+    assert list(read_recording(tmp_path).results) == [point.run_id for point in POINTS]
+
+
+def test_missing_logs_are_told_for_each_point(sweep: Path) -> None:
+    (sweep / "logs" / f"{SECOND}.log").unlink()
+    check_one_failure(
+        read_recording(sweep, POINTS),
+        SECOND,
+        "the log of this run is missing",
+        f"  where: {sweep}/logs/{SECOND}.log",
+        "  expected: the table that the bench wrote (-fp)",
+        "  next: copy the whole folder of the sweep, or run this point again",
+    )
+
+
+def test_bare_logs_of_some_points(tmp_path: Path) -> None:
+    for name in (f"{FIRST}.log", "baseline_h2o_off.log"):
+        shutil.copy(SWEEP / "logs" / name, tmp_path / name)
+    recording = read_recording(tmp_path, POINTS[:2])
+    assert list(recording.results) == [FIRST]
+    assert str(recording.failures[SECOND]).split("\n") == [
+        f"{SECOND} is not in the recording",
+        f"  where: {tmp_path}",
+        "  expected: a run of this point in its manifest, or a log with this run id in its name",
+        "  next: record the whole preset, or select the points that were recorded with -k",
+    ]
+
+
+def test_points_that_the_manifest_does_not_list() -> None:
+    stranger = replace(POINTS[0], run_id="run_0099_p512_g128_k0.28_b8_lr3.0")
+    recording = read_recording(SWEEP, [stranger])
+    assert list(recording.failures) == [stranger.run_id]
+    assert recording.results == {}
+    with pytest.raises(Exception, match="run_0042 is not in the recording"):
+        recording.get("run_0042")
+
+
+def test_a_failed_run_has_its_reason(sweep: Path) -> None:
+    edit_manifest(sweep, SECOND, return_code=-11)
+    (sweep / "logs" / f"{SECOND}.log").write_text("")
+    shutil.copy(OTHER / "missing_model.stdout.txt", sweep / "logs" / f"{SECOND}.stdout.txt")
+    recording = read_recording(sweep, POINTS)
+    check_one_failure(
+        recording,
+        SECOND,
+        "the recorded run was ended by SIGSEGV",
+        f"  where: logs/{SECOND}.log",
+        "  came: Unable to open config file: /nonexistent/config.json; Error: No such file or directory (errno: 2); "
+        "Unable to open llm_config file: /nonexistent/llm_config.json",
+        "  expected: return code 0 in the manifest",
+        "  next: run this point again",
+    )
+
+
+def test_a_failed_run_without_a_reason(sweep: Path) -> None:
+    edit_manifest(sweep, SECOND, return_code=3)
+    failure = read_recording(sweep, POINTS).failures[SECOND]
+    assert (failure.what, failure.came) == ("the recorded run ended with exit code 3", "no reason was recorded")
+
+
+def test_a_run_that_was_never_made(sweep: Path) -> None:
+    edit_manifest(sweep, SECOND, return_code=None)
+    check_one_failure(
+        read_recording(sweep, POINTS),
+        SECOND,
+        f"{SECOND} is listed in the recording and was never run",
+        f"  where: {sweep}/manifest.json",
+        "  came: return_code null, as a dry run writes it",
+        "  expected: the return code of a run",
+    )
+
+
+def test_a_recording_of_another_configuration(sweep: Path) -> None:
+    edit_manifest(sweep, SECOND, recent_tokens=128)
+    check_one_failure(
+        read_recording(sweep, POINTS),
+        SECOND,
+        f"{SECOND} was recorded with another configuration",
+        f"  where: {sweep}/manifest.json",
+        "  came: recent_tokens 128, not 64",
+        "  expected: the configuration of the preset's point with this run id",
+        "  next: use the preset that the recording was made with, or record it again",
+    )
+
+
+def test_a_log_that_was_appended_to(sweep: Path) -> None:
+    shutil.copy(OTHER / "appended.log", sweep / "logs" / f"{SECOND}.log")
+    failure = read_recording(sweep, POINTS).failures[SECOND]
+    assert isinstance(failure, TableError)
+    assert (failure.what, failure.came) == ("a log has several rows, and nothing tells which one is meant", "2 rows")
+
+
+def test_two_logs_of_one_run(tmp_path: Path) -> None:
+    for name in (f"{FIRST}.log", f"{FIRST}-again.log"):
+        shutil.copy(SWEEP / "logs" / f"{FIRST}.log", tmp_path / name)
+    failure = read_recording(tmp_path, POINTS[:1]).failures[FIRST]
+    assert (failure.what, failure.came) == (
+        f"{FIRST} has several logs, and nothing tells which one is meant", f"{FIRST}-again.log, {FIRST}.log",
+    )  # fmt: skip
+
+
+def test_a_longer_number_is_another_run(tmp_path: Path) -> None:
+    shutil.copy(SWEEP / "logs" / f"{FIRST}.log", tmp_path / f"{FIRST}5.log")
+    recording = read_recording(tmp_path, POINTS[:1])
+    assert recording.results == {}
+    assert recording.unused == {f"{FIRST}5.log": "its run id is none of the preset's"}
+
+
+def test_a_row_of_other_lengths_is_refused(sweep: Path) -> None:
+    log = sweep / "logs" / f"{SECOND}.log"
+    log.write_text(log.read_text().replace("prompt=512", "prompt=256"))
+    failure = read_recording(sweep, POINTS).failures[SECOND]
+    assert failure.what == "the row has another prompt length than asked"
+
+
+def test_one_missing_column_fails_its_point(sweep: Path) -> None:
+    log = sweep / "logs" / f"{SECOND}.log"
+    log.write_text(log.read_text().replace("h2o_lossy", "h2o_other"))
+    assert read_recording(sweep, POINTS).failures[SECOND].what == "H2O columns are missing"
+
+
+def test_a_link_out_of_the_folder_is_refused(sweep: Path) -> None:
+    log = sweep / "logs" / f"{SECOND}.log"
+    log.unlink()
+    log.symlink_to(SWEEP / "logs" / f"{SECOND}.log")
+    check_one_failure(
+        read_recording(sweep, POINTS),
+        SECOND,
+        f"a file of {SECOND} leads out of the recording",
+        f"  where: {log}",
+        "  came: a link to a file outside",
+        "  expected: files inside the folder of the manifest",
+        "  next: copy the file into the folder",
+    )
+
+
+def test_baselines_by_config_and_by_row(sweep: Path) -> None:
+    logs = sweep / "logs"
+    shutil.copy(OTHER / "baseline_h2o_off_after.log", logs / "after.log")
+    shutil.copy(OTHER / "baseline_h2o_off_after.log", logs / "idle.log")
+    shutil.copy(logs / f"{FIRST}.log", logs / "stray.log")
+    shutil.copy(OTHER / "appended.log", logs / "twice.log")
+    (logs / "notes.log").write_text("remember the milk\n")
+    (sweep / "configs" / "after.json").write_text('{"kv_h2o_enable": false}')
+    (sweep / "configs" / "idle.json").write_text('{"kv_h2o_enable": true}')
+    recording = read_recording(sweep, POINTS)
+    assert [baseline.run_id for baseline in recording.baselines] == ["after", "baseline_h2o_off"]
+    assert recording.unused == {
+        "logs/idle.log": "H2O was on in its config, and it is no run of the sweep",
+        "logs/stray.log": "H2O was on in its row, and it is no run of the sweep",
+        "logs/twice.log": "a log has several rows, and nothing tells which one is meant; 2 rows",
+        "logs/notes.log": "the log has no table; 'remember the milk'",
+    }
+
+
+def test_a_listed_run_with_h2o_off_is_a_baseline(sweep: Path) -> None:
+    shutil.copy(OTHER / "baseline_h2o_off.log", sweep / "logs" / f"{SECOND}.log")
+    (sweep / "configs" / f"{SECOND}.json").write_text('{"kv_h2o_enable": false}')
+    recording = read_recording(sweep, POINTS)
+    assert [baseline.run_id for baseline in recording.baselines] == [SECOND, "baseline_h2o_off"]
+    assert (recording.failures[SECOND].what, recording.failures[SECOND].came) == (
+        f"{SECOND} is not in the recording", "H2O was off in its config",
+    )  # fmt: skip
+
+
+def test_a_shared_run_is_read_from_its_log(sweep: Path) -> None:
+    edit_manifest(sweep, POINTS[9].run_id, log=f"logs/{FIRST}.log", shares_run_with=FIRST)
+    (sweep / "logs" / f"{POINTS[9].run_id}.log").unlink()
+    recording = read_recording(sweep, POINTS)
+    assert recording.failures == {}
+    shared = recording.get(POINTS[9].run_id)
+    assert (shared.shares_run_with, shared.row) == (FIRST, recording.get(FIRST).row)
+
+
+def test_a_folder_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(StoreError) as caught:
+        read_recording(tmp_path / "missing", POINTS)
+    assert str(caught.value) == (
+        "there is no folder of recorded logs\n"
+        f"  where: {tmp_path}/missing\n"
+        "  expected: a folder with manifest.json or *.log"
+    )
+
+
+def test_folder_of_a_preset() -> None:
+    assert recording_folder(SWEEP.parent, "target_ratio_v3") == SWEEP
+    assert recording_folder(SWEEP, "target_ratio_v3") == SWEEP
+    assert recording_folder(SWEEP, "..") == SWEEP
+    assert recording_folder(SWEEP, "") == SWEEP

@@ -1,0 +1,159 @@
+#!/usr/bin/env python3
+"""A stand-in for llm_bench that replays recorded runs. Standard library only, so that it starts fast.
+
+It takes the bench's flags and config, and these of the environment:
+
+FAKE_RECORDINGS
+    Folder of a recorded sweep. The log in its ``logs/`` is found by lengths, keep ratio, block and lossy target; a
+    config with H2O off gets ``baseline_h2o_off.log``.
+FAKE_MODE
+    ok (the default), no_json, crash, hang, hang_ignoring_term, grandchild, chatter, truncated, no_h2o, wrong_backend,
+    exit3, idle (H2O did nothing), not_deterministic (another h2o_keep where the keep ratio is 0.3).
+FAKE_LAUNCHES
+    File to which each launch that gets past its command line appends the path of its config.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+USAGE = "usage: llm_bench [options]\n\noptions:\n  -h, --help\n  -m, --model <filename>    (default: ./config.json)\n"
+DEVICE = "The device supports: i8sdot:0, fp16:0, i8mm: 0, sve2: 0, sme2: 0\n"
+FLAGS = {"-m", "-a", "-t", "-p", "-n", "-rep", "-kv", "-qatten", "-fp", "-c", "-j"}
+LEVELS = {"Normal": 0, "High": 1, "Low": 2}
+JSON_NAMES = {"h2o_keep": "h2o_keep_ratio", "h2o_lossy": "h2o_lossy_ratio", "h2o_lossless": "h2o_lossless_ratio"}
+IDLE = {"h2o_keep": "1.0000 ± 0.0000", "h2o_lossy": "1.000 ± 0.000", "h2o_floor_keep": "1.0000 ± 0.0000"}
+
+
+def parse_arguments(arguments: list[str], mode: str) -> dict[str, str]:
+    known = FLAGS - {"-j"} if mode == "no_json" else FLAGS
+    options: dict[str, str] = {}
+    words = iter(arguments)
+    for word in words:
+        if word not in known:
+            print(f"error: invalid parameter for argument: {word}\n{USAGE}Parse arguments error")
+            sys.exit(255)
+        options[word] = next(words)
+        if word == "-fp":  # made while the command line is read, as the real one does
+            Path(options["-fp"]).touch()
+    return options
+
+
+def find_log(config: dict[str, Any], options: dict[str, str]) -> Path:
+    logs = Path(os.environ["FAKE_RECORDINGS"]) / "logs"
+    if not config.get("kv_h2o_enable"):
+        return logs / "baseline_h2o_off.log"
+    keep, block = config["kv_h2o_target_keep_ratio"], config["kv_h2o_block_tokens"]
+    lossy = config["kv_h2o_target_lossy_ratio"]
+    end = f"_p{options['-p']}_g{options['-n']}_k{keep}_b{block}_lr{lossy}.log"
+    for path in sorted(logs.iterdir()):
+        if path.name.startswith("run_") and path.name.endswith(end):
+            return path
+    print(f"Unable to open recording: *{end}")
+    sys.exit(4)
+
+
+def split_row(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def change_cells(text: str, config: dict[str, Any], options: dict[str, str], mode: str) -> dict[str, str]:
+    """The cells of the recorded row, with what this launch and mode make of them."""
+    header, _, row = (split_row(line) for line in text.splitlines()[:3])
+    cells = dict(zip(header, row, strict=True))
+    cells["threads"] = options["-t"]
+    if mode == "wrong_backend":
+        cells["backend"] = "OPENCL"
+    if mode == "idle":
+        cells.update(IDLE)
+    if mode == "not_deterministic" and config.get("kv_h2o_target_keep_ratio") == 0.3:
+        cells["h2o_keep"] = "0.3000 ± 0.0000"
+    if mode == "no_h2o":
+        cells = {name: cell for name, cell in cells.items() if not name.startswith("h2o_")}
+    return cells
+
+
+def to_table(cells: dict[str, str]) -> str:
+    lines = (list(cells), ["-" * len(name) for name in cells], list(cells.values()))
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def to_pair(cell: str) -> tuple[float, float]:
+    mean, _, std = cell.partition(" ± ")
+    return float(mean), float(std)
+
+
+def to_json(cells: dict[str, str]) -> dict[str, Any]:
+    prompt, gen = (int(part.split("=")[1]) for part in cells["llm_demo"].split("<br>"))
+    prefill, decode = (to_pair(part) for part in cells["speed(tok/s)"].split("<br>"))
+    result: dict[str, Any] = {"type": "prefill_and_decode", "prompt_len": prompt, "generate_len": gen}
+    result.update(prefill_tps=prefill[0], prefill_std=prefill[1], decode_tps=decode[0], decode_std=decode[1])
+    for name, cell in cells.items():
+        if name.startswith("h2o_"):
+            key = JSON_NAMES.get(name, name)
+            result[key], result[key + "_std"] = to_pair(cell)
+    return {
+        "model": cells["model"],
+        "modelSize": float(cells["modelSize"].split()[0]) / 1024,
+        "backend": cells["backend"],
+        "threads": int(cells["threads"]),
+        "useMmap": False,
+        "precision": LEVELS[cells["precision"]],
+        "results": [result],
+    }
+
+
+def misbehave(mode: str, config: str) -> None:
+    """Modes that end, or hang, before there is any result."""
+    if mode == "crash":
+        print(f"Unable to open config file: {config}\nError: No such file or directory (errno: 2)", flush=True)
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if mode == "hang_ignoring_term":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if mode in ("hang", "hang_ignoring_term"):
+        print("hanging", flush=True)
+        time.sleep(600)
+    if mode == "exit3":
+        print("Load module failed")
+        sys.exit(3)
+
+
+def print_output(mode: str, recorded: Path) -> None:
+    """What is printed besides the table."""
+    if mode == "grandchild":
+        import subprocess
+
+        code = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
+        print("grandchild", subprocess.Popen([sys.executable, "-c", code]).pid, flush=True)
+    if mode == "chatter":
+        for _ in range(8):
+            sys.stdout.write("chatter chatter chatter chatter\n" * 32768)
+    sys.stdout.write(recorded.read_text(encoding="utf-8") if recorded.exists() else DEVICE)
+
+
+def main() -> None:
+    mode = os.environ.get("FAKE_MODE", "ok")
+    options = parse_arguments(sys.argv[1:], mode)
+    if os.environ.get("FAKE_LAUNCHES"):
+        with Path(os.environ["FAKE_LAUNCHES"]).open("a", encoding="utf-8") as file:
+            file.write(options["-m"] + "\n")
+    misbehave(mode, options["-m"])
+    config = json.loads(Path(options["-m"]).read_text(encoding="utf-8"))
+    log = find_log(config, options)
+    print_output(mode, log.with_name(log.stem + ".stdout.txt"))
+    cells = change_cells(log.read_text(encoding="utf-8"), config, options, mode)
+    table = to_table(cells)
+    with Path(options["-fp"]).open("a", encoding="utf-8") as file:
+        file.write(table[: -len(table) // 20] if mode == "truncated" else table)
+    if "-j" in options and mode != "truncated":
+        Path(options["-j"]).write_text(json.dumps(to_json(cells)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""The error rates that the decode verdict is asked to keep, in a small seeded simulation."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from pytest_h2o.gate.decode import Budget, next_action
+from pytest_h2o.gate.pairs import Pair
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+TARGET = 0.05
+COMPARISONS = 4000
+
+
+class Simulation:
+    """The modules in benchmarks/, which are scripts and no package."""
+
+    def __init__(self) -> None:
+        self.rates: ModuleType = importlib.import_module("decode_error_rates")
+        self.rules: ModuleType = importlib.import_module("decode_rules")
+        self.noise: ModuleType = importlib.import_module("decode_noise")
+
+    def shares(self, noise: str, drop: float, budget: Budget, comparisons: int = COMPARISONS) -> dict[str, float]:
+        (chosen,) = [one for one in self.noise.NOISES if one.name == noise]
+        values = self.rates.draw_log_ratios(chosen, drop, (comparisons, budget.pairs), seed=11)
+        outcomes = self.rules.sequential(values, TARGET, budget)
+        names = {"pass": self.rules.PASS, "fail": self.rules.FAIL}
+        found = {name: float((outcomes.outcome == code).mean()) for name, code in names.items()}
+        return {**found, "median_pairs": float(np.median(outcomes.launches)) / 2}
+
+
+@pytest.fixture
+def simulation(monkeypatch: pytest.MonkeyPatch) -> Simulation:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return Simulation()
+
+
+def error_of(share: float, comparisons: int = COMPARISONS) -> float:
+    return math.sqrt(max(share * (1 - share), 1e-4) / comparisons)
+
+
+def check_at_most(share: float, limit: float) -> None:
+    """The limit is kept with two standard errors to spare."""
+    assert share + 2 * error_of(share) <= limit
+
+
+def check_at_least(share: float, limit: float) -> None:
+    assert share - 2 * error_of(share) >= limit
+
+
+@pytest.mark.parametrize("pairs", [20, 24])
+def test_false_alarms_without_a_drop_are_at_most_one_percent(simulation: Simulation, pairs: int) -> None:
+    check_at_most(simulation.shares("lognormal 12 %", 0.0, Budget(pairs))["fail"], 0.01)
+
+
+@pytest.mark.parametrize(("pairs", "asked"), [(20, 0.97), (24, 0.99)])
+def test_a_drop_of_a_fifth_fails(simulation: Simulation, pairs: int, asked: float) -> None:
+    found = simulation.shares("lognormal 12 %", 0.20, Budget(pairs))
+    check_at_least(found["fail"], asked)
+    assert found["median_pairs"] <= 9
+    assert found["pass"] == 0
+
+
+@pytest.mark.parametrize("pairs", [20, 24])
+def test_a_drop_of_a_tenth_hardly_ever_passes(simulation: Simulation, pairs: int) -> None:
+    check_at_most(simulation.shares("lognormal 12 %", 0.10, Budget(pairs))["pass"], 0.01)
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        "lognormal 5 %",
+        "lognormal 20 %",
+        "lognormal 12 %, 10 % outliers",
+        "recorded launches, H2O off",
+        "recorded launches, H2O on",
+        "recorded within a run, 3 repeats",
+        "lognormal 12 %, drift and order effect",
+    ],
+)
+def test_a_drop_on_the_target_is_misjudged_at_most_as_often_as_promised(simulation: Simulation, noise: str) -> None:
+    found = simulation.shares(noise, TARGET, Budget(futility=0.0))
+    for outcome in ("pass", "fail"):
+        assert found[outcome] <= 0.05 + 3 * error_of(0.05)
+
+
+def test_stopping_without_hope_costs_few_verdicts_and_saves_pairs(simulation: Simulation) -> None:
+    stopping = simulation.shares("lognormal 12 %", 0.0, Budget())
+    spending = simulation.shares("lognormal 12 %", 0.0, Budget(futility=0.0))
+    assert spending["pass"] - stopping["pass"] <= 0.01
+    assert stopping["median_pairs"] <= 16 < spending["median_pairs"] == 20
+
+
+def test_the_simulation_decides_as_the_gate_does(simulation: Simulation) -> None:
+    noise = simulation.noise.LAUNCH_SPREAD
+    names = {
+        "pass": simulation.rules.PASS,
+        "fail": simulation.rules.FAIL,
+        "inconclusive": simulation.rules.INCONCLUSIVE,
+    }
+    for drop in (0.0, 0.1, 0.25):
+        values = simulation.rates.draw_log_ratios(noise, drop, (15, 20), seed=5)
+        simulated = simulation.rules.sequential(values, TARGET, Budget())
+        for i, row in enumerate(values):
+            pairs: list[Pair] = []
+            action = next_action(pairs, Budget(), TARGET)
+            while action.launch:
+                pairs.append(Pair(math.exp(row[len(pairs)]), 1.0))
+                action = next_action(pairs, Budget(), TARGET)
+            assert names[action.verdict.outcome] == simulated.outcome[i]
+            assert 2 * len(pairs) == simulated.launches[i]
+
+
+def test_rules_that_are_too_simple_fail_where_the_verdict_does_not(simulation: Simulation) -> None:
+    rules, noise = simulation.rules, simulation.noise.LAUNCH_SPREAD
+    rng = np.random.default_rng(6)
+    rows = noise.candidate(rng, (2000, 27))
+    missed = (rules.best_of_rows(rows + math.log1p(-0.20), TARGET).outcome == rules.PASS).mean()
+    cries_wolf = (rules.best_of_rows(rows[:, :1], TARGET).outcome == rules.FAIL).mean()
+    assert missed > 0.7
+    assert 0.25 < cries_wolf < 0.4
+    on_target = simulation.rates.draw_log_ratios(noise, TARGET, (2000, 20), seed=7)
+    peeking = rules.peeking_t_test(on_target, TARGET, 0.05).outcome
+    assert (peeking == rules.FAIL).mean() > 0.12
+    assert (rules.fixed_t_test(on_target, TARGET, 0.05).outcome == rules.FAIL).mean() < 0.07
+
+
+def test_the_quantiles_of_student_are_those_of_the_tables(simulation: Simulation) -> None:
+    found = [simulation.rules.student_quantile(0.95, degrees) for degrees in (2, 19, 79)]
+    assert found == pytest.approx([2.9200, 1.7291, 1.6644], abs=2e-3)
+
+
+def test_the_tables_are_made_from_every_cell(simulation: Simulation) -> None:
+    cells = list(simulation.rates.simulate_noise(simulation.noise.LAUNCH_SPREAD, 50, seed=1))
+    text = simulation.rates.render_markdown(cells)
+    assert text.startswith("### The paired verdict, by noise\n")
+    assert "\n### lognormal 12 %\n" in text
+    assert len(cells) == 5 * 7
+    assert text.count("<br>") == 6 * 7  # the overview repeats the paired verdict
+    assert all(abs(cell.passed + cell.inconclusive + cell.failed - 1) < 1e-9 for cell in cells)
+    assert cells == list(simulation.rates.simulate_noise(simulation.noise.LAUNCH_SPREAD, 50, seed=1))
+
+
+def test_the_recorded_rows_are_all_read(simulation: Simulation) -> None:
+    rows = simulation.noise.recorded_rows()
+    assert len(rows) == 28
+    assert all(40 < mean < 80 and 0.1 < std / mean < 0.4 for mean, std in rows)

@@ -1,0 +1,274 @@
+"""Presets: what a file gives, what the shipped ones say, and how settings of a command line change one."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_h2o.points import expand_points
+from pytest_h2o.preset_model import PresetKeys
+from pytest_h2o.presets import SWEPT_KEYS, Preset, Targets, load_preset, load_presets, preset_from_flags
+from pytest_h2o.schema.json_schema import render_json_schema
+from pytest_h2o.schema.yaml_source import read_source
+
+ROOT = Path(__file__).parents[1]
+ORIGINALS = sorted((ROOT / "fixtures/presets").glob("*.json"))
+SHIPPED = sorted((ROOT / "gates/presets").glob("*.yaml"))
+
+
+def write_preset(folder: Path, text: str, name: str = "a.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_defaults_are_those_of_the_original_scripts() -> None:
+    preset = preset_from_flags()
+    assert {key: getattr(preset, key) for key in SWEPT_KEYS} == {
+        "prompts": (512,),
+        "gens": (128,),
+        "h2o_keep_ratios": (0.5,),
+        "h2o_block_tokens": (64,),
+        "h2o_sink_tokens": (32,),
+        "h2o_recent_tokens": (256,),
+        "h2o_ema_alphas": (0.9,),
+        "h2o_update_intervals": (16,),
+        "h2o_trigger_min_tokens": (512,),
+        "h2o_target_lossy_ratios": (3.0,),
+    }
+    assert (preset.repeat, preset.h2o_layer_start, preset.h2o_layer_end) == (3, 2, -1)
+    assert (preset.h2o_target_mode, preset.h2o_log_stats) == ("adaptive", False)
+    assert preset.lossless_settings() == {
+        "kv_lossless_enable": False,
+        "kv_lossless_scope": "front_n",
+        "kv_lossless_front_n": 2,
+        "kv_lossless_codec": "none",
+        "kv_lossless_runtime_enable": False,
+        "kv_lossless_block_tokens": 128,
+        "kv_lossless_hot_recent_tokens": 256,
+        "kv_lossless_hot_sink_tokens": 16,
+        "kv_lossless_codec_runtime": "fp16_gear_predictive_v3",
+        "kv_lossless_predictors_k": "raw,delta_seq,xor_seq,pair_delta",
+        "kv_lossless_predictors_v": "raw,delta_seq,xor_seq",
+        "kv_lossless_async_threads": 1,
+        "kv_lossless_max_queue": 256,
+        "kv_lossless_decode_cache_blocks": 64,
+        "kv_lossless_strict_roundtrip_check": False,
+    }
+    assert preset.targets == Targets()
+    assert set(vars(preset.targets).values()) == {None}
+
+
+@pytest.mark.parametrize("path", ORIGINALS, ids=lambda path: path.stem)
+def test_original_presets_load_with_every_value_they_have(path: Path) -> None:
+    preset = load_preset(path)
+    for key, value in json.loads(path.read_text()).items():
+        assert getattr(preset, key) == (tuple(value) if key in SWEPT_KEYS else value)
+    assert (preset.name, preset.path) == (path.stem, path)
+
+
+@pytest.mark.parametrize("path", ORIGINALS, ids=lambda path: path.stem)
+def test_shipped_preset_has_the_points_of_its_original(path: Path) -> None:
+    shipped = expand_points(load_preset(ROOT / f"gates/presets/{path.stem}.yaml"))
+    assert shipped == expand_points(load_preset(path))
+    assert len(shipped) in (3, 12, 27)
+
+
+def test_shipped_presets_are_all_there() -> None:
+    names = [preset.name for preset in load_presets([ROOT / "gates/presets"])]
+    assert names == ["smoke", "target_ratio", "target_ratio_v3", "target_speed", "target_speed_v3"]
+
+
+@pytest.mark.parametrize("path", [*SHIPPED, *ORIGINALS], ids=lambda path: path.name)
+def test_files_hold_against_the_json_schema(path: Path) -> None:
+    schema = json.loads(render_json_schema("preset"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(read_source(path).data, schema)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"promts": 512},
+        {"prompts": []},
+        {"prompts": "512"},
+        {"prompts": [8, 8]},
+        {"h2o_keep_ratios": 0},
+        {"h2o_target_mode": "fast"},
+        {"timeout_s": None},
+        {"name": "x"},
+        {"targets": {"lossy": 0.5}},
+        {"targets": {"decode_baseline": "fast"}},
+    ],
+    ids=str,
+)
+def test_json_schema_refuses_what_the_loader_refuses(data: dict[str, Any]) -> None:
+    validator = jsonschema.Draft202012Validator(json.loads(render_json_schema("preset")))
+    assert not validator.is_valid(data)
+
+
+def test_smoke_meets_its_target_at_every_length() -> None:
+    """The arithmetic in the comments of smoke.yaml, with every kept block a run of its own (8 bytes of 64 a token)."""
+    preset = load_preset(ROOT / "gates/presets/smoke.yaml")
+    (prompt,), (gen,), (block,) = preset.prompts, preset.gens, preset.h2o_block_tokens
+    (sink,), (recent,) = preset.h2o_sink_tokens, preset.h2o_recent_tokens
+    points = expand_points(preset)
+    assert [point.h2o_target_lossy_ratio for point in points] == [3.4, 3.6]
+    for point in points:
+        for kv_len in range(prompt + 1, prompt + gen + 1):
+            protected = math.ceil(sink / block) * block + kv_len - (kv_len - recent) // block * block
+            wanted = math.ceil(kv_len / point.h2o_target_lossy_ratio)
+            blocks = math.ceil((wanted - protected) / block)
+            kept = protected + blocks * block
+            assert blocks > 0, "else nothing would be evicted"
+            assert kv_len * 64 / (kept * 64 + 8 * (2 + blocks)) > 3.0
+            assert kept + gen <= preset.h2o_trigger_min_tokens[0] < prompt
+
+
+def test_one_value_stands_for_a_list_and_whole_numbers_become_floats(tmp_path: Path) -> None:
+    preset = load_preset(write_preset(tmp_path, "gens: 8\nh2o_keep_ratios: 1\nh2o_ema_alphas: [0, 1]\n"))
+    assert preset.gens == (8,)
+    assert [repr(value) for value in preset.h2o_keep_ratios + preset.h2o_ema_alphas] == ["1.0", "0.0", "1.0"]
+
+
+def test_single_lossy_ratio_is_the_default_of_the_swept_one(tmp_path: Path) -> None:
+    assert load_preset(write_preset(tmp_path, "h2o_target_lossy_ratio: 4")).h2o_target_lossy_ratios == (4.0,)
+    both = "h2o_target_lossy_ratio: 4\nh2o_target_lossy_ratios: [3, 4]"
+    assert load_preset(write_preset(tmp_path, both)).h2o_target_lossy_ratios == (3.0, 4.0)
+
+
+def test_our_own_keys(tmp_path: Path) -> None:
+    text = """
+        description: Größe – kurz
+        targets: {lossy: 3, lossless: 1.3, decode_drop: 0.05, decode_baseline: 62, quality: 0.02}
+        base_config: ../model/config.json
+        prompt_file: /texts/long.txt
+        model_layers: 30
+        timeout_s: 600
+    """
+    preset = load_preset(write_preset(tmp_path, text))
+    assert preset.description == "Größe – kurz"
+    assert preset.targets == Targets(lossy=3.0, lossless=1.3, decode_drop=0.05, decode_baseline=62.0, quality=0.02)
+    assert preset.base_config == tmp_path / "../model/config.json"
+    assert preset.prompt_file == Path("/texts/long.txt")
+    assert (preset.model_layers, preset.timeout_s) == (30, 600.0)
+
+
+@pytest.mark.parametrize("word", ["paired", "none"])
+def test_decode_baseline_may_be_a_word(tmp_path: Path, word: str) -> None:
+    preset = load_preset(write_preset(tmp_path, f"targets: {{decode_baseline: {word}}}"))
+    assert preset.targets.decode_baseline == word
+
+
+def test_preset_is_frozen_and_survives_pickling() -> None:
+    preset = load_preset(ORIGINALS[0])
+    with pytest.raises(ValueError):
+        preset.repeat = 1
+    copy = pickle.loads(pickle.dumps(preset))
+    assert copy == preset
+    assert hash(copy) == hash(preset)
+    assert copy.override("repeat=1") == preset.override("repeat=1")
+
+
+def test_folders_are_searched_below_and_sorted_by_component(tmp_path: Path) -> None:
+    for name in ("b.yaml", "a/z.json", "a-b/y.yml", ".hidden/x.yaml", "a/.w.yaml", "a/notes.txt", "c.yaml~"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_preset(tmp_path, "{}", name)
+    assert [preset.name for preset in load_presets([tmp_path])] == ["z", "y", "b"]
+    assert [preset.name for preset in load_presets([tmp_path / "b.yaml", tmp_path / "a", tmp_path])] == ["z", "y", "b"]
+
+
+def test_override_is_checked_and_leaves_the_original_alone() -> None:
+    preset = load_preset(ROOT / "gates/presets/target_ratio_v3.yaml")
+    changed = preset.override(
+        "h2o_block_tokens=8,16",
+        "gens=[64]",
+        "targets.lossy=3.1",
+        "targets.decode_baseline=none",
+        "description=a, b",
+        "kv_lossless_predictors_k=raw,xor_seq",
+        "h2o_target_lossy_ratios=3",
+        "base_config=model/config.json",
+        "gens= 32 ",
+    )
+    assert changed.h2o_block_tokens == (8, 16)
+    assert changed.gens == (32,)
+    assert changed.targets == Targets(lossy=3.1, decode_baseline="none")
+    assert changed.description == "a, b"
+    assert changed.kv_lossless_predictors_k == "raw,xor_seq"
+    assert repr(changed.h2o_target_lossy_ratios) == "(3.0,)"
+    assert changed.base_config == Path("model/config.json")
+    assert (changed.name, changed.path) == (preset.name, preset.path)
+    assert (preset.gens, preset.targets) == ((128,), Targets())
+    assert preset.override() == preset
+
+
+def test_override_of_a_target_keeps_the_others_and_resolved_paths(tmp_path: Path) -> None:
+    preset = load_preset(write_preset(tmp_path, "targets: {lossy: 3, quality: 1}\nbase_config: c.json"))
+    changed = preset.override("targets.lossy=2")
+    assert changed.targets == Targets(lossy=2.0, quality=1.0)
+    assert changed.base_config == tmp_path / "c.json"
+
+
+def test_override_of_lossy_ratios_replaces_a_single_one() -> None:
+    preset = load_preset(ROOT / "gates/presets/target_ratio.yaml")
+    assert preset.override("h2o_target_lossy_ratio=3.5").h2o_target_lossy_ratios == (3.5,)
+    assert preset.override("h2o_target_lossy_ratios=3.2,3.4").h2o_target_lossy_ratios == (3.2, 3.4)
+
+
+def test_flags_may_be_text_or_values() -> None:
+    preset = preset_from_flags(
+        prompts="512, 1024", gens=[8], h2o_ema_alphas=0.5, repeat="2", h2o_log_stats="true", h2o_target_mode="static",
+        h2o_target_lossy_ratio=None, base_config="model/config.json",
+    )  # fmt: skip
+    assert (preset.name, preset.path) == ("adhoc", None)
+    assert (preset.prompts, preset.gens, preset.h2o_ema_alphas) == ((512, 1024), (8,), (0.5,))
+    assert (preset.repeat, preset.h2o_log_stats, preset.h2o_target_mode) == (2, True, "static")
+    assert preset.base_config == Path("model/config.json")
+
+
+def test_every_key_has_a_place_in_the_json_schema() -> None:
+    assert set(json.loads(render_json_schema("preset"))["properties"]) == set(PresetKeys.model_fields)
+    assert "name" not in PresetKeys.model_fields
+    assert set(Preset.model_fields) - set(PresetKeys.model_fields) == {"name", "path"}
+
+
+ratios = st.floats(1, 100)
+counts = st.integers(1, 2**31 - 1)
+valid_presets = st.fixed_dictionaries(
+    {},
+    optional={
+        "prompts": counts | st.lists(counts, min_size=1, max_size=4, unique=True),
+        "h2o_keep_ratios": st.lists(st.floats(0, 1, exclude_min=True), min_size=1, max_size=4, unique=True),
+        "h2o_target_lossy_ratio": ratios,
+        "h2o_sink_tokens": st.integers(0, 100),
+        "h2o_log_stats": st.booleans(),
+        "kv_lossless_runtime_mode": st.sampled_from(["probe", "full", "store"]),
+        "description": st.text(st.characters(exclude_categories=("C", "Zl", "Zp")), min_size=1, max_size=30),
+        "targets": st.fixed_dictionaries({}, optional={"lossy": ratios, "decode_baseline": st.just("none") | ratios}),
+    },
+)
+
+
+@given(valid_presets)
+@settings(deadline=None, max_examples=60)
+def test_yaml_and_json_of_a_preset_are_the_same_preset(
+    tmp_path_factory: pytest.TempPathFactory, data: dict[str, Any]
+) -> None:
+    folder = tmp_path_factory.mktemp("presets")
+    as_json = load_preset(write_preset(folder, json.dumps(data), "p.json"))
+    as_yaml = load_preset(write_preset(folder, yaml.safe_dump(data, allow_unicode=True), "p.yaml"))
+    assert expand_points(as_json) == expand_points(as_yaml) == expand_points(preset_from_flags(**data).model_copy(
+        update={"name": "p"}))  # fmt: skip
+    assert as_json.description == as_yaml.description == data.get("description")
+    assert as_json.targets == as_yaml.targets
+    assert as_json.model_fields_set == {*data, "name", "path"}

@@ -1,0 +1,220 @@
+"""Scope files: the shipped scopes against recorded settings, and what is said about a file that breaks its schema."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from pytest_h2o.errors import PresetError
+from pytest_h2o.schema.json_schema import render_json_schema
+from pytest_h2o.schema.yaml_source import read_source
+from pytest_h2o.scopes import RopeKeys, Scope, load_scopes
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = ROOT / "gates/scopes.yaml"
+
+
+@pytest.fixture
+def shipped() -> dict[str, Scope]:
+    return {scope.name: scope for scope in load_scopes(SHIPPED)}
+
+
+def scopes_of(folder: Path, text: str) -> tuple[Scope, ...]:
+    path = folder / "scopes.yaml"
+    path.write_text(text)
+    return load_scopes(path)
+
+
+def one_scope(folder: Path, keys: str) -> Scope:
+    (scope,) = scopes_of(folder, f"scopes: {{a: {{root: d, decides: true, {keys}}}}}")
+    return scope
+
+
+@pytest.mark.parametrize(
+    ("name", "recorded"),
+    [
+        ("front2_upper", "upper_front2"),
+        ("front2_chunked_128_16", "online_chunked_128_16_front2"),
+        ("front2_grouped_192_8", "online_grouped_192_8_front2"),
+        ("all_layers_grouped_192_8", "all_layers_grouped"),
+    ],
+)
+def test_shipped_scopes_are_the_recorded_settings(shipped: dict[str, Scope], name: str, recorded: str) -> None:
+    settings: dict[str, Any] = json.loads((ROOT / f"fixtures/oracle/fp16/{recorded}.json").read_text())
+    ours = shipped[name].model_dump(mode="json")
+    shared = ours.keys() & settings.keys()
+    assert {key: ours[key] for key in shared} == {key: settings[key] for key in shared}
+    assert len(shared) == 18
+
+
+def test_shipped_scopes_read_the_fixture_dump_and_one_decides(shipped: dict[str, Scope]) -> None:
+    for scope in shipped.values():
+        assert scope.root.resolve() == ROOT / "fixtures/dumps/fp16"
+        assert scope.path == SHIPPED
+    assert list(shipped) == [
+        "front2_upper", "front2_chunked_128_16", "front2_grouped_192_8", "all_layers_grouped_192_8"
+    ]  # fmt: skip
+    assert [scope.name for scope in shipped.values() if scope.decides] == ["front2_grouped_192_8"]
+    assert [scope.target for scope in shipped.values()] == [None, None, 1.3, None]
+
+
+def test_shipped_file_holds_against_the_json_schema() -> None:
+    schema = json.loads(render_json_schema("scopes"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    data = read_source(SHIPPED).data
+    jsonschema.validate(data, schema)
+    for key, value in (("frnt_n", 2), ("stage", "all"), ("zstd_level", 0), ("target", None), ("layer_ids", "1")):
+        wrong = {"scopes": {"a": {**data["scopes"]["front2_upper"], key: value}}}
+        assert not jsonschema.Draft202012Validator(schema).is_valid(wrong)
+
+
+def test_defaults(tmp_path: Path) -> None:
+    scope = one_scope(tmp_path, "")
+    assert scope.model_dump(exclude={"name", "path", "root"}) == {
+        "description": None, "stage": "both", "scope": "front_n", "front_n": 2, "layer_start": 2, "layer_end": -1,
+        "layer_ids": (), "min_seq_len": 0, "max_seq_len": 0, "strict_fp16": False, "allow_skips": False,
+        "entry_mode": "per_meta", "online_chunk_seq": 0, "online_framing_bytes": 16, "aggregate_by_stage": False,
+        "codec_mode": "adaptive_v22", "zstd_level": 3, "adaptive_block_seq": 64, "bitshuffle": False,
+        "k_hi_predictors": ("raw", "delta_seq", "xor_seq", "pair_delta", "pair_delta_delta_seq"),
+        "k_lo_predictors": ("raw", "delta_seq", "xor_seq", "pair_delta", "pair_delta_delta_seq"),
+        "v_hi_predictors": ("raw", "delta_seq", "xor_seq"), "v_lo_predictors": ("raw", "delta_seq", "xor_seq"),
+        "rope": None, "target": None, "decides": True,
+    }  # fmt: skip
+    assert scope.root == tmp_path / "d"
+
+
+def test_every_key_can_be_set(tmp_path: Path) -> None:
+    keys = (
+        "stage: decode, scope: layer_ids, layer_ids: 3, min_seq_len: 2, max_seq_len: 9, strict_fp16: true, "
+        "allow_skips: true, entry_mode: chunked, online_chunk_seq: 64, online_framing_bytes: 0, "
+        "codec_mode: my.codec-2, zstd_level: 22, adaptive_block_seq: 1, bitshuffle: true, k_hi_predictors: raw, "
+        "v_lo_predictors: [xor_seq, raw], rope: {theta: 100000}, target: 2, description: Mine"
+    )
+    scope = one_scope(tmp_path, keys)
+    assert (scope.layer_ids, scope.k_hi_predictors, scope.v_lo_predictors) == ((3,), ("raw",), ("xor_seq", "raw"))
+    assert scope.rope == RopeKeys(theta=100000.0, pairing="half")
+    assert (scope.codec_mode, scope.target, scope.max_seq_len) == ("my.codec-2", 2.0, 9)
+
+
+def error_text(folder: Path, text: str) -> str:
+    with pytest.raises(PresetError) as caught:
+        scopes_of(folder, text)
+    return str(caught.value).replace(f"{folder}/", "")
+
+
+def test_all_faults_of_a_file_come_at_once(tmp_path: Path) -> None:
+    text = """\
+scopes:
+  a:
+    root: x
+    scope: layer_ids
+    front_n: 2
+    online_chunk_seq: 5
+    aggregate_by_stage: true
+    decides: true
+  b c:
+    layer_start: 4
+    codec_mode: "a b"
+    k_hi_predictors: [raw, delta_sq, raw]
+    rope: {thta: 3}
+    layer_ids: []
+    decides: true
+    target: -1
+  c: 3
+  d: {root: x, scope: layer_range, layer_start: 4, layer_end: 2, min_seq_len: 5, max_seq_len: 4}
+x: 1
+"""
+    assert (
+        error_text(tmp_path, text)
+        == """\
+17 faults in scopes.yaml
+scopes.yaml:4:12: scopes.a.scope: scope: layer_ids without layer_ids
+  expected: layer_ids: [0, 1]
+scopes.yaml:5:14: scopes.a.front_n: means nothing with scope: layer_ids
+  expected: scope: front_n, or front_n left out
+scopes.yaml:6:23: scopes.a.online_chunk_seq: means nothing with entry_mode: per_meta
+  expected: entry_mode: chunked or chunked_grouped, or online_chunk_seq left out
+scopes.yaml:7:25: scopes.a.aggregate_by_stage: means nothing with entry_mode: per_meta
+  expected: entry_mode: aggregate or chunked_grouped, or aggregate_by_stage left out
+scopes.yaml:9:3: scopes.b c: the name cannot name a test item
+  came: b c
+  expected: letters, digits, `_`, `-` and `.`, the first one no `-` or `.`: `-k` must be able to select it
+scopes.yaml:10:5: scopes.b c.root: missing key
+  expected: text
+scopes.yaml:11:17: scopes.b c.codec_mode: text of another form
+  came: "a b" (text)
+  expected: text, such as adaptive_v22
+scopes.yaml:12:28: scopes.b c.k_hi_predictors[1]: unknown value
+  came: "delta_sq" (text)
+  expected: one of raw, delta_seq, xor_seq, pair_delta, pair_delta_delta_seq
+  next: did you mean delta_seq?
+scopes.yaml:13:11: scopes.b c.rope.theta: missing key
+  expected: a number, above 0
+scopes.yaml:13:12: scopes.b c.rope.thta: unknown key
+  next: did you mean theta?
+scopes.yaml:14:16: scopes.b c.layer_ids: empty list
+  came: a list of 0
+  expected: at least one value
+scopes.yaml:15:14: scopes.b c.decides: a second scope that decides, beside a
+  expected: `decides: true` in exactly one scope
+scopes.yaml:16:13: scopes.b c.target: out of range
+  came: -1 (whole number)
+  expected: a number, at least 0
+scopes.yaml:17:6: scopes.c: wrong type
+  came: 3 (whole number)
+  expected: a mapping of keys
+scopes.yaml:18:63: scopes.d.layer_end: empty range of layers
+  expected: -1, or at least layer_start (4)
+scopes.yaml:18:95: scopes.d.max_seq_len: empty range of lengths
+  expected: 0, or at least min_seq_len (5)
+scopes.yaml:19:1: x: unknown key
+  next: the nearest known key is scopes; `pytest-h2o schema` lists all"""
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("scopes: {}", "1:9: scopes: nothing in it\n  came: a mapping of 0 keys\n  expected: a mapping of keys"),
+        ("scopes: 3", "1:9: scopes: wrong type\n  came: 3 (whole number)\n  expected: a mapping of keys"),
+        ("{}", "1:1: scopes: missing key\n  expected: a mapping of keys"),
+        ("scopes: {a: {root: x}}", "1:9: scopes: no scope decides\n"
+         "  expected: `decides: true` in exactly one scope"),
+        ("scopes: {a: {root: x, decides: false}}", "1:9: scopes: no scope decides\n"
+         "  expected: `decides: true` in exactly one scope"),
+        ("scopes: {a: {root: x, decides: true, name: b}}", "1:38: scopes.a.name: unknown key\n"
+         "  next: the nearest known key is stage; `pytest-h2o schema` lists all"),
+        ("scopes: {a: {root: x, decides: true, zstd_level: 23}}", "1:50: scopes.a.zstd_level: out of range\n"
+         "  came: 23 (whole number)\n  expected: a whole number, at least 1 and at most 22"),
+    ],
+    ids=range(7),
+)  # fmt: skip
+def test_messages(tmp_path: Path, text: str, message: str) -> None:
+    assert error_text(tmp_path, text) == f"1 fault in scopes.yaml\nscopes.yaml:{message}"
+
+
+def test_missing_file_names_its_neighbours() -> None:
+    with pytest.raises(PresetError) as caught:
+        load_scopes(SHIPPED.with_name("scope.yaml"))
+    assert str(caught.value).endswith("scope.yaml: no such file\n  next: in that folder: scopes.yaml")
+
+
+def test_override(shipped: dict[str, Scope]) -> None:
+    scope = shipped["front2_grouped_192_8"]
+    changed = scope.override("online_chunk_seq=64", "target=1.5", "codec_mode=rowref", "k_hi_predictors=raw,xor_seq")
+    assert (changed.online_chunk_seq, changed.target, changed.codec_mode) == (64, 1.5, "rowref")
+    assert changed.k_hi_predictors == ("raw", "xor_seq")
+    assert (changed.name, changed.root, changed.decides) == (scope.name, scope.root, True)
+    other_layers = scope.override("scope=layer_ids", "layer_ids=1,15")
+    assert other_layers.layer_ids == (1, 15)
+    with pytest.raises(PresetError) as caught:
+        scope.override("layer_ids=1", "entry_mode=chunkd")
+    assert str(caught.value) == (
+        "1 fault in --h2o-set for scope front2_grouped_192_8\n--h2o-set entry_mode=chunkd: entry_mode: unknown value\n"
+        '  came: "chunkd" (text)\n  expected: one of per_meta, aggregate, chunked, chunked_grouped\n'
+        "  next: did you mean chunked?"
+    )

@@ -1,0 +1,233 @@
+"""What the reader of preset and scope files takes, and the whole text of what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_h2o.errors import PresetError
+from pytest_h2o.schema import yaml_source
+from pytest_h2o.schema.source_text import MAX_DEPTH
+from pytest_h2o.schema.yaml_source import parse_source, read_source, render_key, resolve_scalar
+
+LOADERS = [loader for name in ("CSafeLoader", "SafeLoader") if (loader := getattr(yaml, name, None))]
+
+
+@pytest.fixture(params=LOADERS, ids=lambda loader: loader.__name__)
+def any_loader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yaml_source, "_LOADER", request.param)
+
+
+def refusal_of(text: str, name: str = "a.yaml") -> str:
+    try:
+        faults = parse_source(text, name, strict_json=name.endswith(".json")).faults
+    except PresetError as error:
+        faults = error.faults
+    return "\n".join(map(str, faults))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("12", 12),
+        ("-1", -1),
+        ("+3", 3),
+        ("0", 0),
+        ("0.5", 0.5),
+        (".5", 0.5),
+        ("3.", 3.0),
+        ("1e-05", 1e-05),
+        ("1E5", 1e5),
+        ("true", True),
+        ("False", False),
+        ("", None),
+        ("~", None),
+        ("null", None),
+        ("none", "none"),
+        ("yes", "yes"),
+        ("on", "on"),
+        ("010", "010"),
+        ("0x10", "0x10"),
+        ("1:30", "1:30"),
+        ("1_000", "1_000"),
+        ("1e999", "1e999"),
+        (".inf", ".inf"),
+        ("NaN", "NaN"),
+        ("9" * 5000, "9" * 5000),
+    ],
+)
+def test_plain_scalars(text: str, value: object) -> None:
+    found = resolve_scalar(text)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.usefixtures("any_loader")
+def test_quoted_scalars_stay_text_and_every_part_has_its_place() -> None:
+    source = parse_source("a: '12'\nb:\n  - 1\n  - {c: \"true\"}\n", "a.yaml")
+    assert source.data == {"a": "12", "b": [1, {"c": "true"}]}
+    assert source.places[("a",)] == (1, 4)
+    assert source.places[("b", 1, "c")] == (4, 9)
+    assert source.key_places[("b", 1, "c")] == (4, 6)
+
+
+def test_render_key() -> None:
+    assert render_key(()) == ""
+    assert render_key(("targets", "lossy")) == "targets.lossy"
+    assert render_key(("gens", 1)) == "gens[1]"
+
+
+REFUSED = [
+    ("", "a.yaml:1:1: the file is empty\n  expected: a mapping of keys"),
+    ("# only this\n", "a.yaml:2:1: the file is empty\n  expected: a mapping of keys"),
+    ("- 1\n", "a.yaml:1:1: not a mapping\n  came: a list\n  expected: a mapping of keys"),
+    ("3", "a.yaml:1:1: not a mapping\n  came: a single value\n  expected: a mapping of keys"),
+    ("*a", "a.yaml:1:1: not a mapping\n  came: a single value\n  expected: a mapping of keys"),
+    ("a: 1\n---\nb: 1\n", "a.yaml:2:1: a second document\n  expected: one document a file"),
+    ("a: 1\nb: 2\na: 3\n", "a.yaml:3:1: a: duplicate key\n  expected: each key once; line 1 has it already"),
+    ("a: {b: 1, b: 2}", "a.yaml:1:11: a.b: duplicate key\n  expected: each key once; line 1 has it already"),
+    ("a: &x 1", "a.yaml:1:4: a: anchor &x\n  expected: the value alone: anchors are not read"),
+    ("a: [*x]", "a.yaml:1:5: a[0]: alias *x\n  expected: the value written out: aliases are not read"),
+    ("a: !!int 3", "a.yaml:1:4: a: tag !!int\n  expected: the value alone: tags are not read"),
+    ("a: !x [1]", "a.yaml:1:4: a: tag !x\n  expected: the value alone: tags are not read"),
+    ("!!map {a: 1}", "a.yaml:1:1: tag !!map\n  expected: the value alone: tags are not read"),
+    ("a: !!python/name:os.system x", "a.yaml:1:4: a: tag !!python/name:os.system\n"
+     "  expected: the value alone: tags are not read"),
+    ("!!str a: 3", "a.yaml:1:1: a: tag !!str\n  expected: the value alone: tags are not read"),
+    ("? [a]\n: 1", "a.yaml:1:3: a key that is not text\n  expected: a name, such as `prompts`"),
+    ("a: " + "[" * 5000, "a.yaml:1:11: a[0][0]: nested too deep\n  expected: at most 8 levels"),
+    ("a: 1\nb: \x07", "a.yaml:2:4: a control character\n  came: U+0007\n  expected: printable text"),
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("any_loader")
+@pytest.mark.parametrize(("text", "message"), REFUSED, ids=range(len(REFUSED)))
+def test_refusals(text: str, message: str) -> None:
+    assert refusal_of(text) == message
+
+
+def test_refusals_of_one_file_come_together() -> None:
+    assert refusal_of("a: &x 1\nb: *x\nb: [1\n").splitlines()[::2] == [
+        "a.yaml:1:4: a: anchor &x",
+        "a.yaml:2:4: b: alias *x",
+        "a.yaml:3:1: b: duplicate key",
+        "a.yaml:4:1: YAML syntax: while parsing a flow sequence, did not find expected ',' or ']'",
+    ]
+
+
+@pytest.mark.usefixtures("any_loader")
+def test_tab_as_indentation() -> None:
+    first, hint = refusal_of("a:\n\t- 1\n").splitlines()
+    assert first.startswith("a.yaml:2:1: YAML syntax: while scanning for the next token, found character ")
+    assert hint == "  next: the line is indented with a tab: YAML takes spaces only"
+
+
+def test_aliases_do_not_multiply() -> None:
+    bomb = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
+        f"{new}: &{new} [{','.join(['*' + old] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+    )
+    assert refusal_of(bomb).startswith("a.yaml:1:4: a: anchor &a\n")
+
+
+@pytest.mark.usefixtures("any_loader")
+def test_json_with_tabs_and_escapes() -> None:
+    text = '{\n\t"a":\t[1,\n\t2.5e1], "b":{"c":null,"\\u00e9\\/":"\\ud83d\\ude00 \\\\ud83d\\ude00 \\t"}\n}\n'
+    # The backslash before the second one is escaped itself, which leaves the low half alone.
+    assert "surrogate" in (refused := refusal_of(text, "a.json")) or "invalid Unicode" in refused
+    text = text.replace("\\\\ud83d\\ude00", "\\\\ud83d")
+    source = parse_source(text, "a.json", strict_json=True)
+    assert source.data == json.loads(text)
+    assert source.places[("a", 1)] == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": [1,]}', "a.json:1:"),
+        ("{a: 1}", "a.json:1:2: JSON syntax: Expecting property name enclosed in double quotes"),
+        ('{"a": 01}', "a.json:1:8: JSON syntax: Expecting ',' delimiter"),
+        ('{"a": "\t"}', "a.json:1:8: JSON syntax: Invalid control character at"),
+        ('{"a": 1, "a": 2}', "a.json:1:10: a: duplicate key\n  expected: each key once; line 1 has it already"),
+        ('{"a": ' + "[" * 100_000, "a.json: nested too deep\n  expected: at most 8 levels"),
+        ("", "a.json:1:1: the file is empty\n  expected: a mapping of keys"),
+        ("[]", "a.json:1:1: not a mapping\n  came: a list\n  expected: a mapping of keys"),
+    ],
+)
+def test_json_refusals(text: str, message: str) -> None:
+    assert refusal_of(text, "a.json").startswith(message)
+
+
+def file_refusal(path: str) -> str:
+    with pytest.raises(PresetError) as caught:
+        read_source(Path(path))
+    return str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("smoke.yaml").write_text("a: 1")
+    Path("latin.yaml").write_bytes(b"a: 1\nb: \xe9\n")
+    Path("large.yaml").write_bytes(b"#" * 1_000_001)
+    assert file_refusal("smoke.yml") == (
+        "1 fault in smoke.yml\nsmoke.yml: no such file\n  next: in that folder: smoke.yaml"
+    )
+    assert file_refusal("no/smoke.yml") == (
+        "1 fault in no/smoke.yml\nno/smoke.yml: no such file\n  next: there is no folder no either"
+    )
+    assert file_refusal("latin.yaml") == (
+        "1 fault in latin.yaml\nlatin.yaml:2:4: is not UTF-8\n  came: byte 0xe9\n  next: save the file as UTF-8 text"
+    )
+    assert file_refusal("large.yaml") == (
+        "1 fault in large.yaml\nlarge.yaml: file is too large\n  expected: at most 1,000,000 bytes"
+    )
+    assert file_refusal("smoke.yaml/x") == (
+        "1 fault in smoke.yaml/x\nsmoke.yaml/x: cannot be read\n  came: Not a directory"
+    )
+    assert file_refusal("a\0b") == "1 fault in a\\x00b\na\\x00b: cannot be read\n  came: a name with a NUL"
+    assert file_refusal(".") == "1 fault in .\n.: is not a regular file\n  expected: a YAML or JSON file"
+
+
+def test_byte_order_mark_and_carriage_returns(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_bytes(b"\xef\xbb\xbfa: 1\r\nb: [2]\r\n")
+    assert read_source(path).data == {"a": 1, "b": [2]}
+
+
+@given(st.text(alphabet=st.sampled_from("ab:[]{}-?&*!%#'\",|>\\ \t\n\r\x00\x85\u2028é😀01.~")) | st.text())
+@settings(deadline=None, max_examples=150)
+def test_any_text_is_data_or_a_refusal(text: str) -> None:
+    for strict_json in (False, True):
+        try:
+            source = parse_source(text, "a", strict_json=strict_json)
+        except PresetError as error:
+            outcome: object = error.faults
+        else:
+            outcome = isinstance(source.data, dict)
+        assert outcome
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**39), 10**39) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=("C", "Zl", "Zp")), max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=12,
+)  # fmt: skip
+
+
+def depth_of(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(depth_of, inner), default=0)
+
+
+@given(st.dictionaries(st.sampled_from("abc"), json_values), st.sampled_from([None, 1, "\t"]), st.booleans())
+@settings(deadline=None, max_examples=100)
+def test_json_is_read_as_json_reads_it(data: dict[str, Any], indent: int | str | None, ascii_only: bool) -> None:
+    text = json.dumps(data, indent=indent, ensure_ascii=ascii_only)
+    if depth_of(data) <= MAX_DEPTH:
+        assert parse_source(text, "a", strict_json=True).data == data
