@@ -96,7 +96,6 @@ def run_bench(arguments: Arguments) -> None:
         model_bytes=launch.file.size_bytes,
         threads=arguments.threads,
         precision=arguments.precision,
-        mmap=arguments.mmap,
         loading_s=loading_s if arguments.loading_time else None,
     )
     _write(arguments, run, rows)

@@ -106,7 +106,7 @@ class Quality:
         return self.ppl_evicted / self.ppl_full - 1.0
 
     def columns(self) -> dict[str, float]:
-        """The figures as columns of a row; those that were not measured are left out."""
+        """The figures as columns of a row, to six significant digits; those that were not measured are left out."""
         columns = {
             "quality_ppl_full": self.ppl_full,
             "quality_ppl_evicted": self.ppl_evicted,
@@ -120,7 +120,7 @@ class Quality:
             "quality_tokens": self.tokens,
             "quality_evictions": self.evictions,
         }
-        return {name: value for name, value in columns.items() if not math.isnan(value)}
+        return {name: float(f"{value:.6g}") for name, value in columns.items() if not math.isnan(value)}
 
 
 def measure_quality(model: Model, tokenizer: Tokenizer, text: Sequence[int], settings: QualitySettings) -> Quality:

@@ -58,11 +58,11 @@ class Row:
     prompt_len, gen_len : int
         In tokens; 0 where that half was not run.
     speeds : sequence of Series
-        Tokens a second of prefill, decode, or both, in this order.
+        Tokens a second: with H2O columns those of prefill and of decode, else one for what was run.
     h2o : mapping of str to Series
         By column; empty with ``-kv false``.
     extra : mapping of str to float
-        Columns of this bench alone: figures without a spread.
+        Columns of this bench alone: figures without a spread, of six significant digits.
     """
 
     prompt_len: int
@@ -80,7 +80,6 @@ class Run:
     model_bytes: int
     threads: int
     precision: int
-    mmap: bool
     loading_s: float | None
 
 
@@ -103,33 +102,32 @@ def render_json(run: Run, rows: Sequence[Row]) -> str:
         "modelSize": run.model_bytes / GIB,
         "backend": "CPU",
         "threads": run.threads,
-        "useMmap": run.mmap,
+        "useMmap": False,
         "precision": run.precision,
         "memory": 2,
         "power": 0,
         "attentionOption": 0,
     }
-    if run.loading_s is not None:
-        head["loadingTime"] = run.loading_s
-    return json.dumps({**head, "results": [_result(row) for row in rows]}, separators=(",", ":"), allow_nan=False)
+    results = [_result(run, row) for row in rows]
+    return json.dumps({**head, "results": results}, separators=(",", ":"), allow_nan=False)
 
 
-def _result(row: Row) -> dict[str, object]:
+def _result(run: Run, row: Row) -> dict[str, object]:
     names = {(True, True): "prefill_and_decode", (True, False): "prefill", (False, True): "decode"}
     result: dict[str, object] = {
         "type": names[row.prompt_len > 0, row.gen_len > 0],
         "prompt_len": row.prompt_len,
         "generate_len": row.gen_len,
     }
-    keys = ["prefill"] * (row.prompt_len > 0) + ["decode"] * (row.gen_len > 0)
-    if len(row.speeds) != len(keys):
-        keys = ["total"]
-    for key, speed in zip(keys, row.speeds, strict=True):
-        result[f"{key}_tps"], result[f"{key}_std"] = speed.mean, speed.std
+    keys = (("prefill_tps", "prefill_std"), ("decode_tps", "decode_std")) if row.h2o else (("tps", "std"),)
+    for (mean, std), speed in zip(keys, row.speeds, strict=True):
+        result[mean], result[std] = speed.mean, speed.std
     for column, (key, _) in H2O_COLUMNS.items():
         if column in row.h2o:
             result[key], result[f"{key}_std"] = row.h2o[column].mean, row.h2o[column].std
     result.update(row.extra)
+    if run.loading_s is not None:
+        result["loading_time"], result["loading_time_std"] = run.loading_s, 0.0
     return result
 
 

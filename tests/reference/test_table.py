@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_h2o.bench.result_json import parse_json
+from pytest_h2o.bench.table import parse_table
 from pytest_h2o.reference.table import GIB, H2O_COLUMNS, Row, Run, Series, render_json, render_table
 
 OTHER = Path(__file__).parents[2] / "fixtures/recordings/other"
@@ -19,7 +21,7 @@ def spread(mean: float, std: float) -> Series:
 
 
 def recorded_run() -> tuple[Run, list[Row]]:
-    run = Run(RECORDED["model"], round(RECORDED["modelSize"] * GIB), 2, 2, False, None)
+    run = Run(RECORDED["model"], round(RECORDED["modelSize"] * GIB), 2, 2, None)
     rows = []
     for result in RECORDED["results"]:
         h2o = {column: spread(result[key], result[f"{key}_std"]) for column, (key, _) in H2O_COLUMNS.items()}
@@ -58,8 +60,21 @@ def test_one_repeat_has_a_deviation_of_zero() -> None:
 def test_columns_of_our_own_and_the_loading_time_stand_at_the_end() -> None:
     run, rows = recorded_run()
     row = Row(rows[0].prompt_len, rows[0].gen_len, rows[0].speeds, rows[0].h2o, {"quality_ppl_rise": 0.0123456789})
-    table = render_table(Run(run.model, run.model_bytes, 2, 2, False, 0.25), [row]).splitlines()
+    table = render_table(Run(run.model, run.model_bytes, 2, 2, 0.25), [row]).splitlines()
     assert [cell.strip() for cell in table[0].split("|")][-3:-1] == ["quality_ppl_rise", "loadingTime(s)"]
     assert [cell.strip() for cell in table[2].split("|")][-3:-1] == ["0.0123457", "0.25 ± 0.00"]
     result = json.loads(render_json(run, [row]))["results"][0]
     assert result["quality_ppl_rise"] == 0.0123456789
+
+
+@pytest.mark.parametrize("loading_s", [None, 0.25])
+def test_the_gate_reads_the_same_rows_from_both(loading_s: float | None) -> None:
+    run = Run("tiny", 3 * 2**30, 2, 1, loading_s)
+    with_h2o = recorded_run()[1]
+    without = [Row(128, 0, (spread(253.22, 2.23),)), Row(0, 32, (spread(86.52, 4.73),)), Row(6, 3, (spread(9, 1),))]
+    for rows in (with_h2o, without[:2]):
+        from_table = parse_table(render_table(run, rows), log_file="log")
+        from_json = parse_json(render_json(run, rows), log_file="log")
+        assert [dict(row.cells) for row in from_table] == [dict(row.cells) for row in from_json]
+    both = parse_table(render_table(run, without[2:]), log_file="log")
+    assert both[0].cells["test"] == parse_json(render_json(run, without[2:]), log_file="log")[0].cells["test"]
