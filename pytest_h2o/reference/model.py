@@ -185,7 +185,7 @@ def _unpaired(rows: Floats, heads: int) -> Floats:
 
 
 def _rms_norm(hidden: Floats, weight: Floats, hyper: HyperParameters) -> Floats:
-    mean_square = np.mean(np.square(hidden), axis=-1, keepdims=True)
+    mean_square = np.add.reduce(np.square(hidden), axis=-1, keepdims=True) / np.float32(hyper.embedding)
     scale: Floats = weight / np.sqrt(mean_square + np.float32(hyper.norm_epsilon))
     return hidden * scale
 
