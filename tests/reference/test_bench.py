@@ -171,3 +171,17 @@ def test_the_command_line_is_read_before_numpy_is_imported() -> None:
     done = launch("--bogus", environment={"PYTHONPROFILEIMPORTTIME": "1"})
     assert done.returncode == 255
     assert "numpy" not in done.stderr
+
+
+def test_threads_are_set_before_numpy_reads_them(tmp_path: Path) -> None:
+    """A package named numpy that only shows the environment stands in the way of the real one."""
+    fake = tmp_path / "numpy"
+    fake.mkdir()
+    shown = "{k: os.environ.get(k) for k in ('OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS', 'OPENBLAS_THREAD_TIMEOUT')}"
+    (fake / "__init__.py").write_text(f"import os\nprint({shown})\nraise SystemExit(7)\n", "utf-8")
+    root = Path(__file__).parents[2]
+    done = launch("-m", "c.json", "-t", "3", environment={"PYTHONPATH": f"{tmp_path}:{root}", "OMP_NUM_THREADS": "9"})
+    assert (done.returncode, done.stdout) == (
+        7,
+        "{'OPENBLAS_NUM_THREADS': '3', 'OMP_NUM_THREADS': '3', 'OPENBLAS_THREAD_TIMEOUT': '4'}\n",
+    )
