@@ -21,7 +21,16 @@ import numpy as np
 
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
 from pytest_h2o.codecs.channel_bias import choose_bias, read_bias, write_bias
-from pytest_h2o.codecs.planes import Plane, compress_plane, decompress_plane, join_planes, split_planes
+from pytest_h2o.codecs.planes import (
+    Plane,
+    Search,
+    compress_plane,
+    decompress_plane,
+    join_planes,
+    read_plane,
+    split_planes,
+    write_plane,
+)
 from pytest_h2o.codecs.stream_header import (
     MAX_HEADER_BYTES,
     RAW_MODE,
@@ -31,7 +40,7 @@ from pytest_h2o.codecs.stream_header import (
     read_header,
     write_header,
 )
-from pytest_h2o.codecs.varint import PayloadReader, write_varint
+from pytest_h2o.codecs.varint import PayloadReader
 
 _PLANES, _BIAS, _HI_FRAME, _LO_FRAME, _LO_DELTA = 1, 2, 4, 8, 16
 _SHORT_ROWS = 48
@@ -70,10 +79,7 @@ class ExpBias(Codec):
             raise reader.damaged("unknown mode", came=str(header.mode), expected="0, or an odd number up to 31")
         table = read_bias(reader, header.channels) if header.mode & _BIAS else None
         count = header.words
-        if header.mode & _HI_FRAME:
-            hi = decompress_plane(reader.read_bytes(reader.read_varint(count)), count, reader)
-        else:
-            hi = np.frombuffer(reader.read_bytes(count), np.uint8)
+        hi = read_plane(reader, count, bool(header.mode & _HI_FRAME))
         if header.mode & (_LO_FRAME | _LO_DELTA):
             lo = decompress_plane(reader.read_rest(), count, reader)
         else:
@@ -89,17 +95,15 @@ class ExpBias(Codec):
 
 def _encode_hi(hi: Plane, mode: int, table: bytes) -> tuple[int, bytes]:
     """Give mode bits and bytes of a hi plane and its table."""
-    frame = compress_plane(hi)
-    if frame is None:
-        return _PLANES | mode, table + hi.tobytes()
-    return _PLANES | _HI_FRAME | mode, table + write_varint(len(frame)) + frame
+    is_frame, coded = write_plane(hi, Search.REPEATS)
+    return _PLANES | (_HI_FRAME if is_frame else 0) | mode, table + coded
 
 
 def _encode_lo(lo: Plane) -> tuple[int, bytes]:
     """Give mode bits and bytes of a lo plane."""
     difference = lo.copy()
     difference[1:] -= lo[:-1]
-    plain, delta = compress_plane(lo), compress_plane(difference)
+    plain, delta = (compress_plane(plane, Search.REPEATS) for plane in (lo, difference))
     if plain is None and delta is None:
         return 0, lo.tobytes()
     if delta is None or (plain is not None and len(plain) <= len(delta)):
