@@ -20,9 +20,9 @@ _CLEAR_GAIN = 1.1
 def choose_rope(stream: Stream, words: Words, positions: Positions) -> Rope | None:
     """Give the rotation to code `words`, ``[seq_len, kv_heads, head_dim]``, with, or None.
 
-    None for V, for a head_dim that is odd or too large, and where a value is not finite (infinities cannot be turned). Else `stream.rope`
-    if it is known; if not, the candidate under which the mean over positions keeps most energy: keys share a constant
-    that a right rotation brings to rest and a wrong one smears out.
+    None for V, for a head_dim that is odd or too large, and where a value is not finite (infinities cannot be turned).
+    Else `stream.rope` if it is known; if not, the candidate under which the mean over positions keeps most energy: keys
+    share a constant that a right rotation brings to rest and a wrong one smears out.
     """
     head_dim = words.shape[2]
     if stream.tensor != "k" or head_dim % 2 or head_dim > MAX_HEAD_DIM or (words & 0x7C00 == 0x7C00).any():

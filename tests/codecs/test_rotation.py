@@ -34,17 +34,17 @@ def test_recorded_values() -> None:
     assert rotation.steps[:2] == (2935890503282001226, 2048754186989806249)
     cos, sin = rotation.cos_sin(np.array([1, 191, 5000]))
     cosines = [
-    assert (cos[:, [0, 9, 31]] * 2**15).tolist() == cosines
         [17705, 32743, 32768],
         [-26339, 11506, 32768],
         [5068, 4574, 32684],
     ]
+    assert (cos[:, [0, 9, 31]] * 2**15).tolist() == cosines
     sines = [
-    assert (sin[:, [32, 41, 63]] * 2**15).tolist() == sines
         [27573, 1286, 0],
         [19494, 30682, 90],
         [-32374, 32447, 2346],
     ]
+    assert (sin[:, [32, 41, 63]] * 2**15).tolist() == sines
 
 
 @pytest.mark.parametrize("pairing", ["half", "interleaved"])
