@@ -20,11 +20,9 @@ import numpy as np
 
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
 from pytest_h2o.codecs.expbias import ExpBias
-from pytest_h2o.codecs.position_runs import read_positions, read_rope, usable_positions, write_positions, write_rope
-from pytest_h2o.codecs.rope_choice import choose_rope
-from pytest_h2o.codecs.rotation import MAX_HEAD_DIM, build_rotation
 from pytest_h2o.codecs.row_segments import SEGMENT_ROWS, Segment, decode_segment, encode_segment
-from pytest_h2o.codecs.stream_header import MAX_HEADER_BYTES, check_shape, read_header, write_header
+from pytest_h2o.codecs.stream_header import MAX_HEADER_BYTES, check_shape, read_header
+from pytest_h2o.codecs.turned_header import read_turned_header, write_turned_header
 from pytest_h2o.codecs.varint import PayloadReader
 
 _ROWS_MODE = 32
@@ -54,13 +52,8 @@ class RowRef(Codec):
 
     def _encode_rows(self, stream: Stream) -> bytes:
         words = np.ascontiguousarray(stream.words)
-        positions = usable_positions(stream.positions, len(words))
-        rope = choose_rope(stream, words, positions)
-        parts = [write_header(_ROWS_MODE, stream, self.id), write_rope(rope)]
-        rotation = None
-        if rope is not None:
-            rotation = build_rotation(rope, words.shape[2])
-            parts.append(write_positions(positions))
+        header, rotation, positions = write_turned_header(_ROWS_MODE, stream, words, self.id)
+        parts = [header]
         for at in range(0, len(words), SEGMENT_ROWS):
             rows = slice(at, at + SEGMENT_ROWS)
             parts.append(encode_segment(Segment(words[rows], positions[rows], rotation), _NEAR[stream.tensor]))
@@ -73,15 +66,7 @@ class RowRef(Codec):
             return ExpBias().decode(payload, side)
         if header.mode != _ROWS_MODE or header.words == 0:
             raise reader.damaged("unknown mode", came=str(header.mode), expected=f"at most {_ROWS_MODE}")
-        rope = read_rope(reader)
-        rotation, positions = None, np.zeros(header.rows, np.int64)
-        if rope is not None:
-            if header.shape[2] % 2 or header.shape[2] > MAX_HEAD_DIM:
-                raise reader.damaged(
-                    "a head that cannot be turned", came=str(header.shape[2]), expected=f"even, at most {MAX_HEAD_DIM}"
-                )
-            rotation = build_rotation(rope, header.shape[2])
-            positions = read_positions(reader, header.rows)
+        rotation, positions = read_turned_header(reader, header)
         words = np.empty(header.shape, np.uint16)
         for at in range(0, header.rows, SEGMENT_ROWS):
             rows = slice(at, at + SEGMENT_ROWS)
