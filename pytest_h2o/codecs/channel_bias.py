@@ -81,7 +81,9 @@ def read_bias(reader: PayloadReader, channels: int) -> ChannelBias:
     width = bits + 1
     packed = np.frombuffer(reader.read_bytes((channels * width + 7) // 8), np.uint8)
     columns = np.unpackbits(packed, count=channels * width).reshape(channels, width)
-    fields = np.packbits(columns, axis=1)[:, 0] >> (8 - width)
-    sign = (fields >> bits << 7).astype(np.uint8)
-    bias = (fields & ((1 << bits) - 1)).astype(np.uint8) + np.uint8(low)
-    return ChannelBias(bias=bias, sign=sign)
+    # The sign comes to lie in bit 7, the offset below it.
+    fields = np.packbits(columns, axis=1)[:, 0]
+    bias = fields << 1
+    bias >>= 8 - bits
+    bias += np.uint8(low)
+    return ChannelBias(bias=bias, sign=fields & 0x80)

@@ -25,6 +25,8 @@ from pytest_h2o.codecs.turned_header import read_turned_header, write_turned_hea
 from pytest_h2o.codecs.varint import PayloadReader
 
 _DENSITY_MODE = 64
+_MAX_CHANNELS = 1 << 14
+"""Wider rows are left to `rowref`, so that the working memory of a segment stays small."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class RowRefMax(Codec):
     def encode(self, stream: Stream) -> bytes:
         check_shape(stream.words.shape, self.id)
         fallback = RowRef().encode(stream)
-        if stream.words.size == 0:
+        if stream.words.size == 0 or stream.words[0].size > _MAX_CHANNELS:
             return fallback
         words = np.ascontiguousarray(stream.words)
         header, rotation, positions = write_turned_header(_DENSITY_MODE, stream, words, self.id)
@@ -53,7 +55,7 @@ class RowRefMax(Codec):
         header = read_header(reader, side, self.id)
         if header.mode < _DENSITY_MODE:
             return RowRef().decode(payload, side)
-        if header.mode != _DENSITY_MODE or header.words == 0:
+        if header.mode != _DENSITY_MODE or not 0 < header.channels <= _MAX_CHANNELS or header.rows == 0:
             raise reader.damaged("unknown mode", came=str(header.mode), expected=f"at most {_DENSITY_MODE}")
         rotation, positions = read_turned_header(reader, header)
         words = np.empty(header.shape, np.uint16)
