@@ -82,8 +82,8 @@ def read_bias(reader: PayloadReader, channels: int) -> ChannelBias:
     packed = np.frombuffer(reader.read_bytes((channels * width + 7) // 8), np.uint8)
     columns = np.unpackbits(packed, count=channels * width).reshape(channels, width)
     # The sign comes to lie in bit 7, the offset below it.
-    fields = np.packbits(columns, axis=1)[:, 0]
-    bias = fields << 1
+    fields: Plane = np.packbits(columns, axis=1)[:, 0]
+    bias: Plane = (fields << 1).astype(np.uint8)
     bias >>= 8 - bits
     bias += np.uint8(low)
-    return ChannelBias(bias=bias, sign=fields & 0x80)
+    return ChannelBias(bias=bias, sign=(fields & 0x80).astype(np.uint8))
