@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_h2o.errors import NotMeasured, UsageError
@@ -35,12 +36,26 @@ class RowSource(Protocol):
         ...
 
     @property
+    def unused(self) -> Mapping[str, str]:
+        """Logs beside them that are neither a point's nor a baseline -> why."""
+        ...
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of their configs and logs."""
+        ...
+
+    @property
     def base_config(self) -> BaseConfig | None:
         """The model's config, where there is one."""
         ...
 
     def result(self, point: SweepPoint) -> PointResult:
         """The sound result of one point; an H2OError that says why there is none."""
+        ...
+
+    def shared_run(self, point: SweepPoint) -> str | None:
+        """Run id of the launch that a point shares; None if it has its own, or nothing is launched."""
         ...
 
     def command(self, point: SweepPoint) -> str | None:
@@ -52,11 +67,11 @@ class RowSource(Protocol):
         ...
 
 
-def find_recordings(folder: Path, presets: Sequence[Preset], asked_for: Sequence[Preset]) -> dict[str, Path]:
+def find_recordings(folder: Path, presets: Sequence[Preset], selected: Sequence[Preset]) -> dict[str, Path]:
     """Which folder holds the logs of which preset.
 
-    A run folder has one folder a preset. A folder with logs or a manifest of its own is that of the one preset which
-    was asked for by name, or of each whose points its manifest lists.
+    A run folder has one folder a preset. A folder with a manifest of its own is that of each preset whose points it
+    lists, or, where that is none, of the one that is selected; one of bare logs is that of the one that is selected.
 
     Raises
     ------
@@ -71,7 +86,9 @@ def find_recordings(folder: Path, presets: Sequence[Preset], asked_for: Sequence
     if found:
         return found
     if (folder / "manifest.json").exists():
-        return {preset.name: folder for preset in presets if _is_listed(folder / "manifest.json", preset)}
+        listed = [preset for preset in presets if _is_listed(folder / "manifest.json", preset)]
+        # Of a single preset the rows themselves then say in what their configuration differs.
+        return {preset.name: folder for preset in listed or (selected if len(selected) == 1 else ())}
     if not any(folder.glob("*.log")) and not any(folder.glob("logs/*.log")):
         raise UsageError(
             "the folder holds no recorded logs of these presets",
@@ -79,14 +96,14 @@ def find_recordings(folder: Path, presets: Sequence[Preset], asked_for: Sequence
             came=", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "an empty folder",
             expected=f"a folder for one of {', '.join(p.name for p in presets)}, a manifest.json, or *.log files",
         )
-    if len(asked_for) != 1:
+    if len(selected) != 1:
         raise UsageError(
             "bare logs can be those of one preset only, and several are selected",
             where=str(folder),
-            came=", ".join(preset.name for preset in asked_for),
+            came=", ".join(preset.name for preset in selected),
             hint="name the preset file with --h2o-presets, or its name with -k",
         )
-    return {asked_for[0].name: folder}
+    return {selected[0].name: folder}
 
 
 def _is_listed(manifest: Path, preset: Preset) -> bool:
@@ -105,6 +122,7 @@ class RecordedRows:
     base_config: BaseConfig | None = None
 
     def __init__(self, folder: Path, points: Sequence[SweepPoint]) -> None:
+        self.folder: Path | None = folder
         self._folder = folder
         self._points = points
         self._recording: Recording | None = None
@@ -124,8 +142,15 @@ class RecordedRows:
     def baselines(self) -> Sequence[PointResult]:
         return self._read().baselines
 
+    @property
+    def unused(self) -> Mapping[str, str]:
+        return self._read().unused
+
     def result(self, point: SweepPoint) -> PointResult:
         return self._read().get(point.run_id)
+
+    def shared_run(self, point: SweepPoint) -> str | None:
+        return None
 
     def command(self, point: SweepPoint) -> str | None:
         return None
@@ -138,6 +163,7 @@ class LaunchedRows:
     """Rows of a bench that is run, each point once for all processes of the run."""
 
     baselines: Sequence[PointResult] = ()
+    unused: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self,
@@ -153,6 +179,7 @@ class LaunchedRows:
         from pytest_h2o.bench.sweep import Sweep
 
         self.base_config: BaseConfig | None = base
+        self.folder: Path | None = folder
         self._base = base
         self._bench = bench
         self._folder = folder
@@ -166,6 +193,9 @@ class LaunchedRows:
 
     def result(self, point: SweepPoint) -> PointResult:
         return self._sweep.result(point)
+
+    def shared_run(self, point: SweepPoint) -> str | None:
+        return self._sweep.shared_run(point)
 
     def command(self, point: SweepPoint) -> str | None:
         from pytest_h2o.bench.command import RunFiles, bench_argv, repeat_command
@@ -183,6 +213,8 @@ class NoRows:
 
     notes: tuple[str, ...] = ()
     baselines: Sequence[PointResult] = ()
+    unused: Mapping[str, str] = MappingProxyType({})
+    folder: Path | None = None
     base_config: BaseConfig | None = None
 
     def __init__(self, preset: Preset, logs: Path | None) -> None:
@@ -197,6 +229,9 @@ class NoRows:
             expected="a bench to run, or recorded logs of this preset",
             hint="--h2o-bench PATH --h2o-base-config FILE runs it; --h2o-logs DIR reads logs of it",
         )
+
+    def shared_run(self, point: SweepPoint) -> str | None:
+        return None
 
     def command(self, point: SweepPoint) -> str | None:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
 
 JOURNAL_VERSION = 1
+
+
+def is_refused(scope: Mapping[str, Any]) -> bool:
+    """Whether a scope's ratio counts for nothing, because entries could not be read and that was not allowed."""
+    return bool(scope["result"]["skipped_entries"]) and not scope["allow_skips"]
 
 
 class Collector:
@@ -49,6 +55,15 @@ class Collector:
             self.presets.setdefault(name, facts)
         self.left_out.update(data.get("left_out", ()))
         self.items[record["item"]] = record
+
+    def accepted_scope(self, *, decides: bool) -> dict[str, Any] | None:
+        """The result of the scope that decides, or of the first upper bound (entry mode aggregate); no refused one."""
+        for scope in self.scopes.values():
+            fits = scope["decides"] if decides else scope["result"]["entry_mode"] == "aggregate"
+            if fits and not is_refused(scope):
+                result: dict[str, Any] = scope["result"]
+                return result
+        return None
 
     def results_of(self, preset: str) -> list[PointResult]:
         """The results of a preset that arrived, in the order of its points."""

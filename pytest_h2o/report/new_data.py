@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,17 +36,18 @@ class NewData:
             }
         )
 
-    def add_scope(self, scope: Scope, targets: Targets, result: LosslessResult) -> None:
+    def add_scope(self, scope: Scope, targets: Targets, result: LosslessResult, *, allow_skips: bool) -> None:
         self._scopes[scope.name] = {
             "decides": scope.decides,
             "target": targets.lossless.value,
+            "allow_skips": allow_skips,
             "result": result.to_json(),
         }
 
     def add_preset(self, preset: Preset, facts: dict[str, Any]) -> None:
         self._presets[preset.name] = facts
 
-    def take(self, left_out: set[str]) -> dict[str, Any]:
+    def take(self, left_out: Collection[str]) -> dict[str, Any]:
         """Everything new, and the presets that were left out; then start again."""
         data = {
             "points": self._points,

@@ -14,13 +14,14 @@ def render_terminal(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
     lines = []
     for name, preset in summary["presets"].items():
         lines += _block(name, [_threshold(v) for v in preset["verdicts"]], preset["outcomes"])
-        lines.append(
-            f"    {preset['rows']} rows of {preset['launches']} runs" if preset["rows"] else "    not measured"
-        )
+        lines.append(f"    {_count_rows(preset)}")
         lines += [f"    note: {note}" for note in preset["notes"]]
         lines += [f"    warnings of the binary: {count:,} x {kind}" for kind, count in preset["warnings"].items()]
     for name, scope in summary["scopes"].items():
-        if scope["measured"]:
+        if scope["measured"] and scope["refused"]:
+            total = scope["selected_entries"] + scope["skipped_entries"]
+            figures = [f"no ratio: {scope['skipped_entries']} of {total} entries cannot be read"]
+        elif scope["measured"]:
             asked = "reported" if scope["target"] is None else f"target {scope['target']:g}"
             decides = ", decides" if scope["decides"] else ""
             figures = [f"lossless {scope['lossless_ratio']:.4f} ({asked}{decides})"]
@@ -39,6 +40,12 @@ def render_terminal(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
 
 def _unique(entries: list[dict[str, str]]) -> list[dict[str, str]]:
     return list({entry["why"]: entry for entry in entries}.values())
+
+
+def _count_rows(preset: Mapping[str, Any]) -> str:
+    rows, launches, failed = preset["rows"], preset["launches"], preset["points_failed"]
+    words = [f"{rows} row{'s' * (rows != 1)} of {launches} run{'s' * (launches != 1)}" if rows else "no row"]
+    return ", ".join([*words, f"{failed} point{'s' * (failed != 1)} without a sound row"] if failed else words)
 
 
 def _threshold(verdict: Mapping[str, str]) -> str:
