@@ -1,24 +1,23 @@
 """The one table of options, and the settings that come of them.
 
 Every option exists once, here: its command-line name, the same-named ini key, its type, its default and its help.
-Only the standard library is imported: this module is loaded by every pytest run of its environment.
+Only the standard library is imported: this module is loaded by every pytest run of its environment. That is also why
+its values are named tuples: a dataclass takes several times as long to define.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pytest_h2o.errors import UsageError
 
 Kind = Literal["text", "path", "paths", "flag", "int", "float", "texts"]
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """One row of the table: ``--h2o-NAME`` and ini key ``h2o_NAME``."""
 
     name: str
@@ -79,8 +78,7 @@ DEFAULT_TARGETS: Mapping[str, float] = {"lossy": 3.0, "lossless": 1.3, "decode_d
 """What is asked where neither option, preset or scope, nor ini key says otherwise."""
 
 
-@dataclass(frozen=True)
-class Given:
+class Given(NamedTuple):
     """A resolved option value and where it was said: the flag, the ini key, or ``default``."""
 
     value: Any
@@ -91,11 +89,11 @@ class Given:
         return self.origin.startswith("--")
 
 
-@dataclass(frozen=True)
 class Settings:
     """Every option resolved: command line before ini before default; paths absolute."""
 
-    given: Mapping[str, Given]
+    def __init__(self, given: Mapping[str, Given]) -> None:
+        self.given = given
 
     def __getitem__(self, name: str) -> Any:
         return self.given[name].value
