@@ -41,19 +41,11 @@ PROPERTY = "h2o"
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("h2o", "KV-cache compression gate (pytest-h2o)")
     for option in OPTIONS:
-        help_text = option.help if option.default in (None, False) else f"{option.help} (default: {option.default})"
-        keywords: dict[str, Any] = {"dest": f"h2o_{option.attribute}", "default": None, "help": help_text}
-        if option.kind == "flag":
-            keywords["action"] = "store_true"
+        group.addoption(option.flag, **option.argparse_keywords())
+        if option.is_list:
+            parser.addini(option.key, option.full_help, type="linelist")
         else:
-            keywords["metavar"] = option.metavar or option.name.upper()
-            if option.kind in ("paths", "texts"):
-                keywords["action"] = "append"
-        group.addoption(option.flag, **keywords)
-        if option.kind in ("paths", "texts"):
-            parser.addini(option.key, help_text, type="linelist")
-        else:
-            parser.addini(option.key, help_text, type="string")
+            parser.addini(option.key, option.full_help, type="string")
 
 
 def _is_worker(config: pytest.Config) -> bool:
@@ -256,8 +248,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     if gate_item is None:
         return (yield)
     if gate_item.session.settings["dry-run"]:
-        gate_item.write_dry_run()
-        raise pytest.skip.Exception("dry run: nothing was run", _use_item_location=True)
+        raise pytest.skip.Exception(gate_item.write_dry_run(), _use_item_location=True)
     try:
         return (yield)
     except OptedOut as reason:
@@ -303,8 +294,8 @@ class _Controller:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._started = time.time()
-        self._summary: dict[str, Any] | None = None
         self._trouble: str | None = None
+        self._closing: tuple[str, list[str]] | None = None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         texts = [value for name, value in report.user_properties if name == PROPERTY]
@@ -325,26 +316,30 @@ class _Controller:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Write the artifacts; if that fails the run fails, whatever the items said."""
-        if self._trouble is None and _collector in self._config.stash:
+        """Write the artifacts; if that fails the run fails, whatever the items said. A run broken off has none."""
+        if _collector not in self._config.stash:
+            return
+        from pytest_h2o.report.terminal import render_broken_off, render_terminal
+
+        run_dir = _run_dir(self._config)
+        if exitstatus == pytest.ExitCode.INTERRUPTED:
+            self._closing = ("h2o", render_broken_off(run_dir))
+        elif self._trouble is None:
             from pytest_h2o.report.artifacts import write_artifacts
 
+            times = {"started": self._started, "ended": time.time()}
             try:
-                self._summary = write_artifacts(
-                    self._collector(), started=self._started, ended=time.time(), exit_status=int(exitstatus)
-                )
+                summary = write_artifacts(self._collector(), **times, exit_status=int(exitstatus))
+                self._closing = ("h2o", render_terminal(summary, run_dir))
             except H2OError as error:
                 self._trouble = str(error)
         if self._trouble is not None:
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+            self._closing = ("h2o: what was measured could not be kept", [self._trouble])
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        if self._trouble is not None:
-            terminalreporter.section("h2o: what was measured could not be kept", red=True)
-            terminalreporter.write_line(self._trouble)
-        elif self._summary is not None:
-            from pytest_h2o.report.terminal import render_terminal
-
-            terminalreporter.section("h2o")
-            for line in render_terminal(self._summary, _run_dir(self._config)):
+        if self._closing is not None:
+            title, lines = self._closing
+            terminalreporter.section(title)
+            for line in lines:
                 terminalreporter.write_line(line)

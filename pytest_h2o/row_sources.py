@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_h2o.errors import NotMeasured, UsageError
 from pytest_h2o.store import digest_file
@@ -62,8 +62,8 @@ class RowSource(Protocol):
         """The command line that launches a point; None where nothing is launched."""
         ...
 
-    def write_dry_run(self) -> dict[str, Any]:
-        """Write what would be run."""
+    def write_dry_run(self) -> str:
+        """Write what would be run, and say where."""
         ...
 
 
@@ -155,8 +155,8 @@ class RecordedRows:
     def command(self, point: SweepPoint) -> str | None:
         return None
 
-    def write_dry_run(self) -> dict[str, Any]:
-        return {"nothing": "recorded logs are read, not run"}
+    def write_dry_run(self) -> str:
+        return "recorded logs are read, not run"
 
 
 class LaunchedRows:
@@ -202,10 +202,11 @@ class LaunchedRows:
 
         return repeat_command(bench_argv(self._bench, RunFiles(self._folder, point.run_id), point, with_json=False))
 
-    def write_dry_run(self) -> dict[str, Any]:
+    def write_dry_run(self) -> str:
         from pytest_h2o.bench.dry_run import write_dry_run
 
-        return {"runs": len(write_dry_run(self._sweep.points, self._base, self._bench, self._folder))}
+        runs = len(write_dry_run(self._sweep.points, self._base, self._bench, self._folder))
+        return f"configs, manifest and commands.sh of {runs} run{'s' * (runs != 1)} are in {self._folder}"
 
 
 class NoRows:
@@ -236,8 +237,8 @@ class NoRows:
     def command(self, point: SweepPoint) -> str | None:
         return None
 
-    def write_dry_run(self) -> dict[str, Any]:
-        return {"nothing": "there is no bench to run"}
+    def write_dry_run(self) -> str:
+        return "there is no bench to run"
 
 
 def _describe_fold(check: FoldCheck) -> str:

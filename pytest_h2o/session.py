@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_h2o.errors import NotMeasured, OptedOut, PresetError
+from pytest_h2o.errors import BenchError, NotMeasured, OptedOut, PresetError
 from pytest_h2o.gate.baseline import Baseline, describe_unfit, pick_recorded, unlike_contexts
 from pytest_h2o.gate.scope_item import LosslessItem
 from pytest_h2o.gate.sweep_items import PointItem, SweepItem
@@ -243,7 +243,13 @@ class GateSession:
     # -- figures: the protocol of gate.figures ------------------------------------------------------------------------
 
     def result(self, preset: Preset, point: SweepPoint) -> PointResult:
-        result = self._source(preset).result(point)
+        source = self._source(preset)
+        try:
+            result = source.result(point)
+        except BenchError as error:
+            if error.argv and error.returncode is not None:
+                self._new.add_failed(preset, point, error.returncode, source.shared_run(point))
+            raise
         self._new.add_point(preset, point, result)
         return result
 
@@ -333,6 +339,6 @@ class GateSession:
     def remember_preset(self, preset: Preset, facts: dict[str, Any]) -> None:
         self._new.add_preset(preset, facts)
 
-    def write_dry_run(self, preset: Preset) -> None:
+    def write_dry_run(self, preset: Preset) -> str:
         source = self._source(preset)
-        self.store.once(f"dry-run/{preset.name}", lambda: source.write_dry_run())
+        return str(self.store.once(f"dry-run/{preset.name}", lambda: {"told": source.write_dry_run()})["told"])

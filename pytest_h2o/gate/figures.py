@@ -79,6 +79,6 @@ class Figures(Protocol):
         """Keep what the summary needs of a preset for the journal."""
         ...
 
-    def write_dry_run(self, preset: Preset) -> None:
-        """Write configs and the list of runs of a preset; run nothing."""
+    def write_dry_run(self, preset: Preset) -> str:
+        """Write configs and the list of runs of a preset, run nothing, and say where they are."""
         ...

@@ -74,8 +74,8 @@ class PointItem(GateItem):
     def record(self, nodeid: str, outcome: str, reason: str | None) -> dict[str, Any]:
         return {**super().record(nodeid, outcome, reason), "run_id": self.point.run_id}
 
-    def write_dry_run(self) -> None:
-        self.session.write_dry_run(self.preset)
+    def write_dry_run(self) -> str:
+        return f"{super().write_dry_run()}; {self.session.write_dry_run(self.preset)}"
 
 
 class SweepItem(GateItem):
@@ -87,8 +87,8 @@ class SweepItem(GateItem):
         super().__init__(session, preset.name, targets)
         self.preset = preset
 
-    def write_dry_run(self) -> None:
-        self.session.write_dry_run(self.preset)
+    def write_dry_run(self) -> str:
+        return f"{super().write_dry_run()}; {self.session.write_dry_run(self.preset)}"
 
     @property
     def results(self) -> tuple[PointResult, ...]:

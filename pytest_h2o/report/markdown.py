@@ -16,8 +16,10 @@ def escape(text: str) -> str:
     flat = make_printable(" ".join(text.split()), keep="")
     flat = flat.replace("\\", "\\\\").replace("|", "\\|").replace("`", "\\`")
     flat = re.sub(r"&(?=#?\w+;)", "&amp;", flat).replace("<", "&lt;")
-    flat = re.sub(r"\](?=[(:\[])", r"]\\", flat)  # [text](link), [label]: link, [text][label]
-    flat = re.sub(r"^(?=[#>]|[-+*](?:\s|$)|---|\*\*\*|~~~)", r"\\", flat)  # what would start a block
+    flat = flat.replace("](", "]\\(")  # [text](link)
+    flat = re.sub(
+        r"^(?=\[[^\]]*\]:|[#>]|[-+*](?:\s|$)|---|\*\*\*|~~~)", r"\\", flat
+    )  # what would start a block, or is [label]: link
     return re.sub(r"^(\d+)(?=[.)](?:\s|$))", r"\1\\", flat)
 
 

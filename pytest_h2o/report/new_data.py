@@ -20,6 +20,7 @@ class NewData:
     def __init__(self) -> None:
         self._seen: set[tuple[str, str]] = set()
         self._points: list[dict[str, Any]] = []
+        self._failed: list[dict[str, Any]] = []
         self._scopes: dict[str, dict[str, Any]] = {}
         self._presets: dict[str, dict[str, Any]] = {}
 
@@ -33,6 +34,21 @@ class NewData:
                 "index": point.index,
                 "manifest": point.manifest_fields(),
                 "result": result.to_json(),
+            }
+        )
+
+    def add_failed(self, preset: Preset, point: SweepPoint, return_code: int, shares_run_with: str | None) -> None:
+        """A launch that gave no sound row: the manifest lists it with its return code."""
+        if (preset.name, point.run_id) in self._seen:
+            return
+        self._seen.add((preset.name, point.run_id))
+        self._failed.append(
+            {
+                "preset": preset.name,
+                "index": point.index,
+                "manifest": point.manifest_fields(),
+                "return_code": return_code,
+                "shares_run_with": shares_run_with,
             }
         )
 
@@ -51,9 +67,10 @@ class NewData:
         """Everything new, and the presets that were left out; then start again."""
         data = {
             "points": self._points,
+            "failed": self._failed,
             "scopes": self._scopes,
             "presets": self._presets,
             "left_out": sorted(left_out),
         }
-        self._points, self._scopes, self._presets = [], {}, {}
+        self._points, self._failed, self._scopes, self._presets = [], [], {}, {}
         return data

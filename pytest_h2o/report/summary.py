@@ -124,6 +124,18 @@ def _summarize_scope(collector: Collector, name: str) -> dict[str, Any]:
     }
 
 
+def overall_outcome(outcomes: Mapping[str, str]) -> str:
+    """The outcome of a preset or scope: ``failed`` if one item failed, else ``passed`` if one passed."""
+    return next((outcome for outcome in ("failed", "passed") if outcome in outcomes.values()), "skipped")
+
+
+def count_rows(preset: Mapping[str, Any]) -> str:
+    """How many rows, of how many runs, and how many are missing."""
+    rows, launches, failed = preset["rows"], preset["launches"], preset["points_failed"]
+    words = [f"{rows} row{'s' * (rows != 1)} of {launches} run{'s' * (launches != 1)}" if rows else "no row"]
+    return ", ".join([*words, f"{failed} point{'s' * (failed != 1)} without a sound row"] if failed else words)
+
+
 def render_verdict(overall: bool | str) -> str:
     """``PASS``, ``FAIL`` or ``INCOMPLETE``."""
     if isinstance(overall, bool):
@@ -151,7 +163,7 @@ def render_summary_md(summary: Mapping[str, Any]) -> str:
 
 
 def _preset_md(name: str, preset: Mapping[str, Any]) -> list[str]:
-    lines = ["", f"## Preset {name}", ""]
+    lines = ["", f"## Preset {name}", "", f"{count_rows(preset)}.", ""]
     if preset["verdicts"]:
         rows = [
             (v["title"], v["measured"], f"{v['relation']} {v['target']}", v["margin"], v["source"], v["outcome"])
@@ -176,7 +188,7 @@ def _preset_md(name: str, preset: Mapping[str, Any]) -> list[str]:
 def _scopes_md(scopes: Mapping[str, Any]) -> list[str]:
     rows = []
     for name, scope in scopes.items():
-        outcome = "failed" if "failed" in scope["outcomes"].values() else "passed"
+        outcome = overall_outcome(scope["outcomes"])
         if not scope["measured"]:
             rows.append((name, "not measured", "", "", "", "", outcome))
             continue
