@@ -151,7 +151,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         else:
             if gone := [item for item in gate if _preset_of(item) in left_out]:
                 config.hook.pytest_deselected(items=gone)
-                items[:] = [item for item in items if item not in gone]
+                ids = set(map(id, gone))
+                items[:] = [item for item in items if id(item) not in ids]
     if faults:
         _refuse(config, items, faults)
 

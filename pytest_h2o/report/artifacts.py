@@ -36,7 +36,7 @@ def write_artifacts(collector: Collector, *, started: float, ended: float, exit_
         _write_scope(collector.run_dir, name, facts["result"])
     # Shared between workers; all of it is in the journal.
     shutil.rmtree(collector.run_dir / ".results", ignore_errors=True)
-    summary = build_summary(collector)
+    summary = build_summary(collector, exit_status=exit_status)
     write_new_text(collector.run_dir / "summary.md", render_summary_md(summary))
     write_new_json(collector.run_dir / "summary.json", summary)
     write_new_json(

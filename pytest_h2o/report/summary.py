@@ -16,8 +16,12 @@ from pytest_h2o.report.preset_facts import render_comparison, summarize_preset
 SUMMARY_VERSION = 1
 
 
-def build_summary(collector: Collector) -> dict[str, Any]:
-    """Everything that the reports say, from the records of all items; built-in types only."""
+def build_summary(collector: Collector, *, exit_status: int = 0) -> dict[str, Any]:
+    """Everything that the reports say, from the records of all items; built-in types only.
+
+    An `exit_status` of pytest other than 0 is never a pass: an item may have failed without a record, as when its
+    worker died. Nor is a comparison that failed in an item that was excused, by an xfail mark for example.
+    """
     items = collector.sorted_items()
     presets = {
         name: summarize_preset(collector, name)
@@ -29,10 +33,13 @@ def build_summary(collector: Collector) -> dict[str, Any]:
     }
     counts = {outcome: sum(item["outcome"] == outcome for item in items) for outcome in ("passed", "failed", "skipped")}
     missing = _missing(collector, items)
-    overall: bool | str = False if counts["failed"] else ("incomplete" if missing else True)
+    missed = [c for item in items for c in item["comparisons"] if c["outcome"] == "fail"]
+    failed = bool(counts["failed"] or missed or exit_status)
+    overall: bool | str = False if failed else ("incomplete" if missing else True)
     return {
         "version": SUMMARY_VERSION,
         "overall_pass": overall,
+        "exit_status": exit_status,
         "rule": collector.settings["rule"],
         "items": counts,
         "failed": [{"item": i["item"], "why": why_failed(i)} for i in items if i["outcome"] == "failed"],

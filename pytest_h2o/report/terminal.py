@@ -32,6 +32,8 @@ def render_terminal(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
     lines += [f"left out on purpose: {left['why']}" for left in _unique(summary["left_out_on_purpose"])]
     if summary["not_measured"]:
         lines.append(f"not measured, not asked for: {', '.join(summary['not_measured'])}")
+    if summary["exit_status"] and not summary["items"]["failed"]:
+        lines.append(f"pytest ended with exit status {summary['exit_status']}: something failed that left no record")
     if summary["overall_pass"] == "incomplete":
         lines += [f"incomplete: {text}" for text in summary["incomplete_for"]]
     lines += [f"gate {render_verdict(summary['overall_pass'])} (rule {summary['rule']}); artifacts in {run_dir}"]
