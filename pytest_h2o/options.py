@@ -39,6 +39,23 @@ class Option(NamedTuple):
     def attribute(self) -> str:
         return self.name.replace("-", "_")
 
+    @property
+    def is_list(self) -> bool:
+        return self.kind in ("paths", "texts")
+
+    @property
+    def full_help(self) -> str:
+        """The help with the default, where there is one to speak of."""
+        return self.help if self.default is None or self.default is False else f"{self.help} (default: {self.default})"
+
+    def argparse_keywords(self) -> dict[str, Any]:
+        """How the option is declared on a command line; not given is None, so that the ini file can be asked."""
+        keywords: dict[str, Any] = {"dest": f"h2o_{self.attribute}", "default": None, "help": self.full_help}
+        if self.kind == "flag":
+            return {**keywords, "action": "store_true"}
+        keywords["metavar"] = self.metavar or self.name.upper()
+        return {**keywords, "action": "append"} if self.is_list else keywords
+
 
 OPTIONS: tuple[Option, ...] = (
     # what runs
@@ -61,10 +78,15 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "rule", "text", "joint: one row meets every target; best-of: best of each column", "joint", ("joint", "best-of")
     ),
-    Option("lossy-target", "float", "smallest lossy ratio", metavar="RATIO"),
-    Option("lossless-target", "float", "smallest lossless ratio of the deciding scope", metavar="RATIO"),
+    Option("lossy-target", "float", "smallest lossy ratio (default: 3.0)", metavar="RATIO"),
+    Option("lossless-target", "float", "smallest lossless ratio of the deciding scope (default: 1.3)", metavar="RATIO"),
     Option("decode-baseline", "text", "decode tok/s with H2O off: a number, or none to leave it out", metavar="TOK_S"),
-    Option("decode-drop-target", "float", "largest fraction of decode speed that may be lost", metavar="FRACTION"),
+    Option(
+        "decode-drop-target",
+        "float",
+        "largest fraction of decode speed that may be lost (default: 0.05)",
+        metavar="FRACTION",
+    ),
     # what is kept
     Option("out-dir", "path", "parent of the run folders", "h2o-runs", metavar="DIR"),
 )

@@ -49,7 +49,7 @@ def _set_threads(threads: int) -> None:
         os.environ.setdefault(SPIN_VARIABLE, SHORT_SPIN)
         return
     try:
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped,unused-ignore]
+        from threadpoolctl import threadpool_limits  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError:
         print(f"warning: numpy was imported before; -t {threads} has no effect", file=sys.stderr)
         return
