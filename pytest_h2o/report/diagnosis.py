@@ -195,7 +195,7 @@ def _table_lines(results: Sequence[PointResult], margins: dict[str, RowMargins],
         if metric == "h2o_lossy":
             return (-(row.lossy or 0.0),)
         if metric == "joint_margin":
-            return (-margins[row.run_id].smallest,)
+            return tuple(-margin for margin in margins[row.run_id].rank)
         # Rows that miss the lossy target do not decide on decode while there are others.
         return ("lossy" in margins[row.run_id].missed, -(row.decode_tok_per_s or 0.0))
 
