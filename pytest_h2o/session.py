@@ -114,6 +114,10 @@ class GateSession:
                 other = self._scopes.setdefault(scope.name, scope.override(*mine) if mine else scope)
                 if other.path != scope.path:
                     raise PresetError(f"two scopes are called {scope.name}", where=f"{other.path} and {scope.path}")
+            deciding = [scope for scope in self._scopes.values() if scope.decides]
+            if len(deciding) > 1:
+                where = " and ".join(f"{scope.name} in {scope.path}" for scope in deciding)
+                raise PresetError("two scopes decide", where=where, expected="one in a run")
             self._in_folder["scopes", gate_dir] = [scope.name for scope in scopes]
         return [self._scopes[name] for name in self._in_folder["scopes", gate_dir]]
 

@@ -61,6 +61,15 @@ def test_decode(tmp_path: Path) -> None:
     check_golden("decode", fix_places(tell_sweep(session, "decode")))
 
 
+def test_a_comparison_of_a_gate_file_of_the_users(tmp_path: Path) -> None:
+    item = make_session(tmp_path).sweep_item(PRESET)
+
+    def gate() -> None:
+        assert item.best("h2o_keep") <= 0.29
+
+    check_golden("own_gate", fix_places(tell_failure(item, "test_own", gate)))
+
+
 def test_joint(project: Project) -> None:
     """No row is fast enough and evicts enough: the best-of rule would pass."""
     replace_in(log_of(project.copy_recordings(), 6), "3.358 ± 0.056", "2.990 ± 0.056")
