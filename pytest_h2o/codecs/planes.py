@@ -22,6 +22,9 @@ from pytest_h2o.codecs.varint import PayloadReader, write_varint
 
 Plane = NDArray[np.uint8]
 
+_LEAST_WINDOW = 1 << 10
+"""The smallest window that a frame can declare."""
+
 _local = threading.local()
 
 
@@ -86,7 +89,10 @@ def compress_plane(plane: Plane, search: Search) -> bytes | None:
 
 
 def decompress_plane(frame: bytes | memoryview, count: int, reader: PayloadReader) -> Plane:
-    """Give the `count` bytes of a frame; never allocates more than that.
+    """Give the `count` bytes of a frame; never allocates much more than that.
+
+    What a frame says of itself is read first: a size of its content (our frames have none) or a window beyond
+    `count` would be allocated whatever is asked for.
 
     Raises
     ------
@@ -96,6 +102,9 @@ def decompress_plane(frame: bytes | memoryview, count: int, reader: PayloadReade
     if count == 0:
         raise reader.damaged("a compressed plane of no bytes")
     try:
+        declared = zstandard.get_frame_parameters(frame, format=zstandard.FORMAT_ZSTD1_MAGICLESS)
+        if declared.content_size != zstandard.CONTENTSIZE_UNKNOWN or declared.window_size > max(_LEAST_WINDOW, 2 * count):
+            raise reader.damaged("a zstd frame declares too much", came=f"a window of {declared.window_size} bytes")
         raw = _decompressor().decompress(frame, max_output_size=count, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise reader.damaged("a zstd frame cannot be decoded", came=str(error)) from error

@@ -23,7 +23,8 @@ Floats = NDArray[np.float32]
 SCALE_BITS = 15
 MAX_HEAD_DIM = 512
 """Above, a stream is not turned: the exact frequencies would take long to compute."""
-_CACHED_DISTANCES = 1024
+_CACHED_DISTANCES = 256
+"""References lie at most 255 rows back; a small table, because a payload may name any theta."""
 _FRACTION_BITS = 30
 _PI_DIGITS = 3141592653589793238462643383279502884197169399375105820974944592307816406286
 _PI_SCALE = 10**75

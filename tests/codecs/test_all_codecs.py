@@ -36,7 +36,7 @@ OTHER_SETTINGS = (
 DEFAULTS = [get_codec(name) for name in builtin_names()]
 BOUNDED = [codec for codec in DEFAULTS if codec.max_overhead_bytes is not None]
 
-NOT_LARGER = [("byteplane", "zstd")]
+NOT_LARGER = [("byteplane", "zstd"), *((name, "adaptive_v22") for name in ("expbias", "rowref", "rowref_max"))]
 """Codecs that take no more bytes than another one, on every real stream."""
 
 every_codec = pytest.mark.parametrize("codec", [*DEFAULTS, *map(parse_codec, OTHER_SETTINGS)], ids=render_codec)
@@ -113,7 +113,7 @@ def test_every_flipped_bit_and_every_truncation_of_a_container_is_refused(codec:
 @every_default
 @pytest.mark.parametrize("index", [0, 1])
 def test_damaged_payloads_are_safe(codec: Codec, index: int) -> None:
-    stream = cut(real_streams()[index], 0, 48)
+    stream = cut(real_streams()[index], 0, 20)
     check_payload_damage(codec, stream, codec.encode(stream), samples=40)
 
 
