@@ -7,8 +7,8 @@ is, so that each class of rows has a histogram of its own. Rows without a near r
 (see `channel_bias`). Chains of references have at most three steps: the decoder works level by level on whole arrays.
 
 Payload: an expbias payload where that is chosen (mode byte below 32); else mode byte 32, shape (three varints), the
-rotation and, if there is one, the positions (see `position_runs`), then the segments (see `row_segments`). A rotation
-is left out where the stream holds values that are not finite. Segments refer to no other segment.
+rotation and, if there is one, the positions (see `wire.turned_header`), then the segments (see `rows.row_segments`).
+A rotation is left out where the stream holds values that are not finite. Segments refer to no other segment.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import numpy as np
 
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
 from pytest_h2o.codecs.expbias import ExpBias
-from pytest_h2o.codecs.row_segments import SEGMENT_ROWS, Segment, decode_segment, encode_segment
-from pytest_h2o.codecs.stream_header import MAX_HEADER_BYTES, check_shape, read_header
-from pytest_h2o.codecs.turned_header import read_turned_header, write_turned_header
-from pytest_h2o.codecs.varint import PayloadReader
+from pytest_h2o.codecs.rows.row_segments import SEGMENT_ROWS, Segment, decode_segment, encode_segment
+from pytest_h2o.codecs.wire.byte_reader import ByteReader
+from pytest_h2o.codecs.wire.stream_header import MAX_HEADER_BYTES, check_shape, read_header
+from pytest_h2o.codecs.wire.turned_header import read_turned_header, write_turned_header
 
 _ROWS_MODE = 32
 _NEAR = {"k": 0.5, "v": 0.35}
@@ -60,7 +60,7 @@ class RowRef(Codec):
         return b"".join(parts)
 
     def decode(self, payload: bytes | memoryview, side: SideInfo) -> Words:
-        reader = PayloadReader(payload, self.id)
+        reader = ByteReader(payload, self.id)
         header = read_header(reader, side, self.id)
         if header.mode < _ROWS_MODE:
             return ExpBias().decode(payload, side)

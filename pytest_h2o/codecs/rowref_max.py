@@ -2,12 +2,12 @@
 
 As in `rowref`, rows resemble earlier rows of the stream, for keys after the rotation between the positions is removed.
 Here up to three earlier rows and the running mean make up a prediction, and the spread of its errors is followed a
-channel and told a row (see `row_model`). The fp16 words are then coded one by one under a logistic distribution of that
-mean and spread, exactly as likely as their rounding intervals are (see `logistic`), by a range coder whose lanes are
-the channels (see `rans`), so that all of it runs on whole rows in numpy.
+channel and told a row (see `density.row_model`). The fp16 words are then coded one by one under a logistic
+distribution of that mean and spread, exactly as likely as their rounding intervals are (see `density.logistic`), by a
+range coder whose lanes are the channels (see `density.rans`), so that all of it runs on whole rows in numpy.
 
 Payload: a rowref payload where that is smaller (mode byte up to 32); else mode byte 64, shape (three varints), the
-rotation and, if there is one, the positions (see `position_runs`), then the segments (see `density_segments`).
+rotation and, if there is one, the positions (see `wire.turned_header`), then the segments (see `density.segments`).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import ClassVar
 import numpy as np
 
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
-from pytest_h2o.codecs.density_segments import SEGMENT_ROWS, decode_segment, encode_segment
+from pytest_h2o.codecs.density.segments import SEGMENT_ROWS, decode_segment, encode_segment
 from pytest_h2o.codecs.rowref import RowRef
-from pytest_h2o.codecs.stream_header import MAX_HEADER_BYTES, check_shape, read_header
-from pytest_h2o.codecs.turned_header import read_turned_header, write_turned_header
-from pytest_h2o.codecs.varint import PayloadReader
+from pytest_h2o.codecs.wire.byte_reader import ByteReader
+from pytest_h2o.codecs.wire.stream_header import MAX_HEADER_BYTES, check_shape, read_header
+from pytest_h2o.codecs.wire.turned_header import read_turned_header, write_turned_header
 
 _DENSITY_MODE = 64
 _MAX_CHANNELS = 1 << 14
@@ -51,7 +51,7 @@ class RowRefMax(Codec):
         return min(b"".join(parts), fallback, key=len)
 
     def decode(self, payload: bytes | memoryview, side: SideInfo) -> Words:
-        reader = PayloadReader(payload, self.id)
+        reader = ByteReader(payload, self.id)
         header = read_header(reader, side, self.id)
         if header.mode < _DENSITY_MODE:
             return RowRef().decode(payload, side)

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
-from pytest_h2o.codecs.frames import from_bytes, to_bytes
+from pytest_h2o.codecs.planes.byte_planes import from_bytes, to_bytes
 from pytest_h2o.codecs.spec import render_codec
 from pytest_h2o.errors import UsageError
 

@@ -17,7 +17,7 @@ from pytest_h2o import __version__
 from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22
 from pytest_h2o.codecs.base import Codec, Rope
 from pytest_h2o.codecs.legacy import Legacy
-from pytest_h2o.codecs.predictors import PREDICTORS
+from pytest_h2o.codecs.planes.predictors import PREDICTORS
 from pytest_h2o.cores import usable_cores
 from pytest_h2o.dumps import DumpIndex, find_overlaps_and_gaps, index_dump
 from pytest_h2o.errors import DumpError, UsageError

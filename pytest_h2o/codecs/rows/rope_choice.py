@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from pytest_h2o.codecs.base import Rope, Stream, Words
-from pytest_h2o.codecs.position_runs import Positions, is_usable
-from pytest_h2o.codecs.rotation import MAX_HEAD_DIM, Floats, build_rotation
+from pytest_h2o.codecs.rows.rotation import MAX_HEAD_DIM, Floats, build_rotation
+from pytest_h2o.codecs.wire.position_runs import Positions
+from pytest_h2o.codecs.wire.rope_bytes import is_usable
 
 _THETAS = (1e4, 1e5, 5e5, 1e6)
 _CANDIDATES = (*(Rope(theta, "half") for theta in _THETAS), *(Rope(theta, "interleaved") for theta in _THETAS))

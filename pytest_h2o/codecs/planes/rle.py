@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_h2o.codecs.frames import Plane
+from pytest_h2o.codecs.planes.byte_planes import Plane
 from pytest_h2o.errors import CodecError
 
 MIN_RUN, MAX_RUN, MAX_LITERAL = 4, 131, 128

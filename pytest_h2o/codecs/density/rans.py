@@ -14,8 +14,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_h2o.codecs.logistic import TOTAL_BITS, Integers
-from pytest_h2o.codecs.varint import PayloadReader, write_varint
+from pytest_h2o.codecs.density.logistic import TOTAL_BITS, Integers
+from pytest_h2o.codecs.wire.byte_reader import ByteReader, encode_varint
 
 _LOW = 1 << TOTAL_BITS
 _WORD_BITS = 16
@@ -38,7 +38,7 @@ def encode_lanes(begin: Integers, width: Integers, seeds: Integers) -> bytes:
         quotient, rest = np.divmod(state, span)
         state = (quotient << TOTAL_BITS) + rest + begin[step]
     stream = np.concatenate(words[::-1]) if words else np.zeros(0, np.uint16)
-    return _write_states(state) + write_varint(len(stream)) + stream.astype("<u2").tobytes()
+    return _write_states(state) + encode_varint(len(stream)) + stream.astype("<u2").tobytes()
 
 
 class LaneDecoder:
@@ -46,7 +46,7 @@ class LaneDecoder:
 
     Parameters
     ----------
-    reader : PayloadReader
+    reader : ByteReader
         Stands where the bytes of `encode_lanes` begin, and after them once this is built.
     lanes, steps : int
         As they were encoded: they bound what may be read.
@@ -57,11 +57,11 @@ class LaneDecoder:
         The bytes are cut.
     """
 
-    def __init__(self, reader: PayloadReader, lanes: int, steps: int) -> None:
+    def __init__(self, reader: ByteReader, lanes: int, steps: int) -> None:
         self._reader = reader
         self._state = _read_states(reader, lanes)
-        count = reader.read_varint(2 * lanes * steps)
-        self._words = np.frombuffer(reader.read_bytes(2 * count), "<u2").astype(np.int64)
+        count = reader.read_varint("the number of coded words", 2 * lanes * steps)
+        self._words = np.frombuffer(reader.take(2 * count), "<u2").astype(np.int64)
         self._at = 0
 
     def slots(self) -> Integers:
@@ -113,11 +113,11 @@ def _write_states(state: Integers) -> bytes:
     return np.packbits(nibbles).tobytes() + np.packbits(bits[_below_leading_one(length)]).tobytes()
 
 
-def _read_states(reader: PayloadReader, lanes: int) -> Integers:
-    nibbles = np.frombuffer(reader.read_bytes((lanes + 1) // 2), np.uint8)
+def _read_states(reader: ByteReader, lanes: int) -> Integers:
+    nibbles = np.frombuffer(reader.take((lanes + 1) // 2), np.uint8)
     length = np.stack([nibbles >> 4, nibbles & 15], axis=1).ravel()[:lanes].astype(np.int64)
     count = int(length.sum()) + TOTAL_BITS * lanes
-    packed = np.frombuffer(reader.read_bytes((count + 7) // 8), np.uint8)
+    packed = np.frombuffer(reader.take((count + 7) // 8), np.uint8)
     bits = np.zeros((lanes, _STATE_BITS), np.uint8)
     bits[_below_leading_one(length)] = np.unpackbits(packed, count=count)
     bytes_of_state = np.zeros((lanes, 8), np.uint8)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytest_h2o.codecs.base import SideInfo, Stream, Words
-from pytest_h2o.codecs.varint import PayloadReader, write_varint
+from pytest_h2o.codecs.wire.byte_reader import ByteReader, encode_varint
 from pytest_h2o.errors import CodecError
 
 RAW_MODE = 0
@@ -63,10 +63,10 @@ def check_shape(shape: tuple[int, ...], codec: str) -> None:
 def write_header(mode: int, stream: Stream, codec: str) -> bytes:
     """Encode mode and shape of `stream`."""
     check_shape(stream.words.shape, codec)
-    return bytes([mode]) + b"".join(write_varint(axis) for axis in stream.words.shape)
+    return bytes([mode]) + b"".join(encode_varint(axis) for axis in stream.words.shape)
 
 
-def read_header(reader: PayloadReader, side: SideInfo, codec: str) -> StreamHeader:
+def read_header(reader: ByteReader, side: SideInfo, codec: str) -> StreamHeader:
     """Decode mode and shape; they must be those that the dump says of the stream.
 
     Raises
@@ -75,11 +75,11 @@ def read_header(reader: PayloadReader, side: SideInfo, codec: str) -> StreamHead
         The payload is cut, or its shape is not that of `side`: nothing has been allocated yet.
     """
     mode = reader.read_byte()
-    shape = (reader.read_varint(MAX_WORDS), reader.read_varint(MAX_WORDS), reader.read_varint(MAX_WORDS))
+    shape = tuple(reader.read_varint("an axis of the shape", MAX_WORDS) for _ in range(3))
     if shape != tuple(side.shape):
         raise reader.damaged("the payload is of another shape", came=str(shape), expected=str(tuple(side.shape)))
     check_shape(shape, codec)
-    return StreamHeader(mode, shape)
+    return StreamHeader(mode, side.shape)
 
 
 def encode_raw(stream: Stream, codec: str) -> bytes:
@@ -87,7 +87,7 @@ def encode_raw(stream: Stream, codec: str) -> bytes:
     return write_header(RAW_MODE, stream, codec) + stream.words.astype("<u2").tobytes()
 
 
-def decode_raw(reader: PayloadReader, header: StreamHeader) -> Words:
+def decode_raw(reader: ByteReader, header: StreamHeader) -> Words:
     """Decode what follows the header in mode 0.
 
     Raises
@@ -95,6 +95,6 @@ def decode_raw(reader: PayloadReader, header: StreamHeader) -> Words:
     CodecError
         Not as many bytes as the shape asks for.
     """
-    raw = reader.read_bytes(header.words * 2)
+    raw = reader.take(header.words * 2)
     reader.expect_end()
     return np.frombuffer(raw, "<u2").astype(np.uint16).reshape(header.shape)

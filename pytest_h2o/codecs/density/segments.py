@@ -17,15 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_h2o.codecs.base import Words
-from pytest_h2o.codecs.logistic import HALF, VALUES, Doubles, Integers, cumulated, slopes_of
-from pytest_h2o.codecs.mixture_search import choose_scale, find_sources, fit_weights, is_instructive
-from pytest_h2o.codecs.ordered_fp16 import from_ordered, to_ordered
-from pytest_h2o.codecs.pattern_search import find_patterns
-from pytest_h2o.codecs.planes import Search, read_plane, write_plane
-from pytest_h2o.codecs.rans import LaneDecoder, encode_lanes
-from pytest_h2o.codecs.rotation import Rotation
-from pytest_h2o.codecs.row_model import MAX_REFERENCES, RowModel, RowPlan
-from pytest_h2o.codecs.varint import PayloadReader
+from pytest_h2o.codecs.density.logistic import HALF, VALUES, Doubles, Integers, cumulated, slopes_of
+from pytest_h2o.codecs.density.mixture_search import choose_scale, find_sources, fit_weights, is_instructive
+from pytest_h2o.codecs.density.pattern_search import find_patterns
+from pytest_h2o.codecs.density.rans import LaneDecoder, encode_lanes
+from pytest_h2o.codecs.density.row_model import MAX_REFERENCES, RowModel, RowPlan
+from pytest_h2o.codecs.planes.frames import Search
+from pytest_h2o.codecs.planes.plane_frames import read_plane, write_plane
+from pytest_h2o.codecs.rows.ordered_fp16 import from_ordered, to_ordered
+from pytest_h2o.codecs.rows.rotation import Rotation
+from pytest_h2o.codecs.wire.byte_reader import ByteReader
 
 SEGMENT_ROWS = 1024
 _TAIL_ROWS = 3
@@ -56,9 +57,7 @@ def encode_segment(words: Words, positions: NDArray[np.int64], rotation: Rotatio
     return _write_plans(plans) + encode_lanes(low, width, seeds)
 
 
-def decode_segment(
-    reader: PayloadReader, words: Words, positions: NDArray[np.int64], rotation: Rotation | None
-) -> None:
+def decode_segment(reader: ByteReader, words: Words, positions: NDArray[np.int64], rotation: Rotation | None) -> None:
     """Decode what `encode_segment` gave into `words`.
 
     Raises
@@ -121,7 +120,7 @@ def _write_plans(plans: list[RowPlan]) -> bytes:
     return bytes([flags]) + b"".join(parts)
 
 
-def _read_plans(reader: PayloadReader, rows: int, tail: int) -> list[RowPlan]:
+def _read_plans(reader: ByteReader, rows: int, tail: int) -> list[RowPlan]:
     flags = reader.read_byte()
     kinds = read_plane(reader, rows, bool(flags & 1))
     scales = read_plane(reader, rows, bool(flags & 2)).tolist()

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pytest_h2o.codecs.logistic import Doubles, Integers, cumulated, slopes_of
-from pytest_h2o.codecs.row_model import MAX_REFERENCES, VarianceModel
+from pytest_h2o.codecs.density.logistic import Doubles, Integers, cumulated, slopes_of
+from pytest_h2o.codecs.density.row_model import MAX_REFERENCES, VarianceModel
 
 FARTHEST_BACK = 255
 _REFERENCE_BITS = 14.0

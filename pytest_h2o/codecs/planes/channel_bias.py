@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_h2o.codecs.planes import Plane
-from pytest_h2o.codecs.varint import PayloadReader
+from pytest_h2o.codecs.planes.byte_planes import Plane
+from pytest_h2o.codecs.wire.byte_reader import ByteReader
 
 _SAMPLED_ROWS = 64
 
@@ -67,7 +67,7 @@ def write_bias(table: ChannelBias) -> bytes:
     return bytes([low, bits]) + np.packbits(columns).tobytes()
 
 
-def read_bias(reader: PayloadReader, channels: int) -> ChannelBias:
+def read_bias(reader: ByteReader, channels: int) -> ChannelBias:
     """Decode the table of `channels` channels.
 
     Raises
@@ -79,7 +79,7 @@ def read_bias(reader: PayloadReader, channels: int) -> ChannelBias:
     if low > 127 or bits > 7:
         raise reader.damaged("a bias table is out of range", came=f"{low}, {bits} bits", expected="0 to 127, 0 to 7")
     width = bits + 1
-    packed = np.frombuffer(reader.read_bytes((channels * width + 7) // 8), np.uint8)
+    packed = np.frombuffer(reader.take((channels * width + 7) // 8), np.uint8)
     columns = np.unpackbits(packed, count=channels * width).reshape(channels, width)
     # The sign comes to lie in bit 7, the offset below it.
     fields: Plane = np.packbits(columns, axis=1)[:, 0]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_h2o.codecs.base import Words
-from pytest_h2o.codecs.rotation import Floats, Rotation
+from pytest_h2o.codecs.rows.rotation import Floats, Rotation
 
 MAX_DEPTH = 3
 _STEP = 3

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_h2o.codecs.logistic import Doubles
-from pytest_h2o.codecs.rotation import Rotation
+from pytest_h2o.codecs.density.logistic import Doubles
+from pytest_h2o.codecs.rows.rotation import Rotation
 
 MAX_REFERENCES = 3
 WEIGHT_STEP = 1 / 16

@@ -22,8 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_h2o.codecs.base import Words
-from pytest_h2o.codecs.channel_bias import choose_bias, read_bias, write_bias
-from pytest_h2o.codecs.ordered_fp16 import (
+from pytest_h2o.codecs.planes.byte_planes import Plane, join_planes, split_planes
+from pytest_h2o.codecs.planes.channel_bias import choose_bias, read_bias, write_bias
+from pytest_h2o.codecs.planes.frames import Search
+from pytest_h2o.codecs.planes.plane_frames import read_plane, write_plane
+from pytest_h2o.codecs.rows.ordered_fp16 import (
     Ordered,
     from_ordered,
     residual,
@@ -32,10 +35,9 @@ from pytest_h2o.codecs.ordered_fp16 import (
     unzigzag,
     widen,
 )
-from pytest_h2o.codecs.planes import Plane, Search, join_planes, read_plane, split_planes, write_plane
-from pytest_h2o.codecs.references import MAX_DEPTH, find_references, row_features
-from pytest_h2o.codecs.rotation import Rotation
-from pytest_h2o.codecs.varint import PayloadReader
+from pytest_h2o.codecs.rows.references import MAX_DEPTH, find_references, row_features
+from pytest_h2o.codecs.rows.rotation import Rotation
+from pytest_h2o.codecs.wire.byte_reader import ByteReader
 
 SEGMENT_ROWS = 256
 
@@ -89,14 +91,14 @@ def encode_segment(segment: Segment, near: float) -> bytes:
             bias = choose_bias(class_hi)
             class_hi, table, flags = bias.apply(class_hi), write_bias(bias), flags | _BIAS
         for bit, plane, worth in ((2 * c, class_hi, True), (2 * c + 1, lo[rows_of_class], c != _NEAR)):
-            is_frame, plane_bytes = write_plane(plane, *((Search.HISTOGRAM,) if worth else ()))
+            is_frame, plane_bytes = write_plane(plane, Search.HISTOGRAM if worth else None)
             flags |= is_frame << bit
             planes.append(plane_bytes)
     back = (referenced - references.source[referenced]).astype(np.uint8)
     return b"".join([bytes([flags]), _write_classes(row_class), back.tobytes(), table, *planes])
 
 
-def decode_segment(reader: PayloadReader, segment: Segment) -> None:
+def decode_segment(reader: ByteReader, segment: Segment) -> None:
     """Decode what `encode_segment` gave into `segment.words`.
 
     Raises
@@ -118,7 +120,7 @@ def decode_segment(reader: PayloadReader, segment: Segment) -> None:
         class_lo[...] = read_plane(reader, class_lo.size, bool(flags >> 2 * c + 1 & 1)).reshape(class_lo.shape)
         if c == _UNREFERENCED and bias is not None:
             class_hi[...] = bias.undo(class_hi)
-    coded = join_planes(hi, lo)
+    coded = join_planes(hi, lo, hi.shape)
     by_class = np.argsort(row_class, kind="stable")
     referenced = rows - int(np.count_nonzero(row_class == _UNREFERENCED))
     ordered = np.empty((rows, channels), np.int16)
@@ -128,7 +130,7 @@ def decode_segment(reader: PayloadReader, segment: Segment) -> None:
     flat[...] = from_ordered(ordered)
 
 
-def _add_predictions(reader: PayloadReader, segment: Segment, source: NDArray[np.int64], ordered: Ordered) -> None:
+def _add_predictions(reader: ByteReader, segment: Segment, source: NDArray[np.int64], ordered: Ordered) -> None:
     """Turn differences into values in place, all rows of one depth at once."""
     known = source < 0
     waiting = np.flatnonzero(~known)
@@ -155,9 +157,9 @@ def _predict(segment: Segment, rows: NDArray[np.int64], source: NDArray[np.int64
     return round_to_ordered(turned).reshape(ordered.shape)
 
 
-def _read_sources(reader: PayloadReader, row_class: Plane) -> NDArray[np.int64]:
+def _read_sources(reader: ByteReader, row_class: Plane) -> NDArray[np.int64]:
     referenced = np.flatnonzero(row_class != _UNREFERENCED)
-    back = np.frombuffer(reader.read_bytes(len(referenced)), np.uint8)
+    back = np.frombuffer(reader.take(len(referenced)), np.uint8)
     source = np.full(len(row_class), -1, np.int64)
     source[referenced] = referenced - back
     if len(referenced) and (not back.all() or int(source[referenced].min()) < 0):
@@ -170,8 +172,8 @@ def _write_classes(row_class: Plane) -> bytes:
     return np.packbits(bits).tobytes()
 
 
-def _read_classes(reader: PayloadReader, rows: int) -> Plane:
-    packed = np.frombuffer(reader.read_bytes((rows + 3) // 4), np.uint8)
+def _read_classes(reader: ByteReader, rows: int) -> Plane:
+    packed = np.frombuffer(reader.take((rows + 3) // 4), np.uint8)
     bits = np.unpackbits(packed, count=2 * rows).reshape(rows, 2)
     row_class = (bits[:, 0] << 1) | bits[:, 1]
     if int(row_class.max()) > _UNREFERENCED:

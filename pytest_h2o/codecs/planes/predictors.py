@@ -21,7 +21,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-Plane = NDArray[np.uint8]
+from pytest_h2o.codecs.planes.byte_planes import Plane
+
 FlatBytes = NDArray[np.uint8]
 
 PREDICTORS = ("raw", "delta_seq", "xor_seq", "pair_delta", "pair_delta_delta_seq")
