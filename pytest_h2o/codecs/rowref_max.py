@@ -20,6 +20,7 @@ import numpy as np
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
 from pytest_h2o.codecs.density.segments import SEGMENT_ROWS, decode_segment, encode_segment
 from pytest_h2o.codecs.rowref import RowRef
+from pytest_h2o.codecs.rows.rotation import build_rotation
 from pytest_h2o.codecs.wire.byte_reader import ByteReader
 from pytest_h2o.codecs.wire.stream_header import MAX_HEADER_BYTES, check_shape, read_header
 from pytest_h2o.codecs.wire.turned_header import read_turned_header, write_turned_header
@@ -43,7 +44,8 @@ class RowRefMax(Codec):
         if stream.words.size == 0 or stream.words[0].size > _MAX_CHANNELS:
             return fallback
         words = np.ascontiguousarray(stream.words)
-        header, rotation, positions = write_turned_header(_DENSITY_MODE, stream, words, self.id)
+        header, rope, positions = write_turned_header(_DENSITY_MODE, stream, words, self.id)
+        rotation = None if rope is None else build_rotation(rope, words.shape[2])
         parts = [header]
         for at in range(0, len(words), SEGMENT_ROWS):
             rows = slice(at, at + SEGMENT_ROWS)
@@ -57,7 +59,8 @@ class RowRefMax(Codec):
             return RowRef().decode(payload, side)
         if header.mode != _DENSITY_MODE or not 0 < header.channels <= _MAX_CHANNELS or header.rows == 0:
             raise reader.damaged("unknown mode", came=str(header.mode), expected=f"at most {_DENSITY_MODE}")
-        rotation, positions = read_turned_header(reader, header)
+        rope, positions = read_turned_header(reader, header)
+        rotation = None if rope is None else build_rotation(rope, header.shape[2])
         words = np.empty(header.shape, np.uint16)
         for at in range(0, header.rows, SEGMENT_ROWS):
             rows = slice(at, at + SEGMENT_ROWS)

@@ -41,6 +41,10 @@ def check_round_trip(codec: Codec, stream: Stream) -> bytes:
     assert not np.shares_memory(decoded, stream.words)
     decoded[...] = 0
     check_words(codec.decode(memoryview(payload), side), before)
+    many = codec.decode_many([payload, payload], [side, side])
+    assert len(many) == 2
+    many[0][...] = 0  # no two results share a word
+    check_words(many[1], before)
     if "tensor" not in codec.out_of_band:
         other = replace(side, tensor="v" if side.tensor == "k" else "k")
         check_words(codec.decode(payload, other), before)

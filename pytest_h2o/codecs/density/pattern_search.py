@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from pytest_h2o.codecs.density.logistic import HALF, PATTERNS, TOTAL_BITS, UNIT, Doubles, Integers, cumulated
-from pytest_h2o.codecs.rows.ordered_fp16 import to_ordered
+from pytest_h2o.codecs.density.ordered_fp16 import to_ordered
 
 _LOGISTIC_TOTAL = (1 << TOTAL_BITS) - PATTERNS
 _GUESSES = 2

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from pytest_h2o.codecs.base import Words
 from pytest_h2o.codecs.density.logistic import HALF, VALUES, Doubles, Integers, cumulated, slopes_of
 from pytest_h2o.codecs.density.mixture_search import choose_scale, find_sources, fit_weights, is_instructive
+from pytest_h2o.codecs.density.ordered_fp16 import from_ordered, to_ordered
 from pytest_h2o.codecs.density.pattern_search import find_patterns
 from pytest_h2o.codecs.density.rans import LaneDecoder, encode_lanes
 from pytest_h2o.codecs.density.row_model import MAX_REFERENCES, RowModel, RowPlan
 from pytest_h2o.codecs.planes.frames import Search
 from pytest_h2o.codecs.planes.plane_frames import read_plane, write_plane
-from pytest_h2o.codecs.rows.ordered_fp16 import from_ordered, to_ordered
 from pytest_h2o.codecs.rows.rotation import Rotation
 from pytest_h2o.codecs.wire.byte_reader import ByteReader
 

@@ -5,16 +5,22 @@ Encoder-side: the choice is written into the payload, any choice decodes, so flo
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Literal
+
 import numpy as np
+from numpy.typing import NDArray
 
 from pytest_h2o.codecs.base import Rope, Stream, Words
-from pytest_h2o.codecs.rows.rotation import MAX_HEAD_DIM, Floats, build_rotation
+from pytest_h2o.codecs.rows.prediction import widen
+from pytest_h2o.codecs.rows.rotation import MAX_HEAD_DIM
 from pytest_h2o.codecs.wire.position_runs import Positions
 from pytest_h2o.codecs.wire.rope_bytes import is_usable
 
 _THETAS = (1e4, 1e5, 5e5, 1e6)
-_CANDIDATES = (*(Rope(theta, "half") for theta in _THETAS), *(Rope(theta, "interleaved") for theta in _THETAS))
-_SAMPLED_ROWS = 96
+_PAIRINGS: tuple[Literal["half", "interleaved"], ...] = ("half", "interleaved")
+_SAMPLED_ROWS = 40
+_PAIR_STEP = 3
 _CLEAR_GAIN = 1.1
 
 
@@ -26,22 +32,44 @@ def choose_rope(stream: Stream, words: Words, positions: Positions) -> Rope | No
     share a constant that a right rotation brings to rest and a wrong one smears out.
     """
     head_dim = words.shape[2]
-    if stream.tensor != "k" or head_dim % 2 or head_dim > MAX_HEAD_DIM or (words & 0x7C00 == 0x7C00).any():
+    if stream.tensor != "k" or head_dim % 2 or not head_dim or head_dim > MAX_HEAD_DIM:
+        return None
+    if ((words & 0x7C00) == 0x7C00).any():
         return None
     if stream.rope is not None:
         return stream.rope if is_usable(stream.rope) else None
     step = max(1, len(words) // _SAMPLED_ROWS)
-    values = words[::step].view(np.float16).astype(np.float32)
-    at = -positions[::step]
-    best, best_energy = None, _CLEAR_GAIN * _resting_energy(values)
-    for rope in _CANDIDATES:
-        energy = _resting_energy(build_rotation(rope, head_dim).rotate(values, at))
-        if energy > best_energy:
-            best, best_energy = rope, energy
+    return _find_rope(words[::step], positions[::step] - positions[0])
+
+
+def _find_rope(words: Words, positions: Positions) -> Rope | None:
+    head_dim = words.shape[2]
+    frequencies = _frequencies(head_dim)
+    turns = np.multiply.outer(frequencies, positions) * -1j
+    np.exp(turns, out=turns)
+    values = widen(words)
+    best, best_energy = None, 0.0
+    for pairing in _PAIRINGS:
+        if pairing == "half":
+            x, y = values[..., : head_dim // 2 : _PAIR_STEP], values[..., head_dim // 2 :: _PAIR_STEP]
+        else:
+            x, y = values[..., :: 2 * _PAIR_STEP], values[..., 1 :: 2 * _PAIR_STEP]
+        pairs = (x + 1j * y).transpose(2, 0, 1)  # [pairs, rows, heads]
+        resting = _energy(pairs.sum(axis=1))
+        turned = np.matmul(turns[:, :, None, :], pairs[None])  # [thetas, pairs, 1, heads]
+        for theta, sums in zip(_THETAS, turned, strict=True):
+            energy = _energy(sums)
+            if energy > max(best_energy, _CLEAR_GAIN * resting):
+                best, best_energy = Rope(theta, pairing), energy
     return best
 
 
-def _resting_energy(values: Floats) -> float:
-    """Energy of the mean row."""
-    mean = values.mean(axis=0, dtype=np.float64)
-    return float((mean * mean).sum())
+@lru_cache(maxsize=16)
+def _frequencies(head_dim: int) -> NDArray[np.float64]:
+    """Radians a position ``[thetas, pairs]``."""
+    exponents = np.arange(0, head_dim // 2, _PAIR_STEP) / (head_dim // 2)
+    return np.array(_THETAS)[:, None] ** -exponents
+
+
+def _energy(sums: NDArray[np.complex128]) -> float:
+    return float((sums.real * sums.real + sums.imag * sums.imag).sum())

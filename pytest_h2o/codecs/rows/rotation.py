@@ -24,6 +24,8 @@ SCALE_BITS = 15
 MAX_HEAD_DIM = 512
 """Above, a stream is not turned: the exact frequencies would take long to compute."""
 _CACHED_DISTANCES = 256
+_NEAR = np.arange(1 - _CACHED_DISTANCES, _CACHED_DISTANCES, dtype=np.int64)
+_MAX_TABLE_CHANNELS = 2048
 """References lie at most 255 rows back; a small table, because a payload may name any theta."""
 _FRACTION_BITS = 30
 _PI_DIGITS = 3141592653589793238462643383279502884197169399375105820974944592307816406286
@@ -84,6 +86,51 @@ class Rotation:
         return slice(0, None, 2 * step), slice(1, None, 2 * step)
 
 
+class Turner:
+    """Turns whole rows ``[rows, heads * head_dim]``, all heads alike, from a table of near distances.
+
+    Parameters
+    ----------
+    rotation : Rotation
+    heads : int
+    """
+
+    def __init__(self, rotation: Rotation, heads: int) -> None:
+        self.rotation = rotation
+        self._heads = heads
+        near = _NEAR if heads * rotation.head_dim <= _MAX_TABLE_CHANNELS else _NEAR[:0]
+        self._cos, self._sin = self._tile(near)
+
+    def turn(self, rows: Floats, distances: NDArray[np.int64]) -> Floats:
+        """Turn finite `rows`, which are used up, by `distances` positions a row."""
+        # One comparison for both ends: numbers below zero are large ones without a sign.
+        at = distances + (_CACHED_DISTANCES - 1)
+        if len(at) and int(at.view(np.uint64).max()) < len(self._cos):
+            cos, sin = self._cos.take(at, axis=0), self._sin.take(at, axis=0)
+        else:
+            cos, sin = self._tile(distances)
+        turned = rows * cos
+        rows *= sin
+        if self.rotation.pairing == "half":
+            pairs = (-1, 2, self.rotation.head_dim // 2)
+            turned.reshape(pairs)[...] += rows.reshape(pairs)[:, ::-1]
+        else:
+            turned[:, 0::2] += rows[:, 1::2]
+            turned[:, 1::2] += rows[:, 0::2]
+        return turned
+
+    def _tile(self, distances: NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """Cosine and sine for all heads; the sine stands at the dimension that it is multiplied with."""
+        cos, sin = self.rotation.cos_sin(distances)
+        return np.tile(cos, (1, self._heads)), np.tile(-sin, (1, self._heads))
+
+
+@lru_cache(maxsize=8)
+def build_turner(rope: Rope, heads: int, head_dim: int) -> Turner:
+    """Give the turner of `rope` for rows of `heads` times an even `head_dim`."""
+    return Turner(build_rotation(rope, head_dim), heads)
+
+
 @lru_cache(maxsize=64)
 def build_rotation(rope: Rope, head_dim: int) -> Rotation:
     """Give the exact rotation of `rope` for an even `head_dim`."""
@@ -112,8 +159,7 @@ def _integer_root(value: int, degree: int) -> int:
 
 @lru_cache(maxsize=8)
 def _near_table(rotation: Rotation) -> tuple[Floats, Floats]:
-    distances = np.arange(1 - _CACHED_DISTANCES, _CACHED_DISTANCES, dtype=np.int64)
-    table = _spread(rotation, *_cos_sin(rotation.steps, distances))
+    table = _spread(rotation, *_cos_sin(rotation.steps, _NEAR))
     for part in table:
         part.flags.writeable = False
     return table

@@ -7,36 +7,25 @@ Layout of a segment of up to `SEGMENT_ROWS` rows:
 - the classes of the rows, two bits each, most significant first: 0 = a reference that is all but equal, 1 = a near
   one, 2 = none;
 - for each row of classes 0 and 1, in order, how many rows back its reference lies (byte, 1 to 255);
-- the bias table, if any, for class 2 (see `channel_bias`);
-- for each class that has rows, the hi plane and then the lo plane of its rows, in order: of zigzag residuals against
-  the rotated reference for classes 0 and 1, of words for class 2.
+- the bias table, if any, for class 2 (see `planes.channel_bias`);
+- for each class that has rows, the hi plane and then the lo plane of its rows, in order: of residuals against the
+  turned reference for classes 0 and 1 (see `prediction`), of words for class 2.
 
 Every frame has its length before it (varint).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
 
 from pytest_h2o.codecs.base import Words
-from pytest_h2o.codecs.planes.byte_planes import Plane, join_planes, split_planes
+from pytest_h2o.codecs.planes.byte_planes import Plane, split_planes
 from pytest_h2o.codecs.planes.channel_bias import choose_bias, read_bias, write_bias
 from pytest_h2o.codecs.planes.frames import Search
 from pytest_h2o.codecs.planes.plane_frames import read_plane, write_plane
-from pytest_h2o.codecs.rows.ordered_fp16 import (
-    Ordered,
-    from_ordered,
-    residual,
-    round_to_ordered,
-    to_ordered,
-    unzigzag,
-    widen,
-)
-from pytest_h2o.codecs.rows.references import MAX_DEPTH, find_references, row_features
-from pytest_h2o.codecs.rows.rotation import Rotation
+from pytest_h2o.codecs.rows.prediction import predict
+from pytest_h2o.codecs.rows.references import MAX_DEPTH, Indices, find_references, row_features
+from pytest_h2o.codecs.rows.rotation import Turner
 from pytest_h2o.codecs.wire.byte_reader import ByteReader
 
 SEGMENT_ROWS = 256
@@ -49,40 +38,33 @@ _BIAS_ROWS = 24
 """Fewer rows than this do not pay for a table of up to a byte a channel."""
 
 
-@dataclass(frozen=True)
-class Segment:
-    """Rows that are coded together.
+def encode_segment(rows_of_heads: Words, positions: Indices, turner: Turner | None, near: float) -> bytes:
+    """Encode a segment.
 
-    Attributes
+    Parameters
     ----------
-    words : uint16 ``[rows, kv_heads, head_dim]``, C order
-        Filled in by `decode_segment`.
+    rows_of_heads : uint16 ``[rows, kv_heads, head_dim]``, C order
     positions : int64 ``[rows]``
-    rotation : Rotation or None
+    turner : Turner or None
         None: a reference predicts a row as it is.
+    near : float
+        Share of a row's energy within which a reference must lie.
     """
-
-    words: Words
-    positions: NDArray[np.int64]
-    rotation: Rotation | None
-
-
-def encode_segment(segment: Segment, near: float) -> bytes:
-    """Encode a segment; `near` is the share of a row's energy within which a reference must lie."""
-    words = segment.words
-    rows = len(words)
-    references = find_references(row_features(words, segment.rotation, segment.positions), near)
-    referenced = np.flatnonzero(references.source >= 0)
+    rows = len(rows_of_heads)
+    words = rows_of_heads.reshape(rows, -1)
+    rotation = None if turner is None else turner.rotation
+    references = find_references(row_features(rows_of_heads, rotation, positions), near)
+    source = references.source
+    referenced = np.flatnonzero(source != np.arange(rows))
     row_class = np.full(rows, _UNREFERENCED, np.uint8)
-    row_class[referenced] = np.where(references.distance[referenced] < _ALMOST_EQUAL, _EQUAL, _NEAR)
-    coded = words.reshape(rows, -1)
-    if len(referenced):
-        ordered, coded = to_ordered(coded), coded.copy()
-        source = references.source[referenced]
-        predicted = _predict(segment, referenced, source, ordered[source])
-        coded[referenced] = residual(ordered[referenced], predicted)
+    row_class[referenced] = references.distance[referenced] >= _ALMOST_EQUAL
     order = np.argsort(row_class, kind="stable")
-    hi, lo = split_planes(coded[order])
+    coded = words.take(order, axis=0)
+    if len(referenced):
+        by_class = order[: len(referenced)]
+        distances = positions[by_class] - positions[source[by_class]]
+        coded[: len(referenced)] -= predict(words, source[by_class], turner, distances)
+    hi, lo = split_planes(coded)
     flags, planes = 0, []
     table = b""
     for c, rows_of_class in _class_slices(row_class):
@@ -94,76 +76,84 @@ def encode_segment(segment: Segment, near: float) -> bytes:
             is_frame, plane_bytes = write_plane(plane, Search.HISTOGRAM if worth else None)
             flags |= is_frame << bit
             planes.append(plane_bytes)
-    back = (referenced - references.source[referenced]).astype(np.uint8)
+    back = (referenced - source[referenced]).astype(np.uint8)
     return b"".join([bytes([flags]), _write_classes(row_class), back.tobytes(), table, *planes])
 
 
-def decode_segment(reader: ByteReader, segment: Segment) -> None:
-    """Decode what `encode_segment` gave into `segment.words`.
+class Resolver:
+    """Turns residuals into words, all rows of one depth at once, over the segments of any number of streams.
 
-    Raises
-    ------
-    CodecError
-        The segment is cut or damaged.
+    Parameters
+    ----------
+    words : uint16 ``[rows, channels]``
+        The rows of all segments; `read_segment` fills in what is coded, `resolve` makes words of it.
+    turner : Turner or None
     """
-    rows = len(segment.words)
-    flat = segment.words.reshape(rows, -1)
-    channels = flat.shape[1]
-    flags = reader.read_byte()
-    row_class = _read_classes(reader, rows)
-    source = _read_sources(reader, row_class)
-    bias = read_bias(reader, channels) if flags & _BIAS else None
-    hi, lo = np.empty((rows, channels), np.uint8), np.empty((rows, channels), np.uint8)
-    for c, rows_of_class in _class_slices(row_class):
-        class_hi, class_lo = hi[rows_of_class], lo[rows_of_class]
-        class_hi[...] = read_plane(reader, class_hi.size, bool(flags >> 2 * c & 1)).reshape(class_hi.shape)
-        class_lo[...] = read_plane(reader, class_lo.size, bool(flags >> 2 * c + 1 & 1)).reshape(class_lo.shape)
-        if c == _UNREFERENCED and bias is not None:
-            class_hi[...] = bias.undo(class_hi)
-    coded = join_planes(hi, lo, hi.shape)
-    by_class = np.argsort(row_class, kind="stable")
-    referenced = rows - int(np.count_nonzero(row_class == _UNREFERENCED))
-    ordered = np.empty((rows, channels), np.int16)
-    ordered[by_class[:referenced]] = unzigzag(coded[:referenced])
-    ordered[by_class[referenced:]] = to_ordered(coded[referenced:])
-    _add_predictions(reader, segment, source, ordered)
-    flat[...] = from_ordered(ordered)
+
+    def __init__(self, words: Words, turner: Turner | None) -> None:
+        self._words = words
+        self._turner = turner
+        self._steps: list[tuple[list[Indices], ...]] = [([], [], []) for _ in range(MAX_DEPTH)]
+
+    def read_segment(self, reader: ByteReader, start: int, positions: Indices) -> None:
+        """Read what `encode_segment` gave of ``len(positions)`` rows into those from `start` on.
+
+        Raises
+        ------
+        CodecError
+            The segment is cut or damaged.
+        """
+        words = self._words[start : start + len(positions)]
+        flags = reader.read_byte()
+        row_class = _read_classes(reader, len(words))
+        source = _read_sources(reader, row_class)
+        self._add_steps(reader, start, positions, source)
+        bias = read_bias(reader, words.shape[1]) if flags & _BIAS else None
+        coded = np.empty_like(words)
+        for c, rows_of_class in _class_slices(row_class):
+            part = coded[rows_of_class]
+            hi = read_plane(reader, part.size, bool(flags >> 2 * c & 1)).reshape(part.shape)
+            lo = read_plane(reader, part.size, bool(flags >> 2 * c + 1 & 1)).reshape(part.shape)
+            part[...] = hi if bias is None or c != _UNREFERENCED else bias.undo(hi)
+            part <<= 8
+            part |= lo
+        words[np.argsort(row_class, kind="stable")] = coded
+
+    def _add_steps(self, reader: ByteReader, start: int, positions: Indices, source: Indices) -> None:
+        """Take note of the rows of each depth: rows without a reference are their own source."""
+        reached = source == np.arange(len(source))
+        distances = positions - positions[source]
+        for step in self._steps:
+            ready = reached[source] & ~reached
+            rows = np.flatnonzero(ready)
+            if not len(rows):
+                break
+            for parts, part in zip(step, (rows + start, source[rows] + start, distances[rows]), strict=True):
+                parts.append(part)
+            reached |= ready
+        if not reached.all():
+            raise reader.damaged("a chain of references is too long", expected=f"at most {MAX_DEPTH} steps")
+
+    def resolve(self) -> None:
+        """Make words of all rows."""
+        for parts in self._steps:
+            if parts[0]:
+                rows, source, distances = (part[0] if len(part) == 1 else np.concatenate(part) for part in parts)
+                predicted = predict(self._words, source, self._turner, distances)
+                predicted += self._words.take(rows, axis=0)
+                self._words[rows] = predicted
 
 
-def _add_predictions(reader: ByteReader, segment: Segment, source: NDArray[np.int64], ordered: Ordered) -> None:
-    """Turn differences into values in place, all rows of one depth at once."""
-    known = source < 0
-    waiting = np.flatnonzero(~known)
-    for _ in range(MAX_DEPTH):
-        if not len(waiting):
-            return
-        ready = known[source[waiting]]
-        rows = waiting[ready]
-        predicted = _predict(segment, rows, source[rows], ordered[source[rows]])
-        predicted += ordered[rows]
-        ordered[rows] = predicted
-        known[rows] = True
-        waiting = waiting[~ready]
-    if len(waiting):
-        raise reader.damaged("a chain of references is too long", expected=f"at most {MAX_DEPTH} steps")
-
-
-def _predict(segment: Segment, rows: NDArray[np.int64], source: NDArray[np.int64], ordered: Ordered) -> Ordered:
-    """Predict `rows` from their sources, given as ordered integers ``[len(rows), channels]``, in the same form."""
-    if segment.rotation is None:
-        return ordered
-    values = widen(ordered).reshape(len(rows), *segment.words.shape[1:])
-    turned = segment.rotation.rotate(values, segment.positions[rows] - segment.positions[source])
-    return round_to_ordered(turned).reshape(ordered.shape)
-
-
-def _read_sources(reader: ByteReader, row_class: Plane) -> NDArray[np.int64]:
+def _read_sources(reader: ByteReader, row_class: Plane) -> Indices:
+    """Row that each row is predicted from; of rows without a reference, their own."""
+    source = np.arange(len(row_class))
     referenced = np.flatnonzero(row_class != _UNREFERENCED)
-    back = np.frombuffer(reader.take(len(referenced)), np.uint8)
-    source = np.full(len(row_class), -1, np.int64)
-    source[referenced] = referenced - back
-    if len(referenced) and (not back.all() or int(source[referenced].min()) < 0):
-        raise reader.damaged("a reference leaves its segment", expected="an earlier row of it")
+    if len(referenced):
+        back = np.frombuffer(reader.take(len(referenced)), np.uint8)
+        found = referenced - back
+        if int(back.min()) == 0 or int(found.min()) < 0:
+            raise reader.damaged("a reference leaves its segment", expected="an earlier row of it")
+        source[referenced] = found
     return source
 
 
