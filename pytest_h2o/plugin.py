@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_h2o.errors import H2OError, OptedOut
+from pytest_h2o.errors import H2OError, OptedOut, UsageError
 from pytest_h2o.options import OPTIONS, Settings, resolve_settings
 
 if TYPE_CHECKING:
@@ -115,17 +115,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     wanted = [name for name in ITEM_FIXTURES if name in metafunc.fixturenames]
     if not wanted:
         return
-    if len(wanted) > 1:
-        raise pytest.UsageError(
-            f"{metafunc.definition.nodeid}: a gate test takes one of {', '.join(ITEM_FIXTURES)}; "
-            f"this one takes {', '.join(wanted)}"
-        )
+    nodeid = metafunc.definition.nodeid
     try:
+        if len(wanted) > 1:
+            came, expected = ", ".join(wanted), f"one of {', '.join(ITEM_FIXTURES)}"
+            raise UsageError("a gate test measures one thing", where=nodeid, came=came, expected=expected)
         params = _session_of(metafunc.config).parameters(wanted[0], Path(metafunc.definition.path).parent)
-    except H2OError as error:
+    except (H2OError, pytest.UsageError) as error:
         # Raised from here it would be the error of one file; at the end of collection it ends the run as bad usage.
         known: list[tuple[str, str]] = metafunc.config.stash.get(_faults, [])
-        metafunc.config.stash[_faults] = [*known, (metafunc.definition.nodeid.split("::")[0], str(error))]
+        metafunc.config.stash[_faults] = [*known, (nodeid.split("::")[0], str(error))]
         params = []
     metafunc.parametrize(wanted[0], [key for key, _ in params], ids=[name for _, name in params], indirect=True)
 

@@ -169,6 +169,14 @@ def render_summary_md(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _sharers(preset: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Run -> the points that share its row."""
+    found: dict[str, list[str]] = {}
+    for point, run in preset["shared_runs"].items():
+        found.setdefault(run, []).append(point)
+    return found
+
+
 def _preset_md(name: str, preset: Mapping[str, Any]) -> list[str]:
     lines = ["", f"## Preset {name}", "", f"{count_rows(preset)}.", ""]
     if preset["verdicts"]:
@@ -178,6 +186,7 @@ def _preset_md(name: str, preset: Mapping[str, Any]) -> list[str]:
         ]
         lines += [*render_table(("threshold", "measured", "target", "margin", "row", "outcome"), rows), ""]
     lines += [f"- {escape(note)}" for note in preset["notes"]]
+    lines += [f"- share the run of {run}: {', '.join(rows)}" for run, rows in _sharers(preset).items()]
     if preset["original"] is not None:
         averages = list(preset["original"]["averages"].items())
         lines += ["", *render_table(("figure", "value"), averages)]
