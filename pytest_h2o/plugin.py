@@ -231,7 +231,7 @@ def h2o_targets(request: pytest.FixtureRequest) -> Targets:
         if name in request.fixturenames:
             item: GateItem = request.getfixturevalue(name)
             return item.targets
-    raise pytest.UsageError(f"{request.node.nodeid}: h2o_targets needs one of h2o_sweep, h2o_lossless, h2o_upper_bound")
+    pytest.fail("h2o_targets needs one of h2o_sweep, h2o_lossless, h2o_upper_bound, h2o_scope beside it", pytrace=False)
 
 
 # -- running ------------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from pytest_h2o.store import OnceStore, keep_error, kept_value
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
+    from pytest_h2o.codecs.base import Rope
     from pytest_h2o.lossless import LosslessResult
     from pytest_h2o.points import SweepPoint
     from pytest_h2o.presets import Preset
@@ -114,6 +115,10 @@ class GateSession:
                 other = self._scopes.setdefault(scope.name, scope.override(*mine) if mine else scope)
                 if other.path != scope.path:
                     raise PresetError(f"two scopes are called {scope.name}", where=f"{other.path} and {scope.path}")
+            deciding = [scope for scope in self._scopes.values() if scope.decides]
+            if len(deciding) > 1:
+                where = " and ".join(f"{scope.name} in {scope.path}" for scope in deciding)
+                raise PresetError("two scopes decide", where=where, expected="one in a run")
             self._in_folder["scopes", gate_dir] = [scope.name for scope in scopes]
         return [self._scopes[name] for name in self._in_folder["scopes", gate_dir]]
 
@@ -303,15 +308,27 @@ class GateSession:
         return result
 
     def _evaluate(self, scope: Scope) -> dict[str, Any]:
-        from pytest_h2o.codecs.base import Rope
         from pytest_h2o.lossless import LosslessSettings, evaluate_lossless
 
         settings = LosslessSettings(
             **{field.name: getattr(scope, field.name) for field in dataclasses.fields(LosslessSettings)}
         )
-        rope = None if scope.rope is None else Rope(scope.rope.theta, scope.rope.pairing)
-        result = evaluate_lossless(self.scope_root(scope), settings, verify=True, rope=rope)
+        result = evaluate_lossless(self.scope_root(scope), settings, verify=True, rope=self._rope(scope))
         return result.to_json()
+
+    def _rope(self, scope: Scope) -> Rope | None:
+        """How K was rotated: as the scope says, or the model's config; None where codecs have to find out."""
+        from pytest_h2o.codecs.base import Rope
+
+        if scope.rope is not None:
+            return Rope(scope.rope.theta, scope.rope.pairing)
+        base = self.settings.given["base-config"]
+        if base.value is None:
+            return None
+        from pytest_h2o.bench.config import read_base_config, rope_theta
+
+        theta = rope_theta(read_base_config(base.value, base.origin))
+        return None if theta is None else Rope(theta)
 
     def scope_root(self, scope: Scope) -> Path:
         root: Path = self.settings["dump-dir"] or scope.root

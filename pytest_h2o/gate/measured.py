@@ -49,7 +49,7 @@ class Metric:
         """A value with its spread, and as many decimals as tell it from a target that it differs from."""
         text = self.render_bare(value)
         if target is not None and value != target and math.isfinite(value):
-            enough = (d for d in self._decimals() if self.render(value, d) != self.render_target(target))
+            enough = (d for d in self._decimals() if not self._shows(target, d, of=value))
             text = self.render_bare(value, next(enough, None))
         spread = "" if std is None else f" ± {self.render_bare(std).lstrip('+')}"
         return f"{text}{spread} {self.unit}" if self.unit else f"{text}{spread}"
@@ -67,8 +67,9 @@ class Metric:
         text = self.render_bare(value, decimals)
         return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
 
-    def _shows(self, value: float, decimals: int) -> bool:
-        return math.isclose(self._number(value, decimals), value, rel_tol=1e-12)
+    def _shows(self, value: float, decimals: int, *, of: float | None = None) -> bool:
+        """Whether a reader takes the value, or another one, for `value` when it is rendered with so many decimals."""
+        return math.isclose(self._number(value if of is None else of, decimals), value, rel_tol=1e-12)
 
 
 METRICS: dict[str, Metric] = {

@@ -48,8 +48,12 @@ class RowMargins:
 
     @property
     def smallest(self) -> float:
-        margins = [m for m in (self.lossy, self.decode, self.lossless) if m is not None]
-        return min(margins) if margins else -math.inf
+        return self.rank[0]
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """The margins from the smallest: rows are better in this order, the next margin deciding between equal ones."""
+        return tuple(sorted(m for m in (self.lossy, self.decode, self.lossless) if m is not None)) or (-math.inf,)
 
     @property
     def missed(self) -> tuple[str, ...]:
@@ -100,7 +104,7 @@ def row_margins(
 
 @dataclass(frozen=True)
 class JointVerdict:
-    """The joint rule's answer: the row whose smallest margin is largest, and every row's margins."""
+    """The joint rule's answer: the row of the best rank (largest smallest margin), and every row's margins."""
 
     best: RowMargins | None
     rows: tuple[RowMargins, ...]
@@ -121,7 +125,7 @@ def decide_joint(
     margins = tuple(
         row_margins(row, thresholds, baseline_tok_per_s=baseline_tok_per_s, lossless=lossless) for row in rows
     )
-    best = max(margins, key=lambda m: m.smallest, default=None)
+    best = max(margins, key=lambda m: m.rank, default=None)
     return JointVerdict(best, margins)
 
 
