@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_h2o.errors import BenchError, NotMeasured, OptedOut, PresetError
+from pytest_h2o.errors import BenchError, NotMeasured, OptedOut, PresetError, UsageError
 from pytest_h2o.gate.baseline import Baseline, describe_unfit, pick_recorded, unlike_contexts
 from pytest_h2o.gate.scope_item import LosslessItem
 from pytest_h2o.gate.sweep_items import PointItem, SweepItem
@@ -33,6 +33,7 @@ from pytest_h2o.store import OnceStore, keep_error, kept_value
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
     from pytest_h2o.codecs.base import Rope
+    from pytest_h2o.gate.item import GateItem
     from pytest_h2o.lossless import LosslessResult
     from pytest_h2o.points import SweepPoint
     from pytest_h2o.presets import Preset
@@ -116,9 +117,10 @@ class GateSession:
                 if other.path != scope.path:
                     raise PresetError(f"two scopes are called {scope.name}", where=f"{other.path} and {scope.path}")
             deciding = [scope for scope in self._scopes.values() if scope.decides]
-            if len(deciding) > 1:
+            if len(deciding) != 1:
                 where = " and ".join(f"{scope.name} in {scope.path}" for scope in deciding)
-                raise PresetError("two scopes decide", where=where, expected="one in a run")
+                came = f"{len(deciding)} with decides: true"
+                raise PresetError("exactly one scope of a run decides", where=where or None, came=came)
             self._in_folder["scopes", gate_dir] = [scope.name for scope in scopes]
         return [self._scopes[name] for name in self._in_folder["scopes", gate_dir]]
 
@@ -129,10 +131,16 @@ class GateSession:
 
         presets: list[str] = []
         scopes: list[str] = []
+        known = {*Preset.model_fields, *Scope.model_fields} - {"name", "path", "decides"}
         for text in self.settings["set"] or ():
             key = text.partition("=")[0].strip().partition(".")[0]
-            if key not in Preset.model_fields and key not in Scope.model_fields:
-                key = next(iter(get_close_matches(key, [*Preset.model_fields, *Scope.model_fields], 1)), key)
+            if key not in known:
+                near = get_close_matches(key, known, 1)
+                raise UsageError(
+                    f"{self.settings.origin('set')} sets a key that neither presets nor scopes have, or that is fixed",
+                    came=text,
+                    hint=f"did you mean {near[0]}?" if near else "pytest-h2o schema shows the keys",
+                )
             in_scope = key in Scope.model_fields and key not in Preset.model_fields
             (scopes if in_scope else presets).append(text)
         return presets, scopes
@@ -156,6 +164,8 @@ class GateSession:
             The recorded logs, the bench or the base config of a selected preset is not there.
         """
         self._selected = frozenset(selected)
+        for preset in (self._presets[name] for name in sorted(selected)):
+            _refuse_unmeasured(preset, launched=self.settings["bench"] is not None)
         for name in sorted(selected):
             if self.settings["bench"] is not None:
                 bench_settings(self.settings, self._presets[name])
@@ -171,7 +181,9 @@ class GateSession:
     def _is_asked_for(self, name: str) -> bool:
         lowered = name.lower()
         words = self._asked_for
-        return bool(self.settings["presets"]) or any(w in lowered or w.startswith(f"{lowered}-") for w in words)
+        return self.settings.given["presets"].on_command_line or any(
+            w in lowered or w.startswith(f"{lowered}-") for w in words
+        )
 
     def _recordings(self) -> dict[str, Path]:
         """Presets that the recorded logs hold, and where."""
@@ -241,6 +253,12 @@ class GateSession:
     def lossless_item(self, name: str) -> LosslessItem:
         scope = self._scopes[name]
         return LosslessItem(self, scope, scope_targets(self.settings, scope))
+
+    def make_item(self, fixture: str, key: Any) -> GateItem:
+        """The item of a fixture and its parameter."""
+        if fixture == "h2o_point":
+            return self.point_item(key)
+        return self.sweep_item(key) if fixture == "h2o_sweep" else self.lossless_item(key)
 
     def deciding_scope(self) -> Scope | None:
         return next((scope for scope in self._scopes.values() if scope.decides), None)
@@ -359,3 +377,19 @@ class GateSession:
     def write_dry_run(self, preset: Preset) -> str:
         source = self._source(preset)
         return str(self.store.once(f"dry-run/{preset.name}", lambda: {"told": source.write_dry_run()})["told"])
+
+
+def _refuse_unmeasured(preset: Preset, *, launched: bool) -> None:
+    """Refuse keys of a preset that ask for something which nothing here does: silence would be taken for a pass."""
+    if preset.targets.quality is not None:
+        raise UsageError(
+            "a preset asks for a quality target, and nothing measures quality yet",
+            where=f"targets.quality of {preset.path or preset.name}",
+            hint="leave the target out",
+        )
+    if launched and preset.prompt_file is not None:
+        raise UsageError(
+            "a preset names a prompt file, and the bench takes no prompt",
+            where=f"prompt_file of {preset.path or preset.name}",
+            hint="leave the key out",
+        )

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pytest_h2o.errors import UsageError
+
 Outcome = Literal["pass", "fail", "reported"]
 
 _MOST_DECIMALS = 15
@@ -146,6 +148,13 @@ class Measured:
     std: float | None = None
     on_compare: Callable[[Comparison], None] | None = field(default=None, compare=False, repr=False)
 
+    def __bool__(self) -> bool:
+        raise UsageError(
+            f"a {METRICS[self.metric].title} is neither true nor false",
+            came="an assertion on the value alone, which any value would hold",
+            expected="a comparison: assert h2o_sweep.best(...) >= h2o_targets.lossy",
+        )
+
     def __ge__(self, target: Target | float) -> bool:
         return self._compare(">=", target)
 
@@ -155,6 +164,7 @@ class Measured:
     def _compare(self, relation: Literal[">=", "<="], target: Target | float) -> bool:
         if not isinstance(target, Target):
             target = Target(self.metric, float(target), "gate file")
+        self._check_sense(relation, target)
         outcome: Outcome
         if target.value is None:
             outcome = "reported"
@@ -165,6 +175,19 @@ class Measured:
         if self.on_compare is not None:
             self.on_compare(Comparison(self, relation, target, outcome))
         return outcome != "fail"
+
+    def _check_sense(self, relation: str, target: Target) -> None:
+        """Refuse a comparison that says nothing: with the target of another metric, or in the wrong direction."""
+        metric = METRICS[self.metric]
+        if target.metric != self.metric:
+            raise UsageError(
+                f"a {metric.title} was compared with the target of another metric",
+                came=f"the target of {METRICS[target.metric].title}, {target!r}",
+                expected=f"the target of {metric.title}, or a number",
+            )
+        if metric.higher_is_better != (relation == ">="):
+            sense = "higher is better: >=" if metric.higher_is_better else "lower is better: <="
+            raise UsageError(f"a {metric.title} was compared the wrong way round", came=relation, expected=sense)
 
     def __repr__(self) -> str:
         return METRICS[self.metric].render_measured(self.value, self.std)

@@ -38,7 +38,7 @@ class RowFacts:
 class RowMargins:
     """How one row stands to every threshold: relative margins, negative = missed, None = left out.
 
-    A value that is missing counts as missed by everything (minus infinity).
+    A value that is missing or not finite counts as missed by everything (minus infinity).
     """
 
     run_id: str
@@ -78,7 +78,7 @@ def _ratio_margin(value: float | None, target: float | None) -> float | None:
     if target is None:
         return None
     # The difference first: its sign is exact, a rounded quotient's is not.
-    return -math.inf if value is None or math.isnan(value) else (value - target) / target
+    return -math.inf if value is None or not math.isfinite(value) else (value - target) / target
 
 
 def row_margins(
@@ -90,7 +90,7 @@ def row_margins(
     """
     decode: float | None = None
     if thresholds.decode_drop is not None:
-        if baseline_tok_per_s is None or row.decode_tok_per_s is None or math.isnan(row.decode_tok_per_s):
+        if baseline_tok_per_s is None or row.decode_tok_per_s is None or not math.isfinite(row.decode_tok_per_s):
             decode = -math.inf
         else:
             decode = thresholds.decode_drop - decode_drop(baseline_tok_per_s, row.decode_tok_per_s)
@@ -148,7 +148,7 @@ class BestOfVerdict:
 
 def best_row(rows: Sequence[RowFacts], column: str) -> RowFacts | None:
     """The first row with the largest `lossy` or `decode_tok_per_s`; rows without the value do not count."""
-    with_value = [row for row in rows if getattr(row, column) is not None and not math.isnan(getattr(row, column))]
+    with_value = [row for row in rows if getattr(row, column) is not None and math.isfinite(getattr(row, column))]
     return max(with_value, key=lambda row: float(getattr(row, column)), default=None)
 
 
@@ -170,7 +170,7 @@ def decide_best_of(
         drop = decode_drop(baseline_tok_per_s, decode.decode_tok_per_s)
 
     def holds(value: float | None, target: float | None) -> bool | None:
-        return None if target is None else value is not None and value >= target
+        return None if target is None else value is not None and math.isfinite(value) and value >= target
 
     return BestOfVerdict(
         lossy_best=lossy,
@@ -180,3 +180,16 @@ def decide_best_of(
         decode_pass=None if thresholds.decode_drop is None else drop is not None and drop <= thresholds.decode_drop,
         lossless_pass=holds(lossless, thresholds.lossless),
     )
+
+
+def best_of_margins(
+    rows: Sequence[RowFacts],
+    thresholds: Thresholds,
+    *,
+    baseline_tok_per_s: float | None,
+    lossless: float | None,
+) -> RowMargins:
+    """The margins of the original rule: those of a row, which need not exist, with the best of each column."""
+    lossy, decode = best_row(rows, "lossy"), best_row(rows, "decode_tok_per_s")
+    best = RowFacts("best of each column", lossy.lossy if lossy else None, decode.decode_tok_per_s if decode else None)
+    return row_margins(best, thresholds, baseline_tok_per_s=baseline_tok_per_s, lossless=lossless)
