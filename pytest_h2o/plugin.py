@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,11 +53,18 @@ def _is_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
 
+def _keys_of_ini_file(config: pytest.Config) -> tuple[str, ...]:
+    """Every key of the ini file, ours or not; deprecated by pytest 9.1, which has no other way to see unknown keys."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return tuple(getattr(config, "inicfg", ()))
+
+
 def _settings_of(config: pytest.Config) -> Settings:
     """Resolve the options once; a fault among them is a usage error of pytest."""
     if _settings not in config.stash:
         try:
-            refuse_unknown_keys(config.inicfg)
+            refuse_unknown_keys(_keys_of_ini_file(config))
             config.stash[_settings] = resolve_settings(
                 command_line=config.getoption,
                 ini=config.getini,

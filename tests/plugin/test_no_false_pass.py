@@ -10,8 +10,9 @@ from tests.plugin.conftest import Project
 def check_usage_error(project: Project, text: str, *arguments: str) -> None:
     result = project.run(*arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert text in result.stderr.str()
-    assert "Traceback" not in result.stderr.str() + result.stdout.str()
+    printed = result.stdout.str() + result.stderr.str()
+    assert text in printed
+    assert "Traceback" not in printed
 
 
 @pytest.mark.parametrize("option", ["--h2o-base-config=c.json", "--h2o-backend=opencl", "--h2o-no-fold"])
