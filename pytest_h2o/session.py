@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,18 +121,12 @@ class GateSession:
         return [self._scopes[name] for name in self._in_folder["scopes", gate_dir]]
 
     def _assignments(self) -> tuple[list[str], list[str]]:
-        """What ``--h2o-set`` says to presets, and what to scopes; an unknown key goes to the likelier."""
+        """What ``--h2o-set`` says to presets, and what to scopes."""
         from pytest_h2o.presets import Preset
+        from pytest_h2o.schema.assignments import share_assignments
         from pytest_h2o.scopes import Scope
 
-        presets: list[str] = []
-        scopes: list[str] = []
-        for text in self.settings["set"] or ():
-            key = text.partition("=")[0].strip().partition(".")[0]
-            if key not in Preset.model_fields and key not in Scope.model_fields:
-                key = next(iter(get_close_matches(key, [*Preset.model_fields, *Scope.model_fields], 1)), key)
-            in_scope = key in Scope.model_fields and key not in Preset.model_fields
-            (scopes if in_scope else presets).append(text)
+        presets, scopes = share_assignments(self.settings["set"] or (), (Preset, Scope))
         return presets, scopes
 
     def points(self, preset: Preset) -> tuple[SweepPoint, ...]:

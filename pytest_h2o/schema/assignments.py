@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel
@@ -49,6 +50,23 @@ def parse_assignments(model: type[BaseModel], assignments: Sequence[str]) -> dic
     if faults:
         raise PresetError.from_faults(faults, OPTION)
     return values
+
+
+def share_assignments(assignments: Sequence[str], models: Sequence[type[BaseModel]]) -> tuple[list[str], ...]:
+    """Tell for which of `models` each ``KEY=VALUE`` is: the first that knows its key, or the key nearest to it.
+
+    Returns
+    -------
+    tuple of list of str
+        The assignments of each model. What resembles no key goes to the first, which then says so.
+    """
+    shares: tuple[list[str], ...] = tuple([] for _ in models)
+    known = list(dict.fromkeys(key for model in models for key in model.model_fields))
+    for text in assignments:
+        key = text.partition("=")[0].strip().partition(".")[0]
+        nearest = next(iter([key] if key in known else get_close_matches(key, known, 1)), None)
+        shares[next((n for n, model in enumerate(models) if nearest in model.model_fields), 0)].append(text)
+    return shares
 
 
 def merge_settings(data: Mapping[str, Any], settings: Mapping[KeyPath, Any]) -> dict[str, Any]:
