@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,18 +52,11 @@ def _is_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
 
-def _keys_of_ini_file(config: pytest.Config) -> tuple[str, ...]:
-    """Every key of the ini file, ours or not; deprecated by pytest 9.1, which has no other way to see unknown keys."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return tuple(getattr(config, "inicfg", ()))
-
-
 def _settings_of(config: pytest.Config) -> Settings:
     """Resolve the options once; a fault among them is a usage error of pytest."""
     if _settings not in config.stash:
         try:
-            refuse_unknown_keys(_keys_of_ini_file(config))
+            refuse_unknown_keys(config)
             config.stash[_settings] = resolve_settings(
                 command_line=config.getoption,
                 ini=config.getini,
@@ -117,9 +109,6 @@ def pytest_configure(config: pytest.Config) -> None:
         _settings_of(config)  # a fault among the options is told before anything is collected
     if not _is_worker(config):
         config.pluginmanager.register(_Controller(config), "h2o-controller")
-
-
-# -- collection ---------------------------------------------------------------------------------------------------
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -202,9 +191,6 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
     return config.stash[_session].describe()
 
 
-# -- fixtures of the gate files ----------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def h2o_point(request: pytest.FixtureRequest) -> PointItem:
     """One point of a sweep preset: its sound `row`."""
@@ -245,17 +231,12 @@ def h2o_targets(request: pytest.FixtureRequest) -> Targets:
     pytest.fail("h2o_targets needs one of h2o_sweep, h2o_lossless, h2o_upper_bound, h2o_scope beside it", pytrace=False)
 
 
-# -- running ------------------------------------------------------------------------------------------------------
-
-
 def _gate_item_of(item: pytest.Item) -> GateItem | None:
     """What the item's fixture gave; of an item that ended before its fixtures were made, what it would have given."""
     funcargs = getattr(item, "funcargs", {})
     made = next((funcargs[name] for name in ITEM_FIXTURES if name in funcargs), None)
     if made is None and _is_gate_item(item):
-        params: dict[str, Any] = item.callspec.params  # type: ignore[attr-defined]
-        name = next(name for name in ITEM_FIXTURES if name in params)
-        made = _session_of(item.config).make_item(name, params[name])
+        made = _session_of(item.config).make_item(item.callspec.params)  # type: ignore[attr-defined]
     return made
 
 
@@ -304,9 +285,6 @@ def pytest_assertrepr_compare(config: pytest.Config, op: str, left: object, righ
     from pytest_h2o.report.diagnosis import explain_comparison
 
     return explain_comparison(left, op, right) if isinstance(left, Measured) else None
-
-
-# -- reporting (controller only) ---------------------------------------------------------------------------------
 
 
 class _Controller:
