@@ -267,15 +267,19 @@ def check_bench(bench: Path, origin: str) -> Path:
 
 
 def bench_settings(settings: Settings, preset: Preset) -> BenchSettings:
-    """How the options launch the bench for a preset; UsageError if it is not there."""
+    """How the options launch the bench for a preset; UsageError if it is not there.
+
+    The time limit of a run: the command line's, else the preset's, else the ini file's, else the default.
+    """
     from pytest_h2o.bench.command import BenchSettings
 
+    given = settings.given["bench-timeout"]
     return BenchSettings.for_program(
         check_bench(settings["bench"], settings.origin("bench")),
         backend=settings["backend"],
         threads=settings["threads"],
         attention_option=settings["attention-option"],
-        timeout_s=preset.timeout_s or settings["bench-timeout"],
+        timeout_s=given.value if given.on_command_line else preset.timeout_s or given.value,
     )
 
 

@@ -108,7 +108,13 @@ def build_run_config(base: BaseConfig, point: SweepPoint) -> dict[str, Any]:
     first, then others that the preset names), then the model files that the base config left to their defaults.
     """
     config = _placed_values(base)
-    config.update(
+    config.update(point_keys(point))
+    return _with_default_files(config)
+
+
+def point_keys(point: SweepPoint) -> dict[str, Any]:
+    """Give every H2O and lossless key that the config of a point sets, in order, whatever the model."""
+    h2o = dict(
         kv_h2o_enable=True,
         kv_h2o_layer_start=point.h2o_layer_start,
         kv_h2o_layer_end=point.h2o_layer_end,
@@ -123,9 +129,7 @@ def build_run_config(base: BaseConfig, point: SweepPoint) -> dict[str, Any]:
         kv_h2o_trigger_min_tokens=point.trigger_min_tokens,
         kv_h2o_log_stats=point.h2o_log_stats,
     )
-    config.update({key: point.lossless.get(key, default) for key, default in LOSSLESS_DEFAULTS.items()})
-    config.update(point.lossless)
-    return _with_default_files(config)
+    return {**h2o, **LOSSLESS_DEFAULTS, **point.lossless}
 
 
 def baseline_run_config(base: BaseConfig) -> dict[str, Any]:
