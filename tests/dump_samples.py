@@ -61,3 +61,8 @@ def the_skipped(root: Path) -> SkippedEntry:
     assert index.scanned_entries == 2
     (skipped,) = index.skipped
     return skipped
+
+
+def read_words(entry: DumpEntry, tensor: Tensor) -> Words:
+    """K or V of one whole entry."""
+    return read_pieces([Piece(entry, 0, entry.seq_len)], tensor)

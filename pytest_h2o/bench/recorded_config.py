@@ -1,4 +1,4 @@
-"""Does a recorded run have the configuration of its point: its config and its manifest entry, compared. Pure but one.
+"""Does a recorded run have the configuration of its point: its config and its manifest entry, compared.
 
 A recording may lack its manifest, its configs, or fields of either. What is there must agree with the point; what is
 not there is said, so that nobody takes an unverified row for a verified one.

@@ -1,4 +1,4 @@
-"""Which runs of a manifest may stand in one log: those that the runtime cannot tell apart, and say so. Pure but paths."""
+"""Which runs of a manifest may stand in one log: those that the runtime cannot tell apart, and say so."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ class Baseline:
 def pick_recorded(rows: Sequence[PointResult], results: Sequence[PointResult]) -> Baseline | None:
     """The recorded row with H2O off that the given runs may be compared with; None if there is none.
 
-    It must have the prompt, gen, model (with its size), backend, threads, precision and mmap of every run. Of several the fastest is taken: the one that
-    is hardest to hold.
+    It must have the prompt, gen, model (with its size), backend, threads, precision and mmap of every run. Of several
+    the fastest is taken: the one that is hardest to hold.
     """
     wanted = {_identity(result.row) for result in results}
     fitting = [
