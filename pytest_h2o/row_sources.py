@@ -270,8 +270,8 @@ def _describe_fold(check: FoldCheck) -> str:
         )
     seen = check.problem or ", ".join(f"{d.column} {d.leader} and {d.probe}" for d in check.differences)
     return (
-        f"nothing is folded: {check.preset} {check.leader} and {check.probe} differ only in the {ignored}, which {check.target_mode} "
-        f"mode should not read, and gave {seen or 'no row'}"
+        f"nothing is folded: {check.preset} {check.leader} and {check.probe} differ only in the {ignored}, "
+        f"which {check.target_mode} mode should not read, and gave {seen or 'no row'}"
     )
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from pytest_h2o.dumps import SkippedEntry, index_dump
+from pytest_h2o.dumps import DumpEntry, SkippedEntry, index_dump
+from pytest_h2o.dumps.entry import Tensor
+from pytest_h2o.dumps.read import Piece, Words, read_pieces
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 FP16 = FIXTURES / "dumps" / "fp16"

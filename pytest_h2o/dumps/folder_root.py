@@ -81,8 +81,8 @@ class FolderRoot:
         except OSError as error:
             raise DumpError("a data file cannot be read", where=location, came=str(error.strerror)) from error
         if done != len(buffer):
-            more = " or more" if done > len(buffer) else ""
-            raise _other_size(location, f"{offset + done} bytes{more}", offset + len(buffer), is_end)
+            surplus_note = " or more" if done > len(buffer) else ""
+            raise _other_size(location, f"{offset + done} bytes{surplus_note}", offset + len(buffer), is_end)
 
     def map_file(self, location: str, size: int, *, is_end: bool) -> mmap.mmap:
         """See `DumpRoot`."""
