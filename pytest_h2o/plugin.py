@@ -38,6 +38,12 @@ PROPERTY = "h2o"
 """Name of the user property in which an item's record travels from a worker to the controller, as JSON text."""
 
 
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    from pytest_h2o import hookspecs
+
+    pluginmanager.add_hookspecs(hookspecs)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("h2o", "KV-cache compression gate (pytest-h2o)")
     for option in OPTIONS:
@@ -85,14 +91,13 @@ def _run_dir(config: pytest.Config) -> Path:
 
 def _session_of(config: pytest.Config) -> GateSession:
     if _session not in config.stash:
+        from pytest_h2o.codecs.registry import register_all
         from pytest_h2o.selection import names_asked_for
         from pytest_h2o.session import GateSession
 
-        config.stash[_session] = GateSession(
-            _settings_of(config),
-            run_dir=_run_dir(config),
-            asked_for=names_asked_for(config.getoption("keyword"), config.args),
-        )
+        register_all(config.hook.pytest_h2o_codecs(config=config))
+        asked_for = names_asked_for(config.getoption("keyword"), config.args)
+        config.stash[_session] = GateSession(_settings_of(config), run_dir=_run_dir(config), asked_for=asked_for)
     return config.stash[_session]
 
 

@@ -32,7 +32,6 @@ from pytest_h2o.store import OnceStore, keep_error, kept_value
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
-    from pytest_h2o.codecs.base import Rope
     from pytest_h2o.gate.item import GateItem
     from pytest_h2o.lossless import LosslessResult
     from pytest_h2o.points import SweepPoint
@@ -297,27 +296,15 @@ class GateSession:
         return result
 
     def _evaluate(self, scope: Scope) -> dict[str, Any]:
+        from pytest_h2o.known_rope import find_rope
         from pytest_h2o.lossless import LosslessSettings, evaluate_lossless
 
         settings = LosslessSettings(
             **{field.name: getattr(scope, field.name) for field in dataclasses.fields(LosslessSettings)}
         )
-        result = evaluate_lossless(self.scope_root(scope), settings, verify=True, rope=self._rope(scope))
+        rope = find_rope(scope, self.settings.given["base-config"])
+        result = evaluate_lossless(self.scope_root(scope), settings, verify=True, rope=rope)
         return result.to_json()
-
-    def _rope(self, scope: Scope) -> Rope | None:
-        """How K was rotated: as the scope says, or the model's config; None where codecs have to find out."""
-        from pytest_h2o.codecs.base import Rope
-
-        if scope.rope is not None:
-            return Rope(scope.rope.theta, scope.rope.pairing)
-        base = self.settings.given["base-config"]
-        if base.value is None:
-            return None
-        from pytest_h2o.bench.config import read_base_config, rope_theta
-
-        theta = rope_theta(read_base_config(base.value, base.origin))
-        return None if theta is None else Rope(theta)
 
     def scope_root(self, scope: Scope) -> Path:
         root: Path = self.settings["dump-dir"] or scope.root

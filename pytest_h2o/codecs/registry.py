@@ -15,7 +15,7 @@ import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -127,6 +127,19 @@ def register(cls: _C) -> _C:
             )
         _registered[checked.id] = cls
     return cls
+
+
+def register_all(groups: Iterable[Iterable[type[Codec]]]) -> None:
+    """Add the codecs that hooks gave, a group each.
+
+    Raises
+    ------
+    CodecError
+        A class is no codec, or its id is taken.
+    """
+    for group in groups:
+        for cls in group:
+            register(cls)
 
 
 def unregister(name: str) -> None:

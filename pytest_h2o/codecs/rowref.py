@@ -31,10 +31,10 @@ from pytest_h2o.codecs.wire.turned_header import read_turned_header, write_turne
 _ROWS_MODE = 32
 _NEAR = {"k": 0.5, "v": 0.35}
 """A reference is used if its squared distance is under this share of the row's energy."""
-_SHORT_ROWS = 48
+_SHORT_ROWS = 96
 _POOR_SHARE, _RICH_SHARE = 0.9, 0.25
-"""Short streams, and those that come to less or more than these shares of raw, are tried without references as well:
-noise has none, and where whole rows repeat zstd finds them."""
+"""Streams that are short, or longer than a segment, or come to less or more than these shares of raw, are tried without
+references as well: noise has none, and where whole rows repeat zstd finds them, farther back than a segment reaches."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class RowRef(Codec):
             return ExpBias().encode(stream)
         payload = self._encode_rows(stream)
         share = len(payload) / stream.raw_bytes
-        if len(stream.words) <= _SHORT_ROWS or not _RICH_SHARE < share < _POOR_SHARE:
+        if not (_SHORT_ROWS < len(stream.words) <= SEGMENT_ROWS and _RICH_SHARE < share < _POOR_SHARE):
             return min(payload, ExpBias().encode(stream), key=len)
         return payload
 

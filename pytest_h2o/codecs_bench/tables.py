@@ -90,6 +90,7 @@ def render_markdown(summary: Mapping[str, Any]) -> str:
             ],
             [_overview_row(contender) for contender in summary["contenders"]],
         ),
+        *_fewer_rounds(summary["contenders"], settings["rounds"]),
         "",
         "By layer, online, K / V:",
         "",
@@ -112,6 +113,12 @@ def render_markdown(summary: Mapping[str, Any]) -> str:
         f"{load} Python {environment['python']}, {versions}.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _fewer_rounds(contenders: Sequence[Mapping[str, Any]], rounds: int) -> list[str]:
+    slow = [(c["name"], len(c["encode_mb_per_s"]["rounds"])) for c in contenders]
+    told = [f"{name} {count}" for name, count in slow if count < rounds]
+    return ["", f"Fewer rounds, because they are slow: {', '.join(told)}."] if told else []
 
 
 def _contender(result: Result, settings: BenchSettings) -> dict[str, Any]:

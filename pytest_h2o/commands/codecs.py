@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bench.add_argument("--codecs", nargs="+", metavar="CODEC", help="NAME or NAME:SETTING=VALUE (default: all)")
     bench.add_argument("--peers", nargs="*", metavar="PEER", help="peers (default: those installed; none: no name)")
     bench.add_argument("--rounds", type=int, default=5, help="timed rounds (default: %(default)s)")
+    bench.add_argument("--slow-rounds", type=int, default=1, help="rounds of slow codecs (default: %(default)s)")
     bench.add_argument("--chunk", type=int, default=192, help="tokens of an online chunk (default: %(default)s)")
     bench.add_argument("--framing", type=int, default=8, help="bytes added to each chunk (default: %(default)s)")
     bench.add_argument("--front-n", type=int, default=2, help="layers that count as front (default: %(default)s)")
@@ -71,7 +72,7 @@ def _bench(args: argparse.Namespace) -> int:
     from pytest_h2o.codecs_bench.tables import render_json, render_markdown, summarize
     from pytest_h2o.store import refuse_existing, write_new_text
 
-    settings = BenchSettings(args.chunk, args.framing, args.front_n, args.rounds)
+    settings = BenchSettings(args.chunk, args.framing, args.front_n, args.rounds, args.slow_rounds)
     rope = rope_from_args(args)
     renders = ((args.out_json, render_json), (args.out_md, render_markdown), (args.out_svg, render_svg))
     outputs = [(path, render) for path, render in renders if path is not None]

@@ -24,12 +24,13 @@ from battery import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sample_streams import ROPE, SHAPES, any_stream, cut, real_streams, worst_words
+from sample_streams import DUMP, ROPE, SHAPES, any_stream, cut, real_streams, worst_words
 
 import pytest_h2o.codecs
 from pytest_h2o.codecs.base import Codec, Stream
 from pytest_h2o.codecs.registry import builtin_names, codec_class, get_codec
 from pytest_h2o.codecs.spec import parse_codec, render_codec
+from pytest_h2o.codecs_bench.streams import streams as dumped_streams
 
 OTHER_SETTINGS = (
     "zstd:level=19",
@@ -76,6 +77,19 @@ def test_streams_of_all_kinds_are_decoded_together(codec: Codec) -> None:
 def test_no_real_stream_is_larger_than_with_another_codec(name: str, other: str) -> None:
     for stream in real_streams():
         check_not_larger_than(get_codec(name), get_codec(other), stream)
+
+
+@pytest.mark.parametrize("name", ["expbias", "rowref"])  # rowref_max falls back on rowref
+def test_no_recorded_stream_is_larger_than_with_adaptive_v22(name: str) -> None:
+    """Whole sequences, chunks of 128 tokens and single tokens; chunks of 192 are in the tests of each codec."""
+    codec, other = get_codec(name), get_codec("adaptive_v22")
+    for dumped in dumped_streams(DUMP, rope=ROPE):
+        stream = dumped.stream
+        check_not_larger_than(codec, other, stream)
+        for start in range(0, len(stream.words), 128):
+            check_not_larger_than(codec, other, cut(stream, start, start + 128))
+        for start in range(0, len(stream.words), 50):
+            check_not_larger_than(codec, other, cut(stream, start, start + 1))
 
 
 @every_codec

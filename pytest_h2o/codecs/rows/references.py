@@ -14,14 +14,12 @@ from numpy.typing import NDArray
 
 from pytest_h2o.codecs.base import Words
 from pytest_h2o.codecs.rows.prediction import widen
-from pytest_h2o.codecs.rows.rotation import Floats, Rotation
+from pytest_h2o.codecs.rows.rotation import SAMPLE_STEP, Floats, Turner
 
 Indices = NDArray[np.int64]
 
 MAX_DEPTH = 2
 """Steps of a chain of references: rows of one depth are decoded together, so every step is a pass."""
-_STEP = 4
-"""Every third channel or pair is looked at: more find hardly better references."""
 _DETOUR = 1.15
 """A reference one step up the chain is taken if it is farther away by this factor at most."""
 _ONE_THREAD_PRODUCTS = 1 << 18
@@ -44,20 +42,20 @@ class References:
     distance: Floats
 
 
-def row_features(words: Words, rotation: Rotation | None, positions: Indices) -> Floats:
-    """Give a third of the channels of ``[rows, heads, head_dim]``, comparable across positions, ``[rows, features]``.
+def row_features(words: Words, turner: Turner | None, positions: Indices) -> Floats:
+    """Give a sixth of the channels of ``[rows, heads, head_dim]``, comparable across positions, ``[rows, features]``.
 
-    Under a rotation these are every third pair, turned back to the first position and freed of their mean, because
+    Under a rotation these are every sixth pair, turned back to the first position and freed of their mean, because
     keys share a large constant that says nothing of the token.
     """
     rows = len(words)
-    if rotation is None:
-        features = widen(words.reshape(rows, -1)[:, ::_STEP])
+    if turner is None:
+        features = widen(words.reshape(rows, -1)[:, ::SAMPLE_STEP])
     else:
-        first, second = rotation.first_and_second(_STEP)
+        first, second = turner.rotation.first_and_second(SAMPLE_STEP)
         x, y = widen(words[..., first]), widen(words[..., second])
-        cosine, sine = rotation.cos_sin(positions - positions[0])
-        cos, sin = cosine[:, None, first], sine[:, None, second]
+        cosine, sine = turner.sampled(positions - positions[0])
+        cos, sin = cosine[:, None], sine[:, None]
         turned = np.empty((2, *x.shape), np.float32)
         np.multiply(x, cos, out=turned[0])
         turned[0] += y * sin

@@ -19,8 +19,8 @@ from pytest_h2o.codecs.wire.rope_bytes import is_usable
 
 _THETAS = (1e4, 1e5, 5e5, 1e6)
 _PAIRINGS: tuple[Literal["half", "interleaved"], ...] = ("half", "interleaved")
-_SAMPLED_ROWS = 40
-_PAIR_STEP = 3
+_SAMPLED_ROWS = 24
+_PAIR_STEP = 4
 _CLEAR_GAIN = 1.1
 
 

@@ -26,6 +26,8 @@ MAX_HEAD_DIM = 512
 _CACHED_DISTANCES = 256
 _NEAR = np.arange(1 - _CACHED_DISTANCES, _CACHED_DISTANCES, dtype=np.int64)
 _MAX_TABLE_CHANNELS = 2048
+SAMPLE_STEP = 6
+"""Every sixth channel or pair is looked at in the search for references: more find hardly better ones."""
 """References lie at most 255 rows back; a small table, because a payload may name any theta."""
 _FRACTION_BITS = 30
 _PI_DIGITS = 3141592653589793238462643383279502884197169399375105820974944592307816406286
@@ -100,6 +102,7 @@ class Turner:
         self._heads = heads
         near = _NEAR if heads * rotation.head_dim <= _MAX_TABLE_CHANNELS else _NEAR[:0]
         self._cos, self._sin = self._tile(near)
+        self._sampled = self._sample(_NEAR)
 
     def turn(self, rows: Floats, distances: NDArray[np.int64]) -> Floats:
         """Turn finite `rows`, which are used up, by `distances` positions a row."""
@@ -118,6 +121,19 @@ class Turner:
             turned[:, 0::2] += rows[:, 1::2]
             turned[:, 1::2] += rows[:, 0::2]
         return turned
+
+    def sampled(self, distances: NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """Cosine and sine of every `SAMPLE_STEP`-th pair for each distance, ``[len(distances), pairs]``."""
+        at = distances + (_CACHED_DISTANCES - 1)
+        if int(at.view(np.uint64).max()) < len(_NEAR):
+            cos, sin = self._sampled
+            return cos.take(at, axis=0), sin.take(at, axis=0)
+        return self._sample(distances)
+
+    def _sample(self, distances: NDArray[np.int64]) -> tuple[Floats, Floats]:
+        first, second = self.rotation.first_and_second(SAMPLE_STEP)
+        cos, sin = self.rotation.cos_sin(distances)
+        return np.ascontiguousarray(cos[:, first]), np.ascontiguousarray(sin[:, second])
 
     def _tile(self, distances: NDArray[np.int64]) -> tuple[Floats, Floats]:
         """Cosine and sine for all heads; the sine stands at the dimension that it is multiplied with."""

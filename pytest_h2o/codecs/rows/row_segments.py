@@ -52,8 +52,7 @@ def encode_segment(rows_of_heads: Words, positions: Indices, turner: Turner | No
     """
     rows = len(rows_of_heads)
     words = rows_of_heads.reshape(rows, -1)
-    rotation = None if turner is None else turner.rotation
-    references = find_references(row_features(rows_of_heads, rotation, positions), near)
+    references = find_references(row_features(rows_of_heads, turner, positions), near)
     source = references.source
     referenced = np.flatnonzero(source != np.arange(rows))
     row_class = np.full(rows, _UNREFERENCED, np.uint8)
