@@ -16,15 +16,14 @@ from pytest_h2o.errors import H2OError, OptedOut
 from pytest_h2o.options import OPTIONS, Settings, resolve_settings
 
 if TYPE_CHECKING:
+    from pytest_h2o.gate.comparison_item import ComparisonItem
     from pytest_h2o.gate.item import GateItem, Targets
     from pytest_h2o.gate.scope_item import LosslessItem
     from pytest_h2o.gate.sweep_items import PointItem, SweepItem
     from pytest_h2o.report.collector import Collector
     from pytest_h2o.session import GateSession
 
-PRESET_FIXTURES = ("h2o_point", "h2o_sweep")
-SCOPE_FIXTURES = ("h2o_lossless", "h2o_upper_bound", "h2o_scope")
-ITEM_FIXTURES = (*PRESET_FIXTURES, *SCOPE_FIXTURES)
+ITEM_FIXTURES = ("h2o_point", "h2o_sweep", "h2o_lossless", "h2o_upper_bound", "h2o_scope", "h2o_comparison")
 
 _settings = pytest.StashKey[Settings]()
 _session: pytest.StashKey[GateSession] = pytest.StashKey()
@@ -62,12 +61,17 @@ def _settings_of(config: pytest.Config) -> Settings:
     """Resolve the options once; a fault among them is a usage error of pytest."""
     if _settings not in config.stash:
         try:
-            config.stash[_settings] = resolve_settings(
+            settings = resolve_settings(
                 command_line=config.getoption,
                 ini=config.getini,
                 invocation_dir=config.invocation_params.dir,
                 ini_dir=config.inipath.parent if config.inipath else config.rootpath,
             )
+            if any(settings.given[name].on_command_line for name in ("save", "compare", "compare-fail")):
+                from pytest_h2o.gate.comparison_request import read_request
+
+                read_request(settings)
+            config.stash[_settings] = settings
         except H2OError as error:
             raise pytest.UsageError(str(error)) from error
     return config.stash[_settings]
@@ -170,9 +174,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         callspec = getattr(item, "callspec", None)
         if callspec is None:
             continue
-        names = [name for name in PRESET_FIXTURES if name in callspec.params]
         try:
-            if names and session.is_left_out(callspec.params[names[0]]):
+            if session.leaves_out(callspec.params):
                 left_out.append(item)
         except H2OError as error:
             raise pytest.UsageError(str(error)) from error
@@ -220,6 +223,12 @@ def h2o_upper_bound(request: pytest.FixtureRequest) -> LosslessItem:
 def h2o_scope(request: pytest.FixtureRequest) -> LosslessItem:
     """Any dump scope: `streams`, `decoded_streams`."""
     return _session_of(request.config).lossless_item(request.param)
+
+
+@pytest.fixture
+def h2o_comparison(request: pytest.FixtureRequest) -> ComparisonItem:
+    """One preset or scope of this run against an earlier run: `regressions`, `comparison`."""
+    return _session_of(request.config).comparison_item(request.param)
 
 
 @pytest.fixture
@@ -322,6 +331,8 @@ class _Controller:
             self._summary = write_artifacts(
                 self._collector(), started=self._started, ended=time.time(), exit_status=int(exitstatus)
             )
+            if self._summary["recorded"]["trouble"] is not None and exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
         except H2OError as error:
             self._trouble = str(error)
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR

@@ -7,7 +7,8 @@ scope) goes through the run folder's `OnceStore`, so that it is made once whiche
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,17 +28,23 @@ from pytest_h2o.row_sources import (
     choose_base_config,
     find_recordings,
 )
+from pytest_h2o.schema.assignments import split_assignments
 from pytest_h2o.store import OnceStore, keep_error, kept_value
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
+    from pytest_h2o.comparisons import Comparer
+    from pytest_h2o.gate.comparison_item import ComparisonItem
     from pytest_h2o.lossless import LosslessResult
     from pytest_h2o.points import SweepPoint
     from pytest_h2o.presets import Preset
     from pytest_h2o.scopes import Scope
 
 Key = str | tuple[str, int]
-"""What parametrizes an item: a preset or scope name, or a preset name and a point's place in it."""
+"""What parametrizes an item: a preset or scope name, or a preset name and a point's place in it.
+
+A comparison has ``preset NAME`` or ``scope NAME``.
+"""
 
 
 class GateSession:
@@ -76,12 +83,21 @@ class GateSession:
                 for preset in self._load_presets(gate_dir)
                 for place, point in enumerate(self.points(preset))
             ]
+        if fixture == "h2o_comparison":
+            return self.comparer.parameters(self, gate_dir)
         scopes = self._load_scopes(gate_dir)
         if fixture == "h2o_lossless":
             scopes = [scope for scope in scopes if scope.entry_mode != "aggregate"]
         elif fixture == "h2o_upper_bound":
             scopes = [scope for scope in scopes if scope.entry_mode == "aggregate"]
         return [(scope.name, scope.name) for scope in scopes]
+
+    @cached_property
+    def comparer(self) -> Comparer:
+        """Finds earlier figures; reading it checks the options about them."""
+        from pytest_h2o.comparisons import Comparer
+
+        return Comparer(self.settings, self.store)
 
     def _load_presets(self, gate_dir: Path) -> list[Preset]:
         from pytest_h2o.presets import load_presets
@@ -104,7 +120,7 @@ class GateSession:
                 choose_base_config(preset, self.settings.given["base-config"])
 
     def _override(self, preset: Preset) -> Preset:
-        mine, _ = self._assignments()
+        mine, _ = split_assignments(self.settings["set"] or ())
         return preset.override(*mine) if mine else preset
 
     def _load_scopes(self, gate_dir: Path) -> list[Scope]:
@@ -112,23 +128,10 @@ class GateSession:
 
         if ("scopes", gate_dir) not in self._loaded:
             for scope in load_scopes(self.settings["scopes"] or gate_dir / "scopes.yaml"):
-                _, mine = self._assignments()
+                _, mine = split_assignments(self.settings["set"] or ())
                 self._scopes[scope.name] = scope.override(*mine) if mine else scope
             self._loaded.add(("scopes", gate_dir))
         return list(self._scopes.values())
-
-    def _assignments(self) -> tuple[list[str], list[str]]:
-        """What ``--h2o-set`` says to presets, and what to scopes; a key is known to one of them."""
-        from pytest_h2o.presets import Preset
-        from pytest_h2o.scopes import Scope
-
-        presets: list[str] = []
-        scopes: list[str] = []
-        for text in self.settings["set"] or ():
-            key = text.partition("=")[0].strip().partition(".")[0]
-            in_scope = key in Scope.model_fields and key not in Preset.model_fields
-            (scopes if in_scope else presets).append(text)
-        return presets, scopes
 
     def points(self, preset: Preset) -> tuple[SweepPoint, ...]:
         """All points of a preset, in their order."""
@@ -138,12 +141,18 @@ class GateSession:
             self._points[preset.name] = expand_points(preset)
         return self._points[preset.name]
 
-    def is_left_out(self, key: Key) -> bool:
+    def leaves_out(self, params: Mapping[str, Any]) -> bool:
+        """Whether the item of these parameters is not to run, though it was selected."""
+        if "h2o_comparison" in params and self.comparer.request.compare is None:
+            return True
+        name = _preset_of(params)
+        return name is not None and self._is_left_out(name)
+
+    def _is_left_out(self, name: str) -> bool:
         """Whether the recorded logs lack this preset and it was not asked for by name.
 
         Where no preset at all is recorded, none is left out: then the items fail and say so.
         """
-        name = key if isinstance(key, str) else key[0]
         recorded = self._recorded_names()
         if not recorded or name in recorded or self._is_asked_for(name):
             return False
@@ -185,13 +194,13 @@ class GateSession:
     def note_selected(self, params: Sequence[dict[str, Any]]) -> None:
         """Learn which items will run: only their points are launched, folded among themselves."""
         for param in params:
-            if "h2o_sweep" in param:
-                self._needed[param["h2o_sweep"]] = None
-            elif "h2o_point" in param:
-                name, place = param["h2o_point"]
+            name = _preset_of(param)
+            if name is not None and "h2o_point" not in param:
+                self._needed[name] = None
+            elif name is not None:
                 needed = self._needed.setdefault(name, set())
                 if needed is not None:
-                    needed.add(place)
+                    needed.add(param["h2o_point"][1])
 
     def needed_points(self, preset: Preset) -> tuple[SweepPoint, ...]:
         """The points that selected items ask for: all of them if any item is about the whole preset."""
@@ -208,6 +217,7 @@ class GateSession:
         else:
             what = "neither a bench nor recorded logs: sweep items cannot be measured"
         lines = [f"h2o: {what}", f"h2o: rule {self.rule}, artifacts in {self.run_dir}"]
+        lines += self.comparer.describe()
         if self._left_out:
             names = ", ".join(sorted(self._left_out))
             lines.append(f"h2o: not measured and left out: {names} (no recording; -k NAME asks for one)")
@@ -227,6 +237,12 @@ class GateSession:
     def lossless_item(self, name: str) -> LosslessItem:
         scope = self._scopes[name]
         return LosslessItem(self, scope, scope_targets(self.settings, scope))
+
+    def comparison_item(self, key: str) -> ComparisonItem:
+        from pytest_h2o.gate.comparison_item import ComparisonItem
+
+        kind, _, name = key.partition(" ")
+        return ComparisonItem(self, self.sweep_item(name) if kind == "preset" else self.lossless_item(name))
 
     def deciding_scope(self) -> Scope | None:
         return next((scope for scope in self._scopes.values() if scope.decides), None)
@@ -308,6 +324,9 @@ class GateSession:
     def bench_command(self, preset: Preset, point: SweepPoint) -> str | None:
         return self._source(preset).command(point)
 
+    def fingerprint(self, preset: Preset, results: Sequence[PointResult]) -> dict[str, str | None]:
+        return self.comparer.fingerprint(preset, results, self._source(preset).base_config)
+
     def take_new_data(self) -> dict[str, Any]:
         return self._new.take(self._left_out)
 
@@ -317,3 +336,13 @@ class GateSession:
     def write_dry_run(self, preset: Preset) -> None:
         source = self._source(preset)
         self.store.once(f"dry-run/{preset.name}", lambda: source.write_dry_run())
+
+
+def _preset_of(params: Mapping[str, Any]) -> str | None:
+    """The preset that an item with these parameters is about; None if it is about none."""
+    if "h2o_point" in params:
+        return str(params["h2o_point"][0])
+    if "h2o_sweep" in params:
+        return str(params["h2o_sweep"])
+    kind, _, name = str(params.get("h2o_comparison", "")).partition(" ")
+    return name if kind == "preset" else None

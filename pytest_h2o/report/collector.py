@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
 
 JOURNAL_VERSION = 1
+
+
+def subject_kind(item: Mapping[str, Any]) -> str:
+    """Whether an item's record is about a ``preset`` or a ``scope``."""
+    return str(item.get("subject") or ("scope" if item["kind"] == "scope" else "preset"))
 
 
 class Collector:
@@ -63,3 +69,15 @@ class Collector:
     def sorted_items(self) -> list[dict[str, Any]]:
         """Records in an order that does not depend on which worker was faster."""
         return [self.items[key] for key in sorted(self.items)]
+
+
+def comparison_facts(items: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the summary says of the comparison of one preset or scope; `not_compared` is why there is none."""
+    for item in items:
+        if item["kind"] == "comparison":
+            return {
+                "comparison": item["comparison"],
+                "comparison_notes": item["notes"],
+                "not_compared": None if item["comparison"] else item["reason"],
+            }
+    return {"comparison": None, "comparison_notes": [], "not_compared": None}

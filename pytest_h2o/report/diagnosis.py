@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 from pytest_h2o.bench.command import repeat_command
 from pytest_h2o.errors import BenchError, H2OError
 from pytest_h2o.gate.bounds import find_bound
+from pytest_h2o.gate.comparison_item import ComparisonItem
 from pytest_h2o.gate.item import GateItem
 from pytest_h2o.gate.measured import METRICS, Comparison, Measured, Target
 from pytest_h2o.gate.rule import RowFacts
 from pytest_h2o.gate.scope_item import LosslessItem
 from pytest_h2o.gate.sweep_items import PointItem, SweepItem, row_facts
+from pytest_h2o.report.changes import explain_changes
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
@@ -56,6 +58,8 @@ def render_diagnosis(item: GateItem, nodeid: str, error: H2OError | None) -> str
         blocks.append(_bench_lines(error))
     if isinstance(item, SweepItem) and error is None:
         blocks.append(_row_lines(item))
+    if isinstance(item, ComparisonItem) and item.to_json() is not None:
+        blocks.append(explain_changes(item.to_json() or {}))
     if isinstance(item, LosslessItem) and error is None:
         blocks.append(_scope_lines(item))
     blocks.append([f"note       {note}" for note in item.notes])
@@ -71,6 +75,9 @@ def _verdict_lines(item: GateItem) -> list[str]:
         lines.append(f"target     {comparison.relation} {comparison.target!r} ({comparison.target.origin})")
         lines.append(f"measured   {comparison.measured!r} on {comparison.measured.source}")
         lines.append(f"margin     {_margin_text(comparison).split(';')[0]}")
+    if isinstance(item, ComparisonItem):
+        title = f"{item.subject_kind} {item.name}"
+        return [f"{title}: {'not compared' if item.to_json() is None else 'worse than an earlier run'}"]
     return lines or [f"{item.name}: not measured, so not passed"]
 
 

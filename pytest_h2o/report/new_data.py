@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_h2o.history.machine import describe_machine
+
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
     from pytest_h2o.gate.item import Targets
@@ -40,6 +42,7 @@ class NewData:
             "decides": scope.decides,
             "target": targets.lossless.value,
             "result": result.to_json(),
+            "machine": describe_machine(),
         }
 
     def add_preset(self, preset: Preset, facts: dict[str, Any]) -> None:

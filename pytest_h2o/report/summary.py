@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_h2o.report.collector import Collector
+from pytest_h2o.gate.compare import FAILING
+from pytest_h2o.report.changes import SHOWN, TABLE_HEADER, name_earlier, render_change, render_counts, table_rows
+from pytest_h2o.report.collector import Collector, comparison_facts, subject_kind
 from pytest_h2o.report.markdown import escape, render_list, render_table
 from pytest_h2o.report.preset_facts import summarize_preset
 
@@ -22,14 +24,14 @@ def build_summary(collector: Collector) -> dict[str, Any]:
     deciding = next((facts for facts in collector.scopes.values() if facts["decides"]), None)
     presets = {
         name: summarize_preset(collector, name, deciding["result"] if deciding else None)
-        for name in sorted({item["name"] for item in items if item["kind"] in ("point", "sweep")})
+        for name in sorted({item["name"] for item in items if subject_kind(item) == "preset"})
     }
     scopes = {
         name: _summarize_scope(collector, name)
-        for name in sorted({item["name"] for item in items if item["kind"] == "scope"})
+        for name in sorted({item["name"] for item in items if subject_kind(item) == "scope"})
     }
     counts = {outcome: sum(item["outcome"] == outcome for item in items) for outcome in ("passed", "failed", "skipped")}
-    missing = _missing(collector, items)
+    missing = [*_missing(collector, items), *_not_compared(collector, items)]
     overall: bool | str = False if counts["failed"] else ("incomplete" if missing else True)
     return {
         "version": SUMMARY_VERSION,
@@ -37,7 +39,11 @@ def build_summary(collector: Collector) -> dict[str, Any]:
         "rule": collector.settings["rule"],
         "items": counts,
         "failed": [{"item": i["item"], "why": why_failed(i)} for i in items if i["outcome"] == "failed"],
-        "left_out_on_purpose": [{"item": i["item"], "why": i["reason"]} for i in items if i["outcome"] == "skipped"],
+        "left_out_on_purpose": [
+            {"item": i["item"], "why": i["reason"]}
+            for i in items
+            if i["outcome"] == "skipped" and i["kind"] != "comparison"
+        ],
         "incomplete_for": missing,
         "not_measured": sorted(collector.left_out),
         "presets": presets,
@@ -49,6 +55,10 @@ def why_failed(item: Mapping[str, Any]) -> str:
     """One line: the comparison that failed, or the error."""
     from pytest_h2o.gate.measured import METRICS
 
+    failing = [c for c in (item.get("comparison") or {"changes": []})["changes"] if c["state"] in FAILING]
+    if failing:
+        more = f", and {len(failing) - 1} more figures" if len(failing) > 1 else ""
+        return f"worse than {name_earlier(item['comparison'])}: {failing[0]['row']}: {render_change(failing[0])}{more}"
     for c in item["comparisons"]:
         if c["outcome"] == "fail":
             metric = METRICS[c["metric"]]
@@ -90,12 +100,34 @@ def _missing(collector: Collector, items: list[dict[str, Any]]) -> list[str]:
     return [text for text, there in found.items() if not there]
 
 
+def _not_compared(collector: Collector, items: list[dict[str, Any]]) -> list[str]:
+    """What was to be held against an earlier run and was not."""
+    asked = collector.settings["compare"]
+    if asked is None:
+        return []
+    comparisons = [item for item in items if item["kind"] == "comparison"]
+    if not comparisons:
+        return [f"nothing was compared with {asked}: no item of test_no_regression ran"]
+    reasons: dict[str, list[str]] = {}
+    for item in comparisons:
+        if item["outcome"] == "skipped":
+            reasons.setdefault(str(item["reason"]), []).append(item["name"])
+    unmet = [
+        f"{', '.join(item['comparison']['unmet'])} of {item['name']} was to be compared with {asked} and cannot be"
+        for item in comparisons
+        if item["comparison"] and item["comparison"]["unmet"]
+    ]
+    return [*(f"{', '.join(names)} not compared: {reason}" for reason, names in reasons.items()), *unmet]
+
+
 def _summarize_scope(collector: Collector, name: str) -> dict[str, Any]:
     facts = collector.scopes.get(name)
-    items = [item for item in collector.sorted_items() if item["kind"] == "scope" and item["name"] == name]
+    items = [i for i in collector.sorted_items() if subject_kind(i) == "scope" and i["name"] == name]
     outcomes = {item["item"]: item["outcome"] for item in items}
+    compared = comparison_facts(items)
     if facts is None:
-        return {"outcomes": outcomes, "measured": False, "reasons": [i["reason"] for i in items if i["reason"]]}
+        reasons = [i["reason"] for i in items if i["reason"]]
+        return {"outcomes": outcomes, "measured": False, "reasons": reasons, **compared}
     result = facts["result"]
     shared = ("lossless_ratio", "k_lossless_ratio", "v_lossless_ratio", "raw_bytes", "compressed_bytes")
     return {
@@ -111,6 +143,7 @@ def _summarize_scope(collector: Collector, name: str) -> dict[str, Any]:
         "skip_reasons": result["skip_reasons"],
         "decoded_streams": result["verified_streams"],
         **{key: result[key] for key in shared},
+        **compared,
     }
 
 
@@ -137,6 +170,7 @@ def render_summary_md(summary: Mapping[str, Any]) -> str:
         lines += _preset_md(name, preset)
     if summary["scopes"]:
         lines += _scopes_md(summary["scopes"])
+    lines += _changes_md({**summary["presets"], **summary["scopes"]})
     return "\n".join(lines) + "\n"
 
 
@@ -185,3 +219,23 @@ def _scopes_md(scopes: Mapping[str, Any]) -> list[str]:
         )
     header = ("scope", "lossless ratio", "K / V", "target", "entries", "streams decoded", "outcome")
     return ["", "## KV dumps", "", *render_table(header, rows)]
+
+
+def _changes_md(subjects: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The changes against an earlier run; nothing where there was no comparison."""
+    compared = {name: subject["comparison"] for name, subject in subjects.items() if subject["comparison"]}
+    lines = [f"- {escape(name)}: {escape(text)}" for name, text in _uncompared(subjects)]
+    rows = []
+    for name, comparison in compared.items():
+        counts = escape(render_counts(comparison["counts"]))
+        lines.append(f"- {escape(name)} against {escape(name_earlier(comparison))}: {counts}")
+        lines += [f"  - {escape(note)}" for note in subjects[name]["comparison_notes"]]
+        rows += table_rows(name, comparison["changes"][:SHOWN])
+        if len(comparison["changes"]) > SHOWN:
+            rows.append((name, "…", f"{len(comparison['changes']) - SHOWN} more", "", "", "", ""))
+    table = ["", *render_table(TABLE_HEADER, rows)] if rows else []
+    return ["", "## Change against an earlier run", "", *lines, *table] if lines else []
+
+
+def _uncompared(subjects: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    return [(name, subject["not_compared"]) for name, subject in subjects.items() if subject["not_compared"]]

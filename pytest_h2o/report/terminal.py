@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pytest_h2o.report.changes import render_lines
 from pytest_h2o.report.summary import render_verdict
 
 
@@ -17,6 +18,7 @@ def render_terminal(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
         lines.append(
             f"    {preset['rows']} rows of {preset['launches']} runs" if preset["rows"] else "    not measured"
         )
+        lines += _comparison(preset)
         lines += [f"    note: {note}" for note in preset["notes"]]
         lines += [f"    warnings of the binary: {count:,} x {kind}" for kind, count in preset["warnings"].items()]
     for name, scope in summary["scopes"].items():
@@ -28,12 +30,29 @@ def render_terminal(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
         else:
             figures = ["not measured"]
         lines += _block(name, figures, scope["outcomes"])
+        lines += _comparison(scope)
     lines += [f"left out on purpose: {left['why']}" for left in _unique(summary["left_out_on_purpose"])]
     if summary["not_measured"]:
         lines.append(f"not measured, not asked for: {', '.join(summary['not_measured'])}")
     if summary["overall_pass"] == "incomplete":
         lines += [f"incomplete: {text}" for text in summary["incomplete_for"]]
+    lines += _recorded(summary["recorded"])
     lines += [f"gate {render_verdict(summary['overall_pass'])} (rule {summary['rule']}); artifacts in {run_dir}"]
+    return lines
+
+
+def _comparison(subject: Mapping[str, Any]) -> list[str]:
+    """How a preset or scope changed against an earlier run."""
+    lines = [f"    {line}" for line in render_lines(subject["comparison"])] if subject["comparison"] else []
+    return lines + [f"    note: {note}" for note in subject["comparison_notes"]]
+
+
+def _recorded(recorded: Mapping[str, Any]) -> list[str]:
+    """Where the figures of this run are kept for later ones."""
+    lines = [f"figures saved as baseline {recorded['baseline']}"] if recorded["baseline"] else []
+    lines += recorded["notes"]
+    if recorded["trouble"] is not None:
+        lines += [f"ERROR {line}" for line in recorded["trouble"].splitlines()]
     return lines
 
 

@@ -75,3 +75,17 @@ def name_option(error: PresetError, assignments: Sequence[str], owner: str) -> P
     return PresetError.from_faults(
         [replace(fault, file=option_of(fault)) for fault in error.faults], f"{OPTION} for {owner}"
     )
+
+
+def split_assignments(assignments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What of the assignments speaks to presets, and what to scopes; a key is known to one of them."""
+    from pytest_h2o.presets import Preset
+    from pytest_h2o.scopes import Scope
+
+    presets: list[str] = []
+    scopes: list[str] = []
+    for text in assignments:
+        key = text.partition("=")[0].strip().partition(".")[0]
+        in_scope = key in Scope.model_fields and key not in Preset.model_fields
+        (scopes if in_scope else presets).append(text)
+    return presets, scopes

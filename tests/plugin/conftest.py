@@ -52,7 +52,8 @@ class Project:
         return self.pytester.runpytest_subprocess("gates", *arguments)
 
     def runs(self) -> list[Path]:
-        return sorted((self.path / "h2o-runs").iterdir()) if (self.path / "h2o-runs").exists() else []
+        folders = (path for path in (self.path / "h2o-runs").glob("*") if path.is_dir() and path.name != "baselines")
+        return sorted(folders)
 
     def run_dir(self) -> Path:
         (folder,) = self.runs()
