@@ -46,6 +46,18 @@ class Allowances:
         return None
 
 
+def check_metric(name: str, origin: str) -> None:
+    """Check that a metric is recorded; UsageError with the nearest names if none is called so."""
+    if name not in FIGURE_METRICS:
+        near = get_close_matches(name, FIGURE_METRICS, n=3, cutoff=0.5)
+        raise UsageError(
+            f"{origin} names no metric that is recorded",
+            came=repr(name),
+            expected=", ".join(FIGURE_METRICS),
+            hint=f"did you mean {' or '.join(near)}?" if near else None,
+        )
+
+
 def parse_allowances(texts: Iterable[str], origin: str = "--h2o-compare-fail") -> Allowances:
     """Read ``METRIC:PERCENT`` settings.
 
@@ -57,14 +69,7 @@ def parse_allowances(texts: Iterable[str], origin: str = "--h2o-compare-fail") -
     percent: dict[str, float] = {}
     for text in texts:
         metric, colon, number = (part.strip() for part in text.partition(":"))
-        if metric not in FIGURE_METRICS:
-            near = get_close_matches(metric, FIGURE_METRICS, n=3, cutoff=0.5)
-            raise UsageError(
-                f"{origin} names no metric that is recorded",
-                came=repr(text),
-                expected="METRIC:PERCENT, for example lossless_ratio:0.5",
-                hint=f"did you mean {' or '.join(near)}?" if near else f"metrics: {', '.join(FIGURE_METRICS)}",
-            )
+        check_metric(metric, origin)
         try:
             value = float(number.removesuffix("%")) if colon else math.nan
         except ValueError:

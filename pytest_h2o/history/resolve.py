@@ -47,7 +47,7 @@ def resolve_record(text: str, out_dir: Path) -> tuple[str, RunRecord]:
     runs = list(_good_records(out_dir))
     found = runs[-1:] if text == LAST else [r for r in runs if r.run == text] or [r for r in runs if text in r.run]
     if len({record.run for record in found}) == 1:
-        return f"run {found[-1].run}", found[-1]
+        return "the history", found[-1]
     raise UsageError(
         f"{len(found)} runs have {text} in their name" if found else f"nothing is called {text}",
         where=str(out_dir),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pytest_h2o.bench.printable import one_line
 from pytest_h2o.gate.compare import FAILING
 from pytest_h2o.gate.figure_metrics import FIGURE_METRICS, render_figure
 
@@ -29,7 +30,7 @@ SHOWN = 12
 
 def name_earlier(comparison: Mapping[str, Any]) -> str:
     """``main`` or ``last``, with the run that it is."""
-    return f"{comparison['asked']} (run {comparison['run']})"
+    return one_line(f"{comparison['asked']} (run {comparison['run']})")
 
 
 def render_change(change: Mapping[str, Any]) -> str:
@@ -38,7 +39,7 @@ def render_change(change: Mapping[str, Any]) -> str:
     then, now = (render_figure(change["metric"], change[key]) for key in ("then", "now"))
     if then == now and change["then"] != change["now"]:
         then, now = repr(change["then"]), repr(change["now"])  # a difference that the usual digits do not show
-    return f"{metric.title if metric else change['metric']} {then} -> {now}{render_percent(change)}"
+    return f"{metric.title if metric else one_line(change['metric'])} {then} -> {now}{render_percent(change)}"
 
 
 def render_percent(change: Mapping[str, Any]) -> str:
@@ -69,12 +70,12 @@ def render_lines(comparison: Mapping[str, Any]) -> list[str]:
 def explain_changes(comparison: Mapping[str, Any]) -> list[str]:
     """The lines of a diagnosis: what got worse, where, by how much, and how much is allowed."""
     failing = [change for change in comparison["changes"] if change["state"] in FAILING]
-    lines = [f"compared   with {name_earlier(comparison)}, ended {comparison['ended']}"]
+    lines = [f"compared   with {name_earlier(comparison)}, ended {one_line(comparison['ended'])}"]
     lines.append(f"figures    {render_counts(comparison['counts'])}")
     for change in failing[:SHOWN]:
         allowed = change["allowed_percent"]
         text = "" if allowed is None else f", allowed {allowed:g} %"
-        lines.append(f"  {WORDS[change['state']]:<8} {change['row']}: {render_change(change)}{text}")
+        lines.append(f"  {WORDS[change['state']]:<8} {one_line(change['row'])}: {render_change(change)}{text}")
     if len(failing) > SHOWN:
         lines.append(f"  … and {len(failing) - SHOWN} more")
     if any(change["state"] == "changed" for change in failing):

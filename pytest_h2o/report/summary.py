@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pytest_h2o.bench.printable import one_line
 from pytest_h2o.gate.compare import FAILING
 from pytest_h2o.report.changes import SHOWN, TABLE_HEADER, name_earlier, render_change, render_counts, table_rows
 from pytest_h2o.report.collector import Collector, comparison_facts, subject_kind
@@ -58,7 +59,7 @@ def why_failed(item: Mapping[str, Any]) -> str:
     failing = [c for c in (item.get("comparison") or {"changes": []})["changes"] if c["state"] in FAILING]
     if failing:
         more = f", and {len(failing) - 1} more figures" if len(failing) > 1 else ""
-        return f"worse than {name_earlier(item['comparison'])}: {failing[0]['row']}: {render_change(failing[0])}{more}"
+        return f"worse than {name_earlier(item['comparison'])}: {one_line(failing[0]['row'])}: {render_change(failing[0])}{more}"
     for c in item["comparisons"]:
         if c["outcome"] == "fail":
             metric = METRICS[c["metric"]]
