@@ -102,6 +102,7 @@ class Comparer:
             ended=kept["ended"],
             subject=subject_from_json(kept["subject"], where),
             metrics=metrics_from_json(kept["metrics"], where),
+            beside=tuple(kept["beside"]),
             notes=tuple(kept["notes"]),
         )
 
@@ -170,5 +171,6 @@ def _found(asked: str, record: RunRecord, subject: SubjectRecord, notes: tuple[s
         "ended": record.ended,
         "subject": subject_to_json(subject),
         "metrics": metrics_to_json(record.metrics),
+        "beside": [] if asked == LAST else [held.title for held in record.subjects],
         "notes": list(notes),
     }

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
             expected="two runs of the same gates",
         )
     for word, place, record in (("then", title, then), ("now", later, now)):
-        print(one_line(f"{word:<4}  run {record.run} of {place}, ended {record.ended}", limit=1000))
+        print(one_line(f"{word} run {record.run} of {place}, ended {record.ended}", limit=1000))
     print()
     print("\n".join(render_comparison(found, everything=args.all)))
     counts: dict[str, int] = {}

@@ -29,6 +29,8 @@ class Earlier:
         As it was asked for: the name of a baseline, or ``last``.
     run, ended : str
         The run that gave them, and when it ended.
+    beside : tuple of str
+        Everything that a named baseline holds, as ``preset NAME`` or ``scope NAME``; of the history nothing.
     notes : tuple of str
         What there is to say, for example that lines of the history are damaged.
     """
@@ -38,6 +40,7 @@ class Earlier:
     ended: str
     subject: SubjectRecord
     metrics: Mapping[str, MetricFacts]
+    beside: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -129,6 +132,7 @@ class ComparisonItem(GateItem):
             "run": self.earlier.run,
             "ended": self.earlier.ended,
             **self._comparison.to_json(),
+            "beside": list(self.earlier.beside),
             "headlines": [change_to_json(change) for change in self._headlines],
         }
 

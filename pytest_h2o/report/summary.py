@@ -59,7 +59,8 @@ def why_failed(item: Mapping[str, Any]) -> str:
     failing = [c for c in (item.get("comparison") or {"changes": []})["changes"] if c["state"] in FAILING]
     if failing:
         more = f", and {len(failing) - 1} more figures" if len(failing) > 1 else ""
-        return f"worse than {name_earlier(item['comparison'])}: {one_line(failing[0]['row'])}: {render_change(failing[0])}{more}"
+        first = f"{one_line(failing[0]['row'])}: {render_change(failing[0])}"
+        return f"worse than {name_earlier(item['comparison'])}: {first}{more}"
     for c in item["comparisons"]:
         if c["outcome"] == "fail":
             metric = METRICS[c["metric"]]
@@ -118,6 +119,9 @@ def _not_compared(collector: Collector, items: list[dict[str, Any]]) -> list[str
         for item in comparisons
         if item["comparison"] and item["comparison"]["unmet"]
     ]
+    beside = {title for item in comparisons if item["comparison"] for title in item["comparison"]["beside"]}
+    gone = sorted(beside - {f"{item['subject']} {item['name']}" for item in comparisons})
+    unmet += [f"baseline {asked} holds figures of {', '.join(gone)}, and this run does not"] if gone else []
     return [*(f"{', '.join(names)} not compared: {reason}" for reason, names in reasons.items()), *unmet]
 
 

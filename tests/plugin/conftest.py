@@ -18,6 +18,10 @@ MODES = {"plain": [], "n0": ["-n0"], "n2": ["-n2"], "no-xdist": ["-p", "no:xdist
 """The ways of running pytest that must not make a difference."""
 
 
+QUICK = ("-p", "no:hypothesispytest")
+"""That plugin loads all of hypothesis at the end of every run: half of the time that a short one takes."""
+
+
 class Project:
     """The gates of a user, runnable by `run`."""
 
@@ -49,7 +53,11 @@ class Project:
         return folder
 
     def run(self, *arguments: str) -> pytest.RunResult:
-        return self.pytester.runpytest_subprocess("gates", *arguments)
+        return self.pytester.runpytest_subprocess("gates", *QUICK, *arguments)
+
+    def run_here(self, *arguments: str) -> pytest.RunResult:
+        """Run the gates in this process, which saves a start; the caller has imported what cannot be loaded twice."""
+        return self.pytester.runpytest_inprocess("gates", *QUICK, *arguments)
 
     def runs(self) -> list[Path]:
         folders = (path for path in (self.path / "h2o-runs").glob("*") if path.is_dir() and path.name != "baselines")
