@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_h2o.comparisons import Comparer
 from pytest_h2o.errors import NotMeasured, OptedOut, PresetError
 from pytest_h2o.gate.baseline import Baseline, pick_recorded, unlike_contexts
 from pytest_h2o.gate.scope_item import LosslessItem
@@ -33,7 +33,6 @@ from pytest_h2o.store import OnceStore, keep_error, kept_value
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
-    from pytest_h2o.comparisons import Comparer
     from pytest_h2o.gate.comparison_item import ComparisonItem
     from pytest_h2o.lossless import LosslessResult
     from pytest_h2o.points import SweepPoint
@@ -54,6 +53,7 @@ class GateSession:
         self.settings = settings
         self.run_dir = run_dir
         self.store = OnceStore(run_dir / ".results")
+        self.comparer = Comparer(settings, self.store)
         self._asked_for = tuple(word.lower() for word in asked_for)
         self._presets: dict[str, Preset] = {}
         self._scopes: dict[str, Scope] = {}
@@ -91,13 +91,6 @@ class GateSession:
         elif fixture == "h2o_upper_bound":
             scopes = [scope for scope in scopes if scope.entry_mode == "aggregate"]
         return [(scope.name, scope.name) for scope in scopes]
-
-    @cached_property
-    def comparer(self) -> Comparer:
-        """Finds earlier figures; reading it checks the options about them."""
-        from pytest_h2o.comparisons import Comparer
-
-        return Comparer(self.settings, self.store)
 
     def _load_presets(self, gate_dir: Path) -> list[Preset]:
         from pytest_h2o.presets import load_presets

@@ -255,6 +255,15 @@ def test_bad_input_is_told_before_anything_is_measured(
     assert project.runs() == []
 
 
+def test_the_ini_file_is_named_when_it_is_at_fault(project: Project) -> None:
+    for key, value in (("h2o_compare", "../x"), ("h2o_compare_fail", "lossles:1"), ("h2o_save", "last")):
+        project.write_ini(h2o_logs=str(RECORDINGS), **{key: value})
+        result = project.run_here("-k", "lossy")
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        assert f"ERROR: ini key {key}" in str(result.stderr)
+    assert project.runs() == []
+
+
 def _of_another_model(record: RunRecord) -> RunRecord:
     subjects = tuple(
         dataclasses.replace(subject, fingerprint={**subject.fingerprint, "model": "large, 2.00 GiB"})
