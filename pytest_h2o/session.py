@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_h2o.comparisons import Comparer
-from pytest_h2o.errors import NotMeasured, OptedOut, PresetError
-from pytest_h2o.gate.baseline import Baseline, pick_recorded, unlike_contexts
+from pytest_h2o.errors import BenchError, NotMeasured, OptedOut, PresetError
+from pytest_h2o.gate.baseline import Baseline, describe_unfit, pick_recorded, unlike_contexts
+from pytest_h2o.gate.comparison_item import ComparisonItem
 from pytest_h2o.gate.scope_item import LosslessItem
 from pytest_h2o.gate.sweep_items import PointItem, SweepItem
 from pytest_h2o.gate.targets import preset_targets, scope_targets
@@ -26,14 +27,15 @@ from pytest_h2o.row_sources import (
     RowSource,
     bench_settings,
     choose_base_config,
+    describe_source,
     find_recordings,
 )
 from pytest_h2o.schema.assignments import split_assignments
+from pytest_h2o.selection import compares_nothing, preset_of
 from pytest_h2o.store import OnceStore, keep_error, kept_value
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
-    from pytest_h2o.gate.comparison_item import ComparisonItem
     from pytest_h2o.lossless import LosslessResult
     from pytest_h2o.points import SweepPoint
     from pytest_h2o.presets import Preset
@@ -45,6 +47,8 @@ Key = str | tuple[str, int]
 A comparison has ``preset NAME`` or ``scope NAME``.
 """
 
+Item = TypeVar("Item")
+
 
 class GateSession:
     """Presets, scopes and their figures for one process of one run."""
@@ -54,14 +58,15 @@ class GateSession:
         self.run_dir = run_dir
         self.store = OnceStore(run_dir / ".results")
         self.comparer = Comparer(settings, self.store)
-        self._asked_for = tuple(word.lower() for word in asked_for)
+        self._asked_for = asked_for
         self._presets: dict[str, Preset] = {}
         self._scopes: dict[str, Scope] = {}
-        self._loaded: set[tuple[str, Path]] = set()
         self._points: dict[str, tuple[SweepPoint, ...]] = {}
         self._sources: dict[str, RowSource] = {}
         self._evaluated: dict[str, LosslessResult] = {}
-        self._left_out: set[str] = set()
+        self._left_out: frozenset[str] = frozenset()
+        self._selected: frozenset[str] = frozenset()
+        self._in_folder: dict[tuple[str, Path], list[str]] = {}
         self._needed: dict[str, set[int] | None] = {}
         self._recorded: dict[str, Path] | None = None
         self._new = NewData()
@@ -96,21 +101,16 @@ class GateSession:
         from pytest_h2o.presets import load_presets
 
         places = self.settings["presets"] or (gate_dir / "presets",)
-        if ("presets", gate_dir) not in self._loaded:
-            for preset in load_presets(places):
+        if ("presets", gate_dir) not in self._in_folder:
+            presets = load_presets(places)
+            for preset in presets:
                 other = self._presets.setdefault(preset.name, self._override(preset))
                 if other.path != preset.path:
                     raise PresetError(f"two presets are called {preset.name}", where=f"{other.path} and {preset.path}")
-            self._loaded.add(("presets", gate_dir))
-            self._check_bench()
-        return [self._presets[name] for name in sorted(self._presets)]
-
-    def _check_bench(self) -> None:
-        """Tell before anything runs that the bench or a base config is missing, rather than once an item."""
-        if self.settings["bench"] is not None:
-            for preset in self._presets.values():
-                bench_settings(self.settings, preset)
-                choose_base_config(preset, self.settings.given["base-config"])
+            self._in_folder["presets", gate_dir] = sorted(preset.name for preset in presets)
+            if self.settings["scopes"] is not None or (gate_dir / "scopes.yaml").is_file():
+                self._load_scopes(gate_dir)  # one of them decides the lossless ratio of these presets
+        return [self._presets[name] for name in self._in_folder["presets", gate_dir]]
 
     def _override(self, preset: Preset) -> Preset:
         mine, _ = split_assignments(self.settings["set"] or ())
@@ -119,12 +119,15 @@ class GateSession:
     def _load_scopes(self, gate_dir: Path) -> list[Scope]:
         from pytest_h2o.scopes import load_scopes
 
-        if ("scopes", gate_dir) not in self._loaded:
-            for scope in load_scopes(self.settings["scopes"] or gate_dir / "scopes.yaml"):
-                _, mine = split_assignments(self.settings["set"] or ())
-                self._scopes[scope.name] = scope.override(*mine) if mine else scope
-            self._loaded.add(("scopes", gate_dir))
-        return list(self._scopes.values())
+        if ("scopes", gate_dir) not in self._in_folder:
+            scopes = load_scopes(self.settings["scopes"] or gate_dir / "scopes.yaml")
+            _, mine = split_assignments(self.settings["set"] or ())
+            for scope in scopes:
+                other = self._scopes.setdefault(scope.name, scope.override(*mine) if mine else scope)
+                if other.path != scope.path:
+                    raise PresetError(f"two scopes are called {scope.name}", where=f"{other.path} and {scope.path}")
+            self._in_folder["scopes", gate_dir] = [scope.name for scope in scopes]
+        return [self._scopes[name] for name in self._in_folder["scopes", gate_dir]]
 
     def points(self, preset: Preset) -> tuple[SweepPoint, ...]:
         """All points of a preset, in their order."""
@@ -134,39 +137,42 @@ class GateSession:
             self._points[preset.name] = expand_points(preset)
         return self._points[preset.name]
 
-    def leaves_out(self, params: Mapping[str, Any]) -> bool:
-        """Whether the item of these parameters is not to run, though it was selected."""
-        if "h2o_comparison" in params and self.comparer.request.compare is None:
-            return True
-        name = _preset_of(params)
-        return name is not None and self._is_left_out(name)
+    def leave_out(self, items: Sequence[Item], params: Sequence[Mapping[str, Any]]) -> list[Item]:
+        """Learn which presets have selected items, and tell which items are not to run.
 
-    def _is_left_out(self, name: str) -> bool:
-        """Whether the recorded logs lack this preset and it was not asked for by name.
+        Those of presets that the recorded logs lack and nobody named, unless none of the presets is recorded: then
+        their items fail and say so. And comparisons that nobody asked for.
 
-        Where no preset at all is recorded, none is left out: then the items fail and say so.
+        Raises
+        ------
+        UsageError
+            The recorded logs, the bench or the base config of a selected preset is not there.
         """
-        recorded = self._recorded_names()
-        if not recorded or name in recorded or self._is_asked_for(name):
-            return False
-        self._left_out.add(name)
-        return True
+        self._selected = selected = frozenset(name for param in params if (name := preset_of(param)))
+        for name in sorted(selected):
+            if self.settings["bench"] is not None:
+                bench_settings(self.settings, self._presets[name])
+                choose_base_config(self._presets[name], self.settings.given["base-config"])
+        if selected and self.settings["bench"] is None and self.settings["logs"] is not None:
+            recorded = self._recordings()
+            if recorded.keys() & self._selected:
+                self._left_out = frozenset(
+                    name for name in selected if name not in recorded and not self._is_asked_for(name)
+                )
+        pairs = zip(items, params, strict=True)
+        return [item for item, param in pairs if preset_of(param) in self._left_out or compares_nothing(param)]
 
     def _is_asked_for(self, name: str) -> bool:
         lowered = name.lower()
-        return bool(self.settings["presets"]) or any(word in lowered or lowered in word for word in self._asked_for)
-
-    def _recorded_names(self) -> frozenset[str]:
-        """Presets that the recorded logs hold; empty when a bench is run."""
-        if self.settings["logs"] is None:
-            return frozenset()
-        return frozenset(self._recordings())
+        words = self._asked_for
+        return bool(self.settings["presets"]) or any(w in lowered or w.startswith(f"{lowered}-") for w in words)
 
     def _recordings(self) -> dict[str, Path]:
+        """Presets that the recorded logs hold, and where."""
         if self._recorded is None:
             presets = list(self._presets.values())
-            asked_for = [preset for preset in presets if self._is_asked_for(preset.name)]
-            self._recorded = find_recordings(self.settings["logs"], presets, asked_for or presets)
+            selected = [preset for preset in presets if preset.name in self._selected]
+            self._recorded = find_recordings(self.settings["logs"], presets, selected)
         return self._recorded
 
     def _make_source(self, preset: Preset) -> RowSource:
@@ -187,7 +193,7 @@ class GateSession:
     def note_selected(self, params: Sequence[dict[str, Any]]) -> None:
         """Learn which items will run: only their points are launched, folded among themselves."""
         for param in params:
-            name = _preset_of(param)
+            name = preset_of(param)
             if name is not None and "h2o_point" not in param:
                 self._needed[name] = None
             elif name is not None:
@@ -202,14 +208,7 @@ class GateSession:
 
     def describe(self) -> list[str]:
         """Lines for the header: what is run or read, and the rule."""
-        settings = self.settings
-        if settings["bench"] is not None:
-            what = f"bench {settings['bench']} ({settings.origin('bench')})"
-        elif settings["logs"] is not None:
-            what = f"recorded logs in {settings['logs']} ({settings.origin('logs')}); nothing is run"
-        else:
-            what = "neither a bench nor recorded logs: sweep items cannot be measured"
-        lines = [f"h2o: {what}", f"h2o: rule {self.rule}, artifacts in {self.run_dir}"]
+        lines = [f"h2o: {describe_source(self.settings)}", f"h2o: rule {self.rule}, artifacts in {self.run_dir}"]
         lines += self.comparer.describe()
         if self._left_out:
             names = ", ".join(sorted(self._left_out))
@@ -232,8 +231,6 @@ class GateSession:
         return LosslessItem(self, scope, scope_targets(self.settings, scope))
 
     def comparison_item(self, key: str) -> ComparisonItem:
-        from pytest_h2o.gate.comparison_item import ComparisonItem
-
         kind, _, name = key.partition(" ")
         return ComparisonItem(self, self.sweep_item(name) if kind == "preset" else self.lossless_item(name))
 
@@ -243,7 +240,13 @@ class GateSession:
     # -- figures: the protocol of gate.figures ------------------------------------------------------------------------
 
     def result(self, preset: Preset, point: SweepPoint) -> PointResult:
-        result = self._source(preset).result(point)
+        source = self._source(preset)
+        try:
+            result = source.result(point)
+        except BenchError as error:
+            if error.argv and error.returncode is not None:
+                self._new.add_failed(preset, point, error.returncode, source.shared_run(point))
+            raise
         self._new.add_point(preset, point, result)
         return result
 
@@ -267,6 +270,11 @@ class GateSession:
             return Baseline(parse_baseline(str(value), origin), origin, unlike_contexts(results))
         return pick_recorded(self._source(preset).baselines, results)
 
+    def unfit_baselines(self, preset: Preset, results: Sequence[PointResult]) -> list[str]:
+        source = self._source(preset)
+        unused = [f"{log}: {why}" for log, why in source.unused.items()]
+        return [*describe_unfit(source.baselines, results), *unused][:4]
+
     def deciding_ratio(self) -> float:
         scope = self.deciding_scope()
         if scope is None:
@@ -280,12 +288,14 @@ class GateSession:
     def evaluate_scope(self, scope: Scope) -> LosslessResult:
         from pytest_h2o.lossless import LosslessResult, refuse_skips
 
+        allow_skips = scope.allow_skips or self.settings["allow-skips"]
         if scope.name not in self._evaluated:
             kept = self.store.once(f"scope/{scope.name}", keep_error(lambda: self._evaluate(scope)))
             self._evaluated[scope.name] = LosslessResult.from_json(kept_value(kept), scope.name)
-            self._new.add_scope(scope, scope_targets(self.settings, scope), self._evaluated[scope.name])
+            targets = scope_targets(self.settings, scope)
+            self._new.add_scope(scope, targets, self._evaluated[scope.name], allow_skips=allow_skips)
         result = self._evaluated[scope.name]
-        if not (scope.allow_skips or self.settings["allow-skips"]):
+        if not allow_skips:
             refuse_skips(result, scope.name)
         return result
 
@@ -314,6 +324,9 @@ class GateSession:
 
         return layer_count(base)
 
+    def rows_folder(self, preset: Preset) -> Path | None:
+        return self._source(preset).folder
+
     def bench_command(self, preset: Preset, point: SweepPoint) -> str | None:
         return self._source(preset).command(point)
 
@@ -326,16 +339,6 @@ class GateSession:
     def remember_preset(self, preset: Preset, facts: dict[str, Any]) -> None:
         self._new.add_preset(preset, facts)
 
-    def write_dry_run(self, preset: Preset) -> None:
+    def write_dry_run(self, preset: Preset) -> str:
         source = self._source(preset)
-        self.store.once(f"dry-run/{preset.name}", lambda: source.write_dry_run())
-
-
-def _preset_of(params: Mapping[str, Any]) -> str | None:
-    """The preset that an item with these parameters is about; None if it is about none."""
-    if "h2o_point" in params:
-        return str(params["h2o_point"][0])
-    if "h2o_sweep" in params:
-        return str(params["h2o_sweep"])
-    kind, _, name = str(params.get("h2o_comparison", "")).partition(" ")
-    return name if kind == "preset" else None
+        return str(self.store.once(f"dry-run/{preset.name}", lambda: {"told": source.write_dry_run()})["told"])

@@ -16,22 +16,11 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
     {"errors", "error_records", "__init__"},
-    {
-        "codecs",
-        "cores",
-        "dumps",
-        "history",
-        "presets",
-        "preset_model",
-        "scopes",
-        "points",
-        "schema",
-        "options",
-        "store",
-    },
+    {"codecs", "cores", "dumps", "presets", "preset_model", "scopes", "points", "schema", "options", "store"}
+    | {"history"},
     {"bench", "codecs_bench", "lossless", "gate", "reference"},
     {"report"},
-    {"comparisons", "row_sources", "session"},
+    {"comparisons", "row_sources", "selection", "session"},
     {"plugin", "cli", "commands", "__main__"},
 )
 """From the bottom up; a module imports from its own layer and those below."""

@@ -64,7 +64,7 @@ class AdaptiveV22(Codec):
     out_of_band: ClassVar[tuple[str, ...]] = ("shape",)
 
     def __post_init__(self) -> None:
-        check_level(self.id, self.zstd_level)
+        check_level(self.id, self.zstd_level, "zstd_level")
         if self.adaptive_block_seq < 1:
             raise CodecError(
                 f"setting 'adaptive_block_seq' of codec {self.id} is out of range",

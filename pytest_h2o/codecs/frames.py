@@ -30,11 +30,11 @@ class _Contexts(threading.local):
 _contexts = _Contexts()
 
 
-def check_level(codec_id: str, level: int) -> None:
-    """Raise `CodecError` unless `level` is a zstd level from 1 to 22."""
+def check_level(codec_id: str, level: int, setting: str = "level") -> None:
+    """Raise `CodecError` unless `level`, the value of `setting`, is a zstd level from 1 to 22."""
     if not MIN_LEVEL <= level <= MAX_LEVEL:
         raise CodecError(
-            f"setting 'level' of codec {codec_id} is out of range",
+            f"setting {setting!r} of codec {codec_id} is out of range",
             came=str(level),
             expected=f"{MIN_LEVEL} to {MAX_LEVEL}",
         )

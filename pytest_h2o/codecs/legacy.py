@@ -42,7 +42,7 @@ class Legacy(Codec):
     out_of_band: ClassVar[tuple[str, ...]] = ("shape",)
 
     def __post_init__(self) -> None:
-        check_level(self.id, self.zstd_level)
+        check_level(self.id, self.zstd_level, "zstd_level")
 
     def encode(self, stream: Stream) -> bytes:
         words = np.ascontiguousarray(stream.words)

@@ -59,7 +59,7 @@ def render_svg(summary: Mapping[str, Any]) -> str:
         axes.legend(loc="upper right", bbox_to_anchor=(1.0, 1.08), ncols=2, frameon=False)
         axes.set_title(title, loc="left", parse_math=False)
         text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Title": title})
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
     return text.getvalue()
 
 

@@ -58,7 +58,7 @@ class FolderRoot:
             That is outside the root.
         """
         real = os.path.realpath(path)
-        if not real.startswith(self.path.rstrip(os.sep) + os.sep):
+        if not f"{real}{os.sep}".startswith(self.path.rstrip(os.sep) + os.sep):
             refuse_outside(f"{self.path}/{where}", f"{path} is a link to {real}")
         return real
 

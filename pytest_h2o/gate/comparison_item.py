@@ -136,5 +136,5 @@ class ComparisonItem(GateItem):
             "headlines": [change_to_json(change) for change in self._headlines],
         }
 
-    def write_dry_run(self) -> None:
-        self.subject.write_dry_run()
+    def write_dry_run(self) -> str:
+        return self.subject.write_dry_run()

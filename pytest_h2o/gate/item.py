@@ -71,8 +71,9 @@ class GateItem:
             "data": self.session.take_new_data(),
         }
 
-    def write_dry_run(self) -> None:
-        """Write what would be run; nothing where nothing is launched."""
+    def write_dry_run(self) -> str:
+        """Write what would be run, nothing where nothing is launched, and say so."""
+        return "dry run: nothing was run"
 
 
 def _comparison_json(comparison: Comparison) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from pytest_h2o import __version__
 from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22
 from pytest_h2o.codecs.base import Codec, Rope
 from pytest_h2o.codecs.legacy import Legacy
-from pytest_h2o.codecs.predictors import PREDICTORS
 from pytest_h2o.cores import usable_cores
 from pytest_h2o.dumps import DumpIndex, find_overlaps_and_gaps, index_dump
 from pytest_h2o.errors import DumpError, UsageError
@@ -121,7 +120,7 @@ def _evaluate(
             progress(done, to_do)
     return {
         **_counted(index, selection, settings, len(groups), tallies),
-        **_sizes(tallies),
+        **_sizes(settings, tallies),
         "by_layer": tuple(_layer_bytes(layer, tallies) for layer in sorted({layer for layer, _ in tallies})),
     }
 
@@ -180,7 +179,7 @@ def _counted(
     }
 
 
-def _sizes(tallies: Mapping[tuple[int, str], Tally]) -> dict[str, Any]:
+def _sizes(settings: LosslessSettings, tallies: Mapping[tuple[int, str], Tally]) -> dict[str, Any]:
     k, v = (_total([tally for (_, kind), tally in tallies.items() if kind == tensor]) for tensor in "kv")
     raw_bytes, coded_bytes = k.raw_bytes + v.raw_bytes, k.coded_bytes + v.coded_bytes
     ratio = raw_bytes / coded_bytes
@@ -199,7 +198,9 @@ def _sizes(tallies: Mapping[tuple[int, str], Tally]) -> dict[str, Any]:
         "lossless_ratio": ratio,
         "weighted_lossless_ratio": ratio,
         **{
-            f"{tensor}_{plane}_mode_counts": _ordered(total.mode_counts.get(plane, {}))
+            f"{tensor}_{plane}_mode_counts": _ordered(
+                total.mode_counts.get(plane, {}), getattr(settings, f"{tensor}_{plane}_predictors")
+            )
             for tensor, total in (("k", k), ("v", v))
             for plane in ("hi", "lo")
         },
@@ -215,9 +216,9 @@ def _total(tallies: Sequence[Tally]) -> Tally:
     return total
 
 
-def _ordered(counts: Mapping[str, int]) -> dict[str, int]:
-    """In one order whichever worker came first: as predictors are listed, then others by name."""
-    known = {name: place for place, name in enumerate(PREDICTORS)}
+def _ordered(counts: Mapping[str, int], names: Sequence[str]) -> dict[str, int]:
+    """In one order whichever worker came first: as in `names`, then others alphabetically."""
+    known = {name: place for place, name in enumerate(names)}
     return dict(sorted(counts.items(), key=lambda item: (known.get(item[0], len(known)), item[0])))
 
 

@@ -28,6 +28,11 @@ SHOWN = 12
 """Changes that a diagnosis or a summary shows of one preset or scope."""
 
 
+def failing_changes(comparison: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """The changes that make a comparison fail; none without one."""
+    return [] if comparison is None else [c for c in comparison["changes"] if c["state"] in FAILING]
+
+
 def name_earlier(comparison: Mapping[str, Any]) -> str:
     """``main`` or ``last``, with the run that it is."""
     return one_line(f"{comparison['asked']} (run {comparison['run']})")
@@ -60,16 +65,18 @@ def render_lines(comparison: Mapping[str, Any]) -> list[str]:
     """The change against the earlier run: how many figures, then the few that matter most if they changed."""
     lines = [f"change against {comparison['asked']}: {render_counts(comparison['counts'])}"]
     shown = [change for change in comparison["headlines"] if change["state"] != "equal"]
-    failing = [change for change in comparison["changes"] if change["state"] in FAILING]
+    failing = failing_changes(comparison)
     if failing and not any(change["state"] in FAILING for change in shown):
         shown.insert(0, failing[0])
     remarks = {"not comparable": ", not comparable", "timed": ", a timing"}
     return lines + [f"  {render_change(change)}{remarks.get(change['state'], '')}" for change in shown]
 
 
-def explain_changes(comparison: Mapping[str, Any]) -> list[str]:
-    """The lines of a diagnosis: what got worse, where, by how much, and how much is allowed."""
-    failing = [change for change in comparison["changes"] if change["state"] in FAILING]
+def explain_changes(comparison: Mapping[str, Any] | None) -> list[str]:
+    """The lines of a diagnosis: what got worse, where, by how much, and how much is allowed; none without one."""
+    if comparison is None:
+        return []
+    failing = failing_changes(comparison)
     lines = [f"compared   with {name_earlier(comparison)}, ended {one_line(comparison['ended'])}"]
     lines.append(f"figures    {render_counts(comparison['counts'])}")
     for change in failing[:SHOWN]:

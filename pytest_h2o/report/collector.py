@@ -16,9 +16,26 @@ if TYPE_CHECKING:
 JOURNAL_VERSION = 1
 
 
+def is_refused(scope: Mapping[str, Any]) -> bool:
+    """Whether a scope's ratio counts for nothing, because entries could not be read and that was not allowed."""
+    return bool(scope["result"]["skipped_entries"]) and not scope["allow_skips"]
+
+
 def subject_kind(item: Mapping[str, Any]) -> str:
     """Whether an item's record is about a ``preset`` or a ``scope``."""
     return str(item.get("subject") or ("scope" if item["kind"] == "scope" else "preset"))
+
+
+def comparison_facts(items: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the summary says of the comparison of one preset or scope; `not_compared` is why there is none."""
+    for item in items:
+        if item["kind"] == "comparison":
+            return {
+                "comparison": item["comparison"],
+                "comparison_notes": item["notes"],
+                "not_compared": None if item["comparison"] else item["reason"],
+            }
+    return {"comparison": None, "comparison_notes": [], "not_compared": None}
 
 
 class Collector:
@@ -34,6 +51,8 @@ class Collector:
         self.items: dict[str, dict[str, Any]] = {}
         self.points: dict[str, dict[str, dict[str, Any]]] = {}
         """Preset name -> run id -> result."""
+        self.failed: dict[str, dict[str, dict[str, Any]]] = {}
+        """Preset name -> run id -> what is known of a launch that gave no sound row."""
         self.scopes: dict[str, dict[str, Any]] = {}
         """Scope name -> lossless result."""
         self.presets: dict[str, dict[str, Any]] = {}
@@ -49,12 +68,23 @@ class Collector:
         data = record.pop("data")
         for point in data.get("points", []):
             self.points.setdefault(point["preset"], {}).setdefault(point["result"]["run_id"], point)
+        for point in data.get("failed", []):
+            self.failed.setdefault(point["preset"], {}).setdefault(point["manifest"]["run_id"], point)
         for name, result in data.get("scopes", {}).items():
             self.scopes.setdefault(name, result)
         for name, facts in data.get("presets", {}).items():
             self.presets.setdefault(name, facts)
         self.left_out.update(data.get("left_out", ()))
         self.items[record["item"]] = record
+
+    def accepted_scope(self, *, decides: bool) -> dict[str, Any] | None:
+        """The result of the scope that decides, or of the first upper bound (entry mode aggregate); no refused one."""
+        for scope in self.scopes.values():
+            fits = scope["decides"] if decides else scope["result"]["entry_mode"] == "aggregate"
+            if fits and not is_refused(scope):
+                result: dict[str, Any] = scope["result"]
+                return result
+        return None
 
     def results_of(self, preset: str) -> list[PointResult]:
         """The results of a preset that arrived, in the order of its points."""
@@ -66,18 +96,22 @@ class Collector:
         """The points of a preset that arrived, in their order: manifest fields and result of each."""
         return sorted(self.points.get(preset, {}).values(), key=lambda point: int(point["index"]))
 
+    def manifest_entries(self, preset: str) -> list[dict[str, Any]]:
+        """Every launched or read run of a preset, sound or not, in the order of its points."""
+        from pytest_h2o.bench.manifest import complete_entry
+
+        entries: dict[int, dict[str, Any]] = {}
+        for point in self.points.get(preset, {}).values():
+            result = point["result"]
+            entry = complete_entry(point["manifest"], result["shares_run_with"], result["returncode"])
+            if entry["return_code"] is None:
+                del entry["return_code"]  # null would say that it was never run
+            entries[int(point["index"])] = entry
+        for point in self.failed.get(preset, {}).values():
+            entry = complete_entry(point["manifest"], point["shares_run_with"], point["return_code"])
+            entries[int(point["index"])] = entry
+        return [entries[index] for index in sorted(entries)]
+
     def sorted_items(self) -> list[dict[str, Any]]:
         """Records in an order that does not depend on which worker was faster."""
         return [self.items[key] for key in sorted(self.items)]
-
-
-def comparison_facts(items: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the summary says of the comparison of one preset or scope; `not_compared` is why there is none."""
-    for item in items:
-        if item["kind"] == "comparison":
-            return {
-                "comparison": item["comparison"],
-                "comparison_notes": item["notes"],
-                "not_compared": None if item["comparison"] else item["reason"],
-            }
-    return {"comparison": None, "comparison_notes": [], "not_compared": None}

@@ -14,7 +14,7 @@ from pytest_h2o.history.baselines import baseline_path, save_baseline
 from pytest_h2o.history.lines import HISTORY_NAME, append_record
 from pytest_h2o.history.record import RunRecord, SubjectKind, SubjectRecord, record_to_json
 from pytest_h2o.history.resolve import FIGURES_NAME
-from pytest_h2o.report.collector import Collector, subject_kind
+from pytest_h2o.report.collector import Collector, is_refused, subject_kind
 from pytest_h2o.store import write_new_json
 
 
@@ -53,10 +53,13 @@ def _preset_record(collector: Collector, name: str) -> SubjectRecord | None:
     return SubjectRecord("preset", name, held, facts["fingerprint"], preset_figures(rows))
 
 
-def _scope_record(collector: Collector, name: str) -> SubjectRecord:
+def _scope_record(collector: Collector, name: str) -> SubjectRecord | None:
+    """The figures of a scope; None if entries of it could not be read and that was not allowed."""
     from pytest_h2o.lossless import LosslessResult
 
     facts = collector.scopes[name]
+    if is_refused(facts):
+        return None
     result = LosslessResult.from_json(facts["result"], name)
     held = _held(collector, "scope", name)
     return SubjectRecord("scope", name, held, scope_fingerprint(result, facts["machine"]), scope_figures(result))

@@ -9,22 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_h2o.bench.printable import one_line
-from pytest_h2o.gate.compare import FAILING
-from pytest_h2o.report.changes import SHOWN, TABLE_HEADER, name_earlier, render_change, render_counts, table_rows
-from pytest_h2o.report.collector import Collector, comparison_facts, subject_kind
+from pytest_h2o.report.change_summary import find_uncompared, render_changes_md, summarize_failure
+from pytest_h2o.report.changes import failing_changes
+from pytest_h2o.report.collector import Collector, comparison_facts, is_refused, subject_kind
 from pytest_h2o.report.markdown import escape, render_list, render_table
-from pytest_h2o.report.preset_facts import summarize_preset
+from pytest_h2o.report.preset_facts import render_comparison, summarize_preset
 
 SUMMARY_VERSION = 1
 
 
-def build_summary(collector: Collector) -> dict[str, Any]:
-    """Everything that the reports say, from the records of all items; built-in types only."""
+def build_summary(collector: Collector, *, exit_status: int = 0) -> dict[str, Any]:
+    """Everything that the reports say, from the records of all items; built-in types only.
+
+    An `exit_status` of pytest other than 0 is never a pass: an item may have failed without a record, as when its
+    worker died. Nor is a comparison that failed in an item that was excused, by an xfail mark for example.
+    """
     items = collector.sorted_items()
-    deciding = next((facts for facts in collector.scopes.values() if facts["decides"]), None)
     presets = {
-        name: summarize_preset(collector, name, deciding["result"] if deciding else None)
+        name: summarize_preset(collector, name)
         for name in sorted({item["name"] for item in items if subject_kind(item) == "preset"})
     }
     scopes = {
@@ -32,18 +34,25 @@ def build_summary(collector: Collector) -> dict[str, Any]:
         for name in sorted({item["name"] for item in items if subject_kind(item) == "scope"})
     }
     counts = {outcome: sum(item["outcome"] == outcome for item in items) for outcome in ("passed", "failed", "skipped")}
-    missing = [*_missing(collector, items), *_not_compared(collector, items)]
-    overall: bool | str = False if counts["failed"] else ("incomplete" if missing else True)
+    missing = [*_missing(collector, items), *find_uncompared(items, collector.settings["compare"])]
+    missed = [c for item in items for c in item["comparisons"] if c["outcome"] == "fail"]
+    missed += [change for item in items for change in failing_changes(item.get("comparison"))]
+    failed = bool(counts["failed"] or missed or exit_status)
+    overall: bool | str = False if failed else ("incomplete" if missing else True)
     return {
         "version": SUMMARY_VERSION,
         "overall_pass": overall,
+        "exit_status": exit_status,
         "rule": collector.settings["rule"],
         "items": counts,
         "failed": [{"item": i["item"], "why": why_failed(i)} for i in items if i["outcome"] == "failed"],
         "left_out_on_purpose": [
-            {"item": i["item"], "why": i["reason"]}
-            for i in items
-            if i["outcome"] == "skipped" and i["kind"] != "comparison"
+            *(
+                {"item": i["item"], "why": i["reason"]}
+                for i in items
+                if i["outcome"] == "skipped" and i["kind"] != "comparison"
+            ),
+            *({"item": name, "why": why} for name, scope in scopes.items() if (why := _allowed_skips(name, scope))),
         ],
         "incomplete_for": missing,
         "not_measured": sorted(collector.left_out),
@@ -54,24 +63,15 @@ def build_summary(collector: Collector) -> dict[str, Any]:
 
 def why_failed(item: Mapping[str, Any]) -> str:
     """One line: the comparison that failed, or the error."""
-    from pytest_h2o.gate.measured import METRICS
-
-    failing = [c for c in (item.get("comparison") or {"changes": []})["changes"] if c["state"] in FAILING]
-    if failing:
-        more = f", and {len(failing) - 1} more figures" if len(failing) > 1 else ""
-        first = f"{one_line(failing[0]['row'])}: {render_change(failing[0])}"
-        return f"worse than {name_earlier(item['comparison'])}: {first}{more}"
-    for c in item["comparisons"]:
-        if c["outcome"] == "fail":
-            metric = METRICS[c["metric"]]
-
-            def show(value: Any, render: Any = metric.render) -> str:
-                return render(value) if isinstance(value, int | float) else str(value)
-
-            return (
-                f"{metric.title} {show(c['value'])} on {c['source']}, target {c['relation']} {show(c['target'])} "
-                f"({c['target_origin']})"
-            )
+    if worse := summarize_failure(item.get("comparison")):
+        return worse
+    for comparison in item["comparisons"]:
+        if comparison["outcome"] == "fail":
+            v = render_comparison(comparison)
+            if v["metric"] == "joint_margin":
+                return f"no row meets every target; the nearest, {v['source']}, has a joint margin of {v['measured']}"
+            target = f"{v['relation']} {v['target']} ({v['target_origin']})"
+            return f"{v['title']} {v['measured']} on {v['source']}, target {target}"
     return str(item["reason"] or "an assertion of the gate file failed")
 
 
@@ -102,27 +102,17 @@ def _missing(collector: Collector, items: list[dict[str, Any]]) -> list[str]:
     return [text for text, there in found.items() if not there]
 
 
-def _not_compared(collector: Collector, items: list[dict[str, Any]]) -> list[str]:
-    """What was to be held against an earlier run and was not."""
-    asked = collector.settings["compare"]
-    if asked is None:
-        return []
-    comparisons = [item for item in items if item["kind"] == "comparison"]
-    if not comparisons:
-        return [f"nothing was compared with {asked}: no item of test_no_regression ran"]
-    reasons: dict[str, list[str]] = {}
-    for item in comparisons:
-        if item["outcome"] == "skipped":
-            reasons.setdefault(str(item["reason"]), []).append(item["name"])
-    unmet = [
-        f"{', '.join(item['comparison']['unmet'])} of {item['name']} was to be compared with {asked} and cannot be"
-        for item in comparisons
-        if item["comparison"] and item["comparison"]["unmet"]
-    ]
-    beside = {title for item in comparisons if item["comparison"] for title in item["comparison"]["beside"]}
-    gone = sorted(beside - {f"{item['subject']} {item['name']}" for item in comparisons})
-    unmet += [f"baseline {asked} holds figures of {', '.join(gone)}, and this run does not"] if gone else []
-    return [*(f"{', '.join(names)} not compared: {reason}" for reason, names in reasons.items()), *unmet]
+def _allowed_skips(name: str, scope: Mapping[str, Any]) -> str | None:
+    """What a scope's ratio leaves out because skips were allowed."""
+    if not scope["measured"] or scope["refused"] or not scope["skipped_entries"]:
+        return None
+    return f"{name}: {_unreadable(scope)}; its ratio is over the rest (skips were allowed)"
+
+
+def _unreadable(scope: Mapping[str, Any]) -> str:
+    total = scope["selected_entries"] + scope["skipped_entries"]
+    reasons = ", ".join(f"{count} {reason}" for reason, count in scope["skip_reasons"].items())
+    return f"{scope['skipped_entries']} of {total} entries cannot be read ({reasons})"
 
 
 def _summarize_scope(collector: Collector, name: str) -> dict[str, Any]:
@@ -138,6 +128,7 @@ def _summarize_scope(collector: Collector, name: str) -> dict[str, Any]:
     return {
         "outcomes": outcomes,
         "measured": True,
+        "refused": is_refused(facts),
         "decides": facts["decides"],
         "target": facts["target"],
         "codec_mode": result["codec_mode"],
@@ -152,6 +143,18 @@ def _summarize_scope(collector: Collector, name: str) -> dict[str, Any]:
     }
 
 
+def overall_outcome(outcomes: Mapping[str, str]) -> str:
+    """The outcome of a preset or scope: ``failed`` if one item failed, else ``passed`` if one passed."""
+    return next((outcome for outcome in ("failed", "passed") if outcome in outcomes.values()), "skipped")
+
+
+def count_rows(preset: Mapping[str, Any]) -> str:
+    """How many rows, of how many runs, and how many are missing."""
+    rows, launches, failed = preset["rows"], preset["launches"], preset["points_failed"]
+    words = [f"{rows} row{'s' * (rows != 1)} of {launches} run{'s' * (launches != 1)}" if rows else "no row"]
+    return ", ".join([*words, f"{failed} point{'s' * (failed != 1)} without a sound row"] if failed else words)
+
+
 def render_verdict(overall: bool | str) -> str:
     """``PASS``, ``FAIL`` or ``INCOMPLETE``."""
     if isinstance(overall, bool):
@@ -164,7 +167,7 @@ def render_summary_md(summary: Mapping[str, Any]) -> str:
     lines = [f"# KV-cache compression gate: {render_verdict(summary['overall_pass'])}", ""]
     counts = summary["items"]
     lines.append(
-        f"{counts['passed']} items passed, {counts['failed']} failed, {counts['skipped']} left out; "
+        f"{counts['passed']} items passed, {counts['failed']} failed, {counts['skipped']} skipped; "
         f"rule: {summary['rule']}."
     )
     lines += render_list("Failed", [f"{f['item']}: {f['why']}" for f in summary["failed"]])
@@ -175,12 +178,20 @@ def render_summary_md(summary: Mapping[str, Any]) -> str:
         lines += _preset_md(name, preset)
     if summary["scopes"]:
         lines += _scopes_md(summary["scopes"])
-    lines += _changes_md({**summary["presets"], **summary["scopes"]})
+    lines += render_changes_md({**summary["presets"], **summary["scopes"]})
     return "\n".join(lines) + "\n"
 
 
+def _sharers(preset: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Run -> the points that share its row."""
+    found: dict[str, list[str]] = {}
+    for point, run in preset["shared_runs"].items():
+        found.setdefault(run, []).append(point)
+    return found
+
+
 def _preset_md(name: str, preset: Mapping[str, Any]) -> list[str]:
-    lines = ["", f"## Preset {name}", ""]
+    lines = ["", f"## Preset {name}", "", f"{count_rows(preset)}.", ""]
     if preset["verdicts"]:
         rows = [
             (v["title"], v["measured"], f"{v['relation']} {v['target']}", v["margin"], v["source"], v["outcome"])
@@ -188,6 +199,7 @@ def _preset_md(name: str, preset: Mapping[str, Any]) -> list[str]:
         ]
         lines += [*render_table(("threshold", "measured", "target", "margin", "row", "outcome"), rows), ""]
     lines += [f"- {escape(note)}" for note in preset["notes"]]
+    lines += [f"- share the run of {run}: {', '.join(rows)}" for run, rows in _sharers(preset).items()]
     if preset["original"] is not None:
         averages = list(preset["original"]["averages"].items())
         lines += ["", *render_table(("figure", "value"), averages)]
@@ -205,9 +217,12 @@ def _preset_md(name: str, preset: Mapping[str, Any]) -> list[str]:
 def _scopes_md(scopes: Mapping[str, Any]) -> list[str]:
     rows = []
     for name, scope in scopes.items():
-        outcome = "failed" if "failed" in scope["outcomes"].values() else "passed"
+        outcome = overall_outcome(scope["outcomes"])
         if not scope["measured"]:
             rows.append((name, "not measured", "", "", "", "", outcome))
+            continue
+        if scope["refused"]:
+            rows.append((name, f"none: {_unreadable(scope)}", "", "", "", "", outcome))
             continue
         target = "reported" if scope["target"] is None else f">= {scope['target']:.4f}"
         rows.append(
@@ -224,23 +239,3 @@ def _scopes_md(scopes: Mapping[str, Any]) -> list[str]:
         )
     header = ("scope", "lossless ratio", "K / V", "target", "entries", "streams decoded", "outcome")
     return ["", "## KV dumps", "", *render_table(header, rows)]
-
-
-def _changes_md(subjects: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The changes against an earlier run; nothing where there was no comparison."""
-    compared = {name: subject["comparison"] for name, subject in subjects.items() if subject["comparison"]}
-    lines = [f"- {escape(name)}: {escape(text)}" for name, text in _uncompared(subjects)]
-    rows = []
-    for name, comparison in compared.items():
-        counts = escape(render_counts(comparison["counts"]))
-        lines.append(f"- {escape(name)} against {escape(name_earlier(comparison))}: {counts}")
-        lines += [f"  - {escape(note)}" for note in subjects[name]["comparison_notes"]]
-        rows += table_rows(name, comparison["changes"][:SHOWN])
-        if len(comparison["changes"]) > SHOWN:
-            rows.append((name, "…", f"{len(comparison['changes']) - SHOWN} more", "", "", "", ""))
-    table = ["", *render_table(TABLE_HEADER, rows)] if rows else []
-    return ["", "## Change against an earlier run", "", *lines, *table] if lines else []
-
-
-def _uncompared(subjects: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
-    return [(name, subject["not_compared"]) for name, subject in subjects.items() if subject["not_compared"]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel
@@ -73,12 +73,12 @@ def name_option(error: PresetError, assignments: Sequence[str], owner: str) -> P
         return " ".join(f"{OPTION} {text}" for text in own or assignments)
 
     return PresetError.from_faults(
-        [replace(fault, file=option_of(fault)) for fault in error.faults], f"{OPTION} for {owner}"
+        [fault._replace(file=option_of(fault)) for fault in error.faults], f"{OPTION} for {owner}"
     )
 
 
 def split_assignments(assignments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What of the assignments speaks to presets, and what to scopes; a key is known to one of them."""
+    """What of the assignments speaks to presets, and what to scopes; an unknown key goes to the likelier."""
     from pytest_h2o.presets import Preset
     from pytest_h2o.scopes import Scope
 
@@ -86,6 +86,8 @@ def split_assignments(assignments: Sequence[str]) -> tuple[list[str], list[str]]
     scopes: list[str] = []
     for text in assignments:
         key = text.partition("=")[0].strip().partition(".")[0]
+        if key not in Preset.model_fields and key not in Scope.model_fields:
+            key = next(iter(get_close_matches(key, [*Preset.model_fields, *Scope.model_fields], 1)), key)
         in_scope = key in Scope.model_fields and key not in Preset.model_fields
         (scopes if in_scope else presets).append(text)
     return presets, scopes

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_h2o.cli import main
 from pytest_h2o.gate.figure_metrics import FIGURE_METRICS
-from tests.plugin.conftest import ROOT, Project
+from tests.plugin.project import ROOT, Project
 
 TEXT = (ROOT / "docs" / "baselines.md").read_text("utf-8")
 COMMANDS = [line.strip() for line in TEXT.splitlines() if line.startswith("    pytest")]
@@ -20,7 +20,10 @@ def test_the_table_has_every_metric() -> None:
     assert rows == [(metric.name, metric.better, metric.part_of or "") for metric in FIGURE_METRICS.values()]
 
 
-def test_the_commands_run(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_run(
+    project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.path)
     gates = [shlex.split(line)[2:] for line in COMMANDS if line.startswith("pytest gates/ ")]
     assert len(gates) == 6
     for number, arguments in enumerate(gates):

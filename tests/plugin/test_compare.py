@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy  # noqa: F401  (C extensions, for `run_here`)
 import pytest
-import yaml  # noqa: F401
-import zstandard  # noqa: F401
 
-import pytest_h2o.presets
-import pytest_h2o.scopes
-import pytest_h2o.session  # noqa: F401
 from pytest_h2o.cli import main
 from pytest_h2o.history.baselines import baseline_path, read_baseline, save_baseline
 from pytest_h2o.history.lines import append_record, read_history
 from pytest_h2o.history.record import RunRecord, record_to_json
-from tests.plugin.conftest import MODES, RECORDINGS, ROOT, Project
+from pytest_h2o.report.markdown import escape
+from tests.plugin.project import MODES, RECORDINGS, Project, log_of, replace_in
 
 SCOPE = ("-k", "front2_grouped")
 """One scope with its three items: what runs fastest."""
 
 WORSE = ("--h2o-set", "adaptive_block_seq=16")
 """The codec in a setting that costs 1 % of the ratio, far above the target of 1.3."""
-
-Replace = Callable[[Path, str, str], None]
 
 
 def out_dir(project: Project) -> Path:
@@ -49,7 +39,7 @@ def last_summary(project: Project) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("mode", ["plain", "n2"])
-def test_a_regression_is_a_failing_item(mode: str, project: Project, replace_in: Replace) -> None:
+def test_a_regression_is_a_failing_item(mode: str, project: Project) -> None:
     recorded = project.copy_recordings()
     result = project.run(*MODES[mode], "--h2o-compare", "last")
     assert result.ret == 0
@@ -63,8 +53,7 @@ def test_a_regression_is_a_failing_item(mode: str, project: Project, replace_in:
     assert first.overall_pass == "incomplete"
     assert len(first.subject("preset", "target_ratio_v3").figures) == 27
     # One column of one row is worse in its last digit; every threshold still holds.
-    (log,) = recorded.glob("logs/run_0012_*_b8_*.log")
-    replace_in(log, "| 3.380 ± 0.019 |", "| 3.379 ± 0.019 |")
+    replace_in(log_of(recorded, 12), "| 3.380 ± 0.019 |", "| 3.379 ± 0.019 |")
     result = project.run(*MODES[mode], "--h2o-compare", "last")
     assert result.ret == 1
     assert result.parseoutcomes()["passed"] == 42
@@ -91,14 +80,14 @@ def test_a_regression_is_a_failing_item(mode: str, project: Project, replace_in:
 
 
 def test_a_fall_of_half_a_percent_is_seen_and_can_be_allowed(project: Project) -> None:
-    assert project.run_here(*SCOPE, "--h2o-save", "main").ret == 0
+    assert project.run(*SCOPE, "--h2o-save", "main").ret == 0
     saved = read_baseline(out_dir(project), "main")
     (subject,) = saved.subjects
     better = {"lossless_ratio": 1.4676 * 1.005, "compressed_bytes": 2_704_497 / 1.005}
     figures = {**subject.figures, "all": {**subject.figures["all"], **better}}
     improved = dataclasses.replace(subject, figures=figures)
     save_baseline(out_dir(project), "best", dataclasses.replace(saved, subjects=(improved,)))
-    result = project.run_here(*SCOPE, "--h2o-compare", "best")
+    result = project.run(*SCOPE, "--h2o-compare", "best")
     assert result.ret == 1
     result.stdout.fnmatch_lines(
         [
@@ -107,28 +96,28 @@ def test_a_fall_of_half_a_percent_is_seen_and_can_be_allowed(project: Project) -
             "accept     run with --h2o-save=best --h2o-overwrite alone: *",
         ]
     )
-    assert project.run_here(*SCOPE, "--h2o-compare", "best", "--h2o-compare-fail", "lossless_ratio:0.4").ret == 1
-    result = project.run_here(*SCOPE, "--h2o-compare", "best", "--h2o-compare-fail", "lossless_ratio:0.6")
+    assert project.run(*SCOPE, "--h2o-compare", "best", "--h2o-compare-fail", "lossless_ratio:0.4").ret == 1
+    result = project.run(*SCOPE, "--h2o-compare", "best", "--h2o-compare-fail", "lossless_ratio:0.6")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["    change against best: 2 worse, allowed, 18 equal"])
 
 
 def test_a_run_that_failed_is_not_what_the_next_one_is_held_against(project: Project) -> None:
-    assert project.run_here(*SCOPE).ret == 0
+    assert project.run(*SCOPE).ret == 0
     for _ in range(2):
-        assert project.run_here(*SCOPE, *WORSE, "--h2o-compare", "last").ret == 1
+        assert project.run(*SCOPE, *WORSE, "--h2o-compare", "last").ret == 1
     assert [record.subjects[0].held for record in history(project)] == [True, False, False]
     comparison = last_summary(project)["scopes"]["front2_grouped_192_8"]["comparison"]
     assert comparison["run"] == history(project)[0].run
     assert comparison["counts"] == {"worse": 10, "equal": 10, "not comparable": 2}
     # Accepted: run once without comparing.
-    assert project.run_here(*SCOPE, *WORSE).ret == 0
-    result = project.run_here(*SCOPE, *WORSE, "--h2o-compare", "last")
+    assert project.run(*SCOPE, *WORSE).ret == 0
+    result = project.run(*SCOPE, *WORSE, "--h2o-compare", "last")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["    change against last: 20 equal"])
     # An improvement is reported and does not fail.
     project.write_ini(h2o_logs=str(RECORDINGS), h2o_compare="last")
-    result = project.run_here(*SCOPE)
+    result = project.run(*SCOPE)
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         ["h2o: compared with last (ini key h2o_compare)", "    change against last: 10 better, 10 equal"]
@@ -136,20 +125,20 @@ def test_a_run_that_failed_is_not_what_the_next_one_is_held_against(project: Pro
 
 
 def test_comparing_is_not_asked_for_by_default(project: Project) -> None:
-    result = project.run_here(*SCOPE)
+    result = project.run(*SCOPE)
     assert result.parseoutcomes()["passed"] == 2
     assert last_summary(project)["scopes"]["front2_grouped_192_8"]["comparison"] is None
     assert len(history(project)) == 1
 
 
 def test_a_comparison_that_did_not_take_place_is_told(project: Project) -> None:
-    assert project.run_here("-k", "front2", "--h2o-save", "main").ret == 0
-    result = project.run_here("-k", "front2_grouped and lossless", "--h2o-compare", "main")
+    assert project.run("-k", "front2", "--h2o-save", "main").ret == 0
+    result = project.run("-k", "front2_grouped and lossless", "--h2o-compare", "main")
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         ["incomplete: nothing was compared with main: no item of test_no_regression ran", "gate INCOMPLETE*"]
     )
-    result = project.run_here(*SCOPE, "--h2o-compare", "main")
+    result = project.run(*SCOPE, "--h2o-compare", "main")
     result.stdout.fnmatch_lines(
         [
             "incomplete: baseline main holds figures of scope front2_chunked_128_16, scope front2_upper, and this "
@@ -160,7 +149,7 @@ def test_a_comparison_that_did_not_take_place_is_told(project: Project) -> None:
 
 def test_a_baseline_is_made_by_the_first_run_and_kept(project: Project) -> None:
     both = (*SCOPE, "--h2o-compare", "main", "--h2o-save", "main")
-    result = project.run_here(*both)
+    result = project.run(*both)
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         [
@@ -169,7 +158,7 @@ def test_a_baseline_is_made_by_the_first_run_and_kept(project: Project) -> None:
         ]
     )
     first = baseline_path(out_dir(project), "main").read_bytes()
-    result = project.run_here(*both)
+    result = project.run(*both)
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         [
@@ -179,16 +168,16 @@ def test_a_baseline_is_made_by_the_first_run_and_kept(project: Project) -> None:
         ]
     )
     # A run that fails against its baseline does not become the baseline, whatever was asked.
-    result = project.run_here(*both, *WORSE, "--h2o-overwrite")
+    result = project.run(*both, *WORSE, "--h2o-overwrite")
     assert result.ret == 1
     result.stdout.fnmatch_lines(["baseline main stays as it is: scope front2_grouped_192_8 failed in this run"])
     assert baseline_path(out_dir(project), "main").read_bytes() == first
-    assert project.run_here(*SCOPE, *WORSE, "--h2o-save", "main", "--h2o-overwrite").ret == 0
+    assert project.run(*SCOPE, *WORSE, "--h2o-save", "main", "--h2o-overwrite").ret == 0
     assert baseline_path(out_dir(project), "main").read_bytes() != first
 
 
 def test_a_run_without_whole_figures_is_not_saved_and_fails(project: Project) -> None:
-    result = project.run_here("-k", "run_0003", "--h2o-save", "main")
+    result = project.run("-k", "run_0003", "--h2o-save", "main")
     assert result.ret == 1
     result.stdout.fnmatch_lines(
         [
@@ -249,18 +238,18 @@ def test_bad_input_is_told_before_anything_is_measured(
     folder = out_dir(project) / "baselines"
     save_baseline(out_dir(project), "main", make_record())
     (folder / "old.json").write_text(json.dumps({**record_to_json(make_record()), "schema": 0}))
-    result = project.run_here(*arguments)
+    result = project.run(*arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert message.replace("PROJECT", str(project.path)) in str(result.stderr)
+    assert message.replace("PROJECT", str(project.path)) in str(result.stdout)
     assert project.runs() == []
 
 
 def test_the_ini_file_is_named_when_it_is_at_fault(project: Project) -> None:
     for key, value in (("h2o_compare", "../x"), ("h2o_compare_fail", "lossles:1"), ("h2o_save", "last")):
         project.write_ini(h2o_logs=str(RECORDINGS), **{key: value})
-        result = project.run_here("-k", "lossy")
+        result = project.run("-k", "lossy")
         assert result.ret == pytest.ExitCode.USAGE_ERROR
-        assert f"ERROR: ini key {key}" in str(result.stderr)
+        assert f"ERROR: ini key {key}" in str(result.stdout)
     assert project.runs() == []
 
 
@@ -274,10 +263,10 @@ def _of_another_model(record: RunRecord) -> RunRecord:
 
 def test_figures_of_another_model_are_never_compared(project: Project) -> None:
     preset = ("-k", "target_ratio_v3 and not bench")
-    assert project.run_here(*preset, "--h2o-save", "main").ret == 0
+    assert project.run(*preset, "--h2o-save", "main").ret == 0
     other = _of_another_model(history(project)[0])
     save_baseline(out_dir(project), "large", other)
-    result = project.run_here(*preset, "--h2o-compare", "large")
+    result = project.run(*preset, "--h2o-compare", "large")
     assert result.ret == 1
     result.stdout.fnmatch_lines(
         [
@@ -292,7 +281,7 @@ def test_figures_of_another_model_are_never_compared(project: Project) -> None:
     append_record(out_dir(project) / "history.jsonl", other)
     with (out_dir(project) / "history.jsonl").open("a") as file:
         file.write("damaged\n")
-    result = project.run_here(*preset, "--h2o-compare", "last")
+    result = project.run(*preset, "--h2o-compare", "last")
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         [
@@ -305,38 +294,23 @@ def test_figures_of_another_model_are_never_compared(project: Project) -> None:
 # -- timings ---------------------------------------------------------------------------------------------------------
 
 
-def run_bench(project: Project, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> pytest.RunResult:
-    """Gate one point on a fake bench that replays a recording."""
-    monkeypatch.setenv("FAKE_RECORDINGS", str(project.path / "recordings" / "target_ratio_v3"))
-    bench = project.path / "llm_bench"
-    if not bench.exists():
-        fake = ROOT / "tests" / "fake_llm_bench.py"
-        bench.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(fake))} "$@"\n')
-        bench.chmod(0o755)
-        base = RECORDINGS.parent / "base_config.json"
-        (project.path / "base_config.json").write_text(base.read_text())
-        settings = "h2o_keep_ratios: [0.3]\nh2o_block_tokens: [8]\nh2o_target_lossy_ratios: [3.4]\n"
-        (project.path / "one.yaml").write_text(settings)
-        project.write_ini()
-    flags = ("--h2o-bench", "llm_bench", "--h2o-base-config", "base_config.json", "--h2o-presets", "one.yaml")
-    return project.run_here(*flags, "--h2o-decode-baseline", "none", "-k", "one and not joint", *arguments)
-
-
-def test_timings_are_held_only_against_the_same_machine_binary_and_threads(
-    project: Project, monkeypatch: pytest.MonkeyPatch, replace_in: Replace
-) -> None:
+def test_timings_are_held_only_against_the_same_machine_binary_and_threads(project: Project) -> None:
     recorded = project.copy_recordings()
-    assert run_bench(project, monkeypatch, "--h2o-threads", "2", "--h2o-save", "main").ret == 0
-    (log,) = recorded.glob("logs/run_0012_*.log")
-    replace_in(log, "<br>57.97 ± 20.00", "<br>47.97 ± 20.00")
-    result = run_bench(project, monkeypatch, "--h2o-threads", "2", "--h2o-compare", "main")
+    bench = project.make_bench()
+    project.env["FAKE_RECORDINGS"] = str(recorded)
+    settings = "h2o_keep_ratios: [0.3]\nh2o_block_tokens: [8]\nh2o_target_lossy_ratios: [3.4]\n"
+    (project.path / "one.yaml").write_text(settings)
+    flags = (*bench, "--h2o-presets=one.yaml", "--h2o-decode-baseline=none", "-k", "one and not joint")
+    assert project.run(*flags, "--h2o-save", "main").ret == 0
+    replace_in(log_of(recorded, 12), "<br>57.97 ± 20.00", "<br>47.97 ± 20.00")
+    result = project.run(*flags, "--h2o-compare", "main")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["      decode speed 57.97 tok/s -> 47.97 tok/s (-17.25 %), a timing"])
-    held = ("--h2o-compare", "main", "--h2o-compare-fail", "decode_tok_per_s:10")
-    result = run_bench(project, monkeypatch, "--h2o-threads", "2", *held)
+    flags = (*flags, "--h2o-compare", "main", "--h2o-compare-fail", "decode_tok_per_s:10")
+    result = project.run(*flags)
     assert result.ret == 1
     result.stdout.fnmatch_lines(["  WORSE    p512_*: decode speed 57.97 tok/s -> 47.97 tok/s (-17.25 %), allowed 10 %"])
-    result = run_bench(project, monkeypatch, "--h2o-threads", "1", *held)
+    result = project.run(*flags, "--h2o-threads", "1")
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         [
@@ -350,16 +324,20 @@ def test_timings_are_held_only_against_the_same_machine_binary_and_threads(
 # -- artifacts and commands ------------------------------------------------------------------------------------------
 
 
-def test_reports_and_commands_say_what_changed(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    assert project.run_here(*SCOPE, "--h2o-save", "main").ret == 0
-    assert project.run_here(*SCOPE, *WORSE, "--h2o-compare", "main").ret == 1
+def test_reports_and_commands_say_what_changed(
+    project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.path)
+    assert project.run(*SCOPE, "--h2o-save", "main").ret == 0
+    assert project.run(*SCOPE, *WORSE, "--h2o-compare", "main").ret == 1
     good, bad = (record.run for record in history(project))
     folder = out_dir(project) / bad
     summary = (folder / "summary.md").read_text()
-    why = "all: lossless ratio 1.4676 -> 1.4520 (-1.06 %), and 9 more figures".replace(">", "&gt;")
-    assert f"test_no_regression[front2_grouped_192_8]: worse than main (run {good}): {why}" in summary
-    assert f"- front2_grouped_192_8 against main (run {good}): 10 worse, 10 equal" in summary
-    assert "| front2_grouped_192_8 | all | lossless_ratio | 1.4676 | 1.4520 | -1.06 % | WORSE |" in summary
+    why = f"worse than main (run {good}): all: lossless ratio 1.4676 -> 1.4520 (-1.06 %), and 9 more figures"
+    assert escape(f"test_no_regression[front2_grouped_192_8]: {why}") in summary
+    assert escape(f"front2_grouped_192_8 against main (run {good}): 10 worse, 10 equal") in summary
+    cells = ("front2_grouped_192_8", "all", "lossless_ratio", "1.4676", "1.4520", "-1.06 %", "WORSE")
+    assert " | ".join(map(escape, cells)) in summary
     records = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
     (compared,) = [record for record in records if record["kind"] == "comparison"]
     assert compared["comparison"]["counts"] == {"worse": 10, "equal": 10, "not comparable": 2}

@@ -1,0 +1,111 @@
+"""expbias: byte planes with a bias a channel, the fast one.
+
+High bytes are shifted by a table of one bias and one sign a channel (see `channel_bias`), which gathers channels of
+unlike scale under one histogram; then both planes go through zstd, each left raw where that is not smaller.
+Two cases where a plain method wins are tried when they are likely: the table is left out where repeated rows
+compress better than it saves (a short stream, or a lo plane that compresses well), and the lo plane is coded
+as differences of successive rows where that is smaller.
+
+Payload: mode byte (0 raw words; else the sum of 1, 2 = a bias table is there, 4 = the hi plane is a zstd frame,
+8 = the lo plane is one, 16 = it is one of row differences), shape (three varints), the bias table if any, the
+length of the hi frame (varint) if it is one, the hi plane ``[seq_len, kv_heads, head_dim]``, and what is left is
+the lo plane.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
+from pytest_h2o.codecs.channel_bias import choose_bias, read_bias, write_bias
+from pytest_h2o.codecs.planes import (
+    Plane,
+    Search,
+    compress_plane,
+    decompress_plane,
+    join_planes,
+    read_plane,
+    split_planes,
+    write_plane,
+)
+from pytest_h2o.codecs.stream_header import (
+    MAX_HEADER_BYTES,
+    RAW_MODE,
+    check_shape,
+    decode_raw,
+    encode_raw,
+    read_header,
+    write_header,
+)
+from pytest_h2o.codecs.varint import PayloadReader
+
+_PLANES, _BIAS, _HI_FRAME, _LO_FRAME, _LO_DELTA = 1, 2, 4, 8, 16
+_SHORT_ROWS = 48
+"""Up to here a table of up to a byte a channel may cost more than it saves."""
+
+
+@dataclass(frozen=True)
+class ExpBias(Codec):
+    """Byte planes with exponent bias a channel, zstd level 3; the payload alone decodes."""
+
+    id: ClassVar[str] = "expbias"
+    max_overhead_bytes: ClassVar[int] = MAX_HEADER_BYTES
+    """No payload is longer than the raw words by more than this."""
+
+    def encode(self, stream: Stream) -> bytes:
+        check_shape(stream.words.shape, self.id)
+        raw = stream.raw_bytes
+        rows = len(stream.words)
+        if raw == 0:
+            return encode_raw(stream, self.id)
+        hi, lo = split_planes(stream.words.reshape(rows, -1))
+        lo_mode, lo_bytes = _encode_lo(lo)
+        table = choose_bias(hi)
+        mode, body = _encode_hi(table.apply(hi), _BIAS, write_bias(table))
+        if rows <= _SHORT_ROWS or len(lo_bytes) * 8 < lo.size * 7:
+            mode, body = min((mode, body), _encode_hi(hi, 0, b""), key=lambda candidate: len(candidate[1]))
+        payload = write_header(mode | lo_mode, stream, self.id) + body + lo_bytes
+        return payload if len(payload) <= raw + MAX_HEADER_BYTES else encode_raw(stream, self.id)
+
+    def decode(self, payload: bytes | memoryview, side: SideInfo) -> Words:
+        reader = PayloadReader(payload, self.id)
+        header = read_header(reader, side, self.id)
+        if header.mode == RAW_MODE:
+            return decode_raw(reader, header)
+        if header.mode & _PLANES == 0 or header.mode > 31 or header.words == 0:
+            raise reader.damaged("unknown mode", came=str(header.mode), expected="0, or an odd number up to 31")
+        table = read_bias(reader, header.channels) if header.mode & _BIAS else None
+        count = header.words
+        hi = read_plane(reader, count, bool(header.mode & _HI_FRAME))
+        if header.mode & (_LO_FRAME | _LO_DELTA):
+            lo = decompress_plane(reader.read_rest(), count, reader)
+        else:
+            lo = np.frombuffer(reader.read_bytes(count), np.uint8)
+            reader.expect_end()
+        lo = lo.reshape(header.rows, header.channels)
+        if header.mode & _LO_DELTA:
+            lo = np.add.accumulate(lo, axis=0, dtype=np.uint8)
+        hi = hi.reshape(header.rows, header.channels)
+        words = join_planes(hi if table is None else table.undo(hi), lo)
+        return words.reshape(header.shape)
+
+
+def _encode_hi(hi: Plane, mode: int, table: bytes) -> tuple[int, bytes]:
+    """Give mode bits and bytes of a hi plane and its table."""
+    is_frame, coded = write_plane(hi, Search.REPEATS)
+    return _PLANES | (_HI_FRAME if is_frame else 0) | mode, table + coded
+
+
+def _encode_lo(lo: Plane) -> tuple[int, bytes]:
+    """Give mode bits and bytes of a lo plane."""
+    difference = lo.copy()
+    difference[1:] -= lo[:-1]
+    plain, delta = (compress_plane(plane, Search.REPEATS) for plane in (lo, difference))
+    if plain is None and delta is None:
+        return 0, lo.tobytes()
+    if delta is None or (plain is not None and len(plain) <= len(delta)):
+        return _LO_FRAME, plain or b""
+    return _LO_DELTA, delta

@@ -1,0 +1,66 @@
+"""rowref_max: every word coded under a distribution that earlier rows predict; the smallest, and slow.
+
+As in `rowref`, rows resemble earlier rows of the stream, for keys after the rotation between the positions is removed.
+Here up to three earlier rows and the running mean make up a prediction, and the spread of its errors is followed a
+channel and told a row (see `row_model`). The fp16 words are then coded one by one under a logistic distribution of that
+mean and spread, exactly as likely as their rounding intervals are (see `logistic`), by a range coder whose lanes are
+the channels (see `rans`), so that all of it runs on whole rows in numpy.
+
+Payload: a rowref payload where that is smaller (mode byte up to 32); else mode byte 64, shape (three varints), the
+rotation and, if there is one, the positions (see `position_runs`), then the segments (see `density_segments`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
+from pytest_h2o.codecs.density_segments import SEGMENT_ROWS, decode_segment, encode_segment
+from pytest_h2o.codecs.rowref import RowRef
+from pytest_h2o.codecs.stream_header import MAX_HEADER_BYTES, check_shape, read_header
+from pytest_h2o.codecs.turned_header import read_turned_header, write_turned_header
+from pytest_h2o.codecs.varint import PayloadReader
+
+_DENSITY_MODE = 64
+_MAX_CHANNELS = 1 << 14
+"""Wider rows are left to `rowref`, so that the working memory of a segment stays small."""
+
+
+@dataclass(frozen=True)
+class RowRefMax(Codec):
+    """Row references through RoPE and a range coder; the payload alone decodes."""
+
+    id: ClassVar[str] = "rowref_max"
+    max_overhead_bytes: ClassVar[int] = MAX_HEADER_BYTES
+    """No payload is longer than the raw words by more than this."""
+
+    def encode(self, stream: Stream) -> bytes:
+        check_shape(stream.words.shape, self.id)
+        fallback = RowRef().encode(stream)
+        if stream.words.size == 0 or stream.words[0].size > _MAX_CHANNELS:
+            return fallback
+        words = np.ascontiguousarray(stream.words)
+        header, rotation, positions = write_turned_header(_DENSITY_MODE, stream, words, self.id)
+        parts = [header]
+        for at in range(0, len(words), SEGMENT_ROWS):
+            rows = slice(at, at + SEGMENT_ROWS)
+            parts.append(encode_segment(words[rows], positions[rows], rotation))
+        return min(b"".join(parts), fallback, key=len)
+
+    def decode(self, payload: bytes | memoryview, side: SideInfo) -> Words:
+        reader = PayloadReader(payload, self.id)
+        header = read_header(reader, side, self.id)
+        if header.mode < _DENSITY_MODE:
+            return RowRef().decode(payload, side)
+        if header.mode != _DENSITY_MODE or not 0 < header.channels <= _MAX_CHANNELS or header.rows == 0:
+            raise reader.damaged("unknown mode", came=str(header.mode), expected=f"at most {_DENSITY_MODE}")
+        rotation, positions = read_turned_header(reader, header)
+        words = np.empty(header.shape, np.uint16)
+        for at in range(0, header.rows, SEGMENT_ROWS):
+            rows = slice(at, at + SEGMENT_ROWS)
+            decode_segment(reader, words[rows], positions[rows], rotation)
+        reader.expect_end()
+        return words

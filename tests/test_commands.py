@@ -1,0 +1,224 @@
+"""The commands on the recordings, as a user types them: what they write, what they print, how they end."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_h2o.cli import COMMANDS, main
+
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
+RECORDED = FIXTURES / "recordings" / "smollm2-135m" / "target_ratio_v3"
+ORACLE = FIXTURES / "oracle" / "fp16"
+FAKE_BENCH = Path(__file__).with_name("fake_llm_bench.py")
+BASE_CONFIG = FIXTURES / "recordings" / "base_config.json"
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: pytest-h2o {command}" in capsys.readouterr().out
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "pytest_h2o"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "usage: pytest-h2o COMMAND" in done.stdout
+    unknown = subprocess.run([sys.executable, "-m", "pytest_h2o", "swep"], capture_output=True, text=True, check=False)
+    assert unknown.returncode == 2
+    assert "invalid choice: 'swep'" in unknown.stderr
+
+
+def test_parse_gives_the_recorded_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "rows.csv"
+    assert main(["parse", "--log-dir", str(RECORDED), "--out-csv", str(out)]) == 0
+    assert read_csv(out) == read_csv(FIXTURES / "recordings" / "h2o_metrics.expected.csv")
+    assert capsys.readouterr().out == (
+        f"not in manifest.json, left out: baseline_h2o_off.log\n27 rows of 27 logs in {out}\n"
+    )
+    assert main(["parse", "--log-dir", str(RECORDED), "--out-csv", str(out)]) == 2
+    assert "a file that exists would be overwritten" in capsys.readouterr().err
+    assert main(["parse", "--log-dir", str(RECORDED), "--out-csv", str(out), "--overwrite"]) == 0
+
+
+def test_parse_takes_files_and_refuses_folders_without_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    multi = FIXTURES / "recordings" / "other" / "multi.log"
+    assert main(["parse", "--log-files", str(multi), "--out-csv", str(tmp_path / "a.csv")]) == 0
+    assert [row["log_file"] for row in read_csv(tmp_path / "a.csv")] == [str(multi)] * 2
+    assert main(["parse", "--log-dir", str(tmp_path), "--out-csv", str(tmp_path / "b.csv")]) == 2
+    assert "the log folder holds no *.log file" in capsys.readouterr().err
+
+
+def analyze(tmp_path: Path, *flags: str) -> tuple[int, dict[str, object]]:
+    out = tmp_path / "analysis.md"
+    code = main(
+        [
+            "analyze",
+            *("--csv", str(FIXTURES / "recordings" / "h2o_metrics.expected.csv")),
+            *("--offline-lossless-json", str(ORACLE / "upper_front2.json")),
+            *("--offline-lossless-online-json", str(ORACLE / "online_grouped_192_8_front2.json")),
+            *("--out", str(out), "--overwrite", *flags),
+        ]
+    )
+    return code, json.loads(out.with_suffix(".json").read_text())
+
+
+@pytest.mark.parametrize("setting", [0, 1, 2])
+def test_analyze_gives_the_originals_values(setting: int, tmp_path: Path) -> None:
+    original = json.loads((FIXTURES / "recordings" / "gate.expected.json").read_text())
+    arguments, expected = original["gates"][setting]["arguments"], original["gates"][setting]["expected"]
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in arguments.items() if value is not None]
+    code, analysis = analyze(tmp_path, *flags, "--rule=best-of")
+    assert analysis["original"] == {"averages": original["averages"], "top": original["top5"], "gate": expected}
+    assert (code == 0) == (expected["overall_pass"] == "true")
+    assert analysis["overall_pass"] == (code == 0)
+
+
+def test_analyze_without_a_baseline_does_not_pass_unless_it_is_left_out(tmp_path: Path) -> None:
+    code, analysis = analyze(tmp_path)
+    assert (code, analysis["overall_pass"]) == (1, False)
+    assert analysis["missing"] == [
+        "no baseline: nothing says how fast decode is with H2O off (--decode-baseline TOK_PER_S, or none)"
+    ]
+    assert analyze(tmp_path, "--decode-baseline=none")[0] == 0
+
+
+def test_analyze_never_lets_the_upper_bound_decide(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(
+        [
+            "analyze",
+            *("--csv", str(FIXTURES / "recordings" / "h2o_metrics.expected.csv")),
+            *("--offline-lossless-json", str(ORACLE / "upper_front2.json")),
+            *("--out", str(tmp_path / "a.md"), "--decode-baseline=56.02"),
+        ]
+    )
+    assert code == 1
+    assert "missing: no online simulation: an upper bound never decides" in capsys.readouterr().out
+
+
+def test_eval_does_all_steps_in_the_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(RECORDED, run)
+    assert main(["eval", str(run), str(FIXTURES / "dumps" / "fp16"), "--online-entry-mode", "both"]) == 0
+    assert capsys.readouterr().out.startswith("# Gate: PASS (rule joint)\n")
+    analysis = json.loads((run / "analysis.json").read_text())
+    expected = json.loads((FIXTURES / "recordings" / "gate.expected.json").read_text())
+    assert analysis["original"]["gate"] == expected["gates"][0]["expected"]
+    chunked = json.loads((run / "offline_lossless_chunked.json").read_text())
+    assert chunked["entry_mode"] == "chunked"
+    assert main(["eval", str(run), str(FIXTURES / "dumps" / "fp16")]) == 2
+    assert "a file that exists would be overwritten" in capsys.readouterr().err
+    assert main(["eval", str(run), str(tmp_path / "no-dump"), "--overwrite"]) == 2
+    assert "the dump root does not exist" in capsys.readouterr().err
+
+
+def sweep(out: Path, *flags: str) -> int:
+    bench = ["--llm-bench", str(FAKE_BENCH), "--base-config", str(BASE_CONFIG), "--out-dir", str(out)]
+    return main(["sweep", *bench, "--threads", "2", *flags])
+
+
+@pytest.fixture
+def replayed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The fake bench replays the recordings; the file gets a line a launch."""
+    launches = tmp_path / "launches.txt"
+    monkeypatch.setenv("FAKE_RECORDINGS", str(RECORDED))
+    monkeypatch.setenv("FAKE_LAUNCHES", str(launches))
+    return launches
+
+
+def test_sweep_runs_a_preset_and_parse_reads_it(
+    replayed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preset = str(FIXTURES / "presets" / "target_ratio_v3.json")
+    assert sweep(tmp_path / "run", "--preset", preset, "--h2o-block-tokens", "8", "16") == 0
+    assert len(replayed.read_text().splitlines()) == 7  # 6 that differ, and one that checks the fold
+    out = capsys.readouterr().out
+    assert "[10/18] run_0010_p512_g128_k0.3_b16_lr3.0: done" in out
+    assert out.endswith(f"18 rows in {tmp_path / 'run'}\n")
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert [entry["return_code"] for entry in manifest] == [0] * 18
+    assert len(read_csv(tmp_path / "run" / "h2o_metrics.csv")) == 18
+    assert not (tmp_path / "run" / ".results").exists()
+    assert sweep(tmp_path / "run", "--preset", preset) == 2
+    assert "the run folder is not empty; nothing is overwritten" in capsys.readouterr().err
+
+
+def test_sweep_of_an_ad_hoc_grid(replayed: Path, tmp_path: Path) -> None:
+    grid = ["--h2o-keep-ratios", "0.28", "--h2o-block-tokens", "8", "--h2o-target-lossy-ratios", "3.2", "3.4"]
+    code = sweep(tmp_path / "run", "--prompts", "512", "--gens", "128", "--h2o-trigger-min-tokens", "384", *grid)
+    assert code == 0
+    assert len(replayed.read_text().splitlines()) == 2
+
+
+def test_sweep_names_the_point_that_failed(
+    replayed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAKE_MODE", "crash")
+    assert sweep(tmp_path / "run", "--h2o-keep-ratios", "0.28", "--h2o-block-tokens", "8") == 2
+    out = capsys.readouterr().out
+    assert "the bench was ended by SIGSEGV" in out
+    assert "1 points FAILED" in out
+    (entry,) = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert entry["return_code"] != 0
+
+
+def test_a_dry_sweep_launches_nothing(replayed: Path, tmp_path: Path) -> None:
+    assert sweep(tmp_path / "run", "--preset", str(FIXTURES / "presets" / "target_speed_v3.json"), "--dry-run") == 0
+    assert not replayed.exists()
+    assert len(list((tmp_path / "run" / "configs").iterdir())) == 12
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert {entry["return_code"] for entry in manifest} == {None}
+
+
+def test_init_copies_the_gates_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", str(tmp_path)]) == 0
+    shipped = FIXTURES.parent / "gates"
+    for path in ("test_sweep.py", "test_dumps.py", "scopes.yaml", "presets/smoke.yaml"):
+        assert (tmp_path / "gates" / path).read_bytes() == (shipped / path).read_bytes()
+    assert main(["init", str(tmp_path)]) == 2
+    assert "some of the starter files are there already; nothing was written" in capsys.readouterr().err
+
+
+def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    assert "h2o_block_tokens" in json.loads(capsys.readouterr().out)["properties"]
+    assert main(["schema", "scopes"]) == 0
+    assert "scopes" in json.loads(capsys.readouterr().out)["properties"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["parse", "--log-dir", "/nowhere", "--out-csv", "x.csv"],
+        ["analyze", "--csv", "/nowhere.csv", "--out", "x.md"],
+        ["analyze", "--csv", "/nowhere.csv", "--out", "x.md", "--decode-baseline", "fast"],
+        ["analyze", "--csv", "/nowhere.csv", "--out", "x.md", "--lossy-target", "nan"],
+        ["eval", "/nowhere", "/nowhere"],
+        ["lossless", "--dump-dir", "/nowhere", "--out-json", "x.json"],
+        ["sweep", "--llm-bench", "/nowhere", "--out-dir", "x"],
+        ["sweep", "--llm-bench", "/nowhere", "--out-dir", "x", "--preset", "/nowhere.yaml"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:3]),
+)
+def test_bad_input_is_one_clear_error(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"pytest-h2o {arguments[0]}: ")
+    assert "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
