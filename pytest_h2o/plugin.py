@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_h2o.errors import H2OError, OptedOut, UsageError
-from pytest_h2o.options import OPTIONS, Settings, resolve_settings
+from pytest_h2o.options import OPTIONS, Settings, refuse_unknown_keys, resolve_settings
 
 if TYPE_CHECKING:
     from pytest_h2o.gate.comparison_item import ComparisonItem
@@ -51,10 +52,18 @@ def _is_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
 
+def _keys_of_ini_file(config: pytest.Config) -> tuple[str, ...]:
+    """Every key of the ini file, ours or not; deprecated by pytest 9.1, which has no other way to see unknown keys."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return tuple(getattr(config, "inicfg", ()))
+
+
 def _settings_of(config: pytest.Config) -> Settings:
     """Resolve the options once; a fault among them is a usage error of pytest."""
     if _settings not in config.stash:
         try:
+            refuse_unknown_keys(_keys_of_ini_file(config))
             settings = resolve_settings(
                 command_line=config.getoption,
                 ini=config.getini,
@@ -68,6 +77,8 @@ def _settings_of(config: pytest.Config) -> Settings:
             config.stash[_settings] = settings
         except H2OError as error:
             raise pytest.UsageError(str(error)) from error
+        except (TypeError, ValueError) as error:  # pytest's own check of a value in a TOML file
+            raise pytest.UsageError(f"an ini key of the gate has a value of another type: {error}") from error
     return config.stash[_settings]
 
 
@@ -193,7 +204,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
 
 @pytest.fixture
 def h2o_point(request: pytest.FixtureRequest) -> PointItem:
-    """One point of a sweep preset: `problems` of its row, and the row."""
+    """One point of a sweep preset: its sound `row`."""
     return _session_of(request.config).point_item(request.param)
 
 
@@ -230,19 +241,25 @@ def h2o_comparison(request: pytest.FixtureRequest) -> ComparisonItem:
 @pytest.fixture
 def h2o_targets(request: pytest.FixtureRequest) -> Targets:
     """The targets of this item's preset or scope, each with where it was said."""
-    for name in ("h2o_sweep", "h2o_lossless", "h2o_upper_bound", "h2o_scope"):
+    for name in ITEM_FIXTURES:
         if name in request.fixturenames:
             item: GateItem = request.getfixturevalue(name)
             return item.targets
-    raise pytest.UsageError(f"{request.node.nodeid}: h2o_targets needs one of h2o_sweep, h2o_lossless, h2o_upper_bound")
+    pytest.fail("h2o_targets needs one of h2o_sweep, h2o_lossless, h2o_upper_bound, h2o_scope beside it", pytrace=False)
 
 
 # -- running ------------------------------------------------------------------------------------------------------
 
 
 def _gate_item_of(item: pytest.Item) -> GateItem | None:
+    """What the item's fixture gave; of an item that ended before its fixtures were made, what it would have given."""
     funcargs = getattr(item, "funcargs", {})
-    return next((funcargs[name] for name in ITEM_FIXTURES if name in funcargs), None)
+    made = next((funcargs[name] for name in ITEM_FIXTURES if name in funcargs), None)
+    if made is None and _is_gate_item(item):
+        params: dict[str, Any] = item.callspec.params  # type: ignore[attr-defined]
+        name = next(name for name in ITEM_FIXTURES if name in params)
+        made = _session_of(item.config).make_item(name, params[name])
+    return made
 
 
 @pytest.hookimpl(wrapper=True)
@@ -253,9 +270,11 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     if gate_item.session.settings["dry-run"]:
         raise pytest.skip.Exception(gate_item.write_dry_run(), _use_item_location=True)
     try:
-        return (yield)
+        result = yield
     except OptedOut as reason:
         raise pytest.skip.Exception(str(reason), _use_item_location=True) from reason  # at the gate file
+    gate_item.refuse_idle()
+    return result
 
 
 @pytest.hookimpl(wrapper=True)
@@ -264,12 +283,14 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     gate_item = _gate_item_of(item) if _is_gate_item(item) else None
-    if gate_item is None or (call.when != "call" and not report.failed):
+    if gate_item is None or (call.when != "call" and not (report.failed or report.skipped)):
         return report
     from pytest_h2o.report.item_report import report_item
 
     here = os.path.relpath(item.path, item.config.invocation_params.dir)  # node ids are relative to the root
     error = None if call.excinfo is None else call.excinfo.value
+    if report.skipped and hasattr(report, "wasxfail"):
+        error = OptedOut(f"excused by an xfail mark: {report.wasxfail or 'no reason given'}")
     told = report_item(gate_item, item.nodeid, here, report.outcome, error)
     if told.text is not None:
         report.longrepr = told.text
@@ -302,7 +323,7 @@ class _Controller:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         texts = [value for name, value in report.user_properties if name == PROPERTY]
-        if self._trouble is None and texts and (report.when == "call" or report.failed):
+        if self._trouble is None and texts:
             try:
                 self._collector().add(str(texts[-1]), duration_s=report.duration)
             except H2OError as error:
@@ -334,8 +355,9 @@ class _Controller:
             try:
                 summary = write_artifacts(self._collector(), **times, exit_status=int(exitstatus))
                 self._closing = ("h2o", render_terminal(summary, run_dir))
-                if summary["recorded"]["trouble"] is not None and exitstatus == pytest.ExitCode.OK:
-                    session.exitstatus = pytest.ExitCode.TESTS_FAILED
+                unkept = summary["recorded"]["trouble"] is not None
+                if (unkept or summary["overall_pass"] is False) and exitstatus == pytest.ExitCode.OK:
+                    session.exitstatus = pytest.ExitCode.TESTS_FAILED  # an excused item does not excuse the gate
             except H2OError as error:
                 self._trouble = str(error)
         if self._trouble is not None:

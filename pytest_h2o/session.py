@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_h2o.comparisons import Comparer
-from pytest_h2o.errors import BenchError, NotMeasured, OptedOut, PresetError
+from pytest_h2o.errors import BenchError, NotMeasured, OptedOut, PresetError, UsageError
 from pytest_h2o.gate.baseline import Baseline, describe_unfit, pick_recorded, unlike_contexts
 from pytest_h2o.gate.comparison_item import ComparisonItem
 from pytest_h2o.gate.scope_item import LosslessItem
@@ -36,6 +36,8 @@ from pytest_h2o.store import OnceStore, keep_error, kept_value
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
+    from pytest_h2o.codecs.base import Rope
+    from pytest_h2o.gate.item import GateItem
     from pytest_h2o.lossless import LosslessResult
     from pytest_h2o.points import SweepPoint
     from pytest_h2o.presets import Preset
@@ -113,7 +115,7 @@ class GateSession:
         return [self._presets[name] for name in self._in_folder["presets", gate_dir]]
 
     def _override(self, preset: Preset) -> Preset:
-        mine, _ = split_assignments(self.settings["set"] or ())
+        mine, _ = split_assignments(self.settings["set"] or (), self.settings.origin("set"))
         return preset.override(*mine) if mine else preset
 
     def _load_scopes(self, gate_dir: Path) -> list[Scope]:
@@ -121,11 +123,16 @@ class GateSession:
 
         if ("scopes", gate_dir) not in self._in_folder:
             scopes = load_scopes(self.settings["scopes"] or gate_dir / "scopes.yaml")
-            _, mine = split_assignments(self.settings["set"] or ())
+            _, mine = split_assignments(self.settings["set"] or (), self.settings.origin("set"))
             for scope in scopes:
                 other = self._scopes.setdefault(scope.name, scope.override(*mine) if mine else scope)
                 if other.path != scope.path:
                     raise PresetError(f"two scopes are called {scope.name}", where=f"{other.path} and {scope.path}")
+            deciding = [scope for scope in self._scopes.values() if scope.decides]
+            if len(deciding) != 1:
+                where = " and ".join(f"{scope.name} in {scope.path}" for scope in deciding)
+                came = f"{len(deciding)} with decides: true"
+                raise PresetError("exactly one scope of a run decides", where=where or None, came=came)
             self._in_folder["scopes", gate_dir] = [scope.name for scope in scopes]
         return [self._scopes[name] for name in self._in_folder["scopes", gate_dir]]
 
@@ -149,6 +156,8 @@ class GateSession:
             The recorded logs, the bench or the base config of a selected preset is not there.
         """
         self._selected = selected = frozenset(name for param in params if (name := preset_of(param)))
+        for preset in (self._presets[name] for name in sorted(selected)):
+            _refuse_unmeasured(preset, launched=self.settings["bench"] is not None)
         for name in sorted(selected):
             if self.settings["bench"] is not None:
                 bench_settings(self.settings, self._presets[name])
@@ -165,7 +174,9 @@ class GateSession:
     def _is_asked_for(self, name: str) -> bool:
         lowered = name.lower()
         words = self._asked_for
-        return bool(self.settings["presets"]) or any(w in lowered or w.startswith(f"{lowered}-") for w in words)
+        return self.settings.given["presets"].on_command_line or any(
+            w in lowered or w.startswith(f"{lowered}-") for w in words
+        )
 
     def _recordings(self) -> dict[str, Path]:
         """Presets that the recorded logs hold, and where."""
@@ -234,6 +245,14 @@ class GateSession:
         kind, _, name = key.partition(" ")
         return ComparisonItem(self, self.sweep_item(name) if kind == "preset" else self.lossless_item(name))
 
+    def make_item(self, fixture: str, key: Any) -> GateItem:
+        """The item of a fixture and its parameter."""
+        if fixture == "h2o_comparison":
+            return self.comparison_item(key)
+        if fixture == "h2o_point":
+            return self.point_item(key)
+        return self.sweep_item(key) if fixture == "h2o_sweep" else self.lossless_item(key)
+
     def deciding_scope(self) -> Scope | None:
         return next((scope for scope in self._scopes.values() if scope.decides), None)
 
@@ -300,15 +319,27 @@ class GateSession:
         return result
 
     def _evaluate(self, scope: Scope) -> dict[str, Any]:
-        from pytest_h2o.codecs.base import Rope
         from pytest_h2o.lossless import LosslessSettings, evaluate_lossless
 
         settings = LosslessSettings(
             **{field.name: getattr(scope, field.name) for field in dataclasses.fields(LosslessSettings)}
         )
-        rope = None if scope.rope is None else Rope(scope.rope.theta, scope.rope.pairing)
-        result = evaluate_lossless(self.scope_root(scope), settings, verify=True, rope=rope)
+        result = evaluate_lossless(self.scope_root(scope), settings, verify=True, rope=self._rope(scope))
         return result.to_json()
+
+    def _rope(self, scope: Scope) -> Rope | None:
+        """How K was rotated: as the scope says, or the model's config; None where codecs have to find out."""
+        from pytest_h2o.codecs.base import Rope
+
+        if scope.rope is not None:
+            return Rope(scope.rope.theta, scope.rope.pairing)
+        base = self.settings.given["base-config"]
+        if base.value is None:
+            return None
+        from pytest_h2o.bench.config import read_base_config, rope_theta
+
+        theta = rope_theta(read_base_config(base.value, base.origin))
+        return None if theta is None else Rope(theta)
 
     def scope_root(self, scope: Scope) -> Path:
         root: Path = self.settings["dump-dir"] or scope.root
@@ -342,3 +373,19 @@ class GateSession:
     def write_dry_run(self, preset: Preset) -> str:
         source = self._source(preset)
         return str(self.store.once(f"dry-run/{preset.name}", lambda: {"told": source.write_dry_run()})["told"])
+
+
+def _refuse_unmeasured(preset: Preset, *, launched: bool) -> None:
+    """Refuse keys of a preset that ask for something which nothing here does: silence would be taken for a pass."""
+    if preset.targets.quality is not None:
+        raise UsageError(
+            "a preset asks for a quality target, and nothing measures quality yet",
+            where=f"targets.quality of {preset.path or preset.name}",
+            hint="leave the target out",
+        )
+    if launched and preset.prompt_file is not None:
+        raise UsageError(
+            "a preset names a prompt file, and the bench takes no prompt",
+            where=f"prompt_file of {preset.path or preset.name}",
+            hint="leave the key out",
+        )

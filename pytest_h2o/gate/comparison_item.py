@@ -89,6 +89,7 @@ class ComparisonItem(GateItem):
         StoreError
             The earlier figures cannot be read, or are of another model.
         """
+        self.asked = True
         if self._comparison is None:
             now = self.now()
             self.earlier = self.session.comparer.find_earlier(now)

@@ -76,30 +76,45 @@ def why_failed(item: Mapping[str, Any]) -> str:
 
 
 def _missing(collector: Collector, items: list[dict[str, Any]]) -> list[str]:
-    """What a whole verdict needs and no item of this run gave."""
+    """What a whole verdict needs and no item of this run gave, for every preset and scope that the run touched."""
+    missing = []
+    presets = sorted({item["name"] for item in items if item["kind"] in ("point", "sweep")})
+    for name in presets:
+        held = _held_metrics(items, "sweep", name)
+        left_out = any("decode threshold is left out" in (i["reason"] or "") for i in items if i["name"] == name)
+        for metric, target in (
+            ("h2o_lossy", "the lossy target"),
+            ("decode_drop", "the decode target"),
+            ("joint_margin", f"the {collector.settings['rule']} rule"),
+        ):
+            if metric not in held and not (metric == "decode_drop" and left_out):
+                missing.append(f"preset {name} was not held against {target}")
+    if not presets:
+        missing.append("no preset was held against its targets")
+    deciding = {name for name, facts in collector.scopes.items() if facts["decides"]}
+    for name in sorted(deciding):
+        if "lossless_ratio" not in _held_metrics(items, "scope", name):
+            missing.append(f"the deciding scope {name} was not held against its target")
+        if not any(i["kind"] == "scope" and i["name"] == name and not i["comparisons"] for i in items):
+            missing.append(f"the streams of the deciding scope {name} were not decoded and compared")
+    if not deciding:
+        missing.append("the deciding scope was not evaluated")
+    for name, facts in sorted(collector.scopes.items()):
+        asked = facts["target"] is not None and name not in deciding
+        if asked and "lossless_ratio" not in _held_metrics(items, "scope", name):
+            missing.append(f"scope {name} was not held against its target")
+    return missing
 
-    def held_against(metric: str) -> bool:
-        return any(c["metric"] == metric and c["outcome"] != "reported" for i in items for c in i["comparisons"])
 
-    def opted_out(kind: str, word: str) -> bool:
-        return any(i["kind"] == kind and i["outcome"] == "skipped" and word in (i["reason"] or "") for i in items)
-
-    decided = {name for name, facts in collector.scopes.items() if facts["decides"]}
-    of_decided = [item for item in items if item["kind"] == "scope" and item["name"] in decided]
-    found = {
-        "no preset was held against a lossy target": held_against("h2o_lossy"),
-        "no preset was held against the decode target": held_against("decode_drop") or opted_out("sweep", "decode"),
-        "no preset was held against the joint rule": (
-            collector.settings["rule"] != "joint" or held_against("joint_margin")
-        ),
-        "the deciding scope was not held against the lossless target": any(
-            c["metric"] == "lossless_ratio" for item in of_decided for c in item["comparisons"]
-        ),
-        "the streams of the deciding scope were not decoded and compared": any(
-            not item["comparisons"] for item in of_decided
-        ),
+def _held_metrics(items: list[dict[str, Any]], kind: str, name: str) -> set[str]:
+    """Metrics of a preset or scope that were compared with a target, whatever came of it."""
+    return {
+        c["metric"]
+        for item in items
+        if item["kind"] == kind and item["name"] == name
+        for c in item["comparisons"]
+        if c["outcome"] != "reported"
     }
-    return [text for text, there in found.items() if not there]
 
 
 def _allowed_skips(name: str, scope: Mapping[str, Any]) -> str | None:

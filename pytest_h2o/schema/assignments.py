@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pytest_h2o.errors import Fault, PresetError
+from pytest_h2o.errors import Fault, PresetError, UsageError
 from pytest_h2o.schema.checking import find_node
 from pytest_h2o.schema.json_schema import schema_of
 from pytest_h2o.schema.yaml_source import KeyPath, resolve_scalar
@@ -77,17 +77,29 @@ def name_option(error: PresetError, assignments: Sequence[str], owner: str) -> P
     )
 
 
-def split_assignments(assignments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What of the assignments speaks to presets, and what to scopes; an unknown key goes to the likelier."""
+def split_assignments(assignments: Sequence[str], origin: str) -> tuple[list[str], list[str]]:
+    """What of the assignments speaks to presets, and what to scopes.
+
+    Raises
+    ------
+    UsageError
+        A key that neither has, or that cannot be set; `origin` is who said it.
+    """
     from pytest_h2o.presets import Preset
     from pytest_h2o.scopes import Scope
 
     presets: list[str] = []
     scopes: list[str] = []
+    known = {*Preset.model_fields, *Scope.model_fields} - {"name", "path", "decides"}
     for text in assignments:
         key = text.partition("=")[0].strip().partition(".")[0]
-        if key not in Preset.model_fields and key not in Scope.model_fields:
-            key = next(iter(get_close_matches(key, [*Preset.model_fields, *Scope.model_fields], 1)), key)
+        if key not in known:
+            near = get_close_matches(key, known, 1)
+            raise UsageError(
+                f"{origin} sets a key that neither presets nor scopes have, or that is fixed",
+                came=text,
+                hint=f"did you mean {near[0]}?" if near else "pytest-h2o schema shows the keys",
+            )
         in_scope = key in Scope.model_fields and key not in Preset.model_fields
         (scopes if in_scope else presets).append(text)
     return presets, scopes

@@ -256,6 +256,16 @@ def test_a_run_folder_that_cannot_be_made_ends_the_run(project: Project) -> None
     )
 
 
+def test_targets_of_nothing_are_an_error_of_the_item(project: Project) -> None:
+    (project.path / "gates" / "test_own.py").write_text("def test_own(h2o_targets):\n    pass\n")
+    result = project.run(what="gates/test_own.py")
+    check_no_traceback(result)
+    assert result.parseoutcomes() == {"errors": 1}
+    assert failure_of(result, "ERROR at setup of test_own").startswith(
+        "h2o_targets needs one of h2o_sweep, h2o_lossless, h2o_upper_bound, h2o_scope beside it"
+    )
+
+
 def test_a_gate_function_with_two_measured_things_is_refused(project: Project) -> None:
     (project.path / "gates" / "test_own.py").write_text("def test_both(h2o_sweep, h2o_scope):\n    pass\n")
     check_refused(
