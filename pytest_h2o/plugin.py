@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,28 +51,20 @@ def _is_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
 
-def _keys_of_ini_file(config: pytest.Config) -> tuple[str, ...]:
-    """Every key of the ini file, ours or not; deprecated by pytest 9.1, which has no other way to see unknown keys."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return tuple(getattr(config, "inicfg", ()))
-
-
 def _settings_of(config: pytest.Config) -> Settings:
     """Resolve the options once; a fault among them is a usage error of pytest."""
     if _settings not in config.stash:
         try:
-            refuse_unknown_keys(_keys_of_ini_file(config))
+            refuse_unknown_keys(config)
             settings = resolve_settings(
                 command_line=config.getoption,
                 ini=config.getini,
                 invocation_dir=config.invocation_params.dir,
                 ini_dir=config.inipath.parent if config.inipath else config.rootpath,
             )
-            if any(settings.given[name].on_command_line for name in ("save", "compare", "compare-fail")):
-                from pytest_h2o.gate.comparison_request import read_request
+            from pytest_h2o.gate.comparison_request import check_command_line
 
-                read_request(settings)
+            check_command_line(settings)
             config.stash[_settings] = settings
         except H2OError as error:
             raise pytest.UsageError(str(error)) from error
@@ -123,9 +114,6 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(_Controller(config), "h2o-controller")
 
 
-# -- collection ---------------------------------------------------------------------------------------------------
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     wanted = [name for name in ITEM_FIXTURES if name in metafunc.fixturenames]
     if not wanted:
@@ -145,8 +133,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _is_gate_item(item: pytest.Item) -> bool:
-    names = getattr(item, "fixturenames", ())
-    return hasattr(item, "callspec") and any(name in names for name in ITEM_FIXTURES)
+    return hasattr(item, "callspec") and any(name in getattr(item, "fixturenames", ()) for name in ITEM_FIXTURES)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -159,12 +146,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     faults: list[tuple[str, str]] = config.stash.get(_faults, [])
     gate = [item for item in items if _is_gate_item(item)]
     if gate and not faults:
+        from pytest_h2o.selection import compares_nothing, preset_of
+
+        about = [item.callspec.params for item in gate]  # type: ignore[attr-defined]
         try:
-            gone = _session_of(config).leave_out(gate, [item.callspec.params for item in gate])  # type: ignore[attr-defined]
+            left_out = _session_of(config).leave_out({name for params in about if (name := preset_of(params))})
         except H2OError as error:
             config.stash[_faults] = faults = [(gate[0].nodeid.split("::")[0], str(error))]
         else:
-            if gone:
+            pairs = zip(gate, about, strict=True)
+            if gone := [item for item, params in pairs if preset_of(params) in left_out or compares_nothing(params)]:
                 config.hook.pytest_deselected(items=gone)
                 ids = set(map(id, gone))
                 items[:] = [item for item in items if id(item) not in ids]
@@ -173,10 +164,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _refuse(config: pytest.Config, items: list[pytest.Item], faults: list[tuple[str, str]]) -> None:
-    """End the run before anything is measured: as bad usage, or, in a worker of pytest-xdist, as a failed collection.
-
-    A worker that raises at this place brings down the whole session with a traceback.
-    """
+    """End the run before anything is measured: as bad usage; in a worker, where that is a traceback, as a failure."""
     text = "\n\n".join(dict.fromkeys(text for _, text in faults))
     if not _is_worker(config):
         raise pytest.UsageError(text)
@@ -197,9 +185,6 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
     if _session not in config.stash or _faults in config.stash or not any(_is_gate_item(item) for item in items):
         return []
     return config.stash[_session].describe()
-
-
-# -- fixtures of the gate files ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -248,17 +233,12 @@ def h2o_targets(request: pytest.FixtureRequest) -> Targets:
     pytest.fail("h2o_targets needs one of h2o_sweep, h2o_lossless, h2o_upper_bound, h2o_scope beside it", pytrace=False)
 
 
-# -- running ------------------------------------------------------------------------------------------------------
-
-
 def _gate_item_of(item: pytest.Item) -> GateItem | None:
     """What the item's fixture gave; of an item that ended before its fixtures were made, what it would have given."""
     funcargs = getattr(item, "funcargs", {})
     made = next((funcargs[name] for name in ITEM_FIXTURES if name in funcargs), None)
     if made is None and _is_gate_item(item):
-        params: dict[str, Any] = item.callspec.params  # type: ignore[attr-defined]
-        name = next(name for name in ITEM_FIXTURES if name in params)
-        made = _session_of(item.config).make_item(name, params[name])
+        made = _session_of(item.config).make_item(item.callspec.params)  # type: ignore[attr-defined]
     return made
 
 
@@ -307,9 +287,6 @@ def pytest_assertrepr_compare(config: pytest.Config, op: str, left: object, righ
     from pytest_h2o.report.diagnosis import explain_comparison
 
     return explain_comparison(left, op, right) if isinstance(left, Measured) else None
-
-
-# -- reporting (controller only) ---------------------------------------------------------------------------------
 
 
 class _Controller:

@@ -256,15 +256,6 @@ def _describe_fold(check: FoldCheck) -> str:
     )
 
 
-def describe_source(settings: Settings) -> str:
-    """What is run or read, and who said so."""
-    if settings["bench"] is not None:
-        return f"bench {settings['bench']} ({settings.origin('bench')})"
-    if settings["logs"] is not None:
-        return f"recorded logs in {settings['logs']} ({settings.origin('logs')}); nothing is run"
-    return "neither a bench nor recorded logs: sweep items cannot be measured"
-
-
 def check_bench(bench: Path, origin: str) -> Path:
     """The bench, if there is such a file; UsageError that says what is there instead."""
     if bench.is_file():

@@ -7,19 +7,21 @@ scope) goes through the run folder's `OnceStore`, so that it is made once whiche
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.comparisons import Comparer
-from pytest_h2o.errors import BenchError, NotMeasured, OptedOut, PresetError, UsageError
+from pytest_h2o.errors import BenchError, NotMeasured, OptedOut
 from pytest_h2o.gate.baseline import Baseline, describe_unfit, pick_recorded, unlike_contexts
 from pytest_h2o.gate.comparison_item import ComparisonItem
 from pytest_h2o.gate.scope_item import LosslessItem
 from pytest_h2o.gate.sweep_items import PointItem, SweepItem
-from pytest_h2o.gate.targets import preset_targets, scope_targets
+from pytest_h2o.gate.targets import preset_targets, refuse_unmeasured, scope_targets
+from pytest_h2o.gate_files import GateFiles
 from pytest_h2o.options import Settings, parse_baseline
 from pytest_h2o.report.new_data import NewData
+from pytest_h2o.report.terminal import render_header
 from pytest_h2o.row_sources import (
     LaunchedRows,
     NoRows,
@@ -27,11 +29,9 @@ from pytest_h2o.row_sources import (
     RowSource,
     bench_settings,
     choose_base_config,
-    describe_source,
     find_recordings,
 )
-from pytest_h2o.schema.assignments import split_assignments
-from pytest_h2o.selection import compares_nothing, preset_of
+from pytest_h2o.selection import preset_of
 from pytest_h2o.store import OnceStore, keep_error, kept_value
 
 if TYPE_CHECKING:
@@ -49,8 +49,6 @@ Key = str | tuple[str, int]
 A comparison has ``preset NAME`` or ``scope NAME``.
 """
 
-Item = TypeVar("Item")
-
 
 class GateSession:
     """Presets, scopes and their figures for one process of one run."""
@@ -60,81 +58,39 @@ class GateSession:
         self.run_dir = run_dir
         self.store = OnceStore(run_dir / ".results")
         self.comparer = Comparer(settings, self.store)
+        self._files = GateFiles(settings)
         self._asked_for = asked_for
-        self._presets: dict[str, Preset] = {}
-        self._scopes: dict[str, Scope] = {}
         self._points: dict[str, tuple[SweepPoint, ...]] = {}
         self._sources: dict[str, RowSource] = {}
         self._evaluated: dict[str, LosslessResult] = {}
         self._left_out: frozenset[str] = frozenset()
         self._selected: frozenset[str] = frozenset()
-        self._in_folder: dict[tuple[str, Path], list[str]] = {}
         self._needed: dict[str, set[int] | None] = {}
         self._recorded: dict[str, Path] | None = None
         self._new = NewData()
 
     @property
     def rule(self) -> str:
-        rule: str = self.settings["rule"]
-        return rule
-
-    # -- collection ---------------------------------------------------------------------------------------------
+        return str(self.settings["rule"])
 
     def parameters(self, fixture: str, gate_dir: Path) -> list[tuple[Key, str]]:
         """Key and id of every item of one fixture, for the gate file in `gate_dir`."""
         if fixture == "h2o_sweep":
-            return [(preset.name, preset.name) for preset in self._load_presets(gate_dir)]
+            return [(preset.name, preset.name) for preset in self._files.load_presets(gate_dir)]
         if fixture == "h2o_point":
             return [
                 ((preset.name, place), f"{preset.name}-{point.run_id}")
-                for preset in self._load_presets(gate_dir)
+                for preset in self._files.load_presets(gate_dir)
                 for place, point in enumerate(self.points(preset))
             ]
         if fixture == "h2o_comparison":
             return self.comparer.parameters(self, gate_dir)
-        scopes = self._load_scopes(gate_dir)
+        scopes = self._files.load_scopes(gate_dir)
         if fixture == "h2o_lossless":
             scopes = [scope for scope in scopes if scope.entry_mode != "aggregate"]
         elif fixture == "h2o_upper_bound":
             scopes = [scope for scope in scopes if scope.entry_mode == "aggregate"]
         return [(scope.name, scope.name) for scope in scopes]
-
-    def _load_presets(self, gate_dir: Path) -> list[Preset]:
-        from pytest_h2o.presets import load_presets
-
-        places = self.settings["presets"] or (gate_dir / "presets",)
-        if ("presets", gate_dir) not in self._in_folder:
-            presets = load_presets(places)
-            for preset in presets:
-                other = self._presets.setdefault(preset.name, self._override(preset))
-                if other.path != preset.path:
-                    raise PresetError(f"two presets are called {preset.name}", where=f"{other.path} and {preset.path}")
-            self._in_folder["presets", gate_dir] = sorted(preset.name for preset in presets)
-            if self.settings["scopes"] is not None or (gate_dir / "scopes.yaml").is_file():
-                self._load_scopes(gate_dir)  # one of them decides the lossless ratio of these presets
-        return [self._presets[name] for name in self._in_folder["presets", gate_dir]]
-
-    def _override(self, preset: Preset) -> Preset:
-        mine, _ = split_assignments(self.settings["set"] or (), self.settings.origin("set"))
-        return preset.override(*mine) if mine else preset
-
-    def _load_scopes(self, gate_dir: Path) -> list[Scope]:
-        from pytest_h2o.scopes import load_scopes
-
-        if ("scopes", gate_dir) not in self._in_folder:
-            scopes = load_scopes(self.settings["scopes"] or gate_dir / "scopes.yaml")
-            _, mine = split_assignments(self.settings["set"] or (), self.settings.origin("set"))
-            for scope in scopes:
-                other = self._scopes.setdefault(scope.name, scope.override(*mine) if mine else scope)
-                if other.path != scope.path:
-                    raise PresetError(f"two scopes are called {scope.name}", where=f"{other.path} and {scope.path}")
-            deciding = [scope for scope in self._scopes.values() if scope.decides]
-            if len(deciding) != 1:
-                where = " and ".join(f"{scope.name} in {scope.path}" for scope in deciding)
-                came = f"{len(deciding)} with decides: true"
-                raise PresetError("exactly one scope of a run decides", where=where or None, came=came)
-            self._in_folder["scopes", gate_dir] = [scope.name for scope in scopes]
-        return [self._scopes[name] for name in self._in_folder["scopes", gate_dir]]
 
     def points(self, preset: Preset) -> tuple[SweepPoint, ...]:
         """All points of a preset, in their order."""
@@ -144,32 +100,30 @@ class GateSession:
             self._points[preset.name] = expand_points(preset)
         return self._points[preset.name]
 
-    def leave_out(self, items: Sequence[Item], params: Sequence[Mapping[str, Any]]) -> list[Item]:
-        """Learn which presets have selected items, and tell which items are not to run.
+    def leave_out(self, selected: Collection[str]) -> frozenset[str]:
+        """Learn which presets have selected items, and tell which of them the recorded logs lack and nobody named.
 
-        Those of presets that the recorded logs lack and nobody named, unless none of the presets is recorded: then
-        their items fail and say so. And comparisons that nobody asked for.
+        Where none of them is recorded, none is left out: then their items fail and say so.
 
         Raises
         ------
         UsageError
             The recorded logs, the bench or the base config of a selected preset is not there.
         """
-        self._selected = selected = frozenset(name for param in params if (name := preset_of(param)))
-        for preset in (self._presets[name] for name in sorted(selected)):
-            _refuse_unmeasured(preset, launched=self.settings["bench"] is not None)
+        self._selected = frozenset(selected)
+        for preset in (self._files.presets[name] for name in sorted(selected)):
+            refuse_unmeasured(preset, launched=self.settings["bench"] is not None)
         for name in sorted(selected):
             if self.settings["bench"] is not None:
-                bench_settings(self.settings, self._presets[name])
-                choose_base_config(self._presets[name], self.settings.given["base-config"])
+                bench_settings(self.settings, self._files.presets[name])
+                choose_base_config(self._files.presets[name], self.settings.given["base-config"])
         if selected and self.settings["bench"] is None and self.settings["logs"] is not None:
             recorded = self._recordings()
             if recorded.keys() & self._selected:
                 self._left_out = frozenset(
                     name for name in selected if name not in recorded and not self._is_asked_for(name)
                 )
-        pairs = zip(items, params, strict=True)
-        return [item for item, param in pairs if preset_of(param) in self._left_out or compares_nothing(param)]
+        return self._left_out
 
     def _is_asked_for(self, name: str) -> bool:
         lowered = name.lower()
@@ -181,7 +135,7 @@ class GateSession:
     def _recordings(self) -> dict[str, Path]:
         """Presets that the recorded logs hold, and where."""
         if self._recorded is None:
-            presets = list(self._presets.values())
+            presets = list(self._files.presets.values())
             selected = [preset for preset in presets if preset.name in self._selected]
             self._recorded = find_recordings(self.settings["logs"], presets, selected)
         return self._recorded
@@ -218,45 +172,38 @@ class GateSession:
         return points if places is None else tuple(points[place] for place in sorted(places))
 
     def describe(self) -> list[str]:
-        """Lines for the header: what is run or read, and the rule."""
-        lines = [f"h2o: {describe_source(self.settings)}", f"h2o: rule {self.rule}, artifacts in {self.run_dir}"]
-        lines += self.comparer.describe()
-        if self._left_out:
-            names = ", ".join(sorted(self._left_out))
-            lines.append(f"h2o: not measured and left out: {names} (no recording; -k NAME asks for one)")
-        return lines
-
-    # -- items --------------------------------------------------------------------------------------------------
+        """Lines for the header: what is run or read, the rule, and what is left out."""
+        return [*render_header(self.settings, self.run_dir, self._left_out), *self.comparer.describe()]
 
     def point_item(self, key: tuple[str, int]) -> PointItem:
-        preset = self._presets[key[0]]
+        preset = self._files.presets[key[0]]
         targets = preset_targets(self.settings, preset, self.deciding_scope())
         return PointItem(self, preset, self.points(preset)[key[1]], targets)
 
     def sweep_item(self, name: str) -> SweepItem:
-        preset = self._presets[name]
+        preset = self._files.presets[name]
         return SweepItem(self, preset, preset_targets(self.settings, preset, self.deciding_scope()))
 
     def lossless_item(self, name: str) -> LosslessItem:
-        scope = self._scopes[name]
+        scope = self._files.scopes[name]
         return LosslessItem(self, scope, scope_targets(self.settings, scope))
 
     def comparison_item(self, key: str) -> ComparisonItem:
         kind, _, name = key.partition(" ")
         return ComparisonItem(self, self.sweep_item(name) if kind == "preset" else self.lossless_item(name))
 
-    def make_item(self, fixture: str, key: Any) -> GateItem:
-        """The item of a fixture and its parameter."""
-        if fixture == "h2o_comparison":
-            return self.comparison_item(key)
-        if fixture == "h2o_point":
-            return self.point_item(key)
-        return self.sweep_item(key) if fixture == "h2o_sweep" else self.lossless_item(key)
+    def make_item(self, params: Mapping[str, Any]) -> GateItem:
+        """The item of a test's parameters."""
+        if "h2o_comparison" in params:
+            return self.comparison_item(params["h2o_comparison"])
+        if "h2o_point" in params:
+            return self.point_item(params["h2o_point"])
+        if "h2o_sweep" in params:
+            return self.sweep_item(params["h2o_sweep"])
+        return self.lossless_item(next(iter(params.values())))
 
     def deciding_scope(self) -> Scope | None:
-        return next((scope for scope in self._scopes.values() if scope.decides), None)
-
-    # -- figures: the protocol of gate.figures ------------------------------------------------------------------------
+        return next((scope for scope in self._files.scopes.values() if scope.decides), None)
 
     def result(self, preset: Preset, point: SweepPoint) -> PointResult:
         source = self._source(preset)
@@ -373,19 +320,3 @@ class GateSession:
     def write_dry_run(self, preset: Preset) -> str:
         source = self._source(preset)
         return str(self.store.once(f"dry-run/{preset.name}", lambda: {"told": source.write_dry_run()})["told"])
-
-
-def _refuse_unmeasured(preset: Preset, *, launched: bool) -> None:
-    """Refuse keys of a preset that ask for something which nothing here does: silence would be taken for a pass."""
-    if preset.targets.quality is not None:
-        raise UsageError(
-            "a preset asks for a quality target, and nothing measures quality yet",
-            where=f"targets.quality of {preset.path or preset.name}",
-            hint="leave the target out",
-        )
-    if launched and preset.prompt_file is not None:
-        raise UsageError(
-            "a preset names a prompt file, and the bench takes no prompt",
-            where=f"prompt_file of {preset.path or preset.name}",
-            hint="leave the key out",
-        )

@@ -20,7 +20,7 @@ LAYERS = (
     | {"history"},
     {"bench", "codecs_bench", "lossless", "gate", "reference"},
     {"report"},
-    {"comparisons", "row_sources", "selection", "session"},
+    {"comparisons", "gate_files", "row_sources", "selection", "session"},
     {"plugin", "cli", "commands", "__main__"},
 )
 """From the bottom up; a module imports from its own layer and those below."""

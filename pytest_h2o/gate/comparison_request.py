@@ -40,6 +40,12 @@ class ComparisonRequest:
     allowances: Allowances
 
 
+def check_command_line(settings: Settings) -> None:
+    """Check the options about earlier runs if the command line has any; errors as in `read_request`."""
+    if any(settings.given[name].on_command_line for name in ("save", "compare", "compare-fail")):
+        read_request(settings)
+
+
 def read_request(settings: Settings) -> ComparisonRequest:
     """Check the options about earlier runs before anything is measured.
 

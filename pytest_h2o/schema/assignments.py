@@ -52,6 +52,23 @@ def parse_assignments(model: type[BaseModel], assignments: Sequence[str]) -> dic
     return values
 
 
+def share_assignments(assignments: Sequence[str], models: Sequence[type[BaseModel]]) -> tuple[list[str], ...]:
+    """Tell for which of `models` each ``KEY=VALUE`` is: the first that knows its key, or the key nearest to it.
+
+    Returns
+    -------
+    tuple of list of str
+        The assignments of each model. What resembles no key goes to the first, which then says so.
+    """
+    shares: tuple[list[str], ...] = tuple([] for _ in models)
+    known = list(dict.fromkeys(key for model in models for key in model.model_fields))
+    for text in assignments:
+        key = text.partition("=")[0].strip().partition(".")[0]
+        nearest = next(iter([key] if key in known else get_close_matches(key, known, 1)), None)
+        shares[next((n for n, model in enumerate(models) if nearest in model.model_fields), 0)].append(text)
+    return shares
+
+
 def merge_settings(data: Mapping[str, Any], settings: Mapping[KeyPath, Any]) -> dict[str, Any]:
     """A copy of `data` with each setting in its place."""
     merged = dict(data)
@@ -77,20 +94,15 @@ def name_option(error: PresetError, assignments: Sequence[str], owner: str) -> P
     )
 
 
-def split_assignments(assignments: Sequence[str], origin: str) -> tuple[list[str], list[str]]:
-    """What of the assignments speaks to presets, and what to scopes.
+def refuse_unknown_settings(assignments: Sequence[str], origin: str, models: Sequence[type[BaseModel]]) -> None:
+    """Refuse a setting of a key that none of the models has, or that a run must not change, whichever files are read.
 
     Raises
     ------
     UsageError
-        A key that neither has, or that cannot be set; `origin` is who said it.
+        Naming the setting and the nearest key.
     """
-    from pytest_h2o.presets import Preset
-    from pytest_h2o.scopes import Scope
-
-    presets: list[str] = []
-    scopes: list[str] = []
-    known = {*Preset.model_fields, *Scope.model_fields} - {"name", "path", "decides"}
+    known = {name for model in models for name in model.model_fields} - {"name", "path", "decides"}
     for text in assignments:
         key = text.partition("=")[0].strip().partition(".")[0]
         if key not in known:
@@ -100,6 +112,3 @@ def split_assignments(assignments: Sequence[str], origin: str) -> tuple[list[str
                 came=text,
                 hint=f"did you mean {near[0]}?" if near else "pytest-h2o schema shows the keys",
             )
-        in_scope = key in Scope.model_fields and key not in Preset.model_fields
-        (scopes if in_scope else presets).append(text)
-    return presets, scopes
