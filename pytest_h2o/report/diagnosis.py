@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 from pytest_h2o.bench.command import repeat_command
 from pytest_h2o.errors import BenchError, H2OError
 from pytest_h2o.gate.bounds import find_bound
+from pytest_h2o.gate.comparison_item import ComparisonItem
 from pytest_h2o.gate.item import GateItem
 from pytest_h2o.gate.measured import METRICS, Comparison, Measured, Target
 from pytest_h2o.gate.rule import RowMargins
 from pytest_h2o.gate.scope_item import LosslessItem
 from pytest_h2o.gate.sweep_items import PointItem, SweepItem, row_facts
+from pytest_h2o.report.changes import explain_changes
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
@@ -52,6 +54,8 @@ def render_diagnosis(item: GateItem, nodeid: str, error: H2OError | None) -> str
         blocks.append(lambda: _bench_lines(error))
     if isinstance(item, SweepItem) and error is None:
         blocks.append(lambda: _row_lines(item))
+    if isinstance(item, ComparisonItem):
+        blocks.append(lambda: explain_changes(item.to_json()))
     if isinstance(item, LosslessItem):
         blocks.append(lambda: _scope_lines(item, error))
     if isinstance(item, PointItem | SweepItem) and error is not None:
@@ -115,6 +119,9 @@ def _verdict_lines(item: GateItem) -> list[str]:
         lines.append(f"margin     {_margin_text(comparison)}")
     if lines:
         return lines
+    if isinstance(item, ComparisonItem):
+        title = f"{item.subject_kind} {item.name}"
+        return [f"{title}: {'not compared' if item.to_json() is None else 'worse than an earlier run'}"]
     name = f"{item.name}, {item.point.run_id}" if isinstance(item, PointItem) else item.name
     return [f"{name}: not measured, so not passed"]
 

@@ -17,7 +17,7 @@ EXPECTED = ROOT / "fixtures" / "recordings"
 def stable(value: Any) -> Any:
     """A JSON value without what differs from run to run: times, worker counts, the run's own place."""
     if isinstance(value, dict):
-        moving = ("encode_s", "decode_s", "elapsed_s", "duration_s", "started", "ended", "run", "workers")
+        moving = ("encode_s", "decode_s", "elapsed_s", "duration_s", "started", "ended", "run", "workers", "sha256")
         return {k: stable(v) for k, v in value.items() if k not in moving}
     return [stable(v) for v in value] if isinstance(value, list) else value
 
