@@ -135,8 +135,8 @@ def test_nothing_is_overwritten_unless_asked(tmp_path: Path, capsys: pytest.Capt
     flags = ["--out-md", str(tmp_path / "out.md")]
     assert run(tmp_path, *flags) == 2
     assert capsys.readouterr().err == (
-        f"pytest-h2o lossless: the output is there already\n  where: {tmp_path / which}\n"
-        "  next: --overwrite replaces it\n"
+        f"pytest-h2o lossless: a file that exists would be overwritten\n  where: {tmp_path / which}\n"
+        "  next: --overwrite replaces it; or choose another output\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == [which]
     assert run(tmp_path, *flags, "--overwrite") == 0

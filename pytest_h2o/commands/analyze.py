@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pytest_h2o.commands.outputs import check_outputs
 from pytest_h2o.commands.targets import add_target_arguments, read_baseline, read_result, read_thresholds
 from pytest_h2o.errors import UsageError
 
@@ -27,6 +28,9 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out.suffix == ".json":
         raise UsageError("--out names the Markdown file", came=str(args.out), expected="a name that ends in .md")
+    out_json = args.out.with_suffix(".json")
+    inputs = (args.csv, args.offline_lossless_json, args.offline_lossless_online_json)
+    check_outputs(args.out, out_json, inputs=inputs, overwrite=args.overwrite)
     baseline, left_out = read_baseline(args)
     analysis = analyze_rows(
         read_metrics_csv(args.csv),
@@ -39,6 +43,6 @@ def run(args: argparse.Namespace) -> int:
     )
     text = render_analysis_md(analysis)
     write_new_text(args.out, text, overwrite=args.overwrite)
-    write_new_json(args.out.with_suffix(".json"), analysis, overwrite=args.overwrite)
+    write_new_json(out_json, analysis, overwrite=args.overwrite)
     print(text, end="")
     return 0 if analysis["overall_pass"] else 1

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_h2o.commands.outputs import check_outputs
 from pytest_h2o.commands.parse import find_logs
 from pytest_h2o.commands.targets import add_target_arguments, read_baseline, read_thresholds
 from pytest_h2o.errors import UsageError
@@ -55,20 +56,29 @@ def read_rows(run_dir: Path) -> tuple[list[BenchRow], float | None]:
     return [result.row for result in results], None if baseline is None else baseline.tok_per_s
 
 
+def name_outputs(run_dir: Path, evaluations: list[str], *, overwrite: bool) -> list[str]:
+    """The files that an eval writes into the run folder; not the CSV of the sweep, which has the same rows."""
+    names = ["analysis.md", "analysis.json"]
+    names += [f"offline_lossless_{name}{suffix}" for name in evaluations for suffix in (".json", ".md")]
+    return names if (run_dir / "h2o_metrics.csv").exists() and not overwrite else ["h2o_metrics.csv", *names]
+
+
 def run(args: argparse.Namespace) -> int:
     from pytest_h2o.bench.metrics_csv import render_metrics_csv
     from pytest_h2o.lossless import LosslessSettings
     from pytest_h2o.lossless.markdown import render_markdown
     from pytest_h2o.report.analysis import analyze_rows, render_analysis_md
-    from pytest_h2o.store import refuse_existing, render_json, write_new_text
+    from pytest_h2o.store import render_json, write_new_text
 
     thresholds, (baseline, left_out) = read_thresholds(args), read_baseline(args)
-    rows, recorded = read_rows(args.run_dir)
     common = {"front_n": args.front_n, "codec_mode": args.codec_mode, "adaptive_block_seq": args.adaptive_block_seq}
     online = {"online_chunk_seq": args.online_chunk_seq, "online_framing_bytes": args.online_framing_bytes}
     settings = {"upper_bound": LosslessSettings(**common, entry_mode="aggregate", aggregate_by_stage=True)}
     modes = ("chunked", "chunked_grouped") if args.online_entry_mode == "both" else (args.online_entry_mode,)
     settings |= {mode: LosslessSettings(**common, **online, entry_mode=mode) for mode in modes}
+    names = name_outputs(args.run_dir, list(settings), overwrite=args.overwrite)
+    check_outputs(*(args.run_dir / name for name in names), inputs=(args.dump_dir,), overwrite=args.overwrite)
+    rows, recorded = read_rows(args.run_dir)
     results = {name: _evaluate(args.dump_dir, chosen) for name, chosen in settings.items()}
     analysis = analyze_rows(
         rows,
@@ -84,13 +94,8 @@ def run(args: argparse.Namespace) -> int:
     for name, result in results.items():
         files[f"offline_lossless_{name}.json"] = render_json(result.to_json())
         files[f"offline_lossless_{name}.md"] = render_markdown(result)
-    targets = {args.run_dir / name: content for name, content in files.items()}
-    sweep_csv = args.run_dir / "h2o_metrics.csv"
-    if sweep_csv.exists() and not args.overwrite:
-        del targets[sweep_csv]  # the sweep wrote it, of the same rows
-    refuse_existing(*targets, overwrite=args.overwrite)
-    for path, content in targets.items():
-        write_new_text(path, content, overwrite=args.overwrite)
+    for name in names:
+        write_new_text(args.run_dir / name, files[name], overwrite=args.overwrite)
     print(text, end="")
     return 0 if analysis["overall_pass"] else 1
 

@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_h2o.commands.outputs import check_outputs
 from pytest_h2o.commands.rope import add_rope_arguments, rope_from_args
-from pytest_h2o.errors import StoreError, UsageError
+from pytest_h2o.errors import UsageError
 
 if TYPE_CHECKING:
     from pytest_h2o.lossless.result import LosslessResult
@@ -92,9 +93,7 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_from_args(args)
     rope = rope_from_args(args)
     outputs = [path for path in (args.out_json, args.out_md) if path is not None]
-    for path in outputs:  # before the work, not after it
-        if path.exists() and not args.overwrite:
-            raise StoreError("the output is there already", where=str(path), hint="--overwrite replaces it")
+    check_outputs(*outputs, inputs=(Path(args.dump_dir), args.base_config), overwrite=args.overwrite)
 
     from pytest_h2o.lossless.evaluate import evaluate_lossless
     from pytest_h2o.lossless.markdown import render_line, render_markdown
