@@ -73,9 +73,9 @@ def settings_from_args(args: argparse.Namespace) -> LosslessSettings:
     Raises
     ------
     UsageError
-        A value is none of those that are possible.
+        A value is none of those that are possible, or means nothing beside the others.
     """
-    from pytest_h2o.lossless.settings import LosslessSettings
+    from pytest_h2o.lossless.settings import LosslessSettings, refuse_idle_settings
 
     given: dict[str, Any] = {
         name: getattr(args, name) for name in (*_TEXT, *_NUMBERS, *_SWITCHES) if hasattr(args, name)
@@ -85,7 +85,9 @@ def settings_from_args(args: argparse.Namespace) -> LosslessSettings:
     for name in _PREDICTORS:
         if hasattr(args, name):
             given[name] = tuple(part.strip() for part in getattr(args, name).split(",") if part.strip())
-    return LosslessSettings(**given)
+    settings = LosslessSettings(**given)
+    refuse_idle_settings(given, settings)
+    return settings
 
 
 def run(args: argparse.Namespace) -> int:
