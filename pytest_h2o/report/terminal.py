@@ -40,7 +40,7 @@ def render_terminal(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
         lines.append(f"pytest ended with exit status {summary['exit_status']}: something failed that left no record")
     if summary["overall_pass"] == "incomplete":
         lines += [f"incomplete: {text}" for text in summary["incomplete_for"]]
-    lines += _recorded(summary["recorded"])
+    lines += _recorded(summary.get("recorded"))
     lines += [f"gate {render_verdict(summary['overall_pass'])} (rule {summary['rule']}); artifacts in {run_dir}"]
     return lines
 
@@ -59,8 +59,10 @@ def _comparison(subject: Mapping[str, Any]) -> list[str]:
     return lines + [f"    note: {note}" for note in subject["comparison_notes"]]
 
 
-def _recorded(recorded: Mapping[str, Any]) -> list[str]:
-    """Where the figures of this run are kept for later ones."""
+def _recorded(recorded: Mapping[str, Any] | None) -> list[str]:
+    """Where the figures of this run are kept for later ones; nothing before they are."""
+    if recorded is None:
+        return []
     lines = [f"figures saved as baseline {recorded['baseline']}"] if recorded["baseline"] else []
     lines += recorded["notes"]
     if recorded["trouble"] is not None:
