@@ -8,6 +8,7 @@ its values are named tuples: a dataclass takes several times as long to define.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -88,8 +89,20 @@ OPTIONS: tuple[Option, ...] = (
         metavar="FRACTION",
     ),
     # what is kept
-    Option("out-dir", "path", "parent of the run folders", "h2o-runs", metavar="DIR"),
+    Option("out-dir", "path", "parent of the run folders, the history and the baselines", "h2o-runs", metavar="DIR"),
+    Option("save", "text", "save the figures of this run as a baseline", metavar="NAME"),
+    Option("overwrite", "flag", "let --h2o-save replace a baseline of that name", False),
+    Option(
+        "compare",
+        "text",
+        "fail where a figure is worse than in a baseline, or than in the last run",
+        metavar="NAME|last",
+    ),
+    Option("compare-fail", "texts", "let a metric be worse by this much, lossless_ratio:0.5", metavar="METRIC:PERCENT"),
 )
+
+NOT_REPEATED = frozenset({"save", "overwrite"})
+"""Options that the command which repeats an item leaves out: it must not save or replace anything."""
 
 BY_NAME: Mapping[str, Option] = {option.name: option for option in OPTIONS}
 
@@ -137,7 +150,7 @@ class Settings:
         """The flags that repeat this run: those that were given on the command line, paths absolute."""
         flags: list[str] = []
         for name, given in self.given.items():
-            if not given.on_command_line:
+            if not given.on_command_line or name in NOT_REPEATED:
                 continue
             option = BY_NAME[name]
             if option.kind == "flag":
@@ -146,6 +159,31 @@ class Settings:
                 values = given.value if isinstance(given.value, tuple) else (given.value,)
                 flags.extend(f"{option.flag}={value}" for value in values)
         return flags
+
+
+def refuse_unknown_keys(config: Any) -> None:
+    """Refuse an ini key that begins like ours and is none: a misspelt target would silently not be asked for.
+
+    pytest 9.1 deprecates ``config.inicfg`` and has no other way to see the keys that nothing has declared.
+
+    Raises
+    ------
+    UsageError
+        Naming the key and the nearest known one.
+    """
+    known = {option.key for option in OPTIONS}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        keys = tuple(getattr(config, "inicfg", ()))
+    for key in keys:
+        if key.startswith("h2o_") and key not in known:
+            from difflib import get_close_matches
+
+            near = get_close_matches(key, known, 1)
+            raise UsageError(
+                f"the ini file has an unknown key {key}",
+                hint=f"did you mean {near[0]}?" if near else "see pytest --help",
+            )
 
 
 def _convert(option: Option, raw: Any, folder: Path, origin: str) -> Any:
@@ -203,13 +241,15 @@ def resolve_settings(
     """
     given: dict[str, Given] = {}
     for option in OPTIONS:
-        raw = command_line("h2o_" + option.attribute)
+        raw, of_ini, key = command_line("h2o_" + option.attribute), ini(option.key), f"ini key {option.key}"
         if raw is not None and raw != []:
-            given[option.name] = Given(_convert(option, raw, invocation_dir, option.flag), option.flag)
+            value = _convert(option, raw, invocation_dir, option.flag)
+            if option.kind == "texts" and of_ini:  # settings add up, the later one standing
+                value = (*_convert(option, of_ini, ini_dir, key), *value)
+            given[option.name] = Given(value, option.flag)
             continue
-        raw = ini(option.key)
-        if raw not in (None, "", []):
-            given[option.name] = Given(_convert(option, raw, ini_dir, f"ini key {option.key}"), f"ini key {option.key}")
+        if of_ini not in (None, "", []):
+            given[option.name] = Given(_convert(option, of_ini, ini_dir, key), key)
             continue
         value = option.default
         if option.kind == "path" and value is not None:
@@ -265,9 +305,23 @@ def parse_baseline(text: str, origin: str) -> float:
     return number
 
 
+def _refuse_launch_options(settings: Settings) -> None:
+    """Without a bench an option about launching it would do nothing, and the user believe that it did."""
+    names = ("base-config", "backend", "threads", "attention-option", "bench-timeout", "no-fold")
+    given = [settings.origin(name) for name in names if settings.given[name].on_command_line]
+    if given:
+        raise UsageError(
+            f"{', '.join(given)} says how to run a bench, and no bench is given",
+            expected="--h2o-bench PATH beside it",
+            hint="without a bench recorded logs are read; leave the option out to gate on them",
+        )
+
+
 def _check_sources(settings: Settings) -> Settings:
     """A bench on the command line stands over logs from the ini file; both on one level exclude each other."""
     bench, logs = settings.given["bench"], settings.given["logs"]
+    if bench.value is None:
+        _refuse_launch_options(settings)
     if bench.value is None or logs.value is None:
         return settings
     if bench.on_command_line == logs.on_command_line:

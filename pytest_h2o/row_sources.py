@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -183,7 +185,7 @@ class LaunchedRows:
         self._base = base
         self._bench = bench
         self._folder = folder
-        self._launcher = Launcher(base, bench, folder, JsonSupport())
+        self._launcher = Launcher(base, bench, folder, JsonSupport(), on_wait=WaitNotice())
         binary = digest_file(Path(bench.command[0]))[:16]
         self._sweep = Sweep(points, self._launcher.launch_point, store.once, binary=binary, fold=fold)
 
@@ -207,6 +209,23 @@ class LaunchedRows:
 
         runs = len(write_dry_run(self._sweep.points, self._base, self._bench, self._folder))
         return f"configs, manifest and commands.sh of {runs} run{'s' * (runs != 1)} are in {self._folder}"
+
+
+class WaitNotice:
+    """Says once, on the terminal's own stderr, that a run waits: else a gate that waits for another looks hung."""
+
+    def __init__(self, after_s: float = 5.0) -> None:
+        self._after_s = after_s
+        self._said = False
+
+    def __call__(self, waited_s: float) -> None:
+        """Take the seconds waited so far."""
+        if self._said or waited_s < self._after_s or sys.__stderr__ is None:
+            return
+        self._said = True
+        line = f"h2o: waiting for another timed run on this machine since {waited_s:.0f} s (one runs at a time)"
+        with contextlib.suppress(OSError, ValueError):  # a closed stderr is no reason to stop
+            print(line, file=sys.__stderr__, flush=True)
 
 
 class NoRows:
@@ -247,12 +266,12 @@ def _describe_fold(check: FoldCheck) -> str:
     if check.folds:
         return (
             f"rows that differ only in the {ignored} share a run ({check.target_mode} mode does not read it): "
-            f"{check.probe} was run too and has every deterministic column of {check.leader}"
+            f"{check.preset} {check.probe} was run too and has every deterministic column of {check.leader}"
         )
     seen = check.problem or ", ".join(f"{d.column} {d.leader} and {d.probe}" for d in check.differences)
     return (
-        f"nothing is folded: {check.leader} and {check.probe} differ only in the {ignored}, which {check.target_mode} "
-        f"mode should not read, and gave {seen or 'no row'}"
+        f"nothing is folded: {check.preset} {check.leader} and {check.probe} differ only in the {ignored}, "
+        f"which {check.target_mode} mode should not read, and gave {seen or 'no row'}"
     )
 
 
@@ -267,15 +286,19 @@ def check_bench(bench: Path, origin: str) -> Path:
 
 
 def bench_settings(settings: Settings, preset: Preset) -> BenchSettings:
-    """How the options launch the bench for a preset; UsageError if it is not there."""
+    """How the options launch the bench for a preset; UsageError if it is not there.
+
+    The time limit of a run: the command line's, else the preset's, else the ini file's, else the default.
+    """
     from pytest_h2o.bench.command import BenchSettings
 
+    given = settings.given["bench-timeout"]
     return BenchSettings.for_program(
         check_bench(settings["bench"], settings.origin("bench")),
         backend=settings["backend"],
         threads=settings["threads"],
         attention_option=settings["attention-option"],
-        timeout_s=preset.timeout_s or settings["bench-timeout"],
+        timeout_s=given.value if given.on_command_line else preset.timeout_s or given.value,
     )
 
 

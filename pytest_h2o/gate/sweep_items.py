@@ -21,6 +21,7 @@ from pytest_h2o.gate.rule import (
     RowFacts,
     RowMargins,
     Thresholds,
+    best_of_margins,
     best_row,
     decide_best_of,
     decide_joint,
@@ -61,6 +62,7 @@ class PointItem(GateItem):
     @property
     def result(self) -> PointResult:
         """The run of this point. BenchError if it failed or its row is not sound."""
+        self.asked = True
         result = self.session.result(self.preset, self.point)
         if result.shares_run_with:
             self.note(f"shares the run of {result.shares_run_with}")
@@ -99,6 +101,7 @@ class SweepItem(GateItem):
         BenchError
             A point failed or its row is not sound: a verdict over the rest would be a verdict on missing data.
         """
+        self.asked = True
         results: list[PointResult] = []
         failed: list[tuple[str, H2OError]] = []
         for point in self.session.points(self.preset):
@@ -210,8 +213,12 @@ class SweepItem(GateItem):
 
     def record(self, nodeid: str, outcome: str, reason: str | None) -> dict[str, Any]:
         if self.comparisons:
-            self.session.remember_preset(self.preset, self._summary_facts())
+            self.remember()
         return super().record(nodeid, outcome, reason)
+
+    def remember(self) -> None:
+        """Hand what the summary needs of this preset to the controller; every row must have been asked for before."""
+        self.session.remember_preset(self.preset, self._summary_facts())
 
     def _summary_facts(self) -> dict[str, Any]:
         """What the summary needs to hold all rows of this preset against both rules again."""
@@ -233,6 +240,7 @@ class SweepItem(GateItem):
             "baseline_tok_per_s": baseline.tok_per_s if baseline else None,
             "baseline_origin": baseline.origin if baseline else None,
             "baseline_files": [str(path) for path in baseline.files] if baseline else [],
+            "fingerprint": self.session.fingerprint(self.preset, self.results),
         }
 
     def known_margins(self) -> tuple[RowMargins, ...]:
@@ -275,13 +283,12 @@ class SweepItem(GateItem):
     def joint_margin(self) -> Measured:
         """The best row's smallest margin over all targets; at least 0 where one row meets them all.
 
-        Raises
-        ------
-        OptedOut
-            The rule is best-of.
+        Under the rule best-of it is that of the best of each column, whichever rows they are of.
         """
-        if self.session.rule != "joint":
-            raise OptedOut(f"the rule is {self.session.rule} ({self.session.settings.origin('rule')})")
+        if self.session.rule == "best-of":
+            thresholds, baseline, lossless = self._limits()
+            margins = best_of_margins(self.facts(), thresholds, baseline_tok_per_s=baseline, lossless=lossless)
+            return self.measured("joint_margin", margins.smallest, margins.run_id)
         joint, best_of = self.joint(), self.best_of()
         if best_of.passed and not joint.passed and best_of.lossy_best and best_of.decode_best:
             self.note(

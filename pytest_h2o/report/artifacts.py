@@ -15,8 +15,9 @@ from pytest_h2o.bench.command import RunFiles
 from pytest_h2o.bench.result import PointResult
 from pytest_h2o.errors import StoreError
 from pytest_h2o.report.collector import Collector
+from pytest_h2o.report.run_record import build_record, keep_record
 from pytest_h2o.report.summary import build_summary, render_summary_md
-from pytest_h2o.store import digest_file, write_new_json, write_new_text
+from pytest_h2o.store import digest_file, write_new_bytes, write_new_json, write_new_text
 
 RUN_VERSION = 1
 _PACKAGES = ("pytest-h2o", "pytest", "pytest-xdist", "numpy", "zstandard", "pydantic", "PyYAML", "filelock")
@@ -37,6 +38,18 @@ def write_artifacts(collector: Collector, *, started: float, ended: float, exit_
     # Shared between workers; all of it is in the journal.
     shutil.rmtree(collector.run_dir / ".results", ignore_errors=True)
     summary = build_summary(collector, exit_status=exit_status)
+    packages = {name: _version(name) for name in _PACKAGES}
+    record = build_record(
+        collector,
+        started=_moment(started),
+        ended=_moment(ended),
+        overall_pass=summary["overall_pass"],
+        versions=packages,
+    )
+    summary["recorded"] = keep_record(record, collector, finished=exit_status in (0, 1))
+    if summary["recorded"]["trouble"] is not None:
+        summary["incomplete_for"].append("the figures of this run could not be kept")
+        summary["overall_pass"] = summary["overall_pass"] and "incomplete"
     write_new_text(collector.run_dir / "summary.md", render_summary_md(summary))
     write_new_json(collector.run_dir / "summary.json", summary)
     write_new_json(
@@ -51,7 +64,7 @@ def write_artifacts(collector: Collector, *, started: float, ended: float, exit_
             "settings": collector.settings.to_json(),
             "digests": _digests(collector),
             "machine": {"platform": platform.platform(), "python": sys.version.split()[0], "cpu": platform.machine()},
-            "packages": {name: _version(name) for name in _PACKAGES},
+            "packages": packages,
         },
     )
     return summary
@@ -97,16 +110,16 @@ def _keep_run(result: PointResult, files: RunFiles) -> None:
 
 
 def _keep(source: Path, target: Path) -> None:
-    """Copy a recorded file into the run folder, unless it is there."""
+    """Copy a recorded file into the run folder, whole or not at all, unless it is there."""
     if target.exists():
         return
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        data = source.read_bytes()
     except OSError as error:
         raise StoreError(
-            "cannot copy a recorded file into the run folder", where=str(target), came=str(error)
+            "cannot copy a recorded file into the run folder", where=str(source), came=error.strerror or str(error)
         ) from error
+    write_new_bytes(target, data)
 
 
 def _write_scope(run_dir: Path, name: str, result: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,23 @@ JOURNAL_VERSION = 1
 def is_refused(scope: Mapping[str, Any]) -> bool:
     """Whether a scope's ratio counts for nothing, because entries could not be read and that was not allowed."""
     return bool(scope["result"]["skipped_entries"]) and not scope["allow_skips"]
+
+
+def subject_kind(item: Mapping[str, Any]) -> str:
+    """Whether an item's record is about a ``preset`` or a ``scope``."""
+    return str(item.get("subject") or ("scope" if item["kind"] == "scope" else "preset"))
+
+
+def comparison_facts(items: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the summary says of the comparison of one preset or scope; `not_compared` is why there is none."""
+    for item in items:
+        if item["kind"] == "comparison":
+            return {
+                "comparison": item["comparison"],
+                "comparison_notes": item["notes"],
+                "not_compared": None if item["comparison"] else item["reason"],
+            }
+    return {"comparison": None, "comparison_notes": [], "not_compared": None}
 
 
 class Collector:
@@ -62,7 +79,7 @@ class Collector:
 
     def accepted_scope(self, *, decides: bool) -> dict[str, Any] | None:
         """The result of the scope that decides, or of the first upper bound (entry mode aggregate); no refused one."""
-        for scope in self.scopes.values():
+        for _, scope in sorted(self.scopes.items()):
             fits = scope["decides"] if decides else scope["result"]["entry_mode"] == "aggregate"
             if fits and not is_refused(scope):
                 result: dict[str, Any] = scope["result"]

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_h2o.report.collector import Collector, is_refused
+from pytest_h2o.report.change_summary import find_uncompared, render_changes_md, summarize_failure
+from pytest_h2o.report.changes import failing_changes
+from pytest_h2o.report.collector import Collector, comparison_facts, is_refused, subject_kind
 from pytest_h2o.report.markdown import escape, render_list, render_table
 from pytest_h2o.report.preset_facts import render_comparison, summarize_preset
 
@@ -25,15 +27,16 @@ def build_summary(collector: Collector, *, exit_status: int = 0) -> dict[str, An
     items = collector.sorted_items()
     presets = {
         name: summarize_preset(collector, name)
-        for name in sorted({item["name"] for item in items if item["kind"] in ("point", "sweep")})
+        for name in sorted({item["name"] for item in items if subject_kind(item) == "preset"})
     }
     scopes = {
         name: _summarize_scope(collector, name)
-        for name in sorted({item["name"] for item in items if item["kind"] == "scope"})
+        for name in sorted({item["name"] for item in items if subject_kind(item) == "scope"})
     }
     counts = {outcome: sum(item["outcome"] == outcome for item in items) for outcome in ("passed", "failed", "skipped")}
-    missing = _missing(collector, items)
+    missing = [*_missing(collector, items), *find_uncompared(items, collector.settings["compare"])]
     missed = [c for item in items for c in item["comparisons"] if c["outcome"] == "fail"]
+    missed += [change for item in items for change in failing_changes(item.get("comparison"))]
     failed = bool(counts["failed"] or missed or exit_status)
     overall: bool | str = False if failed else ("incomplete" if missing else True)
     return {
@@ -44,7 +47,11 @@ def build_summary(collector: Collector, *, exit_status: int = 0) -> dict[str, An
         "items": counts,
         "failed": [{"item": i["item"], "why": why_failed(i)} for i in items if i["outcome"] == "failed"],
         "left_out_on_purpose": [
-            *({"item": i["item"], "why": i["reason"]} for i in items if i["outcome"] == "skipped"),
+            *(
+                {"item": i["item"], "why": i["reason"]}
+                for i in items
+                if i["outcome"] == "skipped" and i["kind"] != "comparison"
+            ),
             *({"item": name, "why": why} for name, scope in scopes.items() if (why := _allowed_skips(name, scope))),
         ],
         "incomplete_for": missing,
@@ -56,6 +63,8 @@ def build_summary(collector: Collector, *, exit_status: int = 0) -> dict[str, An
 
 def why_failed(item: Mapping[str, Any]) -> str:
     """One line: the comparison that failed, or the error."""
+    if worse := summarize_failure(item.get("comparison")):
+        return worse
     for comparison in item["comparisons"]:
         if comparison["outcome"] == "fail":
             v = render_comparison(comparison)
@@ -67,30 +76,45 @@ def why_failed(item: Mapping[str, Any]) -> str:
 
 
 def _missing(collector: Collector, items: list[dict[str, Any]]) -> list[str]:
-    """What a whole verdict needs and no item of this run gave."""
+    """What a whole verdict needs and no item of this run gave, for every preset and scope that the run touched."""
+    missing = []
+    presets = sorted({item["name"] for item in items if item["kind"] in ("point", "sweep")})
+    for name in presets:
+        held = _held_metrics(items, "sweep", name)
+        left_out = any("decode threshold is left out" in (i["reason"] or "") for i in items if i["name"] == name)
+        for metric, target in (
+            ("h2o_lossy", "the lossy target"),
+            ("decode_drop", "the decode target"),
+            ("joint_margin", f"the {collector.settings['rule']} rule"),
+        ):
+            if metric not in held and not (metric == "decode_drop" and left_out):
+                missing.append(f"preset {name} was not held against {target}")
+    if not presets:
+        missing.append("no preset was held against its targets")
+    deciding = {name for name, facts in collector.scopes.items() if facts["decides"]}
+    for name in sorted(deciding):
+        if "lossless_ratio" not in _held_metrics(items, "scope", name):
+            missing.append(f"the deciding scope {name} was not held against its target")
+        if not any(i["kind"] == "scope" and i["name"] == name and not i["comparisons"] for i in items):
+            missing.append(f"the streams of the deciding scope {name} were not decoded and compared")
+    if not deciding:
+        missing.append("the deciding scope was not evaluated")
+    for name, facts in sorted(collector.scopes.items()):
+        asked = facts["target"] is not None and name not in deciding
+        if asked and "lossless_ratio" not in _held_metrics(items, "scope", name):
+            missing.append(f"scope {name} was not held against its target")
+    return missing
 
-    def held_against(metric: str) -> bool:
-        return any(c["metric"] == metric and c["outcome"] != "reported" for i in items for c in i["comparisons"])
 
-    def opted_out(kind: str, word: str) -> bool:
-        return any(i["kind"] == kind and i["outcome"] == "skipped" and word in (i["reason"] or "") for i in items)
-
-    decided = {name for name, facts in collector.scopes.items() if facts["decides"]}
-    of_decided = [item for item in items if item["kind"] == "scope" and item["name"] in decided]
-    found = {
-        "no preset was held against a lossy target": held_against("h2o_lossy"),
-        "no preset was held against the decode target": held_against("decode_drop") or opted_out("sweep", "decode"),
-        "no preset was held against the joint rule": (
-            collector.settings["rule"] != "joint" or held_against("joint_margin")
-        ),
-        "the deciding scope was not held against the lossless target": any(
-            c["metric"] == "lossless_ratio" for item in of_decided for c in item["comparisons"]
-        ),
-        "the streams of the deciding scope were not decoded and compared": any(
-            not item["comparisons"] for item in of_decided
-        ),
+def _held_metrics(items: list[dict[str, Any]], kind: str, name: str) -> set[str]:
+    """Metrics of a preset or scope that were compared with a target, whatever came of it."""
+    return {
+        c["metric"]
+        for item in items
+        if item["kind"] == kind and item["name"] == name
+        for c in item["comparisons"]
+        if c["outcome"] != "reported"
     }
-    return [text for text, there in found.items() if not there]
 
 
 def _allowed_skips(name: str, scope: Mapping[str, Any]) -> str | None:
@@ -108,10 +132,12 @@ def _unreadable(scope: Mapping[str, Any]) -> str:
 
 def _summarize_scope(collector: Collector, name: str) -> dict[str, Any]:
     facts = collector.scopes.get(name)
-    items = [item for item in collector.sorted_items() if item["kind"] == "scope" and item["name"] == name]
+    items = [i for i in collector.sorted_items() if subject_kind(i) == "scope" and i["name"] == name]
     outcomes = {item["item"]: item["outcome"] for item in items}
+    compared = comparison_facts(items)
     if facts is None:
-        return {"outcomes": outcomes, "measured": False, "reasons": [i["reason"] for i in items if i["reason"]]}
+        reasons = [i["reason"] for i in items if i["reason"]]
+        return {"outcomes": outcomes, "measured": False, "reasons": reasons, **compared}
     result = facts["result"]
     shared = ("lossless_ratio", "k_lossless_ratio", "v_lossless_ratio", "raw_bytes", "compressed_bytes")
     return {
@@ -128,6 +154,7 @@ def _summarize_scope(collector: Collector, name: str) -> dict[str, Any]:
         "skip_reasons": result["skip_reasons"],
         "decoded_streams": result["verified_streams"],
         **{key: result[key] for key in shared},
+        **compared,
     }
 
 
@@ -166,6 +193,7 @@ def render_summary_md(summary: Mapping[str, Any]) -> str:
         lines += _preset_md(name, preset)
     if summary["scopes"]:
         lines += _scopes_md(summary["scopes"])
+    lines += render_changes_md({**summary["presets"], **summary["scopes"]})
     return "\n".join(lines) + "\n"
 
 

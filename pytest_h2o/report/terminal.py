@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from pytest_h2o.options import Settings
+from pytest_h2o.report.changes import render_lines
 from pytest_h2o.report.summary import count_rows, overall_outcome, render_verdict
 
 
@@ -15,6 +17,7 @@ def render_terminal(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
     for name, preset in summary["presets"].items():
         lines += _block(name, [_threshold(v) for v in preset["verdicts"]], preset["outcomes"])
         lines.append(f"    {count_rows(preset)}")
+        lines += _comparison(preset)
         lines += [f"    note: {note}" for note in preset["notes"]]
         lines += [f"    warnings of the binary: {count:,} x {kind}" for kind, count in preset["warnings"].items()]
     for name, scope in summary["scopes"].items():
@@ -29,6 +32,7 @@ def render_terminal(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
         else:
             figures = ["not measured"]
         lines += _block(name, figures, scope["outcomes"])
+        lines += _comparison(scope)
     lines += [f"left out on purpose: {left['why']}" for left in _unique(summary["left_out_on_purpose"])]
     if summary["not_measured"]:
         lines.append(f"not measured, not asked for: {', '.join(summary['not_measured'])}")
@@ -36,6 +40,7 @@ def render_terminal(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
         lines.append(f"pytest ended with exit status {summary['exit_status']}: something failed that left no record")
     if summary["overall_pass"] == "incomplete":
         lines += [f"incomplete: {text}" for text in summary["incomplete_for"]]
+    lines += _recorded(summary["recorded"])
     lines += [f"gate {render_verdict(summary['overall_pass'])} (rule {summary['rule']}); artifacts in {run_dir}"]
     return lines
 
@@ -46,6 +51,21 @@ def render_broken_off(run_dir: Path) -> list[str]:
         "gate UNFINISHED: the run was broken off, so nothing is said of the gate",
         f"what was measured until then is in {run_dir / 'journal.jsonl'}",
     ]
+
+
+def _comparison(subject: Mapping[str, Any]) -> list[str]:
+    """How a preset or scope changed against an earlier run."""
+    lines = [f"    {line}" for line in render_lines(subject["comparison"])] if subject["comparison"] else []
+    return lines + [f"    note: {note}" for note in subject["comparison_notes"]]
+
+
+def _recorded(recorded: Mapping[str, Any]) -> list[str]:
+    """Where the figures of this run are kept for later ones."""
+    lines = [f"figures saved as baseline {recorded['baseline']}"] if recorded["baseline"] else []
+    lines += recorded["notes"]
+    if recorded["trouble"] is not None:
+        lines += [f"ERROR {line}" for line in recorded["trouble"].splitlines()]
+    return lines
 
 
 def _unique(entries: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -59,3 +79,18 @@ def _threshold(verdict: Mapping[str, str]) -> str:
 def _block(name: str, figures: list[str], outcomes: Mapping[str, str]) -> list[str]:
     state = {"failed": "FAIL", "passed": "pass", "skipped": "skip"}[overall_outcome(outcomes)]
     return [f"{state}  {name}", *(f"    {figure}" for figure in figures)]
+
+
+def render_header(settings: Settings, run_dir: Path, left_out: Collection[str]) -> list[str]:
+    """Lines for the head of a run: what is run or read, the rule, and what is left out."""
+    if settings["bench"] is not None:
+        what = f"bench {settings['bench']} ({settings.origin('bench')})"
+    elif settings["logs"] is not None:
+        what = f"recorded logs in {settings['logs']} ({settings.origin('logs')}); nothing is run"
+    else:
+        what = "neither a bench nor recorded logs: sweep items cannot be measured"
+    lines = [f"h2o: {what}", f"h2o: rule {settings['rule']}, artifacts in {run_dir}"]
+    if left_out:
+        names = ", ".join(sorted(left_out))
+        lines.append(f"h2o: not measured and left out: {names} (no recording; -k NAME asks for one)")
+    return lines

@@ -24,27 +24,15 @@ def check_refused(project: Project, result: pytest.RunResult, *lines: str) -> No
 # -- options: told before anything is collected ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("option", "lines"),
-    [
-        ("--h2o-rule=any", ["--h2o-rule does not know 'any'", "  came: any", "  expected: joint or best-of"]),
-        (
-            "--h2o-lossy-target=three",
-            ["--h2o-lossy-target takes a number", "  came: 'three'", "  expected: --h2o-lossy-target=RATIO"],
-        ),
-        (
-            "--h2o-decode-baseline=0",
-            [
-                "--h2o-decode-baseline takes a decode speed or none",
-                "  came: '0'",
-                "  expected: tok/s with H2O off, above 0, for example 56.02; or none to leave the decode threshold out",
-            ],
-        ),
-    ],
-)
-def test_a_wrong_option_is_told_before_collection(option: str, lines: list[str], project: Project) -> None:
-    result = project.run(option)
-    check_refused(project, result, *lines)
+def test_a_wrong_option_is_told_before_collection(project: Project) -> None:
+    result = project.run("--h2o-decode-baseline=0")
+    check_refused(
+        project,
+        result,
+        "--h2o-decode-baseline takes a decode speed or none",
+        "  came: '0'",
+        "  expected: tok/s with H2O off, above 0, for example 56.02; or none to leave the decode threshold out",
+    )
     assert not any("collected" in line for line in result.outlines)
 
 
@@ -93,21 +81,6 @@ def test_logs_that_are_not_there(project: Project) -> None:
     result = project.run("--h2o-logs=nowhere")
     check_refused(
         project, result, "the folder of recorded logs is not there", "  where: PROJECT/nowhere", "  expected: a folder"
-    )
-
-
-def test_logs_of_something_else(project: Project) -> None:
-    (project.path / "other").mkdir()
-    (project.path / "other" / "readme.txt").touch()
-    result = project.run("--h2o-logs=other", "-k", PRESET)
-    check_refused(
-        project,
-        result,
-        "the folder holds no recorded logs of these presets",
-        "  where: PROJECT/other",
-        "  came: readme.txt",
-        f"  expected: a folder for one of smoke, target_ratio, {PRESET}, target_speed, target_speed_v3, "
-        "a manifest.json, or *.log files",
     )
 
 
@@ -202,30 +175,14 @@ def test_a_broken_scope_file_names_file_line_and_key(project: Project) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("setting", "lines"),
-    [
-        (
-            "h2o_block_token=8",
-            [
-                "1 fault in --h2o-set for preset smoke",
-                "--h2o-set h2o_block_token=8: h2o_block_token: unknown key",
-                "  next: did you mean h2o_block_tokens?",
-            ],
-        ),
-        (
-            "codec_mod=legacy",
-            [
-                "1 fault in --h2o-set for scope front2_upper",
-                "--h2o-set codec_mod=legacy: codec_mod: unknown key",
-                "  next: did you mean codec_mode?",
-            ],
-        ),
-    ],
-    ids=["preset", "scope"],
-)
-def test_an_unknown_key_of_a_setting_names_the_nearest(setting: str, lines: list[str], project: Project) -> None:
-    check_refused(project, project.run(f"--h2o-set={setting}"), *lines)
+def test_an_unknown_key_of_a_setting_names_the_nearest_of_presets_and_scopes(project: Project) -> None:
+    check_refused(
+        project,
+        project.run("--h2o-set=codec_mod=legacy"),
+        "--h2o-set sets a key that neither presets nor scopes have, or that is fixed",
+        "  came: codec_mod=legacy",
+        "  next: did you mean codec_mode?",
+    )
 
 
 def test_settings_reach_presets_and_scopes(project: Project) -> None:
@@ -256,6 +213,16 @@ def test_a_run_folder_that_cannot_be_made_ends_the_run(project: Project) -> None
     )
 
 
+def test_targets_of_nothing_are_an_error_of_the_item(project: Project) -> None:
+    (project.path / "gates" / "test_own.py").write_text("def test_own(h2o_targets):\n    pass\n")
+    result = project.run(what="gates/test_own.py")
+    check_no_traceback(result)
+    assert result.parseoutcomes() == {"errors": 1}
+    assert failure_of(result, "ERROR at setup of test_own").startswith(
+        "h2o_targets needs one of h2o_sweep, h2o_lossless, h2o_upper_bound, h2o_scope beside it"
+    )
+
+
 def test_a_gate_function_with_two_measured_things_is_refused(project: Project) -> None:
     (project.path / "gates" / "test_own.py").write_text("def test_both(h2o_sweep, h2o_scope):\n    pass\n")
     check_refused(
@@ -264,5 +231,5 @@ def test_a_gate_function_with_two_measured_things_is_refused(project: Project) -
         "a gate test measures one thing",
         "  where: gates/test_own.py::test_both",
         "  came: h2o_sweep, h2o_scope",
-        "  expected: one of h2o_point, h2o_sweep, h2o_lossless, h2o_upper_bound, h2o_scope",
+        "  expected: one of h2o_point, h2o_sweep, h2o_lossless, h2o_upper_bound, h2o_scope, h2o_comparison",
     )
