@@ -97,10 +97,11 @@ def test_the_ratio_of_rowref_is_gated(project: Project) -> None:
 def test_the_rotation_comes_from_the_scope_or_the_model(project: Project) -> None:
     shutil.copy(BASE_CONFIG, project.path / "model.json")
     (project.path / "llm_config.json").write_text('{"rope_theta": 100000}')
+    project.write_ini(h2o_base_config="model.json")
     write_scope(project, "rowref", 1.0)
-    assert project.run("-k", "mine", "--h2o-base-config", "model.json").ret == 0
+    assert project.run("-k", "mine").ret == 0
     assert read_result(project)["rope"] == {"theta": 100_000.0, "pairing": "half"}
     shutil.rmtree(project.run_dir())
     write_scope(project, "rowref", 1.0, "    rope: {theta: 10000, pairing: interleaved}\n")
-    assert project.run("-k", "mine", "--h2o-base-config", "model.json").ret == 0
+    assert project.run("-k", "mine").ret == 0
     assert read_result(project)["rope"] == {"theta": 10_000.0, "pairing": "interleaved"}

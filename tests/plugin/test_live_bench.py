@@ -158,8 +158,9 @@ def test_a_bench_that_tells_folded_points_apart_is_not_folded(project: Project) 
     result.stdout.fnmatch_lines(
         [
             "    6 rows of 6 runs",
-            "    note: nothing is folded: run_0001_p512_g128_k0.28_b8_lr3.0 and run_0003_p512_g128_k0.3_b8_lr3.0 "
-            "differ only in the keep ratio, which adaptive mode should not read, and gave h2o_keep 0.3377 ± 0.0030 and "
+            "    note: nothing is folded: target_ratio_v3 run_0001_p512_g128_k0.28_b8_lr3.0 and "
+            "run_0003_p512_g128_k0.3_b8_lr3.0 differ only in the keep ratio, which "
+            "adaptive mode should not read, and gave h2o_keep 0.3377 ± 0.0030 and "
             "0.3000 ± 0.0000",
         ]
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 
 import pytest
@@ -17,6 +18,8 @@ def check_refused(project: Project, result: pytest.RunResult, *lines: str) -> No
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     start = next(n for n, line in enumerate(result.outlines) if line.startswith("ERROR: "))
     told = [line.replace(str(project.path), "PROJECT") for line in result.outlines[start:] if line]
+    # Where standard output is buffered what stood on it before the error comes after it.
+    told = list(itertools.takewhile(lambda line: not line.startswith("===="), told))
     assert told == [f"ERROR: {lines[0]}", *lines[1:]]
     assert project.runs() == []
 
