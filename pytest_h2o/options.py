@@ -67,6 +67,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("decode-drop-target", "float", "largest fraction of decode speed that may be lost", metavar="FRACTION"),
     # what is kept
     Option("out-dir", "path", "parent of the run folders", "h2o-runs", metavar="DIR"),
+    Option("html", "text", "write report.html: yes or no", "yes", ("yes", "no"), metavar="yes|no"),
 )
 
 BY_NAME: Mapping[str, Option] = {option.name: option for option in OPTIONS}

@@ -270,10 +270,13 @@ def pytest_runtest_makereport(
     reason = error.what if isinstance(error, H2OError) else getattr(error, "msg", None)
     if report.failed and isinstance(error, H2OError):
         report.longrepr = str(error)
+    diagnosis = None
     if report.failed:
         diagnosis = render_diagnosis(gate_item, item.nodeid, error if isinstance(error, H2OError) else None)
         report.sections.append(("h2o diagnosis", diagnosis))
     record = gate_item.record(item.nodeid, report.outcome, reason)
+    if diagnosis is not None:
+        record["diagnosis"] = f"{error}\n\n{diagnosis}" if isinstance(error, H2OError) else diagnosis
     report.user_properties.append((PROPERTY, json.dumps(record, allow_nan=False)))
     return report
 

@@ -13,11 +13,23 @@ from typing import Any
 
 from pytest_h2o.errors import StoreError
 from pytest_h2o.report.collector import Collector
+from pytest_h2o.report.links import kept_name
 from pytest_h2o.report.summary import build_summary, render_summary_md
 from pytest_h2o.store import digest_file, write_new_json, write_new_text
 
 RUN_VERSION = 1
-_PACKAGES = ("pytest-h2o", "pytest", "pytest-xdist", "numpy", "zstandard", "pydantic", "PyYAML", "filelock")
+_PACKAGES = (
+    "pytest-h2o",
+    "pytest",
+    "pytest-xdist",
+    "numpy",
+    "zstandard",
+    "pydantic",
+    "PyYAML",
+    "filelock",
+    "jinja2",
+    "matplotlib",
+)
 
 
 def write_artifacts(collector: Collector, *, started: float, ended: float, exit_status: int) -> dict[str, Any]:
@@ -38,21 +50,23 @@ def write_artifacts(collector: Collector, *, started: float, ended: float, exit_
     summary = build_summary(collector)
     write_new_text(collector.run_dir / "summary.md", render_summary_md(summary))
     write_new_json(collector.run_dir / "summary.json", summary)
-    write_new_json(
-        collector.run_dir / "run.json",
-        {
-            "version": RUN_VERSION,
-            "run": collector.run_dir.name,
-            "started": _moment(started),
-            "ended": _moment(ended),
-            "exit_status": exit_status,
-            "overall_pass": summary["overall_pass"],
-            "settings": collector.settings.to_json(),
-            "digests": _digests(collector),
-            "machine": {"platform": platform.platform(), "python": sys.version.split()[0], "cpu": platform.machine()},
-            "packages": {name: _version(name) for name in _PACKAGES},
-        },
-    )
+    run = {
+        "version": RUN_VERSION,
+        "run": collector.run_dir.name,
+        "started": _moment(started),
+        "ended": _moment(ended),
+        "exit_status": exit_status,
+        "overall_pass": summary["overall_pass"],
+        "settings": collector.settings.to_json(),
+        "digests": _digests(collector),
+        "machine": {"platform": platform.platform(), "python": sys.version.split()[0], "cpu": platform.machine()},
+        "packages": {name: _version(name) for name in _PACKAGES},
+    }
+    if collector.settings["html"] == "yes":
+        from pytest_h2o.report.html import PAGE_NAME, render_run
+
+        write_new_text(collector.run_dir / PAGE_NAME, render_run(summary, collector, run))
+    write_new_json(collector.run_dir / "run.json", run)
     return summary
 
 
@@ -93,7 +107,7 @@ def _write_preset(collector: Collector, name: str) -> None:
 
 def _keep(source: Path, folder: Path) -> None:
     """Copy a recorded file into the run folder, under the name of the folder that it lies in."""
-    target = folder / source.parent.name / source.name
+    target = folder / kept_name(source)
     if source == target or target.exists():
         return
     try:

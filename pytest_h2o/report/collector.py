@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
 
 JOURNAL_VERSION = 1
+JOURNAL_NAME = "journal.jsonl"
 
 
 class Collector:
@@ -39,7 +40,18 @@ class Collector:
         """Take one item's record and write it to the journal before anything else happens."""
         record: dict[str, Any] = json.loads(text)
         record["duration_s"] = round(duration_s, 4)
-        append_line(self.run_dir / "journal.jsonl", {"version": JOURNAL_VERSION, **record})
+        journal = self.run_dir / JOURNAL_NAME
+        if not self.items:
+            append_line(journal, {"version": JOURNAL_VERSION, "run": self.run_dir.name, **self._provenance()})
+        append_line(journal, {"version": JOURNAL_VERSION, **record})
+        self.take(record)
+
+    def _provenance(self) -> dict[str, Any]:
+        """What a reader of an unfinished run must know of it: the first line of the journal."""
+        return {"settings": self.settings.to_json()}
+
+    def take(self, record: dict[str, Any]) -> None:
+        """Take one item's record, new or from a journal."""
         data = record.pop("data")
         for point in data.get("points", []):
             self.points.setdefault(point["preset"], {}).setdefault(point["result"]["run_id"], point)
