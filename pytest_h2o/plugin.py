@@ -5,6 +5,7 @@ Only the standard library and pytest are imported here; everything else arrives 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -265,6 +266,7 @@ def pytest_runtest_makereport(
     import json
 
     from pytest_h2o.report.diagnosis import render_diagnosis
+    from pytest_h2o.report.properties import main_figures
 
     error = call.excinfo.value if call.excinfo is not None else None
     reason = error.what if isinstance(error, H2OError) else getattr(error, "msg", None)
@@ -274,9 +276,10 @@ def pytest_runtest_makereport(
     if report.failed:
         diagnosis = render_diagnosis(gate_item, item.nodeid, error if isinstance(error, H2OError) else None)
         report.sections.append(("h2o diagnosis", diagnosis))
-    record = gate_item.record(item.nodeid, report.outcome, reason)
+    record = {**gate_item.record(item.nodeid, report.outcome, reason), "location": item.location[:2]}
     if diagnosis is not None:
         record["diagnosis"] = f"{error}\n\n{diagnosis}" if isinstance(error, H2OError) else diagnosis
+    item.user_properties.extend(main_figures(record))
     report.user_properties.append((PROPERTY, json.dumps(record, allow_nan=False)))
     return report
 
@@ -334,8 +337,11 @@ class _Controller:
             terminalreporter.section("h2o: artifacts could not be written", red=True)
             terminalreporter.write_line(self._trouble)
         elif self._summary is not None:
+            from pytest_h2o.report.github import tell_github
             from pytest_h2o.report.terminal import render_terminal
 
             terminalreporter.section("h2o")
             for line in render_terminal(self._summary, _run_dir(self._config)):
+                terminalreporter.write_line(line)
+            for line in tell_github(os.environ, self._summary, self._collector().items, self._config.rootpath):
                 terminalreporter.write_line(line)

@@ -74,8 +74,8 @@ def history_section(summary: Mapping[str, Any]) -> Section | None:
             f"{title}{f', {unit}' if unit else ''}",
             (Series("", "c1", dots, line="solid"),),
             bands=(Band("baseline", "c3", low, high),) if is_band else (),
-            width=480,
-            height=280,
+            width=400,
+            height=260,
         )
         blocks.append(Figure(f"{title} of this run and those before it.", (chart,), table))
     return Section("history", "History", tuple(blocks)) if blocks else None

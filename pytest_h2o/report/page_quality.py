@@ -59,8 +59,8 @@ def quality_section(section_id: str, rows: Sequence[ReportRow]) -> Section | Non
         "rise in perplexity, %",
         (Series("", "c1", tuple(dots)),),
         (Rule("no rise", "quiet", 0.0, "y"),),
-        width=480,
-        height=300,
+        width=400,
+        height=280,
     )
     caption = "Perplexity on held-out text with eviction, over that with the whole cache, less 1. Lower is better."
     return Section(title, "Quality against keep ratio", (Figure(caption, (chart,), table),))

@@ -149,7 +149,7 @@ def _modes_section(name: str, section_id: str, result: Mapping[str, Any]) -> Sec
         tuple(title for title, _ in streams),
         kinds,
         counted,
-        width=480,
+        width=400,
     )
     caption = "For each block of a stream the codec takes the mode that codes it smallest."
     return Section(f"{section_id}-modes", "Modes chosen", (Figure(caption, (chart,), table),))
