@@ -16,9 +16,9 @@ from pytest_h2o.report.summary import render_verdict
 
 MAX_ITEMS = 2000
 MAX_FAILURES = 100
-LAST = "run.json"
-"""Written after the page, so that the page of a finished run cannot look for it."""
-_FILES = ("summary.md", "summary.json", "journal.jsonl", "figures.json", LAST)
+_FILES = ("summary.md", "summary.json", "journal.jsonl", "figures.json", "run.json")
+_WRITTEN_WITH_THE_PAGE = ("summary.md", "run.json")
+"""Files of a finished run that may come after its page, so that the page cannot look for them."""
 _VERDICTS: Mapping[str, tuple[Tone, str]] = {
     "PASS": ("good", "The gate held: every threshold that was asked for is met, and nothing that it needs is missing."),
     "FAIL": ("bad", "The gate did not hold."),
@@ -166,7 +166,11 @@ def _items(collector: Collector) -> Section | None:
 
 def _provenance(run: Mapping[str, Any], links: Links) -> Section:
     """Settings with where each was said, digests, versions, machine, files."""
-    files = tuple(link for name in _FILES for link in links.to(name, name, is_there="ended" in run and name == LAST))
+    files = tuple(
+        link
+        for name in _FILES
+        for link in links.to(name, name, is_there="ended" in run and name in _WRITTEN_WITH_THE_PAGE)
+    )
     blocks: list[Block] = [Bullets(files)] if files else []
     settings = run.get("settings", {})
     if settings:
