@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 TEMPLATE = "report.html.j2"
 PAGE_NAME = "report.html"
+MAX_CHARTS = 60
+"""Charts of one page, about 40 ms each; figures beyond it have their tables alone."""
 
 
 def render_run(
@@ -59,7 +61,7 @@ def render_html(page: Page) -> str:
     charts: dict[str, Markup] = {}
     missing = None
     try:
-        for chart in _charts_of(page.sections):
+        for chart in _charts_of(page.sections)[:MAX_CHARTS]:
             charts[chart.id] = Markup(render_chart(chart))
     except ChartsMissing as error:
         charts, missing = {}, str(error)
@@ -77,6 +79,7 @@ def render_html(page: Page) -> str:
         page=page,
         charts=charts,
         charts_missing=missing,
+        max_charts=MAX_CHARTS,
         light=Markup(render_variables(LIGHT)),
         dark=Markup(render_variables(DARK)),
     )
