@@ -8,6 +8,7 @@ its values are named tuples: a dataclass takes several times as long to define.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -39,6 +40,23 @@ class Option(NamedTuple):
     def attribute(self) -> str:
         return self.name.replace("-", "_")
 
+    @property
+    def is_list(self) -> bool:
+        return self.kind in ("paths", "texts")
+
+    @property
+    def full_help(self) -> str:
+        """The help with the default, where there is one to speak of."""
+        return self.help if self.default is None or self.default is False else f"{self.help} (default: {self.default})"
+
+    def argparse_keywords(self) -> dict[str, Any]:
+        """How the option is declared on a command line; not given is None, so that the ini file can be asked."""
+        keywords: dict[str, Any] = {"dest": f"h2o_{self.attribute}", "default": None, "help": self.full_help}
+        if self.kind == "flag":
+            return {**keywords, "action": "store_true"}
+        keywords["metavar"] = self.metavar or self.name.upper()
+        return {**keywords, "action": "append"} if self.is_list else keywords
+
 
 OPTIONS: tuple[Option, ...] = (
     # what runs
@@ -61,10 +79,15 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "rule", "text", "joint: one row meets every target; best-of: best of each column", "joint", ("joint", "best-of")
     ),
-    Option("lossy-target", "float", "smallest lossy ratio", metavar="RATIO"),
-    Option("lossless-target", "float", "smallest lossless ratio of the deciding scope", metavar="RATIO"),
+    Option("lossy-target", "float", "smallest lossy ratio (default: 3.0)", metavar="RATIO"),
+    Option("lossless-target", "float", "smallest lossless ratio of the deciding scope (default: 1.3)", metavar="RATIO"),
     Option("decode-baseline", "text", "decode tok/s with H2O off: a number, or none to leave it out", metavar="TOK_S"),
-    Option("decode-drop-target", "float", "largest fraction of decode speed that may be lost", metavar="FRACTION"),
+    Option(
+        "decode-drop-target",
+        "float",
+        "largest fraction of decode speed that may be lost (default: 0.05)",
+        metavar="FRACTION",
+    ),
     # what is kept
     Option("out-dir", "path", "parent of the run folders", "h2o-runs", metavar="DIR"),
     Option("html", "text", "write report.html: yes or no", "yes", ("yes", "no"), metavar="yes|no"),
@@ -127,6 +150,31 @@ class Settings:
         return flags
 
 
+def refuse_unknown_keys(config: Any) -> None:
+    """Refuse an ini key that begins like ours and is none: a misspelt target would silently not be asked for.
+
+    pytest 9.1 deprecates ``config.inicfg`` and has no other way to see the keys that nothing has declared.
+
+    Raises
+    ------
+    UsageError
+        Naming the key and the nearest known one.
+    """
+    known = {option.key for option in OPTIONS}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        keys = tuple(getattr(config, "inicfg", ()))
+    for key in keys:
+        if key.startswith("h2o_") and key not in known:
+            from difflib import get_close_matches
+
+            near = get_close_matches(key, known, 1)
+            raise UsageError(
+                f"the ini file has an unknown key {key}",
+                hint=f"did you mean {near[0]}?" if near else "see pytest --help",
+            )
+
+
 def _convert(option: Option, raw: Any, folder: Path, origin: str) -> Any:
     if option.kind in ("paths", "texts"):
         items = [raw] if isinstance(raw, str | os.PathLike) else list(raw)
@@ -182,13 +230,15 @@ def resolve_settings(
     """
     given: dict[str, Given] = {}
     for option in OPTIONS:
-        raw = command_line("h2o_" + option.attribute)
+        raw, of_ini, key = command_line("h2o_" + option.attribute), ini(option.key), f"ini key {option.key}"
         if raw is not None and raw != []:
-            given[option.name] = Given(_convert(option, raw, invocation_dir, option.flag), option.flag)
+            value = _convert(option, raw, invocation_dir, option.flag)
+            if option.kind == "texts" and of_ini:  # settings add up, the later one standing
+                value = (*_convert(option, of_ini, ini_dir, key), *value)
+            given[option.name] = Given(value, option.flag)
             continue
-        raw = ini(option.key)
-        if raw not in (None, "", []):
-            given[option.name] = Given(_convert(option, raw, ini_dir, f"ini key {option.key}"), f"ini key {option.key}")
+        if of_ini not in (None, "", []):
+            given[option.name] = Given(_convert(option, of_ini, ini_dir, key), key)
             continue
         value = option.default
         if option.kind == "path" and value is not None:
@@ -244,9 +294,23 @@ def parse_baseline(text: str, origin: str) -> float:
     return number
 
 
+def _refuse_launch_options(settings: Settings) -> None:
+    """Without a bench an option about launching it would do nothing, and the user believe that it did."""
+    names = ("base-config", "backend", "threads", "attention-option", "bench-timeout", "no-fold")
+    given = [settings.origin(name) for name in names if settings.given[name].on_command_line]
+    if given:
+        raise UsageError(
+            f"{', '.join(given)} says how to run a bench, and no bench is given",
+            expected="--h2o-bench PATH beside it",
+            hint="without a bench recorded logs are read; leave the option out to gate on them",
+        )
+
+
 def _check_sources(settings: Settings) -> Settings:
     """A bench on the command line stands over logs from the ini file; both on one level exclude each other."""
     bench, logs = settings.given["bench"], settings.given["logs"]
+    if bench.value is None:
+        _refuse_launch_options(settings)
     if bench.value is None or logs.value is None:
         return settings
     if bench.on_command_line == logs.on_command_line:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_h2o.errors import NotMeasured, UsageError
 from pytest_h2o.store import digest_file
@@ -35,6 +38,16 @@ class RowSource(Protocol):
         ...
 
     @property
+    def unused(self) -> Mapping[str, str]:
+        """Logs beside them that are neither a point's nor a baseline -> why."""
+        ...
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of their configs and logs."""
+        ...
+
+    @property
     def base_config(self) -> BaseConfig | None:
         """The model's config, where there is one."""
         ...
@@ -43,20 +56,24 @@ class RowSource(Protocol):
         """The sound result of one point; an H2OError that says why there is none."""
         ...
 
+    def shared_run(self, point: SweepPoint) -> str | None:
+        """Run id of the launch that a point shares; None if it has its own, or nothing is launched."""
+        ...
+
     def command(self, point: SweepPoint) -> str | None:
         """The command line that launches a point; None where nothing is launched."""
         ...
 
-    def write_dry_run(self) -> dict[str, Any]:
-        """Write what would be run."""
+    def write_dry_run(self) -> str:
+        """Write what would be run, and say where."""
         ...
 
 
-def find_recordings(folder: Path, presets: Sequence[Preset], asked_for: Sequence[Preset]) -> dict[str, Path]:
+def find_recordings(folder: Path, presets: Sequence[Preset], selected: Sequence[Preset]) -> dict[str, Path]:
     """Which folder holds the logs of which preset.
 
-    A run folder has one folder a preset. A folder with logs or a manifest of its own is that of the one preset which
-    was asked for by name, or of each whose points its manifest lists.
+    A run folder has one folder a preset. A folder with a manifest of its own is that of each preset whose points it
+    lists, or, where that is none, of the one that is selected; one of bare logs is that of the one that is selected.
 
     Raises
     ------
@@ -71,7 +88,9 @@ def find_recordings(folder: Path, presets: Sequence[Preset], asked_for: Sequence
     if found:
         return found
     if (folder / "manifest.json").exists():
-        return {preset.name: folder for preset in presets if _is_listed(folder / "manifest.json", preset)}
+        listed = [preset for preset in presets if _is_listed(folder / "manifest.json", preset)]
+        # Of a single preset the rows themselves then say in what their configuration differs.
+        return {preset.name: folder for preset in listed or (selected if len(selected) == 1 else ())}
     if not any(folder.glob("*.log")) and not any(folder.glob("logs/*.log")):
         raise UsageError(
             "the folder holds no recorded logs of these presets",
@@ -79,14 +98,14 @@ def find_recordings(folder: Path, presets: Sequence[Preset], asked_for: Sequence
             came=", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "an empty folder",
             expected=f"a folder for one of {', '.join(p.name for p in presets)}, a manifest.json, or *.log files",
         )
-    if len(asked_for) != 1:
+    if len(selected) != 1:
         raise UsageError(
             "bare logs can be those of one preset only, and several are selected",
             where=str(folder),
-            came=", ".join(preset.name for preset in asked_for),
+            came=", ".join(preset.name for preset in selected),
             hint="name the preset file with --h2o-presets, or its name with -k",
         )
-    return {asked_for[0].name: folder}
+    return {selected[0].name: folder}
 
 
 def _is_listed(manifest: Path, preset: Preset) -> bool:
@@ -105,6 +124,7 @@ class RecordedRows:
     base_config: BaseConfig | None = None
 
     def __init__(self, folder: Path, points: Sequence[SweepPoint]) -> None:
+        self.folder: Path | None = folder
         self._folder = folder
         self._points = points
         self._recording: Recording | None = None
@@ -124,20 +144,28 @@ class RecordedRows:
     def baselines(self) -> Sequence[PointResult]:
         return self._read().baselines
 
+    @property
+    def unused(self) -> Mapping[str, str]:
+        return self._read().unused
+
     def result(self, point: SweepPoint) -> PointResult:
         return self._read().get(point.run_id)
+
+    def shared_run(self, point: SweepPoint) -> str | None:
+        return None
 
     def command(self, point: SweepPoint) -> str | None:
         return None
 
-    def write_dry_run(self) -> dict[str, Any]:
-        return {"nothing": "recorded logs are read, not run"}
+    def write_dry_run(self) -> str:
+        return "recorded logs are read, not run"
 
 
 class LaunchedRows:
     """Rows of a bench that is run, each point once for all processes of the run."""
 
     baselines: Sequence[PointResult] = ()
+    unused: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self,
@@ -153,10 +181,11 @@ class LaunchedRows:
         from pytest_h2o.bench.sweep import Sweep
 
         self.base_config: BaseConfig | None = base
+        self.folder: Path | None = folder
         self._base = base
         self._bench = bench
         self._folder = folder
-        self._launcher = Launcher(base, bench, folder, JsonSupport())
+        self._launcher = Launcher(base, bench, folder, JsonSupport(), on_wait=WaitNotice())
         binary = digest_file(Path(bench.command[0]))[:16]
         self._sweep = Sweep(points, self._launcher.launch_point, store.once, binary=binary, fold=fold)
 
@@ -167,15 +196,36 @@ class LaunchedRows:
     def result(self, point: SweepPoint) -> PointResult:
         return self._sweep.result(point)
 
+    def shared_run(self, point: SweepPoint) -> str | None:
+        return self._sweep.shared_run(point)
+
     def command(self, point: SweepPoint) -> str | None:
         from pytest_h2o.bench.command import RunFiles, bench_argv, repeat_command
 
         return repeat_command(bench_argv(self._bench, RunFiles(self._folder, point.run_id), point, with_json=False))
 
-    def write_dry_run(self) -> dict[str, Any]:
+    def write_dry_run(self) -> str:
         from pytest_h2o.bench.dry_run import write_dry_run
 
-        return {"runs": len(write_dry_run(self._sweep.points, self._base, self._bench, self._folder))}
+        runs = len(write_dry_run(self._sweep.points, self._base, self._bench, self._folder))
+        return f"configs, manifest and commands.sh of {runs} run{'s' * (runs != 1)} are in {self._folder}"
+
+
+class WaitNotice:
+    """Says once, on the terminal's own stderr, that a run waits: else a gate that waits for another looks hung."""
+
+    def __init__(self, after_s: float = 5.0) -> None:
+        self._after_s = after_s
+        self._said = False
+
+    def __call__(self, waited_s: float) -> None:
+        """Take the seconds waited so far."""
+        if self._said or waited_s < self._after_s or sys.__stderr__ is None:
+            return
+        self._said = True
+        line = f"h2o: waiting for another timed run on this machine since {waited_s:.0f} s (one runs at a time)"
+        with contextlib.suppress(OSError, ValueError):  # a closed stderr is no reason to stop
+            print(line, file=sys.__stderr__, flush=True)
 
 
 class NoRows:
@@ -183,6 +233,8 @@ class NoRows:
 
     notes: tuple[str, ...] = ()
     baselines: Sequence[PointResult] = ()
+    unused: Mapping[str, str] = MappingProxyType({})
+    folder: Path | None = None
     base_config: BaseConfig | None = None
 
     def __init__(self, preset: Preset, logs: Path | None) -> None:
@@ -198,11 +250,14 @@ class NoRows:
             hint="--h2o-bench PATH --h2o-base-config FILE runs it; --h2o-logs DIR reads logs of it",
         )
 
+    def shared_run(self, point: SweepPoint) -> str | None:
+        return None
+
     def command(self, point: SweepPoint) -> str | None:
         return None
 
-    def write_dry_run(self) -> dict[str, Any]:
-        return {"nothing": "there is no bench to run"}
+    def write_dry_run(self) -> str:
+        return "there is no bench to run"
 
 
 def _describe_fold(check: FoldCheck) -> str:
@@ -211,12 +266,12 @@ def _describe_fold(check: FoldCheck) -> str:
     if check.folds:
         return (
             f"rows that differ only in the {ignored} share a run ({check.target_mode} mode does not read it): "
-            f"{check.probe} was run too and has every deterministic column of {check.leader}"
+            f"{check.preset} {check.probe} was run too and has every deterministic column of {check.leader}"
         )
     seen = check.problem or ", ".join(f"{d.column} {d.leader} and {d.probe}" for d in check.differences)
     return (
-        f"nothing is folded: {check.leader} and {check.probe} differ only in the {ignored}, which {check.target_mode} "
-        f"mode should not read, and gave {seen or 'no row'}"
+        f"nothing is folded: {check.preset} {check.leader} and {check.probe} differ only in the {ignored}, "
+        f"which {check.target_mode} mode should not read, and gave {seen or 'no row'}"
     )
 
 
@@ -231,15 +286,19 @@ def check_bench(bench: Path, origin: str) -> Path:
 
 
 def bench_settings(settings: Settings, preset: Preset) -> BenchSettings:
-    """How the options launch the bench for a preset; UsageError if it is not there."""
+    """How the options launch the bench for a preset; UsageError if it is not there.
+
+    The time limit of a run: the command line's, else the preset's, else the ini file's, else the default.
+    """
     from pytest_h2o.bench.command import BenchSettings
 
+    given = settings.given["bench-timeout"]
     return BenchSettings.for_program(
         check_bench(settings["bench"], settings.origin("bench")),
         backend=settings["backend"],
         threads=settings["threads"],
         attention_option=settings["attention-option"],
-        timeout_s=preset.timeout_s or settings["bench-timeout"],
+        timeout_s=given.value if given.on_command_line else preset.timeout_s or given.value,
     )
 
 

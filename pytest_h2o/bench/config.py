@@ -108,24 +108,28 @@ def build_run_config(base: BaseConfig, point: SweepPoint) -> dict[str, Any]:
     first, then others that the preset names), then the model files that the base config left to their defaults.
     """
     config = _placed_values(base)
-    config.update(
-        kv_h2o_enable=True,
-        kv_h2o_layer_start=point.h2o_layer_start,
-        kv_h2o_layer_end=point.h2o_layer_end,
-        kv_h2o_block_tokens=point.block_tokens,
-        kv_h2o_sink_tokens=point.sink_tokens,
-        kv_h2o_recent_tokens=point.recent_tokens,
-        kv_h2o_target_keep_ratio=point.keep_ratio,
-        kv_h2o_target_mode=point.h2o_target_mode,
-        kv_h2o_target_lossy_ratio=point.h2o_target_lossy_ratio,
-        kv_h2o_ema_alpha=point.ema_alpha,
-        kv_h2o_update_interval=point.update_interval,
-        kv_h2o_trigger_min_tokens=point.trigger_min_tokens,
-        kv_h2o_log_stats=point.h2o_log_stats,
-    )
-    config.update({key: point.lossless.get(key, default) for key, default in LOSSLESS_DEFAULTS.items()})
-    config.update(point.lossless)
+    config.update(point_keys(point))
     return _with_default_files(config)
+
+
+def point_keys(point: SweepPoint) -> dict[str, Any]:
+    """Give every H2O and lossless key that the config of a point sets, in order, whatever the model."""
+    h2o = {
+        "kv_h2o_enable": True,
+        "kv_h2o_layer_start": point.h2o_layer_start,
+        "kv_h2o_layer_end": point.h2o_layer_end,
+        "kv_h2o_block_tokens": point.block_tokens,
+        "kv_h2o_sink_tokens": point.sink_tokens,
+        "kv_h2o_recent_tokens": point.recent_tokens,
+        "kv_h2o_target_keep_ratio": point.keep_ratio,
+        "kv_h2o_target_mode": point.h2o_target_mode,
+        "kv_h2o_target_lossy_ratio": point.h2o_target_lossy_ratio,
+        "kv_h2o_ema_alpha": point.ema_alpha,
+        "kv_h2o_update_interval": point.update_interval,
+        "kv_h2o_trigger_min_tokens": point.trigger_min_tokens,
+        "kv_h2o_log_stats": point.h2o_log_stats,
+    }
+    return {**h2o, **LOSSLESS_DEFAULTS, **point.lossless}
 
 
 def baseline_run_config(base: BaseConfig) -> dict[str, Any]:
@@ -143,20 +147,40 @@ def layer_count(base: BaseConfig) -> int | None:
     int or None
         None where no file says it, or where two keys contradict each other: it is never guessed.
     """
-    name = base.values.get("llm_config", PATH_FIELDS["llm_config"])
-    if not isinstance(name, str) or not name or "\0" in name:
-        return None
-    try:
-        values = _read_object(base.base_dir / name.replace("\\", "/"), "llm_config")
-    except UsageError:
-        # The engine itself says what is wrong with that file when it is launched; here it only means: not known.
-        return None
+    values = _llm_config(base)
     found = {
         values[key]
         for key in _LAYER_COUNT_KEYS
         if isinstance(values.get(key), int) and not isinstance(values[key], bool) and values[key] > 0
     }
     return found.pop() if len(found) == 1 else None
+
+
+def rope_theta(base: BaseConfig) -> float | None:
+    """Read the base of RoPE's frequencies, ``rope_theta``, from the model's llm_config.
+
+    Returns
+    -------
+    float or None
+        None where no file says it, where it is no number from 1 on, or where ``rope_scaling`` changes the frequencies.
+    """
+    values = _llm_config(base)
+    theta = values.get("rope_theta")
+    if isinstance(theta, bool) or not isinstance(theta, int | float) or not 1 <= theta <= 1e12:
+        return None
+    return None if values.get("rope_scaling") else float(theta)
+
+
+def _llm_config(base: BaseConfig) -> dict[str, Any]:
+    """What the model says of itself; nothing where that cannot be read."""
+    name = base.values.get("llm_config", PATH_FIELDS["llm_config"])
+    if not isinstance(name, str) or not name or "\0" in name:
+        return {}
+    try:
+        return _read_object(base.base_dir / name.replace("\\", "/"), "llm_config")
+    except UsageError:
+        # The engine itself says what is wrong with that file when it is launched; here it only means: not known.
+        return {}
 
 
 def _placed_values(base: BaseConfig) -> dict[str, Any]:

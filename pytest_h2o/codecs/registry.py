@@ -15,7 +15,7 @@ import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,6 +33,9 @@ BUILT_IN: Mapping[str, str] = {
     "zstd": "pytest_h2o.codecs.zstd:Zstd",
     "byteplane": "pytest_h2o.codecs.byteplane:Byteplane",
     "gear_v3": "pytest_h2o.codecs.gear_v3:GearV3",
+    "expbias": "pytest_h2o.codecs.expbias:ExpBias",
+    "rowref": "pytest_h2o.codecs.rowref:RowRef",
+    "rowref_max": "pytest_h2o.codecs.rowref_max:RowRefMax",
 }
 """Id to ``module:class`` of the codecs of this package."""
 
@@ -124,6 +127,19 @@ def register(cls: _C) -> _C:
             )
         _registered[checked.id] = cls
     return cls
+
+
+def register_all(groups: Iterable[Iterable[type[Codec]]]) -> None:
+    """Add the codecs that hooks gave, a group each.
+
+    Raises
+    ------
+    CodecError
+        A class is no codec, or its id is taken.
+    """
+    for group in groups:
+        for cls in group:
+            register(cls)
 
 
 def unregister(name: str) -> None:

@@ -51,7 +51,7 @@ def render_svg(summary: Mapping[str, Any]) -> str:
                 axes.scatter(speeds, ratios, c=colour, marker=marker, label=label)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.set_xlabel("decode, MB of raw fp16 a second (median, log scale; right is better)")
+        axes.set_xlabel("decode, MB of raw fp16 a processor second (median, log scale; right is better)")
         axes.set_ylabel("online ratio, all layers (up is better)")
         axes.grid(visible=True, which="both", alpha=0.25)
         axes.margins(x=0.15, y=0.12)
@@ -79,7 +79,10 @@ def _label_points(axes: Axes, contenders: Sequence[Mapping[str, Any]]) -> None:
         free = [i for i, box in enumerate(boxes) if not any(_overlap(box, other) for other in taken)]
         chosen = free[0] if free else 0
         taken.append(boxes[chosen])
-        label = axes.annotate(contender["name"], _point(contender), xytext=places[chosen], textcoords="offset points")
+        line = {"arrowstyle": "-", "linewidth": 0.5, "color": "0.5", "shrinkA": 0, "shrinkB": 3}
+        label = axes.annotate(
+            contender["name"], _point(contender), xytext=places[chosen], textcoords="offset points", arrowprops=line
+        )
         label.set_parse_math(False)
 
 

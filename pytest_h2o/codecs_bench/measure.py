@@ -5,7 +5,8 @@ whole and charged with 4 bytes and 4 bytes a dump entry. Ratio is raw fp16 bytes
 
 A timed round codes and decodes every chunk once with every contender. Rounds are interleaved stream by stream, the
 order of the contenders shifted by one each time, so that a slow moment of the machine hits all alike; a pass before
-them, untimed, gives the sizes. A speed is the median of its rounds, never the best.
+them, untimed, gives the sizes. A speed is the median of its rounds, never the best. Time is processor time of the whole
+process, threads of a library included: on a machine that others use as well, wall time says more about them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from time import perf_counter
+from time import process_time
 
 import numpy as np
 
@@ -22,6 +23,11 @@ from pytest_h2o.codecs.base import Stream, Tensor, Words
 from pytest_h2o.codecs_bench.contenders import Contender
 from pytest_h2o.codecs_bench.streams import DumpStream
 from pytest_h2o.errors import CodecError, H2OError, RoundTripError, UsageError
+
+SLOW_MB_PER_S = 10.0
+"""10**6 raw bytes a processor second, encoded and decoded again."""
+_SLOW_S = 0.3
+"""Shorter than this no stream tells how fast a codec is."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +44,24 @@ class BenchSettings:
         The layers from 0 that "front" means.
     rounds : int
         Timed rounds.
+    slow_rounds : int
+        Timed rounds of contenders that come to less than `SLOW_MB_PER_S` on the first stream.
     """
 
     chunk_tokens: int = 192
     framing_bytes: int = 8
     front_layers: int = 2
     rounds: int = 5
+    slow_rounds: int = 1
 
     def __post_init__(self) -> None:
-        for name, least in (("chunk_tokens", 1), ("framing_bytes", 0), ("front_layers", 1), ("rounds", 1)):
+        for name, least in (
+            ("chunk_tokens", 1),
+            ("framing_bytes", 0),
+            ("front_layers", 1),
+            ("rounds", 1),
+            ("slow_rounds", 1),
+        ):
             if getattr(self, name) < least:
                 raise UsageError(
                     f"{name.replace('_', ' ')} is too small",
@@ -75,7 +90,7 @@ class Result:
     ----------
     sizes : list of StreamSizes
     encode_s, decode_s : list of float
-        Seconds of each round, all streams together.
+        Processor seconds of each round, all streams together.
     verified_chunks : int
         Decodes that were compared with their input, bit for bit.
     failure : str or None
@@ -111,19 +126,27 @@ def measure(dump: Iterable[DumpStream], contenders: Sequence[Contender], setting
     RoundTripError
         A codec of ours gave other bits back. A peer that fails is left out from there on, and says why.
     """
-    results = [
-        Result(contender, encode_s=[0.0] * settings.rounds, decode_s=[0.0] * settings.rounds)
-        for contender in contenders
-    ]
+    results = [Result(contender) for contender in contenders]
     for number, dumped in enumerate(dump):
         chunks = _cut(dumped.stream, settings.chunk_tokens)
         for result in results:
+            started = process_time()
             _attempt(result, dumped, partial(_add_sizes, result, dumped, chunks, settings))
+            if not number:
+                _set_rounds(result, settings, 2 * dumped.stream.raw_bytes / 1e6, process_time() - started)
         for round_index in range(settings.rounds):
             shift = (number + round_index) % max(1, len(results))
             for result in results[shift:] + results[:shift]:
-                _attempt(result, dumped, partial(_add_times, result, dumped, chunks, round_index))
+                if round_index < len(result.encode_s):
+                    _attempt(result, dumped, partial(_add_times, result, dumped, chunks, round_index))
     return results
+
+
+def _set_rounds(result: Result, settings: BenchSettings, coded_mb: float, elapsed_s: float) -> None:
+    """Decide how often a contender is timed, from how long it took for the sizes."""
+    slow = elapsed_s > _SLOW_S and coded_mb < SLOW_MB_PER_S * elapsed_s
+    rounds = min(settings.rounds, settings.slow_rounds) if slow else settings.rounds
+    result.encode_s, result.decode_s = [0.0] * rounds, [0.0] * rounds
 
 
 def _attempt(result: Result, dumped: DumpStream, step: Callable[[], None]) -> None:
@@ -169,11 +192,11 @@ def _add_times(result: Result, dumped: DumpStream, chunks: Sequence[Stream], rou
     """Code and decode the chunks once, timed; verify after the clock has stopped."""
     contender = result.contender
     sides = [chunk.side_info() for chunk in chunks]
-    begin = perf_counter()
+    begin = process_time()
     payloads = [contender.encode(chunk) for chunk in chunks]
-    middle = perf_counter()
-    decoded = [contender.decode(payload, side) for payload, side in zip(payloads, sides, strict=True)]
-    end = perf_counter()
+    middle = process_time()
+    decoded = contender.decode_all(payloads, sides)
+    end = process_time()
     result.encode_s[round_index] += middle - begin
     result.decode_s[round_index] += end - middle
     for chunk, words in zip(chunks, decoded, strict=True):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
+    from pytest_h2o.bench.row import BenchRow
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Baseline:
 def pick_recorded(rows: Sequence[PointResult], results: Sequence[PointResult]) -> Baseline | None:
     """The recorded row with H2O off that the given runs may be compared with; None if there is none.
 
-    It must have the prompt, gen, model, backend and threads of every run. Of several the fastest is taken: the one that
-    is hardest to hold.
+    It must have the prompt, gen, model (with its size), backend, threads, precision and mmap of every run. Of several
+    the fastest is taken: the one that is hardest to hold.
     """
     wanted = {_identity(result.row) for result in results}
     fitting = [
@@ -46,8 +47,28 @@ def pick_recorded(rows: Sequence[PointResult], results: Sequence[PointResult]) -
     )
 
 
-def _identity(row: object) -> tuple[object, ...]:
-    return tuple(getattr(row, name) for name in ("prompt_len", "gen_len", "model", "backend", "threads"))
+def describe_unfit(rows: Sequence[PointResult], results: Sequence[PointResult]) -> list[str]:
+    """Say of each recorded row with H2O off why `pick_recorded` could not take it: what differs from which run."""
+    lines = []
+    for row in rows:
+        other = next((r for r in results if _identity(r.row) != _identity(row.row)), None)
+        if other is None:
+            lines.append(f"{row.row.log_file} has no decode speed")
+            continue
+        pairs = zip(_IDENTITY, _identity(row.row), _identity(other.row), strict=True)
+        differs = ", ".join(f"{name} {came}, not {asked}" for name, came, asked in pairs if came != asked)
+        lines.append(f"{row.row.log_file} has {differs} as {other.run_id} has")
+    return lines
+
+
+_FIELDS = ("prompt_len", "gen_len", "model", "backend", "threads")
+_CELLS = ("modelSize", "precision", "mmap")
+_IDENTITY = (*_FIELDS, *_CELLS)
+
+
+def _identity(row: BenchRow) -> tuple[object, ...]:
+    """What two rows must have alike; a cell that both lack is alike, one that one of them lacks is not."""
+    return (*(getattr(row, name) for name in _FIELDS), *(row.cells.get(name) for name in _CELLS))
 
 
 def unlike_contexts(results: Sequence[PointResult]) -> tuple[str, ...]:

@@ -47,6 +47,10 @@ class Figures(Protocol):
         """Decode speed with H2O off, None if nothing says it. OptedOut if it is left out on purpose."""
         ...
 
+    def unfit_baselines(self, preset: Preset, results: Sequence[PointResult]) -> list[str]:
+        """What lies beside the runs and gave no baseline, and why: a line each."""
+        ...
+
     def evaluate_scope(self, scope: Scope) -> LosslessResult:
         """Encode, decode and compare a scope. DumpError if entries cannot be read and skips are not allowed."""
         ...
@@ -57,6 +61,10 @@ class Figures(Protocol):
 
     def scope_root(self, scope: Scope) -> Path:
         """Folder or archive that the scope reads."""
+        ...
+
+    def rows_folder(self, preset: Preset) -> Path | None:
+        """Folder that holds configs and logs of the preset's runs; None where there is none."""
         ...
 
     def bench_command(self, preset: Preset, point: SweepPoint) -> str | None:
@@ -71,6 +79,6 @@ class Figures(Protocol):
         """Keep what the summary needs of a preset for the journal."""
         ...
 
-    def write_dry_run(self, preset: Preset) -> None:
-        """Write configs and the list of runs of a preset; run nothing."""
+    def write_dry_run(self, preset: Preset) -> str:
+        """Write configs and the list of runs of a preset, run nothing, and say where they are."""
         ...

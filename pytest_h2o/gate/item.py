@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_h2o.errors import NotMeasured
 from pytest_h2o.gate.measured import METRICS, Comparison, Measured, Target
 from pytest_h2o.gate.rule import Thresholds
 
@@ -43,6 +44,8 @@ class GateItem:
         self.targets = targets
         self.comparisons: list[Comparison] = []
         self.notes: list[str] = []
+        self.asked = False
+        """Whether anything was measured or read for this item."""
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.name}>"
@@ -71,8 +74,18 @@ class GateItem:
             "data": self.session.take_new_data(),
         }
 
-    def write_dry_run(self) -> None:
-        """Write what would be run; nothing where nothing is launched."""
+    def refuse_idle(self) -> None:
+        """A gate test that ended well without asking for a single figure has shown nothing: NotMeasured."""
+        if not self.asked:
+            raise NotMeasured(
+                f"the test passed without measuring {self.name}",
+                expected="an assertion on what its fixture measures",
+                hint="see the shipped gate files, or leave the fixture out of a test that is no gate",
+            )
+
+    def write_dry_run(self) -> str:
+        """Write what would be run, nothing where nothing is launched, and say so."""
+        return "dry run: nothing was run"
 
 
 def _comparison_json(comparison: Comparison) -> dict[str, Any]:

@@ -7,11 +7,17 @@ that a user edits is reported as well as the shipped one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pytest_h2o.errors import UsageError
+
 Outcome = Literal["pass", "fail", "reported"]
+
+_MOST_DECIMALS = 15
+"""Beyond these two numbers that differ are taken for rounding of the arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -22,23 +28,62 @@ class Metric:
     title: str
     unit: str
     higher_is_better: bool
-    fmt: str = ".3f"
+    decimals: int = 3
+    style: Literal["number", "percent", "signed percent"] = "number"
 
-    def render(self, value: float) -> str:
-        text = format(value, self.fmt)
-        return f"{text} {self.unit}" if self.unit and not self.fmt.endswith("%") else text
+    def render(self, value: float, decimals: int | None = None) -> str:
+        """The value with its unit, rounded to the metric's decimals or to others."""
+        text = self.render_bare(value, decimals)
+        return f"{text} {self.unit}" if self.unit else text
+
+    def render_bare(self, value: float, decimals: int | None = None) -> str:
+        """`render` without the unit."""
+        decimals = self.decimals if decimals is None else decimals
+        if self.style == "number":
+            return f"{value:.{decimals}f}"
+        return f"{value:+.{decimals}%}" if self.style == "signed percent" else f"{value:.{decimals}%}"
+
+    def render_target(self, target: float) -> str:
+        """A target as it was given: with more decimals than the metric's where those would round it."""
+        return self.render(target, next((d for d in self._decimals() if self._shows(target, d)), _MOST_DECIMALS))
+
+    def render_measured(self, value: float, std: float | None, target: float | None = None) -> str:
+        """A value with its spread, and as many decimals as tell it from a target that it differs from."""
+        text = self.render_bare(value)
+        if target is not None and value != target and math.isfinite(value):
+            enough = (d for d in self._decimals() if not self._shows(target, d, of=value))
+            text = self.render_bare(value, next(enough, None))
+        spread = "" if std is None else f" ± {self.render_bare(std).lstrip('+')}"
+        return f"{text}{spread} {self.unit}" if self.unit else f"{text}{spread}"
+
+    def render_gap(self, gap: float) -> str:
+        """A distance of at least 0, with as many decimals as show that it is not 0."""
+        decimals = next((d for d in self._decimals() if gap == 0 or self._number(gap, d) > 0), self.decimals)
+        return self.render_bare(gap, decimals).lstrip("+") + (f" {self.unit}" if self.unit else "")
+
+    def _decimals(self) -> range:
+        return range(self.decimals, _MOST_DECIMALS + 1)
+
+    def _number(self, value: float, decimals: int) -> float:
+        """What a reader makes of the rendered value."""
+        text = self.render_bare(value, decimals)
+        return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
+
+    def _shows(self, value: float, decimals: int, *, of: float | None = None) -> bool:
+        """Whether a reader takes the value, or another one, for `value` when it is rendered with so many decimals."""
+        return math.isclose(self._number(value if of is None else of, decimals), value, rel_tol=1e-12)
 
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("h2o_lossy", "lossy ratio", "", True),
-        Metric("h2o_keep", "keep ratio", "", False, ".4f"),
+        Metric("h2o_keep", "keep ratio", "", False, 4),
         Metric("h2o_lossless", "runtime lossless ratio", "", True),
-        Metric("decode_tok_per_s", "decode speed", "tok/s", True, ".2f"),
-        Metric("decode_drop", "decode slow-down", "", False, ".2%"),
-        Metric("lossless_ratio", "lossless ratio", "", True, ".4f"),
-        Metric("joint_margin", "joint margin", "", True, "+.2%"),
+        Metric("decode_tok_per_s", "decode speed", "tok/s", True, 2),
+        Metric("decode_drop", "decode slow-down", "", False, 2, "percent"),
+        Metric("lossless_ratio", "lossless ratio", "", True, 4),
+        Metric("joint_margin", "joint margin", "", True, 2, "signed percent"),
     )
 }
 """Every metric that a verdict can rest on, declared once."""
@@ -54,7 +99,7 @@ class Target:
     """Where it was said: an option, an ini key, a preset or scope file, or ``default``."""
 
     def __repr__(self) -> str:
-        return "no target" if self.value is None else METRICS[self.metric].render(self.value)
+        return "no target" if self.value is None else METRICS[self.metric].render_target(self.value)
 
 
 @dataclass(frozen=True)
@@ -103,6 +148,13 @@ class Measured:
     std: float | None = None
     on_compare: Callable[[Comparison], None] | None = field(default=None, compare=False, repr=False)
 
+    def __bool__(self) -> bool:
+        raise UsageError(
+            f"a {METRICS[self.metric].title} is neither true nor false",
+            came="an assertion on the value alone, which any value would hold",
+            expected="a comparison: assert h2o_sweep.best(...) >= h2o_targets.lossy",
+        )
+
     def __ge__(self, target: Target | float) -> bool:
         return self._compare(">=", target)
 
@@ -112,6 +164,7 @@ class Measured:
     def _compare(self, relation: Literal[">=", "<="], target: Target | float) -> bool:
         if not isinstance(target, Target):
             target = Target(self.metric, float(target), "gate file")
+        self._check_sense(relation, target)
         outcome: Outcome
         if target.value is None:
             outcome = "reported"
@@ -123,7 +176,18 @@ class Measured:
             self.on_compare(Comparison(self, relation, target, outcome))
         return outcome != "fail"
 
-    def __repr__(self) -> str:
+    def _check_sense(self, relation: str, target: Target) -> None:
+        """Refuse a comparison that says nothing: with the target of another metric, or in the wrong direction."""
         metric = METRICS[self.metric]
-        text = metric.render(self.value)
-        return text if self.std is None else f"{text} ± {format(self.std, metric.fmt.lstrip('+'))}"
+        if target.metric != self.metric:
+            raise UsageError(
+                f"a {metric.title} was compared with the target of another metric",
+                came=f"the target of {METRICS[target.metric].title}, {target!r}",
+                expected=f"the target of {metric.title}, or a number",
+            )
+        if metric.higher_is_better != (relation == ">="):
+            sense = "higher is better: >=" if metric.higher_is_better else "lower is better: <="
+            raise UsageError(f"a {metric.title} was compared the wrong way round", came=relation, expected=sense)
+
+    def __repr__(self) -> str:
+        return METRICS[self.metric].render_measured(self.value, self.std)

@@ -11,11 +11,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pytest_h2o.bench.command import RunFiles
+from pytest_h2o.bench.result import PointResult
 from pytest_h2o.errors import StoreError
 from pytest_h2o.report.collector import Collector
-from pytest_h2o.report.links import kept_name
 from pytest_h2o.report.summary import build_summary, render_summary_md
-from pytest_h2o.store import digest_file, write_new_json, write_new_text
+from pytest_h2o.store import digest_file, write_new_bytes, write_new_json, write_new_text
 
 RUN_VERSION = 1
 _PACKAGES = (
@@ -40,14 +41,13 @@ def write_artifacts(collector: Collector, *, started: float, ended: float, exit_
     StoreError
         A file is there already or cannot be written.
     """
-    for name in sorted(collector.points):
+    for name in sorted({*collector.points, *collector.failed}):
         _write_preset(collector, name)
     for name, facts in sorted(collector.scopes.items()):
         _write_scope(collector.run_dir, name, facts["result"])
-    shutil.rmtree(
-        collector.run_dir / ".results", ignore_errors=True
-    )  # shared between workers; all of it is in the journal
-    summary = build_summary(collector)
+    # Shared between workers; all of it is in the journal.
+    shutil.rmtree(collector.run_dir / ".results", ignore_errors=True)
+    summary = build_summary(collector, exit_status=exit_status)
     write_new_text(collector.run_dir / "summary.md", render_summary_md(summary))
     write_new_json(collector.run_dir / "summary.json", summary)
     run = {
@@ -84,39 +84,42 @@ def _version(package: str) -> str:
 
 def _write_preset(collector: Collector, name: str) -> None:
     """Manifest and CSV of a preset, and copies of the logs if they were recorded elsewhere."""
-    from pytest_h2o.bench.manifest import MANIFEST_NAME, complete_entry, write_manifest
+    from pytest_h2o.bench.manifest import MANIFEST_NAME, write_manifest
     from pytest_h2o.bench.metrics_csv import write_metrics_csv
 
     folder = collector.run_dir / name
     results = collector.results_of(name)
     for result in results:
-        for source in (result.config_path, result.log_path, result.stdout_path):
-            if source is not None:
-                _keep(source, folder)
-    for path in collector.presets.get(name, {}).get("baseline_files", ()):
-        _keep(Path(path), folder)
-    write_manifest(
-        folder / MANIFEST_NAME,
-        [
-            complete_entry(point["manifest"], result.shares_run_with, result.returncode)
-            for point, result in zip(collector.points_in_order(name), results, strict=True)
-        ],
-    )
-    write_metrics_csv(folder / "h2o_metrics.csv", [result.row for result in results])
+        _keep_run(result, RunFiles(folder, result.shares_run_with or result.run_id))
+    for path in map(Path, collector.presets.get(name, {}).get("baseline_files", ())):
+        _keep(path, folder / ("configs" if path.suffix == ".json" else "logs") / path.name)
+    write_manifest(folder / MANIFEST_NAME, collector.manifest_entries(name))
+    if results:
+        write_metrics_csv(folder / "h2o_metrics.csv", [result.row for result in results])
 
 
-def _keep(source: Path, folder: Path) -> None:
-    """Copy a recorded file into the run folder, under the name of the folder that it lies in."""
-    target = folder / kept_name(source)
-    if source == target or target.exists():
+def _keep_run(result: PointResult, files: RunFiles) -> None:
+    """Copy the files of a recorded run to where the manifest of this run folder names them."""
+    _keep(result.log_path, files.log)
+    for source, target in ((result.config_path, files.config), (result.stdout_path, files.stdout)):
+        if source is not None:
+            _keep(source, target)
+    # Beside bare logs a name like this is as likely a config.
+    if result.log_path.parent.name == "logs" and result.log_path.with_suffix(".json").is_file():
+        _keep(result.log_path.with_suffix(".json"), files.json)
+
+
+def _keep(source: Path, target: Path) -> None:
+    """Copy a recorded file into the run folder, whole or not at all, unless it is there."""
+    if target.exists():
         return
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        data = source.read_bytes()
     except OSError as error:
         raise StoreError(
-            "cannot copy a recorded file into the run folder", where=str(target), came=str(error)
+            "cannot copy a recorded file into the run folder", where=str(source), came=error.strerror or str(error)
         ) from error
+    write_new_bytes(target, data)
 
 
 def _write_scope(run_dir: Path, name: str, result: Mapping[str, Any]) -> None:

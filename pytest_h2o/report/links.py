@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from pytest_h2o.bench.command import RunFiles
 from pytest_h2o.report.document import Link
 
 
@@ -32,14 +33,11 @@ class Links:
             return ()
         return (Link(text, quote_path(f"{self.prefix}/{name}" if self.prefix else name)),)
 
-    def to_kept(self, text: str, preset: str, source: Path | None) -> tuple[Link, ...]:
-        """A link to a file of a run, where the run folder of a preset keeps it (see `kept_name`)."""
-        return () if source is None else self.to(text, f"{preset}/{kept_name(source)}")
-
-
-def kept_name(source: Path) -> str:
-    """Name under which a file of a run is kept in the folder of its preset: with the folder that it lies in."""
-    return f"{source.parent.name}/{source.name}"
+    def to_run(self, folder: str, run_id: str) -> tuple[Link, ...]:
+        """Links to the files of one run of the bench, in the folder of its sweep."""
+        files = RunFiles(Path(folder), run_id)
+        named = (("config", files.config), ("log", files.log), ("output", files.stdout), ("JSON", files.json))
+        return tuple(link for text, path in named for link in self.to(text, path.as_posix()))
 
 
 def quote_path(path: str) -> str:

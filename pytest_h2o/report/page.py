@@ -12,7 +12,7 @@ from pytest_h2o.report.links import Links
 from pytest_h2o.report.page_changes import history_section
 from pytest_h2o.report.page_presets import OUTCOME_TONES, preset_section, verdict_cells
 from pytest_h2o.report.page_scopes import scope_section
-from pytest_h2o.report.summary import render_verdict
+from pytest_h2o.report.summary import overall_outcome, render_verdict
 
 MAX_ITEMS = 2000
 MAX_FAILURES = 100
@@ -52,6 +52,8 @@ def build_page(summary: Mapping[str, Any], collector: Collector, run: Mapping[st
         verdict = "UNFINISHED"
     tone, lead = _VERDICTS.get(verdict, ("warn", ""))
     notes = [_VERDICTS["UNFINISHED"][1]] if "ended" not in run and verdict == "FAIL" else []
+    if summary.get("exit_status") and not summary["items"]["failed"]:
+        notes.append(f"pytest ended with exit status {summary['exit_status']}: something failed that left no record.")
     sections = [
         _failures(collector),
         _overview(summary),
@@ -80,7 +82,7 @@ def build_page(summary: Mapping[str, Any], collector: Collector, run: Mapping[st
 
 def _facts(summary: Mapping[str, Any], run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     counts = summary["items"]
-    yield "items", f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} left out"
+    yield "items", f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped"
     yield "rule", str(summary["rule"])
     for key, title in (("run", "run"), ("started", "started"), ("ended", "ended")):
         if run.get(key) is not None:
@@ -133,11 +135,13 @@ def _overview(summary: Mapping[str, Any]) -> Section | None:
     for name, preset in summary["presets"].items():
         rows += [(Cell(name), *verdict_cells(verdict)) for verdict in preset["verdicts"]]
     for name, scope in summary["scopes"].items():
-        outcome = "fail" if "failed" in scope["outcomes"].values() else "pass"
-        if outcome == "pass" and (not scope["measured"] or scope["target"] is None):
-            outcome = "reported" if scope["measured"] else "skipped"
+        outcome = overall_outcome(scope["outcomes"])
+        if outcome == "passed" and scope["measured"] and scope["target"] is None:
+            outcome = "reported"
         values = ["not measured", "", ""]
-        if scope["measured"]:
+        if scope["measured"] and scope.get("refused"):
+            values[0] = "refused"
+        elif scope["measured"]:
             target = "reported only" if scope["target"] is None else f">= {scope['target']:.4f}"
             margin = "" if scope["target"] is None else f"{scope['lossless_ratio'] - scope['target']:.4f}"
             values = [f"{scope['lossless_ratio']:.4f}", target, margin]

@@ -13,6 +13,7 @@ from pytest_h2o.report.page_changes import change_blocks
 from pytest_h2o.report.page_decode import decode_section
 from pytest_h2o.report.page_quality import quality_section
 from pytest_h2o.report.page_rows import Limits, ReportRow, build_rows, limits_of, rows_table, show
+from pytest_h2o.report.summary import count_rows
 
 OUTCOME_TONES: Mapping[str, Tone] = {
     "pass": "good",
@@ -43,7 +44,7 @@ def preset_section(
     section_id : str
     links : Links
     """
-    deciding = next((facts["result"] for facts in collector.scopes.values() if facts["decides"]), None)
+    deciding = collector.accepted_scope(decides=True)
     facts = collector.presets.get(name)
     limits = limits_of(facts, None if deciding is None else float(deciding["lossless_ratio"]))
     points = collector.points_in_order(name)
@@ -56,6 +57,7 @@ def preset_section(
     )
     blocks: list[Block] = [*_verdict_blocks(preset), *change_blocks(name, preset)]
     parts = [
+        _failed_section(section_id, name, list(collector.failed.get(name, {}).values()), links),
         _trade_section(name, section_id, rows, limits, preset, links),
         decode_section(name, section_id, preset, getattr(collector, "comparisons", {}).get(name), links),
         quality_section(section_id, rows),
@@ -105,7 +107,7 @@ def _trade_section(
     if not rows:
         return None
     table = rows_table(name, rows, links)
-    runs = f"{preset['rows']} rows of {preset['launches']} runs"
+    runs = count_rows(preset)
     files = [link for text in ("h2o_metrics.csv", "manifest.json") for link in links.to(text, f"{name}/{text}")]
     drawn = [row for row in rows if row.is_launch and row.lossy is not None and row.decode is not None]
     blocks: list[Block] = [Bullets((runs, *files))]
@@ -163,6 +165,23 @@ def _trade_chart(
         width=width,
         height=height,
     )
+
+
+def _failed_section(section_id: str, name: str, failed: Sequence[Mapping[str, Any]], links: Links) -> Section | None:
+    """Launches that gave no sound row, with what they left behind."""
+    if not failed:
+        return None
+    rows = []
+    for point in sorted(failed, key=lambda point: int(point["index"])):
+        run_id = str(point["manifest"]["run_id"])
+        shared = point["shares_run_with"]
+        ended = f"return code {point['return_code']}"
+        files = links.to_run(name, shared or run_id)
+        rows.append(
+            (Cell(run_id), Cell(f"{ended}, run of {shared}" if shared else ended, "bad"), Cell("", links=files))
+        )
+    table = Table("Points of the sweep whose run gave no sound row", ("run", "ended", "files"), tuple(rows))
+    return Section(f"{section_id}-failed", f"Runs without a sound row ({len(rows)})", (table,))
 
 
 def _warnings_section(section_id: str, preset: Mapping[str, Any]) -> Section | None:

@@ -188,11 +188,7 @@ def rows_table(name: str, rows: Sequence[ReportRow], links: Links) -> Table:
 def _row_cells(name: str, row: ReportRow, links: Links) -> tuple[Cell, ...]:
     result = row.result
     shared = "" if result.shares_run_with is None else f" (row of {result.shares_run_with})"
-    files = (
-        *links.to_kept("config", name, result.config_path),
-        *links.to_kept("log", name, result.log_path),
-        *links.to_kept("output", name, result.stdout_path),
-    )
+    files = links.to_run(name, result.shares_run_with or result.run_id)
     missed = row.margins.missed if row.margins is not None else ()
     command = repeat_command(result.argv) if result.argv else None
     return (

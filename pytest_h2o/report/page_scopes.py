@@ -36,6 +36,7 @@ def scope_section(
         reasons = tuple(str(reason) for reason in scope.get("reasons", ()))
         blocks: list[Block] = [Text("Not measured.", "bad")]
         return Section(section_id, title, (*blocks, Bullets(reasons)) if reasons else tuple(blocks))
+    refused = [Text("No ratio counts: entries could not be read, and that was not allowed.", "bad")]
     facts = [*_facts(scope, result), *links.to("result as JSON", f"offline_lossless_{name}.json")]
     facts += links.to("as Markdown", f"offline_lossless_{name}.md")
     parts = [
@@ -43,7 +44,12 @@ def scope_section(
         _modes_section(name, section_id, result),
         _findings_section(section_id, result),
     ]
-    blocks = [_ratio_table(name, result), Bullets(tuple(facts)), *change_blocks(name, scope)]
+    blocks = [
+        *(refused if scope.get("refused") else ()),
+        _ratio_table(name, result),
+        Bullets(tuple(facts)),
+        *change_blocks(name, scope),
+    ]
     return Section(section_id, title, tuple(blocks), tuple(part for part in parts if part is not None))
 
 

@@ -14,16 +14,8 @@ from pytest_h2o.report.collector import Collector
 from pytest_h2o.report.original import MISSING, collect_original
 
 
-def summarize_preset(collector: Collector, name: str, deciding: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Everything the reports say of one preset.
-
-    Parameters
-    ----------
-    collector : Collector
-    name : str
-    deciding : mapping or None
-        The lossless result of the deciding scope, if it was evaluated in this run.
-    """
+def summarize_preset(collector: Collector, name: str) -> dict[str, Any]:
+    """Everything the reports say of one preset."""
     items = [i for i in collector.sorted_items() if i["kind"] in ("point", "sweep") and i["name"] == name]
     facts = collector.presets.get(name)
     results = collector.results_of(name)
@@ -31,7 +23,7 @@ def summarize_preset(collector: Collector, name: str, deciding: Mapping[str, Any
     summary: dict[str, Any] = {
         "outcomes": {item["item"]: item["outcome"] for item in items},
         "verdicts": [
-            _verdict(c)
+            render_comparison(c)
             for metric in METRICS
             for item in items
             if item["kind"] == "sweep"
@@ -39,6 +31,7 @@ def summarize_preset(collector: Collector, name: str, deciding: Mapping[str, Any
             if c["metric"] == metric
         ],
         "rows": len(results),
+        "points_failed": sum(item["kind"] == "point" and item["outcome"] == "failed" for item in items),
         "launches": len({result.shares_run_with or result.run_id for result in results}),
         "shared_runs": {r.run_id: r.shares_run_with for r in results if r.shares_run_with},
         "warnings": _warnings(results),
@@ -47,7 +40,8 @@ def summarize_preset(collector: Collector, name: str, deciding: Mapping[str, Any
     }
     if facts is None or [result.run_id for result in results] != facts["run_ids"]:
         return summary
-    return {**summary, **_whole(facts, results, deciding, _upper(collector))}
+    deciding, upper = collector.accepted_scope(decides=True), collector.accepted_scope(decides=False)
+    return {**summary, **_whole(facts, results, deciding, upper)}
 
 
 def _whole(
@@ -94,29 +88,20 @@ def _whole(
     }
 
 
-def _upper(collector: Collector) -> Mapping[str, Any] | None:
-    """The upper bound: the first evaluated scope in entry mode aggregate."""
-    found = [facts["result"] for facts in collector.scopes.values() if facts["result"]["entry_mode"] == "aggregate"]
-    return found[0] if found else None
-
-
-def _verdict(comparison: Mapping[str, Any]) -> dict[str, str]:
+def render_comparison(comparison: Mapping[str, Any]) -> dict[str, str]:
+    """A comparison of the journal as texts: measured with spread, target, margin."""
     metric = METRICS[comparison["metric"]]
-
-    def show(value: Any) -> str:
-        return metric.render(value) if isinstance(value, int | float) else ("none" if value is None else str(value))
-
-    measured = show(comparison["value"])
-    if isinstance(comparison["std"], int | float):
-        measured += f" ± {format(comparison['std'], metric.fmt.lstrip('+'))}"
+    # What JSON cannot hold as a number is there as text: nan, inf.
+    value, target = float(comparison["value"]), comparison["target"]
+    std, margin = (None if comparison[key] is None else float(comparison[key]) for key in ("std", "margin"))
     return {
         "metric": metric.name,
         "title": metric.title,
-        "measured": measured,
+        "measured": metric.render_measured(value, std, target),
         "relation": comparison["relation"],
-        "target": show(comparison["target"]),
+        "target": "none" if target is None else metric.render_target(target),
         "target_origin": comparison["target_origin"],
-        "margin": show(comparison["margin"]),
+        "margin": "none" if margin is None else ("-" if margin < 0 else "") + metric.render_gap(abs(margin)),
         "source": comparison["source"],
         "outcome": comparison["outcome"],
     }

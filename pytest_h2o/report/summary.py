@@ -9,19 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_h2o.report.collector import Collector
+from pytest_h2o.report.collector import Collector, is_refused
 from pytest_h2o.report.markdown import escape, render_list, render_table
-from pytest_h2o.report.preset_facts import summarize_preset
+from pytest_h2o.report.preset_facts import render_comparison, summarize_preset
 
 SUMMARY_VERSION = 1
 
 
-def build_summary(collector: Collector) -> dict[str, Any]:
-    """Everything that the reports say, from the records of all items; built-in types only."""
+def build_summary(collector: Collector, *, exit_status: int = 0) -> dict[str, Any]:
+    """Everything that the reports say, from the records of all items; built-in types only.
+
+    An `exit_status` of pytest other than 0 is never a pass: an item may have failed without a record, as when its
+    worker died. Nor is a comparison that failed in an item that was excused, by an xfail mark for example.
+    """
     items = collector.sorted_items()
-    deciding = next((facts for facts in collector.scopes.values() if facts["decides"]), None)
     presets = {
-        name: summarize_preset(collector, name, deciding["result"] if deciding else None)
+        name: summarize_preset(collector, name)
         for name in sorted({item["name"] for item in items if item["kind"] in ("point", "sweep")})
     }
     scopes = {
@@ -30,14 +33,20 @@ def build_summary(collector: Collector) -> dict[str, Any]:
     }
     counts = {outcome: sum(item["outcome"] == outcome for item in items) for outcome in ("passed", "failed", "skipped")}
     missing = _missing(collector, items)
-    overall: bool | str = False if counts["failed"] else ("incomplete" if missing else True)
+    missed = [c for item in items for c in item["comparisons"] if c["outcome"] == "fail"]
+    failed = bool(counts["failed"] or missed or exit_status)
+    overall: bool | str = False if failed else ("incomplete" if missing else True)
     return {
         "version": SUMMARY_VERSION,
         "overall_pass": overall,
+        "exit_status": exit_status,
         "rule": collector.settings["rule"],
         "items": counts,
         "failed": [{"item": i["item"], "why": why_failed(i)} for i in items if i["outcome"] == "failed"],
-        "left_out_on_purpose": [{"item": i["item"], "why": i["reason"]} for i in items if i["outcome"] == "skipped"],
+        "left_out_on_purpose": [
+            *({"item": i["item"], "why": i["reason"]} for i in items if i["outcome"] == "skipped"),
+            *({"item": name, "why": why} for name, scope in scopes.items() if (why := _allowed_skips(name, scope))),
+        ],
         "incomplete_for": missing,
         "not_measured": sorted(collector.left_out),
         "presets": presets,
@@ -47,47 +56,69 @@ def build_summary(collector: Collector) -> dict[str, Any]:
 
 def why_failed(item: Mapping[str, Any]) -> str:
     """One line: the comparison that failed, or the error."""
-    from pytest_h2o.gate.measured import METRICS
-
-    for c in item["comparisons"]:
-        if c["outcome"] == "fail":
-            metric = METRICS[c["metric"]]
-
-            def show(value: Any, render: Any = metric.render) -> str:
-                return render(value) if isinstance(value, int | float) else str(value)
-
-            return (
-                f"{metric.title} {show(c['value'])} on {c['source']}, target {c['relation']} {show(c['target'])} "
-                f"({c['target_origin']})"
-            )
+    for comparison in item["comparisons"]:
+        if comparison["outcome"] == "fail":
+            v = render_comparison(comparison)
+            if v["metric"] == "joint_margin":
+                return f"no row meets every target; the nearest, {v['source']}, has a joint margin of {v['measured']}"
+            target = f"{v['relation']} {v['target']} ({v['target_origin']})"
+            return f"{v['title']} {v['measured']} on {v['source']}, target {target}"
     return str(item["reason"] or "an assertion of the gate file failed")
 
 
 def _missing(collector: Collector, items: list[dict[str, Any]]) -> list[str]:
-    """What a whole verdict needs and no item of this run gave."""
+    """What a whole verdict needs and no item of this run gave, for every preset and scope that the run touched."""
+    missing = []
+    presets = sorted({item["name"] for item in items if item["kind"] in ("point", "sweep")})
+    for name in presets:
+        held = _held_metrics(items, "sweep", name)
+        left_out = any("decode threshold is left out" in (i["reason"] or "") for i in items if i["name"] == name)
+        for metric, target in (
+            ("h2o_lossy", "the lossy target"),
+            ("decode_drop", "the decode target"),
+            ("joint_margin", f"the {collector.settings['rule']} rule"),
+        ):
+            if metric not in held and not (metric == "decode_drop" and left_out):
+                missing.append(f"preset {name} was not held against {target}")
+    if not presets:
+        missing.append("no preset was held against its targets")
+    deciding = {name for name, facts in collector.scopes.items() if facts["decides"]}
+    for name in sorted(deciding):
+        if "lossless_ratio" not in _held_metrics(items, "scope", name):
+            missing.append(f"the deciding scope {name} was not held against its target")
+        if not any(i["kind"] == "scope" and i["name"] == name and not i["comparisons"] for i in items):
+            missing.append(f"the streams of the deciding scope {name} were not decoded and compared")
+    if not deciding:
+        missing.append("the deciding scope was not evaluated")
+    for name, facts in sorted(collector.scopes.items()):
+        asked = facts["target"] is not None and name not in deciding
+        if asked and "lossless_ratio" not in _held_metrics(items, "scope", name):
+            missing.append(f"scope {name} was not held against its target")
+    return missing
 
-    def held_against(metric: str) -> bool:
-        return any(c["metric"] == metric and c["outcome"] != "reported" for i in items for c in i["comparisons"])
 
-    def opted_out(kind: str, word: str) -> bool:
-        return any(i["kind"] == kind and i["outcome"] == "skipped" and word in (i["reason"] or "") for i in items)
-
-    decided = {name for name, facts in collector.scopes.items() if facts["decides"]}
-    of_decided = [item for item in items if item["kind"] == "scope" and item["name"] in decided]
-    found = {
-        "no preset was held against a lossy target": held_against("h2o_lossy"),
-        "no preset was held against the decode target": held_against("decode_drop") or opted_out("sweep", "decode"),
-        "no preset was held against the joint rule": (
-            collector.settings["rule"] != "joint" or held_against("joint_margin")
-        ),
-        "the deciding scope was not held against the lossless target": any(
-            c["metric"] == "lossless_ratio" for item in of_decided for c in item["comparisons"]
-        ),
-        "the streams of the deciding scope were not decoded and compared": any(
-            not item["comparisons"] for item in of_decided
-        ),
+def _held_metrics(items: list[dict[str, Any]], kind: str, name: str) -> set[str]:
+    """Metrics of a preset or scope that were compared with a target, whatever came of it."""
+    return {
+        c["metric"]
+        for item in items
+        if item["kind"] == kind and item["name"] == name
+        for c in item["comparisons"]
+        if c["outcome"] != "reported"
     }
-    return [text for text, there in found.items() if not there]
+
+
+def _allowed_skips(name: str, scope: Mapping[str, Any]) -> str | None:
+    """What a scope's ratio leaves out because skips were allowed."""
+    if not scope["measured"] or scope["refused"] or not scope["skipped_entries"]:
+        return None
+    return f"{name}: {_unreadable(scope)}; its ratio is over the rest (skips were allowed)"
+
+
+def _unreadable(scope: Mapping[str, Any]) -> str:
+    total = scope["selected_entries"] + scope["skipped_entries"]
+    reasons = ", ".join(f"{count} {reason}" for reason, count in scope["skip_reasons"].items())
+    return f"{scope['skipped_entries']} of {total} entries cannot be read ({reasons})"
 
 
 def _summarize_scope(collector: Collector, name: str) -> dict[str, Any]:
@@ -101,6 +132,7 @@ def _summarize_scope(collector: Collector, name: str) -> dict[str, Any]:
     return {
         "outcomes": outcomes,
         "measured": True,
+        "refused": is_refused(facts),
         "decides": facts["decides"],
         "target": facts["target"],
         "codec_mode": result["codec_mode"],
@@ -112,6 +144,18 @@ def _summarize_scope(collector: Collector, name: str) -> dict[str, Any]:
         "decoded_streams": result["verified_streams"],
         **{key: result[key] for key in shared},
     }
+
+
+def overall_outcome(outcomes: Mapping[str, str]) -> str:
+    """The outcome of a preset or scope: ``failed`` if one item failed, else ``passed`` if one passed."""
+    return next((outcome for outcome in ("failed", "passed") if outcome in outcomes.values()), "skipped")
+
+
+def count_rows(preset: Mapping[str, Any]) -> str:
+    """How many rows, of how many runs, and how many are missing."""
+    rows, launches, failed = preset["rows"], preset["launches"], preset["points_failed"]
+    words = [f"{rows} row{'s' * (rows != 1)} of {launches} run{'s' * (launches != 1)}" if rows else "no row"]
+    return ", ".join([*words, f"{failed} point{'s' * (failed != 1)} without a sound row"] if failed else words)
 
 
 def render_verdict(overall: bool | str) -> str:
@@ -126,7 +170,7 @@ def render_summary_md(summary: Mapping[str, Any]) -> str:
     lines = [f"# KV-cache compression gate: {render_verdict(summary['overall_pass'])}", ""]
     counts = summary["items"]
     lines.append(
-        f"{counts['passed']} items passed, {counts['failed']} failed, {counts['skipped']} left out; "
+        f"{counts['passed']} items passed, {counts['failed']} failed, {counts['skipped']} skipped; "
         f"rule: {summary['rule']}."
     )
     lines += render_list("Failed", [f"{f['item']}: {f['why']}" for f in summary["failed"]])
@@ -140,8 +184,16 @@ def render_summary_md(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _sharers(preset: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Run -> the points that share its row."""
+    found: dict[str, list[str]] = {}
+    for point, run in preset["shared_runs"].items():
+        found.setdefault(run, []).append(point)
+    return found
+
+
 def _preset_md(name: str, preset: Mapping[str, Any]) -> list[str]:
-    lines = ["", f"## Preset {name}", ""]
+    lines = ["", f"## Preset {name}", "", f"{count_rows(preset)}.", ""]
     if preset["verdicts"]:
         rows = [
             (v["title"], v["measured"], f"{v['relation']} {v['target']}", v["margin"], v["source"], v["outcome"])
@@ -149,6 +201,7 @@ def _preset_md(name: str, preset: Mapping[str, Any]) -> list[str]:
         ]
         lines += [*render_table(("threshold", "measured", "target", "margin", "row", "outcome"), rows), ""]
     lines += [f"- {escape(note)}" for note in preset["notes"]]
+    lines += [f"- share the run of {run}: {', '.join(rows)}" for run, rows in _sharers(preset).items()]
     if preset["original"] is not None:
         averages = list(preset["original"]["averages"].items())
         lines += ["", *render_table(("figure", "value"), averages)]
@@ -166,9 +219,12 @@ def _preset_md(name: str, preset: Mapping[str, Any]) -> list[str]:
 def _scopes_md(scopes: Mapping[str, Any]) -> list[str]:
     rows = []
     for name, scope in scopes.items():
-        outcome = "failed" if "failed" in scope["outcomes"].values() else "passed"
+        outcome = overall_outcome(scope["outcomes"])
         if not scope["measured"]:
             rows.append((name, "not measured", "", "", "", "", outcome))
+            continue
+        if scope["refused"]:
+            rows.append((name, f"none: {_unreadable(scope)}", "", "", "", "", outcome))
             continue
         target = "reported" if scope["target"] is None else f">= {scope['target']:.4f}"
         rows.append(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_h2o.report.summary import render_verdict
+from pytest_h2o.options import Settings
+from pytest_h2o.report.summary import count_rows, overall_outcome, render_verdict
 
 
 def render_terminal(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
@@ -14,13 +15,14 @@ def render_terminal(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
     lines = []
     for name, preset in summary["presets"].items():
         lines += _block(name, [_threshold(v) for v in preset["verdicts"]], preset["outcomes"])
-        lines.append(
-            f"    {preset['rows']} rows of {preset['launches']} runs" if preset["rows"] else "    not measured"
-        )
+        lines.append(f"    {count_rows(preset)}")
         lines += [f"    note: {note}" for note in preset["notes"]]
         lines += [f"    warnings of the binary: {count:,} x {kind}" for kind, count in preset["warnings"].items()]
     for name, scope in summary["scopes"].items():
-        if scope["measured"]:
+        if scope["measured"] and scope["refused"]:
+            total = scope["selected_entries"] + scope["skipped_entries"]
+            figures = [f"no ratio: {scope['skipped_entries']} of {total} entries cannot be read"]
+        elif scope["measured"]:
             asked = "reported" if scope["target"] is None else f"target {scope['target']:g}"
             decides = ", decides" if scope["decides"] else ""
             figures = [f"lossless {scope['lossless_ratio']:.4f} ({asked}{decides})"]
@@ -31,10 +33,20 @@ def render_terminal(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
     lines += [f"left out on purpose: {left['why']}" for left in _unique(summary["left_out_on_purpose"])]
     if summary["not_measured"]:
         lines.append(f"not measured, not asked for: {', '.join(summary['not_measured'])}")
+    if summary["exit_status"] and not summary["items"]["failed"]:
+        lines.append(f"pytest ended with exit status {summary['exit_status']}: something failed that left no record")
     if summary["overall_pass"] == "incomplete":
         lines += [f"incomplete: {text}" for text in summary["incomplete_for"]]
     lines += [f"gate {render_verdict(summary['overall_pass'])} (rule {summary['rule']}); artifacts in {run_dir}"]
     return lines
+
+
+def render_broken_off(run_dir: Path) -> list[str]:
+    """The last lines of a run that was broken off."""
+    return [
+        "gate UNFINISHED: the run was broken off, so nothing is said of the gate",
+        f"what was measured until then is in {run_dir / 'journal.jsonl'}",
+    ]
 
 
 def _unique(entries: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -46,10 +58,20 @@ def _threshold(verdict: Mapping[str, str]) -> str:
 
 
 def _block(name: str, figures: list[str], outcomes: Mapping[str, str]) -> list[str]:
-    if "failed" in outcomes.values():
-        state = "FAIL"
-    elif "passed" in outcomes.values():
-        state = "pass"
-    else:
-        state = "skip"
+    state = {"failed": "FAIL", "passed": "pass", "skipped": "skip"}[overall_outcome(outcomes)]
     return [f"{state}  {name}", *(f"    {figure}" for figure in figures)]
+
+
+def render_header(settings: Settings, run_dir: Path, left_out: Collection[str]) -> list[str]:
+    """Lines for the head of a run: what is run or read, the rule, and what is left out."""
+    if settings["bench"] is not None:
+        what = f"bench {settings['bench']} ({settings.origin('bench')})"
+    elif settings["logs"] is not None:
+        what = f"recorded logs in {settings['logs']} ({settings.origin('logs')}); nothing is run"
+    else:
+        what = "neither a bench nor recorded logs: sweep items cannot be measured"
+    lines = [f"h2o: {what}", f"h2o: rule {settings['rule']}, artifacts in {run_dir}"]
+    if left_out:
+        names = ", ".join(sorted(left_out))
+        lines.append(f"h2o: not measured and left out: {names} (no recording; -k NAME asks for one)")
+    return lines

@@ -16,9 +16,9 @@ from pytest_h2o.codecs.base import SideInfo, Stream, Words
 from pytest_h2o.codecs.registry import get_codec
 from pytest_h2o.codecs_bench.chart import render_svg
 from pytest_h2o.codecs_bench.contenders import Contender, contend, load_peer, peer_names
-from pytest_h2o.codecs_bench.measure import BenchSettings, Result, StreamSizes, measure, ratio
+from pytest_h2o.codecs_bench.measure import BenchSettings, Result, StreamSizes, _set_rounds, measure, ratio
 from pytest_h2o.codecs_bench.streams import DumpStream, streams
-from pytest_h2o.codecs_bench.tables import render_json, render_markdown, summarize
+from pytest_h2o.codecs_bench.tables import _fewer_rounds, render_json, render_markdown, summarize
 from pytest_h2o.errors import CodecError, RoundTripError, UsageError
 
 SETTINGS = BenchSettings(chunk_tokens=4, framing_bytes=8, rounds=3)
@@ -162,7 +162,7 @@ def test_a_peer_that_fails_is_named_and_left_out() -> None:
     assert "- bad: run a, layer 0, K: RoundTripError: bad decoded to other bits" in render_markdown(summary)
 
 
-@pytest.mark.parametrize("name", ["chunk_tokens", "framing_bytes", "front_layers", "rounds"])
+@pytest.mark.parametrize("name", ["chunk_tokens", "framing_bytes", "front_layers", "rounds", "slow_rounds"])
 def test_settings_out_of_range_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match=f"{name.replace('_', ' ')} is too small"):
         BenchSettings(**{name: -1})
@@ -200,7 +200,8 @@ def test_markdown_is_what_it_is() -> None:
         "0.00 MB of raw fp16 in 4 streams. Ratio is raw bytes / encoded bytes (higher is better).\n"
         "Online: chunks of 4 tokens, each coded alone, 8 bytes of framing a chunk and tensor counted."
         " Aggregate: streams coded whole.\n"
-        "Speed: MB (10^6 raw bytes) a second on online chunks, median of 3 interleaved rounds, one thread."
+        "Speed: MB (10^6 raw bytes) a processor second on online chunks, those of a stream decoded together; median of"
+        " 3 interleaved rounds, one thread."
         " Every decode was compared bit for bit.\n\n"
         "| codec | online, front 2 | online, all | online, K | online, V | aggregate, front 2 | aggregate, all"
         " | encode MB/s | decode MB/s |\n"
@@ -250,3 +251,18 @@ def test_a_peer_that_is_not_installed_says_how_to_get_it(monkeypatch: pytest.Mon
 def test_a_codec_is_a_contender_under_its_word() -> None:
     contender = contend(get_codec("zstd", level=19))
     assert (contender.name, contender.kind, contender.settings) == ("zstd:level=19", "codec", "level=19")
+
+
+def test_slow_contenders_get_fewer_rounds() -> None:
+    settings = BenchSettings(rounds=7, slow_rounds=2)
+    rounds = {}
+    for elapsed_s in (0.2, 0.9, 1.1):
+        result = Result(copier())
+        _set_rounds(result, settings, 10.0, elapsed_s)
+        rounds[elapsed_s] = (len(result.encode_s), len(result.decode_s))
+    assert rounds == {0.2: (7, 7), 0.9: (7, 7), 1.1: (2, 2)}
+    assert _fewer_rounds([{"name": "a", "encode_mb_per_s": {"rounds": [1.0, 2.0]}}], 7) == [
+        "",
+        "Fewer rounds, because they are slow: a 2.",
+    ]
+    assert _fewer_rounds([{"name": "a", "encode_mb_per_s": {"rounds": [1.0, 2.0]}}], 2) == []

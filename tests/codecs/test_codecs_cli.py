@@ -51,7 +51,13 @@ def test_bench_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert summary["schema"] == "pytest-h2o/codecs-bench/1"
     assert summary["dump"] == "layer_1"
     assert [c["name"] for c in summary["contenders"]] == ["byteplane", "zstd:level=1"]
-    assert summary["settings"] == {"chunk_tokens": 100, "framing_bytes": 16, "front_layers": 2, "rounds": 1}
+    assert summary["settings"] == {
+        "chunk_tokens": 100,
+        "framing_bytes": 16,
+        "front_layers": 2,
+        "rounds": 1,
+        "slow_rounds": 1,
+    }
     assert summary["contenders"][0]["online"]["all"]["kv"] > 1.1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "out.md"]
 

@@ -1,0 +1,106 @@
+"""Codecs in a gate: any registered one, a user's own from a conftest or a hook, and the rotation that they are told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import Any
+
+import pytest
+
+from tests.plugin.project import BASE_CONFIG, DUMPS, MODES, ROOT, Project
+
+SCOPE = """
+scopes:
+  mine:
+    root: {dumps}
+    scope: layer_ids
+    layer_ids: [1]
+    entry_mode: chunked_grouped
+    online_chunk_seq: 192
+    online_framing_bytes: 8
+    codec_mode: {codec}
+    target: {target}
+    decides: true
+"""
+
+IN_CONFTEST = "import my_codec\n"
+BY_HOOK = """
+def pytest_h2o_codecs(config):
+    from my_codec import MyCodec
+
+    assert config.rootpath is not None
+    return [MyCodec]
+"""
+
+
+def write_scope(project: Project, codec: str, target: float, more: str = "") -> None:
+    text = SCOPE.format(dumps=DUMPS, codec=codec, target=target) + more
+    (project.path / "gates" / "scopes.yaml").write_text(text)
+
+
+def read_result(project: Project) -> dict[str, Any]:
+    (path,) = project.run_dir().glob("offline_lossless_mine.json")
+    result: dict[str, Any] = json.loads(path.read_text())
+    return result
+
+
+@pytest.mark.parametrize(
+    ("conftest", "mode"), [(IN_CONFTEST, "plain"), (BY_HOOK, "plain"), (BY_HOOK, "n2")], ids=["register", "hook", "n2"]
+)
+def test_a_codec_of_ones_own_is_gated(conftest: str, mode: str, project: Project) -> None:
+    shutil.copy(ROOT / "docs" / "examples" / "my_codec.py", project.path)
+    (project.path / "gates" / "conftest.py").write_text("import sys\n\nsys.path.insert(0, 'PATH')\n" + conftest)
+    text = (project.path / "gates" / "conftest.py").read_text().replace("PATH", str(project.path))
+    if conftest == BY_HOOK:  # without the decorator, so that nothing but the hook makes it known
+        example = project.path / "my_codec.py"
+        example.write_text(example.read_text().replace("@register\n", ""))
+    (project.path / "gates" / "conftest.py").write_text(text)
+    write_scope(project, "my_codec", 1.15)
+    result = project.run("-k", "mine", *MODES[mode])
+    assert result.ret == 0
+    assert result.parseoutcomes()["passed"] == 2
+    found = read_result(project)
+    assert (found["codec"], found["codec_config"]) == ("my_codec", {"id": "my_codec"})
+    assert found["verified_streams"] == found["encoded_streams"] == 30
+    assert found["lossless_ratio"] > 1.15
+
+
+def test_a_codec_that_nobody_gives_is_named(project: Project) -> None:
+    write_scope(project, "my_codec", 1.0)
+    result = project.run("-k", "mine and lossless")
+    assert result.ret == 1
+    assert any("there is no codec 'my_codec'" in line for line in result.outlines)
+
+
+def test_a_hook_that_gives_no_codec_is_bad_usage(project: Project) -> None:
+    (project.path / "gates" / "conftest.py").write_text("def pytest_h2o_codecs(config):\n    return [dict]\n")
+    result = project.run("-k", "front2")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert any("this is no codec" in line for line in (*result.outlines, *result.errlines))
+
+
+def test_the_ratio_of_rowref_is_gated(project: Project) -> None:
+    write_scope(project, "rowref", 1.3)
+    assert project.run("-k", "mine").ret == 0
+    found = read_result(project)
+    assert found["rope"] is None, "it found the rotation by itself"
+    assert found["encode_s"] > 0
+    assert found["decode_s"] > 0
+    (layer,) = found["by_layer"]
+    assert 0 < layer["k_compressed_bytes"] < layer["k_raw_bytes"]
+    assert 0 < layer["v_compressed_bytes"] < layer["v_raw_bytes"]
+    write_scope(project, "rowref", 3.0)
+    assert project.run("-k", "mine").ret == 1
+
+
+def test_the_rotation_comes_from_the_scope_or_the_model(project: Project) -> None:
+    shutil.copy(BASE_CONFIG, project.path / "model.json")
+    (project.path / "llm_config.json").write_text('{"rope_theta": 100000}')
+    write_scope(project, "rowref", 1.0)
+    assert project.run("-k", "mine", "--h2o-base-config", "model.json").ret == 0
+    assert read_result(project)["rope"] == {"theta": 100_000.0, "pairing": "half"}
+    shutil.rmtree(project.run_dir())
+    write_scope(project, "rowref", 1.0, "    rope: {theta: 10000, pairing: interleaved}\n")
+    assert project.run("-k", "mine", "--h2o-base-config", "model.json").ret == 0
+    assert read_result(project)["rope"] == {"theta": 10_000.0, "pairing": "interleaved"}
