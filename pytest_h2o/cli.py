@@ -21,6 +21,8 @@ COMMANDS: dict[str, str] = {
     "eval": "parse, upper bound, online simulation and gate in one go",
     "codecs": "list the codecs, or measure them on a dump beside others",
     "report": "make summary.md and report.html of a run again, from what its folder has",
+    "compare": "hold every figure of one run against those of another",
+    "history": "list the recorded runs, and how a figure went",
     "schema": "print the JSON schema of preset or scope files, for editors",
     "init": "copy the starter gates/ into your repository",
 }
@@ -36,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
         description=f"commands:\n{listing}",
         epilog="pytest-h2o COMMAND --help shows its flags. The gate itself: pytest gates/",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"pytest-h2o {__version__}")
     parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help=argparse.SUPPRESS)
@@ -48,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     name = parser.parse_args(arguments[:1] or ["--help"]).command
     module = importlib.import_module(f"pytest_h2o.commands.{name}")
-    command = argparse.ArgumentParser(prog=f"pytest-h2o {name}", description=COMMANDS[name])
+    command = argparse.ArgumentParser(prog=f"pytest-h2o {name}", description=COMMANDS[name], allow_abbrev=False)
     module.add_arguments(command)
     args = command.parse_args(arguments[1:])
     try:

@@ -89,9 +89,21 @@ OPTIONS: tuple[Option, ...] = (
         metavar="FRACTION",
     ),
     # what is kept
-    Option("out-dir", "path", "parent of the run folders", "h2o-runs", metavar="DIR"),
+    Option("out-dir", "path", "parent of the run folders, the history and the baselines", "h2o-runs", metavar="DIR"),
+    Option("save", "text", "save the figures of this run as a baseline", metavar="NAME"),
+    Option("overwrite", "flag", "let --h2o-save replace a baseline of that name", False),
+    Option(
+        "compare",
+        "text",
+        "fail where a figure is worse than in a baseline, or than in the last run",
+        metavar="NAME|last",
+    ),
+    Option("compare-fail", "texts", "let a metric be worse by this much, lossless_ratio:0.5", metavar="METRIC:PERCENT"),
     Option("html", "text", "write report.html: yes or no", "yes", ("yes", "no"), metavar="yes|no"),
 )
+
+NOT_REPEATED = frozenset({"save", "overwrite"})
+"""Options that the command which repeats an item leaves out: it must not save or replace anything."""
 
 BY_NAME: Mapping[str, Option] = {option.name: option for option in OPTIONS}
 
@@ -139,7 +151,7 @@ class Settings:
         """The flags that repeat this run: those that were given on the command line, paths absolute."""
         flags: list[str] = []
         for name, given in self.given.items():
-            if not given.on_command_line:
+            if not given.on_command_line or name in NOT_REPEATED:
                 continue
             option = BY_NAME[name]
             if option.kind == "flag":

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -17,15 +17,14 @@ from pytest_h2o.errors import H2OError, OptedOut, UsageError
 from pytest_h2o.options import OPTIONS, Settings, refuse_unknown_keys, resolve_settings
 
 if TYPE_CHECKING:
+    from pytest_h2o.gate.comparison_item import ComparisonItem
     from pytest_h2o.gate.item import GateItem, Targets
     from pytest_h2o.gate.scope_item import LosslessItem
     from pytest_h2o.gate.sweep_items import PointItem, SweepItem
     from pytest_h2o.report.collector import Collector
     from pytest_h2o.session import GateSession
 
-PRESET_FIXTURES = ("h2o_point", "h2o_sweep")
-SCOPE_FIXTURES = ("h2o_lossless", "h2o_upper_bound", "h2o_scope")
-ITEM_FIXTURES = (*PRESET_FIXTURES, *SCOPE_FIXTURES)
+ITEM_FIXTURES = ("h2o_point", "h2o_sweep", "h2o_lossless", "h2o_upper_bound", "h2o_scope", "h2o_comparison")
 
 _settings = pytest.StashKey[Settings]()
 _session: pytest.StashKey[GateSession] = pytest.StashKey()
@@ -63,12 +62,16 @@ def _settings_of(config: pytest.Config) -> Settings:
     if _settings not in config.stash:
         try:
             refuse_unknown_keys(config)
-            config.stash[_settings] = resolve_settings(
+            settings = resolve_settings(
                 command_line=config.getoption,
                 ini=config.getini,
                 invocation_dir=config.invocation_params.dir,
                 ini_dir=config.inipath.parent if config.inipath else config.rootpath,
             )
+            from pytest_h2o.gate.comparison_request import check_command_line
+
+            check_command_line(settings)
+            config.stash[_settings] = settings
         except H2OError as error:
             raise pytest.UsageError(str(error)) from error
         except (TypeError, ValueError) as error:  # pytest's own check of a value in a TOML file
@@ -85,8 +88,7 @@ def _run_dir(config: pytest.Config) -> Path:
             from pytest_h2o.store import name_run
 
             config.stash[_run_name] = name_run()
-    folder: Path = _settings_of(config)["out-dir"] / config.stash[_run_name]
-    return folder
+    return Path(_settings_of(config)["out-dir"], config.stash[_run_name])
 
 
 def _session_of(config: pytest.Config) -> GateSession:
@@ -135,8 +137,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _is_gate_item(item: pytest.Item) -> bool:
-    names = getattr(item, "fixturenames", ())
-    return hasattr(item, "callspec") and any(name in names for name in ITEM_FIXTURES)
+    return hasattr(item, "callspec") and any(name in getattr(item, "fixturenames", ()) for name in ITEM_FIXTURES)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -149,12 +150,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     faults: list[tuple[str, str]] = config.stash.get(_faults, [])
     gate = [item for item in items if _is_gate_item(item)]
     if gate and not faults:
+        from pytest_h2o.selection import compares_nothing, preset_of
+
+        about = [item.callspec.params for item in gate]  # type: ignore[attr-defined]
         try:
-            left_out = _session_of(config).leave_out({name for item in gate if (name := _preset_of(item))})
+            left_out = _session_of(config).leave_out({name for params in about if (name := preset_of(params))})
         except H2OError as error:
             config.stash[_faults] = faults = [(gate[0].nodeid.split("::")[0], str(error))]
         else:
-            if gone := [item for item in gate if _preset_of(item) in left_out]:
+            pairs = zip(gate, about, strict=True)
+            if gone := [item for item, params in pairs if preset_of(params) in left_out or compares_nothing(params)]:
                 config.hook.pytest_deselected(items=gone)
                 ids = set(map(id, gone))
                 items[:] = [item for item in items if id(item) not in ids]
@@ -162,18 +167,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         _refuse(config, items, faults)
 
 
-def _preset_of(item: pytest.Item) -> str | None:
-    """Name of the preset that parametrizes an item."""
-    params: dict[str, Any] = item.callspec.params  # type: ignore[attr-defined]
-    key = next((params[name] for name in PRESET_FIXTURES if name in params), None)
-    return str(key[0]) if isinstance(key, tuple) else key
-
-
 def _refuse(config: pytest.Config, items: list[pytest.Item], faults: list[tuple[str, str]]) -> None:
-    """End the run before anything is measured: as bad usage, or, in a worker of pytest-xdist, as a failed collection.
-
-    A worker that raises at this place brings down the whole session with a traceback.
-    """
+    """End the run before anything is measured: as bad usage; in a worker, where that is a traceback, as a failure."""
     text = "\n\n".join(dict.fromkeys(text for _, text in faults))
     if not _is_worker(config):
         raise pytest.UsageError(text)
@@ -227,19 +222,22 @@ def h2o_scope(request: pytest.FixtureRequest) -> LosslessItem:
 
 
 @pytest.fixture
+def h2o_comparison(request: pytest.FixtureRequest) -> ComparisonItem:
+    """One preset or scope of this run against an earlier run: `regressions`, `comparison`."""
+    return _session_of(request.config).comparison_item(request.param)
+
+
+@pytest.fixture
 def h2o_targets(request: pytest.FixtureRequest) -> Targets:
     """The targets of this item's preset or scope, each with where it was said."""
-    for name in ITEM_FIXTURES:
-        if name in request.fixturenames:
-            item: GateItem = request.getfixturevalue(name)
-            return item.targets
+    for name in set(ITEM_FIXTURES).intersection(request.fixturenames):
+        return cast("GateItem", request.getfixturevalue(name)).targets
     pytest.fail("h2o_targets needs one of h2o_sweep, h2o_lossless, h2o_upper_bound, h2o_scope beside it", pytrace=False)
 
 
 def _gate_item_of(item: pytest.Item) -> GateItem | None:
     """What the item's fixture gave; of an item that ended before its fixtures were made, what it would have given."""
-    funcargs = getattr(item, "funcargs", {})
-    made = next((funcargs[name] for name in ITEM_FIXTURES if name in funcargs), None)
+    made = next((given for name, given in getattr(item, "funcargs", {}).items() if name in ITEM_FIXTURES), None)
     if made is None and _is_gate_item(item):
         made = _session_of(item.config).make_item(item.callspec.params)  # type: ignore[attr-defined]
     return made
@@ -275,8 +273,7 @@ def pytest_runtest_makereport(
     if report.skipped and hasattr(report, "wasxfail"):
         error = OptedOut(f"excused by an xfail mark: {report.wasxfail or 'no reason given'}")
     told = report_item(gate_item, item.nodeid, here, report.outcome, error, item.location[:2])
-    if told.text is not None:
-        report.longrepr = told.text
+    report.longrepr = told.text or report.longrepr
     if told.diagnosis is not None:
         report.sections.append(("h2o diagnosis", told.diagnosis))
     item.user_properties.extend(told.figures)
@@ -324,21 +321,20 @@ class _Controller:
         """Write the artifacts; if that fails the run fails, whatever the items said. A run broken off has none."""
         if _collector not in self._config.stash:
             return
-        from pytest_h2o.report.terminal import render_broken_off, render_terminal
+        from pytest_h2o.report.terminal import render_broken_off, render_closing
 
         run_dir = _run_dir(self._config)
         if exitstatus == pytest.ExitCode.INTERRUPTED:
             self._closing = ("h2o", render_broken_off(run_dir))
         elif self._trouble is None:
             from pytest_h2o.report.artifacts import write_artifacts
-            from pytest_h2o.report.github import tell_github
 
             times = {"started": self._started, "ended": time.time()}
             try:
                 summary = write_artifacts(self._collector(), **times, exit_status=int(exitstatus))
-                told = tell_github(os.environ, summary, self._collector().items, self._config.rootpath)
-                self._closing = ("h2o", [*render_terminal(summary, run_dir), *told])
-                if summary["overall_pass"] is False and exitstatus == pytest.ExitCode.OK:
+                self._closing = ("h2o", render_closing(summary, self._collector(), self._config.rootpath))
+                unkept = summary["recorded"]["trouble"] is not None
+                if (unkept or summary["overall_pass"] is False) and exitstatus == pytest.ExitCode.OK:
                     session.exitstatus = pytest.ExitCode.TESTS_FAILED  # an excused item does not excuse the gate
             except H2OError as error:
                 self._trouble = str(error)

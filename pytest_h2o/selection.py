@@ -1,9 +1,10 @@
-"""What a command line asks for by name. Pure; standard library only."""
+"""What a command line asks for by name, and what an item is about. Pure; standard library only."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 def names_asked_for(keyword: str, arguments: Iterable[str]) -> tuple[str, ...]:
@@ -23,3 +24,18 @@ def names_asked_for(keyword: str, arguments: Iterable[str]) -> tuple[str, ...]:
         negated = token == "not"
     ids = (argument.split("::", 1)[1] for argument in arguments if "::" in argument)
     return (*words, *(name.split("[", 1)[1].rstrip("]").lower() for name in ids if "[" in name))
+
+
+def preset_of(params: Mapping[str, Any]) -> str | None:
+    """The preset that an item with these parameters is about; None if it is about none."""
+    if "h2o_point" in params:
+        return str(params["h2o_point"][0])
+    if "h2o_sweep" in params:
+        return str(params["h2o_sweep"])
+    kind, _, name = str(params.get("h2o_comparison", "")).partition(" ")
+    return name if kind == "preset" else None
+
+
+def compares_nothing(params: Mapping[str, Any]) -> bool:
+    """Whether this is the item that pytest makes of an empty list of comparisons."""
+    return "h2o_comparison" in params and not isinstance(params["h2o_comparison"], str)

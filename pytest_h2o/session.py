@@ -11,11 +11,14 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_h2o.errors import BenchError, NotMeasured, OptedOut, PresetError
+from pytest_h2o.comparisons import Comparer
+from pytest_h2o.errors import BenchError, NotMeasured, OptedOut
 from pytest_h2o.gate.baseline import Baseline, describe_unfit, pick_recorded, unlike_contexts
+from pytest_h2o.gate.comparison_item import ComparisonItem
 from pytest_h2o.gate.scope_item import LosslessItem
 from pytest_h2o.gate.sweep_items import PointItem, SweepItem
 from pytest_h2o.gate.targets import preset_targets, refuse_unmeasured, scope_targets
+from pytest_h2o.gate_files import GateFiles
 from pytest_h2o.options import Settings, parse_baseline
 from pytest_h2o.report.new_data import NewData
 from pytest_h2o.report.terminal import render_header
@@ -28,6 +31,7 @@ from pytest_h2o.row_sources import (
     choose_base_config,
     find_recordings,
 )
+from pytest_h2o.selection import preset_of
 from pytest_h2o.store import OnceStore, keep_error, kept_value
 
 if TYPE_CHECKING:
@@ -39,7 +43,10 @@ if TYPE_CHECKING:
     from pytest_h2o.scopes import Scope
 
 Key = str | tuple[str, int]
-"""What parametrizes an item: a preset or scope name, or a preset name and a point's place in it."""
+"""What parametrizes an item: a preset or scope name, or a preset name and a point's place in it.
+
+A comparison has ``preset NAME`` or ``scope NAME``.
+"""
 
 
 class GateSession:
@@ -49,15 +56,14 @@ class GateSession:
         self.settings = settings
         self.run_dir = run_dir
         self.store = OnceStore(run_dir / ".results")
+        self.comparer = Comparer(settings, self.store)
+        self._files = GateFiles(settings)
         self._asked_for = asked_for
-        self._presets: dict[str, Preset] = {}
-        self._scopes: dict[str, Scope] = {}
         self._points: dict[str, tuple[SweepPoint, ...]] = {}
         self._sources: dict[str, RowSource] = {}
         self._evaluated: dict[str, LosslessResult] = {}
         self._left_out: frozenset[str] = frozenset()
         self._selected: frozenset[str] = frozenset()
-        self._in_folder: dict[tuple[str, Path], list[str]] = {}
         self._needed: dict[str, set[int] | None] = {}
         self._recorded: dict[str, Path] | None = None
         self._new = NewData()
@@ -69,64 +75,21 @@ class GateSession:
     def parameters(self, fixture: str, gate_dir: Path) -> list[tuple[Key, str]]:
         """Key and id of every item of one fixture, for the gate file in `gate_dir`."""
         if fixture == "h2o_sweep":
-            return [(preset.name, preset.name) for preset in self._load_presets(gate_dir)]
+            return [(preset.name, preset.name) for preset in self._files.load_presets(gate_dir)]
         if fixture == "h2o_point":
             return [
                 ((preset.name, place), f"{preset.name}-{point.run_id}")
-                for preset in self._load_presets(gate_dir)
+                for preset in self._files.load_presets(gate_dir)
                 for place, point in enumerate(self.points(preset))
             ]
-        scopes = self._load_scopes(gate_dir)
+        if fixture == "h2o_comparison":
+            return self.comparer.parameters(self, gate_dir)
+        scopes = self._files.load_scopes(gate_dir)
         if fixture == "h2o_lossless":
             scopes = [scope for scope in scopes if scope.entry_mode != "aggregate"]
         elif fixture == "h2o_upper_bound":
             scopes = [scope for scope in scopes if scope.entry_mode == "aggregate"]
         return [(scope.name, scope.name) for scope in scopes]
-
-    def _load_presets(self, gate_dir: Path) -> list[Preset]:
-        from pytest_h2o.presets import load_presets
-
-        places = self.settings["presets"] or (gate_dir / "presets",)
-        if ("presets", gate_dir) not in self._in_folder:
-            presets = load_presets(places)
-            mine, _ = self._assignments()
-            for preset in presets:
-                other = self._presets.setdefault(preset.name, preset.override(*mine) if mine else preset)
-                if other.path != preset.path:
-                    raise PresetError(f"two presets are called {preset.name}", where=f"{other.path} and {preset.path}")
-            self._in_folder["presets", gate_dir] = sorted(preset.name for preset in presets)
-            if self.settings["scopes"] is not None or (gate_dir / "scopes.yaml").is_file():
-                self._load_scopes(gate_dir)  # one of them decides the lossless ratio of these presets
-        return [self._presets[name] for name in self._in_folder["presets", gate_dir]]
-
-    def _load_scopes(self, gate_dir: Path) -> list[Scope]:
-        from pytest_h2o.scopes import load_scopes
-
-        if ("scopes", gate_dir) not in self._in_folder:
-            scopes = load_scopes(self.settings["scopes"] or gate_dir / "scopes.yaml")
-            _, mine = self._assignments()
-            for scope in scopes:
-                other = self._scopes.setdefault(scope.name, scope.override(*mine) if mine else scope)
-                if other.path != scope.path:
-                    raise PresetError(f"two scopes are called {scope.name}", where=f"{other.path} and {scope.path}")
-            deciding = [scope for scope in self._scopes.values() if scope.decides]
-            if len(deciding) != 1:
-                where = " and ".join(f"{scope.name} in {scope.path}" for scope in deciding)
-                came = f"{len(deciding)} with decides: true"
-                raise PresetError("exactly one scope of a run decides", where=where or None, came=came)
-            self._in_folder["scopes", gate_dir] = [scope.name for scope in scopes]
-        return [self._scopes[name] for name in self._in_folder["scopes", gate_dir]]
-
-    def _assignments(self) -> tuple[list[str], list[str]]:
-        """What ``--h2o-set`` says to presets, and what to scopes."""
-        from pytest_h2o.presets import Preset
-        from pytest_h2o.schema.assignments import refuse_unknown_settings, share_assignments
-        from pytest_h2o.scopes import Scope
-
-        given = self.settings["set"] or ()
-        refuse_unknown_settings(given, self.settings.origin("set"), (Preset, Scope))
-        presets, scopes = share_assignments(given, (Preset, Scope))
-        return presets, scopes
 
     def points(self, preset: Preset) -> tuple[SweepPoint, ...]:
         """All points of a preset, in their order."""
@@ -147,12 +110,12 @@ class GateSession:
             The recorded logs, the bench or the base config of a selected preset is not there.
         """
         self._selected = frozenset(selected)
-        for preset in (self._presets[name] for name in sorted(selected)):
+        for preset in (self._files.presets[name] for name in sorted(selected)):
             refuse_unmeasured(preset, launched=self.settings["bench"] is not None)
         for name in sorted(selected):
             if self.settings["bench"] is not None:
-                bench_settings(self.settings, self._presets[name])
-                choose_base_config(self._presets[name], self.settings.given["base-config"])
+                bench_settings(self.settings, self._files.presets[name])
+                choose_base_config(self._files.presets[name], self.settings.given["base-config"])
         if selected and self.settings["bench"] is None and self.settings["logs"] is not None:
             recorded = self._recordings()
             if recorded.keys() & self._selected:
@@ -171,7 +134,7 @@ class GateSession:
     def _recordings(self) -> dict[str, Path]:
         """Presets that the recorded logs hold, and where."""
         if self._recorded is None:
-            presets = list(self._presets.values())
+            presets = list(self._files.presets.values())
             selected = [preset for preset in presets if preset.name in self._selected]
             self._recorded = find_recordings(self.settings["logs"], presets, selected)
         return self._recorded
@@ -194,13 +157,13 @@ class GateSession:
     def note_selected(self, params: Sequence[dict[str, Any]]) -> None:
         """Learn which items will run: only their points are launched, folded among themselves."""
         for param in params:
-            if "h2o_sweep" in param:
-                self._needed[param["h2o_sweep"]] = None
-            elif "h2o_point" in param:
-                name, place = param["h2o_point"]
+            name = preset_of(param)
+            if name is not None and "h2o_point" not in param:
+                self._needed[name] = None
+            elif name is not None:
                 needed = self._needed.setdefault(name, set())
                 if needed is not None:
-                    needed.add(place)
+                    needed.add(param["h2o_point"][1])
 
     def needed_points(self, preset: Preset) -> tuple[SweepPoint, ...]:
         """The points that selected items ask for: all of them if any item is about the whole preset."""
@@ -209,23 +172,29 @@ class GateSession:
 
     def describe(self) -> list[str]:
         """Lines for the header: what is run or read, the rule, and what is left out."""
-        return render_header(self.settings, self.run_dir, self._left_out)
+        return [*render_header(self.settings, self.run_dir, self._left_out), *self.comparer.describe()]
 
     def point_item(self, key: tuple[str, int]) -> PointItem:
-        preset = self._presets[key[0]]
+        preset = self._files.presets[key[0]]
         targets = preset_targets(self.settings, preset, self.deciding_scope())
         return PointItem(self, preset, self.points(preset)[key[1]], targets)
 
     def sweep_item(self, name: str) -> SweepItem:
-        preset = self._presets[name]
+        preset = self._files.presets[name]
         return SweepItem(self, preset, preset_targets(self.settings, preset, self.deciding_scope()))
 
     def lossless_item(self, name: str) -> LosslessItem:
-        scope = self._scopes[name]
+        scope = self._files.scopes[name]
         return LosslessItem(self, scope, scope_targets(self.settings, scope))
+
+    def comparison_item(self, key: str) -> ComparisonItem:
+        kind, _, name = key.partition(" ")
+        return ComparisonItem(self, self.sweep_item(name) if kind == "preset" else self.lossless_item(name))
 
     def make_item(self, params: Mapping[str, Any]) -> GateItem:
         """The item of a test's parameters."""
+        if "h2o_comparison" in params:
+            return self.comparison_item(params["h2o_comparison"])
         if "h2o_point" in params:
             return self.point_item(params["h2o_point"])
         if "h2o_sweep" in params:
@@ -233,7 +202,7 @@ class GateSession:
         return self.lossless_item(next(iter(params.values())))
 
     def deciding_scope(self) -> Scope | None:
-        return next((scope for scope in self._scopes.values() if scope.decides), None)
+        return next((scope for scope in self._files.scopes.values() if scope.decides), None)
 
     def result(self, preset: Preset, point: SweepPoint) -> PointResult:
         source = self._source(preset)
@@ -325,6 +294,9 @@ class GateSession:
 
     def bench_command(self, preset: Preset, point: SweepPoint) -> str | None:
         return self._source(preset).command(point)
+
+    def fingerprint(self, preset: Preset, results: Sequence[PointResult]) -> dict[str, str | None]:
+        return self.comparer.fingerprint(preset, results, self._source(preset).base_config)
 
     def take_new_data(self) -> dict[str, Any]:
         return self._new.take(self._left_out)

@@ -16,10 +16,11 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
     {"errors", "error_records", "__init__"},
-    {"codecs", "cores", "dumps", "presets", "preset_model", "scopes", "points", "schema", "options", "store"},
+    {"codecs", "cores", "dumps", "presets", "preset_model", "scopes", "points", "schema", "options", "store"}
+    | {"history"},
     {"bench", "codecs_bench", "lossless", "gate", "reference"},
     {"report"},
-    {"known_rope", "row_sources", "selection", "session"},
+    {"comparisons", "gate_files", "known_rope", "row_sources", "selection", "session"},
     {"plugin", "hookspecs", "cli", "commands", "__main__"},
 )
 """From the bottom up; a module imports from its own layer and those below."""

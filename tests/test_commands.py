@@ -222,3 +222,85 @@ def test_bad_input_is_one_clear_error(
     assert error.startswith(f"pytest-h2o {arguments[0]}: ")
     assert "Traceback" not in error
     assert list(tmp_path.iterdir()) == []
+
+
+# -- nothing is lost, and nothing is half-written ----------------------------------------------------------------------
+
+
+def test_analyze_does_not_overwrite_what_it_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    online = tmp_path / "k.json"
+    shutil.copy(ORACLE / "online_grouped_192_8_front2.json", online)
+    before = online.read_bytes()
+    command = ["analyze", "--csv", str(FIXTURES / "recordings" / "h2o_metrics.expected.csv"), "--overwrite"]
+    assert main([*command, f"--offline-lossless-online-json={online}", f"--out={tmp_path / 'k.md'}"]) == 2
+    assert capsys.readouterr().err == (
+        "pytest-h2o analyze: an output is a file that is read, which would be lost\n"
+        f"  where: {online}\n"
+        "  next: choose another output; --overwrite does not cover inputs\n"
+    )
+    assert online.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [online]
+
+
+def test_analyze_writes_both_files_or_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.json").write_text("mine")
+    csv_file = FIXTURES / "recordings" / "h2o_metrics.expected.csv"
+    assert main(["analyze", f"--csv={csv_file}", f"--out={tmp_path / 'a.md'}"]) == 2
+    assert capsys.readouterr().err == (
+        "pytest-h2o analyze: a file that exists would be overwritten\n"
+        f"  where: {tmp_path / 'a.json'}\n"
+        "  next: --overwrite replaces it; or choose another output\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("command", ["parse", "lossless"])
+def test_other_commands_do_not_overwrite_what_they_read(command: str, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"precious")
+    flags = {"parse": ["--log-files", "--out-csv"], "lossless": ["--dump-dir", "--out-json"]}[command]
+    assert main([command, flags[0], str(source), flags[1], str(source), "--overwrite"]) == 2
+    assert source.read_bytes() == b"precious"
+
+
+def test_eval_looks_for_existing_files_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "analysis.json").write_text("mine")
+    monkeypatch.setattr("pytest_h2o.commands.eval._evaluate", lambda *_: pytest.fail("evaluated"))
+    assert main(["eval", str(tmp_path), str(FIXTURES / "dumps" / "fp16")]) == 2
+    assert f"would be overwritten\n  where: {tmp_path / 'analysis.json'}\n" in capsys.readouterr().err
+
+
+# -- flags are taken as they are meant, or not at all ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--timeout=-1"], "--timeout is out of range\n  came: -1.0\n  expected: seconds above 0\n"),
+        (["--timeout=nan"], "--timeout is out of range\n  came: nan\n  expected: seconds above 0\n"),
+        (["--threads=0"], "--threads is out of range\n  came: 0\n  expected: at least 1\n"),
+    ],
+)
+def test_sweep_refuses_numbers_out_of_range(
+    flags: list[str], message: str, replayed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(tmp_path / "run", *flags) == 2
+    assert capsys.readouterr().err == f"pytest-h2o sweep: {message}"
+    assert not (tmp_path / "run").exists()
+
+
+def test_sweep_refuses_a_file_as_its_folder(replayed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").write_text("mine")
+    assert sweep(tmp_path / "run") == 2
+    assert capsys.readouterr().err == (
+        f"pytest-h2o sweep: the run folder is a file\n  where: {tmp_path / 'run'}\n  expected: a folder, new or empty\n"
+    )
+
+
+def test_flags_are_not_abbreviated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["analyze", "--csv", "x.csv", "--out", str(tmp_path / "a.md"), "--over"])
+    assert ended.value.code == 2
+    assert "unrecognized arguments: --over" in capsys.readouterr().err

@@ -16,6 +16,8 @@ from pytest_h2o.commands.lossless import add_arguments, settings_from_args
 from pytest_h2o.errors import UsageError
 from pytest_h2o.lossless import LosslessResult, LosslessSettings
 from pytest_h2o.lossless.markdown import render_markdown
+from pytest_h2o.lossless.settings import ONLY_WITH
+from pytest_h2o.scopes import _ONLY_WITH
 from tests.dump_samples import FIXTURES, FP32, write_entry
 
 
@@ -34,23 +36,21 @@ def test_no_flags_are_the_defaults() -> None:
 
 
 def test_every_setting_has_its_flag() -> None:
-    flags = """--stage decode --scope layer_ids --front-n 3 --layer-start 4 --layer-end 5 --layer-ids 6,7 8
-        --zstd-level 9 --strict-fp16 --min-seq-len 10 --max-seq-len 11 --entry-mode chunked --online-chunk-seq 12
+    flags = """--stage decode --scope layer_ids --layer-ids 6,7 8
+        --zstd-level 9 --strict-fp16 --min-seq-len 10 --max-seq-len 11 --entry-mode chunked_grouped
+        --online-chunk-seq 12
         --online-framing-bytes 13 --aggregate-by-stage --codec-mode legacy --adaptive-block-seq 14 --bitshuffle
         --k-hi-predictors raw,xor_seq --k-lo-predictors xor_seq --v-hi-predictors pair_delta, --v-lo-predictors raw"""
     settings = parse(*flags.split())
     assert settings == LosslessSettings(
         stage="decode",
         scope="layer_ids",
-        front_n=3,
-        layer_start=4,
-        layer_end=5,
         layer_ids=(6, 7, 8),
         zstd_level=9,
         strict_fp16=True,
         min_seq_len=10,
         max_seq_len=11,
-        entry_mode="chunked",
+        entry_mode="chunked_grouped",
         online_chunk_seq=12,
         online_framing_bytes=13,
         aggregate_by_stage=True,
@@ -63,7 +63,38 @@ def test_every_setting_has_its_flag() -> None:
         v_lo_predictors=("raw",),
     )
     default = LosslessSettings()
-    assert all(getattr(settings, name) != getattr(default, name) for name in settings.__dataclass_fields__)
+    others = {"front_n", "layer_start", "layer_end"}
+    assert {
+        name for name in settings.__dataclass_fields__ if getattr(settings, name) == getattr(default, name)
+    } == others
+    assert parse("--front-n", "3") == LosslessSettings(front_n=3)
+    assert parse("--scope", "layer_range", "--layer-start", "4", "--layer-end", "5") == LosslessSettings(
+        scope="layer_range", layer_start=4, layer_end=5
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            "--layer-ids 0,1",
+            "--layer-ids means nothing with --scope front_n\n  expected: --scope layer_ids, or --layer-ids left out",
+        ),
+        (
+            "--online-chunk-seq 192",
+            "--online-chunk-seq means nothing with --entry-mode per_meta\n"
+            "  expected: --entry-mode chunked or chunked_grouped, or --online-chunk-seq left out",
+        ),
+    ],
+)
+def test_a_flag_that_would_do_nothing_is_refused(flags: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(*flags.split())
+    assert str(caught.value) == message
+
+
+def test_flags_and_scope_files_have_the_same_rule() -> None:
+    assert ONLY_WITH == _ONLY_WITH
 
 
 def test_layers_that_are_no_numbers_are_refused() -> None:
@@ -135,8 +166,8 @@ def test_nothing_is_overwritten_unless_asked(tmp_path: Path, capsys: pytest.Capt
     flags = ["--out-md", str(tmp_path / "out.md")]
     assert run(tmp_path, *flags) == 2
     assert capsys.readouterr().err == (
-        f"pytest-h2o lossless: the output is there already\n  where: {tmp_path / which}\n"
-        "  next: --overwrite replaces it\n"
+        f"pytest-h2o lossless: a file that exists would be overwritten\n  where: {tmp_path / which}\n"
+        "  next: --overwrite replaces it; or choose another output\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == [which]
     assert run(tmp_path, *flags, "--overwrite") == 0

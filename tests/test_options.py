@@ -103,6 +103,11 @@ def test_the_command_line_that_repeats_a_run_has_what_was_given_there() -> None:
     ]
 
 
+def test_the_command_line_that_repeats_a_run_saves_nothing() -> None:
+    settings = resolve({"h2o_save": "main", "h2o_overwrite": True, "h2o_compare": "last"})
+    assert settings.command_line() == ["--h2o-compare=last"]
+
+
 def test_settings_as_json_are_built_in_types() -> None:
     import json
 

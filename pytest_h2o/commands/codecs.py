@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_h2o.commands.outputs import check_outputs
 from pytest_h2o.commands.rope import add_rope_arguments, rope_from_args
 from pytest_h2o.errors import CodecError, RoundTripError, UsageError
 
@@ -20,7 +21,9 @@ _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``codecs``; `run` takes what they parse to."""
     commands = parser.add_subparsers(dest="codecs_command", metavar="bench")
-    bench = commands.add_parser("bench", help="measure codecs on a KV dump, beside other compressors")
+    bench = commands.add_parser(
+        "bench", help="measure codecs on a KV dump, beside other compressors", allow_abbrev=False
+    )
     bench.add_argument("dump_dir", type=Path, help="root of a KV dump")
     bench.add_argument("--codecs", nargs="+", metavar="CODEC", help="NAME or NAME:SETTING=VALUE (default: all)")
     bench.add_argument("--peers", nargs="*", metavar="PEER", help="peers (default: those installed; none: no name)")
@@ -70,13 +73,14 @@ def _bench(args: argparse.Namespace) -> int:
     from pytest_h2o.codecs_bench.measure import BenchSettings, measure
     from pytest_h2o.codecs_bench.streams import streams
     from pytest_h2o.codecs_bench.tables import render_json, render_markdown, summarize
-    from pytest_h2o.store import refuse_existing, write_new_text
+    from pytest_h2o.store import write_new_text
 
     settings = BenchSettings(args.chunk, args.framing, args.front_n, args.rounds, args.slow_rounds)
     rope = rope_from_args(args)
     renders = ((args.out_json, render_json), (args.out_md, render_markdown), (args.out_svg, render_svg))
     outputs = [(path, render) for path, render in renders if path is not None]
-    refuse_existing(*(path for path, _ in outputs), overwrite=args.overwrite)
+    inputs = (args.dump_dir, args.base_config)
+    check_outputs(*(path for path, _ in outputs), inputs=inputs, overwrite=args.overwrite)
     if args.out_svg is not None:
         check_chart()
     codecs, missing_codecs = _codecs(args.codecs)

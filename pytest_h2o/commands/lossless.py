@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_h2o.commands.outputs import check_outputs
 from pytest_h2o.commands.rope import add_rope_arguments, rope_from_args
-from pytest_h2o.errors import StoreError, UsageError
+from pytest_h2o.errors import UsageError
 
 if TYPE_CHECKING:
     from pytest_h2o.lossless.result import LosslessResult
@@ -72,9 +73,9 @@ def settings_from_args(args: argparse.Namespace) -> LosslessSettings:
     Raises
     ------
     UsageError
-        A value is none of those that are possible.
+        A value is none of those that are possible, or means nothing beside the others.
     """
-    from pytest_h2o.lossless.settings import LosslessSettings
+    from pytest_h2o.lossless.settings import LosslessSettings, refuse_idle_settings
 
     given: dict[str, Any] = {
         name: getattr(args, name) for name in (*_TEXT, *_NUMBERS, *_SWITCHES) if hasattr(args, name)
@@ -84,7 +85,9 @@ def settings_from_args(args: argparse.Namespace) -> LosslessSettings:
     for name in _PREDICTORS:
         if hasattr(args, name):
             given[name] = tuple(part.strip() for part in getattr(args, name).split(",") if part.strip())
-    return LosslessSettings(**given)
+    settings = LosslessSettings(**given)
+    refuse_idle_settings(given, settings)
+    return settings
 
 
 def run(args: argparse.Namespace) -> int:
@@ -92,9 +95,7 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_from_args(args)
     rope = rope_from_args(args)
     outputs = [path for path in (args.out_json, args.out_md) if path is not None]
-    for path in outputs:  # before the work, not after it
-        if path.exists() and not args.overwrite:
-            raise StoreError("the output is there already", where=str(path), hint="--overwrite replaces it")
+    check_outputs(*outputs, inputs=(Path(args.dump_dir), args.base_config), overwrite=args.overwrite)
 
     from pytest_h2o.lossless.evaluate import evaluate_lossless
     from pytest_h2o.lossless.markdown import render_line, render_markdown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pytest_h2o.commands.outputs import check_outputs
 from pytest_h2o.errors import UsageError
 
 
@@ -57,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from pytest_h2o.store import write_new_text
 
     logs = {log: str(log) for log in args.log_files or ()} if args.log_dir is None else name_logs(args.log_dir)
+    check_outputs(args.out_csv, inputs=logs, overwrite=args.overwrite)
     rows = [row for log, name in logs.items() for row in read_table(log, log_file=name)]
     if not rows:
         raise UsageError("no row in any log", where=", ".join(map(str, list(logs)[:5])), expected="tables of llm_bench")

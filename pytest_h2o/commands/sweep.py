@@ -59,6 +59,14 @@ def read_preset(args: argparse.Namespace) -> Preset:
     return preset.override(*(f"{key}={value}" for key, value in given.items())) if given else preset
 
 
+def _check_ranges(args: argparse.Namespace) -> None:
+    """UsageError for a number that no bench can be run with."""
+    if args.threads < 1:
+        raise UsageError("--threads is out of range", came=str(args.threads), expected="at least 1")
+    if not 0 < args.timeout < float("inf"):
+        raise UsageError("--timeout is out of range", came=str(args.timeout), expected="seconds above 0")
+
+
 def run(args: argparse.Namespace) -> int:
     from pytest_h2o.bench.command import BenchSettings
     from pytest_h2o.options import Given
@@ -66,7 +74,10 @@ def run(args: argparse.Namespace) -> int:
     from pytest_h2o.row_sources import LaunchedRows, check_bench, choose_base_config
     from pytest_h2o.store import OnceStore
 
+    _check_ranges(args)
     preset = read_preset(args)
+    if args.out_dir.exists() and not args.out_dir.is_dir():
+        raise UsageError("the run folder is a file", where=str(args.out_dir), expected="a folder, new or empty")
     if args.out_dir.exists() and any(args.out_dir.iterdir()):
         raise UsageError(
             "the run folder is not empty; nothing is overwritten",

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 from pytest_h2o.errors import UsageError
 from pytest_h2o.gate.rule import Thresholds
@@ -19,6 +15,16 @@ def add_target_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--decode-baseline", metavar="TOK_S", help="decode tok/s with H2O off, or none to leave it out")
     parser.add_argument("--decode-drop-target", type=float, default=DEFAULT_TARGETS["decode_drop"], metavar="FRACTION")
     parser.add_argument("--rule", choices=("joint", "best-of"), default="joint")
+    parser.add_argument("--allow-skips", action="store_true", help="take ratios although entries could not be read")
+    parser.add_argument("--model-layers", type=int, metavar="N", help="layers of the model, for whole-cache ratios")
+
+
+def read_model_layers(args: argparse.Namespace) -> int | None:
+    """The number of layers that was given; UsageError for one below 1."""
+    count: int | None = args.model_layers
+    if count is not None and count < 1:
+        raise UsageError("--model-layers is out of range", came=str(count), expected="at least 1")
+    return count
 
 
 def read_thresholds(args: argparse.Namespace) -> Thresholds:
@@ -40,22 +46,3 @@ def read_baseline(args: argparse.Namespace) -> tuple[float | None, bool]:
     if args.decode_baseline == "none":
         return None, True
     return parse_baseline(args.decode_baseline, "--decode-baseline"), False
-
-
-def read_result(path: Path | None) -> Mapping[str, Any] | None:
-    """A lossless result file.
-
-    Raises
-    ------
-    UsageError
-        It is missing, or not a JSON object.
-    """
-    if path is None:
-        return None
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError("a lossless result cannot be read", where=str(path), came=str(error)) from error
-    if not isinstance(value, dict):
-        raise UsageError("a lossless result is not a JSON object", where=str(path), came=type(value).__name__)
-    return value

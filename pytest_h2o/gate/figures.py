@@ -9,11 +9,27 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
     from pytest_h2o.gate.baseline import Baseline
+    from pytest_h2o.gate.compare import Allowances
+    from pytest_h2o.gate.comparison_item import Earlier
+    from pytest_h2o.history.record import SubjectRecord
     from pytest_h2o.lossless import LosslessResult
     from pytest_h2o.options import Settings
     from pytest_h2o.points import SweepPoint
     from pytest_h2o.presets import Preset
     from pytest_h2o.scopes import Scope
+
+
+class Comparing(Protocol):
+    """What a comparison asks of earlier runs."""
+
+    @property
+    def allowances(self) -> Allowances:
+        """By how much a metric may be worse than in an earlier run."""
+        ...
+
+    def find_earlier(self, now: SubjectRecord) -> Earlier:
+        """The earlier figures to compare with. OptedOut if there are none yet."""
+        ...
 
 
 class Figures(Protocol):
@@ -69,6 +85,15 @@ class Figures(Protocol):
 
     def bench_command(self, preset: Preset, point: SweepPoint) -> str | None:
         """The command line that launches this point; None where nothing is launched."""
+        ...
+
+    def fingerprint(self, preset: Preset, results: Sequence[PointResult]) -> dict[str, str | None]:
+        """What the figures of a preset were measured with, part by part; None for what is not known."""
+        ...
+
+    @property
+    def comparer(self) -> Comparing:
+        """What knows of earlier runs."""
         ...
 
     def take_new_data(self) -> dict[str, Any]:

@@ -213,8 +213,12 @@ class SweepItem(GateItem):
 
     def record(self, nodeid: str, outcome: str, reason: str | None) -> dict[str, Any]:
         if self.comparisons:
-            self.session.remember_preset(self.preset, self._summary_facts())
+            self.remember()
         return super().record(nodeid, outcome, reason)
+
+    def remember(self) -> None:
+        """Hand what the summary needs of this preset to the controller; every row must have been asked for before."""
+        self.session.remember_preset(self.preset, self._summary_facts())
 
     def _summary_facts(self) -> dict[str, Any]:
         """What the summary needs to hold all rows of this preset against both rules again."""
@@ -236,6 +240,7 @@ class SweepItem(GateItem):
             "baseline_tok_per_s": baseline.tok_per_s if baseline else None,
             "baseline_origin": baseline.origin if baseline else None,
             "baseline_files": [str(path) for path in baseline.files] if baseline else [],
+            "fingerprint": self.session.fingerprint(self.preset, self.results),
         }
 
     def known_margins(self) -> tuple[RowMargins, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,6 +16,29 @@ STAGES = ("prefill", "decode", "both")
 SCOPES = ("front_n", "layer_range", "layer_ids")
 ENTRY_MODES = ("per_meta", "aggregate", "chunked", "chunked_grouped")
 _AT_LEAST_ZERO = ("front_n", "layer_start", "min_seq_len", "max_seq_len", "online_chunk_seq", "online_framing_bytes")
+
+ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
+    "front_n": ("scope", ("front_n",)),
+    "layer_start": ("scope", ("layer_range",)),
+    "layer_end": ("scope", ("layer_range",)),
+    "layer_ids": ("scope", ("layer_ids",)),
+    "online_chunk_seq": ("entry_mode", ("chunked", "chunked_grouped")),
+    "online_framing_bytes": ("entry_mode", ("chunked", "chunked_grouped")),
+    "aggregate_by_stage": ("entry_mode", ("aggregate", "chunked_grouped")),
+}
+"""Settings that mean something only where another one has one of some values."""
+
+
+def refuse_idle_settings(given: Iterable[str], settings: LosslessSettings) -> None:
+    """Refuse settings that were given and would do nothing beside the others: UsageError naming the first."""
+    for name in given:
+        other, values = ONLY_WITH.get(name, ("scope", SCOPES))
+        value = getattr(settings, other)
+        if value not in values:
+            raise UsageError(
+                f"{_flag(name)} means nothing with {_flag(other)} {value}",
+                expected=f"{_flag(other)} {' or '.join(values)}, or {_flag(name)} left out",
+            )
 
 
 @dataclass(frozen=True)
@@ -135,5 +158,9 @@ def _listed(values: Sequence[int]) -> str:
     return ", ".join(map(str, values))
 
 
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _unfit(name: str, value: Any, expected: str) -> UsageError:
-    return UsageError(f"--{name.replace('_', '-')} does not fit", came=repr(value), expected=expected)
+    return UsageError(f"{_flag(name)} does not fit", came=repr(value), expected=expected)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pytest_h2o.gate.rule import RowFacts, Thresholds, decide_best_of, decide_joint
+from pytest_h2o.errors import UsageError
+from pytest_h2o.gate.rule import Thresholds, decide_best_of, decide_joint
+from pytest_h2o.gate.totals import split_layers, whole_cache_ratio
 from pytest_h2o.report.markdown import escape, render_table
-from pytest_h2o.report.original import OriginalFacts, collect_original, lossless_ratio_of
+from pytest_h2o.report.original import OriginalFacts, collect_original, facts_of_row, lossless_ratio_of
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.row import BenchRow
@@ -25,15 +28,20 @@ def analyze_rows(
     upper: Mapping[str, Any] | None,
     online: Mapping[str, Any] | None,
     rule: str,
+    notes: Sequence[str] = (),
+    layers: tuple[int, int, int] | None = None,
 ) -> dict[str, Any]:
     """Both rules on the same rows, and the original's facts.
 
     The verdict is that of `rule` (``joint`` or ``best-of``). A baseline that is missing fails the decode threshold
     unless `decode_left_out`; a missing online result fails the lossless threshold, whatever the upper bound says.
+
+    `notes` are shown as they are. `layers` are the number of layers of the model, and the first and the last one under
+    eviction (-1: the last of the model); with them the best rows get a ratio over the whole cache.
     """
     original = collect_original(rows, thresholds, baseline_tok_per_s=baseline_tok_per_s, upper=upper, online=online)
     asked = Thresholds(thresholds.lossy, thresholds.lossless, None if decode_left_out else thresholds.decode_drop)
-    facts = [_facts(row) for row in rows]
+    facts = [facts_of_row(row) for row in rows]
     lossless = None if online is None else lossless_ratio_of(online, "the online simulation")
     joint = decide_joint(facts, asked, baseline_tok_per_s=baseline_tok_per_s, lossless=lossless)
     best_of = decide_best_of(facts, asked, baseline_tok_per_s=baseline_tok_per_s, lossless=lossless)
@@ -49,6 +57,7 @@ def analyze_rows(
         "overall_pass": (joint if rule == "joint" else best_of).passed,
         "rule": rule,
         "missing": missing,
+        "notes": list(notes),
         "decode_left_out": decode_left_out,
         "joint": {
             "pass": joint.passed,
@@ -57,12 +66,31 @@ def analyze_rows(
         },
         "best_of": {"pass": best_of.passed},
         "original": asdict(original),
+        "whole_cache": None if layers is None else _whole_cache(original, layers, online, lossless),
     }
 
 
-def _facts(row: BenchRow) -> RowFacts:
-    lossy, decode = row.get("h2o_lossy"), row.decode_tok_per_s
-    return RowFacts(row.log_file, lossy.mean if lossy else None, decode.mean if decode else None)
+def check_finite(rows: Sequence[BenchRow], where: str) -> None:
+    """Refuse rows whose deciding figures are no numbers: UsageError for the first infinite or undefined one."""
+    for row in rows:
+        facts = facts_of_row(row)
+        for name, value in (("h2o_lossy", facts.lossy), ("decode speed", facts.decode_tok_per_s)):
+            if value is not None and not math.isfinite(value):
+                raise UsageError(
+                    "a row has a deciding figure that is no finite number",
+                    where=f"{where}: {row.log_file}: {name}",
+                    came=str(value),
+                    expected="a finite number, as the bench prints it",
+                )
+
+
+def _whole_cache(
+    original: OriginalFacts, layers: tuple[int, int, int], online: Mapping[str, Any] | None, lossless: float | None
+) -> list[str]:
+    """The ratio over the whole cache of each of the best rows, in their order."""
+    split = split_layers(*layers, [] if online is None else online.get("selected_layers", []))
+    ratios = [float(row["lossy"]) for row in original.top]
+    return [f"{whole_cache_ratio(split, ratio, lossless):.4f}" if ratio > 0 else "missing" for ratio in ratios]
 
 
 def render_analysis_md(analysis: Mapping[str, Any]) -> str:
@@ -83,9 +111,14 @@ def render_analysis_md(analysis: Mapping[str, Any]) -> str:
     lines += [f"- missing: {text}" for text in analysis["missing"]]
     if analysis["decode_left_out"]:
         lines.append("- the decode threshold is left out on purpose (--decode-baseline none)")
+    lines += [f"- note: {escape(text)}" for text in analysis["notes"]]
+    if analysis["whole_cache"] is None:
+        lines.append("- note: no ratio over the whole cache: it needs --model-layers and the layers under eviction")
     lines += ["", "## Gate values", "", *render_table(("value", ""), list(original.gate.items()))]
     lines += ["", "## Averages", "", *render_table(("figure", "value"), list(original.averages.items()))]
-    top = [(row["total"], row["decode"], row["lossy"], row["log"]) for row in original.top]
-    header = ("total ratio", "decode tok/s", "lossy", "log")
+    whole = analysis["whole_cache"] or ["missing"] * len(original.top)
+    pairs = zip(original.top, whole, strict=True)
+    top = [(row["total"], ratio, row["decode"], row["lossy"], row["log"]) for row, ratio in pairs]
+    header = ("total ratio", "whole cache", "decode tok/s", "lossy", "log")
     lines += ["", "## Best rows by total ratio, then decode speed", "", *render_table(header, top)]
     return "\n".join(lines) + "\n"

@@ -15,6 +15,7 @@ from pytest_h2o.bench.command import RunFiles
 from pytest_h2o.bench.result import PointResult
 from pytest_h2o.errors import StoreError
 from pytest_h2o.report.collector import Collector
+from pytest_h2o.report.run_record import build_record, keep_record
 from pytest_h2o.report.summary import build_summary, render_summary_md
 from pytest_h2o.store import digest_file, write_new_bytes, write_new_json, write_new_text
 
@@ -48,6 +49,18 @@ def write_artifacts(collector: Collector, *, started: float, ended: float, exit_
     # Shared between workers; all of it is in the journal.
     shutil.rmtree(collector.run_dir / ".results", ignore_errors=True)
     summary = build_summary(collector, exit_status=exit_status)
+    packages = {name: _version(name) for name in _PACKAGES}
+    record = build_record(
+        collector,
+        started=_moment(started),
+        ended=_moment(ended),
+        overall_pass=summary["overall_pass"],
+        versions=packages,
+    )
+    summary["recorded"] = keep_record(record, collector, finished=exit_status in (0, 1))
+    if summary["recorded"]["trouble"] is not None:
+        summary["incomplete_for"].append("the figures of this run could not be kept")
+        summary["overall_pass"] = summary["overall_pass"] and "incomplete"
     write_new_text(collector.run_dir / "summary.md", render_summary_md(summary))
     write_new_json(collector.run_dir / "summary.json", summary)
     run = {
@@ -60,7 +73,7 @@ def write_artifacts(collector: Collector, *, started: float, ended: float, exit_
         "settings": collector.settings.to_json(),
         "digests": _digests(collector),
         "machine": {"platform": platform.platform(), "python": sys.version.split()[0], "cpu": platform.machine()},
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": packages,
     }
     if collector.settings["html"] == "yes":
         from pytest_h2o.report.html import PAGE_NAME, render_run

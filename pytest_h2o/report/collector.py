@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,23 @@ JOURNAL_NAME = "journal.jsonl"
 def is_refused(scope: Mapping[str, Any]) -> bool:
     """Whether a scope's ratio counts for nothing, because entries could not be read and that was not allowed."""
     return bool(scope["result"]["skipped_entries"]) and not scope["allow_skips"]
+
+
+def subject_kind(item: Mapping[str, Any]) -> str:
+    """Whether an item's record is about a ``preset`` or a ``scope``."""
+    return str(item.get("subject") or ("scope" if item["kind"] == "scope" else "preset"))
+
+
+def comparison_facts(items: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the summary says of the comparison of one preset or scope; `not_compared` is why there is none."""
+    for item in items:
+        if item["kind"] == "comparison":
+            return {
+                "comparison": item["comparison"],
+                "comparison_notes": item["notes"],
+                "not_compared": None if item["comparison"] else item["reason"],
+            }
+    return {"comparison": None, "comparison_notes": [], "not_compared": None}
 
 
 class Collector:
@@ -48,18 +65,14 @@ class Collector:
         """Take one item's record and write it to the journal before anything else happens."""
         record: dict[str, Any] = json.loads(text)
         record["duration_s"] = round(duration_s, 4)
-        journal = self.run_dir / JOURNAL_NAME
-        if not self.items:
-            append_line(journal, {"version": JOURNAL_VERSION, "run": self.run_dir.name, **self._provenance()})
-        append_line(journal, {"version": JOURNAL_VERSION, **record})
+        # The first record says what the run was asked: nothing else of an unfinished one does.
+        asked = {} if self.items else {"settings": self.settings.to_json()}
+        append_line(self.run_dir / JOURNAL_NAME, {"version": JOURNAL_VERSION, **record, **asked})
         self.take(record)
-
-    def _provenance(self) -> dict[str, Any]:
-        """What a reader of an unfinished run must know of it: the first line of the journal."""
-        return {"settings": self.settings.to_json()}
 
     def take(self, record: dict[str, Any]) -> None:
         """Take one item's record, new or from a journal."""
+        record.pop("settings", None)
         data = record.pop("data")
         for point in data.get("points", []):
             self.points.setdefault(point["preset"], {}).setdefault(point["result"]["run_id"], point)

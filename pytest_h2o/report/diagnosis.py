@@ -5,7 +5,6 @@ Pure: an item and its error in, text out.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import shlex
 import textwrap
@@ -16,17 +15,22 @@ from typing import TYPE_CHECKING
 from pytest_h2o.bench.command import repeat_command
 from pytest_h2o.errors import BenchError, H2OError
 from pytest_h2o.gate.bounds import find_bound
+from pytest_h2o.gate.comparison_item import ComparisonItem
 from pytest_h2o.gate.item import GateItem
 from pytest_h2o.gate.measured import METRICS, Comparison, Measured, Target
 from pytest_h2o.gate.rule import RowMargins
 from pytest_h2o.gate.scope_item import LosslessItem
 from pytest_h2o.gate.sweep_items import PointItem, SweepItem, row_facts
+from pytest_h2o.report.changes import explain_changes
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
 
 NEAREST = 5
 """Rows shown beside the one that was measured."""
+
+BEST_OF_EACH = "best of each column"
+"""What the rule best-of names as the source of its margin."""
 
 WIDTH = 100
 """Columns of a note; paths and commands stand on one line, however long."""
@@ -38,6 +42,12 @@ def explain_comparison(left: Measured, op: str, right: object) -> list[str] | No
         return None
     target = right if isinstance(right, Target) else Target(left.metric, float(right), "gate file")
     comparison = Comparison(left, ">=" if op == ">=" else "<=", target, "fail")
+    if left.metric == "joint_margin" and target.value == 0 and -math.inf < left.value < 0:
+        gap = METRICS["joint_margin"].render_gap(-left.value)
+        head = f"no row meets every target; the nearest misses by {gap}"
+        if left.source == BEST_OF_EACH:
+            head = f"the best of each column together do not meet every target; they miss by {gap}"
+        return [head, f"target from {target.origin}; measured on {left.source}"]
     title = METRICS[left.metric].title
     return [
         f"{title} {_measured_text(comparison)} {op} {target!r}",
@@ -47,22 +57,26 @@ def explain_comparison(left: Measured, op: str, right: object) -> list[str] | No
 
 def render_diagnosis(item: GateItem, nodeid: str, error: H2OError | None) -> str:
     """The whole diagnosis of a failed item, plain text for 80 columns or more."""
-    blocks: list[Callable[[], list[str]]] = [lambda: _verdict_lines(item)]
+    blocks: list[tuple[str, Callable[[], list[str]]]] = [("verdict", lambda: _verdict_lines(item))]
     if isinstance(error, BenchError):
-        blocks.append(lambda: _bench_lines(error))
+        blocks.append(("ended", lambda: _bench_lines(error)))
     if isinstance(item, SweepItem) and error is None:
-        blocks.append(lambda: _row_lines(item))
+        blocks.append(("rows", lambda: _row_lines(item)))
+    if isinstance(item, ComparisonItem):
+        blocks.append(("changes", lambda: explain_changes(item.to_json())))
     if isinstance(item, LosslessItem):
-        blocks.append(lambda: _scope_lines(item, error))
+        blocks.append(("scope", lambda: _scope_lines(item, error)))
     if isinstance(item, PointItem | SweepItem) and error is not None:
-        blocks.append(lambda: _folder_lines(item))
-    blocks.append(lambda: [line for note in item.notes for line in _wrap("note       ", note)])
-    blocks.append(lambda: _repeat_lines(item, nodeid))
+        blocks.append(("folder", lambda: _folder_lines(item)))
+    blocks.append(("note", lambda: [line for note in item.notes for line in _wrap("note       ", note)]))
+    blocks.append(("repeat", lambda: _repeat_lines(item, nodeid)))
     lines: list[str] = []
-    for block in blocks:
-        # What cannot be measured cannot be shown; the failure itself stands above, and must not be lost for it.
-        with contextlib.suppress(H2OError):
+    for label, block in blocks:
+        try:
             lines += block()
+        except H2OError as missing:
+            # What cannot be measured cannot be shown; the failure itself stands above, and must not be lost for it.
+            lines += _wrap(f"{label:<11}", f"not shown: {missing.what}")
     return "\n".join(lines)
 
 
@@ -115,6 +129,9 @@ def _verdict_lines(item: GateItem) -> list[str]:
         lines.append(f"margin     {_margin_text(comparison)}")
     if lines:
         return lines
+    if isinstance(item, ComparisonItem):
+        title = f"{item.subject_kind} {item.name}"
+        return [f"{title}: {'not compared' if item.to_json() is None else 'worse than an earlier run'}"]
     name = f"{item.name}, {item.point.run_id}" if isinstance(item, PointItem) else item.name
     return [f"{name}: not measured, so not passed"]
 

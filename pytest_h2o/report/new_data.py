@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from pytest_h2o.history.machine import describe_machine
+
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
     from pytest_h2o.gate.item import Targets
@@ -58,6 +60,7 @@ class NewData:
             "target": targets.lossless.value,
             "allow_skips": allow_skips,
             "result": result.to_json(),
+            "machine": describe_machine(),
         }
 
     def add_preset(self, preset: Preset, facts: dict[str, Any]) -> None:

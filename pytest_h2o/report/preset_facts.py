@@ -10,13 +10,13 @@ from pytest_h2o.gate.measured import METRICS
 from pytest_h2o.gate.rule import Thresholds, decide_best_of, decide_joint
 from pytest_h2o.gate.sweep_items import row_facts
 from pytest_h2o.gate.totals import split_layers, whole_cache_ratio
-from pytest_h2o.report.collector import Collector
+from pytest_h2o.report.collector import Collector, comparison_facts, subject_kind
 from pytest_h2o.report.original import MISSING, collect_original
 
 
 def summarize_preset(collector: Collector, name: str) -> dict[str, Any]:
     """Everything the reports say of one preset."""
-    items = [i for i in collector.sorted_items() if i["kind"] in ("point", "sweep") and i["name"] == name]
+    items = [i for i in collector.sorted_items() if subject_kind(i) == "preset" and i["name"] == name]
     facts = collector.presets.get(name)
     results = collector.results_of(name)
     notes = list(dict.fromkeys(note for item in items if item["kind"] == "sweep" for note in item["notes"]))
@@ -37,6 +37,7 @@ def summarize_preset(collector: Collector, name: str) -> dict[str, Any]:
         "warnings": _warnings(results),
         "notes": notes,
         "original": None,
+        **comparison_facts(items),
     }
     if facts is None or [result.run_id for result in results] != facts["run_ids"]:
         return summary

@@ -26,7 +26,7 @@ class RunRecords:
     summary : mapping
         That of ``summary.json``; of an unfinished run, made from the journal.
     run : mapping
-        That of ``run.json``; of an unfinished run, what the journal's first line says.
+        That of ``run.json``; of an unfinished run, its name and the settings in the first line of the journal.
     is_finished : bool
         Whether the run came to its end and wrote ``run.json``.
     torn : str or None
@@ -58,12 +58,15 @@ def read_run(run_dir: Path) -> RunRecords:
         )
     is_finished = (run_dir / "run.json").exists()
     records, torn = _read_journal(run_dir / JOURNAL_NAME, may_be_torn=not is_finished)
-    head = next((record for _, record in records if "item" not in record), {})
-    run = _read_object(run_dir / "run.json", RUN_VERSION) if is_finished else {**head, "run": run_dir.name}
+    if not records:
+        raise _damaged(str(run_dir / JOURNAL_NAME), "an empty journal", "a line for each item that ended")
+    if is_finished:
+        run = _read_object(run_dir / "run.json", RUN_VERSION)
+    else:
+        run = {"run": run_dir.name, "settings": records[0][1].get("settings", {})}
     collector = Collector(run_dir, guard(run_dir, lambda: _read_settings(run.get("settings", {}))))
     for where, record in records:
-        if "item" in record:
-            guard(where, lambda record=record: collector.take(record))  # type: ignore[misc]
+        guard(where, lambda record=record: collector.take(record))  # type: ignore[misc]
     if is_finished:
         summary: Mapping[str, Any] = _read_object(run_dir / "summary.json", SUMMARY_VERSION)
     else:

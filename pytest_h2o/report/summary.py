@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_h2o.report.collector import Collector, is_refused
+from pytest_h2o.report.change_summary import find_uncompared, render_changes_md, summarize_failure
+from pytest_h2o.report.changes import failing_changes
+from pytest_h2o.report.collector import Collector, comparison_facts, is_refused, subject_kind
 from pytest_h2o.report.markdown import escape, render_list, render_table
 from pytest_h2o.report.preset_facts import render_comparison, summarize_preset
 
@@ -25,15 +27,16 @@ def build_summary(collector: Collector, *, exit_status: int = 0) -> dict[str, An
     items = collector.sorted_items()
     presets = {
         name: summarize_preset(collector, name)
-        for name in sorted({item["name"] for item in items if item["kind"] in ("point", "sweep")})
+        for name in sorted({item["name"] for item in items if subject_kind(item) == "preset"})
     }
     scopes = {
         name: _summarize_scope(collector, name)
-        for name in sorted({item["name"] for item in items if item["kind"] == "scope"})
+        for name in sorted({item["name"] for item in items if subject_kind(item) == "scope"})
     }
     counts = {outcome: sum(item["outcome"] == outcome for item in items) for outcome in ("passed", "failed", "skipped")}
-    missing = _missing(collector, items)
+    missing = [*_missing(collector, items), *find_uncompared(items, collector.settings["compare"])]
     missed = [c for item in items for c in item["comparisons"] if c["outcome"] == "fail"]
+    missed += [change for item in items for change in failing_changes(item.get("comparison"))]
     failed = bool(counts["failed"] or missed or exit_status)
     overall: bool | str = False if failed else ("incomplete" if missing else True)
     return {
@@ -44,7 +47,11 @@ def build_summary(collector: Collector, *, exit_status: int = 0) -> dict[str, An
         "items": counts,
         "failed": [{"item": i["item"], "why": why_failed(i)} for i in items if i["outcome"] == "failed"],
         "left_out_on_purpose": [
-            *({"item": i["item"], "why": i["reason"]} for i in items if i["outcome"] == "skipped"),
+            *(
+                {"item": i["item"], "why": i["reason"]}
+                for i in items
+                if i["outcome"] == "skipped" and i["kind"] != "comparison"
+            ),
             *({"item": name, "why": why} for name, scope in scopes.items() if (why := _allowed_skips(name, scope))),
         ],
         "incomplete_for": missing,
@@ -56,6 +63,8 @@ def build_summary(collector: Collector, *, exit_status: int = 0) -> dict[str, An
 
 def why_failed(item: Mapping[str, Any]) -> str:
     """One line: the comparison that failed, or the error."""
+    if worse := summarize_failure(item.get("comparison")):
+        return worse
     for comparison in item["comparisons"]:
         if comparison["outcome"] == "fail":
             v = render_comparison(comparison)
@@ -123,10 +132,12 @@ def _unreadable(scope: Mapping[str, Any]) -> str:
 
 def _summarize_scope(collector: Collector, name: str) -> dict[str, Any]:
     facts = collector.scopes.get(name)
-    items = [item for item in collector.sorted_items() if item["kind"] == "scope" and item["name"] == name]
+    items = [i for i in collector.sorted_items() if subject_kind(i) == "scope" and i["name"] == name]
     outcomes = {item["item"]: item["outcome"] for item in items}
+    compared = comparison_facts(items)
     if facts is None:
-        return {"outcomes": outcomes, "measured": False, "reasons": [i["reason"] for i in items if i["reason"]]}
+        reasons = [i["reason"] for i in items if i["reason"]]
+        return {"outcomes": outcomes, "measured": False, "reasons": reasons, **compared}
     result = facts["result"]
     shared = ("lossless_ratio", "k_lossless_ratio", "v_lossless_ratio", "raw_bytes", "compressed_bytes")
     return {
@@ -143,6 +154,7 @@ def _summarize_scope(collector: Collector, name: str) -> dict[str, Any]:
         "skip_reasons": result["skip_reasons"],
         "decoded_streams": result["verified_streams"],
         **{key: result[key] for key in shared},
+        **compared,
     }
 
 
@@ -181,6 +193,7 @@ def render_summary_md(summary: Mapping[str, Any]) -> str:
         lines += _preset_md(name, preset)
     if summary["scopes"]:
         lines += _scopes_md(summary["scopes"])
+    lines += render_changes_md({**summary["presets"], **summary["scopes"]})
     return "\n".join(lines) + "\n"
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from pytest_h2o.options import Settings
+from pytest_h2o.report.changes import render_lines
+from pytest_h2o.report.collector import Collector
+from pytest_h2o.report.github import tell_github
 from pytest_h2o.report.summary import count_rows, overall_outcome, render_verdict
 
 
@@ -16,6 +20,7 @@ def render_terminal(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
     for name, preset in summary["presets"].items():
         lines += _block(name, [_threshold(v) for v in preset["verdicts"]], preset["outcomes"])
         lines.append(f"    {count_rows(preset)}")
+        lines += _comparison(preset)
         lines += [f"    note: {note}" for note in preset["notes"]]
         lines += [f"    warnings of the binary: {count:,} x {kind}" for kind, count in preset["warnings"].items()]
     for name, scope in summary["scopes"].items():
@@ -30,6 +35,7 @@ def render_terminal(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
         else:
             figures = ["not measured"]
         lines += _block(name, figures, scope["outcomes"])
+        lines += _comparison(scope)
     lines += [f"left out on purpose: {left['why']}" for left in _unique(summary["left_out_on_purpose"])]
     if summary["not_measured"]:
         lines.append(f"not measured, not asked for: {', '.join(summary['not_measured'])}")
@@ -37,8 +43,15 @@ def render_terminal(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
         lines.append(f"pytest ended with exit status {summary['exit_status']}: something failed that left no record")
     if summary["overall_pass"] == "incomplete":
         lines += [f"incomplete: {text}" for text in summary["incomplete_for"]]
+    lines += _recorded(summary["recorded"])
     lines += [f"gate {render_verdict(summary['overall_pass'])} (rule {summary['rule']}); artifacts in {run_dir}"]
     return lines
+
+
+def render_closing(summary: Mapping[str, Any], collector: Collector, root: Path) -> list[str]:
+    """The last lines of a run that came to its end, and what GitHub Actions is told."""
+    told = tell_github(os.environ, summary, collector.items, root)
+    return [*render_terminal(summary, collector.run_dir), *told]
 
 
 def render_broken_off(run_dir: Path) -> list[str]:
@@ -47,6 +60,21 @@ def render_broken_off(run_dir: Path) -> list[str]:
         "gate UNFINISHED: the run was broken off, so nothing is said of the gate",
         f"what was measured until then is in {run_dir / 'journal.jsonl'}",
     ]
+
+
+def _comparison(subject: Mapping[str, Any]) -> list[str]:
+    """How a preset or scope changed against an earlier run."""
+    lines = [f"    {line}" for line in render_lines(subject["comparison"])] if subject["comparison"] else []
+    return lines + [f"    note: {note}" for note in subject["comparison_notes"]]
+
+
+def _recorded(recorded: Mapping[str, Any]) -> list[str]:
+    """Where the figures of this run are kept for later ones."""
+    lines = [f"figures saved as baseline {recorded['baseline']}"] if recorded["baseline"] else []
+    lines += recorded["notes"]
+    if recorded["trouble"] is not None:
+        lines += [f"ERROR {line}" for line in recorded["trouble"].splitlines()]
+    return lines
 
 
 def _unique(entries: list[dict[str, str]]) -> list[dict[str, str]]:

@@ -69,7 +69,7 @@ def test_a_result_is_not_overwritten_unasked(tmp_path: Path, capsys: pytest.Capt
     assert main(arguments) == 2
     assert capsys.readouterr().err == (
         f"pytest-h2o codecs: a file that exists would be overwritten\n  where: {out_md}\n"
-        "  next: choose another output, or move the old file away\n"
+        "  next: --overwrite replaces it; or choose another output\n"
     )
     assert out_md.read_text() == "kept"
     assert main([*arguments, "--overwrite"]) == 0

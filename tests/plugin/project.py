@@ -38,6 +38,10 @@ runpy.run_path({fake!r}, run_name="__main__")
 """
 
 
+QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
+"""The second loads all of hypothesis at the end of every run: half of the time that a short one takes."""
+
+
 class Project:
     """The gates of a user, runnable by `run`."""
 
@@ -100,7 +104,7 @@ class Project:
         (self.path / "tmp").mkdir(exist_ok=True)
         env |= {"PY_COLORS": "0", "COLUMNS": "100", "TMPDIR": str(self.path / "tmp"), **self.env}
         return subprocess.Popen(
-            [sys.executable, "-m", "pytest", what, "-p", "no:cacheprovider", *arguments],
+            [sys.executable, "-m", "pytest", what, *QUICK, *arguments],
             cwd=cwd or self.path,
             env=env,
             stdout=subprocess.PIPE,
@@ -115,7 +119,8 @@ class Project:
     # -- what came of it --------------------------------------------------------------------------------------------
 
     def runs(self) -> list[Path]:
-        return sorted((self.path / "h2o-runs").iterdir()) if (self.path / "h2o-runs").exists() else []
+        folders = (path for path in (self.path / "h2o-runs").glob("*") if path.is_dir() and path.name != "baselines")
+        return sorted(folders)
 
     def run_dir(self) -> Path:
         (folder,) = self.runs()

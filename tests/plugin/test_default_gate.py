@@ -18,7 +18,7 @@ EXPECTED = ROOT / "fixtures" / "recordings"
 def stable(value: Any) -> Any:
     """A JSON value without what differs from run to run: times, worker counts, the run's own place."""
     if isinstance(value, dict):
-        moving = ("encode_s", "decode_s", "elapsed_s", "duration_s", "started", "ended", "run", "workers")
+        moving = ("encode_s", "decode_s", "elapsed_s", "duration_s", "started", "ended", "run", "workers", "sha256")
         return {k: stable(v) for k, v in value.items() if k not in moving}
     return [stable(v) for v in value] if isinstance(value, list) else value
 
@@ -31,8 +31,9 @@ def read_artifacts(folder: Path, project: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8").replace(str(project), "PROJECT")
         if name == "journal.jsonl":
             records = [json.loads(line) for line in text.splitlines()]
-            # Which process hands over the shared data depends on who came first.
-            found[name] = sorted(json.dumps({k: v for k, v in stable(r).items() if k != "data"}) for r in records)
+            # Which process hands over the shared data depends on who came first, and so does which record is the first.
+            moving = ("data", "settings")
+            found[name] = sorted(json.dumps({k: v for k, v in stable(r).items() if k not in moving}) for r in records)
         elif name == "run.json":
             found[name] = {k: v for k, v in stable(json.loads(text)).items() if k != "settings"}
         elif name == "report.html":

@@ -52,7 +52,7 @@ def gate_run(tmp_path_factory: pytest.TempPathFactory) -> GateRun:
     command += ["--h2o-lossy-target=3.5", "--junitxml=junit.xml"]
     done = subprocess.run(command, cwd=project, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
-    (run_dir,) = (project / "h2o-runs").iterdir()
+    (run_dir,) = (path for path in (project / "h2o-runs").iterdir() if path.is_dir())
     return GateRun(project, run_dir, done.stdout, project / "step.md", project / "junit.xml")
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from pytest_h2o.errors import NotMeasured
 from pytest_h2o.gate.measured import Measured, Target
+from pytest_h2o.gate.rule import Thresholds, best_of_margins
 from pytest_h2o.report.diagnosis import explain_comparison
 from pytest_h2o.session import GateSession
 from tests.plugin.project import Project, drop_column, log_of, replace_in
@@ -16,6 +18,7 @@ from tests.report.gate_items import check_comparison, fix_places, load_gate_file
 
 PRESET = "target_ratio_v3"
 DECIDING = "front2_grouped_192_8"
+NOTHING = Thresholds(None, 1.3, None)
 GOLDENS = Path(__file__).parent / "goldens"
 
 sweep_gates, dump_gates = load_gate_file("test_sweep"), load_gate_file("test_dumps")
@@ -157,9 +160,19 @@ def test_a_missed_target_is_told_where_other_figures_are_missing(
     """What only the joint rule needs is not asked for, and a diagnosis that lacks it is still one."""
     session = make_session(project.path, lossy_target="3.5", **damage(project))
     told = tell_sweep(session, "lossy")
+    assert "not shown" not in told
     assert "measured   3.380 ± 0.019 on run_0003" in told
     assert "     3.380     64.34  lossy            run_0003" in told
     assert "\nrepeat     pytest 'gates/test_sweep.py::test_lossy[target_ratio_v3]' --h2o-" in told
+
+
+def test_a_part_that_cannot_be_shown_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_rows(*_: object) -> list[str]:
+        raise NotMeasured("no baseline: nothing says how fast decode is")
+
+    monkeypatch.setattr("pytest_h2o.report.diagnosis._row_lines", no_rows)
+    told = tell_sweep(make_session(tmp_path, lossy_target="3.5"), "lossy")
+    assert "\nrows       not shown: no baseline: nothing says how fast decode is\nrepeat     pytest " in told
 
 
 # -- comparisons ---------------------------------------------------------------------------------------------------
@@ -177,8 +190,8 @@ def test_a_comparison_shows_as_many_digits_as_tell_the_two_apart() -> None:
         Measured("joint_margin", -3e-7, "run"),
         ">=",
         0.0,
-        "joint margin -0.00003% >= +0.00%",
-        "missed by 0.00003%; target from gate file; measured on run",
+        "no row meets every target; the nearest misses by 0.00003%",
+        "target from gate file; measured on run",
     )
     check_comparison(
         Measured("decode_drop", 0.05001, "run"),
@@ -187,6 +200,20 @@ def test_a_comparison_shows_as_many_digits_as_tell_the_two_apart() -> None:
         "decode slow-down 5.001% <= 5.00%",
         "missed by 0.001% of the baseline speed; target from default; measured on run",
     )
+
+
+def test_a_joint_margin_is_told_in_words_only_where_a_target_is_missed() -> None:
+    best = Measured("joint_margin", -0.0343, best_of_margins([], NOTHING, baseline_tok_per_s=None, lossless=1.0).run_id)
+    check_comparison(
+        best,
+        ">=",
+        0.0,
+        "the best of each column together do not meet every target; they miss by 3.43%",
+        "target from gate file; measured on best of each column",
+    )
+    lines = explain_comparison(Measured("joint_margin", 0.01, "run"), ">=", 0.05)
+    assert lines is not None
+    assert lines[0] == "joint margin +1.00% >= +5.00%"
 
 
 def test_a_target_is_shown_as_it_was_given() -> None:
@@ -214,3 +241,10 @@ def test_other_comparisons_are_left_to_pytest(op: str, right: object) -> None:
 def test_every_golden_is_used() -> None:
     used = re.findall(r'check_golden\("(\w+)"', Path(__file__).read_text(encoding="utf-8"))
     assert sorted(path.stem for path in GOLDENS.iterdir()) == sorted(used)
+
+
+def test_the_readme_shows_the_rows_as_they_are_told() -> None:
+    """From the first row to the last warning: what does not depend on where the clone lies."""
+    golden = (GOLDENS / "lossy.txt").read_text(encoding="utf-8")
+    shown = golden[golden.index("target     >=") : golden.index("log        ")]
+    assert shown in (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")

@@ -147,4 +147,5 @@ def test_links_lead_only_to_what_is_there(tmp_path: Path) -> None:
     assert [link.href for link in inside.to("log", "a.log")] == ["a.log"]
     assert [link.href for link in outside.to("log", "a.log")] == ["../run/a.log"]
     assert inside.to("log", "b.log") == inside.to("log", "a\0b") == inside.to("log", "x" * 5000) == ()
-    assert Links(lambda name: True).to_kept("log", "p", None) == ()
+    run = [(link.text, link.href) for link in Links(lambda name: name.endswith((".log", ".txt"))).to_run("p q", "r")]
+    assert run == [("log", "p%20q/logs/r.log"), ("output", "p%20q/logs/r.stdout.txt")]

@@ -1,0 +1,118 @@
+"""Every metric that a run is recorded with: unit, direction, exact or timed, and what it is a part of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pytest_h2o.history.record import Better, MetricFacts
+
+
+@dataclass(frozen=True)
+class FigureMetric:
+    """One kind of recorded figure.
+
+    Attributes
+    ----------
+    name : str
+        As ``--h2o-compare-fail NAME:PERCENT`` names it; a column of the bench has the name of the column.
+    better : {"higher", "lower", "same"}
+        ``same``: says what was measured; another value means that other data was measured.
+    exact : bool
+        False for timings.
+    part_of : str or None
+        The metric whose allowed worsening holds for this one too, unless this one has its own.
+    fmt : str
+        Number format.
+    """
+
+    name: str
+    title: str
+    unit: str
+    better: Better
+    exact: bool = True
+    part_of: str | None = None
+    fmt: str = ".4f"
+
+    def render(self, value: float) -> str:
+        text = format(value, self.fmt)
+        return f"{text} {self.unit}" if self.unit else text
+
+
+_BYTES, _COUNT = ",.0f", ",.0f"
+
+FIGURE_METRICS: Mapping[str, FigureMetric] = {
+    metric.name: metric
+    for metric in (
+        # rows of the bench
+        FigureMetric("h2o_lossy", "lossy ratio", "", "higher", fmt=".3f"),
+        FigureMetric("h2o_keep", "keep ratio", "", "lower", part_of="h2o_lossy"),
+        FigureMetric("h2o_target_keep_effective", "target keep ratio", "", "lower", part_of="h2o_lossy"),
+        FigureMetric("h2o_floor_keep", "floor of the keep ratio", "", "lower", part_of="h2o_lossy"),
+        FigureMetric("h2o_quantized_keep", "keep ratio in whole blocks", "", "lower", part_of="h2o_lossy"),
+        FigureMetric("h2o_lossless", "runtime lossless ratio", "", "higher", fmt=".3f"),
+        FigureMetric("h2o_lossless_raw_mb", "runtime lossless, raw", "MB", "same", fmt=".2f"),
+        FigureMetric(
+            "h2o_lossless_comp_mb", "runtime lossless, coded", "MB", "lower", part_of="h2o_lossless", fmt=".2f"
+        ),
+        FigureMetric("h2o_lossless_fallback", "runtime lossless fallbacks", "", "lower", fmt=".2f"),
+        # quality of the model under eviction
+        FigureMetric("quality_ppl_full", "perplexity, full cache", "", "lower"),
+        FigureMetric("quality_ppl_evicted", "perplexity under eviction", "", "lower"),
+        FigureMetric("quality_ppl_rise", "rise in perplexity", "", "lower"),
+        FigureMetric("quality_bits_per_byte_full", "bits a byte, full cache", "", "lower", part_of="quality_ppl_full"),
+        FigureMetric(
+            "quality_bits_per_byte_evicted", "bits a byte under eviction", "", "lower", part_of="quality_ppl_evicted"
+        ),
+        FigureMetric("quality_top1_agreement", "agreement of the likeliest token", "", "higher"),
+        FigureMetric("quality_greedy_prefix", "common greedy prefix", "tokens", "higher", fmt=".1f"),
+        FigureMetric("quality_greedy_equal", "equal greedy tokens", "", "higher"),
+        FigureMetric("quality_cache_ratio", "cache ratio of the quality run", "", "higher", fmt=".3f"),
+        FigureMetric("quality_tokens", "tokens of the quality run", "", "same", fmt=_COUNT),
+        # scopes of a dump
+        FigureMetric("lossless_ratio", "lossless ratio", "", "higher"),
+        FigureMetric("k_lossless_ratio", "lossless ratio of K", "", "higher", part_of="lossless_ratio"),
+        FigureMetric("v_lossless_ratio", "lossless ratio of V", "", "higher", part_of="lossless_ratio"),
+        FigureMetric("compressed_bytes", "coded size", "bytes", "lower", part_of="lossless_ratio", fmt=_BYTES),
+        FigureMetric("k_compressed_bytes", "coded size of K", "bytes", "lower", part_of="k_lossless_ratio", fmt=_BYTES),
+        FigureMetric("v_compressed_bytes", "coded size of V", "bytes", "lower", part_of="v_lossless_ratio", fmt=_BYTES),
+        FigureMetric("raw_bytes", "raw size", "bytes", "same", fmt=_BYTES),
+        FigureMetric("k_raw_bytes", "raw size of K", "bytes", "same", fmt=_BYTES),
+        FigureMetric("v_raw_bytes", "raw size of V", "bytes", "same", fmt=_BYTES),
+        FigureMetric("selected_entries", "entries of the dump", "", "same", fmt=_COUNT),
+        FigureMetric("skipped_entries", "entries that could not be read", "", "lower", fmt=_COUNT),
+        FigureMetric("undecoded_streams", "streams not decoded", "", "lower", fmt=_COUNT),
+        # timings
+        FigureMetric("prefill_tok_per_s", "prefill speed", "tok/s", "higher", exact=False, fmt=".2f"),
+        FigureMetric("decode_tok_per_s", "decode speed", "tok/s", "higher", exact=False, fmt=".2f"),
+        FigureMetric("h2o_evict_us", "time of eviction", "us", "lower", exact=False, fmt=".2f"),
+        FigureMetric("h2o_codec_us", "time of the codec", "us", "lower", exact=False, fmt=".2f"),
+        FigureMetric("h2o_lossless_comp_us", "time of encoding", "us", "lower", exact=False, fmt=".2f"),
+        FigureMetric("h2o_lossless_decomp_us", "time of decoding", "us", "lower", exact=False, fmt=".2f"),
+        FigureMetric("encode_s", "time of encoding", "s", "lower", exact=False, fmt=".3f"),
+        FigureMetric("decode_s", "time of decoding", "s", "lower", exact=False, fmt=".3f"),
+    )
+}
+"""In the order in which reports show them: what matters most first."""
+
+ROW_COLUMNS: tuple[str, ...] = tuple(name for name in FIGURE_METRICS if name.startswith(("h2o_", "quality_")))
+"""The metrics that are columns of a row of the bench; a row that lacks one has no such figure."""
+
+HEADLINES: Mapping[str, tuple[str, ...]] = {
+    "preset": ("h2o_lossy", "decode_tok_per_s"),
+    "scope": ("lossless_ratio",),
+}
+"""What one line about a preset or scope shows: the best over its rows."""
+
+
+def metric_facts() -> dict[str, MetricFacts]:
+    """The table as it is kept with every record."""
+    return {name: MetricFacts(m.unit, m.better, m.exact) for name, m in FIGURE_METRICS.items()}
+
+
+def render_figure(metric: str, value: float | None) -> str:
+    """A figure with its unit; one of a metric that this version does not know as plain as it is; ``missing``."""
+    if value is None:
+        return "missing"
+    known = FIGURE_METRICS.get(metric)
+    return known.render(value) if known else f"{value:g}"

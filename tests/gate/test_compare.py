@@ -1,0 +1,234 @@
+"""One run against another: what counts as worse, what is allowed, and what cannot be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_h2o.errors import StoreError, UsageError
+from pytest_h2o.gate.compare import (
+    Allowances,
+    FigureChange,
+    SubjectComparison,
+    compare_subjects,
+    headlines,
+    parse_allowances,
+)
+from pytest_h2o.gate.figure_metrics import FIGURE_METRICS, metric_facts, render_figure
+from pytest_h2o.gate.measured import METRICS
+from pytest_h2o.gate.run_figures import row_key
+from tests.records import ON_THIS_MACHINE, make_subject
+
+NONE = Allowances({})
+
+
+def compare(
+    then: Mapping[str, float],
+    now: Mapping[str, float],
+    *allowed: str,
+    there: Mapping[str, str | None] = ON_THIS_MACHINE,
+    here: Mapping[str, str | None] = ON_THIS_MACHINE,
+) -> SubjectComparison:
+    """Compare one row of figures."""
+    old, new = make_subject({"all": then}, fingerprint=there), make_subject({"all": now}, fingerprint=here)
+    return compare_subjects(old, new, metric_facts(), parse_allowances(allowed))
+
+
+def state_of(metric: str, then: float, now: float, *allowed: str, **fields: Any) -> str:
+    (change,) = compare({metric: then}, {metric: now}, *allowed, **fields).changes
+    return change.state
+
+
+@pytest.mark.parametrize(
+    ("metric", "then", "now", "state"),
+    [
+        ("lossless_ratio", 1.47, 1.47, "equal"),
+        ("lossless_ratio", 1.47, 1.47 * 0.995, "worse"),
+        ("lossless_ratio", 1.47, 1.4699999999999998, "worse"),
+        ("lossless_ratio", 1.47, 1.48, "better"),
+        ("compressed_bytes", 1_000_000, 1_000_001, "worse"),
+        ("compressed_bytes", 1_000_000, 999_999, "better"),
+        ("h2o_keep", 0.3, 0.31, "worse"),
+        ("quality_ppl_rise", -0.01, 0.0, "worse"),
+        ("skipped_entries", 0, 1, "worse"),
+        ("raw_bytes", 100, 99, "changed"),
+        ("raw_bytes", 100, 101, "changed"),
+    ],
+)
+def test_an_exact_figure_may_not_be_worse_by_anything(metric: str, then: float, now: float, state: str) -> None:
+    assert state_of(metric, then, now) == state
+    failing = compare({metric: then}, {metric: now}).regressions
+    assert bool(failing) == (state in ("worse", "changed"))
+
+
+@pytest.mark.parametrize(
+    ("metric", "then", "now", "allowed", "state"),
+    [
+        ("lossless_ratio", 100.0, 99.5, "lossless_ratio:0.5", "allowed"),
+        ("lossless_ratio", 100.0, 99.49, "lossless_ratio:0.5", "worse"),
+        ("lossless_ratio", 1.47, 1.47 * 0.99, "lossless_ratio:1%", "allowed"),
+        ("lossless_ratio", 1.47, 1.46, "h2o_lossy:50", "worse"),
+        ("lossless_ratio", 1.47, 1.48, "lossless_ratio:1", "better"),
+        ("compressed_bytes", 1000, 1010, "compressed_bytes:1", "allowed"),
+        ("compressed_bytes", 1000, 1011, "compressed_bytes:1", "worse"),
+        ("raw_bytes", 100, 101, "raw_bytes:1", "allowed"),
+        ("skipped_entries", 0, 1, "skipped_entries:1000", "worse"),
+    ],
+)
+def test_an_allowance_is_in_percent_of_the_figure_then(
+    metric: str, then: float, now: float, allowed: str, state: str
+) -> None:
+    assert state_of(metric, then, now, allowed) == state
+
+
+def test_what_a_ratio_is_made_of_shares_its_allowance() -> None:
+    then = {"lossless_ratio": 2.0, "k_lossless_ratio": 2.0, "compressed_bytes": 1000, "k_compressed_bytes": 500}
+    now = {"lossless_ratio": 1.98, "k_lossless_ratio": 1.98, "compressed_bytes": 1010.10101, "k_compressed_bytes": 505}
+    assert [change.state for change in compare(then, now, "lossless_ratio:1").changes] == ["allowed"] * 4
+    assert [change.state for change in compare(then, now, "lossless_ratio:0.99").changes][:3] == ["worse"] * 3
+    own = compare(then, now, "lossless_ratio:1", "k_compressed_bytes:0.5")
+    assert [change.metric for change in own.regressions] == ["k_compressed_bytes"]
+
+
+@given(then=st.floats(0.1, 1e6), percent=st.floats(0.01, 50))
+def test_just_allowed_is_allowed(then: float, percent: float) -> None:
+    assert state_of("lossless_ratio", then, then * (1 - percent / 100), f"lossless_ratio:{percent!r}") == "allowed"
+    assert state_of("lossless_ratio", then, then * (1 - percent / 100 - 1e-4), f"lossless_ratio:{percent!r}") == "worse"
+
+
+def test_missing_now_fails_and_new_is_only_said() -> None:
+    comparison = compare({"h2o_lossy": 3.0, "h2o_keep": 0.3}, {"h2o_lossy": 3.0, "h2o_lossless": 1.4})
+    states = {change.metric: change.state for change in comparison.changes}
+    assert states == {"h2o_lossy": "equal", "h2o_keep": "missing", "h2o_lossless": "new"}
+    assert [change.metric for change in comparison.regressions] == ["h2o_keep"]
+    rows = compare_subjects(
+        make_subject({"a": {"h2o_lossy": 3.0}}), make_subject({"b": {"h2o_lossy": 3.0}}), metric_facts(), NONE
+    )
+    assert [(change.row, change.state) for change in rows.changes] == [("a", "missing"), ("b", "new")]
+
+
+def test_an_allowance_does_not_excuse_what_is_missing() -> None:
+    assert compare({"h2o_lossy": 3.0}, {"h2o_keep": 0.3}, "h2o_lossy:100").regressions
+
+
+def test_timings_fail_only_where_an_allowance_asks_for_it() -> None:
+    assert state_of("decode_tok_per_s", 60.0, 30.0) == "timed"
+    assert state_of("decode_tok_per_s", 60.0, 55.0, "decode_tok_per_s:10") == "allowed"
+    assert state_of("decode_tok_per_s", 60.0, 50.0, "decode_tok_per_s:10") == "worse"
+    assert state_of("h2o_evict_us", 10.0, 12.0, "h2o_evict_us:10") == "worse"
+
+
+@pytest.mark.parametrize("part", [*ON_THIS_MACHINE][1:])
+def test_timings_are_compared_only_between_equal_fingerprints(part: str) -> None:
+    other = {**ON_THIS_MACHINE, part: "another"}
+    comparison = compare({"decode_tok_per_s": 60.0}, {"decode_tok_per_s": 30.0}, "decode_tok_per_s:10", there=other)
+    assert [change.state for change in comparison.changes] == ["not comparable"]
+    assert comparison.differing == (f"{part}: another then, {ON_THIS_MACHINE[part]} now",)
+    assert comparison.unmet == ("decode_tok_per_s",)
+    assert not comparison.regressions
+
+
+def test_what_is_not_known_is_not_equal() -> None:
+    unknown = {**ON_THIS_MACHINE, "machine": None, "binary": None}
+    comparison = compare({"decode_tok_per_s": 60.0}, {"decode_tok_per_s": 60.0}, there=unknown, here=unknown)
+    assert comparison.differing == ("not known: binary, machine",)
+    assert [change.state for change in comparison.changes] == ["not comparable"]
+
+
+def test_exact_figures_are_compared_between_binaries() -> None:
+    other = {**ON_THIS_MACHINE, "binary": "another"}
+    assert state_of("h2o_lossy", 3.0, 2.9, there=other) == "worse"
+
+
+def test_another_model_is_one_clear_error() -> None:
+    with pytest.raises(StoreError) as caught:
+        compare({"h2o_lossy": 3.0}, {"h2o_lossy": 3.0}, there={**ON_THIS_MACHINE, "model": "large, 2.00 GiB"})
+    assert str(caught.value) == (
+        "the baseline is of another model\n"
+        "  where: scope front2\n"
+        "  came: large, 2.00 GiB\n"
+        "  expected: smol, 144.60 MiB\n"
+        "  next: compare with a run of the same model, or save this one under a name of its own: --h2o-save NAME"
+    )
+
+
+def test_what_fails_comes_first() -> None:
+    figures = {"h2o_lossy": 3.0, "h2o_keep": 0.3, "h2o_lossless": 1.4}
+    comparison = compare(figures, {**figures, "h2o_lossless": 1.3})
+    assert [change.metric for change in comparison.changes] == ["h2o_lossless", "h2o_lossy", "h2o_keep"]
+    assert comparison.counts == {"worse": 1, "equal": 2}
+    (change,) = comparison.to_json()["changes"]
+    assert change["state"] == "worse"
+    assert change["percent"] == pytest.approx(-7.142857)
+    assert repr(comparison.changes[0]) == "h2o_lossless of all: 1.400 -> 1.300 (-7.14 %)"
+
+
+def test_the_headline_is_the_best_of_all_rows() -> None:
+    then = make_subject({"a": {"h2o_lossy": 3.0}, "b": {"h2o_lossy": 3.4, "decode_tok_per_s": 50.0}}, kind="preset")
+    now = make_subject({"a": {"h2o_lossy": 3.1}, "b": {"h2o_lossy": 3.2, "decode_tok_per_s": 40.0}}, kind="preset")
+    assert headlines(then, now, metric_facts(), comparable=False) == [
+        FigureChange("the best row", "h2o_lossy", 3.4, 3.2, "worse"),
+        FigureChange("the best row", "decode_tok_per_s", 50.0, 40.0, "not comparable"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (
+            ["lossles_ratio:1"],
+            "--h2o-compare-fail names no metric that is recorded\n"
+            "  came: 'lossles_ratio'\n"
+            f"  expected: {', '.join(FIGURE_METRICS)}\n"
+            "  next: did you mean lossless_ratio or v_lossless_ratio or k_lossless_ratio?",
+        ),
+        (
+            ["lossless_ratio"],
+            "--h2o-compare-fail takes METRIC:PERCENT\n"
+            "  came: 'lossless_ratio'\n"
+            "  expected: a percentage of at least 0, for example lossless_ratio:0.5",
+        ),
+        (
+            ["h2o_lossy:1", "h2o_lossy:2"],
+            "--h2o-compare-fail was given twice for one metric\n  came: 'h2o_lossy:2'\n  expected: once a metric",
+        ),
+    ],
+)
+def test_an_allowance_that_cannot_be_meant_is_one_clear_error(texts: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_allowances(texts)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("number", ["", "-1", "nan", "inf", "1%%", "x", "1:2"])
+def test_a_percentage_is_a_number_of_at_least_0(number: str) -> None:
+    with pytest.raises(UsageError, match="takes METRIC:PERCENT"):
+        parse_allowances([f"h2o_lossy:{number}"])
+
+
+def test_metrics_of_verdicts_and_of_records_agree() -> None:
+    shared = METRICS.keys() & FIGURE_METRICS.keys()
+    assert shared == {"h2o_lossy", "h2o_keep", "h2o_lossless", "decode_tok_per_s", "lossless_ratio"}
+    for name in shared:
+        ours, theirs = FIGURE_METRICS[name], METRICS[name]
+        assert (ours.unit, ours.better == "higher") == (theirs.unit, theirs.higher_is_better)
+    assert all(metric.part_of in (None, *FIGURE_METRICS) for metric in FIGURE_METRICS.values())
+
+
+def test_a_figure_shows_its_unit_and_a_missing_one_is_missing() -> None:
+    assert render_figure("compressed_bytes", 1234567) == "1,234,567 bytes"
+    assert render_figure("lossless_ratio", None) == "missing"
+    assert render_figure("of a later version", 1.5) == "1.5"
+
+
+def test_a_row_keeps_its_name_when_others_come_before_it() -> None:
+    point = {"run_id": "run_0003_p512_g128_k0.3_b8_lr3.0", "prompt_len": 512, "sink_tokens": 32}
+    key = row_key(point, 3)
+    assert key.startswith("p512_g128_k0.3_b8_lr3.0-")
+    assert row_key({**point, "run_id": "run_0007_p512_g128_k0.3_b8_lr3.0"}, 3) == key
+    assert row_key({**point, "sink_tokens": 16}, 3) != key
+    assert row_key(point, 1) != key

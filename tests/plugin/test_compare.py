@@ -1,0 +1,393 @@
+"""A gate against an earlier run: a regression is a failing item, in every way of running pytest."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_h2o.cli import main
+from pytest_h2o.history.baselines import baseline_path, read_baseline, save_baseline
+from pytest_h2o.history.lines import append_record, read_history
+from pytest_h2o.history.record import RunRecord, record_to_json
+from pytest_h2o.report.markdown import escape
+from tests.plugin.project import MODES, RECORDINGS, Project, log_of, replace_in
+
+SCOPE = ("-k", "front2_grouped")
+"""One scope with its three items: what runs fastest."""
+
+WORSE = ("--h2o-set", "adaptive_block_seq=16")
+"""The codec in a setting that costs 1 % of the ratio, far above the target of 1.3."""
+
+
+def out_dir(project: Project) -> Path:
+    return project.path / "h2o-runs"
+
+
+def history(project: Project) -> list[Any]:
+    return list(read_history(out_dir(project) / "history.jsonl"))
+
+
+def last_summary(project: Project) -> dict[str, Any]:
+    """The summary of the newest run folder."""
+    newest = max(project.runs(), key=lambda folder: (folder / "run.json").stat().st_mtime_ns)
+    value: dict[str, Any] = json.loads((newest / "summary.json").read_text())
+    return value
+
+
+@pytest.mark.parametrize("mode", ["plain", "n2"])
+def test_a_regression_is_a_failing_item(mode: str, project: Project) -> None:
+    recorded = project.copy_recordings()
+    result = project.run(*MODES[mode], "--h2o-compare", "last")
+    assert result.ret == 0
+    assert result.parseoutcomes()["passed"] == 38
+    assert result.parseoutcomes()["skipped"] == 5
+    result.stdout.fnmatch_lines(
+        ["incomplete: * not compared: no baseline yet: *history.jsonl has no earlier run to compare with; this run *"]
+    )
+    assert last_summary(project)["overall_pass"] == "incomplete"
+    (first,) = history(project)
+    assert first.overall_pass == "incomplete"
+    assert len(first.subject("preset", "target_ratio_v3").figures) == 27
+    # One column of one row is worse in its last digit; every threshold still holds.
+    replace_in(log_of(recorded, 12), "| 3.380 ± 0.019 |", "| 3.379 ± 0.019 |")
+    result = project.run(*MODES[mode], "--h2o-compare", "last")
+    assert result.ret == 1
+    assert result.parseoutcomes()["passed"] == 42
+    assert result.parseoutcomes()["failed"] == 1
+    result.stdout.fnmatch_lines(
+        [
+            "*test_no_regression[[]target_ratio_v3[]]*",
+            "*h2o diagnosis*",
+            "preset target_ratio_v3: worse than an earlier run",
+            f"compared   with last (run {first.run}), ended {first.ended}",
+            "figures    1 worse, 242 equal",
+            "  WORSE    p512_g128_k0.3_b8_lr3.4-*: lossy ratio 3.380 -> 3.379 (-0.03 %)",
+            "allow      --h2o-compare-fail=h2o_lossy:PERCENT lets it be worse by that much",
+            "accept     run once without --h2o-compare: its figures are then what later runs are held against",
+            "note       timings are not compared; not known: base config, binary, machine",
+            "repeat     pytest 'gates/test_regression.py::test_no_regression[[]target_ratio_v3[]]' --h2o-compare=last",
+            "FAIL  target_ratio_v3",
+            "    change against last: 1 worse, 242 equal",
+            "      lossy ratio 3.380 -> 3.379 (-0.03 %)",
+            "    change against last: 20 equal",
+            "gate FAIL*",
+        ]
+    )
+
+
+def test_a_fall_of_half_a_percent_is_seen_and_can_be_allowed(project: Project) -> None:
+    assert project.run(*SCOPE, "--h2o-save", "main").ret == 0
+    saved = read_baseline(out_dir(project), "main")
+    (subject,) = saved.subjects
+    better = {"lossless_ratio": 1.4676 * 1.005, "compressed_bytes": 2_704_497 / 1.005}
+    figures = {**subject.figures, "all": {**subject.figures["all"], **better}}
+    improved = dataclasses.replace(subject, figures=figures)
+    save_baseline(out_dir(project), "best", dataclasses.replace(saved, subjects=(improved,)))
+    result = project.run(*SCOPE, "--h2o-compare", "best")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(
+        [
+            "figures    2 worse, 18 equal",
+            "  WORSE    all: lossless ratio 1.4749 -> 1.4676 (-0.50 %)",
+            "accept     run with --h2o-save=best --h2o-overwrite alone: *",
+        ]
+    )
+    assert project.run(*SCOPE, "--h2o-compare", "best", "--h2o-compare-fail", "lossless_ratio:0.4").ret == 1
+    result = project.run(*SCOPE, "--h2o-compare", "best", "--h2o-compare-fail", "lossless_ratio:0.6")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["    change against best: 2 worse, allowed, 18 equal"])
+
+
+def test_a_run_that_failed_is_not_what_the_next_one_is_held_against(project: Project) -> None:
+    assert project.run(*SCOPE).ret == 0
+    for _ in range(2):
+        assert project.run(*SCOPE, *WORSE, "--h2o-compare", "last").ret == 1
+    assert [record.subjects[0].held for record in history(project)] == [True, False, False]
+    comparison = last_summary(project)["scopes"]["front2_grouped_192_8"]["comparison"]
+    assert comparison["run"] == history(project)[0].run
+    assert comparison["counts"] == {"worse": 10, "equal": 10, "not comparable": 2}
+    # Accepted: run once without comparing.
+    assert project.run(*SCOPE, *WORSE).ret == 0
+    result = project.run(*SCOPE, *WORSE, "--h2o-compare", "last")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["    change against last: 20 equal"])
+    # An improvement is reported and does not fail.
+    project.write_ini(h2o_logs=str(RECORDINGS), h2o_compare="last")
+    result = project.run(*SCOPE)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        ["h2o: compared with last (ini key h2o_compare)", "    change against last: 10 better, 10 equal"]
+    )
+
+
+def test_comparing_is_not_asked_for_by_default(project: Project) -> None:
+    result = project.run(*SCOPE)
+    assert result.parseoutcomes()["passed"] == 2
+    assert last_summary(project)["scopes"]["front2_grouped_192_8"]["comparison"] is None
+    assert len(history(project)) == 1
+
+
+def test_a_comparison_that_did_not_take_place_is_told(project: Project) -> None:
+    assert project.run("-k", "front2", "--h2o-save", "main").ret == 0
+    result = project.run("-k", "front2_grouped and lossless", "--h2o-compare", "main")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        ["incomplete: nothing was compared with main: no item of test_no_regression ran", "gate INCOMPLETE*"]
+    )
+    result = project.run(*SCOPE, "--h2o-compare", "main")
+    result.stdout.fnmatch_lines(
+        [
+            "incomplete: baseline main holds figures of scope front2_chunked_128_16, scope front2_upper, and this "
+            "run does not"
+        ]
+    )
+
+
+def test_a_baseline_is_made_by_the_first_run_and_kept(project: Project) -> None:
+    both = (*SCOPE, "--h2o-compare", "main", "--h2o-save", "main")
+    result = project.run(*both)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        [
+            "incomplete: front2_grouped_192_8 not compared: no baseline yet: this run is saved as main",
+            "figures saved as baseline main",
+        ]
+    )
+    first = baseline_path(out_dir(project), "main").read_bytes()
+    result = project.run(*both)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        [
+            "h2o: baseline main is there already and stays as it is",
+            "    change against main: 20 equal",
+            "baseline main was there already and stays as it is (--h2o-overwrite replaces it)",
+        ]
+    )
+    # A run that fails against its baseline does not become the baseline, whatever was asked.
+    result = project.run(*both, *WORSE, "--h2o-overwrite")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["baseline main stays as it is: scope front2_grouped_192_8 failed in this run"])
+    assert baseline_path(out_dir(project), "main").read_bytes() == first
+    assert project.run(*SCOPE, *WORSE, "--h2o-save", "main", "--h2o-overwrite").ret == 0
+    assert baseline_path(out_dir(project), "main").read_bytes() != first
+
+
+def test_a_run_without_whole_figures_is_not_saved_and_fails(project: Project) -> None:
+    result = project.run("-k", "run_0003", "--h2o-save", "main")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(
+        [
+            "ERROR baseline main was not saved: no preset and no scope was measured as a whole",
+            "ERROR   next: run all items of a preset or scope, to the end",
+        ]
+    )
+    assert not baseline_path(out_dir(project), "main").exists()
+    assert history(project) == []
+
+
+# -- bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--h2o-compare", "../x"), "--h2o-compare takes the name of a baseline, not a path\n  came: '../x'"),
+        (("--h2o-save", "a/b"), "--h2o-save takes the name of a baseline, not a path\n  came: 'a/b'"),
+        (("--h2o-save", "last"), "--h2o-save: no baseline can be called last"),
+        (
+            ("--h2o-compare", "mian"),
+            "there is no baseline called mian\n  where: PROJECT/h2o-runs/baselines\n"
+            "  came: baselines there: main, old\n"
+            "  next: did you mean main? --h2o-save mian saves a run under that name",
+        ),
+        (
+            ("--h2o-save", "main"),
+            "--h2o-save: there is a baseline called main already\n"
+            "  where: PROJECT/h2o-runs/baselines/main.json\n"
+            "  came: baselines there: main, old\n"
+            "  expected: a new name\n"
+            "  next: --h2o-overwrite replaces it; --h2o-compare with the same name compares with it and keeps it",
+        ),
+        (
+            ("--h2o-compare", "old"),
+            "a record of a run has another schema than this version reads\n"
+            "  where: PROJECT/h2o-runs/baselines/old.json\n"
+            "  came: schema 0\n",
+        ),
+        (
+            ("--h2o-compare", "main", "--h2o-compare-fail", "lossless:1"),
+            "--h2o-compare-fail names no metric that is recorded\n  came: 'lossless'",
+        ),
+        (
+            ("--h2o-compare-fail", "lossless_ratio:1"),
+            "--h2o-compare-fail was given, and nothing to compare with\n"
+            "  came: lossless_ratio:1\n"
+            "  expected: --h2o-compare NAME or --h2o-compare last beside it",
+        ),
+    ],
+)
+def test_bad_input_is_told_before_anything_is_measured(
+    arguments: tuple[str, ...], message: str, project: Project
+) -> None:
+    from tests.records import make_record
+
+    folder = out_dir(project) / "baselines"
+    save_baseline(out_dir(project), "main", make_record())
+    (folder / "old.json").write_text(json.dumps({**record_to_json(make_record()), "schema": 0}))
+    result = project.run(*arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert message.replace("PROJECT", str(project.path)) in str(result.stdout)
+    assert project.runs() == []
+
+
+def test_the_ini_file_is_named_when_it_is_at_fault(project: Project) -> None:
+    for key, value in (("h2o_compare", "../x"), ("h2o_compare_fail", "lossles:1"), ("h2o_save", "last")):
+        project.write_ini(h2o_logs=str(RECORDINGS), **{key: value})
+        result = project.run("-k", "lossy")
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        assert f"ERROR: ini key {key}" in str(result.stdout)
+    assert project.runs() == []
+
+
+def _of_another_model(record: RunRecord) -> RunRecord:
+    subjects = tuple(
+        dataclasses.replace(subject, fingerprint={**subject.fingerprint, "model": "large, 2.00 GiB"})
+        for subject in record.subjects
+    )
+    return dataclasses.replace(record, run="20990101-000000-ffffff", subjects=subjects)
+
+
+def test_figures_of_another_model_are_never_compared(project: Project) -> None:
+    preset = ("-k", "target_ratio_v3 and not bench")
+    assert project.run(*preset, "--h2o-save", "main").ret == 0
+    other = _of_another_model(history(project)[0])
+    save_baseline(out_dir(project), "large", other)
+    result = project.run(*preset, "--h2o-compare", "large")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(
+        [
+            "*test_no_regression[[]target_ratio_v3[]]*",
+            f"baseline large ({baseline_path(out_dir(project), 'large')}) is of another model",
+            "  where: preset target_ratio_v3",
+            "  came: large, 2.00 GiB",
+            "  expected: smol_mnn, 144.60 MiB",
+        ]
+    )
+    # The last run of this model stands before it in the history, and a damaged line after it.
+    append_record(out_dir(project) / "history.jsonl", other)
+    with (out_dir(project) / "history.jsonl").open("a") as file:
+        file.write("damaged\n")
+    result = project.run(*preset, "--h2o-compare", "last")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        [
+            "    change against last: 243 equal",
+            "    note: the history is damaged: *history.jsonl:4: a record of a run cannot be read: *; left out",
+        ]
+    )
+
+
+# -- timings ---------------------------------------------------------------------------------------------------------
+
+
+def test_timings_are_held_only_against_the_same_machine_binary_and_threads(project: Project) -> None:
+    recorded = project.copy_recordings()
+    bench = project.make_bench()
+    project.env["FAKE_RECORDINGS"] = str(recorded)
+    settings = "h2o_keep_ratios: [0.3]\nh2o_block_tokens: [8]\nh2o_target_lossy_ratios: [3.4]\n"
+    (project.path / "one.yaml").write_text(settings)
+    flags = (*bench, "--h2o-presets=one.yaml", "--h2o-decode-baseline=none", "-k", "one and not joint")
+    assert project.run(*flags, "--h2o-save", "main").ret == 0
+    replace_in(log_of(recorded, 12), "<br>57.97 ± 20.00", "<br>47.97 ± 20.00")
+    result = project.run(*flags, "--h2o-compare", "main")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["      decode speed 57.97 tok/s -> 47.97 tok/s (-17.25 %), a timing"])
+    flags = (*flags, "--h2o-compare", "main", "--h2o-compare-fail", "decode_tok_per_s:10")
+    result = project.run(*flags)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["  WORSE    p512_*: decode speed 57.97 tok/s -> 47.97 tok/s (-17.25 %), allowed 10 %"])
+    result = project.run(*flags, "--h2o-threads", "1")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        [
+            "      decode speed 57.97 tok/s -> 47.97 tok/s (-17.25 %), not comparable",
+            "    note: timings are not compared (decode_tok_per_s should have been); threads: 2 then, 1 now",
+            "incomplete: decode_tok_per_s of one was to be compared with main and cannot be",
+        ]
+    )
+
+
+# -- artifacts and commands ------------------------------------------------------------------------------------------
+
+
+def test_reports_and_commands_say_what_changed(
+    project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.path)
+    assert project.run(*SCOPE, "--h2o-save", "main").ret == 0
+    assert project.run(*SCOPE, *WORSE, "--h2o-compare", "main").ret == 1
+    good, bad = (record.run for record in history(project))
+    folder = out_dir(project) / bad
+    summary = (folder / "summary.md").read_text()
+    why = f"worse than main (run {good}): all: lossless ratio 1.4676 -> 1.4520 (-1.06 %), and 9 more figures"
+    assert escape(f"test_no_regression[front2_grouped_192_8]: {why}") in summary
+    assert escape(f"front2_grouped_192_8 against main (run {good}): 10 worse, 10 equal") in summary
+    cells = ("front2_grouped_192_8", "all", "lossless_ratio", "1.4676", "1.4520", "-1.06 %", "WORSE")
+    assert " | ".join(map(escape, cells)) in summary
+    records = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    (compared,) = [record for record in records if record["kind"] == "comparison"]
+    assert compared["comparison"]["counts"] == {"worse": 10, "equal": 10, "not comparable": 2}
+    assert len(json.loads((folder / "figures.json").read_text())["record"]["metrics"]) > 30
+
+    capsys.readouterr()
+    assert main(["compare", "main", str(folder)]) == 1
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"then run {good} of baseline main, ended ")
+    assert (
+        "\nscope front2_grouped_192_8  all      lossless_ratio      1.4676           1.4520           -1.06 %" in shown
+    )
+    assert shown.endswith("\nWORSE: 10 worse, 10 equal\n")
+    assert main(["compare", "main", "last", "--compare-fail", "lossless_ratio:5"]) == 0
+    assert capsys.readouterr().out.endswith("\nnot worse: 10 worse, allowed, 10 equal\n")
+    assert main(["compare", good[-6:], good, "--all"]) == 0
+    assert "  raw_bytes           3,969,024 bytes  3,969,024 bytes  +0.00 %  equal\n" in capsys.readouterr().out
+    assert main(["compare", "main", "nothing"]) == 2
+    assert capsys.readouterr().err.startswith("pytest-h2o compare: nothing is called nothing\n")
+
+    assert main(["history"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["run", good, bad]
+    assert lines[1].endswith("  held    lossless_ratio  1.4676")
+    assert lines[2].endswith("  FAILED  lossless_ratio  1.4520  -1.06 %")
+    assert main(["history", "--last", "1", "--metric", "compressed_bytes"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].endswith("  compressed_bytes  2,733,394 bytes")
+    (out_dir(project) / "history.jsonl").open("a").write("{")
+    assert main(["history"]) == 0
+    assert "history.jsonl:3: a torn last line: whoever wrote it was stopped; left out" in capsys.readouterr().err
+    for arguments, message in (
+        (["--last", "0"], "--last is out of range"),
+        (["--metric", "speed"], "--metric names no metric that is recorded"),
+        (["--out-dir", "nowhere"], "there is no history"),
+    ):
+        assert main(["history", *arguments]) == 2
+        assert capsys.readouterr().err.startswith(f"pytest-h2o history: {message}\n")
+
+
+def test_two_runs_with_nothing_in_common(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.records import make_record, make_subject
+
+    save_baseline(out_dir(project), "one", make_record("r1", make_subject(name="a")))
+    save_baseline(out_dir(project), "two", make_record("r2", make_subject(name="b"), make_subject(name="\x1b[31m")))
+    out = ["--out-dir", str(out_dir(project))]
+    assert main(["compare", "one", "two", *out]) == 2
+    assert "the two runs have no preset and no scope in common" in capsys.readouterr().err
+    save_baseline(out_dir(project), "three", make_record("r3", make_subject(name="b")))
+    assert main(["compare", "two", "three", *out]) == 1
+    shown = capsys.readouterr().out
+    assert "scope \\x1b[31m was measured then, and not now" in shown
+    assert shown.endswith("not worse: 1 equal\n") is False
+    assert shown.endswith("WORSE: 1 equal, 1 presets or scopes missing\n")

@@ -1,0 +1,397 @@
+"""What is kept of runs: one line a run, safe against two writers and damage; baselines by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from pytest_h2o.errors import StoreError, UsageError
+from pytest_h2o.history import lines
+from pytest_h2o.history.baselines import (
+    check_baseline_name,
+    list_baselines,
+    read_baseline,
+    read_record_file,
+    save_baseline,
+)
+from pytest_h2o.history.lines import Damage, append_record, read_history
+from pytest_h2o.history.machine import describe_machine
+from pytest_h2o.history.record import (
+    RunRecord,
+    _checksum,
+    parse_record,
+    record_from_json,
+    record_to_json,
+    render_line,
+)
+from pytest_h2o.history.resolve import resolve_record
+from tests.records import make_record, make_subject
+
+RUNS = [f"2026010{day}-000000-{day}{day}{day}{day}{day}{day}" for day in (1, 2, 3)]
+RECORDS = [make_record(run) for run in RUNS]
+LINES = [render_line(record).encode() for record in RECORDS]
+
+
+def sealed(record: Any, schema: Any = 1) -> bytes:
+    """A record in its envelope, with the right checksum whatever it holds."""
+    return json.dumps({"schema": schema, "sha256": _checksum(record), "record": record}).encode()
+
+
+def write_history(folder: Path, *parts: bytes) -> Path:
+    path = folder / "history.jsonl"
+    path.write_bytes(b"".join(parts))
+    return path
+
+
+# -- records ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_record_is_read_as_it_was_written() -> None:
+    line = render_line(RECORDS[0])
+    assert line.endswith("}\n")
+    assert line.count("\n") == 1
+    assert parse_record(line.encode(), "here") == RECORDS[0]
+    indented = json.dumps(record_to_json(RECORDS[0]), indent=1, sort_keys=True)
+    assert parse_record(indented.encode(), "here") == RECORDS[0]
+
+
+def test_every_figure_has_unit_direction_and_exactness() -> None:
+    record = record_to_json(RECORDS[0])["record"]
+    assert record["metrics"]["compressed_bytes"] == {"unit": "bytes", "better": "lower", "exact": True}
+    assert record["metrics"]["decode_tok_per_s"] == {"unit": "tok/s", "better": "higher", "exact": False}
+
+
+def test_another_schema_is_one_clear_error() -> None:
+    with pytest.raises(StoreError) as caught:
+        parse_record(sealed({}, schema=99), "main.json")
+    assert str(caught.value) == (
+        "a record of a run has another schema than this version reads\n"
+        "  where: main.json\n"
+        "  came: schema 99\n"
+        "  expected: schema 1\n"
+        "  next: read it with the version of pytest-h2o that wrote it, or record the run again"
+    )
+
+
+def test_a_digit_that_was_changed_is_told() -> None:
+    with pytest.raises(StoreError) as caught:
+        parse_record(LINES[0].replace(b"1.4676", b"1.3676"), "main.json")
+    assert str(caught.value).splitlines()[:2] == [
+        "a record of a run was changed after it was written",
+        "  where: main.json",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"", "cannot be read"),
+        (b"\xff\xfe", "cannot be read"),
+        (b"[" * 100_000, "cannot be read"),
+        (b'{"schema": 1, "record": NaN}', "cannot be read"),
+        (b'{"schema": ' + b"9" * 5000 + b"}", "cannot be read"),
+        (b"[]", "this is no record of a run"),
+        (b"{}", "this is no record of a run"),
+        (b'{"schema": true}', "another schema"),
+        (b'{"schema": 1}', "was changed"),
+        (b'{"schema": 1, "sha256": 7, "record": 1e999}', "was changed"),
+        (sealed(None), "another shape"),
+        (sealed([]), "another shape"),
+    ],
+)
+def test_what_is_no_record_is_one_clear_error(data: bytes, what: str) -> None:
+    with pytest.raises(StoreError, match=what):
+        parse_record(data, "here")
+
+
+def _with(change: Callable[[dict[str, Any]], Any]) -> bytes:
+    record = record_to_json(RECORDS[0])["record"]
+    change(record)
+    return sealed(record)
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        (lambda r: r.pop("run"), "here: record.run"),
+        (lambda r: r.update(run=7), "here: record.run"),
+        (lambda r: r.update(overall_pass=None), "here: record.overall_pass"),
+        (lambda r: r.update(subjects={}), "here: record.subjects"),
+        (lambda r: r.update(subjects=["x"]), "here: subjects[0]"),
+        (lambda r: r["subjects"][0].update(kind="thing"), "here: subjects[0].kind"),
+        (lambda r: r["subjects"][0].update(fingerprint={"model": 1}), "here: subjects[0].fingerprint.model"),
+        (lambda r: r["subjects"][0].update(figures={"all": 1}), "here: subjects[0].figures.all"),
+        (
+            lambda r: r["subjects"][0]["figures"]["all"].update(lossless_ratio="1"),
+            "here: subjects[0].figures.all.lossless_ratio",
+        ),
+        (
+            lambda r: r["subjects"][0]["figures"]["all"].update(lossless_ratio=True),
+            "here: subjects[0].figures.all.lossless_ratio",
+        ),
+        (
+            lambda r: r["subjects"][0]["figures"]["all"].update(lossless_ratio=10**301),
+            "here: subjects[0].figures.all.lossless_ratio",
+        ),
+        (lambda r: r["metrics"]["h2o_lossy"].update(better="up"), "here: metrics.h2o_lossy.better"),
+    ],
+)
+def test_another_shape_names_the_place(change: Callable[[dict[str, Any]], Any], where: str) -> None:
+    with pytest.raises(StoreError) as caught:
+        parse_record(_with(change), "here")
+    assert caught.value.what == "a record of a run has another shape than this version reads"
+    assert caught.value.where == where
+
+
+# -- the history -----------------------------------------------------------------------------------------------------
+
+
+def test_there_may_be_no_history_yet(tmp_path: Path) -> None:
+    assert list(read_history(tmp_path / "history.jsonl")) == []
+
+
+def test_records_come_oldest_first(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "history.jsonl"
+    for record in RECORDS:
+        append_record(path, record)
+    assert list(read_history(path)) == RECORDS
+    assert path.read_bytes() == b"".join(LINES)
+
+
+def test_a_torn_last_line_is_left_out_and_nothing_is_glued_to_it(tmp_path: Path) -> None:
+    path = write_history(tmp_path, LINES[0], LINES[1][:500])
+    torn = Damage(f"{path}:2", "a torn last line: whoever wrote it was stopped; left out")
+    assert list(read_history(path)) == [RECORDS[0], torn]
+    append_record(path, RECORDS[2])
+    first, damage, last = read_history(path)
+    assert (first, last) == (RECORDS[0], RECORDS[2])
+    assert str(damage).startswith(f"{path}:2: a record of a run cannot be read: ")
+    assert path.read_bytes() == LINES[0] + LINES[1][:500] + b"\n" + LINES[2]
+
+
+def test_a_line_that_only_lacks_its_end_is_whole(tmp_path: Path) -> None:
+    path = write_history(tmp_path, LINES[0], LINES[1][:-1])
+    assert list(read_history(path)) == RECORDS[:2]
+    append_record(path, RECORDS[2])
+    assert list(read_history(path)) == RECORDS
+
+
+def test_damaged_lines_are_named_and_good_ones_stay_usable(tmp_path: Path) -> None:
+    other, changed = sealed({}, schema=2) + b"\n", LINES[1].replace(b"1.4676", b"1.5676")
+    path = write_history(tmp_path, LINES[0], b"not JSON\n", other, b"\n", changed, LINES[2])
+    found = list(read_history(path))
+    assert [entry for entry in found if isinstance(entry, RunRecord)] == [RECORDS[0], RECORDS[2]]
+    named = [str(entry) for entry in found if isinstance(entry, Damage)]
+    assert (
+        named[0] == f"{path}:2: a record of a run cannot be read: Expecting value: line 1 column 1 (char 0); left out"
+    )
+    assert named[1] == f"{path}:3: a record of a run has another schema than this version reads: schema 2; left out"
+    assert named[2].startswith(f"{path}:5: a record of a run was changed after it was written: SHA-256 ")
+    assert len(named) == 3
+
+
+def test_a_line_without_end_takes_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 4000)
+    path = write_history(tmp_path, b"x" * 50_001 + b"\n", LINES[0][:0], b"y\n")
+    assert [str(entry).removeprefix(str(path)) for entry in read_history(path)] == [
+        ":1: a line of more than 4,000 bytes",
+        ":2: a record of a run cannot be read: Expecting value: line 1 column 1 (char 0); left out",
+    ]
+
+
+@settings(max_examples=150, deadline=None)
+@given(place=st.integers(0, len(LINES[1]) - 2), new=st.binary(max_size=3), cut=st.integers(0, 40))
+@example(place=0, new=b"\n", cut=0)
+def test_damage_to_one_line_never_reaches_another(
+    tmp_path_factory: pytest.TempPathFactory, place: int, new: bytes, cut: int
+) -> None:
+    damaged = LINES[1][:place] + new + LINES[1][min(place + cut, len(LINES[1]) - 1) :]
+    path = write_history(tmp_path_factory.mktemp("history"), LINES[0], damaged, LINES[2])
+    found = list(read_history(path))
+    good = [entry for entry in found if isinstance(entry, RunRecord)]
+    assert good[0] == RECORDS[0]
+    assert good[-1] == RECORDS[2]
+    assert all(record in RECORDS for record in good), "a damaged line was read as another record"
+    assert len(good) == 3 or any(isinstance(entry, Damage) for entry in found)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.binary(max_size=200) | st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+).map(lambda value: json.dumps({"schema": 1, "record": value}).encode()))  # fmt: skip
+def test_any_bytes_are_a_record_or_our_error(data: bytes) -> None:
+    with pytest.raises(StoreError):
+        parse_record(data, "here")
+
+
+WRITER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from pytest_h2o.history.lines import append_record
+from tests.records import make_record, make_subject
+figures = {f"row {i}": {"lossless_ratio": 1.0 + i} for i in range(2000)}
+for number in range(12):
+    append_record(Path(sys.argv[1]), make_record(f"{sys.argv[2]}-{number}", make_subject(figures)))
+"""
+
+
+def test_two_writers_at_once_lose_nothing(tmp_path: Path) -> None:
+    path, root = tmp_path / "history.jsonl", str(Path(__file__).parents[1])
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, path, name, root]) for name in ("a", "b")]
+    assert [writer.wait(timeout=60) for writer in writers] == [0, 0]
+    found = list(read_history(path))
+    runs = [entry.run for entry in found if isinstance(entry, RunRecord)]
+    assert len(found) == 24
+    assert sorted(runs) == sorted(f"{name}-{number}" for name in ("a", "b") for number in range(12))
+    assert [run for run in runs if run.startswith("a")] == [f"a-{number}" for number in range(12)]
+
+
+HOLDER = """
+import sys, time
+from filelock import FileLock
+FileLock(sys.argv[1]).acquire()
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_writer_that_is_killed_holds_nobody_up(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    append_record(path, RECORDS[0])
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / ".history.jsonl.lock")]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    holder.stdout.close()
+    started = time.monotonic()
+    append_record(path, RECORDS[1])
+    assert time.monotonic() - started < 5
+    assert list(read_history(path)) == RECORDS[:2]
+
+
+def test_a_lock_that_is_never_given_back_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from filelock import FileLock
+
+    monkeypatch.setattr(lines, "LOCK_TIMEOUT_S", 0.1)
+    with FileLock(tmp_path / ".history.jsonl.lock"), pytest.raises(StoreError) as caught:
+        append_record(tmp_path / "history.jsonl", RECORDS[0])
+    assert caught.value.what == "another process has held the history for too long"
+
+
+def test_a_history_that_cannot_be_written_or_read_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "history.jsonl").mkdir()
+    with pytest.raises(StoreError, match="the history cannot be written"):
+        append_record(tmp_path / "history.jsonl", RECORDS[0])
+    with pytest.raises(StoreError, match="the history cannot be read"):
+        list(read_history(tmp_path / "history.jsonl"))
+
+
+# -- baselines -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "a\\b", "", ".hidden", "-x", "a b", "x" * 81, "a\n", "ä"])
+def test_a_name_that_no_file_may_have_is_refused(name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_baseline_name(name, "--h2o-save")
+    assert str(caught.value) == (
+        "--h2o-save takes the name of a baseline, not a path\n"
+        f"  came: {name!r}\n"
+        "  expected: a letter or digit, then letters, digits, dots, underscores or dashes, at most 80 in all"
+    )
+
+
+def test_last_is_no_name(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no baseline can be called last"):
+        check_baseline_name("last", "--h2o-save")
+
+
+def test_a_baseline_is_kept_and_never_replaced_unasked(tmp_path: Path) -> None:
+    path = save_baseline(tmp_path, "main", RECORDS[0])
+    assert path == tmp_path / "baselines" / "main.json"
+    with pytest.raises(StoreError, match="would be overwritten"):
+        save_baseline(tmp_path, "main", RECORDS[1])
+    assert read_baseline(tmp_path, "main") == RECORDS[0]
+    save_baseline(tmp_path, "main", RECORDS[1], overwrite=True)
+    assert read_baseline(tmp_path, "main") == RECORDS[1]
+    assert list_baselines(tmp_path) == ["main"]
+
+
+def test_a_missing_baseline_names_those_that_there_are(tmp_path: Path) -> None:
+    save_baseline(tmp_path, "main", RECORDS[0])
+    save_baseline(tmp_path, "release-1.0", RECORDS[0])
+    with pytest.raises(UsageError) as caught:
+        read_baseline(tmp_path, "mian")
+    assert str(caught.value) == (
+        "there is no baseline called mian\n"
+        f"  where: {tmp_path / 'baselines'}\n"
+        "  came: baselines there: main, release-1.0\n"
+        "  next: did you mean main? --h2o-save mian saves a run under that name"
+    )
+
+
+def test_a_record_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pytest_h2o.history import baselines
+
+    monkeypatch.setattr(baselines, "MAX_FILE_BYTES", 100)
+    path = save_baseline(tmp_path, "main", RECORDS[0])
+    with pytest.raises(StoreError, match="too large"):
+        read_record_file(path)
+
+
+def test_a_run_is_found_by_folder_file_baseline_and_name(tmp_path: Path) -> None:
+    for record in RECORDS:
+        append_record(tmp_path / "history.jsonl", record)
+    saved = save_baseline(tmp_path, "main", RECORDS[0])
+    folder = tmp_path / RUNS[1]
+    folder.mkdir()
+    with pytest.raises(UsageError, match="the folder holds no figures of a run"):
+        resolve_record(str(folder), tmp_path)
+    (folder / "figures.json").write_text(json.dumps(record_to_json(RECORDS[1])))
+    assert resolve_record(str(folder), tmp_path) == (f"run folder {folder}", RECORDS[1])
+    assert resolve_record(str(saved), tmp_path) == (f"file {saved}", RECORDS[0])
+    assert resolve_record("main", tmp_path) == ("baseline main", RECORDS[0])
+    assert resolve_record("last", tmp_path) == ("the history", RECORDS[2])
+    assert resolve_record("222222", tmp_path) == ("the history", RECORDS[1])
+    with pytest.raises(UsageError) as caught:
+        resolve_record("2026", tmp_path)
+    assert caught.value.what == "3 runs have 2026 in their name"
+    with pytest.raises(UsageError) as caught:
+        resolve_record("nothing", tmp_path)
+    assert str(caught.value) == (
+        "nothing is called nothing\n"
+        f"  where: {tmp_path}\n"
+        f"  came: baselines: main; newest runs: {', '.join(RUNS)}\n"
+        "  expected: a run folder, the name of a baseline, last, or a run of the history (or a part of its name)\n"
+        "  next: pytest-h2o history lists the runs; --out-dir says where they are kept"
+    )
+
+
+def test_the_machine_has_no_name() -> None:
+    text = describe_machine()
+    assert text == describe_machine()
+    assert text.endswith(" cores")
+    assert os.uname().nodename not in text.split()
+
+
+def test_subjects_keep_their_order() -> None:
+    record = make_record("r", make_subject(name="b"), make_subject(name="a", kind="preset"))
+    again = record_from_json(json.loads(render_line(record)), "here")
+    assert [subject.title for subject in again.subjects] == ["scope b", "preset a"]
+    assert again.subject("preset", "a") == record.subjects[1]
+    assert again.subject("scope", "a") is None
