@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "analyze": "hold a CSV and lossless results against the targets",
     "eval": "parse, upper bound, online simulation and gate in one go",
     "codecs": "list the codecs, or measure them on a dump beside others",
+    "report": "make summary.md and report.html of a run again, from what its folder has",
     "compare": "hold every figure of one run against those of another",
     "history": "list the recorded runs, and how a figure went",
     "schema": "print the JSON schema of preset or scope files, for editors",

@@ -99,6 +99,7 @@ OPTIONS: tuple[Option, ...] = (
         metavar="NAME|last",
     ),
     Option("compare-fail", "texts", "let a metric be worse by this much, lossless_ratio:0.5", metavar="METRIC:PERCENT"),
+    Option("html", "text", "write report.html: yes or no", "yes", ("yes", "no"), metavar="yes|no"),
 )
 
 NOT_REPEATED = frozenset({"save", "overwrite"})

@@ -272,11 +272,11 @@ def pytest_runtest_makereport(
     error = None if call.excinfo is None else call.excinfo.value
     if report.skipped and hasattr(report, "wasxfail"):
         error = OptedOut(f"excused by an xfail mark: {report.wasxfail or 'no reason given'}")
-    told = report_item(gate_item, item.nodeid, here, report.outcome, error)
-    if told.text is not None:
-        report.longrepr = told.text
+    told = report_item(gate_item, item.nodeid, here, report.outcome, error, item.location[:2])
+    report.longrepr = told.text or report.longrepr
     if told.diagnosis is not None:
         report.sections.append(("h2o diagnosis", told.diagnosis))
+    item.user_properties.extend(told.figures)
     report.user_properties.append((PROPERTY, told.record))
     return report
 
@@ -321,7 +321,7 @@ class _Controller:
         """Write the artifacts; if that fails the run fails, whatever the items said. A run broken off has none."""
         if _collector not in self._config.stash:
             return
-        from pytest_h2o.report.terminal import render_broken_off, render_terminal
+        from pytest_h2o.report.terminal import render_broken_off, render_closing
 
         run_dir = _run_dir(self._config)
         if exitstatus == pytest.ExitCode.INTERRUPTED:
@@ -332,7 +332,7 @@ class _Controller:
             times = {"started": self._started, "ended": time.time()}
             try:
                 summary = write_artifacts(self._collector(), **times, exit_status=int(exitstatus))
-                self._closing = ("h2o", render_terminal(summary, run_dir))
+                self._closing = ("h2o", render_closing(summary, self._collector(), self._config.rootpath))
                 unkept = summary["recorded"]["trouble"] is not None
                 if (unkept or summary["overall_pass"] is False) and exitstatus == pytest.ExitCode.OK:
                     session.exitstatus = pytest.ExitCode.TESTS_FAILED  # an excused item does not excuse the gate

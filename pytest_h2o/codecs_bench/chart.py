@@ -23,7 +23,7 @@ def check_chart() -> None:
         raise UsageError(
             "the chart needs matplotlib, which is not installed",
             came=str(error),
-            hint="pip install 'pytest-h2o[chart]', or leave --out-svg out",
+            hint="pip install matplotlib, or leave --out-svg out",
         ) from error
 
 

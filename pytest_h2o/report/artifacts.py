@@ -20,7 +20,18 @@ from pytest_h2o.report.summary import build_summary, render_summary_md
 from pytest_h2o.store import digest_file, write_new_bytes, write_new_json, write_new_text
 
 RUN_VERSION = 1
-_PACKAGES = ("pytest-h2o", "pytest", "pytest-xdist", "numpy", "zstandard", "pydantic", "PyYAML", "filelock")
+_PACKAGES = (
+    "pytest-h2o",
+    "pytest",
+    "pytest-xdist",
+    "numpy",
+    "zstandard",
+    "pydantic",
+    "PyYAML",
+    "filelock",
+    "jinja2",
+    "matplotlib",
+)
 
 
 def write_artifacts(collector: Collector, *, started: float, ended: float, exit_status: int) -> dict[str, Any]:
@@ -52,21 +63,23 @@ def write_artifacts(collector: Collector, *, started: float, ended: float, exit_
         summary["overall_pass"] = summary["overall_pass"] and "incomplete"
     write_new_text(collector.run_dir / "summary.md", render_summary_md(summary))
     write_new_json(collector.run_dir / "summary.json", summary)
-    write_new_json(
-        collector.run_dir / "run.json",
-        {
-            "version": RUN_VERSION,
-            "run": collector.run_dir.name,
-            "started": _moment(started),
-            "ended": _moment(ended),
-            "exit_status": exit_status,
-            "overall_pass": summary["overall_pass"],
-            "settings": collector.settings.to_json(),
-            "digests": _digests(collector),
-            "machine": {"platform": platform.platform(), "python": sys.version.split()[0], "cpu": platform.machine()},
-            "packages": packages,
-        },
-    )
+    run = {
+        "version": RUN_VERSION,
+        "run": collector.run_dir.name,
+        "started": _moment(started),
+        "ended": _moment(ended),
+        "exit_status": exit_status,
+        "overall_pass": summary["overall_pass"],
+        "settings": collector.settings.to_json(),
+        "digests": _digests(collector),
+        "machine": {"platform": platform.platform(), "python": sys.version.split()[0], "cpu": platform.machine()},
+        "packages": packages,
+    }
+    if collector.settings["html"] == "yes":
+        from pytest_h2o.report.html import PAGE_NAME, render_run
+
+        write_new_text(collector.run_dir / PAGE_NAME, render_run(summary, collector, run))
+    write_new_json(collector.run_dir / "run.json", run)
     return summary
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
 
 JOURNAL_VERSION = 1
+JOURNAL_NAME = "journal.jsonl"
 
 
 def is_refused(scope: Mapping[str, Any]) -> bool:
@@ -64,7 +65,14 @@ class Collector:
         """Take one item's record and write it to the journal before anything else happens."""
         record: dict[str, Any] = json.loads(text)
         record["duration_s"] = round(duration_s, 4)
-        append_line(self.run_dir / "journal.jsonl", {"version": JOURNAL_VERSION, **record})
+        # The first record says what the run was asked: nothing else of an unfinished one does.
+        asked = {} if self.items else {"settings": self.settings.to_json()}
+        append_line(self.run_dir / JOURNAL_NAME, {"version": JOURNAL_VERSION, **record, **asked})
+        self.take(record)
+
+    def take(self, record: dict[str, Any]) -> None:
+        """Take one item's record, new or from a journal."""
+        record.pop("settings", None)
         data = record.pop("data")
         for point in data.get("points", []):
             self.points.setdefault(point["preset"], {}).setdefault(point["result"]["run_id"], point)

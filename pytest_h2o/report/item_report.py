@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pytest_h2o.errors import H2OError
 from pytest_h2o.gate.item import GateItem
 from pytest_h2o.report.diagnosis import render_diagnosis
+from pytest_h2o.report.properties import main_figures
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,24 @@ class ItemReport:
         Of a failure.
     record : str
         For the journal: one JSON object.
+    figures : tuple of (str, str)
+        Properties of its test case.
     """
 
     text: str | None
     diagnosis: str | None
     record: str
+    figures: tuple[tuple[str, str], ...] = ()
 
 
-def report_item(item: GateItem, nodeid: str, path: str, outcome: str, error: BaseException | None) -> ItemReport:
+def report_item(
+    item: GateItem,
+    nodeid: str,
+    path: str,
+    outcome: str,
+    error: BaseException | None,
+    location: tuple[str, int | None] | None = None,
+) -> ItemReport:
     """Describe how an item ended.
 
     Parameters
@@ -43,10 +54,16 @@ def report_item(item: GateItem, nodeid: str, path: str, outcome: str, error: Bas
         ``passed``, ``failed`` or ``skipped``.
     error : BaseException or None
         What ended it: an error of ours, a failed assertion, a skip.
+    location : (str, int or None), optional
+        File of its test, relative to the root of pytest, and line from 0.
     """
     ours = error if isinstance(error, H2OError) else None
     failed = outcome == "failed"
     shown = path + nodeid[nodeid.find("::") :]
     diagnosis = render_diagnosis(item, shown, ours) if failed else None
     record = item.record(nodeid, outcome, ours.what if ours else getattr(error, "msg", None))
-    return ItemReport(str(ours) if failed and ours else None, diagnosis, json.dumps(record, allow_nan=False))
+    record["location"] = location
+    if diagnosis is not None:
+        record["diagnosis"] = f"{ours}\n\n{diagnosis}" if ours else diagnosis
+    text = str(ours) if failed and ours else None
+    return ItemReport(text, diagnosis, json.dumps(record, allow_nan=False), tuple(main_figures(record)))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from pytest_h2o.options import Settings
 from pytest_h2o.report.changes import render_lines
+from pytest_h2o.report.collector import Collector
+from pytest_h2o.report.github import tell_github
 from pytest_h2o.report.summary import count_rows, overall_outcome, render_verdict
 
 
@@ -43,6 +46,12 @@ def render_terminal(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
     lines += _recorded(summary.get("recorded"))
     lines += [f"gate {render_verdict(summary['overall_pass'])} (rule {summary['rule']}); artifacts in {run_dir}"]
     return lines
+
+
+def render_closing(summary: Mapping[str, Any], collector: Collector, root: Path) -> list[str]:
+    """The last lines of a run that came to its end, and what GitHub Actions is told."""
+    told = tell_github(os.environ, summary, collector.items, root)
+    return [*render_terminal(summary, collector.run_dir), *told]
 
 
 def render_broken_off(run_dir: Path) -> list[str]:

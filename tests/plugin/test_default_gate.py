@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,15 @@ def read_artifacts(folder: Path, project: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8").replace(str(project), "PROJECT")
         if name == "journal.jsonl":
             records = [json.loads(line) for line in text.splitlines()]
-            # Which process hands over the shared data depends on who came first.
-            found[name] = sorted(json.dumps({k: v for k, v in stable(r).items() if k != "data"}) for r in records)
+            # Which process hands over the shared data depends on who came first, and so does which record is the first.
+            moving = ("data", "settings")
+            found[name] = sorted(json.dumps({k: v for k, v in stable(r).items() if k not in moving}) for r in records)
         elif name == "run.json":
             found[name] = {k: v for k, v in stable(json.loads(text)).items() if k != "settings"}
+        elif name == "report.html":
+            # The run's own name and its two times are all that may differ.
+            text = text.replace(folder.name, "RUN")
+            found[name] = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d", "MOMENT", text)
         else:
             found[name] = stable(json.loads(text)) if path.suffix == ".json" else text
             if name.startswith("offline_lossless") and path.suffix == ".md":

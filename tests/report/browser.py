@@ -1,0 +1,88 @@
+"""A page in headless Chromium: its DOM after loading, and figures that only a browser knows."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium here: apt-get install -y chromium (the page is checked without it elsewhere)"
+)
+
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"),
+)
+
+MEASURE = """<script>
+addEventListener("load", function () {
+  function parts(text) { var m = /rgba?\\(([^)]*)\\)/.exec(text); return m ? m[1].split(",").map(Number) : null; }
+  function light(c) { c = c / 255; return c <= 0.04045 ? c / 12.92 : Math.pow((c + 0.055) / 1.055, 2.4); }
+  function luminance(p) { return 0.2126 * light(p[0]) + 0.7152 * light(p[1]) + 0.0722 * light(p[2]); }
+  function ground(node) {
+    for (; node; node = node.parentElement) {
+      var p = parts(getComputedStyle(node).backgroundColor);
+      if (p && (p.length < 4 || p[3] > 0)) return p;
+    }
+    return [255, 255, 255];
+  }
+  var worst = {ratio: 99}, texts = 0;
+  var walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    var node = walk.currentNode.parentElement;
+    if (!walk.currentNode.data.trim() || !node.getClientRects().length || node.closest("script")) continue;
+    var style = getComputedStyle(node), svg = node.namespaceURI.indexOf("svg") > 0;
+    var a = luminance(parts(svg ? style.fill : style.color)), b = luminance(ground(node));
+    var ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    texts++;
+    if (ratio < worst.ratio) worst = {ratio: ratio, text: walk.currentNode.data.trim().slice(0, 60)};
+  }
+  parent.document.documentElement.setAttribute("data-measured", JSON.stringify({
+    width: innerWidth, page_width: document.documentElement.scrollWidth, worst: worst, texts: texts,
+    background: getComputedStyle(document.body).backgroundColor, pwned: window.pwned === true,
+    requests: performance.getEntriesByType("resource").length,
+    charts: [].filter.call(document.querySelectorAll("svg"), function (s) { return s.getClientRects().length; }).length
+  }));
+});
+</script>"""
+
+
+def load(page: Path, profile: Path, *, width: int = 1280, scheme: Literal["light", "dark"] = "light") -> str:
+    """The DOM of a page after it was loaded, as text."""
+    assert CHROMIUM is not None
+    command = [
+        *(CHROMIUM, *FLAGS, f"--user-data-dir={profile}", f"--window-size={width},1200"),
+        f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}",
+        *("--dump-dom", page.as_uri()),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def measure(page: Path, folder: Path, *, width: int, scheme: Literal["light", "dark"]) -> dict[str, Any]:
+    """Load a copy of a page that has a script of the test's own, and no policy that forbids scripts."""
+    text = page.read_text(encoding="utf-8")
+    text, policies = re.subn(r'<meta http-equiv="Content-Security-Policy"[^>]*>\n', "", text)
+    assert policies == 1
+    folder.mkdir()
+    copy = folder / "page.html"
+    # In a frame, because no window is narrower than 500 pixels.
+    inner = html.escape(text.replace("</body>", f"{MEASURE}</body>"))
+    style = f"border: 0; width: {width}px; height: 1000px"
+    head = '<!DOCTYPE html><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
+    copy.write_text(f'{head}<iframe style="{style}" srcdoc="{inner}"></iframe>', encoding="utf-8")
+    dom = load(copy, folder / "profile", width=width + 100, scheme=scheme)
+    found = re.search(r'data-measured="([^"]*)"', dom)
+    assert found is not None, dom[:2000]
+    measured: dict[str, Any] = json.loads(found[1].replace("&quot;", '"').replace("&lt;", "<").replace("&amp;", "&"))
+    return measured

@@ -1,0 +1,118 @@
+"""Charts and palette: deterministic, readable on both grounds, and unharmed by any number or text."""
+
+from __future__ import annotations
+
+import builtins
+import math
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from pytest_h2o.report.chart_data import Band, Dot, Rule, Series, ShareChart, XYChart, drawable_dots
+from pytest_h2o.report.charts import ChartsMissing, render_chart
+from pytest_h2o.report.palette import DARK, LIGHT, MARK_COLOURS, TEXT_COLOURS, contrast
+
+HOSTILE = "</svg><script>alert(1)</script>\"' $x^2$ \x00\x1b[31m\u202e\nend"
+
+
+def xy_chart(*dots: Dot, **changes: Any) -> XYChart:
+    values: dict[str, Any] = {
+        "id": "one",
+        "title": "T",
+        "description": "D",
+        "x_label": "x",
+        "y_label": "y",
+        "series": (Series("s", "c1", dots, line="solid"),),
+        "rules": (Rule("target", "bad", 2.0, "y"), Rule("", "quiet", 1.0, "x")),
+        "bands": (Band("band", "c3", 1.0, 2.0),),
+    }
+    return XYChart(**{**values, **changes})
+
+
+def test_equal_charts_are_equal_text() -> None:
+    chart = xy_chart(Dot(1, 2, 0.1, 0.2, "3"), Dot(2, 3))
+    assert render_chart(chart) == render_chart(chart)
+
+
+def test_a_chart_fits_into_a_page_beside_others() -> None:
+    one = ElementTree.fromstring(render_chart(xy_chart(Dot(1, 2), Dot(2, 3))))
+    two = ElementTree.fromstring(render_chart(xy_chart(Dot(1, 2), Dot(2, 3), id="two")))
+    ids = [{e.get("id") for e in root.iter() if e.get("id")} for root in (one, two)]
+    assert not ids[0] & ids[1]
+    assert one.get("viewBox") == "0 0 360 270"
+    assert one.get("width") is None
+    text = ElementTree.tostring(one, encoding="unicode")
+    assert f"var(--c1,{LIGHT['c1']})" in text
+    assert "DejaVu" not in text
+    assert "date" not in text
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e308, -1e308, 1e13])
+def test_numbers_that_no_axis_shows_are_left_out(value: float) -> None:
+    dots = (Dot(1, value), Dot(value, 1), Dot(1, 1, value, value), Dot(2, 2))
+    assert [(dot.x, dot.y, dot.x_std) for dot in drawable_dots(dots)] == [(1, 1, None), (2, 2, None)]
+    assert "<svg" in render_chart(xy_chart(*dots))
+
+
+@pytest.mark.parametrize("dots", [(), (Dot(0, 0),), (Dot(1e-300, 1e-300), Dot(1e12, -1e12)), (Dot(1, 1),) * 3])
+def test_few_and_far_points_are_drawn(dots: tuple[Dot, ...]) -> None:
+    assert "<svg" in render_chart(xy_chart(*dots, y_from_zero=True))
+
+
+def test_text_of_others_does_no_harm() -> None:
+    named = xy_chart(Dot(0, 1, label="1"), title=HOSTILE, description=HOSTILE, ticks=((0.0, HOSTILE),))
+    shares = ShareChart("s", HOSTILE, HOSTILE, ("K hi",), (HOSTILE, "raw"), ((1, 2),))
+    for chart in (named, shares):
+        root = ElementTree.fromstring(render_chart(chart))
+        assert not [e for e in root.iter() if e.tag.endswith("script")]
+        assert "\\x1b[31m\\u202e" in "".join(root.itertext())
+
+
+def test_shares_of_nothing_are_drawn() -> None:
+    assert "<svg" in render_chart(ShareChart("s", "T", "D", ("K hi", "K lo"), ("raw",), ((0,), (3,))))
+
+
+def test_a_users_own_style_changes_nothing() -> None:
+    import matplotlib
+
+    chart = xy_chart(Dot(1, 2), Dot(2, 3))
+    before = render_chart(chart)
+    with matplotlib.rc_context(
+        {"font.size": 30, "axes.facecolor": "red", "svg.fonttype": "path", "text.usetex": False}
+    ):
+        assert render_chart(chart) == before
+        assert matplotlib.rcParams["font.size"] == 30
+
+
+def test_without_matplotlib_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    really_import = builtins.__import__
+
+    def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.split(".")[0] == "matplotlib":
+            raise ImportError("No module named 'matplotlib'")
+        return really_import(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(ChartsMissing, match="matplotlib cannot be loaded: No module named 'matplotlib'"):
+        render_chart(xy_chart(Dot(1, 2)))
+
+
+@pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])
+def test_colours_can_be_told_from_their_ground(palette: dict[str, str]) -> None:
+    for ground in ("ground", "raised"):
+        low = {name: round(contrast(palette[name], palette[ground]), 2) for name in TEXT_COLOURS}
+        assert min(low.values()) >= 4.5, (ground, low)
+    marks = {name: round(contrast(palette[name], palette["ground"]), 2) for name in MARK_COLOURS}
+    assert min(marks.values()) >= 3.0, marks
+
+
+def test_contrast_is_that_of_the_guidelines() -> None:
+    assert contrast("#000000", "#ffffff") == pytest.approx(21.0)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.005)
+    assert contrast("#ffffff", "#ffffff") == 1.0
+
+
+def test_palettes_name_the_same_colours_each_once() -> None:
+    assert list(LIGHT) == list(DARK)
+    assert len(set(LIGHT.values())) == len(LIGHT)

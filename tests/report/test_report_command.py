@@ -1,0 +1,156 @@
+"""`pytest-h2o report`: the same bytes again, an unfinished run, and damage told in one clear error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pytest_h2o.cli import main
+from tests.report.html_checks import check_page
+
+
+def test_reports_made_again_are_the_same_bytes(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("report.html", "summary.md")
+    before = {name: (run_copy / name).read_bytes() for name in names}
+    assert main(["report", str(run_copy)]) == 0
+    assert capsys.readouterr().out == (
+        f"{run_copy / 'summary.md'} is the same already\n{run_copy / 'report.html'} is the same already\n"
+    )
+    for name in names:
+        (run_copy / name).unlink()
+    assert main(["report", str(run_copy)]) == 0
+    assert {name: (run_copy / name).read_bytes() for name in names} == before
+    assert capsys.readouterr().out == f"wrote {run_copy / 'summary.md'}\nwrote {run_copy / 'report.html'}\n"
+
+
+def test_elsewhere_the_links_lead_back(run_copy: Path, tmp_path: Path) -> None:
+    page = tmp_path / "pages" / "gate.html"
+    assert main(["report", str(run_copy), "--out", str(page)]) == 0
+    assert (tmp_path / "pages" / "gate.md").read_bytes() == (run_copy / "summary.md").read_bytes()
+    links = [a.attributes["href"] for a in check_page(page.read_text(encoding="utf-8")).all("a")]
+    files = [link for link in links if not link.startswith("#")]
+    assert files
+    assert all(link.startswith("../run/") and (page.parent / link).is_file() for link in files)
+
+
+def test_what_differs_is_not_replaced_unless_asked(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    original = (run_copy / "report.html").read_bytes()
+    (run_copy / "report.html").write_text("mine\n")
+    (run_copy / "summary.md").unlink()
+    assert main(["report", str(run_copy)]) == 2
+    assert capsys.readouterr().err == (
+        "pytest-h2o report: a file that exists would be overwritten\n"
+        f"  where: {run_copy / 'report.html'}\n"
+        "  came: another content: other data, or another version of pytest-h2o, jinja2 or matplotlib\n"
+        "  next: choose another output with --out, or give --overwrite\n"
+    )
+    assert not (run_copy / "summary.md").exists()
+    assert main(["report", str(run_copy), "--overwrite"]) == 0
+    assert (run_copy / "report.html").read_bytes() == original
+
+
+def make_unfinished(run: Path, *, torn: bool = False) -> None:
+    for name in ("run.json", "summary.json", "summary.md", "report.html"):
+        (run / name).unlink()
+    journal = run / "journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:20]) + (lines[20][:100] if torn else b""))
+
+
+def test_an_unfinished_run_says_so(run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_unfinished(run_copy, torn=True)
+    assert main(["report", str(run_copy)]) == 2
+    assert capsys.readouterr().err == (
+        "pytest-h2o report: this run did not end, or has not ended yet\n"
+        f"  where: {run_copy}\n"
+        "  came: no run.json\n"
+        "  expected: --out FILE: reports in its folder would stand in the way of the run's own\n"
+    )
+    page = tmp_path / "now.html"
+    assert main(["report", str(run_copy), "--out", str(page)]) == 0
+    said = "unfinished: no run.json; 20 items are in its journal (line 21 of the journal is torn, and left out)"
+    assert capsys.readouterr().out.splitlines()[-1] == said
+    document = check_page(page.read_text(encoding="utf-8"))
+    assert document.all("h1")[0].text in ("KV-cache compression gate: UNFINISHED", "KV-cache compression gate: FAIL")
+    assert "This run did not end, or has not ended yet" in document.all("header")[0].text
+    assert "Items (20)" in [heading.text for heading in document.all("h2")]
+    assert page.with_suffix(".md").read_text().startswith("**This run did not end, or has not ended yet")
+
+
+DAMAGE = {
+    "run.json": (b"{", "run.json:1:2", "Expecting property name enclosed in double quotes"),
+    "summary.json": (b'{"version": 9}', "summary.json", "version 9"),
+    "journal.jsonl": (b'{"version": 1}\nnonsense\n', "journal.jsonl:2:1:1", "Expecting value"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_file_is_named(name: str, run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content, where, came = DAMAGE[name]
+    (run_copy / name).write_bytes(content)
+    assert main(["report", str(run_copy)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:3] == [
+        "pytest-h2o report: a file of a run cannot be read",
+        f"  where: {run_copy / where}",
+        f"  came: {came}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "came"),
+    [(b"\xff\n", "'utf-8' codec can't decode"), (b"[" * 100_000 + b"\n", "recursion"), (b"[1]\n", "list")],
+)
+def test_a_damaged_line_is_named(content: bytes, came: str, run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (run_copy / "journal.jsonl").open("ab") as file:
+        file.write(content)
+    assert main(["report", str(run_copy)]) == 2
+    error = capsys.readouterr().err
+    assert "a file of a run cannot be read" in error
+    assert "journal.jsonl:" in error
+    assert came in error
+
+
+def test_a_torn_line_of_a_finished_run_is_damage(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (run_copy / "journal.jsonl").open("ab") as file:
+        file.write(b'{"version": 1')
+    assert main(["report", str(run_copy)]) == 2
+    assert "came: a torn last line" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["no data", "other types", "empty summary", "rows without cells"])
+def test_records_of_another_shape_are_one_error(
+    damage: str, run_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal = run_copy / "journal.jsonl"
+    records = [json.loads(line) for line in journal.read_text().splitlines()]
+    if damage == "no data":
+        del records[3]["data"]
+    elif damage == "other types":
+        records[3]["data"] = {"points": 3}
+    elif damage == "rows without cells":
+        for record in records:
+            for point in record.get("data", {}).get("points", ()):
+                point["result"]["cells"] = None
+    else:
+        (run_copy / "summary.json").write_text('{"version": 1}')
+    journal.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert main(["report", str(run_copy)]) == 2
+    error = capsys.readouterr().err
+    assert "another shape" in error
+    assert "Traceback" not in error
+
+
+def test_a_folder_that_is_none_of_a_run_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes.txt").write_text("")
+    assert main(["report", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == (
+        "pytest-h2o report: this is no folder of a run\n"
+        f"  where: {tmp_path}\n"
+        "  came: notes.txt\n"
+        "  expected: a folder with journal.jsonl, as pytest writes one below --h2o-out-dir\n"
+    )
+    assert main(["report", str(tmp_path / "nowhere")]) == 2
+    assert "came: no such folder" in capsys.readouterr().err
