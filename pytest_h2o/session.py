@@ -281,6 +281,7 @@ class GateSession:
         return result
 
     def _evaluate(self, scope: Scope) -> dict[str, Any]:
+        from pytest_h2o.bench.machine_lock import heavy_work
         from pytest_h2o.codecs.base import Rope
         from pytest_h2o.lossless import LosslessSettings, evaluate_lossless
 
@@ -288,8 +289,8 @@ class GateSession:
             **{field.name: getattr(scope, field.name) for field in dataclasses.fields(LosslessSettings)}
         )
         rope = None if scope.rope is None else Rope(scope.rope.theta, scope.rope.pairing)
-        result = evaluate_lossless(self.scope_root(scope), settings, verify=True, rope=rope)
-        return result.to_json()
+        with heavy_work():
+            return evaluate_lossless(self.scope_root(scope), settings, verify=True, rope=rope).to_json()
 
     def scope_root(self, scope: Scope) -> Path:
         root: Path = self.settings["dump-dir"] or scope.root
