@@ -50,6 +50,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("attention-option", "int", "-qatten of the bench; anything but 0 switches H2O off there", 0),
     Option("bench-timeout", "float", "seconds that one run of the bench may take", 1800.0, metavar="S"),
     Option("logs", "path", "gate on logs recorded before in this folder; nothing is run", metavar="DIR"),
+    Option(
+        "disturbed",
+        "text",
+        "a launch for the decode verdict that others disturbed: again (measured again) or keep (only marked)",
+        "again",
+        ("again", "keep"),
+    ),
     Option("no-fold", "flag", "run also the points that the runtime cannot tell apart", False),
     Option("dry-run", "flag", "write configs and the list of runs, run nothing", False),
     # what is read
@@ -64,7 +71,27 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("lossy-target", "float", "smallest lossy ratio", metavar="RATIO"),
     Option("lossless-target", "float", "smallest lossless ratio of the deciding scope", metavar="RATIO"),
-    Option("decode-baseline", "text", "decode tok/s with H2O off: a number, or none to leave it out", metavar="TOK_S"),
+    Option(
+        "decode-baseline",
+        "text",
+        "what decode speed is held against: paired (launched beside, H2O off), tok/s with H2O off, or none to leave it "
+        "out (default: paired when a bench runs, the recorded pairs or row when logs are read)",
+        metavar="paired|TOK_S|none",
+    ),
+    Option("baseline-bench", "path", "another build to pair with, same config, in place of H2O off", metavar="PATH"),
+    Option(
+        "decode-budget",
+        "text",
+        "pairs and seconds that the decode verdict of a preset may take: 20, 60s or 20,60s (default: 20,60s)",
+        metavar="PAIRS,SECONDSs",
+    ),
+    Option(
+        "inconclusive",
+        "text",
+        "an inconclusive decode verdict: warn (the item passes, the gate is inconclusive) or fail",
+        "warn",
+        ("warn", "fail"),
+    ),
     Option("decode-drop-target", "float", "largest fraction of decode speed that may be lost", metavar="FRACTION"),
     # what is kept
     Option("out-dir", "path", "parent of the run folders", "h2o-runs", metavar="DIR"),
@@ -226,8 +253,10 @@ def _check_ranges(settings: Settings) -> None:
             expected="a fraction from 0 to below 1, 0.05 for 5 %",
         )
     baseline = settings["decode-baseline"]
-    if baseline is not None and baseline != "none":
+    if baseline is not None and baseline not in ("none", "paired"):
         parse_baseline(baseline, settings.origin("decode-baseline"))
+    if settings["decode-budget"] is not None:
+        parse_budget(settings["decode-budget"], settings.origin("decode-budget"))
 
 
 def parse_baseline(text: str, origin: str) -> float:
@@ -238,16 +267,53 @@ def parse_baseline(text: str, origin: str) -> float:
         number = float("nan")
     if not 0 < number < float("inf"):
         raise UsageError(
-            f"{origin} takes a decode speed or none",
+            f"{origin} takes paired, a decode speed or none",
             came=repr(text),
-            expected="tok/s with H2O off, above 0, for example 56.02; or none to leave the decode threshold out",
+            expected="paired; tok/s with H2O off, above 0, for example 56.02; or none to leave the decode threshold out",
         )
     return number
+
+
+MAX_DECODE_PAIRS = 200
+"""The longest comparison that the critical values are computed for."""
+
+
+def parse_budget(text: str, origin: str) -> tuple[int | None, float | None]:
+    """Read a decode budget: pairs and seconds, either one None where it is not said.
+
+    Raises
+    ------
+    UsageError
+        The text is not like ``20``, ``60s`` or ``20,60s``, or a number is out of range.
+    """
+    pairs: int | None = None
+    elapsed_s: float | None = None
+    for part in text.split(","):
+        word = part.strip()
+        try:
+            if word.endswith("s") and elapsed_s is None:
+                elapsed_s = float(word[:-1])
+            elif pairs is None and word.isdecimal():
+                pairs = int(word)
+            else:
+                raise ValueError
+            if not (pairs is None or 1 <= pairs <= MAX_DECODE_PAIRS):
+                raise ValueError
+            if not (elapsed_s is None or 0 < elapsed_s < float("inf")):
+                raise ValueError
+        except ValueError:
+            raise UsageError(
+                f"{origin} takes pairs, seconds or both",
+                came=repr(text),
+                expected=f"for example 20 (pairs, at most {MAX_DECODE_PAIRS}), 60s or 20,60s",
+            ) from None
+    return pairs, elapsed_s
 
 
 def _check_sources(settings: Settings) -> Settings:
     """A bench on the command line stands over logs from the ini file; both on one level exclude each other."""
     bench, logs = settings.given["bench"], settings.given["logs"]
+    _check_baseline_bench(settings)
     if bench.value is None or logs.value is None:
         return settings
     if bench.on_command_line == logs.on_command_line:
@@ -260,3 +326,22 @@ def _check_sources(settings: Settings) -> Settings:
     loser = "logs" if bench.on_command_line else "bench"
     winner = "bench" if loser == "logs" else "logs"
     return Settings({**settings.given, loser: Given(None, f"left out for {settings.origin(winner)}")})
+
+
+def _check_baseline_bench(settings: Settings) -> None:
+    """Another build is paired with the bench: it needs one, and no other baseline."""
+    other, baseline = settings.given["baseline-bench"], settings.given["decode-baseline"]
+    if other.value is None:
+        return
+    if settings["bench"] is None:
+        raise UsageError(
+            "a build to compare with was given, and no bench",
+            came=f"{other.origin} {other.value}",
+            expected="--h2o-bench PATH, the build that is judged",
+        )
+    if baseline.value not in (None, "paired"):
+        raise UsageError(
+            "a build to compare with and another decode baseline were both given",
+            came=f"{other.origin} {other.value} and {baseline.origin} {baseline.value}",
+            expected="one of the two",
+        )
