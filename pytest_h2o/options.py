@@ -269,7 +269,7 @@ def parse_baseline(text: str, origin: str) -> float:
         raise UsageError(
             f"{origin} takes paired, a decode speed or none",
             came=repr(text),
-            expected="paired; tok/s with H2O off, above 0, for example 56.02; or none to leave the decode threshold out",
+            expected="paired; tok/s with H2O off, above 0, as 56.02; or none to leave the decode threshold out",
         )
     return number
 

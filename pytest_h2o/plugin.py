@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_h2o.errors import H2OError, OptedOut
+from pytest_h2o.errors import H2OError, InconclusiveDecode, OptedOut
 from pytest_h2o.options import OPTIONS, Settings, resolve_settings
 
 if TYPE_CHECKING:
@@ -249,9 +249,14 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         gate_item.write_dry_run()
         pytest.skip("dry run: configs and run list written, nothing was run")
     try:
-        return (yield)
+        result = yield
     except OptedOut as reason:
         pytest.skip(str(reason))
+    for comparison in gate_item.comparisons:
+        if comparison.outcome == "inconclusive":
+            text = f"inconclusive, which is no pass: {comparison.measured!r}, target {comparison.target!r}"
+            item.warn(InconclusiveDecode(f"{item.nodeid}: {text}"))
+    return result
 
 
 @pytest.hookimpl(wrapper=True)

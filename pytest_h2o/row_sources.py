@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from pytest_h2o.bench.command import BenchSettings
     from pytest_h2o.bench.config import BaseConfig
     from pytest_h2o.bench.folding import FoldCheck
+    from pytest_h2o.bench.launch import Launcher
     from pytest_h2o.bench.recorded import Recording
     from pytest_h2o.bench.result import PointResult
     from pytest_h2o.options import Given, Settings
+    from pytest_h2o.pair_sources import PairSource
     from pytest_h2o.points import SweepPoint
     from pytest_h2o.presets import Preset
     from pytest_h2o.store import OnceStore
@@ -37,6 +39,11 @@ class RowSource(Protocol):
     @property
     def base_config(self) -> BaseConfig | None:
         """The model's config, where there is one."""
+        ...
+
+    @property
+    def pairs(self) -> PairSource:
+        """The pairs of launches that came with them, or that can be launched."""
         ...
 
     def result(self, point: SweepPoint) -> PointResult:
@@ -108,6 +115,7 @@ class RecordedRows:
         self._folder = folder
         self._points = points
         self._recording: Recording | None = None
+        self.pairs: PairSource = _recorded_pairs(folder)
 
     def _read(self) -> Recording:
         if self._recording is None:
@@ -148,6 +156,7 @@ class LaunchedRows:
         folder: Path,
         store: OnceStore,
         fold: bool,
+        other: BenchSettings | None = None,
     ) -> None:
         from pytest_h2o.bench.launch import JsonSupport, Launcher
         from pytest_h2o.bench.sweep import Sweep
@@ -157,6 +166,7 @@ class LaunchedRows:
         self._bench = bench
         self._folder = folder
         self._launcher = Launcher(base, bench, folder, JsonSupport())
+        self.pairs: PairSource = _launched_pairs(self._launcher, other, store, points)
         binary = digest_file(Path(bench.command[0]))[:16]
         self._sweep = Sweep(points, self._launcher.launch_point, store.once, binary=binary, fold=fold)
 
@@ -185,6 +195,12 @@ class NoRows:
     baselines: Sequence[PointResult] = ()
     base_config: BaseConfig | None = None
 
+    @property
+    def pairs(self) -> PairSource:
+        from pytest_h2o.pair_sources import NoPairs
+
+        return NoPairs()
+
     def __init__(self, preset: Preset, logs: Path | None) -> None:
         self._preset = preset
         self._logs = logs
@@ -203,6 +219,20 @@ class NoRows:
 
     def write_dry_run(self) -> dict[str, Any]:
         return {"nothing": "there is no bench to run"}
+
+
+def _recorded_pairs(folder: Path) -> PairSource:
+    from pytest_h2o.pair_sources import RecordedPairs
+
+    return RecordedPairs(folder)
+
+
+def _launched_pairs(
+    launcher: Launcher, other: BenchSettings | None, store: OnceStore, points: Sequence[SweepPoint]
+) -> PairSource:
+    from pytest_h2o.pair_sources import LaunchedPairs
+
+    return LaunchedPairs(launcher, other, store, points[0].preset if points else "")
 
 
 def _describe_fold(check: FoldCheck) -> str:
@@ -230,12 +260,12 @@ def check_bench(bench: Path, origin: str) -> Path:
     raise UsageError("the bench is not there", where=f"{origin} {bench}", came=came, expected="the llm_bench binary")
 
 
-def bench_settings(settings: Settings, preset: Preset) -> BenchSettings:
-    """How the options launch the bench for a preset; UsageError if it is not there."""
+def bench_settings(settings: Settings, preset: Preset, option: str = "bench") -> BenchSettings:
+    """How the options launch the bench for a preset, or the one that `option` names; UsageError if it is not there."""
     from pytest_h2o.bench.command import BenchSettings
 
     return BenchSettings.for_program(
-        check_bench(settings["bench"], settings.origin("bench")),
+        check_bench(settings[option], settings.origin(option)),
         backend=settings["backend"],
         threads=settings["threads"],
         attention_option=settings["attention-option"],

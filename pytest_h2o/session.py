@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_h2o.decode_plan import choose_baseline, describe_decode, plan_pairs
 from pytest_h2o.errors import NotMeasured, OptedOut, PresetError
-from pytest_h2o.gate.baseline import Baseline, pick_recorded, unlike_contexts
+from pytest_h2o.gate.baseline import Baseline, paired_baseline, pick_recorded, unlike_contexts
 from pytest_h2o.gate.scope_item import LosslessItem
 from pytest_h2o.gate.sweep_items import PointItem, SweepItem
 from pytest_h2o.gate.targets import preset_targets, scope_targets
@@ -30,7 +31,9 @@ from pytest_h2o.row_sources import (
 from pytest_h2o.store import OnceStore, keep_error, kept_value
 
 if TYPE_CHECKING:
+    from pytest_h2o.bench.command import BenchSettings
     from pytest_h2o.bench.result import PointResult
+    from pytest_h2o.gate.paired import PairedComparison
     from pytest_h2o.lossless import LosslessResult
     from pytest_h2o.points import SweepPoint
     from pytest_h2o.presets import Preset
@@ -101,6 +104,7 @@ class GateSession:
         if self.settings["bench"] is not None:
             for preset in self._presets.values():
                 bench_settings(self.settings, preset)
+                self._other_build(preset)
                 choose_base_config(preset, self.settings.given["base-config"])
 
     def _override(self, preset: Preset) -> Preset:
@@ -177,10 +181,16 @@ class GateSession:
                 folder=self.run_dir / preset.name,
                 store=self.store,
                 fold=not settings["no-fold"],
+                other=self._other_build(preset),
             )
         if settings["logs"] is not None and preset.name in self._recordings():
             return RecordedRows(self._recordings()[preset.name], self.points(preset))
         return NoRows(preset, settings["logs"])
+
+    def _other_build(self, preset: Preset) -> BenchSettings | None:
+        if self.settings["baseline-bench"] is None:
+            return None
+        return bench_settings(self.settings, preset, "baseline-bench")
 
     def note_selected(self, params: Sequence[dict[str, Any]]) -> None:
         """Learn which items will run: only their points are launched, folded among themselves."""
@@ -208,6 +218,8 @@ class GateSession:
         else:
             what = "neither a bench nor recorded logs: sweep items cannot be measured"
         lines = [f"h2o: {what}", f"h2o: rule {self.rule}, artifacts in {self.run_dir}"]
+        chosen = [preset for name, preset in sorted(self._presets.items()) if name in self._needed]
+        lines += [f"h2o: {line}" for line in describe_decode(settings, chosen)]
         if self._left_out:
             names = ", ".join(sorted(self._left_out))
             lines.append(f"h2o: not measured and left out: {names} (no recording; -k NAME asks for one)")
@@ -247,16 +259,29 @@ class GateSession:
         return self._sources[preset.name]
 
     def baseline(self, preset: Preset, results: Sequence[PointResult]) -> Baseline | None:
-        given = self.settings.given["decode-baseline"]
-        own = preset.targets.decode_baseline
-        choices = [(given.value, given.origin)] if given.on_command_line else []
-        choices += [(own, f"targets of preset {preset.name}"), (given.value, given.origin)]
-        value, origin = next(((v, o) for v, o in choices if v is not None), (None, ""))
+        chosen = choose_baseline(self.settings, preset)
+        value, origin = chosen.value, chosen.origin
         if value == "none":
             raise OptedOut(f"the decode threshold is left out: decode baseline none ({origin})")
+        if self.is_paired(preset):
+            return paired_baseline(self.known_comparison(preset))
         if value is not None:
             return Baseline(parse_baseline(str(value), origin), origin, unlike_contexts(results))
         return pick_recorded(self._source(preset).baselines, results)
+
+    def is_paired(self, preset: Preset) -> bool:
+        chosen = choose_baseline(self.settings, preset).value
+        return chosen == "paired" or (chosen is None and self._source(preset).pairs.known() is not None)
+
+    def known_comparison(self, preset: Preset) -> PairedComparison | None:
+        return self._source(preset).pairs.known()
+
+    def compare_decode(self, preset: Preset, result: PointResult, target: float) -> PairedComparison:
+        point = next(point for point in self.points(preset) if point.run_id == result.run_id)
+        plan = plan_pairs(self.settings, preset, target, launch_s=result.elapsed_s)
+        comparison = self._source(preset).pairs.compare(point, plan)
+        self._new.add_comparison(preset, comparison)
+        return comparison
 
     def deciding_ratio(self) -> float:
         scope = self.deciding_scope()

@@ -64,9 +64,9 @@ def find_disturbance(before: MachineState, after: MachineState, *, cores: int) -
 
     Notes
     -----
-    Load by others is what the machine was busy with, less our own processor time, as a mean number of cores. Allowed are
-    a tenth of all cores and a quarter of what the bench left idle: rules of thumb, small enough for a bench that uses all
-    cores, and large enough that a mostly idle machine is not called disturbed.
+    Load by others is what the machine was busy with, less our own processor time, as a mean number of cores. Allowed
+    are a tenth of all cores and a quarter of what the bench left idle: rules of thumb, small enough for a bench that
+    uses all cores, and large enough that a mostly idle machine is not called disturbed.
     """
     found = [
         text

@@ -15,7 +15,7 @@ _SAME = (
     ("model", "model"),
 )
 CONTEXT_TOLERANCE = 0.01
-"""Two contexts are alike if they differ by at most this share: the last warning of a run need not name the last token."""
+"""Contexts are alike if they differ by at most this share: the last warning of a run need not name the last token."""
 
 
 def seen_context(result: PointResult) -> int | None:

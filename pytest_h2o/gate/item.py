@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_h2o.gate.measured import METRICS, Comparison, Measured, Target
+from pytest_h2o.gate.measured import METRICS, Comparison, Interval, Measured, Target
 from pytest_h2o.gate.rule import Thresholds
 
 if TYPE_CHECKING:
@@ -55,8 +55,10 @@ class GateItem:
         for text in texts:
             self.note(text)
 
-    def measured(self, metric: str, value: float, source: str, std: float | None = None) -> Measured:
-        return Measured(metric, value, source, std, on_compare=self.comparisons.append)
+    def measured(
+        self, metric: str, value: float, source: str, std: float | None = None, interval: Interval | None = None
+    ) -> Measured:
+        return Measured(metric, value, source, std, interval, on_compare=self.comparisons.append)
 
     def record(self, nodeid: str, outcome: str, reason: str | None) -> dict[str, Any]:
         """What the journal keeps of this item: built-in types only; `reason` is why it failed or was left out."""
@@ -75,6 +77,10 @@ class GateItem:
         """Write what would be run; nothing where nothing is launched."""
 
 
+def _interval_json(interval: Interval | None) -> dict[str, Any] | None:
+    return None if interval is None else {"low": interval.low, "high": interval.high, "basis": interval.basis}
+
+
 def _comparison_json(comparison: Comparison) -> dict[str, Any]:
     measured, target = comparison.measured, comparison.target
     return {
@@ -88,4 +94,5 @@ def _comparison_json(comparison: Comparison) -> dict[str, Any]:
         "target_origin": target.origin,
         "margin": _plain(comparison.margin),
         "outcome": comparison.outcome,
+        "interval": _interval_json(measured.interval),
     }

@@ -7,11 +7,12 @@ that a user edits is reported as well as the shipped one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-Outcome = Literal["pass", "fail", "reported"]
+Outcome = Literal["pass", "fail", "reported", "inconclusive"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,47 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """Where a measured value lies, with confidence, and what that says of its target.
+
+    Attributes
+    ----------
+    low, high : float or None
+        Bounds in the metric's unit; None: not bounded.
+    outcome : str
+        The verdict on the target `decided_for`: ``pass``, ``fail`` or ``inconclusive``.
+    decided_for : float
+        The target that the verdict was made for. Another one is held against the bounds.
+    basis : str
+        What it rests on, in a few words.
+    inconclusive_fails : bool
+        Whether an inconclusive comparison is false, as a failed one is.
+    """
+
+    low: float | None
+    high: float | None
+    outcome: Outcome
+    decided_for: float
+    basis: str
+    inconclusive_fails: bool = False
+
+    def judge(self, relation: Literal[">=", "<="], target: float) -> Outcome:
+        if target == self.decided_for:
+            return self.outcome
+        above = self.low is not None and self.low > target
+        below = self.high is not None and self.high < target
+        if not (above or below):
+            return "inconclusive"
+        return "pass" if above == (relation == ">=") else "fail"
+
+    def render(self, metric: Metric) -> str:
+        low, high = ("unbounded" if bound is None else metric.render(bound) for bound in (self.low, self.high))
+        if self.low is None and self.high is None:
+            return f"(no interval, {self.basis})"
+        return f"(interval {low} to {high}, {self.basis})"
+
+
+@dataclass(frozen=True)
 class Measured:
     """A measured number.
 
@@ -95,12 +137,15 @@ class Measured:
         Standard deviation over repeats; None where unknown.
     source : str
         The row, run or scope that gave it.
+    interval : Interval or None
+        Where there is one it decides, and not the value.
     """
 
     metric: str
     value: float
     source: str
     std: float | None = None
+    interval: Interval | None = None
     on_compare: Callable[[Comparison], None] | None = field(default=None, compare=False, repr=False)
 
     def __ge__(self, target: Target | float) -> bool:
@@ -112,18 +157,24 @@ class Measured:
     def _compare(self, relation: Literal[">=", "<="], target: Target | float) -> bool:
         if not isinstance(target, Target):
             target = Target(self.metric, float(target), "gate file")
-        outcome: Outcome
-        if target.value is None:
-            outcome = "reported"
-        elif self.value >= target.value if relation == ">=" else self.value <= target.value:
-            outcome = "pass"
-        else:
-            outcome = "fail"
+        outcome = self.judge(relation, target)
         if self.on_compare is not None:
             self.on_compare(Comparison(self, relation, target, outcome))
-        return outcome != "fail"
+        fails = outcome == "inconclusive" and self.interval is not None and self.interval.inconclusive_fails
+        return outcome != "fail" and not fails
+
+    def judge(self, relation: Literal[">=", "<="], target: Target) -> Outcome:
+        """The outcome of a comparison with a target, leaving no `Comparison` behind."""
+        if target.value is None:
+            return "reported"
+        if self.interval is not None:
+            return self.interval.judge(relation, target.value)
+        holds = self.value >= target.value if relation == ">=" else self.value <= target.value
+        return "pass" if holds else "fail"
 
     def __repr__(self) -> str:
         metric = METRICS[self.metric]
-        text = metric.render(self.value)
+        text = metric.render(self.value) if not math.isnan(self.value) else "no value"
+        if self.interval is not None:
+            return f"{text} {self.interval.render(metric)}"
         return text if self.std is None else f"{text} ± {format(self.std, metric.fmt.lstrip('+'))}"

@@ -15,6 +15,9 @@ from pytest_h2o.gate.decode import Action, Budget, DecodeVerdict, judge, next_ac
 from pytest_h2o.gate.pairs import Order, Pair
 
 COMPARISON_VERSION = 1
+DECODE_FOLDER = "decode"
+"""Folder of a preset in the run folder that takes configs, logs and output of its pairs."""
+PAIRS_NAME = "pairs.json"
 UNLIKE_PAIRS = 2
 """So many pairs, all of them unlike, and no other: what makes them unlike is no accident, and more would not help."""
 

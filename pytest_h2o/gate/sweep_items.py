@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pytest_h2o.bench.row import BenchRow
     from pytest_h2o.gate.baseline import Baseline
     from pytest_h2o.gate.figures import Figures
+    from pytest_h2o.gate.paired_item import PairedDecode
     from pytest_h2o.points import SweepPoint
     from pytest_h2o.presets import Preset
 
@@ -165,18 +166,24 @@ class SweepItem(GateItem):
         return found
 
     def decode_drop(self) -> Measured:
-        """Fraction of decode speed lost against the baseline, of the fastest row that may decide.
+        """Fraction of decode speed lost against the baseline, of the row that decides.
 
-        Under the joint rule that is the fastest of the rows that meet the lossy target (of all rows, with a note,
-        where none does); under the rule best-of the fastest of all.
+        Paired, that is the row of `pytest_h2o.gate.timed_row`; the value carries the interval of its pairs, and the
+        interval decides: pass, fail or inconclusive.
+
+        Against a number or a recorded row it is, under the joint rule, the fastest of the rows that meet the lossy
+        target (of all rows, with a note, where none does); under the rule best-of the fastest of all.
 
         Raises
         ------
         NotMeasured
-            There is no baseline, or a row has no decode speed.
+            There is no baseline, or a row has no decode speed; or paired, and no row meets the other targets, so that
+            nothing was timed.
         OptedOut
             The baseline was set to ``none``.
         """
+        if self.session.is_paired(self.preset):
+            return self._paired().drop()
         baseline = self._needed_baseline()
         self.best("decode_tok_per_s")
         facts = self.facts()
@@ -191,6 +198,11 @@ class SweepItem(GateItem):
             raise NotMeasured(f"no row of {self.name} has a decode speed", where=self.name)
         self._note_all(baseline.notes)
         return self.measured("decode_drop", decode_drop(baseline.tok_per_s, row.decode_tok_per_s), row.run_id)
+
+    def _paired(self) -> PairedDecode:
+        from pytest_h2o.gate.paired_item import PairedDecode  # brings numpy, which collecting alone does not need
+
+        return PairedDecode(self)
 
     def record(self, nodeid: str, outcome: str, reason: str | None) -> dict[str, Any]:
         if self.comparisons:
@@ -211,13 +223,19 @@ class SweepItem(GateItem):
             "h2o_layer_end": self.preset.h2o_layer_end,
             "targets": asdict(self.targets.thresholds),
             "decode_left_out": left_out,
+            "paired": self.session.is_paired(self.preset),
             "baseline_tok_per_s": baseline.tok_per_s if baseline else None,
             "baseline_origin": baseline.origin if baseline else None,
             "baseline_files": [str(path) for path in baseline.files] if baseline else [],
         }
 
     def joint(self) -> JointVerdict:
-        """Every row against every target (lossy, decode, lossless of the deciding scope)."""
+        """Every row against every target (lossy, decode, lossless of the deciding scope).
+
+        Paired, a decode margin is there for the timed row alone, once it was timed.
+        """
+        if self.session.is_paired(self.preset):
+            return self._paired().joint()
         thresholds, baseline, lossless = self._limits()
         return decide_joint(self.facts(), thresholds, baseline_tok_per_s=baseline, lossless=lossless)
 
@@ -248,6 +266,8 @@ class SweepItem(GateItem):
         """
         if self.session.rule != "joint":
             raise OptedOut(f"the rule is {self.session.rule} ({self.session.settings.origin('rule')})")
+        if self.session.is_paired(self.preset):
+            return self._paired().joint_margin()
         joint, best_of = self.joint(), self.best_of()
         if best_of.passed and not joint.passed and best_of.lossy_best and best_of.decode_best:
             self.note(

@@ -72,6 +72,7 @@ def _write_preset(collector: Collector, name: str) -> None:
     """Manifest and CSV of a preset, and copies of the logs if they were recorded elsewhere."""
     from pytest_h2o.bench.manifest import MANIFEST_NAME, complete_entry, write_manifest
     from pytest_h2o.bench.metrics_csv import write_metrics_csv
+    from pytest_h2o.gate.paired import DECODE_FOLDER, PAIRS_NAME
 
     folder = collector.run_dir / name
     results = collector.results_of(name)
@@ -81,6 +82,8 @@ def _write_preset(collector: Collector, name: str) -> None:
                 _keep(source, folder)
     for path in collector.presets.get(name, {}).get("baseline_files", ()):
         _keep(Path(path), folder)
+    if name in collector.comparisons:
+        write_new_json(folder / DECODE_FOLDER / PAIRS_NAME, collector.comparisons[name])
     write_manifest(
         folder / MANIFEST_NAME,
         [

@@ -9,7 +9,7 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pytest_h2o.bench.command import repeat_command
 from pytest_h2o.errors import BenchError, H2OError
@@ -32,7 +32,8 @@ def explain_comparison(left: Measured, op: str, right: object) -> list[str] | No
     if op not in (">=", "<=") or not isinstance(right, Target | float | int):
         return None
     target = right if isinstance(right, Target) else Target(left.metric, float(right), "gate file")
-    comparison = Comparison(left, ">=" if op == ">=" else "<=", target, "fail")
+    relation: Literal[">=", "<="] = ">=" if op == ">=" else "<="
+    comparison = Comparison(left, relation, target, left.judge(relation, target))
     title = METRICS[left.metric].title
     return [f"{title} {left!r} {op} {target!r}", f"{_margin_text(comparison)}; measured on {left.source}"]
 
@@ -42,6 +43,8 @@ def _margin_text(comparison: Comparison) -> str:
     margin, relative = comparison.margin, comparison.relative_margin
     if margin is None:
         return "no target: reported only"
+    if comparison.outcome == "inconclusive":
+        return f"inconclusive: the interval holds the target; target from {comparison.target.origin}"
     if not math.isfinite(margin):
         return "a value is missing or not a number, so the target is missed"
     side = "held with a margin of" if margin >= 0 else "missed by"
@@ -89,7 +92,7 @@ def _bench_lines(error: BenchError) -> list[str]:
 
 
 def _row_lines(item: SweepItem) -> list[str]:
-    failed = next((c for c in item.comparisons if c.outcome == "fail"), None)
+    failed = next((c for c in item.comparisons if c.outcome in ("fail", "inconclusive")), None)
     if failed is None:
         return []
     results = {result.run_id: result for result in item.results}

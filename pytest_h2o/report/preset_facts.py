@@ -10,6 +10,7 @@ from pytest_h2o.gate.measured import METRICS
 from pytest_h2o.gate.rule import Thresholds, decide_best_of, decide_joint
 from pytest_h2o.gate.sweep_items import row_facts
 from pytest_h2o.gate.totals import split_layers, whole_cache_ratio
+from pytest_h2o.options import DEFAULT_TARGETS
 from pytest_h2o.report.collector import Collector
 from pytest_h2o.report.original import MISSING, collect_original
 
@@ -43,11 +44,30 @@ def summarize_preset(collector: Collector, name: str, deciding: Mapping[str, Any
         "shared_runs": {r.run_id: r.shares_run_with for r in results if r.shares_run_with},
         "warnings": _warnings(results),
         "notes": notes,
+        "decode": _decode(collector, name, facts),
         "original": None,
     }
     if facts is None or [result.run_id for result in results] != facts["run_ids"]:
         return summary
-    return {**summary, **_whole(facts, results, deciding, _upper(collector))}
+    facts = {**facts, **_paired_facts(collector, name)}
+    summary = {**summary, **_whole(facts, results, deciding, _upper(collector))}
+    if facts["paired"]:
+        joint = next((v["outcome"] for v in summary["verdicts"] if v["metric"] == "joint_margin"), None)
+        summary["rules"]["joint"] = "NOT TIMED" if joint is None else joint.upper()
+    return summary
+
+
+def _paired_facts(collector: Collector, name: str) -> dict[str, Any]:
+    """The baseline of a preset's pairs, for the facts that want one number."""
+    if name not in collector.comparisons:
+        return {}
+    from pytest_h2o.gate.baseline import paired_baseline
+    from pytest_h2o.gate.paired import PairedComparison
+
+    baseline = paired_baseline(PairedComparison.from_json(collector.comparisons[name]))
+    if baseline is None:
+        return {}
+    return {"baseline_tok_per_s": baseline.tok_per_s, "baseline_origin": baseline.origin}
 
 
 def _whole(
@@ -94,10 +114,49 @@ def _whole(
     }
 
 
+def _decode(collector: Collector, name: str, facts: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The paired verdict of a preset as figures; None where there is none."""
+    if name not in collector.comparisons or facts is None:
+        return None
+    from dataclasses import asdict
+
+    from pytest_h2o.gate.paired import PairedComparison
+
+    comparison = PairedComparison.from_json(collector.comparisons[name])
+    target = facts["targets"]["decode_drop"]
+    verdict = asdict(comparison.judge(DEFAULT_TARGETS["decode_drop"] if target is None else target))
+    shared = ("candidate", "baseline", "seed", "launches", "elapsed_s", "stopped", "is_comparable")
+    again = list(comparison.measured_again)
+    return {
+        **verdict,
+        "excluded": list(verdict["excluded"]),
+        **{key: getattr(comparison, key) for key in shared},
+        "measured_again": again,
+    }
+
+
 def _upper(collector: Collector) -> Mapping[str, Any] | None:
     """The upper bound: the first evaluated scope in entry mode aggregate."""
     found = [facts["result"] for facts in collector.scopes.values() if facts["result"]["entry_mode"] == "aggregate"]
     return found[0] if found else None
+
+
+def render_measured(comparison: Mapping[str, Any]) -> str:
+    """The measured value of a comparison's record, with its spread or interval."""
+    metric, value = METRICS[comparison["metric"]], comparison["value"]
+
+    def show(bound: Any) -> str:
+        return metric.render(bound) if isinstance(bound, int | float) else "unbounded"
+
+    text = metric.render(value) if isinstance(value, int | float) else "no value"
+    interval = comparison["interval"]
+    if interval is not None:
+        low, high = interval["low"], interval["high"]
+        bounds = "no interval" if low is None and high is None else f"interval {show(low)} to {show(high)}"
+        return f"{text} ({bounds}, {interval['basis']})"
+    if isinstance(comparison["std"], int | float):
+        text += f" ± {format(comparison['std'], metric.fmt.lstrip('+'))}"
+    return text
 
 
 def _verdict(comparison: Mapping[str, Any]) -> dict[str, str]:
@@ -106,13 +165,10 @@ def _verdict(comparison: Mapping[str, Any]) -> dict[str, str]:
     def show(value: Any) -> str:
         return metric.render(value) if isinstance(value, int | float) else ("none" if value is None else str(value))
 
-    measured = show(comparison["value"])
-    if isinstance(comparison["std"], int | float):
-        measured += f" ± {format(comparison['std'], metric.fmt.lstrip('+'))}"
     return {
         "metric": metric.name,
         "title": metric.title,
-        "measured": measured,
+        "measured": render_measured(comparison),
         "relation": comparison["relation"],
         "target": show(comparison["target"]),
         "target_origin": comparison["target_origin"],

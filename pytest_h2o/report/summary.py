@@ -1,7 +1,8 @@
 """The run in one value (`build_summary`), and as Markdown (`render_summary_md`). Pure.
 
-``overall_pass`` is true, false, or ``"incomplete"``: nothing failed, but something that a verdict needs was not asked
-for or not measured. Only true means that the gate held.
+``overall_pass`` is true, false, ``"inconclusive"`` or ``"incomplete"``. Inconclusive: nothing failed, but pairs of
+launches could not tell whether decoding is slower than allowed. Incomplete: nothing failed, but something that a
+verdict needs was not asked for or not measured. Only true means that the gate held.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from pytest_h2o.report.collector import Collector
 from pytest_h2o.report.markdown import escape, render_list, render_table
-from pytest_h2o.report.preset_facts import summarize_preset
+from pytest_h2o.report.preset_facts import render_measured, summarize_preset
 
 SUMMARY_VERSION = 1
 
@@ -30,7 +31,16 @@ def build_summary(collector: Collector) -> dict[str, Any]:
     }
     counts = {outcome: sum(item["outcome"] == outcome for item in items) for outcome in ("passed", "failed", "skipped")}
     missing = _missing(collector, items)
-    overall: bool | str = False if counts["failed"] else ("incomplete" if missing else True)
+    inconclusive = [
+        {"item": i["item"], "why": _why(i, "inconclusive")}
+        for i in items
+        if i["outcome"] == "passed" and any(c["outcome"] == "inconclusive" for c in i["comparisons"])
+    ]
+    overall: bool | str = True
+    if counts["failed"]:
+        overall = False
+    elif inconclusive or missing:
+        overall = "inconclusive" if inconclusive else "incomplete"
     return {
         "version": SUMMARY_VERSION,
         "overall_pass": overall,
@@ -38,6 +48,7 @@ def build_summary(collector: Collector) -> dict[str, Any]:
         "items": counts,
         "failed": [{"item": i["item"], "why": why_failed(i)} for i in items if i["outcome"] == "failed"],
         "left_out_on_purpose": [{"item": i["item"], "why": i["reason"]} for i in items if i["outcome"] == "skipped"],
+        "inconclusive": inconclusive,
         "incomplete_for": missing,
         "not_measured": sorted(collector.left_out),
         "presets": presets,
@@ -46,19 +57,24 @@ def build_summary(collector: Collector) -> dict[str, Any]:
 
 
 def why_failed(item: Mapping[str, Any]) -> str:
-    """One line: the comparison that failed, or the error."""
+    """One line: the comparison that failed, or was inconclusive where that fails, or the error."""
+    return _why(item, "fail", "inconclusive")
+
+
+def _why(item: Mapping[str, Any], *outcomes: str) -> str:
     from pytest_h2o.gate.measured import METRICS
 
     for c in item["comparisons"]:
-        if c["outcome"] == "fail":
+        if c["outcome"] in outcomes:
             metric = METRICS[c["metric"]]
 
             def show(value: Any, render: Any = metric.render) -> str:
                 return render(value) if isinstance(value, int | float) else str(value)
 
+            word = "inconclusive: " if c["outcome"] == "inconclusive" else ""
             return (
-                f"{metric.title} {show(c['value'])} on {c['source']}, target {c['relation']} {show(c['target'])} "
-                f"({c['target_origin']})"
+                f"{word}{metric.title} {render_measured(c)} on {c['source']}, target {c['relation']} "
+                f"{show(c['target'])} ({c['target_origin']})"
             )
     return str(item["reason"] or "an assertion of the gate file failed")
 
@@ -115,7 +131,7 @@ def _summarize_scope(collector: Collector, name: str) -> dict[str, Any]:
 
 
 def render_verdict(overall: bool | str) -> str:
-    """``PASS``, ``FAIL`` or ``INCOMPLETE``."""
+    """``PASS``, ``FAIL``, ``INCONCLUSIVE`` or ``INCOMPLETE``."""
     if isinstance(overall, bool):
         return "PASS" if overall else "FAIL"
     return overall.upper()
@@ -130,6 +146,7 @@ def render_summary_md(summary: Mapping[str, Any]) -> str:
         f"rule: {summary['rule']}."
     )
     lines += render_list("Failed", [f"{f['item']}: {f['why']}" for f in summary["failed"]])
+    lines += render_list("Inconclusive: no pass", [f"{f['item']}: {f['why']}" for f in summary["inconclusive"]])
     lines += render_list("Not complete", summary["incomplete_for"])
     lines += render_list("Left out on purpose", [f"{f['item']}: {f['why']}" for f in summary["left_out_on_purpose"]])
     lines += render_list("Not measured (not asked for)", summary["not_measured"])
