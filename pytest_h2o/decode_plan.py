@@ -90,8 +90,27 @@ def describe_decode(settings: Settings, presets: Sequence[Preset]) -> list[str]:
     return [f"decode of {', '.join(names)}: {text}" for text, names in found.items()]
 
 
+def flag_targets(settings: Settings, wanted: Sequence[tuple[Preset, float | None]]) -> list[str]:
+    """Lines for the header: presets whose decode target is finer than a calibration of this machine allows."""
+    found: dict[str, list[str]] = {}
+    for preset, target in wanted:
+        for text in _flag(settings, preset, decode_budget(settings, preset), target):
+            found.setdefault(text, []).append(preset.name)
+    return [f"{', '.join(names)}: {text}" for text, names in found.items()]
+
+
+def _flag(settings: Settings, preset: Preset, budget: Budget, target: float | None) -> tuple[str, ...]:
+    if settings["bench"] is None or choose_baseline(settings, preset).value != "paired":
+        return ()
+    from pytest_h2o.calibrations import calibration_path, flag_target
+    from pytest_h2o.row_sources import bench_settings, choose_base_config
+
+    base = choose_base_config(preset, settings.given["base-config"])
+    return flag_target(calibration_path(bench_settings(settings, preset), base), budget, target)
+
+
 def plan_pairs(settings: Settings, preset: Preset, target: float, *, launch_s: float | None) -> PairPlan:
-    """Fit the budget to its time, and say so where that leaves fewer pairs.
+    """Fit the budget to its time; say so where that leaves fewer pairs, or the target is below the noise floor.
 
     Parameters
     ----------
@@ -110,4 +129,5 @@ def plan_pairs(settings: Settings, preset: Preset, target: float, *, launch_s: f
             f"planned {fitted.pairs} of {budget.pairs} pairs: one takes about {2 * launch_s:.1f} s, and there are "
             f"{budget.elapsed_s:g} s for all (--h2o-decode-budget {budget.pairs} sets no limit of time)",
         )
+    notes += _flag(settings, preset, fitted, target)
     return PairPlan(fitted, target, settings["disturbed"] == "again", notes)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_h2o.decode_plan import choose_baseline, describe_decode, plan_pairs
+from pytest_h2o.decode_plan import choose_baseline, describe_decode, flag_targets, plan_pairs
 from pytest_h2o.errors import NotMeasured, OptedOut, PresetError
 from pytest_h2o.gate.baseline import Baseline, paired_baseline, pick_recorded, unlike_contexts
 from pytest_h2o.gate.scope_item import LosslessItem
@@ -219,7 +219,8 @@ class GateSession:
             what = "neither a bench nor recorded logs: sweep items cannot be measured"
         lines = [f"h2o: {what}", f"h2o: rule {self.rule}, artifacts in {self.run_dir}"]
         chosen = [preset for name, preset in sorted(self._presets.items()) if name in self._needed]
-        lines += [f"h2o: {line}" for line in describe_decode(settings, chosen)]
+        wanted = [(p, preset_targets(settings, p, self.deciding_scope()).decode_drop.value) for p in chosen]
+        lines += [f"h2o: {text}" for text in (*describe_decode(settings, chosen), *flag_targets(settings, wanted))]
         if self._left_out:
             names = ", ".join(sorted(self._left_out))
             lines.append(f"h2o: not measured and left out: {names} (no recording; -k NAME asks for one)")

@@ -14,6 +14,8 @@ FAKE_LAUNCHES
 FAKE_DECODE
     ``base=60,drop=0.2,spread=0.05,seed=1``: decode speed in tok/s with H2O off, the fraction of it that H2O costs, and
     the lognormal spread of a launch. Drawn anew for each launch, by its number in FAKE_LAUNCHES.
+FAKE_SPANS
+    File to which each launch appends ``in`` when it begins and ``out`` when it ends.
 FAKE_KV_LEN
     A launch with H2O on prints a warning that names this kv_len.
 """
@@ -154,12 +156,19 @@ def print_output(mode: str, recorded: Path) -> None:
     sys.stdout.write(recorded.read_text(encoding="utf-8") if recorded.exists() else DEVICE)
 
 
+def mark(word: str) -> None:
+    if os.environ.get("FAKE_SPANS"):
+        with Path(os.environ["FAKE_SPANS"]).open("a", encoding="utf-8") as file:
+            file.write(word + "\n")
+
+
 def main() -> None:
     mode = os.environ.get("FAKE_MODE", "ok")
     options = parse_arguments(sys.argv[1:], mode)
     if os.environ.get("FAKE_LAUNCHES"):
         with Path(os.environ["FAKE_LAUNCHES"]).open("a", encoding="utf-8") as file:
             file.write(options["-m"] + "\n")
+    mark("in")
     misbehave(mode, options["-m"])
     config = json.loads(Path(options["-m"]).read_text(encoding="utf-8"))
     log = find_log(config, options)
@@ -172,6 +181,7 @@ def main() -> None:
         file.write(table[: -len(table) // 20] if mode == "truncated" else table)
     if "-j" in options and mode != "truncated":
         Path(options["-j"]).write_text(json.dumps(to_json(cells)), encoding="utf-8")
+    mark("out")
 
 
 if __name__ == "__main__":

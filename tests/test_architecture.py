@@ -19,7 +19,7 @@ LAYERS = (
     {"codecs", "cores", "dumps", "presets", "preset_model", "scopes", "points", "schema", "options", "store"},
     {"bench", "codecs_bench", "lossless", "gate", "reference"},
     {"report"},
-    {"row_sources", "session", "pair_sources", "decode_plan"},
+    {"row_sources", "session", "pair_sources", "decode_plan", "calibrations"},
     {"plugin", "cli", "commands", "__main__"},
 )
 """From the bottom up; a module imports from its own layer and those below."""

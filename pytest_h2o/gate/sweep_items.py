@@ -60,6 +60,8 @@ class PointItem(GateItem):
         result = self.session.result(self.preset, self.point)
         if result.shares_run_with:
             self.note(f"shares the run of {result.shares_run_with}")
+        if result.disturbance:
+            self.note(f"its launch was disturbed: {result.disturbance}")
         return result
 
     @property
@@ -197,6 +199,9 @@ class SweepItem(GateItem):
         if row is None or row.decode_tok_per_s is None:
             raise NotMeasured(f"no row of {self.name} has a decode speed", where=self.name)
         self._note_all(baseline.notes)
+        disturbance = next(result.disturbance for result in self.results if result.run_id == row.run_id)
+        if disturbance:
+            self.note(f"the launch of {row.run_id} was disturbed, so its speed is doubtful: {disturbance}")
         return self.measured("decode_drop", decode_drop(baseline.tok_per_s, row.decode_tok_per_s), row.run_id)
 
     def _paired(self) -> PairedDecode:

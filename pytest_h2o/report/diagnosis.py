@@ -16,7 +16,7 @@ from pytest_h2o.errors import BenchError, H2OError
 from pytest_h2o.gate.bounds import find_bound
 from pytest_h2o.gate.item import GateItem
 from pytest_h2o.gate.measured import METRICS, Comparison, Measured, Target
-from pytest_h2o.gate.rule import RowFacts
+from pytest_h2o.gate.rule import RowFacts, RowMargins
 from pytest_h2o.gate.scope_item import LosslessItem
 from pytest_h2o.gate.sweep_items import PointItem, SweepItem, row_facts
 
@@ -121,6 +121,7 @@ def _bound_lines(result: PointResult, item: SweepItem) -> list[str]:
 def _table_lines(item: SweepItem, results: Sequence[PointResult], metric: str) -> list[str]:
     facts = [row_facts(result) for result in results]
     margins = {m.run_id: m for m in item.joint().rows} if item.session.rule == "joint" else {}
+    paired = item.session.is_paired(item.preset)
 
     def rank(row: RowFacts) -> float:
         if metric == "h2o_lossy":
@@ -131,13 +132,18 @@ def _table_lines(item: SweepItem, results: Sequence[PointResult], metric: str) -
 
     lines = ["rows       nearest first", f"  {'lossy':>8}  {'decode':>8}  {'misses':<15}  run"]
     for row in sorted(facts, key=rank)[:NEAREST]:
-        missed = ", ".join(margins[row.run_id].missed) or "-" if margins else ""
+        missed = _missed(margins[row.run_id], paired) if margins else ""
         lossy = "missing" if row.lossy is None else f"{row.lossy:.3f}"
         decode = "missing" if row.decode_tok_per_s is None else f"{row.decode_tok_per_s:.2f}"
         lines.append(f"  {lossy:>8}  {decode:>8}  {missed:<15}  {row.run_id}")
     if len(facts) > NEAREST:
         lines.append(f"  … and {len(facts) - NEAREST} more rows")
     return lines
+
+
+def _missed(margins: RowMargins, paired: bool) -> str:
+    """The targets that a row misses; one that could hold them all and was not timed is called so."""
+    return ", ".join(margins.missed) or ("not timed" if paired and margins.decode is None else "-")
 
 
 def _warning_lines(results: Sequence[PointResult]) -> list[str]:
