@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -61,7 +62,7 @@ class LaunchedPairs:
         from pytest_h2o.bench.launch import JsonSupport
         from pytest_h2o.bench.paired import RELAUNCHES, PairRunner, compare_pairs
 
-        candidate = replace(self._launcher, directory=self._launcher.directory / DECODE_FOLDER)
+        candidate = replace(self._launcher, directory=self._new_folder())
 
         def launch_with(launcher: Launcher) -> Callable[[str], PointResult]:
             return lambda run_id: launcher.launch_point(replace(point, run_id=run_id))
@@ -73,6 +74,11 @@ class LaunchedPairs:
             baseline = launch_with(replace(candidate, settings=self._other, json_support=JsonSupport()))
         runner = PairRunner(baseline, launch_with(candidate), RELAUNCHES if plan.relaunch else 0)
         return compare_pairs(runner, plan.budget, plan.target, candidate=point.run_id, baseline=what, notes=plan.notes)
+
+    def _new_folder(self) -> Path:
+        """A folder without files: if a process died among its pairs, whoever starts anew must not meet them."""
+        names = (DECODE_FOLDER if number == 1 else f"{DECODE_FOLDER}_{number}" for number in itertools.count(1))
+        return next(path for name in names if not (path := self._launcher.directory / name).exists())
 
 
 class RecordedPairs:

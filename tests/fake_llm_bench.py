@@ -16,6 +16,8 @@ FAKE_DECODE
     the lognormal spread of a launch. Drawn anew for each launch, by its number in FAKE_LAUNCHES.
 FAKE_SPANS
     File to which each launch appends ``in`` when it begins and ``out`` when it ends.
+FAKE_KILL_PARENT
+    The launch of this number kills the process that launched it, and hangs.
 FAKE_KV_LEN
     A launch with H2O on prints a warning that names this kv_len.
 """
@@ -90,11 +92,15 @@ def change_cells(text: str, config: dict[str, Any], options: dict[str, str], mod
     return cells
 
 
+def count_launches() -> int:
+    """The number of this launch, from 1; launches run one at a time."""
+    return len(Path(os.environ["FAKE_LAUNCHES"]).read_text(encoding="utf-8").splitlines())
+
+
 def draw_decode(with_h2o: bool) -> float:
     """Decode speed of this launch."""
     given = {key: float(value) for key, value in (part.split("=") for part in os.environ["FAKE_DECODE"].split(","))}
-    number = len(Path(os.environ["FAKE_LAUNCHES"]).read_text(encoding="utf-8").splitlines())
-    noise = random.Random(f"{given.get('seed', 0):g} {number}").lognormvariate(0, given.get("spread", 0.0))
+    noise = random.Random(f"{given.get('seed', 0):g} {count_launches()}").lognormvariate(0, given.get("spread", 0.0))
     return given["base"] * (1 - given.get("drop", 0.0) * with_h2o) * noise
 
 
@@ -169,6 +175,9 @@ def main() -> None:
         with Path(os.environ["FAKE_LAUNCHES"]).open("a", encoding="utf-8") as file:
             file.write(options["-m"] + "\n")
     mark("in")
+    if os.environ.get("FAKE_KILL_PARENT") == str(count_launches()):
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(600)
     misbehave(mode, options["-m"])
     config = json.loads(Path(options["-m"]).read_text(encoding="utf-8"))
     log = find_log(config, options)

@@ -242,7 +242,7 @@ def test_a_run_folder_with_pairs_is_judged_again(bench_project: BenchProject) ->
     assert bench_project.count() == launched
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["plain", "n2"])
 def test_pairs_are_launched_once_in_every_way_of_running(mode: str, bench_project: BenchProject) -> None:
     bench_project.set_decode(base=60, drop=0.3, spread=0.03, seed=2)
     result = bench_project.run("-k", "test_sweep", *MODES[mode])
@@ -278,6 +278,19 @@ def test_a_gate_that_is_killed_in_a_launch_lets_the_next_one_in(
     result = bench_project.run("-k", "test_decode")
     assert result.ret == 1
     assert bench_project.count("/decode/") == 12
+
+
+def test_a_worker_that_is_killed_in_a_pair_leaves_the_others_a_verdict(
+    bench_project: BenchProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench_project.set_decode(base=60, drop=0.3, spread=0.02, seed=2)
+    monkeypatch.setenv("FAKE_KILL_PARENT", "8")  # the fifth launch of a pair
+    result = bench_project.run("-k", "test_decode or test_joint", "-n2")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*worker 'gw?' crashed while running*"])
+    assert bench_project.count("/decode/") == 5
+    assert bench_project.count("/decode_2/") == 12
+    assert bench_project.summary()["presets"]["small"]["decode"]["outcome"] == "fail"
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
