@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_h2o.options import Given, Settings, parse_budget
+from pytest_h2o.decode_options import parse_budget
+from pytest_h2o.options import Given, Settings
 
 if TYPE_CHECKING:
     from pytest_h2o.gate.decode import Budget

@@ -7,7 +7,7 @@ not apply is left out. Nothing else may reach a user for bad input: not a traceb
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class H2OError(Exception):
@@ -55,8 +55,7 @@ class UsageError(H2OError):
     """Options or arguments that cannot be used together, or at all."""
 
 
-@dataclass(frozen=True)
-class Fault:
+class Fault(NamedTuple):
     """One thing that is wrong in a preset or scope file, or in a setting given on the command line.
 
     Attributes

@@ -1,24 +1,23 @@
 """The one table of options, and the settings that come of them.
 
 Every option exists once, here: its command-line name, the same-named ini key, its type, its default and its help.
-Only the standard library is imported: this module is loaded by every pytest run of its environment.
+Only the standard library is imported: this module is loaded by every pytest run of its environment. That is also why
+its values are named tuples: a dataclass takes several times as long to define.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pytest_h2o.errors import UsageError
 
 Kind = Literal["text", "path", "paths", "flag", "int", "float", "texts"]
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """One row of the table: ``--h2o-NAME`` and ini key ``h2o_NAME``."""
 
     name: str
@@ -39,6 +38,23 @@ class Option:
     @property
     def attribute(self) -> str:
         return self.name.replace("-", "_")
+
+    @property
+    def is_list(self) -> bool:
+        return self.kind in ("paths", "texts")
+
+    @property
+    def full_help(self) -> str:
+        """The help with the default, where there is one to speak of."""
+        return self.help if self.default is None or self.default is False else f"{self.help} (default: {self.default})"
+
+    def argparse_keywords(self) -> dict[str, Any]:
+        """How the option is declared on a command line; not given is None, so that the ini file can be asked."""
+        keywords: dict[str, Any] = {"dest": f"h2o_{self.attribute}", "default": None, "help": self.full_help}
+        if self.kind == "flag":
+            return {**keywords, "action": "store_true"}
+        keywords["metavar"] = self.metavar or self.name.upper()
+        return {**keywords, "action": "append"} if self.is_list else keywords
 
 
 OPTIONS: tuple[Option, ...] = (
@@ -69,8 +85,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "rule", "text", "joint: one row meets every target; best-of: best of each column", "joint", ("joint", "best-of")
     ),
-    Option("lossy-target", "float", "smallest lossy ratio", metavar="RATIO"),
-    Option("lossless-target", "float", "smallest lossless ratio of the deciding scope", metavar="RATIO"),
+    Option("lossy-target", "float", "smallest lossy ratio (default: 3.0)", metavar="RATIO"),
+    Option("lossless-target", "float", "smallest lossless ratio of the deciding scope (default: 1.3)", metavar="RATIO"),
     Option(
         "decode-baseline",
         "text",
@@ -92,7 +108,12 @@ OPTIONS: tuple[Option, ...] = (
         "warn",
         ("warn", "fail"),
     ),
-    Option("decode-drop-target", "float", "largest fraction of decode speed that may be lost", metavar="FRACTION"),
+    Option(
+        "decode-drop-target",
+        "float",
+        "largest fraction of decode speed that may be lost (default: 0.05)",
+        metavar="FRACTION",
+    ),
     # what is kept
     Option("out-dir", "path", "parent of the run folders", "h2o-runs", metavar="DIR"),
 )
@@ -106,8 +127,7 @@ DEFAULT_TARGETS: Mapping[str, float] = {"lossy": 3.0, "lossless": 1.3, "decode_d
 """What is asked where neither option, preset or scope, nor ini key says otherwise."""
 
 
-@dataclass(frozen=True)
-class Given:
+class Given(NamedTuple):
     """A resolved option value and where it was said: the flag, the ini key, or ``default``."""
 
     value: Any
@@ -118,11 +138,11 @@ class Given:
         return self.origin.startswith("--")
 
 
-@dataclass(frozen=True)
 class Settings:
     """Every option resolved: command line before ini before default; paths absolute."""
 
-    given: Mapping[str, Given]
+    def __init__(self, given: Mapping[str, Given]) -> None:
+        self.given = given
 
     def __getitem__(self, name: str) -> Any:
         return self.given[name].value
@@ -254,60 +274,13 @@ def _check_ranges(settings: Settings) -> None:
         )
     baseline = settings["decode-baseline"]
     if baseline is not None and baseline not in ("none", "paired"):
+        from pytest_h2o.decode_options import parse_baseline
+
         parse_baseline(baseline, settings.origin("decode-baseline"))
     if settings["decode-budget"] is not None:
+        from pytest_h2o.decode_options import parse_budget
+
         parse_budget(settings["decode-budget"], settings.origin("decode-budget"))
-
-
-def parse_baseline(text: str, origin: str) -> float:
-    """Read a decode baseline in tok/s; UsageError unless it is a positive finite number."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = float("nan")
-    if not 0 < number < float("inf"):
-        raise UsageError(
-            f"{origin} takes paired, a decode speed or none",
-            came=repr(text),
-            expected="paired; tok/s with H2O off, above 0, as 56.02; or none to leave the decode threshold out",
-        )
-    return number
-
-
-MAX_DECODE_PAIRS = 200
-"""The longest comparison that the critical values are computed for."""
-
-
-def parse_budget(text: str, origin: str) -> tuple[int | None, float | None]:
-    """Read a decode budget: pairs and seconds, either one None where it is not said.
-
-    Raises
-    ------
-    UsageError
-        The text is not like ``20``, ``60s`` or ``20,60s``, or a number is out of range.
-    """
-    pairs: int | None = None
-    elapsed_s: float | None = None
-    for part in text.split(","):
-        word = part.strip()
-        try:
-            if word.endswith("s") and elapsed_s is None:
-                elapsed_s = float(word[:-1])
-            elif pairs is None and word.isdecimal():
-                pairs = int(word)
-            else:
-                raise ValueError
-            if not (pairs is None or 1 <= pairs <= MAX_DECODE_PAIRS):
-                raise ValueError
-            if not (elapsed_s is None or 0 < elapsed_s < float("inf")):
-                raise ValueError
-        except ValueError:
-            raise UsageError(
-                f"{origin} takes pairs, seconds or both",
-                came=repr(text),
-                expected=f"for example 20 (pairs, at most {MAX_DECODE_PAIRS}), 60s or 20,60s",
-            ) from None
-    return pairs, elapsed_s
 
 
 def _check_sources(settings: Settings) -> Settings:

@@ -5,6 +5,7 @@ Only the standard library and pytest are imported here; everything else arrives 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -30,7 +31,8 @@ _settings = pytest.StashKey[Settings]()
 _session: pytest.StashKey[GateSession] = pytest.StashKey()
 _collector: pytest.StashKey[Collector] = pytest.StashKey()
 _run_name = pytest.StashKey[str]()
-_faults = pytest.StashKey[list[str]]()
+_faults = pytest.StashKey[list[tuple[str, str]]]()
+"""Gate file and text of what is wrong with presets, scopes or settings."""
 
 PROPERTY = "h2o"
 """Name of the user property in which an item's record travels from a worker to the controller, as JSON text."""
@@ -39,19 +41,11 @@ PROPERTY = "h2o"
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("h2o", "KV-cache compression gate (pytest-h2o)")
     for option in OPTIONS:
-        help_text = option.help if option.default in (None, False) else f"{option.help} (default: {option.default})"
-        keywords: dict[str, Any] = {"dest": f"h2o_{option.attribute}", "default": None, "help": help_text}
-        if option.kind == "flag":
-            keywords["action"] = "store_true"
+        group.addoption(option.flag, **option.argparse_keywords())
+        if option.is_list:
+            parser.addini(option.key, option.full_help, type="linelist")
         else:
-            keywords["metavar"] = option.metavar or option.name.upper()
-            if option.kind in ("paths", "texts"):
-                keywords["action"] = "append"
-        group.addoption(option.flag, **keywords)
-        if option.kind in ("paths", "texts"):
-            parser.addini(option.key, help_text, type="linelist")
-        else:
-            parser.addini(option.key, help_text, type="string")
+            parser.addini(option.key, option.full_help, type="string")
 
 
 def _is_worker(config: pytest.Config) -> bool:
@@ -88,26 +82,15 @@ def _run_dir(config: pytest.Config) -> Path:
 
 def _session_of(config: pytest.Config) -> GateSession:
     if _session not in config.stash:
+        from pytest_h2o.selection import names_asked_for
         from pytest_h2o.session import GateSession
 
         config.stash[_session] = GateSession(
             _settings_of(config),
             run_dir=_run_dir(config),
-            asked_for=_names_asked_for(config),
+            asked_for=names_asked_for(config.getoption("keyword"), config.args),
         )
     return config.stash[_session]
-
-
-def _names_asked_for(config: pytest.Config) -> tuple[str, ...]:
-    """Words of ``-k`` that are not negated, and parameter ids of node ids: what the user asked for by name."""
-    words: list[str] = []
-    previous = ""
-    for word in config.getoption("keyword").replace("(", " ").replace(")", " ").split():
-        if word not in ("and", "or", "not") and previous != "not":
-            words.append(word)
-        previous = word
-    words += [arg.split("[", 1)[1].rstrip("]") for arg in config.args if "::" in arg and "[" in arg]
-    return tuple(words)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -140,51 +123,72 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     try:
         params = _session_of(metafunc.config).parameters(wanted[0], Path(metafunc.definition.path).parent)
     except H2OError as error:
-        if _is_worker(metafunc.config):
-            raise pytest.Collector.CollectError(str(error)) from error
         # Raised from here it would be the error of one file; at the end of collection it ends the run as bad usage.
-        known: list[str] = metafunc.config.stash.get(_faults, [])
-        metafunc.config.stash[_faults] = [*known, str(error)]
+        known: list[tuple[str, str]] = metafunc.config.stash.get(_faults, [])
+        metafunc.config.stash[_faults] = [*known, (metafunc.definition.nodeid.split("::")[0], str(error))]
         params = []
     metafunc.parametrize(wanted[0], [key for key, _ in params], ids=[name for _, name in params], indirect=True)
 
 
 def _is_gate_item(item: pytest.Item) -> bool:
     names = getattr(item, "fixturenames", ())
-    return any(name in names for name in ITEM_FIXTURES)
+    return hasattr(item, "callspec") and any(name in names for name in ITEM_FIXTURES)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
+    """Mark the gate's items; then, of those selected, leave out presets that nothing can measure and nobody named."""
+    for item in items:
+        if _is_gate_item(item):
+            item.add_marker("h2o")
+    yield
+    faults: list[tuple[str, str]] = config.stash.get(_faults, [])
+    gate = [item for item in items if _is_gate_item(item)]
+    if gate and not faults:
+        try:
+            left_out = _session_of(config).leave_out({name for item in gate if (name := _preset_of(item))})
+        except H2OError as error:
+            config.stash[_faults] = faults = [(gate[0].nodeid.split("::")[0], str(error))]
+        else:
+            if gone := [item for item in gate if _preset_of(item) in left_out]:
+                config.hook.pytest_deselected(items=gone)
+                ids = set(map(id, gone))
+                items[:] = [item for item in items if id(item) not in ids]
+    if faults:
+        _refuse(config, items, faults)
+
+
+def _preset_of(item: pytest.Item) -> str | None:
+    """Name of the preset that parametrizes an item."""
+    params: dict[str, Any] = item.callspec.params  # type: ignore[attr-defined]
+    key = next((params[name] for name in PRESET_FIXTURES if name in params), None)
+    return str(key[0]) if isinstance(key, tuple) else key
+
+
+def _refuse(config: pytest.Config, items: list[pytest.Item], faults: list[tuple[str, str]]) -> None:
+    """End the run before anything is measured: as bad usage, or, in a worker of pytest-xdist, as a failed collection.
+
+    A worker that raises at this place brings down the whole session with a traceback.
+    """
+    text = "\n\n".join(dict.fromkeys(text for _, text in faults))
+    if not _is_worker(config):
+        raise pytest.UsageError(text)
+    items.clear()
+    report = pytest.CollectReport(nodeid=faults[0][0], outcome="failed", longrepr=text, result=[])
+    config.hook.pytest_collectreport(report=report)
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the gate's items, and leave out the presets that nothing can measure unless they are asked for by name."""
-    faults: list[str] = config.stash.get(_faults, [])
-    if faults:
-        raise pytest.UsageError("\n\n".join(dict.fromkeys(faults)))
-    gate = [item for item in items if _is_gate_item(item)]
-    if not gate:
-        return
-    session = _session_of(config)
-    left_out: list[pytest.Item] = []
-    for item in gate:
-        item.add_marker("h2o")
-        callspec = getattr(item, "callspec", None)
-        if callspec is None:
-            continue
-        names = [name for name in PRESET_FIXTURES if name in callspec.params]
-        try:
-            if names and session.is_left_out(callspec.params[names[0]]):
-                left_out.append(item)
-        except H2OError as error:
-            raise pytest.UsageError(str(error)) from error
-    if left_out:
-        gone = set(map(id, left_out))
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if id(item) not in gone]
-    session.note_selected([item.callspec.params for item in items if hasattr(item, "callspec") and _is_gate_item(item)])
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Learn which items will run, now that every plugin has had its say; before the terminal's own, for the header."""
+    config = session.config
+    if _session in config.stash and _faults not in config.stash:
+        items: list[Any] = [item for item in session.items if _is_gate_item(item)]
+        config.stash[_session].note_selected([item.callspec.params for item in items])
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
-    if _session not in config.stash or not any(_is_gate_item(item) for item in items):
+    if _session not in config.stash or _faults in config.stash or not any(_is_gate_item(item) for item in items):
         return []
     return config.stash[_session].describe()
 
@@ -246,16 +250,13 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     if gate_item is None:
         return (yield)
     if gate_item.session.settings["dry-run"]:
-        gate_item.write_dry_run()
-        pytest.skip("dry run: configs and run list written, nothing was run")
+        raise pytest.skip.Exception(gate_item.write_dry_run(), _use_item_location=True)
     try:
         result = yield
     except OptedOut as reason:
-        pytest.skip(str(reason))
-    for comparison in gate_item.comparisons:
-        if comparison.outcome == "inconclusive":
-            text = f"inconclusive, which is no pass: {comparison.measured!r}, target {comparison.target!r}"
-            item.warn(InconclusiveDecode(f"{item.nodeid}: {text}"))
+        raise pytest.skip.Exception(str(reason), _use_item_location=True) from reason  # at the gate file
+    for c in (c for c in gate_item.comparisons if c.outcome == "inconclusive"):
+        item.warn(InconclusiveDecode(f"{item.nodeid}: no pass, inconclusive: {c.measured!r}, target {c.target!r}"))
     return result
 
 
@@ -267,19 +268,16 @@ def pytest_runtest_makereport(
     gate_item = _gate_item_of(item) if _is_gate_item(item) else None
     if gate_item is None or (call.when != "call" and not report.failed):
         return report
-    import json
+    from pytest_h2o.report.item_report import report_item
 
-    from pytest_h2o.report.diagnosis import render_diagnosis
-
-    error = call.excinfo.value if call.excinfo is not None else None
-    reason = error.what if isinstance(error, H2OError) else getattr(error, "msg", None)
-    if report.failed and isinstance(error, H2OError):
-        report.longrepr = str(error)
-    if report.failed:
-        diagnosis = render_diagnosis(gate_item, item.nodeid, error if isinstance(error, H2OError) else None)
-        report.sections.append(("h2o diagnosis", diagnosis))
-    record = gate_item.record(item.nodeid, report.outcome, reason)
-    report.user_properties.append((PROPERTY, json.dumps(record, allow_nan=False)))
+    here = os.path.relpath(item.path, item.config.invocation_params.dir)  # node ids are relative to the root
+    error = None if call.excinfo is None else call.excinfo.value
+    told = report_item(gate_item, item.nodeid, here, report.outcome, error)
+    if told.text is not None:
+        report.longrepr = told.text
+    if told.diagnosis is not None:
+        report.sections.append(("h2o diagnosis", told.diagnosis))
+    report.user_properties.append((PROPERTY, told.record))
     return report
 
 
@@ -301,13 +299,18 @@ class _Controller:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._started = time.time()
-        self._summary: dict[str, Any] | None = None
         self._trouble: str | None = None
+        self._closing: tuple[str, list[str]] | None = None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         texts = [value for name, value in report.user_properties if name == PROPERTY]
-        if texts and (report.when == "call" or report.failed):
-            self._collector().add(str(texts[-1]), duration_s=report.duration)
+        if self._trouble is None and texts and (report.when == "call" or report.failed):
+            try:
+                self._collector().add(str(texts[-1]), duration_s=report.duration)
+            except H2OError as error:
+                self._trouble = str(error)
+                running: Any = self._config.pluginmanager.get_plugin("session")
+                running.shouldfail = f"h2o: {error.what}"
 
     def _collector(self) -> Collector:
         if _collector not in self._config.stash:
@@ -318,26 +321,30 @@ class _Controller:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Write the artifacts; if that fails the run fails, whatever the items said."""
+        """Write the artifacts; if that fails the run fails, whatever the items said. A run broken off has none."""
         if _collector not in self._config.stash:
             return
-        from pytest_h2o.report.artifacts import write_artifacts
+        from pytest_h2o.report.terminal import render_broken_off, render_terminal
 
-        try:
-            self._summary = write_artifacts(
-                self._collector(), started=self._started, ended=time.time(), exit_status=int(exitstatus)
-            )
-        except H2OError as error:
-            self._trouble = str(error)
+        run_dir = _run_dir(self._config)
+        if exitstatus == pytest.ExitCode.INTERRUPTED:
+            self._closing = ("h2o", render_broken_off(run_dir))
+        elif self._trouble is None:
+            from pytest_h2o.report.artifacts import write_artifacts
+
+            times = {"started": self._started, "ended": time.time()}
+            try:
+                summary = write_artifacts(self._collector(), **times, exit_status=int(exitstatus))
+                self._closing = ("h2o", render_terminal(summary, run_dir))
+            except H2OError as error:
+                self._trouble = str(error)
+        if self._trouble is not None:
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+            self._closing = ("h2o: what was measured could not be kept", [self._trouble])
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        if self._trouble is not None:
-            terminalreporter.section("h2o: artifacts could not be written", red=True)
-            terminalreporter.write_line(self._trouble)
-        elif self._summary is not None:
-            from pytest_h2o.report.terminal import render_terminal
-
-            terminalreporter.section("h2o")
-            for line in render_terminal(self._summary, _run_dir(self._config)):
+        if self._closing is not None:
+            title, lines = self._closing
+            terminalreporter.section(title)
+            for line in lines:
                 terminalreporter.write_line(line)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_h2o.errors import NotMeasured, UsageError
 from pytest_h2o.store import digest_file
@@ -37,6 +38,16 @@ class RowSource(Protocol):
         ...
 
     @property
+    def unused(self) -> Mapping[str, str]:
+        """Logs beside them that are neither a point's nor a baseline -> why."""
+        ...
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of their configs and logs."""
+        ...
+
+    @property
     def base_config(self) -> BaseConfig | None:
         """The model's config, where there is one."""
         ...
@@ -50,20 +61,24 @@ class RowSource(Protocol):
         """The sound result of one point; an H2OError that says why there is none."""
         ...
 
+    def shared_run(self, point: SweepPoint) -> str | None:
+        """Run id of the launch that a point shares; None if it has its own, or nothing is launched."""
+        ...
+
     def command(self, point: SweepPoint) -> str | None:
         """The command line that launches a point; None where nothing is launched."""
         ...
 
-    def write_dry_run(self) -> dict[str, Any]:
-        """Write what would be run."""
+    def write_dry_run(self) -> str:
+        """Write what would be run, and say where."""
         ...
 
 
-def find_recordings(folder: Path, presets: Sequence[Preset], asked_for: Sequence[Preset]) -> dict[str, Path]:
+def find_recordings(folder: Path, presets: Sequence[Preset], selected: Sequence[Preset]) -> dict[str, Path]:
     """Which folder holds the logs of which preset.
 
-    A run folder has one folder a preset. A folder with logs or a manifest of its own is that of the one preset which
-    was asked for by name, or of each whose points its manifest lists.
+    A run folder has one folder a preset. A folder with a manifest of its own is that of each preset whose points it
+    lists, or, where that is none, of the one that is selected; one of bare logs is that of the one that is selected.
 
     Raises
     ------
@@ -78,7 +93,9 @@ def find_recordings(folder: Path, presets: Sequence[Preset], asked_for: Sequence
     if found:
         return found
     if (folder / "manifest.json").exists():
-        return {preset.name: folder for preset in presets if _is_listed(folder / "manifest.json", preset)}
+        listed = [preset for preset in presets if _is_listed(folder / "manifest.json", preset)]
+        # Of a single preset the rows themselves then say in what their configuration differs.
+        return {preset.name: folder for preset in listed or (selected if len(selected) == 1 else ())}
     if not any(folder.glob("*.log")) and not any(folder.glob("logs/*.log")):
         raise UsageError(
             "the folder holds no recorded logs of these presets",
@@ -86,14 +103,14 @@ def find_recordings(folder: Path, presets: Sequence[Preset], asked_for: Sequence
             came=", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "an empty folder",
             expected=f"a folder for one of {', '.join(p.name for p in presets)}, a manifest.json, or *.log files",
         )
-    if len(asked_for) != 1:
+    if len(selected) != 1:
         raise UsageError(
             "bare logs can be those of one preset only, and several are selected",
             where=str(folder),
-            came=", ".join(preset.name for preset in asked_for),
+            came=", ".join(preset.name for preset in selected),
             hint="name the preset file with --h2o-presets, or its name with -k",
         )
-    return {asked_for[0].name: folder}
+    return {selected[0].name: folder}
 
 
 def _is_listed(manifest: Path, preset: Preset) -> bool:
@@ -112,6 +129,7 @@ class RecordedRows:
     base_config: BaseConfig | None = None
 
     def __init__(self, folder: Path, points: Sequence[SweepPoint]) -> None:
+        self.folder: Path | None = folder
         self._folder = folder
         self._points = points
         self._recording: Recording | None = None
@@ -132,20 +150,28 @@ class RecordedRows:
     def baselines(self) -> Sequence[PointResult]:
         return self._read().baselines
 
+    @property
+    def unused(self) -> Mapping[str, str]:
+        return self._read().unused
+
     def result(self, point: SweepPoint) -> PointResult:
         return self._read().get(point.run_id)
+
+    def shared_run(self, point: SweepPoint) -> str | None:
+        return None
 
     def command(self, point: SweepPoint) -> str | None:
         return None
 
-    def write_dry_run(self) -> dict[str, Any]:
-        return {"nothing": "recorded logs are read, not run"}
+    def write_dry_run(self) -> str:
+        return "recorded logs are read, not run"
 
 
 class LaunchedRows:
     """Rows of a bench that is run, each point once for all processes of the run."""
 
     baselines: Sequence[PointResult] = ()
+    unused: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self,
@@ -162,6 +188,7 @@ class LaunchedRows:
         from pytest_h2o.bench.sweep import Sweep
 
         self.base_config: BaseConfig | None = base
+        self.folder: Path | None = folder
         self._base = base
         self._bench = bench
         self._folder = folder
@@ -177,15 +204,19 @@ class LaunchedRows:
     def result(self, point: SweepPoint) -> PointResult:
         return self._sweep.result(point)
 
+    def shared_run(self, point: SweepPoint) -> str | None:
+        return self._sweep.shared_run(point)
+
     def command(self, point: SweepPoint) -> str | None:
         from pytest_h2o.bench.command import RunFiles, bench_argv, repeat_command
 
         return repeat_command(bench_argv(self._bench, RunFiles(self._folder, point.run_id), point, with_json=False))
 
-    def write_dry_run(self) -> dict[str, Any]:
+    def write_dry_run(self) -> str:
         from pytest_h2o.bench.dry_run import write_dry_run
 
-        return {"runs": len(write_dry_run(self._sweep.points, self._base, self._bench, self._folder))}
+        runs = len(write_dry_run(self._sweep.points, self._base, self._bench, self._folder))
+        return f"configs, manifest and commands.sh of {runs} run{'s' * (runs != 1)} are in {self._folder}"
 
 
 class NoRows:
@@ -193,6 +224,8 @@ class NoRows:
 
     notes: tuple[str, ...] = ()
     baselines: Sequence[PointResult] = ()
+    unused: Mapping[str, str] = MappingProxyType({})
+    folder: Path | None = None
     base_config: BaseConfig | None = None
 
     @property
@@ -214,11 +247,14 @@ class NoRows:
             hint="--h2o-bench PATH --h2o-base-config FILE runs it; --h2o-logs DIR reads logs of it",
         )
 
+    def shared_run(self, point: SweepPoint) -> str | None:
+        return None
+
     def command(self, point: SweepPoint) -> str | None:
         return None
 
-    def write_dry_run(self) -> dict[str, Any]:
-        return {"nothing": "there is no bench to run"}
+    def write_dry_run(self) -> str:
+        return "there is no bench to run"
 
 
 def _recorded_pairs(folder: Path) -> PairSource:
@@ -271,6 +307,11 @@ def bench_settings(settings: Settings, preset: Preset, option: str = "bench") ->
         attention_option=settings["attention-option"],
         timeout_s=preset.timeout_s or settings["bench-timeout"],
     )
+
+
+def other_build(settings: Settings, preset: Preset) -> BenchSettings | None:
+    """The build that the bench is paired with; None where that is H2O off; UsageError if it is not there."""
+    return None if settings["baseline-bench"] is None else bench_settings(settings, preset, "baseline-bench")
 
 
 def choose_base_config(preset: Preset, given: Given) -> BaseConfig:

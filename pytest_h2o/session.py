@@ -7,17 +7,18 @@ scope) goes through the run folder's `OnceStore`, so that it is made once whiche
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_h2o.decode_plan import choose_baseline, describe_decode, flag_targets, plan_pairs
-from pytest_h2o.errors import NotMeasured, OptedOut, PresetError
-from pytest_h2o.gate.baseline import Baseline, paired_baseline, pick_recorded, unlike_contexts
+from pytest_h2o.decode_figures import DecodeFigures
+from pytest_h2o.errors import BenchError, NotMeasured, PresetError
+from pytest_h2o.gate.baseline import describe_unfit
 from pytest_h2o.gate.scope_item import LosslessItem
 from pytest_h2o.gate.sweep_items import PointItem, SweepItem
 from pytest_h2o.gate.targets import preset_targets, scope_targets
-from pytest_h2o.options import Settings, parse_baseline
+from pytest_h2o.options import Settings
 from pytest_h2o.report.new_data import NewData
 from pytest_h2o.row_sources import (
     LaunchedRows,
@@ -27,13 +28,12 @@ from pytest_h2o.row_sources import (
     bench_settings,
     choose_base_config,
     find_recordings,
+    other_build,
 )
 from pytest_h2o.store import OnceStore, keep_error, kept_value
 
 if TYPE_CHECKING:
-    from pytest_h2o.bench.command import BenchSettings
     from pytest_h2o.bench.result import PointResult
-    from pytest_h2o.gate.paired import PairedComparison
     from pytest_h2o.lossless import LosslessResult
     from pytest_h2o.points import SweepPoint
     from pytest_h2o.presets import Preset
@@ -43,21 +43,22 @@ Key = str | tuple[str, int]
 """What parametrizes an item: a preset or scope name, or a preset name and a point's place in it."""
 
 
-class GateSession:
+class GateSession(DecodeFigures):
     """Presets, scopes and their figures for one process of one run."""
 
     def __init__(self, settings: Settings, *, run_dir: Path, asked_for: tuple[str, ...] = ()) -> None:
         self.settings = settings
         self.run_dir = run_dir
         self.store = OnceStore(run_dir / ".results")
-        self._asked_for = tuple(word.lower() for word in asked_for)
+        self._asked_for = asked_for
         self._presets: dict[str, Preset] = {}
         self._scopes: dict[str, Scope] = {}
-        self._loaded: set[tuple[str, Path]] = set()
         self._points: dict[str, tuple[SweepPoint, ...]] = {}
         self._sources: dict[str, RowSource] = {}
         self._evaluated: dict[str, LosslessResult] = {}
-        self._left_out: set[str] = set()
+        self._left_out: frozenset[str] = frozenset()
+        self._selected: frozenset[str] = frozenset()
+        self._in_folder: dict[tuple[str, Path], list[str]] = {}
         self._needed: dict[str, set[int] | None] = {}
         self._recorded: dict[str, Path] | None = None
         self._new = NewData()
@@ -90,22 +91,16 @@ class GateSession:
         from pytest_h2o.presets import load_presets
 
         places = self.settings["presets"] or (gate_dir / "presets",)
-        if ("presets", gate_dir) not in self._loaded:
-            for preset in load_presets(places):
+        if ("presets", gate_dir) not in self._in_folder:
+            presets = load_presets(places)
+            for preset in presets:
                 other = self._presets.setdefault(preset.name, self._override(preset))
                 if other.path != preset.path:
                     raise PresetError(f"two presets are called {preset.name}", where=f"{other.path} and {preset.path}")
-            self._loaded.add(("presets", gate_dir))
-            self._check_bench()
-        return [self._presets[name] for name in sorted(self._presets)]
-
-    def _check_bench(self) -> None:
-        """Tell before anything runs that the bench or a base config is missing, rather than once an item."""
-        if self.settings["bench"] is not None:
-            for preset in self._presets.values():
-                bench_settings(self.settings, preset)
-                self._other_build(preset)
-                choose_base_config(preset, self.settings.given["base-config"])
+            self._in_folder["presets", gate_dir] = sorted(preset.name for preset in presets)
+            if self.settings["scopes"] is not None or (gate_dir / "scopes.yaml").is_file():
+                self._load_scopes(gate_dir)  # one of them decides the lossless ratio of these presets
+        return [self._presets[name] for name in self._in_folder["presets", gate_dir]]
 
     def _override(self, preset: Preset) -> Preset:
         mine, _ = self._assignments()
@@ -114,15 +109,18 @@ class GateSession:
     def _load_scopes(self, gate_dir: Path) -> list[Scope]:
         from pytest_h2o.scopes import load_scopes
 
-        if ("scopes", gate_dir) not in self._loaded:
-            for scope in load_scopes(self.settings["scopes"] or gate_dir / "scopes.yaml"):
-                _, mine = self._assignments()
-                self._scopes[scope.name] = scope.override(*mine) if mine else scope
-            self._loaded.add(("scopes", gate_dir))
-        return list(self._scopes.values())
+        if ("scopes", gate_dir) not in self._in_folder:
+            scopes = load_scopes(self.settings["scopes"] or gate_dir / "scopes.yaml")
+            _, mine = self._assignments()
+            for scope in scopes:
+                other = self._scopes.setdefault(scope.name, scope.override(*mine) if mine else scope)
+                if other.path != scope.path:
+                    raise PresetError(f"two scopes are called {scope.name}", where=f"{other.path} and {scope.path}")
+            self._in_folder["scopes", gate_dir] = [scope.name for scope in scopes]
+        return [self._scopes[name] for name in self._in_folder["scopes", gate_dir]]
 
     def _assignments(self) -> tuple[list[str], list[str]]:
-        """What ``--h2o-set`` says to presets, and what to scopes; a key is known to one of them."""
+        """What ``--h2o-set`` says to presets, and what to scopes; an unknown key goes to the likelier."""
         from pytest_h2o.presets import Preset
         from pytest_h2o.scopes import Scope
 
@@ -130,6 +128,8 @@ class GateSession:
         scopes: list[str] = []
         for text in self.settings["set"] or ():
             key = text.partition("=")[0].strip().partition(".")[0]
+            if key not in Preset.model_fields and key not in Scope.model_fields:
+                key = next(iter(get_close_matches(key, [*Preset.model_fields, *Scope.model_fields], 1)), key)
             in_scope = key in Scope.model_fields and key not in Preset.model_fields
             (scopes if in_scope else presets).append(text)
         return presets, scopes
@@ -142,33 +142,40 @@ class GateSession:
             self._points[preset.name] = expand_points(preset)
         return self._points[preset.name]
 
-    def is_left_out(self, key: Key) -> bool:
-        """Whether the recorded logs lack this preset and it was not asked for by name.
+    def leave_out(self, selected: Collection[str]) -> frozenset[str]:
+        """Learn which presets have selected items, and tell which of them the recorded logs lack and nobody named.
 
-        Where no preset at all is recorded, none is left out: then the items fail and say so.
+        Where none of them is recorded, none is left out: then their items fail and say so.
+
+        Raises
+        ------
+        UsageError
+            The recorded logs, the bench or the base config of a selected preset is not there.
         """
-        name = key if isinstance(key, str) else key[0]
-        recorded = self._recorded_names()
-        if not recorded or name in recorded or self._is_asked_for(name):
-            return False
-        self._left_out.add(name)
-        return True
+        self._selected = frozenset(selected)
+        for name in sorted(selected):
+            if self.settings["bench"] is not None:
+                bench_settings(self.settings, self._presets[name])
+                choose_base_config(self._presets[name], self.settings.given["base-config"])
+        if selected and self.settings["bench"] is None and self.settings["logs"] is not None:
+            recorded = self._recordings()
+            if recorded.keys() & self._selected:
+                self._left_out = frozenset(
+                    name for name in selected if name not in recorded and not self._is_asked_for(name)
+                )
+        return self._left_out
 
     def _is_asked_for(self, name: str) -> bool:
         lowered = name.lower()
-        return bool(self.settings["presets"]) or any(word in lowered or lowered in word for word in self._asked_for)
-
-    def _recorded_names(self) -> frozenset[str]:
-        """Presets that the recorded logs hold; empty when a bench is run."""
-        if self.settings["logs"] is None:
-            return frozenset()
-        return frozenset(self._recordings())
+        words = self._asked_for
+        return bool(self.settings["presets"]) or any(w in lowered or w.startswith(f"{lowered}-") for w in words)
 
     def _recordings(self) -> dict[str, Path]:
+        """Presets that the recorded logs hold, and where."""
         if self._recorded is None:
             presets = list(self._presets.values())
-            asked_for = [preset for preset in presets if self._is_asked_for(preset.name)]
-            self._recorded = find_recordings(self.settings["logs"], presets, asked_for or presets)
+            selected = [preset for preset in presets if preset.name in self._selected]
+            self._recorded = find_recordings(self.settings["logs"], presets, selected)
         return self._recorded
 
     def _make_source(self, preset: Preset) -> RowSource:
@@ -181,16 +188,11 @@ class GateSession:
                 folder=self.run_dir / preset.name,
                 store=self.store,
                 fold=not settings["no-fold"],
-                other=self._other_build(preset),
+                other=other_build(settings, preset),
             )
         if settings["logs"] is not None and preset.name in self._recordings():
             return RecordedRows(self._recordings()[preset.name], self.points(preset))
         return NoRows(preset, settings["logs"])
-
-    def _other_build(self, preset: Preset) -> BenchSettings | None:
-        if self.settings["baseline-bench"] is None:
-            return None
-        return bench_settings(self.settings, preset, "baseline-bench")
 
     def note_selected(self, params: Sequence[dict[str, Any]]) -> None:
         """Learn which items will run: only their points are launched, folded among themselves."""
@@ -218,9 +220,8 @@ class GateSession:
         else:
             what = "neither a bench nor recorded logs: sweep items cannot be measured"
         lines = [f"h2o: {what}", f"h2o: rule {self.rule}, artifacts in {self.run_dir}"]
-        chosen = [preset for name, preset in sorted(self._presets.items()) if name in self._needed]
-        wanted = [(p, preset_targets(settings, p, self.deciding_scope()).decode_drop.value) for p in chosen]
-        lines += [f"h2o: {text}" for text in (*describe_decode(settings, chosen), *flag_targets(settings, wanted))]
+        selected = [preset for name, preset in sorted(self._presets.items()) if name in self._needed]
+        lines += [f"h2o: {text}" for text in self.describe_decode(selected)]
         if self._left_out:
             names = ", ".join(sorted(self._left_out))
             lines.append(f"h2o: not measured and left out: {names} (no recording; -k NAME asks for one)")
@@ -247,7 +248,13 @@ class GateSession:
     # -- figures: the protocol of gate.figures ------------------------------------------------------------------------
 
     def result(self, preset: Preset, point: SweepPoint) -> PointResult:
-        result = self._source(preset).result(point)
+        source = self._source(preset)
+        try:
+            result = source.result(point)
+        except BenchError as error:
+            if error.argv and error.returncode is not None:
+                self._new.add_failed(preset, point, error.returncode, source.shared_run(point))
+            raise
         self._new.add_point(preset, point, result)
         return result
 
@@ -259,30 +266,10 @@ class GateSession:
             self._sources[preset.name] = self._make_source(preset)
         return self._sources[preset.name]
 
-    def baseline(self, preset: Preset, results: Sequence[PointResult]) -> Baseline | None:
-        chosen = choose_baseline(self.settings, preset)
-        value, origin = chosen.value, chosen.origin
-        if value == "none":
-            raise OptedOut(f"the decode threshold is left out: decode baseline none ({origin})")
-        if self.is_paired(preset):
-            return paired_baseline(self.known_comparison(preset))
-        if value is not None:
-            return Baseline(parse_baseline(str(value), origin), origin, unlike_contexts(results))
-        return pick_recorded(self._source(preset).baselines, results)
-
-    def is_paired(self, preset: Preset) -> bool:
-        chosen = choose_baseline(self.settings, preset).value
-        return chosen == "paired" or (chosen is None and self._source(preset).pairs.known() is not None)
-
-    def known_comparison(self, preset: Preset) -> PairedComparison | None:
-        return self._source(preset).pairs.known()
-
-    def compare_decode(self, preset: Preset, result: PointResult, target: float) -> PairedComparison:
-        point = next(point for point in self.points(preset) if point.run_id == result.run_id)
-        plan = plan_pairs(self.settings, preset, target, launch_s=result.elapsed_s)
-        comparison = self._source(preset).pairs.compare(point, plan)
-        self._new.add_comparison(preset, comparison)
-        return comparison
+    def unfit_baselines(self, preset: Preset, results: Sequence[PointResult]) -> list[str]:
+        source = self._source(preset)
+        unused = [f"{log}: {why}" for log, why in source.unused.items()]
+        return [*describe_unfit(source.baselines, results), *unused][:4]
 
     def deciding_ratio(self) -> float:
         scope = self.deciding_scope()
@@ -297,12 +284,14 @@ class GateSession:
     def evaluate_scope(self, scope: Scope) -> LosslessResult:
         from pytest_h2o.lossless import LosslessResult, refuse_skips
 
+        allow_skips = scope.allow_skips or self.settings["allow-skips"]
         if scope.name not in self._evaluated:
             kept = self.store.once(f"scope/{scope.name}", keep_error(lambda: self._evaluate(scope)))
             self._evaluated[scope.name] = LosslessResult.from_json(kept_value(kept), scope.name)
-            self._new.add_scope(scope, scope_targets(self.settings, scope), self._evaluated[scope.name])
+            targets = scope_targets(self.settings, scope)
+            self._new.add_scope(scope, targets, self._evaluated[scope.name], allow_skips=allow_skips)
         result = self._evaluated[scope.name]
-        if not (scope.allow_skips or self.settings["allow-skips"]):
+        if not allow_skips:
             refuse_skips(result, scope.name)
         return result
 
@@ -332,6 +321,9 @@ class GateSession:
 
         return layer_count(base)
 
+    def rows_folder(self, preset: Preset) -> Path | None:
+        return self._source(preset).folder
+
     def bench_command(self, preset: Preset, point: SweepPoint) -> str | None:
         return self._source(preset).command(point)
 
@@ -341,6 +333,6 @@ class GateSession:
     def remember_preset(self, preset: Preset, facts: dict[str, Any]) -> None:
         self._new.add_preset(preset, facts)
 
-    def write_dry_run(self, preset: Preset) -> None:
+    def write_dry_run(self, preset: Preset) -> str:
         source = self._source(preset)
-        self.store.once(f"dry-run/{preset.name}", lambda: source.write_dry_run())
+        return str(self.store.once(f"dry-run/{preset.name}", lambda: {"told": source.write_dry_run()})["told"])

@@ -16,10 +16,22 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
     {"errors", "error_records", "__init__"},
-    {"codecs", "cores", "dumps", "presets", "preset_model", "scopes", "points", "schema", "options", "store"},
+    {
+        "codecs",
+        "cores",
+        "dumps",
+        "presets",
+        "preset_model",
+        "scopes",
+        "points",
+        "schema",
+        "options",
+        "decode_options",
+        "store",
+    },
     {"bench", "codecs_bench", "lossless", "gate", "reference"},
     {"report"},
-    {"row_sources", "session", "pair_sources", "decode_plan", "calibrations"},
+    {"row_sources", "selection", "session", "pair_sources", "decode_plan", "decode_figures", "calibrations"},
     {"plugin", "cli", "commands", "__main__"},
 )
 """From the bottom up; a module imports from its own layer and those below."""

@@ -135,7 +135,7 @@ def test_any_fields_are_a_sound_meta_or_a_reason(changes: dict[str, Any]) -> Non
     try:
         meta = parse_meta(data)
     except MetaFault:
-        with pytest.raises(MetaFault, match=r"\('[a-z0-9_]+', [\"'].+[\"']\)"):
+        with pytest.raises(MetaFault, match=r"\('[a-z0-9_.-]+', [\"'].+[\"']\)"):
             parse_meta(data)
     else:
         assert all(type(number) is int for number in meta[:6])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from pathlib import Path
 
 import numpy as np
@@ -130,3 +131,34 @@ def test_mapped_file_that_became_shorter_is_refused(tmp_path: Path) -> None:
     data.write_bytes(b"short")
     with pytest.raises(DumpError, match="a data file cannot be mapped"):
         read_words(entry, "k")
+
+
+def test_short_reads_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a signal or a network file system gives them."""
+    write_entry(tmp_path)
+    (entry,) = index_dump(tmp_path).entries
+    whole = read_words(entry, "k")
+    really_read = os.readv
+    monkeypatch.setattr(os, "readv", lambda file, buffers: really_read(file, [buffers[0][:50]]))
+    assert np.array_equal(read_words(entry, "k"), whole)
+
+
+def test_stream_that_no_memory_holds_is_one_error() -> None:
+    entry = index_dump(FP32).entries[0]
+    for heads in (2**31 - 1, 2**20):
+        large = entry._replace(seq_len=2**31 - 1, kv_heads=heads, bytes_per_elem=2)
+        with pytest.raises(DumpError, match="there is not enough memory for one stream of the dump"):
+            read_pieces([Piece(large, 0, 2**31 - 1)], "k")
+
+
+def test_parts_of_an_archive_are_read_in_any_order(tmp_path: Path) -> None:
+    for start in range(0, 60, 10):
+        write_entry(tmp_path / "dump", start=start, tokens=6)
+    entries = index_dump(make_zip(tmp_path / "dump", tmp_path / "dump.zip")).entries
+    folder = index_dump(tmp_path / "dump").entries
+    for first in (4, 0, 2):
+        for entry, same in zip(entries, folder, strict=True):
+            for tensor in ("k", "v"):
+                assert np.array_equal(
+                    read_pieces([Piece(entry, first, 2)], tensor), read_words(same, tensor)[first:][:2]
+                )

@@ -183,6 +183,67 @@ def test_damaged_archive_member_is_one_error(dump: Path, tmp_path: Path) -> None
         read_words(entry, "k")
 
 
+def flip(archive: Path, target: Path, old: bytes, new: bytes) -> Path:
+    """The archive with each `old` replaced."""
+    data = archive.read_bytes()
+    assert old in data
+    target.write_bytes(data.replace(old, new))
+    return target
+
+
+def test_archive_member_that_claims_more_than_there_can_be_is_skipped(dump: Path, tmp_path: Path) -> None:
+    """Its shape agrees with the claim, so that only the size of the archive tells."""
+    heads = 2**31 - 1
+    write_entry(dump, start=8, kv_heads=heads)
+    archive = make_zip(dump, tmp_path / "a.zip")
+    with zipfile.ZipFile(archive, "a") as file:
+        for info in file.filelist:
+            if info.filename.endswith("t8_12.bin"):
+                info.file_size = 4 * heads * 8 * 2
+        file._didModify = True  # write the directory anew
+    (skipped,) = index_dump(archive).skipped
+    assert skipped.detail == f"'k_t8_12.bin' claims {4 * heads * 16} bytes, more than the archive holds"
+
+
+def test_archive_member_that_is_not_there_or_cannot_be_unpacked_is_skipped(dump: Path, tmp_path: Path) -> None:
+    write_entry(dump, start=8, k_file="gone.bin")
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(dump.rglob("*.*")):
+            method = zipfile.ZIP_BZIP2 if path.name == "v_t0_4.bin" else zipfile.ZIP_STORED
+            file.write(path, path.relative_to(dump), method)
+    assert [entry.detail for entry in index_dump(archive).skipped] == [
+        "'v_t0_4.bin' is encrypted, or packed by a method that is not read",
+        "'gone.bin' does not exist",
+    ]
+
+
+def test_damaged_meta_in_an_archive_is_skipped(dump: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(dump.rglob("*.*")):
+            file.write(path, path.relative_to(dump))
+    damaged = flip(archive, tmp_path / "b.zip", b'"head_dim": 8', b'"head_dim": 9')
+    (skipped,) = index_dump(damaged).skipped
+    assert skipped.reason == "meta_parse_error"
+    assert skipped.detail.startswith("cannot be read: Bad CRC-32")
+
+
+def test_archive_member_with_another_size_is_one_error(dump: Path, tmp_path: Path) -> None:
+    archive = make_zip(dump, tmp_path / "a.zip")
+    (entry,) = index_dump(archive).entries
+    entry.root._members[entry.k_location].file_size = 200  # type: ignore[attr-defined]
+    with pytest.raises(DumpError, match="another size than the archive says"):
+        read_words(entry, "k")
+
+
+def test_archive_without_metas_says_what_is_there(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr("other/readme.txt", "no dump")
+    with pytest.raises(DumpError, match="there are: other"):
+        index_dump(tmp_path / "a.zip")
+
+
 @given(prefix=st.sampled_from(["", "a/", "a/b/"]), name=st.text(st.sampled_from("ab./\\:C\0"), max_size=12))
 @settings(max_examples=300, deadline=None)
 def test_joined_names_stay_inside(prefix: str, name: str) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from pytest_h2o.decode_options import parse_budget
 from pytest_h2o.errors import UsageError
-from pytest_h2o.options import OPTIONS, Settings, parse_budget, resolve_settings
+from pytest_h2o.options import OPTIONS, Settings, resolve_settings
 
 CALLED_IN = Path("/called/in")
 INI_IN = Path("/ini/in")

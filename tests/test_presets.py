@@ -14,10 +14,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_h2o.commands.schema import render_json_schema
 from pytest_h2o.points import expand_points
 from pytest_h2o.preset_model import PresetKeys
 from pytest_h2o.presets import SWEPT_KEYS, Preset, Targets, load_preset, load_presets, preset_from_flags
-from pytest_h2o.schema.json_schema import render_json_schema
 from pytest_h2o.schema.yaml_source import read_source
 
 ROOT = Path(__file__).parents[1]

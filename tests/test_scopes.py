@@ -9,8 +9,8 @@ from typing import Any
 import jsonschema
 import pytest
 
+from pytest_h2o.commands.schema import render_json_schema
 from pytest_h2o.errors import PresetError
-from pytest_h2o.schema.json_schema import render_json_schema
 from pytest_h2o.schema.yaml_source import read_source
 from pytest_h2o.scopes import RopeKeys, Scope, load_scopes
 

@@ -33,7 +33,7 @@ class ManifestEntry:
     config_file : str or None
         Its config, likewise.
     return_code : int or None
-        None for a run that was listed and never made.
+        None for a run that was listed and never made (null), or whose return code nobody knows (left out).
     shares_run_with : str or None
         Run id of the run whose row it shares.
     values : mapping

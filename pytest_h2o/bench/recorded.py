@@ -168,7 +168,7 @@ class _Reader:
         differences = [] if point is None else entry.differences(point)
         if differences:
             self.failures[entry.run_id] = _other_configuration(entry, differences, self.folder)
-        elif entry.return_code is None:
+        elif entry.return_code is None and "return_code" in entry.values:
             self.failures[entry.run_id] = _never_run(entry.run_id, self.folder)
         elif outside := self._outside(entry):
             self.failures[entry.run_id] = _leads_out(entry.run_id, outside, self.folder)

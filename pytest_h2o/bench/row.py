@@ -180,7 +180,8 @@ def require_h2o(row: BenchRow, columns: Sequence[str] = H2O_COLUMNS) -> None:
     if len(missing) == len(columns):
         what, hint = "this bench has no H2O columns", "build llm_bench from the branch of the engine that has H2O"
     else:
-        what, hint = "H2O columns are missing", "use a log as the bench wrote it, or a binary that prints every column"
+        what = f"H2O columns are missing: {', '.join(missing)}"
+        hint = "use a log as the bench wrote it, or a binary that prints every column"
     raise TableError(
         what,
         where=row.log_file,

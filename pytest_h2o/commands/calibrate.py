@@ -43,9 +43,9 @@ def run(args: argparse.Namespace) -> int:
     from pytest_h2o.bench.disturbance import describe_sources, read_machine
     from pytest_h2o.bench.launch import JsonSupport, Launcher
     from pytest_h2o.calibrations import calibration_path
+    from pytest_h2o.decode_options import MAX_DECODE_PAIRS
     from pytest_h2o.gate.drop_estimate import SPREAD_FROM_PAIRS
     from pytest_h2o.gate.noise import measure_noise
-    from pytest_h2o.options import MAX_DECODE_PAIRS
     from pytest_h2o.row_sources import check_bench
     from pytest_h2o.store import refuse_existing, write_new_json
 

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     logs = {log: str(log) for log in args.log_files or ()} if args.log_dir is None else name_logs(args.log_dir)
     rows = [row for log, name in logs.items() for row in read_table(log, log_file=name)]
     if not rows:
-        raise UsageError("no row in any log", where=", ".join(map(str, logs[:5])), expected="tables of llm_bench")
+        raise UsageError("no row in any log", where=", ".join(map(str, list(logs)[:5])), expected="tables of llm_bench")
     write_new_text(args.out_csv, render_metrics_csv(rows), overwrite=args.overwrite)
     print(f"{len(rows)} rows of {len(logs)} logs in {args.out_csv}")
     return 0

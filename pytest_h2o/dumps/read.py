@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_h2o.dumps.entry import DumpEntry, Tensor
+from pytest_h2o.errors import DumpError
 
 Words = NDArray[np.uint16]
 
@@ -72,7 +73,7 @@ def read_pieces(pieces: Sequence[Piece], tensor: Tensor) -> Words:
         A file is no longer what the index saw.
     """
     heads, dim = pieces[0].entry.kv_heads, pieces[0].entry.head_dim
-    words = np.empty((sum(piece.rows for piece in pieces), heads, dim), _STORED_WORDS)
+    words = _allocate((sum(piece.rows for piece in pieces), heads, dim), _STORED_WORDS, pieces)
     start = 0
     for width, run in groupby(pieces, key=_width):
         same = list(run)
@@ -80,12 +81,24 @@ def read_pieces(pieces: Sequence[Piece], tensor: Tensor) -> Words:
         if width == 2:
             _fill(words[start:stop], same, tensor)
         else:
-            floats = np.empty((stop - start, heads, dim), _STORED_FLOATS)
+            floats = _allocate((stop - start, heads, dim), _STORED_FLOATS, pieces)
             _fill(floats, same, tensor)
             with np.errstate(all="ignore"):  # too large becomes infinite, as fp16 has it
                 words[start:stop] = floats.astype("<f2").view(_STORED_WORDS)
         start = stop
     return words.astype(np.uint16, copy=False)
+
+
+def _allocate(shape: tuple[int, int, int], dtype: np.dtype[Any], pieces: Sequence[Piece]) -> NDArray[Any]:
+    try:
+        return np.empty(shape, dtype)
+    except (MemoryError, ValueError) as error:  # ValueError: more than an array can address
+        raise DumpError(
+            "there is not enough memory for one stream of the dump",
+            where=f"{pieces[0].entry.meta} and {len(pieces) - 1} more",
+            came=f"{list(shape)} of {dtype.itemsize} bytes",
+            hint="entry mode chunked or chunked_grouped holds one chunk at a time",
+        ) from error
 
 
 def _width(piece: Piece) -> int:

@@ -7,13 +7,15 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 from pytest_h2o.dumps.meta import META_MAX_BYTES, MetaFault
 from pytest_h2o.dumps.paths import is_meta_name, join_inside, refuse_outside
 from pytest_h2o.errors import DumpError
 
 _ENCRYPTED = 1
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+_MOST_TIMES = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: 1032}
+"""Methods that are read, and how many times as large as its packed bytes a member can become by each."""
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
 _RECENT = 4
 """Unpacked members kept for reads of a part: two tensors for two threads."""
@@ -39,6 +41,7 @@ class ZipRoot:
                 came=str(error),
                 expected="a dump folder, or a .zip of one",
             ) from error
+        self._bytes = Path(path).stat().st_size
         self._members = {}
         for info in self._archive.infolist():
             if not info.is_dir():
@@ -86,8 +89,10 @@ class ZipRoot:
         info = self._members.get(inside)
         if info is None:
             raise MetaFault("missing_k_or_v_binary", f"{name!r} does not exist")
-        if info.flag_bits & _ENCRYPTED or info.compress_type not in _METHODS:
-            raise MetaFault("binary_read_error", f"{name!r} is encrypted, or packed by an unknown method")
+        if info.flag_bits & _ENCRYPTED or info.compress_type not in _MOST_TIMES:
+            raise MetaFault("binary_read_error", f"{name!r} is encrypted, or packed by a method that is not read")
+        if info.file_size > self._bytes * _MOST_TIMES[info.compress_type]:
+            raise MetaFault("binary_read_error", f"{name!r} claims {info.file_size} bytes, more than the archive holds")
         return inside, info.file_size
 
     def _checked_name(self, info: zipfile.ZipInfo) -> str:
@@ -115,16 +120,15 @@ class ZipRoot:
         try:
             with self._archive.open(info) as member:
                 data = member.read(info.file_size)
-                surplus = member.read(1)
         except _DAMAGE as error:
             raise DumpError(
                 "an archive member is damaged", where=f"{self.path}: {location}", came=str(error)
             ) from error
-        if surplus or len(data) != info.file_size:
+        if len(data) != info.file_size:
             raise DumpError(
                 "an archive member has another size than the archive says",
                 where=f"{self.path}: {location}",
-                came=f"{len(data)} bytes{' and more' if surplus else ''}",
+                came=f"{len(data)} bytes",
                 expected=f"{info.file_size} bytes",
             )
         return data

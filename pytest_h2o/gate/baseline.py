@@ -55,8 +55,25 @@ def pick_recorded(rows: Sequence[PointResult], results: Sequence[PointResult]) -
     )
 
 
+def describe_unfit(rows: Sequence[PointResult], results: Sequence[PointResult]) -> list[str]:
+    """Say of each recorded row with H2O off why `pick_recorded` could not take it: what differs from which run."""
+    lines = []
+    for row in rows:
+        other = next((r for r in results if _identity(r.row) != _identity(row.row)), None)
+        if other is None:
+            lines.append(f"{row.row.log_file} has no decode speed")
+            continue
+        pairs = zip(_IDENTITY, _identity(row.row), _identity(other.row), strict=True)
+        differs = ", ".join(f"{name} {came}, not {asked}" for name, came, asked in pairs if came != asked)
+        lines.append(f"{row.row.log_file} has {differs} as {other.run_id} has")
+    return lines
+
+
+_IDENTITY = ("prompt_len", "gen_len", "model", "backend", "threads")
+
+
 def _identity(row: object) -> tuple[object, ...]:
-    return tuple(getattr(row, name) for name in ("prompt_len", "gen_len", "model", "backend", "threads"))
+    return tuple(getattr(row, name) for name in _IDENTITY)
 
 
 def unlike_contexts(results: Sequence[PointResult]) -> tuple[str, ...]:

@@ -60,6 +60,10 @@ class Figures(Protocol):
         """The pairs of a preset if they are there already; launches nothing."""
         ...
 
+    def unfit_baselines(self, preset: Preset, results: Sequence[PointResult]) -> list[str]:
+        """What lies beside the runs and gave no baseline, and why: a line each."""
+        ...
+
     def evaluate_scope(self, scope: Scope) -> LosslessResult:
         """Encode, decode and compare a scope. DumpError if entries cannot be read and skips are not allowed."""
         ...
@@ -70,6 +74,10 @@ class Figures(Protocol):
 
     def scope_root(self, scope: Scope) -> Path:
         """Folder or archive that the scope reads."""
+        ...
+
+    def rows_folder(self, preset: Preset) -> Path | None:
+        """Folder that holds configs and logs of the preset's runs; None where there is none."""
         ...
 
     def bench_command(self, preset: Preset, point: SweepPoint) -> str | None:
@@ -84,6 +92,6 @@ class Figures(Protocol):
         """Keep what the summary needs of a preset for the journal."""
         ...
 
-    def write_dry_run(self, preset: Preset) -> None:
-        """Write configs and the list of runs of a preset; run nothing."""
+    def write_dry_run(self, preset: Preset) -> str:
+        """Write configs and the list of runs of a preset, run nothing, and say where they are."""
         ...

@@ -73,8 +73,9 @@ class GateItem:
             "data": self.session.take_new_data(),
         }
 
-    def write_dry_run(self) -> None:
-        """Write what would be run; nothing where nothing is launched."""
+    def write_dry_run(self) -> str:
+        """Write what would be run, nothing where nothing is launched, and say so."""
+        return "dry run: nothing was run"
 
 
 def _interval_json(interval: Interval | None) -> dict[str, Any] | None:

@@ -14,6 +14,9 @@ from typing import Literal
 
 Outcome = Literal["pass", "fail", "reported", "inconclusive"]
 
+_MOST_DECIMALS = 15
+"""Beyond these two numbers that differ are taken for rounding of the arithmetic."""
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -23,23 +26,61 @@ class Metric:
     title: str
     unit: str
     higher_is_better: bool
-    fmt: str = ".3f"
+    decimals: int = 3
+    style: Literal["number", "percent", "signed percent"] = "number"
 
-    def render(self, value: float) -> str:
-        text = format(value, self.fmt)
-        return f"{text} {self.unit}" if self.unit and not self.fmt.endswith("%") else text
+    def render(self, value: float, decimals: int | None = None) -> str:
+        """The value with its unit, rounded to the metric's decimals or to others."""
+        text = self.render_bare(value, decimals)
+        return f"{text} {self.unit}" if self.unit else text
+
+    def render_bare(self, value: float, decimals: int | None = None) -> str:
+        """`render` without the unit."""
+        decimals = self.decimals if decimals is None else decimals
+        if self.style == "number":
+            return f"{value:.{decimals}f}"
+        return f"{value:+.{decimals}%}" if self.style == "signed percent" else f"{value:.{decimals}%}"
+
+    def render_target(self, target: float) -> str:
+        """A target as it was given: with more decimals than the metric's where those would round it."""
+        return self.render(target, next((d for d in self._decimals() if self._shows(target, d)), _MOST_DECIMALS))
+
+    def render_measured(self, value: float, std: float | None, target: float | None = None) -> str:
+        """A value with its spread, and as many decimals as tell it from a target that it differs from."""
+        text = self.render_bare(value)
+        if target is not None and value != target and math.isfinite(value):
+            enough = (d for d in self._decimals() if self.render(value, d) != self.render_target(target))
+            text = self.render_bare(value, next(enough, None))
+        spread = "" if std is None else f" ± {self.render_bare(std).lstrip('+')}"
+        return f"{text}{spread} {self.unit}" if self.unit else f"{text}{spread}"
+
+    def render_gap(self, gap: float) -> str:
+        """A distance of at least 0, with as many decimals as show that it is not 0."""
+        decimals = next((d for d in self._decimals() if gap == 0 or self._number(gap, d) > 0), self.decimals)
+        return self.render_bare(gap, decimals).lstrip("+") + (f" {self.unit}" if self.unit else "")
+
+    def _decimals(self) -> range:
+        return range(self.decimals, _MOST_DECIMALS + 1)
+
+    def _number(self, value: float, decimals: int) -> float:
+        """What a reader makes of the rendered value."""
+        text = self.render_bare(value, decimals)
+        return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
+
+    def _shows(self, value: float, decimals: int) -> bool:
+        return math.isclose(self._number(value, decimals), value, rel_tol=1e-12)
 
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("h2o_lossy", "lossy ratio", "", True),
-        Metric("h2o_keep", "keep ratio", "", False, ".4f"),
+        Metric("h2o_keep", "keep ratio", "", False, 4),
         Metric("h2o_lossless", "runtime lossless ratio", "", True),
-        Metric("decode_tok_per_s", "decode speed", "tok/s", True, ".2f"),
-        Metric("decode_drop", "decode slow-down", "", False, ".2%"),
-        Metric("lossless_ratio", "lossless ratio", "", True, ".4f"),
-        Metric("joint_margin", "joint margin", "", True, "+.2%"),
+        Metric("decode_tok_per_s", "decode speed", "tok/s", True, 2),
+        Metric("decode_drop", "decode slow-down", "", False, 2, "percent"),
+        Metric("lossless_ratio", "lossless ratio", "", True, 4),
+        Metric("joint_margin", "joint margin", "", True, 2, "signed percent"),
     )
 }
 """Every metric that a verdict can rest on, declared once."""
@@ -55,7 +96,7 @@ class Target:
     """Where it was said: an option, an ini key, a preset or scope file, or ``default``."""
 
     def __repr__(self) -> str:
-        return "no target" if self.value is None else METRICS[self.metric].render(self.value)
+        return "no target" if self.value is None else METRICS[self.metric].render_target(self.value)
 
 
 @dataclass(frozen=True)
@@ -117,10 +158,15 @@ class Interval:
         return "pass" if above == (relation == ">=") else "fail"
 
     def render(self, metric: Metric) -> str:
-        low, high = ("unbounded" if bound is None else metric.render(bound) for bound in (self.low, self.high))
-        if self.low is None and self.high is None:
-            return f"(no interval, {self.basis})"
-        return f"(interval {low} to {high}, {self.basis})"
+        return render_interval(metric, self.low, self.high, self.basis)
+
+
+def render_interval(metric: Metric, low: float | None, high: float | None, basis: str) -> str:
+    """An interval and what it rests on, in brackets."""
+    if low is None and high is None:
+        return f"(no interval, {basis})"
+    low_text, high_text = ("unbounded" if bound is None else metric.render(bound) for bound in (low, high))
+    return f"(interval {low_text} to {high_text}, {basis})"
 
 
 @dataclass(frozen=True)
@@ -174,7 +220,7 @@ class Measured:
 
     def __repr__(self) -> str:
         metric = METRICS[self.metric]
-        text = metric.render(self.value) if not math.isnan(self.value) else "no value"
         if self.interval is not None:
+            text = "no value" if math.isnan(self.value) else metric.render(self.value)
             return f"{text} {self.interval.render(metric)}"
-        return text if self.std is None else f"{text} ± {format(self.std, metric.fmt.lstrip('+'))}"
+        return metric.render_measured(self.value, self.std)

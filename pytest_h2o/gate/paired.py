@@ -109,8 +109,11 @@ class PairedComparison:
 
     def baseline_tok_per_s(self) -> float | None:
         """Median decode speed of the baseline's launches in pairs that could be compared; None without one."""
-        speeds = [pair.baseline.decode_tok_per_s for pair in self.pairs if pair.excluded is None]
-        return statistics.median(speeds) if speeds else None
+        return _median([pair.baseline for pair in self.pairs if pair.excluded is None])
+
+    def candidate_tok_per_s(self) -> float | None:
+        """The same of the candidate's launches."""
+        return _median([pair.candidate for pair in self.pairs if pair.excluded is None])
 
     def to_json(self) -> dict[str, Any]:
         """Built-in types only; `from_json` reads it back."""
@@ -146,6 +149,10 @@ class PairedComparison:
                 hint="start a new run folder",
             ) from error
         return made
+
+
+def _median(launches: Sequence[TimedLaunch]) -> float | None:
+    return statistics.median(launch.decode_tok_per_s for launch in launches) if launches else None
 
 
 def _read_pair(value: Mapping[str, Any]) -> TimedPair:

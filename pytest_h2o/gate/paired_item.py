@@ -50,7 +50,8 @@ class PairedDecode:
 
     def joint_margin(self) -> Measured:
         """The smallest margin of the timed row; of the best row, decode left aside, where none could pass."""
-        item, untimed = self._item, self._untimed()
+        others = Thresholds(self._thresholds.lossy, self._thresholds.lossless, None)
+        item, untimed = self._item, self._untimed(others)
         if untimed.best is None:
             raise NotMeasured(f"{item.name} has no row")
         if untimed.best.missed:
@@ -71,15 +72,19 @@ class PairedDecode:
 
     def joint(self) -> JointVerdict:
         """Every row's margins; the decode margin of the timed row alone, once it was timed."""
-        untimed = self._untimed()
+        return self.margins(Thresholds(self._thresholds.lossy, self._thresholds.lossless, None))
+
+    def margins(self, others: Thresholds) -> JointVerdict:
+        """Margins over the other targets that are named, and the decode margin of the row that was timed."""
+        untimed = self._untimed(others)
         known = self._session.known_comparison(self._item.preset)
         if known is None:
             return untimed
         return add_decode_margin(untimed, known.candidate, known.judge(self._target))
 
-    def _untimed(self) -> JointVerdict:
-        others = Thresholds(self._thresholds.lossy, self._thresholds.lossless, None)
-        return decide_joint(self._item.facts(), others, baseline_tok_per_s=None, lossless=self._lossless())
+    def _untimed(self, others: Thresholds) -> JointVerdict:
+        lossless = None if others.lossless is None else self._session.deciding_ratio()
+        return decide_joint(self._item.facts(), others, baseline_tok_per_s=None, lossless=lossless)
 
     @property
     def _inconclusive_fails(self) -> bool:
@@ -89,9 +94,6 @@ class PairedDecode:
     def _target(self) -> float:
         given = self._thresholds.decode_drop
         return DEFAULT_TARGETS["decode_drop"] if given is None else given
-
-    def _lossless(self) -> float | None:
-        return None if self._thresholds.lossless is None else self._session.deciding_ratio()
 
     def _timed_row(self) -> RowFacts | None:
         """The row that is timed, or was; None if none could pass whatever its speed."""

@@ -31,8 +31,8 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
+from pytest_h2o.decode_options import MAX_DECODE_PAIRS
 from pytest_h2o.errors import UsageError
-from pytest_h2o.options import MAX_DECODE_PAIRS
 
 Floats = npt.NDArray[np.float64]
 

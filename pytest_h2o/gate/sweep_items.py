@@ -6,7 +6,9 @@ is the failure of the item that asked.
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from pytest_h2o.gate.rule import (
     BestOfVerdict,
     JointVerdict,
     RowFacts,
+    RowMargins,
     Thresholds,
     best_row,
     decide_best_of,
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     from pytest_h2o.gate.paired_item import PairedDecode
     from pytest_h2o.points import SweepPoint
     from pytest_h2o.presets import Preset
+
+_LAUNCH_FACTS = ("argv", "returncode", "signal_name", "elapsed_s", "output_tail")
 
 
 def row_facts(result: PointResult) -> RowFacts:
@@ -72,8 +77,8 @@ class PointItem(GateItem):
     def record(self, nodeid: str, outcome: str, reason: str | None) -> dict[str, Any]:
         return {**super().record(nodeid, outcome, reason), "run_id": self.point.run_id}
 
-    def write_dry_run(self) -> None:
-        self.session.write_dry_run(self.preset)
+    def write_dry_run(self) -> str:
+        return f"{super().write_dry_run()}; {self.session.write_dry_run(self.preset)}"
 
 
 class SweepItem(GateItem):
@@ -85,8 +90,8 @@ class SweepItem(GateItem):
         super().__init__(session, preset.name, targets)
         self.preset = preset
 
-    def write_dry_run(self) -> None:
-        self.session.write_dry_run(self.preset)
+    def write_dry_run(self) -> str:
+        return f"{super().write_dry_run()}; {self.session.write_dry_run(self.preset)}"
 
     @property
     def results(self) -> tuple[PointResult, ...]:
@@ -105,18 +110,28 @@ class SweepItem(GateItem):
             except H2OError as error:
                 failed.append((point.run_id, error))
         if failed:
-            run_id, first = failed[0]
-            if len(failed) == 1 or isinstance(first, NotMeasured):
-                raise first
-            raise BenchError(
-                f"{len(failed)} of {len(failed) + len(results)} rows of {self.name} are missing or not sound",
-                where=", ".join(name for name, _ in failed[:6]) + (", …" if len(failed) > 6 else ""),
-                came=f"{run_id}: {first}",
-                expected="a sound row of every point",
-                hint="the test_bench items of this preset show each one",
-            ) from first
+            raise self._rows_error(failed, len(failed) + len(results))
         self._note_all(self.session.notes(self.preset))
         return tuple(results)
+
+    def _rows_error(self, failed: Sequence[tuple[str, H2OError]], total: int) -> H2OError:
+        """What it means to the whole preset that some points have no sound row."""
+        run_id, first = failed[0]
+        if isinstance(first, NotMeasured):
+            return first
+        if len(failed) == 1:
+            self.note(f"{self.name} needs a sound row of each of its {total} points, and {run_id} has none")
+            return first
+        what = first.what if run_id in first.what else f"{run_id}: {first.what}"
+        launch = {name: getattr(first, name) for name in _LAUNCH_FACTS} if isinstance(first, BenchError) else {}
+        return BenchError(
+            f"{len(failed)} of {total} rows of {self.name} are missing or not sound",
+            where=", ".join(name for name, _ in failed[:6]) + (", …" if len(failed) > 6 else ""),
+            came=what + (f" ({first.came})" if first.came else ""),
+            expected="a sound row of every point",
+            hint="the test_bench items of this preset show each one",
+            **launch,
+        )
 
     @property
     def rows(self) -> tuple[BenchRow, ...]:
@@ -161,7 +176,8 @@ class SweepItem(GateItem):
         if found is None:
             raise NotMeasured(
                 f"no baseline: nothing says how fast {self.name} decodes with H2O off",
-                expected="a recorded row with H2O off for the same prompt and gen, or a number",
+                came="; ".join(self.session.unfit_baselines(self.preset, self.results)) or None,
+                expected="a row with H2O off and the same prompt, gen, model, backend and threads; or a number",
                 hint="give --h2o-decode-baseline TOK_PER_S, or decode_baseline under targets: in the preset; "
                 "--h2o-decode-baseline none leaves the decode threshold out on purpose",
             )
@@ -216,10 +232,13 @@ class SweepItem(GateItem):
 
     def _summary_facts(self) -> dict[str, Any]:
         """What the summary needs to hold all rows of this preset against both rules again."""
+        baseline, left_out = None, False
         try:
-            baseline, left_out = self.baseline(), False
+            baseline = self.baseline()
         except OptedOut:
-            baseline, left_out = None, True
+            left_out = True
+        except H2OError:
+            pass  # test_decode and test_joint fail with it; to the summary it is no baseline
         return {
             "run_ids": [result.run_id for result in self.results],
             "path": str(self.preset.path) if self.preset.path else None,
@@ -233,6 +252,17 @@ class SweepItem(GateItem):
             "baseline_origin": baseline.origin if baseline else None,
             "baseline_files": [str(path) for path in baseline.files] if baseline else [],
         }
+
+    def known_margins(self) -> tuple[RowMargins, ...]:
+        """Every row against the lossy and the decode target, as far as they can be held without measuring more."""
+        asked, baseline = self.targets.thresholds, None
+        if self.session.is_paired(self.preset):
+            return self._paired().margins(Thresholds(asked.lossy, None, None)).rows
+        with contextlib.suppress(H2OError):
+            baseline = self.baseline()
+        speed = None if baseline is None else baseline.tok_per_s
+        thresholds = Thresholds(asked.lossy, None, None if speed is None else asked.decode_drop)
+        return decide_joint(self.facts(), thresholds, baseline_tok_per_s=speed, lossless=None).rows
 
     def joint(self) -> JointVerdict:
         """Every row against every target (lossy, decode, lossless of the deciding scope).
@@ -258,7 +288,13 @@ class SweepItem(GateItem):
         except OptedOut:
             thresholds = Thresholds(thresholds.lossy, thresholds.lossless, None)
             self.note("the decode threshold is left out (decode baseline: none)")
-        lossless = None if thresholds.lossless is None else self.session.deciding_ratio()
+        lossless: float | None = None
+        if thresholds.lossless is not None:
+            try:
+                lossless = self.session.deciding_ratio()
+            except H2OError:
+                self.note("the joint rule needs the lossless ratio of the scope that decides")
+                raise
         return thresholds, baseline, lossless
 
     def joint_margin(self) -> Measured:
@@ -281,4 +317,8 @@ class SweepItem(GateItem):
             )
         if joint.best is None:
             raise NotMeasured(f"{self.name} has no row")
+        if not joint.passed:
+            self.note(
+                f"no row meets every target; the nearest, {joint.best.run_id}, misses {' and '.join(joint.best.missed)}"
+            )
         return self.measured("joint_margin", joint.best.smallest, joint.best.run_id)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream, Tensor, Words
 from pytest_h2o.dumps.read import Piece, read_pieces
-from pytest_h2o.errors import CodecError, RoundTripError
+from pytest_h2o.errors import CodecError, H2OError, RoundTripError
 from pytest_h2o.lossless.framing import decode_tensor, encode_tensor
 from pytest_h2o.lossless.plan import Chunk, Task
 
@@ -98,15 +98,27 @@ class Measurement:
     def _measure(self, task: Task, chunk: Chunk, stream: Stream, tally: Tally) -> None:
         codec, framing, side = self.codec, task.framing, stream.side_info()
         started = thread_time()
-        record = encode_tensor(codec, stream, framing)
-        tally.encode_s += thread_time() - started
-        payload = memoryview(record)[framing.overhead_bytes :]
+        try:
+            record = encode_tensor(codec, stream, framing)
+            encoded = thread_time()
+            payload = memoryview(record)[framing.overhead_bytes :]
+            plane_bytes, modes = codec.plane_bytes(payload, side), codec.modes(payload, side)
+        except (H2OError, MemoryError):
+            raise
+        except Exception as error:  # a codec may be anybody's: whatever it raises must name the codec and the stream
+            raise CodecError(
+                f"codec {codec.id} cannot encode a stream",
+                where=_where(task, chunk),
+                came=f"{type(error).__name__}: {error}",
+                hint="mend the codec: every shape and bit pattern can be encoded",
+            ) from error
+        tally.encode_s += encoded - started
         tally.streams += 1
         tally.raw_bytes += stream.raw_bytes
         tally.coded_bytes += len(record)
         tally.framing_bytes += framing.overhead_bytes
-        _add_counts(tally.plane_bytes, codec.plane_bytes(payload, side))
-        for plane, counts in codec.modes(payload, side).items():
+        _add_counts(tally.plane_bytes, plane_bytes)
+        for plane, counts in modes.items():
             _add_counts(tally.mode_counts.setdefault(plane, {}), counts)
         if self.verify:
             started = thread_time()
@@ -120,13 +132,20 @@ def _decode(record: bytes, side: SideInfo, codec: Codec, task: Task, chunk: Chun
     try:
         return decode_tensor(record, side, codec, task.framing)
     except CodecError as error:
-        raise RoundTripError(
-            f"codec {codec.id} cannot decode what it encoded",
-            where=_where(task, chunk),
-            came=error.what if error.came is None else f"{error.what}: {error.came}",
-            expected=error.expected,
-            hint="the size of such a stream means nothing; mend the codec",
-        ) from error
+        came, expected = error.what if error.came is None else f"{error.what}: {error.came}", error.expected
+        cause: Exception = error
+    except MemoryError:
+        raise
+    except Exception as error:
+        came, expected = f"{type(error).__name__}: {error}", None
+        cause = error
+    raise RoundTripError(
+        f"codec {codec.id} cannot decode what it encoded",
+        where=_where(task, chunk),
+        came=came,
+        expected=expected,
+        hint="the size of such a stream means nothing; mend the codec",
+    ) from cause
 
 
 def _compare(words: Words, decoded: Words, codec: Codec, task: Task, chunk: Chunk) -> None:

@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pytest_h2o.bench.command import RunFiles
+from pytest_h2o.bench.result import PointResult
 from pytest_h2o.errors import StoreError
 from pytest_h2o.report.collector import Collector
 from pytest_h2o.report.summary import build_summary, render_summary_md
@@ -28,14 +30,13 @@ def write_artifacts(collector: Collector, *, started: float, ended: float, exit_
     StoreError
         A file is there already or cannot be written.
     """
-    for name in sorted(collector.points):
+    for name in sorted({*collector.points, *collector.failed}):
         _write_preset(collector, name)
     for name, facts in sorted(collector.scopes.items()):
         _write_scope(collector.run_dir, name, facts["result"])
-    shutil.rmtree(
-        collector.run_dir / ".results", ignore_errors=True
-    )  # shared between workers; all of it is in the journal
-    summary = build_summary(collector)
+    # Shared between workers; all of it is in the journal.
+    shutil.rmtree(collector.run_dir / ".results", ignore_errors=True)
+    summary = build_summary(collector, exit_status=exit_status)
     write_new_text(collector.run_dir / "summary.md", render_summary_md(summary))
     write_new_json(collector.run_dir / "summary.json", summary)
     write_new_json(
@@ -70,34 +71,37 @@ def _version(package: str) -> str:
 
 def _write_preset(collector: Collector, name: str) -> None:
     """Manifest and CSV of a preset, and copies of the logs if they were recorded elsewhere."""
-    from pytest_h2o.bench.manifest import MANIFEST_NAME, complete_entry, write_manifest
+    from pytest_h2o.bench.manifest import MANIFEST_NAME, write_manifest
     from pytest_h2o.bench.metrics_csv import write_metrics_csv
     from pytest_h2o.gate.paired import DECODE_FOLDER, PAIRS_NAME
 
     folder = collector.run_dir / name
     results = collector.results_of(name)
     for result in results:
-        for source in (result.config_path, result.log_path, result.stdout_path):
-            if source is not None:
-                _keep(source, folder)
-    for path in collector.presets.get(name, {}).get("baseline_files", ()):
-        _keep(Path(path), folder)
+        _keep_run(result, RunFiles(folder, result.shares_run_with or result.run_id))
+    for path in map(Path, collector.presets.get(name, {}).get("baseline_files", ())):
+        _keep(path, folder / ("configs" if path.suffix == ".json" else "logs") / path.name)
     if name in collector.comparisons:
         write_new_json(folder / DECODE_FOLDER / PAIRS_NAME, collector.comparisons[name])
-    write_manifest(
-        folder / MANIFEST_NAME,
-        [
-            complete_entry(point["manifest"], result.shares_run_with, result.returncode)
-            for point, result in zip(collector.points_in_order(name), results, strict=True)
-        ],
-    )
-    write_metrics_csv(folder / "h2o_metrics.csv", [result.row for result in results])
+    write_manifest(folder / MANIFEST_NAME, collector.manifest_entries(name))
+    if results:
+        write_metrics_csv(folder / "h2o_metrics.csv", [result.row for result in results])
 
 
-def _keep(source: Path, folder: Path) -> None:
-    """Copy a recorded file into the run folder, under the name of the folder that it lies in."""
-    target = folder / source.parent.name / source.name
-    if source == target or target.exists():
+def _keep_run(result: PointResult, files: RunFiles) -> None:
+    """Copy the files of a recorded run to where the manifest of this run folder names them."""
+    _keep(result.log_path, files.log)
+    for source, target in ((result.config_path, files.config), (result.stdout_path, files.stdout)):
+        if source is not None:
+            _keep(source, target)
+    # Beside bare logs a name like this is as likely a config.
+    if result.log_path.parent.name == "logs" and result.log_path.with_suffix(".json").is_file():
+        _keep(result.log_path.with_suffix(".json"), files.json)
+
+
+def _keep(source: Path, target: Path) -> None:
+    """Copy a recorded file into the run folder, unless it is there."""
+    if target.exists():
         return
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
 
 JOURNAL_VERSION = 1
+
+
+def is_refused(scope: Mapping[str, Any]) -> bool:
+    """Whether a scope's ratio counts for nothing, because entries could not be read and that was not allowed."""
+    return bool(scope["result"]["skipped_entries"]) and not scope["allow_skips"]
 
 
 class Collector:
@@ -28,6 +34,8 @@ class Collector:
         self.items: dict[str, dict[str, Any]] = {}
         self.points: dict[str, dict[str, dict[str, Any]]] = {}
         """Preset name -> run id -> result."""
+        self.failed: dict[str, dict[str, dict[str, Any]]] = {}
+        """Preset name -> run id -> what is known of a launch that gave no sound row."""
         self.scopes: dict[str, dict[str, Any]] = {}
         """Scope name -> lossless result."""
         self.presets: dict[str, dict[str, Any]] = {}
@@ -45,6 +53,8 @@ class Collector:
         data = record.pop("data")
         for point in data.get("points", []):
             self.points.setdefault(point["preset"], {}).setdefault(point["result"]["run_id"], point)
+        for point in data.get("failed", []):
+            self.failed.setdefault(point["preset"], {}).setdefault(point["manifest"]["run_id"], point)
         for name, result in data.get("scopes", {}).items():
             self.scopes.setdefault(name, result)
         for name, facts in data.get("presets", {}).items():
@@ -53,6 +63,15 @@ class Collector:
             self.comparisons.setdefault(name, comparison)
         self.left_out.update(data.get("left_out", ()))
         self.items[record["item"]] = record
+
+    def accepted_scope(self, *, decides: bool) -> dict[str, Any] | None:
+        """The result of the scope that decides, or of the first upper bound (entry mode aggregate); no refused one."""
+        for scope in self.scopes.values():
+            fits = scope["decides"] if decides else scope["result"]["entry_mode"] == "aggregate"
+            if fits and not is_refused(scope):
+                result: dict[str, Any] = scope["result"]
+                return result
+        return None
 
     def results_of(self, preset: str) -> list[PointResult]:
         """The results of a preset that arrived, in the order of its points."""
@@ -63,6 +82,22 @@ class Collector:
     def points_in_order(self, preset: str) -> list[dict[str, Any]]:
         """The points of a preset that arrived, in their order: manifest fields and result of each."""
         return sorted(self.points.get(preset, {}).values(), key=lambda point: int(point["index"]))
+
+    def manifest_entries(self, preset: str) -> list[dict[str, Any]]:
+        """Every launched or read run of a preset, sound or not, in the order of its points."""
+        from pytest_h2o.bench.manifest import complete_entry
+
+        entries: dict[int, dict[str, Any]] = {}
+        for point in self.points.get(preset, {}).values():
+            result = point["result"]
+            entry = complete_entry(point["manifest"], result["shares_run_with"], result["returncode"])
+            if entry["return_code"] is None:
+                del entry["return_code"]  # null would say that it was never run
+            entries[int(point["index"])] = entry
+        for point in self.failed.get(preset, {}).values():
+            entry = complete_entry(point["manifest"], point["shares_run_with"], point["return_code"])
+            entries[int(point["index"])] = entry
+        return [entries[index] for index in sorted(entries)]
 
     def sorted_items(self) -> list[dict[str, Any]]:
         """Records in an order that does not depend on which worker was faster."""

@@ -5,10 +5,12 @@ Pure: an item and its error in, text out.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shlex
+import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pytest_h2o.bench.command import repeat_command
@@ -22,9 +24,13 @@ from pytest_h2o.gate.sweep_items import PointItem, SweepItem, row_facts
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
+    from pytest_h2o.gate.paired import PairedComparison
 
 NEAREST = 5
 """Rows shown beside the one that was measured."""
+
+WIDTH = 100
+"""Columns of a note; paths and commands stand on one line, however long."""
 
 
 def explain_comparison(left: Measured, op: str, right: object) -> list[str] | None:
@@ -35,7 +41,52 @@ def explain_comparison(left: Measured, op: str, right: object) -> list[str] | No
     relation: Literal[">=", "<="] = ">=" if op == ">=" else "<="
     comparison = Comparison(left, relation, target, left.judge(relation, target))
     title = METRICS[left.metric].title
-    return [f"{title} {left!r} {op} {target!r}", f"{_margin_text(comparison)}; measured on {left.source}"]
+    return [
+        f"{title} {_measured_text(comparison)} {op} {target!r}",
+        f"{_margin_text(comparison)}; target from {target.origin}; measured on {left.source}",
+    ]
+
+
+def render_diagnosis(item: GateItem, nodeid: str, error: H2OError | None) -> str:
+    """The whole diagnosis of a failed item, plain text for 80 columns or more."""
+    blocks: list[Callable[[], list[str]]] = [lambda: _verdict_lines(item)]
+    if isinstance(error, BenchError):
+        blocks.append(lambda: _bench_lines(error))
+    if isinstance(item, SweepItem) and error is None:
+        blocks.append(lambda: _row_lines(item))
+    if isinstance(item, LosslessItem):
+        blocks.append(lambda: _scope_lines(item, error))
+    if isinstance(item, PointItem | SweepItem) and error is not None:
+        blocks.append(lambda: _folder_lines(item))
+    blocks.append(lambda: [line for note in item.notes for line in _wrap("note       ", note)])
+    blocks.append(lambda: _repeat_lines(item, nodeid))
+    lines: list[str] = []
+    for block in blocks:
+        # What cannot be measured cannot be shown; the failure itself stands above, and must not be lost for it.
+        with contextlib.suppress(H2OError):
+            lines += block()
+    return "\n".join(lines)
+
+
+def _wrap(label: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=label,
+        subsequent_indent=" " * len(label),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+# -- what was compared ---------------------------------------------------------------------------------------------
+
+
+def _measured_text(comparison: Comparison) -> str:
+    measured = comparison.measured
+    if measured.interval is not None:
+        return repr(measured)
+    return METRICS[measured.metric].render_measured(measured.value, measured.std, comparison.target.value)
 
 
 def _margin_text(comparison: Comparison) -> str:
@@ -44,63 +95,103 @@ def _margin_text(comparison: Comparison) -> str:
     if margin is None:
         return "no target: reported only"
     if comparison.outcome == "inconclusive":
-        return f"inconclusive: the interval holds the target; target from {comparison.target.origin}"
+        return "inconclusive: the interval holds the target"
     if not math.isfinite(margin):
         return "a value is missing or not a number, so the target is missed"
     side = "held with a margin of" if margin >= 0 else "missed by"
-    share = f" ({abs(relative):.2%} of the target)" if relative is not None and metric.higher_is_better else ""
-    return f"{side} {metric.render(abs(margin)).lstrip('+')}{share}; target from {comparison.target.origin}"
-
-
-def render_diagnosis(item: GateItem, nodeid: str, error: H2OError | None) -> str:
-    """The whole diagnosis of a failed item, plain text for 80 columns or more."""
-    blocks = [_verdict_lines(item)]
-    if isinstance(error, BenchError):
-        blocks.append(_bench_lines(error))
-    if isinstance(item, SweepItem) and error is None:
-        blocks.append(_row_lines(item))
-    if isinstance(item, LosslessItem) and error is None:
-        blocks.append(_scope_lines(item))
-    blocks.append([f"note       {note}" for note in item.notes])
-    blocks.append(_repeat_lines(item, nodeid))
-    return "\n".join(line for block in blocks for line in block)
+    share = ""
+    if relative is not None and metric.higher_is_better:
+        share = f" ({METRICS['joint_margin'].render_gap(abs(relative))} of the target)"
+    of = " of the baseline speed" if metric.name == "decode_drop" else share
+    return f"{side} {metric.render_gap(abs(margin))}{of}"
 
 
 def _verdict_lines(item: GateItem) -> list[str]:
-    lines = []
+    lines: list[str] = []
     for comparison in item.comparisons:
-        metric = METRICS[comparison.measured.metric]
-        lines.append(f"{item.name}: {metric.title}")
+        if isinstance(item, SweepItem) and comparison.measured.metric == "joint_margin":
+            lines += _joint_lines(item)
+            continue
+        measured = comparison.measured
+        lines.append(f"{item.name}: {METRICS[measured.metric].title}")
         lines.append(f"target     {comparison.relation} {comparison.target!r} ({comparison.target.origin})")
-        lines.append(f"measured   {comparison.measured!r} on {comparison.measured.source}")
-        lines.append(f"margin     {_margin_text(comparison).split(';')[0]}")
-    return lines or [f"{item.name}: not measured, so not passed"]
+        lines.append(f"measured   {_measured_text(comparison)} on {measured.source}")
+        if isinstance(item, SweepItem) and measured.metric == "decode_drop":
+            lines += _speed_lines(item, measured.source)
+        lines.append(f"margin     {_margin_text(comparison)}")
+    if lines:
+        return lines
+    name = f"{item.name}, {item.point.run_id}" if isinstance(item, PointItem) else item.name
+    return [f"{name}: not measured, so not passed"]
 
 
-def _bench_lines(error: BenchError) -> list[str]:
+def _speed_lines(item: SweepItem, run_id: str) -> list[str]:
+    """The two speeds behind a slow-down; of pairs the median of each side."""
     lines = []
-    if error.argv:
-        lines.append(f"command    {repeat_command(error.argv)}")
-    ended = error.signal_name or (f"exit code {error.returncode}" if error.returncode is not None else None)
-    if ended:
-        took = "" if error.elapsed_s is None else f" after {error.elapsed_s:.1f} s"
-        lines.append(f"ended      {ended}{took}")
-    if error.output_tail.strip():
-        lines.append("output     (its last lines)")
-        lines += [f"  | {line}" for line in error.output_tail.rstrip().splitlines()[-12:]]
+    known = item.session.known_comparison(item.preset)
+    if item.session.is_paired(item.preset):
+        return [] if known is None else _pair_speed_lines(known)
+    cell = next((r.row.decode_tok_per_s for r in item.results if r.run_id == run_id), None)
+    if cell is not None:
+        speed = METRICS["decode_tok_per_s"].render_measured(cell.mean, cell.std)
+        lines.append(f"decode     {speed} with H2O on")
+    baseline = item.baseline()
+    if baseline is not None:
+        speed = METRICS["decode_tok_per_s"].render(baseline.tok_per_s)
+        lines.append(f"baseline   {speed} with H2O off ({baseline.origin})")
     return lines
+
+
+def _pair_speed_lines(comparison: PairedComparison) -> list[str]:
+    render = METRICS["decode_tok_per_s"].render
+    baseline, candidate = comparison.baseline_tok_per_s(), comparison.candidate_tok_per_s()
+    if baseline is None or candidate is None:
+        return []
+    return [
+        f"decode     {render(candidate)}, the median of its launches",
+        f"baseline   {render(baseline)}, the median of its launches: {comparison.baseline}",
+    ]
+
+
+def _joint_lines(item: SweepItem) -> list[str]:
+    """Every target of the joint rule, and how far the nearest row is from each."""
+    verdict, targets = item.joint(), item.targets
+    head = "one row meets every target" if verdict.passed else "no row meets every target"
+    lines = [f"{item.name}: {head}", f"targets    lossy ratio >= {targets.lossy!r} ({targets.lossy.origin})"]
+    best = verdict.best
+    if best is None:
+        return lines
+    if best.decode is None:
+        paired = item.session.is_paired(item.preset)
+        lines.append(f"           decode slow-down: {'not timed' if paired else 'left out on purpose'}")
+    else:
+        lines.append(f"           decode slow-down <= {targets.decode_drop!r} ({targets.decode_drop.origin})")
+    lines.append(f"           lossless ratio >= {targets.lossless!r} ({targets.lossless.origin})")
+    lines.append(f"nearest    {best.run_id}")
+    render = METRICS["joint_margin"].render_gap
+    for name, margin in (("lossy", best.lossy), ("decode", best.decode), ("lossless", best.lossless)):
+        if margin is not None:
+            of = "of the baseline speed" if name == "decode" else "of the target"
+            lines.append(f"           {name} {'held' if margin >= 0 else 'missed'} by {render(abs(margin))} {of}")
+    return lines + (_speed_lines(item, best.run_id) if best.decode is not None else [])
+
+
+# -- rows of a sweep -----------------------------------------------------------------------------------------------
 
 
 def _row_lines(item: SweepItem) -> list[str]:
     failed = next((c for c in item.comparisons if c.outcome in ("fail", "inconclusive")), None)
     if failed is None:
         return []
+    metric = failed.measured.metric
+    joint = metric == "joint_margin"
+    margins = {row.run_id: row for row in (item.joint().rows if joint else item.known_margins())}
     results = {result.run_id: result for result in item.results}
     source = results.get(failed.measured.source)
     lines = []
-    if source is not None and failed.measured.metric != "decode_drop":
+    if source is not None and (metric == "h2o_lossy" or (joint and "lossy" in margins[source.run_id].missed)):
         lines += _bound_lines(source, item)
-    lines += _table_lines(item, list(results.values()), failed.measured.metric)
+    lines += _table_lines(item, margins, metric)
     lines += _warning_lines(list(results.values()))
     if source is not None:
         lines += _file_lines(source)
@@ -118,21 +209,21 @@ def _bound_lines(result: PointResult, item: SweepItem) -> list[str]:
     return [f"bound      {bound.render(item.targets.lossy.value)}"]
 
 
-def _table_lines(item: SweepItem, results: Sequence[PointResult], metric: str) -> list[str]:
-    facts = [row_facts(result) for result in results]
-    margins = {m.run_id: m for m in item.joint().rows} if item.session.rule == "joint" else {}
+def _table_lines(item: SweepItem, margins: dict[str, RowMargins], metric: str) -> list[str]:
+    facts = [row_facts(result) for result in item.results]
     paired = item.session.is_paired(item.preset)
 
-    def rank(row: RowFacts) -> float:
+    def rank(row: RowFacts) -> tuple[float, ...]:
         if metric == "h2o_lossy":
-            return -(row.lossy or 0.0)
+            return (-(row.lossy or 0.0),)
         if metric == "joint_margin":
-            return -margins[row.run_id].smallest
-        return -(row.decode_tok_per_s or 0.0)
+            return (-margins[row.run_id].smallest,)
+        # Rows that miss the lossy target do not decide on decode while there are others.
+        return ("lossy" in margins[row.run_id].missed, -(row.decode_tok_per_s or 0.0))
 
     lines = ["rows       nearest first", f"  {'lossy':>8}  {'decode':>8}  {'misses':<15}  run"]
     for row in sorted(facts, key=rank)[:NEAREST]:
-        missed = _missed(margins[row.run_id], paired) if margins else ""
+        missed = _missed(margins[row.run_id], paired)
         lossy = "missing" if row.lossy is None else f"{row.lossy:.3f}"
         decode = "missing" if row.decode_tok_per_s is None else f"{row.decode_tok_per_s:.2f}"
         lines.append(f"  {lossy:>8}  {decode:>8}  {missed:<15}  {row.run_id}")
@@ -163,19 +254,40 @@ def _file_lines(result: PointResult) -> list[str]:
     return lines
 
 
-def _scope_lines(item: LosslessItem) -> list[str]:
+# -- what there is to say of an error ------------------------------------------------------------------------------
+
+
+def _bench_lines(error: BenchError) -> list[str]:
+    """How a launch ended, and the end of its output unless it ended well."""
+    ended = error.signal_name or (f"exit code {error.returncode}" if error.returncode is not None else None)
+    if ended is None:
+        return []
+    took = "" if error.elapsed_s is None else f" after {error.elapsed_s:.1f} s"
+    lines = [f"ended      {ended}{took}"]
+    if error.returncode != 0 and error.output_tail.strip():
+        lines.append("output     (its last lines)")
+        lines += [f"  | {line}" for line in error.output_tail.rstrip().splitlines()[-12:]]
+    return lines
+
+
+def _folder_lines(item: PointItem | SweepItem) -> list[str]:
+    folder = item.session.rows_folder(item.preset)
+    return [] if folder is None else [f"folder     {folder}"]
+
+
+def _scope_lines(item: LosslessItem, error: H2OError | None) -> list[str]:
+    lines = [f"dump       {item.session.scope_root(item.scope).resolve()}"]
+    if error is not None:
+        return lines
     result = item.result
-    lines = [
+    return [
         f"K          {result.k_lossless_ratio:.4f}  ({result.k_raw_bytes:,} -> {result.k_compressed_bytes:,} bytes)",
         f"V          {result.v_lossless_ratio:.4f}  ({result.v_raw_bytes:,} -> {result.v_compressed_bytes:,} bytes)",
-        f"dump       {item.session.scope_root(item.scope).resolve()}",
+        *lines,
         f"codec      {item.scope.codec_mode}, {item.scope.entry_mode}, {result.selected_entries} entries, "
         f"layers {', '.join(map(str, result.selected_layers))}",
+        *([f"skipped    {', '.join(f'{n} {why}' for why, n in result.skip_reasons.items())}"] * bool(result.skipped)),
     ]
-    skipped = sum(result.skip_reasons.values())
-    if skipped:
-        lines.append(f"skipped    {skipped}: {', '.join(f'{n} {why}' for why, n in result.skip_reasons.items())}")
-    return lines
 
 
 def _repeat_lines(item: GateItem, nodeid: str) -> list[str]:
@@ -183,5 +295,5 @@ def _repeat_lines(item: GateItem, nodeid: str) -> list[str]:
     lines = [f"repeat     {shlex.join(command)}"]
     if isinstance(item, PointItem):
         bench = item.session.bench_command(item.preset, item.point)
-        lines += [f"           {bench}"] if bench else []
+        lines += [f"or         {bench}"] if bench else []
     return lines

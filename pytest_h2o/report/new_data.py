@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ class NewData:
     def __init__(self) -> None:
         self._seen: set[tuple[str, str]] = set()
         self._points: list[dict[str, Any]] = []
+        self._failed: list[dict[str, Any]] = []
         self._scopes: dict[str, dict[str, Any]] = {}
         self._presets: dict[str, dict[str, Any]] = {}
         self._comparisons: dict[str, dict[str, Any]] = {}
@@ -37,10 +39,26 @@ class NewData:
             }
         )
 
-    def add_scope(self, scope: Scope, targets: Targets, result: LosslessResult) -> None:
+    def add_failed(self, preset: Preset, point: SweepPoint, return_code: int, shares_run_with: str | None) -> None:
+        """A launch that gave no sound row: the manifest lists it with its return code."""
+        if (preset.name, point.run_id) in self._seen:
+            return
+        self._seen.add((preset.name, point.run_id))
+        self._failed.append(
+            {
+                "preset": preset.name,
+                "index": point.index,
+                "manifest": point.manifest_fields(),
+                "return_code": return_code,
+                "shares_run_with": shares_run_with,
+            }
+        )
+
+    def add_scope(self, scope: Scope, targets: Targets, result: LosslessResult, *, allow_skips: bool) -> None:
         self._scopes[scope.name] = {
             "decides": scope.decides,
             "target": targets.lossless.value,
+            "allow_skips": allow_skips,
             "result": result.to_json(),
         }
 
@@ -52,14 +70,15 @@ class NewData:
             self._seen.add(("decode", preset.name))
             self._comparisons[preset.name] = comparison.to_json()
 
-    def take(self, left_out: set[str]) -> dict[str, Any]:
+    def take(self, left_out: Collection[str]) -> dict[str, Any]:
         """Everything new, and the presets that were left out; then start again."""
         data = {
             "points": self._points,
+            "failed": self._failed,
             "scopes": self._scopes,
             "presets": self._presets,
             "comparisons": self._comparisons,
             "left_out": sorted(left_out),
         }
-        self._points, self._scopes, self._presets, self._comparisons = [], {}, {}, {}
+        self._points, self._failed, self._scopes, self._presets, self._comparisons = [], [], {}, {}, {}
         return data

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from pytest_h2o.bench.result import PointResult
-from pytest_h2o.gate.measured import METRICS
+from pytest_h2o.gate.measured import METRICS, render_interval
 from pytest_h2o.gate.rule import Thresholds, decide_best_of, decide_joint
 from pytest_h2o.gate.sweep_items import row_facts
 from pytest_h2o.gate.totals import split_layers, whole_cache_ratio
@@ -15,16 +16,8 @@ from pytest_h2o.report.collector import Collector
 from pytest_h2o.report.original import MISSING, collect_original
 
 
-def summarize_preset(collector: Collector, name: str, deciding: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Everything the reports say of one preset.
-
-    Parameters
-    ----------
-    collector : Collector
-    name : str
-    deciding : mapping or None
-        The lossless result of the deciding scope, if it was evaluated in this run.
-    """
+def summarize_preset(collector: Collector, name: str) -> dict[str, Any]:
+    """Everything the reports say of one preset."""
     items = [i for i in collector.sorted_items() if i["kind"] in ("point", "sweep") and i["name"] == name]
     facts = collector.presets.get(name)
     results = collector.results_of(name)
@@ -32,7 +25,7 @@ def summarize_preset(collector: Collector, name: str, deciding: Mapping[str, Any
     summary: dict[str, Any] = {
         "outcomes": {item["item"]: item["outcome"] for item in items},
         "verdicts": [
-            _verdict(c)
+            render_comparison(c)
             for metric in METRICS
             for item in items
             if item["kind"] == "sweep"
@@ -40,6 +33,7 @@ def summarize_preset(collector: Collector, name: str, deciding: Mapping[str, Any
             if c["metric"] == metric
         ],
         "rows": len(results),
+        "points_failed": sum(item["kind"] == "point" and item["outcome"] == "failed" for item in items),
         "launches": len({result.shares_run_with or result.run_id for result in results}),
         "shared_runs": {r.run_id: r.shares_run_with for r in results if r.shares_run_with},
         "warnings": _warnings(results),
@@ -50,7 +44,8 @@ def summarize_preset(collector: Collector, name: str, deciding: Mapping[str, Any
     if facts is None or [result.run_id for result in results] != facts["run_ids"]:
         return summary
     facts = {**facts, **_paired_facts(collector, name)}
-    summary = {**summary, **_whole(facts, results, deciding, _upper(collector))}
+    deciding, upper = collector.accepted_scope(decides=True), collector.accepted_scope(decides=False)
+    summary = {**summary, **_whole(facts, results, deciding, upper)}
     if facts["paired"]:
         joint = next((v["outcome"] for v in summary["verdicts"] if v["metric"] == "joint_margin"), None)
         summary["rules"]["joint"] = "NOT TIMED" if joint is None else joint.upper()
@@ -126,53 +121,34 @@ def _decode(collector: Collector, name: str, facts: Mapping[str, Any] | None) ->
     target = facts["targets"]["decode_drop"]
     verdict = asdict(comparison.judge(DEFAULT_TARGETS["decode_drop"] if target is None else target))
     shared = ("candidate", "baseline", "seed", "launches", "elapsed_s", "stopped", "is_comparable")
-    again = list(comparison.measured_again)
     return {
         **verdict,
         "excluded": list(verdict["excluded"]),
         **{key: getattr(comparison, key) for key in shared},
-        "measured_again": again,
+        "measured_again": list(comparison.measured_again),
     }
 
 
-def _upper(collector: Collector) -> Mapping[str, Any] | None:
-    """The upper bound: the first evaluated scope in entry mode aggregate."""
-    found = [facts["result"] for facts in collector.scopes.values() if facts["result"]["entry_mode"] == "aggregate"]
-    return found[0] if found else None
-
-
-def render_measured(comparison: Mapping[str, Any]) -> str:
-    """The measured value of a comparison's record, with its spread or interval."""
-    metric, value = METRICS[comparison["metric"]], comparison["value"]
-
-    def show(bound: Any) -> str:
-        return metric.render(bound) if isinstance(bound, int | float) else "unbounded"
-
-    text = metric.render(value) if isinstance(value, int | float) else "no value"
-    interval = comparison["interval"]
-    if interval is not None:
-        low, high = interval["low"], interval["high"]
-        bounds = "no interval" if low is None and high is None else f"interval {show(low)} to {show(high)}"
-        return f"{text} ({bounds}, {interval['basis']})"
-    if isinstance(comparison["std"], int | float):
-        text += f" ± {format(comparison['std'], metric.fmt.lstrip('+'))}"
-    return text
-
-
-def _verdict(comparison: Mapping[str, Any]) -> dict[str, str]:
+def render_comparison(comparison: Mapping[str, Any]) -> dict[str, str]:
+    """A comparison of the journal as texts: measured with spread or interval, target, margin."""
     metric = METRICS[comparison["metric"]]
-
-    def show(value: Any) -> str:
-        return metric.render(value) if isinstance(value, int | float) else ("none" if value is None else str(value))
-
+    # What JSON cannot hold as a number is there as text: nan, inf.
+    value, target = float(comparison["value"]), comparison["target"]
+    std, margin = (None if comparison[key] is None else float(comparison[key]) for key in ("std", "margin"))
+    interval = comparison["interval"]
+    if interval is None:
+        measured = metric.render_measured(value, std, target)
+    else:
+        text = "no value" if math.isnan(value) else metric.render(value)
+        measured = f"{text} {render_interval(metric, interval['low'], interval['high'], interval['basis'])}"
     return {
         "metric": metric.name,
         "title": metric.title,
-        "measured": render_measured(comparison),
+        "measured": measured,
         "relation": comparison["relation"],
-        "target": show(comparison["target"]),
+        "target": "none" if target is None else metric.render_target(target),
         "target_origin": comparison["target_origin"],
-        "margin": show(comparison["margin"]),
+        "margin": "none" if margin is None else ("-" if margin < 0 else "") + metric.render_gap(abs(margin)),
         "source": comparison["source"],
         "outcome": comparison["outcome"],
     }

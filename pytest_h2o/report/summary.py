@@ -10,19 +10,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_h2o.report.collector import Collector
+from pytest_h2o.report.collector import Collector, is_refused
 from pytest_h2o.report.markdown import escape, render_list, render_table
-from pytest_h2o.report.preset_facts import render_measured, summarize_preset
+from pytest_h2o.report.preset_facts import render_comparison, summarize_preset
 
 SUMMARY_VERSION = 1
 
 
-def build_summary(collector: Collector) -> dict[str, Any]:
-    """Everything that the reports say, from the records of all items; built-in types only."""
+def build_summary(collector: Collector, *, exit_status: int = 0) -> dict[str, Any]:
+    """Everything that the reports say, from the records of all items; built-in types only.
+
+    An `exit_status` of pytest other than 0 is never a pass: an item may have failed without a record, as when its
+    worker died. Nor is a comparison that failed in an item that was excused, by an xfail mark for example.
+    """
     items = collector.sorted_items()
-    deciding = next((facts for facts in collector.scopes.values() if facts["decides"]), None)
     presets = {
-        name: summarize_preset(collector, name, deciding["result"] if deciding else None)
+        name: summarize_preset(collector, name)
         for name in sorted({item["name"] for item in items if item["kind"] in ("point", "sweep")})
     }
     scopes = {
@@ -31,24 +34,29 @@ def build_summary(collector: Collector) -> dict[str, Any]:
     }
     counts = {outcome: sum(item["outcome"] == outcome for item in items) for outcome in ("passed", "failed", "skipped")}
     missing = _missing(collector, items)
+    missed = [c for item in items for c in item["comparisons"] if c["outcome"] == "fail"]
     inconclusive = [
         {"item": i["item"], "why": _why(i, "inconclusive")}
         for i in items
         if i["outcome"] == "passed" and any(c["outcome"] == "inconclusive" for c in i["comparisons"])
     ]
     overall: bool | str = True
-    if counts["failed"]:
+    if counts["failed"] or missed or exit_status:
         overall = False
     elif inconclusive or missing:
         overall = "inconclusive" if inconclusive else "incomplete"
     return {
         "version": SUMMARY_VERSION,
         "overall_pass": overall,
+        "exit_status": exit_status,
         "rule": collector.settings["rule"],
         "items": counts,
         "failed": [{"item": i["item"], "why": why_failed(i)} for i in items if i["outcome"] == "failed"],
-        "left_out_on_purpose": [{"item": i["item"], "why": i["reason"]} for i in items if i["outcome"] == "skipped"],
         "inconclusive": inconclusive,
+        "left_out_on_purpose": [
+            *({"item": i["item"], "why": i["reason"]} for i in items if i["outcome"] == "skipped"),
+            *({"item": name, "why": why} for name, scope in scopes.items() if (why := _allowed_skips(name, scope))),
+        ],
         "incomplete_for": missing,
         "not_measured": sorted(collector.left_out),
         "presets": presets,
@@ -62,20 +70,14 @@ def why_failed(item: Mapping[str, Any]) -> str:
 
 
 def _why(item: Mapping[str, Any], *outcomes: str) -> str:
-    from pytest_h2o.gate.measured import METRICS
-
-    for c in item["comparisons"]:
-        if c["outcome"] in outcomes:
-            metric = METRICS[c["metric"]]
-
-            def show(value: Any, render: Any = metric.render) -> str:
-                return render(value) if isinstance(value, int | float) else str(value)
-
-            word = "inconclusive: " if c["outcome"] == "inconclusive" else ""
-            return (
-                f"{word}{metric.title} {render_measured(c)} on {c['source']}, target {c['relation']} "
-                f"{show(c['target'])} ({c['target_origin']})"
-            )
+    for comparison in item["comparisons"]:
+        if comparison["outcome"] in outcomes:
+            v = render_comparison(comparison)
+            if v["metric"] == "joint_margin" and comparison["interval"] is None:
+                return f"no row meets every target; the nearest, {v['source']}, has a joint margin of {v['measured']}"
+            target = f"{v['relation']} {v['target']} ({v['target_origin']})"
+            word = "inconclusive: " if v["outcome"] == "inconclusive" else ""
+            return f"{word}{v['title']} {v['measured']} on {v['source']}, target {target}"
     return str(item["reason"] or "an assertion of the gate file failed")
 
 
@@ -106,6 +108,19 @@ def _missing(collector: Collector, items: list[dict[str, Any]]) -> list[str]:
     return [text for text, there in found.items() if not there]
 
 
+def _allowed_skips(name: str, scope: Mapping[str, Any]) -> str | None:
+    """What a scope's ratio leaves out because skips were allowed."""
+    if not scope["measured"] or scope["refused"] or not scope["skipped_entries"]:
+        return None
+    return f"{name}: {_unreadable(scope)}; its ratio is over the rest (skips were allowed)"
+
+
+def _unreadable(scope: Mapping[str, Any]) -> str:
+    total = scope["selected_entries"] + scope["skipped_entries"]
+    reasons = ", ".join(f"{count} {reason}" for reason, count in scope["skip_reasons"].items())
+    return f"{scope['skipped_entries']} of {total} entries cannot be read ({reasons})"
+
+
 def _summarize_scope(collector: Collector, name: str) -> dict[str, Any]:
     facts = collector.scopes.get(name)
     items = [item for item in collector.sorted_items() if item["kind"] == "scope" and item["name"] == name]
@@ -117,6 +132,7 @@ def _summarize_scope(collector: Collector, name: str) -> dict[str, Any]:
     return {
         "outcomes": outcomes,
         "measured": True,
+        "refused": is_refused(facts),
         "decides": facts["decides"],
         "target": facts["target"],
         "codec_mode": result["codec_mode"],
@@ -128,6 +144,18 @@ def _summarize_scope(collector: Collector, name: str) -> dict[str, Any]:
         "decoded_streams": result["verified_streams"],
         **{key: result[key] for key in shared},
     }
+
+
+def overall_outcome(outcomes: Mapping[str, str]) -> str:
+    """The outcome of a preset or scope: ``failed`` if one item failed, else ``passed`` if one passed."""
+    return next((outcome for outcome in ("failed", "passed") if outcome in outcomes.values()), "skipped")
+
+
+def count_rows(preset: Mapping[str, Any]) -> str:
+    """How many rows, of how many runs, and how many are missing."""
+    rows, launches, failed = preset["rows"], preset["launches"], preset["points_failed"]
+    words = [f"{rows} row{'s' * (rows != 1)} of {launches} run{'s' * (launches != 1)}" if rows else "no row"]
+    return ", ".join([*words, f"{failed} point{'s' * (failed != 1)} without a sound row"] if failed else words)
 
 
 def render_verdict(overall: bool | str) -> str:
@@ -142,7 +170,7 @@ def render_summary_md(summary: Mapping[str, Any]) -> str:
     lines = [f"# KV-cache compression gate: {render_verdict(summary['overall_pass'])}", ""]
     counts = summary["items"]
     lines.append(
-        f"{counts['passed']} items passed, {counts['failed']} failed, {counts['skipped']} left out; "
+        f"{counts['passed']} items passed, {counts['failed']} failed, {counts['skipped']} skipped; "
         f"rule: {summary['rule']}."
     )
     lines += render_list("Failed", [f"{f['item']}: {f['why']}" for f in summary["failed"]])
@@ -158,7 +186,7 @@ def render_summary_md(summary: Mapping[str, Any]) -> str:
 
 
 def _preset_md(name: str, preset: Mapping[str, Any]) -> list[str]:
-    lines = ["", f"## Preset {name}", ""]
+    lines = ["", f"## Preset {name}", "", f"{count_rows(preset)}.", ""]
     if preset["verdicts"]:
         rows = [
             (v["title"], v["measured"], f"{v['relation']} {v['target']}", v["margin"], v["source"], v["outcome"])
@@ -183,9 +211,12 @@ def _preset_md(name: str, preset: Mapping[str, Any]) -> list[str]:
 def _scopes_md(scopes: Mapping[str, Any]) -> list[str]:
     rows = []
     for name, scope in scopes.items():
-        outcome = "failed" if "failed" in scope["outcomes"].values() else "passed"
+        outcome = overall_outcome(scope["outcomes"])
         if not scope["measured"]:
             rows.append((name, "not measured", "", "", "", "", outcome))
+            continue
+        if scope["refused"]:
+            rows.append((name, f"none: {_unreadable(scope)}", "", "", "", "", outcome))
             continue
         target = "reported" if scope["target"] is None else f">= {scope['target']:.4f}"
         rows.append(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_h2o.report.summary import render_verdict
+from pytest_h2o.report.summary import count_rows, overall_outcome, render_verdict
 
 
 def render_terminal(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
@@ -14,13 +14,14 @@ def render_terminal(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
     lines = []
     for name, preset in summary["presets"].items():
         lines += _block(name, [_threshold(v) for v in preset["verdicts"]], preset["outcomes"])
-        lines.append(
-            f"    {preset['rows']} rows of {preset['launches']} runs" if preset["rows"] else "    not measured"
-        )
+        lines.append(f"    {count_rows(preset)}")
         lines += [f"    note: {note}" for note in preset["notes"]]
         lines += [f"    warnings of the binary: {count:,} x {kind}" for kind, count in preset["warnings"].items()]
     for name, scope in summary["scopes"].items():
-        if scope["measured"]:
+        if scope["measured"] and scope["refused"]:
+            total = scope["selected_entries"] + scope["skipped_entries"]
+            figures = [f"no ratio: {scope['skipped_entries']} of {total} entries cannot be read"]
+        elif scope["measured"]:
             asked = "reported" if scope["target"] is None else f"target {scope['target']:g}"
             decides = ", decides" if scope["decides"] else ""
             figures = [f"lossless {scope['lossless_ratio']:.4f} ({asked}{decides})"]
@@ -32,10 +33,20 @@ def render_terminal(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
     if summary["not_measured"]:
         lines.append(f"not measured, not asked for: {', '.join(summary['not_measured'])}")
     lines += [f"no pass: {found['why']}" for found in _unique(summary["inconclusive"])]
+    if summary["exit_status"] and not summary["items"]["failed"]:
+        lines.append(f"pytest ended with exit status {summary['exit_status']}: something failed that left no record")
     if summary["incomplete_for"] and summary["overall_pass"] is not False:
         lines += [f"incomplete: {text}" for text in summary["incomplete_for"]]
     lines += [f"gate {render_verdict(summary['overall_pass'])} (rule {summary['rule']}); artifacts in {run_dir}"]
     return lines
+
+
+def render_broken_off(run_dir: Path) -> list[str]:
+    """The last lines of a run that was broken off."""
+    return [
+        "gate UNFINISHED: the run was broken off, so nothing is said of the gate",
+        f"what was measured until then is in {run_dir / 'journal.jsonl'}",
+    ]
 
 
 def _unique(entries: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -48,10 +59,5 @@ def _threshold(verdict: Mapping[str, str]) -> str:
 
 
 def _block(name: str, figures: list[str], outcomes: Mapping[str, str]) -> list[str]:
-    if "failed" in outcomes.values():
-        state = "FAIL"
-    elif "passed" in outcomes.values():
-        state = "pass"
-    else:
-        state = "skip"
+    state = {"failed": "FAIL", "passed": "pass", "skipped": "skip"}[overall_outcome(outcomes)]
     return [f"{state}  {name}", *(f"    {figure}" for figure in figures)]

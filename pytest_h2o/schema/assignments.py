@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -73,5 +72,5 @@ def name_option(error: PresetError, assignments: Sequence[str], owner: str) -> P
         return " ".join(f"{OPTION} {text}" for text in own or assignments)
 
     return PresetError.from_faults(
-        [replace(fault, file=option_of(fault)) for fault in error.faults], f"{OPTION} for {owner}"
+        [fault._replace(file=option_of(fault)) for fault in error.faults], f"{OPTION} for {owner}"
     )

@@ -16,7 +16,7 @@ from pydantic.annotated_handlers import GetCoreSchemaHandler, GetJsonSchemaHandl
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from pydantic_core.core_schema import ValidationInfo
 
-from pytest_h2o.options import MAX_DECODE_PAIRS
+from pytest_h2o.decode_options import MAX_DECODE_PAIRS
 from pytest_h2o.points import MAX_POINTS
 from pytest_h2o.schema.json_schema import MAX_INT
 from pytest_h2o.schema.yaml_source import KeyPath

@@ -1,10 +1,9 @@
-"""JSON schema of preset and scope files, made from the models that check them."""
+"""JSON schema of a model that checks files."""
 
 from __future__ import annotations
 
-import json
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -28,17 +27,3 @@ def _without_null(node: Any) -> Any:
         options = [option for option in node.pop("anyOf") if option != {"type": "null"}]
         node = {**options[0], **node} if len(options) == 1 else {"anyOf": options, **node}
     return node
-
-
-def render_json_schema(kind: Literal["preset", "scopes"]) -> str:
-    """The JSON schema (draft 2020-12) of preset or scope files as text, for editors.
-
-    A swept key takes one value or a list. Rules between keys (a layer range that is empty, two scopes that
-    decide) are not in it: only loading the file checks those.
-    """
-    from pytest_h2o.preset_model import PresetKeys
-    from pytest_h2o.scopes import ScopeFile
-
-    model = PresetKeys if kind == "preset" else ScopeFile
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema_of(model)}
-    return json.dumps(schema, indent=2) + "\n"

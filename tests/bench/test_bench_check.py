@@ -67,7 +67,7 @@ def test_a_floor_of_zero_is_sound() -> None:
 
 
 def test_missing_columns_are_named() -> None:
-    with pytest.raises(TableError, match="H2O columns are missing"):
+    with pytest.raises(TableError, match="H2O columns are missing: h2o_codec_us"):
         check_row(changed(h2o_codec_us=None), POINT)
 
 

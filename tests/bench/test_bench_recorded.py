@@ -201,7 +201,7 @@ def test_a_row_of_other_lengths_is_refused(sweep: Path) -> None:
 def test_one_missing_column_fails_its_point(sweep: Path) -> None:
     log = sweep / "logs" / f"{SECOND}.log"
     log.write_text(log.read_text().replace("h2o_lossy", "h2o_other"))
-    assert read_recording(sweep, POINTS).failures[SECOND].what == "H2O columns are missing"
+    assert read_recording(sweep, POINTS).failures[SECOND].what == "H2O columns are missing: h2o_lossy"
 
 
 def test_a_link_out_of_the_folder_is_refused(sweep: Path) -> None:

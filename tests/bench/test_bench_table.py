@@ -115,7 +115,7 @@ def test_one_missing_column_is_named() -> None:
     cells = {column: cell for column, cell in row.cells.items() if column != "h2o_lossy"}
     with pytest.raises(TableError) as caught:
         require_h2o(BenchRow.from_cells(cells, log_file="x.log"))
-    assert caught.value.what == "H2O columns are missing"
+    assert caught.value.what == "H2O columns are missing: h2o_lossy"
     assert (caught.value.came or "").startswith("no h2o_lossy among model, ")
 
 

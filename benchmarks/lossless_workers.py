@@ -1,0 +1,89 @@
+"""Threads against processes for the streams of one evaluation, side by side.
+
+    python benchmarks/lossless_workers.py [--sets prefill,tokens] [--workers 2] [--rounds 5]
+
+Sets as in `lossless_command.py`. Each round measures every stream of the set (encoded, counted, decoded, compared) on
+one thread, on threads, and on freshly started processes (spawned: a process with threads must not be forked), in
+shuffled order, after one round that is not counted. Wall seconds from the finished index to the last result, medians;
+the start of the processes counts, as a command pays it every time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.lossless_command import SETS
+from pytest_h2o.dumps import index_dump
+from pytest_h2o.lossless import LosslessSettings
+from pytest_h2o.lossless.measure import Measurement
+from pytest_h2o.lossless.plan import Task, plan_groups, plan_tasks
+from pytest_h2o.lossless.spread import spread
+
+SETTINGS = LosslessSettings(
+    scope="layer_range",
+    layer_start=0,
+    entry_mode="chunked_grouped",
+    online_chunk_seq=192,
+    online_framing_bytes=8,
+)
+
+
+def on_threads(tasks: list[Task], workers: int) -> int:
+    measurement = Measurement(SETTINGS.make_codec(), verify=True)
+    return sum(measured.tally.coded_bytes for measured in spread(measurement, tasks, workers))
+
+
+def on_processes(tasks: list[Task], workers: int) -> int:
+    measurement = Measurement(SETTINGS.make_codec(), verify=True)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        chunksize = max(1, len(tasks) // (8 * workers))
+        return sum(measured.tally.coded_bytes for measured in pool.map(measurement, tasks, chunksize=chunksize))
+
+
+def compare(root: Path, workers: int, rounds: int) -> dict[str, float]:
+    tasks = list(plan_tasks(plan_groups(index_dump(root).entries, SETTINGS), SETTINGS))
+    ways: dict[str, Callable[[], int]] = {
+        "1 thread": lambda: on_threads(tasks, 1),
+        f"{workers} threads": lambda: on_threads(tasks, workers),
+        f"{workers} processes": lambda: on_processes(tasks, workers),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    counted = set()
+    for number in range(rounds + 1):
+        for name in random.Random(number).sample(list(ways), len(ways)):
+            started = time.perf_counter()
+            counted.add(ways[name]())
+            if number:
+                seconds[name].append(time.perf_counter() - started)
+    if len(counted) != 1:
+        raise SystemExit(f"the ways count unlike bytes: {counted}")
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", default="prefill,tokens", help=f"of {', '.join(SETS)}")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--work-dir", type=Path)
+    args = parser.parse_args()
+    for name in args.sets.split(","):
+        with tempfile.TemporaryDirectory(dir=args.work_dir) as work:
+            SETS[name](Path(work))
+            medians = compare(Path(work), args.workers, args.rounds)
+        print(f"{name}: " + ", ".join(f"{way} {seconds:.2f} s" for way, seconds in medians.items()), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""The forward pass of a Llama-style model in float32 numpy.
+
+RMS norm, rotary positions, grouped-query attention, SwiGLU, a head that may be tied to the embedding: Touvron et
+al., "LLaMA" (arXiv 2302.13971); Su et al., "RoFormer" (2104.09864); Ainslie et al., "GQA" (2305.13245).
+
+llama.cpp stores the rows of the query and key matrices of this family so that a rotated pair stands side by side
+(2 i, 2 i + 1). Here they are put back in the order of the original weights, where dimension i turns with
+i + head_dim / 2: so that a dump of this cache has the layout of other runtimes' dumps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_h2o.reference.gguf_file import Floats, GgufFile, HyperParameters
+
+Tokens = NDArray[np.int64]
+Stage = Literal["prefill", "decode"]
+
+QUERIES_AT_ONCE = 128
+"""Rows of a prefill whose attention is computed together; bounds its memory."""
+
+
+class KVStore(Protocol):
+    """What a forward pass needs of a KV cache."""
+
+    @property
+    def next_position(self) -> int:
+        """Position of the next token in its sequence: how many tokens were seen since the cache was cleared."""
+
+    def extend(self, layer: int, keys: Floats, values: Floats, stage: Stage) -> tuple[Floats, Floats]:
+        """Take K and V of new tokens, ``[tokens, kv_heads, head_dim]``; give all that the layer now holds.
+
+        Returns two float32 arrays, ``[kv_heads, kv_len, head_dim]``, the new tokens last.
+        """
+
+    def observe(self, layer: int, weights: Floats) -> None:
+        """Take the attention weights of one decoded token, ``[kv_heads, heads / kv_heads, kv_len]``."""
+
+    def advance(self, tokens: int) -> None:
+        """All layers have taken `tokens` more tokens."""
+
+
+@dataclass(frozen=True)
+class _Layer:
+    attention_norm: Floats
+    query_key_value: Floats
+    """``[(heads + 2 kv_heads) * head_dim, embedding]``: three matrices in one, one call of BLAS."""
+    output: Floats
+    feed_norm: Floats
+    gate_up: Floats
+    """``[2 * feed_forward, embedding]``."""
+    down: Floats
+
+
+class Model:
+    """A model with all weights in memory as float32, dequantised once.
+
+    Parameters
+    ----------
+    file : GgufFile
+
+    Attributes
+    ----------
+    hyper : HyperParameters
+    """
+
+    def __init__(self, file: GgufFile) -> None:
+        self.hyper = file.hyper
+        self._embedding = file.floats("token_embd.weight")
+        self._head = self._embedding if file.tied_head else file.floats("output.weight")
+        self._output_norm = file.floats("output_norm.weight")
+        self._layers = [_read_layer(file, index) for index in range(file.hyper.layers)]
+        self._frequencies = self.hyper.rope_theta ** (
+            -np.arange(0, self.hyper.head_dim, 2, dtype=np.float64) / self.hyper.head_dim
+        )
+
+    def prefill(self, tokens: Tokens, cache: KVStore) -> Floats:
+        """Run a prompt into the cache.
+
+        Parameters
+        ----------
+        tokens : numpy.ndarray of int64, ``[tokens]``
+            At least one; each below ``hyper.vocabulary``.
+        cache : KVStore
+            Empty, or holding all earlier tokens of the sequence and none evicted.
+
+        Returns
+        -------
+        numpy.ndarray of float32, ``[tokens, embedding]``
+            Normed hidden states; `logits` of a row predict the token after it.
+        """
+        hidden = self._embedding[tokens]
+        cos, sin = self._rotation(cache.next_position, len(tokens))
+        for index, layer in enumerate(self._layers):
+            query, key, value = self._project(_rms_norm(hidden, layer.attention_norm, self.hyper), layer)
+            keys, values = cache.extend(index, _rotate(key, cos, sin), value, "prefill")
+            hidden += self._attend_causal(_rotate(query, cos, sin), keys, values) @ layer.output.T
+            hidden += _feed_forward(_rms_norm(hidden, layer.feed_norm, self.hyper), layer)
+        cache.advance(len(tokens))
+        return _rms_norm(hidden, self._output_norm, self.hyper)
+
+    def decode(self, token: int, cache: KVStore) -> Floats:
+        """Run one token into the cache; logits of the next one, float32 ``[vocabulary]``."""
+        hidden = self._embedding[token].copy()
+        cos, sin = self._rotation(cache.next_position, 1)
+        hyper = self.hyper
+        for index, layer in enumerate(self._layers):
+            query, key, value = self._project(_rms_norm(hidden, layer.attention_norm, hyper)[None], layer)
+            keys, values = cache.extend(index, _rotate(key, cos, sin), value, "decode")
+            grouped = _rotate(query, cos, sin).reshape(hyper.kv_heads, -1, hyper.head_dim)
+            weights = _softmax(np.matmul(grouped, keys.transpose(0, 2, 1)) * np.float32(hyper.head_dim**-0.5))
+            hidden += layer.output @ np.matmul(weights, values).reshape(-1)
+            cache.observe(index, weights)
+            hidden += _feed_forward(_rms_norm(hidden, layer.feed_norm, hyper)[None], layer)[0]
+        cache.advance(1)
+        return self.logits(_rms_norm(hidden, self._output_norm, hyper))
+
+    def logits(self, hidden: Floats) -> Floats:
+        """Logits of normed hidden states: float32 ``[..., vocabulary]`` of ``[..., embedding]``."""
+        return self._head @ hidden if hidden.ndim == 1 else hidden @ self._head.T
+
+    def _rotation(self, first: int, count: int) -> tuple[Floats, Floats]:
+        """Cosine and sine, ``[count, 1, head_dim / 2]``, of the positions from `first` on."""
+        angles = np.arange(first, first + count, dtype=np.float64)[:, None, None] * self._frequencies
+        return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+    def _project(self, normed: Floats, layer: _Layer) -> tuple[Floats, Floats, Floats]:
+        """Queries, keys and values, each ``[tokens, its heads, head_dim]``, not rotated."""
+        hyper = self.hyper
+        flat = _product(layer.query_key_value, normed)
+        heads = flat.reshape(len(normed), hyper.heads + 2 * hyper.kv_heads, hyper.head_dim)
+        return (
+            heads[:, : hyper.heads],
+            heads[:, hyper.heads : hyper.heads + hyper.kv_heads],
+            heads[:, hyper.heads + hyper.kv_heads :],
+        )
+
+    def _attend_causal(self, query: Floats, keys: Floats, values: Floats) -> Floats:
+        """Attention of new tokens over all held ones, each blind to those after it: ``[tokens, heads * head_dim]``."""
+        tokens, (kv_heads, held, head_dim) = len(query), keys.shape
+        grouped = query.reshape(tokens, kv_heads, -1, head_dim).transpose(1, 2, 0, 3)
+        out = np.empty(grouped.shape, dtype=np.float32)
+        for start in range(0, tokens, QUERIES_AT_ONCE):
+            stop = min(start + QUERIES_AT_ONCE, tokens)
+            seen = held - tokens + stop
+            scores = np.matmul(grouped[:, :, start:stop], keys[:, None, :seen].transpose(0, 1, 3, 2))
+            scores *= np.float32(head_dim**-0.5)
+            last_seen = np.arange(seen - (stop - start), seen)[:, None]
+            scores[:, :, np.arange(seen) > last_seen] = -np.inf
+            np.matmul(_softmax(scores), values[:, None, :seen], out=out[:, :, start:stop])
+        merged: Floats = out.transpose(2, 0, 1, 3).reshape(tokens, -1)
+        return merged
+
+
+def _read_layer(file: GgufFile, index: int) -> _Layer:
+    hyper, prefix = file.hyper, f"blk.{index}."
+    query, key = hyper.heads * hyper.head_dim, hyper.kv_heads * hyper.head_dim
+    merged = np.empty((query + 2 * key, hyper.embedding), dtype=np.float32)
+    merged[:query] = _unpaired(file.floats(prefix + "attn_q.weight"), hyper.heads)
+    merged[query : query + key] = _unpaired(file.floats(prefix + "attn_k.weight"), hyper.kv_heads)
+    merged[query + key :] = file.floats(prefix + "attn_v.weight")
+    gate_up = np.empty((2 * hyper.feed_forward, hyper.embedding), dtype=np.float32)
+    gate_up[: hyper.feed_forward] = file.floats(prefix + "ffn_gate.weight")
+    gate_up[hyper.feed_forward :] = file.floats(prefix + "ffn_up.weight")
+    return _Layer(
+        attention_norm=file.floats(prefix + "attn_norm.weight"),
+        query_key_value=merged,
+        output=file.floats(prefix + "attn_output.weight"),
+        feed_norm=file.floats(prefix + "ffn_norm.weight"),
+        gate_up=gate_up,
+        down=file.floats(prefix + "ffn_down.weight"),
+    )
+
+
+def _unpaired(rows: Floats, heads: int) -> Floats:
+    """Rows with rotated pairs side by side, in the order where dimension i turns with i + head_dim / 2."""
+    paired = rows.reshape(heads, -1, 2, rows.shape[-1])
+    unpaired: Floats = paired.transpose(0, 2, 1, 3).reshape(rows.shape)
+    return unpaired
+
+
+def _rms_norm(hidden: Floats, weight: Floats, hyper: HyperParameters) -> Floats:
+    mean_square = np.add.reduce(np.square(hidden), axis=-1, keepdims=True) / np.float32(hyper.embedding)
+    scale: Floats = weight / np.sqrt(mean_square + np.float32(hyper.norm_epsilon))
+    return hidden * scale
+
+
+def _rotate(heads: Floats, cos: Floats, sin: Floats) -> Floats:
+    """``[tokens, heads, head_dim]`` with dimension i and i + head_dim / 2 turned by the angle of i."""
+    half = heads.shape[-1] // 2
+    first, second = heads[..., :half], heads[..., half:]
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def _softmax(scores: Floats) -> Floats:
+    """Over the last axis, in place."""
+    scores -= scores.max(axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    scores /= scores.sum(axis=-1, keepdims=True)
+    return scores
+
+
+def _feed_forward(normed: Floats, layer: _Layer) -> Floats:
+    both = _product(layer.gate_up, normed)
+    width = layer.down.shape[-1]
+    gate: Floats = both[..., :width]
+    with np.errstate(over="ignore"):  # exp(-gate) of a very negative gate: the quotient is 0, as it should be
+        activated: Floats = gate / (np.float32(1.0) + np.exp(-gate))
+    activated *= both[..., width:]
+    return _product(layer.down, activated)
+
+
+def _product(weight: Floats, rows: Floats) -> Floats:
+    """``rows @ weight.T``; a single row as a matrix-vector product, which is what decoding spends its time on."""
+    product: Floats = (weight @ rows[0])[None] if len(rows) == 1 else rows @ weight.T
+    return product

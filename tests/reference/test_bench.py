@@ -1,0 +1,187 @@
+"""The bench as a command: results, exit codes, and nothing half written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench_runs import SMALL_H2O, SMALL_LOSSLESS, launch, write_config
+from synthetic_model import write_gguf
+
+from pytest_h2o.reference import __main__ as command
+from pytest_h2o.reference.arguments import USAGE
+from pytest_h2o.reference.table import H2O_COLUMNS
+
+OTHER = Path(__file__).parents[2] / "fixtures/recordings/other"
+COUNTED = [name for name in H2O_COLUMNS if not name.endswith("_us")]
+"""Columns that do not depend on time."""
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in path.read_text("utf-8").splitlines()]
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+
+
+def run_here(*argv: str | Path) -> int:
+    return command.main([*map(str, argv), "-t", "1"])
+
+
+def test_a_launch_appends_its_table_and_writes_its_json(tmp_path: Path) -> None:
+    config = write_config(tmp_path, **SMALL_H2O, **SMALL_LOSSLESS)
+    log, result = tmp_path / "out.log", tmp_path / "out.json"
+    argv = ["-m", config, "-t", 1, "-p", 60, "-n", 20, "-rep", 2, "-kv", "true", "-fp", log, "-j", result]
+    for _ in range(2):
+        done = launch(*map(str, argv))
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    lines = log.read_text("utf-8").splitlines()
+    assert lines[:2] == lines[3:5] == (OTHER / "multi.log").read_text("utf-8").splitlines()[:2]
+    first, second = (dict(zip(lines[0].split("|"), lines[row].split("|"), strict=True)) for row in (2, 5))
+    for name, value in first.items():
+        if name.strip() in COUNTED:
+            assert second[name] == value
+    row = json.loads(result.read_text("utf-8"))["results"][0]
+    assert (row["prompt_len"], row["generate_len"]) == (60, 20)
+    assert row["decode_tps"] > 0
+    assert 1 / 3 <= row["h2o_keep_ratio"] < 0.4
+    assert row["h2o_keep_ratio_std"] == 0.0
+    assert 2 < row["h2o_lossy_ratio"] < 3
+    assert row["h2o_lossless_raw_mb"] == pytest.approx(4 * 16 * 64 / 2**20)
+    assert row["h2o_lossless_decode_cache_miss"] == 4
+
+
+def test_without_h2o_nothing_is_claimed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_here("-m", write_config(tmp_path), "-p", "8,12", "-n", 4, "-rep", 1, "-kv", "true") == 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split("|")[6].strip() for row in rows] == ["prompt=8<br>decode=4", "prompt=12<br>decode=4"]
+    for row in rows:
+        cells = [cell.strip() for cell in row.split("|")[8:14]]
+        assert cells == ["1.0000 ± 0.0000", "1.000 ± 0.000", "1.000 ± 0.000", *["1.0000 ± 0.0000"] * 3]
+
+
+def test_without_a_cache_prefill_and_decode_are_rows_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["-m", write_config(tmp_path), "-p", 8, "-n", 4, "-pg", "6,3", "-rep", 1, "-load", "true"]
+    assert run_here(*map(str, argv)) == 0
+    lines = [[cell.strip() for cell in line.split("|")] for line in capsys.readouterr().out.splitlines()]
+    assert lines[0][6:9] == ["test", "t/s", "loadingTime(s)"]
+    assert [line[6] for line in lines[2:]] == ["pp8", "tg4", "pp6+tg3"]
+
+
+def test_the_token_of_the_engine_on_request(tmp_path: Path) -> None:
+    """Other prompts, other keys: the coded sizes tell them apart."""
+    sizes = []
+    for name, values in (("text", {}), ("token", {"prompt_token": 16}), ("again", {"prompt_token": 16})):
+        (tmp_path / name).mkdir()
+        config = write_config(tmp_path / name, **SMALL_H2O, **SMALL_LOSSLESS, **values)
+        result = tmp_path / name / "out.json"
+        argv = ["-m", config, "-p", 60, "-n", 12, "-rep", 1, "-kv", "true", "-j", result, "-fp", tmp_path / "log"]
+        assert run_here(*map(str, argv)) == 0
+        sizes.append(json.loads(result.read_text("utf-8"))["results"][0]["h2o_lossless_comp_mb"])
+    assert sizes[1] == sizes[2] < sizes[0]
+
+
+def test_an_unknown_flag_prints_usage_and_ends_with_255(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_here("--bogus") == 255
+    assert capsys.readouterr().out == f"error: invalid parameter for argument: --bogus\n{USAGE}"
+    recorded = (OTHER / "bad_arg.stdout.txt").read_text("utf-8")
+    assert recorded.startswith("error: invalid parameter for argument: --bogus\nusage: ")
+    assert run_here("-h") == 0
+
+
+def broken(folder: Path, kind: str) -> list[Any]:
+    """Arguments of a launch that cannot be made."""
+    config = write_config(folder, **SMALL_H2O)
+    values = json.loads(config.read_text("utf-8"))
+    argv: list[Any] = ["-m", config, "-p", 40, "-n", 8, "-rep", 1, "-kv", "true"]
+    match kind:
+        case "no config":
+            argv[1] = folder / "none.json"
+        case "no model":
+            (folder / "tiny.gguf").unlink()
+        case "truncated":
+            whole = (folder / "tiny.gguf").read_bytes()
+            (folder / "tiny.gguf").write_bytes(whole[: len(whole) // 2])
+        case "architecture":
+            write_gguf(folder / "tiny.gguf", architecture="mamba")
+        case "context":
+            argv[3] = 600
+        case "protected":
+            argv[3] = 4
+        case "quantised cache":
+            argv += ["-qatten", 1]
+        case "backend":
+            argv += ["-a", "opencl"]
+        case "folder":
+            argv += ["-j", folder / "none/out.json"]
+        case "text":
+            values["prompt_file"] = "none.txt"
+        case "token":
+            values["prompt_token"] = 260
+        case "quality":
+            (folder / "short.txt").write_text("short", "utf-8")
+            values["quality_text_file"] = "short.txt"
+    config.write_text(json.dumps(values), "utf-8")
+    return argv
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("no config", "error: the config cannot be read"),
+        ("no model", "error: the model cannot be read"),
+        ("truncated", "error: the model is truncated or damaged"),
+        ("architecture", "error: the model is of an architecture that the reference bench does not know"),
+        ("context", "error: the prompt and its generation are longer than the model's context"),
+        ("protected", "error: sink and recent tokens are more than the sequence has"),
+        ("quantised cache", "error: the reference bench has no quantised cache"),
+        ("backend", "error: the reference bench runs on the CPU alone"),
+        ("folder", "error: the result cannot be written"),
+        ("text", "error: a text of the config cannot be read"),
+        ("token", "error: the prompt's token is none of the model's"),
+        ("quality", "error: the held-out text is too short"),
+    ],
+)
+def test_bad_input_is_one_error_and_nothing_is_written(
+    kind: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, result = tmp_path / "out.log", tmp_path / "out.json"
+    log.write_text("kept\n", "utf-8")
+    assert run_here("-j", result, *broken(tmp_path, kind), "-fp", log) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines()[0] == message
+    assert "Traceback" not in captured.err
+    assert log.read_text("utf-8") == "kept\n"
+    assert not result.exists()
+
+
+def test_in_a_process_of_its_own_bad_input_ends_with_2(tmp_path: Path) -> None:
+    done = launch("-m", tmp_path / "none.json", "-kv", "true")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"error: the config cannot be read\n  where: {tmp_path}/none.json\n  came: No such file or directory\n"
+        "  next: name the config of a model with -m\n"
+    )
+
+
+def test_the_command_line_is_read_before_numpy_is_imported() -> None:
+    done = launch("--bogus", environment={"PYTHONPROFILEIMPORTTIME": "1"})
+    assert done.returncode == 255
+    assert "numpy" not in done.stderr
+
+
+def test_threads_are_set_before_numpy_reads_them(tmp_path: Path) -> None:
+    """A package named numpy that only shows the environment stands in the way of the real one."""
+    fake = tmp_path / "numpy"
+    fake.mkdir()
+    shown = "{k: os.environ.get(k) for k in ('OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS', 'OPENBLAS_THREAD_TIMEOUT')}"
+    (fake / "__init__.py").write_text(f"import os\nprint({shown})\nraise SystemExit(7)\n", "utf-8")
+    root = Path(__file__).parents[2]
+    done = launch("-m", "c.json", "-t", "3", environment={"PYTHONPATH": f"{tmp_path}:{root}", "OMP_NUM_THREADS": "9"})
+    assert (done.returncode, done.stdout) == (
+        7,
+        "{'OPENBLAS_NUM_THREADS': '3', 'OMP_NUM_THREADS': '3', 'OPENBLAS_THREAD_TIMEOUT': '4'}\n",
+    )

@@ -1,0 +1,190 @@
+"""The cache under eviction: whose turn it is, what moves, what is counted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from reference_cache import PlainCache
+from synthetic_model import SyntheticShape, write_gguf
+
+from pytest_h2o.errors import UsageError
+from pytest_h2o.reference.cache import LayerCache
+from pytest_h2o.reference.eviction import EvictingCache, Watcher
+from pytest_h2o.reference.gguf_file import GgufFile, HyperParameters
+from pytest_h2o.reference.model import Model
+from pytest_h2o.reference.policy import Plan, PolicySettings
+
+HYPER = HyperParameters(4, 32, 48, 4, 2, 8, 260, 512, 10000.0, 1e-5)
+POLICY = PolicySettings(
+    block_tokens=4,
+    sink_tokens=4,
+    recent_tokens=8,
+    ratio=0.5,
+    ema_alpha=0.9,
+    update_interval=6,
+    trigger_min_tokens=20,
+    layer_start=1,
+    layer_end=3,
+)
+
+
+class Plans(Watcher):
+    """Keeps what was applied, with the clock that it was applied at."""
+
+    def __init__(self) -> None:
+        self.applied: list[tuple[int, Plan]] = []
+
+    def evicted(self, layer: int, plan: Plan) -> None:
+        self.applied.append((layer, plan))
+
+
+def numbered(tokens: int, first: int = 0) -> np.ndarray:
+    """K or V whose every number is that of its token."""
+    return np.broadcast_to(np.arange(first, first + tokens, dtype=np.float32)[:, None, None], (tokens, 2, 8))
+
+
+def feed(cache: EvictingCache, prompt: int, decoded: int, favourite: int = 13) -> list[tuple[int, int]]:
+    """Run tokens through a cache without a model; at what call a layer planned: (decoded token, layer)."""
+    planned = []
+    for layer in range(4):
+        cache.extend(layer, numbered(prompt), numbered(prompt), "prefill")
+    cache.advance(prompt)
+    for token in range(decoded):
+        for layer in range(4):
+            tokens = numbered(1, cache.next_position)
+            keys, _ = cache.extend(layer, tokens, tokens, "decode")
+            weights = np.full((2, 2, keys.shape[1]), 1e-3, dtype=np.float32)
+            weights[:, :, cache.layers[layer].positions == favourite] = 0.5
+            before = cache.counters.plans
+            cache.observe(layer, weights)
+            if cache.counters.plans > before:
+                planned.append((token, layer))
+        cache.advance(1)
+    return planned
+
+
+def test_runs_move_keys_values_and_positions_together() -> None:
+    held = LayerCache(2, 8, 20, half=True)
+    held.append(numbered(20), numbered(20) + 100, 0)
+    held.keep([(0, 3), (5, 10), (18, 2)])
+    wanted = [0, 1, 2, *range(5, 15), 18, 19]
+    assert held.positions.tolist() == wanted
+    assert held.keys[1, :, 3].tolist() == wanted
+    assert held.values[0, :, 0].tolist() == [token + 100 for token in wanted]
+    with pytest.raises(UsageError, match="the cache is full"):
+        held.append(numbered(6), numbered(6), 20)
+
+
+def test_the_shared_clock_counts_the_calls_of_all_layers() -> None:
+    """Six calls on from the last plan of any layer: calls 6, 12, 18 and 24; layer 0 is out of the range."""
+    cache = EvictingCache(HYPER, 80, policy=POLICY)
+    assert feed(cache, 60, 6) == [(1, 1), (2, 3), (4, 1), (5, 3)]
+
+
+def test_a_layer_that_fell_below_the_trigger_gives_its_turn_away() -> None:
+    """At call 18 layer 1 is down to 19 tokens: layer 2 plans at call 19, and the next plan is due at call 25."""
+    cache = EvictingCache(HYPER, 60, policy=POLICY)
+    assert feed(cache, 30, 6) == [(1, 1), (2, 3), (4, 2)]
+
+
+def test_nothing_is_planned_below_the_trigger() -> None:
+    cache = EvictingCache(HYPER, 60, policy=POLICY)
+    assert feed(cache, 10, 9) == []
+    assert cache.counters.keep == cache.counters.floor_keep == 1.0
+
+
+def test_the_clock_of_a_layer_lets_every_layer_plan() -> None:
+    cache = EvictingCache(HYPER, 60, policy=POLICY, clock="layer")
+    assert feed(cache, 30, 13) == [(5, 1), (5, 2), (5, 3), (11, 1), (11, 2), (11, 3)]
+
+
+def test_a_plan_is_applied_at_the_next_call_of_its_layer() -> None:
+    plans = Plans()
+    cache = EvictingCache(HYPER, 60, policy=POLICY, watchers=[plans])
+    feed(cache, 30, 2)
+    assert [held.length for held in cache.layers] == [32, 32, 32, 32]
+    assert plans.applied == []
+    cache.clear()
+    feed(cache, 30, 3)
+    # 32 tokens when it was planned: blocks 0, and 6 and 7 for the 8 recent ones, then one of three for 16 tokens:
+    # block 3, where the attention went. One more token has come since.
+    assert [held.length for held in cache.layers] == [33, 17, 33, 33]
+    assert [(layer, plan.blocks) for layer, plan in plans.applied] == [(1, (0, 3, 6, 7))]
+    assert cache.layers[1].positions.tolist() == [0, 1, 2, 3, *range(12, 16), *range(24, 33)]
+    assert cache.layers[1].keys[0, :, 0].tolist() == cache.layers[1].positions.tolist()
+    assert cache.counters.evictions == 1
+
+
+def test_what_is_counted() -> None:
+    lines: list[str] = []
+    cache = EvictingCache(HYPER, 60, policy=POLICY, log=lines.append)
+    feed(cache, 30, 2)
+    counters = cache.counters
+    assert (counters.floor_keep, counters.target_keep, counters.quantized_keep) == (12 / 32, 16 / 32, 16 / 32)
+    token_bytes = 2 * 2 * 8 * 2
+    assert counters.keep == 0.5
+    assert counters.lossy == 32 * token_bytes / (16 * token_bytes + 8 * 3)
+    assert lines == ["[H2O] layer=1 kv=32 keep_ratio=0.5000 evict=16 lossy_ratio=1.9542"]
+    assert (cache.full_bytes, cache.held_bytes) == (4 * 32 * token_bytes, 4 * 32 * token_bytes)
+
+
+def test_a_floor_dominated_plan_leaves_keep_and_lossy_alone() -> None:
+    cache = EvictingCache(HYPER, 60, policy=replace(POLICY, ratio=0.1))
+    feed(cache, 30, 3)
+    assert (cache.counters.floor_keep, cache.counters.keep, cache.counters.lossy) == (13 / 33, 1.0, 1.0)
+    assert cache.counters.evictions == 0
+
+
+def test_scores_of_kept_blocks_move_with_them() -> None:
+    """The favourite token is kept again and again, though its block changes its place."""
+    cache = EvictingCache(HYPER, 100, policy=POLICY, clock="layer")
+    feed(cache, 40, 40, favourite=21)
+    assert cache.counters.evictions >= 9
+    for layer in (1, 2, 3):
+        assert 21 in cache.layers[layer].positions
+    recent = EvictingCache(HYPER, 100, policy=POLICY, clock="layer", ranking="recent")
+    feed(recent, 40, 40, favourite=21)
+    assert 21 not in recent.layers[1].positions
+
+
+def test_random_eviction_comes_again_after_a_clear() -> None:
+    cache = EvictingCache(HYPER, 100, policy=POLICY, clock="layer", ranking="random", seed=5)
+    feed(cache, 60, 10)
+    first = cache.layers[2].positions.tolist()
+    cache.clear()
+    feed(cache, 60, 10)
+    assert cache.layers[2].positions.tolist() == first
+    other = EvictingCache(HYPER, 100, policy=POLICY, clock="layer", ranking="random", seed=6)
+    feed(other, 60, 10)
+    assert other.layers[2].positions.tolist() != first
+
+
+def test_without_eviction_the_model_says_what_it_says_with_a_plain_cache(tmp_path: Path) -> None:
+    model = Model(GgufFile(write_gguf(tmp_path / "model.gguf", SyntheticShape())))
+    tokens = np.arange(40)
+    cache = EvictingCache(model.hyper, 45, half=False, policy=replace(POLICY, ratio=1.0), clock="layer")
+    plain = PlainCache(model.hyper, 45)
+    for one in (cache, plain):
+        model.prefill(tokens, one)
+    for token in (5, 6, 7, 8, 9):
+        np.testing.assert_array_equal(model.decode(token, cache), model.decode(token, plain))
+
+
+def test_under_eviction_the_model_sees_the_kept_tokens_at_their_positions(tmp_path: Path) -> None:
+    """A cache cut by hand gives the same logits as one that was evicted."""
+    model = Model(GgufFile(write_gguf(tmp_path / "model.gguf", SyntheticShape())))
+    cache = EvictingCache(model.hyper, 60, half=False, policy=POLICY, clock="layer")
+    by_hand = EvictingCache(model.hyper, 60, half=False)
+    for one in (cache, by_hand):
+        model.prefill(np.arange(40), one)
+    for token in range(6):
+        np.testing.assert_array_equal(model.decode(token, cache), model.decode(token, by_hand))
+    for layer, plan in cache._pending.items():
+        by_hand.layers[layer].keep(plan.runs)
+    evicted = model.decode(7, cache)
+    np.testing.assert_array_equal(evicted, model.decode(7, by_hand))
+    assert cache.counters.evictions == 3
+    assert cache.full_bytes / cache.held_bytes > 1.4

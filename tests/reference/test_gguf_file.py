@@ -1,0 +1,103 @@
+"""Model files that are sound, and every way in which one can be wrong: one clear error each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_model import SyntheticShape, write_gguf
+
+from pytest_h2o.errors import UsageError
+from pytest_h2o.reference.gguf_file import GgufFile
+
+HINT = "  next: name a GGUF file of a Llama-style model in `llm_model` of the config"
+
+
+def error_of(path: Path) -> str:
+    with pytest.raises(UsageError) as caught:
+        GgufFile(path)
+    return str(caught.value)
+
+
+def test_hyper_parameters_are_read(tmp_path: Path) -> None:
+    shape = SyntheticShape(layers=2, tied=False)
+    file = GgufFile(write_gguf(tmp_path / "model.gguf", shape))
+    assert (file.hyper.layers, file.hyper.kv_heads, file.hyper.head_dim, file.hyper.context) == (2, 2, 8, 512)
+    assert not file.tied_head
+    assert file.hyper.vocabulary == 260
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    path = tmp_path / "no.gguf"
+    assert error_of(path) == f"the model cannot be read\n  where: {path}\n  came: No such file or directory\n{HINT}"
+
+
+def test_another_format(tmp_path: Path) -> None:
+    path = tmp_path / "llm.mnn"
+    path.write_bytes(b"MNN!")
+    assert error_of(path) == (
+        f"the model is no GGUF file\n  where: {path}\n  came: first bytes b'MNN!'\n  expected: b'GGUF'\n{HINT}"
+    )
+
+
+def test_another_architecture(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "model.gguf", architecture="qwen2")
+    assert error_of(path) == (
+        "the model is of an architecture that the reference bench does not know\n"
+        f"  where: {path}, general.architecture\n  came: qwen2\n  expected: llama\n{HINT}"
+    )
+
+
+def test_every_truncation_is_refused(tmp_path: Path) -> None:
+    whole = write_gguf(tmp_path / "model.gguf", SyntheticShape(layers=1)).read_bytes()
+    path = tmp_path / "cut.gguf"
+    for size in [*range(0, 600, 7), *range(600, len(whole), 997), len(whole) - 1]:
+        path.write_bytes(whole[:size])
+        message = error_of(path)
+        assert message.startswith(("the model is truncated or damaged", "the model is no GGUF file")), (size, message)
+
+
+def test_damaged_bytes_never_give_another_error(tmp_path: Path) -> None:
+    whole = write_gguf(tmp_path / "model.gguf", SyntheticShape(layers=1)).read_bytes()
+    path = tmp_path / "damaged.gguf"
+    refused = 0
+    for place in range(0, 1500, 5):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            GgufFile(path)
+        except UsageError:
+            refused += 1
+    assert refused > 150
+
+
+def test_a_shape_that_disagrees(tmp_path: Path) -> None:
+    bad = {"blk.1.ffn_down.weight": np.zeros((32, 40), np.float32)}
+    path = write_gguf(tmp_path / "model.gguf", replace=bad)
+    assert error_of(path) == (
+        "the shape of a tensor disagrees with the model's metadata\n"
+        f"  where: {path}, blk.1.ffn_down.weight\n  came: [32, 40]\n  expected: [32, 48]\n{HINT}"
+    )
+
+
+def test_missing_and_left_over_tensors(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "model.gguf", drop=("blk.0.attn_k.weight", "output_norm.weight"))
+    assert error_of(path) == (
+        f"the model lacks tensors\n  where: {path}\n  came: blk.0.attn_k.weight, output_norm.weight: not there\n"
+        f"  expected: 38 tensors for 4 layers\n{HINT}"
+    )
+    path = write_gguf(tmp_path / "bias.gguf", replace={"blk.0.attn_q.bias": np.zeros(32, np.float32)})
+    assert "tensors that the reference bench does not compute with" in error_of(path)
+    assert "blk.0.attn_q.bias: left over" in error_of(path)
+
+
+def test_variants_that_would_be_computed_wrongly(tmp_path: Path) -> None:
+    for key, value in (
+        ("llama.rope.scaling.type", "yarn"),
+        ("llama.expert_count", 8.0),
+        ("llama.rope.dimension_count", 4.0),
+    ):
+        path = write_gguf(tmp_path / f"{key}.gguf", metadata={key: value})
+        message = error_of(path)
+        assert message.startswith("the model is of a kind that the reference bench does not compute")
+        assert f"{path}, {key}" in message
