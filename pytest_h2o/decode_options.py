@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pytest_h2o.errors import UsageError
+
+if TYPE_CHECKING:
+    from pytest_h2o.options import Settings
 
 
 def parse_baseline(text: str, origin: str) -> float:
@@ -54,3 +59,20 @@ def parse_budget(text: str, origin: str) -> tuple[int | None, float | None]:
                 expected=f"for example 20 (pairs, at most {MAX_DECODE_PAIRS}), 60s or 20,60s",
             ) from None
     return pairs, elapsed_s
+
+
+def check_baseline_bench(settings: Settings) -> None:
+    """Another build is paired with the bench: it needs one, and no other baseline."""
+    other, baseline = settings.given["baseline-bench"], settings.given["decode-baseline"]
+    if settings["bench"] is None:
+        raise UsageError(
+            "a build to compare with was given, and no bench",
+            came=f"{other.origin} {other.value}",
+            expected="--h2o-bench PATH, the build that is judged",
+        )
+    if baseline.value not in (None, "paired"):
+        raise UsageError(
+            "a build to compare with and another decode baseline were both given",
+            came=f"{other.origin} {other.value} and {baseline.origin} {baseline.value}",
+            expected="one of the two",
+        )

@@ -8,7 +8,7 @@ its values are named tuples: a dataclass takes several times as long to define.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -175,6 +175,26 @@ class Settings:
         return flags
 
 
+def refuse_unknown_keys(keys: Iterable[str]) -> None:
+    """Refuse an ini key that begins like ours and is none: a misspelt target would silently not be asked for.
+
+    Raises
+    ------
+    UsageError
+        Naming the key and the nearest known one.
+    """
+    known = {option.key for option in OPTIONS}
+    for key in keys:
+        if key.startswith("h2o_") and key not in known:
+            from difflib import get_close_matches
+
+            near = get_close_matches(key, known, 1)
+            raise UsageError(
+                f"the ini file has an unknown key {key}",
+                hint=f"did you mean {near[0]}?" if near else "see pytest --help",
+            )
+
+
 def _convert(option: Option, raw: Any, folder: Path, origin: str) -> Any:
     if option.kind in ("paths", "texts"):
         items = [raw] if isinstance(raw, str | os.PathLike) else list(raw)
@@ -230,13 +250,15 @@ def resolve_settings(
     """
     given: dict[str, Given] = {}
     for option in OPTIONS:
-        raw = command_line("h2o_" + option.attribute)
+        raw, of_ini, key = command_line("h2o_" + option.attribute), ini(option.key), f"ini key {option.key}"
         if raw is not None and raw != []:
-            given[option.name] = Given(_convert(option, raw, invocation_dir, option.flag), option.flag)
+            value = _convert(option, raw, invocation_dir, option.flag)
+            if option.kind == "texts" and of_ini:  # settings add up, the later one standing
+                value = (*_convert(option, of_ini, ini_dir, key), *value)
+            given[option.name] = Given(value, option.flag)
             continue
-        raw = ini(option.key)
-        if raw not in (None, "", []):
-            given[option.name] = Given(_convert(option, raw, ini_dir, f"ini key {option.key}"), f"ini key {option.key}")
+        if of_ini not in (None, "", []):
+            given[option.name] = Given(_convert(option, of_ini, ini_dir, key), key)
             continue
         value = option.default
         if option.kind == "path" and value is not None:
@@ -283,10 +305,28 @@ def _check_ranges(settings: Settings) -> None:
         parse_budget(settings["decode-budget"], settings.origin("decode-budget"))
 
 
+def _refuse_launch_options(settings: Settings) -> None:
+    """Without a bench an option about launching it would do nothing, and the user believe that it did."""
+    launching = ("base-config", "backend", "threads", "attention-option", "bench-timeout", "no-fold")
+    names = (*launching, "disturbed", "baseline-bench", "decode-budget")
+    given = [settings.origin(name) for name in names if settings.given[name].on_command_line]
+    if given:
+        raise UsageError(
+            f"{', '.join(given)} says how to run a bench, and no bench is given",
+            expected="--h2o-bench PATH beside it",
+            hint="without a bench recorded logs are read; leave the option out to gate on them",
+        )
+
+
 def _check_sources(settings: Settings) -> Settings:
     """A bench on the command line stands over logs from the ini file; both on one level exclude each other."""
     bench, logs = settings.given["bench"], settings.given["logs"]
-    _check_baseline_bench(settings)
+    if settings["baseline-bench"] is not None:
+        from pytest_h2o.decode_options import check_baseline_bench
+
+        check_baseline_bench(settings)
+    if bench.value is None:
+        _refuse_launch_options(settings)
     if bench.value is None or logs.value is None:
         return settings
     if bench.on_command_line == logs.on_command_line:
@@ -299,22 +339,3 @@ def _check_sources(settings: Settings) -> Settings:
     loser = "logs" if bench.on_command_line else "bench"
     winner = "bench" if loser == "logs" else "logs"
     return Settings({**settings.given, loser: Given(None, f"left out for {settings.origin(winner)}")})
-
-
-def _check_baseline_bench(settings: Settings) -> None:
-    """Another build is paired with the bench: it needs one, and no other baseline."""
-    other, baseline = settings.given["baseline-bench"], settings.given["decode-baseline"]
-    if other.value is None:
-        return
-    if settings["bench"] is None:
-        raise UsageError(
-            "a build to compare with was given, and no bench",
-            came=f"{other.origin} {other.value}",
-            expected="--h2o-bench PATH, the build that is judged",
-        )
-    if baseline.value not in (None, "paired"):
-        raise UsageError(
-            "a build to compare with and another decode baseline were both given",
-            came=f"{other.origin} {other.value} and {baseline.origin} {baseline.value}",
-            expected="one of the two",
-        )

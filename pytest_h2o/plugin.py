@@ -7,25 +7,25 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_h2o.errors import H2OError, InconclusiveDecode, OptedOut
-from pytest_h2o.options import OPTIONS, Settings, resolve_settings
+from pytest_h2o.errors import H2OError, InconclusiveDecode, OptedOut, UsageError
+from pytest_h2o.options import OPTIONS, Settings, refuse_unknown_keys, resolve_settings
 
 if TYPE_CHECKING:
     from pytest_h2o.gate.item import GateItem, Targets
     from pytest_h2o.gate.scope_item import LosslessItem
     from pytest_h2o.gate.sweep_items import PointItem, SweepItem
+    from pytest_h2o.report.closing import Closing
     from pytest_h2o.report.collector import Collector
     from pytest_h2o.session import GateSession
 
-PRESET_FIXTURES = ("h2o_point", "h2o_sweep")
-SCOPE_FIXTURES = ("h2o_lossless", "h2o_upper_bound", "h2o_scope")
-ITEM_FIXTURES = (*PRESET_FIXTURES, *SCOPE_FIXTURES)
+ITEM_FIXTURES = ("h2o_point", "h2o_sweep", "h2o_lossless", "h2o_upper_bound", "h2o_scope")
 
 _settings = pytest.StashKey[Settings]()
 _session: pytest.StashKey[GateSession] = pytest.StashKey()
@@ -52,10 +52,18 @@ def _is_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
 
+def _keys_of_ini_file(config: pytest.Config) -> tuple[str, ...]:
+    """Every key of the ini file, ours or not; deprecated by pytest 9.1, which has no other way to see unknown keys."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return tuple(getattr(config, "inicfg", ()))
+
+
 def _settings_of(config: pytest.Config) -> Settings:
     """Resolve the options once; a fault among them is a usage error of pytest."""
     if _settings not in config.stash:
         try:
+            refuse_unknown_keys(_keys_of_ini_file(config))
             config.stash[_settings] = resolve_settings(
                 command_line=config.getoption,
                 ini=config.getini,
@@ -64,6 +72,8 @@ def _settings_of(config: pytest.Config) -> Settings:
             )
         except H2OError as error:
             raise pytest.UsageError(str(error)) from error
+        except (TypeError, ValueError) as error:  # pytest's own check of a value in a TOML file
+            raise pytest.UsageError(f"an ini key of the gate has a value of another type: {error}") from error
     return config.stash[_settings]
 
 
@@ -115,17 +125,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     wanted = [name for name in ITEM_FIXTURES if name in metafunc.fixturenames]
     if not wanted:
         return
-    if len(wanted) > 1:
-        raise pytest.UsageError(
-            f"{metafunc.definition.nodeid}: a gate test takes one of {', '.join(ITEM_FIXTURES)}; "
-            f"this one takes {', '.join(wanted)}"
-        )
+    nodeid = metafunc.definition.nodeid
     try:
+        if len(wanted) > 1:
+            came, expected = ", ".join(wanted), f"one of {', '.join(ITEM_FIXTURES)}"
+            raise UsageError("a gate test measures one thing", where=nodeid, came=came, expected=expected)
         params = _session_of(metafunc.config).parameters(wanted[0], Path(metafunc.definition.path).parent)
-    except H2OError as error:
+    except (H2OError, pytest.UsageError) as error:
         # Raised from here it would be the error of one file; at the end of collection it ends the run as bad usage.
         known: list[tuple[str, str]] = metafunc.config.stash.get(_faults, [])
-        metafunc.config.stash[_faults] = [*known, (metafunc.definition.nodeid.split("::")[0], str(error))]
+        metafunc.config.stash[_faults] = [*known, (nodeid.split("::")[0], str(error))]
         params = []
     metafunc.parametrize(wanted[0], [key for key, _ in params], ids=[name for _, name in params], indirect=True)
 
@@ -143,26 +152,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("h2o")
     yield
     faults: list[tuple[str, str]] = config.stash.get(_faults, [])
-    gate = [item for item in items if _is_gate_item(item)]
+    gate: list[Any] = [item for item in items if _is_gate_item(item)]
     if gate and not faults:
+        from pytest_h2o.selection import preset_of
+
+        presets = {id(item): preset_of(item.callspec.params) for item in gate}
         try:
-            left_out = _session_of(config).leave_out({name for item in gate if (name := _preset_of(item))})
+            left_out = _session_of(config).leave_out({name for name in presets.values() if name is not None})
         except H2OError as error:
             config.stash[_faults] = faults = [(gate[0].nodeid.split("::")[0], str(error))]
         else:
-            if gone := [item for item in gate if _preset_of(item) in left_out]:
+            if gone := [item for item in gate if presets[id(item)] in left_out]:
                 config.hook.pytest_deselected(items=gone)
-                ids = set(map(id, gone))
-                items[:] = [item for item in items if id(item) not in ids]
+                items[:] = [item for item in items if presets.get(id(item)) not in left_out]
     if faults:
         _refuse(config, items, faults)
-
-
-def _preset_of(item: pytest.Item) -> str | None:
-    """Name of the preset that parametrizes an item."""
-    params: dict[str, Any] = item.callspec.params  # type: ignore[attr-defined]
-    key = next((params[name] for name in PRESET_FIXTURES if name in params), None)
-    return str(key[0]) if isinstance(key, tuple) else key
 
 
 def _refuse(config: pytest.Config, items: list[pytest.Item], faults: list[tuple[str, str]]) -> None:
@@ -198,7 +202,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
 
 @pytest.fixture
 def h2o_point(request: pytest.FixtureRequest) -> PointItem:
-    """One point of a sweep preset: `problems` of its row, and the row."""
+    """One point of a sweep preset: its sound `row`."""
     return _session_of(request.config).point_item(request.param)
 
 
@@ -229,19 +233,23 @@ def h2o_scope(request: pytest.FixtureRequest) -> LosslessItem:
 @pytest.fixture
 def h2o_targets(request: pytest.FixtureRequest) -> Targets:
     """The targets of this item's preset or scope, each with where it was said."""
-    for name in ("h2o_sweep", "h2o_lossless", "h2o_upper_bound", "h2o_scope"):
+    for name in ITEM_FIXTURES:
         if name in request.fixturenames:
             item: GateItem = request.getfixturevalue(name)
             return item.targets
-    raise pytest.UsageError(f"{request.node.nodeid}: h2o_targets needs one of h2o_sweep, h2o_lossless, h2o_upper_bound")
+    pytest.fail("h2o_targets needs one of h2o_sweep, h2o_lossless, h2o_upper_bound, h2o_scope beside it", pytrace=False)
 
 
 # -- running ------------------------------------------------------------------------------------------------------
 
 
 def _gate_item_of(item: pytest.Item) -> GateItem | None:
+    """What the item's fixture gave; of an item that ended before its fixtures were made, what it would have given."""
     funcargs = getattr(item, "funcargs", {})
-    return next((funcargs[name] for name in ITEM_FIXTURES if name in funcargs), None)
+    made = next((funcargs[name] for name in ITEM_FIXTURES if name in funcargs), None)
+    if made is None and _is_gate_item(item):
+        made = _session_of(item.config).make_item(item.callspec.params)  # type: ignore[attr-defined]
+    return made
 
 
 @pytest.hookimpl(wrapper=True)
@@ -255,8 +263,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         result = yield
     except OptedOut as reason:
         raise pytest.skip.Exception(str(reason), _use_item_location=True) from reason  # at the gate file
-    for c in (c for c in gate_item.comparisons if c.outcome == "inconclusive"):
-        item.warn(InconclusiveDecode(f"{item.nodeid}: no pass, inconclusive: {c.measured!r}, target {c.target!r}"))
+    gate_item.refuse_idle()
+    for text in gate_item.inconclusive_texts():
+        item.warn(InconclusiveDecode(f"{item.nodeid}: {text}"))
     return result
 
 
@@ -266,12 +275,14 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     gate_item = _gate_item_of(item) if _is_gate_item(item) else None
-    if gate_item is None or (call.when != "call" and not report.failed):
+    if gate_item is None or (call.when != "call" and not (report.failed or report.skipped)):
         return report
     from pytest_h2o.report.item_report import report_item
 
     here = os.path.relpath(item.path, item.config.invocation_params.dir)  # node ids are relative to the root
     error = None if call.excinfo is None else call.excinfo.value
+    if report.skipped and hasattr(report, "wasxfail"):
+        error = OptedOut(f"excused by an xfail mark: {report.wasxfail or 'no reason given'}")
     told = report_item(gate_item, item.nodeid, here, report.outcome, error)
     if told.text is not None:
         report.longrepr = told.text
@@ -300,11 +311,11 @@ class _Controller:
         self._config = config
         self._started = time.time()
         self._trouble: str | None = None
-        self._closing: tuple[str, list[str]] | None = None
+        self._closing: Closing | None = None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         texts = [value for name, value in report.user_properties if name == PROPERTY]
-        if self._trouble is None and texts and (report.when == "call" or report.failed):
+        if self._trouble is None and texts:
             try:
                 self._collector().add(str(texts[-1]), duration_s=report.duration)
             except H2OError as error:
@@ -324,27 +335,14 @@ class _Controller:
         """Write the artifacts; if that fails the run fails, whatever the items said. A run broken off has none."""
         if _collector not in self._config.stash:
             return
-        from pytest_h2o.report.terminal import render_broken_off, render_terminal
+        from pytest_h2o.report.closing import close_run
 
-        run_dir = _run_dir(self._config)
-        if exitstatus == pytest.ExitCode.INTERRUPTED:
-            self._closing = ("h2o", render_broken_off(run_dir))
-        elif self._trouble is None:
-            from pytest_h2o.report.artifacts import write_artifacts
-
-            times = {"started": self._started, "ended": time.time()}
-            try:
-                summary = write_artifacts(self._collector(), **times, exit_status=int(exitstatus))
-                self._closing = ("h2o", render_terminal(summary, run_dir))
-            except H2OError as error:
-                self._trouble = str(error)
-        if self._trouble is not None:
-            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
-            self._closing = ("h2o: what was measured could not be kept", [self._trouble])
+        self._closing = close_run(self._collector(), self._started, int(exitstatus), self._trouble)
+        if self._closing.exit_status != exitstatus:
+            session.exitstatus = self._closing.exit_status
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self._closing is not None:
-            title, lines = self._closing
-            terminalreporter.section(title)
-            for line in lines:
+            terminalreporter.section(self._closing.title)
+            for line in self._closing.lines:
                 terminalreporter.write_line(line)

@@ -112,6 +112,10 @@ class ScopeKeys(BaseModel):
             if key in self.model_fields_set and getattr(self, key) is not False and value not in values:
                 expected = f"{other}: {' or '.join(values)}, or {key} left out"
                 yield Trouble(f"means nothing with {other}: {value}", expected, (key,))
+        if self.decides and self.entry_mode == "aggregate":
+            yield Trouble(
+                "an upper bound cannot decide", "entry_mode: chunked_grouped, chunked or per_meta", ("decides",)
+            )
         if self.scope == "layer_ids" and not self.layer_ids:
             yield Trouble("scope: layer_ids without layer_ids", "layer_ids: [0, 1]", ("scope",))
         if -1 < self.layer_end < self.layer_start:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 def names_asked_for(keyword: str, arguments: Iterable[str]) -> tuple[str, ...]:
@@ -23,3 +24,10 @@ def names_asked_for(keyword: str, arguments: Iterable[str]) -> tuple[str, ...]:
         negated = token == "not"
     ids = (argument.split("::", 1)[1] for argument in arguments if "::" in argument)
     return (*words, *(name.split("[", 1)[1].rstrip("]").lower() for name in ids if "[" in name))
+
+
+def preset_of(params: Mapping[str, Any]) -> str | None:
+    """Name of the preset that parametrizes an item, from its parameters; None where a scope does."""
+    if "h2o_point" in params:
+        return str(params["h2o_point"][0])
+    return params.get("h2o_sweep")

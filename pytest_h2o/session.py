@@ -6,14 +6,13 @@ scope) goes through the run folder's `OnceStore`, so that it is made once whiche
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.decode_figures import DecodeFigures
-from pytest_h2o.errors import BenchError, NotMeasured, PresetError
+from pytest_h2o.errors import BenchError, PresetError, UsageError
 from pytest_h2o.gate.baseline import describe_unfit
 from pytest_h2o.gate.scope_item import LosslessItem
 from pytest_h2o.gate.sweep_items import PointItem, SweepItem
@@ -30,11 +29,12 @@ from pytest_h2o.row_sources import (
     find_recordings,
     other_build,
 )
-from pytest_h2o.store import OnceStore, keep_error, kept_value
+from pytest_h2o.scope_figures import ScopeFigures
+from pytest_h2o.store import OnceStore
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
-    from pytest_h2o.lossless import LosslessResult
+    from pytest_h2o.gate.item import GateItem
     from pytest_h2o.points import SweepPoint
     from pytest_h2o.presets import Preset
     from pytest_h2o.scopes import Scope
@@ -42,8 +42,10 @@ if TYPE_CHECKING:
 Key = str | tuple[str, int]
 """What parametrizes an item: a preset or scope name, or a preset name and a point's place in it."""
 
+SCOPE_FIXTURES = ("h2o_lossless", "h2o_upper_bound", "h2o_scope")
 
-class GateSession(DecodeFigures):
+
+class GateSession(DecodeFigures, ScopeFigures):
     """Presets, scopes and their figures for one process of one run."""
 
     def __init__(self, settings: Settings, *, run_dir: Path, asked_for: tuple[str, ...] = ()) -> None:
@@ -55,7 +57,7 @@ class GateSession(DecodeFigures):
         self._scopes: dict[str, Scope] = {}
         self._points: dict[str, tuple[SweepPoint, ...]] = {}
         self._sources: dict[str, RowSource] = {}
-        self._evaluated: dict[str, LosslessResult] = {}
+        self._evaluated = {}
         self._left_out: frozenset[str] = frozenset()
         self._selected: frozenset[str] = frozenset()
         self._in_folder: dict[tuple[str, Path], list[str]] = {}
@@ -116,6 +118,11 @@ class GateSession(DecodeFigures):
                 other = self._scopes.setdefault(scope.name, scope.override(*mine) if mine else scope)
                 if other.path != scope.path:
                     raise PresetError(f"two scopes are called {scope.name}", where=f"{other.path} and {scope.path}")
+            deciding = [scope for scope in self._scopes.values() if scope.decides]
+            if len(deciding) != 1:
+                where = " and ".join(f"{scope.name} in {scope.path}" for scope in deciding)
+                came = f"{len(deciding)} with decides: true"
+                raise PresetError("exactly one scope of a run decides", where=where or None, came=came)
             self._in_folder["scopes", gate_dir] = [scope.name for scope in scopes]
         return [self._scopes[name] for name in self._in_folder["scopes", gate_dir]]
 
@@ -126,10 +133,16 @@ class GateSession(DecodeFigures):
 
         presets: list[str] = []
         scopes: list[str] = []
+        known = {*Preset.model_fields, *Scope.model_fields} - {"name", "path", "decides"}
         for text in self.settings["set"] or ():
             key = text.partition("=")[0].strip().partition(".")[0]
-            if key not in Preset.model_fields and key not in Scope.model_fields:
-                key = next(iter(get_close_matches(key, [*Preset.model_fields, *Scope.model_fields], 1)), key)
+            if key not in known:
+                near = get_close_matches(key, known, 1)
+                raise UsageError(
+                    f"{self.settings.origin('set')} sets a key that neither presets nor scopes have, or that is fixed",
+                    came=text,
+                    hint=f"did you mean {near[0]}?" if near else "pytest-h2o schema shows the keys",
+                )
             in_scope = key in Scope.model_fields and key not in Preset.model_fields
             (scopes if in_scope else presets).append(text)
         return presets, scopes
@@ -153,6 +166,8 @@ class GateSession(DecodeFigures):
             The recorded logs, the bench or the base config of a selected preset is not there.
         """
         self._selected = frozenset(selected)
+        for preset in (self._presets[name] for name in sorted(selected)):
+            _refuse_unmeasured(preset, launched=self.settings["bench"] is not None)
         for name in sorted(selected):
             if self.settings["bench"] is not None:
                 bench_settings(self.settings, self._presets[name])
@@ -168,7 +183,9 @@ class GateSession(DecodeFigures):
     def _is_asked_for(self, name: str) -> bool:
         lowered = name.lower()
         words = self._asked_for
-        return bool(self.settings["presets"]) or any(w in lowered or w.startswith(f"{lowered}-") for w in words)
+        return self.settings.given["presets"].on_command_line or any(
+            w in lowered or w.startswith(f"{lowered}-") for w in words
+        )
 
     def _recordings(self) -> dict[str, Path]:
         """Presets that the recorded logs hold, and where."""
@@ -242,8 +259,13 @@ class GateSession(DecodeFigures):
         scope = self._scopes[name]
         return LosslessItem(self, scope, scope_targets(self.settings, scope))
 
-    def deciding_scope(self) -> Scope | None:
-        return next((scope for scope in self._scopes.values() if scope.decides), None)
+    def make_item(self, params: Mapping[str, Any]) -> GateItem:
+        """The item that has these parameters, fixture -> key."""
+        if "h2o_point" in params:
+            return self.point_item(params["h2o_point"])
+        if "h2o_sweep" in params:
+            return self.sweep_item(params["h2o_sweep"])
+        return self.lossless_item(next(params[name] for name in SCOPE_FIXTURES if name in params))
 
     # -- figures: the protocol of gate.figures ------------------------------------------------------------------------
 
@@ -271,46 +293,6 @@ class GateSession(DecodeFigures):
         unused = [f"{log}: {why}" for log, why in source.unused.items()]
         return [*describe_unfit(source.baselines, results), *unused][:4]
 
-    def deciding_ratio(self) -> float:
-        scope = self.deciding_scope()
-        if scope is None:
-            raise NotMeasured(
-                "no scope decides the lossless ratio",
-                expected="a scope with decides: true in scopes.yaml beside the gate file",
-                hint="name the file with --h2o-scopes FILE",
-            )
-        return self.evaluate_scope(scope).lossless_ratio
-
-    def evaluate_scope(self, scope: Scope) -> LosslessResult:
-        from pytest_h2o.lossless import LosslessResult, refuse_skips
-
-        allow_skips = scope.allow_skips or self.settings["allow-skips"]
-        if scope.name not in self._evaluated:
-            kept = self.store.once(f"scope/{scope.name}", keep_error(lambda: self._evaluate(scope)))
-            self._evaluated[scope.name] = LosslessResult.from_json(kept_value(kept), scope.name)
-            targets = scope_targets(self.settings, scope)
-            self._new.add_scope(scope, targets, self._evaluated[scope.name], allow_skips=allow_skips)
-        result = self._evaluated[scope.name]
-        if not allow_skips:
-            refuse_skips(result, scope.name)
-        return result
-
-    def _evaluate(self, scope: Scope) -> dict[str, Any]:
-        from pytest_h2o.bench.machine_lock import heavy_work
-        from pytest_h2o.codecs.base import Rope
-        from pytest_h2o.lossless import LosslessSettings, evaluate_lossless
-
-        settings = LosslessSettings(
-            **{field.name: getattr(scope, field.name) for field in dataclasses.fields(LosslessSettings)}
-        )
-        rope = None if scope.rope is None else Rope(scope.rope.theta, scope.rope.pairing)
-        with heavy_work():
-            return evaluate_lossless(self.scope_root(scope), settings, verify=True, rope=rope).to_json()
-
-    def scope_root(self, scope: Scope) -> Path:
-        root: Path = self.settings["dump-dir"] or scope.root
-        return root
-
     def model_layers(self, preset: Preset) -> int | None:
         if preset.model_layers is not None:
             return preset.model_layers
@@ -336,3 +318,19 @@ class GateSession(DecodeFigures):
     def write_dry_run(self, preset: Preset) -> str:
         source = self._source(preset)
         return str(self.store.once(f"dry-run/{preset.name}", lambda: {"told": source.write_dry_run()})["told"])
+
+
+def _refuse_unmeasured(preset: Preset, *, launched: bool) -> None:
+    """Refuse keys of a preset that ask for something which nothing here does: silence would be taken for a pass."""
+    if preset.targets.quality is not None:
+        raise UsageError(
+            "a preset asks for a quality target, and nothing measures quality yet",
+            where=f"targets.quality of {preset.path or preset.name}",
+            hint="leave the target out",
+        )
+    if launched and preset.prompt_file is not None:
+        raise UsageError(
+            "a preset names a prompt file, and the bench takes no prompt",
+            where=f"prompt_file of {preset.path or preset.name}",
+            hint="leave the key out",
+        )

@@ -31,7 +31,16 @@ LAYERS = (
     },
     {"bench", "codecs_bench", "lossless", "gate", "reference"},
     {"report"},
-    {"row_sources", "selection", "session", "pair_sources", "decode_plan", "decode_figures", "calibrations"},
+    {
+        "row_sources",
+        "selection",
+        "session",
+        "pair_sources",
+        "decode_plan",
+        "decode_figures",
+        "scope_figures",
+        "calibrations",
+    },
     {"plugin", "cli", "commands", "__main__"},
 )
 """From the bottom up; a module imports from its own layer and those below."""

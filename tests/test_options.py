@@ -30,7 +30,7 @@ def test_names_are_unique_and_every_option_has_help() -> None:
 def test_command_line_stands_over_ini_and_ini_over_default() -> None:
     assert resolve()["backend"] == "cpu"
     assert resolve(ini={"h2o_backend": "metal"})["backend"] == "metal"
-    both = resolve({"h2o_backend": "opencl"}, {"h2o_backend": "metal"})
+    both = resolve({"h2o_backend": "opencl", "h2o_bench": "b"}, {"h2o_backend": "metal"})
     assert (both["backend"], both.origin("backend")) == ("opencl", "--h2o-backend")
     assert resolve(ini={"h2o_backend": "metal"}).origin("backend") == "ini key h2o_backend"
     assert resolve().origin("backend") == "default"
@@ -114,10 +114,10 @@ def test_the_ini_file_is_named_when_it_is_at_fault() -> None:
 
 def test_the_command_line_that_repeats_a_run_has_what_was_given_there() -> None:
     settings = resolve(
-        {"h2o_logs": "rec", "h2o_no_fold": True, "h2o_set": ["repeat=1", "gens=8"]}, {"h2o_lossy_target": "2.5"}
+        {"h2o_bench": "b", "h2o_no_fold": True, "h2o_set": ["repeat=1", "gens=8"]}, {"h2o_lossy_target": "2.5"}
     )
     assert settings.command_line() == [
-        "--h2o-logs=/called/in/rec",
+        "--h2o-bench=/called/in/b",
         "--h2o-no-fold",
         "--h2o-set=repeat=1",
         "--h2o-set=gens=8",

@@ -29,13 +29,15 @@ from pytest_h2o.codecs_bench.streams import streams  # noqa: E402
 
 
 def make_cases() -> dict[str, Stream]:
-    """48 tokens of a real K and V, words that break assumptions, and nothing."""
+    """Some tokens of real K and V, words that break assumptions, and nothing."""
     real = {
         (dumped.run_id, dumped.layer, dumped.stream.tensor): dumped.stream
         for dumped in streams(ROOT / "fixtures" / "dumps" / "fp16")
     }
     k, v = real["prose", 15, "k"], real["code", 0, "v"]
     span = slice(64, 112)
+    more = slice(64, 184)  # enough tokens for codecs that refer to earlier ones; one head, to stay small
+    near_k, near_v = real["code", 0, "k"], real["code", 1, "v"]
     rng = np.random.default_rng(2024)
     odd = rng.integers(0, 1 << 16, (23, 3, 10), dtype=np.uint16)
     odd[5:9] = odd[2]
@@ -48,6 +50,8 @@ def make_cases() -> dict[str, Stream]:
         "v": Stream(v.words[span], "v", v.positions[span]),
         "odd": Stream(odd, "k", rng.integers(0, 5000, 23), Rope(10_000.0, "interleaved")),
         "unknown": Stream(k.words[span], "k"),
+        "rows_k": Stream(near_k.words[more, :1], "k", near_k.positions[more], Rope(100_000.0)),
+        "rows_v": Stream(near_v.words[more, :1], "v", near_v.positions[more]),
         "empty": Stream(np.empty((0, 3, 64), np.uint16), "v"),
     }
 

@@ -143,20 +143,40 @@ def layer_count(base: BaseConfig) -> int | None:
     int or None
         None where no file says it, or where two keys contradict each other: it is never guessed.
     """
-    name = base.values.get("llm_config", PATH_FIELDS["llm_config"])
-    if not isinstance(name, str) or not name or "\0" in name:
-        return None
-    try:
-        values = _read_object(base.base_dir / name.replace("\\", "/"), "llm_config")
-    except UsageError:
-        # The engine itself says what is wrong with that file when it is launched; here it only means: not known.
-        return None
+    values = _llm_config(base)
     found = {
         values[key]
         for key in _LAYER_COUNT_KEYS
         if isinstance(values.get(key), int) and not isinstance(values[key], bool) and values[key] > 0
     }
     return found.pop() if len(found) == 1 else None
+
+
+def rope_theta(base: BaseConfig) -> float | None:
+    """Read the base of RoPE's frequencies, ``rope_theta``, from the model's llm_config.
+
+    Returns
+    -------
+    float or None
+        None where no file says it, where it is no number from 1 on, or where ``rope_scaling`` changes the frequencies.
+    """
+    values = _llm_config(base)
+    theta = values.get("rope_theta")
+    if isinstance(theta, bool) or not isinstance(theta, int | float) or not 1 <= theta <= 1e12:
+        return None
+    return None if values.get("rope_scaling") else float(theta)
+
+
+def _llm_config(base: BaseConfig) -> dict[str, Any]:
+    """What the model says of itself; nothing where that cannot be read."""
+    name = base.values.get("llm_config", PATH_FIELDS["llm_config"])
+    if not isinstance(name, str) or not name or "\0" in name:
+        return {}
+    try:
+        return _read_object(base.base_dir / name.replace("\\", "/"), "llm_config")
+    except UsageError:
+        # The engine itself says what is wrong with that file when it is launched; here it only means: not known.
+        return {}
 
 
 def _placed_values(base: BaseConfig) -> dict[str, Any]:

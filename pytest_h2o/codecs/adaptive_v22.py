@@ -25,10 +25,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from pytest_h2o.codecs import predictors
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Tensor, Words
-from pytest_h2o.codecs.frames import check_level, compress, decompress, join_planes
-from pytest_h2o.codecs.predictors import PREDICTORS, FlatBytes, Plane
+from pytest_h2o.codecs.planes import predictors
+from pytest_h2o.codecs.planes.byte_planes import Plane, join_planes
+from pytest_h2o.codecs.planes.frames import check_level, compress, decompress
+from pytest_h2o.codecs.planes.predictors import PREDICTORS, FlatBytes
 from pytest_h2o.errors import CodecError
 
 _HEADER = struct.Struct("<II")

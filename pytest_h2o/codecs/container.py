@@ -42,9 +42,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream, Words
-from pytest_h2o.codecs.byte_reader import ByteReader, encode_varint
-from pytest_h2o.codecs.container_positions import decode_positions, encode_positions
 from pytest_h2o.codecs.registry import codec_from_config
+from pytest_h2o.codecs.wire.byte_reader import ByteReader, encode_varint
+from pytest_h2o.codecs.wire.position_runs import decode_positions, encode_positions
 from pytest_h2o.errors import CodecError
 
 MAGIC = b"\x89H2O"

@@ -20,18 +20,12 @@ from typing import ClassVar
 import numpy as np
 
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
-from pytest_h2o.codecs.channel_bias import choose_bias, read_bias, write_bias
-from pytest_h2o.codecs.planes import (
-    Plane,
-    Search,
-    compress_plane,
-    decompress_plane,
-    join_planes,
-    read_plane,
-    split_planes,
-    write_plane,
-)
-from pytest_h2o.codecs.stream_header import (
+from pytest_h2o.codecs.planes.byte_planes import Plane, join_planes, split_planes
+from pytest_h2o.codecs.planes.channel_bias import choose_bias, read_bias, write_bias
+from pytest_h2o.codecs.planes.frames import Search
+from pytest_h2o.codecs.planes.plane_frames import compress_plane, decompress_plane, read_plane, write_plane
+from pytest_h2o.codecs.wire.byte_reader import ByteReader
+from pytest_h2o.codecs.wire.stream_header import (
     MAX_HEADER_BYTES,
     RAW_MODE,
     check_shape,
@@ -40,7 +34,6 @@ from pytest_h2o.codecs.stream_header import (
     read_header,
     write_header,
 )
-from pytest_h2o.codecs.varint import PayloadReader
 
 _PLANES, _BIAS, _HI_FRAME, _LO_FRAME, _LO_DELTA = 1, 2, 4, 8, 16
 _SHORT_ROWS = 48
@@ -71,7 +64,7 @@ class ExpBias(Codec):
         return payload if len(payload) <= raw + MAX_HEADER_BYTES else encode_raw(stream, self.id)
 
     def decode(self, payload: bytes | memoryview, side: SideInfo) -> Words:
-        reader = PayloadReader(payload, self.id)
+        reader = ByteReader(payload, self.id)
         header = read_header(reader, side, self.id)
         if header.mode == RAW_MODE:
             return decode_raw(reader, header)
@@ -81,16 +74,15 @@ class ExpBias(Codec):
         count = header.words
         hi = read_plane(reader, count, bool(header.mode & _HI_FRAME))
         if header.mode & (_LO_FRAME | _LO_DELTA):
-            lo = decompress_plane(reader.read_rest(), count, reader)
+            lo = decompress_plane(reader.rest(), count, reader)
         else:
-            lo = np.frombuffer(reader.read_bytes(count), np.uint8)
+            lo = np.frombuffer(reader.take(count), np.uint8)
             reader.expect_end()
         lo = lo.reshape(header.rows, header.channels)
         if header.mode & _LO_DELTA:
             lo = np.add.accumulate(lo, axis=0, dtype=np.uint8)
         hi = hi.reshape(header.rows, header.channels)
-        words = join_planes(hi if table is None else table.undo(hi), lo)
-        return words.reshape(header.shape)
+        return join_planes(hi if table is None else table.undo(hi), lo, header.shape)
 
 
 def _encode_hi(hi: Plane, mode: int, table: bytes) -> tuple[int, bytes]:

@@ -28,9 +28,10 @@ from typing import ClassVar
 import numpy as np
 
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
-from pytest_h2o.codecs.byte_reader import ByteReader
-from pytest_h2o.codecs.frames import Plane, compress, decompress, from_bytes, join_planes, split_planes, to_bytes
-from pytest_h2o.codecs.rle import decode_rle, encode_rle, plan_rle
+from pytest_h2o.codecs.planes.byte_planes import Plane, from_bytes, join_planes, split_planes, to_bytes
+from pytest_h2o.codecs.planes.frames import compress, decompress
+from pytest_h2o.codecs.planes.rle import decode_rle, encode_rle, plan_rle
+from pytest_h2o.codecs.wire.byte_reader import ByteReader
 from pytest_h2o.errors import CodecError
 
 PREDICTORS = {"raw": 0, "delta_seq": 1, "xor_seq": 2}
@@ -64,7 +65,7 @@ class GearV3(Codec):
         head_major = np.ascontiguousarray(stream.words.transpose(1, 0, 2))
         if head_major.size >= 1 << 32:
             raise CodecError("a stream is too long for gear_v3", came=f"{head_major.size} words", expected="< 2**32")
-        hi, lo = split_planes(head_major)
+        hi, lo = split_planes(head_major.reshape(-1))
         predictors = _known_predictors(self.predictors_k if stream.tensor == "k" else self.predictors_v)
         coded = _COUNT.pack(head_major.size) + _encode_plane(lo, predictors) + _encode_plane(hi, predictors)
         return coded if len(coded) < stream.raw_bytes else to_bytes(head_major)

@@ -14,10 +14,11 @@ from typing import ClassVar
 import numpy as np
 import zstandard
 
-from pytest_h2o.codecs import predictors
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
-from pytest_h2o.codecs.frames import check_level, compress, decompress, join_planes
-from pytest_h2o.codecs.predictors import FlatBytes, Plane
+from pytest_h2o.codecs.planes import predictors
+from pytest_h2o.codecs.planes.byte_planes import Plane, join_planes, split_planes
+from pytest_h2o.codecs.planes.frames import check_level, compress, decompress
+from pytest_h2o.codecs.planes.predictors import FlatBytes
 from pytest_h2o.errors import CodecError
 
 _RLE_BLOCK = 1
@@ -45,8 +46,7 @@ class Legacy(Codec):
         check_level(self.id, self.zstd_level, "zstd_level")
 
     def encode(self, stream: Stream) -> bytes:
-        words = np.ascontiguousarray(stream.words)
-        hi, lo = (words >> 8).astype(np.uint8), words.astype(np.uint8)
+        hi, lo = split_planes(stream.words)
         return self._encode_plane(hi, "hi") + self._encode_plane(lo, "lo")
 
     def decode(self, payload: bytes | memoryview, side: SideInfo) -> Words:

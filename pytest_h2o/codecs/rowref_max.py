@@ -2,12 +2,12 @@
 
 As in `rowref`, rows resemble earlier rows of the stream, for keys after the rotation between the positions is removed.
 Here up to three earlier rows and the running mean make up a prediction, and the spread of its errors is followed a
-channel and told a row (see `row_model`). The fp16 words are then coded one by one under a logistic distribution of that
-mean and spread, exactly as likely as their rounding intervals are (see `logistic`), by a range coder whose lanes are
-the channels (see `rans`), so that all of it runs on whole rows in numpy.
+channel and told a row (see `density.row_model`). The fp16 words are then coded one by one under a logistic
+distribution of that mean and spread, exactly as likely as their rounding intervals are (see `density.logistic`), by a
+range coder whose lanes are the channels (see `density.rans`), so that all of it runs on whole rows in numpy.
 
 Payload: a rowref payload where that is smaller (mode byte up to 32); else mode byte 64, shape (three varints), the
-rotation and, if there is one, the positions (see `position_runs`), then the segments (see `density_segments`).
+rotation and, if there is one, the positions (see `wire.turned_header`), then the segments (see `density.segments`).
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from typing import ClassVar
 import numpy as np
 
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
-from pytest_h2o.codecs.density_segments import SEGMENT_ROWS, decode_segment, encode_segment
+from pytest_h2o.codecs.density.segments import SEGMENT_ROWS, decode_segment, encode_segment
 from pytest_h2o.codecs.rowref import RowRef
-from pytest_h2o.codecs.stream_header import MAX_HEADER_BYTES, check_shape, read_header
-from pytest_h2o.codecs.turned_header import read_turned_header, write_turned_header
-from pytest_h2o.codecs.varint import PayloadReader
+from pytest_h2o.codecs.rows.rotation import build_rotation
+from pytest_h2o.codecs.wire.byte_reader import ByteReader
+from pytest_h2o.codecs.wire.stream_header import MAX_HEADER_BYTES, check_shape, read_header
+from pytest_h2o.codecs.wire.turned_header import read_turned_header, write_turned_header
 
 _DENSITY_MODE = 64
 _MAX_CHANNELS = 1 << 14
@@ -43,7 +44,8 @@ class RowRefMax(Codec):
         if stream.words.size == 0 or stream.words[0].size > _MAX_CHANNELS:
             return fallback
         words = np.ascontiguousarray(stream.words)
-        header, rotation, positions = write_turned_header(_DENSITY_MODE, stream, words, self.id)
+        header, rope, positions = write_turned_header(_DENSITY_MODE, stream, words, self.id)
+        rotation = None if rope is None else build_rotation(rope, words.shape[2])
         parts = [header]
         for at in range(0, len(words), SEGMENT_ROWS):
             rows = slice(at, at + SEGMENT_ROWS)
@@ -51,13 +53,14 @@ class RowRefMax(Codec):
         return min(b"".join(parts), fallback, key=len)
 
     def decode(self, payload: bytes | memoryview, side: SideInfo) -> Words:
-        reader = PayloadReader(payload, self.id)
+        reader = ByteReader(payload, self.id)
         header = read_header(reader, side, self.id)
         if header.mode < _DENSITY_MODE:
             return RowRef().decode(payload, side)
         if header.mode != _DENSITY_MODE or not 0 < header.channels <= _MAX_CHANNELS or header.rows == 0:
             raise reader.damaged("unknown mode", came=str(header.mode), expected=f"at most {_DENSITY_MODE}")
-        rotation, positions = read_turned_header(reader, header)
+        rope, positions = read_turned_header(reader, header)
+        rotation = None if rope is None else build_rotation(rope, header.shape[2])
         words = np.empty(header.shape, np.uint16)
         for at in range(0, header.rows, SEGMENT_ROWS):
             rows = slice(at, at + SEGMENT_ROWS)

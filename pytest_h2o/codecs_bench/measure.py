@@ -5,7 +5,8 @@ whole and charged with 4 bytes and 4 bytes a dump entry. Ratio is raw fp16 bytes
 
 A timed round codes and decodes every chunk once with every contender. Rounds are interleaved stream by stream, the
 order of the contenders shifted by one each time, so that a slow moment of the machine hits all alike; a pass before
-them, untimed, gives the sizes. A speed is the median of its rounds, never the best.
+them, untimed, gives the sizes. A speed is the median of its rounds, never the best. Time is processor time of the whole
+process, threads of a library included: on a machine that others use as well, wall time says more about them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from time import perf_counter
+from time import process_time
 
 import numpy as np
 
@@ -75,7 +76,7 @@ class Result:
     ----------
     sizes : list of StreamSizes
     encode_s, decode_s : list of float
-        Seconds of each round, all streams together.
+        Processor seconds of each round, all streams together.
     verified_chunks : int
         Decodes that were compared with their input, bit for bit.
     failure : str or None
@@ -169,11 +170,11 @@ def _add_times(result: Result, dumped: DumpStream, chunks: Sequence[Stream], rou
     """Code and decode the chunks once, timed; verify after the clock has stopped."""
     contender = result.contender
     sides = [chunk.side_info() for chunk in chunks]
-    begin = perf_counter()
+    begin = process_time()
     payloads = [contender.encode(chunk) for chunk in chunks]
-    middle = perf_counter()
-    decoded = [contender.decode(payload, side) for payload, side in zip(payloads, sides, strict=True)]
-    end = perf_counter()
+    middle = process_time()
+    decoded = contender.decode_all(payloads, sides)
+    end = process_time()
     result.encode_s[round_index] += middle - begin
     result.decode_s[round_index] += end - middle
     for chunk, words in zip(chunks, decoded, strict=True):

@@ -43,7 +43,10 @@ def summarize(
         "schema": SCHEMA,
         "dump": dump,
         "settings": asdict(settings),
-        "units": {"ratio": "raw fp16 bytes / encoded bytes, higher is better", "speed": "10**6 raw bytes / s, median"},
+        "units": {
+            "ratio": "raw fp16 bytes / encoded bytes, higher is better",
+            "speed": "10**6 raw bytes / processor second, median",
+        },
         "environment": {
             "machine": platform.machine(),
             "system": platform.system(),
@@ -76,8 +79,9 @@ def render_markdown(summary: Mapping[str, Any]) -> str:
         " bytes (higher is better).",
         f"Online: chunks of {settings['chunk_tokens']} tokens, each coded alone, {settings['framing_bytes']} bytes of"
         " framing a chunk and tensor counted. Aggregate: streams coded whole.",
-        f"Speed: MB (10^6 raw bytes) a second on online chunks, median of {settings['rounds']} interleaved rounds"
-        f"{', one thread' if environment['one_thread'] else ''}. Every decode was compared bit for bit.",
+        "Speed: MB (10^6 raw bytes) a processor second on online chunks, those of a stream decoded together; median of"
+        f" {settings['rounds']} interleaved rounds{', one thread' if environment['one_thread'] else ''}."
+        " Every decode was compared bit for bit.",
         "",
         *_table(
             [

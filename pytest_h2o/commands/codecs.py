@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from pytest_h2o.commands.rope import add_rope_arguments, rope_from_args
 from pytest_h2o.errors import CodecError, RoundTripError, UsageError
 
 if TYPE_CHECKING:
-    from pytest_h2o.codecs.base import Rope
     from pytest_h2o.codecs_bench.contenders import Contender
 
 _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -29,8 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bench.add_argument("--chunk", type=int, default=192, help="tokens of an online chunk (default: %(default)s)")
     bench.add_argument("--framing", type=int, default=8, help="bytes added to each chunk (default: %(default)s)")
     bench.add_argument("--front-n", type=int, default=2, help="layers that count as front (default: %(default)s)")
-    bench.add_argument("--rope-theta", type=float, help="rotation of K, for codecs that use it")
-    bench.add_argument("--rope-pairing", choices=("half", "interleaved"), default="half", help="default: %(default)s")
+    add_rope_arguments(bench)
     bench.add_argument("--out-json", type=Path, metavar="FILE")
     bench.add_argument("--out-md", type=Path, metavar="FILE")
     bench.add_argument("--out-svg", type=Path, metavar="FILE", help="chart; needs matplotlib")
@@ -74,7 +72,7 @@ def _bench(args: argparse.Namespace) -> int:
     from pytest_h2o.store import refuse_existing, write_new_text
 
     settings = BenchSettings(args.chunk, args.framing, args.front_n, args.rounds)
-    rope = _rope(args.rope_theta, args.rope_pairing)
+    rope = rope_from_args(args)
     renders = ((args.out_json, render_json), (args.out_md, render_markdown), (args.out_svg, render_svg))
     outputs = [(path, render) for path, render in renders if path is not None]
     refuse_existing(*(path for path, _ in outputs), overwrite=args.overwrite)
@@ -97,16 +95,6 @@ def _bench(args: argparse.Namespace) -> int:
         write_new_text(path, render(summary), overwrite=args.overwrite)
         print(f"written: {path}", file=sys.stderr)
     return 0
-
-
-def _rope(theta: float | None, pairing: Literal["half", "interleaved"]) -> Rope | None:
-    from pytest_h2o.codecs.base import Rope
-
-    if theta is None:
-        return None
-    if not (math.isfinite(theta) and theta > 0):
-        raise UsageError("--rope-theta is impossible", came=str(theta), expected="a finite number above 0")
-    return Rope(theta, pairing)
 
 
 def _codecs(words: list[str] | None) -> tuple[list[Contender], dict[str, str]]:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_h2o.commands.rope import add_rope_arguments, rope_from_args
 from pytest_h2o.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verbose", action="store_true", help="tell how far it is, on standard error")
     parser.add_argument("--workers", type=int, metavar="N", help="threads (default: one a core)")
     parser.add_argument("--no-verify", action="store_true", help="count without decoding; the result says so")
-    parser.add_argument("--rope-theta", type=float, metavar="X", help="how K was rotated, for codecs that use it")
+    add_rope_arguments(parser)
     for name, (metavar, text) in {**_TEXT, **_NUMBERS}.items():
         kind = int if name in _NUMBERS else str
         parser.add_argument(_flag(name), type=kind, metavar=metavar, help=text, default=argparse.SUPPRESS)
@@ -89,12 +90,12 @@ def settings_from_args(args: argparse.Namespace) -> LosslessSettings:
 def run(args: argparse.Namespace) -> int:
     """Evaluate and write; 1 if entries were skipped (the files are written), else 0."""
     settings = settings_from_args(args)
+    rope = rope_from_args(args)
     outputs = [path for path in (args.out_json, args.out_md) if path is not None]
     for path in outputs:  # before the work, not after it
         if path.exists() and not args.overwrite:
             raise StoreError("the output is there already", where=str(path), hint="--overwrite replaces it")
 
-    from pytest_h2o.codecs.base import Rope
     from pytest_h2o.lossless.evaluate import evaluate_lossless
     from pytest_h2o.lossless.markdown import render_line, render_markdown
     from pytest_h2o.store import write_new_json, write_new_text
@@ -105,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
             args.dump_dir,
             settings,
             verify=not args.no_verify,
-            rope=None if args.rope_theta is None else Rope(args.rope_theta),
+            rope=rope,
             workers=args.workers,
             progress=_Progress() if args.verbose else None,
         )

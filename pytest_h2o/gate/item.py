@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_h2o.errors import NotMeasured
 from pytest_h2o.gate.measured import METRICS, Comparison, Interval, Measured, Target
 from pytest_h2o.gate.rule import Thresholds
 
@@ -43,6 +44,8 @@ class GateItem:
         self.targets = targets
         self.comparisons: list[Comparison] = []
         self.notes: list[str] = []
+        self.asked = False
+        """Whether anything was measured or read for this item."""
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.name}>"
@@ -72,6 +75,20 @@ class GateItem:
             "notes": list(self.notes),
             "data": self.session.take_new_data(),
         }
+
+    def refuse_idle(self) -> None:
+        """A gate test that ended well without asking for a single figure has shown nothing: NotMeasured."""
+        if not self.asked:
+            raise NotMeasured(
+                f"the test passed without measuring {self.name}",
+                expected="an assertion on what its fixture measures",
+                hint="see the shipped gate files, or leave the fixture out of a test that is no gate",
+            )
+
+    def inconclusive_texts(self) -> list[str]:
+        """A line for each comparison that was neither a pass nor a fail."""
+        undecided = [c for c in self.comparisons if c.outcome == "inconclusive"]
+        return [f"no pass, inconclusive: {c.measured!r}, target {c.target!r}" for c in undecided]
 
     def write_dry_run(self) -> str:
         """Write what would be run, nothing where nothing is launched, and say so."""

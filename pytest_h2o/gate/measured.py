@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pytest_h2o.errors import UsageError
+
 Outcome = Literal["pass", "fail", "reported", "inconclusive"]
 
 _MOST_DECIMALS = 15
@@ -49,7 +51,7 @@ class Metric:
         """A value with its spread, and as many decimals as tell it from a target that it differs from."""
         text = self.render_bare(value)
         if target is not None and value != target and math.isfinite(value):
-            enough = (d for d in self._decimals() if self.render(value, d) != self.render_target(target))
+            enough = (d for d in self._decimals() if not self._shows(target, d, of=value))
             text = self.render_bare(value, next(enough, None))
         spread = "" if std is None else f" ± {self.render_bare(std).lstrip('+')}"
         return f"{text}{spread} {self.unit}" if self.unit else f"{text}{spread}"
@@ -67,8 +69,9 @@ class Metric:
         text = self.render_bare(value, decimals)
         return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
 
-    def _shows(self, value: float, decimals: int) -> bool:
-        return math.isclose(self._number(value, decimals), value, rel_tol=1e-12)
+    def _shows(self, value: float, decimals: int, *, of: float | None = None) -> bool:
+        """Whether a reader takes the value, or another one, for `value` when it is rendered with so many decimals."""
+        return math.isclose(self._number(value if of is None else of, decimals), value, rel_tol=1e-12)
 
 
 METRICS: dict[str, Metric] = {
@@ -194,6 +197,13 @@ class Measured:
     interval: Interval | None = None
     on_compare: Callable[[Comparison], None] | None = field(default=None, compare=False, repr=False)
 
+    def __bool__(self) -> bool:
+        raise UsageError(
+            f"a {METRICS[self.metric].title} is neither true nor false",
+            came="an assertion on the value alone, which any value would hold",
+            expected="a comparison: assert h2o_sweep.best(...) >= h2o_targets.lossy",
+        )
+
     def __ge__(self, target: Target | float) -> bool:
         return self._compare(">=", target)
 
@@ -203,6 +213,7 @@ class Measured:
     def _compare(self, relation: Literal[">=", "<="], target: Target | float) -> bool:
         if not isinstance(target, Target):
             target = Target(self.metric, float(target), "gate file")
+        self._check_sense(relation, target)
         outcome = self.judge(relation, target)
         if self.on_compare is not None:
             self.on_compare(Comparison(self, relation, target, outcome))
@@ -217,6 +228,19 @@ class Measured:
             return self.interval.judge(relation, target.value)
         holds = self.value >= target.value if relation == ">=" else self.value <= target.value
         return "pass" if holds else "fail"
+
+    def _check_sense(self, relation: str, target: Target) -> None:
+        """Refuse a comparison that says nothing: with the target of another metric, or in the wrong direction."""
+        metric = METRICS[self.metric]
+        if target.metric != self.metric:
+            raise UsageError(
+                f"a {metric.title} was compared with the target of another metric",
+                came=f"the target of {METRICS[target.metric].title}, {target!r}",
+                expected=f"the target of {metric.title}, or a number",
+            )
+        if metric.higher_is_better != (relation == ">="):
+            sense = "higher is better: >=" if metric.higher_is_better else "lower is better: <="
+            raise UsageError(f"a {metric.title} was compared the wrong way round", came=relation, expected=sense)
 
     def __repr__(self) -> str:
         metric = METRICS[self.metric]

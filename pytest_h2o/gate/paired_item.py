@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_h2o.errors import NotMeasured
 from pytest_h2o.gate.paired import explain
 from pytest_h2o.gate.paired_margins import add_decode_margin, drop_interval, joint_interval
-from pytest_h2o.gate.rule import JointVerdict, RowFacts, Thresholds, decide_joint
+from pytest_h2o.gate.rule import JointVerdict, RowFacts, Thresholds, best_of_margins, decide_joint
 from pytest_h2o.gate.timed_row import choose_timed_row, eligible_rows
 from pytest_h2o.options import DEFAULT_TARGETS
 
@@ -49,8 +50,13 @@ class PairedDecode:
         return self._item.measured("decode_drop", value, timed.run_id, interval=interval)
 
     def joint_margin(self) -> Measured:
-        """The smallest margin of the timed row; of the best row, decode left aside, where none could pass."""
+        """The smallest margin of the timed row; of the best row, decode left aside, where none could pass.
+
+        Under the rule best-of the margins beside that of decode are those of the best of each column.
+        """
         others = Thresholds(self._thresholds.lossy, self._thresholds.lossless, None)
+        if self._session.rule == "best-of":
+            return self._best_of_margin(others)
         item, untimed = self._item, self._untimed(others)
         if untimed.best is None:
             raise NotMeasured(f"{item.name} has no row")
@@ -69,6 +75,18 @@ class PairedDecode:
         with_decode = add_decode_margin(untimed, timed.run_id, verdict).best
         value = math.nan if with_decode is None or verdict.drop is None else with_decode.smallest
         return item.measured("joint_margin", value, timed.run_id, interval=interval)
+
+    def _best_of_margin(self, others: Thresholds) -> Measured:
+        lossless = None if others.lossless is None else self._session.deciding_ratio()
+        best = best_of_margins(self._item.facts(), others, baseline_tok_per_s=None, lossless=lossless)
+        timed = self._timed_row()
+        if timed is None:
+            raise NotMeasured(f"no row of {self._item.name} can be timed", where=self._item.name)
+        verdict = self._compare(timed)
+        interval = joint_interval(best, verdict, inconclusive_fails=self._inconclusive_fails)
+        decode = None if verdict.drop is None else verdict.target - verdict.drop
+        value = math.nan if decode is None else replace(best, decode=decode).smallest
+        return self._item.measured("joint_margin", value, best.run_id, interval=interval)
 
     def joint(self) -> JointVerdict:
         """Every row's margins; the decode margin of the timed row alone, once it was timed."""

@@ -38,7 +38,7 @@ class RowFacts:
 class RowMargins:
     """How one row stands to every threshold: relative margins, negative = missed, None = left out.
 
-    A value that is missing counts as missed by everything (minus infinity).
+    A value that is missing or not finite counts as missed by everything (minus infinity).
     """
 
     run_id: str
@@ -48,8 +48,12 @@ class RowMargins:
 
     @property
     def smallest(self) -> float:
-        margins = [m for m in (self.lossy, self.decode, self.lossless) if m is not None]
-        return min(margins) if margins else -math.inf
+        return self.rank[0]
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """The margins from the smallest: rows are better in this order, the next margin deciding between equal ones."""
+        return tuple(sorted(m for m in (self.lossy, self.decode, self.lossless) if m is not None)) or (-math.inf,)
 
     @property
     def missed(self) -> tuple[str, ...]:
@@ -74,7 +78,7 @@ def _ratio_margin(value: float | None, target: float | None) -> float | None:
     if target is None:
         return None
     # The difference first: its sign is exact, a rounded quotient's is not.
-    return -math.inf if value is None or math.isnan(value) else (value - target) / target
+    return -math.inf if value is None or not math.isfinite(value) else (value - target) / target
 
 
 def row_margins(
@@ -86,7 +90,7 @@ def row_margins(
     """
     decode: float | None = None
     if thresholds.decode_drop is not None:
-        if baseline_tok_per_s is None or row.decode_tok_per_s is None or math.isnan(row.decode_tok_per_s):
+        if baseline_tok_per_s is None or row.decode_tok_per_s is None or not math.isfinite(row.decode_tok_per_s):
             decode = -math.inf
         else:
             decode = thresholds.decode_drop - decode_drop(baseline_tok_per_s, row.decode_tok_per_s)
@@ -100,7 +104,7 @@ def row_margins(
 
 @dataclass(frozen=True)
 class JointVerdict:
-    """The joint rule's answer: the row whose smallest margin is largest, and every row's margins."""
+    """The joint rule's answer: the row of the best rank (largest smallest margin), and every row's margins."""
 
     best: RowMargins | None
     rows: tuple[RowMargins, ...]
@@ -121,7 +125,7 @@ def decide_joint(
     margins = tuple(
         row_margins(row, thresholds, baseline_tok_per_s=baseline_tok_per_s, lossless=lossless) for row in rows
     )
-    best = max(margins, key=lambda m: m.smallest, default=None)
+    best = max(margins, key=lambda m: m.rank, default=None)
     return JointVerdict(best, margins)
 
 
@@ -144,7 +148,7 @@ class BestOfVerdict:
 
 def best_row(rows: Sequence[RowFacts], column: str) -> RowFacts | None:
     """The first row with the largest `lossy` or `decode_tok_per_s`; rows without the value do not count."""
-    with_value = [row for row in rows if getattr(row, column) is not None and not math.isnan(getattr(row, column))]
+    with_value = [row for row in rows if getattr(row, column) is not None and math.isfinite(getattr(row, column))]
     return max(with_value, key=lambda row: float(getattr(row, column)), default=None)
 
 
@@ -166,7 +170,7 @@ def decide_best_of(
         drop = decode_drop(baseline_tok_per_s, decode.decode_tok_per_s)
 
     def holds(value: float | None, target: float | None) -> bool | None:
-        return None if target is None else value is not None and value >= target
+        return None if target is None else value is not None and math.isfinite(value) and value >= target
 
     return BestOfVerdict(
         lossy_best=lossy,
@@ -176,3 +180,16 @@ def decide_best_of(
         decode_pass=None if thresholds.decode_drop is None else drop is not None and drop <= thresholds.decode_drop,
         lossless_pass=holds(lossless, thresholds.lossless),
     )
+
+
+def best_of_margins(
+    rows: Sequence[RowFacts],
+    thresholds: Thresholds,
+    *,
+    baseline_tok_per_s: float | None,
+    lossless: float | None,
+) -> RowMargins:
+    """The margins of the original rule: those of a row, which need not exist, with the best of each column."""
+    lossy, decode = best_row(rows, "lossy"), best_row(rows, "decode_tok_per_s")
+    best = RowFacts("best of each column", lossy.lossy if lossy else None, decode.decode_tok_per_s if decode else None)
+    return row_margins(best, thresholds, baseline_tok_per_s=baseline_tok_per_s, lossless=lossless)

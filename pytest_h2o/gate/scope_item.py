@@ -25,6 +25,7 @@ class LosslessItem(GateItem):
     @property
     def result(self) -> LosslessResult:
         """The evaluation of this scope. DumpError if it cannot be read, or entries of it cannot."""
+        self.asked = True
         return self.session.evaluate_scope(self.scope)
 
     @property

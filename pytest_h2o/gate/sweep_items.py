@@ -21,6 +21,7 @@ from pytest_h2o.gate.rule import (
     RowFacts,
     RowMargins,
     Thresholds,
+    best_of_margins,
     best_row,
     decide_best_of,
     decide_joint,
@@ -62,6 +63,7 @@ class PointItem(GateItem):
     @property
     def result(self) -> PointResult:
         """The run of this point. BenchError if it failed or its row is not sound."""
+        self.asked = True
         result = self.session.result(self.preset, self.point)
         if result.shares_run_with:
             self.note(f"shares the run of {result.shares_run_with}")
@@ -102,6 +104,7 @@ class SweepItem(GateItem):
         BenchError
             A point failed or its row is not sound: a verdict over the rest would be a verdict on missing data.
         """
+        self.asked = True
         results: list[PointResult] = []
         failed: list[tuple[str, H2OError]] = []
         for point in self.session.points(self.preset):
@@ -300,15 +303,14 @@ class SweepItem(GateItem):
     def joint_margin(self) -> Measured:
         """The best row's smallest margin over all targets; at least 0 where one row meets them all.
 
-        Raises
-        ------
-        OptedOut
-            The rule is best-of.
+        Under the rule best-of it is that of the best of each column, whichever rows they are of.
         """
-        if self.session.rule != "joint":
-            raise OptedOut(f"the rule is {self.session.rule} ({self.session.settings.origin('rule')})")
         if self.session.is_paired(self.preset):
             return self._paired().joint_margin()
+        if self.session.rule == "best-of":
+            thresholds, baseline, lossless = self._limits()
+            margins = best_of_margins(self.facts(), thresholds, baseline_tok_per_s=baseline, lossless=lossless)
+            return self.measured("joint_margin", margins.smallest, margins.run_id)
         joint, best_of = self.joint(), self.best_of()
         if best_of.passed and not joint.passed and best_of.lossy_best and best_of.decode_best:
             self.note(

@@ -9,7 +9,7 @@ from typing import Any
 from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22
 from pytest_h2o.codecs.base import Codec
 from pytest_h2o.codecs.legacy import Legacy
-from pytest_h2o.codecs.predictors import PREDICTORS
+from pytest_h2o.codecs.planes.predictors import PREDICTORS
 from pytest_h2o.errors import UsageError
 
 STAGES = ("prefill", "decode", "both")

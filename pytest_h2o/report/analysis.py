@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.gate.rule import RowFacts, Thresholds, decide_best_of, decide_joint
-from pytest_h2o.report.markdown import render_table
+from pytest_h2o.report.markdown import escape, render_table
 from pytest_h2o.report.original import OriginalFacts, collect_original, lossless_ratio_of
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def render_analysis_md(analysis: Mapping[str, Any]) -> str:
     lines = [f"# Gate: {word(analysis['overall_pass'])} (rule {analysis['rule']})", ""]
     if joint["best_row"] is not None:
         misses = f"misses {', '.join(joint['misses'])}" if joint["misses"] else "meets every target"
-        lines.append(f"- joint rule: {word(joint['pass'])}; the best row {joint['best_row']} {misses}")
+        lines.append(f"- joint rule: {word(joint['pass'])}; the best row {escape(joint['best_row'])} {misses}")
     lines.append(f"- original rule (best of each column): {word(best_of['pass'])}")
     if joint["pass"] != best_of["pass"]:
         lines.append("- the two rules differ: the best lossy ratio and the best decode speed are of different rows")

@@ -66,7 +66,7 @@ class Collector:
 
     def accepted_scope(self, *, decides: bool) -> dict[str, Any] | None:
         """The result of the scope that decides, or of the first upper bound (entry mode aggregate); no refused one."""
-        for scope in self.scopes.values():
+        for _, scope in sorted(self.scopes.items()):
             fits = scope["decides"] if decides else scope["result"]["entry_mode"] == "aggregate"
             if fits and not is_refused(scope):
                 result: dict[str, Any] = scope["result"]

@@ -18,7 +18,7 @@ from pytest_h2o.errors import BenchError, H2OError
 from pytest_h2o.gate.bounds import find_bound
 from pytest_h2o.gate.item import GateItem
 from pytest_h2o.gate.measured import METRICS, Comparison, Measured, Target
-from pytest_h2o.gate.rule import RowFacts, RowMargins
+from pytest_h2o.gate.rule import RowMargins
 from pytest_h2o.gate.scope_item import LosslessItem
 from pytest_h2o.gate.sweep_items import PointItem, SweepItem, row_facts
 
@@ -210,25 +210,27 @@ def _bound_lines(result: PointResult, item: SweepItem) -> list[str]:
 
 
 def _table_lines(item: SweepItem, margins: dict[str, RowMargins], metric: str) -> list[str]:
-    facts = [row_facts(result) for result in item.results]
-    paired = item.session.is_paired(item.preset)
+    results, paired = item.results, item.session.is_paired(item.preset)
+    sign = -1.0 if METRICS[metric].higher_is_better else 1.0
 
-    def rank(row: RowFacts) -> tuple[float, ...]:
-        if metric == "h2o_lossy":
-            return (-(row.lossy or 0.0),)
+    def rank(result: PointResult) -> tuple[float, ...]:
+        row = row_facts(result)
         if metric == "joint_margin":
-            return (-margins[row.run_id].smallest,)
-        # Rows that miss the lossy target do not decide on decode while there are others.
-        return ("lossy" in margins[row.run_id].missed, -(row.decode_tok_per_s or 0.0))
+            return tuple(-margin for margin in margins[row.run_id].rank)
+        if metric == "decode_drop":
+            # Rows that miss the lossy target do not decide on decode while there are others.
+            return ("lossy" in margins[row.run_id].missed, -(row.decode_tok_per_s or 0.0))
+        cell = result.row.decode_tok_per_s if metric == "decode_tok_per_s" else result.row.get(metric)
+        return (math.inf if cell is None else sign * cell.mean,)
 
     lines = ["rows       nearest first", f"  {'lossy':>8}  {'decode':>8}  {'misses':<15}  run"]
-    for row in sorted(facts, key=rank)[:NEAREST]:
+    for row in map(row_facts, sorted(results, key=rank)[:NEAREST]):
         missed = _missed(margins[row.run_id], paired)
         lossy = "missing" if row.lossy is None else f"{row.lossy:.3f}"
         decode = "missing" if row.decode_tok_per_s is None else f"{row.decode_tok_per_s:.2f}"
         lines.append(f"  {lossy:>8}  {decode:>8}  {missed:<15}  {row.run_id}")
-    if len(facts) > NEAREST:
-        lines.append(f"  … and {len(facts) - NEAREST} more rows")
+    if len(results) > NEAREST:
+        lines.append(f"  … and {len(results) - NEAREST} more rows")
     return lines
 
 

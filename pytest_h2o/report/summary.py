@@ -34,11 +34,12 @@ def build_summary(collector: Collector, *, exit_status: int = 0) -> dict[str, An
     }
     counts = {outcome: sum(item["outcome"] == outcome for item in items) for outcome in ("passed", "failed", "skipped")}
     missing = _missing(collector, items)
-    missed = [c for item in items for c in item["comparisons"] if c["outcome"] == "fail"]
+    failing = {"fail", "inconclusive"} if collector.settings["inconclusive"] == "fail" else {"fail"}
+    missed = [c for item in items for c in item["comparisons"] if c["outcome"] in failing]
     inconclusive = [
         {"item": i["item"], "why": _why(i, "inconclusive")}
         for i in items
-        if i["outcome"] == "passed" and any(c["outcome"] == "inconclusive" for c in i["comparisons"])
+        if i["outcome"] != "failed" and any(c["outcome"] == "inconclusive" for c in i["comparisons"])
     ]
     overall: bool | str = True
     if counts["failed"] or missed or exit_status:
@@ -82,30 +83,45 @@ def _why(item: Mapping[str, Any], *outcomes: str) -> str:
 
 
 def _missing(collector: Collector, items: list[dict[str, Any]]) -> list[str]:
-    """What a whole verdict needs and no item of this run gave."""
+    """What a whole verdict needs and no item of this run gave, for every preset and scope that the run touched."""
+    missing = []
+    presets = sorted({item["name"] for item in items if item["kind"] in ("point", "sweep")})
+    for name in presets:
+        held = _held_metrics(items, "sweep", name)
+        left_out = any("decode threshold is left out" in (i["reason"] or "") for i in items if i["name"] == name)
+        for metric, target in (
+            ("h2o_lossy", "the lossy target"),
+            ("decode_drop", "the decode target"),
+            ("joint_margin", f"the {collector.settings['rule']} rule"),
+        ):
+            if metric not in held and not (metric == "decode_drop" and left_out):
+                missing.append(f"preset {name} was not held against {target}")
+    if not presets:
+        missing.append("no preset was held against its targets")
+    deciding = {name for name, facts in collector.scopes.items() if facts["decides"]}
+    for name in sorted(deciding):
+        if "lossless_ratio" not in _held_metrics(items, "scope", name):
+            missing.append(f"the deciding scope {name} was not held against its target")
+        if not any(i["kind"] == "scope" and i["name"] == name and not i["comparisons"] for i in items):
+            missing.append(f"the streams of the deciding scope {name} were not decoded and compared")
+    if not deciding:
+        missing.append("the deciding scope was not evaluated")
+    for name, facts in sorted(collector.scopes.items()):
+        asked = facts["target"] is not None and name not in deciding
+        if asked and "lossless_ratio" not in _held_metrics(items, "scope", name):
+            missing.append(f"scope {name} was not held against its target")
+    return missing
 
-    def held_against(metric: str) -> bool:
-        return any(c["metric"] == metric and c["outcome"] != "reported" for i in items for c in i["comparisons"])
 
-    def opted_out(kind: str, word: str) -> bool:
-        return any(i["kind"] == kind and i["outcome"] == "skipped" and word in (i["reason"] or "") for i in items)
-
-    decided = {name for name, facts in collector.scopes.items() if facts["decides"]}
-    of_decided = [item for item in items if item["kind"] == "scope" and item["name"] in decided]
-    found = {
-        "no preset was held against a lossy target": held_against("h2o_lossy"),
-        "no preset was held against the decode target": held_against("decode_drop") or opted_out("sweep", "decode"),
-        "no preset was held against the joint rule": (
-            collector.settings["rule"] != "joint" or held_against("joint_margin")
-        ),
-        "the deciding scope was not held against the lossless target": any(
-            c["metric"] == "lossless_ratio" for item in of_decided for c in item["comparisons"]
-        ),
-        "the streams of the deciding scope were not decoded and compared": any(
-            not item["comparisons"] for item in of_decided
-        ),
+def _held_metrics(items: list[dict[str, Any]], kind: str, name: str) -> set[str]:
+    """Metrics of a preset or scope that were compared with a target, whatever came of it."""
+    return {
+        c["metric"]
+        for item in items
+        if item["kind"] == kind and item["name"] == name
+        for c in item["comparisons"]
+        if c["outcome"] != "reported"
     }
-    return [text for text, there in found.items() if not there]
 
 
 def _allowed_skips(name: str, scope: Mapping[str, Any]) -> str | None:
@@ -185,6 +201,14 @@ def render_summary_md(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _sharers(preset: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Run -> the points that share its row."""
+    found: dict[str, list[str]] = {}
+    for point, run in preset["shared_runs"].items():
+        found.setdefault(run, []).append(point)
+    return found
+
+
 def _preset_md(name: str, preset: Mapping[str, Any]) -> list[str]:
     lines = ["", f"## Preset {name}", "", f"{count_rows(preset)}.", ""]
     if preset["verdicts"]:
@@ -194,6 +218,7 @@ def _preset_md(name: str, preset: Mapping[str, Any]) -> list[str]:
         ]
         lines += [*render_table(("threshold", "measured", "target", "margin", "row", "outcome"), rows), ""]
     lines += [f"- {escape(note)}" for note in preset["notes"]]
+    lines += [f"- share the run of {run}: {', '.join(rows)}" for run, rows in _sharers(preset).items()]
     if preset["original"] is not None:
         averages = list(preset["original"]["averages"].items())
         lines += ["", *render_table(("figure", "value"), averages)]

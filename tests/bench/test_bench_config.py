@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from pytest_h2o.bench.config import BaseConfig, baseline_run_config, build_run_config, layer_count, read_base_config
+from pytest_h2o.bench.config import (
+    BaseConfig,
+    baseline_run_config,
+    build_run_config,
+    layer_count,
+    read_base_config,
+    rope_theta,
+)
 from pytest_h2o.errors import UsageError
 from pytest_h2o.points import SweepPoint
 
@@ -126,6 +133,23 @@ def test_baseline_is_the_same_model_with_nothing_compressed() -> None:
 def test_layer_count(tmp_path: Path, llm_config: object, expected: int | None) -> None:
     (tmp_path / "llm_config.json").write_text(json.dumps(llm_config))
     assert layer_count(write_base(tmp_path)) == expected
+
+
+@pytest.mark.parametrize(
+    ("llm_config", "expected"),
+    [
+        ({"rope_theta": 100000}, 1e5),
+        ({"rope_theta": 1e6, "rope_scaling": None}, 1e6),
+        ({"rope_theta": 1e6, "rope_scaling": {"type": "yarn"}}, None),
+        ({"rope_theta": True}, None),
+        ({"rope_theta": 0}, None),
+        ({"rope_theta": "1e5"}, None),
+        ({}, None),
+    ],
+)
+def test_rope_theta(tmp_path: Path, llm_config: object, expected: float | None) -> None:
+    (tmp_path / "llm_config.json").write_text(json.dumps(llm_config))
+    assert rope_theta(write_base(tmp_path)) == expected
 
 
 def test_layer_count_of_a_model_that_is_not_here() -> None:

@@ -15,6 +15,7 @@ from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
+from sample_streams import all_chunks
 
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
 from pytest_h2o.codecs.container import decode_container, read_container, write_container
@@ -40,6 +41,10 @@ def check_round_trip(codec: Codec, stream: Stream) -> bytes:
     assert not np.shares_memory(decoded, stream.words)
     decoded[...] = 0
     check_words(codec.decode(memoryview(payload), side), before)
+    many = codec.decode_many([payload, payload], [side, side])
+    assert len(many) == 2
+    many[0][...] = 0  # no two results share a word
+    check_words(many[1], before)
     if "tensor" not in codec.out_of_band:
         other = replace(side, tensor="v" if side.tensor == "k" else "k")
         check_words(codec.decode(payload, other), before)
@@ -87,6 +92,40 @@ def check_not_larger_than(codec: Codec, other: Codec, stream: Stream) -> None:
     """`codec` takes no more bytes than `other` for this stream."""
     ours, theirs = len(codec.encode(stream)), len(other.encode(stream))
     assert ours <= theirs, f"{codec.id} takes {ours} bytes, {other.id} {theirs}"
+
+
+def check_every_chunk_not_larger(codec: Codec, payloads: Sequence[bytes], other: Codec) -> None:
+    """No chunk of the recordings is larger with `codec`, which made `payloads` of them, than with `other`."""
+    sizes = [len(other.encode(chunk.stream)) for chunk in all_chunks()]
+    larger = [
+        (chunk.run_id, chunk.layer, chunk.stream.tensor, len(payload), size)
+        for chunk, payload, size in zip(all_chunks(), payloads, sizes, strict=True)
+        if len(payload) > size
+    ]
+    assert larger == [], f"larger with {codec.id} than with {other.id}"
+
+
+def check_decodes(codec: Codec, payloads: Sequence[bytes], *, every: int) -> None:
+    """Every `every`-th chunk of the recordings comes back from its payload."""
+    for chunk, payload in list(zip(all_chunks(), payloads, strict=True))[::every]:
+        check_words(codec.decode(payload, chunk.stream.side_info()), chunk.stream.words)
+
+
+def check_bytes(codec: Codec, data: bytes) -> None:
+    """Bytes of no codec at all give an error of ours, or words of the shape that was asked for."""
+    for shape in ((0, 1, 1), (1, 1, 1), (9, 2, 4)):
+        try:
+            words = codec.decode(data, SideInfo("k", shape))
+        except CodecError:
+            continue
+        assert words.shape == shape
+
+
+def check_other_shape_is_refused(codec: Codec, stream: Stream) -> None:
+    """A payload that holds its shape is decoded for no other."""
+    rows, heads, dim = stream.words.shape
+    with pytest.raises(CodecError, match="another shape"):
+        codec.decode(codec.encode(stream), SideInfo(stream.tensor, (rows + 1, heads, dim)))
 
 
 def check_threads(codec: Codec, streams: Sequence[Stream]) -> None:

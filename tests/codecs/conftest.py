@@ -1,3 +1,3 @@
 import pytest
 
-pytest.register_assert_rewrite("battery", "goldens")
+pytest.register_assert_rewrite("battery", "goldens", "sample_streams")

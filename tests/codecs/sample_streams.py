@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -9,11 +11,15 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pytest_h2o.codecs.base import Rope, Stream, Words
+from pytest_h2o.codecs.base import Codec, Rope, Stream, Words
 from pytest_h2o.codecs_bench.streams import streams
 
 DUMP = Path(__file__).parents[2] / "fixtures" / "dumps" / "fp16"
 ROPE = Rope(theta=100_000.0)
+PROMPTS = ("code", "log", "prose")
+CHUNK_TOKENS, FRAMING_BYTES = 192, 8
+SHAPES = ((0, 3, 64), (1, 3, 64), (2, 1, 1), (5, 2, 7), (33, 1, 64), (70, 3, 16), (4, 0, 8), (3, 8, 128), (300, 1, 2))
+"""Odd and even ones, axes of no length, few and many tokens."""
 
 SPECIAL = (
     0x0000,
@@ -38,6 +44,40 @@ def cut(stream: Stream, start: int, end: int) -> Stream:
     """Tokens `start` to `end` of a stream."""
     positions = None if stream.positions is None else stream.positions[start:end]
     return Stream(stream.words[start:end], stream.tensor, positions, stream.rope)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What an online store codes at once: `CHUNK_TOKENS` tokens at most of one tensor of one layer of one run."""
+
+    run_id: str
+    layer: int
+    stream: Stream
+
+
+@cache
+def all_chunks() -> tuple[Chunk, ...]:
+    """Every chunk of the recorded dumps."""
+    return tuple(
+        Chunk(dumped.run_id, dumped.layer, cut(dumped.stream, start, start + CHUNK_TOKENS))
+        for dumped in streams(DUMP, rope=ROPE)
+        for start in range(0, len(dumped.stream.words), CHUNK_TOKENS)
+    )
+
+
+Ratio = Callable[[Callable[[Chunk], bool]], float]
+
+
+def measure_ratios(codec: Codec) -> tuple[list[bytes], Ratio]:
+    """Encode every chunk; give the payloads, and the ratio (raw over coded, framing counted) of a selection."""
+    payloads = [codec.encode(chunk.stream) for chunk in all_chunks()]
+
+    def ratio(select: Callable[[Chunk], bool]) -> float:
+        chosen = [(chunk, payload) for chunk, payload in zip(all_chunks(), payloads, strict=True) if select(chunk)]
+        raw_bytes = sum(chunk.stream.raw_bytes for chunk, _ in chosen)
+        return raw_bytes / sum(len(payload) + FRAMING_BYTES for _, payload in chosen)
+
+    return payloads, ratio
 
 
 @cache

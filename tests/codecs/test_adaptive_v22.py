@@ -17,7 +17,7 @@ from pytest_h2o.codecs import adaptive_v22
 from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream
 from pytest_h2o.codecs.legacy import Legacy
-from pytest_h2o.codecs.predictors import PREDICTORS
+from pytest_h2o.codecs.planes.predictors import PREDICTORS
 from pytest_h2o.errors import CodecError
 
 NAMES = st.permutations(PREDICTORS).flatmap(lambda names: st.integers(1, 5).map(lambda n: tuple(names[:n])))

@@ -9,18 +9,22 @@ import pkgutil
 import numpy as np
 import pytest
 from battery import (
+    check_bytes,
     check_config,
     check_container,
     check_container_damage,
     check_not_larger_than,
+    check_other_shape_is_refused,
     check_overhead,
     check_payload_damage,
     check_repr,
     check_round_trip,
     check_threads,
+    check_words,
 )
 from hypothesis import HealthCheck, given, settings
-from sample_streams import ROPE, any_stream, cut, real_streams, worst_words
+from hypothesis import strategies as st
+from sample_streams import ROPE, SHAPES, any_stream, cut, real_streams, worst_words
 
 import pytest_h2o.codecs
 from pytest_h2o.codecs.base import Codec, Stream
@@ -36,7 +40,7 @@ OTHER_SETTINGS = (
 DEFAULTS = [get_codec(name) for name in builtin_names()]
 BOUNDED = [codec for codec in DEFAULTS if codec.max_overhead_bytes is not None]
 
-NOT_LARGER = [("byteplane", "zstd")]
+NOT_LARGER = [("byteplane", "zstd"), *((name, "adaptive_v22") for name in ("expbias", "rowref", "rowref_max"))]
 """Codecs that take no more bytes than another one, on every real stream."""
 
 every_codec = pytest.mark.parametrize("codec", [*DEFAULTS, *map(parse_codec, OTHER_SETTINGS)], ids=render_codec)
@@ -57,6 +61,17 @@ def test_real_streams_come_back_smaller(codec: Codec) -> None:
     assert sum(len(check_round_trip(codec, stream)) for stream in streams) < sum(s.raw_bytes for s in streams)
 
 
+@every_default
+def test_streams_of_all_kinds_are_decoded_together(codec: Codec) -> None:
+    """In any order: real and odd ones, coded in any of the codec's modes, with unlike shapes and rotations."""
+    streams = [cut(stream, 0, 40) for stream in real_streams()[:4]]
+    streams += [Stream(words, "k", None, ROPE) for words in worst_words().values()]
+    payloads = [codec.encode(stream) for stream in streams]
+    decoded = codec.decode_many(payloads, [stream.side_info() for stream in streams])
+    for words, stream in zip(decoded, streams, strict=True):
+        check_words(words, stream.words)
+
+
 @pytest.mark.parametrize(("name", "other"), NOT_LARGER)
 def test_no_real_stream_is_larger_than_with_another_codec(name: str, other: str) -> None:
     for stream in real_streams():
@@ -68,6 +83,16 @@ def test_no_real_stream_is_larger_than_with_another_codec(name: str, other: str)
 @pytest.mark.parametrize("tensor", ["k", "v"])
 def test_worst_words_come_back(codec: Codec, words: np.ndarray, tensor: str) -> None:
     check_round_trip(codec, Stream(words, tensor, np.arange(len(words)), ROPE if tensor == "k" else None))
+
+
+@every_codec
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("tensor", ["k", "v"])
+def test_every_shape_comes_back(codec: Codec, shape: tuple[int, int, int], tensor: str) -> None:
+    values = np.random.default_rng(5).normal(0, 1, (shape[1], shape[2], 2 * shape[0]))
+    words = values.astype(np.float16).view(np.uint16).transpose(2, 0, 1)
+    check_round_trip(codec, Stream(np.ascontiguousarray(words[1::2]), tensor))
+    check_round_trip(codec, Stream(words[::2], tensor, None, ROPE))  # apart in memory, a rotation without positions
 
 
 @every_bounded
@@ -113,8 +138,8 @@ def test_every_flipped_bit_and_every_truncation_of_a_container_is_refused(codec:
 @every_default
 @pytest.mark.parametrize("index", [0, 1])
 def test_damaged_payloads_are_safe(codec: Codec, index: int) -> None:
-    stream = cut(real_streams()[index], 0, 48)
-    check_payload_damage(codec, stream, codec.encode(stream), samples=40)
+    stream = cut(real_streams()[index], 0, 20)
+    check_payload_damage(codec, stream, codec.encode(stream), samples=25)
 
 
 @every_default
@@ -124,9 +149,21 @@ def test_damaged_payloads_of_odd_streams_are_safe(codec: Codec, kind: str) -> No
     check_payload_damage(codec, stream, codec.encode(stream), samples=25)
 
 
+@every_default
+@settings(max_examples=100, deadline=None)
+@given(data=st.binary(max_size=60))
+def test_any_bytes_are_safe(codec: Codec, data: bytes) -> None:
+    check_bytes(codec, data)
+
+
+@pytest.mark.parametrize("codec", [c for c in DEFAULTS if "shape" not in c.out_of_band], ids=render_codec)
+def test_a_payload_is_decoded_for_its_own_shape_alone(codec: Codec) -> None:
+    check_other_shape_is_refused(codec, cut(real_streams()[0], 0, 20))
+
+
 def test_every_codec_of_the_package_is_registered() -> None:
     found = set()
-    for module in pkgutil.iter_modules(pytest_h2o.codecs.__path__, "pytest_h2o.codecs."):
+    for module in pkgutil.walk_packages(pytest_h2o.codecs.__path__, "pytest_h2o.codecs."):
         members = vars(importlib.import_module(module.name)).values()
         found |= {
             member.id

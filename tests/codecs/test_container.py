@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from sample_streams import ROPE, cut, real_streams
 
 from pytest_h2o.codecs.base import Rope, SideInfo, Stream, Words
-from pytest_h2o.codecs.byte_reader import encode_varint
 from pytest_h2o.codecs.byteplane import Byteplane
 from pytest_h2o.codecs.container import MAX_RAW_BYTES, decode_container, read_container, write_container
 from pytest_h2o.codecs.registry import codec_names, register, unregister
+from pytest_h2o.codecs.wire.byte_reader import encode_varint
 from pytest_h2o.codecs.zstd import Zstd
 from pytest_h2o.errors import CodecError
 
@@ -105,11 +105,11 @@ def test_overhead_of_a_chunk_is_small() -> None:
         ),
         (
             make(head="89 48 32 4F 01 02", rest=b"\2\1\1" + b"\1\0\1" + b"\0"),
-            "positions do not cover their stream\n  came: 1 tokens\n  expected: 2 tokens",
+            "positions do not cover their stream\n  where: byte 17\n  came: 1 tokens\n  expected: 2 tokens",
         ),
         (
             make(head="89 48 32 4F 01 02", rest=b"\2\1\1" + b"\1\0\3" + b"\0"),
-            "a run of positions does not fit\n  came: 3 from 0, after 0 of 2",
+            "a run of positions does not fit\n  where: byte 17\n  came: 3 from 0, after 0 of 2",
         ),
     ],
     ids=lambda value: value.partition("\n")[0] if isinstance(value, str) else "",

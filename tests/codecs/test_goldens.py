@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from goldens import GOLDENS, check_goldens, digest, read_cases
 
+from pytest_h2o.codecs.container import read_container
 from pytest_h2o.codecs.registry import builtin_names
 from pytest_h2o.errors import CodecError
 
@@ -67,6 +68,13 @@ def test_goldens_decode_alike_on_a_lesser_machine() -> None:
         assert len(decoded) >= len(expected) * len(builtin_names())
         for name, sha256 in decoded.items():
             assert sha256 == expected[Path(name).stem.partition("--")[0]], name
+
+
+@pytest.mark.parametrize(("codec_id", "mode"), [("rowref", 32), ("rowref_max", 64)])
+@pytest.mark.parametrize("case", ["rows_k", "rows_v"])
+def test_goldens_are_of_the_codecs_own_mode(codec_id: str, mode: int, case: str) -> None:
+    """A fallback's golden would say nothing of the codec."""
+    assert read_container((GOLDENS / codec_id / f"{case}.h2o").read_bytes()).payload[0] == mode
 
 
 def test_no_codec_with_goldens_is_gone() -> None:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pytest_h2o.codecs.byte_reader import ByteReader, encode_varint, unzigzag, zigzag
-from pytest_h2o.codecs.container_positions import decode_positions, encode_positions
+from pytest_h2o.codecs.wire.byte_reader import ByteReader, encode_varint, unzigzag, zigzag
+from pytest_h2o.codecs.wire.position_runs import decode_positions, encode_positions
 from pytest_h2o.errors import CodecError
 
 positions = hnp.arrays(np.int64, st.integers(0, 40), elements=st.integers(-(1 << 63), (1 << 63) - 1)) | st.lists(
@@ -35,7 +35,9 @@ def test_a_run_beyond_64_bits_is_refused() -> None:
     run = encode_varint(1) + encode_varint(zigzag((1 << 63) - 2)) + encode_varint(3)
     with pytest.raises(CodecError) as caught:
         decode_positions(ByteReader(run), 3)
-    assert str(caught.value) == ("a run of positions does not fit\n  came: 3 from 9223372036854775806, after 0 of 3")
+    assert str(caught.value) == (
+        "a run of positions does not fit\n  where: byte 12\n  came: 3 from 9223372036854775806, after 0 of 3"
+    )
 
 
 def test_positions_of_a_sequence_are_one_run() -> None:

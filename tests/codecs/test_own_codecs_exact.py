@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kv_chunks import read_chunks
+from sample_streams import all_chunks
 
 from pytest_h2o.codecs.base import Codec
 from pytest_h2o.codecs.expbias import ExpBias
@@ -31,7 +31,7 @@ with open(sys.argv[2], "wb") as file:
 
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_decoding_without_the_fast_paths_of_numpy(tmp_path: Path, threads: str) -> None:
-    streams = [chunk.stream for chunk in read_chunks()[::30]]
+    streams = [chunk.stream for chunk in all_chunks()[::30]]
     cases = [(codec, codec.encode(stream), stream.side_info()) for codec in CODECS for stream in streams]
     (tmp_path / "cases").write_bytes(pickle.dumps(cases))
     dispatched = " ".join(np._core._multiarray_umath.__cpu_dispatch__)  # type: ignore[attr-defined]
@@ -48,7 +48,7 @@ def test_decoding_without_the_fast_paths_of_numpy(tmp_path: Path, threads: str) 
 
 
 def test_codecs_may_be_used_from_several_threads() -> None:
-    streams = [chunk.stream for chunk in read_chunks()[::12]]
+    streams = [chunk.stream for chunk in all_chunks()[::12]]
     for codec in CODECS[:2]:
         alone = [codec.encode(stream) for stream in streams]
         with ThreadPoolExecutor(4) as pool:

@@ -2,45 +2,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from kv_chunks import PROMPTS, measure_ratios, read_chunks
-from own_codec_checks import (
-    check_bytes,
-    check_damage,
-    check_decodes,
-    check_no_chunk_larger_than_reference,
-    check_other_shape_is_refused,
-    check_overhead,
-    check_round_trip,
-    check_shapes,
-    streams,
-)
+from battery import check_decodes, check_every_chunk_not_larger, check_round_trip
+from sample_streams import PROMPTS, all_chunks, measure_ratios
 
 from pytest_h2o.codecs.base import Stream
-from pytest_h2o.codecs.logistic import PATTERNS, TOTAL_BITS, cumulated, slopes_of
-from pytest_h2o.codecs.pattern_search import find_patterns
-from pytest_h2o.codecs.rans import LaneDecoder, encode_lanes
+from pytest_h2o.codecs.density.logistic import PATTERNS, TOTAL_BITS, cumulated, slopes_of
+from pytest_h2o.codecs.density.pattern_search import find_patterns
+from pytest_h2o.codecs.density.rans import LaneDecoder, encode_lanes
+from pytest_h2o.codecs.registry import get_codec
 from pytest_h2o.codecs.rowref_max import RowRefMax
-from pytest_h2o.codecs.varint import PayloadReader
+from pytest_h2o.codecs.wire.byte_reader import ByteReader
 from pytest_h2o.errors import CodecError
 
 CODEC = RowRefMax()
-
-
-@settings(deadline=None, max_examples=40)
-@given(stream=streams())
-def test_round_trip(stream: Stream) -> None:
-    payload = check_round_trip(CODEC, stream)
-    assert len(payload) <= stream.raw_bytes + CODEC.max_overhead_bytes
-
-
-def test_shapes() -> None:
-    check_shapes(CODEC)
-
-
-def test_overhead() -> None:
-    check_overhead(CODEC, CODEC.max_overhead_bytes)
 
 
 def test_recorded_dumps() -> None:
@@ -50,7 +24,7 @@ def test_recorded_dumps() -> None:
     floors = dict(zip(PROMPTS, (1.448, 1.678, 1.406), strict=True))
     for run_id, floor in floors.items():
         assert ratio(lambda chunk, run_id=run_id: chunk.run_id == run_id) > floor
-    check_no_chunk_larger_than_reference(payloads)
+    check_every_chunk_not_larger(CODEC, payloads, get_codec("adaptive_v22"))
     check_decodes(CODEC, payloads, every=6)
 
 
@@ -62,7 +36,7 @@ def _head(stream: Stream) -> Stream:
 def test_the_words_of_a_chunk_are_coded_by_density() -> None:
     """Damage is looked for in payloads of this codec's own mode, not of its fallbacks."""
     for index in (0, 7, 60, 149):
-        assert CODEC.encode(_head(read_chunks()[index].stream))[0] == 64
+        assert CODEC.encode(_head(all_chunks()[index].stream))[0] == 64
 
 
 def test_every_word_has_a_share_of_the_distribution() -> None:
@@ -109,7 +83,7 @@ def test_lanes(lanes: int, steps: int) -> None:
     begin = rng.integers(0, (1 << 24) - width + 1)
     seeds = rng.integers(0, 1 << 24, lanes)
     coded = encode_lanes(begin, width, seeds)
-    reader = PayloadReader(coded, "lanes")
+    reader = ByteReader(coded, "lanes")
     decoder = LaneDecoder(reader, lanes, steps)
     reader.expect_end()
     for step in range(steps):
@@ -135,27 +109,7 @@ def test_several_segments() -> None:
         assert len(payload) < rows * 12
 
 
-@pytest.mark.parametrize("index", [0, 7, 60, 149])
-def test_damage(index: int) -> None:
-    check_damage(CODEC, _head(read_chunks()[index].stream), flips=60)
-
-
-@settings(deadline=None, max_examples=100)
-@given(data=st.binary(max_size=60))
-def test_any_bytes(data: bytes) -> None:
-    check_bytes(CODEC, data)
-
-
-def test_other_shape() -> None:
-    check_other_shape_is_refused(CODEC, read_chunks()[3].stream)
-
-
 def test_a_stream_too_large_is_refused_before_it_is_copied() -> None:
     words = np.lib.stride_tricks.as_strided(np.zeros(1, np.uint16), (1 << 20, 300, 1), (0, 0, 0))
     with pytest.raises(CodecError, match="cannot be coded"):
         CODEC.encode(Stream(words, "v"))
-
-
-def test_config() -> None:
-    assert CODEC.config() == {"id": "rowref_max"}
-    assert RowRefMax.from_config(CODEC.config()) == CODEC

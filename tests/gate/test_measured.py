@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from pytest_h2o.errors import UsageError
 from pytest_h2o.gate.measured import Comparison, Measured, Target
 
 
@@ -37,7 +38,16 @@ def test_without_a_target_it_is_reported_and_never_gates() -> None:
     assert repr(seen[0].target) == "no target"
 
 
-@pytest.mark.parametrize("relation", [">=", "<="])
-def test_nan_fails_every_comparison(relation: str) -> None:
-    measured = Measured("h2o_lossy", math.nan, "run_0001")
-    assert not (measured >= 1.0 if relation == ">=" else measured <= 1.0)
+def test_nan_fails_every_comparison() -> None:
+    assert not Measured("h2o_lossy", math.nan, "run_0001") >= 1.0
+    assert not Measured("decode_drop", math.nan, "run_0001") <= 1.0
+
+
+def test_a_comparison_that_says_nothing_is_refused() -> None:
+    lossy = Measured("h2o_lossy", 3.0, "run_0001")
+    with pytest.raises(UsageError, match="a lossy ratio is neither true nor false"):
+        bool(lossy)
+    with pytest.raises(UsageError, match="compared with the target of another metric"):
+        lossy >= Target("decode_drop", 0.05, "default")  # noqa: B015
+    with pytest.raises(UsageError, match="compared the wrong way round"):
+        lossy <= 3.0  # noqa: B015

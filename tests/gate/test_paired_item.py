@@ -128,7 +128,7 @@ def test_what_decode_speed_is_held_against(line: Any, ini: Any, own: Any, expect
         ({}, {"h2o_decode_budget": "30"}, {}, (30, None)),
         ({}, {"h2o_decode_budget": "30"}, {"decode_pairs": 40}, (40, None)),
         ({}, {}, {"decode_time_s": 300.0}, (20, 300.0)),
-        ({"h2o_decode_budget": "90s"}, {}, {"decode_pairs": 40}, (20, 90.0)),
+        ({"h2o_bench": "b", "h2o_decode_budget": "90s"}, {}, {"decode_pairs": 40}, (20, 90.0)),
     ],
 )
 def test_the_budget_of_a_preset(line: Any, ini: Any, own: Any, expected: tuple[int, float | None]) -> None:
@@ -143,8 +143,8 @@ def test_a_plan_is_fitted_to_its_time_and_says_so() -> None:
         "planned 10 of 20 pairs: one takes about 6.0 s, and there are 60 s for all (--h2o-decode-budget 20 sets no "
         "limit of time)",
     )
-    assert plan_pairs(resolve({"h2o_disturbed": "keep"}), make_preset(), 0.05, launch_s=None).budget.pairs == 20
-    assert not plan_pairs(resolve({"h2o_disturbed": "keep"}), make_preset(), 0.05, launch_s=0.1).relaunch
+    assert plan_pairs(resolve(ini={"h2o_disturbed": "keep"}), make_preset(), 0.05, launch_s=None).budget.pairs == 20
+    assert not plan_pairs(resolve(ini={"h2o_disturbed": "keep"}), make_preset(), 0.05, launch_s=0.1).relaunch
 
 
 def test_the_header_says_what_decode_is_held_against() -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.plugin.conftest import MODES, RECORDINGS, ROOT, Project
+from tests.plugin.project import BASE_CONFIG, MODES, ROOT, SWEEP, Project
 
-BASE_CONFIG = ROOT / "fixtures" / "recordings" / "base_config.json"
 PRESET = """
 prompts: 512
 gens: 128
@@ -33,25 +29,21 @@ h2o_trigger_min_tokens: 384
 class BenchProject(Project):
     """A project whose bench is the fake one, with one preset of three points."""
 
-    def __init__(self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__(pytester)
-        self._monkeypatch = monkeypatch
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
         for path in (self.path / "gates" / "presets").iterdir():
             path.unlink()
         (self.path / "gates" / "presets" / "small.yaml").write_text(PRESET)
-        self.launches = self.path / "launches.txt"
-        (self.path / "tmp").mkdir()
-        for name, value in {
-            "FAKE_RECORDINGS": RECORDINGS / "target_ratio_v3",
-            "FAKE_LAUNCHES": self.launches,
-            "TMPDIR": self.path / "tmp",
-            "XDG_CACHE_HOME": self.path / "cache",
-        }.items():
-            monkeypatch.setenv(name, str(value))
-        self.bench = self.make_bench("bench.sh")
+        self.launch_list = self.path / "launches.txt"
+        self.env = {
+            "FAKE_RECORDINGS": str(SWEEP),
+            "FAKE_LAUNCHES": str(self.launch_list),
+            "XDG_CACHE_HOME": str(self.path / "cache"),
+        }
+        self.bench = self.make_script("bench.sh")
         self.ini()
 
-    def make_bench(self, name: str, **environment: str) -> Path:
+    def make_script(self, name: str, **environment: str) -> Path:
         """A script that starts the fake bench, with an environment of its own."""
         path = self.path / name
         exports = "".join(f"export {key}='{value}'\n" for key, value in environment.items())
@@ -65,10 +57,10 @@ class BenchProject(Project):
 
     def set_decode(self, **values: float) -> None:
         text = ",".join(f"{key}={value}" for key, value in values.items())
-        self._monkeypatch.setenv("FAKE_DECODE", text)
+        self.env["FAKE_DECODE"] = text
 
     def count(self, part: str = "") -> int:
-        return sum(part in line for line in self.launches.read_text().splitlines())
+        return sum(part in line for line in self.launch_list.read_text().splitlines())
 
     def pairs(self) -> dict[str, Any]:
         value: dict[str, Any] = json.loads((self.run_dir() / "small" / "decode" / "pairs.json").read_text())
@@ -76,8 +68,8 @@ class BenchProject(Project):
 
 
 @pytest.fixture
-def bench_project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> BenchProject:
-    return BenchProject(pytester, monkeypatch)
+def bench_project(tmp_path: Path) -> BenchProject:
+    return BenchProject(tmp_path)
 
 
 def test_no_slow_down_passes(bench_project: BenchProject) -> None:
@@ -159,9 +151,9 @@ def test_inconclusive_can_be_made_to_fail(bench_project: BenchProject) -> None:
     assert bench_project.summary()["failed"][0]["why"].startswith("inconclusive: decode slow-down ")
 
 
-def test_unlike_contexts_are_not_comparable(bench_project: BenchProject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unlike_contexts_are_not_comparable(bench_project: BenchProject) -> None:
     bench_project.set_decode(base=60, drop=0.0, spread=0.01, seed=1)
-    monkeypatch.setenv("FAKE_KV_LEN", "2566")
+    bench_project.env["FAKE_KV_LEN"] = "2566"
     result = bench_project.run("-k", "test_decode")
     assert result.ret == 0
     assert bench_project.count("/decode/") == 4
@@ -203,7 +195,7 @@ def test_time_without_room_for_a_verdict_launches_no_pair(bench_project: BenchPr
 
 
 def test_two_builds_are_compared_with_the_same_config(bench_project: BenchProject) -> None:
-    other = bench_project.make_bench("other.sh", FAKE_DECODE="base=90,drop=0,spread=0.02,seed=5")
+    other = bench_project.make_script("other.sh", FAKE_DECODE="base=90,drop=0,spread=0.02,seed=5")
     bench_project.set_decode(base=60, drop=0.0, spread=0.02, seed=1)
     result = bench_project.run("--h2o-baseline-bench", str(other), "-k", "test_decode")
     assert result.ret == 1
@@ -215,7 +207,7 @@ def test_two_builds_are_compared_with_the_same_config(bench_project: BenchProjec
 
 
 def test_a_crash_in_a_pair_fails_the_item(bench_project: BenchProject) -> None:
-    other = bench_project.make_bench("other.sh", FAKE_MODE="exit3")
+    other = bench_project.make_script("other.sh", FAKE_MODE="exit3")
     bench_project.set_decode(base=60, drop=0.0, spread=0.02, seed=1)
     result = bench_project.run("--h2o-baseline-bench", str(other), "-k", "test_decode")
     assert result.ret == 1
@@ -254,37 +246,31 @@ def test_pairs_are_launched_once_in_every_way_of_running(mode: str, bench_projec
     assert {pair["order"] for pair in pairs} == {"AB", "BA"}
 
 
-def test_two_gates_at_once_never_time_at_once(bench_project: BenchProject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_gates_at_once_never_time_at_once(bench_project: BenchProject) -> None:
     bench_project.set_decode(base=60, drop=0.3, spread=0.02, seed=2)
-    monkeypatch.setenv("FAKE_SPANS", str(bench_project.path / "spans.txt"))
-    command = [sys.executable, "-m", "pytest", "gates", "-k", "test_decode", "-q"]
-    gates = [subprocess.Popen(command, cwd=bench_project.path, stdout=subprocess.DEVNULL) for _ in range(2)]
-    assert [gate.wait() for gate in gates] == [1, 1]
+    bench_project.env["FAKE_SPANS"] = str(bench_project.path / "spans.txt")
+    gates = [bench_project.start("-k", "test_decode", "-q") for _ in range(2)]
+    assert [gate.communicate() and gate.returncode for gate in gates] == [1, 1]
     words = (bench_project.path / "spans.txt").read_text().split()
     assert words == ["in", "out"] * (2 * (3 + 12))
 
 
-def test_a_gate_that_is_killed_in_a_launch_lets_the_next_one_in(
-    bench_project: BenchProject, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gate_that_is_killed_in_a_launch_lets_the_next_one_in(bench_project: BenchProject) -> None:
     bench_project.set_decode(base=60, drop=0.3, spread=0.02, seed=2)
-    monkeypatch.setenv("FAKE_MODE", "hang")
-    command = [sys.executable, "-m", "pytest", "gates", "-k", "test_decode", "-q"]
-    gate = subprocess.Popen(command, cwd=bench_project.path, stdout=subprocess.DEVNULL)
-    wait_for(lambda: bench_project.launches.exists())
-    os.kill(gate.pid, signal.SIGKILL)
+    bench_project.env["FAKE_MODE"] = "hang"
+    gate = bench_project.start("-k", "test_decode", "-q")
+    wait_for(lambda: bench_project.launch_list.exists())
+    gate.kill()
     gate.wait()
-    monkeypatch.setenv("FAKE_MODE", "ok")
+    bench_project.env["FAKE_MODE"] = "ok"
     result = bench_project.run("-k", "test_decode")
     assert result.ret == 1
     assert bench_project.count("/decode/") == 12
 
 
-def test_a_worker_that_is_killed_in_a_pair_leaves_the_others_a_verdict(
-    bench_project: BenchProject, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_is_killed_in_a_pair_leaves_the_others_a_verdict(bench_project: BenchProject) -> None:
     bench_project.set_decode(base=60, drop=0.3, spread=0.02, seed=2)
-    monkeypatch.setenv("FAKE_KILL_PARENT", "8")  # the fifth launch of a pair
+    bench_project.env["FAKE_KILL_PARENT"] = "8"  # the fifth launch of a pair
     result = bench_project.run("-k", "test_decode or test_joint", "-n2")
     assert result.ret == 1
     result.stdout.fnmatch_lines(["*worker 'gw?' crashed while running*"])

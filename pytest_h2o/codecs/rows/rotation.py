@@ -1,0 +1,219 @@
+"""Rotary position embedding in exact arithmetic: the same bits on every machine.
+
+A pair (x, y) of a head at position p is stored rotated by ``p * theta ** (-2 i / head_dim)`` (RoPE, Su et al. 2021).
+A prediction that takes part in a lossless code has to come out equal wherever it is computed, so nothing here uses
+cos, sin, exp or pow of a math library: frequencies are integer roots of Python integers, in 2^-64 of a turn; cosine
+and sine are integer polynomials of int64, rounded to 2^-15; rotations are single float32 multiplications, additions
+and subtractions, each of which IEEE 754 rounds in one way only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_h2o.codecs.base import Rope
+
+Floats = NDArray[np.float32]
+
+SCALE_BITS = 15
+MAX_HEAD_DIM = 512
+"""Above, a stream is not turned: the exact frequencies would take long to compute."""
+_CACHED_DISTANCES = 256
+_NEAR = np.arange(1 - _CACHED_DISTANCES, _CACHED_DISTANCES, dtype=np.int64)
+_MAX_TABLE_CHANNELS = 2048
+"""References lie at most 255 rows back; a small table, because a payload may name any theta."""
+_FRACTION_BITS = 30
+_PI_DIGITS = 3141592653589793238462643383279502884197169399375105820974944592307816406286
+_PI_SCALE = 10**75
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """A pairing of dimensions and the turn of each pair from one position to the next.
+
+    Attributes
+    ----------
+    pairing : "half" or "interleaved"
+    head_dim : int
+        Even.
+    steps : tuple of int
+        Turn of each pair a position, in 2^-64 of a turn.
+    """
+
+    pairing: Literal["half", "interleaved"]
+    head_dim: int
+    steps: tuple[int, ...]
+
+    def cos_sin(self, distances: NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """Cosine and signed sine of each distance, whole multiples of 2^-15, each ``[len(distances), head_dim]``.
+
+        The sine is negative at the first dimension of a pair: turned = row * cosine + partner * sine.
+        """
+        if len(distances) and int(distances.max()) < _CACHED_DISTANCES and int(distances.min()) > -_CACHED_DISTANCES:
+            cos, sin = _near_table(self)
+            at = distances + (_CACHED_DISTANCES - 1)
+            return cos[at], sin[at]
+        return _spread(self, *_cos_sin(self.steps, distances))
+
+    def rotate(self, rows: Floats, distances: NDArray[np.int64]) -> Floats:
+        """Turn finite ``[rows, heads, head_dim]`` by `distances` positions a row."""
+        cos, sin = self.cos_sin(distances)
+        turned = rows * cos[:, None, :]
+        partner = self.swap(rows)
+        partner *= sin[:, None, :]
+        turned += partner
+        return turned
+
+    def swap(self, rows: Floats) -> Floats:
+        """Give a copy of ``[rows, heads, head_dim]`` in which the two dimensions of every pair have changed places."""
+        swapped = np.empty(rows.shape, np.float32)
+        if self.pairing == "half":
+            half = self.head_dim // 2
+            swapped[..., :half], swapped[..., half:] = rows[..., half:], rows[..., :half]
+        else:
+            swapped[..., 0::2], swapped[..., 1::2] = rows[..., 1::2], rows[..., 0::2]
+        return swapped
+
+    def first_and_second(self, step: int) -> tuple[slice, slice]:
+        """Give the first and the second dimensions of every `step`-th pair."""
+        if self.pairing == "half":
+            return slice(0, self.head_dim // 2, step), slice(self.head_dim // 2, None, step)
+        return slice(0, None, 2 * step), slice(1, None, 2 * step)
+
+
+class Turner:
+    """Turns whole rows ``[rows, heads * head_dim]``, all heads alike, from a table of near distances.
+
+    Parameters
+    ----------
+    rotation : Rotation
+    heads : int
+    """
+
+    def __init__(self, rotation: Rotation, heads: int) -> None:
+        self.rotation = rotation
+        self._heads = heads
+        near = _NEAR if heads * rotation.head_dim <= _MAX_TABLE_CHANNELS else _NEAR[:0]
+        self._cos, self._sin = self._tile(near)
+
+    def turn(self, rows: Floats, distances: NDArray[np.int64]) -> Floats:
+        """Turn finite `rows`, which are used up, by `distances` positions a row."""
+        # One comparison for both ends: numbers below zero are large ones without a sign.
+        at = distances + (_CACHED_DISTANCES - 1)
+        if len(at) and int(at.view(np.uint64).max()) < len(self._cos):
+            cos, sin = self._cos.take(at, axis=0), self._sin.take(at, axis=0)
+        else:
+            cos, sin = self._tile(distances)
+        turned = rows * cos
+        rows *= sin
+        if self.rotation.pairing == "half":
+            pairs = (-1, 2, self.rotation.head_dim // 2)
+            turned.reshape(pairs)[...] += rows.reshape(pairs)[:, ::-1]
+        else:
+            turned[:, 0::2] += rows[:, 1::2]
+            turned[:, 1::2] += rows[:, 0::2]
+        return turned
+
+    def _tile(self, distances: NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """Cosine and sine for all heads; the sine stands at the dimension that it is multiplied with."""
+        cos, sin = self.rotation.cos_sin(distances)
+        return np.tile(cos, (1, self._heads)), np.tile(-sin, (1, self._heads))
+
+
+@lru_cache(maxsize=8)
+def build_turner(rope: Rope, heads: int, head_dim: int) -> Turner:
+    """Give the turner of `rope` for rows of `heads` times an even `head_dim`."""
+    return Turner(build_rotation(rope, head_dim), heads)
+
+
+@lru_cache(maxsize=64)
+def build_rotation(rope: Rope, head_dim: int) -> Rotation:
+    """Give the exact rotation of `rope` for an even `head_dim`."""
+    numerator, denominator = rope.theta.as_integer_ratio()
+    pairs = head_dim // 2
+    steps = []
+    for pair in range(pairs):
+        # theta ** (-pair / pairs), in 2^-96: the root of theta ** -pair in 2^-(96 * pairs).
+        power = (denominator**pair << 96 * pairs) // numerator**pair
+        frequency = _integer_root(power, pairs)
+        steps.append((frequency * _PI_SCALE // (2 * _PI_DIGITS) >> 32) & (1 << 64) - 1)
+    return Rotation(rope.pairing, head_dim, tuple(steps))
+
+
+def _integer_root(value: int, degree: int) -> int:
+    """Largest r with ``r ** degree <= value`` (Newton's method from above)."""
+    if value == 0:
+        return 0
+    root = 1 << -(-value.bit_length() // degree)
+    while True:
+        nearer = ((degree - 1) * root + value // root ** (degree - 1)) // degree
+        if nearer >= root:
+            return root
+        root = nearer
+
+
+@lru_cache(maxsize=8)
+def _near_table(rotation: Rotation) -> tuple[Floats, Floats]:
+    table = _spread(rotation, *_cos_sin(rotation.steps, _NEAR))
+    for part in table:
+        part.flags.writeable = False
+    return table
+
+
+def _spread(rotation: Rotation, cos: Floats, sin: Floats) -> tuple[Floats, Floats]:
+    """Lay out cosine and signed sine of the pairs over the dimensions of a head."""
+    if rotation.pairing == "half":
+        return np.concatenate([cos, cos], axis=1), np.concatenate([-sin, sin], axis=1)
+    return np.repeat(cos, 2, axis=1), np.stack([-sin, sin], axis=2).reshape(len(sin), -1)
+
+
+def _cos_sin(steps: tuple[int, ...], distances: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Cosine and sine from phases that wrap at a turn, by octants."""
+    phase = distances.astype(np.int64).view(np.uint64)[:, None] * np.array(steps, np.uint64)
+    octant = (phase >> np.uint64(61)).astype(np.int64)
+    within = (phase >> np.uint64(61 - _FRACTION_BITS)).astype(np.int64) & (1 << _FRACTION_BITS) - 1
+    # Odd octants run backwards from their end, so that the polynomials see at most an eighth of a turn.
+    within = np.where(octant & 1, (1 << _FRACTION_BITS) - within, within)
+    angle = within * _EIGHTH_TURN >> _FRACTION_BITS
+    square = angle * angle >> _FRACTION_BITS
+    cos = _polynomial(square, _COSINE)
+    sin = angle * _polynomial(square, _SINE) >> _FRACTION_BITS
+    swapped = (octant + 1 & 2) != 0
+    x, y = np.where(swapped, sin, cos), np.where(swapped, cos, sin)
+    x = np.where((octant + 2 & 4) != 0, -x, x)
+    y = np.where(octant & 4, -y, y)
+    return _round(x), _round(y)
+
+
+def _polynomial(square: NDArray[np.int64], coefficients: tuple[int, ...]) -> NDArray[np.int64]:
+    value = np.full_like(square, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        value = coefficient + (value * square >> _FRACTION_BITS)
+    return value
+
+
+def _round(value: NDArray[np.int64]) -> Floats:
+    shift = _FRACTION_BITS - SCALE_BITS
+    rounded = (value + (1 << shift - 1) >> shift).astype(np.float32)
+    rounded *= np.float32(2.0**-SCALE_BITS)
+    return rounded
+
+
+def _inverse_factorials(first: int) -> tuple[int, ...]:
+    """Signed 1 / n! for n = first, first + 2, … in 2^-30: the Taylor series of cosine (0) and of sine over x (1)."""
+    values, factorial = [], 1
+    for n in range(1, first + 15):
+        factorial *= n
+        if n % 2 == first % 2 and n >= first:
+            values.append((1 << _FRACTION_BITS) // factorial * (1 if (n - first) // 2 % 2 == 0 else -1))
+    return tuple(values) if first else (1 << _FRACTION_BITS, *values)
+
+
+_EIGHTH_TURN = (_PI_DIGITS << _FRACTION_BITS) // (4 * _PI_SCALE)
+_COSINE = _inverse_factorials(0)
+_SINE = _inverse_factorials(1)

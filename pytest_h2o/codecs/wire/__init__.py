@@ -1,0 +1,1 @@
+"""How the parts of a payload lie in bytes: numbers, positions, rotations, headers."""

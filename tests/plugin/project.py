@@ -1,0 +1,189 @@
+"""A user's project in a temporary folder: the shipped gates, and the recordings or a fake bench to gate on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RECORDINGS = ROOT / "fixtures" / "recordings" / "smollm2-135m"
+SWEEP = RECORDINGS / "target_ratio_v3"
+BASE_CONFIG = ROOT / "fixtures" / "recordings" / "base_config.json"
+DUMPS = ROOT / "fixtures" / "dumps" / "fp16"
+FAKE_BENCH = ROOT / "tests" / "fake_llm_bench.py"
+
+MODES = {"plain": [], "n0": ["-n0"], "n2": ["-n2"], "no-xdist": ["-p", "no:xdist"]}
+"""The ways of running pytest that must not make a difference."""
+
+BENCH = """#!{python}
+# The fake bench in the mode that FAKE_MODES has for this run, else in FAKE_MODE.
+import json, os, runpy, sys
+
+modes = json.loads(os.environ.get("FAKE_MODES", "{{}}"))
+config = next((word for flag, word in zip(sys.argv, sys.argv[1:]) if flag == "-m"), "")
+for start, mode in modes.items():
+    if os.path.basename(config).startswith(start):
+        os.environ["FAKE_MODE"] = mode
+runpy.run_path({fake!r}, run_name="__main__")
+"""
+
+
+class Project:
+    """The gates of a user, runnable by `run`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.env: dict[str, str] = {}
+        shutil.copytree(ROOT / "gates", self.path / "gates", ignore=shutil.ignore_patterns("__pycache__"))
+        scopes = self.path / "gates" / "scopes.yaml"
+        scopes.write_text(scopes.read_text().replace("../fixtures/dumps/fp16", str(DUMPS)))
+        self.write_ini(h2o_logs=str(RECORDINGS), h2o_set="model_layers=30")
+
+    # -- what is gated on -----------------------------------------------------------------------------------------
+
+    def write_ini(self, **keys: str) -> None:
+        lines = [f"{key} = {value}" for key, value in keys.items()]
+        (self.path / "pytest.ini").write_text("\n".join(["[pytest]", *lines]) + "\n")
+
+    def copy_recordings(self) -> Path:
+        """The recordings as files of this project's own, for a test to damage; the ini file points to them."""
+        folder = self.path / "recordings"
+        shutil.copytree(RECORDINGS, folder)
+        self.write_ini(h2o_logs="recordings")
+        return folder / "target_ratio_v3"
+
+    def copy_dump(self) -> Path:
+        """The dump as files of this project's own; the scopes point to them."""
+        folder = self.path / "dump"
+        shutil.copytree(DUMPS, folder)
+        scopes = self.path / "gates" / "scopes.yaml"
+        scopes.write_text(scopes.read_text().replace(str(DUMPS), "../dump"))
+        return folder
+
+    def preset(self, name: str = "target_ratio_v3") -> Path:
+        return self.path / "gates" / "presets" / f"{name}.yaml"
+
+    def make_bench(self, **modes: str) -> tuple[str, ...]:
+        """A fake bench that replays the recordings, `modes` of runs by the start of their ids; the options for it."""
+        bench = self.path / "llm_bench"
+        bench.write_text(BENCH.format(python=sys.executable, fake=str(FAKE_BENCH)))
+        bench.chmod(0o755)
+        shutil.copy(BASE_CONFIG, self.path / "model.json")
+        self.env = {
+            "FAKE_RECORDINGS": str(SWEEP),
+            "FAKE_MODES": json.dumps(modes),
+            "FAKE_LAUNCHES": str(self.path / "launches.txt"),
+        }
+        self.write_ini(h2o_threads="2", h2o_set="model_layers=30")
+        return ("--h2o-bench=llm_bench", "--h2o-base-config=model.json")
+
+    def launches(self) -> list[str]:
+        """Run ids in the order in which the fake bench was launched."""
+        file = self.path / "launches.txt"
+        return [Path(line).stem for line in file.read_text().splitlines()] if file.exists() else []
+
+    # -- running --------------------------------------------------------------------------------------------------
+
+    def start(self, *arguments: str, what: str = "gates", cwd: Path | None = None) -> subprocess.Popen[str]:
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "TOX_", "H2O_", "FAKE_"))}
+        # A machine lock of this project's own: no other test is waited for.
+        (self.path / "tmp").mkdir(exist_ok=True)
+        env |= {"PY_COLORS": "0", "COLUMNS": "100", "TMPDIR": str(self.path / "tmp"), **self.env}
+        return subprocess.Popen(
+            [sys.executable, "-m", "pytest", what, "-p", "no:cacheprovider", *arguments],
+            cwd=cwd or self.path,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, *arguments: str, what: str = "gates", cwd: Path | None = None) -> pytest.RunResult:
+        started = time.monotonic()
+        return finish(self.start(*arguments, what=what, cwd=cwd), started)
+
+    # -- what came of it --------------------------------------------------------------------------------------------
+
+    def runs(self) -> list[Path]:
+        return sorted((self.path / "h2o-runs").iterdir()) if (self.path / "h2o-runs").exists() else []
+
+    def run_dir(self) -> Path:
+        (folder,) = self.runs()
+        return folder
+
+    def summary(self, run_dir: Path | None = None) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads(((run_dir or self.run_dir()) / "summary.json").read_text())
+        return value
+
+    def failed(self, run_dir: Path | None = None) -> dict[str, str]:
+        """Name of each failed item, without its file, and the one line that says why."""
+        return {failed["item"].split("::")[1]: failed["why"] for failed in self.summary(run_dir)["failed"]}
+
+
+def finish(child: subprocess.Popen[str], started: float, *, timeout_s: float = 120) -> pytest.RunResult:
+    """Wait for a run; a run that hangs is killed and fails the test that waits."""
+    try:
+        output, _ = child.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+        raise
+    return pytest.RunResult(child.returncode, output.splitlines(), [], time.monotonic() - started)
+
+
+def failure_of(result: pytest.RunResult, item: str) -> str:
+    """What the terminal says of one failed item, from its title line to the next one."""
+    lines = result.outlines
+    starts = [n for n, line in enumerate(lines) if re.fullmatch(rf"_+ {re.escape(item)} _+", line)]
+    assert len(starts) == 1, f"{len(starts)} failures are titled {item}:\n" + "\n".join(lines)
+    end = next(
+        n for n in range(starts[0] + 1, len(lines)) if re.fullmatch(r"(_{2,} .+ _{2,}|={2,} .+ ={2,})", lines[n])
+    )
+    return "\n".join(lines[starts[0] + 1 : end])
+
+
+def check_no_traceback(result: pytest.RunResult) -> None:
+    """Neither we nor pytest fell over."""
+    text = "\n".join(result.outlines)
+    for sign in ("Traceback (most recent call last)", "INTERNALERROR", "object has no attribute"):
+        assert sign not in text, text
+
+
+def check_failed(project: Project, result: pytest.RunResult, *items: str) -> None:
+    """Exactly these items failed; pytest's verdict and the summary's agree."""
+    check_no_traceback(result)
+    assert result.ret == 1
+    assert set(project.failed()) == set(items)
+    assert project.summary()["overall_pass"] is False
+    assert json.loads((project.run_dir() / "run.json").read_text())["overall_pass"] is False
+
+
+def replace_in(path: Path, old: str, new: str) -> None:
+    """Change one text in a file; it must be there exactly once."""
+    text = path.read_text(encoding="utf-8")
+    assert text.count(old) == 1, f"{old!r} is {text.count(old)} times in {path}"
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def log_of(sweep: Path, number: int) -> Path:
+    """The log of a run by its number."""
+    (path,) = (sweep / "logs").glob(f"run_{number:04d}_*.log")
+    return path
+
+
+def drop_column(log: Path, column: str) -> None:
+    """Take one column out of a table, as a binary that does not print it would have written it."""
+    rows = [line.strip().strip("|").split("|") for line in log.read_text(encoding="utf-8").splitlines()]
+    place = [cell.strip() for cell in rows[0]].index(column)
+    lines = ["|" + "|".join(cell for n, cell in enumerate(row) if n != place) + "|" for row in rows]
+    log.write_text("\n".join(lines) + "\n", encoding="utf-8")

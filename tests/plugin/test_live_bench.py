@@ -1,0 +1,329 @@
+"""The gate on a bench that is run: a fake one that replays the recordings, and can crash, hang and lie."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pytest_h2o.bench.row import DETERMINISTIC_COLUMNS
+from tests.plugin.project import (
+    SWEEP,
+    Project,
+    check_failed,
+    check_no_traceback,
+    failure_of,
+    finish,
+    replace_in,
+)
+
+PRESET = "target_ratio_v3"
+DECIDING = "front2_grouped_192_8"
+WHOLE = ("-k", f"{PRESET} or {DECIDING}", "--h2o-decode-baseline=56.02")
+RUN_IDS = [entry["run_id"] for entry in json.loads((SWEEP / "manifest.json").read_text())]
+
+
+def read_csv(run_dir: Path) -> list[dict[str, str]]:
+    with (run_dir / PRESET / "h2o_metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_manifest(run_dir: Path) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = json.loads((run_dir / PRESET / "manifest.json").read_text())
+    return entries
+
+
+def verdict_columns(run_dir: Path) -> list[list[str]]:
+    """What a verdict rests on besides timings, of every row."""
+    return [[row[column] for column in DETERMINISTIC_COLUMNS] for row in read_csv(run_dir)]
+
+
+def living(text: str) -> list[str]:
+    """Processes whose command line has `text`."""
+    lines = (" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
+    return [line for line in lines if text in line]
+
+
+# -- a whole preset ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, pytest.RunResult]:
+    """One run of the whole preset on a bench that behaves."""
+    project = Project(tmp_path_factory.mktemp("folded"))
+    return project, project.run(*project.make_bench(), *WHOLE)
+
+
+def test_the_preset_costs_ten_launches_and_holds(folded: tuple[Project, pytest.RunResult]) -> None:
+    project, result = folded
+    assert result.ret == 0
+    assert project.launches() == RUN_IDS[:10]
+    result.stdout.fnmatch_lines(
+        [
+            "h2o: bench */llm_bench (--h2o-bench)",
+            "    27 rows of 10 runs",
+            f"    note: rows that differ only in the keep ratio share a run * {RUN_IDS[9]} was run too *",
+            "gate PASS *",
+        ]
+    )
+
+
+def test_a_live_run_leaves_every_artifact(folded: tuple[Project, pytest.RunResult]) -> None:
+    project, _ = folded
+    folder = project.run_dir()
+    launched = RUN_IDS[:10]
+    kept = {path.relative_to(folder / PRESET).as_posix() for path in (folder / PRESET).rglob("*") if path.is_file()}
+    assert kept == {
+        "manifest.json",
+        "h2o_metrics.csv",
+        *(f"configs/{run_id}.json" for run_id in launched),
+        *(f"logs/{run_id}.{kind}" for run_id in launched for kind in ("log", "json", "stdout.txt")),
+    }
+    assert {path.name for path in folder.iterdir() if path.name != PRESET} == {
+        "journal.jsonl",
+        "run.json",
+        "summary.json",
+        "summary.md",
+        f"offline_lossless_{DECIDING}.json",
+        f"offline_lossless_{DECIDING}.md",
+    }
+    entries = read_manifest(folder)
+    assert [entry["run_id"] for entry in entries] == RUN_IDS
+    assert {entry["return_code"] for entry in entries} == {0}
+    shared = {entry["run_id"]: entry["shares_run_with"] for entry in entries if "shares_run_with" in entry}
+    assert shared == {run_id: RUN_IDS[n % 9] for n, run_id in enumerate(RUN_IDS) if n > 9}
+    assert project.summary()["presets"][PRESET]["shared_runs"] == shared
+    for entry in entries:
+        assert (folder / PRESET / entry["log"]).is_file()
+        config = json.loads((folder / PRESET / entry["config"]).read_text())
+        assert config["kv_h2o_target_lossy_ratio"] == entry["h2o_target_lossy_ratio"]
+    run = json.loads((folder / "run.json").read_text())
+    assert run["overall_pass"] is True
+    assert str(project.path / "llm_bench") in run["digests"]
+    assert str(project.path / "model.json") in run["digests"]
+    journal = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    assert len(journal) == 27 + 3 + 2
+    assert {record["outcome"] for record in journal} == {"passed"}
+
+
+def test_the_run_folder_gated_on_again_gives_the_same_verdict(folded: tuple[Project, pytest.RunResult]) -> None:
+    project, _ = folded
+    first = project.run_dir()
+    result = project.run(f"--h2o-logs={first}", "--h2o-out-dir=again", *WHOLE)
+    assert result.ret == 0
+    (second,) = (project.path / "again").iterdir()
+    ours, theirs = project.summary(first), project.summary(second)
+    assert theirs["presets"][PRESET].pop("notes") == [
+        n for n in ours["presets"][PRESET].pop("notes") if "share" not in n
+    ]
+    assert theirs["presets"] == ours["presets"]
+    assert read_csv(second) == read_csv(first)
+    assert read_manifest(second) == read_manifest(first)
+
+
+def test_two_workers_launch_no_more(folded: tuple[Project, pytest.RunResult], project: Project) -> None:
+    result = project.run(*project.make_bench(), *WHOLE, "-n2")
+    assert result.ret == 0
+    assert sorted(project.launches()) == RUN_IDS[:10]
+    assert read_csv(project.run_dir()) == read_csv(folded[0].run_dir())
+    assert read_manifest(project.run_dir()) == read_manifest(folded[0].run_dir())
+
+
+def test_without_folding_27_launches_give_the_same_columns(
+    folded: tuple[Project, pytest.RunResult], project: Project
+) -> None:
+    result = project.run(*project.make_bench(), "--h2o-no-fold", *WHOLE)
+    assert result.ret == 0
+    assert project.launches() == RUN_IDS
+    result.stdout.fnmatch_lines(["    27 rows of 27 runs"])
+    assert verdict_columns(project.run_dir()) == verdict_columns(folded[0].run_dir())
+
+
+def test_a_bench_that_tells_folded_points_apart_is_not_folded(project: Project) -> None:
+    options = project.make_bench(**{RUN_IDS[9]: "not_deterministic"})
+    result = project.run(*options, "-k", f"{PRESET} and lossy")
+    assert result.ret == 0
+    assert sorted(project.launches()) == RUN_IDS
+    result.stdout.fnmatch_lines(
+        [
+            "    27 rows of 27 runs",
+            f"    note: nothing is folded: {RUN_IDS[0]} and {RUN_IDS[9]} differ only in the keep ratio, which adaptive "
+            "mode should not read, and gave h2o_keep 0.3377 ± 0.0030 and 0.3000 ± 0.0000",
+        ]
+    )
+
+
+def test_only_the_points_that_are_asked_for_are_run(project: Project) -> None:
+    """Of one point nothing can be folded: exactly one launch. The base config comes from the ini file here."""
+    options = project.make_bench()
+    project.write_ini(h2o_base_config="model.json", h2o_threads="2")
+    result = project.run(options[0], "-k", f"{PRESET} and run_0012")
+    assert result.ret == 0
+    assert project.launches() == [RUN_IDS[11]]
+    result.stdout.fnmatch_lines(["    1 row of 1 run", "gate INCOMPLETE *"])
+
+
+def test_a_preset_can_bring_its_base_config(project: Project) -> None:
+    """Then others, which have none, do not stand in the way unless they are selected too."""
+    bench, _ = project.make_bench()
+    replace_in(
+        project.preset(),
+        "# base_config: ../../models/my-model/config.json   # the model's config for llm_bench, relative to this file",
+        "base_config: ../../model.json",
+    )
+    assert project.run(bench, "-k", f"{PRESET} and (run_0001 or run_0010)").ret == 0
+    assert project.launches() == [RUN_IDS[0], RUN_IDS[9]]
+
+
+# -- a bench that fails --------------------------------------------------------------------------------------------
+
+FAILING = {
+    1: ("crash", "the bench was ended by SIGSEGV", "came: Unable to open config file: FOLDER/configs/RUN.json; "),
+    2: ("hang", "the bench did not end within 4 s", "came: no reason in its output"),
+    3: ("exit3", "the bench ended with exit code 3", "came: Load module failed"),
+    4: ("truncated", "the last row was cut", "where: logs/RUN.log:3"),
+    5: ("no_h2o", "this bench has no H2O columns", "where: logs/RUN.log"),
+    6: ("wrong_backend", "the bench ran on another backend than asked", "came: OPENCL"),
+    7: ("idle", "H2O is on but did nothing: this row is no measurement of it", "came: keep, lossy and floor of "),
+}  # fmt: skip
+ENDS = {1: "SIGSEGV", 2: "SIGTERM", 3: "exit code 3"}
+
+
+@pytest.fixture(scope="module")
+def failing(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, pytest.RunResult]:
+    """One run of a bench that does something else wrong in each point, and takes no -j in the last."""
+    project = Project(tmp_path_factory.mktemp("failing"))
+    modes = {f"run_{number:04d}": mode for number, (mode, *_) in FAILING.items()}
+    selected = " or ".join([*modes, "run_0008"])
+    options = ("--h2o-no-fold", "--h2o-bench-timeout=4", "-k", f"{PRESET} and ({selected})")
+    return project, project.run(*project.make_bench(**modes, run_0008="no_json"), *options)
+
+
+@pytest.mark.parametrize("number", FAILING, ids=[mode for mode, *_ in FAILING.values()])
+def test_a_failing_bench_says_what_happened(number: int, failing: tuple[Project, pytest.RunResult]) -> None:
+    project, result = failing
+    run_id, folder = RUN_IDS[number - 1], project.run_dir() / PRESET
+    told = failure_of(result, f"test_bench[{PRESET}-{run_id}]")
+    what, line = FAILING[number][1:]
+    assert told.startswith(what + "\n")
+    assert line.replace("FOLDER", str(folder)).replace("RUN", run_id) in told
+    assert f"\n{PRESET}, {run_id}: not measured, so not passed\n" in told
+    assert re.search(rf"\nended      {ENDS.get(number, 'exit code 0')} after \d+\.\d s\n", told)
+    assert f"\nfolder     {folder}\n" in told
+    assert re.search(
+        rf"\nor         {project.path}/llm_bench -m {folder}/configs/{run_id}.json -a cpu -t 2 -p 512", told
+    )
+    assert " -fp " not in told  # the command to repeat it neither writes nor appends
+    # The end of the output stands there where the bench did not end well, and only there.
+    assert ("\noutput     (its last lines)\n" in told) == (number in ENDS)
+
+
+def test_failing_points_fail_and_others_do_not(failing: tuple[Project, pytest.RunResult]) -> None:
+    project, result = failing
+    check_failed(project, result, *(f"test_bench[{PRESET}-{RUN_IDS[number - 1]}]" for number in FAILING))
+    result.stdout.fnmatch_lines(["    1 row of 1 run, 7 points without a sound row"])
+    assert not living(str(project.path / "llm_bench"))
+    # The point whose bench takes no -j has its row from the table.
+    (row,) = read_csv(project.run_dir())
+    assert row["log_file"] == f"logs/{RUN_IDS[7]}.log"
+    assert not (project.run_dir() / PRESET / "logs" / f"{RUN_IDS[7]}.json").exists()
+    codes = {entry["run_id"]: entry["return_code"] for entry in read_manifest(project.run_dir())}
+    assert codes == dict(zip(RUN_IDS[:8], [-11, -15, 3, 0, 0, 0, 0, 0], strict=True))
+
+
+def test_a_bench_that_always_crashes_is_launched_once_a_group_and_tells_once(project: Project) -> None:
+    result = project.run(*project.make_bench(run_="crash"), "-k", f"{PRESET} and lossy")
+    check_failed(project, result, f"test_lossy[{PRESET}]")
+    assert project.launches() == RUN_IDS[:9]
+    told = failure_of(result, f"test_lossy[{PRESET}]")
+    assert told.startswith(f"27 of 27 rows of {PRESET} are missing or not sound\n  where: {RUN_IDS[0]}, ")
+    assert f"\n  came: {RUN_IDS[0]}: the bench was ended by SIGSEGV (Unable to open config file: " in told
+    assert "\nended      SIGSEGV after " in told
+    assert "\n  | Error: No such file or directory (errno: 2)\n" in told
+    # What is kept of it says the same when it is read again.
+    again = project.run(f"--h2o-logs={project.run_dir()}", "-k", f"{PRESET} and run_0027", "--h2o-out-dir=again")
+    assert failure_of(again, f"test_bench[{PRESET}-{RUN_IDS[26]}]").startswith(
+        "the recorded run was ended by SIGSEGV\n"
+    )
+
+
+# -- nothing is run ------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_writes_configs_and_commands_and_launches_nothing(project: Project) -> None:
+    result = project.run(*project.make_bench(), "--h2o-dry-run", "-k", f"smoke or {PRESET} or {DECIDING}", "-rs")
+    assert result.ret == 0
+    check_no_traceback(result)
+    assert result.parseoutcomes()["skipped"] == 5 + 30 + 2
+    assert project.launches() == []
+    folder = project.run_dir() / PRESET
+    result.stdout.fnmatch_lines(
+        [f"left out on purpose: dry run: nothing was run; configs, manifest and commands.sh of 27 runs are in {folder}"]
+    )
+    for run_id in RUN_IDS:
+        ours, theirs = (json.loads((sweep / "configs" / f"{run_id}.json").read_text()) for sweep in (folder, SWEEP))
+        assert {**ours, "base_dir": ""} == {**theirs, "base_dir": ""}
+    assert [(entry["run_id"], entry["return_code"]) for entry in read_manifest(project.run_dir())] == [
+        (run_id, None) for run_id in RUN_IDS
+    ]
+    commands = (folder / "commands.sh").read_text().splitlines()
+    assert [line.split(" -m ")[1].split()[0] for line in commands if "llm_bench" in line] == [
+        str(folder / "configs" / f"{run_id}.json") for run_id in RUN_IDS
+    ]
+    assert len(list((project.run_dir() / "smoke" / "configs").iterdir())) == 2
+    assert project.summary()["overall_pass"] == "incomplete"
+    # A dry run is no recording.
+    again = project.run(f"--h2o-logs={project.run_dir()}", "-k", f"{PRESET} and run_0001", "--h2o-out-dir=again")
+    assert again.ret == 1
+    told = failure_of(again, f"test_bench[{PRESET}-{RUN_IDS[0]}]")
+    assert told.startswith(f"{RUN_IDS[0]} is listed in the recording and was never run\n")
+
+
+# -- several at once, and broken off -------------------------------------------------------------------------------
+
+
+def test_two_gates_at_once_do_not_disturb_each_other(project: Project) -> None:
+    options = (*project.make_bench(), "-k", f"{PRESET} and bench and b8", "--h2o-no-fold")
+    started = time.monotonic()
+    children = [project.start(*options) for _ in range(2)]
+    for child in children:
+        assert finish(child, started).ret == 0
+    first, second = project.runs()
+    assert len(project.launches()) == 2 * 9
+    assert verdict_columns(first) == verdict_columns(second)
+    assert len(read_manifest(first)) == len(read_manifest(second)) == 9
+
+
+def test_control_c_leaves_no_child_and_keeps_what_was_measured(project: Project) -> None:
+    options = project.make_bench(run_0002="hang_ignoring_term")
+    started = time.monotonic()
+    child = project.start(*options, "-k", f"{PRESET} and bench", "--h2o-no-fold")
+    while len(project.launches()) < 2:
+        assert child.poll() is None
+        assert time.monotonic() < started + 60
+        time.sleep(0.05)
+    assert living(str(project.path / "llm_bench"))
+    os.kill(child.pid, signal.SIGINT)
+    result = finish(child, started)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert not living(str(project.path / "llm_bench"))
+    folder = project.run_dir()
+    result.stdout.fnmatch_lines(
+        [
+            "gate UNFINISHED: the run was broken off, so nothing is said of the gate",
+            f"what was measured until then is in {folder}/journal.jsonl",
+        ]
+    )
+    (record,) = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    assert (record["run_id"], record["outcome"]) == (RUN_IDS[0], "passed")
+    assert record["data"]["points"][0]["result"]["cells"]["h2o_lossy"] == "2.961 ± 0.026"
+    assert not (folder / "run.json").exists()
+    assert not (folder / "summary.json").exists()

@@ -1,0 +1,104 @@
+"""Ways in which a gate could look green without having held: each must end red, or as not complete."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.plugin.conftest import Project
+
+
+def check_usage_error(project: Project, text: str, *arguments: str) -> None:
+    result = project.run(*arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    printed = result.stdout.str() + result.stderr.str()
+    assert text in printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--h2o-base-config=c.json",
+        "--h2o-backend=opencl",
+        "--h2o-no-fold",
+        "--h2o-disturbed=keep",
+        "--h2o-decode-budget=20",
+    ],
+)
+def test_an_option_about_launching_needs_a_bench(option: str, project: Project) -> None:
+    name = option.partition("=")[0]
+    check_usage_error(project, f"{name} says how to run a bench, and no bench is given", option)
+
+
+def test_a_misspelt_ini_key_is_refused(project: Project) -> None:
+    project.write_ini(h2o_lossy_targe="9")
+    check_usage_error(
+        project, "the ini file has an unknown key h2o_lossy_targe\n  next: did you mean h2o_lossy_target?"
+    )
+
+
+@pytest.mark.parametrize("setting", ["bogus_key=1", "decides=true", "h2o_blok_tokens=8"])
+def test_a_setting_that_nothing_reads_is_refused(setting: str, project: Project) -> None:
+    text = "--h2o-set sets a key that neither presets nor scopes have, or that is fixed"
+    check_usage_error(project, text, "-k", "roundtrip", f"--h2o-set={setting}")
+
+
+def test_an_upper_bound_cannot_decide(project: Project) -> None:
+    check_usage_error(project, "an upper bound cannot decide", "--h2o-set=entry_mode=aggregate")
+
+
+def test_a_quality_target_is_not_passed_over(project: Project) -> None:
+    check_usage_error(project, "nothing measures quality yet", "--h2o-set=targets.quality=0.1")
+
+
+def test_the_rule_best_of_gates_on_the_lossless_ratio_too(project: Project) -> None:
+    result = project.run("--h2o-rule=best-of", "--h2o-set=targets.lossless=2.0", "-k", "target_ratio_v3 or grouped")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["FAILED *test_joint*target_ratio_v3*"])
+    assert project.summary()["overall_pass"] is False
+
+
+def test_an_excused_item_does_not_excuse_the_gate(project: Project) -> None:
+    gates = project.path / "gates" / "test_sweep.py"
+    text = gates.read_text()
+    for name in ("lossy", "joint"):
+        text = text.replace(f"def test_{name}(", f"@pytest.mark.xfail(reason='known')\ndef test_{name}(")
+    gates.write_text(text.replace('"""The sweep gates', 'import pytest\n"""The sweep gates'))
+    result = project.run("--h2o-lossy-target=3.5")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*excused by an xfail mark: known*", "gate FAIL*"])
+
+
+def test_items_that_were_deselected_or_skipped_leave_the_gate_incomplete(project: Project) -> None:
+    gates = project.path / "gates" / "test_sweep.py"
+    text = gates.read_text().replace("def test_joint(", "@pytest.mark.skip(reason='later')\ndef test_joint(")
+    gates.write_text("import pytest\n" + text)
+    result = project.run("--deselect", "gates/test_sweep.py::test_lossy")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        [
+            "incomplete: preset target_ratio_v3 was not held against the lossy target",
+            "incomplete: preset target_ratio_v3 was not held against the joint rule",
+            "gate INCOMPLETE*",
+        ]
+    )
+    assert project.summary()["items"]["skipped"] == 1
+
+
+def test_a_gate_test_without_a_verdict_fails(project: Project) -> None:
+    (project.path / "gates" / "test_own.py").write_text(
+        "def test_nothing(h2o_sweep):\n    pass\n\n"
+        "def test_truth(h2o_sweep):\n    assert h2o_sweep.best('h2o_lossy')\n\n"
+        "def test_other(h2o_sweep, h2o_targets):\n    assert h2o_sweep.best('h2o_lossy') >= h2o_targets.decode_drop\n\n"
+        "def test_wrong_way(h2o_sweep):\n    assert h2o_sweep.decode_drop() >= -5\n"
+    )
+    result = project.run("-k", "test_own and target_ratio_v3")
+    assert result.parseoutcomes()["failed"] == 4
+    result.stdout.fnmatch_lines_random(
+        [
+            "the test passed without measuring target_ratio_v3",
+            "a lossy ratio is neither true nor false",
+            "a lossy ratio was compared with the target of another metric",
+            "a decode slow-down was compared the wrong way round",
+        ]
+    )

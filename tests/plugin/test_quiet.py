@@ -1,0 +1,86 @@
+"""Where there are no gates the plugin says nothing, writes nothing and can be switched off."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pytest_h2o.options import OPTIONS
+from tests.plugin.project import Project, check_no_traceback
+
+
+@pytest.fixture
+def without_gates(project: Project) -> Project:
+    """A project of somebody else's: no gates, and no word of the plugin in its ini file."""
+    (project.path / "pytest.ini").write_text("[pytest]\n")
+    (project.path / "test_other.py").write_text("def test_other(tmp_path):\n    assert tmp_path.exists()\n")
+    return project
+
+
+def check_nothing_written(project: Project) -> None:
+    names = {path.name for path in project.path.iterdir()} - {"tmp", "gates", "__pycache__"}
+    assert names == {"pytest.ini", "test_other.py"}
+
+
+@pytest.mark.parametrize("options", [[], ["-n2"]], ids=["plain", "n2"])
+def test_a_run_without_gates_shows_and_writes_nothing(options: list[str], without_gates: Project) -> None:
+    result = without_gates.run("-v", *options, what="test_other.py")
+    assert result.ret == 0
+    assert result.parseoutcomes() == {"passed": 1}
+    spoken = [line for line in result.outlines if "h2o" in line.lower() and not line.startswith("plugins: ")]
+    assert spoken == []
+    check_nothing_written(without_gates)
+
+
+def test_collecting_gates_writes_nothing(project: Project) -> None:
+    result = project.run("--collect-only", "-q")
+    assert result.ret == 0
+    assert project.runs() == []
+
+
+def test_without_gates_an_option_of_ours_is_still_checked(without_gates: Project) -> None:
+    result = without_gates.run("--h2o-threads=0", what="test_other.py")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.outlines[0] == "ERROR: --h2o-threads is out of range"
+
+
+def test_help_has_one_group_with_every_option(without_gates: Project) -> None:
+    lines = without_gates.run("--help", what="test_other.py").outlines
+    title = "KV-cache compression gate (pytest-h2o):"
+    assert lines.count(title) == 1
+    start = lines.index(title) + 1
+    group = lines[start : lines.index("", start)]
+    flags = [line.split()[0].split("=")[0] for line in group if line.startswith("  --")]
+    assert flags == [option.flag for option in OPTIONS]
+    assert all(len(line) <= 100 for line in group)
+    text = " ".join(" ".join(lines).split())
+    for option in OPTIONS:
+        assert f"{option.key} (" in text, f"{option.key} is no ini key"
+
+
+def test_switched_off_it_is_not_there(without_gates: Project) -> None:
+    result = without_gates.run("-p", "no:h2o", "-v", what="test_other.py")
+    assert result.ret == 0
+    assert result.parseoutcomes() == {"passed": 1}
+    help_lines = without_gates.run("-p", "no:h2o", "--help", what="test_other.py").outlines
+    assert not any("--h2o" in line for line in help_lines)
+
+
+def test_switched_off_gates_do_not_pass(project: Project) -> None:
+    """A gate that is asked for and not there is an error, never silence."""
+    project.write_ini()
+    result = project.run("-p", "no:h2o")
+    check_no_traceback(result)
+    assert result.ret == 1
+    assert "passed" not in result.parseoutcomes()
+    result.stdout.fnmatch_lines(["*fixture 'h2o_sweep' not found*"])
+
+
+def test_gates_and_other_tests_run_side_by_side(project: Project) -> None:
+    (project.path / "test_other.py").write_text("def test_other():\n    pass\n")
+    result = project.run("test_other.py", "-k", "other or target_ratio_v3 and run_0001")
+    assert result.parseoutcomes()["passed"] == 2
+    (record,) = [json.loads(line) for line in (Path(project.run_dir()) / "journal.jsonl").read_text().splitlines()]
+    assert record["item"].endswith("test_bench[target_ratio_v3-run_0001_p512_g128_k0.28_b8_lr3.0]")

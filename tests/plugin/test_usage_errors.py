@@ -1,0 +1,278 @@
+"""What a user can get wrong: one text that says what, where and what to do, exit code 4, nothing run, no traceback."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from tests.plugin.project import SWEEP, Project, check_no_traceback, failure_of, replace_in
+
+PRESET = "target_ratio_v3"
+
+
+def check_refused(project: Project, result: pytest.RunResult, *lines: str) -> None:
+    """A usage error with exactly these lines; nothing was run or written."""
+    check_no_traceback(result)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    start = next(n for n, line in enumerate(result.outlines) if line.startswith("ERROR: "))
+    told = [line.replace(str(project.path), "PROJECT") for line in result.outlines[start:] if line]
+    assert told == [f"ERROR: {lines[0]}", *lines[1:]]
+    assert project.runs() == []
+
+
+# -- options: told before anything is collected ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "lines"),
+    [
+        ("--h2o-rule=any", ["--h2o-rule does not know 'any'", "  came: any", "  expected: joint or best-of"]),
+        (
+            "--h2o-lossy-target=three",
+            ["--h2o-lossy-target takes a number", "  came: 'three'", "  expected: --h2o-lossy-target=RATIO"],
+        ),
+        (
+            "--h2o-decode-baseline=0",
+            [
+                "--h2o-decode-baseline takes a decode speed or none",
+                "  came: '0'",
+                "  expected: tok/s with H2O off, above 0, for example 56.02; or none to leave the decode threshold out",
+            ],
+        ),
+    ],
+)
+def test_a_wrong_option_is_told_before_collection(option: str, lines: list[str], project: Project) -> None:
+    result = project.run(option)
+    check_refused(project, result, *lines)
+    assert not any("collected" in line for line in result.outlines)
+
+
+def test_a_wrong_ini_key_is_told_by_its_name(project: Project) -> None:
+    project.write_ini(h2o_threads="many")
+    check_refused(
+        project,
+        project.run(),
+        "ini key h2o_threads takes a whole number",
+        "  came: 'many'",
+        "  expected: --h2o-threads=N",
+    )
+
+
+# -- what is run or read ------------------------------------------------------------------------------------------
+
+
+def test_a_bench_without_a_base_config_names_the_three_ways(project: Project) -> None:
+    bench, _ = project.make_bench()
+    result = project.run(bench, "-k", PRESET)
+    check_refused(
+        project,
+        result,
+        "a bench was given, and no base config: the bench needs the model's config.json",
+        f"  where: preset {PRESET}",
+        "  expected: one of: --h2o-base-config FILE; the ini key h2o_base_config; base_config: in the preset",
+        "  next: pytest gates/ --h2o-bench PATH --h2o-base-config path/to/model/config.json",
+    )
+    assert project.launches() == []
+
+
+def test_a_bench_that_is_not_there(project: Project) -> None:
+    project.make_bench()
+    result = project.run("--h2o-bench=build/llm_bench", "--h2o-base-config=model.json")
+    check_refused(
+        project,
+        result,
+        "the bench is not there",
+        "  where: --h2o-bench PROJECT/build/llm_bench",
+        "  came: no such folder",
+        "  expected: the llm_bench binary",
+    )
+
+
+def test_logs_that_are_not_there(project: Project) -> None:
+    result = project.run("--h2o-logs=nowhere")
+    check_refused(
+        project, result, "the folder of recorded logs is not there", "  where: PROJECT/nowhere", "  expected: a folder"
+    )
+
+
+def test_logs_of_something_else(project: Project) -> None:
+    (project.path / "other").mkdir()
+    (project.path / "other" / "readme.txt").touch()
+    result = project.run("--h2o-logs=other", "-k", PRESET)
+    check_refused(
+        project,
+        result,
+        "the folder holds no recorded logs of these presets",
+        "  where: PROJECT/other",
+        "  came: readme.txt",
+        f"  expected: a folder for one of smoke, target_ratio, {PRESET}, target_speed, target_speed_v3, "
+        "a manifest.json, or *.log files",
+    )
+
+
+@pytest.fixture
+def bare(project: Project) -> Project:
+    """Recorded logs with neither manifest nor configs."""
+    (project.path / "bare").mkdir()
+    for log in (SWEEP / "logs").glob("*.log"):
+        shutil.copy(log, project.path / "bare")
+    return project
+
+
+def test_bare_logs_are_those_of_the_one_preset_that_is_selected(bare: Project) -> None:
+    """Also where another preset's name is part of its name. The run folder is a recording like any other."""
+    selected = ("-k", f"{PRESET} and not bench or front2_grouped")
+    result = bare.run("--h2o-logs=bare", *selected)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["    27 rows of 27 runs", "gate PASS *"])
+    again = bare.run(f"--h2o-logs={bare.run_dir()}", "--h2o-out-dir=again", *selected)
+    assert again.ret == 0
+    again.stdout.fnmatch_lines(["    27 rows of 27 runs", "gate PASS *"])
+
+
+def test_bare_logs_with_several_presets_selected(bare: Project) -> None:
+    check_refused(
+        bare,
+        bare.run("--h2o-logs=bare", "-k", "lossy"),
+        "bare logs can be those of one preset only, and several are selected",
+        "  where: PROJECT/bare",
+        f"  came: smoke, target_ratio, {PRESET}, target_speed, target_speed_v3",
+        "  next: name the preset file with --h2o-presets, or its name with -k",
+    )
+
+
+def test_a_dump_folder_that_is_empty_fails_its_items(project: Project) -> None:
+    """Not a usage error: a scope that cannot be measured is a gate that fails."""
+    (project.path / "empty").mkdir()
+    result = project.run("--h2o-dump-dir=empty", "-k", "front2_grouped_192_8")
+    check_no_traceback(result)
+    assert result.ret == 1
+    assert set(project.failed()) == {"test_lossless[front2_grouped_192_8]", "test_roundtrip[front2_grouped_192_8]"}
+    assert failure_of(result, "test_lossless[front2_grouped_192_8]").startswith(
+        f"no KV dump here\n  where: {project.path}/empty\n  came: an empty folder\n"
+        "  expected: meta_*.json files, at any depth\n"
+    )
+    result.stdout.fnmatch_lines(["FAIL  front2_grouped_192_8", "    not measured"])
+
+
+# -- presets and scopes -------------------------------------------------------------------------------------------
+
+BROKEN_PRESET = [
+    "1 fault in PROJECT/gates/presets/smoke.yaml",
+    "PROJECT/gates/presets/smoke.yaml:21:1: h2o_target_mod: unknown key",
+    "  next: did you mean h2o_target_mode?",
+]
+
+
+def test_a_broken_preset_names_file_line_and_key(project: Project) -> None:
+    replace_in(project.preset("smoke"), "h2o_target_mode:", "h2o_target_mod:")
+    check_refused(project, project.run("-k", PRESET), *BROKEN_PRESET)
+
+
+def test_under_xdist_it_is_an_error_of_collection_and_nothing_is_run(project: Project) -> None:
+    replace_in(project.preset("smoke"), "h2o_target_mode:", "h2o_target_mod:")
+    result = project.run("-n2")
+    check_no_traceback(result)
+    assert result.ret not in (0, pytest.ExitCode.NO_TESTS_COLLECTED)
+    assert result.parseoutcomes() == {"errors": 1}
+    told = failure_of(result, "ERROR collecting gates/test_sweep.py").replace(str(project.path), "PROJECT")
+    assert told.splitlines() == BROKEN_PRESET
+    assert project.runs() == []
+
+
+def test_logs_that_are_not_there_under_xdist(project: Project) -> None:
+    """Found out when all is collected, where a worker that raises would end the session with a traceback."""
+    result = project.run("--h2o-logs=nowhere", "-n2")
+    check_no_traceback(result)
+    assert result.parseoutcomes() == {"errors": 1}
+    result.stdout.fnmatch_lines(["the folder of recorded logs is not there", "  where: */nowhere"])
+    assert project.runs() == []
+
+
+def test_a_broken_scope_file_names_file_line_and_key(project: Project) -> None:
+    """Also where only the sweep's items are asked for: a scope decides their lossless ratio."""
+    replace_in(project.path / "gates" / "scopes.yaml", "    target: 1.3\n", "    targt: 1.3\n")
+    check_refused(
+        project,
+        project.run(what="gates/test_sweep.py"),
+        "1 fault in PROJECT/gates/scopes.yaml",
+        "PROJECT/gates/scopes.yaml:44:5: scopes.front2_grouped_192_8.targt: unknown key",
+        "  next: did you mean target?",
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "lines"),
+    [
+        (
+            "h2o_block_token=8",
+            [
+                "1 fault in --h2o-set for preset smoke",
+                "--h2o-set h2o_block_token=8: h2o_block_token: unknown key",
+                "  next: did you mean h2o_block_tokens?",
+            ],
+        ),
+        (
+            "codec_mod=legacy",
+            [
+                "1 fault in --h2o-set for scope front2_upper",
+                "--h2o-set codec_mod=legacy: codec_mod: unknown key",
+                "  next: did you mean codec_mode?",
+            ],
+        ),
+    ],
+    ids=["preset", "scope"],
+)
+def test_an_unknown_key_of_a_setting_names_the_nearest(setting: str, lines: list[str], project: Project) -> None:
+    check_refused(project, project.run(f"--h2o-set={setting}"), *lines)
+
+
+def test_settings_reach_presets_and_scopes(project: Project) -> None:
+    settings = ("--h2o-set=h2o_keep_ratios=0.28", "--h2o-set=zstd_level=1", "--h2o-set=targets.lossy=3.2")
+    result = project.run(*settings, "-k", f"{PRESET} and not bench or front2_grouped_192_8 and lossless")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["    lossy ratio 3.380 ± 0.019 (target >= 3.200)", "    9 rows of 9 runs"])
+    result.stdout.fnmatch_lines(["    lossless 1.4656 (target 1.3, decides)"])
+
+
+# -- what cannot be written ----------------------------------------------------------------------------------------
+
+
+def test_a_run_folder_that_cannot_be_made_ends_the_run(project: Project) -> None:
+    """A file stands where the folder should be. What was measured is not passed off as kept."""
+    (project.path / "out").touch()
+    result = project.run("--h2o-out-dir=out", "-k", f"{PRESET} and (bench or lossy)")
+    check_no_traceback(result)
+    assert result.ret == pytest.ExitCode.INTERNAL_ERROR
+    assert result.parseoutcomes()["passed"] == 1
+    result.stdout.fnmatch_lines(
+        [
+            "=* h2o: what was measured could not be kept =*",
+            "the journal cannot be written",
+            "  where: */out/*/journal.jsonl",
+            "  came: Not a directory",
+        ]
+    )
+
+
+def test_targets_of_nothing_are_an_error_of_the_item(project: Project) -> None:
+    (project.path / "gates" / "test_own.py").write_text("def test_own(h2o_targets):\n    pass\n")
+    result = project.run(what="gates/test_own.py")
+    check_no_traceback(result)
+    assert result.parseoutcomes() == {"errors": 1}
+    assert failure_of(result, "ERROR at setup of test_own").startswith(
+        "h2o_targets needs one of h2o_sweep, h2o_lossless, h2o_upper_bound, h2o_scope beside it"
+    )
+
+
+def test_a_gate_function_with_two_measured_things_is_refused(project: Project) -> None:
+    (project.path / "gates" / "test_own.py").write_text("def test_both(h2o_sweep, h2o_scope):\n    pass\n")
+    check_refused(
+        project,
+        project.run(),
+        "a gate test measures one thing",
+        "  where: gates/test_own.py::test_both",
+        "  came: h2o_sweep, h2o_scope",
+        "  expected: one of h2o_point, h2o_sweep, h2o_lossless, h2o_upper_bound, h2o_scope",
+    )

@@ -1,0 +1,75 @@
+"""Items of the shipped gates in this very process, and what they say when they fail."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pytest_h2o.gate.item import GateItem
+from pytest_h2o.gate.measured import Measured, Target
+from pytest_h2o.options import resolve_settings
+from pytest_h2o.report.diagnosis import explain_comparison
+from pytest_h2o.report.item_report import report_item
+from pytest_h2o.session import GateSession
+from tests.plugin.project import RECORDINGS, ROOT
+
+GATES = ROOT / "gates"
+
+
+def make_session(folder: Path, gates: Path = GATES, **options: str) -> GateSession:
+    """A session on the recordings, or on what `options` say; every shipped preset and scope is loaded."""
+    given: dict[str, Any] = {f"h2o_{name}": value for name, value in options.items()}
+    if "bench" not in options and "logs" not in options:
+        given["h2o_logs"] = str(RECORDINGS)
+    settings = resolve_settings(
+        command_line=given.get, ini={"h2o_set": ["model_layers=30"]}.get, invocation_dir=folder, ini_dir=folder
+    )
+    session = GateSession(settings, run_dir=folder / "run")
+    names = [name for _, name in session.parameters("h2o_sweep", gates)]
+    session.leave_out([name for name in names if name == "target_ratio_v3"])
+    return session
+
+
+def load_gate_file(name: str) -> ModuleType:
+    """A gate file as a module, its assertions not rewritten."""
+    spec = importlib.util.spec_from_file_location(f"shipped_{name}", GATES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def tell_failure(item: GateItem, function: str, gate: Callable[[], object]) -> str:
+    """Everything that is said of an item whose gate function fails: the error or the comparison, and the diagnosis."""
+    try:
+        gate()
+    except Exception as error:
+        caught = error
+    else:
+        raise AssertionError(f"{function} did not fail")
+    file = "test_dumps" if item.kind == "scope" else "test_sweep"
+    place = item.name if item.kind != "point" else f"{item.name}-{item.point.run_id}"  # type: ignore[attr-defined]
+    told = report_item(item, f"gates/{file}.py::{function}[{place}]", f"gates/{file}.py", "failed", caught)
+    assert told.diagnosis is not None
+    if told.text is not None:
+        return f"{told.text}\n---\n{told.diagnosis}\n"
+    failed = item.comparisons[-1]
+    lines = explain_comparison(failed.measured, failed.relation, failed.target)
+    assert lines is not None
+    return "\n".join([*lines, "---", told.diagnosis]) + "\n"
+
+
+def fix_places(text: str, **places: Path) -> str:
+    """The text with what differs from machine to machine by name: folders, seconds, threads."""
+    for name, place in {**places, "ROOT": ROOT}.items():
+        text = text.replace(str(place), name)
+    return re.sub(r"after \d+\.\d s", "after S s", text)
+
+
+def check_comparison(measured: Measured, op: str, right: Target | float, *lines: str) -> None:
+    assert explain_comparison(measured, op, right) == list(lines)

@@ -1,0 +1,171 @@
+"""The original's averages, best rows and verdicts, value by value; and what is missing never passes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pytest_h2o.bench.recorded import read_recording
+from pytest_h2o.bench.row import BenchRow
+from pytest_h2o.errors import UsageError
+from pytest_h2o.gate.rule import Thresholds
+from pytest_h2o.report.analysis import analyze_rows, render_analysis_md
+from pytest_h2o.report.original import collect_original, lossless_ratio_of
+from tests.plugin.project import ROOT, SWEEP
+
+EXPECTED = json.loads((ROOT / "fixtures" / "recordings" / "gate.expected.json").read_text(encoding="utf-8"))
+ROWS = [result.row for _, result in sorted(read_recording(SWEEP).results.items())]
+UPPER, ONLINE = (
+    json.loads((ROOT / "fixtures" / EXPECTED[kind]).read_text(encoding="utf-8")) for kind in ("upper", "online")
+)
+ASKED = Thresholds(3.0, 1.3, 0.05)
+
+
+def without(rows: list[BenchRow], column: str, *, number: int = 0) -> list[BenchRow]:
+    """The rows, one of them without a column."""
+    cells = {name: cell for name, cell in rows[number].cells.items() if name != column}
+    changed = BenchRow.from_cells(cells, log_file=rows[number].log_file, repeat=3)
+    return [*rows[:number], changed, *rows[number + 1 :]]
+
+
+def analyze(rows: list[BenchRow] = ROWS, thresholds: Thresholds = ASKED, **changes: Any) -> dict[str, Any]:
+    settings = {
+        "baseline_tok_per_s": 56.02,
+        "decode_left_out": False,
+        "upper": UPPER,
+        "online": ONLINE,
+        "rule": "joint",
+        **changes,
+    }
+    return analyze_rows(rows, thresholds, **settings)
+
+
+# -- the original --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gate", EXPECTED["gates"], ids=["holds", "lossy-missed", "lossless-and-decode-missed"])
+def test_the_three_recorded_settings_are_reproduced_value_by_value(gate: dict[str, Any]) -> None:
+    asked = gate["arguments"]
+    thresholds = Thresholds(asked["lossy_target"], asked["lossless_target"], asked.get("decode_drop_target", 0.05))
+    baseline = asked["decode_baseline"]
+    facts = collect_original(ROWS, thresholds, baseline_tok_per_s=baseline, upper=UPPER, online=ONLINE)
+    assert facts.averages == EXPECTED["averages"]
+    assert facts.top == EXPECTED["top5"]
+    assert facts.gate == gate["expected"]
+
+
+def test_the_lossless_ratio_is_that_of_the_best_source_there_is() -> None:
+    def selected(**sources: Any) -> tuple[str, str]:
+        given = {"upper": None, "online": None, **sources}
+        facts = collect_original(ROWS, ASKED, baseline_tok_per_s=None, **given).averages
+        return facts["Lossless selected source"], facts["Lossless selected value"]
+
+    assert selected(upper=UPPER, online=ONLINE) == ("offline_online_sim", "1.4676")
+    assert selected(upper=UPPER) == ("offline_upper_bound", "1.5300")
+    assert selected() == ("runtime", "1.3782")
+
+
+def test_an_upper_bound_is_shown_and_does_not_decide() -> None:
+    gate = collect_original(ROWS, ASKED, baseline_tok_per_s=None, upper=UPPER, online=None).gate
+    assert (gate["lossless_selected_value"], gate["lossless_selected_pass"]) == ("1.5300", "true")
+    assert (gate["lossless_online_value"], gate["lossless_online_pass"]) == ("missing", "false")
+    assert (gate["overall_pass"], gate["quality_status"]) == ("false", "FAIL")
+
+
+def test_a_missing_column_is_missing_and_not_0() -> None:
+    facts = collect_original(without(ROWS, "h2o_lossy"), ASKED, baseline_tok_per_s=None, upper=None, online=ONLINE)
+    assert facts.averages["Avg lossy ratio"] == "missing"
+    assert facts.averages["Avg total ratio (selected)"] == "missing"
+    assert facts.averages["Avg keep ratio"] == EXPECTED["averages"]["Avg keep ratio"]
+    nothing = collect_original([], ASKED, baseline_tok_per_s=50.0, upper=None, online=None)
+    assert nothing.averages["Lossless selected source"] == "none"
+    assert (nothing.gate["lossy_best"], nothing.gate["decode_best"]) == ("missing", "missing")
+    assert nothing.gate["overall_pass"] == "false"
+    assert nothing.top == []
+
+
+@pytest.mark.parametrize(
+    "result", [{}, {"lossless_ratio": 0}, {"lossless_ratio": float("nan")}, {"weighted_lossless_ratio": "1.4"},
+               {"weighted_lossless_ratio": True}, {"weighted_lossless_ratio": -1.0, "lossless_ratio": 1.4}]
+)  # fmt: skip
+def test_a_lossless_result_without_a_ratio_is_refused(result: dict[str, Any]) -> None:
+    with pytest.raises(UsageError) as caught:
+        lossless_ratio_of(result, "online.json")
+    value = result.get("weighted_lossless_ratio", result.get("lossless_ratio"))
+    assert str(caught.value) == (
+        "a lossless result has no usable ratio\n"
+        "  where: online.json\n"
+        f"  came: weighted_lossless_ratio / lossless_ratio = {value!r}\n"
+        "  expected: a number above 0\n"
+        "  next: make the file again with: pytest-h2o lossless --dump-dir DIR --out-json FILE"
+    )
+
+
+def test_the_weighted_ratio_stands_before_the_plain_one() -> None:
+    assert lossless_ratio_of({"weighted_lossless_ratio": 1.25, "lossless_ratio": 1.5}, "x") == 1.25
+    assert lossless_ratio_of({"lossless_ratio": 1.5}, "x") == 1.5
+
+
+# -- both rules on rows of a file ------------------------------------------------------------------------------------
+
+
+def test_both_rules_hold_on_the_recording() -> None:
+    for rule in ("joint", "best-of"):
+        analysis = analyze(rule=rule)
+        assert analysis["overall_pass"] is True
+        assert analysis["joint"]["pass"] is analysis["best_of"]["pass"] is True
+        assert analysis["missing"] == analysis["joint"]["misses"] == []
+        assert analysis["original"]["gate"] == EXPECTED["gates"][0]["expected"]
+
+
+def test_the_rules_differ_where_no_row_has_both() -> None:
+    cells = {**ROWS[5].cells, "h2o_lossy": "2.990 ± 0.056"}
+    rows = [*ROWS[:5], BenchRow.from_cells(cells, log_file=ROWS[5].log_file, repeat=3), *ROWS[6:]]
+    joint, best_of = (analyze(rows, baseline_tok_per_s=70.0, rule=rule) for rule in ("joint", "best-of"))
+    assert joint["overall_pass"] is False
+    assert best_of["overall_pass"] is True
+    assert joint["joint"] == {"pass": False, "best_row": ROWS[5].log_file, "misses": ["lossy"]}
+    text = render_analysis_md(joint)
+    assert text.startswith(
+        "# Gate: FAIL (rule joint)\n\n"
+        f"- joint rule: FAIL; the best row {ROWS[5].log_file} misses lossy\n"
+        "- original rule (best of each column): PASS\n"
+        "- the two rules differ: the best lossy ratio and the best decode speed are of different rows\n"
+    )
+
+
+@pytest.mark.parametrize("rule", ["joint", "best-of"])
+def test_what_is_missing_fails_both_rules_and_is_named(rule: str) -> None:
+    analysis = analyze(baseline_tok_per_s=None, online=None, rule=rule)
+    assert analysis["overall_pass"] is False
+    assert analysis["missing"] == [
+        "no baseline: nothing says how fast decode is with H2O off (--decode-baseline TOK_PER_S, or none)",
+        "no online simulation: an upper bound never decides (--offline-lossless-online-json FILE)",
+    ]
+    assert "- missing: no baseline: " in render_analysis_md(analysis)
+
+
+def test_decode_left_out_on_purpose_is_said() -> None:
+    analysis = analyze(baseline_tok_per_s=None, decode_left_out=True)
+    assert analysis["overall_pass"] is True
+    assert analysis["missing"] == []
+    assert "- the decode threshold is left out on purpose (--decode-baseline none)\n" in render_analysis_md(analysis)
+
+
+def test_rows_without_the_columns_fail() -> None:
+    rows = [without([row], "h2o_lossy")[0] for row in ROWS]
+    analysis = analyze(rows)
+    assert analysis["overall_pass"] is False
+    assert analysis["joint"]["misses"] == ["lossy"]
+    assert analyze([])["overall_pass"] is False
+    assert analyze([])["joint"] == {"pass": False, "best_row": None, "misses": []}
+
+
+def test_a_log_name_cannot_break_the_page() -> None:
+    row = replace(ROWS[2], log_file="logs/<script>|x|.log")
+    text = render_analysis_md(analyze([row]))
+    assert "<script>" not in text
+    assert "logs/&lt;script>\\|x\\|.log" in text

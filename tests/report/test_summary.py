@@ -1,0 +1,222 @@
+"""The run in one value, as Markdown and on the terminal: the verdict first, and nothing that breaks the page."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_h2o.gate.item import GateItem
+from pytest_h2o.options import resolve_settings
+from pytest_h2o.report.collector import Collector
+from pytest_h2o.report.item_report import report_item
+from pytest_h2o.report.markdown import escape, render_list, render_table
+from pytest_h2o.report.summary import build_summary, render_summary_md
+from pytest_h2o.report.terminal import render_terminal
+from pytest_h2o.session import GateSession
+from tests.plugin.project import Project
+from tests.report.gate_items import load_gate_file, make_session
+
+PRESET = "target_ratio_v3"
+DECIDING = "front2_grouped_192_8"
+sweep_gates, dump_gates = load_gate_file("test_sweep"), load_gate_file("test_dumps")
+
+
+class Run:
+    """A run in this process: items are judged, their records collected."""
+
+    def __init__(self, session: GateSession) -> None:
+        self.session = session
+        self.collector = Collector(session.run_dir, session.settings)
+
+    def judge(self, item: GateItem, file: str, function: str, *arguments: object) -> str:
+        gate = getattr(dump_gates if file == "test_dumps" else sweep_gates, function)
+        error: Exception | None = None
+        try:
+            gate(item, *arguments)
+        except Exception as caught:
+            error = caught
+        outcome = "passed" if error is None else "failed"
+        place = getattr(getattr(item, "point", None), "run_id", None)
+        nodeid = f"gates/{file}.py::{function}[{item.name}{'' if place is None else '-' + place}]"
+        self.collector.add(report_item(item, nodeid, "gates", outcome, error).record, duration_s=0.1)
+        return nodeid
+
+    def judge_all(self) -> None:
+        """The preset, its points and the deciding scope."""
+        for place in range(27):
+            self.judge(self.session.point_item((PRESET, place)), "test_sweep", "test_bench")
+        for function in ("test_lossy", "test_decode", "test_joint"):
+            item = self.session.sweep_item(PRESET)
+            self.judge(item, "test_sweep", function, *(() if function == "test_joint" else (item.targets,)))
+        item = self.session.lossless_item(DECIDING)
+        self.judge(item, "test_dumps", "test_lossless", item.targets)
+        self.judge(self.session.lossless_item(DECIDING), "test_dumps", "test_roundtrip")
+
+
+@pytest.fixture(scope="module")
+def passed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    run = Run(make_session(tmp_path_factory.mktemp("passed")))
+    run.judge_all()
+    return build_summary(run.collector)
+
+
+def test_a_run_that_holds(passed: dict[str, Any]) -> None:
+    assert passed["overall_pass"] is True
+    assert passed["items"] == {"passed": 32, "failed": 0, "skipped": 0}
+    assert passed["failed"] == passed["left_out_on_purpose"] == passed["incomplete_for"] == []
+    preset = passed["presets"][PRESET]
+    assert preset["rules"] == {"joint": "PASS", "best-of": "PASS"}
+    assert preset["baseline"] == {
+        "tok_per_s": 56.02,
+        "origin": "recorded row with H2O off, logs/baseline_h2o_off.log",
+    }
+    # The product counts no byte twice over; the ratio over the whole cache of 30 layers stands beside it.
+    assert [(row["total"], row["whole_cache"]) for row in preset["top"][:1]] == [("4.9604", "3.1098")]
+    assert json.loads(json.dumps(passed, allow_nan=False)) == passed
+
+
+def test_the_page_has_the_verdict_first(passed: dict[str, Any]) -> None:
+    lines = render_summary_md(passed).splitlines()
+    assert lines[:3] == [
+        "# KV-cache compression gate: PASS",
+        "",
+        "32 items passed, 0 failed, 0 skipped; rule: joint.",
+    ]
+    table = lines[lines.index(f"## Preset {PRESET}") :]
+    assert table[2:9] == [
+        "27 rows of 27 runs.",
+        "",
+        "| threshold | measured | target | margin | row | outcome |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| lossy ratio | 3.380 ± 0.019 | \\>= 3.000 | 0.380 | run_0003_p512_g128_k0.28_b8_lr3.4 | pass |",
+        "| decode slow-down | -19.17% | &lt;= 5.00% | 24.17% | run_0006_p512_g128_k0.28_b16_lr3.4 | pass |",
+        "| joint margin | +12.67% | \\>= +0.00% | 12.67% | run_0003_p512_g128_k0.28_b8_lr3.4 | pass |",
+    ]
+    scopes = lines[lines.index("## KV dumps") :]
+    assert scopes[4] == (f"| {DECIDING} (decides) | 1.4676 | 1.2507 / 1.7753 | \\>= 1.3000 | 432 | 60 | passed |")
+
+
+def test_the_last_lines_on_the_terminal(passed: dict[str, Any]) -> None:
+    assert render_terminal(passed, Path("runs/1")) == [
+        f"pass  {PRESET}",
+        "    lossy ratio 3.380 ± 0.019 (target >= 3.000)",
+        "    decode slow-down -19.17% (target <= 5.00%)",
+        "    joint margin +12.67% (target >= +0.00%)",
+        "    27 rows of 27 runs",
+        "    note: decode speeds are not comparable: warnings of run_0001_p512_g128_k0.28_b8_lr3.0 show a kv_len of "
+        "2566, above prompt + gen = 640, so H2O on decoded a longer context than H2O off",
+        "    warnings of the binary: 917 x Drop stale per-layer pending plan",
+        "    warnings of the binary: 3 x Clamp invalid meta remove",
+        f"pass  {DECIDING}",
+        "    lossless 1.4676 (target 1.3, decides)",
+        "    60 streams decoded bit for bit",
+        "gate PASS (rule joint); artifacts in runs/1",
+    ]
+
+
+def test_part_of_a_run_is_incomplete_and_says_what_is_not_there(tmp_path: Path) -> None:
+    run = Run(make_session(tmp_path))
+    run.judge(run.session.point_item((PRESET, 2)), "test_sweep", "test_bench")
+    summary = build_summary(run.collector)
+    assert summary["overall_pass"] == "incomplete"
+    assert summary["incomplete_for"] == [
+        "no preset was held against a lossy target",
+        "no preset was held against the decode target",
+        "no preset was held against the joint rule",
+        "the deciding scope was not held against the lossless target",
+        "the streams of the deciding scope were not decoded and compared",
+    ]
+    assert summary["presets"][PRESET]["original"] is None
+    assert render_summary_md(summary).startswith("# KV-cache compression gate: INCOMPLETE\n")
+
+
+def test_every_failure_has_one_line_that_says_why(project: Project) -> None:
+    session = make_session(project.path, lossy_target="3.5", lossless_target="1.4676", decode_baseline="100")
+    run = Run(session)
+    run.judge_all()
+    summary = build_summary(run.collector)
+    assert summary["overall_pass"] is False
+    assert {failed["item"].split("::")[1].split("[")[0]: failed["why"] for failed in summary["failed"]} == {
+        "test_lossy": (
+            "lossy ratio 3.380 ± 0.019 on run_0003_p512_g128_k0.28_b8_lr3.4, target >= 3.500 (--h2o-lossy-target)"
+        ),
+        "test_decode": "decode slow-down 33.24% on run_0006_p512_g128_k0.28_b16_lr3.4, target <= 5.00% (default)",
+        "test_joint": (
+            "no row meets every target; the nearest, run_0006_p512_g128_k0.28_b16_lr3.4, has a joint margin of -28.24%"
+        ),
+        "test_lossless": f"lossless ratio 1.46756 on {DECIDING}, target >= 1.4676 (--h2o-lossless-target)",
+    }
+    assert run.collector.items[f"gates/test_dumps.py::test_roundtrip[{DECIDING}]"]["outcome"] == "passed"
+
+
+def test_records_that_arrive_twice_are_merged(tmp_path: Path) -> None:
+    """Workers hand over what each of them has read; the order in which they end makes no difference."""
+    run = Run(make_session(tmp_path))
+    run.judge_all()
+    lines = [json.loads(line) for line in (run.session.run_dir / "journal.jsonl").read_text().splitlines()]
+    other = Collector(tmp_path / "other", run.session.settings)
+    for line in [*reversed(lines), *lines]:
+        other.add(json.dumps(line), duration_s=0.2)
+    assert build_summary(other) == build_summary(run.collector)
+
+
+# -- hostile text --------------------------------------------------------------------------------------------------
+
+HOSTILE = {
+    "<script>alert(1)</script>": "&lt;script>alert(1)&lt;/script>",
+    "[click](http://evil)": "[click]\\(http://evil)",
+    "![x](http://evil/x.png)": "![x]\\(http://evil/x.png)",
+    "[x]: http://evil": "\\[x]: http://evil",
+    "a | b": "a \\| b",
+    "a\n\n# heading": "a # heading",
+    "# heading": "\\# heading",
+    "> quote": "\\> quote",
+    "- item": "\\- item",
+    "---": "\\---",
+    "1. item": "1\\. item",
+    "`code`": "\\`code\\`",
+    "\\|": "\\\\\\|",
+    "&lt;b>": "&amp;lt;b>",
+    "\x1b[31mred\x1b[0m": "\\\\x1b[31mred\\\\x1b[0m",
+    "\u202eback": "\\\\u202eback",
+    "test_lossy[target_ratio_v3]": "test_lossy[target_ratio_v3]",
+    "-19.17%": "-19.17%",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_is_shown_as_it_is(text: str) -> None:
+    assert escape(text) == HOSTILE[text]
+    assert render_list("t", [text])[3:] == [f"- {escape(text)}"]
+    (row,) = render_table(("a", "b"), [(text, "end")])[2:]
+    unescaped = re.findall(r"(?<!\\)(?:\\\\)*\|", row)
+    assert len(unescaped) == 3
+
+
+def test_hostile_names_in_a_run_do_no_harm(tmp_path: Path) -> None:
+    settings = resolve_settings(command_line={}.get, ini={}.get, invocation_dir=tmp_path, ini_dir=tmp_path)
+    collector = Collector(tmp_path, settings)
+    evil = "x|<script>alert(1)</script>\n\n# [a](http://evil)"
+    record = {
+        "item": f"gates/test_sweep.py::test_lossy[{evil}]", "kind": "sweep", "name": "evil", "outcome": "failed",
+        "reason": evil, "comparisons": [], "notes": [evil], "data": {},
+    }  # fmt: skip
+    collector.add(json.dumps(record), duration_s=0.1)
+    skipped = {**record, "item": "gates/test_sweep.py::test_decode[evil]", "outcome": "skipped"}
+    collector.add(json.dumps(skipped), duration_s=0.1)
+    text = render_summary_md(build_summary(collector))
+    assert "<script" not in text
+    assert "](" not in text
+    assert [line for line in text.splitlines() if line.startswith("#")] == [
+        "# KV-cache compression gate: FAIL",
+        "## Preset evil",
+    ]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)

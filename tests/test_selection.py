@@ -1,0 +1,109 @@
+"""What a command line asks for by name, and which recording holds which preset."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pytest_h2o.errors import PresetError, UsageError
+from pytest_h2o.presets import Preset, load_presets
+from pytest_h2o.row_sources import find_recordings
+from pytest_h2o.selection import names_asked_for
+from pytest_h2o.session import GateSession
+from tests.plugin.project import RECORDINGS, ROOT, SWEEP
+from tests.report.gate_items import make_session
+
+PRESETS = {preset.name: preset for preset in load_presets([ROOT / "gates" / "presets"])}
+V3 = PRESETS["target_ratio_v3"]
+
+
+def find(folder: Path, *selected: Preset) -> dict[str, Path]:
+    return find_recordings(folder, list(PRESETS.values()), selected)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "arguments", "names"),
+    [
+        ("", ["gates"], ()),
+        ("b8 and Lossy", [], ("b8", "lossy")),
+        ("not smoke", [], ()),
+        ("not (smoke or b8) and v3", [], ("v3",)),
+        ("not (smoke or (b8 and b16)) or (v3)", [], ("v3",)),
+        ("(a or not b) and c", [], ("a", "c")),
+        ("", ["gates/test_sweep.py::test_lossy[target_speed]"], ("target_speed",)),
+        ("", ["gates/test_sweep.py::test_lossy"], ()),
+    ],
+)
+def test_words_that_ask_for_something(keyword: str, arguments: list[str], names: tuple[str, ...]) -> None:
+    assert names_asked_for(keyword, arguments) == names
+
+
+@pytest.mark.parametrize(
+    ("words", "left_out"),
+    [
+        ((), {"smoke", "target_ratio", "target_speed", "target_speed_v3"}),
+        (("target_ratio_v3",), {"smoke", "target_ratio", "target_speed", "target_speed_v3"}),
+        (("speed",), {"smoke", "target_ratio"}),
+        (("smoke-run_0001_p256_g64_k0.5_b8_lr3.4",), {"target_ratio", "target_speed", "target_speed_v3"}),
+    ],
+)
+def test_presets_without_a_recording_are_left_out_unless_named(
+    words: tuple[str, ...], left_out: set[str], tmp_path: Path
+) -> None:
+    made = make_session(tmp_path)
+    session = GateSession(made.settings, run_dir=tmp_path, asked_for=words)
+    names = [name for _, name in session.parameters("h2o_sweep", ROOT / "gates")]
+    assert session.leave_out(names) == left_out
+
+
+def test_where_nothing_selected_is_recorded_nothing_is_left_out(tmp_path: Path) -> None:
+    """Then the items fail as not measured, rather than be gone."""
+    session = make_session(tmp_path)
+    session = GateSession(session.settings, run_dir=tmp_path)
+    session.parameters("h2o_sweep", ROOT / "gates")
+    assert session.leave_out({"smoke", "target_speed"}) == frozenset()
+
+
+def test_a_folder_of_run_folders_or_of_one_run(tmp_path: Path) -> None:
+    assert find(RECORDINGS) == {"target_ratio_v3": SWEEP}
+    assert find(SWEEP) == {"target_ratio_v3": SWEEP}
+    shutil.copytree(SWEEP / "logs", tmp_path / "logs")
+    assert find(tmp_path, V3) == {"target_ratio_v3": tmp_path}
+    with pytest.raises(UsageError, match="bare logs can be those of one preset only"):
+        find(tmp_path)
+
+
+def test_a_manifest_of_another_setting_is_taken_for_the_one_preset_that_is_selected(tmp_path: Path) -> None:
+    """Its rows then say in what they differ; that is more than to say that there is no recording."""
+    entries = json.loads((SWEEP / "manifest.json").read_text())
+    for entry in entries:
+        entry["recent_tokens"] = 96
+    (tmp_path / "manifest.json").write_text(json.dumps(entries))
+    assert find(tmp_path, V3) == {"target_ratio_v3": tmp_path}
+    assert find(tmp_path, V3, PRESETS["smoke"]) == {}
+
+
+def make_gates(folder: Path, preset: str, scope: str | None = None) -> None:
+    (folder / "presets").mkdir(parents=True)
+    (folder / "presets" / f"{preset}.yaml").write_text("prompts: 16\n")
+    if scope is not None:
+        (folder / "scopes.yaml").write_text(f"scopes:\n  {scope}:\n    root: dump\n    decides: true\n")
+
+
+def test_two_gate_folders_do_not_mix(tmp_path: Path) -> None:
+    """Each gate file gets the presets beside it; what would be ambiguous between them is refused."""
+    make_gates(tmp_path / "a", "one", "first")
+    make_gates(tmp_path / "b", "two")
+    make_gates(tmp_path / "c", "one")
+    make_gates(tmp_path / "d", "three", "second")
+    session = GateSession(make_session(tmp_path / "x").settings, run_dir=tmp_path)
+    for folder, preset in (("a", "one"), ("b", "two")):
+        assert [name for _, name in session.parameters("h2o_sweep", tmp_path / folder)] == [preset]
+    assert [name for _, name in session.parameters("h2o_scope", tmp_path / "a")] == ["first"]
+    with pytest.raises(PresetError, match=r"^two presets are called one\n"):
+        session.parameters("h2o_sweep", tmp_path / "c")
+    with pytest.raises(PresetError, match=r"^exactly one scope of a run decides"):
+        session.parameters("h2o_sweep", tmp_path / "d")
