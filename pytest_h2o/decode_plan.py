@@ -104,7 +104,7 @@ def _flag(settings: Settings, preset: Preset, budget: Budget, target: float | No
     if settings["bench"] is None or choose_baseline(settings, preset).value != "paired":
         return ()
     from pytest_h2o.calibrations import calibration_path, flag_target
-    from pytest_h2o.row_sources import bench_settings, choose_base_config
+    from pytest_h2o.launch_settings import bench_settings, choose_base_config
 
     base = choose_base_config(preset, settings.given["base-config"])
     return flag_target(calibration_path(bench_settings(settings, preset), base), budget, target)

@@ -8,7 +8,8 @@ its values are named tuples: a dataclass takes several times as long to define.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -175,8 +176,10 @@ class Settings:
         return flags
 
 
-def refuse_unknown_keys(keys: Iterable[str]) -> None:
+def refuse_unknown_keys(config: Any) -> None:
     """Refuse an ini key that begins like ours and is none: a misspelt target would silently not be asked for.
+
+    pytest 9.1 deprecates ``config.inicfg`` and has no other way to see the keys that nothing has declared.
 
     Raises
     ------
@@ -184,6 +187,9 @@ def refuse_unknown_keys(keys: Iterable[str]) -> None:
         Naming the key and the nearest known one.
     """
     known = {option.key for option in OPTIONS}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        keys = tuple(getattr(config, "inicfg", ()))
     for key in keys:
         if key.startswith("h2o_") and key not in known:
             from difflib import get_close_matches

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,18 +51,11 @@ def _is_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
 
-def _keys_of_ini_file(config: pytest.Config) -> tuple[str, ...]:
-    """Every key of the ini file, ours or not; deprecated by pytest 9.1, which has no other way to see unknown keys."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return tuple(getattr(config, "inicfg", ()))
-
-
 def _settings_of(config: pytest.Config) -> Settings:
     """Resolve the options once; a fault among them is a usage error of pytest."""
     if _settings not in config.stash:
         try:
-            refuse_unknown_keys(_keys_of_ini_file(config))
+            refuse_unknown_keys(config)
             config.stash[_settings] = resolve_settings(
                 command_line=config.getoption,
                 ini=config.getini,
@@ -116,9 +108,6 @@ def pytest_configure(config: pytest.Config) -> None:
         _settings_of(config)  # a fault among the options is told before anything is collected
     if not _is_worker(config):
         config.pluginmanager.register(_Controller(config), "h2o-controller")
-
-
-# -- collection ---------------------------------------------------------------------------------------------------
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -197,9 +186,6 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
     return config.stash[_session].describe()
 
 
-# -- fixtures of the gate files ----------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def h2o_point(request: pytest.FixtureRequest) -> PointItem:
     """One point of a sweep preset: its sound `row`."""
@@ -238,9 +224,6 @@ def h2o_targets(request: pytest.FixtureRequest) -> Targets:
             item: GateItem = request.getfixturevalue(name)
             return item.targets
     pytest.fail("h2o_targets needs one of h2o_sweep, h2o_lossless, h2o_upper_bound, h2o_scope beside it", pytrace=False)
-
-
-# -- running ------------------------------------------------------------------------------------------------------
 
 
 def _gate_item_of(item: pytest.Item) -> GateItem | None:
@@ -299,9 +282,6 @@ def pytest_assertrepr_compare(config: pytest.Config, op: str, left: object, righ
     from pytest_h2o.report.diagnosis import explain_comparison
 
     return explain_comparison(left, op, right) if isinstance(left, Measured) else None
-
-
-# -- reporting (controller only) ---------------------------------------------------------------------------------
 
 
 class _Controller:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from pytest_h2o.bench.launch import Launcher
     from pytest_h2o.bench.recorded import Recording
     from pytest_h2o.bench.result import PointResult
-    from pytest_h2o.options import Given, Settings
     from pytest_h2o.pair_sources import PairSource
     from pytest_h2o.points import SweepPoint
     from pytest_h2o.presets import Preset
@@ -192,7 +193,7 @@ class LaunchedRows:
         self._base = base
         self._bench = bench
         self._folder = folder
-        self._launcher = Launcher(base, bench, folder, JsonSupport())
+        self._launcher = Launcher(base, bench, folder, JsonSupport(), on_wait=WaitNotice())
         self.pairs: PairSource = _launched_pairs(self._launcher, other, store, points)
         binary = digest_file(Path(bench.command[0]))[:16]
         self._sweep = Sweep(points, self._launcher.launch_point, store.once, binary=binary, fold=fold)
@@ -217,6 +218,23 @@ class LaunchedRows:
 
         runs = len(write_dry_run(self._sweep.points, self._base, self._bench, self._folder))
         return f"configs, manifest and commands.sh of {runs} run{'s' * (runs != 1)} are in {self._folder}"
+
+
+class WaitNotice:
+    """Says once, on the terminal's own stderr, that a run waits: else a gate that waits for another looks hung."""
+
+    def __init__(self, after_s: float = 5.0) -> None:
+        self._after_s = after_s
+        self._said = False
+
+    def __call__(self, waited_s: float) -> None:
+        """Take the seconds waited so far."""
+        if self._said or waited_s < self._after_s or sys.__stderr__ is None:
+            return
+        self._said = True
+        line = f"h2o: waiting for another timed run on this machine since {waited_s:.0f} s (one runs at a time)"
+        with contextlib.suppress(OSError, ValueError):  # a closed stderr is no reason to stop
+            print(line, file=sys.__stderr__, flush=True)
 
 
 class NoRows:
@@ -277,61 +295,10 @@ def _describe_fold(check: FoldCheck) -> str:
     if check.folds:
         return (
             f"rows that differ only in the {ignored} share a run ({check.target_mode} mode does not read it): "
-            f"{check.probe} was run too and has every deterministic column of {check.leader}"
+            f"{check.preset} {check.probe} was run too and has every deterministic column of {check.leader}"
         )
     seen = check.problem or ", ".join(f"{d.column} {d.leader} and {d.probe}" for d in check.differences)
     return (
-        f"nothing is folded: {check.leader} and {check.probe} differ only in the {ignored}, which {check.target_mode} "
-        f"mode should not read, and gave {seen or 'no row'}"
-    )
-
-
-def check_bench(bench: Path, origin: str) -> Path:
-    """The bench, if there is such a file; UsageError that says what is there instead."""
-    if bench.is_file():
-        return bench
-    came = "no such folder"
-    if bench.parent.is_dir():
-        came = "that folder has " + (", ".join(sorted(p.name for p in bench.parent.iterdir())[:8]) or "nothing")
-    raise UsageError("the bench is not there", where=f"{origin} {bench}", came=came, expected="the llm_bench binary")
-
-
-def bench_settings(settings: Settings, preset: Preset, option: str = "bench") -> BenchSettings:
-    """How the options launch the bench for a preset, or the one that `option` names; UsageError if it is not there."""
-    from pytest_h2o.bench.command import BenchSettings
-
-    return BenchSettings.for_program(
-        check_bench(settings[option], settings.origin(option)),
-        backend=settings["backend"],
-        threads=settings["threads"],
-        attention_option=settings["attention-option"],
-        timeout_s=preset.timeout_s or settings["bench-timeout"],
-    )
-
-
-def other_build(settings: Settings, preset: Preset) -> BenchSettings | None:
-    """The build that the bench is paired with; None where that is H2O off; UsageError if it is not there."""
-    return None if settings["baseline-bench"] is None else bench_settings(settings, preset, "baseline-bench")
-
-
-def choose_base_config(preset: Preset, given: Given) -> BaseConfig:
-    """The model's config of a preset: the command line's, else the preset's, else the ini file's.
-
-    Raises
-    ------
-    UsageError
-        Nothing names one; or it cannot be read.
-    """
-    from pytest_h2o.bench.config import read_base_config
-
-    own = (preset.base_config, f"base_config of preset {preset.name}")
-    choices = [(given.value, given.origin), own] if given.on_command_line else [own, (given.value, given.origin)]
-    for path, source in choices:
-        if path is not None:
-            return read_base_config(path, source)
-    raise UsageError(
-        "a bench was given, and no base config: the bench needs the model's config.json",
-        where=f"preset {preset.name}",
-        expected="one of: --h2o-base-config FILE; the ini key h2o_base_config; base_config: in the preset",
-        hint="pytest gates/ --h2o-bench PATH --h2o-base-config path/to/model/config.json",
+        f"nothing is folded: {check.preset} {check.leader} and {check.probe} differ only in the {ignored}, "
+        f"which {check.target_mode} mode should not read, and gave {seen or 'no row'}"
     )

@@ -7,28 +7,20 @@ scope) goes through the run folder's `OnceStore`, so that it is made once whiche
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.decode_figures import DecodeFigures
-from pytest_h2o.errors import BenchError, PresetError, UsageError
+from pytest_h2o.errors import BenchError, PresetError
 from pytest_h2o.gate.baseline import describe_unfit
 from pytest_h2o.gate.scope_item import LosslessItem
 from pytest_h2o.gate.sweep_items import PointItem, SweepItem
-from pytest_h2o.gate.targets import preset_targets, scope_targets
+from pytest_h2o.gate.targets import preset_targets, refuse_unmeasured, scope_targets
+from pytest_h2o.launch_settings import bench_settings, choose_base_config, other_build
 from pytest_h2o.options import Settings
 from pytest_h2o.report.new_data import NewData
-from pytest_h2o.row_sources import (
-    LaunchedRows,
-    NoRows,
-    RecordedRows,
-    RowSource,
-    bench_settings,
-    choose_base_config,
-    find_recordings,
-    other_build,
-)
+from pytest_h2o.report.terminal import render_header
+from pytest_h2o.row_sources import LaunchedRows, NoRows, RecordedRows, RowSource, find_recordings
 from pytest_h2o.scope_figures import ScopeFigures
 from pytest_h2o.store import OnceStore
 
@@ -67,10 +59,7 @@ class GateSession(DecodeFigures, ScopeFigures):
 
     @property
     def rule(self) -> str:
-        rule: str = self.settings["rule"]
-        return rule
-
-    # -- collection ---------------------------------------------------------------------------------------------
+        return str(self.settings["rule"])
 
     def parameters(self, fixture: str, gate_dir: Path) -> list[tuple[Key, str]]:
         """Key and id of every item of one fixture, for the gate file in `gate_dir`."""
@@ -95,18 +84,15 @@ class GateSession(DecodeFigures, ScopeFigures):
         places = self.settings["presets"] or (gate_dir / "presets",)
         if ("presets", gate_dir) not in self._in_folder:
             presets = load_presets(places)
+            mine, _ = self._assignments()
             for preset in presets:
-                other = self._presets.setdefault(preset.name, self._override(preset))
+                other = self._presets.setdefault(preset.name, preset.override(*mine) if mine else preset)
                 if other.path != preset.path:
                     raise PresetError(f"two presets are called {preset.name}", where=f"{other.path} and {preset.path}")
             self._in_folder["presets", gate_dir] = sorted(preset.name for preset in presets)
             if self.settings["scopes"] is not None or (gate_dir / "scopes.yaml").is_file():
                 self._load_scopes(gate_dir)  # one of them decides the lossless ratio of these presets
         return [self._presets[name] for name in self._in_folder["presets", gate_dir]]
-
-    def _override(self, preset: Preset) -> Preset:
-        mine, _ = self._assignments()
-        return preset.override(*mine) if mine else preset
 
     def _load_scopes(self, gate_dir: Path) -> list[Scope]:
         from pytest_h2o.scopes import load_scopes
@@ -127,24 +113,14 @@ class GateSession(DecodeFigures, ScopeFigures):
         return [self._scopes[name] for name in self._in_folder["scopes", gate_dir]]
 
     def _assignments(self) -> tuple[list[str], list[str]]:
-        """What ``--h2o-set`` says to presets, and what to scopes; an unknown key goes to the likelier."""
+        """What ``--h2o-set`` says to presets, and what to scopes."""
         from pytest_h2o.presets import Preset
+        from pytest_h2o.schema.assignments import refuse_unknown_settings, share_assignments
         from pytest_h2o.scopes import Scope
 
-        presets: list[str] = []
-        scopes: list[str] = []
-        known = {*Preset.model_fields, *Scope.model_fields} - {"name", "path", "decides"}
-        for text in self.settings["set"] or ():
-            key = text.partition("=")[0].strip().partition(".")[0]
-            if key not in known:
-                near = get_close_matches(key, known, 1)
-                raise UsageError(
-                    f"{self.settings.origin('set')} sets a key that neither presets nor scopes have, or that is fixed",
-                    came=text,
-                    hint=f"did you mean {near[0]}?" if near else "pytest-h2o schema shows the keys",
-                )
-            in_scope = key in Scope.model_fields and key not in Preset.model_fields
-            (scopes if in_scope else presets).append(text)
+        given = self.settings["set"] or ()
+        refuse_unknown_settings(given, self.settings.origin("set"), (Preset, Scope))
+        presets, scopes = share_assignments(given, (Preset, Scope))
         return presets, scopes
 
     def points(self, preset: Preset) -> tuple[SweepPoint, ...]:
@@ -167,7 +143,7 @@ class GateSession(DecodeFigures, ScopeFigures):
         """
         self._selected = frozenset(selected)
         for preset in (self._presets[name] for name in sorted(selected)):
-            _refuse_unmeasured(preset, launched=self.settings["bench"] is not None)
+            refuse_unmeasured(preset, launched=self.settings["bench"] is not None)
         for name in sorted(selected):
             if self.settings["bench"] is not None:
                 bench_settings(self.settings, self._presets[name])
@@ -228,23 +204,10 @@ class GateSession(DecodeFigures, ScopeFigures):
         return points if places is None else tuple(points[place] for place in sorted(places))
 
     def describe(self) -> list[str]:
-        """Lines for the header: what is run or read, and the rule."""
-        settings = self.settings
-        if settings["bench"] is not None:
-            what = f"bench {settings['bench']} ({settings.origin('bench')})"
-        elif settings["logs"] is not None:
-            what = f"recorded logs in {settings['logs']} ({settings.origin('logs')}); nothing is run"
-        else:
-            what = "neither a bench nor recorded logs: sweep items cannot be measured"
-        lines = [f"h2o: {what}", f"h2o: rule {self.rule}, artifacts in {self.run_dir}"]
+        """Lines for the header: what is run or read, the rule, what is left out, and how decode is judged."""
         selected = [preset for name, preset in sorted(self._presets.items()) if name in self._needed]
-        lines += [f"h2o: {text}" for text in self.describe_decode(selected)]
-        if self._left_out:
-            names = ", ".join(sorted(self._left_out))
-            lines.append(f"h2o: not measured and left out: {names} (no recording; -k NAME asks for one)")
-        return lines
-
-    # -- items --------------------------------------------------------------------------------------------------
+        decode = [f"h2o: {text}" for text in self.describe_decode(selected)]
+        return [*render_header(self.settings, self.run_dir, self._left_out), *decode]
 
     def point_item(self, key: tuple[str, int]) -> PointItem:
         preset = self._presets[key[0]]
@@ -266,8 +229,6 @@ class GateSession(DecodeFigures, ScopeFigures):
         if "h2o_sweep" in params:
             return self.sweep_item(params["h2o_sweep"])
         return self.lossless_item(next(params[name] for name in SCOPE_FIXTURES if name in params))
-
-    # -- figures: the protocol of gate.figures ------------------------------------------------------------------------
 
     def result(self, preset: Preset, point: SweepPoint) -> PointResult:
         source = self._source(preset)
@@ -318,19 +279,3 @@ class GateSession(DecodeFigures, ScopeFigures):
     def write_dry_run(self, preset: Preset) -> str:
         source = self._source(preset)
         return str(self.store.once(f"dry-run/{preset.name}", lambda: {"told": source.write_dry_run()})["told"])
-
-
-def _refuse_unmeasured(preset: Preset, *, launched: bool) -> None:
-    """Refuse keys of a preset that ask for something which nothing here does: silence would be taken for a pass."""
-    if preset.targets.quality is not None:
-        raise UsageError(
-            "a preset asks for a quality target, and nothing measures quality yet",
-            where=f"targets.quality of {preset.path or preset.name}",
-            hint="leave the target out",
-        )
-    if launched and preset.prompt_file is not None:
-        raise UsageError(
-            "a preset names a prompt file, and the bench takes no prompt",
-            where=f"prompt_file of {preset.path or preset.name}",
-            hint="leave the key out",
-        )

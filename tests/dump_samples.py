@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from pytest_h2o.dumps import SkippedEntry, index_dump
+from pytest_h2o.dumps import DumpEntry, SkippedEntry, index_dump
+from pytest_h2o.dumps.entry import Tensor
+from pytest_h2o.dumps.read import Piece, Words, read_pieces
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 FP16 = FIXTURES / "dumps" / "fp16"
@@ -61,3 +63,8 @@ def the_skipped(root: Path) -> SkippedEntry:
     assert index.scanned_entries == 2
     (skipped,) = index.skipped
     return skipped
+
+
+def read_words(entry: DumpEntry, tensor: Tensor) -> Words:
+    """K or V of one whole entry."""
+    return read_pieces([Piece(entry, 0, entry.seq_len)], tensor)

@@ -32,6 +32,7 @@ LAYERS = (
     {"bench", "codecs_bench", "lossless", "gate", "reference"},
     {"report"},
     {
+        "launch_settings",
         "row_sources",
         "selection",
         "session",

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pytest_h2o.dumps import index_dump
-from pytest_h2o.dumps.read import Piece, read_pieces, read_words
+from pytest_h2o.dumps.read import Piece, read_pieces
 from pytest_h2o.errors import DumpError
-from tests.dump_samples import FP16, FP32, make_zip, write_entry
+from tests.dump_samples import FP16, FP32, make_zip, read_words, write_entry
 
 
 def test_fp16_dump_is_the_fp32_dump_rounded() -> None:
@@ -63,7 +63,12 @@ def test_large_file_is_mapped_and_small_one_read(tmp_path: Path) -> None:
     assert isinstance(base.obj if isinstance(base, memoryview) else base, mmap.mmap)
     assert not words.flags.writeable
     assert words.tobytes() == data
-    assert np.array_equal(words, read_pieces([Piece(large, 0, 40_000)], "k"))
+    part = read_pieces([Piece(large, 100, 39_000)], "k")
+    assert not part.flags.writeable
+    assert part.tobytes() == data[100 * 32 : 39_100 * 32]
+    both = read_pieces([Piece(large, 0, 40_000), Piece(small, 0, 4)], "k")
+    assert both.flags.writeable
+    assert np.array_equal(both[:40_000], words)
     assert read_words(small, "k").flags.writeable
 
 
@@ -125,10 +130,23 @@ def test_file_that_went_away_is_refused(tmp_path: Path) -> None:
         read_words(entry, "v")
 
 
-def test_mapped_file_that_became_shorter_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [5, 40_000 * 32 - 1, 40_000 * 32 + 1])
+def test_mapped_file_that_changed_is_refused(tmp_path: Path, size: int) -> None:
     data = write_entry(tmp_path, tokens=40_000).with_name("k_t0_40000.bin")
     (entry,) = index_dump(tmp_path).entries
-    data.write_bytes(b"short")
+    data.write_bytes(bytes(size))
+    with pytest.raises(DumpError) as caught:
+        read_words(entry, "k")
+    assert str(caught.value) == (
+        f"a data file has another size than its meta says\n  where: {data}\n  came: {size} bytes\n"
+        "  expected: 1280000 bytes\n  next: is a run still writing it?"
+    )
+
+
+def test_mapped_file_that_went_away_is_refused(tmp_path: Path) -> None:
+    data = write_entry(tmp_path, tokens=40_000).with_name("k_t0_40000.bin")
+    (entry,) = index_dump(tmp_path).entries
+    data.unlink()
     with pytest.raises(DumpError, match="a data file cannot be mapped"):
         read_words(entry, "k")
 
@@ -146,7 +164,7 @@ def test_short_reads_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_stream_that_no_memory_holds_is_one_error() -> None:
     entry = index_dump(FP32).entries[0]
     for heads in (2**31 - 1, 2**20):
-        large = entry._replace(seq_len=2**31 - 1, kv_heads=heads, bytes_per_elem=2)
+        large = entry._replace(seq_len=2**31 - 1, kv_heads=heads)  # fp32: not mapped
         with pytest.raises(DumpError, match="there is not enough memory for one stream of the dump"):
             read_pieces([Piece(large, 0, 2**31 - 1)], "k")
 

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from pytest_h2o.dumps import index_dump
 from pytest_h2o.dumps.paths import join_inside
-from pytest_h2o.dumps.read import read_words
 from pytest_h2o.errors import DumpError
-from tests.dump_samples import make_zip, write_entry
+from tests.dump_samples import make_zip, read_words, write_entry
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ import pytest
 from pytest_h2o.errors import PresetError, UsageError
 from pytest_h2o.presets import Preset, load_presets
 from pytest_h2o.row_sources import find_recordings
+from pytest_h2o.schema.assignments import share_assignments
+from pytest_h2o.scopes import Scope
 from pytest_h2o.selection import names_asked_for
 from pytest_h2o.session import GateSession
 from tests.plugin.project import RECORDINGS, ROOT, SWEEP
@@ -76,6 +78,19 @@ def test_a_folder_of_run_folders_or_of_one_run(tmp_path: Path) -> None:
         find(tmp_path)
 
 
+def test_a_folder_of_something_else(tmp_path: Path) -> None:
+    (tmp_path / "readme.txt").touch()
+    with pytest.raises(UsageError) as caught:
+        find(tmp_path, V3)
+    assert str(caught.value) == (
+        "the folder holds no recorded logs of these presets\n"
+        f"  where: {tmp_path}\n"
+        "  came: readme.txt\n"
+        "  expected: a folder for one of smoke, target_ratio, target_ratio_v3, target_speed, target_speed_v3, "
+        "a manifest.json, or *.log files"
+    )
+
+
 def test_a_manifest_of_another_setting_is_taken_for_the_one_preset_that_is_selected(tmp_path: Path) -> None:
     """Its rows then say in what they differ; that is more than to say that there is no recording."""
     entries = json.loads((SWEEP / "manifest.json").read_text())
@@ -107,3 +122,11 @@ def test_two_gate_folders_do_not_mix(tmp_path: Path) -> None:
         session.parameters("h2o_sweep", tmp_path / "c")
     with pytest.raises(PresetError, match=r"^exactly one scope of a run decides"):
         session.parameters("h2o_sweep", tmp_path / "d")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "place"),
+    [("repeat=1", 0), ("targets.lossy=3", 0), ("zstd_level=3", 1), ("zstd_levl=3", 1), ("repeet=3", 0), ("xyz=1", 0)],
+)
+def test_a_setting_goes_to_what_knows_its_key_or_the_nearest(assignment: str, place: int) -> None:
+    assert share_assignments([assignment], (Preset, Scope))[place] == [assignment]

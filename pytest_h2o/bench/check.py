@@ -18,6 +18,12 @@ _RATIO_COLUMNS = (
     "h2o_floor_keep",
     "h2o_quantized_keep",
 )
+ESTIMATE_SLACK = 1.01
+"""How far a lossy ratio may exceed ``1 / keep``: a mean of ratios is not the ratio of means (recorded: up to 0.1 %)."""
+
+_KEEP_ROUNDING = 0.00005
+"""The bench prints a keep ratio with four digits after the point."""
+
 _IDLE_COLUMNS = ("h2o_keep", "h2o_lossy", "h2o_floor_keep")
 
 
@@ -63,7 +69,7 @@ def check_row(
     ------
     TableError
         Other lengths, backend or threads than asked; H2O columns missing; a ratio or speed that is missing, not
-        finite or not above 0; H2O enabled but idle.
+        finite or not above 0; a lossy ratio that the keep ratio beside it rules out; H2O enabled but idle.
     """
     if point is not None:
         _check_equal(row, "prompt length", row.prompt_len, point.prompt_len)
@@ -75,6 +81,7 @@ def check_row(
     keep = row.get("h2o_keep")
     if keep is not None and keep.mean > 1:
         raise _unsound(row, "h2o_keep", f"{keep.mean:g}", "a share of the cache, at most 1")
+    _check_consistent(row)
     _check_speeds(row)
     if is_idle(row):
         raise _idle_error(row, point, attention_option)
@@ -133,6 +140,20 @@ def _check_equal(row: BenchRow, name: str, came: int | None, expected: int | Non
 def _check_speeds(row: BenchRow) -> None:
     _check_measured(row, "prefill speed", row.prefill_tok_per_s)
     _check_measured(row, "decode speed", row.decode_tok_per_s)
+
+
+def _check_consistent(row: BenchRow) -> None:
+    """Check that the lossy ratio is not above what the kept share leaves: raw over kept is at most ``1 / keep``."""
+    keep, lossy = row.get("h2o_keep"), row.get("h2o_lossy")
+    if keep is None or lossy is None or lossy.mean * (keep.mean - _KEEP_ROUNDING) <= ESTIMATE_SLACK:
+        return
+    raise TableError(
+        "the row contradicts itself: its lossy ratio is above what its keep ratio leaves",
+        where=row.log_file,
+        came=f"h2o_lossy {lossy.mean:g} beside h2o_keep {keep.mean:g}",
+        expected=f"h2o_lossy of at most {ESTIMATE_SLACK / keep.mean:.3f}, about 1 / h2o_keep",
+        hint="the table was edited, or the bench has an error; run this point again",
+    )
 
 
 def _check_measured(row: BenchRow, name: str, value: Measurement | None, *, zero_is_sound: bool = False) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_h2o.errors import BenchError
+from pytest_h2o.errors import BenchError, StoreError
 from pytest_h2o.points import SweepPoint
 
 
@@ -91,6 +91,52 @@ class RunFiles:
         """Its results as JSON (``-j``)."""
         return self.directory / "logs" / f"{self.run_id}.json"
 
+    @property
+    def marker(self) -> Path:
+        """Stands while the run is launched; one that nobody launches any more tells of a process that died."""
+        return self.directory / "logs" / f".{self.run_id}.launching"
+
+    def move_broken_off(self) -> str | None:
+        """Move what a launch left whose process died to other names; nothing is deleted.
+
+        Call it only where no other process can be launching this run.
+
+        Returns
+        -------
+        str or None
+            Run id under which the files now stand, ``RUN_ID.broken-off-1`` say; None if no launch was broken off.
+
+        Raises
+        ------
+        StoreError
+            The files cannot be moved.
+        """
+        if not self.marker.exists():
+            return None
+        number = 1
+        while any(path.exists() for path in self._renamed(number)._outputs):
+            number += 1
+        moved = self._renamed(number)
+        try:
+            for source, target in zip(self._outputs, moved._outputs, strict=True):
+                if source.exists():
+                    source.rename(target)
+        except OSError as error:
+            raise StoreError(
+                "what a broken-off launch left cannot be moved aside",
+                where=str(self.directory),
+                came=error.strerror or str(error),
+                hint="choose another output folder",
+            ) from error
+        return moved.run_id
+
+    def _renamed(self, number: int) -> RunFiles:
+        return RunFiles(self.directory, f"{self.run_id}.broken-off-{number}")
+
+    @property
+    def _outputs(self) -> tuple[Path, ...]:
+        return (self.config, self.log, self.stdout, self.json)
+
     def refuse_existing(self) -> None:
         """Check that the run would not write over, or append to, what is there.
 
@@ -99,7 +145,7 @@ class RunFiles:
         BenchError
             Naming the first file that exists.
         """
-        for path in (self.config, self.log, self.stdout, self.json):
+        for path in self._outputs:
             if path.exists() or path.is_symlink():
                 raise BenchError(
                     f"{self.run_id} has been run into this folder before",

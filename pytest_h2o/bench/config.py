@@ -108,24 +108,28 @@ def build_run_config(base: BaseConfig, point: SweepPoint) -> dict[str, Any]:
     first, then others that the preset names), then the model files that the base config left to their defaults.
     """
     config = _placed_values(base)
-    config.update(
-        kv_h2o_enable=True,
-        kv_h2o_layer_start=point.h2o_layer_start,
-        kv_h2o_layer_end=point.h2o_layer_end,
-        kv_h2o_block_tokens=point.block_tokens,
-        kv_h2o_sink_tokens=point.sink_tokens,
-        kv_h2o_recent_tokens=point.recent_tokens,
-        kv_h2o_target_keep_ratio=point.keep_ratio,
-        kv_h2o_target_mode=point.h2o_target_mode,
-        kv_h2o_target_lossy_ratio=point.h2o_target_lossy_ratio,
-        kv_h2o_ema_alpha=point.ema_alpha,
-        kv_h2o_update_interval=point.update_interval,
-        kv_h2o_trigger_min_tokens=point.trigger_min_tokens,
-        kv_h2o_log_stats=point.h2o_log_stats,
-    )
-    config.update({key: point.lossless.get(key, default) for key, default in LOSSLESS_DEFAULTS.items()})
-    config.update(point.lossless)
+    config.update(point_keys(point))
     return _with_default_files(config)
+
+
+def point_keys(point: SweepPoint) -> dict[str, Any]:
+    """Give every H2O and lossless key that the config of a point sets, in order, whatever the model."""
+    h2o = {
+        "kv_h2o_enable": True,
+        "kv_h2o_layer_start": point.h2o_layer_start,
+        "kv_h2o_layer_end": point.h2o_layer_end,
+        "kv_h2o_block_tokens": point.block_tokens,
+        "kv_h2o_sink_tokens": point.sink_tokens,
+        "kv_h2o_recent_tokens": point.recent_tokens,
+        "kv_h2o_target_keep_ratio": point.keep_ratio,
+        "kv_h2o_target_mode": point.h2o_target_mode,
+        "kv_h2o_target_lossy_ratio": point.h2o_target_lossy_ratio,
+        "kv_h2o_ema_alpha": point.ema_alpha,
+        "kv_h2o_update_interval": point.update_interval,
+        "kv_h2o_trigger_min_tokens": point.trigger_min_tokens,
+        "kv_h2o_log_stats": point.h2o_log_stats,
+    }
+    return {**h2o, **LOSSLESS_DEFAULTS, **point.lossless}
 
 
 def baseline_run_config(base: BaseConfig) -> dict[str, Any]:

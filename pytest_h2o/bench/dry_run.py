@@ -49,6 +49,6 @@ def write_dry_run(
     for point in points:
         write_new_json(RunFiles(directory, point.run_id).config, build_run_config(base, point))
     write_manifest(directory / MANIFEST_NAME, [manifest_entry(point, None) for point in points])
-    lines = ["#!/bin/sh", "set -e", "mkdir -p " + shlex.quote(str(directory / "logs")), *commands]
+    lines = ["#!/bin/sh", "set -e", "mkdir -p " + shlex.quote(str((directory / "logs").absolute())), *commands]
     write_new_text(directory / COMMANDS_NAME, "\n".join(lines) + "\n")
     return tuple(commands)

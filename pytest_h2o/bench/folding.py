@@ -14,7 +14,9 @@ from typing import Any
 from pytest_h2o.bench.row import DETERMINISTIC_COLUMNS, BenchRow
 from pytest_h2o.points import SweepPoint
 
-_INERT_FIELDS = {"adaptive": "keep_ratio", "static": "h2o_target_lossy_ratio"}
+INERT_FIELDS = {"adaptive": "keep_ratio", "static": "h2o_target_lossy_ratio"}
+"""Target mode -> the field of a point that the engine does not read in it."""
+
 _NAMING_FIELDS = frozenset({"preset", "index", "run_id"})
 
 
@@ -104,7 +106,7 @@ def fold_points(points: Sequence[SweepPoint]) -> tuple[FoldGroup, ...]:
     """
     groups: dict[str, list[SweepPoint]] = {}
     for point in points:
-        groups.setdefault(_fold_key(point), []).append(point)
+        groups.setdefault(fold_key(point), []).append(point)
     return tuple(FoldGroup(tuple(members)) for members in groups.values())
 
 
@@ -117,7 +119,8 @@ def compare_rows(leader: BenchRow, probe: BenchRow) -> tuple[ColumnDifference, .
     )
 
 
-def _fold_key(point: SweepPoint) -> str:
-    ignored = _NAMING_FIELDS | {_INERT_FIELDS.get(point.h2o_target_mode)}
+def fold_key(point: SweepPoint) -> str:
+    """Text that is equal for points which the runtime cannot tell apart, and for no others."""
+    ignored = _NAMING_FIELDS | {INERT_FIELDS.get(point.h2o_target_mode)}
     values = {field.name: getattr(point, field.name) for field in fields(point) if field.name not in ignored}
     return json.dumps({**values, "lossless": dict(point.lossless)}, sort_keys=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from pytest_h2o.bench.output import OutputSummary, count_warnings
 from pytest_h2o.bench.process import ChildResult, read_tail, run_child, signal_name
 from pytest_h2o.bench.result import PointResult
 from pytest_h2o.bench.row import BenchRow
-from pytest_h2o.errors import BenchError, TableError
+from pytest_h2o.errors import BenchError, H2OError, TableError
 from pytest_h2o.points import SweepPoint
-from pytest_h2o.store import write_new_json
+from pytest_h2o.store import write_new_json, write_new_text
 
 BASELINE_RUN_ID = "baseline_h2o_off"
 
@@ -53,8 +53,8 @@ class Launcher:
         Remembered from launch to launch.
     env : mapping, optional
         Environment of the bench; ours if left out.
-    on_tick, on_wait : callable, optional
-        Called with the seconds of the run, and with the seconds waited for another timed run.
+    on_wait : callable, optional
+        Called with the seconds waited for another timed run, about once a second.
     """
 
     base: BaseConfig
@@ -62,7 +62,6 @@ class Launcher:
     directory: Path
     json_support: JsonSupport
     env: Mapping[str, str] | None = None
-    on_tick: Callable[[float], None] | None = None
     on_wait: Callable[[float], None] | None = None
 
     def launch_point(self, point: SweepPoint) -> PointResult:
@@ -96,7 +95,15 @@ class Launcher:
 
     def _launch(self, point: SweepPoint, config: Mapping[str, Any], check: Callable[[BenchRow], None]) -> PointResult:
         files = RunFiles(self.directory, point.run_id)
+        broken_off = files.move_broken_off()
         files.refuse_existing()
+        with _marked(files.marker):
+            result = self._launch_into(files, point, config, check)
+        return result if broken_off is None else replace(result, notes=(*result.notes, _describe_broken(broken_off)))
+
+    def _launch_into(
+        self, files: RunFiles, point: SweepPoint, config: Mapping[str, Any], check: Callable[[BenchRow], None]
+    ) -> PointResult:
         with_json = not self.json_support.rejected
         argv = bench_argv(self.settings, files, point, with_json=with_json)
         write_new_json(files.config, config)
@@ -138,9 +145,30 @@ class Launcher:
                 timeout_s=self.settings.timeout_s,
                 grace_s=self.settings.grace_s,
                 env=self.env,
-                on_tick=self.on_tick,
             )
             return child, find_disturbance(before, read_machine(), cores=os.cpu_count() or 1)
+
+
+@contextlib.contextmanager
+def _marked(marker: Path) -> Iterator[None]:
+    """Mark a launch for its length: the mark stays if the process dies, or is interrupted, before there is an outcome.
+
+    Raises
+    ------
+    StoreError
+        The folder cannot be written.
+    """
+    write_new_text(marker, "", overwrite=True)
+    try:
+        yield
+    except H2OError:
+        marker.unlink(missing_ok=True)
+        raise
+    marker.unlink(missing_ok=True)
+
+
+def _describe_broken(run_id: str) -> str:
+    return f"launched again: an earlier launch was broken off (its process died); what it left is {run_id}.*"
 
 
 def _summarize(child: ChildResult) -> OutputSummary:

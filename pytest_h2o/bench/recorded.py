@@ -10,7 +10,14 @@ from pathlib import Path
 from pytest_h2o.bench.check import is_idle, only_row
 from pytest_h2o.bench.manifest import MANIFEST_NAME, ManifestEntry, read_manifest
 from pytest_h2o.bench.printable import make_printable
-from pytest_h2o.bench.recorded_run import RecordedRun, read_h2o_switch, read_recorded_baseline, read_recorded_run
+from pytest_h2o.bench.recorded_run import (
+    RecordedRun,
+    other_configuration,
+    read_h2o_switch,
+    read_recorded_baseline,
+    read_recorded_run,
+)
+from pytest_h2o.bench.recorded_sharing import find_sharing_faults
 from pytest_h2o.bench.result import PointResult
 from pytest_h2o.bench.table import read_table
 from pytest_h2o.errors import BenchError, H2OError, StoreError
@@ -57,10 +64,14 @@ class Recording:
 
 
 def recording_folder(folder: Path, preset: str) -> Path:
-    """Return the folder of a preset in a run folder; the folder itself if it has none for the preset."""
+    """Return the folder of a preset in a run folder; the folder itself if it has none for the preset.
+
+    A folder of its name is its recording, even where files of it are gone: then its runs fail, and are not left out.
+    """
     inner = folder / preset
-    is_name = preset not in ("", ".", "..") and Path(preset).name == preset
-    return inner if is_name and ((inner / MANIFEST_NAME).exists() or (inner / "logs").is_dir()) else folder
+    # A sweep's own folder has configs/ and logs/: those are no presets.
+    is_name = preset not in ("", ".", "..", "configs", "logs") and Path(preset).name == preset
+    return inner if is_name and inner.is_dir() else folder
 
 
 def read_recording(folder: Path, points: Sequence[SweepPoint] | None = None) -> Recording:
@@ -106,11 +117,13 @@ class _Reader:
         self.failures: dict[str, H2OError] = {}
         self.baselines: list[PointResult] = []
         self.unused: dict[str, str] = {}
+        self._sharing_faults: Mapping[str, H2OError] = {}
         self.logs = sorted(path for where in (folder, folder / "logs") for path in where.glob("*.log"))
 
     def read_listed(self, entries: Sequence[ManifestEntry]) -> None:
         """Runs of a manifest."""
         listed = {entry.run_id for entry in entries}
+        self._sharing_faults = find_sharing_faults(entries, self.points, self.folder)
         for run_id in self.points or ():
             if run_id not in listed:
                 self.failures[run_id] = _not_recorded(run_id, self.folder)
@@ -135,12 +148,17 @@ class _Reader:
             logs = logs_of_id.get(run_id, [])
             if len(logs) == 1:
                 point = None if self.points is None else self.points[run_id]
-                config = self.folder / "configs" / f"{run_id}.json"
+                config = self._named_config(run_id, logs[0])
                 self._try(RecordedRun(run_id, logs[0], self._name(logs[0]), config, point))
             elif logs:
                 self.failures[run_id] = _ambiguous(run_id, [self._name(log) for log in logs])
             else:
                 self.failures[run_id] = _not_recorded(run_id, self.folder)
+
+    def _named_config(self, run_id: str, log: Path) -> Path:
+        """The config of a log without a manifest: in ``configs/``, else beside a bare log."""
+        config = self.folder / "configs" / f"{run_id}.json"
+        return config if config.exists() or log.parent.name == "logs" else log.with_suffix(".json")
 
     def read_others(self) -> None:
         """Logs that are no point's: baselines, or not used."""
@@ -167,7 +185,9 @@ class _Reader:
         point = None if self.points is None else self.points[entry.run_id]
         differences = [] if point is None else entry.differences(point)
         if differences:
-            self.failures[entry.run_id] = _other_configuration(entry, differences, self.folder)
+            self.failures[entry.run_id] = other_configuration(entry.run_id, self.folder / MANIFEST_NAME, differences)
+        elif fault := self._sharing_faults.get(entry.run_id):
+            self.failures[entry.run_id] = fault
         elif entry.return_code is None and "return_code" in entry.values:
             self.failures[entry.run_id] = _never_run(entry.run_id, self.folder)
         elif outside := self._outside(entry):
@@ -176,7 +196,8 @@ class _Reader:
             config = None if entry.config_file is None else self.folder / entry.config_file
             log = self.folder / entry.log_file
             shared = entry.shares_run_with
-            self._try(RecordedRun(entry.run_id, log, entry.log_file, config, point, entry.return_code, shared))
+            run = RecordedRun(entry.run_id, log, entry.log_file, config, point, entry.return_code, shared, entry.values)
+            self._try(run)
 
     def _try(self, run: RecordedRun) -> None:
         try:
@@ -215,16 +236,6 @@ def _never_run(run_id: str, folder: Path) -> BenchError:
         where=str(folder / MANIFEST_NAME),
         came="return_code null, as a dry run writes it",
         expected="the return code of a run",
-    )
-
-
-def _other_configuration(entry: ManifestEntry, differences: Sequence[str], folder: Path) -> BenchError:
-    return BenchError(
-        f"{entry.run_id} was recorded with another configuration",
-        where=str(folder / MANIFEST_NAME),
-        came="; ".join(differences),
-        expected="the configuration of the preset's point with this run id",
-        hint="use the preset that the recording was made with, or record it again",
     )
 
 

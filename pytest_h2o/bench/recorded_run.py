@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_h2o.bench.check import check_baseline_row, check_row, only_row
 from pytest_h2o.bench.log_rows import read_rows
 from pytest_h2o.bench.output import OutputSummary, count_warnings
 from pytest_h2o.bench.process import read_tail, signal_name
+from pytest_h2o.bench.recorded_config import config_differences, read_recorded_config, unverified_note
 from pytest_h2o.bench.result import PointResult
 from pytest_h2o.errors import BenchError
 from pytest_h2o.points import SweepPoint
@@ -35,6 +36,8 @@ class RecordedRun:
         None if it is not known.
     shares_run_with : str or None
         Run id of the run whose row it shares.
+    listed : collection of str
+        Fields of its manifest entry, which agree with the point; empty without a manifest.
     """
 
     run_id: str
@@ -44,6 +47,7 @@ class RecordedRun:
     point: SweepPoint | None = None
     return_code: int | None = None
     shares_run_with: str | None = None
+    listed: Collection[str] = ()
 
     @property
     def stdout(self) -> Path:
@@ -62,12 +66,14 @@ def read_recorded_run(run: RecordedRun) -> PointResult:
     Raises
     ------
     BenchError
-        The run failed when it was recorded, its log is missing or damaged, has several rows, or its row is not sound.
+        The run failed when it was recorded, its config is not that of the point, its log is missing or damaged, has
+        several rows, or its row is not sound.
     """
     _check_recorded(run)
+    note = None if run.point is None else _check_configuration(run, run.point)
     result = _read(run)
     check_row(result.row, run.point)
-    return result
+    return result if note is None else replace(result, notes=(*result.notes, note))
 
 
 def read_recorded_baseline(run: RecordedRun) -> PointResult:
@@ -80,12 +86,28 @@ def read_recorded_baseline(run: RecordedRun) -> PointResult:
 
 def read_h2o_switch(config: Path | None) -> bool | None:
     """Read whether a config switches H2O on; None if there is no config that says so."""
-    try:
-        values = json.loads(config.read_text(encoding="utf-8")) if config is not None else None
-    except (OSError, ValueError, RecursionError):
-        return None
-    switch = values.get("kv_h2o_enable") if isinstance(values, dict) else None
+    switch = (read_recorded_config(config) or {}).get("kv_h2o_enable")
     return switch if isinstance(switch, bool) else None
+
+
+def other_configuration(run_id: str, where: Path, differences: Sequence[str]) -> BenchError:
+    """The error of a recorded run that is another configuration than its point."""
+    return BenchError(
+        f"{run_id} was recorded with another configuration",
+        where=str(where),
+        came="; ".join(differences),
+        expected="the configuration of the preset's point with this run id",
+        hint="use the preset that the recording was made with, or record it again",
+    )
+
+
+def _check_configuration(run: RecordedRun, point: SweepPoint) -> str | None:
+    """Compare the config with the point; say what is there to verify the rest, or rather what is not."""
+    config = read_recorded_config(run.config)
+    differences = config_differences(config or {}, point, shared=run.shares_run_with is not None)
+    if differences and run.config is not None:
+        raise other_configuration(run.run_id, run.config, differences)
+    return unverified_note(config, run.listed, point)
 
 
 def _check_recorded(run: RecordedRun) -> None:

@@ -35,7 +35,8 @@ class Sweep:
     once : callable
         Remembers by key across processes, see `Once`.
     binary : str
-        What tells this bench from another: a digest, say. Folding is checked once for each binary and target mode.
+        What tells this bench from another: a digest, say. Folding is checked once for each binary, preset
+        and target mode.
     fold : bool
         False runs every point.
     """
@@ -75,16 +76,6 @@ class Sweep:
             return result
         return replace(result, run_id=point.run_id, shares_run_with=leader.run_id)
 
-    def outcomes(self) -> dict[str, PointResult | H2OError]:
-        """Return run id -> row, or the error that it ended in, for every point, running what has not been run."""
-        found: dict[str, PointResult | H2OError] = {}
-        for point in self._points:
-            try:
-                found[point.run_id] = self.result(point)
-            except H2OError as error:
-                found[point.run_id] = error
-        return found
-
     def shared_run(self, point: SweepPoint) -> str | None:
         """Return the run id of the run that a point shares; None if it has a run of its own."""
         leader = self._leader(point)
@@ -108,11 +99,11 @@ class Sweep:
             return point
         check = self._fold_check(point.h2o_target_mode)
         # The probe has a row of its own: it was run.
-        is_probe = (check.preset, check.probe) == (point.preset, point.run_id)
-        return group.leader if check.folds and not is_probe else point
+        return group.leader if check.folds and check.probe != point.run_id else point
 
     def _fold_check(self, mode: str) -> FoldCheck:
-        key = f"fold/{self._binary}/{mode}"
+        # Of each preset its own: else the probe would be a run of whichever preset asks first.
+        key = f"fold/{self._binary}/{self._points[0].preset}/{mode}"
         return FoldCheck.from_json(self._once(key, lambda: self._check_fold(mode).to_json()))
 
     def _check_fold(self, mode: str) -> FoldCheck:
@@ -133,7 +124,7 @@ class Sweep:
                 return FoldCheck(mode, probe.preset, leader.run_id, probe.run_id, problem=problem)
             return FoldCheck(mode, probe.preset, leader.run_id, probe.run_id, differences)
         # No run of the mode gave a row: the points fail as their leaders do, and there is nothing to tell apart.
-        return FoldCheck(mode, "", "", "")
+        return FoldCheck(mode, self._points[0].preset, "", "")
 
     def _run(self, point: SweepPoint) -> PointResult:
         """The row of a point's own run, made by whoever asks first."""

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from pytest_h2o.decode_options import MAX_DECODE_PAIRS
     from pytest_h2o.gate.drop_estimate import SPREAD_FROM_PAIRS
     from pytest_h2o.gate.noise import measure_noise
-    from pytest_h2o.row_sources import check_bench
+    from pytest_h2o.launch_settings import check_bench
     from pytest_h2o.store import refuse_existing, write_new_json
 
     for name, low, high in (

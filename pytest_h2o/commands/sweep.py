@@ -61,9 +61,10 @@ def read_preset(args: argparse.Namespace) -> Preset:
 
 def run(args: argparse.Namespace) -> int:
     from pytest_h2o.bench.command import BenchSettings
+    from pytest_h2o.launch_settings import check_bench, choose_base_config
     from pytest_h2o.options import Given
     from pytest_h2o.points import expand_points
-    from pytest_h2o.row_sources import LaunchedRows, check_bench, choose_base_config
+    from pytest_h2o.row_sources import LaunchedRows
     from pytest_h2o.store import OnceStore
 
     preset = read_preset(args)

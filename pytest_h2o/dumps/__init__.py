@@ -5,9 +5,9 @@ layer, and names two data files beside it: K and V, little-endian, C order ``[se
 fp32. The usual layout is ``RUN_ID/layer_{L}/meta_t{a}_{b}.json`` with ``k_t{a}_{b}.bin`` and ``v_t{a}_{b}.bin``: one
 entry a layer for the prompt, one a token for decoding. ``packed_meta_*.json`` files are not read.
 
-`index_dump` reads the metas and checks them against the data files without opening those; `read.read_words` and
-`read.read_pieces` give the numbers. Where a dump tries to lead outside its root it is refused as a whole; an entry that
-merely cannot be read is listed as skipped, for the caller to judge.
+`index_dump` reads the metas and checks them against the data files without opening those; `read.read_pieces` gives the
+numbers. Where a dump tries to lead outside its root it is refused as a whole; an entry that merely cannot be read is
+listed as skipped, for the caller to judge.
 """
 
 from __future__ import annotations

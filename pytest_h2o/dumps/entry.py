@@ -23,13 +23,13 @@ class DumpRoot(Protocol):
             There are not that many bytes, or more although this should be the end, or they cannot be read.
         """
 
-    def map_file(self, location: str, size: int) -> mmap.mmap | None:
+    def map_file(self, location: str, size: int, *, is_end: bool) -> mmap.mmap | None:
         """The first `size` bytes of the data file as read-only memory; None if it cannot be mapped.
 
         Raises
         ------
         DumpError
-            It is shorter by now, or cannot be opened.
+            It is shorter by now, or longer although this should be the end, or cannot be opened.
         """
 
 

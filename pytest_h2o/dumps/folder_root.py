@@ -81,23 +81,21 @@ class FolderRoot:
         except OSError as error:
             raise DumpError("a data file cannot be read", where=location, came=str(error.strerror)) from error
         if done != len(buffer):
-            raise DumpError(
-                "a data file has another size than its meta says",
-                where=location,
-                came=f"{offset + done} bytes{' or more' if done > len(buffer) else ''}",
-                expected=f"{'' if is_end else 'at least '}{offset + len(buffer)} bytes",
-                hint="is a run still writing it?",
-            )
+            surplus_note = " or more" if done > len(buffer) else ""
+            raise _other_size(location, f"{offset + done} bytes{surplus_note}", offset + len(buffer), is_end)
 
-    def map_file(self, location: str, size: int) -> mmap.mmap:
+    def map_file(self, location: str, size: int, *, is_end: bool) -> mmap.mmap:
         """See `DumpRoot`."""
         try:
             file = os.open(location, _FLAGS)
             try:
+                found = os.fstat(file).st_size
+                if found < size or (is_end and found != size):
+                    raise _other_size(location, f"{found} bytes", size, is_end)
                 return mmap.mmap(file, size, access=mmap.ACCESS_READ)
             finally:
                 os.close(file)
-        except (OSError, ValueError) as error:  # ValueError: the file is shorter than `size`
+        except (OSError, ValueError) as error:  # ValueError: it became shorter since we looked
             raise DumpError(
                 "a data file cannot be mapped", where=location, came=str(error), expected=f"{size} bytes"
             ) from error
@@ -105,6 +103,16 @@ class FolderRoot:
     def listing(self) -> list[str]:
         """Names at the top, for messages."""
         return sorted(os.listdir(self.path))
+
+
+def _other_size(location: str, came: str, size: int, is_end: bool) -> DumpError:
+    return DumpError(
+        "a data file has another size than its meta says",
+        where=location,
+        came=came,
+        expected=f"{'' if is_end else 'at least '}{size} bytes",
+        hint="is a run still writing it?",
+    )
 
 
 class Folder:

@@ -28,35 +28,15 @@ class Piece(NamedTuple):
     rows: int
 
 
-def read_words(entry: DumpEntry, tensor: Tensor) -> Words:
-    """K or V of one entry as fp16 bit patterns.
-
-    fp32 is rounded to fp16, half to even, as numpy does. A large fp16 file is memory-mapped: then the result is
-    read-only, and the file must not shrink as long as it is in use.
-
-    Returns
-    -------
-    numpy.ndarray of uint16, ``[seq_len, kv_heads, head_dim]``
-
-    Raises
-    ------
-    DumpError
-        The file is no longer what the index saw.
-    """
-    size = entry.seq_len * entry.row_elements * 2
-    if entry.bytes_per_elem == 2 and size >= _MAP_FROM_BYTES:
-        mapped = entry.root.map_file(entry.location(tensor), size)
-        if mapped is not None:
-            words = np.frombuffer(mapped, _STORED_WORDS).reshape(entry.seq_len, entry.kv_heads, entry.head_dim)
-            return words.astype(np.uint16, copy=False)
-    return read_pieces([Piece(entry, 0, entry.seq_len)], tensor)
-
-
 def read_pieces(pieces: Sequence[Piece], tensor: Tensor) -> Words:
     """K or V of rows of several entries, one after the other, as fp16 bit patterns.
 
-    Each file is read once, straight into its place in the result. Not mapped: a file that shrinks while it is mapped
-    kills the process, and mapped pages count as memory of the process.
+    fp32 is rounded to fp16, half to even, as numpy does.
+
+    One large piece of an fp16 file is memory-mapped: the result is then read-only, takes no memory of its own that the
+    system could not have back, and the file must not shrink as long as it is in use. Everything else is read once,
+    straight into its place in the result: small files, which cost more to map than to read; several pieces, which a
+    stream must have one after the other; fp32, which is rounded; and members of an archive.
 
     Parameters
     ----------
@@ -73,6 +53,9 @@ def read_pieces(pieces: Sequence[Piece], tensor: Tensor) -> Words:
         A file is no longer what the index saw.
     """
     heads, dim = pieces[0].entry.kv_heads, pieces[0].entry.head_dim
+    mapped = _map_large(pieces, tensor)
+    if mapped is not None:
+        return mapped
     words = _allocate((sum(piece.rows for piece in pieces), heads, dim), _STORED_WORDS, pieces)
     start = 0
     for width, run in groupby(pieces, key=_width):
@@ -87,6 +70,20 @@ def read_pieces(pieces: Sequence[Piece], tensor: Tensor) -> Words:
                 words[start:stop] = floats.astype("<f2").view(_STORED_WORDS)
         start = stop
     return words.astype(np.uint16, copy=False)
+
+
+def _map_large(pieces: Sequence[Piece], tensor: Tensor) -> Words | None:
+    """A large single piece of an fp16 file as a view of the file; None where that is not what was asked for."""
+    entry, first, rows = pieces[0]
+    row_bytes = entry.row_elements * 2
+    if len(pieces) > 1 or entry.bytes_per_elem != 2 or rows * row_bytes < _MAP_FROM_BYTES:
+        return None
+    stop = first + rows
+    mapped = entry.root.map_file(entry.location(tensor), stop * row_bytes, is_end=stop == entry.seq_len)
+    if mapped is None:
+        return None
+    words = np.frombuffer(mapped, _STORED_WORDS, rows * entry.row_elements, first * row_bytes)
+    return words.reshape(rows, entry.kv_heads, entry.head_dim).astype(np.uint16, copy=False)
 
 
 def _allocate(shape: tuple[int, int, int], dtype: np.dtype[Any], pieces: Sequence[Piece]) -> NDArray[Any]:

@@ -68,7 +68,7 @@ class ZipRoot:
                         self._recent.pop(next(iter(self._recent)))
         buffer[:] = data[offset : offset + len(buffer)]
 
-    def map_file(self, location: str, size: int) -> None:
+    def map_file(self, location: str, size: int, *, is_end: bool) -> None:
         """A member is not mapped: it may be packed."""
 
     def listing(self) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
+    from pytest_h2o.bench.row import BenchRow
     from pytest_h2o.gate.paired import PairedComparison
 
 
@@ -34,8 +35,8 @@ def paired_baseline(comparison: PairedComparison | None) -> Baseline | None:
 def pick_recorded(rows: Sequence[PointResult], results: Sequence[PointResult]) -> Baseline | None:
     """The recorded row with H2O off that the given runs may be compared with; None if there is none.
 
-    It must have the prompt, gen, model, backend and threads of every run. Of several the fastest is taken: the one that
-    is hardest to hold.
+    It must have the prompt, gen, model (with its size), backend, threads, precision and mmap of every run. Of several
+    the fastest is taken: the one that is hardest to hold.
     """
     wanted = {_identity(result.row) for result in results}
     fitting = [
@@ -69,11 +70,14 @@ def describe_unfit(rows: Sequence[PointResult], results: Sequence[PointResult]) 
     return lines
 
 
-_IDENTITY = ("prompt_len", "gen_len", "model", "backend", "threads")
+_FIELDS = ("prompt_len", "gen_len", "model", "backend", "threads")
+_CELLS = ("modelSize", "precision", "mmap")
+_IDENTITY = (*_FIELDS, *_CELLS)
 
 
-def _identity(row: object) -> tuple[object, ...]:
-    return tuple(getattr(row, name) for name in _IDENTITY)
+def _identity(row: BenchRow) -> tuple[object, ...]:
+    """What two rows must have alike; a cell that both lack is alike, one that one of them lacks is not."""
+    return (*(getattr(row, name) for name in _FIELDS), *(row.cells.get(name) for name in _CELLS))
 
 
 def unlike_contexts(results: Sequence[PointResult]) -> tuple[str, ...]:

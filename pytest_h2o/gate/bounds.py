@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-ESTIMATE_SLACK = 1.01
+from pytest_h2o.bench.check import ESTIMATE_SLACK
 
 
 @dataclass(frozen=True)

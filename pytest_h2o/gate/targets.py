@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_h2o.errors import UsageError
 from pytest_h2o.gate.item import Targets
 from pytest_h2o.gate.measured import Target
 from pytest_h2o.options import DEFAULT_TARGETS, Settings
@@ -53,3 +54,19 @@ def scope_targets(settings: Settings, scope: Scope) -> Targets:
         lossless=lossless,
         decode_drop=Target("decode_drop", None, "not for a scope"),
     )
+
+
+def refuse_unmeasured(preset: Preset, *, launched: bool) -> None:
+    """Refuse keys of a preset that ask for something which nothing here does: silence would be taken for a pass."""
+    if preset.targets.quality is not None:
+        raise UsageError(
+            "a preset asks for a quality target, and nothing measures quality yet",
+            where=f"targets.quality of {preset.path or preset.name}",
+            hint="leave the target out",
+        )
+    if launched and preset.prompt_file is not None:
+        raise UsageError(
+            "a preset names a prompt file, and the bench takes no prompt",
+            where=f"prompt_file of {preset.path or preset.name}",
+            hint="leave the key out",
+        )

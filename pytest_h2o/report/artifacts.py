@@ -16,7 +16,7 @@ from pytest_h2o.bench.result import PointResult
 from pytest_h2o.errors import StoreError
 from pytest_h2o.report.collector import Collector
 from pytest_h2o.report.summary import build_summary, render_summary_md
-from pytest_h2o.store import digest_file, write_new_json, write_new_text
+from pytest_h2o.store import digest_file, write_new_bytes, write_new_json, write_new_text
 
 RUN_VERSION = 1
 _PACKAGES = ("pytest-h2o", "pytest", "pytest-xdist", "numpy", "zstandard", "pydantic", "PyYAML", "filelock")
@@ -100,16 +100,16 @@ def _keep_run(result: PointResult, files: RunFiles) -> None:
 
 
 def _keep(source: Path, target: Path) -> None:
-    """Copy a recorded file into the run folder, unless it is there."""
+    """Copy a recorded file into the run folder, whole or not at all, unless it is there."""
     if target.exists():
         return
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        data = source.read_bytes()
     except OSError as error:
         raise StoreError(
-            "cannot copy a recorded file into the run folder", where=str(target), came=str(error)
+            "cannot copy a recorded file into the run folder", where=str(source), came=error.strerror or str(error)
         ) from error
+    write_new_bytes(target, data)
 
 
 def _write_scope(run_dir: Path, name: str, result: Mapping[str, Any]) -> None:

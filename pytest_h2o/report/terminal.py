@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from pytest_h2o.options import Settings
 from pytest_h2o.report.summary import count_rows, overall_outcome, render_verdict
 
 
@@ -61,3 +62,18 @@ def _threshold(verdict: Mapping[str, str]) -> str:
 def _block(name: str, figures: list[str], outcomes: Mapping[str, str]) -> list[str]:
     state = {"failed": "FAIL", "passed": "pass", "skipped": "skip"}[overall_outcome(outcomes)]
     return [f"{state}  {name}", *(f"    {figure}" for figure in figures)]
+
+
+def render_header(settings: Settings, run_dir: Path, left_out: Collection[str]) -> list[str]:
+    """Lines for the head of a run: what is run or read, the rule, and what is left out."""
+    if settings["bench"] is not None:
+        what = f"bench {settings['bench']} ({settings.origin('bench')})"
+    elif settings["logs"] is not None:
+        what = f"recorded logs in {settings['logs']} ({settings.origin('logs')}); nothing is run"
+    else:
+        what = "neither a bench nor recorded logs: sweep items cannot be measured"
+    lines = [f"h2o: {what}", f"h2o: rule {settings['rule']}, artifacts in {run_dir}"]
+    if left_out:
+        names = ", ".join(sorted(left_out))
+        lines.append(f"h2o: not measured and left out: {names} (no recording; -k NAME asks for one)")
+    return lines

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel
 
-from pytest_h2o.errors import Fault, PresetError
+from pytest_h2o.errors import Fault, PresetError, UsageError
 from pytest_h2o.schema.checking import find_node
 from pytest_h2o.schema.json_schema import schema_of
 from pytest_h2o.schema.yaml_source import KeyPath, resolve_scalar
@@ -51,6 +52,23 @@ def parse_assignments(model: type[BaseModel], assignments: Sequence[str]) -> dic
     return values
 
 
+def share_assignments(assignments: Sequence[str], models: Sequence[type[BaseModel]]) -> tuple[list[str], ...]:
+    """Tell for which of `models` each ``KEY=VALUE`` is: the first that knows its key, or the key nearest to it.
+
+    Returns
+    -------
+    tuple of list of str
+        The assignments of each model. What resembles no key goes to the first, which then says so.
+    """
+    shares: tuple[list[str], ...] = tuple([] for _ in models)
+    known = list(dict.fromkeys(key for model in models for key in model.model_fields))
+    for text in assignments:
+        key = text.partition("=")[0].strip().partition(".")[0]
+        nearest = next(iter([key] if key in known else get_close_matches(key, known, 1)), None)
+        shares[next((n for n, model in enumerate(models) if nearest in model.model_fields), 0)].append(text)
+    return shares
+
+
 def merge_settings(data: Mapping[str, Any], settings: Mapping[KeyPath, Any]) -> dict[str, Any]:
     """A copy of `data` with each setting in its place."""
     merged = dict(data)
@@ -74,3 +92,23 @@ def name_option(error: PresetError, assignments: Sequence[str], owner: str) -> P
     return PresetError.from_faults(
         [fault._replace(file=option_of(fault)) for fault in error.faults], f"{OPTION} for {owner}"
     )
+
+
+def refuse_unknown_settings(assignments: Sequence[str], origin: str, models: Sequence[type[BaseModel]]) -> None:
+    """Refuse a setting of a key that none of the models has, or that a run must not change, whichever files are read.
+
+    Raises
+    ------
+    UsageError
+        Naming the setting and the nearest key.
+    """
+    known = {name for model in models for name in model.model_fields} - {"name", "path", "decides"}
+    for text in assignments:
+        key = text.partition("=")[0].strip().partition(".")[0]
+        if key not in known:
+            near = get_close_matches(key, known, 1)
+            raise UsageError(
+                f"{origin} sets a key that neither presets nor scopes have, or that is fixed",
+                came=text,
+                hint=f"did you mean {near[0]}?" if near else "pytest-h2o schema shows the keys",
+            )

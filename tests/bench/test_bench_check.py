@@ -125,3 +125,26 @@ def test_only_row() -> None:
         "  expected: one row: the bench appends, so each run needs a log of its own",
         "  next: split the log, or run this point again",
     )
+
+
+@pytest.mark.parametrize(
+    ("cells", "came", "most"),
+    [
+        ({"h2o_keep": "0.2960 ± 0.0", "h2o_lossy": "30.380 ± 0.0"}, "h2o_lossy 30.38 beside h2o_keep 0.296", "3.412"),
+        ({"h2o_keep": "1.0000 ± 0.0", "h2o_lossy": "3.380 ± 0.0"}, "h2o_lossy 3.38 beside h2o_keep 1", "1.010"),
+    ],
+)
+def test_a_row_that_contradicts_itself(cells: dict[str, str], came: str, most: str) -> None:
+    check_error(
+        lambda: check_row(changed(**cells), POINT),
+        "the row contradicts itself: its lossy ratio is above what its keep ratio leaves",
+        "  where: x.log",
+        f"  came: {came}",
+        f"  expected: h2o_lossy of at most {most}, about 1 / h2o_keep",
+        "  next: the table was edited, or the bench has an error; run this point again",
+    )
+
+
+@pytest.mark.parametrize(("keep", "lossy"), [("0.2960", "3.400"), ("0.0010", "1040.000"), ("1.0000", "1.010")])
+def test_a_mean_of_ratios_may_be_a_little_above_the_ratio_of_means(keep: str, lossy: str) -> None:
+    check_row(changed(h2o_keep=f"{keep} ± 0.0", h2o_lossy=f"{lossy} ± 0.0"), POINT)

@@ -37,3 +37,16 @@ def test_dry_run_writes_all_and_runs_nothing(make_launcher: Make, tmp_path: Path
     subprocess.run(["sh", "-c", "\n".join(script[:4])], check=True, stdout=subprocess.DEVNULL)
     assert count_launches() == [POINTS[0].run_id]
     assert read_table(tmp_path / "dry" / "logs" / f"{POINTS[0].run_id}.log")
+
+
+def test_commands_make_their_folder_wherever_they_are_started(
+    make_launcher: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count_launches: Launched
+) -> None:
+    launcher = make_launcher()
+    monkeypatch.chdir(tmp_path)
+    write_dry_run(POINTS[:1], launcher.base, launcher.settings, Path("dry"))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    subprocess.run(["sh", str(tmp_path / "dry" / "commands.sh")], cwd=elsewhere, check=True, stdout=subprocess.DEVNULL)
+    assert list(elsewhere.iterdir()) == []
+    assert read_table(tmp_path / "dry" / "logs" / f"{POINTS[0].run_id}.log")

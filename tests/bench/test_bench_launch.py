@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 from pytest_h2o.bench.command import BenchSettings, RunFiles, bench_argv, repeat_command
 from pytest_h2o.bench.launch import JsonSupport, Launcher
 from pytest_h2o.bench.output import OutputSummary
+from pytest_h2o.bench.recorded import read_recording
 from pytest_h2o.bench.result import PointResult
 from pytest_h2o.bench.table import read_table
 from pytest_h2o.error_records import error_from_json, error_to_json
@@ -275,3 +279,72 @@ def test_json_support_is_asked_once_a_binary(make_launcher: Make, count_launches
     launcher = replace(make_launcher("no_json"), json_support=JsonSupport(rejected=True))
     assert launcher.launch_point(POINT).returncode == 0
     assert count_launches() == [POINT.run_id]
+
+
+# -- broken off -----------------------------------------------------------------------------------------------------
+
+KILLED = """
+import sys
+from pathlib import Path
+from pytest_h2o.bench.command import BenchSettings
+from pytest_h2o.bench.config import read_base_config
+from pytest_h2o.bench.launch import JsonSupport, Launcher
+from tests.bench.samples import FAKE_BENCH, RECORDINGS, recorded_points
+
+settings = BenchSettings((sys.executable, str(FAKE_BENCH)), threads=2)
+launcher = Launcher(read_base_config(RECORDINGS / "base_config.json"), settings, Path(sys.argv[1]), JsonSupport())
+launcher.launch_point(recorded_points()[0])
+"""
+
+
+def test_a_launch_whose_process_was_killed_is_moved_aside_and_made_again(make_launcher: Make, tmp_path: Path) -> None:
+    launcher = make_launcher()
+    root = Path(__file__).parents[2]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path]), "FAKE_MODE": "hang"}
+    env["TMPDIR"] = str(tmp_path)
+    worker = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "sweep")], env=env)
+    stdout = tmp_path / "sweep" / "logs" / f"{POINT.run_id}.stdout.txt"
+    deadline = time.monotonic() + 30
+    while not (stdout.exists() and stdout.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    worker.kill()
+    worker.wait()
+    assert stdout.read_text() == "hanging\n"
+    result = launcher.launch_point(POINT)
+    assert result.row == make_row(POINT.run_id)
+    assert result.notes == (
+        "launched again: an earlier launch was broken off (its process died); "
+        f"what it left is {POINT.run_id}.broken-off-1.*",
+    )
+    names = {str(path.relative_to(tmp_path / "sweep")) for path in (tmp_path / "sweep").rglob("*") if path.is_file()}
+    own = {"configs/{}.json", "logs/{}.json", "logs/{}.log", "logs/{}.stdout.txt"}
+    left = f"{POINT.run_id}.broken-off-1"
+    assert names >= {name.format(POINT.run_id) for name in own}
+    assert names - {name.format(POINT.run_id) for name in own} <= {name.format(left) for name in own}
+    assert (tmp_path / "sweep" / "logs" / f"{left}.stdout.txt").read_text() == "hanging\n"
+    recording = read_recording(tmp_path / "sweep", [POINT])
+    assert (list(recording.results), recording.baselines) == ([POINT.run_id], ())
+
+
+def test_what_was_broken_off_twice_is_kept_twice(make_launcher: Make, tmp_path: Path) -> None:
+    files = RunFiles(tmp_path / "sweep", POINT.run_id)
+    files.config.parent.mkdir(parents=True)
+    files.marker.parent.mkdir()
+    for number in (1, 2):
+        files.marker.touch()
+        files.config.write_text(str(number))
+        assert files.move_broken_off() == f"{POINT.run_id}.broken-off-{number}"
+    assert [RunFiles(files.directory, f"{POINT.run_id}.broken-off-{n}").config.read_text() for n in (1, 2)] == [
+        "1",
+        "2",
+    ]
+    assert make_launcher().launch_point(POINT).row == make_row(POINT.run_id)
+    assert not files.marker.exists()
+    assert files.move_broken_off() is None
+
+
+def test_a_failed_launch_is_not_one_that_was_broken_off(make_launcher: Make) -> None:
+    launcher = make_launcher("exit3")
+    check_fails(launcher)
+    with pytest.raises(BenchError, match="has been run into this folder before"):
+        launcher.launch_point(POINT)

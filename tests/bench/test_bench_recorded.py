@@ -12,6 +12,7 @@ import pytest
 from pytest_h2o.bench.output import OutputSummary
 from pytest_h2o.bench.recorded import Recording, read_recording, recording_folder
 from pytest_h2o.errors import StoreError, TableError
+from pytest_h2o.points import SweepPoint
 
 from .samples import OTHER, SWEEP, recorded_points
 
@@ -75,7 +76,11 @@ def test_bare_logs_are_matched_by_their_names(tmp_path: Path, inner: str) -> Non
     target.mkdir(exist_ok=True)
     for log in (SWEEP / "logs").glob("*.log"):
         shutil.copy(log, target / (f"today-{log.name}" if log.name.startswith("run_0003") else log.name))
-    (target / f"{SECOND}.json").write_text("{}" if inner else '{"kv_h2o_enable": true}')
+    shutil.copytree(SWEEP / "configs", tmp_path / "configs")
+    if inner:
+        (target / f"{SECOND}.json").write_text("{}")
+    else:
+        (tmp_path / "configs" / f"{SECOND}.json").rename(target / f"{SECOND}.json")
     recording = read_recording(tmp_path, POINTS)
     assert list(recording.results) == [point.run_id for point in POINTS]
     assert recording.get(FIRST).returncode is None
@@ -272,3 +277,117 @@ def test_folder_of_a_preset() -> None:
     assert recording_folder(SWEEP, "target_ratio_v3") == SWEEP
     assert recording_folder(SWEEP, "..") == SWEEP
     assert recording_folder(SWEEP, "") == SWEEP
+    assert recording_folder(SWEEP, "logs") == SWEEP
+
+
+def test_a_broken_folder_of_a_preset_is_its_recording(tmp_path: Path) -> None:
+    """Its points then fail; they are not left out."""
+    (tmp_path / "target_ratio_v3" / "configs").mkdir(parents=True)
+    folder = recording_folder(tmp_path, "target_ratio_v3")
+    assert folder == tmp_path / "target_ratio_v3"
+    assert read_recording(folder, POINTS).failures.keys() == {point.run_id for point in POINTS}
+
+
+# -- configuration --------------------------------------------------------------------------------------------------
+
+
+def test_configs_without_a_manifest_are_compared(sweep: Path) -> None:
+    (sweep / "manifest.json").unlink()
+    assert all(result.notes == () for result in read_recording(sweep, POINTS).results.values())
+    config = sweep / "configs" / f"{SECOND}.json"
+    values = json.loads(config.read_text())
+    config.write_text(json.dumps({**values, "kv_h2o_recent_tokens": 128, "kv_lossless_front_n": 3, "precision": "x"}))
+    check_one_failure(
+        read_recording(sweep, POINTS),
+        SECOND,
+        f"{SECOND} was recorded with another configuration",
+        f"  where: {config}",
+        "  came: kv_h2o_recent_tokens 128, not 64; kv_lossless_front_n 3, not 2",
+        "  expected: the configuration of the preset's point with this run id",
+        "  next: use the preset that the recording was made with, or record it again",
+    )
+
+
+def test_a_config_that_contradicts_its_manifest_is_refused(sweep: Path) -> None:
+    config = sweep / "configs" / f"{SECOND}.json"
+    config.write_text(config.read_text().replace('"kv_h2o_sink_tokens": 16', '"kv_h2o_sink_tokens": 8'))
+    assert read_recording(sweep, POINTS).failures[SECOND].came == "kv_h2o_sink_tokens 8, not 16"
+
+
+@pytest.mark.parametrize("point", [POINTS[0], replace(POINTS[0], recent_tokens=128)])
+def test_a_row_whose_configuration_nobody_knows_says_so(tmp_path: Path, point: SweepPoint) -> None:
+    shutil.copy(SWEEP / "logs" / f"{FIRST}.log", tmp_path)
+    assert read_recording(tmp_path, [point]).get(FIRST).notes == (
+        "configuration not verified: neither config nor manifest: keep_ratio, block_tokens, sink_tokens, "
+        "recent_tokens and 22 more",
+    )
+
+
+def test_fields_that_manifest_and_config_lack_are_told(sweep: Path) -> None:
+    path = sweep / "manifest.json"
+    entries = json.loads(path.read_text())
+    for entry in entries:
+        del entry["recent_tokens"]
+    path.write_text(json.dumps(entries))
+    (sweep / "configs" / f"{SECOND}.json").write_text('{"kv_h2o_enable": true}')
+    (sweep / "configs" / f"{POINTS[2].run_id}.json").unlink()
+    recording = read_recording(sweep, POINTS)
+    assert recording.get(FIRST).notes == ()
+    assert recording.get(SECOND).notes == (
+        "configuration not verified: neither its config nor its manifest entry says recent_tokens",
+    )
+    assert recording.get(POINTS[2].run_id).notes == (
+        "configuration not verified: no config that can be read, and the manifest does not say recent_tokens",
+    )
+
+
+# -- one log, one run -----------------------------------------------------------------------------------------------
+
+
+def test_one_log_does_not_stand_for_all_points(sweep: Path) -> None:
+    for point in POINTS:
+        edit_manifest(sweep, point.run_id, log=f"logs/./{FIRST}.log")
+    recording = read_recording(sweep, POINTS)
+    assert recording.results == {}
+    assert str(recording.failures[FIRST]).split("\n") == [
+        f"{FIRST} has no log of its own",
+        f"  where: {sweep}/manifest.json",
+        f"  came: logs/{FIRST}.log, which is also the log of {SECOND} and 25 more",
+        "  expected: a log a run, or shares_run_with the run of a point that the engine cannot tell from this one",
+        "  next: copy the whole folder of the sweep, or record the points again",
+    ]
+    assert read_recording(sweep).results == {}
+
+
+@pytest.mark.parametrize("points", [POINTS, None])
+def test_a_share_that_the_engine_can_tell_apart_is_refused(sweep: Path, points: tuple[SweepPoint, ...] | None) -> None:
+    edit_manifest(sweep, SECOND, log=f"logs/{FIRST}.log", shares_run_with=FIRST)
+    recording = read_recording(sweep, points)
+    assert list(recording.failures) == [SECOND]
+    assert recording.failures[SECOND].came == f"shares_run_with {FIRST}, which is another configuration for the engine"
+
+
+@pytest.mark.parametrize(
+    ("shared", "log", "came"),
+    [
+        ("run_0099", FIRST, "shares_run_with run_0099, which the manifest does not list"),
+        (FIRST, SECOND, f"shares_run_with {FIRST}, and another log than that run has: logs/{SECOND}.log"),
+        (POINTS[9].run_id, FIRST, f"shares_run_with {POINTS[9].run_id}, which has no run of its own"),
+    ],
+)
+def test_a_share_of_a_run_that_is_none_is_refused(sweep: Path, shared: str, log: str, came: str) -> None:
+    edit_manifest(sweep, POINTS[9].run_id, log=f"logs/{FIRST}.log", shares_run_with=FIRST)
+    edit_manifest(sweep, POINTS[18].run_id, log=f"logs/{log}.log", shares_run_with=shared)
+    recording = read_recording(sweep, POINTS)
+    assert list(recording.failures) == [POINTS[18].run_id]
+    assert recording.failures[POINTS[18].run_id].came == came
+
+
+def test_the_config_of_a_shared_run_is_that_of_its_leader(sweep: Path) -> None:
+    """It has another keep ratio, which adaptive mode does not read; every other key is compared."""
+    config = f"configs/{FIRST}.json"
+    edit_manifest(sweep, POINTS[9].run_id, log=f"logs/{FIRST}.log", config=config, shares_run_with=FIRST)
+    assert read_recording(sweep, POINTS).failures == {}
+    edit_manifest(sweep, POINTS[9].run_id, config=f"configs/{SECOND}.json")
+    failure = read_recording(sweep, POINTS).failures[POINTS[9].run_id]
+    assert failure.came == "kv_h2o_target_lossy_ratio 3.2, not 3.0"

@@ -21,7 +21,7 @@ from pytest_h2o.bench.result import PointResult
 from pytest_h2o.bench.row import DETERMINISTIC_COLUMNS
 from pytest_h2o.bench.sweep import Sweep
 from pytest_h2o.bench.table import read_table
-from pytest_h2o.errors import BenchError, UsageError
+from pytest_h2o.errors import BenchError, H2OError, UsageError
 from pytest_h2o.points import SweepPoint
 
 from .samples import SWEEP, recorded_points
@@ -68,6 +68,17 @@ def make_sweep(replay: Replay, points: tuple[SweepPoint, ...] = POINTS, fold: bo
     return Sweep(points, replay, Memory().once, binary="b", fold=fold)
 
 
+def outcomes_of(sweep: Sweep) -> dict[str, PointResult | H2OError]:
+    """Run id -> row, or the error that it ended in, for every point."""
+    found: dict[str, PointResult | H2OError] = {}
+    for point in sweep.points:
+        try:
+            found[point.run_id] = sweep.result(point)
+        except H2OError as error:
+            found[point.run_id] = error
+    return found
+
+
 def verdict_cells(results: dict[str, Any]) -> dict[str, list[str]]:
     return {run_id: [result.row.cells[c] for c in DETERMINISTIC_COLUMNS] for run_id, result in results.items()}
 
@@ -77,11 +88,10 @@ def test_the_preset_costs_ten_launches_instead_of_27(
 ) -> None:
     launcher = make_launcher()
     sweep = Sweep(POINTS, launcher.launch_point, Memory().once, binary="fake")
-    folded = sweep.outcomes()
+    folded = outcomes_of(sweep)
     assert len(count_launches()) == 10
-    unfolded = Sweep(
-        POINTS, replace(launcher, directory=tmp_path / "all").launch_point, Memory().once, binary="fake", fold=False
-    ).outcomes()
+    launch = replace(launcher, directory=tmp_path / "all").launch_point
+    unfolded = outcomes_of(Sweep(POINTS, launch, Memory().once, binary="fake", fold=False))
     assert len(count_launches()) == 10 + 27
     assert verdict_cells(folded) == verdict_cells(unfolded)
     assert verdict_cells(folded) == verdict_cells(dict(read_recording(SWEEP, POINTS).results))
@@ -114,14 +124,14 @@ def test_only_what_is_asked_for_is_run() -> None:
 
 def test_points_that_were_deselected_take_no_part() -> None:
     replay = Replay()
-    make_sweep(replay, (POINTS[13], POINTS[22], POINTS[3])).outcomes()
+    outcomes_of(make_sweep(replay, (POINTS[13], POINTS[22], POINTS[3])))
     assert replay.launched == [14, 23, 4]
 
 
 def test_without_folding_every_point_is_run() -> None:
     replay = Replay()
     sweep = make_sweep(replay, fold=False)
-    sweep.outcomes()
+    outcomes_of(sweep)
     assert replay.launched == list(range(1, 28))
     assert sweep.fold_checks() == ()
 
@@ -129,7 +139,7 @@ def test_without_folding_every_point_is_run() -> None:
 def test_nothing_is_folded_if_the_probe_differs() -> None:
     replay = Replay(changed={10: {"h2o_keep": "0.3000 ± 0.0000"}})
     sweep = make_sweep(replay)
-    results = sweep.outcomes()
+    results = outcomes_of(sweep)
     assert sorted(replay.launched) == list(range(1, 28))
     assert all(isinstance(result, PointResult) and result.shares_run_with is None for result in results.values())
     assert sweep.fold_checks() == (
@@ -142,21 +152,21 @@ def test_nothing_is_folded_if_the_probe_differs() -> None:
 
 def test_nothing_is_folded_if_the_bench_itself_differs(make_launcher: Make, count_launches: Launched) -> None:
     sweep = Sweep(POINTS, make_launcher("not_deterministic").launch_point, Memory().once, binary="fake")
-    sweep.outcomes()
+    outcomes_of(sweep)
     assert len(count_launches()) == 27
     assert [difference.column for difference in sweep.fold_checks()[0].differences] == ["h2o_keep"]
 
 
 def test_timings_may_differ() -> None:
     replay = Replay(changed={10: {"speed(tok/s)": "1 ± 0<br>1 ± 0", "h2o_evict_us": "9 ± 9"}})
-    make_sweep(replay).outcomes()
+    outcomes_of(make_sweep(replay))
     assert len(replay.launched) == 10
 
 
 def test_a_probe_that_fails_folds_nothing() -> None:
     replay = Replay(failing={10})
     sweep = make_sweep(replay)
-    outcomes = sweep.outcomes()
+    outcomes = outcomes_of(sweep)
     assert sorted(replay.launched) == list(range(1, 28))
     assert [run_id for run_id, outcome in outcomes.items() if isinstance(outcome, BenchError)] == [POINTS[9].run_id]
     assert sweep.fold_checks()[0].problem == f"{POINTS[9].run_id} failed: run 10 crashed"
@@ -165,7 +175,7 @@ def test_a_probe_that_fails_folds_nothing() -> None:
 def test_a_failed_leader_fails_its_points_and_another_group_is_checked() -> None:
     replay = Replay(failing={1})
     sweep = make_sweep(replay)
-    outcomes = sweep.outcomes()
+    outcomes = outcomes_of(sweep)
     failed = {run_id: outcome for run_id, outcome in outcomes.items() if isinstance(outcome, BenchError)}
     assert list(failed) == [POINTS[n].run_id for n in (0, 9, 18)]
     assert {(error.what, error.signal_name) for error in failed.values()} == {("run 1 crashed", "SIGSEGV")}
@@ -177,22 +187,25 @@ def test_a_failed_leader_fails_its_points_and_another_group_is_checked() -> None
 
 def test_a_bench_that_always_fails_is_launched_once_a_group() -> None:
     replay = Replay(failing=set(range(1, 28)))
-    outcomes = make_sweep(replay).outcomes()
+    outcomes = outcomes_of(make_sweep(replay))
     assert all(isinstance(outcome, BenchError) for outcome in outcomes.values())
     assert sorted(replay.launched) == list(range(1, 10))
 
 
-def test_presets_share_the_check_and_not_their_runs() -> None:
+@pytest.mark.parametrize("first", ["target_ratio_v3", "other"])
+def test_each_preset_has_its_own_check_whoever_asks_first(first: str) -> None:
     replay, memory = Replay(), Memory()
-    other = tuple(replace(point, preset="other") for point in POINTS)
-    Sweep(POINTS, replay, memory.once, binary="b").outcomes()
-    assert len(replay.launched) == 10
-    sweep = Sweep(other, replay, memory.once, binary="b")
-    sweep.outcomes()
-    assert len(replay.launched) == 19
-    assert sweep.shared_run(other[9]) == other[0].run_id
-    Sweep(POINTS, replay, memory.once, binary="another build").outcomes()
-    assert len(replay.launched) == 29
+    points = {name: tuple(replace(point, preset=name) for point in POINTS) for name in ("target_ratio_v3", "other")}
+    sweeps = {name: Sweep(points[name], replay, memory.once, binary="b") for name in points}
+    for name in sorted(points, key=lambda name: name != first):
+        outcomes_of(sweeps[name])
+        assert len(replay.launched) == (10 if name == first else 20)
+    for name, sweep in sweeps.items():
+        assert sweep.fold_checks() == (FoldCheck("adaptive", name, POINTS[0].run_id, POINTS[9].run_id),)
+        assert sweep.shared_run(points[name][9]) is None
+        assert sweep.shared_run(points[name][18]) == POINTS[0].run_id
+    outcomes_of(Sweep(POINTS, replay, memory.once, binary="another build"))
+    assert len(replay.launched) == 30
 
 
 def test_errors_that_are_none_of_ours_are_not_kept() -> None:
@@ -218,7 +231,7 @@ def test_a_point_of_another_sweep() -> None:
 
 def test_a_folded_sweep_is_read_back_from_its_folder(make_launcher: Make, tmp_path: Path) -> None:
     sweep = Sweep(POINTS, make_launcher().launch_point, Memory().once, binary="fake")
-    outcomes = sweep.outcomes()
+    outcomes = outcomes_of(sweep)
     write_manifest(
         tmp_path / "sweep" / "manifest.json",
         [manifest_entry(point, outcomes[point.run_id], shares_run_with=sweep.shared_run(point)) for point in POINTS],

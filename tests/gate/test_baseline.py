@@ -1,0 +1,38 @@
+"""Which recorded row with H2O off the decode speeds may be compared with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pytest_h2o.bench.recorded import read_recording
+from pytest_h2o.bench.result import PointResult
+from pytest_h2o.bench.row import BenchRow
+from pytest_h2o.gate.baseline import describe_unfit, pick_recorded
+from tests.plugin.project import SWEEP
+
+RECORDING = read_recording(SWEEP)
+RESULTS = tuple(RECORDING.results.values())
+(OFF,) = RECORDING.baselines
+
+
+def with_cells(result: PointResult, **cells: str) -> PointResult:
+    row = result.row
+    return replace(result, row=BenchRow.from_cells({**row.cells, **cells}, log_file=row.log_file, repeat=row.repeat))
+
+
+def test_the_recorded_baseline_fits() -> None:
+    baseline = pick_recorded([OFF], RESULTS)
+    assert baseline is not None
+    assert baseline.tok_per_s == 56.02
+
+
+@pytest.mark.parametrize(("cell", "text"), [("modelSize", "9.99 GiB"), ("precision", "High"), ("mmap", "true")])
+def test_a_baseline_of_another_model_precision_or_mmap_does_not_fit(cell: str, text: str) -> None:
+    other = with_cells(OFF, **{cell: text})
+    assert other.row.cells[cell] != OFF.row.cells.get(cell)
+    assert pick_recorded([other], RESULTS) is None
+    (line,) = describe_unfit([other], RESULTS)
+    asked = RESULTS[0].row.cells.get(cell)
+    assert line == f"{OFF.row.log_file} has {cell} {text}, not {asked} as {RESULTS[0].run_id} has"
