@@ -67,6 +67,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("attention-option", "int", "-qatten of the bench; anything but 0 switches H2O off there", 0),
     Option("bench-timeout", "float", "seconds that one run of the bench may take", 1800.0, metavar="S"),
     Option("logs", "path", "gate on logs recorded before in this folder; nothing is run", metavar="DIR"),
+    Option(
+        "disturbed",
+        "text",
+        "a launch for the decode verdict that others disturbed: again (measured again) or keep (only marked)",
+        "again",
+        ("again", "keep"),
+    ),
     Option("no-fold", "flag", "run also the points that the runtime cannot tell apart", False),
     Option("dry-run", "flag", "write configs and the list of runs, run nothing", False),
     # what is read
@@ -81,7 +88,27 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("lossy-target", "float", "smallest lossy ratio (default: 3.0)", metavar="RATIO"),
     Option("lossless-target", "float", "smallest lossless ratio of the deciding scope (default: 1.3)", metavar="RATIO"),
-    Option("decode-baseline", "text", "decode tok/s with H2O off: a number, or none to leave it out", metavar="TOK_S"),
+    Option(
+        "decode-baseline",
+        "text",
+        "what decode speed is held against: paired (launched beside, H2O off), tok/s with H2O off, or none to leave it "
+        "out (default: paired when a bench runs, the recorded pairs or row when logs are read)",
+        metavar="paired|TOK_S|none",
+    ),
+    Option("baseline-bench", "path", "another build to pair with, same config, in place of H2O off", metavar="PATH"),
+    Option(
+        "decode-budget",
+        "text",
+        "pairs and seconds that the decode verdict of a preset may take: 20, 60s or 20,60s (default: 20,60s)",
+        metavar="PAIRS,SECONDSs",
+    ),
+    Option(
+        "inconclusive",
+        "text",
+        "an inconclusive decode verdict: warn (the item passes, the gate is inconclusive) or fail",
+        "warn",
+        ("warn", "fail"),
+    ),
     Option(
         "decode-drop-target",
         "float",
@@ -287,28 +314,20 @@ def _check_ranges(settings: Settings) -> None:
             expected="a fraction from 0 to below 1, 0.05 for 5 %",
         )
     baseline = settings["decode-baseline"]
-    if baseline is not None and baseline != "none":
+    if baseline is not None and baseline not in ("none", "paired"):
+        from pytest_h2o.decode_options import parse_baseline
+
         parse_baseline(baseline, settings.origin("decode-baseline"))
+    if settings["decode-budget"] is not None:
+        from pytest_h2o.decode_options import parse_budget
 
-
-def parse_baseline(text: str, origin: str) -> float:
-    """Read a decode baseline in tok/s; UsageError unless it is a positive finite number."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = float("nan")
-    if not 0 < number < float("inf"):
-        raise UsageError(
-            f"{origin} takes a decode speed or none",
-            came=repr(text),
-            expected="tok/s with H2O off, above 0, for example 56.02; or none to leave the decode threshold out",
-        )
-    return number
+        parse_budget(settings["decode-budget"], settings.origin("decode-budget"))
 
 
 def _refuse_launch_options(settings: Settings) -> None:
     """Without a bench an option about launching it would do nothing, and the user believe that it did."""
-    names = ("base-config", "backend", "threads", "attention-option", "bench-timeout", "no-fold")
+    launching = ("base-config", "backend", "threads", "attention-option", "bench-timeout", "no-fold")
+    names = (*launching, "disturbed", "baseline-bench", "decode-budget")
     given = [settings.origin(name) for name in names if settings.given[name].on_command_line]
     if given:
         raise UsageError(
@@ -321,6 +340,10 @@ def _refuse_launch_options(settings: Settings) -> None:
 def _check_sources(settings: Settings) -> Settings:
     """A bench on the command line stands over logs from the ini file; both on one level exclude each other."""
     bench, logs = settings.given["bench"], settings.given["logs"]
+    if settings["baseline-bench"] is not None:
+        from pytest_h2o.decode_options import check_baseline_bench
+
+        check_baseline_bench(settings)
     if bench.value is None:
         _refuse_launch_options(settings)
     if bench.value is None or logs.value is None:

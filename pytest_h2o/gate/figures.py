@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pytest_h2o.gate.baseline import Baseline
     from pytest_h2o.gate.compare import Allowances
     from pytest_h2o.gate.comparison_item import Earlier
+    from pytest_h2o.gate.paired import PairedComparison
     from pytest_h2o.history.record import SubjectRecord
     from pytest_h2o.lossless import LosslessResult
     from pytest_h2o.options import Settings
@@ -61,6 +62,18 @@ class Figures(Protocol):
 
     def baseline(self, preset: Preset, results: Sequence[PointResult]) -> Baseline | None:
         """Decode speed with H2O off, None if nothing says it. OptedOut if it is left out on purpose."""
+        ...
+
+    def is_paired(self, preset: Preset) -> bool:
+        """Whether the decode verdict of a preset rests on pairs of launches, and not on `baseline`."""
+        ...
+
+    def compare_decode(self, preset: Preset, result: PointResult, target: float) -> PairedComparison:
+        """The pairs of a row against its baseline, launched if they have not been. NotMeasured if there are none."""
+        ...
+
+    def known_comparison(self, preset: Preset) -> PairedComparison | None:
+        """The pairs of a preset if they are there already; launches nothing."""
         ...
 
     def unfit_baselines(self, preset: Preset, results: Sequence[PointResult]) -> list[str]:
