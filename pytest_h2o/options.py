@@ -8,7 +8,6 @@ its values are named tuples: a dataclass takes several times as long to define.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -117,6 +116,12 @@ OPTIONS: tuple[Option, ...] = (
     ),
     # what is kept
     Option("out-dir", "path", "parent of the run folders, the history and the baselines", "h2o-runs", metavar="DIR"),
+    Option(
+        "resume",
+        "path",
+        "go on with the run in this folder, which was broken off: give the other options as it had them",
+        metavar="RUN_DIR",
+    ),
     Option("save", "text", "save the figures of this run as a baseline", metavar="NAME"),
     Option("overwrite", "flag", "let --h2o-save replace a baseline of that name", False),
     Option(
@@ -129,8 +134,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("html", "text", "write report.html: yes or no", "yes", ("yes", "no"), metavar="yes|no"),
 )
 
-NOT_REPEATED = frozenset({"save", "overwrite"})
-"""Options that the command which repeats an item leaves out: it must not save or replace anything."""
+NOT_REPEATED = frozenset({"save", "overwrite", "resume"})
+"""Options that the command which repeats an item leaves out: it must not save, replace or go on with anything."""
 
 BY_NAME: Mapping[str, Option] = {option.name: option for option in OPTIONS}
 
@@ -187,31 +192,6 @@ class Settings:
                 values = given.value if isinstance(given.value, tuple) else (given.value,)
                 flags.extend(f"{option.flag}={value}" for value in values)
         return flags
-
-
-def refuse_unknown_keys(config: Any) -> None:
-    """Refuse an ini key that begins like ours and is none: a misspelt target would silently not be asked for.
-
-    pytest 9.1 deprecates ``config.inicfg`` and has no other way to see the keys that nothing has declared.
-
-    Raises
-    ------
-    UsageError
-        Naming the key and the nearest known one.
-    """
-    known = {option.key for option in OPTIONS}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        keys = tuple(getattr(config, "inicfg", ()))
-    for key in keys:
-        if key.startswith("h2o_") and key not in known:
-            from difflib import get_close_matches
-
-            near = get_close_matches(key, known, 1)
-            raise UsageError(
-                f"the ini file has an unknown key {key}",
-                hint=f"did you mean {near[0]}?" if near else "see pytest --help",
-            )
 
 
 def _convert(option: Option, raw: Any, folder: Path, origin: str) -> Any:
@@ -285,6 +265,8 @@ def resolve_settings(
         given[option.name] = Given(value, "default")
     if given["threads"].value is None:
         given["threads"] = Given(DEFAULT_THREADS, "default")
+    if given["resume"].value is not None:
+        given["out-dir"] = Given(given["resume"].value.parent, given["resume"].origin)
     settings = Settings(given)
     _check_ranges(settings)
     return _check_sources(settings)

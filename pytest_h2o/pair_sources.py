@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_h2o.errors import NotMeasured, StoreError
 from pytest_h2o.gate.paired import DECODE_FOLDER, PAIRS_NAME, PairedComparison
@@ -62,7 +61,7 @@ class LaunchedPairs:
         from pytest_h2o.bench.launch import JsonSupport
         from pytest_h2o.bench.paired import RELAUNCHES, PairRunner, compare_pairs
 
-        candidate = replace(self._launcher, directory=self._new_folder())
+        candidate = replace(self._launcher, directory=self._launcher.directory / DECODE_FOLDER)
 
         def launch_with(launcher: Launcher) -> Callable[[str], PointResult]:
             return lambda run_id: launcher.launch_point(replace(point, run_id=run_id))
@@ -72,13 +71,13 @@ class LaunchedPairs:
         else:
             what = f"another build, {self._other.command[0]}"
             baseline = launch_with(replace(candidate, settings=self._other, json_support=JsonSupport()))
-        runner = PairRunner(baseline, launch_with(candidate), RELAUNCHES if plan.relaunch else 0)
+        relaunches = RELAUNCHES if plan.relaunch else 0
+        runner = PairRunner(baseline, launch_with(candidate), self._keep, relaunches)
         return compare_pairs(runner, plan.budget, plan.target, candidate=point.run_id, baseline=what, notes=plan.notes)
 
-    def _new_folder(self) -> Path:
-        """A folder without files: if a process died among its pairs, whoever starts anew must not meet them."""
-        names = (DECODE_FOLDER if number == 1 else f"{DECODE_FOLDER}_{number}" for number in itertools.count(1))
-        return next(path for name in names if not (path := self._launcher.directory / name).exists())
+    def _keep(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """If a process dies among its pairs, whoever goes on has those that are whole."""
+        return self._store.once(f"{self._key}/{name}", make)
 
 
 class RecordedPairs:

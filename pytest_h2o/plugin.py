@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from pytest_h2o.errors import H2OError, InconclusiveDecode, OptedOut, UsageError
-from pytest_h2o.options import OPTIONS, Settings, refuse_unknown_keys, resolve_settings
+from pytest_h2o.options import OPTIONS, Settings, resolve_settings
 
 if TYPE_CHECKING:
     from pytest_h2o.gate.comparison_item import ComparisonItem
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pytest_h2o.report.closing import Closing
     from pytest_h2o.report.collector import Collector
     from pytest_h2o.session import GateSession
+    from pytest_h2o.workers import Told
 
 ITEM_FIXTURES = ("h2o_point", "h2o_sweep", "h2o_lossless", "h2o_upper_bound", "h2o_scope", "h2o_comparison")
 
@@ -31,6 +32,7 @@ _settings = pytest.StashKey[Settings]()
 _session: pytest.StashKey[GateSession] = pytest.StashKey()
 _collector: pytest.StashKey[Collector] = pytest.StashKey()
 _run_name = pytest.StashKey[str]()
+_from_controller: pytest.StashKey[Told] = pytest.StashKey()
 _faults = pytest.StashKey[list[tuple[str, str]]]()
 """Gate file and text of what is wrong with presets, scopes or settings."""
 
@@ -59,8 +61,12 @@ def _is_worker(config: pytest.Config) -> bool:
 
 
 def _settings_of(config: pytest.Config) -> Settings:
-    """Resolve the options once; a fault among them is a usage error of pytest."""
+    """Resolve the options once, on the controller; a fault among them is a usage error of pytest."""
+    if _is_worker(config):
+        return _told(config).settings
     if _settings not in config.stash:
+        from pytest_h2o.ini_keys import refuse_unknown_keys
+
         try:
             refuse_unknown_keys(config)
             settings = resolve_settings(
@@ -81,15 +87,26 @@ def _settings_of(config: pytest.Config) -> Settings:
 
 
 def _run_dir(config: pytest.Config) -> Path:
-    """The run folder: named by the controller, made by whoever writes first."""
+    """The run folder: named by the controller, made by whoever writes first; H2OError if it cannot go on with one."""
+    if _is_worker(config):
+        return _told(config).run_dir
     if _run_name not in config.stash:
-        if _is_worker(config):
-            config.stash[_run_name] = config.workerinput["h2o_run_name"]  # type: ignore[attr-defined]
-        else:
-            from pytest_h2o.store import name_run
+        from pytest_h2o.resume import choose_run
 
-            config.stash[_run_name] = name_run()
+        config.stash[_run_name] = choose_run(_settings_of(config))
     return Path(_settings_of(config)["out-dir"], config.stash[_run_name])
+
+
+def _told(config: Any) -> Told:
+    """What the controller told this worker; UsageError of pytest if it cannot work with it."""
+    if _from_controller not in config.stash:
+        from pytest_h2o.workers import hear_controller
+
+        try:
+            config.stash[_from_controller] = hear_controller(config.workerinput["h2o"], config.rootpath)
+        except H2OError as error:
+            raise pytest.UsageError(str(error)) from error
+    return cast("Told", config.stash[_from_controller])
 
 
 def _session_of(config: pytest.Config) -> GateSession:
@@ -106,15 +123,28 @@ def _session_of(config: pytest.Config) -> GateSession:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Give the workers of pytest-xdist the name of the run folder."""
-    _run_dir(node.config)
-    node.workerinput["h2o_run_name"] = node.config.stash[_run_name]
+    """Tell the workers of pytest-xdist what they work with."""
+    from pytest_h2o.workers import tell_worker
+
+    config, spec = node.config, node.gateway.spec
+    try:
+        node.workerinput["h2o"] = tell_worker(
+            _settings_of(config), _run_dir(config), config.rootpath, away=not spec.popen or bool(spec.chdir)
+        )
+    except H2OError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "h2o: an item of the KV-cache compression gate (set by pytest-h2o)")
-    if any(config.getoption(f"h2o_{option.attribute}") is not None for option in OPTIONS):
+    given = (config.getoption(f"h2o_{option.attribute}") is not None for option in OPTIONS)
+    if any(given) or config.getini("h2o_resume"):
         _settings_of(config)  # a fault among the options is told before anything is collected
+        if not _is_worker(config) and _settings_of(config)["resume"] is not None:
+            try:
+                _run_dir(config)
+            except H2OError as error:
+                raise pytest.UsageError(str(error)) from error
     if not _is_worker(config):
         config.pluginmanager.register(_Controller(config), "h2o-controller")
 
@@ -156,14 +186,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         about = [item.callspec.params for item in gate]
         try:
             left_out = _session_of(config).leave_out({name for params in about if (name := preset_of(params))})
-        except H2OError as error:
-            config.stash[_faults] = faults = [(gate[0].nodeid.split("::")[0], str(error))]
-        else:
             pairs = zip(gate, about, strict=True)
-            if gone := [item for item, params in pairs if preset_of(params) in left_out or compares_nothing(params)]:
-                config.hook.pytest_deselected(items=gone)
-                ids = set(map(id, gone))
-                items[:] = [item for item in items if id(item) not in ids]
+            gone = {item: None for item, params in pairs if preset_of(params) in left_out or compares_nothing(params)}
+            kept = [item for item in gate if item not in gone]
+            if kept and not config.option.collectonly:
+                _session_of(config).begin([i.nodeid for i in kept], [i.callspec.params for i in kept])
+        except H2OError as error:
+            config.stash[_faults] = faults = [(items[0].nodeid.split("::")[0], str(error))]
+        else:
+            if gone:
+                config.hook.pytest_deselected(items=list(gone))
+                items[:] = [item for item in items if item not in gone]
     if faults:
         _refuse(config, items, faults)
 
@@ -277,6 +310,8 @@ def pytest_runtest_makereport(
     if report.skipped and hasattr(report, "wasxfail"):
         error = OptedOut(f"excused by an xfail mark: {report.wasxfail or 'no reason given'}")
     told = report_item(gate_item, item.nodeid, here, report.outcome, error, item.location[:2])
+    if _is_worker(item.config) and (shipping := _told(item.config).shipping):
+        told = shipping.send(told)
     report.longrepr = told.text or report.longrepr
     if told.diagnosis is not None:
         report.sections.append(("h2o diagnosis", told.diagnosis))

@@ -193,7 +193,7 @@ class LaunchedRows:
         self._base = base
         self._bench = bench
         self._folder = folder
-        self._launcher = Launcher(base, bench, folder, JsonSupport(), on_wait=WaitNotice())
+        self._launcher = Launcher(base, bench, folder, JsonSupport(), on_wait=WaitNotice(), keeps_outcomes=True)
         self.pairs: PairSource = _launched_pairs(self._launcher, other, store, points)
         binary = digest_file(Path(bench.command[0]))[:16]
         self._sweep = Sweep(points, self._launcher.launch_point, store.once, binary=binary, fold=fold)

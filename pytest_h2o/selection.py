@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+SCOPE_FIXTURES = ("h2o_lossless", "h2o_upper_bound", "h2o_scope")
+
 
 def names_asked_for(keyword: str, arguments: Iterable[str]) -> tuple[str, ...]:
     """Give the words of a ``-k`` expression that are not negated, and the parameter ids of node ids; in lower case.
@@ -34,6 +36,12 @@ def preset_of(params: Mapping[str, Any]) -> str | None:
         return str(params["h2o_sweep"])
     kind, _, name = str(params.get("h2o_comparison", "")).partition(" ")
     return name if kind == "preset" else None
+
+
+def scope_of(params: Mapping[str, Any]) -> str | None:
+    """The scope that an item with these parameters is about; None if it is about none."""
+    kind, _, name = str(params.get("h2o_comparison", "")).partition(" ")
+    return name if kind == "scope" else next((str(params[f]) for f in SCOPE_FIXTURES if f in params), None)
 
 
 def compares_nothing(params: Mapping[str, Any]) -> bool:

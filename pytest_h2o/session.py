@@ -25,8 +25,8 @@ from pytest_h2o.report.new_data import NewData
 from pytest_h2o.report.terminal import render_header
 from pytest_h2o.row_sources import LaunchedRows, NoRows, RecordedRows, RowSource, find_recordings
 from pytest_h2o.scope_figures import ScopeFigures
-from pytest_h2o.selection import preset_of
-from pytest_h2o.store import OnceStore
+from pytest_h2o.selection import SCOPE_FIXTURES, preset_of, scope_of
+from pytest_h2o.store import RESULTS_FOLDER, OnceStore
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
@@ -40,8 +40,6 @@ Key = str | tuple[str, int]
 A comparison has ``preset NAME`` or ``scope NAME``.
 """
 
-SCOPE_FIXTURES = ("h2o_lossless", "h2o_upper_bound", "h2o_scope")
-
 
 class GateSession(DecodeFigures, ScopeFigures):
     """Presets, scopes and their figures for one process of one run."""
@@ -49,7 +47,7 @@ class GateSession(DecodeFigures, ScopeFigures):
     def __init__(self, settings: Settings, *, run_dir: Path, asked_for: tuple[str, ...] = ()) -> None:
         self.settings = settings
         self.run_dir = run_dir
-        self.store = OnceStore(run_dir / ".results")
+        self.store = OnceStore(run_dir / RESULTS_FOLDER)
         self.comparer = Comparer(settings, self.store)
         self._files = GateFiles(settings)
         self._asked_for = asked_for
@@ -159,6 +157,24 @@ class GateSession(DecodeFigures, ScopeFigures):
                 needed = self._needed.setdefault(name, set())
                 if needed is not None:
                     needed.add(param["h2o_point"][1])
+
+    def begin(self, nodeids: Sequence[str], params: Sequence[Mapping[str, Any]]) -> None:
+        """Write down what this run is asked, before anything is measured; all its processes must be asked the same.
+
+        Raises
+        ------
+        UsageError
+            The run goes on with one that was asked something else, or its processes differ.
+        StoreError
+            The run folder cannot be written.
+        """
+        from pytest_h2o.asked import describe_asked, refuse_changes
+
+        presets = [self._files.presets[name] for name in sorted({preset_of(param) or "" for param in params} - {""})]
+        named = {scope_of(param) for param in params} - {None}
+        scopes = [s for s in self._files.scopes.values() if s.name in named or (presets and s.decides)]
+        now = describe_asked(self.settings, nodeids, presets, [(s, self.scope_root(s)) for s in scopes])
+        refuse_changes(self.store.once("asked", lambda: now), now, self.run_dir, self.settings.given["resume"])
 
     def needed_points(self, preset: Preset) -> tuple[SweepPoint, ...]:
         """The points that selected items ask for: all of them if any item is about the whole preset."""

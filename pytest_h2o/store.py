@@ -1,13 +1,15 @@
 """The run folder: what is written, how, and by whom.
 
 Every file is written beside its target, flushed to disk and given its name in one step, so that a reader sees all of
-it or nothing; a target that exists is never replaced unless the caller says so. ``run.json`` is written last: a folder
-without it is an unfinished run.
+it or nothing; a target that exists is never replaced unless the caller says so. File and name are on the disk before
+the call returns, as far as the system tells the truth about that. ``run.json`` is written last: a folder without it is
+an unfinished run.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -15,10 +17,15 @@ import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pytest_h2o.error_records import error_from_json, error_to_json
 from pytest_h2o.errors import H2OError, StoreError
+
+RESULTS_FOLDER = ".results"
+"""In the folder of an unfinished run: what was measured, by key."""
+
+_IN_USE = "in-use.lock"
 
 
 def write_new_bytes(path: Path, data: bytes, *, overwrite: bool = False) -> None:
@@ -31,12 +38,13 @@ def write_new_bytes(path: Path, data: bytes, *, overwrite: bool = False) -> None
     """
     temporary = path.parent / f".{path.name[:100]}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         _write_synced(temporary, data)
         if overwrite:
             temporary.replace(path)
         else:
             _claim_name(temporary, path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise StoreError(
             "a file cannot be written",
@@ -71,6 +79,26 @@ def _write_synced(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it that are missing, each with its name down to the disk; OSError if it cannot."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    """Bring the names in a folder down to the disk; without it a file may be durable and its name not."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        # Some network shares refuse to sync a folder: then they give no more than they give.
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _claim_name(temporary: Path, path: Path) -> None:
@@ -134,11 +162,14 @@ def append_line(path: Path, record: object) -> None:
     """
     line = json.dumps(record, allow_nan=False) + "\n"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
+        is_new = not path.exists()
         with path.open("a", encoding="utf-8") as file:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
+        if is_new:
+            _sync_folder(path.parent)
     except OSError as error:
         raise StoreError("the journal cannot be written", where=str(path), came=error.strerror or str(error)) from error
 
@@ -160,11 +191,28 @@ class OnceStore:
 
     A result is a JSON object under a key. Whoever asks first computes it, under a lock of that key; everyone else
     waits and reads. An exception of `compute` is not stored: make it a result with `keep_error` if it is to be kept.
+    The store is in use from the first question on until the process ends, by KILL even: see `is_in_use`.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._seen: dict[str, dict[str, Any]] = {}
+        self._in_use: BinaryIO | None = None
+
+    def use(self) -> None:
+        """Hold the mark of use as one of many until this process ends; StoreError if the folder cannot be written."""
+        if self._in_use is None:
+            try:
+                make_folder(self._folder)
+                self._in_use = (self._folder / _IN_USE).open("ab")
+                fcntl.flock(self._in_use, fcntl.LOCK_SH)
+            except OSError as error:
+                raise StoreError(
+                    "the run folder cannot be written",
+                    where=str(self._folder),
+                    came=error.strerror or str(error),
+                    expected="a folder that can be written, with room on its disk",
+                ) from error
 
     def once(self, key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Give the result of `key`, computing it if nobody has.
@@ -179,8 +227,9 @@ class OnceStore:
         from filelock import FileLock
 
         path = self._folder / f"{key}.json"
+        self.use()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             with FileLock(f"{path}.lock"):
                 # Through JSON for everyone, so that the first to ask sees what the others see.
                 if not path.exists():
@@ -200,6 +249,18 @@ class OnceStore:
             raise StoreError("a shared result has vanished", where=str(self._folder / f"{key}.json"))
 
         return self.once(key, never)
+
+
+def is_in_use(folder: Path) -> bool:
+    """Whether a process that lives has asked the store in a folder for anything; OSError if that cannot be told."""
+    try:
+        with (folder / _IN_USE).open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def keep_error(compute: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:

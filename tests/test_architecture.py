@@ -16,11 +16,33 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
     {"errors", "error_records", "__init__"},
-    {"codecs", "cores", "dumps", "presets", "preset_model", "scopes", "points", "schema", "options", "decode_options"}
+    {
+        "codecs",
+        "cores",
+        "dumps",
+        "presets",
+        "preset_model",
+        "scopes",
+        "points",
+        "schema",
+        "options",
+        "decode_options",
+        "ini_keys",
+    }
     | {"store", "history"},
     {"bench", "codecs_bench", "lossless", "gate", "reference"},
     {"report"},
-    {"comparisons", "gate_files", "known_rope", "launch_settings", "row_sources", "selection", "session"}
+    {
+        "asked",
+        "comparisons",
+        "gate_files",
+        "known_rope",
+        "resume",
+        "launch_settings",
+        "row_sources",
+        "selection",
+        "session",
+    }
     | {"pair_sources", "decode_plan", "decode_figures", "scope_figures", "calibrations"},
     {"plugin", "hookspecs", "cli", "commands", "__main__"},
 )

@@ -96,10 +96,15 @@ class RunFiles:
         """Stands while the run is launched; one that nobody launches any more tells of a process that died."""
         return self.directory / "logs" / f".{self.run_id}.launching"
 
-    def move_broken_off(self) -> str | None:
+    def move_broken_off(self, *, unmarked: bool = False) -> str | None:
         """Move what a launch left whose process died to other names; nothing is deleted.
 
         Call it only where no other process can be launching this run.
+
+        Parameters
+        ----------
+        unmarked : bool
+            Whatever is there is such a launch's, with or without its mark.
 
         Returns
         -------
@@ -111,7 +116,7 @@ class RunFiles:
         StoreError
             The files cannot be moved.
         """
-        if not self.marker.exists():
+        if not self.marker.exists() and not (unmarked and any(path.exists() for path in self._outputs)):
             return None
         number = 1
         while any(path.exists() for path in self._renamed(number)._outputs):

@@ -53,6 +53,9 @@ class Launcher:
         Remembered from launch to launch.
     env : mapping, optional
         Environment of the bench; ours if left out.
+    keeps_outcomes : bool
+        Whoever launches keeps each outcome, under a lock of its run: then the files of a run that is launched are those
+        of a launch that was broken off or failed before, and are moved aside.
     on_wait : callable, optional
         Called with the seconds waited for another timed run, about once a second.
     """
@@ -63,6 +66,7 @@ class Launcher:
     json_support: JsonSupport
     env: Mapping[str, str] | None = None
     on_wait: Callable[[float], None] | None = None
+    keeps_outcomes: bool = False
 
     def launch_point(self, point: SweepPoint) -> PointResult:
         """Run one point and return its sound row.
@@ -95,7 +99,7 @@ class Launcher:
 
     def _launch(self, point: SweepPoint, config: Mapping[str, Any], check: Callable[[BenchRow], None]) -> PointResult:
         files = RunFiles(self.directory, point.run_id)
-        broken_off = files.move_broken_off()
+        broken_off = files.move_broken_off(unmarked=self.keeps_outcomes)
         files.refuse_existing()
         with _marked(files.marker):
             result = self._launch_into(files, point, config, check)
@@ -168,7 +172,7 @@ def _marked(marker: Path) -> Iterator[None]:
 
 
 def _describe_broken(run_id: str) -> str:
-    return f"launched again: an earlier launch was broken off (its process died); what it left is {run_id}.*"
+    return f"launched again: an earlier launch was broken off or failed; what it left is {run_id}.*"
 
 
 def _summarize(child: ChildResult) -> OutputSummary:

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from pytest_h2o.bench.result import PointResult
 from pytest_h2o.errors import NotMeasured
 from pytest_h2o.gate.comparable import why_unlike
 from pytest_h2o.gate.decode import Budget
-from pytest_h2o.gate.paired import PairedComparison, TimedLaunch, TimedPair, next_pair
+from pytest_h2o.gate.paired import PairedComparison, TimedLaunch, TimedPair, next_pair, read_pair
 from pytest_h2o.gate.pairs import plan_order
 
 Launch = Callable[[str], PointResult]
 """Launches one side under a run id of its own; raises H2OError if it gives no sound row."""
+
+Keep = Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
+"""``keep(key, make)`` returns what `make` returned when `key` was asked for first, in this run or before it was broken
+off; the value is plain JSON."""
 
 RELAUNCHES = 6
 """Disturbed launches of one comparison that are made again. Above it the machine is simply not quiet: disturbed
@@ -35,19 +40,44 @@ class PairRunner:
     ----------
     baseline, candidate : callable
         Launch either side.
+    keep : callable
+        Remembers each pair as soon as it is whole.
     relaunches : int
         Disturbed launches that may still be made again; 0 only marks them.
     """
 
     baseline: Launch
     candidate: Launch
+    keep: Keep = lambda _, make: make()
     relaunches: int = RELAUNCHES
     elapsed_s: float = 0.0
     measured_again: list[str] = field(default_factory=list)
 
     def launch_pair(self, number: int, first: str) -> TimedPair:
-        """Launch both sides of a pair, `first` (``AB`` or ``BA``) saying which begins; errors as in a launch."""
+        """Launch both sides of a pair, `first` (``AB`` or ``BA``) saying which begins; errors as in a launch.
+
+        Of a pair that was launched before the run was broken off nothing is launched again; of half a pair all is: its
+        two launches belong side by side.
+        """
         name = f"pair_{number:02d}"
+        kept = self.keep(name, lambda: self._launch_both(name, first))
+        self.elapsed_s += kept["elapsed_s"]
+        self.relaunches -= kept["relaunches"]
+        self.measured_again += kept["measured_again"]
+        return read_pair(kept["pair"])
+
+    def _launch_both(self, name: str, first: str) -> dict[str, Any]:
+        """Launch a pair, with what it cost; beside this runner, so that a pair that is kept counts once."""
+        runner = replace(self, elapsed_s=0.0, measured_again=[])
+        pair = runner._launch_pair(name, first)
+        return {
+            "pair": asdict(pair),
+            "elapsed_s": runner.elapsed_s,
+            "relaunches": self.relaunches - runner.relaunches,
+            "measured_again": runner.measured_again,
+        }
+
+    def _launch_pair(self, name: str, first: str) -> TimedPair:
         results: dict[str, PointResult] = {}
         for side in ("baseline", "candidate") if first == "AB" else ("candidate", "baseline"):
             results[side] = self._launch(self.baseline if side == "baseline" else self.candidate, f"{name}_{side}")
@@ -99,7 +129,7 @@ def compare_pairs(
     H2OError
         A launch gave no sound row: a verdict on the rest would be one on missing data.
     """
-    seed = secrets.randbelow(2**32)
+    seed = runner.keep("order", lambda: {"seed": secrets.randbelow(2**32)})["seed"]
     order = plan_order(budget.pairs + budget.spare_pairs + 1, seed)
     pairs: list[TimedPair] = []
     while (action := next_pair(pairs, budget, target, elapsed_s=runner.elapsed_s)).launch:

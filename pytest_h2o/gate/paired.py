@@ -137,7 +137,7 @@ class PairedComparison:
             version = fields.pop("version")
             if version != COMPARISON_VERSION:
                 raise ValueError(f"version {version!r}")
-            pairs = tuple(_read_pair(pair) for pair in fields.pop("pairs"))
+            pairs = tuple(read_pair(pair) for pair in fields.pop("pairs"))
             again, notes = tuple(fields.pop("measured_again")), tuple(fields.pop("notes"))
             made = cls(pairs=pairs, measured_again=again, notes=notes, **fields)
             made.judge(0.0)
@@ -155,7 +155,8 @@ def _median(launches: Sequence[TimedLaunch]) -> float | None:
     return statistics.median(launch.decode_tok_per_s for launch in launches) if launches else None
 
 
-def _read_pair(value: Mapping[str, Any]) -> TimedPair:
+def read_pair(value: Mapping[str, Any]) -> TimedPair:
+    """Read a pair that was kept as JSON."""
     pair = TimedPair(
         value["order"], TimedLaunch(**value["baseline"]), TimedLaunch(**value["candidate"]), value["excluded"]
     )

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.options import Settings
-from pytest_h2o.store import append_line
+from pytest_h2o.report.shipping import receive_files
+from pytest_h2o.store import RESULTS_FOLDER, OnceStore, append_line
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
@@ -49,6 +50,7 @@ class Collector:
     def __init__(self, run_dir: Path, settings: Settings) -> None:
         self.run_dir = run_dir
         self.settings = settings
+        self._store = OnceStore(run_dir / RESULTS_FOLDER)
         self.items: dict[str, dict[str, Any]] = {}
         self.points: dict[str, dict[str, dict[str, Any]]] = {}
         """Preset name -> run id -> result."""
@@ -67,10 +69,19 @@ class Collector:
         """Take one item's record and write it to the journal before anything else happens."""
         record: dict[str, Any] = json.loads(text)
         record["duration_s"] = round(duration_s, 4)
+        receive_files(
+            {name: text for name, text in record.pop("files", {}).items() if not self._is_superseded(name)},
+            self.run_dir,
+        )
+        self._store.use()  # until the artifacts are written nobody else goes on with this run
         # The first record says what the run was asked: nothing else of an unfinished one does.
         asked = {} if self.items else {"settings": self.settings.to_json()}
         append_line(self.run_dir / JOURNAL_NAME, {"version": JOURNAL_VERSION, **record, **asked})
         self.take(record)
+
+    def _is_superseded(self, name: str) -> bool:
+        """Whether a file belongs to pairs that another machine launched too: the first to arrive stand."""
+        return any(name.startswith(f"{preset}/decode/") for preset in self.comparisons)
 
     def take(self, record: dict[str, Any]) -> None:
         """Take one item's record, new or from a journal."""

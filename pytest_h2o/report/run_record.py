@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pytest_h2o.bench.result import PointResult
@@ -11,7 +12,7 @@ from pytest_h2o.gate.comparison_request import ComparisonRequest, read_request
 from pytest_h2o.gate.figure_metrics import metric_facts
 from pytest_h2o.gate.run_figures import preset_figures, scope_figures, scope_fingerprint
 from pytest_h2o.history.baselines import baseline_path, save_baseline
-from pytest_h2o.history.lines import HISTORY_NAME, append_record
+from pytest_h2o.history.lines import HISTORY_NAME, append_record, read_history
 from pytest_h2o.history.record import RunRecord, SubjectKind, SubjectRecord, record_to_json
 from pytest_h2o.history.resolve import FIGURES_NAME
 from pytest_h2o.report.collector import Collector, is_refused, subject_kind
@@ -95,13 +96,22 @@ def keep_record(record: RunRecord | None, collector: Collector, *, finished: boo
         if record is not None:
             write_new_json(collector.run_dir / FIGURES_NAME, record_to_json(record))
         if record is not None and finished:
-            append_record(out_dir / HISTORY_NAME, record)
+            if not _is_recorded(collector, out_dir / HISTORY_NAME):
+                append_record(out_dir / HISTORY_NAME, record)
             kept["history"] = str(out_dir / HISTORY_NAME)
         if collector.settings["save"] is not None and not collector.settings["dry-run"]:
             _save(record if finished else None, read_request(collector.settings), kept)
     except H2OError as error:
         kept["trouble"] = str(error)
     return kept
+
+
+def _is_recorded(collector: Collector, history: Path) -> bool:
+    """Whether a run that goes on was broken off after its record had been added to the history."""
+    if collector.settings["resume"] is None:
+        return False
+    lines = read_history(history)
+    return any(isinstance(line, RunRecord) and line.run == collector.run_dir.name for line in lines)
 
 
 def _save(record: RunRecord | None, request: ComparisonRequest, kept: dict[str, Any]) -> None:

@@ -60,6 +60,7 @@ def render_broken_off(run_dir: Path) -> list[str]:
     return [
         "gate UNFINISHED: the run was broken off, so nothing is said of the gate",
         f"what was measured until then is in {run_dir / 'journal.jsonl'}",
+        f"to go on with it: the same command with --h2o-resume={run_dir}",
     ]
 
 

@@ -313,8 +313,7 @@ def test_a_launch_whose_process_was_killed_is_moved_aside_and_made_again(make_la
     result = launcher.launch_point(POINT)
     assert result.row == make_row(POINT.run_id)
     assert result.notes == (
-        "launched again: an earlier launch was broken off (its process died); "
-        f"what it left is {POINT.run_id}.broken-off-1.*",
+        f"launched again: an earlier launch was broken off or failed; what it left is {POINT.run_id}.broken-off-1.*",
     )
     names = {str(path.relative_to(tmp_path / "sweep")) for path in (tmp_path / "sweep").rglob("*") if path.is_file()}
     own = {"configs/{}.json", "logs/{}.json", "logs/{}.log", "logs/{}.stdout.txt"}

@@ -274,8 +274,8 @@ def test_a_worker_that_is_killed_in_a_pair_leaves_the_others_a_verdict(bench_pro
     result = bench_project.run("-k", "test_decode or test_joint", "-n2")
     assert result.ret == 1
     result.stdout.fnmatch_lines(["*worker 'gw?' crashed while running*"])
-    assert bench_project.count("/decode/") == 5
-    assert bench_project.count("/decode_2/") == 12
+    # Two pairs were whole; of the third, one launch was made and is made again.
+    assert bench_project.count("/decode/") == 12 + 1
     assert bench_project.summary()["presets"]["small"]["decode"]["outcome"] == "fail"
 
 
