@@ -5,16 +5,17 @@ Only the standard library and pytest are imported here; everything else arrives 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from pytest_h2o.errors import H2OError, InconclusiveDecode, OptedOut, UsageError
-from pytest_h2o.options import OPTIONS, Settings, resolve_settings
+from pytest_h2o.options import OPTIONS, Settings, refuse_unknown_keys, resolve_settings
 
 if TYPE_CHECKING:
     from pytest_h2o.gate.comparison_item import ComparisonItem
@@ -60,27 +61,33 @@ def _is_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
 
+@contextlib.contextmanager
+def _bad_usage() -> Iterator[None]:
+    """Make an error of ours a usage error of pytest."""
+    try:
+        yield
+    except H2OError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
 def _settings_of(config: pytest.Config) -> Settings:
     """Resolve the options once, on the controller; a fault among them is a usage error of pytest."""
     if _is_worker(config):
         return _told(config).settings
     if _settings not in config.stash:
-        from pytest_h2o.ini_keys import refuse_unknown_keys
-
         try:
-            refuse_unknown_keys(config)
-            settings = resolve_settings(
-                command_line=config.getoption,
-                ini=config.getini,
-                invocation_dir=config.invocation_params.dir,
-                ini_dir=config.inipath.parent if config.inipath else config.rootpath,
-            )
-            from pytest_h2o.gate.comparison_request import check_command_line
+            with _bad_usage():
+                refuse_unknown_keys(config)
+                settings = resolve_settings(
+                    command_line=config.getoption,
+                    ini=config.getini,
+                    invocation_dir=config.invocation_params.dir,
+                    ini_dir=config.inipath.parent if config.inipath else config.rootpath,
+                )
+                from pytest_h2o.gate.comparison_request import check_command_line
 
-            check_command_line(settings)
+                check_command_line(settings)
             config.stash[_settings] = settings
-        except H2OError as error:
-            raise pytest.UsageError(str(error)) from error
         except (TypeError, ValueError) as error:  # pytest's own check of a value in a TOML file
             raise pytest.UsageError(f"an ini key of the gate has a value of another type: {error}") from error
     return config.stash[_settings]
@@ -102,10 +109,8 @@ def _told(config: Any) -> Told:
     if _from_controller not in config.stash:
         from pytest_h2o.workers import hear_controller
 
-        try:
+        with _bad_usage():
             config.stash[_from_controller] = hear_controller(config.workerinput["h2o"], config.rootpath)
-        except H2OError as error:
-            raise pytest.UsageError(str(error)) from error
     return cast("Told", config.stash[_from_controller])
 
 
@@ -126,13 +131,9 @@ def pytest_configure_node(node: Any) -> None:
     """Tell the workers of pytest-xdist what they work with."""
     from pytest_h2o.workers import tell_worker
 
-    config, spec = node.config, node.gateway.spec
-    try:
-        node.workerinput["h2o"] = tell_worker(
-            _settings_of(config), _run_dir(config), config.rootpath, away=not spec.popen or bool(spec.chdir)
-        )
-    except H2OError as error:
-        raise pytest.UsageError(str(error)) from error
+    config, away = node.config, not node.gateway.spec.popen or bool(node.gateway.spec.chdir)
+    with _bad_usage():
+        node.workerinput["h2o"] = tell_worker(_settings_of(config), _run_dir(config), config.rootpath, away=away)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -140,11 +141,9 @@ def pytest_configure(config: pytest.Config) -> None:
     given = (config.getoption(f"h2o_{option.attribute}") is not None for option in OPTIONS)
     if any(given) or config.getini("h2o_resume"):
         _settings_of(config)  # a fault among the options is told before anything is collected
-        if not _is_worker(config) and _settings_of(config)["resume"] is not None:
-            try:
+        if _settings_of(config)["resume"] is not None:
+            with _bad_usage():
                 _run_dir(config)
-            except H2OError as error:
-                raise pytest.UsageError(str(error)) from error
     if not _is_worker(config):
         config.pluginmanager.register(_Controller(config), "h2o-controller")
 

@@ -1,9 +1,9 @@
 """What the controller tells a worker of pytest-xdist: settings, run folder, and how to get what it makes there.
 
 A worker that xdist starts itself on this machine (``-n 2``, ``--tx popen``) writes into the run folder. Every other one
-(``--tx socket=…``, ``ssh=…``, ``popen//chdir=…``) is taken to be away: it works in a folder of its own, and what it makes
-travels with its records. Paths of the options are resolved on the controller; where they lie below its root and the
-worker has the same below its own, they are those.
+(``--tx socket=…``, ``ssh=…``, ``popen//chdir=…``) is taken to be away: it works in a folder of its own, and what it
+makes travels with its records. Paths of the options are resolved on the controller; where they lie below its root and
+the worker has the same below its own, they are those.
 """
 
 from __future__ import annotations

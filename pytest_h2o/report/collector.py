@@ -69,10 +69,8 @@ class Collector:
         """Take one item's record and write it to the journal before anything else happens."""
         record: dict[str, Any] = json.loads(text)
         record["duration_s"] = round(duration_s, 4)
-        receive_files(
-            {name: text for name, text in record.pop("files", {}).items() if not self._is_superseded(name)},
-            self.run_dir,
-        )
+        files = record.pop("files", {})
+        receive_files({name: text for name, text in files.items() if not self._is_superseded(name)}, self.run_dir)
         self._store.use()  # until the artifacts are written nobody else goes on with this run
         # The first record says what the run was asked: nothing else of an unfinished one does.
         asked = {} if self.items else {"settings": self.settings.to_json()}

@@ -1,0 +1,81 @@
+"""Killed at random moments: the controller, a worker, the bench. The run goes on and ends as if nothing had been.
+
+Fifty moments take minutes: a few are part of every run of the tests, all of them of ``pytest -m slow`` (``tox -e kill``).
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.plugin.broken_off import check_gone, check_journal, check_same, family_of, kill, small_project
+from tests.plugin.project import Project, check_no_traceback, finish
+
+MOMENTS = 50
+USUAL = 4
+
+VICTIMS = ("controller", "controller -n2", "bench", "worker", "terminated", "interrupted")
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """The folder of a run that nothing disturbed, and the seconds that it took."""
+    project, options = small_project(tmp_path_factory.mktemp("unbroken"))
+    result = project.run(*options)
+    assert result.ret in (0, 1), result.outlines
+    return project.run_dir(), result.duration
+
+
+def hit(project: Project, options: tuple[str, ...], victim: str, after_s: float) -> None:
+    """Start a run, or go on with one, and kill; a run whose worker or bench died is then broken off too."""
+    workers = ("-n2",) if victim in ("controller -n2", "worker") else ()
+    child = project.start(*options, *workers)
+    time.sleep(after_s)
+    family = family_of(child)
+    if victim == "worker":
+        for process in [p for p in family if p.cmdline()[1:2] == ["-u"]][:1]:
+            kill(process)
+        time.sleep(0.3)
+    if victim == "bench":
+        for process in [p for p in family if any("llm_bench" in word for word in p.cmdline()[:2])]:
+            kill(process)
+        time.sleep(0.3)
+    family += family_of(child)
+    kill(psutil.Process(child.pid), {"terminated": signal.SIGTERM, "interrupted": signal.SIGINT}.get(victim, 9))
+    finish(child, time.monotonic())
+    check_gone(family)
+
+
+@pytest.mark.parametrize(
+    "moment", [n if n < USUAL else pytest.param(n, marks=pytest.mark.slow) for n in range(MOMENTS)]
+)
+def test_a_run_that_was_killed_goes_on_and_ends_as_one_that_was_not(
+    moment: int, unbroken: tuple[Path, float], tmp_path: Path
+) -> None:
+    chance = random.Random(moment)
+    victim = VICTIMS[moment % len(VICTIMS)]
+    project, options = small_project(tmp_path)
+    given, runs = options, list[Path]()
+    for _ in range(1 + (moment % 5 == 4)):  # some are killed again while they go on
+        hit(project, given, victim, chance.uniform(0.15, 0.95) * unbroken[1])
+        runs = project.runs()
+        for run_dir in runs:
+            check_journal(run_dir)
+        if runs and not (runs[0] / "run.json").exists() and (runs[0] / ".results").is_dir():
+            given = (*options, f"--h2o-resume={runs[0]}")
+    if runs and (runs[0] / "run.json").exists():  # it came to its end first, and says what failed of what was killed
+        (run_dir,) = runs
+        failed = project.summary()["failed"]
+        assert not failed or victim in ("worker", "bench")
+    else:
+        check_no_traceback(project.run(*given))
+        (run_dir,) = project.runs()
+        failed = None
+    check_journal(run_dir)
+    if not failed:
+        check_same(run_dir, unbroken[0])
