@@ -40,6 +40,9 @@ CHANGING = {"started", "ended", "run", "sha256", "duration_s", "elapsed_s", "see
 CHANGING |= {"resume", "out-dir", "measured_again", "argv"}
 """Fields that differ between two runs of the very same: times, names, chance."""
 
+AWAY = re.compile(r"/[^\s\"']*/there/work/here")
+"""The project as a worker has it that is away: a config names the model as the bench finds it there."""
+
 NOISE = re.compile(r"MB/s|disturbed|taken for quiet|launched again|others used|pairs: one takes|measured again")
 """Lines on how a run went, not on what it measured."""
 
@@ -115,6 +118,7 @@ def _changes(name: str) -> bool:
 
 
 def _rename(text: str, run_dir: Path) -> str:
+    text = AWAY.sub("PROJECT", text)
     for name, mark in ((str(run_dir), "RUN"), (run_dir.name, "RUN"), (str(run_dir.parents[1]), "PROJECT")):
         text = text.replace(name, mark)
     return text

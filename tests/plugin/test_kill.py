@@ -1,6 +1,6 @@
 """Killed at random moments: the controller, a worker, the bench. The run goes on and ends as if nothing had been.
 
-Fifty moments take minutes: a few are part of every run of the tests, all of them of ``pytest -m slow`` (``tox -e kill``).
+Fifty moments take minutes: a few are part of every run of the tests, all of them are ``tox -e kill``.
 """
 
 from __future__ import annotations
