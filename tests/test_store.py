@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from pathlib import Path
 
 import pytest
 
 from pytest_h2o.errors import StoreError
-from pytest_h2o.store import OnceStore, append_line, name_run, write_new_bytes, write_new_json, write_new_text
+from pytest_h2o.store import (
+    OnceStore,
+    append_line,
+    is_in_use,
+    name_run,
+    write_new_bytes,
+    write_new_json,
+    write_new_text,
+)
 
 
 def test_a_file_that_is_there_is_never_replaced(tmp_path: Path) -> None:
@@ -51,6 +60,36 @@ def test_the_journal_grows_by_lines(tmp_path: Path) -> None:
         append_line(tmp_path / "run" / "journal.jsonl", {"n": number})
     lines = (tmp_path / "run" / "journal.jsonl").read_text().splitlines()
     assert [json.loads(line)["n"] for line in lines] == [0, 1, 2]
+
+
+def test_file_and_name_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is synced, by what it is: each new folder in the one above it, the file, then its name."""
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_new_bytes(tmp_path / "run" / "logs" / "a.log", b"x")
+    temporary = synced.pop(2)
+    assert synced == [str(tmp_path), f"{tmp_path}/run", f"{tmp_path}/run/logs"]
+    assert temporary.startswith(f"{tmp_path}/run/logs/.a.log.")
+    del synced[:]
+    for _ in range(2):
+        append_line(tmp_path / "run" / "journal.jsonl", {})
+    journal = f"{tmp_path}/run/journal.jsonl"
+    assert synced == [journal, f"{tmp_path}/run", journal]
+
+
+def test_a_store_is_in_use_until_its_process_ends(tmp_path: Path) -> None:
+    assert not is_in_use(tmp_path)
+    store = OnceStore(tmp_path)
+    store.use()
+    assert is_in_use(tmp_path)
+    del store
+    assert not is_in_use(tmp_path)
 
 
 def test_names_of_runs_differ() -> None:
