@@ -1,0 +1,169 @@
+"""The edges of every verdict: where it turns, and by how little; each case is one that a changed line would pass."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from pytest_h2o.errors import UsageError
+from pytest_h2o.gate.bounds import Bound, find_bound
+from pytest_h2o.gate.compare import Allowances, parse_allowances
+from pytest_h2o.gate.decode import Budget, judge, next_action
+from pytest_h2o.gate.measured import Interval, Measured, Target
+from pytest_h2o.gate.pairs import Pair
+from pytest_h2o.gate.rule import RowFacts, Thresholds, decide_best_of, decide_joint, decode_drop
+from pytest_h2o.gate.sequential import FAIL_POWER, MAX_PAIRS, critical_counts, fixed_count, signed_rank_tail
+
+LOSSY, DROP = "h2o_lossy", "decode_drop"
+
+
+@pytest.mark.parametrize(
+    ("value", "relation", "outcome"),
+    [(3.0, ">=", "pass"), (math.nextafter(3.0, 0), ">=", "fail"), (math.nan, ">=", "fail")],
+)
+def test_a_target_is_met_by_its_own_value_and_by_nothing_below(value: float, relation: str, outcome: str) -> None:
+    assert Measured(LOSSY, value, "row").judge(">=", Target(LOSSY, 3.0, "here")) == outcome
+
+
+@pytest.mark.parametrize(
+    ("value", "holds"), [(0.05, True), (math.nextafter(0.05, 1), False), (-0.5, True), (math.nan, False)]
+)
+def test_a_drop_is_held_by_its_target_and_by_nothing_above(value: float, holds: bool) -> None:
+    seen = []
+    measured = Measured(DROP, value, "row", on_compare=seen.append)
+    assert (measured <= 0.05) is holds
+    assert [(c.relation, c.target.origin, c.target.value) for c in seen] == [("<=", "gate file", 0.05)]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "relation", "outcome"),
+    [
+        (0.06, 0.09, "<=", "fail"),
+        (0.01, 0.04, "<=", "pass"),
+        (0.01, 0.09, "<=", "inconclusive"),
+        (0.05, 0.09, "<=", "inconclusive"),
+        (0.01, 0.05, "<=", "inconclusive"),
+        (0.06, None, ">=", "pass"),
+        (None, 0.04, ">=", "fail"),
+        (None, None, ">=", "inconclusive"),
+    ],
+)
+def test_an_interval_decides_only_where_the_target_lies_outside_it(
+    low: float | None, high: float | None, relation: str, outcome: str
+) -> None:
+    interval = Interval(low, high, "inconclusive", decided_for=0.5, basis="pairs")
+    assert interval.judge(relation, 0.05) == outcome  # type: ignore[arg-type]
+    if relation == "<=":
+        measured = Measured(DROP, 0.0, "row", interval=interval)
+        assert measured.judge("<=", Target(DROP, 0.05, "here")) == outcome
+        assert (measured <= 0.05) is (outcome != "fail")
+
+
+def test_a_comparison_the_wrong_way_round_says_both() -> None:
+    with pytest.raises(UsageError) as caught:
+        _ = Measured(LOSSY, 3.0, "row") <= 3.0
+    assert str(caught.value) == (
+        "a lossy ratio was compared the wrong way round\n  came: <=\n  expected: higher is better: >="
+    )
+    with pytest.raises(UsageError) as caught:
+        _ = Measured(DROP, 0.0, "row") >= 0.05
+    assert str(caught.value).endswith("\n  came: >=\n  expected: lower is better: <=")
+
+
+def test_a_slow_baseline_is_a_baseline() -> None:
+    assert decode_drop(0.5, 0.4) == pytest.approx(0.2)
+    with pytest.raises(ValueError, match="must be a positive number"):
+        decode_drop(0.0, 1.0)
+
+
+def test_margins_are_fractions_of_their_target() -> None:
+    """A row that misses a target of 4 by a fifth of it ranks behind one that misses by a tenth."""
+    verdict = decide_joint(
+        [RowFacts("row", 3.2, None)], Thresholds(4.0, 1.25, None), baseline_tok_per_s=None, lossless=1.5
+    )
+    assert verdict.best is not None
+    assert (verdict.best.lossy, verdict.best.lossless) == (pytest.approx(-0.2), pytest.approx(0.2))
+    assert not verdict.passed
+
+
+def test_the_best_of_rule_names_its_rows_and_its_drop() -> None:
+    rows = [RowFacts("a", 3.5, 40.0), RowFacts("b", 2.0, 59.0)]
+    verdict = decide_best_of(rows, Thresholds(3.0, None, 0.05), baseline_tok_per_s=60.0, lossless=None)
+    assert (verdict.lossy_best, verdict.decode_best) == (rows[0], rows[1])
+    assert verdict.decode_drop == pytest.approx(1 / 60)
+    assert verdict.passed
+
+
+def test_allowances() -> None:
+    allowances = parse_allowances(["lossless_ratio:0", "h2o_lossy:2%"], "ini key")
+    assert allowances == Allowances({"lossless_ratio": 0.0, "h2o_lossy": 2.0}, "ini key")
+    assert allowances.find("no such metric") is None
+    for text in ("h2o_lossy", "h2o_lossy:", "h2o_lossy:-1", "h2o_lossy:inf", "h2o_lossy:nan"):
+        with pytest.raises(UsageError, match="takes METRIC:PERCENT"):
+            parse_allowances([text])
+
+
+def test_which_limit_binds() -> None:
+    assert find_bound(1.0, 1.0, 1.0) == Bound("floor", 1.0)
+    assert find_bound(0.4, 0.4, 0.3) == Bound("floor", 0.4)
+    assert find_bound(0.3, 0.4, 0.2) == Bound("target", 0.4)
+    assert find_bound(0.3, 0.2, 0.4) == Bound("block quantisation", 0.4)
+    assert find_bound(0.2, 0.3, 0.3) == Bound("target", 0.3)
+    assert find_bound(0.0, 0.3, 0.3) is None
+    assert Bound("target", 0.25).could_pass(4.0 * 1.01)
+    assert not Bound("target", 0.25).could_pass(math.nextafter(4.0 * 1.01, 5))
+
+
+def test_critical_counts_are_those_of_the_definition() -> None:
+    """Not from a cache. After n pairs at most n (n + 1) / 2 averages can lie on one side."""
+    for pairs in (6, 9):
+        counts = critical_counts(pairs, 0.05, FAIL_POWER)
+        assert len(counts) == pairs
+        assert counts[0] is None
+        assert counts[-1] is not None
+        for n, count in enumerate(counts, start=1):
+            assert count is None or n * (n + 1) // 4 < count <= n * (n + 1) // 2
+            if count is not None:
+                assert signed_rank_tail(n)[count] <= 0.05
+    # Spread over looks each bound is at least as strict as with one look.
+    last, alone = critical_counts(9, 0.05, FAIL_POWER)[-1], fixed_count(9, 0.05)
+    assert last is not None
+    assert alone is not None
+    assert last >= alone
+    assert fixed_count(5, 1 / 32) == 15  # exactly alpha is enough: the largest count has a tail of 2 to the -5
+    assert fixed_count(5, 1 / 33) is None
+
+
+def test_budgets_at_their_edges() -> None:
+    assert Budget(MAX_PAIRS, 0.25, 0).pairs == MAX_PAIRS
+    assert Budget(20, 10.0).fitted(0.5).pairs == 20
+    assert Budget(20, 4.0).fitted(0.5).pairs == 8
+    assert Budget(20, 0.1).fitted(0.5).pairs == 1
+    assert Budget(20, 10.0).fitted(0.0) == Budget(20, 10.0)
+    for kwargs in ({"pairs": MAX_PAIRS + 1}, {"elapsed_s": 0.0}, {"spare_pairs": -1}, {"futility": 0.5}):
+        with pytest.raises(UsageError, match="cannot be kept"):
+            Budget(**kwargs)  # type: ignore[arg-type]
+
+
+def test_the_first_pair_is_launched_whatever_its_time_may_be() -> None:
+    assert next_action([], Budget(20, 0.5), 0.05).launch
+    one = [Pair(60.0, 60.0, "AB")]
+    assert next_action(one, Budget(20, 2.0), 0.05, elapsed_s=1.0).launch
+    assert not next_action(one, Budget(20, 2.0), 0.05, elapsed_s=1.01).launch
+
+
+def test_what_a_verdict_says_of_its_plan() -> None:
+    """An even machine, a drop of about 4 % against a target of 5 %: few pairs more would decide, not fewer."""
+    noise = (0.00, 0.03, -0.02, 0.04, -0.03, 0.01)
+    pairs = [Pair(60.0, 60.0 * 0.96 * math.exp(n), "AB") for n in noise]
+    verdict = judge(pairs, 0.05, planned_pairs=12)
+    assert (verdict.outcome, verdict.planned_pairs, verdict.pairs) == ("inconclusive", 12, 6)
+    near = verdict.needed_pairs
+    assert near is not None
+    assert near >= 7
+    # A target far from what was measured needs fewer pairs than one beside it, on either side.
+    far = judge(pairs, 0.20, planned_pairs=12)
+    assert far.outcome != "inconclusive" or (far.needed_pairs is not None and far.needed_pairs < near)
+    below = judge(pairs, -0.10, planned_pairs=12)
+    assert below.outcome != "inconclusive" or (below.needed_pairs is not None and below.needed_pairs < near)
