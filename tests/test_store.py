@@ -68,7 +68,7 @@ def test_file_and_name_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     real = os.fsync
 
     def fsync(descriptor: int) -> None:
-        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
