@@ -15,8 +15,9 @@ from pytest_h2o.decode_figures import DecodeFigures
 from pytest_h2o.errors import BenchError
 from pytest_h2o.gate.baseline import describe_unfit
 from pytest_h2o.gate.comparison_item import ComparisonItem
+from pytest_h2o.gate.point_item import PointItem
 from pytest_h2o.gate.scope_item import LosslessItem
-from pytest_h2o.gate.sweep_items import PointItem, SweepItem
+from pytest_h2o.gate.sweep_items import SweepItem
 from pytest_h2o.gate.targets import preset_targets, refuse_unmeasured, scope_targets
 from pytest_h2o.gate_files import GateFiles
 from pytest_h2o.launch_settings import bench_settings, choose_base_config, other_build

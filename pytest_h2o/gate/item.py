@@ -22,10 +22,12 @@ class Targets:
     lossy: Target
     lossless: Target
     decode_drop: Target
+    quality: Target
+    similarity: Target
 
     @property
     def thresholds(self) -> Thresholds:
-        return Thresholds(self.lossy.value, self.lossless.value, self.decode_drop.value)
+        return Thresholds(self.lossy.value, self.lossless.value, self.decode_drop.value, self.quality.value)
 
 
 def _plain(value: float | None) -> float | str | None:

@@ -13,12 +13,22 @@ if TYPE_CHECKING:
     from pytest_h2o.presets import Preset
     from pytest_h2o.scopes import Scope
 
-_OPTION = {"lossy": "lossy-target", "lossless": "lossless-target", "decode_drop": "decode-drop-target"}
-_METRIC = {"lossy": "h2o_lossy", "lossless": "lossless_ratio", "decode_drop": "decode_drop"}
+_OPTION = {
+    "lossy": "lossy-target",
+    "lossless": "lossless-target",
+    "decode_drop": "decode-drop-target",
+    "quality": "quality-target",
+}
+_METRIC = {
+    "lossy": "h2o_lossy",
+    "lossless": "lossless_ratio",
+    "decode_drop": "decode_drop",
+    "quality": "quality_ppl_rise",
+}
 
 
 def choose_target(settings: Settings, kind: str, own: float | None, own_origin: str) -> Target:
-    """The target of one kind: ``lossy``, ``lossless`` or ``decode_drop``."""
+    """The target of one kind: ``lossy``, ``lossless``, ``decode_drop`` or ``quality``."""
     given = settings.given[_OPTION[kind]]
     if given.on_command_line:
         return Target(_METRIC[kind], given.value, given.origin)
@@ -40,6 +50,8 @@ def preset_targets(settings: Settings, preset: Preset, deciding: Scope | None) -
         lossy=choose_target(settings, "lossy", own.lossy, origin),
         lossless=lossless,
         decode_drop=choose_target(settings, "decode_drop", own.decode_drop, origin),
+        quality=choose_target(settings, "quality", own.quality, origin),
+        similarity=Target("demo_similarity", own.similarity, "no target" if own.similarity is None else origin),
     )
 
 
@@ -53,6 +65,8 @@ def scope_targets(settings: Settings, scope: Scope) -> Targets:
         lossy=Target("h2o_lossy", None, "not for a scope"),
         lossless=lossless,
         decode_drop=Target("decode_drop", None, "not for a scope"),
+        quality=Target("quality_ppl_rise", None, "not for a scope"),
+        similarity=Target("demo_similarity", None, "not for a scope"),
     )
 
 

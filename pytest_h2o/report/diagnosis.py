@@ -20,7 +20,7 @@ from pytest_h2o.gate.item import GateItem
 from pytest_h2o.gate.measured import METRICS, Comparison, Measured, Target
 from pytest_h2o.gate.rule import RowMargins
 from pytest_h2o.gate.scope_item import LosslessItem
-from pytest_h2o.gate.sweep_items import PointItem, SweepItem, row_facts
+from pytest_h2o.gate.sweep_items import SweepItem, row_facts
 from pytest_h2o.report.changes import explain_changes
 
 if TYPE_CHECKING:
