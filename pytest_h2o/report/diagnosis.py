@@ -18,6 +18,7 @@ from pytest_h2o.gate.bounds import find_bound
 from pytest_h2o.gate.comparison_item import ComparisonItem
 from pytest_h2o.gate.item import GateItem
 from pytest_h2o.gate.measured import METRICS, Comparison, Measured, Target
+from pytest_h2o.gate.point_item import PointItem
 from pytest_h2o.gate.rule import RowMargins
 from pytest_h2o.gate.scope_item import LosslessItem
 from pytest_h2o.gate.sweep_items import SweepItem, row_facts
@@ -145,8 +146,8 @@ def _verdict_lines(item: GateItem) -> list[str]:
 def _speed_lines(item: SweepItem, run_id: str) -> list[str]:
     """The two speeds behind a slow-down; of pairs the median of each side."""
     lines = []
-    known = item.session.known_comparison(item.preset)
-    if item.session.is_paired(item.preset):
+    known = item.session.decode.known_comparison(item.preset)
+    if item.session.decode.is_paired(item.preset):
         return [] if known is None else _pair_speed_lines(known)
     cell = next((r.row.decode_tok_per_s for r in item.results if r.run_id == run_id), None)
     if cell is not None:
@@ -179,7 +180,7 @@ def _joint_lines(item: SweepItem) -> list[str]:
     if best is None:
         return lines
     if best.decode is None:
-        paired = item.session.is_paired(item.preset)
+        paired = item.session.decode.is_paired(item.preset)
         lines.append(f"           decode slow-down: {'not timed' if paired else 'left out on purpose'}")
     else:
         lines.append(f"           decode slow-down <= {targets.decode_drop!r} ({targets.decode_drop.origin})")
@@ -227,7 +228,7 @@ def _bound_lines(result: PointResult, item: SweepItem) -> list[str]:
 
 
 def _table_lines(item: SweepItem, margins: dict[str, RowMargins], metric: str) -> list[str]:
-    results, paired = item.results, item.session.is_paired(item.preset)
+    results, paired = item.results, item.session.decode.is_paired(item.preset)
     sign = -1.0 if METRICS[metric].higher_is_better else 1.0
 
     def rank(result: PointResult) -> tuple[float, ...]:
@@ -295,7 +296,7 @@ def _folder_lines(item: PointItem | SweepItem) -> list[str]:
 
 
 def _scope_lines(item: LosslessItem, error: H2OError | None) -> list[str]:
-    lines = [f"dump       {item.session.scope_root(item.scope).resolve()}"]
+    lines = [f"dump       {item.session.dumps.root(item.scope).resolve()}"]
     if error is not None:
         return lines
     result = item.result
