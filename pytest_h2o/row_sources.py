@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_h2o.errors import NotMeasured, UsageError
-from pytest_h2o.store import digest_file
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.command import BenchSettings
@@ -195,7 +194,7 @@ class LaunchedRows:
         self._folder = folder
         self._launcher = Launcher(base, bench, folder, JsonSupport(), on_wait=WaitNotice())
         self.pairs: PairSource = _launched_pairs(self._launcher, other, store, points)
-        binary = digest_file(Path(bench.command[0]))[:16]
+        binary = bench.digest[:16]
         self._sweep = Sweep(points, self._launcher.launch_point, store.once, binary=binary, fold=fold)
 
     @property

@@ -1,4 +1,4 @@
-"""Does the model still work after eviction: the rise in perplexity that a preset is held against."""
+"""Does the model still work after eviction: by the rise in perplexity, or by what llm_demo says."""
 
 from __future__ import annotations
 
@@ -67,6 +67,29 @@ class QualityVerdict:
         if row is None or row.quality_ppl_rise is None:
             raise NotMeasured(f"no row of {item.name} has a rise in perplexity", where=item.name)
         return item.measured(QUALITY_COLUMN, row.quality_ppl_rise, row.run_id)
+
+    def similarity(self) -> Measured:
+        """How alike the texts are that llm_demo says with H2O off and on, mean over the prompts; higher is better.
+
+        They are those of the row that evicts most among those that meet the lossy target; among all where none does.
+
+        Raises
+        ------
+        NotMeasured
+            There is no llm_demo.
+        BenchError
+            llm_demo gave no text.
+        """
+        item = self._item
+        facts, lossy = item.facts(), Thresholds(item.targets.lossy.value, None, None)
+        row = best_row(eligible_rows(facts, lossy, rule=item.session.rule) or facts, "lossy")
+        if row is None:
+            raise NotMeasured(f"no row of {item.name} has a lossy ratio", where=item.name)
+        point = next(point for point in item.session.points(item.preset) if point.run_id == row.run_id)
+        comparison = item.session.texts.compare(item.preset, point)
+        for pair in comparison.pairs:
+            item.note(pair.render())
+        return item.measured("demo_similarity", comparison.similarity, row.run_id)
 
     @property
     def _is_wanted(self) -> bool:

@@ -197,6 +197,15 @@ class SweepItem(GateItem):
         """Rise in perplexity under eviction, a fraction of the full cache's; see `gate.quality.QualityVerdict.rise`."""
         return self._quality().rise()
 
+    @property
+    def compares_text(self) -> bool:
+        """Whether there is an llm_demo, whose text tells of quality where the bench prints no perplexity."""
+        return self.session.texts.are_compared
+
+    def text_similarity(self) -> Measured:
+        """How alike what llm_demo says with H2O off and on is, 0 to 1; see `gate.quality.QualityVerdict.similarity`."""
+        return self._quality().similarity()
+
     def _quality(self) -> QualityVerdict:
         return QualityVerdict(self)
 

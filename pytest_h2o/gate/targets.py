@@ -70,17 +70,11 @@ def scope_targets(settings: Settings, scope: Scope) -> Targets:
     )
 
 
-def refuse_unmeasured(preset: Preset, *, launched: bool) -> None:
+def refuse_unmeasured(preset: Preset, *, takes_prompt: bool) -> None:
     """Refuse keys of a preset that ask for something which nothing here does: silence would be taken for a pass."""
-    if preset.targets.quality is not None:
-        raise UsageError(
-            "a preset asks for a quality target, and nothing measures quality yet",
-            where=f"targets.quality of {preset.path or preset.name}",
-            hint="leave the target out",
-        )
-    if launched and preset.prompt_file is not None:
+    if not takes_prompt and preset.prompt_file is not None:
         raise UsageError(
             "a preset names a prompt file, and the bench takes no prompt",
             where=f"prompt_file of {preset.path or preset.name}",
-            hint="leave the key out",
+            hint="leave the key out; or --h2o-demo PATH says it to llm_demo",
         )
