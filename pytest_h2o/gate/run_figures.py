@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_h2o.gate.figure_metrics import ROW_COLUMNS
+from pytest_h2o.gate.figure_metrics import FIGURE_METRICS
 from pytest_h2o.history.record import is_figure
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def row_key(manifest: Mapping[str, Any], repeat: int | None) -> str:
 
 
 def preset_figures(rows: Sequence[tuple[Mapping[str, Any], PointResult]]) -> FigureTable:
-    """Figures of every row of a preset.
+    """Figures of every row of a preset: its speeds, and each column that the table of metrics knows.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def preset_figures(rows: Sequence[tuple[Mapping[str, Any], PointResult]]) -> Fig
     figures: FigureTable = {}
     for manifest, result in rows:
         row = result.row
-        cells = {name: row.get(name) for name in ROW_COLUMNS}
+        cells = {name: row.get(name) for name in FIGURE_METRICS}
         cells |= {"prefill_tok_per_s": row.prefill_tok_per_s, "decode_tok_per_s": row.decode_tok_per_s}
         figures[row_key(manifest, row.repeat)] = {
             name: cell.mean for name, cell in cells.items() if cell is not None and is_figure(cell.mean)
