@@ -87,12 +87,11 @@ def check_sources(settings: Settings) -> Settings:
             expected="--h2o-bench PATH of the same build beside it",
             hint="leave it out: the embedded bench measures perplexity itself",
         )
-    if bench.value is not None and logs.value is None:
-        return Settings({**settings.given, "bench": bench})
     if bench.value is None:
         _refuse_launch_options(settings)
-    if bench.value is None or logs.value is None:
         return settings
+    if logs.value is None:
+        return Settings({**settings.given, "bench": bench})
     if bench.on_command_line == logs.on_command_line:
         raise UsageError(
             "a bench to run and logs to read were both given",

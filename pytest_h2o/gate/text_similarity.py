@@ -7,7 +7,6 @@ and gate only where somebody sets a target.
 
 from __future__ import annotations
 
-import os.path
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
@@ -75,7 +74,7 @@ def compare_texts(prompt: str, off: str, on: str) -> TextPair:
     return TextPair(
         prompt=prompt,
         prefix_words=_common(words_off, words_on),
-        prefix_chars=len(os.path.commonprefix([off, on])),
+        prefix_chars=_common(off, on),
         words_off=len(words_off),
         words_on=len(words_on),
         similarity=SequenceMatcher(None, words_off, words_on, autojunk=False).ratio(),
