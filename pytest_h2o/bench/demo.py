@@ -109,7 +109,7 @@ def parse_demo_text(output: str, where: str) -> str:
     begins = _TEXT_BEGINS.search(output)
     ends = None if begins is None else _TEXT_ENDS.search(output, begins.end())
     if begins is None or ends is None:
-        missing = "a line 'prompt file is …'" if begins is None else "the line of # behind the text"
+        missing = "line 'prompt file is …'" if begins is None else "line of # behind the text"
         raise TableError("an output of llm_demo has no text", where=where, came=f"no {missing}", expected="both lines")
     return _WARNING.sub("", output[begins.end() : ends.start()]).removesuffix("\n")
 

@@ -29,10 +29,9 @@ class QualityVerdict:
 
     def asked(self) -> Thresholds:
         """The thresholds of the preset, that of quality left out where no row tells it and nobody set a target."""
-        item, asked = self._item, self._item.targets.thresholds
+        asked = self._item.targets.thresholds
         if asked.quality is None or self._is_wanted or self._is_measured():
             return asked
-        item.note("quality is left out: the bench does not measure it, and no target asks for it")
         return replace(asked, quality=None)
 
     def rise(self) -> Measured:

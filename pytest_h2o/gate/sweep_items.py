@@ -296,6 +296,8 @@ class SweepItem(GateItem):
 
         Under the rule best-of it is that of the best of each column, whichever rows they are of.
         """
+        if self.asked_thresholds() != self.targets.thresholds:
+            self.note("quality is left out: the bench does not measure it, and no target asks for it")
         if self.session.decode.is_paired(self.preset):
             return self._paired().joint_margin()
         if self.session.rule == "best-of":

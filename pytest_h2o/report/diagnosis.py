@@ -185,11 +185,15 @@ def _joint_lines(item: SweepItem) -> list[str]:
     else:
         lines.append(f"           decode slow-down <= {targets.decode_drop!r} ({targets.decode_drop.origin})")
     lines.append(f"           lossless ratio >= {targets.lossless!r} ({targets.lossless.origin})")
+    if best.quality is not None:
+        lines.append(f"           rise in perplexity <= {targets.quality!r} ({targets.quality.origin})")
     lines.append(f"nearest    {best.run_id}")
     render = METRICS["joint_margin"].render_gap
-    for name, margin in (("lossy", best.lossy), ("decode", best.decode), ("lossless", best.lossless)):
+    of_what = {"decode": "of the baseline speed", "quality": "of the full cache's perplexity"}
+    for name in ("lossy", "decode", "lossless", "quality"):
+        margin: float | None = getattr(best, name)
         if margin is not None:
-            of = "of the baseline speed" if name == "decode" else "of the target"
+            of = of_what.get(name, "of the target")
             lines.append(f"           {name} {'held' if margin >= 0 else 'missed'} by {render(abs(margin))} {of}")
     return lines + (_speed_lines(item, best.run_id) if best.decode is not None else [])
 
@@ -241,12 +245,17 @@ def _table_lines(item: SweepItem, margins: dict[str, RowMargins], metric: str) -
         cell = result.row.decode_tok_per_s if metric == "decode_tok_per_s" else result.row.get(metric)
         return (math.inf if cell is None else sign * cell.mean,)
 
-    lines = ["rows       nearest first", f"  {'lossy':>8}  {'decode':>8}  {'misses':<15}  run"]
-    for row in map(row_facts, sorted(results, key=rank)[:NEAREST]):
+    shown = [row_facts(result) for result in sorted(results, key=rank)[:NEAREST]]
+    has_rise = any(row.quality_ppl_rise is not None for row in shown)
+    head = f"  {'rise':>7}" if has_rise else ""
+    lines = ["rows       nearest first", f"  {'lossy':>8}  {'decode':>8}{head}  {'misses':<15}  run"]
+    for row in shown:
         missed = _missed(margins[row.run_id], paired)
         lossy = "missing" if row.lossy is None else f"{row.lossy:.3f}"
         decode = "missing" if row.decode_tok_per_s is None else f"{row.decode_tok_per_s:.2f}"
-        lines.append(f"  {lossy:>8}  {decode:>8}  {missed:<15}  {row.run_id}")
+        rise = "missing" if row.quality_ppl_rise is None else f"{row.quality_ppl_rise:+.2%}"
+        cell = f"  {rise:>7}" if has_rise else ""
+        lines.append(f"  {lossy:>8}  {decode:>8}{cell}  {missed:<15}  {row.run_id}")
     if len(results) > NEAREST:
         lines.append(f"  … and {len(results) - NEAREST} more rows")
     return lines
