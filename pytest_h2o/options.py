@@ -208,7 +208,8 @@ class Settings:
                 flags.append(option.flag)
             else:
                 values = given.value if isinstance(given.value, tuple) else (given.value,)
-                flags.extend(f"{option.flag}={value}" for value in values)
+                named = (EMBEDDED_WORD if value == EMBEDDED_BENCH else value for value in values)
+                flags.extend(f"{option.flag}={value}" for value in named)
         return flags
 
 

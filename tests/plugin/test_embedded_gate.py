@@ -65,7 +65,9 @@ def test_a_whole_verdict_on_it(embedded: Project) -> None:
 
 def test_quality_bites(embedded: Project) -> None:
     """Keeping one token in twenty meets a lossy target of 3 easily, and ruins the model."""
-    keep_little = ("--h2o-set=h2o_target_mode=static", "--h2o-set=h2o_keep_ratios=0.05")
+    static = {"h2o_target_mode": "static", "h2o_keep_ratios": 0.05, "h2o_block_tokens": 1}
+    static |= {"h2o_sink_tokens": 1, "h2o_recent_tokens": 2}  # of 64 tokens and more: the floor is below 0.05
+    keep_little = [f"--h2o-set={key}={value}" for key, value in static.items()]
     result = embedded.run("-k", "quick and (lossy or quality)", *FEW, *keep_little)
     assert result.parseoutcomes()["passed"] == 1
     assert result.parseoutcomes()["failed"] == 1
@@ -75,4 +77,4 @@ def test_quality_bites(embedded: Project) -> None:
 def test_a_model_alone_needs_a_bench_by_name(embedded: Project) -> None:
     result = embedded.run("--h2o-base-config=model.json")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*--h2o-base-config names a model, and nothing names the bench that runs it*"])
+    result.stdout.fnmatch_lines(["*--h2o-base-config names a model, and nothing names the bench that runs it*"])

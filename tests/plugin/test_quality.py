@@ -127,4 +127,4 @@ def test_a_demo_belongs_to_a_bench(project: Project) -> None:
     project.write_ini()
     result = project.run("--h2o-demo=llm_demo")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*llm_demo says nothing about the embedded bench*"])
+    result.stdout.fnmatch_lines(["*llm_demo says nothing about the embedded bench*"])
