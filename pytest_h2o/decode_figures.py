@@ -62,6 +62,10 @@ class DecodeFigures:
         chosen = choose_baseline(self._settings, preset).value
         return chosen == "paired" or (chosen is None and self._source(preset).pairs.known() is not None)
 
+    def rests_on_rows(self, preset: Preset) -> bool:
+        """Whether the speeds of the rows themselves are judged, by a number, where a bench runs."""
+        return choose_baseline(self._settings, preset).value not in ("paired", "none")
+
     def known_comparison(self, preset: Preset) -> PairedComparison | None:
         return self._source(preset).pairs.known()
 
