@@ -71,7 +71,7 @@ class DecodeFigures:
 
     def compare(self, preset: Preset, result: PointResult, target: float) -> PairedComparison:
         point = next(point for point in self._points(preset) if point.run_id == result.run_id)
-        plan = plan_pairs(self._settings, preset, target, launch_s=result.elapsed_s)
+        plan = plan_pairs(self._settings, preset, target)
         comparison = self._source(preset).pairs.compare(point, plan)
         self._new.add_comparison(preset, comparison)
         return comparison

@@ -90,6 +90,16 @@ def test_a_drop_on_the_target_is_misjudged_at_most_as_often_as_promised(simulati
         assert found[outcome] <= 0.05 + 3 * error_of(0.05)
 
 
+@pytest.mark.parametrize("pairs", [8, 15])
+def test_a_plan_fitted_to_the_time_of_the_first_pair_keeps_the_promise(simulation: Simulation, pairs: int) -> None:
+    noise = simulation.noise.LAUNCH_SPREAD
+    values, first_s = simulation.rates.draw_timed(noise, TARGET, (COMPARISONS, 20), seed=12)
+    budget = Budget(elapsed_s=pairs * float(first_s.mean()), futility=0.0)
+    said = simulation.rules.sequential_fitted(values, TARGET, first_s, budget).outcome
+    for outcome in (simulation.rules.PASS, simulation.rules.FAIL):
+        assert 0.02 < (said == outcome).mean() <= 0.05 + 3 * error_of(0.05)
+
+
 def test_stopping_without_hope_costs_few_verdicts_and_saves_pairs(simulation: Simulation) -> None:
     stopping = simulation.shares("lognormal 12 %", 0.0, Budget())
     spending = simulation.shares("lognormal 12 %", 0.0, Budget(futility=0.0))
