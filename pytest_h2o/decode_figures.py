@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -63,19 +62,16 @@ class DecodeFigures:
         chosen = choose_baseline(self._settings, preset).value
         return chosen == "paired" or (chosen is None and self._source(preset).pairs.known() is not None)
 
+    def rests_on_rows(self, preset: Preset) -> bool:
+        """Whether the speeds of the rows themselves are judged, by a number, where a bench runs."""
+        return choose_baseline(self._settings, preset).value not in ("paired", "none")
+
     def known_comparison(self, preset: Preset) -> PairedComparison | None:
         return self._source(preset).pairs.known()
 
     def compare(self, preset: Preset, result: PointResult, target: float) -> PairedComparison:
         point = next(point for point in self._points(preset) if point.run_id == result.run_id)
-        plan = plan_pairs(self._settings, preset, target, launch_s=_timed_launch_s(result))
+        plan = plan_pairs(self._settings, preset, target)
         comparison = self._source(preset).pairs.compare(point, plan)
         self._new.add_comparison(preset, comparison)
         return comparison
-
-
-def _timed_launch_s(result: PointResult) -> float | None:
-    """Seconds that a launch of the row takes where nothing but speed is measured; None where that is not known."""
-    quality = result.row.get("quality_s")
-    spent_s = quality.mean if quality is not None and math.isfinite(quality.mean) else 0.0
-    return None if result.elapsed_s is None else max(0.0, result.elapsed_s - spent_s)

@@ -183,8 +183,11 @@ class LaunchedRows:
         store: OnceStore,
         fold: bool,
         other: BenchSettings | None = None,
+        again: bool = False,
     ) -> None:
+        """`again`: a row's own speed decides, so that a launch which others disturbed is made again."""
         from pytest_h2o.bench.launch import JsonSupport, Launcher
+        from pytest_h2o.bench.relaunch import Relauncher
         from pytest_h2o.bench.sweep import Sweep
 
         self.base_config: BaseConfig | None = base
@@ -195,7 +198,8 @@ class LaunchedRows:
         self._launcher = Launcher(base, bench, folder, JsonSupport(), on_wait=WaitNotice())
         self.pairs: PairSource = _launched_pairs(self._launcher, other, store, points)
         binary = bench.digest[:16]
-        self._sweep = Sweep(points, self._launcher.launch_point, store.once, binary=binary, fold=fold)
+        launch = Relauncher(self._launcher).launch_point if again else self._launcher.launch_point
+        self._sweep = Sweep(points, launch, store.once, binary=binary, fold=fold)
 
     @property
     def notes(self) -> tuple[str, ...]:

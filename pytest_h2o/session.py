@@ -177,6 +177,7 @@ class GateSession:
                 store=self.store,
                 fold=not settings["no-fold"],
                 other=other_build(settings, preset),
+                again=settings["disturbed"] == "again" and self.decode.rests_on_rows(preset),
             )
         if settings["logs"] is not None and preset.name in self._recordings():
             return RecordedRows(self._recordings()[preset.name], self.points(preset))

@@ -122,27 +122,29 @@ class RunFiles:
         StoreError
             The files cannot be moved.
         """
-        if not self.marker.exists():
-            return None
+        return self.move_aside("broken-off") if self.marker.exists() else None
+
+    def move_aside(self, why: str) -> str:
+        """Move what a launch left to other names, ``RUN_ID.WHY-1`` say, and return that; StoreError if it cannot be."""
         number = 1
-        while any(path.exists() for path in self._renamed(number)._outputs):
+        while any(path.exists() for path in self._renamed(why, number)._outputs):
             number += 1
-        moved = self._renamed(number)
+        moved = self._renamed(why, number)
         try:
             for source, target in zip(self._outputs, moved._outputs, strict=True):
                 if source.exists():
                     source.rename(target)
         except OSError as error:
             raise StoreError(
-                "what a broken-off launch left cannot be moved aside",
+                f"what a launch left ({why}) cannot be moved aside",
                 where=str(self.directory),
                 came=error.strerror or str(error),
                 hint="choose another output folder",
             ) from error
         return moved.run_id
 
-    def _renamed(self, number: int) -> RunFiles:
-        return RunFiles(self.directory, f"{self.run_id}.broken-off-{number}")
+    def _renamed(self, why: str, number: int) -> RunFiles:
+        return RunFiles(self.directory, f"{self.run_id}.{why}-{number}")
 
     @property
     def _outputs(self) -> tuple[Path, ...]:

@@ -86,9 +86,7 @@ def run_bench(arguments: Arguments) -> None:
     loading_s = time.perf_counter() - started_s
     extra: dict[str, float] = {}
     if launch.quality is not None and launch.tokenizer is not None:
-        started_s = time.perf_counter()
         extra = measure_quality(model, launch.tokenizer, launch.quality_text, launch.quality).columns()
-        extra["quality_s"] = round(time.perf_counter() - started_s, 3)
     rows = [
         _measure_case(launch, model, index, case, policy, extra)
         for index, (case, policy) in enumerate(zip(launch.cases, launch.policies, strict=True))

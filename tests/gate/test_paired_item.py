@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_h2o.decode_plan import choose_baseline, decode_budget, describe_decode, plan_pairs
-from pytest_h2o.gate.decode import DecodeVerdict
+from pytest_h2o.gate.decode import Budget, DecodeVerdict
 from pytest_h2o.gate.measured import Comparison, Interval, Measured, Target
 from pytest_h2o.gate.paired_margins import add_decode_margin, drop_interval, joint_interval
 from pytest_h2o.gate.rule import JointVerdict, RowFacts, RowMargins, Thresholds
@@ -139,16 +139,10 @@ def test_the_budget_of_a_preset(line: Any, ini: Any, own: Any, expected: tuple[i
     assert (budget.pairs, budget.elapsed_s) == expected
 
 
-def test_a_plan_is_fitted_to_its_time_and_says_so() -> None:
-    plan = plan_pairs(resolve(RECORDED), make_preset(), 0.05, launch_s=3.0)
-    assert (plan.budget.pairs, plan.relaunch) == (10, True)
-    assert plan.notes == (
-        "planned 10 of 20 pairs: one takes about 6.0 s, and there are 60 s for all (--h2o-decode-budget 20 sets no "
-        "limit of time)",
-    )
-    keeping = resolve(RECORDED, {"h2o_disturbed": "keep"})
-    assert plan_pairs(keeping, make_preset(), 0.05, launch_s=None).budget.pairs == 20
-    assert not plan_pairs(keeping, make_preset(), 0.05, launch_s=0.1).relaunch
+def test_a_plan_says_whether_disturbed_launches_are_made_again() -> None:
+    plan = plan_pairs(resolve(RECORDED), make_preset(), 0.05)
+    assert (plan.budget, plan.target, plan.relaunch, plan.notes) == (Budget(20, 60.0), 0.05, True, ())
+    assert not plan_pairs(resolve(RECORDED, {"h2o_disturbed": "keep"}), make_preset(), 0.05).relaunch
 
 
 def test_the_header_says_what_decode_is_held_against() -> None:
