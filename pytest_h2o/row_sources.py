@@ -209,9 +209,11 @@ class LaunchedRows:
         return self._sweep.shared_run(point)
 
     def command(self, point: SweepPoint) -> str | None:
-        from pytest_h2o.bench.command import RunFiles, bench_argv, repeat_command
+        from pytest_h2o.bench.adapter import get_adapter
+        from pytest_h2o.bench.command import RunFiles, repeat_command
 
-        return repeat_command(bench_argv(self._bench, RunFiles(self._folder, point.run_id), point, with_json=False))
+        adapter, files = get_adapter(point.bench), RunFiles(self._folder, point.run_id)
+        return repeat_command(adapter.argv(self._bench, files, point, adapter.run_config(self._base, point)))
 
     def write_dry_run(self) -> str:
         from pytest_h2o.bench.dry_run import write_dry_run

@@ -31,6 +31,8 @@ class BenchSettings:
         Seconds after which a run is ended.
     grace_s : float
         Seconds that it then has to end by itself.
+    with_json : bool
+        Whether llm_bench is asked for its rows as JSON too; older ones refuse that.
     """
 
     command: tuple[str, ...]
@@ -39,6 +41,7 @@ class BenchSettings:
     attention_option: int = 0
     timeout_s: float = 1800.0
     grace_s: float = 5.0
+    with_json: bool = True
 
     @classmethod
     def for_program(

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from pytest_h2o.presets import Preset
     from pytest_h2o.row_sources import RowSource
 
-_NO_FLAG = ("description", "targets", "base_config", "prompt_file", "model_layers", "timeout_s", "name", "path")
+_NO_FLAG = (
+    *("description", "targets", "base_config", "prompt_file", "model_layers", "timeout_s", "name", "path"),
+    *("bench", "bench_options"),
+)
 """Preset keys that mean nothing to a sweep alone, or have a flag of their own here."""
 
 
