@@ -119,7 +119,9 @@ class Targets(BaseModel):
     quality: Annotated[AtLeast0 | None, Given] = Field(
         default=None, description="largest rise of perplexity under eviction, as a fraction of the full cache's"
     )
-    metrics: NamedNumbers = Field(default={}, validate_default=True, description="targets of metrics that a plugin adds, by name")
+    metrics: NamedNumbers = Field(
+        default={}, validate_default=True, description="targets of metrics that a plugin adds, by name"
+    )
 
 
 class PresetKeys(BaseModel):

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_h2o.errors import NotMeasured, UsageError
+from pytest_h2o.points import LLM_BENCH
 from pytest_h2o.store import digest_file
 
 if TYPE_CHECKING:
@@ -80,16 +81,38 @@ def find_recordings(folder: Path, presets: Sequence[Preset], selected: Sequence[
 
     A run folder has one folder a preset. A folder with a manifest of its own is that of each preset whose points it
     lists, or, where that is none, of the one that is selected; one of bare logs is that of the one that is selected.
+    Presets of another bench find their rows in whatever file has them.
 
     Raises
     ------
     UsageError
         There is no such folder, it holds no logs, or several presets could be meant.
     """
-    from pytest_h2o.bench.recorded import recording_folder
-
     if not folder.is_dir():
         raise UsageError("the folder of recorded logs is not there", where=str(folder), expected="a folder")
+    own = [preset for preset in selected if preset.bench == LLM_BENCH]
+    others = {p.name: place for p in presets if p.bench != LLM_BENCH and (place := _place_of_rows(folder, p))}
+    if not own:
+        return others or {preset.name: folder for preset in selected}  # which then say what is there instead
+    if others and not (folder / "manifest.json").exists() and not any(folder.glob("*.log")):
+        presets = [preset for preset in own if (folder / preset.name).is_dir()]
+    return others | (_find_logs(folder, [p for p in presets if p.bench == LLM_BENCH], own) if presets else {})
+
+
+def _place_of_rows(folder: Path, preset: Preset) -> Path | None:
+    """Where the rows of a preset of another bench are: in the folder of its name, or beside those of others."""
+    from pytest_h2o.bench.recorded import recording_folder
+    from pytest_h2o.bench.row_files import has_rows_of
+    from pytest_h2o.points import expand_points
+
+    inner, points = recording_folder(folder, preset.name), expand_points(preset)
+    return inner if inner != folder or has_rows_of(folder, points) else None
+
+
+def _find_logs(folder: Path, presets: Sequence[Preset], selected: Sequence[Preset]) -> dict[str, Path]:
+    """`find_recordings` of presets for llm_bench."""
+    from pytest_h2o.bench.recorded import recording_folder
+
     found = {p.name: inner for p in presets if (inner := recording_folder(folder, p.name)) != folder}
     if found:
         return found
@@ -139,8 +162,10 @@ class RecordedRows:
     def _read(self) -> Recording:
         if self._recording is None:
             from pytest_h2o.bench.recorded import read_recording
+            from pytest_h2o.bench.row_files import read_row_files
 
-            self._recording = read_recording(self._folder, self._points)
+            read = read_recording if self._points[0].bench == LLM_BENCH else read_row_files
+            self._recording = read(self._folder, self._points)
         return self._recording
 
     @property

@@ -117,7 +117,8 @@ def _pick(
             hint="keep one measurement of a configuration in the folder",
         )
     came = "; ".join(f"{name} is damaged: {why}" for name, why in damaged.items()) or _describe(found, folder)
-    raise BenchError(f"{point.run_id} is not in the recording", where=str(folder), came=came, expected=f"a row: {asked}")
+    what = f"{point.run_id} is not in the recording"
+    raise BenchError(what, where=str(folder), came=came, expected=f"a row with {asked}")
 
 
 def _describe(found: Sequence[_Found], folder: Path) -> str:
