@@ -37,8 +37,9 @@ def pick_recorded(
 ) -> Baseline | None:
     """The recorded row with nothing compressed that the given runs may be compared with; None if there is none.
 
-    It must have the prompt, gen, model (with its size), backend, threads, precision, mmap and other conditions of every run. Of several
-    the fastest is taken: the one that is hardest to hold. `uncompressed` is how the bench calls such a row.
+    It must have the prompt, gen, model (with its size), backend, threads, precision, mmap and further conditions of
+    every run. Of several the fastest is taken: the one that is hardest to hold. `uncompressed` is how the bench calls
+    such a row.
     """
     wanted = {_identity(result.row) for result in results}
     fitting = [
