@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from pytest_h2o.comparisons import Comparer
 from pytest_h2o.decode_figures import DecodeFigures
 from pytest_h2o.errors import BenchError
-from pytest_h2o.gate.baseline import describe_unfit
 from pytest_h2o.gate.comparison_item import ComparisonItem
 from pytest_h2o.gate.scope_item import LosslessItem
 from pytest_h2o.gate.sweep_items import PointItem, SweepItem
@@ -44,7 +43,7 @@ A comparison has ``preset NAME`` or ``scope NAME``.
 SCOPE_FIXTURES = ("h2o_lossless", "h2o_upper_bound", "h2o_scope")
 
 
-class GateSession(DecodeFigures, ScopeFigures):
+class GateSession:
     """Presets, scopes and their figures for one process of one run."""
 
     def __init__(self, settings: Settings, *, run_dir: Path, asked_for: tuple[str, ...] = ()) -> None:
@@ -56,12 +55,13 @@ class GateSession(DecodeFigures, ScopeFigures):
         self._asked_for = asked_for
         self._points: dict[str, tuple[SweepPoint, ...]] = {}
         self._sources: dict[str, RowSource] = {}
-        self._evaluated = {}
         self._left_out: frozenset[str] = frozenset()
         self._selected: frozenset[str] = frozenset()
         self._needed: dict[str, set[int] | None] = {}
         self._recorded: dict[str, Path] | None = None
         self._new = NewData()
+        self.decode = DecodeFigures(settings, points=self.points, source=self._source, new=self._new)
+        self.dumps = ScopeFigures(settings, store=self.store, files=self._files, new=self._new)
 
     @property
     def rule(self) -> str:
@@ -172,17 +172,17 @@ class GateSession(DecodeFigures, ScopeFigures):
     def describe(self) -> list[str]:
         """Lines for the header: what is run or read, the rule, what is left out, what figures are held against."""
         selected = [preset for name, preset in sorted(self._files.presets.items()) if name in self._needed]
-        decode = [f"h2o: {text}" for text in self.describe_decode(selected)]
+        decode = [f"h2o: {text}" for text in self.decode.describe(selected)]
         return [*render_header(self.settings, self.run_dir, self._left_out), *decode, *self.comparer.describe()]
 
     def point_item(self, key: tuple[str, int]) -> PointItem:
         preset = self._files.presets[key[0]]
-        targets = preset_targets(self.settings, preset, self.deciding_scope())
+        targets = preset_targets(self.settings, preset, self.dumps.deciding_scope())
         return PointItem(self, preset, self.points(preset)[key[1]], targets)
 
     def sweep_item(self, name: str) -> SweepItem:
         preset = self._files.presets[name]
-        return SweepItem(self, preset, preset_targets(self.settings, preset, self.deciding_scope()))
+        return SweepItem(self, preset, preset_targets(self.settings, preset, self.dumps.deciding_scope()))
 
     def lossless_item(self, name: str) -> LosslessItem:
         scope = self._files.scopes[name]
@@ -220,11 +220,6 @@ class GateSession(DecodeFigures, ScopeFigures):
         if preset.name not in self._sources:
             self._sources[preset.name] = self._make_source(preset)
         return self._sources[preset.name]
-
-    def unfit_baselines(self, preset: Preset, results: Sequence[PointResult]) -> list[str]:
-        source = self._source(preset)
-        unused = [f"{log}: {why}" for log, why in source.unused.items()]
-        return [*describe_unfit(source.baselines, results), *unused][:4]
 
     def model_layers(self, preset: Preset) -> int | None:
         if preset.model_layers is not None:

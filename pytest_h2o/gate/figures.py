@@ -33,6 +33,46 @@ class Comparing(Protocol):
         ...
 
 
+class Decoding(Protocol):
+    """What an item asks about decode speed."""
+
+    def baseline(self, preset: Preset, results: Sequence[PointResult]) -> Baseline | None:
+        """Decode speed with H2O off, None if nothing says it. OptedOut if it is left out on purpose."""
+        ...
+
+    def unfit_baselines(self, preset: Preset, results: Sequence[PointResult]) -> list[str]:
+        """What lies beside the runs and gave no baseline, and why: a line each."""
+        ...
+
+    def is_paired(self, preset: Preset) -> bool:
+        """Whether the decode verdict of a preset rests on pairs of launches, and not on `baseline`."""
+        ...
+
+    def compare(self, preset: Preset, result: PointResult, target: float) -> PairedComparison:
+        """The pairs of a row against its baseline, launched if they have not been. NotMeasured if there are none."""
+        ...
+
+    def known_comparison(self, preset: Preset) -> PairedComparison | None:
+        """The pairs of a preset if they are there already; launches nothing."""
+        ...
+
+
+class Dumping(Protocol):
+    """What an item asks about the scopes of dumps."""
+
+    def evaluate(self, scope: Scope) -> LosslessResult:
+        """Encode, decode and compare a scope. DumpError if entries cannot be read and skips are not allowed."""
+        ...
+
+    def deciding_ratio(self) -> float:
+        """Lossless ratio of the scope that decides. NotMeasured if there is none."""
+        ...
+
+    def root(self, scope: Scope) -> Path:
+        """Folder or archive that the scope reads."""
+        ...
+
+
 class Figures(Protocol):
     """Everything an item can ask of the run it is part of."""
 
@@ -60,36 +100,14 @@ class Figures(Protocol):
         """Number of layers of the model, where it is known."""
         ...
 
-    def baseline(self, preset: Preset, results: Sequence[PointResult]) -> Baseline | None:
-        """Decode speed with H2O off, None if nothing says it. OptedOut if it is left out on purpose."""
+    @property
+    def decode(self) -> Decoding:
+        """What answers for decode speed."""
         ...
 
-    def is_paired(self, preset: Preset) -> bool:
-        """Whether the decode verdict of a preset rests on pairs of launches, and not on `baseline`."""
-        ...
-
-    def compare_decode(self, preset: Preset, result: PointResult, target: float) -> PairedComparison:
-        """The pairs of a row against its baseline, launched if they have not been. NotMeasured if there are none."""
-        ...
-
-    def known_comparison(self, preset: Preset) -> PairedComparison | None:
-        """The pairs of a preset if they are there already; launches nothing."""
-        ...
-
-    def unfit_baselines(self, preset: Preset, results: Sequence[PointResult]) -> list[str]:
-        """What lies beside the runs and gave no baseline, and why: a line each."""
-        ...
-
-    def evaluate_scope(self, scope: Scope) -> LosslessResult:
-        """Encode, decode and compare a scope. DumpError if entries cannot be read and skips are not allowed."""
-        ...
-
-    def deciding_ratio(self) -> float:
-        """Lossless ratio of the scope that decides. NotMeasured if there is none."""
-        ...
-
-    def scope_root(self, scope: Scope) -> Path:
-        """Folder or archive that the scope reads."""
+    @property
+    def dumps(self) -> Dumping:
+        """What answers for the scopes of dumps."""
         ...
 
     def rows_folder(self, preset: Preset) -> Path | None:

@@ -77,7 +77,7 @@ class PairedDecode:
         return item.measured("joint_margin", value, timed.run_id, interval=interval)
 
     def _best_of_margin(self, others: Thresholds) -> Measured:
-        lossless = None if others.lossless is None else self._session.deciding_ratio()
+        lossless = None if others.lossless is None else self._session.dumps.deciding_ratio()
         best = best_of_margins(self._item.facts(), others, baseline_tok_per_s=None, lossless=lossless)
         timed = self._timed_row()
         if timed is None:
@@ -95,13 +95,13 @@ class PairedDecode:
     def margins(self, others: Thresholds) -> JointVerdict:
         """Margins over the other targets that are named, and the decode margin of the row that was timed."""
         untimed = self._untimed(others)
-        known = self._session.known_comparison(self._item.preset)
+        known = self._session.decode.known_comparison(self._item.preset)
         if known is None:
             return untimed
         return add_decode_margin(untimed, known.candidate, known.judge(self._target))
 
     def _untimed(self, others: Thresholds) -> JointVerdict:
-        lossless = None if others.lossless is None else self._session.deciding_ratio()
+        lossless = None if others.lossless is None else self._session.dumps.deciding_ratio()
         return decide_joint(self._item.facts(), others, baseline_tok_per_s=None, lossless=lossless)
 
     @property
@@ -117,7 +117,7 @@ class PairedDecode:
         """The row that is timed, or was; None if none could pass whatever its speed."""
         rule = self._session.rule
         eligible = eligible_rows(self._item.facts(), self._thresholds.lossy, rule=rule)
-        known = self._session.known_comparison(self._item.preset)
+        known = self._session.decode.known_comparison(self._item.preset)
         chosen = choose_timed_row(eligible)
         timed = chosen if known is None else next((row for row in eligible if row.run_id == known.candidate), chosen)
         if timed is not None:
@@ -128,7 +128,7 @@ class PairedDecode:
     def _compare(self, timed: RowFacts) -> DecodeVerdict:
         """The verdict on the pairs of a row; what there is to say beside it becomes notes."""
         result = next(result for result in self._item.results if result.run_id == timed.run_id)
-        comparison: PairedComparison = self._session.compare_decode(self._item.preset, result, self._target)
+        comparison: PairedComparison = self._session.decode.compare(self._item.preset, result, self._target)
         verdict = comparison.judge(self._target)
         for line in explain(comparison, verdict):
             self._item.note(line)

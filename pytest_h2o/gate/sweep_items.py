@@ -174,14 +174,14 @@ class SweepItem(GateItem):
 
     def baseline(self) -> Baseline | None:
         """The decode speed with H2O off; None if there is none. OptedOut if it was left out on purpose."""
-        return self.session.baseline(self.preset, self.results)
+        return self.session.decode.baseline(self.preset, self.results)
 
     def _needed_baseline(self) -> Baseline:
         found, off = self.baseline(), get_adapter(self.preset.bench).uncompressed
         if found is None:
             raise NotMeasured(
                 f"no baseline: nothing says how fast {self.name} decodes with {off}",
-                came="; ".join(self.session.unfit_baselines(self.preset, self.results)) or None,
+                came="; ".join(self.session.decode.unfit_baselines(self.preset, self.results)) or None,
                 expected=f"a row with {off} and the same prompt, gen, model, backend and threads; or a number",
                 hint="give --h2o-decode-baseline TOK_PER_S, or decode_baseline under targets: in the preset; "
                 "--h2o-decode-baseline none leaves the decode threshold out on purpose",
@@ -205,7 +205,7 @@ class SweepItem(GateItem):
         OptedOut
             The baseline was set to ``none``.
         """
-        if self.session.is_paired(self.preset):
+        if self.session.decode.is_paired(self.preset):
             return self._paired().drop()
         baseline = self._needed_baseline()
         self.best("decode_tok_per_s")
@@ -258,7 +258,7 @@ class SweepItem(GateItem):
             "targets": asdict(self.targets.thresholds),
             "metric_targets": {name: t.value for name, t in self.targets.metrics.items() if t.value is not None},
             "decode_left_out": left_out,
-            "paired": self.session.is_paired(self.preset),
+            "paired": self.session.decode.is_paired(self.preset),
             "baseline_tok_per_s": baseline.tok_per_s if baseline else None,
             "baseline_origin": baseline.origin if baseline else None,
             "baseline_files": [str(path) for path in baseline.files] if baseline else [],
@@ -268,7 +268,7 @@ class SweepItem(GateItem):
     def known_margins(self) -> tuple[RowMargins, ...]:
         """Every row against the lossy and the decode target, as far as they can be held without measuring more."""
         asked, baseline = self.targets.thresholds, None
-        if self.session.is_paired(self.preset):
+        if self.session.decode.is_paired(self.preset):
             return self._paired().margins(Thresholds(asked.lossy, None, None)).rows
         with contextlib.suppress(H2OError):
             baseline = self.baseline()
@@ -281,7 +281,7 @@ class SweepItem(GateItem):
 
         Paired, a decode margin is there for the timed row alone, once it was timed.
         """
-        if self.session.is_paired(self.preset):
+        if self.session.decode.is_paired(self.preset):
             return self._paired().joint()
         thresholds, baseline, lossless = self._limits()
         return decide_joint(self.facts(), thresholds, baseline_tok_per_s=baseline, lossless=lossless)
@@ -303,7 +303,7 @@ class SweepItem(GateItem):
         lossless: float | None = None
         if thresholds.lossless is not None:
             try:
-                lossless = self.session.deciding_ratio()
+                lossless = self.session.dumps.deciding_ratio()
             except H2OError:
                 self.note("the joint rule needs the lossless ratio of the scope that decides")
                 raise
@@ -314,7 +314,7 @@ class SweepItem(GateItem):
 
         Under the rule best-of it is that of the best of each column, whichever rows they are of.
         """
-        if self.session.is_paired(self.preset):
+        if self.session.decode.is_paired(self.preset):
             return self._paired().joint_margin()
         if self.session.rule == "best-of":
             thresholds, baseline, lossless = self._limits()

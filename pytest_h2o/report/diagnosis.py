@@ -148,8 +148,8 @@ def _verdict_lines(item: GateItem) -> list[str]:
 def _speed_lines(item: SweepItem, run_id: str) -> list[str]:
     """The two speeds behind a slow-down; of pairs the median of each side."""
     lines = []
-    known = item.session.known_comparison(item.preset)
-    if item.session.is_paired(item.preset):
+    known = item.session.decode.known_comparison(item.preset)
+    if item.session.decode.is_paired(item.preset):
         return [] if known is None else _pair_speed_lines(known)
     is_h2o = item.preset.bench == LLM_BENCH
     cell = next((r.row.decode_tok_per_s for r in item.results if r.run_id == run_id), None)
@@ -183,7 +183,7 @@ def _joint_lines(item: SweepItem) -> list[str]:
     if best is None:
         return lines
     if best.decode is None:
-        paired = item.session.is_paired(item.preset)
+        paired = item.session.decode.is_paired(item.preset)
         lines.append(f"           decode slow-down: {'not timed' if paired else 'left out on purpose'}")
     else:
         lines.append(f"           decode slow-down <= {targets.decode_drop!r} ({targets.decode_drop.origin})")
@@ -232,7 +232,7 @@ def _bound_lines(result: PointResult, item: SweepItem) -> list[str]:
 
 
 def _table_lines(item: SweepItem, margins: dict[str, RowMargins], metric: str) -> list[str]:
-    results, paired = item.results, item.session.is_paired(item.preset)
+    results, paired = item.results, item.session.decode.is_paired(item.preset)
     sign = -1.0 if METRICS[metric].higher_is_better else 1.0
 
     def rank(result: PointResult) -> tuple[float, ...]:
@@ -304,7 +304,7 @@ def _folder_lines(item: PointItem | SweepItem) -> list[str]:
 
 
 def _scope_lines(item: LosslessItem, error: H2OError | None) -> list[str]:
-    lines = [f"dump       {item.session.scope_root(item.scope).resolve()}"]
+    lines = [f"dump       {item.session.dumps.root(item.scope).resolve()}"]
     if error is not None:
         return lines
     result = item.result
