@@ -7,13 +7,18 @@ import sys
 from pathlib import Path
 
 from pytest_h2o.errors import StoreError
-from pytest_h2o.options import EMBEDDED_BENCH
+from pytest_h2o.options import EMBEDDED_BENCH, EMBEDDED_WORD
 from pytest_h2o.store import digest_file
 
 
 def is_embedded(bench: Path | None) -> bool:
     """Whether a bench is the one that comes with the plugin."""
     return bench == EMBEDDED_BENCH
+
+
+def parse_bench(text: str) -> Path:
+    """The bench that a word of a command line names: ``reference``, or a path."""
+    return EMBEDDED_BENCH if text == EMBEDDED_WORD else Path(text)
 
 
 def program_command(bench: Path) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from pytest_h2o.gate.targets import preset_targets, refuse_unmeasured, scope_tar
 from pytest_h2o.gate_files import GateFiles
 from pytest_h2o.launch_settings import bench_settings, check_bench, choose_base_config, other_build
 from pytest_h2o.options import Settings
+from pytest_h2o.points import LLM_BENCH
 from pytest_h2o.report.new_data import NewData
 from pytest_h2o.report.terminal import render_header
 from pytest_h2o.row_sources import LaunchedRows, NoRows, RecordedRows, RowSource, find_recordings
@@ -179,8 +180,11 @@ class GateSession:
                 other=other_build(settings, preset),
                 again=settings["disturbed"] == "again" and self.decode.rests_on_rows(preset),
             )
-        if settings["logs"] is not None and preset.name in self._recordings():
-            return RecordedRows(self._recordings()[preset.name], self.points(preset))
+        if settings["logs"] is not None:
+            # Files of another bench say best themselves what they have in place of a preset.
+            elsewhere = None if preset.bench == LLM_BENCH else settings["logs"]
+            if folder := self._recordings().get(preset.name, elsewhere):
+                return RecordedRows(folder, self.points(preset))
         return NoRows(preset, settings["logs"])
 
     def note_selected(self, params: Sequence[dict[str, Any]]) -> None:

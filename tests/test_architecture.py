@@ -21,15 +21,8 @@ LAYERS = (
     {"bench", "codecs_bench", "lossless", "gate", "reference"},
     {"report"},
     {"comparisons", "gate_files", "known_rope", "launch_settings", "row_sources", "selection", "session"}
-    | {
-        "pair_sources",
-        "decode_plan",
-        "decode_figures",
-        "scope_figures",
-        "text_figures",
-        "calibrations",
-        "embedded_reach",
-    },
+    | {"pair_sources", "decode_plan", "decode_figures", "scope_figures", "text_figures", "calibrations"}
+    | {"embedded_reach", "extensions"},
     {"plugin", "hookspecs", "cli", "commands", "__main__"},
 )
 """From the bottom up; a module imports from its own layer and those below."""

@@ -34,6 +34,8 @@ class BenchSettings:
         Seconds that it then has to end by itself.
     program : Path or None
         The bench where `command` does not begin with it.
+    with_json : bool
+        Whether llm_bench is asked for its rows as JSON too; older ones refuse that.
     """
 
     command: tuple[str, ...]
@@ -43,6 +45,7 @@ class BenchSettings:
     timeout_s: float = 1800.0
     grace_s: float = 5.0
     program: Path | None = None
+    with_json: bool = True
 
     @classmethod
     def for_program(

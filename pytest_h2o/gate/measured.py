@@ -88,7 +88,10 @@ METRICS: dict[str, Metric] = {
         Metric("joint_margin", "joint margin", "", True, 2, "signed percent"),
     )
 }
-"""Every metric that a verdict can rest on, declared once."""
+"""Every metric that a verdict can rest on, declared once; plugins add theirs (`pytest_h2o.gate.row_metrics`)."""
+
+BUILT_IN = tuple(METRICS)
+"""Those of this package, in the order in which reports show them."""
 
 
 @dataclass(frozen=True)

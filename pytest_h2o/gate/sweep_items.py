@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from pytest_h2o.bench.adapter import get_adapter
 from pytest_h2o.errors import BenchError, H2OError, NotMeasured, OptedOut
 from pytest_h2o.gate.item import GateItem, Targets
 from pytest_h2o.gate.measured import METRICS, Measured
 from pytest_h2o.gate.quality import QUALITY_COLUMN, QualityVerdict
+from pytest_h2o.gate.row_metrics import row_cell
 from pytest_h2o.gate.rule import (
     BestOfVerdict,
     JointVerdict,
@@ -128,7 +130,7 @@ class SweepItem(GateItem):
             )
         found = []
         for result in self.results:
-            cell = result.row.decode_tok_per_s if column == "decode_tok_per_s" else result.row.get(column)
+            cell = row_cell(result.row, column)
             if cell is None or not math.isfinite(cell.mean):
                 raise NotMeasured(
                     f"the column {column} of {self.name} is missing or not a number",
@@ -145,12 +147,12 @@ class SweepItem(GateItem):
         return self.session.decode.baseline(self.preset, self.results)
 
     def _needed_baseline(self) -> Baseline:
-        found = self.baseline()
+        found, off = self.baseline(), get_adapter(self.preset.bench).uncompressed
         if found is None:
             raise NotMeasured(
-                f"no baseline: nothing says how fast {self.name} decodes with H2O off",
+                f"no baseline: nothing says how fast {self.name} decodes with {off}",
                 came="; ".join(self.session.decode.unfit_baselines(self.preset, self.results)) or None,
-                expected="a row with H2O off and the same prompt, gen, model, backend and threads; or a number",
+                expected=f"a row with {off} and the same prompt, gen, model, backend and threads; or a number",
                 hint="give --h2o-decode-baseline TOK_PER_S, or decode_baseline under targets: in the preset; "
                 "--h2o-decode-baseline none leaves the decode threshold out on purpose",
             )
@@ -235,10 +237,12 @@ class SweepItem(GateItem):
         return {
             "run_ids": [result.run_id for result in self.results],
             "path": str(self.preset.path) if self.preset.path else None,
+            "bench": self.preset.bench,
             "model_layers": self.session.model_layers(self.preset),
             "h2o_layer_start": self.preset.h2o_layer_start,
             "h2o_layer_end": self.preset.h2o_layer_end,
             "targets": asdict(self.asked_thresholds()),
+            "metric_targets": {name: t.value for name, t in self.targets.metrics.items() if t.value is not None},
             "decode_left_out": left_out,
             "paired": self.session.decode.is_paired(self.preset),
             "baseline_tok_per_s": baseline.tok_per_s if baseline else None,

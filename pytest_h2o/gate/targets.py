@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_h2o.bench.adapter import get_adapter
 from pytest_h2o.errors import UsageError
 from pytest_h2o.gate.item import Targets
 from pytest_h2o.gate.measured import Target
+from pytest_h2o.gate.row_metrics import ROW_METRICS, RowMetric, require_metric
 from pytest_h2o.options import DEFAULT_TARGETS, Settings
+from pytest_h2o.points import LLM_BENCH
 
 if TYPE_CHECKING:
     from pytest_h2o.presets import Preset
@@ -44,7 +47,9 @@ def preset_targets(settings: Settings, preset: Preset, deciding: Scope | None) -
     origin = f"targets of preset {preset.name}"
     own = preset.targets
     lossless = choose_target(settings, "lossless", own.lossless, origin)
-    if deciding is not None and own.lossless is None:
+    if own.lossless is None and preset.bench != LLM_BENCH:
+        lossless = Target("lossless_ratio", None, f"the dumps are none of {preset.bench}")
+    elif own.lossless is None and deciding is not None:
         lossless = scope_targets(settings, deciding).lossless
     return Targets(
         lossy=choose_target(settings, "lossy", own.lossy, origin),
@@ -52,7 +57,14 @@ def preset_targets(settings: Settings, preset: Preset, deciding: Scope | None) -
         decode_drop=choose_target(settings, "decode_drop", own.decode_drop, origin),
         quality=choose_target(settings, "quality", own.quality, origin),
         similarity=Target("demo_similarity", own.similarity, "no target" if own.similarity is None else origin),
+        metrics={name: _metric_target(metric, own.metrics.get(name), origin) for name, metric in ROW_METRICS.items()},
     )
+
+
+def _metric_target(metric: RowMetric, own: float | None, own_origin: str) -> Target:
+    if own is None:
+        return Target(metric.name, metric.target, "the plugin that adds it")
+    return Target(metric.name, own, own_origin)
 
 
 def scope_targets(settings: Settings, scope: Scope) -> Targets:
@@ -72,6 +84,13 @@ def scope_targets(settings: Settings, scope: Scope) -> Targets:
 
 def refuse_unmeasured(preset: Preset, *, takes_prompt: bool) -> None:
     """Refuse keys of a preset that ask for something which nothing here does: silence would be taken for a pass."""
+    where = str(preset.path or preset.name)
+    if wrong := get_adapter(preset.bench, f"bench of {where}").check_options(preset.bench_options):
+        raise UsageError(
+            f"{preset.bench} cannot be run with these options", where=f"bench_options of {where}", came=wrong
+        )
+    for name in preset.targets.metrics:
+        require_metric(name, f"targets.metrics of {where}")
     if not takes_prompt and preset.prompt_file is not None:
         raise UsageError(
             "a preset names a prompt file, and the bench takes no prompt",
