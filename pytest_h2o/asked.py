@@ -14,9 +14,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_h2o.embedded import digest_program
 from pytest_h2o.errors import UsageError
 from pytest_h2o.history.machine import describe_machine
-from pytest_h2o.launch_settings import choose_base_config
 from pytest_h2o.options import Given, Settings
 from pytest_h2o.store import digest_file
 
@@ -31,7 +31,10 @@ _PACKAGES = ("pytest-h2o", "numpy", "zstandard")
 
 
 def describe_asked(
-    settings: Settings, nodeids: Sequence[str], presets: Sequence[Preset], scopes: Sequence[tuple[Scope, Path]]
+    settings: Settings,
+    nodeids: Sequence[str],
+    presets: Sequence[tuple[Preset, Path | None]],
+    scopes: Sequence[tuple[Scope, Path]],
 ) -> dict[str, str]:
     """Describe what a run is asked, part by part, contents by their digest.
 
@@ -40,8 +43,8 @@ def describe_asked(
     settings : Settings
     nodeids : sequence of str
         The gate items that will run.
-    presets : sequence of Preset
-        Those that they are about.
+    presets : sequence of (Preset, Path or None)
+        Those that they are about, each with its base config where a bench runs.
     scopes : sequence of (Scope, Path)
         Those that they are about, each with the root of its dump.
     """
@@ -51,14 +54,13 @@ def describe_asked(
         if name not in _FREE
     }
     asked["items"] = f"{len(nodeids)} ({_digest(sorted(nodeids))})"
-    for name in ("bench", "baseline-bench"):
+    for name in ("bench", "baseline-bench", "demo"):
         if settings[name] is not None:
-            asked[name.replace("-", " ")] = digest_file(settings[name])[:16]
-    for preset in presets:
+            asked[name.replace("-", " ")] = digest_program(settings[name])[:16]
+    for preset, base_config in presets:
         asked[f"preset {preset.name}"] = _digest(preset.model_dump(mode="json", exclude={"path"}))
-        if settings["bench"] is not None:
-            base = choose_base_config(preset, settings.given["base-config"])
-            asked[f"base config of preset {preset.name}"] = digest_file(base.path)[:16]
+        if base_config is not None:
+            asked[f"base config of preset {preset.name}"] = digest_file(base_config)[:16]
     for scope, root in scopes:
         asked[f"scope {scope.name}"] = _digest(scope.model_dump(mode="json", exclude={"path"}))
         asked[f"dump of scope {scope.name}"] = _digest_listing(root)

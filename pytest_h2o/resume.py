@@ -89,8 +89,19 @@ def make_ready(run_dir: Path) -> None:
     derived = (path for pattern in _DERIVED for path in run_dir.glob(pattern))
     for path in [*derived, *run_dir.rglob(".*.tmp"), *_failures(run_dir / RESULTS_FOLDER)]:
         path.unlink(missing_ok=True)
+    _set_demos_aside(run_dir)
     # Whether rows can share a run is found out anew, from the rows that there are: a probe may have failed.
     shutil.rmtree(run_dir / RESULTS_FOLDER / "fold", ignore_errors=True)
+
+
+def _set_demos_aside(run_dir: Path) -> None:
+    """Keep what llm_demo said for a comparison that was cut short under another name: it is made anew as a whole."""
+    for folder in run_dir.glob("*/demo"):
+        if not (run_dir / RESULTS_FOLDER / "demo" / f"{folder.parent.name}.json").exists():
+            number = 1
+            while (target := folder.with_name(f"{folder.name}.broken-off-{number}")).exists():
+                number += 1
+            folder.rename(target)
 
 
 def _set_aside(journal: Path) -> None:

@@ -19,13 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_h2o.embedded import digest_program
 from pytest_h2o.errors import UsageError
-from pytest_h2o.options import BY_NAME, Given, Settings
+from pytest_h2o.options import BY_NAME, EMBEDDED_BENCH, Given, Settings
 from pytest_h2o.report.shipping import Shipping
 from pytest_h2o.resume import make_ready
-from pytest_h2o.store import RESULTS_FOLDER, digest_file, is_in_use
+from pytest_h2o.store import RESULTS_FOLDER, is_in_use
 
-_SAME_EVERYWHERE = ("bench", "baseline-bench", "base-config")
+_SAME_EVERYWHERE = ("bench", "baseline-bench", "demo", "base-config")
 """Files that must have the same content wherever items run: their figures are those of one run."""
 
 _LOOK_S = 0.2
@@ -54,9 +55,9 @@ def tell_worker(settings: Settings, run_dir: Path, root: Path, *, away: bool) ->
             where=str(settings["out-dir"]),
             hint="run the comparison with local workers (-n), or afterwards: pytest-h2o compare",
         )
-    digests = {name: digest_file(settings[name]) for name in _SAME_EVERYWHERE if away and settings[name] is not None}
+    digests = {name: digest_program(settings[name]) for name in _SAME_EVERYWHERE if away and settings[name] is not None}
     told = {"settings": settings.to_json(), "run_dir": str(run_dir), "root": str(root)}
-    return {**told, "away": away, "digests": digests, "pid": os.getpid()}
+    return {**told, "away": away, "digests": digests, "embedded": str(EMBEDDED_BENCH), "pid": os.getpid()}
 
 
 def hear_controller(told: Mapping[str, Any], root: Path) -> Told:
@@ -75,6 +76,8 @@ def hear_controller(told: Mapping[str, Any], root: Path) -> Told:
         A file that must be the same everywhere is another one here.
     """
     given = {name: Given(value["value"], value["origin"]) for name, value in told["settings"].items()}
+    if given["bench"].value == told["embedded"]:  # the one of this installation
+        given["bench"] = Given(str(EMBEDDED_BENCH), given["bench"].origin)
     run_dir, there = Path(told["run_dir"]), Path(told["root"])
     if not told["away"]:
         _end_with(told["pid"])
@@ -113,7 +116,7 @@ def _with_paths(given: Mapping[str, Given], there: Path, here: Path) -> Settings
 
 def _check_digests(settings: Settings, digests: Mapping[str, str]) -> None:
     for name, expected in digests.items():
-        found = digest_file(settings[name])
+        found = digest_program(settings[name])
         if found != expected:
             raise UsageError(
                 f"{settings.origin(name)} is another file for this worker than for the controller",

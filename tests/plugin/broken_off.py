@@ -33,7 +33,7 @@ h2o_trigger_min_tokens: [256]
 h2o_target_lossy_ratios: [3.0, 3.2, 3.4]
 """
 
-NOT_OF_THE_RUN = re.compile(r"broken-off-\d|journal\.\d+\.jsonl")
+NOT_OF_THE_RUN = re.compile(r"(broken-off|disturbed)-\d|journal\.\d+\.jsonl")
 """What a run that was broken off leaves besides: it stays, under names of its own."""
 
 CHANGING = {"started", "ended", "run", "sha256", "duration_s", "elapsed_s", "seed", "order", "settings", "disturbance"}
