@@ -5,17 +5,17 @@ Only the standard library and pytest are imported here; everything else arrives 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from pytest_h2o.errors import H2OError, InconclusiveDecode, OptedOut, UsageError
-from pytest_h2o.options import OPTIONS, Settings, refuse_unknown_keys, resolve_settings
+from pytest_h2o.options import OPTIONS
+from pytest_h2o.run_config import bad_usage, is_worker, run_dir_of, settings_of, told_to
 
 if TYPE_CHECKING:
     from pytest_h2o.gate.comparison_item import ComparisonItem
@@ -26,15 +26,11 @@ if TYPE_CHECKING:
     from pytest_h2o.report.closing import Closing
     from pytest_h2o.report.collector import Collector
     from pytest_h2o.session import GateSession
-    from pytest_h2o.workers import Told
 
 ITEM_FIXTURES = ("h2o_point", "h2o_sweep", "h2o_lossless", "h2o_upper_bound", "h2o_scope", "h2o_comparison")
 
-_settings = pytest.StashKey[Settings]()
 _session: pytest.StashKey[GateSession] = pytest.StashKey()
 _collector: pytest.StashKey[Collector] = pytest.StashKey()
-_run_name = pytest.StashKey[str]()
-_from_controller: pytest.StashKey[Told] = pytest.StashKey()
 _faults = pytest.StashKey[list[tuple[str, str]]]()
 """Gate file and text of what is wrong with presets, scopes or settings."""
 
@@ -58,63 +54,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             parser.addini(option.key, option.full_help, type="string")
 
 
-def _is_worker(config: pytest.Config) -> bool:
-    return hasattr(config, "workerinput")
-
-
-@contextlib.contextmanager
-def _bad_usage() -> Iterator[None]:
-    """Make an error of ours a usage error of pytest."""
-    try:
-        yield
-    except H2OError as error:
-        raise pytest.UsageError(str(error)) from error
-
-
-def _settings_of(config: pytest.Config) -> Settings:
-    """Resolve the options once, on the controller; a fault among them is a usage error of pytest."""
-    if _is_worker(config):
-        return _told(config).settings
-    if _settings not in config.stash:
-        try:
-            with _bad_usage():
-                refuse_unknown_keys(config)
-                settings = resolve_settings(
-                    command_line=config.getoption,
-                    ini=config.getini,
-                    invocation_dir=config.invocation_params.dir,
-                    ini_dir=config.inipath.parent if config.inipath else config.rootpath,
-                )
-                from pytest_h2o.gate.comparison_request import check_command_line
-
-                check_command_line(settings)
-            config.stash[_settings] = settings
-        except (TypeError, ValueError) as error:  # pytest's own check of a value in a TOML file
-            raise pytest.UsageError(f"an ini key of the gate has a value of another type: {error}") from error
-    return config.stash[_settings]
-
-
-def _run_dir(config: pytest.Config) -> Path:
-    """The run folder: named by the controller, made by whoever writes first; H2OError if it cannot go on with one."""
-    if _is_worker(config):
-        return _told(config).run_dir
-    if _run_name not in config.stash:
-        from pytest_h2o.resume import choose_run
-
-        config.stash[_run_name] = choose_run(_settings_of(config))
-    return Path(_settings_of(config)["out-dir"], config.stash[_run_name])
-
-
-def _told(config: Any) -> Told:
-    """What the controller told this worker; UsageError of pytest if it cannot work with it."""
-    if _from_controller not in config.stash:
-        from pytest_h2o.workers import hear_controller
-
-        with _bad_usage():
-            config.stash[_from_controller] = hear_controller(config.workerinput["h2o"], config.rootpath)
-    return cast("Told", config.stash[_from_controller])
-
-
 def _session_of(config: pytest.Config) -> GateSession:
     if _session not in config.stash:
         from pytest_h2o.extensions import register_extensions
@@ -123,7 +62,7 @@ def _session_of(config: pytest.Config) -> GateSession:
 
         register_extensions(config.hook, config)
         asked_for = names_asked_for(config.getoption("keyword"), config.args)
-        config.stash[_session] = GateSession(_settings_of(config), run_dir=_run_dir(config), asked_for=asked_for)
+        config.stash[_session] = GateSession(settings_of(config), run_dir=run_dir_of(config), asked_for=asked_for)
     return config.stash[_session]
 
 
@@ -133,19 +72,19 @@ def pytest_configure_node(node: Any) -> None:
     from pytest_h2o.workers import tell_worker
 
     config, away = node.config, not node.gateway.spec.popen or bool(node.gateway.spec.chdir)
-    with _bad_usage():
-        node.workerinput["h2o"] = tell_worker(_settings_of(config), _run_dir(config), config.rootpath, away=away)
+    with bad_usage():
+        node.workerinput["h2o"] = tell_worker(settings_of(config), run_dir_of(config), config.rootpath, away=away)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "h2o: an item of the KV-cache compression gate (set by pytest-h2o)")
     given = (config.getoption(f"h2o_{option.attribute}") is not None for option in OPTIONS)
     if any(given) or config.getini("h2o_resume"):
-        _settings_of(config)  # a fault among the options is told before anything is collected
-        if _settings_of(config)["resume"] is not None:
-            with _bad_usage():
-                _run_dir(config)
-    if not _is_worker(config):
+        settings_of(config)  # a fault among the options is told before anything is collected
+        if settings_of(config)["resume"] is not None:
+            with bad_usage():
+                run_dir_of(config)
+    if not is_worker(config):
         config.pluginmanager.register(_Controller(config), "h2o-controller")
 
 
@@ -204,7 +143,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _refuse(config: pytest.Config, items: list[pytest.Item], faults: list[tuple[str, str]]) -> None:
     """End the run before anything is measured: as bad usage; in a worker, where that is a traceback, as a failure."""
     text = "\n\n".join(dict.fromkeys(text for _, text in faults))
-    if not _is_worker(config):
+    if not is_worker(config):
         raise pytest.UsageError(text)
     items.clear()
     report = pytest.CollectReport(nodeid=faults[0][0], outcome="failed", longrepr=text, result=[])
@@ -310,7 +249,7 @@ def pytest_runtest_makereport(
     if report.skipped and hasattr(report, "wasxfail"):
         error = OptedOut(f"excused by an xfail mark: {report.wasxfail or 'no reason given'}")
     told = report_item(gate_item, item.nodeid, here, report.outcome, error, item.location[:2])
-    if _is_worker(item.config) and (shipping := _told(item.config).shipping):
+    if is_worker(item.config) and (shipping := told_to(item.config).shipping):
         told = shipping.send(told)
     report.longrepr = told.text or report.longrepr
     if told.diagnosis is not None:
@@ -357,7 +296,7 @@ class _Controller:
             if _session not in config.stash:  # workers have collected, and what plugins add is not known here yet
                 register_extensions(config.hook, config)
             sections = added_sections(config.hook, config)
-            config.stash[_collector] = Collector(_run_dir(config), _settings_of(config), sections)
+            config.stash[_collector] = Collector(run_dir_of(config), settings_of(config), sections)
         return self._config.stash[_collector]
 
     @pytest.hookimpl(trylast=True)

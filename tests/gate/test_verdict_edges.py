@@ -9,7 +9,7 @@ import pytest
 from pytest_h2o.errors import UsageError
 from pytest_h2o.gate.bounds import Bound, find_bound
 from pytest_h2o.gate.compare import Allowances, parse_allowances
-from pytest_h2o.gate.decode import Budget, judge, next_action
+from pytest_h2o.gate.decode import FIT_SLACK, Budget, judge, next_action
 from pytest_h2o.gate.measured import Interval, Measured, Target
 from pytest_h2o.gate.pairs import Pair
 from pytest_h2o.gate.rule import RowFacts, Thresholds, decide_best_of, decide_joint, decode_drop
@@ -137,10 +137,11 @@ def test_critical_counts_are_those_of_the_definition() -> None:
 
 def test_budgets_at_their_edges() -> None:
     assert Budget(MAX_PAIRS, 0.25, 0).pairs == MAX_PAIRS
-    assert Budget(20, 10.0).fitted(0.5).pairs == 20
-    assert Budget(20, 4.0).fitted(0.5).pairs == 8
-    assert Budget(20, 0.1).fitted(0.5).pairs == 1
-    assert Budget(20, 10.0).fitted(0.0) == Budget(20, 10.0)
+    assert Budget(20, 100.0).fitted(0.5, 0.5).pairs == 20
+    assert Budget(20, 4.0).fitted(0.5, 0.5).pairs == 1 + int(3.5 / (0.5 * FIT_SLACK))
+    assert Budget(20, 0.1).fitted(0.5, 0.5).pairs == 1
+    assert Budget(20, 10.0).fitted(0.0, 0.0) == Budget(20, 10.0)
+    assert Budget(20, None).fitted(0.5, 0.5) == Budget(20, None)
     for kwargs in ({"pairs": MAX_PAIRS + 1}, {"elapsed_s": 0.0}, {"spare_pairs": -1}, {"futility": 0.5}):
         with pytest.raises(UsageError, match="cannot be kept"):
             Budget(**kwargs)  # type: ignore[arg-type]
