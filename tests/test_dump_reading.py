@@ -180,3 +180,10 @@ def test_parts_of_an_archive_are_read_in_any_order(tmp_path: Path) -> None:
                 assert np.array_equal(
                     read_pieces([Piece(entry, first, 2)], tensor), read_words(same, tensor)[first:][:2]
                 )
+
+
+def test_a_large_member_of_an_archive_is_read_not_mapped(tmp_path: Path) -> None:
+    data = np.arange(40_000 * 16, dtype="<u4").astype("<u2").tobytes()
+    write_entry(tmp_path / "dump", tokens=40_000, data=data)
+    (entry,) = index_dump(make_zip(tmp_path / "dump", tmp_path / "dump.zip")).entries
+    assert read_words(entry, "k").tobytes() == data

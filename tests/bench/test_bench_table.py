@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -280,3 +281,13 @@ def test_what_was_printed_is_read(table: tuple[str, list[dict[str, str]]], repea
                 assert value == Measurement(mean, None if repeat == 1 else std)
             else:
                 assert value is None
+
+
+def test_a_log_that_is_far_too_large_is_not_read(tmp_path: Path) -> None:
+    """A hole in a file: nothing of its size is on the disk, and nothing of it must come into memory."""
+    path = tmp_path / "run_0001.log"
+    path.touch()
+    os.truncate(path, 1 << 40)
+    with pytest.raises(TableError) as caught:
+        read_table(path)
+    assert caught.value.what == "a log is too large for one of the bench"

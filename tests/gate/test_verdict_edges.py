@@ -8,11 +8,11 @@ import pytest
 
 from pytest_h2o.errors import UsageError
 from pytest_h2o.gate.bounds import Bound, find_bound
-from pytest_h2o.gate.compare import Allowances, parse_allowances
+from pytest_h2o.gate.compare import Allowances, FigureChange, parse_allowances
 from pytest_h2o.gate.decode import FIT_SLACK, Budget, judge, next_action
-from pytest_h2o.gate.measured import Interval, Measured, Target
+from pytest_h2o.gate.measured import METRICS, Interval, Measured, Target
 from pytest_h2o.gate.pairs import Pair
-from pytest_h2o.gate.rule import RowFacts, Thresholds, decide_best_of, decide_joint, decode_drop
+from pytest_h2o.gate.rule import RowFacts, Thresholds, best_of_margins, decide_best_of, decide_joint, decode_drop
 from pytest_h2o.gate.sequential import FAIL_POWER, MAX_PAIRS, critical_counts, fixed_count, signed_rank_tail
 
 LOSSY, DROP = "h2o_lossy", "decode_drop"
@@ -168,3 +168,30 @@ def test_what_a_verdict_says_of_its_plan() -> None:
     assert far.outcome != "inconclusive" or (far.needed_pairs is not None and far.needed_pairs < near)
     below = judge(pairs, -0.10, planned_pairs=12)
     assert below.outcome != "inconclusive" or (below.needed_pairs is not None and below.needed_pairs < near)
+
+
+def test_margins_of_the_best_of_each_column() -> None:
+    rows = [RowFacts("a", 3.6, 40.0), RowFacts("b", 2.0, 57.0), RowFacts("c", None, None)]
+    asked = Thresholds(3.0, None, 0.10)
+    best = best_of_margins(rows, asked, baseline_tok_per_s=60.0, lossless=None)
+    assert (best.run_id, best.lossless) == ("best of each column", None)
+    assert (best.lossy, best.decode) == (pytest.approx(0.2), pytest.approx(0.05))
+    none = best_of_margins([], asked, baseline_tok_per_s=60.0, lossless=None)
+    assert (none.lossy, none.decode) == (-math.inf, -math.inf)
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "percent"), [(2.0, 3.0, 50.0), (2.0, 1.0, -50.0), (-2.0, -1.0, 50.0), (None, 1.0, None)]
+)
+def test_change_in_percent_has_its_sign(then: float | None, now: float, percent: float | None) -> None:
+    assert FigureChange("row", LOSSY, then, now, "equal").percent == percent
+    assert FigureChange("row", LOSSY, 0.0, now, "equal").percent is None
+    assert FigureChange("row", LOSSY, 1.0, None, "missing").percent is None
+
+
+def test_a_value_is_shown_apart_from_a_target_that_it_differs_from() -> None:
+    metric = METRICS[LOSSY]
+    assert metric.render_measured(2.9996, 0.02, 3.0) == "2.9996 ± 0.020"
+    assert metric.render_measured(3.0, None, 3.0) == "3.000"
+    assert metric.render_gap(0.0) == "0.000"
+    assert metric.render_gap(0.00004) == "0.00004"
