@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.comparisons import Comparer
+from pytest_h2o.consistency_figures import ConsistencyFigures
 from pytest_h2o.decode_figures import DecodeFigures
 from pytest_h2o.embedded import is_embedded
 from pytest_h2o.errors import BenchError
@@ -67,6 +68,7 @@ class GateSession:
         self._new = NewData()
         self.decode = DecodeFigures(settings, points=self.points, source=self._source, new=self._new)
         self.texts = TextFigures(settings, run_dir=run_dir, store=self.store, base=self._base_config)
+        self.consistency = ConsistencyFigures(settings, run_dir=run_dir, store=self.store, base=self._base_config)
         self.dumps = ScopeFigures(settings, store=self.store, files=self._files, new=self._new)
 
     @property

@@ -21,7 +21,15 @@ LAYERS = (
     {"bench", "codecs_bench", "lossless", "gate", "reference"},
     {"report"},
     {"comparisons", "gate_files", "known_rope", "launch_settings", "row_sources", "selection", "session"}
-    | {"pair_sources", "decode_plan", "decode_figures", "scope_figures", "text_figures", "calibrations"}
+    | {
+        "pair_sources",
+        "decode_plan",
+        "decode_figures",
+        "scope_figures",
+        "text_figures",
+        "consistency_figures",
+        "calibrations",
+    }
     | {"embedded_reach", "extensions"},
     {"plugin", "hookspecs", "cli", "commands", "__main__"},
 )
