@@ -60,7 +60,8 @@ class LaunchedPairs:
 
     def _launch(self, point: SweepPoint, plan: PairPlan) -> PairedComparison:
         from pytest_h2o.bench.launch import JsonSupport
-        from pytest_h2o.bench.paired import RELAUNCHES, PairRunner, compare_pairs
+        from pytest_h2o.bench.paired import PairRunner, compare_pairs
+        from pytest_h2o.bench.relaunch import Relaunches
 
         candidate = replace(self._launcher, directory=self._new_folder())
 
@@ -72,7 +73,7 @@ class LaunchedPairs:
         else:
             what = f"another build, {self._other.command[0]}"
             baseline = launch_with(replace(candidate, settings=self._other, json_support=JsonSupport()))
-        runner = PairRunner(baseline, launch_with(candidate), RELAUNCHES if plan.relaunch else 0)
+        runner = PairRunner(baseline, launch_with(candidate), Relaunches() if plan.relaunch else Relaunches(0))
         return compare_pairs(runner, plan.budget, plan.target, candidate=point.run_id, baseline=what, notes=plan.notes)
 
     def _new_folder(self) -> Path:
