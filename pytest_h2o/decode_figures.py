@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from pytest_h2o.bench.adapter import get_adapter
 from pytest_h2o.decode_options import parse_baseline
 from pytest_h2o.decode_plan import choose_baseline, describe_decode, flag_targets, plan_pairs
 from pytest_h2o.errors import OptedOut
@@ -51,7 +52,7 @@ class DecodeFigures:
         if chosen.value is not None:
             speed = parse_baseline(str(chosen.value), chosen.origin)
             return Baseline(speed, chosen.origin, unlike_contexts(results))
-        return pick_recorded(self._source(preset).baselines, results)
+        return pick_recorded(self._source(preset).baselines, results, get_adapter(preset.bench).uncompressed)
 
     def unfit_baselines(self, preset: Preset, results: Sequence[PointResult]) -> list[str]:
         source = self._source(preset)

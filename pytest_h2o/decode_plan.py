@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_h2o.decode_options import parse_budget
+from pytest_h2o.embedded import is_embedded
 from pytest_h2o.options import Given, Settings
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _flag(settings: Settings, preset: Preset, budget: Budget, target: float | No
     from pytest_h2o.calibrations import calibration_path, flag_target
     from pytest_h2o.launch_settings import bench_settings, choose_base_config
 
-    base = choose_base_config(preset, settings.given["base-config"])
+    base = choose_base_config(preset, settings.given["base-config"], embedded=is_embedded(settings["bench"]))
     return flag_target(calibration_path(bench_settings(settings, preset), base), budget, target)
 
 

@@ -44,7 +44,7 @@ class FigureMetric:
 
 _BYTES, _COUNT = ",.0f", ",.0f"
 
-FIGURE_METRICS: Mapping[str, FigureMetric] = {
+FIGURE_METRICS: dict[str, FigureMetric] = {
     metric.name: metric
     for metric in (
         # rows of the bench
