@@ -130,7 +130,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "quality-target",
         "float",
-        "largest rise of perplexity under eviction, where the bench tells it (default: 0.1)",
+        "largest rise of perplexity under eviction, where the bench tells it (default: 0.01)",
         metavar="FRACTION",
     ),
     # what is kept
@@ -161,7 +161,7 @@ EMBEDDED_WORD = "reference"
 DEFAULT_THREADS = min(4, os.cpu_count() or 1)
 """What the bench takes by itself is 4; more threads than cores only add noise."""
 
-DEFAULT_TARGETS: Mapping[str, float] = {"lossy": 3.0, "lossless": 1.3, "decode_drop": 0.05, "quality": 0.1}
+DEFAULT_TARGETS: Mapping[str, float] = {"lossy": 3.0, "lossless": 1.3, "decode_drop": 0.05, "quality": 0.01}
 """What is asked where neither option, preset or scope, nor ini key says otherwise."""
 
 

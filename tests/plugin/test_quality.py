@@ -10,6 +10,7 @@ import pytest
 from tests.plugin.conftest import MODES, ROOT, Project
 
 QUALITY = "test_quality or test_joint"
+ASKED = ("--h2o-decode-baseline=60", "--h2o-quality-target=0.1")
 DEMO = """#!{python}
 # Says what the recorded llm_demo said: prose or code, with H2O on or off.
 import json, sys
@@ -45,7 +46,7 @@ def make_demo(project: Project, broken: str = "-") -> tuple[str, ...]:
 @pytest.mark.parametrize("mode", MODES)
 def test_a_rise_within_the_target_passes(mode: str, project: Project) -> None:
     add_rise(project.copy_recordings(), "0.0999")
-    result = project.run("-k", QUALITY, "--h2o-decode-baseline=60", *MODES[mode])
+    result = project.run("-k", QUALITY, *ASKED, *MODES[mode])
     assert result.ret == 0
     verdicts = {v["title"]: v for v in project.summary()["presets"]["target_ratio_v3"]["verdicts"]}
     assert verdicts["rise in perplexity"]["measured"] == "+9.99%"
@@ -55,7 +56,7 @@ def test_a_rise_within_the_target_passes(mode: str, project: Project) -> None:
 
 def test_a_rise_just_above_it_fails_the_item_and_the_joint_rule(project: Project) -> None:
     add_rise(project.copy_recordings(), "0.1001")
-    result = project.run("-k", QUALITY, "--h2o-decode-baseline=60")
+    result = project.run("-k", QUALITY, *ASKED)
     assert result.parseoutcomes() == {"failed": 2, "deselected": result.parseoutcomes()["deselected"]}
     result.stdout.fnmatch_lines(
         [
@@ -64,7 +65,7 @@ def test_a_rise_just_above_it_fails_the_item_and_the_joint_rule(project: Project
             "margin     missed by 0.01%*",
             "     lossy    decode     rise  misses           run",
             "target_ratio_v3: no row meets every target",
-            "           rise in perplexity <= +10.00% (default)",
+            "           rise in perplexity <= +10.00% (--h2o-quality-target)",
             "           quality missed by 0.01% of the full cache's perplexity",
         ]
     )
@@ -76,8 +77,8 @@ def test_the_row_of_the_verdict_also_meets_the_lossy_target(project: Project) ->
     add_rise(folder, "0.5")
     for path in (folder / "logs").glob("run_*_lr3.0.log"):
         path.write_text(path.read_text().replace(" 0.5 |", " 0.01 |"))
-    assert project.run("-k", QUALITY, "--h2o-decode-baseline=60").parseoutcomes()["failed"] == 2
-    loose = project.run("-k", "test_quality", "--h2o-rule=best-of", "--h2o-decode-baseline=60")
+    assert project.run("-k", QUALITY, *ASKED).parseoutcomes()["failed"] == 2
+    loose = project.run("-k", "test_quality", "--h2o-rule=best-of", *ASKED)
     assert loose.parseoutcomes()["passed"] == 1
 
 
@@ -93,7 +94,7 @@ def test_not_measured_is_skipped_by_default_and_fails_where_it_was_asked_for(pro
     skipped = project.run("-k", "test_quality", "-rs")
     assert skipped.parseoutcomes()["skipped"] == 1
     skipped.stdout.fnmatch_lines(["*quality is not measured: the rows of target_ratio_v3 have no column*"])
-    asked = project.run("-k", QUALITY, "--h2o-quality-target=0.2", "--h2o-decode-baseline=60")
+    asked = project.run("-k", QUALITY, *ASKED)
     assert asked.parseoutcomes()["failed"] == 2
     asked.stdout.fnmatch_lines(["*quality is not measured: the rows of target_ratio_v3 have no column*"])
 
