@@ -174,7 +174,7 @@ def test_where_no_row_can_pass_nothing_is_timed(bench_project: BenchProject) -> 
     assert bench_project.count() == 3
     result.stdout.fnmatch_lines(
         [
-            "nothing was timed: no row of small meets the lossy target",
+            "nothing was timed: no row of small meets the targets beside that of decode",
             "note       no row meets the other targets (lossy): no decode speed could matter, *",
         ]
     )
