@@ -63,7 +63,8 @@ class LaunchedPairs:
         from pytest_h2o.bench.adapter import get_adapter
         from pytest_h2o.bench.config import without_quality
         from pytest_h2o.bench.launch import JsonSupport
-        from pytest_h2o.bench.paired import RELAUNCHES, PairRunner, compare_pairs
+        from pytest_h2o.bench.paired import PairRunner, compare_pairs
+        from pytest_h2o.bench.relaunch import Relaunches
 
         candidate = replace(self._launcher, directory=self._new_folder(), base=without_quality(self._launcher.base))
 
@@ -76,7 +77,7 @@ class LaunchedPairs:
         else:
             what = f"another build, {self._other.command[0]}"
             baseline = launch_with(replace(candidate, settings=self._other, json_support=JsonSupport()))
-        runner = PairRunner(baseline, launch_with(candidate), RELAUNCHES if plan.relaunch else 0)
+        runner = PairRunner(baseline, launch_with(candidate), Relaunches() if plan.relaunch else Relaunches(0))
         return compare_pairs(runner, plan.budget, plan.target, candidate=point.run_id, baseline=what, notes=plan.notes)
 
     def _new_folder(self) -> Path:

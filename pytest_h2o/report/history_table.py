@@ -58,8 +58,7 @@ def render_comparison(found: dict[str, SubjectComparison | str], *, everything: 
         rows += table_rows(title, changes if everything else [c for c in changes if c["state"] not in quiet])
         equal = sum(change["state"] == "equal" for change in changes)
         notes.append(f"{title}: {equal} of {len(changes)} figures are equal")
-        if comparison.differing:
-            notes.append(f"{title}: timings are not compared; {'; '.join(comparison.differing)}")
+        notes += [f"{title}: {remark}" for remark in comparison.remarks]
     return [*(render_columns(TABLE_HEADER, rows) if rows else []), *(one_line(note, limit=1000) for note in notes)]
 
 

@@ -269,7 +269,7 @@ def test_a_dry_run_writes_configs_and_commands_and_launches_nothing(project: Pro
     result = project.run(*project.make_bench(), "--h2o-dry-run", "-k", f"smoke or {PRESET} or {DECIDING}", "-rs")
     assert result.ret == 0
     check_no_traceback(result)
-    assert result.parseoutcomes()["skipped"] == 5 + 30 + 2
+    assert result.parseoutcomes()["skipped"] == 2 + 27 + 2 * 4 + 2
     assert project.launches() == []
     folder = project.run_dir() / PRESET
     result.stdout.fnmatch_lines(

@@ -32,9 +32,9 @@ def test_a_wrong_option_is_told_before_collection(project: Project) -> None:
     check_refused(
         project,
         result,
-        "--h2o-decode-baseline takes a decode speed or none",
+        "--h2o-decode-baseline takes paired, a decode speed or none",
         "  came: '0'",
-        "  expected: tok/s with H2O off, above 0, for example 56.02; or none to leave the decode threshold out",
+        "  expected: paired; tok/s with H2O off, above 0, as 56.02; or none to leave the decode threshold out",
     )
     assert not any("collected" in line for line in result.outlines)
 
