@@ -132,6 +132,27 @@ def _draw_xy(figure: Figure, chart: XYChart) -> None:
     axes.set_xlabel(chart.x_label)
     axes.set_ylabel(chart.y_label)
     _add_legend(axes, entries, chart.width - _LEFT)
+    _add_labels(axes, [dot for _, dots in series for dot in dots if dot.label])
+
+
+def _add_labels(axes: Axes, dots: list[Dot]) -> None:
+    """The label of each point on one of its four sides: the first on which it covers no other label."""
+    taken: list[tuple[float, float, float]] = []
+    for dot in dots:
+        x, y = axes.transData.transform((dot.x, dot.y))  # in pixels, as a chart has 72 dots an inch
+        width = len(dot.label) * _CHAR_PX
+        places = [(5.0, 4.0), (5.0, -4.0 - FONT_PX), (-5.0 - width, 4.0), (-5.0 - width, -4.0 - FONT_PX)]
+
+        def is_free(place: tuple[float, float], x: float = x, y: float = y, width: float = width) -> bool:
+            left, low = x + place[0], y + place[1]
+            return all(
+                left + width < other or other + wide < left or abs(low - bottom) > FONT_PX
+                for other, bottom, wide in taken
+            )
+
+        place = next(filter(is_free, places), places[0])
+        taken.append((x + place[0], y + place[1], width))
+        axes.annotate(dot.label, (dot.x, dot.y), xytext=place, textcoords="offset points", color=LIGHT["ink"])
 
 
 def _draw_series(axes: Axes, series: Series, dots: tuple[Dot, ...]) -> None:
@@ -156,9 +177,6 @@ def _draw_series(axes: Axes, series: Series, dots: tuple[Dot, ...]) -> None:
         color=colour,
         label=series.name or None,
     )
-    for dot in dots:
-        if dot.label:
-            axes.annotate(dot.label, (dot.x, dot.y), xytext=(5, 4), textcoords="offset points", color=LIGHT["ink"])
 
 
 def _draw_shares(figure: Figure, chart: ShareChart) -> None:
