@@ -5,9 +5,13 @@ matplotlib takes half a second to load, so it is imported when the first chart i
 
 from __future__ import annotations
 
+import contextlib
 import io
+import logging
 import math
+import os
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.bench.printable import make_printable, one_line
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FONT_PX = 10.5
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 10.0, 10.0, 40.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 10.0, 10.0, 40.0
 _LEGEND_ROW, _LEGEND_ENTRY = 16.0, 34.0
 _CHAR_PX = 0.56 * FONT_PX
 _SHARE_INKS = ("c1", "c2", "c3", "c4", "c5", "quiet")
@@ -38,12 +42,11 @@ def render_chart(chart: Chart) -> str:
     ChartsMissing
         matplotlib is not installed, or cannot be loaded.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of another library, about its own affairs
+    with _undisturbed():
         try:
             import matplotlib
             from matplotlib.figure import Figure
-        except ImportError as error:
+        except (ImportError, OSError, ValueError, RuntimeError) as error:
             raise ChartsMissing(f"matplotlib cannot be loaded: {error}") from error
         with matplotlib.rc_context():
             matplotlib.rcdefaults()  # not what a user's matplotlibrc says
@@ -56,6 +59,26 @@ def render_chart(chart: Chart) -> str:
             text = io.StringIO()
             figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return embed_svg(text.getvalue(), chart.id, make_printable(chart.title), make_printable(chart.description))
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keep what does not concern these charts away from matplotlib, and its own affairs away from the reader.
+
+    It draws to text: a backend that the environment names is not needed, and would be an error if it is unknown. It
+    warns and logs about its cache, as of a home that cannot be written.
+    """
+    logger = logging.getLogger("matplotlib")
+    level, backend = logger.level, os.environ.pop("MPLBACKEND", None)
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
 
 
 def _settings(chart_id: str) -> dict[Any, Any]:

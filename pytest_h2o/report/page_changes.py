@@ -65,13 +65,14 @@ def history_section(summary: Mapping[str, Any]) -> Section | None:
 def _history_figure(chart_id: str, figure: Mapping[str, Any], runs: list[Mapping[str, Any]]) -> Figure:
     title, unit = str(figure.get("title")), str(figure.get("unit") or "")
     name = f"{title} of {figure.get('subject', 'this run')}"
+    best = ", the best row of each" if str(figure.get("subject")).startswith("preset ") else ""
     words = ["held" if run.get("held", True) else "failed" for run in runs]
     cells = tuple(
         (Cell(str(run.get("run"))), Cell(str(run.get("ended", ""))), Cell(_show(run["value"])), Cell(word))
         for run, word in zip(runs, words, strict=True)
     )
     header = ("run", "ended", f"value, {unit}" if unit else "value", "items")
-    table = Table(f"{name} in earlier runs and this one, the best row of each", header, cells, frozenset({2}))
+    table = Table(f"{name} in earlier runs and this one{best}", header, cells, frozenset({2}))
     dots = [(Dot(place, run["value"]), word) for place, (run, word) in enumerate(zip(runs, words, strict=True), 1)]
     series = (
         Series("", "quiet", tuple(dot for dot, _ in dots), marker="", line="solid"),
@@ -98,7 +99,7 @@ def _history_figure(chart_id: str, figure: Mapping[str, Any], runs: list[Mapping
         width=400,
         height=260,
     )
-    told = [f"{name}, the best row of this run and of those before it."]
+    told = [f"{name[:1].upper()}{name[1:]} in this run and in those before it{best}."]
     if baseline:
         told.append(f"Baseline: {_show(baseline.get('value'))} ({baseline.get('name')}).")
     if bands:
