@@ -63,12 +63,16 @@ class DecodeFigures:
         chosen = choose_baseline(self._settings, preset).value
         return chosen == "paired" or (chosen is None and self._source(preset).pairs.known() is not None)
 
+    def rests_on_rows(self, preset: Preset) -> bool:
+        """Whether the speeds of the rows themselves are judged, by a number, where a bench runs."""
+        return choose_baseline(self._settings, preset).value not in ("paired", "none")
+
     def known_comparison(self, preset: Preset) -> PairedComparison | None:
         return self._source(preset).pairs.known()
 
     def compare(self, preset: Preset, result: PointResult, target: float) -> PairedComparison:
         point = next(point for point in self._points(preset) if point.run_id == result.run_id)
-        plan = plan_pairs(self._settings, preset, target, launch_s=result.elapsed_s)
+        plan = plan_pairs(self._settings, preset, target)
         comparison = self._source(preset).pairs.compare(point, plan)
         self._new.add_comparison(preset, comparison)
         return comparison

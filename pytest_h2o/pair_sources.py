@@ -61,10 +61,11 @@ class LaunchedPairs:
 
     def _launch(self, point: SweepPoint, plan: PairPlan) -> PairedComparison:
         from pytest_h2o.bench.adapter import get_adapter
+        from pytest_h2o.bench.config import without_quality
         from pytest_h2o.bench.launch import JsonSupport
         from pytest_h2o.bench.paired import RELAUNCHES, PairRunner, compare_pairs
 
-        candidate = replace(self._launcher, directory=self._new_folder())
+        candidate = replace(self._launcher, directory=self._new_folder(), base=without_quality(self._launcher.base))
 
         def launch_with(launcher: Launcher) -> Callable[[str], PointResult]:
             return lambda run_id: launcher.launch_point(replace(point, run_id=run_id))

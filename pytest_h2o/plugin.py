@@ -19,8 +19,9 @@ from pytest_h2o.options import OPTIONS, Settings, refuse_unknown_keys, resolve_s
 if TYPE_CHECKING:
     from pytest_h2o.gate.comparison_item import ComparisonItem
     from pytest_h2o.gate.item import GateItem, Targets
+    from pytest_h2o.gate.point_item import PointItem
     from pytest_h2o.gate.scope_item import LosslessItem
-    from pytest_h2o.gate.sweep_items import PointItem, SweepItem
+    from pytest_h2o.gate.sweep_items import SweepItem
     from pytest_h2o.report.closing import Closing
     from pytest_h2o.report.collector import Collector
     from pytest_h2o.session import GateSession

@@ -119,6 +119,10 @@ class Targets(BaseModel):
     quality: Annotated[AtLeast0 | None, Given] = Field(
         default=None, description="largest rise of perplexity under eviction, as a fraction of the full cache's"
     )
+    similarity: Annotated[Fraction | None, Given] = Field(
+        default=None,
+        description="least similarity of what llm_demo says with eviction on and off, 0 to 1",
+    )
     metrics: NamedNumbers = Field(
         default={}, validate_default=True, description="targets of metrics that a plugin adds, by name"
     )

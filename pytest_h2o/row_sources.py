@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from pytest_h2o.errors import NotMeasured, UsageError
 from pytest_h2o.points import LLM_BENCH
-from pytest_h2o.store import digest_file
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.command import BenchSettings
@@ -209,8 +208,11 @@ class LaunchedRows:
         store: OnceStore,
         fold: bool,
         other: BenchSettings | None = None,
+        again: bool = False,
     ) -> None:
+        """`again`: a row's own speed decides, so that a launch which others disturbed is made again."""
         from pytest_h2o.bench.launch import JsonSupport, Launcher
+        from pytest_h2o.bench.relaunch import Relauncher
         from pytest_h2o.bench.sweep import Sweep
 
         self.base_config: BaseConfig | None = base
@@ -220,8 +222,9 @@ class LaunchedRows:
         self._folder = folder
         self._launcher = Launcher(base, bench, folder, JsonSupport(), on_wait=WaitNotice())
         self.pairs: PairSource = _launched_pairs(self._launcher, other, store, points)
-        binary = digest_file(Path(bench.command[0]))[:16]
-        self._sweep = Sweep(points, self._launcher.launch_point, store.once, binary=binary, fold=fold)
+        binary = bench.digest[:16]
+        launch = Relauncher(self._launcher).launch_point if again else self._launcher.launch_point
+        self._sweep = Sweep(points, launch, store.once, binary=binary, fold=fold)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -23,10 +23,11 @@ _NO_FLAG = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from pytest_h2o.embedded import parse_bench
     from pytest_h2o.options import BY_NAME, DEFAULT_THREADS
     from pytest_h2o.presets import Preset
 
-    parser.add_argument("--llm-bench", type=Path, required=True, metavar="PATH", help=BY_NAME["bench"].help)
+    parser.add_argument("--llm-bench", type=parse_bench, required=True, metavar="PATH", help=BY_NAME["bench"].help)
     parser.add_argument(
         "--base-config", type=Path, metavar="FILE", help="the model's config, or base_config: of the preset"
     )

@@ -23,6 +23,8 @@ class Targets:
     lossy: Target
     lossless: Target
     decode_drop: Target
+    quality: Target
+    similarity: Target
     metrics: Mapping[str, Target] = field(default_factory=dict)
     """Those of metrics that plugins add, by name."""
 
@@ -33,7 +35,7 @@ class Targets:
 
     @property
     def thresholds(self) -> Thresholds:
-        return Thresholds(self.lossy.value, self.lossless.value, self.decode_drop.value)
+        return Thresholds(self.lossy.value, self.lossless.value, self.decode_drop.value, self.quality.value)
 
 
 def _plain(value: float | None) -> float | str | None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.errors import H2OError
-from pytest_h2o.gate.figure_metrics import ROW_COLUMNS
+from pytest_h2o.gate.figure_metrics import FIGURE_METRICS
 from pytest_h2o.gate.row_metrics import ROW_METRICS, row_cell
 from pytest_h2o.history.record import is_figure
 from pytest_h2o.points import LLM_BENCH
@@ -56,7 +56,7 @@ def row_key(manifest: Mapping[str, Any], repeat: int | None) -> str:
 
 
 def preset_figures(rows: Sequence[tuple[Mapping[str, Any], PointResult]]) -> FigureTable:
-    """Figures of every row of a preset.
+    """Figures of every row of a preset: its speeds, and each column that the table of metrics knows.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def preset_figures(rows: Sequence[tuple[Mapping[str, Any], PointResult]]) -> Fig
     figures: FigureTable = {}
     for manifest, result in rows:
         row = result.row
-        cells = {name: row.get(name) for name in ROW_COLUMNS}
+        cells = {name: row.get(name) for name in FIGURE_METRICS}
         for name in ROW_METRICS:
             with contextlib.suppress(H2OError):  # an item that asks for it fails with it; here there is no such figure
                 cells[name] = row_cell(row, name)

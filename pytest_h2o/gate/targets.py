@@ -16,12 +16,22 @@ if TYPE_CHECKING:
     from pytest_h2o.presets import Preset
     from pytest_h2o.scopes import Scope
 
-_OPTION = {"lossy": "lossy-target", "lossless": "lossless-target", "decode_drop": "decode-drop-target"}
-_METRIC = {"lossy": "h2o_lossy", "lossless": "lossless_ratio", "decode_drop": "decode_drop"}
+_OPTION = {
+    "lossy": "lossy-target",
+    "lossless": "lossless-target",
+    "decode_drop": "decode-drop-target",
+    "quality": "quality-target",
+}
+_METRIC = {
+    "lossy": "h2o_lossy",
+    "lossless": "lossless_ratio",
+    "decode_drop": "decode_drop",
+    "quality": "quality_ppl_rise",
+}
 
 
 def choose_target(settings: Settings, kind: str, own: float | None, own_origin: str) -> Target:
-    """The target of one kind: ``lossy``, ``lossless`` or ``decode_drop``."""
+    """The target of one kind: ``lossy``, ``lossless``, ``decode_drop`` or ``quality``."""
     given = settings.given[_OPTION[kind]]
     if given.on_command_line:
         return Target(_METRIC[kind], given.value, given.origin)
@@ -45,6 +55,8 @@ def preset_targets(settings: Settings, preset: Preset, deciding: Scope | None) -
         lossy=choose_target(settings, "lossy", own.lossy, origin),
         lossless=lossless,
         decode_drop=choose_target(settings, "decode_drop", own.decode_drop, origin),
+        quality=choose_target(settings, "quality", own.quality, origin),
+        similarity=Target("demo_similarity", own.similarity, "no target" if own.similarity is None else origin),
         metrics={name: _metric_target(metric, own.metrics.get(name), origin) for name, metric in ROW_METRICS.items()},
     )
 
@@ -65,10 +77,12 @@ def scope_targets(settings: Settings, scope: Scope) -> Targets:
         lossy=Target("h2o_lossy", None, "not for a scope"),
         lossless=lossless,
         decode_drop=Target("decode_drop", None, "not for a scope"),
+        quality=Target("quality_ppl_rise", None, "not for a scope"),
+        similarity=Target("demo_similarity", None, "not for a scope"),
     )
 
 
-def refuse_unmeasured(preset: Preset, *, launched: bool) -> None:
+def refuse_unmeasured(preset: Preset, *, takes_prompt: bool) -> None:
     """Refuse keys of a preset that ask for something which nothing here does: silence would be taken for a pass."""
     where = str(preset.path or preset.name)
     if wrong := get_adapter(preset.bench, f"bench of {where}").check_options(preset.bench_options):
@@ -77,15 +91,9 @@ def refuse_unmeasured(preset: Preset, *, launched: bool) -> None:
         )
     for name in preset.targets.metrics:
         require_metric(name, f"targets.metrics of {where}")
-    if preset.targets.quality is not None:
-        raise UsageError(
-            "a preset asks for a quality target, and nothing measures quality yet",
-            where=f"targets.quality of {preset.path or preset.name}",
-            hint="leave the target out",
-        )
-    if launched and preset.prompt_file is not None:
+    if not takes_prompt and preset.prompt_file is not None:
         raise UsageError(
             "a preset names a prompt file, and the bench takes no prompt",
             where=f"prompt_file of {preset.path or preset.name}",
-            hint="leave the key out",
+            hint="leave the key out; or --h2o-demo PATH says it to llm_demo",
         )

@@ -13,6 +13,7 @@ from typing import Any
 
 from pytest_h2o.bench.command import RunFiles
 from pytest_h2o.bench.result import PointResult
+from pytest_h2o.embedded import digest_program, embedded_base_config, is_embedded
 from pytest_h2o.errors import H2OError, StoreError
 from pytest_h2o.history.record import RunRecord
 from pytest_h2o.report.collector import Collector
@@ -166,6 +167,8 @@ def _write_scope(run_dir: Path, name: str, result: Mapping[str, Any]) -> None:
 
 def _digests(collector: Collector) -> dict[str, str]:
     """SHA-256 of what the run was made of: bench, base config, presets."""
-    paths = [collector.settings["bench"], collector.settings["base-config"]]
+    bench, base = collector.settings["bench"], collector.settings["base-config"]
+    paths = [path for path in (base, embedded_base_config() if is_embedded(bench) else None) if path is not None]
     paths += [Path(facts["path"]) for facts in collector.presets.values() if facts["path"]]
-    return {str(path): digest_file(path) for path in paths if path is not None}
+    programs = {} if bench is None else {str(bench): digest_program(bench)}
+    return {**programs, **{str(path): digest_file(path) for path in paths}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 from pytest_h2o.bench.result import PointResult
@@ -75,14 +76,14 @@ def _whole(
 ) -> dict[str, Any]:
     """What can be said only of a preset all of whose rows are there."""
     targets = facts["targets"]
-    thresholds = Thresholds(targets["lossy"], targets["lossless"], targets["decode_drop"])
+    thresholds = Thresholds(**targets)
     if facts["decode_left_out"]:
-        thresholds = Thresholds(thresholds.lossy, thresholds.lossless, None)
+        thresholds = replace(thresholds, decode_drop=None)
     baseline = facts["baseline_tok_per_s"]
     ratio = None if deciding is None else float(deciding["lossless_ratio"])
     original = collect_original(
         [result.row for result in results],
-        Thresholds(targets["lossy"], targets["lossless"], targets["decode_drop"]),
+        replace(Thresholds(**targets), quality=None),
         baseline_tok_per_s=baseline,
         upper=upper,
         online=deciding,
@@ -116,8 +117,6 @@ def _decode(collector: Collector, name: str, facts: Mapping[str, Any] | None) ->
     """The paired verdict of a preset as figures; None where there is none."""
     if name not in collector.comparisons or facts is None:
         return None
-    from dataclasses import asdict
-
     from pytest_h2o.gate.paired import PairedComparison
 
     comparison = PairedComparison.from_json(collector.comparisons[name])
