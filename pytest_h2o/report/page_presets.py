@@ -61,7 +61,7 @@ def preset_section(
         _failed_section(section_id, name, list(collector.failed.get(name, {}).values()), links),
         _trade_section(name, section_id, rows, _drawn_limits(limits, facts, preset), preset, links),
         decode_section(name, section_id, preset, getattr(collector, "comparisons", {}).get(name), links),
-        quality_section(section_id, rows),
+        quality_section(section_id, rows, None if facts is None else facts["targets"].get("quality")),
         _warnings_section(section_id, preset),
         _averages_section(section_id, preset),
     ]
