@@ -282,15 +282,16 @@ class NoRows:
 
         return NoPairs()
 
-    def __init__(self, preset: Preset, logs: Path | None) -> None:
+    def __init__(self, preset: Preset, logs: Path | None, why: str | None = None) -> None:
         self._preset = preset
         self._logs = logs
+        self._why = why or ("neither a bench nor recorded logs" if logs is None else None)
 
     def result(self, point: SweepPoint) -> PointResult:
         raise NotMeasured(
             f"not measured: {self._preset.name}",
             where=None if self._logs is None else f"no recording of it in {self._logs}",
-            came="neither a bench nor recorded logs" if self._logs is None else None,
+            came=self._why,
             expected="a bench to run, or recorded logs of this preset",
             hint="--h2o-bench PATH --h2o-base-config FILE runs it; --h2o-logs DIR reads logs of it",
         )

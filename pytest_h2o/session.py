@@ -141,10 +141,13 @@ class GateSession:
     def _why_unfit(self, preset: Preset) -> str | None:
         """Why a preset cannot pass here whatever is run; None if it can."""
         if self._on_embedded:
-            return self._why_out_of_reach(preset)
+            return self._why_not_embedded(preset) or self._why_out_of_reach(preset)
         if self.settings["logs"] is not None and preset.name not in self._recordings():
             return "no recording"
         return None
+
+    def _why_not_embedded(self, preset: Preset) -> str | None:
+        return None if preset.bench == LLM_BENCH else f"the embedded bench is no {preset.bench}"
 
     def _why_out_of_reach(self, preset: Preset) -> str | None:
         if preset.name not in self._unreachable:
@@ -171,6 +174,8 @@ class GateSession:
 
     def _make_source(self, preset: Preset) -> RowSource:
         settings = self.settings
+        if self._on_embedded and (why := self._why_not_embedded(preset)):
+            return NoRows(preset, None, why)
         if settings["bench"] is not None:
             return LaunchedRows(
                 self.needed_points(preset),
@@ -250,7 +255,8 @@ class GateSession:
         return result
 
     def notes(self, preset: Preset) -> tuple[str, ...]:
-        unreachable = self._why_out_of_reach(preset) if self._on_embedded else None
+        fits = self._on_embedded and self._why_not_embedded(preset) is None
+        unreachable = self._why_out_of_reach(preset) if fits else None
         return (*self._source(preset).notes, *([] if unreachable is None else [unreachable]))
 
     def _source(self, preset: Preset) -> RowSource:
