@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_h2o.errors import NotMeasured
 from pytest_h2o.gate.targets import scope_targets
 from pytest_h2o.options import Settings
+from pytest_h2o.progress import ProgressWriter
 from pytest_h2o.store import OnceStore, keep_error, kept_value
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class ScopeFigures:
 
     settings: Settings
     store: OnceStore
+    progress: ProgressWriter
     _files: GateFiles
     _evaluated: dict[str, LosslessResult]
     _new: NewData
@@ -63,8 +65,9 @@ class ScopeFigures:
             **{field.name: getattr(scope, field.name) for field in dataclasses.fields(LosslessSettings)}
         )
         rope = find_rope(scope, self.settings.given["base-config"])
-        with heavy_work():
-            return evaluate_lossless(self.scope_root(scope), settings, verify=True, rope=rope).to_json()
+        root, progress = self.scope_root(scope), self.progress
+        with progress.step(scope.name, "coded and decoded"), heavy_work(progress.wait):
+            return evaluate_lossless(root, settings, verify=True, rope=rope, progress=progress.amount).to_json()
 
     def scope_root(self, scope: Scope) -> Path:
         root: Path = self.settings["dump-dir"] or scope.root

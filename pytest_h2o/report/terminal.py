@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,15 +94,12 @@ def _block(name: str, figures: list[str], outcomes: Mapping[str, str]) -> list[s
     return [f"{state}  {name}", *(f"    {figure}" for figure in figures)]
 
 
-def render_header(settings: Settings, run_dir: Path, left_out: Collection[str]) -> list[str]:
-    """Lines for the head of a run: what is run or read, the rule, and what is left out."""
-    if settings["bench"] is not None:
-        what = f"bench {settings['bench']} ({settings.origin('bench')})"
-    elif settings["logs"] is not None:
-        what = f"recorded logs in {settings['logs']} ({settings.origin('logs')}); nothing is run"
-    else:
-        what = "neither a bench nor recorded logs: sweep items cannot be measured"
-    lines = [f"h2o: {what}", f"h2o: rule {settings['rule']}, artifacts in {run_dir}"]
+def render_header(
+    settings: Settings, run_dir: Path, bench: str, models: Sequence[str], machine: str, left_out: Collection[str]
+) -> list[str]:
+    """Lines for the head of a run: what is run or read, of what model and where, the rule, and what is left out."""
+    lines = [f"h2o: {bench}", *(f"h2o: model {model}" for model in models), f"h2o: machine {machine}"]
+    lines.append(f"h2o: rule {settings['rule']}, artifacts in {run_dir}")
     if left_out:
         names = ", ".join(sorted(left_out))
         lines.append(f"h2o: not measured and left out: {names} (no recording; -k NAME asks for one)")
