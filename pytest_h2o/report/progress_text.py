@@ -22,7 +22,7 @@ def render_progress(board: Board, now: float) -> list[str]:
     lines = [_render_activity(activity, board, now) for activity in busy_first]
     left_s = estimate_left_s(board, now)
     if lines and left_s is not None:
-        lines[0] += f"; about {render_duration(left_s)} of launches left"
+        lines[0] += f"; about {render_duration(left_s)} left"
     return lines
 
 
