@@ -124,7 +124,9 @@ data.scopes.<scope>.result.<field> | docs/artifacts.md, offline_lossless_<scope>
 data.presets.<preset>.model_layers | layers# | base config, preset or --h2o-set
 data.presets.<preset>.h2o_layer_start | number of a layer# | the preset
 data.presets.<preset>.h2o_layer_end | number of a layer# | the preset
-data.presets.<preset>.targets.<target> | ratio or fraction | option, preset, ini key or default
+data.presets.<preset>.targets.lossy | ratio | option, preset, ini key or default
+data.presets.<preset>.targets.lossless | ratio | option, scope, preset, ini key or default
+data.presets.<preset>.targets.decode_drop | fraction of the baseline speed | option, preset, ini key or default
 data.presets.<preset>.baseline_tok_per_s | tok/s | `baseline_origin`
 data.comparisons.<preset>.version | number of the format# | this version of pytest-h2o
 data.comparisons.<preset>.seed | none# | drawn before the first pair

@@ -25,6 +25,8 @@ def render_terminal(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
     lines = render_result_table(presets, scopes)
     for name, subject in (*presets.items(), *scopes.items()):
         lines += _beside(name, subject, _preset_lines(subject) if name in presets else _scope_lines(subject))
+    decoded = sum(scope["decoded_streams"] for scope in scopes.values() if scope["measured"])
+    lines += [f"{decoded:,} streams decoded bit for bit"] if decoded else []
     lines += _wrapped([f"left out on purpose: {left['why']}" for left in _unique(summary["left_out_on_purpose"])])
     if summary["not_measured"]:
         lines += _wrapped([f"not measured, not asked for: {', '.join(summary['not_measured'])}"])
