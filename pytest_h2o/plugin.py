@@ -147,16 +147,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     faults: list[tuple[str, str]] = config.stash.get(_faults, [])
     gate: list[Any] = [item for item in items if _is_gate_item(item)]
     if gate and not faults:
-        from pytest_h2o.selection import compares_nothing, preset_of
+        from pytest_h2o.selection import measures_nothing, preset_of
 
         about = [item.callspec.params for item in gate]
         try:
-            left_out = _session_of(config).leave_out({name for params in about if (name := preset_of(params))})
+            presets = {preset_of(params) for params in about if not measures_nothing(params)} - {None}
+            left_out = _session_of(config).leave_out(cast("set[str]", presets))
         except H2OError as error:
             config.stash[_faults] = faults = [(gate[0].nodeid.split("::")[0], str(error))]
         else:
             pairs = zip(gate, about, strict=True)
-            if gone := [item for item, params in pairs if preset_of(params) in left_out or compares_nothing(params)]:
+            if gone := [item for item, params in pairs if measures_nothing(params) or preset_of(params) in left_out]:
                 config.hook.pytest_deselected(items=gone)
                 ids = set(map(id, gone))
                 items[:] = [item for item in items if id(item) not in ids]

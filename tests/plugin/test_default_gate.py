@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.plugin.conftest import MODES, ROOT, Project
+from tests.plugin.project import check_no_traceback
 
 EXPECTED = ROOT / "fixtures" / "recordings"
 
@@ -176,3 +177,16 @@ def test_without_bench_and_logs_nothing_passes_in_silence(project: Project) -> N
     assert result.ret == 1
     assert "passed" not in outcomes
     assert outcomes["failed"] == 62
+
+
+def test_a_project_without_an_upper_bound_has_no_such_item(project: Project) -> None:
+    """pytest makes an item of an empty list, which would be about no scope at all."""
+    scopes = project.path / "gates" / "scopes.yaml"
+    text = scopes.read_text(encoding="utf-8")
+    start, end = text.index("  front2_upper:"), text.index("  front2_chunked_128_16:")
+    scopes.write_text(text[:start] + text[end:], encoding="utf-8")
+    result = project.run("-k", "front2_grouped or upper_bound")
+    check_no_traceback(result)
+    assert result.ret == 0
+    assert result.parseoutcomes()["passed"] == 2
+    assert "skipped" not in result.parseoutcomes()
