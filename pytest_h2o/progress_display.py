@@ -20,7 +20,7 @@ from pytest_h2o.report.progress_text import render_progress
 REWRITE_S = 1.0
 """Seconds between two states of the line on a terminal."""
 
-FIRST_LINE_S, LINE_S = 3.0, 6.0
+FIRST_LINE_S, LINE_S = 5.0, 20.0
 """Without a terminal: seconds until the first plain line, and between two."""
 
 
