@@ -89,19 +89,23 @@ class DocsProject:
             kept = {name: scope for name, scope in scopes.items() if scope.get("decides")}
             (path / "gates" / "scopes.yaml").write_text(yaml.safe_dump({"scopes": kept}), encoding="utf-8")
         (path / "fixtures").symlink_to(ROOT / "fixtures")
-        ini = ["h2o_logs = fixtures/recordings/smollm2-135m", "h2o_set = model_layers=30", "h2o_html = no"]
+        ini = [
+            "h2o_logs = fixtures/recordings/smollm2-135m",
+            "h2o_set = model_layers=30",
+            "h2o_html = no",
+            "h2o_threads = 2",
+        ]
         (path / "pytest.ini").write_text("\n".join(["[pytest]", *ini]) + "\n")
         self.output = ""
 
     def add_bench(self) -> None:
-        """A folder with a bench, as the commands that launch one expect it; no logs are read there."""
+        """A bench and a model's config, where the commands that launch one expect them."""
         bench, config = self.path / "build" / "llm_bench", self.path / "path" / "to" / "model" / "config.json"
         for file in (bench, config):
             file.parent.mkdir(parents=True, exist_ok=True)
         bench.write_text(BENCH.format(python=sys.executable, fake=str(FAKE_BENCH)))
         bench.chmod(0o755)
         shutil.copy(BASE_CONFIG, config)
-        (self.path / "pytest.ini").write_text("[pytest]\nh2o_set = model_layers=30\nh2o_html = no\nh2o_threads = 2\n")
 
     def run(self, block: Block) -> None:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "GITHUB_", "TOX_", "H2O_", "FAKE_"))}
