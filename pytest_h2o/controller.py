@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pytest_h2o.progress_display import ProgressDisplay
     from pytest_h2o.report.closing import Closing
     from pytest_h2o.report.collector import Collector
+    from pytest_h2o.report.sections import ReportSection
 
 PROPERTY = "h2o"
 """Name of the user property in which an item's record travels from a worker to the controller, as JSON text."""
@@ -34,8 +35,8 @@ class Controller:
     Parameters
     ----------
     config : pytest.Config
-    settings_of, run_dir_of : callable
-        The settings of a run and its folder, for its config.
+    settings_of, run_dir_of, sections_of : callable
+        The settings of a run, its folder, and the report sections that plugins add, for its config.
     """
 
     def __init__(
@@ -43,10 +44,12 @@ class Controller:
         config: pytest.Config,
         settings_of: Callable[[pytest.Config], Settings],
         run_dir_of: Callable[[pytest.Config], Path],
+        sections_of: Callable[[pytest.Config], tuple[ReportSection, ...]],
     ) -> None:
         self._config = config
         self._settings_of = settings_of
         self._run_dir_of = run_dir_of
+        self._sections_of = sections_of
         self._started = time.time()
         self._trouble: str | None = None
         self._closing: Closing | None = None
@@ -125,7 +128,8 @@ class Controller:
         if self._kept is None:
             from pytest_h2o.report.collector import Collector
 
-            self._kept = Collector(self._run_dir_of(self._config), self._settings_of(self._config))
+            config = self._config
+            self._kept = Collector(self._run_dir_of(config), self._settings_of(config), self._sections_of(config))
         return self._kept
 
     # -- at the end ------------------------------------------------------------------------------------------------

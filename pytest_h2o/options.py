@@ -60,8 +60,19 @@ class Option(NamedTuple):
 
 OPTIONS: tuple[Option, ...] = (
     # what runs
-    Option("bench", "path", "the llm_bench binary to run", metavar="PATH"),
-    Option("base-config", "path", "the model's config.json that every run starts from", metavar="FILE"),
+    Option(
+        "bench",
+        "path",
+        "the llm_bench binary to run, or reference for the embedded one (default: that, unless logs are read)",
+        metavar="PATH|reference",
+    ),
+    Option(
+        "base-config",
+        "path",
+        "the model's config.json that every run starts from (default: the embedded model, for the embedded bench)",
+        metavar="FILE",
+    ),
+    Option("demo", "path", "the llm_demo binary: compares the text that it says with H2O on and off", metavar="PATH"),
     Option("backend", "text", "backend given to the bench", "cpu"),
     Option("threads", "int", "threads given to the bench (default: 4, or the number of cores if fewer)"),
     Option("attention-option", "int", "-qatten of the bench; anything but 0 switches H2O off there", 0),
@@ -115,6 +126,12 @@ OPTIONS: tuple[Option, ...] = (
         "largest fraction of decode speed that may be lost (default: 0.05)",
         metavar="FRACTION",
     ),
+    Option(
+        "quality-target",
+        "float",
+        "largest rise of perplexity under eviction, where the bench tells it (default: 0.01)",
+        metavar="FRACTION",
+    ),
     # what is kept
     Option("out-dir", "path", "parent of the run folders, the history and the baselines", "h2o-runs", metavar="DIR"),
     Option("save", "text", "save the figures of this run as a baseline", metavar="NAME"),
@@ -134,10 +151,16 @@ NOT_REPEATED = frozenset({"save", "overwrite"})
 
 BY_NAME: Mapping[str, Option] = {option.name: option for option in OPTIONS}
 
+EMBEDDED_BENCH = Path(__file__).with_name("reference") / "__main__.py"
+"""Stands for the bench that comes with the plugin wherever a bench is named by its path."""
+
+EMBEDDED_WORD = "reference"
+"""What names it on a command line and in the ini file."""
+
 DEFAULT_THREADS = min(4, os.cpu_count() or 1)
 """What the bench takes by itself is 4; more threads than cores only add noise."""
 
-DEFAULT_TARGETS: Mapping[str, float] = {"lossy": 3.0, "lossless": 1.3, "decode_drop": 0.05}
+DEFAULT_TARGETS: Mapping[str, float] = {"lossy": 3.0, "lossless": 1.3, "decode_drop": 0.05, "quality": 0.01}
 """What is asked where neither option, preset or scope, nor ini key says otherwise."""
 
 
@@ -185,7 +208,8 @@ class Settings:
                 flags.append(option.flag)
             else:
                 values = given.value if isinstance(given.value, tuple) else (given.value,)
-                flags.extend(f"{option.flag}={value}" for value in values)
+                named = (EMBEDDED_WORD if value == EMBEDDED_BENCH else value for value in values)
+                flags.extend(f"{option.flag}={value}" for value in named)
         return flags
 
 
@@ -229,6 +253,8 @@ def _convert(option: Option, raw: Any, folder: Path, origin: str) -> Any:
         raise UsageError(f"{origin} takes yes or no", came=repr(raw), expected="true or false")
     text = str(raw).strip()
     if option.kind == "path":
+        if option.name in ("bench", "baseline-bench") and text == EMBEDDED_WORD:
+            return EMBEDDED_BENCH
         return Path(os.path.abspath(folder / Path(text).expanduser()))  # noqa: PTH100
     if option.kind in ("int", "float"):
         try:
@@ -285,76 +311,8 @@ def resolve_settings(
         given[option.name] = Given(value, "default")
     if given["threads"].value is None:
         given["threads"] = Given(DEFAULT_THREADS, "default")
+    from pytest_h2o.option_checks import check_ranges, check_sources
+
     settings = Settings(given)
-    _check_ranges(settings)
-    return _check_sources(settings)
-
-
-def _check_ranges(settings: Settings) -> None:
-    floors = {
-        "threads": (1, "at least 1"),
-        "lossy-target": (1.0, "a ratio of at least 1"),
-        "lossless-target": (0.0, "a ratio of at least 0"),
-    }
-    for name, (floor, expected) in floors.items():
-        value = settings[name]
-        if value is not None and value < floor:
-            raise UsageError(f"{settings.origin(name)} is out of range", came=str(value), expected=expected)
-    if settings["bench-timeout"] <= 0:
-        raise UsageError(
-            f"{settings.origin('bench-timeout')} is out of range",
-            came=str(settings["bench-timeout"]),
-            expected="seconds above 0",
-        )
-    drop = settings["decode-drop-target"]
-    if drop is not None and not 0 <= drop < 1:
-        raise UsageError(
-            f"{settings.origin('decode-drop-target')} is out of range",
-            came=str(drop),
-            expected="a fraction from 0 to below 1, 0.05 for 5 %",
-        )
-    baseline = settings["decode-baseline"]
-    if baseline is not None and baseline not in ("none", "paired"):
-        from pytest_h2o.decode_options import parse_baseline
-
-        parse_baseline(baseline, settings.origin("decode-baseline"))
-    if settings["decode-budget"] is not None:
-        from pytest_h2o.decode_options import parse_budget
-
-        parse_budget(settings["decode-budget"], settings.origin("decode-budget"))
-
-
-def _refuse_launch_options(settings: Settings) -> None:
-    """Without a bench an option about launching it would do nothing, and the user believe that it did."""
-    launching = ("base-config", "backend", "threads", "attention-option", "bench-timeout", "no-fold")
-    names = (*launching, "disturbed", "baseline-bench", "decode-budget")
-    given = [settings.origin(name) for name in names if settings.given[name].on_command_line]
-    if given:
-        raise UsageError(
-            f"{', '.join(given)} says how to run a bench, and no bench is given",
-            expected="--h2o-bench PATH beside it",
-            hint="without a bench recorded logs are read; leave the option out to gate on them",
-        )
-
-
-def _check_sources(settings: Settings) -> Settings:
-    """A bench on the command line stands over logs from the ini file; both on one level exclude each other."""
-    bench, logs = settings.given["bench"], settings.given["logs"]
-    if settings["baseline-bench"] is not None:
-        from pytest_h2o.decode_options import check_baseline_bench
-
-        check_baseline_bench(settings)
-    if bench.value is None:
-        _refuse_launch_options(settings)
-    if bench.value is None or logs.value is None:
-        return settings
-    if bench.on_command_line == logs.on_command_line:
-        raise UsageError(
-            "a bench to run and logs to read were both given",
-            came=f"{bench.origin} {bench.value} and {logs.origin} {logs.value}",
-            expected="one of the two",
-            hint="leave out --h2o-logs to run the bench, or --h2o-bench to gate on the logs",
-        )
-    loser = "logs" if bench.on_command_line else "bench"
-    winner = "bench" if loser == "logs" else "logs"
-    return Settings({**settings.given, loser: Given(None, f"left out for {settings.origin(winner)}")})
+    check_ranges(settings)
+    return check_sources(settings)

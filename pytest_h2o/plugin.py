@@ -19,8 +19,10 @@ from pytest_h2o.options import OPTIONS, Settings, refuse_unknown_keys, resolve_s
 if TYPE_CHECKING:
     from pytest_h2o.gate.comparison_item import ComparisonItem
     from pytest_h2o.gate.item import GateItem, Targets
+    from pytest_h2o.gate.point_item import PointItem
     from pytest_h2o.gate.scope_item import LosslessItem
-    from pytest_h2o.gate.sweep_items import PointItem, SweepItem
+    from pytest_h2o.gate.sweep_items import SweepItem
+    from pytest_h2o.report.sections import ReportSection
     from pytest_h2o.session import GateSession
 
 ITEM_FIXTURES = ("h2o_point", "h2o_sweep", "h2o_lossless", "h2o_upper_bound", "h2o_scope", "h2o_comparison")
@@ -90,14 +92,23 @@ def _run_dir(config: pytest.Config) -> Path:
 
 def _session_of(config: pytest.Config) -> GateSession:
     if _session not in config.stash:
-        from pytest_h2o.codecs.registry import register_all
+        from pytest_h2o.extensions import register_extensions
         from pytest_h2o.selection import names_asked_for
         from pytest_h2o.session import GateSession
 
-        register_all(config.hook.pytest_h2o_codecs(config=config))
+        register_extensions(config.hook, config)
         asked_for = names_asked_for(config.getoption("keyword"), config.args)
         config.stash[_session] = GateSession(_settings_of(config), run_dir=_run_dir(config), asked_for=asked_for)
     return config.stash[_session]
+
+
+def _sections_of(config: pytest.Config) -> tuple[ReportSection, ...]:
+    """The report sections that plugins add, and all else that they add made known in this process."""
+    from pytest_h2o.extensions import added_sections, register_extensions
+
+    if _session not in config.stash:  # workers have collected, and what plugins add is not known here yet
+        register_extensions(config.hook, config)
+    return added_sections(config.hook, config)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -112,7 +123,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if any(config.getoption(f"h2o_{option.attribute}") is not None for option in OPTIONS):
         _settings_of(config)  # a fault among the options is told before anything is collected
     if not _is_worker(config):
-        config.pluginmanager.register(Controller(config, _settings_of, _run_dir), "h2o-controller")
+        config.pluginmanager.register(Controller(config, _settings_of, _run_dir, _sections_of), "h2o-controller")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_h2o import __version__
 from pytest_h2o.bench.printable import one_line
 from pytest_h2o.decode_plan import choose_baseline, decode_budget
+from pytest_h2o.embedded import digest_program, is_embedded, program_command
 from pytest_h2o.errors import H2OError
 from pytest_h2o.history.machine import describe_machine
 from pytest_h2o.options import Settings
 from pytest_h2o.pair_sources import decode_step
 from pytest_h2o.progress import Plan
 from pytest_h2o.report.terminal import render_header
-from pytest_h2o.store import digest_file
 
 if TYPE_CHECKING:
     from pytest_h2o.presets import Preset
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def describe_run(
-    settings: Settings, run_dir: Path, sources: Mapping[str, RowSource], left_out: Collection[str]
+    settings: Settings, run_dir: Path, sources: Mapping[str, RowSource], left_out: Mapping[str, str]
 ) -> list[str]:
     """Lines for the head of a run.
 
@@ -32,8 +33,8 @@ def describe_run(
     run_dir : Path
     sources : mapping
         Preset that will be measured -> where its rows come from.
-    left_out : collection of str
-        Presets that nothing can measure and nobody asked for.
+    left_out : mapping
+        Preset that is not run because nobody asked for it -> why it is not.
     """
     machine = describe_machine()
     if settings["bench"] is None:
@@ -46,9 +47,12 @@ def _describe_bench(settings: Settings) -> str:
     if bench is not None:
         from pytest_h2o.bench.version import ask_version
 
-        version = ask_version((str(bench),)) if bench.is_file() else None
-        said = "tells no version" if version is None else f"version: {version}"
-        return f"bench {bench} ({settings.origin('bench')}), sha256 {digest_file(bench)[:16]}, {said}"
+        named, said = bench, "tells no version"
+        if is_embedded(bench):
+            named, said = "the embedded reference bench", f"version: {__version__}"
+        elif (version := ask_version(program_command(bench))) is not None:
+            said = f"version: {version}"
+        return f"bench {named} ({settings.origin('bench')}), sha256 {digest_program(bench)[:16]}, {said}"
     if settings["logs"] is not None:
         return f"recorded logs in {settings['logs']} ({settings.origin('logs')}); nothing is run"
     return "neither a bench nor recorded logs: sweep items cannot be measured"

@@ -20,14 +20,17 @@ if TYPE_CHECKING:
 
 
 class ScopeFigures:
-    """The part of a session that answers for the dumps; the rest loads the scopes."""
+    """Answers for the dumps: each scope evaluated once, whichever process asks first."""
 
-    settings: Settings
-    store: OnceStore
-    progress: ProgressWriter
-    _files: GateFiles
-    _evaluated: dict[str, LosslessResult]
-    _new: NewData
+    def __init__(
+        self, settings: Settings, *, store: OnceStore, files: GateFiles, new: NewData, progress: ProgressWriter
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._files = files
+        self._new = new
+        self._progress = progress
+        self._evaluated: dict[str, LosslessResult] = {}
 
     def deciding_scope(self) -> Scope | None:
         return next((scope for scope in self._files.scopes.values() if scope.decides), None)
@@ -40,23 +43,23 @@ class ScopeFigures:
                 expected="a scope with decides: true in scopes.yaml beside the gate file",
                 hint="name the file with --h2o-scopes FILE",
             )
-        return self.evaluate_scope(scope).lossless_ratio
+        return self.evaluate(scope).lossless_ratio
 
-    def evaluate_scope(self, scope: Scope) -> LosslessResult:
+    def evaluate(self, scope: Scope) -> LosslessResult:
         from pytest_h2o.lossless import LosslessResult, refuse_skips
 
-        allow_skips = scope.allow_skips or self.settings["allow-skips"]
+        allow_skips = scope.allow_skips or self._settings["allow-skips"]
         if scope.name not in self._evaluated:
-            kept = self.store.once(f"scope/{scope.name}", keep_error(lambda: self._evaluate(scope)))
+            kept = self._store.once(f"scope/{scope.name}", keep_error(lambda: self._encode(scope)))
             self._evaluated[scope.name] = LosslessResult.from_json(kept_value(kept), scope.name)
-            targets = scope_targets(self.settings, scope)
+            targets = scope_targets(self._settings, scope)
             self._new.add_scope(scope, targets, self._evaluated[scope.name], allow_skips=allow_skips)
         result = self._evaluated[scope.name]
         if not allow_skips:
             refuse_skips(result, scope.name)
         return result
 
-    def _evaluate(self, scope: Scope) -> dict[str, Any]:
+    def _encode(self, scope: Scope) -> dict[str, Any]:
         from pytest_h2o.bench.machine_lock import heavy_work
         from pytest_h2o.known_rope import find_rope
         from pytest_h2o.lossless import LosslessSettings, evaluate_lossless
@@ -64,11 +67,13 @@ class ScopeFigures:
         settings = LosslessSettings(
             **{field.name: getattr(scope, field.name) for field in dataclasses.fields(LosslessSettings)}
         )
-        rope = find_rope(scope, self.settings.given["base-config"])
-        root, progress = self.scope_root(scope), self.progress
+        rope = find_rope(scope, self._settings.given["base-config"])
+        progress = self._progress
         with progress.step(scope.name, "coded and decoded"), heavy_work(progress.wait):
-            return evaluate_lossless(root, settings, verify=True, rope=rope, progress=progress.amount).to_json()
+            return evaluate_lossless(
+                self.root(scope), settings, verify=True, rope=rope, progress=progress.amount
+            ).to_json()
 
-    def scope_root(self, scope: Scope) -> Path:
-        root: Path = self.settings["dump-dir"] or scope.root
+    def root(self, scope: Scope) -> Path:
+        root: Path = self._settings["dump-dir"] or scope.root
         return root

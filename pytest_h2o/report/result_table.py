@@ -102,7 +102,7 @@ def _change(subject: Subject) -> str:
     return "equal"
 
 
-QUALITY = tuple(name for name in METRICS if name.startswith("quality"))
+QUALITY = tuple(name for name in METRICS if name.startswith(("quality", "demo")))
 
 COLUMNS: Sequence[tuple[str, Callable[[Subject], str]]] = (
     ("lossy", _metric("h2o_lossy")),

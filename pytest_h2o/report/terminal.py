@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,12 +124,12 @@ def _threshold(verdict: Mapping[str, Any]) -> str:
 
 
 def render_header(
-    settings: Settings, run_dir: Path, bench: str, models: Sequence[str], machine: str, left_out: Collection[str]
+    settings: Settings, run_dir: Path, bench: str, models: Sequence[str], machine: str, left_out: Mapping[str, str]
 ) -> list[str]:
     """Lines for the head of a run: what is run or read, of what model and where, the rule, and what is left out."""
     lines = [f"h2o: {bench}", *(f"h2o: model {model}" for model in models), f"h2o: machine {machine}"]
     lines.append(f"h2o: rule {settings['rule']}, artifacts in {run_dir}")
-    if left_out:
-        names = ", ".join(sorted(left_out))
-        lines.append(f"h2o: not measured and left out: {names} (no recording; -k NAME asks for one)")
+    for why in dict.fromkeys(left_out.values()):
+        names = ", ".join(name for name in sorted(left_out) if left_out[name] == why)
+        lines.append(f"h2o: not measured and left out: {names} ({why}; -k NAME asks for one)")
     return lines
