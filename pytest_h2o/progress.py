@@ -53,7 +53,7 @@ class Activity(NamedTuple):
     number : int or None
         Which of them this is; None: the one after those that ended.
     since : float
-        Start, or the end of waiting, in seconds since the epoch.
+        Start of the work, or of waiting, in seconds since the epoch.
     waits : bool
         Whether it waits for the machine.
     share : float or None
@@ -178,14 +178,15 @@ def read_board(folder: Path, now: float | None = None) -> Board:
 
 def _activity(value: dict[str, Any], now: float) -> Activity:
     waited_until = value.get("waited_until")
+    waits = waited_until is not None and now - waited_until < _WAIT_SHOWN_S
     return Activity(
         value["what"],
         value["label"],
         value["unit"],
         value["total"],
         value["number"],
-        value["since"] if waited_until is None else waited_until,
-        waited_until is not None and now - waited_until < _WAIT_SHOWN_S,
+        value["since"] if waits or waited_until is None else waited_until,
+        waits,
         value.get("share"),
     )
 

@@ -90,7 +90,7 @@ def test_the_one_that_works_comes_before_those_that_wait() -> None:
     board = Board((run(4, waits=True), run(3, since=99.0)))
     assert render_progress(board, 100.0) == [
         "mine: run 1 of 10 (run_0004), 1 s",
-        "mine (run_0005) waits for another timed run on this machine",
+        "mine (run_0005) waits for a timed run on this machine, 1 min 40 s",
     ]
 
 

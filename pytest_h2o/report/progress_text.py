@@ -30,7 +30,7 @@ def _render_activity(activity: Activity, board: Board, now: float) -> str:
     elapsed_s = max(0.0, now - activity.since)
     head, label = one_line(activity.what), one_line(activity.label)
     if activity.waits:
-        return f"{head} ({label}) waits for another timed run on this machine"
+        return f"{head} ({label}) waits for a timed run on this machine, {render_duration(elapsed_s)}"
     if activity.unit and activity.number is not None:
         head += f": {activity.unit} {activity.number} of at most {activity.total}"
     elif activity.unit:
