@@ -21,7 +21,7 @@ from pytest_h2o.report.history_figures import collect_history
 from pytest_h2o.report.run_record import build_record, keep_record
 from pytest_h2o.report.sections import build_sections
 from pytest_h2o.report.summary import build_summary, render_summary_md
-from pytest_h2o.store import digest_file, write_new_bytes, write_new_json, write_new_text
+from pytest_h2o.store import SHARED, digest_file, write_new_bytes, write_new_json, write_new_text
 
 RUN_VERSION = 1
 _PACKAGES = (
@@ -51,7 +51,7 @@ def write_artifacts(collector: Collector, *, started: float, ended: float, exit_
     for name, facts in sorted(collector.scopes.items()):
         _write_scope(collector.run_dir, name, facts["result"])
     # Shared between workers; all of it is in the journal.
-    shutil.rmtree(collector.run_dir / ".results", ignore_errors=True)
+    shutil.rmtree(collector.run_dir / SHARED, ignore_errors=True)
     summary = build_summary(collector, exit_status=exit_status)
     packages = {name: _version(name) for name in _PACKAGES}
     record = build_record(
