@@ -82,12 +82,9 @@ class LaunchedPairs:
         else:
             what = f"another build, {self._other.command[0]}"
             baseline = launch_with(replace(candidate, settings=self._other, json_support=JsonSupport()))
-<<<<<<< HEAD
-        runner = PairRunner(baseline, launch_with(candidate), Relaunches() if plan.relaunch else Relaunches(0))
-        return compare_pairs(runner, plan.budget, plan.target, candidate=point.run_id, baseline=what, notes=plan.notes)
-=======
         show = self._shown(plan.budget.pairs)
-        runner = PairRunner(show(baseline), show(launch_with(candidate)), RELAUNCHES if plan.relaunch else 0)
+        again = Relaunches() if plan.relaunch else Relaunches(0)
+        runner = PairRunner(show(baseline), show(launch_with(candidate)), again)
         try:
             return compare_pairs(
                 runner, plan.budget, plan.target, candidate=point.run_id, baseline=what, notes=plan.notes
@@ -107,7 +104,6 @@ class LaunchedPairs:
             return shown
 
         return wrap
->>>>>>> terminal
 
     def _new_folder(self) -> Path:
         """A folder without files: if a process died among its pairs, whoever starts anew must not meet them."""

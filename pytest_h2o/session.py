@@ -70,12 +70,8 @@ class GateSession:
         self._new = NewData()
         self.decode = DecodeFigures(settings, points=self.points, source=self._source, new=self._new)
         self.texts = TextFigures(settings, run_dir=run_dir, store=self.store, base=self._base_config)
-<<<<<<< HEAD
         self.consistency = ConsistencyFigures(settings, run_dir=run_dir, store=self.store, base=self._base_config)
-        self.dumps = ScopeFigures(settings, store=self.store, files=self._files, new=self._new)
-=======
         self.dumps = ScopeFigures(settings, store=self.store, files=self._files, new=self._new, progress=self.progress)
->>>>>>> terminal
 
     @property
     def rule(self) -> str:

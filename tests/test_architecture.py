@@ -21,23 +21,9 @@ LAYERS = (
     {"bench", "codecs_bench", "lossless", "gate", "reference"},
     {"report"},
     {"comparisons", "gate_files", "known_rope", "launch_settings", "row_sources", "selection", "session"}
-<<<<<<< HEAD
-    | {
-        "pair_sources",
-        "decode_plan",
-        "decode_figures",
-        "scope_figures",
-        "text_figures",
-        "consistency_figures",
-        "calibrations",
-    }
-    | {"embedded_reach", "extensions"},
-    {"plugin", "hookspecs", "cli", "commands", "__main__"},
-=======
     | {"pair_sources", "decode_plan", "decode_figures", "scope_figures", "text_figures", "calibrations"}
-    | {"embedded_reach", "extensions", "progress_display", "run_head"},
+    | {"consistency_figures", "embedded_reach", "extensions", "progress_display", "run_head"},
     {"plugin", "controller", "hookspecs", "cli", "commands", "__main__"},
->>>>>>> terminal
 )
 """From the bottom up; a module imports from its own layer and those below."""
 

@@ -78,18 +78,10 @@ def test_no_slow_down_passes(bench_project: BenchProject) -> None:
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         [
-<<<<<<< HEAD
             "h2o: decode paired with H2O off in the same bench, at most 20 pairs a preset (default where*",
-            "pass  small",
-            "    decode slow-down * (interval * to *%, * pairs) (target <= 5.00%)",
-            "    note: timed run_000*: in the sweep the fastest of 2 rows that meet the lossy target",
-            "    note: paired with H2O off in the same bench: * launches; the verdict is clear after * pairs",
-=======
-            "h2o: decode paired with H2O off in the same bench, at most 20 pairs or 60 s a preset (default where*",
             "small * [[]*, *] * PASS * +*",
             "    note: timed run_000*: in the sweep the*",
             "    note: paired with H2O off in the same bench: * launches; the verdict is*",
->>>>>>> terminal
             "gate PASS (rule joint)*",
         ]
     )
