@@ -94,7 +94,7 @@ def test_bug_in_a_codec_names_the_codec_and_the_stream(tmp_path: Path) -> None:
         "  came: IndexError: list index out of range\n"
         "  next: mend the codec: every shape and bit pattern can be encoded"
     )
-    with pytest.raises(CodecError, match="another number of payloads than streams\n.*layer 0, K.*\n  came: 0\n"):
+    with pytest.raises(CodecError, match=r"another number of payloads than streams\n.*layer 0, K.*\n  came: 0\n"):
         evaluate_lossless(tmp_path, LosslessSettings(), verify=True, codec=Broken("few"), workers=1)
     with pytest.raises(RoundTripError, match="IndexError: list index out of range"):
         evaluate_lossless(tmp_path, LosslessSettings(), verify=True, codec=Broken("decode"))
