@@ -17,7 +17,7 @@ from pytest_h2o.codecs.planes.byte_planes import Plane
 from pytest_h2o.codecs.planes.frames import compress_each
 from pytest_h2o.codecs.planes.predictors import PREDICTORS
 
-BATCH_BYTES = 1 << 17
+BATCH_BYTES = 1 << 19
 """Of one plane: with what all predictors make of it, this much stays in the cache of one core."""
 
 

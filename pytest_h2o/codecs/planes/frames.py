@@ -40,7 +40,7 @@ _SIZE_CLASSES = (1 << 14, 1 << 17, 1 << 18)
 """Up to these sizes of its input a level means other parameters each."""
 _HAS_BATCHES = hasattr(zstandard.ZstdCompressor, "multi_compress_to_buffer")
 """Its other backend, for PyPy, has no call for many inputs."""
-_WORTH_A_BATCH = 16
+_WORTH_A_BATCH = 32
 """From so many inputs on a call for all of them makes up for the context that it makes."""
 
 
