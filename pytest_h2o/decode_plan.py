@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_h2o.decode_options import parse_budget
+from pytest_h2o.embedded import is_embedded
 from pytest_h2o.options import Given, Settings
 
 if TYPE_CHECKING:
     from pytest_h2o.gate.decode import Budget
     from pytest_h2o.presets import Preset
 
-DEFAULT_BUDGET = "20,60s"
+DEFAULT_BUDGET = "20"
+EMBEDDED_BUDGET = "20,60s"
+"""The embedded bench is for a look of a few minutes. A bench of one's own is judged, however long its launches take."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ def decode_budget(settings: Settings, preset: Preset) -> Budget:
     given, own = settings.given["decode-budget"], preset.targets
     if not given.on_command_line and (own.decode_pairs is not None or own.decode_time_s is not None):
         return Budget(own.decode_pairs or DEFAULT_PAIRS, own.decode_time_s)
-    pairs, elapsed_s = parse_budget(given.value or DEFAULT_BUDGET, given.origin)
+    usual = EMBEDDED_BUDGET if is_embedded(settings["bench"]) else DEFAULT_BUDGET
+    pairs, elapsed_s = parse_budget(given.value or usual, given.origin)
     return Budget(pairs or DEFAULT_PAIRS, elapsed_s)
 
 
@@ -106,29 +110,11 @@ def _flag(settings: Settings, preset: Preset, budget: Budget, target: float | No
     from pytest_h2o.calibrations import calibration_path, flag_target
     from pytest_h2o.launch_settings import bench_settings, choose_base_config
 
-    base = choose_base_config(preset, settings.given["base-config"])
+    base = choose_base_config(preset, settings.given["base-config"], embedded=is_embedded(settings["bench"]))
     return flag_target(calibration_path(bench_settings(settings, preset), base), budget, target)
 
 
-def plan_pairs(settings: Settings, preset: Preset, target: float, *, launch_s: float | None) -> PairPlan:
-    """Fit the budget to its time; say so where that leaves fewer pairs, or the target is below the noise floor.
-
-    Parameters
-    ----------
-    settings : Settings
-    preset : Preset
-    target : float
-        The largest allowed drop, a fraction.
-    launch_s : float or None
-        Seconds that a launch takes, from the one that gave the row; None where that is not known.
-    """
+def plan_pairs(settings: Settings, preset: Preset, target: float) -> PairPlan:
+    """What is fixed before the first pair; its notes say so if the target is below the noise floor."""
     budget = decode_budget(settings, preset)
-    fitted = budget if launch_s is None else budget.fitted(2 * launch_s)
-    notes: tuple[str, ...] = ()
-    if fitted.pairs < budget.pairs and launch_s is not None and budget.elapsed_s is not None:
-        notes = (
-            f"planned {fitted.pairs} of {budget.pairs} pairs: one takes about {2 * launch_s:.1f} s, and there are "
-            f"{budget.elapsed_s:g} s for all (--h2o-decode-budget {budget.pairs} sets no limit of time)",
-        )
-    notes += _flag(settings, preset, fitted, target)
-    return PairPlan(fitted, target, settings["disturbed"] == "again", notes)
+    return PairPlan(budget, target, settings["disturbed"] == "again", _flag(settings, preset, budget, target))

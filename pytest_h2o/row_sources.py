@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_h2o.errors import NotMeasured, UsageError
-from pytest_h2o.store import digest_file
+from pytest_h2o.points import LLM_BENCH
+from pytest_h2o.progress import ProgressWriter
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.command import BenchSettings
@@ -58,6 +57,11 @@ class RowSource(Protocol):
         """The pairs of launches that came with them, or that can be launched."""
         ...
 
+    @property
+    def planned_runs(self) -> int:
+        """Launches that all rows take, as far as is known before the first; 0 where nothing is launched."""
+        ...
+
     def result(self, point: SweepPoint) -> PointResult:
         """The sound result of one point; an H2OError that says why there is none."""
         ...
@@ -80,16 +84,38 @@ def find_recordings(folder: Path, presets: Sequence[Preset], selected: Sequence[
 
     A run folder has one folder a preset. A folder with a manifest of its own is that of each preset whose points it
     lists, or, where that is none, of the one that is selected; one of bare logs is that of the one that is selected.
+    Presets of another bench find their rows in whatever file has them.
 
     Raises
     ------
     UsageError
         There is no such folder, it holds no logs, or several presets could be meant.
     """
-    from pytest_h2o.bench.recorded import recording_folder
-
     if not folder.is_dir():
         raise UsageError("the folder of recorded logs is not there", where=str(folder), expected="a folder")
+    own = [preset for preset in selected if preset.bench == LLM_BENCH]
+    others = {p.name: place for p in presets if p.bench != LLM_BENCH and (place := _place_of_rows(folder, p))}
+    if not own:
+        return others or {preset.name: folder for preset in selected}  # which then say what is there instead
+    if others and not (folder / "manifest.json").exists() and not any(folder.glob("*.log")):
+        presets = [preset for preset in own if (folder / preset.name).is_dir()]
+    return others | (_find_logs(folder, [p for p in presets if p.bench == LLM_BENCH], own) if presets else {})
+
+
+def _place_of_rows(folder: Path, preset: Preset) -> Path | None:
+    """Where the rows of a preset of another bench are: in the folder of its name, or beside those of others."""
+    from pytest_h2o.bench.recorded import recording_folder
+    from pytest_h2o.bench.row_files import has_rows_of
+    from pytest_h2o.points import expand_points
+
+    inner, points = recording_folder(folder, preset.name), expand_points(preset)
+    return inner if inner != folder or has_rows_of(folder, points) else None
+
+
+def _find_logs(folder: Path, presets: Sequence[Preset], selected: Sequence[Preset]) -> dict[str, Path]:
+    """`find_recordings` of presets for llm_bench."""
+    from pytest_h2o.bench.recorded import recording_folder
+
     found = {p.name: inner for p in presets if (inner := recording_folder(folder, p.name)) != folder}
     if found:
         return found
@@ -128,6 +154,7 @@ class RecordedRows:
     """Rows of logs that were recorded before; nothing is run, and nothing is folded."""
 
     base_config: BaseConfig | None = None
+    planned_runs = 0
 
     def __init__(self, folder: Path, points: Sequence[SweepPoint]) -> None:
         self.folder: Path | None = folder
@@ -139,8 +166,10 @@ class RecordedRows:
     def _read(self) -> Recording:
         if self._recording is None:
             from pytest_h2o.bench.recorded import read_recording
+            from pytest_h2o.bench.row_files import read_row_files
 
-            self._recording = read_recording(self._folder, self._points)
+            read = read_recording if self._points[0].bench == LLM_BENCH else read_row_files
+            self._recording = read(self._folder, self._points)
         return self._recording
 
     @property
@@ -183,9 +212,13 @@ class LaunchedRows:
         folder: Path,
         store: OnceStore,
         fold: bool,
+        progress: ProgressWriter,
         other: BenchSettings | None = None,
+        again: bool = False,
     ) -> None:
+        """`again`: a row's own speed decides, so that a launch which others disturbed is made again."""
         from pytest_h2o.bench.launch import JsonSupport, Launcher
+        from pytest_h2o.bench.relaunch import Relauncher
         from pytest_h2o.bench.sweep import Sweep
 
         self.base_config: BaseConfig | None = base
@@ -193,10 +226,19 @@ class LaunchedRows:
         self._base = base
         self._bench = bench
         self._folder = folder
-        self._launcher = Launcher(base, bench, folder, JsonSupport(), on_wait=WaitNotice())
-        self.pairs: PairSource = _launched_pairs(self._launcher, other, store, points)
-        binary = digest_file(Path(bench.command[0]))[:16]
-        self._sweep = Sweep(points, self._launcher.launch_point, store.once, binary=binary, fold=fold)
+        self._launcher = Launcher(base, bench, folder, JsonSupport(), on_wait=progress.wait)
+        self.pairs: PairSource = _launched_pairs(self._launcher, other, store, points, progress)
+        self._progress = progress
+        self._launch_point = Relauncher(self._launcher).launch_point if again else self._launcher.launch_point
+        self._sweep = Sweep(points, self._launch, store.once, binary=bench.digest[:16], fold=fold)
+
+    def _launch(self, point: SweepPoint) -> PointResult:
+        with self._progress.step(point.preset, short_run_id(point.run_id), unit="run", total=self.planned_runs):
+            return self._launch_point(point)
+
+    @property
+    def planned_runs(self) -> int:
+        return self._sweep.runs
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -209,32 +251,17 @@ class LaunchedRows:
         return self._sweep.shared_run(point)
 
     def command(self, point: SweepPoint) -> str | None:
-        from pytest_h2o.bench.command import RunFiles, bench_argv, repeat_command
+        from pytest_h2o.bench.adapter import get_adapter
+        from pytest_h2o.bench.command import RunFiles, repeat_command
 
-        return repeat_command(bench_argv(self._bench, RunFiles(self._folder, point.run_id), point, with_json=False))
+        adapter, files = get_adapter(point.bench), RunFiles(self._folder, point.run_id)
+        return repeat_command(adapter.argv(self._bench, files, point, adapter.run_config(self._base, point)))
 
     def write_dry_run(self) -> str:
         from pytest_h2o.bench.dry_run import write_dry_run
 
         runs = len(write_dry_run(self._sweep.points, self._base, self._bench, self._folder))
         return f"configs, manifest and commands.sh of {runs} run{'s' * (runs != 1)} are in {self._folder}"
-
-
-class WaitNotice:
-    """Says once, on the terminal's own stderr, that a run waits: else a gate that waits for another looks hung."""
-
-    def __init__(self, after_s: float = 5.0) -> None:
-        self._after_s = after_s
-        self._said = False
-
-    def __call__(self, waited_s: float) -> None:
-        """Take the seconds waited so far."""
-        if self._said or waited_s < self._after_s or sys.__stderr__ is None:
-            return
-        self._said = True
-        line = f"h2o: waiting for another timed run on this machine since {waited_s:.0f} s (one runs at a time)"
-        with contextlib.suppress(OSError, ValueError):  # a closed stderr is no reason to stop
-            print(line, file=sys.__stderr__, flush=True)
 
 
 class NoRows:
@@ -245,6 +272,7 @@ class NoRows:
     unused: Mapping[str, str] = MappingProxyType({})
     folder: Path | None = None
     base_config: BaseConfig | None = None
+    planned_runs = 0
 
     @property
     def pairs(self) -> PairSource:
@@ -252,15 +280,16 @@ class NoRows:
 
         return NoPairs()
 
-    def __init__(self, preset: Preset, logs: Path | None) -> None:
+    def __init__(self, preset: Preset, logs: Path | None, why: str | None = None) -> None:
         self._preset = preset
         self._logs = logs
+        self._why = why or ("neither a bench nor recorded logs" if logs is None else None)
 
     def result(self, point: SweepPoint) -> PointResult:
         raise NotMeasured(
             f"not measured: {self._preset.name}",
             where=None if self._logs is None else f"no recording of it in {self._logs}",
-            came="neither a bench nor recorded logs" if self._logs is None else None,
+            came=self._why,
             expected="a bench to run, or recorded logs of this preset",
             hint="--h2o-bench PATH --h2o-base-config FILE runs it; --h2o-logs DIR reads logs of it",
         )
@@ -282,11 +311,20 @@ def _recorded_pairs(folder: Path) -> PairSource:
 
 
 def _launched_pairs(
-    launcher: Launcher, other: BenchSettings | None, store: OnceStore, points: Sequence[SweepPoint]
+    launcher: Launcher,
+    other: BenchSettings | None,
+    store: OnceStore,
+    points: Sequence[SweepPoint],
+    progress: ProgressWriter,
 ) -> PairSource:
     from pytest_h2o.pair_sources import LaunchedPairs
 
-    return LaunchedPairs(launcher, other, store, points[0].preset if points else "")
+    return LaunchedPairs(launcher, other, store, points[0].preset if points else "", progress)
+
+
+def short_run_id(run_id: str) -> str:
+    """``run_0003`` of ``run_0003_p512_g128_…``: enough to find it by."""
+    return run_id.split("_p", 1)[0]
 
 
 def _describe_fold(check: FoldCheck) -> str:

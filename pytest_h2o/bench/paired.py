@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from pytest_h2o.bench.relaunch import Relaunches
 from pytest_h2o.bench.result import PointResult
 from pytest_h2o.errors import NotMeasured
 from pytest_h2o.gate.comparable import why_unlike
@@ -19,13 +20,6 @@ from pytest_h2o.gate.pairs import plan_order
 Launch = Callable[[str], PointResult]
 """Launches one side under a run id of its own; raises H2OError if it gives no sound row."""
 
-RELAUNCHES = 6
-"""Disturbed launches of one comparison that are made again. Above it the machine is simply not quiet: disturbed
-launches then count all the same, since both sides meet the same disturbances, and the interval is the wider for it."""
-
-SAME_LAUNCH = 2
-"""One and the same launch is made again so often at most."""
-
 
 @dataclass
 class PairRunner:
@@ -35,13 +29,13 @@ class PairRunner:
     ----------
     baseline, candidate : callable
         Launch either side.
-    relaunches : int
-        Disturbed launches that may still be made again; 0 only marks them.
+    relaunches : Relaunches
+        Of disturbed launches, both sides together.
     """
 
     baseline: Launch
     candidate: Launch
-    relaunches: int = RELAUNCHES
+    relaunches: Relaunches = field(default_factory=Relaunches)
     elapsed_s: float = 0.0
     measured_again: list[str] = field(default_factory=list)
 
@@ -55,14 +49,11 @@ class PairRunner:
         return TimedPair("AB" if first == "AB" else "BA", _timed(a), _timed(b), why_unlike(a, b))
 
     def _launch(self, launch: Launch, run_id: str) -> PointResult:
-        result = self._count(launch(run_id))
-        for again in range(1, SAME_LAUNCH + 1):
-            if result.disturbance is None or self.relaunches <= 0:
-                break
-            self.relaunches -= 1
-            self.measured_again.append(f"{result.run_id}: {result.disturbance}")
-            result = self._count(launch(f"{run_id}_again{again}"))
-        return result
+        return self.relaunches.until_quiet(
+            self._count(launch(run_id)),
+            lambda number: self._count(launch(f"{run_id}_again{number}")),
+            lambda result: self.measured_again.append(f"{result.run_id}: {result.disturbance}"),
+        )
 
     def _count(self, result: PointResult) -> PointResult:
         self.elapsed_s += result.elapsed_s or 0.0
@@ -86,7 +77,7 @@ def compare_pairs(
     runner : PairRunner
         Launches the two sides.
     budget : Budget
-        Fixed before the first pair.
+        Fixed before the first pair; only the time of the first pair, as a whole, lowers its number of pairs.
     target : float
         The largest allowed drop, a fraction.
     candidate, baseline : str
@@ -102,18 +93,31 @@ def compare_pairs(
     seed = secrets.randbelow(2**32)
     order = plan_order(budget.pairs + budget.spare_pairs + 1, seed)
     pairs: list[TimedPair] = []
-    while (action := next_pair(pairs, budget, target, elapsed_s=runner.elapsed_s)).launch:
+    planned = budget
+    while (action := next_pair(pairs, planned, target, elapsed_s=runner.elapsed_s)).launch:
         pairs.append(runner.launch_pair(len(pairs) + 1, order[len(pairs)]))
+        if len(pairs) == 1:
+            planned = budget.fitted(pairs[0].elapsed_s, runner.elapsed_s)
     return PairedComparison(
         candidate=candidate,
         baseline=baseline,
         seed=seed,
-        planned_pairs=budget.pairs,
+        planned_pairs=planned.pairs,
         pairs=tuple(pairs),
         measured_again=tuple(runner.measured_again),
         stopped=action.reason,
         elapsed_s=round(runner.elapsed_s, 3),
-        notes=tuple(notes),
+        notes=(*_fitting(budget, planned, pairs), *notes),
+    )
+
+
+def _fitting(asked: Budget, planned: Budget, pairs: Sequence[TimedPair]) -> tuple[str, ...]:
+    """What to say where there was no time for as many pairs as were asked for."""
+    if planned.pairs == asked.pairs:
+        return ()
+    return (
+        f"planned {planned.pairs} of {asked.pairs} pairs: the first took {pairs[0].elapsed_s:.1f} s, and there are "
+        f"{asked.elapsed_s:g} s for all (--h2o-decode-budget {asked.pairs} sets no limit of time)",
     )
 
 

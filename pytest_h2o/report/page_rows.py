@@ -85,7 +85,7 @@ def limits_of(facts: Mapping[str, Any] | None, lossless: float | None) -> Limits
     # Paired launches give the slow-down of one row; other rows are not held against the decode target.
     is_free = facts["decode_left_out"] or facts.get("paired")
     drop = None if is_free else targets["decode_drop"]
-    return Limits(Thresholds(targets["lossy"], targets["lossless"], drop), lossless, facts["baseline_tok_per_s"])
+    return Limits(replace(Thresholds(**targets), decode_drop=drop), lossless, facts["baseline_tok_per_s"])
 
 
 def build_rows(
@@ -213,4 +213,4 @@ def _mean(result: PointResult, column: str) -> float | None:
 def _bound(result: PointResult) -> str:
     columns = ("h2o_floor_keep", "h2o_target_keep_effective", "h2o_quantized_keep")
     bound = find_bound(*(_mean(result, column) for column in columns))
-    return "unknown" if bound is None else bound.kind
+    return "unknown" if bound is None else bound.kind.replace(" ", "\u00a0")  # on one line, or every row has two
