@@ -40,6 +40,7 @@ NOT_RUN: set[tuple[str, str]] = {
     ("docs/codecs.md", "lines of a pyproject.toml of yours"),
     ("docs/codecs.md", "minutes of processor time; tests/codecs/test_codecs_cli.py runs it on a small dump"),
     ("docs/decode-verdict.md", "minutes of processor time"),
+    ("docs/writing-a-plugin.md", "there is no llama-bench here; tests/plugin/test_llama_bench.py launches a stand-in"),
     ("docs/first-gate.md", "it would install the package again"),
 }
 _FENCE = re.compile(r"(?:<!-- (?P<mark>[^\n]*?) -->\n)?^(?P<pad> *)```(?P<kind>\w*)\n(?P<body>.*?)^ *```$", re.M | re.S)
@@ -94,6 +95,7 @@ class DocsProject:
             "h2o_set = model_layers=30",
             "h2o_html = no",
             "h2o_threads = 2",
+            "h2o_disturbed = keep",
         ]
         (path / "pytest.ini").write_text("\n".join(["[pytest]", *ini]) + "\n")
         self.output = ""

@@ -53,7 +53,7 @@ def test_a_half_recorded_preset_is_a_recording_that_fails(tmp_path: Path) -> Non
     """Beside a whole recording, too: it is not left out as not recorded."""
     shutil.copytree(SWEEP, tmp_path / "target_ratio_v3")
     (tmp_path / "target_speed_v3" / "configs").mkdir(parents=True)
-    found = find_recordings(tmp_path, list(PRESETS.values()), [])
+    found = find_recordings(tmp_path, list(PRESETS.values()), [V3])
     assert found == {name: tmp_path / name for name in ("target_ratio_v3", "target_speed_v3")}
     from pytest_h2o.points import expand_points
 
@@ -63,7 +63,7 @@ def test_a_half_recorded_preset_is_a_recording_that_fails(tmp_path: Path) -> Non
 
 
 def test_a_preset_without_a_folder_is_not_recorded() -> None:
-    assert find_recordings(RECORDINGS, list(PRESETS.values()), []).keys() == {"target_ratio_v3"}
+    assert find_recordings(RECORDINGS, list(PRESETS.values()), [V3]).keys() == {"target_ratio_v3"}
 
 
 def test_a_sweep_that_waits_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
