@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +37,7 @@ def write_new_bytes(path: Path, data: bytes, *, overwrite: bool = False) -> None
     StoreError
         The target exists and `overwrite` is false, or the folder cannot be written.
     """
-    temporary = path.parent / f".{path.name[:100]}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    temporary = path.parent / f".{path.name[:100]}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_synced(temporary, data)
@@ -130,7 +129,7 @@ def write_new_json(path: Path, value: object, *, overwrite: bool = False) -> Non
 
 def name_run() -> str:
     """A name for a run folder: local time, and six random digits so that two gates never share one."""
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(3).hex()}"
 
 
 def append_line(path: Path, record: object) -> None:
