@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     write_new_json(
         path, {**noise.to_json(), **_provenance(args, base.path, seed, pairs, again)}, overwrite=args.out is None
     )
-    print("\n".join([*_lines(noise), f"written to {path}"]))
+    print("\n".join([*_lines(noise), *_disturbed(pairs), f"written to {path}"]))
     return 0
 
 
@@ -165,3 +165,15 @@ def _lines(noise: Noise) -> list[str]:
         floor = noise.floor(pairs)
         lines.append(f"  {pairs:>3} pairs  " + ("no verdict is possible" if floor is None else f"{floor:.1%}"))
     return lines
+
+
+def _disturbed(pairs: list[TimedPair]) -> list[str]:
+    """What to say where the noise is that of a busy machine."""
+    launches = [side for pair in pairs for side in (pair.baseline, pair.candidate)]
+    found = [launch.disturbance for launch in launches if launch.disturbance is not None]
+    if not found:
+        return []
+    return [
+        f"{len(found)} of {len(launches)} launches were disturbed (first: {found[0]}): this is the noise of a busy "
+        "machine; calibrate again when it is quiet"
+    ]

@@ -44,9 +44,9 @@ def test_a_regression_is_a_failing_item(mode: str, project: Project) -> None:
     result = project.run(*MODES[mode], "--h2o-compare", "last")
     assert result.ret == 0
     assert result.parseoutcomes()["passed"] == 38
-    assert result.parseoutcomes()["skipped"] == 5 + 2  # of recorded logs neither quality nor consistency is known
+    assert result.parseoutcomes()["skipped"] == 5 + 2  # recorded logs have neither quality nor dumps
     result.stdout.fnmatch_lines(
-        ["incomplete: *", "*not compared: no baseline yet: *", "*history.jsonl has no earlier run to compare with; *"]
+        ["incomplete: *", "* not compared: no baseline*", "*history.jsonl", "  has no earlier run to compare with; *"]
     )
     assert last_summary(project)["overall_pass"] == "incomplete"
     (first,) = history(project)
@@ -378,6 +378,7 @@ def test_reports_and_commands_say_what_changed(
         (["--out-dir", "nowhere"], "there is no history"),
     ):
         assert main(["history", *arguments]) == 2
+        # A metric may be known from the records alone, so that damage among them is told before.
         assert f"pytest-h2o history: {message}\n" in capsys.readouterr().err
 
 
