@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 
 _HARMFUL = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
@@ -34,6 +35,14 @@ def one_line(text: str, *, limit: int = 200) -> str:
     """Return text on one line, printable, cut to a length that a table or message can show."""
     line = make_printable(" ".join(text.split()), keep="")
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def can_name_file(text: str) -> bool:
+    """Whether a system could have a file of this name: no NUL, no half of a surrogate pair (JSON can spell both)."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _escape(char: str) -> str:

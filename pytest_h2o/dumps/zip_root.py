@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import struct
 import threading
 import zipfile
 import zlib
@@ -16,9 +17,12 @@ from pytest_h2o.errors import DumpError
 _ENCRYPTED = 1
 _MOST_TIMES = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: 1032}
 """Methods that are read, and how many times as large as its packed bytes a member can become by each."""
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, OverflowError, RuntimeError)
+"""What the library raises for damage, NotImplementedError (a RuntimeError) among it."""
 _RECENT = 4
 """Unpacked members kept for reads of a part: two tensors for two threads."""
+_MOST_BYTES = 1 << 28
+"""A member is unpacked whole: a larger one is no affair of memory, but of a folder."""
 
 
 class ZipRoot:
@@ -34,9 +38,9 @@ class ZipRoot:
         self.path = path
         try:
             self._archive = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
+        except _DAMAGE as error:
             raise DumpError(
-                "this is neither a folder nor a zip archive",
+                "this is neither a folder nor a zip archive that can be read",
                 where=path,
                 came=str(error),
                 expected="a dump folder, or a .zip of one",
@@ -93,6 +97,9 @@ class ZipRoot:
             raise MetaFault("binary_read_error", f"{name!r} is encrypted, or packed by a method that is not read")
         if info.file_size > self._bytes * _MOST_TIMES[info.compress_type]:
             raise MetaFault("binary_read_error", f"{name!r} claims {info.file_size} bytes, more than the archive holds")
+        if info.file_size > _MOST_BYTES:
+            detail = f"{name!r} has {info.file_size} bytes, more than {_MOST_BYTES}: unpack the archive into a folder"
+            raise MetaFault("binary_read_error", detail)
         return inside, info.file_size
 
     def _checked_name(self, info: zipfile.ZipInfo) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from pytest_h2o.bench.printable import make_printable
 from pytest_h2o.options import Settings
 from pytest_h2o.report.changes import render_lines
 from pytest_h2o.report.collector import Collector
@@ -45,7 +46,7 @@ def render_terminal(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
         lines += [f"incomplete: {text}" for text in summary["incomplete_for"]]
     lines += _recorded(summary.get("recorded"))
     lines += [f"gate {render_verdict(summary['overall_pass'])} (rule {summary['rule']}); artifacts in {run_dir}"]
-    return lines
+    return [make_printable(line) for line in lines]
 
 
 def render_closing(summary: Mapping[str, Any], collector: Collector, root: Path) -> list[str]:
@@ -58,7 +59,7 @@ def render_broken_off(run_dir: Path) -> list[str]:
     """The last lines of a run that was broken off."""
     return [
         "gate UNFINISHED: the run was broken off, so nothing is said of the gate",
-        f"what was measured until then is in {run_dir / 'journal.jsonl'}",
+        make_printable(f"what was measured until then is in {run_dir / 'journal.jsonl'}"),
     ]
 
 
@@ -104,4 +105,4 @@ def render_header(settings: Settings, run_dir: Path, left_out: Collection[str]) 
     if left_out:
         names = ", ".join(sorted(left_out))
         lines.append(f"h2o: not measured and left out: {names} (no recording; -k NAME asks for one)")
-    return lines
+    return [make_printable(line) for line in lines]
