@@ -212,6 +212,10 @@ class StoreError(H2OError):
     """A run folder, a result file or a baseline that cannot be read or written."""
 
 
+class ExecutorError(H2OError):
+    """Workers on other machines that cannot be reached, or cannot do the work."""
+
+
 class NotMeasured(H2OError):
     """A value that a verdict needs and nothing has measured. Missing data never passes."""
 

@@ -99,6 +99,8 @@ OPTIONS: tuple[Option, ...] = (
         metavar="NAME|last",
     ),
     Option("compare-fail", "texts", "let a metric be worse by this much, lossless_ratio:0.5", metavar="METRIC:PERCENT"),
+    # where it runs
+    Option("executor", "text", "where streams of dumps are coded", "cores", metavar="cores|dask://HOST:PORT"),
     Option("html", "text", "write report.html: yes or no", "yes", ("yes", "no"), metavar="yes|no"),
 )
 
@@ -286,6 +288,10 @@ def _check_ranges(settings: Settings) -> None:
             came=str(drop),
             expected="a fraction from 0 to below 1, 0.05 for 5 %",
         )
+    if settings["executor"] != "cores":
+        from pytest_h2o.executor_name import dask_address
+
+        dask_address(settings["executor"], settings.origin("executor"))
     baseline = settings["decode-baseline"]
     if baseline is not None and baseline != "none":
         parse_baseline(baseline, settings.origin("decode-baseline"))

@@ -272,7 +272,7 @@ class GateSession:
             **{field.name: getattr(scope, field.name) for field in dataclasses.fields(LosslessSettings)}
         )
         rope = find_rope(scope, self.settings.given["base-config"])
-        result = evaluate_lossless(self.scope_root(scope), settings, verify=True, rope=rope)
+        result = evaluate_lossless(self.scope_root(scope), settings, verify=True, rope=rope, executor=self.settings["executor"])
         return result.to_json()
 
     def scope_root(self, scope: Scope) -> Path:

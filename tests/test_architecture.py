@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
     {"errors", "error_records", "__init__"},
-    {"codecs", "cores", "dumps", "presets", "preset_model", "scopes", "points", "schema", "options", "store"}
+    {"codecs", "cores", "dumps", "executor_name", "presets", "preset_model", "scopes", "points", "schema", "options", "store"}
     | {"history"},
     {"bench", "codecs_bench", "lossless", "gate", "reference"},
     {"report"},

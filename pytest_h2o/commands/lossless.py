@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the files if they are there")
     parser.add_argument("--verbose", action="store_true", help="tell how far it is, on standard error")
     parser.add_argument("--workers", type=int, metavar="N", help="threads (default: one a core)")
+    parser.add_argument("--executor", default="cores", metavar="WHERE", help="cores (default), or dask://HOST:PORT")
     parser.add_argument("--no-verify", action="store_true", help="count without decoding; the result says so")
     add_rope_arguments(parser)
     for name, (metavar, text) in {**_TEXT, **_NUMBERS}.items():
@@ -109,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
             verify=not args.no_verify,
             rope=rope,
             workers=args.workers,
+            executor=args.executor,
             progress=_Progress() if args.verbose else None,
         )
     finally:
