@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "lossless": "encode, size and verify the streams of a KV dump",
     "analyze": "hold a CSV and lossless results against the targets",
     "eval": "parse, upper bound, online simulation and gate in one go",
+    "calibrate": "measure this machine's noise: a bench against itself",
     "codecs": "list the codecs, or measure them on a dump beside others",
     "report": "make summary.md and report.html of a run again, from what its folder has",
     "compare": "hold every figure of one run against those of another",

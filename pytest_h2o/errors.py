@@ -222,3 +222,7 @@ class NotMeasured(H2OError):
 
 class OptedOut(H2OError):
     """A threshold that the user left out on purpose: the item is skipped with this reason, never passed."""
+
+
+class InconclusiveDecode(UserWarning):
+    """An item passed although its decode verdict is inconclusive (``--h2o-inconclusive warn``): the gate does not."""

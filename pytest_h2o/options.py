@@ -67,6 +67,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("attention-option", "int", "-qatten of the bench; anything but 0 switches H2O off there", 0),
     Option("bench-timeout", "float", "seconds that one run of the bench may take", 1800.0, metavar="S"),
     Option("logs", "path", "gate on logs recorded before in this folder; nothing is run", metavar="DIR"),
+    Option(
+        "disturbed",
+        "text",
+        "a launch for the decode verdict that others disturbed: again (measured again) or keep (only marked)",
+        "again",
+        ("again", "keep"),
+    ),
     Option("no-fold", "flag", "run also the points that the runtime cannot tell apart", False),
     Option("dry-run", "flag", "write configs and the list of runs, run nothing", False),
     # what is read
@@ -81,7 +88,27 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("lossy-target", "float", "smallest lossy ratio (default: 3.0)", metavar="RATIO"),
     Option("lossless-target", "float", "smallest lossless ratio of the deciding scope (default: 1.3)", metavar="RATIO"),
-    Option("decode-baseline", "text", "decode tok/s with H2O off: a number, or none to leave it out", metavar="TOK_S"),
+    Option(
+        "decode-baseline",
+        "text",
+        "what decode speed is held against: paired (launched beside, H2O off), tok/s with H2O off, or none to leave it "
+        "out (default: paired when a bench runs, the recorded pairs or row when logs are read)",
+        metavar="paired|TOK_S|none",
+    ),
+    Option("baseline-bench", "path", "another build to pair with, same config, in place of H2O off", metavar="PATH"),
+    Option(
+        "decode-budget",
+        "text",
+        "pairs and seconds that the decode verdict of a preset may take: 20, 60s or 20,60s (default: 20,60s)",
+        metavar="PAIRS,SECONDSs",
+    ),
+    Option(
+        "inconclusive",
+        "text",
+        "an inconclusive decode verdict: warn (the item passes, the gate is inconclusive) or fail",
+        "warn",
+        ("warn", "fail"),
+    ),
     Option(
         "decode-drop-target",
         "float",
@@ -260,84 +287,8 @@ def resolve_settings(
         given[option.name] = Given(value, "default")
     if given["threads"].value is None:
         given["threads"] = Given(DEFAULT_THREADS, "default")
+    from pytest_h2o.option_checks import check_ranges, check_sources
+
     settings = Settings(given)
-    _check_ranges(settings)
-    return _check_sources(settings)
-
-
-def _check_ranges(settings: Settings) -> None:
-    floors = {
-        "threads": (1, "at least 1"),
-        "lossy-target": (1.0, "a ratio of at least 1"),
-        "lossless-target": (0.0, "a ratio of at least 0"),
-    }
-    for name, (floor, expected) in floors.items():
-        value = settings[name]
-        if value is not None and value < floor:
-            raise UsageError(f"{settings.origin(name)} is out of range", came=str(value), expected=expected)
-    if settings["bench-timeout"] <= 0:
-        raise UsageError(
-            f"{settings.origin('bench-timeout')} is out of range",
-            came=str(settings["bench-timeout"]),
-            expected="seconds above 0",
-        )
-    drop = settings["decode-drop-target"]
-    if drop is not None and not 0 <= drop < 1:
-        raise UsageError(
-            f"{settings.origin('decode-drop-target')} is out of range",
-            came=str(drop),
-            expected="a fraction from 0 to below 1, 0.05 for 5 %",
-        )
-    if settings["executor"] != "cores":
-        from pytest_h2o.executor_name import dask_address
-
-        dask_address(settings["executor"], settings.origin("executor"))
-    baseline = settings["decode-baseline"]
-    if baseline is not None and baseline != "none":
-        parse_baseline(baseline, settings.origin("decode-baseline"))
-
-
-def parse_baseline(text: str, origin: str) -> float:
-    """Read a decode baseline in tok/s; UsageError unless it is a positive finite number."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = float("nan")
-    if not 0 < number < float("inf"):
-        raise UsageError(
-            f"{origin} takes a decode speed or none",
-            came=repr(text),
-            expected="tok/s with H2O off, above 0, for example 56.02; or none to leave the decode threshold out",
-        )
-    return number
-
-
-def _refuse_launch_options(settings: Settings) -> None:
-    """Without a bench an option about launching it would do nothing, and the user believe that it did."""
-    names = ("base-config", "backend", "threads", "attention-option", "bench-timeout", "no-fold")
-    given = [settings.origin(name) for name in names if settings.given[name].on_command_line]
-    if given:
-        raise UsageError(
-            f"{', '.join(given)} says how to run a bench, and no bench is given",
-            expected="--h2o-bench PATH beside it",
-            hint="without a bench recorded logs are read; leave the option out to gate on them",
-        )
-
-
-def _check_sources(settings: Settings) -> Settings:
-    """A bench on the command line stands over logs from the ini file; both on one level exclude each other."""
-    bench, logs = settings.given["bench"], settings.given["logs"]
-    if bench.value is None:
-        _refuse_launch_options(settings)
-    if bench.value is None or logs.value is None:
-        return settings
-    if bench.on_command_line == logs.on_command_line:
-        raise UsageError(
-            "a bench to run and logs to read were both given",
-            came=f"{bench.origin} {bench.value} and {logs.origin} {logs.value}",
-            expected="one of the two",
-            hint="leave out --h2o-logs to run the bench, or --h2o-bench to gate on the logs",
-        )
-    loser = "logs" if bench.on_command_line else "bench"
-    winner = "bench" if loser == "logs" else "logs"
-    return Settings({**settings.given, loser: Given(None, f"left out for {settings.origin(winner)}")})
+    check_ranges(settings)
+    return check_sources(settings)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from pytest_h2o.errors import H2OError, OptedOut, UsageError
+from pytest_h2o.errors import H2OError, InconclusiveDecode, OptedOut, UsageError
 from pytest_h2o.options import OPTIONS, Settings, refuse_unknown_keys, resolve_settings
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pytest_h2o.gate.item import GateItem, Targets
     from pytest_h2o.gate.scope_item import LosslessItem
     from pytest_h2o.gate.sweep_items import PointItem, SweepItem
+    from pytest_h2o.report.closing import Closing
     from pytest_h2o.report.collector import Collector
     from pytest_h2o.session import GateSession
 
@@ -148,11 +149,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("h2o")
     yield
     faults: list[tuple[str, str]] = config.stash.get(_faults, [])
-    gate = [item for item in items if _is_gate_item(item)]
+    gate: list[Any] = [item for item in items if _is_gate_item(item)]
     if gate and not faults:
         from pytest_h2o.selection import compares_nothing, preset_of
 
-        about = [item.callspec.params for item in gate]  # type: ignore[attr-defined]
+        about = [item.callspec.params for item in gate]
         try:
             left_out = _session_of(config).leave_out({name for params in about if (name := preset_of(params))})
         except H2OError as error:
@@ -177,8 +178,9 @@ def _refuse(config: pytest.Config, items: list[pytest.Item], faults: list[tuple[
     config.hook.pytest_collectreport(report=report)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Learn which items will run, now that every plugin has had its say."""
+    """Learn which items will run, now that every plugin has had its say; before the terminal's own, for the header."""
     config = session.config
     if _session in config.stash and _faults not in config.stash:
         items: list[Any] = [item for item in session.items if _is_gate_item(item)]
@@ -255,6 +257,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     except OptedOut as reason:
         raise pytest.skip.Exception(str(reason), _use_item_location=True) from reason  # at the gate file
     gate_item.refuse_idle()
+    for text in gate_item.inconclusive_texts():
+        item.warn(InconclusiveDecode(f"{item.nodeid}: {text}"))
     return result
 
 
@@ -297,7 +301,7 @@ class _Controller:
         self._config = config
         self._started = time.time()
         self._trouble: str | None = None
-        self._closing: tuple[str, list[str]] | None = None
+        self._closing: Closing | None = None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         texts = [value for name, value in report.user_properties if name == PROPERTY]
@@ -321,30 +325,16 @@ class _Controller:
         """Write the artifacts; if that fails the run fails, whatever the items said. A run broken off has none."""
         if _collector not in self._config.stash:
             return
-        from pytest_h2o.report.terminal import render_broken_off, render_closing
+        from pytest_h2o.report.closing import close_run
 
-        run_dir = _run_dir(self._config)
-        if exitstatus == pytest.ExitCode.INTERRUPTED:
-            self._closing = ("h2o", render_broken_off(run_dir))
-        elif self._trouble is None:
-            from pytest_h2o.report.artifacts import write_artifacts
-
-            times = {"started": self._started, "ended": time.time()}
-            try:
-                summary = write_artifacts(self._collector(), **times, exit_status=int(exitstatus))
-                self._closing = ("h2o", render_closing(summary, self._collector(), self._config.rootpath))
-                unkept = summary["recorded"]["trouble"] is not None
-                if (unkept or summary["overall_pass"] is False) and exitstatus == pytest.ExitCode.OK:
-                    session.exitstatus = pytest.ExitCode.TESTS_FAILED  # an excused item does not excuse the gate
-            except H2OError as error:
-                self._trouble = str(error)
-        if self._trouble is not None:
-            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
-            self._closing = ("h2o: what was measured could not be kept", [self._trouble])
+        self._closing = close_run(
+            self._collector(), self._config.rootpath, self._started, int(exitstatus), self._trouble
+        )
+        if self._closing.exit_status != exitstatus:
+            session.exitstatus = self._closing.exit_status
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self._closing is not None:
-            title, lines = self._closing
-            terminalreporter.section(title)
-            for line in lines:
+            terminalreporter.section(self._closing.title)
+            for line in self._closing.lines:
                 terminalreporter.write_line(line)

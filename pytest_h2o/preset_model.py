@@ -25,6 +25,7 @@ from pytest_h2o.schema.field_types import (
     LayerEnd,
     LossyRatio,
     OneLine,
+    PairCount,
     PlainName,
     PlainNames,
     Positive,
@@ -106,6 +107,12 @@ class Targets(BaseModel):
     )
     decode_baseline: Annotated[Baseline | None, Given] = Field(
         default=None, description="paired (H2O off, measured beside), a speed in tok/s, or none (decode is not judged)"
+    )
+    decode_pairs: Annotated[PairCount | None, Given] = Field(
+        default=None, description="most pairs of launches for the paired decode verdict; alone it sets no time limit"
+    )
+    decode_time_s: Annotated[Above0 | None, Given] = Field(
+        default=None, description="longest time of all launches for the paired decode verdict, seconds"
     )
     quality: Annotated[AtLeast0 | None, Given] = Field(
         default=None, description="largest rise of perplexity under eviction, as a fraction of the full cache's"

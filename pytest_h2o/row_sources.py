@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from pytest_h2o.bench.command import BenchSettings
     from pytest_h2o.bench.config import BaseConfig
     from pytest_h2o.bench.folding import FoldCheck
+    from pytest_h2o.bench.launch import Launcher
     from pytest_h2o.bench.recorded import Recording
     from pytest_h2o.bench.result import PointResult
-    from pytest_h2o.options import Given, Settings
+    from pytest_h2o.pair_sources import PairSource
     from pytest_h2o.points import SweepPoint
     from pytest_h2o.presets import Preset
     from pytest_h2o.store import OnceStore
@@ -50,6 +51,11 @@ class RowSource(Protocol):
     @property
     def base_config(self) -> BaseConfig | None:
         """The model's config, where there is one."""
+        ...
+
+    @property
+    def pairs(self) -> PairSource:
+        """The pairs of launches that came with them, or that can be launched."""
         ...
 
     def result(self, point: SweepPoint) -> PointResult:
@@ -128,6 +134,7 @@ class RecordedRows:
         self._folder = folder
         self._points = points
         self._recording: Recording | None = None
+        self.pairs: PairSource = _recorded_pairs(folder)
 
     def _read(self) -> Recording:
         if self._recording is None:
@@ -176,6 +183,7 @@ class LaunchedRows:
         folder: Path,
         store: OnceStore,
         fold: bool,
+        other: BenchSettings | None = None,
     ) -> None:
         from pytest_h2o.bench.launch import JsonSupport, Launcher
         from pytest_h2o.bench.sweep import Sweep
@@ -186,6 +194,7 @@ class LaunchedRows:
         self._bench = bench
         self._folder = folder
         self._launcher = Launcher(base, bench, folder, JsonSupport(), on_wait=WaitNotice())
+        self.pairs: PairSource = _launched_pairs(self._launcher, other, store, points)
         binary = digest_file(Path(bench.command[0]))[:16]
         self._sweep = Sweep(points, self._launcher.launch_point, store.once, binary=binary, fold=fold)
 
@@ -237,6 +246,12 @@ class NoRows:
     folder: Path | None = None
     base_config: BaseConfig | None = None
 
+    @property
+    def pairs(self) -> PairSource:
+        from pytest_h2o.pair_sources import NoPairs
+
+        return NoPairs()
+
     def __init__(self, preset: Preset, logs: Path | None) -> None:
         self._preset = preset
         self._logs = logs
@@ -260,6 +275,20 @@ class NoRows:
         return "there is no bench to run"
 
 
+def _recorded_pairs(folder: Path) -> PairSource:
+    from pytest_h2o.pair_sources import RecordedPairs
+
+    return RecordedPairs(folder)
+
+
+def _launched_pairs(
+    launcher: Launcher, other: BenchSettings | None, store: OnceStore, points: Sequence[SweepPoint]
+) -> PairSource:
+    from pytest_h2o.pair_sources import LaunchedPairs
+
+    return LaunchedPairs(launcher, other, store, points[0].preset if points else "")
+
+
 def _describe_fold(check: FoldCheck) -> str:
     """What the check of a fold showed, in one line."""
     ignored = "keep ratio" if check.target_mode == "adaptive" else "target lossy ratio"
@@ -272,54 +301,4 @@ def _describe_fold(check: FoldCheck) -> str:
     return (
         f"nothing is folded: {check.preset} {check.leader} and {check.probe} differ only in the {ignored}, "
         f"which {check.target_mode} mode should not read, and gave {seen or 'no row'}"
-    )
-
-
-def check_bench(bench: Path, origin: str) -> Path:
-    """The bench, if there is such a file; UsageError that says what is there instead."""
-    if bench.is_file():
-        return bench
-    came = "no such folder"
-    if bench.parent.is_dir():
-        came = "that folder has " + (", ".join(sorted(p.name for p in bench.parent.iterdir())[:8]) or "nothing")
-    raise UsageError("the bench is not there", where=f"{origin} {bench}", came=came, expected="the llm_bench binary")
-
-
-def bench_settings(settings: Settings, preset: Preset) -> BenchSettings:
-    """How the options launch the bench for a preset; UsageError if it is not there.
-
-    The time limit of a run: the command line's, else the preset's, else the ini file's, else the default.
-    """
-    from pytest_h2o.bench.command import BenchSettings
-
-    given = settings.given["bench-timeout"]
-    return BenchSettings.for_program(
-        check_bench(settings["bench"], settings.origin("bench")),
-        backend=settings["backend"],
-        threads=settings["threads"],
-        attention_option=settings["attention-option"],
-        timeout_s=given.value if given.on_command_line else preset.timeout_s or given.value,
-    )
-
-
-def choose_base_config(preset: Preset, given: Given) -> BaseConfig:
-    """The model's config of a preset: the command line's, else the preset's, else the ini file's.
-
-    Raises
-    ------
-    UsageError
-        Nothing names one; or it cannot be read.
-    """
-    from pytest_h2o.bench.config import read_base_config
-
-    own = (preset.base_config, f"base_config of preset {preset.name}")
-    choices = [(given.value, given.origin), own] if given.on_command_line else [own, (given.value, given.origin)]
-    for path, source in choices:
-        if path is not None:
-            return read_base_config(path, source)
-    raise UsageError(
-        "a bench was given, and no base config: the bench needs the model's config.json",
-        where=f"preset {preset.name}",
-        expected="one of: --h2o-base-config FILE; the ini key h2o_base_config; base_config: in the preset",
-        hint="pytest gates/ --h2o-bench PATH --h2o-base-config path/to/model/config.json",
     )

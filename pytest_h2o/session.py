@@ -6,47 +6,40 @@ scope) goes through the run folder's `OnceStore`, so that it is made once whiche
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.comparisons import Comparer
-from pytest_h2o.errors import BenchError, NotMeasured, OptedOut
-from pytest_h2o.gate.baseline import Baseline, describe_unfit, pick_recorded, unlike_contexts
+from pytest_h2o.decode_figures import DecodeFigures
+from pytest_h2o.errors import BenchError
 from pytest_h2o.gate.comparison_item import ComparisonItem
 from pytest_h2o.gate.scope_item import LosslessItem
 from pytest_h2o.gate.sweep_items import PointItem, SweepItem
 from pytest_h2o.gate.targets import preset_targets, refuse_unmeasured, scope_targets
 from pytest_h2o.gate_files import GateFiles
-from pytest_h2o.options import Settings, parse_baseline
+from pytest_h2o.launch_settings import bench_settings, choose_base_config, other_build
+from pytest_h2o.options import Settings
 from pytest_h2o.report.new_data import NewData
 from pytest_h2o.report.terminal import render_header
-from pytest_h2o.row_sources import (
-    LaunchedRows,
-    NoRows,
-    RecordedRows,
-    RowSource,
-    bench_settings,
-    choose_base_config,
-    find_recordings,
-)
+from pytest_h2o.row_sources import LaunchedRows, NoRows, RecordedRows, RowSource, find_recordings
+from pytest_h2o.scope_figures import ScopeFigures
 from pytest_h2o.selection import preset_of
-from pytest_h2o.store import OnceStore, keep_error, kept_value
+from pytest_h2o.store import OnceStore
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
     from pytest_h2o.gate.item import GateItem
-    from pytest_h2o.lossless import LosslessResult
     from pytest_h2o.points import SweepPoint
     from pytest_h2o.presets import Preset
-    from pytest_h2o.scopes import Scope
 
 Key = str | tuple[str, int]
 """What parametrizes an item: a preset or scope name, or a preset name and a point's place in it.
 
 A comparison has ``preset NAME`` or ``scope NAME``.
 """
+
+SCOPE_FIXTURES = ("h2o_lossless", "h2o_upper_bound", "h2o_scope")
 
 
 class GateSession:
@@ -61,12 +54,13 @@ class GateSession:
         self._asked_for = asked_for
         self._points: dict[str, tuple[SweepPoint, ...]] = {}
         self._sources: dict[str, RowSource] = {}
-        self._evaluated: dict[str, LosslessResult] = {}
         self._left_out: frozenset[str] = frozenset()
         self._selected: frozenset[str] = frozenset()
         self._needed: dict[str, set[int] | None] = {}
         self._recorded: dict[str, Path] | None = None
         self._new = NewData()
+        self.decode = DecodeFigures(settings, points=self.points, source=self._source, new=self._new)
+        self.dumps = ScopeFigures(settings, store=self.store, files=self._files, new=self._new)
 
     @property
     def rule(self) -> str:
@@ -149,6 +143,7 @@ class GateSession:
                 folder=self.run_dir / preset.name,
                 store=self.store,
                 fold=not settings["no-fold"],
+                other=other_build(settings, preset),
             )
         if settings["logs"] is not None and preset.name in self._recordings():
             return RecordedRows(self._recordings()[preset.name], self.points(preset))
@@ -171,17 +166,19 @@ class GateSession:
         return points if places is None else tuple(points[place] for place in sorted(places))
 
     def describe(self) -> list[str]:
-        """Lines for the header: what is run or read, the rule, and what is left out."""
-        return [*render_header(self.settings, self.run_dir, self._left_out), *self.comparer.describe()]
+        """Lines for the header: what is run or read, the rule, what is left out, what figures are held against."""
+        selected = [preset for name, preset in sorted(self._files.presets.items()) if name in self._needed]
+        decode = [f"h2o: {text}" for text in self.decode.describe(selected)]
+        return [*render_header(self.settings, self.run_dir, self._left_out), *decode, *self.comparer.describe()]
 
     def point_item(self, key: tuple[str, int]) -> PointItem:
         preset = self._files.presets[key[0]]
-        targets = preset_targets(self.settings, preset, self.deciding_scope())
+        targets = preset_targets(self.settings, preset, self.dumps.deciding_scope())
         return PointItem(self, preset, self.points(preset)[key[1]], targets)
 
     def sweep_item(self, name: str) -> SweepItem:
         preset = self._files.presets[name]
-        return SweepItem(self, preset, preset_targets(self.settings, preset, self.deciding_scope()))
+        return SweepItem(self, preset, preset_targets(self.settings, preset, self.dumps.deciding_scope()))
 
     def lossless_item(self, name: str) -> LosslessItem:
         scope = self._files.scopes[name]
@@ -192,17 +189,14 @@ class GateSession:
         return ComparisonItem(self, self.sweep_item(name) if kind == "preset" else self.lossless_item(name))
 
     def make_item(self, params: Mapping[str, Any]) -> GateItem:
-        """The item of a test's parameters."""
+        """The item that has these parameters, fixture -> key."""
         if "h2o_comparison" in params:
             return self.comparison_item(params["h2o_comparison"])
         if "h2o_point" in params:
             return self.point_item(params["h2o_point"])
         if "h2o_sweep" in params:
             return self.sweep_item(params["h2o_sweep"])
-        return self.lossless_item(next(iter(params.values())))
-
-    def deciding_scope(self) -> Scope | None:
-        return next((scope for scope in self._files.scopes.values() if scope.decides), None)
+        return self.lossless_item(next(params[name] for name in SCOPE_FIXTURES if name in params))
 
     def result(self, preset: Preset, point: SweepPoint) -> PointResult:
         source = self._source(preset)
@@ -222,62 +216,6 @@ class GateSession:
         if preset.name not in self._sources:
             self._sources[preset.name] = self._make_source(preset)
         return self._sources[preset.name]
-
-    def baseline(self, preset: Preset, results: Sequence[PointResult]) -> Baseline | None:
-        given = self.settings.given["decode-baseline"]
-        own = preset.targets.decode_baseline
-        choices = [(given.value, given.origin)] if given.on_command_line else []
-        choices += [(own, f"targets of preset {preset.name}"), (given.value, given.origin)]
-        value, origin = next(((v, o) for v, o in choices if v is not None), (None, ""))
-        if value == "none":
-            raise OptedOut(f"the decode threshold is left out: decode baseline none ({origin})")
-        if value is not None:
-            return Baseline(parse_baseline(str(value), origin), origin, unlike_contexts(results))
-        return pick_recorded(self._source(preset).baselines, results)
-
-    def unfit_baselines(self, preset: Preset, results: Sequence[PointResult]) -> list[str]:
-        source = self._source(preset)
-        unused = [f"{log}: {why}" for log, why in source.unused.items()]
-        return [*describe_unfit(source.baselines, results), *unused][:4]
-
-    def deciding_ratio(self) -> float:
-        scope = self.deciding_scope()
-        if scope is None:
-            raise NotMeasured(
-                "no scope decides the lossless ratio",
-                expected="a scope with decides: true in scopes.yaml beside the gate file",
-                hint="name the file with --h2o-scopes FILE",
-            )
-        return self.evaluate_scope(scope).lossless_ratio
-
-    def evaluate_scope(self, scope: Scope) -> LosslessResult:
-        from pytest_h2o.lossless import LosslessResult, refuse_skips
-
-        allow_skips = scope.allow_skips or self.settings["allow-skips"]
-        if scope.name not in self._evaluated:
-            kept = self.store.once(f"scope/{scope.name}", keep_error(lambda: self._evaluate(scope)))
-            self._evaluated[scope.name] = LosslessResult.from_json(kept_value(kept), scope.name)
-            targets = scope_targets(self.settings, scope)
-            self._new.add_scope(scope, targets, self._evaluated[scope.name], allow_skips=allow_skips)
-        result = self._evaluated[scope.name]
-        if not allow_skips:
-            refuse_skips(result, scope.name)
-        return result
-
-    def _evaluate(self, scope: Scope) -> dict[str, Any]:
-        from pytest_h2o.known_rope import find_rope
-        from pytest_h2o.lossless import LosslessSettings, evaluate_lossless
-
-        settings = LosslessSettings(
-            **{field.name: getattr(scope, field.name) for field in dataclasses.fields(LosslessSettings)}
-        )
-        rope = find_rope(scope, self.settings.given["base-config"])
-        result = evaluate_lossless(self.scope_root(scope), settings, verify=True, rope=rope, executor=self.settings["executor"])
-        return result.to_json()
-
-    def scope_root(self, scope: Scope) -> Path:
-        root: Path = self.settings["dump-dir"] or scope.root
-        return root
 
     def model_layers(self, preset: Preset) -> int | None:
         if preset.model_layers is not None:

@@ -191,6 +191,16 @@ class OnceStore:
         self._seen[key] = result
         return result
 
+    def peek(self, key: str) -> dict[str, Any] | None:
+        """The result of `key` if somebody has made it; None if not, also while it is being made."""
+        if key not in self._seen and not (self._folder / f"{key}.json").exists():
+            return None
+
+        def never() -> dict[str, Any]:
+            raise StoreError("a shared result has vanished", where=str(self._folder / f"{key}.json"))
+
+        return self.once(key, never)
+
 
 def keep_error(compute: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
     """Make an error of ours a result too, so that what failed is not tried again by everyone who needs it."""

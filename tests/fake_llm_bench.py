@@ -11,12 +11,22 @@ FAKE_MODE
     exit3, idle (H2O did nothing), not_deterministic (another h2o_keep where the keep ratio is 0.3).
 FAKE_LAUNCHES
     File to which each launch that gets past its command line appends the path of its config.
+FAKE_DECODE
+    ``base=60,drop=0.2,spread=0.05,seed=1``: decode speed in tok/s with H2O off, the fraction of it that H2O costs, and
+    the lognormal spread of a launch. Drawn anew for each launch, by its number in FAKE_LAUNCHES.
+FAKE_SPANS
+    File to which each launch appends ``in`` when it begins and ``out`` when it ends.
+FAKE_KILL_PARENT
+    The launch of this number kills the process that launched it, and hangs.
+FAKE_KV_LEN
+    A launch with H2O on prints a warning that names this kv_len.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import sys
 import time
@@ -74,9 +84,24 @@ def change_cells(text: str, config: dict[str, Any], options: dict[str, str], mod
         cells.update(IDLE)
     if mode == "not_deterministic" and config.get("kv_h2o_target_keep_ratio") == 0.3:
         cells["h2o_keep"] = "0.3000 ± 0.0000"
+    if os.environ.get("FAKE_DECODE"):
+        prefill = cells["speed(tok/s)"].split("<br>")[0]
+        cells["speed(tok/s)"] = f"{prefill}<br>{draw_decode(bool(config.get('kv_h2o_enable'))):.2f} ± 0.50"
     if mode == "no_h2o":
         cells = {name: cell for name, cell in cells.items() if not name.startswith("h2o_")}
     return cells
+
+
+def count_launches() -> int:
+    """The number of this launch, from 1; launches run one at a time."""
+    return len(Path(os.environ["FAKE_LAUNCHES"]).read_text(encoding="utf-8").splitlines())
+
+
+def draw_decode(with_h2o: bool) -> float:
+    """Decode speed of this launch."""
+    given = {key: float(value) for key, value in (part.split("=") for part in os.environ["FAKE_DECODE"].split(","))}
+    noise = random.Random(f"{given.get('seed', 0):g} {count_launches()}").lognormvariate(0, given.get("spread", 0.0))
+    return given["base"] * (1 - given.get("drop", 0.0) * with_h2o) * noise
 
 
 def to_table(cells: dict[str, str]) -> str:
@@ -137,22 +162,35 @@ def print_output(mode: str, recorded: Path) -> None:
     sys.stdout.write(recorded.read_text(encoding="utf-8") if recorded.exists() else DEVICE)
 
 
+def mark(word: str) -> None:
+    if os.environ.get("FAKE_SPANS"):
+        with Path(os.environ["FAKE_SPANS"]).open("a", encoding="utf-8") as file:
+            file.write(word + "\n")
+
+
 def main() -> None:
     mode = os.environ.get("FAKE_MODE", "ok")
     options = parse_arguments(sys.argv[1:], mode)
     if os.environ.get("FAKE_LAUNCHES"):
         with Path(os.environ["FAKE_LAUNCHES"]).open("a", encoding="utf-8") as file:
             file.write(options["-m"] + "\n")
+    mark("in")
+    if os.environ.get("FAKE_KILL_PARENT") == str(count_launches()):
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(600)
     misbehave(mode, options["-m"])
     config = json.loads(Path(options["-m"]).read_text(encoding="utf-8"))
     log = find_log(config, options)
     print_output(mode, log.with_name(log.stem + ".stdout.txt"))
+    if os.environ.get("FAKE_KV_LEN") and config.get("kv_h2o_enable"):
+        print(f"Drop stale per-layer pending plan: layer=3 kv_len={os.environ['FAKE_KV_LEN']}.")
     cells = change_cells(log.read_text(encoding="utf-8"), config, options, mode)
     table = to_table(cells)
     with Path(options["-fp"]).open("a", encoding="utf-8") as file:
         file.write(table[: -len(table) // 20] if mode == "truncated" else table)
     if "-j" in options and mode != "truncated":
         Path(options["-j"]).write_text(json.dumps(to_json(cells)), encoding="utf-8")
+    mark("out")
 
 
 if __name__ == "__main__":

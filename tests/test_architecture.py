@@ -16,11 +16,24 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
     {"errors", "error_records", "__init__"},
-    {"codecs", "cores", "dumps", "executor_name", "presets", "preset_model", "scopes", "points", "schema", "options", "store"}
-    | {"history"},
+    {
+        "codecs",
+        "cores",
+        "executor_name",
+        "dumps",
+        "presets",
+        "preset_model",
+        "scopes",
+        "points",
+        "schema",
+        "options",
+        "decode_options",
+    }
+    | {"store", "history", "option_checks"},
     {"bench", "codecs_bench", "lossless", "gate", "reference"},
     {"report"},
-    {"comparisons", "gate_files", "known_rope", "row_sources", "selection", "session"},
+    {"comparisons", "gate_files", "known_rope", "launch_settings", "row_sources", "selection", "session"}
+    | {"pair_sources", "decode_plan", "decode_figures", "scope_figures", "calibrations"},
     {"plugin", "hookspecs", "cli", "commands", "__main__"},
 )
 """From the bottom up; a module imports from its own layer and those below."""

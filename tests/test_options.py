@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pytest_h2o.decode_options import parse_budget
 from pytest_h2o.errors import UsageError
 from pytest_h2o.options import OPTIONS, Settings, resolve_settings
 
@@ -75,15 +76,35 @@ def test_a_bench_and_logs_said_in_one_place_exclude_each_other() -> None:
         ({"h2o_decode_drop_target": "-0.1"}, "--h2o-decode-drop-target is out of range"),
         ({"h2o_bench_timeout": "0"}, "--h2o-bench-timeout is out of range"),
         ({"h2o_rule": "any"}, "--h2o-rule does not know 'any'"),
-        ({"h2o_decode_baseline": "fast"}, "--h2o-decode-baseline takes a decode speed or none"),
-        ({"h2o_decode_baseline": "0"}, "--h2o-decode-baseline takes a decode speed or none"),
-        ({"h2o_decode_baseline": "nan"}, "--h2o-decode-baseline takes a decode speed or none"),
+        ({"h2o_decode_baseline": "fast"}, "--h2o-decode-baseline takes paired, a decode speed or none"),
+        ({"h2o_decode_baseline": "0"}, "--h2o-decode-baseline takes paired, a decode speed or none"),
+        ({"h2o_decode_baseline": "nan"}, "--h2o-decode-baseline takes paired, a decode speed or none"),
+        ({"h2o_decode_budget": "many"}, "--h2o-decode-budget takes pairs, seconds or both"),
+        ({"h2o_decode_budget": "0"}, "--h2o-decode-budget takes pairs, seconds or both"),
+        ({"h2o_decode_budget": "201"}, "--h2o-decode-budget takes pairs, seconds or both"),
+        ({"h2o_decode_budget": "20,20"}, "--h2o-decode-budget takes pairs, seconds or both"),
+        ({"h2o_decode_budget": "20,infs"}, "--h2o-decode-budget takes pairs, seconds or both"),
+        ({"h2o_decode_budget": "-5s"}, "--h2o-decode-budget takes pairs, seconds or both"),
+        ({"h2o_inconclusive": "pass"}, "--h2o-inconclusive does not know 'pass'"),
+        ({"h2o_baseline_bench": "b"}, "a build to compare with was given, and no bench"),
+        (
+            {"h2o_baseline_bench": "b", "h2o_bench": "c", "h2o_decode_baseline": "50"},
+            "a build to compare with and another decode baseline were both given",
+        ),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused(line: dict[str, str], first_line: str) -> None:
     with pytest.raises(UsageError) as caught:
         resolve(line)
     assert str(caught.value).splitlines()[0] == first_line
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [("20", (20, None)), ("60s", (None, 60.0)), ("20,60s", (20, 60.0)), ("1.5s, 200", (200, 1.5))],
+)
+def test_a_budget_is_pairs_or_seconds_or_both(text: str, budget: tuple[int | None, float | None]) -> None:
+    assert parse_budget(text, "--h2o-decode-budget") == budget
 
 
 def test_the_ini_file_is_named_when_it_is_at_fault() -> None:

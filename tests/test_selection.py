@@ -120,7 +120,7 @@ def test_two_gate_folders_do_not_mix(tmp_path: Path) -> None:
     assert [name for _, name in session.parameters("h2o_scope", tmp_path / "a")] == ["first"]
     with pytest.raises(PresetError, match=r"^two presets are called one\n"):
         session.parameters("h2o_sweep", tmp_path / "c")
-    with pytest.raises(PresetError, match="exactly one scope of a run decides"):
+    with pytest.raises(PresetError, match=r"^exactly one scope of a run decides"):
         session.parameters("h2o_sweep", tmp_path / "d")
 
 

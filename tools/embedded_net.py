@@ -51,7 +51,7 @@ class Block(nn.Module):
         self.ffn_down = _matrix(c.dim, c.ffn, last_gain)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, dropout: float) -> Tensor:
-        """New ``x`` ``[batch, seq, dim]``; ``cos``, ``sin`` ``[seq, 1, head_dim]``, ``mask`` ``[1, group * seq, seq]``."""
+        """New ``x`` ``[batch, seq, dim]``; ``cos``, ``sin`` ``[seq, 1, head_dim]``, mask ``[1, group * seq, seq]``."""
         eps, dtype = self.config.norm_eps, x.dtype
         x = x + functional.dropout(self._attend(rms_norm(x, self.attn_norm, eps), cos, sin, mask), dropout)
         h = rms_norm(x, self.ffn_norm, eps)

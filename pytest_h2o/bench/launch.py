@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import Any
 from pytest_h2o.bench.check import check_baseline_row, check_row, only_row
 from pytest_h2o.bench.command import BenchSettings, RunFiles, bench_argv, repeat_command
 from pytest_h2o.bench.config import BaseConfig, baseline_run_config, build_run_config
+from pytest_h2o.bench.disturbance import find_disturbance, read_machine
 from pytest_h2o.bench.log_rows import read_rows
 from pytest_h2o.bench.machine_lock import machine_lock
 from pytest_h2o.bench.output import OutputSummary, count_warnings
@@ -105,12 +107,12 @@ class Launcher:
         with_json = not self.json_support.rejected
         argv = bench_argv(self.settings, files, point, with_json=with_json)
         write_new_json(files.config, config)
-        child = self._run(argv, files)
+        child, disturbance = self._run(argv, files)
         output = _summarize(child)
         if with_json and _rejects_json(child, output):
             self.json_support.rejected = True
             _remove_refused_launch(files)
-            child = self._run(bench_argv(self.settings, files, point, with_json=False), files)
+            child, disturbance = self._run(bench_argv(self.settings, files, point, with_json=False), files)
             output = _summarize(child)
         _check_end(child, output, self.settings.timeout_s)
         try:
@@ -130,17 +132,21 @@ class Launcher:
             returncode=child.returncode,
             elapsed_s=child.elapsed_s,
             notes=read.notes,
+            disturbance=disturbance,
         )
 
-    def _run(self, argv: tuple[str, ...], files: RunFiles) -> ChildResult:
+    def _run(self, argv: tuple[str, ...], files: RunFiles) -> tuple[ChildResult, str | None]:
+        """Run the bench alone on the machine; how it ended, and what disturbed it meanwhile."""
         with machine_lock(self.on_wait):
-            return run_child(
+            before = read_machine()
+            child = run_child(
                 argv,
                 stdout_path=files.stdout,
                 timeout_s=self.settings.timeout_s,
                 grace_s=self.settings.grace_s,
                 env=self.env,
             )
+            return child, find_disturbance(before, read_machine(), cores=os.cpu_count() or 1)
 
 
 @contextlib.contextmanager

@@ -39,6 +39,8 @@ class PointResult:
         What a reader of the row should know about how it was read.
     shares_run_with : str or None
         Run id of the run whose row this point shares, because the runtime cannot tell the two apart.
+    disturbance : str or None
+        What disturbed the launch while it was timed; None if nothing is known to have.
     """
 
     run_id: str
@@ -52,6 +54,7 @@ class PointResult:
     elapsed_s: float | None = None
     notes: tuple[str, ...] = ()
     shares_run_with: str | None = None
+    disturbance: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Built-in values only; `from_json` reads them back."""
@@ -69,6 +72,7 @@ class PointResult:
             "elapsed_s": self.elapsed_s,
             "notes": list(self.notes),
             "shares_run_with": self.shares_run_with,
+            "disturbance": self.disturbance,
         }
 
     @classmethod
@@ -93,6 +97,7 @@ class PointResult:
                 elapsed_s=value["elapsed_s"],
                 notes=tuple(value["notes"]),
                 shares_run_with=value["shares_run_with"],
+                disturbance=value["disturbance"],
             )
         except (KeyError, TypeError, AttributeError, BenchError) as error:
             raise _bad_record("a result", error) from error

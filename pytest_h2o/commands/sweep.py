@@ -69,9 +69,10 @@ def _check_ranges(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from pytest_h2o.bench.command import BenchSettings
+    from pytest_h2o.launch_settings import check_bench, choose_base_config
     from pytest_h2o.options import Given
     from pytest_h2o.points import expand_points
-    from pytest_h2o.row_sources import LaunchedRows, check_bench, choose_base_config
+    from pytest_h2o.row_sources import LaunchedRows
     from pytest_h2o.store import OnceStore
 
     _check_ranges(args)

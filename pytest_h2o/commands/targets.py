@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from pytest_h2o.decode_options import parse_baseline
 from pytest_h2o.errors import UsageError
 from pytest_h2o.gate.rule import Thresholds
-from pytest_h2o.options import DEFAULT_TARGETS, parse_baseline
+from pytest_h2o.options import DEFAULT_TARGETS
 
 
 def add_target_arguments(parser: argparse.ArgumentParser) -> None:

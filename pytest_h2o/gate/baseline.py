@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
     from pytest_h2o.bench.row import BenchRow
+    from pytest_h2o.gate.paired import PairedComparison
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,14 @@ class Baseline:
     notes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     """What it was read from."""
+
+
+def paired_baseline(comparison: PairedComparison | None) -> Baseline | None:
+    """The median speed of a comparison's baseline, for figures that want one number; the verdict rests on the pairs."""
+    speed = None if comparison is None else comparison.baseline_tok_per_s()
+    if comparison is None or speed is None:
+        return None
+    return Baseline(speed, f"median of its launches in {len(comparison.pairs)} pairs: {comparison.baseline}")
 
 
 def pick_recorded(rows: Sequence[PointResult], results: Sequence[PointResult]) -> Baseline | None:

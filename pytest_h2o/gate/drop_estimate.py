@@ -26,7 +26,7 @@ SPREAD_FROM_PAIRS = 6
 """Fewer pairs say too little about the noise to foretell anything."""
 _SPREAD_ALPHA = 0.16
 _MOST_PAIRS_FORETOLD = 5000
-_CHANCE_WANTED_Z = 0.8416  # of a clear verdict, 80 %
+CHANCE_WANTED_Z = 0.8416  # of a clear verdict, 80 %
 _NO_MOVE = 1e-12  # keeps the quotient finite for values without any spread
 
 
@@ -129,5 +129,5 @@ def pairs_for_verdict(gap: float, spread: float, plan: Plan) -> int | None:
     z = plan.final_z[0 if gap > 0 else 1]
     if not math.isfinite(z):
         return None
-    needed = ((z + _CHANCE_WANTED_Z) * spread / gap) ** 2
+    needed = ((z + CHANCE_WANTED_Z) * spread / gap) ** 2
     return max(math.ceil(needed), 1) if needed <= _MOST_PAIRS_FORETOLD else None

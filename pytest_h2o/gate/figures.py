@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pytest_h2o.gate.baseline import Baseline
     from pytest_h2o.gate.compare import Allowances
     from pytest_h2o.gate.comparison_item import Earlier
+    from pytest_h2o.gate.paired import PairedComparison
     from pytest_h2o.history.record import SubjectRecord
     from pytest_h2o.lossless import LosslessResult
     from pytest_h2o.options import Settings
@@ -29,6 +30,46 @@ class Comparing(Protocol):
 
     def find_earlier(self, now: SubjectRecord) -> Earlier:
         """The earlier figures to compare with. OptedOut if there are none yet."""
+        ...
+
+
+class Decoding(Protocol):
+    """What an item asks about decode speed."""
+
+    def baseline(self, preset: Preset, results: Sequence[PointResult]) -> Baseline | None:
+        """Decode speed with H2O off, None if nothing says it. OptedOut if it is left out on purpose."""
+        ...
+
+    def unfit_baselines(self, preset: Preset, results: Sequence[PointResult]) -> list[str]:
+        """What lies beside the runs and gave no baseline, and why: a line each."""
+        ...
+
+    def is_paired(self, preset: Preset) -> bool:
+        """Whether the decode verdict of a preset rests on pairs of launches, and not on `baseline`."""
+        ...
+
+    def compare(self, preset: Preset, result: PointResult, target: float) -> PairedComparison:
+        """The pairs of a row against its baseline, launched if they have not been. NotMeasured if there are none."""
+        ...
+
+    def known_comparison(self, preset: Preset) -> PairedComparison | None:
+        """The pairs of a preset if they are there already; launches nothing."""
+        ...
+
+
+class Dumping(Protocol):
+    """What an item asks about the scopes of dumps."""
+
+    def evaluate(self, scope: Scope) -> LosslessResult:
+        """Encode, decode and compare a scope. DumpError if entries cannot be read and skips are not allowed."""
+        ...
+
+    def deciding_ratio(self) -> float:
+        """Lossless ratio of the scope that decides. NotMeasured if there is none."""
+        ...
+
+    def root(self, scope: Scope) -> Path:
+        """Folder or archive that the scope reads."""
         ...
 
 
@@ -59,24 +100,14 @@ class Figures(Protocol):
         """Number of layers of the model, where it is known."""
         ...
 
-    def baseline(self, preset: Preset, results: Sequence[PointResult]) -> Baseline | None:
-        """Decode speed with H2O off, None if nothing says it. OptedOut if it is left out on purpose."""
+    @property
+    def decode(self) -> Decoding:
+        """What answers for decode speed."""
         ...
 
-    def unfit_baselines(self, preset: Preset, results: Sequence[PointResult]) -> list[str]:
-        """What lies beside the runs and gave no baseline, and why: a line each."""
-        ...
-
-    def evaluate_scope(self, scope: Scope) -> LosslessResult:
-        """Encode, decode and compare a scope. DumpError if entries cannot be read and skips are not allowed."""
-        ...
-
-    def deciding_ratio(self) -> float:
-        """Lossless ratio of the scope that decides. NotMeasured if there is none."""
-        ...
-
-    def scope_root(self, scope: Scope) -> Path:
-        """Folder or archive that the scope reads."""
+    @property
+    def dumps(self) -> Dumping:
+        """What answers for the scopes of dumps."""
         ...
 
     def rows_folder(self, preset: Preset) -> Path | None:

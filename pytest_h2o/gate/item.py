@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.errors import NotMeasured
-from pytest_h2o.gate.measured import METRICS, Comparison, Measured, Target
+from pytest_h2o.gate.measured import METRICS, Comparison, Interval, Measured, Target
 from pytest_h2o.gate.rule import Thresholds
 
 if TYPE_CHECKING:
@@ -58,8 +58,10 @@ class GateItem:
         for text in texts:
             self.note(text)
 
-    def measured(self, metric: str, value: float, source: str, std: float | None = None) -> Measured:
-        return Measured(metric, value, source, std, on_compare=self.comparisons.append)
+    def measured(
+        self, metric: str, value: float, source: str, std: float | None = None, interval: Interval | None = None
+    ) -> Measured:
+        return Measured(metric, value, source, std, interval, on_compare=self.comparisons.append)
 
     def record(self, nodeid: str, outcome: str, reason: str | None) -> dict[str, Any]:
         """What the journal keeps of this item: built-in types only; `reason` is why it failed or was left out."""
@@ -83,9 +85,18 @@ class GateItem:
                 hint="see the shipped gate files, or leave the fixture out of a test that is no gate",
             )
 
+    def inconclusive_texts(self) -> list[str]:
+        """A line for each comparison that was neither a pass nor a fail."""
+        undecided = [c for c in self.comparisons if c.outcome == "inconclusive"]
+        return [f"no pass, inconclusive: {c.measured!r}, target {c.target!r}" for c in undecided]
+
     def write_dry_run(self) -> str:
         """Write what would be run, nothing where nothing is launched, and say so."""
         return "dry run: nothing was run"
+
+
+def _interval_json(interval: Interval | None) -> dict[str, Any] | None:
+    return None if interval is None else {"low": interval.low, "high": interval.high, "basis": interval.basis}
 
 
 def _comparison_json(comparison: Comparison) -> dict[str, Any]:
@@ -101,4 +112,5 @@ def _comparison_json(comparison: Comparison) -> dict[str, Any]:
         "target_origin": target.origin,
         "margin": _plain(comparison.margin),
         "outcome": comparison.outcome,
+        "interval": _interval_json(measured.interval),
     }

@@ -14,7 +14,7 @@ from typing import Literal
 
 from pytest_h2o.errors import UsageError
 
-Outcome = Literal["pass", "fail", "reported"]
+Outcome = Literal["pass", "fail", "reported", "inconclusive"]
 
 _MOST_DECIMALS = 15
 """Beyond these two numbers that differ are taken for rounding of the arithmetic."""
@@ -127,6 +127,52 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """Where a measured value lies, with confidence, and what that says of its target.
+
+    Attributes
+    ----------
+    low, high : float or None
+        Bounds in the metric's unit; None: not bounded.
+    outcome : str
+        The verdict on the target `decided_for`: ``pass``, ``fail`` or ``inconclusive``.
+    decided_for : float
+        The target that the verdict was made for. Another one is held against the bounds.
+    basis : str
+        What it rests on, in a few words.
+    inconclusive_fails : bool
+        Whether an inconclusive comparison is false, as a failed one is.
+    """
+
+    low: float | None
+    high: float | None
+    outcome: Outcome
+    decided_for: float
+    basis: str
+    inconclusive_fails: bool = False
+
+    def judge(self, relation: Literal[">=", "<="], target: float) -> Outcome:
+        if target == self.decided_for:
+            return self.outcome
+        above = self.low is not None and self.low > target
+        below = self.high is not None and self.high < target
+        if not (above or below):
+            return "inconclusive"
+        return "pass" if above == (relation == ">=") else "fail"
+
+    def render(self, metric: Metric) -> str:
+        return render_interval(metric, self.low, self.high, self.basis)
+
+
+def render_interval(metric: Metric, low: float | None, high: float | None, basis: str) -> str:
+    """An interval and what it rests on, in brackets."""
+    if low is None and high is None:
+        return f"(no interval, {basis})"
+    low_text, high_text = ("unbounded" if bound is None else metric.render(bound) for bound in (low, high))
+    return f"(interval {low_text} to {high_text}, {basis})"
+
+
+@dataclass(frozen=True)
 class Measured:
     """A measured number.
 
@@ -140,12 +186,15 @@ class Measured:
         Standard deviation over repeats; None where unknown.
     source : str
         The row, run or scope that gave it.
+    interval : Interval or None
+        Where there is one it decides, and not the value.
     """
 
     metric: str
     value: float
     source: str
     std: float | None = None
+    interval: Interval | None = None
     on_compare: Callable[[Comparison], None] | None = field(default=None, compare=False, repr=False)
 
     def __bool__(self) -> bool:
@@ -165,16 +214,20 @@ class Measured:
         if not isinstance(target, Target):
             target = Target(self.metric, float(target), "gate file")
         self._check_sense(relation, target)
-        outcome: Outcome
-        if target.value is None:
-            outcome = "reported"
-        elif self.value >= target.value if relation == ">=" else self.value <= target.value:
-            outcome = "pass"
-        else:
-            outcome = "fail"
+        outcome = self.judge(relation, target)
         if self.on_compare is not None:
             self.on_compare(Comparison(self, relation, target, outcome))
-        return outcome != "fail"
+        fails = outcome == "inconclusive" and self.interval is not None and self.interval.inconclusive_fails
+        return outcome != "fail" and not fails
+
+    def judge(self, relation: Literal[">=", "<="], target: Target) -> Outcome:
+        """The outcome of a comparison with a target, leaving no `Comparison` behind."""
+        if target.value is None:
+            return "reported"
+        if self.interval is not None:
+            return self.interval.judge(relation, target.value)
+        holds = self.value >= target.value if relation == ">=" else self.value <= target.value
+        return "pass" if holds else "fail"
 
     def _check_sense(self, relation: str, target: Target) -> None:
         """Refuse a comparison that says nothing: with the target of another metric, or in the wrong direction."""
@@ -190,4 +243,8 @@ class Measured:
             raise UsageError(f"a {metric.title} was compared the wrong way round", came=relation, expected=sense)
 
     def __repr__(self) -> str:
-        return METRICS[self.metric].render_measured(self.value, self.std)
+        metric = METRICS[self.metric]
+        if self.interval is not None:
+            text = "no value" if math.isnan(self.value) else metric.render(self.value)
+            return f"{text} {self.interval.render(metric)}"
+        return metric.render_measured(self.value, self.std)

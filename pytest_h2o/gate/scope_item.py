@@ -26,7 +26,7 @@ class LosslessItem(GateItem):
     def result(self) -> LosslessResult:
         """The evaluation of this scope. DumpError if it cannot be read, or entries of it cannot."""
         self.asked = True
-        return self.session.evaluate_scope(self.scope)
+        return self.session.dumps.evaluate(self.scope)
 
     @property
     def ratio(self) -> Measured:

@@ -31,11 +31,12 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
+from pytest_h2o.decode_options import MAX_DECODE_PAIRS
 from pytest_h2o.errors import UsageError
 
 Floats = npt.NDArray[np.float64]
 
-MAX_PAIRS = 200
+MAX_PAIRS = MAX_DECODE_PAIRS
 LOWEST_CONFIDENCE, HIGHEST_CONFIDENCE = 0.8, 0.995
 FAIL_POWER = 0.7
 """Spends early on the side that fails: a large slow-down is seen after 6 or 7 pairs. Chosen by simulation."""

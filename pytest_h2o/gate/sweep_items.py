@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pytest_h2o.bench.row import BenchRow
     from pytest_h2o.gate.baseline import Baseline
     from pytest_h2o.gate.figures import Figures
+    from pytest_h2o.gate.paired_item import PairedDecode
     from pytest_h2o.points import SweepPoint
     from pytest_h2o.presets import Preset
 
@@ -66,6 +67,8 @@ class PointItem(GateItem):
         result = self.session.result(self.preset, self.point)
         if result.shares_run_with:
             self.note(f"shares the run of {result.shares_run_with}")
+        if result.disturbance:
+            self.note(f"its launch was disturbed: {result.disturbance}")
         return result
 
     @property
@@ -169,14 +172,14 @@ class SweepItem(GateItem):
 
     def baseline(self) -> Baseline | None:
         """The decode speed with H2O off; None if there is none. OptedOut if it was left out on purpose."""
-        return self.session.baseline(self.preset, self.results)
+        return self.session.decode.baseline(self.preset, self.results)
 
     def _needed_baseline(self) -> Baseline:
         found = self.baseline()
         if found is None:
             raise NotMeasured(
                 f"no baseline: nothing says how fast {self.name} decodes with H2O off",
-                came="; ".join(self.session.unfit_baselines(self.preset, self.results)) or None,
+                came="; ".join(self.session.decode.unfit_baselines(self.preset, self.results)) or None,
                 expected="a row with H2O off and the same prompt, gen, model, backend and threads; or a number",
                 hint="give --h2o-decode-baseline TOK_PER_S, or decode_baseline under targets: in the preset; "
                 "--h2o-decode-baseline none leaves the decode threshold out on purpose",
@@ -184,18 +187,24 @@ class SweepItem(GateItem):
         return found
 
     def decode_drop(self) -> Measured:
-        """Fraction of decode speed lost against the baseline, of the fastest row that may decide.
+        """Fraction of decode speed lost against the baseline, of the row that decides.
 
-        Under the joint rule that is the fastest of the rows that meet the lossy target (of all rows, with a note,
-        where none does); under the rule best-of the fastest of all.
+        Paired, that is the row of `pytest_h2o.gate.timed_row`; the value carries the interval of its pairs, and the
+        interval decides: pass, fail or inconclusive.
+
+        Against a number or a recorded row it is, under the joint rule, the fastest of the rows that meet the lossy
+        target (of all rows, with a note, where none does); under the rule best-of the fastest of all.
 
         Raises
         ------
         NotMeasured
-            There is no baseline, or a row has no decode speed.
+            There is no baseline, or a row has no decode speed; or paired, and no row meets the other targets, so that
+            nothing was timed.
         OptedOut
             The baseline was set to ``none``.
         """
+        if self.session.decode.is_paired(self.preset):
+            return self._paired().drop()
         baseline = self._needed_baseline()
         self.best("decode_tok_per_s")
         facts = self.facts()
@@ -209,7 +218,15 @@ class SweepItem(GateItem):
         if row is None or row.decode_tok_per_s is None:
             raise NotMeasured(f"no row of {self.name} has a decode speed", where=self.name)
         self._note_all(baseline.notes)
+        disturbance = next(result.disturbance for result in self.results if result.run_id == row.run_id)
+        if disturbance:
+            self.note(f"the launch of {row.run_id} was disturbed, so its speed is doubtful: {disturbance}")
         return self.measured("decode_drop", decode_drop(baseline.tok_per_s, row.decode_tok_per_s), row.run_id)
+
+    def _paired(self) -> PairedDecode:
+        from pytest_h2o.gate.paired_item import PairedDecode  # brings numpy, which collecting alone does not need
+
+        return PairedDecode(self)
 
     def record(self, nodeid: str, outcome: str, reason: str | None) -> dict[str, Any]:
         if self.comparisons:
@@ -237,6 +254,7 @@ class SweepItem(GateItem):
             "h2o_layer_end": self.preset.h2o_layer_end,
             "targets": asdict(self.targets.thresholds),
             "decode_left_out": left_out,
+            "paired": self.session.decode.is_paired(self.preset),
             "baseline_tok_per_s": baseline.tok_per_s if baseline else None,
             "baseline_origin": baseline.origin if baseline else None,
             "baseline_files": [str(path) for path in baseline.files] if baseline else [],
@@ -246,6 +264,8 @@ class SweepItem(GateItem):
     def known_margins(self) -> tuple[RowMargins, ...]:
         """Every row against the lossy and the decode target, as far as they can be held without measuring more."""
         asked, baseline = self.targets.thresholds, None
+        if self.session.decode.is_paired(self.preset):
+            return self._paired().margins(Thresholds(asked.lossy, None, None)).rows
         with contextlib.suppress(H2OError):
             baseline = self.baseline()
         speed = None if baseline is None else baseline.tok_per_s
@@ -253,7 +273,12 @@ class SweepItem(GateItem):
         return decide_joint(self.facts(), thresholds, baseline_tok_per_s=speed, lossless=None).rows
 
     def joint(self) -> JointVerdict:
-        """Every row against every target (lossy, decode, lossless of the deciding scope)."""
+        """Every row against every target (lossy, decode, lossless of the deciding scope).
+
+        Paired, a decode margin is there for the timed row alone, once it was timed.
+        """
+        if self.session.decode.is_paired(self.preset):
+            return self._paired().joint()
         thresholds, baseline, lossless = self._limits()
         return decide_joint(self.facts(), thresholds, baseline_tok_per_s=baseline, lossless=lossless)
 
@@ -274,7 +299,7 @@ class SweepItem(GateItem):
         lossless: float | None = None
         if thresholds.lossless is not None:
             try:
-                lossless = self.session.deciding_ratio()
+                lossless = self.session.dumps.deciding_ratio()
             except H2OError:
                 self.note("the joint rule needs the lossless ratio of the scope that decides")
                 raise
@@ -285,6 +310,8 @@ class SweepItem(GateItem):
 
         Under the rule best-of it is that of the best of each column, whichever rows they are of.
         """
+        if self.session.decode.is_paired(self.preset):
+            return self._paired().joint_margin()
         if self.session.rule == "best-of":
             thresholds, baseline, lossless = self._limits()
             margins = best_of_margins(self.facts(), thresholds, baseline_tok_per_s=baseline, lossless=lossless)

@@ -111,7 +111,11 @@ def evaluate_lossless(
 
 
 def _evaluate(
-    index: DumpIndex, settings: LosslessSettings, measurement: Measurement, executor: Executor, progress: Progress | None
+    index: DumpIndex,
+    settings: LosslessSettings,
+    measurement: Measurement,
+    executor: Executor,
+    progress: Progress | None,
 ) -> dict[str, Any]:
     """Everything that was counted, by its name in the result."""
     selection = select(index, settings)

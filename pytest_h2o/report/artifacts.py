@@ -99,6 +99,7 @@ def _write_preset(collector: Collector, name: str) -> None:
     """Manifest and CSV of a preset, and copies of the logs if they were recorded elsewhere."""
     from pytest_h2o.bench.manifest import MANIFEST_NAME, write_manifest
     from pytest_h2o.bench.metrics_csv import write_metrics_csv
+    from pytest_h2o.gate.paired import DECODE_FOLDER, PAIRS_NAME
 
     folder = collector.run_dir / name
     results = collector.results_of(name)
@@ -106,6 +107,8 @@ def _write_preset(collector: Collector, name: str) -> None:
         _keep_run(result, RunFiles(folder, result.shares_run_with or result.run_id))
     for path in map(Path, collector.presets.get(name, {}).get("baseline_files", ())):
         _keep(path, folder / ("configs" if path.suffix == ".json" else "logs") / path.name)
+    if name in collector.comparisons:
+        write_new_json(folder / DECODE_FOLDER / PAIRS_NAME, collector.comparisons[name])
     write_manifest(folder / MANIFEST_NAME, collector.manifest_entries(name))
     if results:
         write_metrics_csv(folder / "h2o_metrics.csv", [result.row for result in results])

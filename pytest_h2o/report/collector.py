@@ -58,6 +58,8 @@ class Collector:
         """Scope name -> lossless result."""
         self.presets: dict[str, dict[str, Any]] = {}
         """Preset name -> what the summary needs of it (layers, targets, baseline)."""
+        self.comparisons: dict[str, dict[str, Any]] = {}
+        """Preset name -> pairs of its decode verdict."""
         self.left_out: set[str] = set()
         """Presets that nothing could measure and nobody asked for."""
 
@@ -82,6 +84,8 @@ class Collector:
             self.scopes.setdefault(name, result)
         for name, facts in data.get("presets", {}).items():
             self.presets.setdefault(name, facts)
+        for name, comparison in data.get("comparisons", {}).items():
+            self.comparisons.setdefault(name, comparison)
         self.left_out.update(data.get("left_out", ()))
         self.items[record["item"]] = record
 

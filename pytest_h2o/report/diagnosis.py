@@ -10,7 +10,7 @@ import shlex
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pytest_h2o.bench.command import repeat_command
 from pytest_h2o.errors import BenchError, H2OError
@@ -25,6 +25,7 @@ from pytest_h2o.report.changes import explain_changes
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
+    from pytest_h2o.gate.paired import PairedComparison
 
 NEAREST = 5
 """Rows shown beside the one that was measured."""
@@ -41,8 +42,9 @@ def explain_comparison(left: Measured, op: str, right: object) -> list[str] | No
     if op not in (">=", "<=") or not isinstance(right, Target | float | int):
         return None
     target = right if isinstance(right, Target) else Target(left.metric, float(right), "gate file")
-    comparison = Comparison(left, ">=" if op == ">=" else "<=", target, "fail")
-    if left.metric == "joint_margin" and target.value == 0 and -math.inf < left.value < 0:
+    relation: Literal[">=", "<="] = ">=" if op == ">=" else "<="
+    comparison = Comparison(left, relation, target, left.judge(relation, target))
+    if left.metric == "joint_margin" and target.value == 0 and -math.inf < left.value < 0 and left.interval is None:
         gap = METRICS["joint_margin"].render_gap(-left.value)
         head = f"no row meets every target; the nearest misses by {gap}"
         if left.source == BEST_OF_EACH:
@@ -96,6 +98,8 @@ def _wrap(label: str, text: str) -> list[str]:
 
 def _measured_text(comparison: Comparison) -> str:
     measured = comparison.measured
+    if measured.interval is not None:
+        return repr(measured)
     return METRICS[measured.metric].render_measured(measured.value, measured.std, comparison.target.value)
 
 
@@ -104,6 +108,8 @@ def _margin_text(comparison: Comparison) -> str:
     margin, relative = comparison.margin, comparison.relative_margin
     if margin is None:
         return "no target: reported only"
+    if comparison.outcome == "inconclusive":
+        return "inconclusive: the interval holds the target"
     if not math.isfinite(margin):
         return "a value is missing or not a number, so the target is missed"
     side = "held with a margin of" if margin >= 0 else "missed by"
@@ -137,8 +143,11 @@ def _verdict_lines(item: GateItem) -> list[str]:
 
 
 def _speed_lines(item: SweepItem, run_id: str) -> list[str]:
-    """The two speeds behind a slow-down."""
+    """The two speeds behind a slow-down; of pairs the median of each side."""
     lines = []
+    known = item.session.decode.known_comparison(item.preset)
+    if item.session.decode.is_paired(item.preset):
+        return [] if known is None else _pair_speed_lines(known)
     cell = next((r.row.decode_tok_per_s for r in item.results if r.run_id == run_id), None)
     if cell is not None:
         speed = METRICS["decode_tok_per_s"].render_measured(cell.mean, cell.std)
@@ -150,6 +159,17 @@ def _speed_lines(item: SweepItem, run_id: str) -> list[str]:
     return lines
 
 
+def _pair_speed_lines(comparison: PairedComparison) -> list[str]:
+    render = METRICS["decode_tok_per_s"].render
+    baseline, candidate = comparison.baseline_tok_per_s(), comparison.candidate_tok_per_s()
+    if baseline is None or candidate is None:
+        return []
+    return [
+        f"decode     {render(candidate)}, the median of its launches",
+        f"baseline   {render(baseline)}, the median of its launches: {comparison.baseline}",
+    ]
+
+
 def _joint_lines(item: SweepItem) -> list[str]:
     """Every target of the joint rule, and how far the nearest row is from each."""
     verdict, targets = item.joint(), item.targets
@@ -159,7 +179,8 @@ def _joint_lines(item: SweepItem) -> list[str]:
     if best is None:
         return lines
     if best.decode is None:
-        lines.append("           decode slow-down: left out on purpose")
+        paired = item.session.decode.is_paired(item.preset)
+        lines.append(f"           decode slow-down: {'not timed' if paired else 'left out on purpose'}")
     else:
         lines.append(f"           decode slow-down <= {targets.decode_drop!r} ({targets.decode_drop.origin})")
     lines.append(f"           lossless ratio >= {targets.lossless!r} ({targets.lossless.origin})")
@@ -176,7 +197,7 @@ def _joint_lines(item: SweepItem) -> list[str]:
 
 
 def _row_lines(item: SweepItem) -> list[str]:
-    failed = next((c for c in item.comparisons if c.outcome == "fail"), None)
+    failed = next((c for c in item.comparisons if c.outcome in ("fail", "inconclusive")), None)
     if failed is None:
         return []
     metric = failed.measured.metric
@@ -187,7 +208,7 @@ def _row_lines(item: SweepItem) -> list[str]:
     lines = []
     if source is not None and (metric == "h2o_lossy" or (joint and "lossy" in margins[source.run_id].missed)):
         lines += _bound_lines(source, item)
-    lines += _table_lines(list(results.values()), margins, metric)
+    lines += _table_lines(item, margins, metric)
     lines += _warning_lines(list(results.values()))
     if source is not None:
         lines += _file_lines(source)
@@ -205,7 +226,8 @@ def _bound_lines(result: PointResult, item: SweepItem) -> list[str]:
     return [f"bound      {bound.render(item.targets.lossy.value)}"]
 
 
-def _table_lines(results: Sequence[PointResult], margins: dict[str, RowMargins], metric: str) -> list[str]:
+def _table_lines(item: SweepItem, margins: dict[str, RowMargins], metric: str) -> list[str]:
+    results, paired = item.results, item.session.decode.is_paired(item.preset)
     sign = -1.0 if METRICS[metric].higher_is_better else 1.0
 
     def rank(result: PointResult) -> tuple[float, ...]:
@@ -220,13 +242,18 @@ def _table_lines(results: Sequence[PointResult], margins: dict[str, RowMargins],
 
     lines = ["rows       nearest first", f"  {'lossy':>8}  {'decode':>8}  {'misses':<15}  run"]
     for row in map(row_facts, sorted(results, key=rank)[:NEAREST]):
-        missed = ", ".join(margins[row.run_id].missed) or "-"
+        missed = _missed(margins[row.run_id], paired)
         lossy = "missing" if row.lossy is None else f"{row.lossy:.3f}"
         decode = "missing" if row.decode_tok_per_s is None else f"{row.decode_tok_per_s:.2f}"
         lines.append(f"  {lossy:>8}  {decode:>8}  {missed:<15}  {row.run_id}")
     if len(results) > NEAREST:
         lines.append(f"  … and {len(results) - NEAREST} more rows")
     return lines
+
+
+def _missed(margins: RowMargins, paired: bool) -> str:
+    """The targets that a row misses; one that could hold them all and was not timed is called so."""
+    return ", ".join(margins.missed) or ("not timed" if paired and margins.decode is None else "-")
 
 
 def _warning_lines(results: Sequence[PointResult]) -> list[str]:
@@ -268,7 +295,7 @@ def _folder_lines(item: PointItem | SweepItem) -> list[str]:
 
 
 def _scope_lines(item: LosslessItem, error: H2OError | None) -> list[str]:
-    lines = [f"dump       {item.session.scope_root(item.scope).resolve()}"]
+    lines = [f"dump       {item.session.dumps.root(item.scope).resolve()}"]
     if error is not None:
         return lines
     result = item.result

@@ -10,6 +10,7 @@ from pytest_h2o.history.machine import describe_machine
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
     from pytest_h2o.gate.item import Targets
+    from pytest_h2o.gate.paired import PairedComparison
     from pytest_h2o.lossless import LosslessResult
     from pytest_h2o.points import SweepPoint
     from pytest_h2o.presets import Preset
@@ -25,6 +26,7 @@ class NewData:
         self._failed: list[dict[str, Any]] = []
         self._scopes: dict[str, dict[str, Any]] = {}
         self._presets: dict[str, dict[str, Any]] = {}
+        self._comparisons: dict[str, dict[str, Any]] = {}
 
     def add_point(self, preset: Preset, point: SweepPoint, result: PointResult) -> None:
         if (preset.name, point.run_id) in self._seen:
@@ -66,6 +68,11 @@ class NewData:
     def add_preset(self, preset: Preset, facts: dict[str, Any]) -> None:
         self._presets[preset.name] = facts
 
+    def add_comparison(self, preset: Preset, comparison: PairedComparison) -> None:
+        if ("decode", preset.name) not in self._seen:
+            self._seen.add(("decode", preset.name))
+            self._comparisons[preset.name] = comparison.to_json()
+
     def take(self, left_out: Collection[str]) -> dict[str, Any]:
         """Everything new, and the presets that were left out; then start again."""
         data = {
@@ -73,7 +80,8 @@ class NewData:
             "failed": self._failed,
             "scopes": self._scopes,
             "presets": self._presets,
+            "comparisons": self._comparisons,
             "left_out": sorted(left_out),
         }
-        self._points, self._failed, self._scopes, self._presets = [], [], {}, {}
+        self._points, self._failed, self._scopes, self._presets, self._comparisons = [], [], {}, {}, {}
         return data

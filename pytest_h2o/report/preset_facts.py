@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from pytest_h2o.bench.result import PointResult
-from pytest_h2o.gate.measured import METRICS
+from pytest_h2o.gate.measured import METRICS, render_interval
 from pytest_h2o.gate.rule import Thresholds, decide_best_of, decide_joint
 from pytest_h2o.gate.sweep_items import row_facts
 from pytest_h2o.gate.totals import split_layers, whole_cache_ratio
+from pytest_h2o.options import DEFAULT_TARGETS
 from pytest_h2o.report.collector import Collector, comparison_facts, subject_kind
 from pytest_h2o.report.original import MISSING, collect_original
 
@@ -36,13 +38,32 @@ def summarize_preset(collector: Collector, name: str) -> dict[str, Any]:
         "shared_runs": {r.run_id: r.shares_run_with for r in results if r.shares_run_with},
         "warnings": _warnings(results),
         "notes": notes,
+        "decode": _decode(collector, name, facts),
         "original": None,
         **comparison_facts(items),
     }
     if facts is None or [result.run_id for result in results] != facts["run_ids"]:
         return summary
+    facts = {**facts, **_paired_facts(collector, name)}
     deciding, upper = collector.accepted_scope(decides=True), collector.accepted_scope(decides=False)
-    return {**summary, **_whole(facts, results, deciding, upper)}
+    summary = {**summary, **_whole(facts, results, deciding, upper)}
+    if facts["paired"]:
+        joint = next((v["outcome"] for v in summary["verdicts"] if v["metric"] == "joint_margin"), None)
+        summary["rules"]["joint"] = "NOT TIMED" if joint is None else joint.upper()
+    return summary
+
+
+def _paired_facts(collector: Collector, name: str) -> dict[str, Any]:
+    """The baseline of a preset's pairs, for the facts that want one number."""
+    if name not in collector.comparisons:
+        return {}
+    from pytest_h2o.gate.baseline import paired_baseline
+    from pytest_h2o.gate.paired import PairedComparison
+
+    baseline = paired_baseline(PairedComparison.from_json(collector.comparisons[name]))
+    if baseline is None:
+        return {}
+    return {"baseline_tok_per_s": baseline.tok_per_s, "baseline_origin": baseline.origin}
 
 
 def _whole(
@@ -89,16 +110,42 @@ def _whole(
     }
 
 
+def _decode(collector: Collector, name: str, facts: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The paired verdict of a preset as figures; None where there is none."""
+    if name not in collector.comparisons or facts is None:
+        return None
+    from dataclasses import asdict
+
+    from pytest_h2o.gate.paired import PairedComparison
+
+    comparison = PairedComparison.from_json(collector.comparisons[name])
+    target = facts["targets"]["decode_drop"]
+    verdict = asdict(comparison.judge(DEFAULT_TARGETS["decode_drop"] if target is None else target))
+    shared = ("candidate", "baseline", "seed", "launches", "elapsed_s", "stopped", "is_comparable")
+    return {
+        **verdict,
+        "excluded": list(verdict["excluded"]),
+        **{key: getattr(comparison, key) for key in shared},
+        "measured_again": list(comparison.measured_again),
+    }
+
+
 def render_comparison(comparison: Mapping[str, Any]) -> dict[str, str]:
-    """A comparison of the journal as texts: measured with spread, target, margin."""
+    """A comparison of the journal as texts: measured with spread or interval, target, margin."""
     metric = METRICS[comparison["metric"]]
     # What JSON cannot hold as a number is there as text: nan, inf.
     value, target = float(comparison["value"]), comparison["target"]
     std, margin = (None if comparison[key] is None else float(comparison[key]) for key in ("std", "margin"))
+    interval = comparison["interval"]
+    if interval is None:
+        measured = metric.render_measured(value, std, target)
+    else:
+        text = "no value" if math.isnan(value) else metric.render(value)
+        measured = f"{text} {render_interval(metric, interval['low'], interval['high'], interval['basis'])}"
     return {
         "metric": metric.name,
         "title": metric.title,
-        "measured": metric.render_measured(value, std, target),
+        "measured": measured,
         "relation": comparison["relation"],
         "target": "none" if target is None else metric.render_target(target),
         "target_origin": comparison["target_origin"],

@@ -1,7 +1,8 @@
 """The run in one value (`build_summary`), and as Markdown (`render_summary_md`). Pure.
 
-``overall_pass`` is true, false, or ``"incomplete"``: nothing failed, but something that a verdict needs was not asked
-for or not measured. Only true means that the gate held.
+``overall_pass`` is true, false, ``"inconclusive"`` or ``"incomplete"``. Inconclusive: nothing failed, but pairs of
+launches could not tell whether decoding is slower than allowed. Incomplete: nothing failed, but something that a
+verdict needs was not asked for or not measured. Only true means that the gate held.
 """
 
 from __future__ import annotations
@@ -35,10 +36,19 @@ def build_summary(collector: Collector, *, exit_status: int = 0) -> dict[str, An
     }
     counts = {outcome: sum(item["outcome"] == outcome for item in items) for outcome in ("passed", "failed", "skipped")}
     missing = [*_missing(collector, items), *find_uncompared(items, collector.settings["compare"])]
-    missed = [c for item in items for c in item["comparisons"] if c["outcome"] == "fail"]
+    failing = {"fail", "inconclusive"} if collector.settings["inconclusive"] == "fail" else {"fail"}
+    missed = [c for item in items for c in item["comparisons"] if c["outcome"] in failing]
     missed += [change for item in items for change in failing_changes(item.get("comparison"))]
-    failed = bool(counts["failed"] or missed or exit_status)
-    overall: bool | str = False if failed else ("incomplete" if missing else True)
+    inconclusive = [
+        {"item": i["item"], "why": _why(i, "inconclusive")}
+        for i in items
+        if i["outcome"] != "failed" and any(c["outcome"] == "inconclusive" for c in i["comparisons"])
+    ]
+    overall: bool | str = True
+    if counts["failed"] or missed or exit_status:
+        overall = False
+    elif inconclusive or missing:
+        overall = "inconclusive" if inconclusive else "incomplete"
     return {
         "version": SUMMARY_VERSION,
         "overall_pass": overall,
@@ -46,6 +56,7 @@ def build_summary(collector: Collector, *, exit_status: int = 0) -> dict[str, An
         "rule": collector.settings["rule"],
         "items": counts,
         "failed": [{"item": i["item"], "why": why_failed(i)} for i in items if i["outcome"] == "failed"],
+        "inconclusive": inconclusive,
         "left_out_on_purpose": [
             *(
                 {"item": i["item"], "why": i["reason"]}
@@ -62,16 +73,19 @@ def build_summary(collector: Collector, *, exit_status: int = 0) -> dict[str, An
 
 
 def why_failed(item: Mapping[str, Any]) -> str:
-    """One line: the comparison that failed, or the error."""
-    if worse := summarize_failure(item.get("comparison")):
-        return worse
+    """One line: the comparison that failed, or was inconclusive where that fails, or the error."""
+    return summarize_failure(item.get("comparison")) or _why(item, "fail", "inconclusive")
+
+
+def _why(item: Mapping[str, Any], *outcomes: str) -> str:
     for comparison in item["comparisons"]:
-        if comparison["outcome"] == "fail":
+        if comparison["outcome"] in outcomes:
             v = render_comparison(comparison)
-            if v["metric"] == "joint_margin":
+            if v["metric"] == "joint_margin" and comparison["interval"] is None:
                 return f"no row meets every target; the nearest, {v['source']}, has a joint margin of {v['measured']}"
             target = f"{v['relation']} {v['target']} ({v['target_origin']})"
-            return f"{v['title']} {v['measured']} on {v['source']}, target {target}"
+            word = "inconclusive: " if v["outcome"] == "inconclusive" else ""
+            return f"{word}{v['title']} {v['measured']} on {v['source']}, target {target}"
     return str(item["reason"] or "an assertion of the gate file failed")
 
 
@@ -171,7 +185,7 @@ def count_rows(preset: Mapping[str, Any]) -> str:
 
 
 def render_verdict(overall: bool | str) -> str:
-    """``PASS``, ``FAIL`` or ``INCOMPLETE``."""
+    """``PASS``, ``FAIL``, ``INCONCLUSIVE`` or ``INCOMPLETE``."""
     if isinstance(overall, bool):
         return "PASS" if overall else "FAIL"
     return overall.upper()
@@ -186,6 +200,7 @@ def render_summary_md(summary: Mapping[str, Any]) -> str:
         f"rule: {summary['rule']}."
     )
     lines += render_list("Failed", [f"{f['item']}: {f['why']}" for f in summary["failed"]])
+    lines += render_list("Inconclusive: no pass", [f"{f['item']}: {f['why']}" for f in summary["inconclusive"]])
     lines += render_list("Not complete", summary["incomplete_for"])
     lines += render_list("Left out on purpose", [f"{f['item']}: {f['why']}" for f in summary["left_out_on_purpose"]])
     lines += render_list("Not measured (not asked for)", summary["not_measured"])

@@ -40,9 +40,10 @@ def render_terminal(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
     lines += [f"left out on purpose: {left['why']}" for left in _unique(summary["left_out_on_purpose"])]
     if summary["not_measured"]:
         lines.append(f"not measured, not asked for: {', '.join(summary['not_measured'])}")
+    lines += [f"no pass: {found['why']}" for found in _unique(summary["inconclusive"])]
     if summary["exit_status"] and not summary["items"]["failed"]:
         lines.append(f"pytest ended with exit status {summary['exit_status']}: something failed that left no record")
-    if summary["overall_pass"] == "incomplete":
+    if summary["incomplete_for"] and summary["overall_pass"] is not False:
         lines += [f"incomplete: {text}" for text in summary["incomplete_for"]]
     lines += _recorded(summary.get("recorded"))
     lines += [f"gate {render_verdict(summary['overall_pass'])} (rule {summary['rule']}); artifacts in {run_dir}"]
@@ -85,7 +86,8 @@ def _unique(entries: list[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def _threshold(verdict: Mapping[str, str]) -> str:
-    return f"{verdict['title']} {verdict['measured']} (target {verdict['relation']} {verdict['target']})"
+    text = f"{verdict['title']} {verdict['measured']} (target {verdict['relation']} {verdict['target']})"
+    return f"{text} INCONCLUSIVE" if verdict["outcome"] == "inconclusive" else text
 
 
 def _block(name: str, figures: list[str], outcomes: Mapping[str, str]) -> list[str]:

@@ -16,6 +16,7 @@ from pydantic.annotated_handlers import GetCoreSchemaHandler, GetJsonSchemaHandl
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from pydantic_core.core_schema import ValidationInfo
 
+from pytest_h2o.decode_options import MAX_DECODE_PAIRS
 from pytest_h2o.points import MAX_POINTS
 from pytest_h2o.schema.json_schema import MAX_INT
 from pytest_h2o.schema.yaml_source import KeyPath
@@ -103,6 +104,7 @@ Given = BeforeValidator(_refuse_null)
 
 Count = Annotated[int, Field(strict=True, ge=0, le=MAX_INT)]
 Positive = Annotated[int, Field(strict=True, ge=1, le=MAX_INT)]
+PairCount = Annotated[int, Field(strict=True, ge=1, le=MAX_DECODE_PAIRS)]
 LayerEnd = Annotated[int, Field(strict=True, ge=-1, le=MAX_INT)]
 Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
 KeepRatio = Annotated[float, Field(strict=True, gt=0, le=1)]

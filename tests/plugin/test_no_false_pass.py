@@ -15,7 +15,16 @@ def check_usage_error(project: Project, text: str, *arguments: str) -> None:
     assert "Traceback" not in printed
 
 
-@pytest.mark.parametrize("option", ["--h2o-base-config=c.json", "--h2o-backend=opencl", "--h2o-no-fold"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--h2o-base-config=c.json",
+        "--h2o-backend=opencl",
+        "--h2o-no-fold",
+        "--h2o-disturbed=keep",
+        "--h2o-decode-budget=20",
+    ],
+)
 def test_an_option_about_launching_needs_a_bench(option: str, project: Project) -> None:
     name = option.partition("=")[0]
     check_usage_error(project, f"{name} says how to run a bench, and no bench is given", option)

@@ -1,0 +1,123 @@
+"""Launches pairs: baseline and candidate, each alone on the machine, until the verdict is clear or the budget spent.
+
+Thin: the order of launches, the verdict and when to stop are decided in `pytest_h2o.gate`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from pytest_h2o.bench.result import PointResult
+from pytest_h2o.errors import NotMeasured
+from pytest_h2o.gate.comparable import why_unlike
+from pytest_h2o.gate.decode import Budget
+from pytest_h2o.gate.paired import PairedComparison, TimedLaunch, TimedPair, next_pair
+from pytest_h2o.gate.pairs import plan_order
+
+Launch = Callable[[str], PointResult]
+"""Launches one side under a run id of its own; raises H2OError if it gives no sound row."""
+
+RELAUNCHES = 6
+"""Disturbed launches of one comparison that are made again. Above it the machine is simply not quiet: disturbed
+launches then count all the same, since both sides meet the same disturbances, and the interval is the wider for it."""
+
+SAME_LAUNCH = 2
+"""One and the same launch is made again so often at most."""
+
+
+@dataclass
+class PairRunner:
+    """Launches the pairs of one comparison, and keeps what was measured again.
+
+    Attributes
+    ----------
+    baseline, candidate : callable
+        Launch either side.
+    relaunches : int
+        Disturbed launches that may still be made again; 0 only marks them.
+    """
+
+    baseline: Launch
+    candidate: Launch
+    relaunches: int = RELAUNCHES
+    elapsed_s: float = 0.0
+    measured_again: list[str] = field(default_factory=list)
+
+    def launch_pair(self, number: int, first: str) -> TimedPair:
+        """Launch both sides of a pair, `first` (``AB`` or ``BA``) saying which begins; errors as in a launch."""
+        name = f"pair_{number:02d}"
+        results: dict[str, PointResult] = {}
+        for side in ("baseline", "candidate") if first == "AB" else ("candidate", "baseline"):
+            results[side] = self._launch(self.baseline if side == "baseline" else self.candidate, f"{name}_{side}")
+        a, b = results["baseline"], results["candidate"]
+        return TimedPair("AB" if first == "AB" else "BA", _timed(a), _timed(b), why_unlike(a, b))
+
+    def _launch(self, launch: Launch, run_id: str) -> PointResult:
+        result = self._count(launch(run_id))
+        for again in range(1, SAME_LAUNCH + 1):
+            if result.disturbance is None or self.relaunches <= 0:
+                break
+            self.relaunches -= 1
+            self.measured_again.append(f"{result.run_id}: {result.disturbance}")
+            result = self._count(launch(f"{run_id}_again{again}"))
+        return result
+
+    def _count(self, result: PointResult) -> PointResult:
+        self.elapsed_s += result.elapsed_s or 0.0
+        return result
+
+
+def _timed(result: PointResult) -> TimedLaunch:
+    speed = result.row.decode_tok_per_s
+    if speed is None:
+        raise NotMeasured("a launch of a pair has no decode speed", where=str(result.log_path))
+    return TimedLaunch(result.run_id, speed.mean, round(result.elapsed_s or 0.0, 4), result.disturbance)
+
+
+def compare_pairs(
+    runner: PairRunner, budget: Budget, target: float, *, candidate: str, baseline: str, notes: Sequence[str] = ()
+) -> PairedComparison:
+    """Launch pairs until the verdict on `target` is clear, the budget is spent, or more would not help.
+
+    Parameters
+    ----------
+    runner : PairRunner
+        Launches the two sides.
+    budget : Budget
+        Fixed before the first pair.
+    target : float
+        The largest allowed drop, a fraction.
+    candidate, baseline : str
+        The row that is judged, and what it is paired with, in words.
+    notes : sequence of str
+        What a reader should know of the plan.
+
+    Raises
+    ------
+    H2OError
+        A launch gave no sound row: a verdict on the rest would be one on missing data.
+    """
+    seed = secrets.randbelow(2**32)
+    order = plan_order(budget.pairs + budget.spare_pairs + 1, seed)
+    pairs: list[TimedPair] = []
+    while (action := next_pair(pairs, budget, target, elapsed_s=runner.elapsed_s)).launch:
+        pairs.append(runner.launch_pair(len(pairs) + 1, order[len(pairs)]))
+    return PairedComparison(
+        candidate=candidate,
+        baseline=baseline,
+        seed=seed,
+        planned_pairs=budget.pairs,
+        pairs=tuple(pairs),
+        measured_again=tuple(runner.measured_again),
+        stopped=action.reason,
+        elapsed_s=round(runner.elapsed_s, 3),
+        notes=tuple(notes),
+    )
+
+
+def launch_pairs(runner: PairRunner, count: int, seed: int) -> Iterator[TimedPair]:
+    """Launch a fixed number of pairs, for calibration: nothing is decided meanwhile."""
+    for number, first in enumerate(plan_order(count, seed), start=1):
+        yield runner.launch_pair(number, first)

@@ -1,0 +1,103 @@
+"""How noisy a bench is on a machine, and the smallest drop that can be told from none there. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from pytest_h2o.errors import StoreError, UsageError
+from pytest_h2o.gate.decode import DEFAULT_CONFIDENCE
+from pytest_h2o.gate.drop_estimate import CHANCE_WANTED_Z, SPREAD_FROM_PAIRS, look_at, walsh_averages
+from pytest_h2o.gate.paired import TimedPair
+from pytest_h2o.gate.pairs import log_ratios
+from pytest_h2o.gate.sequential import make_plan
+
+NOISE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What a bench against itself showed.
+
+    Attributes
+    ----------
+    launch_spread : float
+        Standard deviation of the logarithm of decode speed over all launches: about the relative spread of a launch.
+    pair_spread : float
+        Robust standard deviation of the log ratio of a pair; what slows both sides is no part of it.
+    drop : float
+        Estimated drop of the bench against itself: 0 but for noise, and for a bias of going first or second.
+    pairs : int
+        Pairs that were compared.
+    """
+
+    launch_spread: float
+    pair_spread: float
+    drop: float
+    pairs: int
+
+    def floor(self, pairs: int) -> float | None:
+        """The smallest drop that `pairs` pairs tell from none with a chance of 80 %, a fraction; None if none can.
+
+        A target below it is too fine for this noise: a build without any slow-down would often end inconclusive.
+        """
+        z = max(make_plan(pairs, DEFAULT_CONFIDENCE).final_z)
+        if not math.isfinite(z):
+            return None
+        return -math.expm1(-(z + CHANCE_WANTED_Z) * self.pair_spread / math.sqrt(pairs))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"version": NOISE_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Noise:
+        """Read what `to_json` gave; further keys are left aside.
+
+        Raises
+        ------
+        StoreError
+            The value has another shape or version, or a spread that is none.
+        """
+        try:
+            if value["version"] != NOISE_VERSION:
+                raise ValueError(f"version {value['version']!r}")
+            made = cls(**{field.name: value[field.name] for field in fields(cls)})
+            if not all(math.isfinite(spread) and spread >= 0 for spread in (made.launch_spread, made.pair_spread)):
+                raise ValueError("a spread that is no number of at least 0")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StoreError(
+                "a calibration was kept in another shape than this version reads",
+                came=f"{type(error).__name__}: {error}",
+                hint="calibrate again: pytest-h2o calibrate",
+            ) from error
+        return made
+
+
+def measure_noise(pairs: Sequence[TimedPair]) -> Noise:
+    """The noise of pairs whose two sides are the same build.
+
+    Raises
+    ------
+    UsageError
+        Fewer pairs could be compared than tell anything about the spread.
+    """
+    values = log_ratios([timed.pair for timed in pairs])
+    if len(values) < SPREAD_FROM_PAIRS:
+        raise UsageError(
+            "too few pairs could be compared to know the noise",
+            came=f"{len(values)} of {len(pairs)} pairs",
+            expected=f"at least {SPREAD_FROM_PAIRS}",
+            hint="raise --pairs",
+        )
+    look = look_at(walsh_averages(values), len(values), make_plan(len(values), DEFAULT_CONFIDENCE))
+    speeds = [side.decode_tok_per_s for pair in pairs for side in (pair.baseline, pair.candidate)]
+    return Noise(
+        launch_spread=float(np.log(speeds).std(ddof=1)),
+        pair_spread=float(look.spread),
+        drop=-math.expm1(-float(look.centre)),
+        pairs=len(values),
+    )

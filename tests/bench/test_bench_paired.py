@@ -1,0 +1,208 @@
+"""Pairs of launches: order, files, what is measured again, what is left out, and when it stops."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_h2o.bench.launch import Launcher
+from pytest_h2o.bench.paired import PairRunner, compare_pairs, launch_pairs
+from pytest_h2o.bench.result import PointResult
+from pytest_h2o.bench.row import BenchRow
+from pytest_h2o.errors import BenchError, StoreError
+from pytest_h2o.gate.decode import Budget
+from pytest_h2o.gate.paired import PairedComparison, explain
+from pytest_h2o.gate.pairs import plan_order
+
+from .samples import recorded_points
+
+CELLS = {
+    "model": "smollm2",
+    "modelSize": "80.00 MiB",
+    "backend": "CPU",
+    "threads": "2",
+    "precision": "Low",
+    "llm_demo": "prompt=512<br>decode=128",
+    "speed(tok/s)": "300.00 ± 1.00<br>60.00 ± 1.00",
+}
+
+
+def make_result(run_id: str, speed: float, disturbance: str | None = None, **cells: str) -> PointResult:
+    cells = {**CELLS, "speed(tok/s)": f"300.00 ± 1.00<br>{speed:.4f} ± 1.00", **cells}
+    row = BenchRow.from_cells(cells, log_file=f"{run_id}.log", repeat=3)
+    return PointResult(run_id, row, Path(f"{run_id}.log"), elapsed_s=1.0, disturbance=disturbance)
+
+
+class Side:
+    """A side that gives speeds in turn, and remembers what it was asked."""
+
+    def __init__(self, log: list[str], *speeds: float, disturbed: str = r"(?!)", **cells: str) -> None:
+        self.log, self.speeds, self.disturbed, self.cells = log, speeds, disturbed, cells
+
+    def __call__(self, run_id: str) -> PointResult:
+        self.log.append(run_id)
+        speed = self.speeds[len(self.log) % len(self.speeds)]
+        reason = "others used 2.0 of 2 cores" if re.search(self.disturbed, run_id) else None
+        return make_result(run_id, speed, reason, **self.cells)
+
+
+def test_pairs_are_launched_in_the_planned_order_until_the_verdict_is_clear() -> None:
+    log: list[str] = []
+    runner = PairRunner(Side(log, 60.0, 60.5, 59.7), Side(log, 42.0, 42.4, 41.8))
+    found = compare_pairs(runner, Budget(), 0.05, candidate="run_0003", baseline="H2O off")
+    verdict = found.judge(0.05)
+    assert (verdict.outcome, verdict.pairs) == ("fail", 6)
+    assert found.stopped == "the verdict is clear after 6 pairs"
+    assert (found.launches, found.elapsed_s) == (12, 12.0)
+    expected = []
+    for number, first in enumerate(plan_order(6, found.seed), start=1):
+        sides = ("baseline", "candidate") if first == "AB" else ("candidate", "baseline")
+        expected += [f"pair_{number:02d}_{side}" for side in sides]
+    assert log == expected
+    assert found.baseline_tok_per_s() == pytest.approx(60.0, abs=0.6)
+
+
+def test_a_disturbed_launch_is_made_again_and_said() -> None:
+    log: list[str] = []
+    runner = PairRunner(Side(log, 60.0, disturbed="pair_02_baseline$"), Side(log, 42.0, disturbed="pair_01_cand"))
+    found = compare_pairs(runner, Budget(), 0.05, candidate="run_0003", baseline="H2O off")
+    assert found.measured_again == tuple(
+        f"{name}: others used 2.0 of 2 cores"
+        for name in ("pair_01_candidate", "pair_01_candidate_again1", "pair_02_baseline")
+    )
+    assert found.launches == len(log) == 15
+    assert found.pairs[0].candidate.run_id == "pair_01_candidate_again2"
+    assert found.pairs[0].candidate.disturbance == "others used 2.0 of 2 cores"
+    assert found.pairs[1].baseline.disturbance is None
+    lines = explain(found, found.judge(0.05))
+    assert lines[0] == "paired with H2O off: 15 launches; the verdict is clear after 6 pairs"
+    assert lines[-1] == (
+        "1 launches were disturbed and are counted all the same, first pair_01_candidate_again2: "
+        "others used 2.0 of 2 cores"
+    )
+
+
+def test_a_machine_that_is_never_quiet_is_measured_again_a_bounded_number_of_times() -> None:
+    log: list[str] = []
+    runner = PairRunner(Side(log, 60.0, disturbed="."), Side(log, 42.0, disturbed="."))
+    found = compare_pairs(runner, Budget(), 0.05, candidate="run_0003", baseline="H2O off")
+    assert found.judge(0.05).outcome == "fail"
+    assert len(found.measured_again) == 6
+    assert len(log) == 12 + 6
+
+
+def test_where_disturbed_launches_are_kept_none_is_made_again() -> None:
+    log: list[str] = []
+    runner = PairRunner(Side(log, 60.0, disturbed="."), Side(log, 42.0, disturbed="."), relaunches=0)
+    assert compare_pairs(runner, Budget(), 0.05, candidate="r", baseline="H2O off").measured_again == ()
+    assert len(log) == 12
+
+
+@pytest.mark.parametrize(
+    ("cells", "reason"),
+    [
+        ({"backend": "OPENCL"}, "another backend: baseline CPU, candidate OPENCL"),
+        ({"threads": "4"}, "another number of threads: baseline 2, candidate 4"),
+        ({"llm_demo": "prompt=256<br>decode=128"}, "another prompt length: baseline 512, candidate 256"),
+    ],
+)
+def test_sides_that_are_unlike_are_no_comparison_and_never_a_pass(cells: dict[str, str], reason: str) -> None:
+    log: list[str] = []
+    runner = PairRunner(Side(log, 60.0), Side(log, 60.0, **cells))
+    found = compare_pairs(runner, Budget(), 0.05, candidate="run_0003", baseline="H2O off")
+    verdict = found.judge(0.05)
+    assert len(log) == 4
+    assert (verdict.outcome, verdict.pairs, verdict.drop) == ("inconclusive", 0, None)
+    assert not found.is_comparable
+    assert explain(found, verdict) == [
+        "paired with H2O off: 4 launches; not one of the first 2 pairs could be compared, so more would not help",
+        "not comparable: no pair could be compared, so this is no verdict on the decode speed",
+        f"excluded pair 1: {reason}",
+        f"excluded pair 2: {reason}",
+    ]
+
+
+def test_a_plan_that_can_never_decide_launches_nothing() -> None:
+    log: list[str] = []
+    runner = PairRunner(Side(log, 60.0), Side(log, 42.0))
+    found = compare_pairs(runner, Budget(pairs=3), 0.05, candidate="r", baseline="H2O off", notes=["little time"])
+    assert log == []
+    assert found.stopped == "3 pairs can never give a verdict with 95.0% confidence: plan more"
+    assert explain(found, found.judge(0.05)) == [f"paired with H2O off: 0 launches; {found.stopped}", "little time"]
+
+
+def test_time_ends_a_comparison() -> None:
+    log: list[str] = []
+    runner = PairRunner(Side(log, 60.0, 50.0, 55.0), Side(log, 58.0, 49.0, 57.0))
+    found = compare_pairs(runner, Budget(pairs=20, elapsed_s=9.0), 0.05, candidate="r", baseline="H2O off")
+    assert len(found.pairs) == 4
+    assert found.stopped == "another pair would not fit into the budget of 9 s (8.0 s are spent)"
+
+
+def test_a_comparison_is_kept_and_read_back() -> None:
+    log: list[str] = []
+    runner = PairRunner(Side(log, 60.0, 60.5, disturbed="02_base"), Side(log, 42.0, 42.4))
+    found = compare_pairs(runner, Budget(), 0.05, candidate="run_0003", baseline="H2O off", notes=["a note"])
+    value = json.loads(json.dumps(found.to_json()))
+    assert PairedComparison.from_json(value) == found
+    for broken in (
+        {**value, "version": 2},
+        {**value, "pairs": [{**value["pairs"][0], "baseline": {}}]},
+        {**value, "planned_pairs": 1},
+        {key: v for key, v in value.items() if key != "seed"},
+        {**value, "pairs": [{**p, "baseline": {**p["baseline"], "decode_tok_per_s": None}} for p in value["pairs"]]},
+    ):
+        with pytest.raises(StoreError, match="a paired comparison was kept in another shape"):
+            PairedComparison.from_json(broken)
+
+
+def test_pairs_of_a_bench_leave_their_files_and_stop_at_a_failure(
+    make_launcher: Callable[..., Launcher], monkeypatch: pytest.MonkeyPatch, count_launches: Callable[[], list[str]]
+) -> None:
+    launcher = make_launcher()
+    monkeypatch.setenv("FAKE_DECODE", "base=60,drop=0.3,spread=0.02,seed=1")
+    point = recorded_points()[2]
+    runner = PairRunner(
+        lambda run_id: launcher.launch_baseline(point, run_id),
+        lambda run_id: launcher.launch_point(replace(point, run_id=run_id)),
+        relaunches=0,
+    )
+    (first, second) = launch_pairs(runner, 2, seed=5)
+    assert 0.2 < 1 - first.candidate.decode_tok_per_s / first.baseline.decode_tok_per_s < 0.4
+    assert second.excluded is None
+    names = ["pair_01_baseline", "pair_01_candidate", "pair_02_baseline", "pair_02_candidate"]
+    assert sorted(count_launches()) == names
+    for name in names:
+        assert (launcher.directory / "configs" / f"{name}.json").is_file()
+        assert (launcher.directory / "logs" / f"{name}.log").is_file()
+        assert (launcher.directory / "logs" / f"{name}.stdout.txt").is_file()
+    with pytest.raises(BenchError, match="has been run into this folder before"):
+        runner.launch_pair(1, "AB")
+    monkeypatch.setenv("FAKE_MODE", "exit3")
+    with pytest.raises(BenchError, match="the bench ended with exit code 3"):
+        runner.launch_pair(3, "AB")
+
+
+def test_a_launch_whose_warnings_show_a_longer_context_is_not_compared(
+    make_launcher: Callable[..., Launcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = make_launcher()
+    point = recorded_points()[2]
+    monkeypatch.setenv("FAKE_KV_LEN", "2566")
+
+    def launch_candidate(run_id: str) -> PointResult:
+        return launcher.launch_point(replace(point, run_id=run_id))
+
+    off = PairRunner(lambda run_id: launcher.launch_baseline(point, run_id), launch_candidate, relaunches=0)
+    assert off.launch_pair(1, "AB").excluded == (
+        "unlike contexts: warnings of the candidate show a kv_len of 2566, above prompt + gen = 640, "
+        "so it decoded a longer context"
+    )
+    # Another build of the same config has grown its context alike.
+    on = PairRunner(launch_candidate, launch_candidate, relaunches=0)
+    assert on.launch_pair(2, "BA").excluded is None

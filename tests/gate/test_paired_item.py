@@ -1,0 +1,159 @@
+"""Which row is timed, and what a paired verdict makes of an item's values."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pytest_h2o.decode_plan import choose_baseline, decode_budget, describe_decode, plan_pairs
+from pytest_h2o.gate.decode import DecodeVerdict
+from pytest_h2o.gate.measured import Comparison, Interval, Measured, Target
+from pytest_h2o.gate.paired_margins import add_decode_margin, drop_interval, joint_interval
+from pytest_h2o.gate.rule import JointVerdict, RowFacts, RowMargins
+from pytest_h2o.gate.timed_row import choose_timed_row, eligible_rows
+from tests.test_options import resolve
+
+ROWS = (RowFacts("slow", 3.4, 50.0), RowFacts("fast", 3.0, 58.0), RowFacts("fastest", 2.9, 66.0))
+
+
+def make_verdict(outcome: str, low: float | None, high: float | None, drop: float | None = 0.03) -> DecodeVerdict:
+    return DecodeVerdict(outcome, drop, low, high, 12, 0.05, 0.95, None, 20)  # type: ignore[arg-type]
+
+
+def test_only_a_row_that_can_pass_is_timed_and_of_those_the_fastest() -> None:
+    eligible = eligible_rows(ROWS, 3.0, rule="joint")
+    assert [row.run_id for row in eligible] == ["slow", "fast"]
+    assert choose_timed_row(eligible) == ROWS[1]
+    assert eligible_rows(ROWS, 3.5, rule="joint") == ()
+    assert choose_timed_row(()) is None
+    assert choose_timed_row(eligible_rows(ROWS, 3.5, rule="best-of")) == ROWS[2]
+    assert choose_timed_row(eligible_rows(ROWS, None, rule="joint")) == ROWS[2]
+    assert choose_timed_row((RowFacts("unknown", 3.1, None),)) == RowFacts("unknown", 3.1, None)
+    assert eligible_rows((RowFacts("missing", None, 60.0),), 1.0, rule="joint") == ()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "other_target", "outcome"),
+    [
+        (-0.02, 0.04, 0.045, "pass"),
+        (-0.02, 0.04, 0.04, "inconclusive"),
+        (-0.02, 0.04, 0.0, "inconclusive"),
+        (-0.02, 0.04, -0.05, "fail"),
+        (None, 0.04, -0.05, "inconclusive"),
+        (0.2, None, 0.1, "fail"),
+        (None, None, 0.5, "inconclusive"),
+    ],
+)
+def test_an_interval_judges_another_target_by_its_bounds(
+    low: float | None, high: float | None, other_target: float, outcome: str
+) -> None:
+    interval = drop_interval(make_verdict("pass", low, high), inconclusive_fails=False)
+    assert interval.judge("<=", 0.05) == "pass"
+    assert interval.judge("<=", other_target) == outcome
+
+
+@pytest.mark.parametrize(("fails", "truth"), [(False, True), (True, False)])
+def test_an_inconclusive_comparison_holds_or_not_as_it_was_asked(fails: bool, truth: bool) -> None:
+    seen: list[Comparison] = []
+    interval = drop_interval(make_verdict("inconclusive", -0.02, 0.09), inconclusive_fails=fails)
+    measured = Measured("decode_drop", 0.03, "run_0001", interval=interval, on_compare=seen.append)
+    assert (measured <= Target("decode_drop", 0.05, "default")) is truth
+    assert seen[0].outcome == "inconclusive"
+    assert repr(measured) == "3.00% (interval -2.00% to 9.00%, 12 pairs)"
+    assert measured <= Target("decode_drop", None, "preset")
+    assert seen[1].outcome == "reported"
+
+
+def test_a_value_above_the_target_passes_or_fails_by_its_interval_alone() -> None:
+    passing = Interval(-0.01, 0.04, "pass", 0.05, "12 pairs")
+    assert Measured("decode_drop", float("nan"), "r", interval=passing) <= 0.05
+    failing = Interval(0.051, 0.2, "fail", 0.05, "12 pairs")
+    assert not Measured("decode_drop", 0.01, "r", interval=failing) <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("lossy", "verdict", "expected"),
+    [
+        (0.13, make_verdict("pass", -0.02, 0.04), (pytest.approx(0.01), pytest.approx(0.07), "pass")),
+        (0.02, make_verdict("pass", -0.02, 0.01), (pytest.approx(0.02), pytest.approx(0.02), "pass")),
+        (0.13, make_verdict("fail", 0.07, 0.3), (pytest.approx(-0.25), pytest.approx(-0.02), "fail")),
+        (0.13, make_verdict("inconclusive", None, 0.3), (pytest.approx(-0.25), None, "inconclusive")),
+        (-0.01, make_verdict("pass", -0.02, 0.04), (pytest.approx(-0.01), pytest.approx(-0.01), "fail")),
+    ],
+)
+def test_the_joint_margin_is_as_certain_as_the_slow_down(
+    lossy: float, verdict: DecodeVerdict, expected: tuple[Any, ...]
+) -> None:
+    found = joint_interval(RowMargins("r", lossy, None, 0.2), verdict, inconclusive_fails=False)
+    assert (found.low, found.high, found.outcome) == expected
+
+
+def test_only_the_timed_row_has_a_decode_margin() -> None:
+    rows = (RowMargins("a", 0.1, None, 0.2), RowMargins("b", 0.2, None, 0.2))
+    joint = add_decode_margin(JointVerdict(rows[1], rows), "a", make_verdict("fail", 0.07, 0.3, drop=0.25))
+    assert [row.decode for row in joint.rows] == [pytest.approx(-0.2), None]
+    assert joint.best is not None
+    assert joint.best.run_id == "a"
+    nothing = add_decode_margin(JointVerdict(rows[1], rows), "a", make_verdict("inconclusive", None, None, drop=None))
+    assert not nothing.passed
+
+
+def make_preset(**targets: Any) -> Any:
+    own = {"decode_baseline": None, "decode_pairs": None, "decode_time_s": None, **targets}
+    return SimpleNamespace(name="small", targets=SimpleNamespace(**own))
+
+
+@pytest.mark.parametrize(
+    ("line", "ini", "own", "expected"),
+    [
+        ({"h2o_bench": "b"}, {}, {}, "paired"),
+        ({"h2o_logs": "rec"}, {}, {}, None),
+        ({}, {}, {}, None),
+        ({"h2o_bench": "b"}, {"h2o_decode_baseline": "50"}, {}, "50"),
+        ({"h2o_bench": "b"}, {"h2o_decode_baseline": "50"}, {"decode_baseline": "paired"}, "paired"),
+        ({"h2o_bench": "b", "h2o_decode_baseline": "none"}, {}, {"decode_baseline": "paired"}, "none"),
+        ({"h2o_bench": "b", "h2o_baseline_bench": "c"}, {}, {"decode_baseline": 50.0}, "paired"),
+    ],
+)
+def test_what_decode_speed_is_held_against(line: Any, ini: Any, own: Any, expected: object) -> None:
+    assert choose_baseline(resolve(line, ini), make_preset(**own)).value == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "ini", "own", "expected"),
+    [
+        ({}, {}, {}, (20, 60.0)),
+        ({}, {"h2o_decode_budget": "30"}, {}, (30, None)),
+        ({}, {"h2o_decode_budget": "30"}, {"decode_pairs": 40}, (40, None)),
+        ({}, {}, {"decode_time_s": 300.0}, (20, 300.0)),
+        ({"h2o_bench": "b", "h2o_decode_budget": "90s"}, {}, {"decode_pairs": 40}, (20, 90.0)),
+    ],
+)
+def test_the_budget_of_a_preset(line: Any, ini: Any, own: Any, expected: tuple[int, float | None]) -> None:
+    budget = decode_budget(resolve(line, ini), make_preset(**own))
+    assert (budget.pairs, budget.elapsed_s) == expected
+
+
+def test_a_plan_is_fitted_to_its_time_and_says_so() -> None:
+    plan = plan_pairs(resolve(), make_preset(), 0.05, launch_s=3.0)
+    assert (plan.budget.pairs, plan.relaunch) == (10, True)
+    assert plan.notes == (
+        "planned 10 of 20 pairs: one takes about 6.0 s, and there are 60 s for all (--h2o-decode-budget 20 sets no "
+        "limit of time)",
+    )
+    assert plan_pairs(resolve(ini={"h2o_disturbed": "keep"}), make_preset(), 0.05, launch_s=None).budget.pairs == 20
+    assert not plan_pairs(resolve(ini={"h2o_disturbed": "keep"}), make_preset(), 0.05, launch_s=0.1).relaunch
+
+
+def test_the_header_says_what_decode_is_held_against() -> None:
+    many = [make_preset(), make_preset(decode_pairs=40)]
+    assert describe_decode(resolve({"h2o_bench": "b"}), many[:1]) == [
+        "decode paired with H2O off in the same bench, at most 20 pairs or 60 s a preset (default where a bench runs)"
+    ]
+    assert len(describe_decode(resolve({"h2o_bench": "b"}), many)) == 2
+    assert describe_decode(resolve(), many) == ["decode held against the recorded pairs or row with H2O off"]
+    assert describe_decode(resolve({"h2o_decode_baseline": "56"}), many) == [
+        "decode held against 56 (--h2o-decode-baseline)"
+    ]

@@ -1,0 +1,299 @@
+"""The paired decode verdict end to end, on a bench whose speed, noise and slow-down are set."""
+
+from __future__ import annotations
+
+import json
+import stat
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.plugin.project import BASE_CONFIG, MODES, ROOT, SWEEP, Project
+
+PRESET = """
+prompts: 512
+gens: 128
+h2o_target_lossy_ratios: [3.0, 3.2, 3.4]
+h2o_keep_ratios: 0.28
+h2o_block_tokens: 8
+h2o_sink_tokens: 16
+h2o_recent_tokens: 64
+h2o_trigger_min_tokens: 384
+"""
+
+
+class BenchProject(Project):
+    """A project whose bench is the fake one, with one preset of three points."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        for path in (self.path / "gates" / "presets").iterdir():
+            path.unlink()
+        (self.path / "gates" / "presets" / "small.yaml").write_text(PRESET)
+        self.launch_list = self.path / "launches.txt"
+        self.env = {
+            "FAKE_RECORDINGS": str(SWEEP),
+            "FAKE_LAUNCHES": str(self.launch_list),
+            "XDG_CACHE_HOME": str(self.path / "cache"),
+        }
+        self.bench = self.make_script("bench.sh")
+        self.ini()
+
+    def make_script(self, name: str, **environment: str) -> Path:
+        """A script that starts the fake bench, with an environment of its own."""
+        path = self.path / name
+        exports = "".join(f"export {key}='{value}'\n" for key, value in environment.items())
+        path.write_text(f"#!/bin/sh\n{exports}exec '{sys.executable}' '{ROOT}/tests/fake_llm_bench.py' \"$@\"\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return path
+
+    def ini(self, **keys: str) -> None:
+        same = {"h2o_bench": str(self.bench), "h2o_base_config": str(BASE_CONFIG), "h2o_threads": "2"}
+        self.write_ini(**{**same, "h2o_disturbed": "keep", **keys})
+
+    def set_decode(self, **values: float) -> None:
+        text = ",".join(f"{key}={value}" for key, value in values.items())
+        self.env["FAKE_DECODE"] = text
+
+    def count(self, part: str = "") -> int:
+        return sum(part in line for line in self.launch_list.read_text().splitlines())
+
+    def pairs(self) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads((self.run_dir() / "small" / "decode" / "pairs.json").read_text())
+        return value
+
+
+@pytest.fixture
+def bench_project(tmp_path: Path) -> BenchProject:
+    return BenchProject(tmp_path)
+
+
+def test_no_slow_down_passes(bench_project: BenchProject) -> None:
+    bench_project.set_decode(base=60, drop=0.0, spread=0.01, seed=1)
+    result = bench_project.run()
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        [
+            "h2o: decode paired with H2O off in the same bench, at most 20 pairs or 60 s a preset (default where*",
+            "pass  small",
+            "    decode slow-down * (interval * to *%, * pairs) (target <= 5.00%)",
+            "    note: timed run_000*: in the sweep the fastest of 2 rows that meet the lossy target",
+            "    note: paired with H2O off in the same bench: * launches; the verdict is clear after * pairs",
+            "gate PASS (rule joint)*",
+        ]
+    )
+    summary = bench_project.summary()
+    assert summary["overall_pass"] is True
+    assert summary["presets"]["small"]["rules"]["joint"] == "PASS"
+    decode = summary["presets"]["small"]["decode"]
+    assert decode["outcome"] == "pass"
+    assert decode["high"] < 0.05
+    assert decode["launches"] == 2 * decode["pairs"] == bench_project.count("/decode/")
+    pairs = bench_project.pairs()
+    assert pairs["seed"] == decode["seed"]
+    folder = bench_project.run_dir() / "small" / "decode"
+    assert len(list((folder / "logs").glob("*.log"))) == decode["launches"]
+    assert "best-of" in summary["presets"]["small"]["rules"]
+
+
+def test_a_slow_down_fails_and_says_why(bench_project: BenchProject) -> None:
+    bench_project.set_decode(base=60, drop=0.3, spread=0.03, seed=2)
+    result = bench_project.run("-k", "test_decode or test_joint")
+    assert result.ret == 1
+    assert result.parseoutcomes()["failed"] == 2
+    result.stdout.fnmatch_lines(
+        [
+            "E*assert decode slow-down *% (interval *% to unbounded, 6 pairs) <= 5.00%",
+            "E*missed by *% of the baseline speed; target from default; measured on run_*",
+            "measured   *% (interval *% to unbounded, 6 pairs) on run_000*",
+            "     3.???     *  not timed        run_000*",
+            "note       paired with H2O off in the same bench: 12 launches; the verdict is clear after 6 pairs",
+        ]
+    )
+    assert bench_project.count("/decode/") == 12
+    assert bench_project.summary()["overall_pass"] is False
+    assert bench_project.summary()["presets"]["small"]["rules"]["joint"] == "FAIL"
+
+
+def test_what_pairs_cannot_tell_is_inconclusive_and_no_pass(bench_project: BenchProject) -> None:
+    bench_project.set_decode(base=60, drop=0.05, spread=0.15, seed=3)
+    result = bench_project.run("--h2o-decode-budget", "7", "-k", "small or grouped_192")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        [
+            "*InconclusiveDecode: *test_decode[[]small[]]: no pass, inconclusive: *% (interval *, 7 pairs), "
+            "target 5.00%",
+            "    decode slow-down * (interval * to *, 7 pairs) (target <= 5.00%) INCONCLUSIVE",
+            "    note: to decide: *",
+            "no pass: inconclusive: decode slow-down *",
+            "gate INCONCLUSIVE (rule joint)*",
+        ]
+    )
+    summary = bench_project.summary()
+    assert summary["overall_pass"] == "inconclusive"
+    assert len(summary["inconclusive"]) == 2
+    assert summary["presets"]["small"]["rules"]["joint"] == "INCONCLUSIVE"
+    text = (bench_project.run_dir() / "summary.md").read_text()
+    assert text.startswith("# KV-cache compression gate: INCONCLUSIVE\n")
+    assert "Inconclusive: no pass" in text
+
+
+def test_inconclusive_can_be_made_to_fail(bench_project: BenchProject) -> None:
+    bench_project.set_decode(base=60, drop=0.05, spread=0.15, seed=3)
+    result = bench_project.run("--h2o-decode-budget", "6", "--h2o-inconclusive", "fail", "-k", "test_decode")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["E*inconclusive: the interval holds the target; target from default*"])
+    assert bench_project.summary()["overall_pass"] is False
+    assert bench_project.summary()["failed"][0]["why"].startswith("inconclusive: decode slow-down ")
+
+
+def test_unlike_contexts_are_not_comparable(bench_project: BenchProject) -> None:
+    bench_project.set_decode(base=60, drop=0.0, spread=0.01, seed=1)
+    bench_project.env["FAKE_KV_LEN"] = "2566"
+    result = bench_project.run("-k", "test_decode")
+    assert result.ret == 0
+    assert bench_project.count("/decode/") == 4
+    result.stdout.fnmatch_lines(
+        [
+            "    decode slow-down no value (no interval, 0 pairs, 2 excluded) (target <= 5.00%) INCONCLUSIVE",
+            "    note: not comparable: no pair could be compared, so this is no verdict on the decode speed",
+            "    note: excluded pair 1: unlike contexts: warnings of the candidate show a kv_len of 2566, above *",
+            "gate INCONCLUSIVE*",
+        ]
+    )
+
+
+def test_where_no_row_can_pass_nothing_is_timed(bench_project: BenchProject) -> None:
+    bench_project.set_decode(base=60, drop=0.0, spread=0.01, seed=1)
+    result = bench_project.run("--h2o-lossy-target", "3.5", "-k", "test_decode or test_joint")
+    assert result.parseoutcomes()["failed"] == 2
+    assert bench_project.count() == 3
+    result.stdout.fnmatch_lines(
+        [
+            "nothing was timed: no row of small meets the lossy target",
+            "note       no row meets the other targets (lossy): no decode speed could matter, *",
+        ]
+    )
+
+
+def test_time_without_room_for_a_verdict_launches_no_pair(bench_project: BenchProject) -> None:
+    bench_project.set_decode(base=60, drop=0.0, spread=0.01, seed=1)
+    result = bench_project.run("--h2o-decode-budget", "20,0.01s", "-k", "test_decode")
+    assert result.ret == 0
+    assert bench_project.count("/decode/") == 0
+    result.stdout.fnmatch_lines(
+        [
+            "    note: paired with *: 0 launches; 1 pair can never give a verdict with 95.0% confidence: plan more",
+            "    note: planned 1 of 20 pairs: one takes about * s, and there are 0.01 s for all (--h2o-*",
+            "gate INCONCLUSIVE*",
+        ]
+    )
+
+
+def test_two_builds_are_compared_with_the_same_config(bench_project: BenchProject) -> None:
+    other = bench_project.make_script("other.sh", FAKE_DECODE="base=90,drop=0,spread=0.02,seed=5")
+    bench_project.set_decode(base=60, drop=0.0, spread=0.02, seed=1)
+    result = bench_project.run("--h2o-baseline-bench", str(other), "-k", "test_decode")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines([f"    note: paired with another build, {other}: 12 launches; *"])
+    configs = bench_project.run_dir() / "small" / "decode" / "configs"
+    a, b = (json.loads((configs / f"pair_01_{side}.json").read_text()) for side in ("baseline", "candidate"))
+    assert a == b
+    assert a["kv_h2o_enable"] is True
+
+
+def test_a_crash_in_a_pair_fails_the_item(bench_project: BenchProject) -> None:
+    other = bench_project.make_script("other.sh", FAKE_MODE="exit3")
+    bench_project.set_decode(base=60, drop=0.0, spread=0.02, seed=1)
+    result = bench_project.run("--h2o-baseline-bench", str(other), "-k", "test_decode")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*the bench ended with exit code 3*", "  | Load module failed"])
+
+
+def test_a_number_still_works_and_launches_no_pair(bench_project: BenchProject) -> None:
+    bench_project.set_decode(base=60, drop=0.0, spread=0.0, seed=1)
+    result = bench_project.run("--h2o-decode-baseline", "62", "-k", "test_decode")
+    assert result.ret == 0
+    assert bench_project.count() == 3
+    result.stdout.fnmatch_lines(["    decode slow-down 3.23% (target <= 5.00%)"])
+
+
+def test_a_run_folder_with_pairs_is_judged_again(bench_project: BenchProject) -> None:
+    bench_project.set_decode(base=60, drop=0.3, spread=0.03, seed=2)
+    assert bench_project.run("-k", "test_decode").ret == 1
+    first, launched = bench_project.run_dir(), bench_project.count()
+    bench_project.write_ini(h2o_logs=str(first))
+    result = bench_project.run("-k", "test_decode")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*(interval *, 6 pairs) <= 5.00%"])
+    assert bench_project.run("-k", "test_decode", "--h2o-decode-drop-target", "0.6").ret == 0
+    assert bench_project.count() == launched
+
+
+@pytest.mark.parametrize("mode", ["plain", "n2"])
+def test_pairs_are_launched_once_in_every_way_of_running(mode: str, bench_project: BenchProject) -> None:
+    bench_project.set_decode(base=60, drop=0.3, spread=0.03, seed=2)
+    result = bench_project.run("-k", "test_sweep", *MODES[mode])
+    outcomes = result.parseoutcomes()
+    assert (outcomes["failed"], outcomes["passed"]) == (2, 4)
+    assert bench_project.count() == 3 + 12
+    pairs = bench_project.pairs()["pairs"]
+    assert len(pairs) == 6
+    assert {pair["order"] for pair in pairs} == {"AB", "BA"}
+
+
+def test_two_gates_at_once_never_time_at_once(bench_project: BenchProject) -> None:
+    bench_project.set_decode(base=60, drop=0.3, spread=0.02, seed=2)
+    bench_project.env["FAKE_SPANS"] = str(bench_project.path / "spans.txt")
+    gates = [bench_project.start("-k", "test_decode", "-q") for _ in range(2)]
+    assert [gate.communicate() and gate.returncode for gate in gates] == [1, 1]
+    words = (bench_project.path / "spans.txt").read_text().split()
+    assert words == ["in", "out"] * (2 * (3 + 12))
+
+
+def test_a_gate_that_is_killed_in_a_launch_lets_the_next_one_in(bench_project: BenchProject) -> None:
+    bench_project.set_decode(base=60, drop=0.3, spread=0.02, seed=2)
+    bench_project.env["FAKE_MODE"] = "hang"
+    gate = bench_project.start("-k", "test_decode", "-q")
+    wait_for(lambda: bench_project.launch_list.exists())
+    gate.kill()
+    gate.wait()
+    bench_project.env["FAKE_MODE"] = "ok"
+    result = bench_project.run("-k", "test_decode")
+    assert result.ret == 1
+    assert bench_project.count("/decode/") == 12
+
+
+def test_a_worker_that_is_killed_in_a_pair_leaves_the_others_a_verdict(bench_project: BenchProject) -> None:
+    bench_project.set_decode(base=60, drop=0.3, spread=0.02, seed=2)
+    bench_project.env["FAKE_KILL_PARENT"] = "8"  # the fifth launch of a pair
+    result = bench_project.run("-k", "test_decode or test_joint", "-n2")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*worker 'gw?' crashed while running*"])
+    assert bench_project.count("/decode/") == 5
+    assert bench_project.count("/decode_2/") == 12
+    assert bench_project.summary()["presets"]["small"]["decode"]["outcome"] == "fail"
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_choosing_the_row_first_saves_nine_tenths_of_the_launches(bench_project: BenchProject) -> None:
+    """All of target_ratio_v3: ten launches for its 27 rows, then pairs for one row and not for each."""
+    presets = bench_project.path / "gates" / "presets"
+    (presets / "small.yaml").unlink()
+    (presets / "target_ratio_v3.yaml").write_text((ROOT / "gates" / "presets" / "target_ratio_v3.yaml").read_text())
+    bench_project.set_decode(base=60, drop=0.3, spread=0.03, seed=2)
+    assert bench_project.run("-k", "test_decode").ret == 1
+    assert bench_project.count() == 10 + 12
+    one_row, nine_rows = 12, 9 * 12
+    assert bench_project.count("/decode/") == one_row
+    assert 1 - (10 + one_row) / (10 + nine_rows) > 0.8

@@ -1,0 +1,134 @@
+"""A bench against itself: what is recorded, and what the gate makes of it before it spends time."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_h2o.calibrations import flag_target, read_noise
+from pytest_h2o.cli import main
+from pytest_h2o.errors import StoreError, UsageError
+from pytest_h2o.gate.decode import Budget
+from pytest_h2o.gate.noise import Noise, measure_noise
+from pytest_h2o.gate.paired import TimedLaunch, TimedPair
+
+ROOT = Path(__file__).resolve().parents[1]
+BASE_CONFIG = ROOT / "fixtures" / "recordings" / "base_config.json"
+
+
+def make_pairs(count: int, spread: float, excluded: int = 0) -> list[TimedPair]:
+    draw = random.Random(7)
+    speeds = [60 * draw.lognormvariate(0, spread) for _ in range(2 * count)]
+    return [
+        TimedPair(
+            "AB",
+            TimedLaunch(f"a{n}", speeds[2 * n], 1.0),
+            TimedLaunch(f"b{n}", speeds[2 * n + 1], 1.0),
+            "unlike" if n < excluded else None,
+        )
+        for n in range(count)
+    ]
+
+
+def test_the_noise_of_a_bench_against_itself() -> None:
+    noise = measure_noise(make_pairs(100, 0.12))
+    assert noise.launch_spread == pytest.approx(0.12, rel=0.15)
+    assert noise.pair_spread == pytest.approx(0.12 * math.sqrt(2), rel=0.25)
+    assert abs(noise.drop) < 0.06
+    assert Noise.from_json(json.loads(json.dumps(noise.to_json()))) == noise
+
+
+def test_more_pairs_lower_the_floor_and_too_few_have_none() -> None:
+    noise = Noise(launch_spread=0.12, pair_spread=0.17, drop=0.0, pairs=20)
+    floors = [noise.floor(pairs) for pairs in (10, 20, 40, 80)]
+    assert all(floor is not None for floor in floors)
+    assert floors == sorted(floors, reverse=True)  # type: ignore[type-var]
+    assert 0.08 < floors[1] < 0.13  # type: ignore[operator]
+    assert noise.floor(3) is None
+    assert Noise(0.0, 0.0, 0.0, 20).floor(20) == 0.0
+
+
+def test_too_few_pairs_say_nothing() -> None:
+    with pytest.raises(UsageError, match="too few pairs could be compared to know the noise"):
+        measure_noise(make_pairs(8, 0.1, excluded=3))
+
+
+def test_a_target_below_the_floor_is_flagged(tmp_path: Path) -> None:
+    path = tmp_path / "noise.json"
+    assert flag_target(path, Budget(), 0.05) == ()
+    path.write_text(json.dumps(Noise(0.12, 0.17, 0.0, 20).to_json()))
+    (text,) = flag_target(path, Budget(), 0.05)
+    assert text.startswith("the decode target of 5.0% is below the noise floor of this machine, ")
+    assert text.endswith(
+        "with 20 pairs (a launch spreads by 12.0%): expect an inconclusive verdict; more pairs lower the floor"
+    )
+    assert flag_target(path, Budget(pairs=200), 0.05) == ()
+    assert flag_target(path, Budget(), 0.3) == ()
+    assert flag_target(path, Budget(), None) == ()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"version": 2}', '{"version": 1, "launch_spread": "x"}'])
+def test_a_damaged_calibration_is_said_and_not_used(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "noise.json"
+    path.write_text(text)
+    with pytest.raises(StoreError, match="a calibration"):
+        read_noise(path)
+    (line,) = flag_target(path, Budget(), 0.05)
+    assert line.startswith(f"the calibration {path} is not used: ")
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "bench.sh"
+    path.write_text(f"#!/bin/sh\nexec '{sys.executable}' '{ROOT}/tests/fake_llm_bench.py' \"$@\"\n")
+    path.chmod(0o755)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("FAKE_RECORDINGS", str(ROOT / "fixtures" / "recordings" / "smollm2-135m" / "target_ratio_v3"))
+    monkeypatch.setenv("FAKE_LAUNCHES", str(tmp_path / "launches.txt"))
+    monkeypatch.setenv("FAKE_DECODE", "base=60,drop=0.4,spread=0.12,seed=4")
+    return path
+
+
+def test_the_command_records_and_the_gate_flags(
+    bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--llm-bench", str(bench), "--base-config", str(BASE_CONFIG), "--pairs", "8", "--threads", "2"]
+    assert main(["calibrate", *flags]) == 0
+    text = capsys.readouterr().out
+    (path,) = (tmp_path / "cache" / "pytest-h2o" / "noise").iterdir()
+    assert f"written to {path}" in text
+    assert "smallest drop that is told from none (chance 80 %):" in text
+    assert "[8/8] " in text
+    value = json.loads(path.read_text())
+    assert (value["pairs"], len(value["launched"]), value["prompt"], value["threads"]) == (8, 8, 512, 2)
+    assert 0.05 < value["launch_spread"] < 0.3
+    assert main(["calibrate", *flags, "--pairs", "6"]) == 0  # its own file in the cache is replaced
+
+    preset = tmp_path / "project" / "presets" / "small.yaml"
+    preset.parent.mkdir(parents=True)
+    preset.write_text("prompts: 512\ngens: 128\nh2o_block_tokens: 8\nh2o_keep_ratios: 0.28\n")
+    gate = preset.parents[1] / "test_gate.py"
+    gate.write_text("def test_decode(h2o_sweep, h2o_targets): assert h2o_sweep and h2o_targets\n")
+    options = ["--h2o-bench", str(bench), "--h2o-base-config", str(BASE_CONFIG), "--h2o-threads", "2"]
+    command = [sys.executable, "-m", "pytest", "--collect-only", *options]
+    done = subprocess.run(command, cwd=gate.parent, capture_output=True, text=True, check=True)
+    assert "h2o: small: the decode target of 5.0% is below the noise floor of this machine, " in done.stdout
+
+
+def test_bad_input_is_told(bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--llm-bench", str(bench), "--base-config", str(BASE_CONFIG)]
+    assert main(["calibrate", *flags, "--pairs", "5"]) == 2
+    assert "--pairs is out of range\n  came: 5\n  expected: 6 to 200" in capsys.readouterr().err
+    assert main(["calibrate", "--llm-bench", str(tmp_path / "none"), "--base-config", str(BASE_CONFIG)]) == 2
+    assert "the bench is not there" in capsys.readouterr().err
+    (tmp_path / "there.json").write_text("{}")
+    assert main(["calibrate", *flags, "--out", str(tmp_path / "there.json")]) == 2
+    assert "a file that exists would be overwritten" in capsys.readouterr().err
+    assert not (tmp_path / "launches.txt").exists()
