@@ -1,24 +1,26 @@
 """The workers of an existing dask scheduler; nothing is started or stopped there.
 
 Every task is sent with its words (see `remote`), by way of the scheduler, which keeps them until the result is here: a
-worker that dies loses nothing, its tasks are done again by another one. Each task is one future and each future is
-counted once. How many are on their way is bounded, in number and in bytes, and so is the memory here, in the
-scheduler and in the workers.
+worker that dies loses nothing, its tasks are done again by another one. To the scheduler a task is plain bytes and a
+function that travels by value: it needs nothing of this package. Each task is one future and each future is counted
+once. How many are on their way is bounded, in number and in bytes, and so is the memory here, in the scheduler and in
+the workers.
 """
 
 from __future__ import annotations
 
 import logging
+import pickle
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
 from pytest_h2o.errors import ExecutorError, H2OError
 from pytest_h2o.lossless.measure import Measured, Measurement
 from pytest_h2o.lossless.plan import Task
-from pytest_h2o.lossless.remote import measure_parcel, pack
+from pytest_h2o.lossless.remote import pack
 
 _CONNECT_S = 5.0
 _WITHOUT_WORKERS_S = 30.0
@@ -41,6 +43,7 @@ class DaskExecutor:
     def __init__(self, address: str) -> None:
         self._address = address
         self._client: Any = None
+        self._opened = ExitStack()
         self.workers = 0
 
     def __enter__(self) -> DaskExecutor:
@@ -53,7 +56,8 @@ class DaskExecutor:
                 expected="the extra dask",
                 hint="pip install 'pytest-h2o[dask]'",
             ) from error
-        with _quiet():
+        with ExitStack() as opened:
+            opened.enter_context(_quiet())
             try:
                 self._client = distributed.Client(f"tcp://{self._address}", timeout=_CONNECT_S, set_as_default=False)
             except (OSError, TimeoutError, ValueError) as error:
@@ -64,45 +68,48 @@ class DaskExecutor:
                     expected=f"a scheduler that answers within {_CONNECT_S:g} s",
                     hint="is it running there, and is the address right? dask scheduler prints it when it starts",
                 ) from error
-        try:
+            opened.callback(self._client.close, timeout=_CONNECT_S)
             self.workers = self._wait_for_workers()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
+            self._opened = opened.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with _quiet():
-            self._client.close(timeout=_CONNECT_S)
+        self._opened.close()
 
     def run(self, measurement: Measurement, tasks: Iterable[Task]) -> Iterator[Measured]:
         """See `Executor`."""
-        from distributed import wait
-
+        measure = _make_sendable()
         todo = iter(tasks)
         pending: dict[Any, int] = {}
         task = next(todo, None)
         try:
             while task is not None or pending:
                 while task is not None and self._has_room(pending, task):
-                    parcel = pack(measurement, task)
-                    pending[self._client.submit(measure_parcel, parcel, pure=False)] = task.raw_bytes
+                    packed = pickle.dumps(pack(measurement, task))
+                    pending[self._client.submit(measure, packed, pure=False)] = task.raw_bytes
                     task = next(todo, None)
-                with _quiet():
-                    try:
-                        finished = wait(list(pending), timeout=_LOOK_S, return_when="FIRST_COMPLETED").done
-                    except TimeoutError:
-                        self._wait_for_workers()
-                        continue
-                    for future in finished:
-                        del pending[future]
-                        yield self._take(future)
+                for future in self._wait_for_some(list(pending)):
+                    del pending[future]
+                    yield self._take(future)
         finally:
             if pending:
-                with _quiet():
-                    self._client.cancel(list(pending), force=True)
+                self._client.cancel(list(pending), force=True)
+
+    def _wait_for_some(self, futures: list[Any]) -> set[Any]:
+        """Those that are done by now, after a while at most; it is also looked whether anybody is working on them."""
+        from distributed import wait
+
+        with self._client.as_current():
+            try:
+                done: set[Any] = wait(futures, timeout=_LOOK_S, return_when="FIRST_COMPLETED").done
+            except TimeoutError:
+                self._wait_for_workers()
+                return set()
+            except Exception as error:
+                raise self._explained(error) from error
+        return done
 
     def _has_room(self, pending: dict[Any, int], task: Task) -> bool:
         if not pending:
@@ -129,7 +136,7 @@ class DaskExecutor:
                 came=str(error).splitlines()[0],
                 hint="have the workers enough memory? their logs say why they ended",
             )
-        if "Cancelled" in kind:
+        if "Cancelled" in kind or kind == "CommClosedError":
             return ExecutorError(
                 "the dask scheduler is gone",
                 where=where,
@@ -167,6 +174,17 @@ class DaskExecutor:
                     hint=f"start one: dask worker tcp://{self._address}",
                 )
             time.sleep(0.2)
+
+
+def _make_sendable() -> Callable[[bytes], Measured]:
+    """What a worker is asked to do; a function inside a function is sent as code, not by the name of its module."""
+
+    def measure(packed: bytes) -> Any:
+        import pickle
+
+        return pickle.loads(packed).measure()
+
+    return measure
 
 
 @contextmanager

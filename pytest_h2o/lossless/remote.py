@@ -52,6 +52,37 @@ class Parcel:
     rope: Rope | None
     versions: Mapping[str, str]
 
+    def measure(self) -> Measured:
+        """What a worker does.
+
+        Raises
+        ------
+        ExecutorError
+            This machine codes with other versions than the sender, or does not have the codec.
+        CodecError, RoundTripError
+            As `Measurement` does.
+        """
+        ours = coding_versions()
+        unlike = [name for name, version in self.versions.items() if ours[name] != version]
+        if unlike:
+            raise ExecutorError(
+                "a worker codes with other versions than this process, so that its sizes could be others",
+                where=f"worker on {platform.node()}",
+                came=", ".join(f"{name} {ours[name]}" for name in unlike),
+                expected=", ".join(f"{name} {self.versions[name]}" for name in unlike),
+                hint="install the same versions on the workers",
+            )
+        try:
+            codec = codec_from_config(self.codec)
+        except CodecError as error:
+            raise ExecutorError(
+                f"a worker cannot make the codec {self.codec.get('id')}",
+                where=f"worker on {platform.node()}",
+                came=error.what,
+                hint="install the distribution that brings the codec on the workers; one of a conftest stays here",
+            ) from error
+        return Measurement(codec, self.verify, self.rope).measure(self.task, self.words)
+
 
 def pack(measurement: Measurement, task: Task) -> Parcel:
     """Read the words of a task, and take its entries off their files."""
@@ -68,38 +99,6 @@ def pack(measurement: Measurement, task: Task) -> Parcel:
     return Parcel(
         replace(task, chunks=chunks), read_words(task), config, measurement.verify, measurement.rope, coding_versions()
     )
-
-
-def measure_parcel(parcel: Parcel) -> Measured:
-    """What a worker does.
-
-    Raises
-    ------
-    ExecutorError
-        This machine codes with other versions than the sender, or does not have the codec.
-    CodecError, RoundTripError
-        As `Measurement` does.
-    """
-    ours = coding_versions()
-    unlike = [name for name, version in parcel.versions.items() if ours[name] != version]
-    if unlike:
-        raise ExecutorError(
-            "a worker codes with other versions than this process, so that its sizes could be others",
-            where=f"worker on {platform.node()}",
-            came=", ".join(f"{name} {ours[name]}" for name in unlike),
-            expected=", ".join(f"{name} {parcel.versions[name]}" for name in unlike),
-            hint="install the same versions on the workers",
-        )
-    try:
-        codec = codec_from_config(parcel.codec)
-    except CodecError as error:
-        raise ExecutorError(
-            f"a worker cannot make the codec {parcel.codec.get('id')}",
-            where=f"worker on {platform.node()}",
-            came=error.what,
-            hint="install the distribution that brings the codec on the workers; one of a conftest stays here",
-        ) from error
-    return Measurement(codec, parcel.verify, parcel.rope).measure(parcel.task, parcel.words)
 
 
 @lru_cache(maxsize=1)
