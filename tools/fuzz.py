@@ -18,6 +18,7 @@ import atexit
 import hashlib
 import importlib.util
 import mmap
+import os
 import random
 import resource
 import shutil
@@ -158,6 +159,7 @@ def keep(findings: Path, name: str, data: bytes, why: str) -> bool:
 
 def run_child(args: argparse.Namespace) -> None:
     """One target, with limits that its process cannot get away from."""
+    os.environ["PYTEST_H2O_CACHE_DIR"] = ""  # nothing that an input was is remembered
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     fuzz = fuzz_atheris if args.engine == "atheris" else fuzz_plain

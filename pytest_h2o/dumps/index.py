@@ -9,7 +9,7 @@ from typing import Protocol
 
 from pytest_h2o.dumps.entry import DumpEntry, DumpIndex, DumpRoot, Finding, SkippedEntry
 from pytest_h2o.dumps.folder_root import FolderRoot
-from pytest_h2o.dumps.meta import MetaFault, parse_meta
+from pytest_h2o.dumps.meta import Meta, MetaFault
 from pytest_h2o.errors import DumpError
 
 _SHOWN = 6
@@ -21,7 +21,7 @@ class _Folder(Protocol):
     @property
     def prefix(self) -> str: ...
 
-    def read_meta(self, name: str) -> bytes: ...
+    def meta(self, name: str) -> Meta: ...
 
     def locate(self, name: str, meta: str, *, sized: bool) -> tuple[str, int | None]: ...
 
@@ -117,7 +117,7 @@ def _open_root(root: str) -> _Source:
 
 
 def _entry(folder: _Folder, name: str, root: DumpRoot, sized: bool) -> DumpEntry:
-    meta = parse_meta(folder.read_meta(name))
+    meta = folder.meta(name)
     expected = meta.seq_len * meta.kv_heads * meta.head_dim * meta.bytes_per_elem
     located = []
     for file in (meta.k_file, meta.v_file):

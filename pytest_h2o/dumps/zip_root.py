@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from pytest_h2o.dumps.meta import META_MAX_BYTES, MetaFault
+from pytest_h2o.dumps.meta import META_MAX_BYTES, Meta, MetaFault, parse_meta
 from pytest_h2o.dumps.paths import is_meta_name, join_inside, refuse_outside
 from pytest_h2o.errors import DumpError
 
@@ -114,7 +114,7 @@ class ZipRoot:
         return inside
 
     def read_meta(self, name: str) -> bytes:
-        """Bytes of a meta member; see `Folder.read_meta`."""
+        """Bytes of a meta member, at most one over `META_MAX_BYTES`; MetaFault if they cannot be had."""
         try:
             with self._archive.open(self._members[name]) as member:
                 return member.read(META_MAX_BYTES + 1)
@@ -148,8 +148,8 @@ class ZipFolder:
         self.prefix = prefix
         self._root = root
 
-    def read_meta(self, name: str) -> bytes:
-        return self._root.read_meta(self.prefix + name)
+    def meta(self, name: str) -> Meta:
+        return parse_meta(self._root.read_meta(self.prefix + name))
 
     def locate(self, name: str, meta: str, *, sized: bool) -> tuple[str, int]:
         return self._root.locate(name, self.prefix, self.prefix + meta)
