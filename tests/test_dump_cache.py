@@ -129,7 +129,8 @@ def test_every_flipped_byte_and_every_cut_of_a_cache_is_no_cache(cache: Path, du
     refused = 0
     for at in range(len(data)):
         file.write_bytes(data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :])
-        assert (left := meta_cache._load(file, head)) in ({}, whole)
+        left = meta_cache._load(file, head)
+        assert left in ({}, whole)
         refused += not left
     assert refused > 0.95 * len(data)
     for length in range(0, len(data), 7):

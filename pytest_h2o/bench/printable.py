@@ -8,6 +8,8 @@ import unicodedata
 _HARMFUL = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Unicode categories that move a cursor, hide or reorder text, or that no terminal shows."""
 
+_MOST_NAME_BYTES, _MOST_PATH_BYTES = 255, 2048
+
 
 def make_printable(text: str, *, keep: str = "\n\t") -> str:
     """Replace what a terminal would act on by its visible escape (``\\x1b``, ``\\u202e``).
@@ -38,11 +40,15 @@ def one_line(text: str, *, limit: int = 200) -> str:
 
 
 def can_name_file(text: str) -> bool:
-    """Whether a system could have a file of this name: no NUL, no half of a surrogate pair (JSON can spell both)."""
+    """Whether a system could have a file of this path.
+
+    No NUL and no half of a surrogate pair, both of which JSON can spell, and no longer than Linux takes.
+    """
     try:
-        return b"\0" not in os.fsencode(text)
+        name = os.fsencode(text)
     except UnicodeEncodeError:
         return False
+    return b"\0" not in name and len(name) <= _MOST_PATH_BYTES and max(map(len, name.split(b"/"))) <= _MOST_NAME_BYTES
 
 
 def _escape(char: str) -> str:
