@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from pytest_h2o.dumps.meta import Meta, MetaFault
 from pytest_h2o.errors import DumpError
 
 _SHOWN = 6
+_TELL_EVERY = 1000
 _SMALL_BYTES = 1 << 14
 """Up to here an entry is worth a system call less; a dump of lies costs no memory worth speaking of."""
 
@@ -32,7 +33,9 @@ class _Source(DumpRoot, Protocol):
     def listing(self) -> list[str]: ...
 
 
-def index_dump(root: str | os.PathLike[str], *, sized: bool = True) -> DumpIndex:
+def index_dump(
+    root: str | os.PathLike[str], *, sized: bool = True, on_entries: Callable[[int], None] | None = None
+) -> DumpIndex:
     """Read and check every meta below a root; data files are looked up and sized, not opened.
 
     Parameters
@@ -42,6 +45,8 @@ def index_dump(root: str | os.PathLike[str], *, sized: bool = True) -> DumpIndex
     sized : bool
         Compare the size of every data file with its shape. If not, small files are only compared when they are read:
         half the system calls for a dump of many tiny entries, and an error where a skipped entry would be.
+    on_entries : callable, optional
+        Called now and then with the number of entries so far.
 
     Returns
     -------
@@ -58,7 +63,9 @@ def index_dump(root: str | os.PathLike[str], *, sized: bool = True) -> DumpIndex
     source = _open_root(shown)
     entries: list[DumpEntry] = []
     skipped: list[SkippedEntry] = []
-    for folder, name in source.metas():
+    for number, (folder, name) in enumerate(source.metas(), 1):
+        if on_entries is not None and number % _TELL_EVERY == 0:
+            on_entries(number)
         try:
             entries.append(_entry(folder, name, source, sized))
         except MetaFault as fault:

@@ -41,6 +41,7 @@ def evaluate_lossless(
     rope: Rope | None = None,
     workers: int | None = None,
     executor: str = CORES,
+    on_entries: Callable[[int], None] | None = None,
     progress: Progress | None = None,
 ) -> LosslessResult:
     """Encode the selected streams of a dump, count the bytes, and decode them again.
@@ -64,6 +65,8 @@ def evaluate_lossless(
         Threads; the number of cores that this process may use if not given.
     executor : str
         ``cores``, or ``dask://HOST:PORT`` for the workers of a dask scheduler; see `executor`.
+    on_entries : callable, optional
+        Called now and then with the number of entries that are indexed, from the calling thread.
     progress : callable, optional
         Called with the raw bytes done and to do, from the calling thread.
 
@@ -91,9 +94,11 @@ def evaluate_lossless(
     with open_executor(executor, workers) as opened:
         workers = opened.workers
         try:
-            counted = _evaluate(index_dump(root, sized=False), settings, measurement, opened, progress)
+            index = index_dump(root, sized=False, on_entries=on_entries)
+            counted = _evaluate(index, settings, measurement, opened, progress)
         except DumpError:  # a file has another size, or cannot be read: look again at all of them, and tell each
-            counted = _evaluate(index_dump(root), settings, measurement, opened, progress)
+            index = index_dump(root, on_entries=on_entries)
+            counted = _evaluate(index, settings, measurement, opened, progress)
     return LosslessResult(
         **_described(settings, codec),
         **counted,
