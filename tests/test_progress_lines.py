@@ -21,6 +21,7 @@ def test_nobody_looks_and_it_is_quick(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_a_log_is_never_silent_for_long(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing calls it meanwhile: a slow disk, then one long stream."""
+    assert progress_lines.VERBOSE_S <= progress_lines.TERMINAL_S < progress_lines.LOG_S < 60
     monkeypatch.setattr(progress_lines, "LOG_S", 0.05)
     with ProgressLines(verbose=False) as lines:
         lines.entries(2000)
@@ -30,7 +31,6 @@ def test_a_log_is_never_silent_for_long(capsys: pytest.CaptureFixture[str], monk
     told = capsys.readouterr().err.splitlines()
     assert any(line.startswith("2,000 entries indexed after ") for line in told)
     assert sum(line.startswith("1 of 3 MB, ") for line in told) > 1
-    assert progress_lines.VERBOSE_S <= progress_lines.TERMINAL_S < progress_lines.LOG_S < 60
 
 
 def test_a_terminal_is_told_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
