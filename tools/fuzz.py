@@ -76,14 +76,14 @@ def fuzz_plain(name: str, seconds: float, work: Path, findings: Path, seed: int)
         data = queue.pop() if queue else mutate(seeds, target.tokens, source)
         runs += 1
         kept.put(data)
-        signal.alarm(_INPUT_S)
+        signal.setitimer(signal.ITIMER_PROF, _INPUT_S)  # processor time: a busy machine is no fault of the input
         try:
             is_taken = check(target, data, _fresh(work))
         except Exception:
             found += keep(findings, name, data, traceback.format_exc())
             continue
         finally:
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
         taken += is_taken
         if is_taken and len(seeds) < 2000 and source.random() < 0.2:
             seeds.append(data)  # a mutation that is still sound leads further than a broken one
@@ -175,7 +175,7 @@ def run_target(name: str, args: argparse.Namespace) -> bool:
         try:
             status = subprocess.run(own, cwd=work, check=False, timeout=args.seconds + _BEHIND).returncode
         except subprocess.TimeoutExpired:
-            status = -signal.SIGALRM
+            status = -signal.SIGKILL
         if status < 0:
             signal_name = signal.Signals(-status).name
             keep(args.findings, name, _Kept.take(Path(work) / "input"), f"the process ended by {signal_name}")
