@@ -20,7 +20,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from decode_noise import LAUNCH_SPREAD, NOISES, Noise
-from decode_rules import FAIL, INCONCLUSIVE, PASS, Outcomes, best_of_rows, fixed_t_test, peeking_t_test, sequential
+from decode_rules import (
+    FAIL,
+    INCONCLUSIVE,
+    PASS,
+    Outcomes,
+    best_of_rows,
+    fixed_t_test,
+    peeking_t_test,
+    sequential,
+    sequential_fitted,
+)
 
 from pytest_h2o.gate.decode import DEFAULT_CONFIDENCE, DEFAULT_PAIRS, Budget
 
@@ -30,6 +40,8 @@ TARGET = 0.05
 PAIRED = "paired, sequential"
 ROWS_OF_ORIGINAL = 27
 BUDGETS = (20, 24, 40, 80)
+TIMES = (10, 15)
+"""Budgets of time, in pairs of mean length."""
 CONFIDENCES = (0.90, 0.95, 0.975, 0.99)
 
 
@@ -109,6 +121,23 @@ def simulate_budgets(replicates: int, seed: int) -> Iterable[Cell]:
                 yield summarize("budgets", LAUNCH_SPREAD.name, rule, drop, outcomes)
 
 
+def simulate_times(replicates: int, seed: int) -> Iterable[Cell]:
+    """The paired verdict with time for so many pairs, the plan fitted to the time of the first one."""
+    for pairs in TIMES:
+        for drop in DROPS:
+            values, first_s = draw_timed(LAUNCH_SPREAD, drop, (replicates, DEFAULT_PAIRS), seed)
+            budget = Budget(elapsed_s=pairs * float(first_s.mean()))
+            outcomes = sequential_fitted(values, TARGET, first_s, budget)
+            yield summarize("budgets", LAUNCH_SPREAD.name, f"time of {pairs} pairs", drop, outcomes)
+
+
+def draw_timed(noise: Noise, drop: float, shape: tuple[int, int], seed: int) -> tuple[Floats, Floats]:
+    """Log ratios `[comparisons, pairs]`, and the time of each first pair: a launch takes as long as it is slow."""
+    baseline, candidate = noise.draw(_generator(seed, noise.name, drop), shape)
+    candidate = candidate + math.log1p(-drop)
+    return baseline - candidate, np.exp(-baseline[:, 0]) + np.exp(-candidate[:, 0])
+
+
 def simulate_confidences(replicates: int, seed: int) -> Iterable[Cell]:
     """What another confidence would cost or save, at 12 % a launch and the default number of pairs."""
     for confidence in CONFIDENCES:
@@ -169,6 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for noise in NOISES:
         cells += simulate_noise(noise, arguments.replicates, arguments.seed)
     cells += simulate_budgets(arguments.replicates, arguments.seed)
+    cells += simulate_times(arguments.replicates, arguments.seed)
     cells += simulate_confidences(arguments.replicates, arguments.seed)
     markdown = render_markdown(cells)
     if arguments.out_md:

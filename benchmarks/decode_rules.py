@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -52,6 +52,17 @@ def sequential(values: Floats, target: float, budget: Budget, confidence: float 
         outcome[going], spent[going[stops]] = said, n
         going = going[~stops]
     return Outcomes(outcome, 2 * spent)
+
+
+def sequential_fitted(values: Floats, target: float, first_pair_s: Floats, budget: Budget) -> Outcomes:
+    """The paired verdict where the time of the first pair `[comparisons]` says how many pairs are planned."""
+    planned = np.array([budget.fitted(seconds, seconds).pairs for seconds in first_pair_s.tolist()])
+    outcome, launches = np.zeros(len(values), dtype=np.int64), np.zeros(len(values), dtype=np.int64)
+    for pairs in np.unique(planned).tolist():
+        group = planned == pairs
+        found = sequential(values[group, :pairs], target, replace(budget, pairs=pairs))
+        outcome[group], launches[group] = found.outcome, found.launches
+    return Outcomes(outcome, launches)
 
 
 def crossing_shares(values: Floats, plan: Plan) -> tuple[float, float]:

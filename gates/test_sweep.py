@@ -20,6 +20,14 @@ def test_decode(h2o_sweep, h2o_targets):
     assert h2o_sweep.decode_drop() <= h2o_targets.decode_drop
 
 
+def test_quality(h2o_sweep, h2o_targets):
+    """The model still predicts text that it has not seen; with `--h2o-demo`, it still says about the same."""
+    if h2o_sweep.compares_text:
+        assert h2o_sweep.text_similarity() >= h2o_targets.similarity
+    else:
+        assert h2o_sweep.quality_rise() <= h2o_targets.quality
+
+
 def test_joint(h2o_sweep):
     """One and the same row meets every target."""
     assert h2o_sweep.joint_margin() >= 0

@@ -27,7 +27,7 @@ def calibration_path(bench: BenchSettings, base: BaseConfig) -> Path:
     """
     marks = (
         platform.node(),
-        digest_file(Path(bench.command[0])),
+        bench.digest,
         digest_file(base.path),
         str(base.base_dir),
         bench.backend,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_h2o.embedded import digest_program
 from pytest_h2o.errors import OptedOut, StoreError
 from pytest_h2o.gate.compare import Allowances, refuse_other_model
 from pytest_h2o.gate.comparison_item import Earlier
@@ -77,7 +78,7 @@ class Comparer:
             preset,
             results,
             machine=None if bench is None else describe_machine(),
-            binary=None if bench is None else digest_file(bench)[:16],
+            binary=None if bench is None else digest_program(bench)[:16],
             base_config=None if base is None else digest_file(base.path)[:16],
         )
 

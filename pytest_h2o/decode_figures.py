@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from pytest_h2o.bench.adapter import get_adapter
 from pytest_h2o.decode_options import parse_baseline
 from pytest_h2o.decode_plan import choose_baseline, describe_decode, flag_targets, plan_pairs
 from pytest_h2o.errors import OptedOut
@@ -51,7 +52,7 @@ class DecodeFigures:
         if chosen.value is not None:
             speed = parse_baseline(str(chosen.value), chosen.origin)
             return Baseline(speed, chosen.origin, unlike_contexts(results))
-        return pick_recorded(self._source(preset).baselines, results)
+        return pick_recorded(self._source(preset).baselines, results, get_adapter(preset.bench).uncompressed)
 
     def unfit_baselines(self, preset: Preset, results: Sequence[PointResult]) -> list[str]:
         source = self._source(preset)
@@ -62,12 +63,16 @@ class DecodeFigures:
         chosen = choose_baseline(self._settings, preset).value
         return chosen == "paired" or (chosen is None and self._source(preset).pairs.known() is not None)
 
+    def rests_on_rows(self, preset: Preset) -> bool:
+        """Whether the speeds of the rows themselves are judged, by a number, where a bench runs."""
+        return choose_baseline(self._settings, preset).value not in ("paired", "none")
+
     def known_comparison(self, preset: Preset) -> PairedComparison | None:
         return self._source(preset).pairs.known()
 
     def compare(self, preset: Preset, result: PointResult, target: float) -> PairedComparison:
         point = next(point for point in self._points(preset) if point.run_id == result.run_id)
-        plan = plan_pairs(self._settings, preset, target, launch_s=result.elapsed_s)
+        plan = plan_pairs(self._settings, preset, target)
         comparison = self._source(preset).pairs.compare(point, plan)
         self._new.add_comparison(preset, comparison)
         return comparison

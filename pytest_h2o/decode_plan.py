@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_h2o.decode_options import parse_budget
+from pytest_h2o.embedded import is_embedded
 from pytest_h2o.options import Given, Settings
 
 if TYPE_CHECKING:
@@ -106,29 +107,11 @@ def _flag(settings: Settings, preset: Preset, budget: Budget, target: float | No
     from pytest_h2o.calibrations import calibration_path, flag_target
     from pytest_h2o.launch_settings import bench_settings, choose_base_config
 
-    base = choose_base_config(preset, settings.given["base-config"])
+    base = choose_base_config(preset, settings.given["base-config"], embedded=is_embedded(settings["bench"]))
     return flag_target(calibration_path(bench_settings(settings, preset), base), budget, target)
 
 
-def plan_pairs(settings: Settings, preset: Preset, target: float, *, launch_s: float | None) -> PairPlan:
-    """Fit the budget to its time; say so where that leaves fewer pairs, or the target is below the noise floor.
-
-    Parameters
-    ----------
-    settings : Settings
-    preset : Preset
-    target : float
-        The largest allowed drop, a fraction.
-    launch_s : float or None
-        Seconds that a launch takes, from the one that gave the row; None where that is not known.
-    """
+def plan_pairs(settings: Settings, preset: Preset, target: float) -> PairPlan:
+    """What is fixed before the first pair; its notes say so if the target is below the noise floor."""
     budget = decode_budget(settings, preset)
-    fitted = budget if launch_s is None else budget.fitted(2 * launch_s)
-    notes: tuple[str, ...] = ()
-    if fitted.pairs < budget.pairs and launch_s is not None and budget.elapsed_s is not None:
-        notes = (
-            f"planned {fitted.pairs} of {budget.pairs} pairs: one takes about {2 * launch_s:.1f} s, and there are "
-            f"{budget.elapsed_s:g} s for all (--h2o-decode-budget {budget.pairs} sets no limit of time)",
-        )
-    notes += _flag(settings, preset, fitted, target)
-    return PairPlan(fitted, target, settings["disturbed"] == "again", notes)
+    return PairPlan(budget, target, settings["disturbed"] == "again", _flag(settings, preset, budget, target))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_h2o.embedded import embedded_base_config
 from pytest_h2o.errors import UsageError
 from pytest_h2o.options import Given, Settings
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def check_bench(bench: Path, origin: str) -> Path:
-    """The bench, if there is such a file; UsageError that says what is there instead."""
+    """A program of the engine, if there is such a file; UsageError that says what is there instead."""
     if bench.is_file():
         return bench
     came = "no such folder"
@@ -46,8 +48,10 @@ def other_build(settings: Settings, preset: Preset) -> BenchSettings | None:
     return None if settings["baseline-bench"] is None else bench_settings(settings, preset, "baseline-bench")
 
 
-def choose_base_config(preset: Preset, given: Given) -> BaseConfig:
+def choose_base_config(preset: Preset, given: Given, *, embedded: bool = False) -> BaseConfig:
     """The model's config of a preset: the command line's, else the preset's, else the ini file's.
+
+    For the embedded bench the last choice is the embedded model, and it takes the preset's `prompt_file`.
 
     Raises
     ------
@@ -58,9 +62,14 @@ def choose_base_config(preset: Preset, given: Given) -> BaseConfig:
 
     own = (preset.base_config, f"base_config of preset {preset.name}")
     choices = [(given.value, given.origin), own] if given.on_command_line else [own, (given.value, given.origin)]
+    if embedded:
+        choices.append((embedded_base_config(), "the embedded model"))
     for path, source in choices:
         if path is not None:
-            return read_base_config(path, source)
+            base = read_base_config(path, source)
+            if embedded and preset.prompt_file is not None:
+                return replace(base, values={**base.values, "prompt_file": str(preset.prompt_file)})
+            return base
     raise UsageError(
         "a bench was given, and no base config: the bench needs the model's config.json",
         where=f"preset {preset.name}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pytest_h2o.decode_options import check_baseline_bench, parse_baseline, parse_budget
 from pytest_h2o.errors import UsageError
 from pytest_h2o.executor_name import dask_address
-from pytest_h2o.options import Given, Settings
+from pytest_h2o.options import EMBEDDED_BENCH, Given, Settings
 
 
 def check_ranges(settings: Settings) -> None:
@@ -34,6 +34,13 @@ def check_ranges(settings: Settings) -> None:
         )
     dask_address(settings["executor"], settings.origin("executor"))
     baseline = settings["decode-baseline"]
+    quality = settings["quality-target"]
+    if quality is not None and quality < 0:
+        raise UsageError(
+            f"{settings.origin('quality-target')} is out of range",
+            came=str(quality),
+            expected="a fraction of at least 0, 0.1 for 10 %",
+        )
     if baseline is not None and baseline not in ("none", "paired"):
         parse_baseline(baseline, settings.origin("decode-baseline"))
     if settings["decode-budget"] is not None:
@@ -41,27 +48,52 @@ def check_ranges(settings: Settings) -> None:
 
 
 def _refuse_launch_options(settings: Settings) -> None:
-    """Without a bench an option about launching it would do nothing, and the user believe that it did."""
+    """Where logs are read an option about launching would do nothing, and the user believe that it did."""
     launching = ("base-config", "backend", "threads", "attention-option", "bench-timeout", "no-fold")
-    names = (*launching, "disturbed", "baseline-bench", "decode-budget")
+    names = (*launching, "disturbed", "baseline-bench", "decode-budget", "demo")
     given = [settings.origin(name) for name in names if settings.given[name].on_command_line]
     if given:
         raise UsageError(
-            f"{', '.join(given)} says how to run a bench, and no bench is given",
+            f"{', '.join(given)} says how to run a bench, and recorded logs are read",
+            where=settings.origin("logs"),
             expected="--h2o-bench PATH beside it",
-            hint="without a bench recorded logs are read; leave the option out to gate on them",
+            hint="leave the option out to gate on the logs",
+        )
+
+
+def _refuse_base_config_alone(settings: Settings) -> None:
+    """A model of one's own for the embedded bench is asked for by name: else a forgotten bench would run another."""
+    base = settings.given["base-config"]
+    if base.on_command_line:
+        raise UsageError(
+            f"{base.origin} names a model, and nothing names the bench that runs it",
+            expected="--h2o-bench PATH beside it, or --h2o-bench reference for the embedded bench",
         )
 
 
 def check_sources(settings: Settings) -> Settings:
-    """A bench on the command line stands over logs from the ini file; both on one level exclude each other."""
+    """A bench on the command line stands over logs from the ini file; both on one level exclude each other.
+
+    Where neither is named the embedded bench runs.
+    """
     bench, logs = settings.given["bench"], settings.given["logs"]
     if settings["baseline-bench"] is not None:
         check_baseline_bench(settings)
+    if bench.value is None and logs.value is None:
+        _refuse_base_config_alone(settings)
+        bench = Given(EMBEDDED_BENCH, "default")
+    if bench.value == EMBEDDED_BENCH and settings["demo"] is not None:
+        raise UsageError(
+            "llm_demo says nothing about the embedded bench",
+            came=f"{settings.origin('demo')} {settings['demo']}",
+            expected="--h2o-bench PATH of the same build beside it",
+            hint="leave it out: the embedded bench measures perplexity itself",
+        )
     if bench.value is None:
         _refuse_launch_options(settings)
-    if bench.value is None or logs.value is None:
         return settings
+    if logs.value is None:
+        return Settings({**settings.given, "bench": bench})
     if bench.on_command_line == logs.on_command_line:
         raise UsageError(
             "a bench to run and logs to read were both given",

@@ -60,8 +60,19 @@ class Option(NamedTuple):
 
 OPTIONS: tuple[Option, ...] = (
     # what runs
-    Option("bench", "path", "the llm_bench binary to run", metavar="PATH"),
-    Option("base-config", "path", "the model's config.json that every run starts from", metavar="FILE"),
+    Option(
+        "bench",
+        "path",
+        "the llm_bench binary to run, or reference for the embedded one (default: that, unless logs are read)",
+        metavar="PATH|reference",
+    ),
+    Option(
+        "base-config",
+        "path",
+        "the model's config.json that every run starts from (default: the embedded model, for the embedded bench)",
+        metavar="FILE",
+    ),
+    Option("demo", "path", "the llm_demo binary: compares the text that it says with H2O on and off", metavar="PATH"),
     Option("backend", "text", "backend given to the bench", "cpu"),
     Option("threads", "int", "threads given to the bench (default: 4, or the number of cores if fewer)"),
     Option("attention-option", "int", "-qatten of the bench; anything but 0 switches H2O off there", 0),
@@ -115,6 +126,12 @@ OPTIONS: tuple[Option, ...] = (
         "largest fraction of decode speed that may be lost (default: 0.05)",
         metavar="FRACTION",
     ),
+    Option(
+        "quality-target",
+        "float",
+        "largest rise of perplexity under eviction, where the bench tells it (default: 0.01)",
+        metavar="FRACTION",
+    ),
     # what is kept
     Option("out-dir", "path", "parent of the run folders, the history and the baselines", "h2o-runs", metavar="DIR"),
     Option("save", "text", "save the figures of this run as a baseline", metavar="NAME"),
@@ -136,10 +153,16 @@ NOT_REPEATED = frozenset({"save", "overwrite"})
 
 BY_NAME: Mapping[str, Option] = {option.name: option for option in OPTIONS}
 
+EMBEDDED_BENCH = Path(__file__).with_name("reference") / "__main__.py"
+"""Stands for the bench that comes with the plugin wherever a bench is named by its path."""
+
+EMBEDDED_WORD = "reference"
+"""What names it on a command line and in the ini file."""
+
 DEFAULT_THREADS = min(4, os.cpu_count() or 1)
 """What the bench takes by itself is 4; more threads than cores only add noise."""
 
-DEFAULT_TARGETS: Mapping[str, float] = {"lossy": 3.0, "lossless": 1.3, "decode_drop": 0.05}
+DEFAULT_TARGETS: Mapping[str, float] = {"lossy": 3.0, "lossless": 1.3, "decode_drop": 0.05, "quality": 0.01}
 """What is asked where neither option, preset or scope, nor ini key says otherwise."""
 
 
@@ -187,7 +210,8 @@ class Settings:
                 flags.append(option.flag)
             else:
                 values = given.value if isinstance(given.value, tuple) else (given.value,)
-                flags.extend(f"{option.flag}={value}" for value in values)
+                named = (EMBEDDED_WORD if value == EMBEDDED_BENCH else value for value in values)
+                flags.extend(f"{option.flag}={value}" for value in named)
         return flags
 
 
@@ -231,6 +255,8 @@ def _convert(option: Option, raw: Any, folder: Path, origin: str) -> Any:
         raise UsageError(f"{origin} takes yes or no", came=repr(raw), expected="true or false")
     text = str(raw).strip()
     if option.kind == "path":
+        if option.name in ("bench", "baseline-bench") and text == EMBEDDED_WORD:
+            return EMBEDDED_BENCH
         return Path(os.path.abspath(folder / Path(text).expanduser()))  # noqa: PTH100
     if option.kind in ("int", "float"):
         try:

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -59,16 +60,19 @@ class LaunchedPairs:
         return self._comparison
 
     def _launch(self, point: SweepPoint, plan: PairPlan) -> PairedComparison:
+        from pytest_h2o.bench.adapter import get_adapter
+        from pytest_h2o.bench.config import without_quality
         from pytest_h2o.bench.launch import JsonSupport
         from pytest_h2o.bench.paired import RELAUNCHES, PairRunner, compare_pairs
 
-        candidate = replace(self._launcher, directory=self._new_folder())
+        candidate = replace(self._launcher, directory=self._new_folder(), base=without_quality(self._launcher.base))
 
         def launch_with(launcher: Launcher) -> Callable[[str], PointResult]:
             return lambda run_id: launcher.launch_point(replace(point, run_id=run_id))
 
         if self._other is None:
-            what, baseline = "H2O off in the same bench", lambda run_id: candidate.launch_baseline(point, run_id)
+            what = f"{get_adapter(point.bench).uncompressed} in the same bench"
+            baseline: Callable[[str], PointResult] = partial(candidate.launch_baseline, point)
         else:
             what = f"another build, {self._other.command[0]}"
             baseline = launch_with(replace(candidate, settings=self._other, json_support=JsonSupport()))

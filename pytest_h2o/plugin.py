@@ -19,8 +19,9 @@ from pytest_h2o.options import OPTIONS, Settings, refuse_unknown_keys, resolve_s
 if TYPE_CHECKING:
     from pytest_h2o.gate.comparison_item import ComparisonItem
     from pytest_h2o.gate.item import GateItem, Targets
+    from pytest_h2o.gate.point_item import PointItem
     from pytest_h2o.gate.scope_item import LosslessItem
-    from pytest_h2o.gate.sweep_items import PointItem, SweepItem
+    from pytest_h2o.gate.sweep_items import SweepItem
     from pytest_h2o.report.closing import Closing
     from pytest_h2o.report.collector import Collector
     from pytest_h2o.session import GateSession
@@ -94,11 +95,11 @@ def _run_dir(config: pytest.Config) -> Path:
 
 def _session_of(config: pytest.Config) -> GateSession:
     if _session not in config.stash:
-        from pytest_h2o.codecs.registry import register_all
+        from pytest_h2o.extensions import register_extensions
         from pytest_h2o.selection import names_asked_for
         from pytest_h2o.session import GateSession
 
-        register_all(config.hook.pytest_h2o_codecs(config=config))
+        register_extensions(config.hook, config)
         asked_for = names_asked_for(config.getoption("keyword"), config.args)
         config.stash[_session] = GateSession(_settings_of(config), run_dir=_run_dir(config), asked_for=asked_for)
     return config.stash[_session]
@@ -315,9 +316,14 @@ class _Controller:
 
     def _collector(self) -> Collector:
         if _collector not in self._config.stash:
+            from pytest_h2o.extensions import added_sections, register_extensions
             from pytest_h2o.report.collector import Collector
 
-            self._config.stash[_collector] = Collector(_run_dir(self._config), _settings_of(self._config))
+            config = self._config
+            if _session not in config.stash:  # workers have collected, and what plugins add is not known here yet
+                register_extensions(config.hook, config)
+            sections = added_sections(config.hook, config)
+            config.stash[_collector] = Collector(_run_dir(config), _settings_of(config), sections)
         return self._config.stash[_collector]
 
     @pytest.hookimpl(trylast=True)

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pytest_h2o.presets import Preset
 
+LLM_BENCH = "llm_bench"
+"""The bench that the swept H2O keys are for; others are named by their adapters."""
+
 MAX_POINTS = 100_000
 """The largest grid of one preset. A preset above it is refused when it is checked, before any point is made."""
 
@@ -59,12 +62,22 @@ class SweepPoint:
     h2o_log_stats: bool
     lossless: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """The ``kv_lossless_*`` keys with their values, in the order of the manifest."""
+    bench: str = LLM_BENCH
+    """Name of the adapter of its bench."""
+    bench_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Settings of a bench other than llm_bench, as the preset has them; what H2O is told then means nothing."""
+    compressed: bool = True
+    """False: the same run with nothing compressed, which is a baseline."""
 
     def manifest_fields(self) -> dict[str, Any]:
         """What ``manifest.json`` of a run folder says of this point, keys in the order of the original scripts.
 
-        Files and outcome (``config``, ``log``, ``return_code``) come after these and are not known here.
+        Files and outcome (``config``, ``log``, ``return_code``) come after these and are not known here. Of a bench
+        other than llm_bench: the run id, the lengths, the bench and its own settings.
         """
+        if self.bench != LLM_BENCH:
+            named = {name: getattr(self, name) for name in ("run_id", "prompt_len", "gen_len", "bench")}
+            return named | dict(self.bench_options)
         return {name: getattr(self, name) for name in _MANIFEST_FIELDS} | dict(self.lossless)
 
 
@@ -73,7 +86,7 @@ def expand_points(preset: Preset) -> tuple[SweepPoint, ...]:
 
     The first dimension varies slowest: prompts, gens, keep ratio, block, sink, recent, EMA alpha, update
     interval, trigger, target lossy ratio. The run id is ``run_{index:04d}_p{prompt}_g{gen}_k{keep}_b{block}_lr{lossy}``
-    with floats as Python prints them (``k1.0``, ``lr3.0``).
+    with floats as Python prints them (``k1.0``, ``lr3.0``); of a bench other than llm_bench it ends with the lengths.
 
     All points of a preset share one mapping of ``kv_lossless_*`` values; it is not to be changed.
     """
@@ -91,8 +104,17 @@ def expand_points(preset: Preset) -> tuple[SweepPoint, ...]:
         preset.h2o_target_lossy_ratios,
     )
     same = (preset.h2o_target_mode, preset.h2o_layer_start, preset.h2o_layer_end, preset.h2o_log_stats, lossless)
-    name, repeat = preset.name, preset.repeat
+    name, repeat, own = preset.name, preset.repeat, preset.bench == LLM_BENCH
     return tuple(
-        SweepPoint(name, index, f"run_{index:04d}_p{v[0]}_g{v[1]}_k{v[2]}_b{v[3]}_lr{v[9]}", repeat, *v, *same)
+        SweepPoint(
+            name,
+            index,
+            f"run_{index:04d}_p{v[0]}_g{v[1]}" + (f"_k{v[2]}_b{v[3]}_lr{v[9]}" if own else ""),
+            repeat,
+            *v,
+            *same,
+            bench=preset.bench,
+            bench_options=preset.bench_options,
+        )
         for index, v in enumerate(grid, start=1)
     )

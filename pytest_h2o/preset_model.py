@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 from pydantic_core.core_schema import ValidationInfo
 
-from pytest_h2o.points import MAX_POINTS
+from pytest_h2o.points import LLM_BENCH, MAX_POINTS
 from pytest_h2o.schema.field_types import (
     Above0,
     AtLeast0,
+    BenchOptions,
     Count,
     FilePath,
     Flag,
@@ -24,6 +25,7 @@ from pytest_h2o.schema.field_types import (
     Given,
     LayerEnd,
     LossyRatio,
+    NamedNumbers,
     OneLine,
     PairCount,
     PlainName,
@@ -117,6 +119,13 @@ class Targets(BaseModel):
     quality: Annotated[AtLeast0 | None, Given] = Field(
         default=None, description="largest rise of perplexity under eviction, as a fraction of the full cache's"
     )
+    similarity: Annotated[Fraction | None, Given] = Field(
+        default=None,
+        description="least similarity of what llm_demo says with eviction on and off, 0 to 1",
+    )
+    metrics: NamedNumbers = Field(
+        default={}, validate_default=True, description="targets of metrics that a plugin adds, by name"
+    )
 
 
 class PresetKeys(BaseModel):
@@ -180,6 +189,10 @@ class PresetKeys(BaseModel):
     kv_lossless_store_bootstrap_tokens: Annotated[Count | None, Given] = None
     kv_lossless_store_grouped_step_tokens: Annotated[Count | None, Given] = None
 
+    bench: PlainName = Field(default=LLM_BENCH, description="the bench of this preset, by the name of its adapter")
+    bench_options: BenchOptions = Field(
+        default={}, validate_default=True, description="settings of a bench other than llm_bench, one value each"
+    )
     targets: Targets = Targets()
     base_config: Annotated[FilePath | None, Given] = Field(
         default=None, description="the model's llm_bench config, relative to this file"
@@ -218,6 +231,11 @@ class PresetKeys(BaseModel):
         if single is not None and single not in self.h2o_target_lossy_ratios:
             expected = "only h2o_target_lossy_ratios, which is what is run where both are given"
             yield Trouble(f"{single} is not among h2o_target_lossy_ratios", expected, ("h2o_target_lossy_ratio",))
+        if self.bench == LLM_BENCH and self.bench_options:
+            yield Trouble("settings of another bench", f"no bench_options for {LLM_BENCH}", ("bench_options",))
+        for key in sorted(self.model_fields_set) if self.bench != LLM_BENCH else ():
+            if key.startswith(("h2o_", "kv_lossless_")):
+                yield Trouble(f"a key of {LLM_BENCH}", f"only settings under bench_options for {self.bench}", (key,))
         if (count := self.count_points()) > MAX_POINTS:
             sizes = " x ".join(f"{key} {len(getattr(self, key))}" for key in SWEPT_KEYS if len(getattr(self, key)) > 1)
             longest = max(SWEPT_KEYS, key=lambda key: len(getattr(self, key)))

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_h2o.errors import NotMeasured, UsageError
-from pytest_h2o.store import digest_file
+from pytest_h2o.points import LLM_BENCH
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.command import BenchSettings
@@ -80,16 +80,38 @@ def find_recordings(folder: Path, presets: Sequence[Preset], selected: Sequence[
 
     A run folder has one folder a preset. A folder with a manifest of its own is that of each preset whose points it
     lists, or, where that is none, of the one that is selected; one of bare logs is that of the one that is selected.
+    Presets of another bench find their rows in whatever file has them.
 
     Raises
     ------
     UsageError
         There is no such folder, it holds no logs, or several presets could be meant.
     """
-    from pytest_h2o.bench.recorded import recording_folder
-
     if not folder.is_dir():
         raise UsageError("the folder of recorded logs is not there", where=str(folder), expected="a folder")
+    own = [preset for preset in selected if preset.bench == LLM_BENCH]
+    others = {p.name: place for p in presets if p.bench != LLM_BENCH and (place := _place_of_rows(folder, p))}
+    if not own:
+        return others or {preset.name: folder for preset in selected}  # which then say what is there instead
+    if others and not (folder / "manifest.json").exists() and not any(folder.glob("*.log")):
+        presets = [preset for preset in own if (folder / preset.name).is_dir()]
+    return others | (_find_logs(folder, [p for p in presets if p.bench == LLM_BENCH], own) if presets else {})
+
+
+def _place_of_rows(folder: Path, preset: Preset) -> Path | None:
+    """Where the rows of a preset of another bench are: in the folder of its name, or beside those of others."""
+    from pytest_h2o.bench.recorded import recording_folder
+    from pytest_h2o.bench.row_files import has_rows_of
+    from pytest_h2o.points import expand_points
+
+    inner, points = recording_folder(folder, preset.name), expand_points(preset)
+    return inner if inner != folder or has_rows_of(folder, points) else None
+
+
+def _find_logs(folder: Path, presets: Sequence[Preset], selected: Sequence[Preset]) -> dict[str, Path]:
+    """`find_recordings` of presets for llm_bench."""
+    from pytest_h2o.bench.recorded import recording_folder
+
     found = {p.name: inner for p in presets if (inner := recording_folder(folder, p.name)) != folder}
     if found:
         return found
@@ -139,8 +161,10 @@ class RecordedRows:
     def _read(self) -> Recording:
         if self._recording is None:
             from pytest_h2o.bench.recorded import read_recording
+            from pytest_h2o.bench.row_files import read_row_files
 
-            self._recording = read_recording(self._folder, self._points)
+            read = read_recording if self._points[0].bench == LLM_BENCH else read_row_files
+            self._recording = read(self._folder, self._points)
         return self._recording
 
     @property
@@ -184,8 +208,11 @@ class LaunchedRows:
         store: OnceStore,
         fold: bool,
         other: BenchSettings | None = None,
+        again: bool = False,
     ) -> None:
+        """`again`: a row's own speed decides, so that a launch which others disturbed is made again."""
         from pytest_h2o.bench.launch import JsonSupport, Launcher
+        from pytest_h2o.bench.relaunch import Relauncher
         from pytest_h2o.bench.sweep import Sweep
 
         self.base_config: BaseConfig | None = base
@@ -195,8 +222,9 @@ class LaunchedRows:
         self._folder = folder
         self._launcher = Launcher(base, bench, folder, JsonSupport(), on_wait=WaitNotice())
         self.pairs: PairSource = _launched_pairs(self._launcher, other, store, points)
-        binary = digest_file(Path(bench.command[0]))[:16]
-        self._sweep = Sweep(points, self._launcher.launch_point, store.once, binary=binary, fold=fold)
+        binary = bench.digest[:16]
+        launch = Relauncher(self._launcher).launch_point if again else self._launcher.launch_point
+        self._sweep = Sweep(points, launch, store.once, binary=binary, fold=fold)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -209,9 +237,11 @@ class LaunchedRows:
         return self._sweep.shared_run(point)
 
     def command(self, point: SweepPoint) -> str | None:
-        from pytest_h2o.bench.command import RunFiles, bench_argv, repeat_command
+        from pytest_h2o.bench.adapter import get_adapter
+        from pytest_h2o.bench.command import RunFiles, repeat_command
 
-        return repeat_command(bench_argv(self._bench, RunFiles(self._folder, point.run_id), point, with_json=False))
+        adapter, files = get_adapter(point.bench), RunFiles(self._folder, point.run_id)
+        return repeat_command(adapter.argv(self._bench, files, point, adapter.run_config(self._base, point)))
 
     def write_dry_run(self) -> str:
         from pytest_h2o.bench.dry_run import write_dry_run

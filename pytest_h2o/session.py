@@ -12,22 +12,27 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.comparisons import Comparer
 from pytest_h2o.decode_figures import DecodeFigures
+from pytest_h2o.embedded import is_embedded
 from pytest_h2o.errors import BenchError
 from pytest_h2o.gate.comparison_item import ComparisonItem
+from pytest_h2o.gate.point_item import PointItem
 from pytest_h2o.gate.scope_item import LosslessItem
-from pytest_h2o.gate.sweep_items import PointItem, SweepItem
+from pytest_h2o.gate.sweep_items import SweepItem
 from pytest_h2o.gate.targets import preset_targets, refuse_unmeasured, scope_targets
 from pytest_h2o.gate_files import GateFiles
-from pytest_h2o.launch_settings import bench_settings, choose_base_config, other_build
+from pytest_h2o.launch_settings import bench_settings, check_bench, choose_base_config, other_build
 from pytest_h2o.options import Settings
+from pytest_h2o.points import LLM_BENCH
 from pytest_h2o.report.new_data import NewData
 from pytest_h2o.report.terminal import render_header
 from pytest_h2o.row_sources import LaunchedRows, NoRows, RecordedRows, RowSource, find_recordings
 from pytest_h2o.scope_figures import ScopeFigures
 from pytest_h2o.selection import preset_of
 from pytest_h2o.store import OnceStore
+from pytest_h2o.text_figures import TextFigures
 
 if TYPE_CHECKING:
+    from pytest_h2o.bench.config import BaseConfig
     from pytest_h2o.bench.result import PointResult
     from pytest_h2o.gate.item import GateItem
     from pytest_h2o.points import SweepPoint
@@ -54,12 +59,14 @@ class GateSession:
         self._asked_for = asked_for
         self._points: dict[str, tuple[SweepPoint, ...]] = {}
         self._sources: dict[str, RowSource] = {}
-        self._left_out: frozenset[str] = frozenset()
+        self._left_out: dict[str, str] = {}
+        self._unreachable: dict[str, str | None] = {}
         self._selected: frozenset[str] = frozenset()
         self._needed: dict[str, set[int] | None] = {}
         self._recorded: dict[str, Path] | None = None
         self._new = NewData()
         self.decode = DecodeFigures(settings, points=self.points, source=self._source, new=self._new)
+        self.texts = TextFigures(settings, run_dir=run_dir, store=self.store, base=self._base_config)
         self.dumps = ScopeFigures(settings, store=self.store, files=self._files, new=self._new)
 
     @property
@@ -93,10 +100,11 @@ class GateSession:
             self._points[preset.name] = expand_points(preset)
         return self._points[preset.name]
 
-    def leave_out(self, selected: Collection[str]) -> frozenset[str]:
-        """Learn which presets have selected items, and tell which of them the recorded logs lack and nobody named.
+    def leave_out(self, selected: Collection[str]) -> Mapping[str, str]:
+        """Learn which presets have selected items, and tell which of them are not run unless named: name -> why.
 
-        Where none of them is recorded, none is left out: then their items fail and say so.
+        Those are presets that the recorded logs lack and, on the embedded bench, those whose lossy target is out of
+        reach there. Where that would be all, none is left out: then their items fail and say so.
 
         Raises
         ------
@@ -105,18 +113,44 @@ class GateSession:
         """
         self._selected = frozenset(selected)
         for preset in (self._files.presets[name] for name in sorted(selected)):
-            refuse_unmeasured(preset, launched=self.settings["bench"] is not None)
-        for name in sorted(selected):
+            refuse_unmeasured(preset, takes_prompt=self._takes_prompt)
             if self.settings["bench"] is not None:
-                bench_settings(self.settings, self._files.presets[name])
-                choose_base_config(self._files.presets[name], self.settings.given["base-config"])
-        if selected and self.settings["bench"] is None and self.settings["logs"] is not None:
-            recorded = self._recordings()
-            if recorded.keys() & self._selected:
-                self._left_out = frozenset(
-                    name for name in selected if name not in recorded and not self._is_asked_for(name)
-                )
+                bench_settings(self.settings, preset)
+                self._base_config(preset)
+            if self.settings["demo"] is not None:
+                check_bench(self.settings["demo"], self.settings.origin("demo"))
+        unfit = {name: why for name in sorted(selected) if (why := self._why_unfit(self._files.presets[name]))}
+        if len(unfit) < len(selected):
+            self._left_out = {name: why for name, why in unfit.items() if not self._is_asked_for(name)}
         return self._left_out
+
+    @property
+    def _takes_prompt(self) -> bool:
+        """Whether a prompt that a preset names is used, or nothing is run at all."""
+        return self._on_embedded or self.settings["bench"] is None or self.settings["demo"] is not None
+
+    @property
+    def _on_embedded(self) -> bool:
+        return is_embedded(self.settings["bench"])
+
+    def _base_config(self, preset: Preset) -> BaseConfig:
+        return choose_base_config(preset, self.settings.given["base-config"], embedded=self._on_embedded)
+
+    def _why_unfit(self, preset: Preset) -> str | None:
+        """Why a preset cannot pass here whatever is run; None if it can."""
+        if self._on_embedded:
+            return self._why_out_of_reach(preset)
+        if self.settings["logs"] is not None and preset.name not in self._recordings():
+            return "no recording"
+        return None
+
+    def _why_out_of_reach(self, preset: Preset) -> str | None:
+        if preset.name not in self._unreachable:
+            from pytest_h2o.embedded_reach import why_out_of_reach
+
+            lossy = preset_targets(self.settings, preset, None).lossy
+            self._unreachable[preset.name] = why_out_of_reach(self._base_config(preset), self.points(preset), lossy)
+        return self._unreachable[preset.name]
 
     def _is_asked_for(self, name: str) -> bool:
         lowered = name.lower()
@@ -138,15 +172,19 @@ class GateSession:
         if settings["bench"] is not None:
             return LaunchedRows(
                 self.needed_points(preset),
-                base=choose_base_config(preset, settings.given["base-config"]),
+                base=self._base_config(preset),
                 bench=bench_settings(settings, preset),
                 folder=self.run_dir / preset.name,
                 store=self.store,
                 fold=not settings["no-fold"],
                 other=other_build(settings, preset),
+                again=settings["disturbed"] == "again" and self.decode.rests_on_rows(preset),
             )
-        if settings["logs"] is not None and preset.name in self._recordings():
-            return RecordedRows(self._recordings()[preset.name], self.points(preset))
+        if settings["logs"] is not None:
+            # Files of another bench say best themselves what they have in place of a preset.
+            elsewhere = None if preset.bench == LLM_BENCH else settings["logs"]
+            if folder := self._recordings().get(preset.name, elsewhere):
+                return RecordedRows(folder, self.points(preset))
         return NoRows(preset, settings["logs"])
 
     def note_selected(self, params: Sequence[dict[str, Any]]) -> None:
@@ -210,7 +248,8 @@ class GateSession:
         return result
 
     def notes(self, preset: Preset) -> tuple[str, ...]:
-        return self._source(preset).notes
+        unreachable = self._why_out_of_reach(preset) if self._on_embedded else None
+        return (*self._source(preset).notes, *([] if unreachable is None else [unreachable]))
 
     def _source(self, preset: Preset) -> RowSource:
         if preset.name not in self._sources:

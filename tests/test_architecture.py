@@ -16,24 +16,13 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
     {"errors", "error_records", "__init__"},
-    {
-        "codecs",
-        "cores",
-        "executor_name",
-        "dumps",
-        "presets",
-        "preset_model",
-        "scopes",
-        "points",
-        "schema",
-        "options",
-        "decode_options",
-    }
-    | {"store", "history", "option_checks"},
+    {"codecs", "cores", "dumps", "presets", "preset_model", "scopes", "points", "schema", "options", "decode_options"}
+    | {"store", "history", "option_checks", "embedded", "executor_name"},
     {"bench", "codecs_bench", "lossless", "gate", "reference"},
     {"report"},
     {"comparisons", "gate_files", "known_rope", "launch_settings", "row_sources", "selection", "session"}
-    | {"pair_sources", "decode_plan", "decode_figures", "scope_figures", "calibrations"},
+    | {"pair_sources", "decode_plan", "decode_figures", "scope_figures", "text_figures", "calibrations"}
+    | {"embedded_reach", "extensions"},
     {"plugin", "hookspecs", "cli", "commands", "__main__"},
 )
 """From the bottom up; a module imports from its own layer and those below."""

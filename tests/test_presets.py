@@ -65,7 +65,9 @@ def test_defaults_are_those_of_the_original_scripts() -> None:
         "kv_lossless_strict_roundtrip_check": False,
     }
     assert preset.targets == Targets()
-    assert set(vars(preset.targets).values()) == {None}
+    assert {value for name, value in vars(preset.targets).items() if name != "metrics"} == {None}
+    assert preset.targets.metrics == preset.bench_options == {}
+    assert preset.bench == "llm_bench"
 
 
 @pytest.mark.parametrize("path", ORIGINALS, ids=lambda path: path.stem)

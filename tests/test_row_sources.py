@@ -13,6 +13,7 @@ from pytest_h2o.bench.command import BenchSettings
 from pytest_h2o.bench.config import read_base_config
 from pytest_h2o.bench.folding import FoldCheck
 from pytest_h2o.errors import H2OError
+from pytest_h2o.launch_settings import bench_settings
 from pytest_h2o.options import Given, Settings
 from pytest_h2o.presets import load_presets
 from pytest_h2o.row_sources import (
@@ -20,7 +21,6 @@ from pytest_h2o.row_sources import (
     RecordedRows,
     WaitNotice,
     _describe_fold,
-    bench_settings,
     find_recordings,
 )
 from pytest_h2o.store import OnceStore

@@ -6,9 +6,10 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pytest_h2o.embedded import digest_program, program_command
 from pytest_h2o.errors import BenchError, StoreError
 from pytest_h2o.points import SweepPoint
 
@@ -31,6 +32,10 @@ class BenchSettings:
         Seconds after which a run is ended.
     grace_s : float
         Seconds that it then has to end by itself.
+    program : Path or None
+        The bench where `command` does not begin with it.
+    with_json : bool
+        Whether llm_bench is asked for its rows as JSON too; older ones refuse that.
     """
 
     command: tuple[str, ...]
@@ -39,6 +44,8 @@ class BenchSettings:
     attention_option: int = 0
     timeout_s: float = 1800.0
     grace_s: float = 5.0
+    program: Path | None = None
+    with_json: bool = True
 
     @classmethod
     def for_program(
@@ -51,7 +58,14 @@ class BenchSettings:
         timeout_s: float = 1800.0,
     ) -> BenchSettings:
         """Settings for a program by its path, which is made absolute: a bare name is a file here, not in PATH."""
-        return cls((str(Path(bench).absolute()),), backend, threads, attention_option, timeout_s)
+        program = Path(bench)
+        settings = cls(program_command(program), backend, threads, attention_option, timeout_s)
+        return replace(settings, program=program)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the bench, hexadecimal."""
+        return digest_program(self.program or Path(self.command[0]))
 
 
 @dataclass(frozen=True)
@@ -111,27 +125,29 @@ class RunFiles:
         StoreError
             The files cannot be moved.
         """
-        if not self.marker.exists():
-            return None
+        return self.move_aside("broken-off") if self.marker.exists() else None
+
+    def move_aside(self, why: str) -> str:
+        """Move what a launch left to other names, ``RUN_ID.WHY-1`` say, and return that; StoreError if it cannot be."""
         number = 1
-        while any(path.exists() for path in self._renamed(number)._outputs):
+        while any(path.exists() for path in self._renamed(why, number)._outputs):
             number += 1
-        moved = self._renamed(number)
+        moved = self._renamed(why, number)
         try:
             for source, target in zip(self._outputs, moved._outputs, strict=True):
                 if source.exists():
                     source.rename(target)
         except OSError as error:
             raise StoreError(
-                "what a broken-off launch left cannot be moved aside",
+                f"what a launch left ({why}) cannot be moved aside",
                 where=str(self.directory),
                 came=error.strerror or str(error),
                 hint="choose another output folder",
             ) from error
         return moved.run_id
 
-    def _renamed(self, number: int) -> RunFiles:
-        return RunFiles(self.directory, f"{self.run_id}.broken-off-{number}")
+    def _renamed(self, why: str, number: int) -> RunFiles:
+        return RunFiles(self.directory, f"{self.run_id}.{why}-{number}")
 
     @property
     def _outputs(self) -> tuple[Path, ...]:

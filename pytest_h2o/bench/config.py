@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -138,6 +138,11 @@ def baseline_run_config(base: BaseConfig) -> dict[str, Any]:
     config = _placed_values(base)
     config.update(kv_h2o_enable=False, kv_lossless_enable=False, kv_lossless_runtime_enable=False)
     return _with_default_files(config)
+
+
+def without_quality(base: BaseConfig) -> BaseConfig:
+    """The same model, with nothing measured beside speed: a launch that is timed against another."""
+    return replace(base, values={key: value for key, value in base.values.items() if not key.startswith("quality_")})
 
 
 def layer_count(base: BaseConfig) -> int | None:

@@ -6,8 +6,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_h2o.bench.command import BenchSettings, RunFiles, bench_argv
-from pytest_h2o.bench.config import BaseConfig, build_run_config
+from pytest_h2o.bench.adapter import get_adapter
+from pytest_h2o.bench.command import BenchSettings, RunFiles
+from pytest_h2o.bench.config import BaseConfig
 from pytest_h2o.bench.manifest import MANIFEST_NAME, manifest_entry, write_manifest
 from pytest_h2o.points import SweepPoint
 from pytest_h2o.store import write_new_json, write_new_text
@@ -41,13 +42,16 @@ def write_dry_run(
     StoreError, BenchError
         A file exists or cannot be written, or the bench could not be given its path.
     """
-    commands = []
+    commands, configs = [], []
     for point in points:
         files = RunFiles(directory, point.run_id)
         files.refuse_existing()
-        commands.append(shlex.join(bench_argv(settings, files, point, with_json=True)))
-    for point in points:
-        write_new_json(RunFiles(directory, point.run_id).config, build_run_config(base, point))
+        adapter = get_adapter(point.bench)
+        configs.append((files.config, adapter.run_config(base, point)))
+        command = shlex.join(adapter.argv(settings, files, point, configs[-1][1]))
+        commands.append(f"{command} > {shlex.quote(str(files.log))}" if adapter.rows_on_stdout else command)
+    for path, config in configs:
+        write_new_json(path, config)
     write_manifest(directory / MANIFEST_NAME, [manifest_entry(point, None) for point in points])
     lines = ["#!/bin/sh", "set -e", "mkdir -p " + shlex.quote(str((directory / "logs").absolute())), *commands]
     write_new_text(directory / COMMANDS_NAME, "\n".join(lines) + "\n")

@@ -123,4 +123,5 @@ def fold_key(point: SweepPoint) -> str:
     """Text that is equal for points which the runtime cannot tell apart, and for no others."""
     ignored = _NAMING_FIELDS | {INERT_FIELDS.get(point.h2o_target_mode)}
     values = {field.name: getattr(point, field.name) for field in fields(point) if field.name not in ignored}
-    return json.dumps({**values, "lossless": dict(point.lossless)}, sort_keys=True)
+    mappings = {name: dict(values[name]) for name in ("lossless", "bench_options")}
+    return json.dumps({**values, **mappings}, sort_keys=True)

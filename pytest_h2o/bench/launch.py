@@ -8,18 +8,17 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from pytest_h2o.bench.check import check_baseline_row, check_row, only_row
-from pytest_h2o.bench.command import BenchSettings, RunFiles, bench_argv, repeat_command
-from pytest_h2o.bench.config import BaseConfig, baseline_run_config, build_run_config
+from pytest_h2o.bench.adapter import BenchAdapter, get_adapter
+from pytest_h2o.bench.check import only_row
+from pytest_h2o.bench.command import BenchSettings, RunFiles, repeat_command
+from pytest_h2o.bench.config import BaseConfig
 from pytest_h2o.bench.disturbance import find_disturbance, read_machine
-from pytest_h2o.bench.log_rows import read_rows
+from pytest_h2o.bench.log_rows import read_log
 from pytest_h2o.bench.machine_lock import machine_lock
 from pytest_h2o.bench.output import OutputSummary, count_warnings
 from pytest_h2o.bench.process import ChildResult, read_tail, run_child, signal_name
 from pytest_h2o.bench.result import PointResult
-from pytest_h2o.bench.row import BenchRow
 from pytest_h2o.errors import BenchError, H2OError, TableError
 from pytest_h2o.points import SweepPoint
 from pytest_h2o.store import write_new_json, write_new_text
@@ -73,52 +72,36 @@ class Launcher:
             The bench could not be started, did not end well, or its row is not sound; with command, exit code or
             signal, seconds, reason and the end of its output.
         """
-
-        def check(row: BenchRow) -> None:
-            check_row(
-                row,
-                point,
-                backend=self.settings.backend,
-                threads=self.settings.threads,
-                attention_option=self.settings.attention_option,
-            )
-
-        return self._launch(point, build_run_config(self.base, point), check)
-
-    def launch_baseline(self, point: SweepPoint, run_id: str = BASELINE_RUN_ID) -> PointResult:
-        """Run the lengths and repeats of a point with H2O off; errors as in `launch_point`."""
-
-        def check(row: BenchRow) -> None:
-            check_baseline_row(row, point, backend=self.settings.backend, threads=self.settings.threads)
-
-        return self._launch(replace(point, run_id=run_id), baseline_run_config(self.base), check)
-
-    def _launch(self, point: SweepPoint, config: Mapping[str, Any], check: Callable[[BenchRow], None]) -> PointResult:
         files = RunFiles(self.directory, point.run_id)
         broken_off = files.move_broken_off()
         files.refuse_existing()
         with _marked(files.marker):
-            result = self._launch_into(files, point, config, check)
+            result = self._launch_into(files, point)
         return result if broken_off is None else replace(result, notes=(*result.notes, _describe_broken(broken_off)))
 
-    def _launch_into(
-        self, files: RunFiles, point: SweepPoint, config: Mapping[str, Any], check: Callable[[BenchRow], None]
-    ) -> PointResult:
-        with_json = not self.json_support.rejected
-        argv = bench_argv(self.settings, files, point, with_json=with_json)
+    def launch_baseline(self, point: SweepPoint, run_id: str = BASELINE_RUN_ID) -> PointResult:
+        """Run the lengths and repeats of a point with nothing compressed; errors as in `launch_point`."""
+        return self.launch_point(replace(point, run_id=run_id, compressed=False))
+
+    def _launch_into(self, files: RunFiles, point: SweepPoint) -> PointResult:
+        adapter = get_adapter(point.bench)
+        settings = replace(self.settings, with_json=not self.json_support.rejected)
+        config = adapter.run_config(self.base, point)
+        argv = adapter.argv(settings, files, point, config)
         write_new_json(files.config, config)
-        child, disturbance = self._run(argv, files)
+        child, disturbance = self._run(argv, files, adapter)
         output = _summarize(child)
-        if with_json and _rejects_json(child, output):
+        if settings.with_json and _rejects_json(child, output):
             self.json_support.rejected = True
             _remove_refused_launch(files)
-            child, disturbance = self._run(bench_argv(self.settings, files, point, with_json=False), files)
+            argv = adapter.argv(replace(settings, with_json=False), files, point, config)
+            child, disturbance = self._run(argv, files, adapter)
             output = _summarize(child)
         _check_end(child, output, self.settings.timeout_s)
         try:
-            read = read_rows(files.log, files.json, log_file=files.log_file, repeat=point.repeat)
+            read = read_log(adapter, files.log, files.json, log_file=files.log_file, repeat=point.repeat)
             row = only_row(read.rows, files.log_file)
-            check(row)
+            adapter.check(row, point, settings)
         except TableError as error:
             raise _with_launch(error, child, output) from error
         return PointResult(
@@ -135,7 +118,7 @@ class Launcher:
             disturbance=disturbance,
         )
 
-    def _run(self, argv: tuple[str, ...], files: RunFiles) -> tuple[ChildResult, str | None]:
+    def _run(self, argv: tuple[str, ...], files: RunFiles, adapter: BenchAdapter) -> tuple[ChildResult, str | None]:
         """Run the bench alone on the machine; how it ended, and what disturbed it meanwhile."""
         with machine_lock(self.on_wait):
             before = read_machine()
@@ -145,6 +128,7 @@ class Launcher:
                 timeout_s=self.settings.timeout_s,
                 grace_s=self.settings.grace_s,
                 env=self.env,
+                rows_path=files.log if adapter.rows_on_stdout else None,
             )
             return child, find_disturbance(before, read_machine(), cores=os.cpu_count() or 1)
 

@@ -6,11 +6,13 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pytest_h2o.bench.adapter import BenchAdapter
 from pytest_h2o.bench.printable import one_line
 from pytest_h2o.bench.result_json import COLUMN_DECIMALS, parse_json
 from pytest_h2o.bench.row import BenchRow, Measurement
 from pytest_h2o.bench.table import parse_table, read_text
 from pytest_h2o.errors import TableError
+from pytest_h2o.points import LLM_BENCH
 
 _SHARED_TEXT_COLUMNS = ("model", "modelSize", "backend", "threads", "precision", "mmap", "llm_demo", "test")
 _SPEED_COLUMNS = ("speed(tok/s)", "t/s")
@@ -61,6 +63,15 @@ def read_rows(log_path: Path, json_path: Path | None, *, log_file: str, repeat: 
     if rows_of_json is not None:
         _check_agreement(rows, rows_of_json, log_file)
     return RowsRead(rows, notes)
+
+
+def read_log(
+    adapter: BenchAdapter, log_path: Path, json_path: Path | None, *, log_file: str, repeat: int | None = None
+) -> RowsRead:
+    """Read the rows of a log of any bench; of llm_bench as `read_rows` does. TableError as there."""
+    if adapter.name == LLM_BENCH:
+        return read_rows(log_path, json_path, log_file=log_file, repeat=repeat)
+    return RowsRead(adapter.parse(read_text(log_path, log_file), log_file=log_file, repeat=repeat))
 
 
 def _check_agreement(rows: tuple[BenchRow, ...], rows_of_json: tuple[BenchRow, ...], log_file: str) -> None:

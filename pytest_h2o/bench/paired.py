@@ -86,7 +86,7 @@ def compare_pairs(
     runner : PairRunner
         Launches the two sides.
     budget : Budget
-        Fixed before the first pair.
+        Fixed before the first pair; only the time of the first pair, as a whole, lowers its number of pairs.
     target : float
         The largest allowed drop, a fraction.
     candidate, baseline : str
@@ -102,18 +102,31 @@ def compare_pairs(
     seed = secrets.randbelow(2**32)
     order = plan_order(budget.pairs + budget.spare_pairs + 1, seed)
     pairs: list[TimedPair] = []
-    while (action := next_pair(pairs, budget, target, elapsed_s=runner.elapsed_s)).launch:
+    planned = budget
+    while (action := next_pair(pairs, planned, target, elapsed_s=runner.elapsed_s)).launch:
         pairs.append(runner.launch_pair(len(pairs) + 1, order[len(pairs)]))
+        if len(pairs) == 1:
+            planned = budget.fitted(pairs[0].elapsed_s, runner.elapsed_s)
     return PairedComparison(
         candidate=candidate,
         baseline=baseline,
         seed=seed,
-        planned_pairs=budget.pairs,
+        planned_pairs=planned.pairs,
         pairs=tuple(pairs),
         measured_again=tuple(runner.measured_again),
         stopped=action.reason,
         elapsed_s=round(runner.elapsed_s, 3),
-        notes=tuple(notes),
+        notes=(*_fitting(budget, planned, pairs), *notes),
+    )
+
+
+def _fitting(asked: Budget, planned: Budget, pairs: Sequence[TimedPair]) -> tuple[str, ...]:
+    """What to say where there was no time for as many pairs as were asked for."""
+    if planned.pairs == asked.pairs:
+        return ()
+    return (
+        f"planned {planned.pairs} of {asked.pairs} pairs: the first took {pairs[0].elapsed_s:.1f} s, and there are "
+        f"{asked.elapsed_s:g} s for all (--h2o-decode-budget {asked.pairs} sets no limit of time)",
     )
 
 

@@ -62,6 +62,7 @@ def run_child(
     cwd: Path | None = None,
     grace_s: float = 5.0,
     on_tick: Callable[[float], None] | None = None,
+    rows_path: Path | None = None,
 ) -> ChildResult:
     """Run a command to its end and leave no process of its group behind.
 
@@ -70,7 +71,7 @@ def run_child(
     argv : sequence of str
         Command and arguments; no shell.
     stdout_path : Path
-        New file that takes standard output and standard error as they come.
+        New file that takes standard output and standard error as they come; only the second, with `rows_path`.
     timeout_s : float
         Seconds after which the group gets TERM.
     env, cwd : optional
@@ -79,6 +80,8 @@ def run_child(
         Seconds from TERM to KILL.
     on_tick : callable, optional
         Called with the seconds since launch about twice a second. What it raises ends the child.
+    rows_path : Path, optional
+        New file that takes standard output alone.
 
     Raises
     ------
@@ -87,13 +90,16 @@ def run_child(
     """
     command = tuple(argv)
     with contextlib.ExitStack() as stack:
-        output = stack.enter_context(_open_new(stdout_path))
+        output, rows = stack.enter_context(_open_new(stdout_path)), None
         try:
+            rows = None if rows_path is None else stack.enter_context(_open_new(rows_path))
             guard = stack.enter_context(guard_process(command))
-            child = _start(command, output, env, cwd)
+            child = _start(command, output, rows, env, cwd)
         except BenchError:
             # Nothing was started: an empty file here would only stand in the way of the next attempt.
             stdout_path.unlink(missing_ok=True)
+            if rows_path is not None and rows is not None:
+                rows_path.unlink(missing_ok=True)
             raise
         started = time.monotonic()
         try:
@@ -161,14 +167,18 @@ def _open_new(path: Path) -> BinaryIO:
 
 
 def _start(
-    command: tuple[str, ...], output: BinaryIO, env: Mapping[str, str] | None, cwd: Path | None
+    command: tuple[str, ...],
+    output: BinaryIO,
+    rows: BinaryIO | None,
+    env: Mapping[str, str] | None,
+    cwd: Path | None,
 ) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
+            stdout=output if rows is None else rows,
+            stderr=output,
             env=None if env is None else dict(env),
             cwd=cwd,
             start_new_session=True,

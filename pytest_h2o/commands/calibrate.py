@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from pytest_h2o.embedded import parse_bench
     from pytest_h2o.options import BY_NAME, DEFAULT_THREADS
 
-    parser.add_argument("--llm-bench", type=Path, required=True, metavar="PATH", help=BY_NAME["bench"].help)
+    parser.add_argument("--llm-bench", type=parse_bench, required=True, metavar="PATH", help=BY_NAME["bench"].help)
     parser.add_argument("--base-config", type=Path, required=True, metavar="FILE", help=BY_NAME["base-config"].help)
     parser.add_argument("--pairs", type=int, default=20, help="pairs of launches, at least 6 (default: 20)")
     parser.add_argument("--prompt", type=int, default=512, help="tokens of prompt (default: 512)")
@@ -105,13 +106,14 @@ def _provenance(args: argparse.Namespace, seed: int, pairs: list[TimedPair], aga
     import platform
     from dataclasses import asdict
 
+    from pytest_h2o.embedded import digest_program
     from pytest_h2o.store import digest_file
 
     return {
         "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "machine": platform.node(),
         "bench": str(args.llm_bench.absolute()),
-        "bench_digest": digest_file(args.llm_bench),
+        "bench_digest": digest_program(args.llm_bench),
         "base_config": str(args.base_config.absolute()),
         "base_config_digest": digest_file(args.base_config),
         **{name: getattr(args, name) for name in ("backend", "threads", "prompt", "gen", "repeat")},

@@ -15,15 +15,19 @@ if TYPE_CHECKING:
     from pytest_h2o.presets import Preset
     from pytest_h2o.row_sources import RowSource
 
-_NO_FLAG = ("description", "targets", "base_config", "prompt_file", "model_layers", "timeout_s", "name", "path")
+_NO_FLAG = (
+    *("description", "targets", "base_config", "prompt_file", "model_layers", "timeout_s", "name", "path"),
+    *("bench", "bench_options"),
+)
 """Preset keys that mean nothing to a sweep alone, or have a flag of their own here."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from pytest_h2o.embedded import parse_bench
     from pytest_h2o.options import BY_NAME, DEFAULT_THREADS
     from pytest_h2o.presets import Preset
 
-    parser.add_argument("--llm-bench", type=Path, required=True, metavar="PATH", help=BY_NAME["bench"].help)
+    parser.add_argument("--llm-bench", type=parse_bench, required=True, metavar="PATH", help=BY_NAME["bench"].help)
     parser.add_argument(
         "--base-config", type=Path, metavar="FILE", help="the model's config, or base_config: of the preset"
     )

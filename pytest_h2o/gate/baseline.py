@@ -32,11 +32,14 @@ def paired_baseline(comparison: PairedComparison | None) -> Baseline | None:
     return Baseline(speed, f"median of its launches in {len(comparison.pairs)} pairs: {comparison.baseline}")
 
 
-def pick_recorded(rows: Sequence[PointResult], results: Sequence[PointResult]) -> Baseline | None:
-    """The recorded row with H2O off that the given runs may be compared with; None if there is none.
+def pick_recorded(
+    rows: Sequence[PointResult], results: Sequence[PointResult], uncompressed: str = "H2O off"
+) -> Baseline | None:
+    """The recorded row with nothing compressed that the given runs may be compared with; None if there is none.
 
-    It must have the prompt, gen, model (with its size), backend, threads, precision and mmap of every run. Of several
-    the fastest is taken: the one that is hardest to hold.
+    It must have the prompt, gen, model (with its size), backend, threads, precision, mmap and further conditions of
+    every run. Of several the fastest is taken: the one that is hardest to hold. `uncompressed` is how the bench calls
+    such a row.
     """
     wanted = {_identity(result.row) for result in results}
     fitting = [
@@ -50,7 +53,7 @@ def pick_recorded(rows: Sequence[PointResult], results: Sequence[PointResult]) -
     others = f" (the fastest of {len(fitting)})" if len(fitting) > 1 else ""
     return Baseline(
         speed,
-        f"recorded row with H2O off, {best.row.log_file}{others}",
+        f"recorded row with {uncompressed}, {best.row.log_file}{others}",
         unlike_contexts(results),
         tuple(path for path in (best.log_path, best.config_path, best.stdout_path) if path is not None),
     )
@@ -71,7 +74,7 @@ def describe_unfit(rows: Sequence[PointResult], results: Sequence[PointResult]) 
 
 
 _FIELDS = ("prompt_len", "gen_len", "model", "backend", "threads")
-_CELLS = ("modelSize", "precision", "mmap")
+_CELLS = ("modelSize", "precision", "mmap", "conditions")
 _IDENTITY = (*_FIELDS, *_CELLS)
 
 

@@ -15,7 +15,7 @@ class FigureMetric:
     Attributes
     ----------
     name : str
-        As ``--h2o-compare-fail NAME:PERCENT`` names it; a column of the bench has the name of the column.
+        As ``--h2o-compare-fail NAME:PERCENT`` names it. What is called like a column of the bench is that column.
     better : {"higher", "lower", "same"}
         ``same``: says what was measured; another value means that other data was measured.
     exact : bool
@@ -41,7 +41,7 @@ class FigureMetric:
 
 _BYTES, _COUNT = ",.0f", ",.0f"
 
-FIGURE_METRICS: Mapping[str, FigureMetric] = {
+FIGURE_METRICS: dict[str, FigureMetric] = {
     metric.name: metric
     for metric in (
         # rows of the bench
@@ -69,6 +69,7 @@ FIGURE_METRICS: Mapping[str, FigureMetric] = {
         FigureMetric("quality_greedy_equal", "equal greedy tokens", "", "higher"),
         FigureMetric("quality_cache_ratio", "cache ratio of the quality run", "", "higher", fmt=".3f"),
         FigureMetric("quality_tokens", "tokens of the quality run", "", "same", fmt=_COUNT),
+        FigureMetric("quality_evictions", "evictions of the quality run", "", "same", fmt=_COUNT),
         # scopes of a dump
         FigureMetric("lossless_ratio", "lossless ratio", "", "higher"),
         FigureMetric("k_lossless_ratio", "lossless ratio of K", "", "higher", part_of="lossless_ratio"),
@@ -94,9 +95,6 @@ FIGURE_METRICS: Mapping[str, FigureMetric] = {
     )
 }
 """In the order in which reports show them: what matters most first."""
-
-ROW_COLUMNS: tuple[str, ...] = tuple(name for name in FIGURE_METRICS if name.startswith(("h2o_", "quality_")))
-"""The metrics that are columns of a row of the bench; a row that lacks one has no such figure."""
 
 HEADLINES: Mapping[str, tuple[str, ...]] = {
     "preset": ("h2o_lossy", "decode_tok_per_s"),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pytest_h2o.gate.compare import Allowances
     from pytest_h2o.gate.comparison_item import Earlier
     from pytest_h2o.gate.paired import PairedComparison
+    from pytest_h2o.gate.text_similarity import TextComparison
     from pytest_h2o.history.record import SubjectRecord
     from pytest_h2o.lossless import LosslessResult
     from pytest_h2o.options import Settings
@@ -73,6 +74,19 @@ class Dumping(Protocol):
         ...
 
 
+class Texts(Protocol):
+    """What an item asks about generated text."""
+
+    @property
+    def are_compared(self) -> bool:
+        """Whether there is an llm_demo to say it."""
+        ...
+
+    def compare(self, preset: Preset, point: SweepPoint) -> TextComparison:
+        """What llm_demo says with H2O off and on, for one point. BenchError if it says nothing."""
+        ...
+
+
 class Figures(Protocol):
     """Everything an item can ask of the run it is part of."""
 
@@ -108,6 +122,11 @@ class Figures(Protocol):
     @property
     def dumps(self) -> Dumping:
         """What answers for the scopes of dumps."""
+        ...
+
+    @property
+    def texts(self) -> Texts:
+        """What answers for generated text."""
         ...
 
     def rows_folder(self, preset: Preset) -> Path | None:

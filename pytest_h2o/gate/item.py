@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.errors import NotMeasured
 from pytest_h2o.gate.measured import METRICS, Comparison, Interval, Measured, Target
+from pytest_h2o.gate.row_metrics import ROW_METRICS, require_metric
 from pytest_h2o.gate.rule import Thresholds
 
 if TYPE_CHECKING:
@@ -22,10 +23,19 @@ class Targets:
     lossy: Target
     lossless: Target
     decode_drop: Target
+    quality: Target
+    similarity: Target
+    metrics: Mapping[str, Target] = field(default_factory=dict)
+    """Those of metrics that plugins add, by name."""
+
+    def metric(self, name: str) -> Target:
+        """The target of a metric that a plugin adds; UsageError if there is no such metric."""
+        require_metric(name, "h2o_targets.metric")
+        return self.metrics.get(name) or Target(name, None, "not for a scope")
 
     @property
     def thresholds(self) -> Thresholds:
-        return Thresholds(self.lossy.value, self.lossless.value, self.decode_drop.value)
+        return Thresholds(self.lossy.value, self.lossless.value, self.decode_drop.value, self.quality.value)
 
 
 def _plain(value: float | None) -> float | str | None:
@@ -101,6 +111,8 @@ def _interval_json(interval: Interval | None) -> dict[str, Any] | None:
 
 def _comparison_json(comparison: Comparison) -> dict[str, Any]:
     measured, target = comparison.measured, comparison.target
+    # Whoever reads the record later may not have the plugin.
+    added = {"added_metric": asdict(METRICS[measured.metric])} if measured.metric in ROW_METRICS else {}
     return {
         "metric": measured.metric,
         "unit": METRICS[measured.metric].unit,
@@ -113,4 +125,5 @@ def _comparison_json(comparison: Comparison) -> dict[str, Any]:
         "margin": _plain(comparison.margin),
         "outcome": comparison.outcome,
         "interval": _interval_json(measured.interval),
+        **added,
     }

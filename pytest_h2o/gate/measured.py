@@ -83,10 +83,15 @@ METRICS: dict[str, Metric] = {
         Metric("decode_tok_per_s", "decode speed", "tok/s", True, 2),
         Metric("decode_drop", "decode slow-down", "", False, 2, "percent"),
         Metric("lossless_ratio", "lossless ratio", "", True, 4),
+        Metric("quality_ppl_rise", "rise in perplexity", "", False, 2, "signed percent"),
+        Metric("demo_similarity", "similarity of generated text", "", True, 3),
         Metric("joint_margin", "joint margin", "", True, 2, "signed percent"),
     )
 }
-"""Every metric that a verdict can rest on, declared once."""
+"""Every metric that a verdict can rest on, declared once; plugins add theirs (`pytest_h2o.gate.row_metrics`)."""
+
+BUILT_IN = tuple(METRICS)
+"""Those of this package, in the order in which reports show them."""
 
 
 @dataclass(frozen=True)

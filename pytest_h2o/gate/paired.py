@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pytest_h2o.decode_options import MAX_DECODE_PAIRS
 from pytest_h2o.errors import H2OError, StoreError
 from pytest_h2o.gate.decode import Action, Budget, DecodeVerdict, judge, next_action
 from pytest_h2o.gate.pairs import Order, Pair
@@ -52,6 +53,11 @@ class TimedPair:
     baseline: TimedLaunch
     candidate: TimedLaunch
     excluded: str | None = None
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of both launches."""
+        return self.baseline.elapsed_s + self.candidate.elapsed_s
 
     @property
     def pair(self) -> Pair:
@@ -178,13 +184,7 @@ def explain(comparison: PairedComparison, verdict: DecodeVerdict) -> list[str]:
     if not comparison.is_comparable:
         lines.append("not comparable: no pair could be compared, so this is no verdict on the decode speed")
     elif verdict.outcome == "inconclusive" and verdict.note is None and verdict.pairs:
-        need = verdict.needed_pairs
-        lines.append(
-            "to decide: how many pairs cannot be told from these"
-            if need is None
-            else f"to decide: a new comparison planned with about {need} pairs (--h2o-decode-budget {need}, or "
-            f"decode_pairs under targets: in the preset)"
-        )
+        lines.append(f"to decide: {_need(verdict.needed_pairs)}")
     if verdict.note is not None and verdict.note != comparison.stopped:
         lines.append(verdict.note)
     lines += [f"excluded {text}" for text in verdict.excluded]
@@ -192,7 +192,21 @@ def explain(comparison: PairedComparison, verdict: DecodeVerdict) -> list[str]:
     kept = [launch for pair in comparison.pairs for launch in (pair.baseline, pair.candidate) if launch.disturbance]
     if kept:
         lines.append(
-            f"{len(kept)} launches were disturbed and are counted all the same, "
-            f"first {kept[0].run_id}: {kept[0].disturbance}"
+            f"disturbed and counted all the same: {len(kept)} of {2 * len(comparison.pairs)} launches, first "
+            f"{kept[0].run_id}: {kept[0].disturbance}"
         )
     return [*lines, *comparison.notes]
+
+
+def _need(pairs: int | None) -> str:
+    if pairs is None:
+        return "how many pairs cannot be told from these"
+    if pairs > MAX_DECODE_PAIRS:
+        return (
+            f"about {pairs} pairs, more than the {MAX_DECODE_PAIRS} that a comparison can have: too near to the target "
+            "for this noise; make launches quieter (more repeats, a machine of its own)"
+        )
+    return (
+        f"a new comparison planned with about {pairs} pairs (--h2o-decode-budget {pairs}, or "
+        "decode_pairs under targets: in the preset)"
+    )

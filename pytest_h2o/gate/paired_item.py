@@ -26,7 +26,7 @@ class PairedDecode:
     def __init__(self, item: SweepItem) -> None:
         self._item = item
         self._session = item.session
-        self._thresholds = item.targets.thresholds
+        self._thresholds = item.asked_thresholds()
 
     def drop(self) -> Measured:
         """The slow-down of the timed row with its interval; launches its pairs if nobody has.
@@ -38,11 +38,16 @@ class PairedDecode:
         """
         timed = self._timed_row()
         if timed is None:
+            targets, asked = self._item.targets, self._thresholds
+            wanted = [f"a lossy ratio >= {targets.lossy!r} ({targets.lossy.origin})"] if asked.lossy is not None else []
+            if asked.quality is not None:
+                wanted.append(f"a rise in perplexity <= {targets.quality!r} ({targets.quality.origin})")
+            items = "test_lossy" if asked.quality is None else "test_lossy and test_quality"
             raise NotMeasured(
-                f"nothing was timed: no row of {self._item.name} meets the lossy target",
+                f"nothing was timed: no row of {self._item.name} meets the targets beside that of decode",
                 came="no row whose decode speed could matter",
-                expected=f"a lossy ratio >= {self._item.targets.lossy!r} ({self._item.targets.lossy.origin})",
-                hint="test_lossy shows the rows and what bounds them",
+                expected=" and, on the same row, ".join(wanted),
+                hint=f"{items} show{'s' * (asked.quality is None)} the rows and what bounds them",
             )
         verdict = self._compare(timed)
         value = math.nan if verdict.drop is None else verdict.drop
@@ -54,7 +59,7 @@ class PairedDecode:
 
         Under the rule best-of the margins beside that of decode are those of the best of each column.
         """
-        others = Thresholds(self._thresholds.lossy, self._thresholds.lossless, None)
+        others = replace(self._thresholds, decode_drop=None)
         if self._session.rule == "best-of":
             return self._best_of_margin(others)
         item, untimed = self._item, self._untimed(others)
@@ -90,7 +95,7 @@ class PairedDecode:
 
     def joint(self) -> JointVerdict:
         """Every row's margins; the decode margin of the timed row alone, once it was timed."""
-        return self.margins(Thresholds(self._thresholds.lossy, self._thresholds.lossless, None))
+        return self.margins(replace(self._thresholds, decode_drop=None))
 
     def margins(self, others: Thresholds) -> JointVerdict:
         """Margins over the other targets that are named, and the decode margin of the row that was timed."""
@@ -116,12 +121,13 @@ class PairedDecode:
     def _timed_row(self) -> RowFacts | None:
         """The row that is timed, or was; None if none could pass whatever its speed."""
         rule = self._session.rule
-        eligible = eligible_rows(self._item.facts(), self._thresholds.lossy, rule=rule)
+        eligible = eligible_rows(self._item.facts(), self._thresholds, rule=rule)
         known = self._session.decode.known_comparison(self._item.preset)
         chosen = choose_timed_row(eligible)
         timed = chosen if known is None else next((row for row in eligible if row.run_id == known.candidate), chosen)
         if timed is not None:
-            which = "rows" if rule != "joint" else "rows that meet the lossy target"
+            own = "lossy target" if self._thresholds.quality is None else "lossy and the quality target"
+            which = "rows" if rule != "joint" else f"rows that meet the {own}"
             self._item.note(f"timed {timed.run_id}: in the sweep the fastest of {len(eligible)} {which}")
         return timed
 

@@ -33,7 +33,7 @@ def joint_interval(row: RowMargins, verdict: DecodeVerdict, *, inconclusive_fail
     `row` carries the margins of the other targets. The joint rule holds if those are held and the decode verdict is a
     pass; it is missed if one of those is missed or the verdict is a fail; else it is inconclusive.
     """
-    others = [margin for margin in (row.lossy, row.lossless) if margin is not None]
+    others = [margin for margin in (row.lossy, row.lossless, row.quality) if margin is not None]
     low = None if verdict.high is None else min([*others, verdict.target - verdict.high])
     high = None if verdict.low is None else min([*others, verdict.target - verdict.low])
     outcome: Outcome = "fail" if any(not margin >= 0 for margin in others) else verdict.outcome

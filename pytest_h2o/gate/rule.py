@@ -17,12 +17,14 @@ class Thresholds:
     """What is asked; None leaves a threshold out, on purpose and visibly.
 
     `lossy` and `lossless` are ratios (raw over kept or encoded bytes, higher is better); `decode_drop` is the
-    largest allowed fraction of decode speed lost against the baseline.
+    largest allowed fraction of decode speed lost against the baseline, `quality` the largest allowed rise of
+    perplexity under eviction, a fraction of the full cache's.
     """
 
     lossy: float | None
     lossless: float | None
     decode_drop: float | None
+    quality: float | None = None
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class RowFacts:
     run_id: str
     lossy: float | None
     decode_tok_per_s: float | None
+    quality_ppl_rise: float | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class RowMargins:
     lossy: float | None
     decode: float | None
     lossless: float | None
+    quality: float | None = None
 
     @property
     def smallest(self) -> float:
@@ -53,12 +57,16 @@ class RowMargins:
     @property
     def rank(self) -> tuple[float, ...]:
         """The margins from the smallest: rows are better in this order, the next margin deciding between equal ones."""
-        return tuple(sorted(m for m in (self.lossy, self.decode, self.lossless) if m is not None)) or (-math.inf,)
+        return tuple(sorted(margin for _, margin in self._named if margin is not None)) or (-math.inf,)
 
     @property
     def missed(self) -> tuple[str, ...]:
-        named = (("lossy", self.lossy), ("decode", self.decode), ("lossless", self.lossless))
-        return tuple(name for name, margin in named if margin is not None and not margin >= 0)
+        return tuple(name for name, margin in self._named if margin is not None and not margin >= 0)
+
+    @property
+    def _named(self) -> tuple[tuple[str, float | None], ...]:
+        names = ("lossy", "decode", "lossless", "quality")
+        return tuple((name, getattr(self, name)) for name in names)
 
 
 def decode_drop(baseline_tok_per_s: float, tok_per_s: float) -> float:
@@ -86,7 +94,8 @@ def row_margins(
 ) -> RowMargins:
     """Hold one row against every threshold.
 
-    The margin of the decode threshold is the allowed drop minus the drop: a fraction of the baseline speed.
+    The margin of the decode threshold is the allowed drop minus the drop: a fraction of the baseline speed; that of
+    quality is the allowed rise minus the rise: a fraction of the full cache's perplexity.
     """
     decode: float | None = None
     if thresholds.decode_drop is not None:
@@ -99,7 +108,14 @@ def row_margins(
         lossy=_ratio_margin(row.lossy, thresholds.lossy),
         decode=decode,
         lossless=_ratio_margin(lossless, thresholds.lossless),
+        quality=_rise_margin(row.quality_ppl_rise, thresholds.quality),
     )
+
+
+def _rise_margin(rise: float | None, target: float | None) -> float | None:
+    if target is None:
+        return None
+    return -math.inf if rise is None or not math.isfinite(rise) else target - rise
 
 
 @dataclass(frozen=True)
@@ -139,17 +155,20 @@ class BestOfVerdict:
     lossy_pass: bool | None
     decode_pass: bool | None
     lossless_pass: bool | None
+    quality_pass: bool | None = None
 
     @property
     def passed(self) -> bool:
-        flags = [flag for flag in (self.lossy_pass, self.decode_pass, self.lossless_pass) if flag is not None]
+        all_flags = (self.lossy_pass, self.decode_pass, self.lossless_pass, self.quality_pass)
+        flags = [flag for flag in all_flags if flag is not None]
         return bool(flags) and all(flags)
 
 
 def best_row(rows: Sequence[RowFacts], column: str) -> RowFacts | None:
-    """The first row with the largest `lossy` or `decode_tok_per_s`; rows without the value do not count."""
+    """The first row that is best in one field of `RowFacts`; rows without the value do not count."""
     with_value = [row for row in rows if getattr(row, column) is not None and math.isfinite(getattr(row, column))]
-    return max(with_value, key=lambda row: float(getattr(row, column)), default=None)
+    pick = min if column == "quality_ppl_rise" else max
+    return pick(with_value, key=lambda row: float(getattr(row, column)), default=None)
 
 
 def decide_best_of(
@@ -161,9 +180,10 @@ def decide_best_of(
 ) -> BestOfVerdict:
     """Best of each column against its own threshold, whichever row gave it.
 
-    Unlike the original, a value that is missing fails its threshold; a threshold is left out only by None.
+    Unlike the original, a value that is missing fails its threshold; a threshold is left out only by None. Quality,
+    which the original does not know, is held against its threshold the same way.
     """
-    lossy = best_row(rows, "lossy")
+    lossy, quality = best_row(rows, "lossy"), best_row(rows, "quality_ppl_rise")
     decode = best_row(rows, "decode_tok_per_s")
     drop = None
     if baseline_tok_per_s is not None and decode is not None and decode.decode_tok_per_s is not None:
@@ -179,7 +199,13 @@ def decide_best_of(
         lossy_pass=holds(lossy.lossy if lossy else None, thresholds.lossy),
         decode_pass=None if thresholds.decode_drop is None else drop is not None and drop <= thresholds.decode_drop,
         lossless_pass=holds(lossless, thresholds.lossless),
+        quality_pass=_rise_holds(quality, thresholds.quality),
     )
+
+
+def _rise_holds(best: RowFacts | None, target: float | None) -> bool | None:
+    margin = _rise_margin(best.quality_ppl_rise if best else None, target)
+    return None if margin is None else margin >= 0
 
 
 def best_of_margins(
@@ -191,5 +217,11 @@ def best_of_margins(
 ) -> RowMargins:
     """The margins of the original rule: those of a row, which need not exist, with the best of each column."""
     lossy, decode = best_row(rows, "lossy"), best_row(rows, "decode_tok_per_s")
-    best = RowFacts("best of each column", lossy.lossy if lossy else None, decode.decode_tok_per_s if decode else None)
+    quality = best_row(rows, "quality_ppl_rise")
+    best = RowFacts(
+        run_id="best of each column",
+        lossy=lossy.lossy if lossy else None,
+        decode_tok_per_s=decode.decode_tok_per_s if decode else None,
+        quality_ppl_rise=quality.quality_ppl_rise if quality else None,
+    )
     return row_margins(best, thresholds, baseline_tok_per_s=baseline_tok_per_s, lossless=lossless)

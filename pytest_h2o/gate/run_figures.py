@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_h2o.gate.figure_metrics import ROW_COLUMNS
+from pytest_h2o.errors import H2OError
+from pytest_h2o.gate.figure_metrics import FIGURE_METRICS
+from pytest_h2o.gate.row_metrics import ROW_METRICS, row_cell
 from pytest_h2o.history.record import is_figure
+from pytest_h2o.points import LLM_BENCH
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
@@ -52,7 +56,7 @@ def row_key(manifest: Mapping[str, Any], repeat: int | None) -> str:
 
 
 def preset_figures(rows: Sequence[tuple[Mapping[str, Any], PointResult]]) -> FigureTable:
-    """Figures of every row of a preset.
+    """Figures of every row of a preset: its speeds, and each column that the table of metrics knows.
 
     Parameters
     ----------
@@ -62,7 +66,10 @@ def preset_figures(rows: Sequence[tuple[Mapping[str, Any], PointResult]]) -> Fig
     figures: FigureTable = {}
     for manifest, result in rows:
         row = result.row
-        cells = {name: row.get(name) for name in ROW_COLUMNS}
+        cells = {name: row.get(name) for name in FIGURE_METRICS}
+        for name in ROW_METRICS:
+            with contextlib.suppress(H2OError):  # an item that asks for it fails with it; here there is no such figure
+                cells[name] = row_cell(row, name)
         cells |= {"prefill_tok_per_s": row.prefill_tok_per_s, "decode_tok_per_s": row.decode_tok_per_s}
         figures[row_key(manifest, row.repeat)] = {
             name: cell.mean for name, cell in cells.items() if cell is not None and is_figure(cell.mean)
@@ -98,7 +105,9 @@ def preset_fingerprint(
     binary, base_config : str or None
         Digests of the bench and of the model's config.
     """
-    settings = preset.model_dump(mode="json", exclude=set(_NOT_MEASURED_BY))
+    # Left out where they say nothing, so that runs of before they were there can be compared with.
+    silent = {"bench", "bench_options"} if preset.bench == LLM_BENCH else set()
+    settings = preset.model_dump(mode="json", exclude=set(_NOT_MEASURED_BY) | silent)
 
     def seen(column: str) -> str | None:
         values = {result.row.cells.get(column, "").strip() for result in results} - {""}

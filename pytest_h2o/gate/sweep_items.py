@@ -9,12 +9,15 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from pytest_h2o.bench.adapter import get_adapter
 from pytest_h2o.errors import BenchError, H2OError, NotMeasured, OptedOut
 from pytest_h2o.gate.item import GateItem, Targets
 from pytest_h2o.gate.measured import METRICS, Measured
+from pytest_h2o.gate.quality import QUALITY_COLUMN, QualityVerdict
+from pytest_h2o.gate.row_metrics import row_cell
 from pytest_h2o.gate.rule import (
     BestOfVerdict,
     JointVerdict,
@@ -27,6 +30,7 @@ from pytest_h2o.gate.rule import (
     decide_joint,
     decode_drop,
 )
+from pytest_h2o.gate.timed_row import eligible_rows
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
@@ -34,7 +38,6 @@ if TYPE_CHECKING:
     from pytest_h2o.gate.baseline import Baseline
     from pytest_h2o.gate.figures import Figures
     from pytest_h2o.gate.paired_item import PairedDecode
-    from pytest_h2o.points import SweepPoint
     from pytest_h2o.presets import Preset
 
 _LAUNCH_FACTS = ("argv", "returncode", "signal_name", "elapsed_s", "output_tail")
@@ -43,44 +46,13 @@ _LAUNCH_FACTS = ("argv", "returncode", "signal_name", "elapsed_s", "output_tail"
 def row_facts(result: PointResult) -> RowFacts:
     """The deciding figures of a run."""
     lossy, decode = result.row.get("h2o_lossy"), result.row.decode_tok_per_s
+    rise = result.row.get(QUALITY_COLUMN)
     return RowFacts(
         run_id=result.run_id,
         lossy=lossy.mean if lossy else None,
         decode_tok_per_s=decode.mean if decode else None,
+        quality_ppl_rise=rise.mean if rise else None,
     )
-
-
-class PointItem(GateItem):
-    """One point of a sweep: is its row sound?"""
-
-    kind = "point"
-
-    def __init__(self, session: Figures, preset: Preset, point: SweepPoint, targets: Targets) -> None:
-        super().__init__(session, preset.name, targets)
-        self.preset = preset
-        self.point = point
-
-    @property
-    def result(self) -> PointResult:
-        """The run of this point. BenchError if it failed or its row is not sound."""
-        self.asked = True
-        result = self.session.result(self.preset, self.point)
-        if result.shares_run_with:
-            self.note(f"shares the run of {result.shares_run_with}")
-        if result.disturbance:
-            self.note(f"its launch was disturbed: {result.disturbance}")
-        return result
-
-    @property
-    def row(self) -> BenchRow:
-        """The sound row of this point."""
-        return self.result.row
-
-    def record(self, nodeid: str, outcome: str, reason: str | None) -> dict[str, Any]:
-        return {**super().record(nodeid, outcome, reason), "run_id": self.point.run_id}
-
-    def write_dry_run(self) -> str:
-        return f"{super().write_dry_run()}; {self.session.write_dry_run(self.preset)}"
 
 
 class SweepItem(GateItem):
@@ -158,7 +130,7 @@ class SweepItem(GateItem):
             )
         found = []
         for result in self.results:
-            cell = result.row.decode_tok_per_s if column == "decode_tok_per_s" else result.row.get(column)
+            cell = row_cell(result.row, column)
             if cell is None or not math.isfinite(cell.mean):
                 raise NotMeasured(
                     f"the column {column} of {self.name} is missing or not a number",
@@ -175,12 +147,12 @@ class SweepItem(GateItem):
         return self.session.decode.baseline(self.preset, self.results)
 
     def _needed_baseline(self) -> Baseline:
-        found = self.baseline()
+        found, off = self.baseline(), get_adapter(self.preset.bench).uncompressed
         if found is None:
             raise NotMeasured(
-                f"no baseline: nothing says how fast {self.name} decodes with H2O off",
+                f"no baseline: nothing says how fast {self.name} decodes with {off}",
                 came="; ".join(self.session.decode.unfit_baselines(self.preset, self.results)) or None,
-                expected="a row with H2O off and the same prompt, gen, model, backend and threads; or a number",
+                expected=f"a row with {off} and the same prompt, gen, model, backend and threads; or a number",
                 hint="give --h2o-decode-baseline TOK_PER_S, or decode_baseline under targets: in the preset; "
                 "--h2o-decode-baseline none leaves the decode threshold out on purpose",
             )
@@ -192,8 +164,8 @@ class SweepItem(GateItem):
         Paired, that is the row of `pytest_h2o.gate.timed_row`; the value carries the interval of its pairs, and the
         interval decides: pass, fail or inconclusive.
 
-        Against a number or a recorded row it is, under the joint rule, the fastest of the rows that meet the lossy
-        target (of all rows, with a note, where none does); under the rule best-of the fastest of all.
+        Against a number or a recorded row it is, under the joint rule, the fastest of the rows that meet the targets
+        beside it (of all rows, with a note, where none does); under the rule best-of the fastest of all.
 
         Raises
         ------
@@ -207,14 +179,10 @@ class SweepItem(GateItem):
             return self._paired().drop()
         baseline = self._needed_baseline()
         self.best("decode_tok_per_s")
-        facts = self.facts()
-        lossy_target = self.targets.lossy.value
-        if self.session.rule == "joint" and lossy_target is not None:
-            eligible = [row for row in facts if row.lossy is not None and row.lossy >= lossy_target]
-            if not eligible:
-                self.note("no row meets the lossy target; the slow-down is that of the fastest row")
-            facts = tuple(eligible) or facts
-        row = best_row(facts, "decode_tok_per_s")
+        eligible = eligible_rows(self.facts(), self.asked_thresholds(), rule=self.session.rule)
+        if not eligible:
+            self.note("no row meets the targets beside that of decode; the slow-down is that of the fastest row")
+        row = best_row(eligible or self.facts(), "decode_tok_per_s")
         if row is None or row.decode_tok_per_s is None:
             raise NotMeasured(f"no row of {self.name} has a decode speed", where=self.name)
         self._note_all(baseline.notes)
@@ -222,6 +190,26 @@ class SweepItem(GateItem):
         if disturbance:
             self.note(f"the launch of {row.run_id} was disturbed, so its speed is doubtful: {disturbance}")
         return self.measured("decode_drop", decode_drop(baseline.tok_per_s, row.decode_tok_per_s), row.run_id)
+
+    def asked_thresholds(self) -> Thresholds:
+        """What is asked of the rows; quality left out, with a note, where no row tells it and nobody set a target."""
+        return self._quality().asked()
+
+    def quality_rise(self) -> Measured:
+        """Rise in perplexity under eviction, a fraction of the full cache's; see `gate.quality.QualityVerdict.rise`."""
+        return self._quality().rise()
+
+    @property
+    def compares_text(self) -> bool:
+        """Whether there is an llm_demo, whose text tells of quality where the bench prints no perplexity."""
+        return self.session.texts.are_compared
+
+    def text_similarity(self) -> Measured:
+        """How alike what llm_demo says with H2O off and on is, 0 to 1; see `gate.quality.QualityVerdict.similarity`."""
+        return self._quality().similarity()
+
+    def _quality(self) -> QualityVerdict:
+        return QualityVerdict(self)
 
     def _paired(self) -> PairedDecode:
         from pytest_h2o.gate.paired_item import PairedDecode  # brings numpy, which collecting alone does not need
@@ -249,10 +237,12 @@ class SweepItem(GateItem):
         return {
             "run_ids": [result.run_id for result in self.results],
             "path": str(self.preset.path) if self.preset.path else None,
+            "bench": self.preset.bench,
             "model_layers": self.session.model_layers(self.preset),
             "h2o_layer_start": self.preset.h2o_layer_start,
             "h2o_layer_end": self.preset.h2o_layer_end,
-            "targets": asdict(self.targets.thresholds),
+            "targets": asdict(self.asked_thresholds()),
+            "metric_targets": {name: t.value for name, t in self.targets.metrics.items() if t.value is not None},
             "decode_left_out": left_out,
             "paired": self.session.decode.is_paired(self.preset),
             "baseline_tok_per_s": baseline.tok_per_s if baseline else None,
@@ -263,13 +253,13 @@ class SweepItem(GateItem):
 
     def known_margins(self) -> tuple[RowMargins, ...]:
         """Every row against the lossy and the decode target, as far as they can be held without measuring more."""
-        asked, baseline = self.targets.thresholds, None
+        asked, baseline = replace(self.asked_thresholds(), lossless=None), None
         if self.session.decode.is_paired(self.preset):
-            return self._paired().margins(Thresholds(asked.lossy, None, None)).rows
+            return self._paired().margins(replace(asked, decode_drop=None)).rows
         with contextlib.suppress(H2OError):
             baseline = self.baseline()
         speed = None if baseline is None else baseline.tok_per_s
-        thresholds = Thresholds(asked.lossy, None, None if speed is None else asked.decode_drop)
+        thresholds = replace(asked, decode_drop=None if speed is None else asked.decode_drop)
         return decide_joint(self.facts(), thresholds, baseline_tok_per_s=speed, lossless=None).rows
 
     def joint(self) -> JointVerdict:
@@ -289,12 +279,12 @@ class SweepItem(GateItem):
 
     def _limits(self) -> tuple[Thresholds, float | None, float | None]:
         """Thresholds, decode baseline and lossless ratio, without those left out on purpose."""
-        thresholds = self.targets.thresholds
+        thresholds = self.asked_thresholds()
         baseline: float | None = None
         try:
             baseline = self._needed_baseline().tok_per_s
         except OptedOut:
-            thresholds = Thresholds(thresholds.lossy, thresholds.lossless, None)
+            thresholds = replace(thresholds, decode_drop=None)
             self.note("the decode threshold is left out (decode baseline: none)")
         lossless: float | None = None
         if thresholds.lossless is not None:
@@ -310,6 +300,8 @@ class SweepItem(GateItem):
 
         Under the rule best-of it is that of the best of each column, whichever rows they are of.
         """
+        if self.asked_thresholds() != self.targets.thresholds:
+            self.note("quality is left out: the bench does not measure it, and no target asks for it")
         if self.session.decode.is_paired(self.preset):
             return self._paired().joint_margin()
         if self.session.rule == "best-of":

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_h2o.bench.adapter import get_adapter
 from pytest_h2o.errors import UsageError
 from pytest_h2o.gate.item import Targets
 from pytest_h2o.gate.measured import Target
+from pytest_h2o.gate.row_metrics import ROW_METRICS, RowMetric, require_metric
 from pytest_h2o.options import DEFAULT_TARGETS, Settings
+from pytest_h2o.points import LLM_BENCH
 
 if TYPE_CHECKING:
     from pytest_h2o.presets import Preset
     from pytest_h2o.scopes import Scope
 
-_OPTION = {"lossy": "lossy-target", "lossless": "lossless-target", "decode_drop": "decode-drop-target"}
-_METRIC = {"lossy": "h2o_lossy", "lossless": "lossless_ratio", "decode_drop": "decode_drop"}
+_OPTION = {
+    "lossy": "lossy-target",
+    "lossless": "lossless-target",
+    "decode_drop": "decode-drop-target",
+    "quality": "quality-target",
+}
+_METRIC = {
+    "lossy": "h2o_lossy",
+    "lossless": "lossless_ratio",
+    "decode_drop": "decode_drop",
+    "quality": "quality_ppl_rise",
+}
 
 
 def choose_target(settings: Settings, kind: str, own: float | None, own_origin: str) -> Target:
-    """The target of one kind: ``lossy``, ``lossless`` or ``decode_drop``."""
+    """The target of one kind: ``lossy``, ``lossless``, ``decode_drop`` or ``quality``."""
     given = settings.given[_OPTION[kind]]
     if given.on_command_line:
         return Target(_METRIC[kind], given.value, given.origin)
@@ -34,13 +47,24 @@ def preset_targets(settings: Settings, preset: Preset, deciding: Scope | None) -
     origin = f"targets of preset {preset.name}"
     own = preset.targets
     lossless = choose_target(settings, "lossless", own.lossless, origin)
-    if deciding is not None and own.lossless is None:
+    if own.lossless is None and preset.bench != LLM_BENCH:
+        lossless = Target("lossless_ratio", None, f"the dumps are none of {preset.bench}")
+    elif own.lossless is None and deciding is not None:
         lossless = scope_targets(settings, deciding).lossless
     return Targets(
         lossy=choose_target(settings, "lossy", own.lossy, origin),
         lossless=lossless,
         decode_drop=choose_target(settings, "decode_drop", own.decode_drop, origin),
+        quality=choose_target(settings, "quality", own.quality, origin),
+        similarity=Target("demo_similarity", own.similarity, "no target" if own.similarity is None else origin),
+        metrics={name: _metric_target(metric, own.metrics.get(name), origin) for name, metric in ROW_METRICS.items()},
     )
+
+
+def _metric_target(metric: RowMetric, own: float | None, own_origin: str) -> Target:
+    if own is None:
+        return Target(metric.name, metric.target, "the plugin that adds it")
+    return Target(metric.name, own, own_origin)
 
 
 def scope_targets(settings: Settings, scope: Scope) -> Targets:
@@ -53,20 +77,23 @@ def scope_targets(settings: Settings, scope: Scope) -> Targets:
         lossy=Target("h2o_lossy", None, "not for a scope"),
         lossless=lossless,
         decode_drop=Target("decode_drop", None, "not for a scope"),
+        quality=Target("quality_ppl_rise", None, "not for a scope"),
+        similarity=Target("demo_similarity", None, "not for a scope"),
     )
 
 
-def refuse_unmeasured(preset: Preset, *, launched: bool) -> None:
+def refuse_unmeasured(preset: Preset, *, takes_prompt: bool) -> None:
     """Refuse keys of a preset that ask for something which nothing here does: silence would be taken for a pass."""
-    if preset.targets.quality is not None:
+    where = str(preset.path or preset.name)
+    if wrong := get_adapter(preset.bench, f"bench of {where}").check_options(preset.bench_options):
         raise UsageError(
-            "a preset asks for a quality target, and nothing measures quality yet",
-            where=f"targets.quality of {preset.path or preset.name}",
-            hint="leave the target out",
+            f"{preset.bench} cannot be run with these options", where=f"bench_options of {where}", came=wrong
         )
-    if launched and preset.prompt_file is not None:
+    for name in preset.targets.metrics:
+        require_metric(name, f"targets.metrics of {where}")
+    if not takes_prompt and preset.prompt_file is not None:
         raise UsageError(
             "a preset names a prompt file, and the bench takes no prompt",
             where=f"prompt_file of {preset.path or preset.name}",
-            hint="leave the key out",
+            hint="leave the key out; or --h2o-demo PATH says it to llm_demo",
         )

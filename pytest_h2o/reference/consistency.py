@@ -3,17 +3,34 @@
 With ``kv_h2o_log_stats`` a run prints a line for each sample of cold tokens that it coded. The same tokens stand in the
 dumps of that run, since dumps are written before eviction: coded offline with the same codec they must come to the same
 bytes. Where they do not, the runtime's figure and the offline figure are not about the same thing.
+
+The whole of it in one call, for a run whose config had `CONFIG_KEYS` and whose environment asked for dumps::
+
+    found = compare_run(output, Path(dump_dir), run_id="check", config=config)
+    assert found.consistent, found.render()
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pytest_h2o.codecs.base import Codec, Stream, Tensor
-from pytest_h2o.dumps import DumpEntry, DumpIndex
+from pytest_h2o.codecs.gear_v3 import GearV3
+from pytest_h2o.dumps import DumpEntry, DumpIndex, index_dump
 from pytest_h2o.dumps.read import Piece, read_pieces
+
+CONFIG_KEYS: Mapping[str, object] = {
+    "kv_h2o_log_stats": True,
+    "kv_lossless_enable": True,
+    "kv_lossless_codec": "gear_delta",
+    "kv_lossless_scope": "front_n",
+    "kv_lossless_runtime_enable": True,
+    "kv_lossless_strict_roundtrip_check": True,
+}
+"""What the config of a run must say for it to tell of its samples."""
 
 _MARK = "[H2O-LOSSLESS]"
 _PAIR = re.compile(r"(\w+)=(-?\d+)(?=\s|$)")
@@ -91,6 +108,21 @@ class Consistency:
         sizes = [one.offline_bytes for one in self.compared]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
+    def render(self) -> str:
+        """What was compared, in lines: the totals, then each sample that is not equal."""
+        offline = "tokens are missing in the dumps" if self.offline_bytes is None else f"{self.offline_bytes:,} bytes"
+        torn = f"; {len(self.not_comparable)} torn apart by eviction, left out" if self.not_comparable else ""
+        lines = [f"{len(self.compared)} samples: runtime {self.runtime_bytes:,} bytes, offline {offline}{torn}"]
+        if not self.compared:
+            lines = [f"no sample to compare{torn}: the run must log them ({', '.join(CONFIG_KEYS)})"]
+        for one in self.compared:
+            if not one.equal:
+                sample = one.sample
+                where = f"layer {sample.layer}, positions {sample.first_position} to {sample.end_position}"
+                came = "not in the dumps" if one.offline_bytes is None else f"offline {one.offline_bytes:,} bytes"
+                lines.append(f"{where}: runtime {sample.coded_bytes:,} bytes, {came}")
+        return "\n".join(lines)
+
 
 def parse_samples(output: str) -> tuple[LoggedSample, ...]:
     """The samples that the output of a run tells of, in its order, each distinct one once.
@@ -112,6 +144,30 @@ def parse_samples(output: str) -> tuple[LoggedSample, ...]:
         sample = LoggedSample(numbers["layer"], numbers["start"], numbers["tokens"], first, end, numbers["raw"], coded)
         found[sample] = None
     return tuple(found)
+
+
+def compare_run(output: str, dump_dir: Path, *, run_id: str, config: Mapping[str, object]) -> Consistency:
+    """Compare what a run printed with what it dumped.
+
+    Parameters
+    ----------
+    output : str
+        Standard output of the run.
+    dump_dir : Path
+        Its ``MNN_KV_DUMP_DIR``; the run is the folder `run_id` in it.
+    run_id : str
+        Its ``MNN_KV_DUMP_RUN_ID``.
+    config : mapping
+        Its config: the predictors are taken from it, with the engine's defaults.
+
+    Raises
+    ------
+    DumpError
+        There is no dump, it is not sound, or a data file cannot be read.
+    """
+    names = {key: config.get(f"kv_lossless_{key}") for key in ("predictors_k", "predictors_v")}
+    codec = GearV3(**{key: name for key, name in names.items() if isinstance(name, str)})
+    return compare_with_dumps(parse_samples(output), index_dump(dump_dir / run_id), codec)
 
 
 def compare_with_dumps(

@@ -189,8 +189,8 @@ def _measure_window(
     evicting: EvictingCache,
 ) -> Quality:
     prompt, targets = tokens[: settings.prompt_tokens], tokens[settings.prompt_tokens :]
-    bits_full, best_full = _predict_full(model, tokens, len(targets), full)
-    bits_evicted, best_evicted = _predict_evicted(model, prompt, targets, evicting)
+    bits_full, best_full = predict_full(model, tokens, len(targets), full)
+    bits_evicted, best_evicted = predict_evicted(model, prompt, targets, evicting)
     cache_ratio, evictions = evicting.full_bytes / evicting.held_bytes, evicting.counters.evictions
     prefix = equal = math.nan
     if settings.greedy_tokens:
@@ -232,7 +232,7 @@ def token_bits(logits: Floats, targets: Tokens) -> NDArray[np.float64]:
     return bits
 
 
-def _predict_full(model: Model, tokens: Tokens, count: int, cache: EvictingCache) -> tuple[float, Tokens]:
+def predict_full(model: Model, tokens: Tokens, count: int, cache: EvictingCache) -> tuple[float, Tokens]:
     """Bits of the last `count` tokens and the best token at each place, all in one prefill."""
     cache.clear()
     hidden = model.prefill(tokens[:-1], cache)[-count:]
@@ -245,7 +245,7 @@ def _predict_full(model: Model, tokens: Tokens, count: int, cache: EvictingCache
     return bits, np.concatenate(best)
 
 
-def _predict_evicted(model: Model, prompt: Tokens, targets: Tokens, cache: EvictingCache) -> tuple[float, Tokens]:
+def predict_evicted(model: Model, prompt: Tokens, targets: Tokens, cache: EvictingCache) -> tuple[float, Tokens]:
     """The same under eviction: the first from the prefill, the others decoded one by one."""
     cache.clear()
     logits = model.logits(model.prefill(prompt, cache)[-1])

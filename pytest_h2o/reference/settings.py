@@ -9,6 +9,8 @@ the engine outside them (``sampler_type`` and the like) are not read. Keys of th
     from its start, to the length that is asked for.
 ``prompt_token``
     A token id: prompts are that token repeated. The engine's own prompts are token 16.
+``reference_model_package``
+    An installed distribution whose GGUF file is the model, in place of ``llm_model``, which must then be empty.
 ``reference_policy``
     What makes a block worth keeping: ``h2o``, ``recent`` or ``random``.
 ``reference_clock``
@@ -36,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_h2o.errors import UsageError
+from pytest_h2o.reference.model_place import find_packaged_model
 
 DEFAULT_MODEL = "llm.mnn"
 _FAMILIES = ("kv_", "reference_", "quality_")
@@ -99,6 +102,7 @@ KEYS: Mapping[str, _Key] = {
     "kv_lossless_max_queue": _Key(256, 0),
     "kv_lossless_decode_cache_blocks": _Key(64, 0),
     "kv_lossless_strict_roundtrip_check": _Key(False),
+    "reference_model_package": _Key(""),
     "reference_policy": _Key("h2o", words=("h2o", "recent", "random")),
     "reference_clock": _Key("shared", words=("shared", "layer")),
     "reference_seed": _Key(0, 0, 2**32 - 1),
@@ -176,7 +180,7 @@ def read_config(path: Path) -> BenchConfig:
     notes = tuple(f"{key} has no effect in the reference bench" for key in WITHOUT_EFFECT if key in values)
     return BenchConfig(
         path=path,
-        model_path=base / _text(path, values, "llm_model", DEFAULT_MODEL).replace("\\", "/"),
+        model_path=_model_path(path, values, base),
         values={key: values.get(key, known.default) for key, known in KEYS.items()},
         prompt_file=_below(base, _text(path, values, "prompt_file", "")),
         prompt_token=_prompt_token(path, values),
@@ -206,6 +210,22 @@ def _text(path: Path, values: Mapping[str, Any], key: str, default: str) -> str:
         came = json.dumps(value)[:80]
         raise UsageError("the config has an impossible value", where=f"{path}, {key}", came=came, expected="text")
     return value
+
+
+def _model_path(path: Path, values: Mapping[str, Any], base: Path) -> Path:
+    package, name = values.get("reference_model_package", ""), _text(path, values, "llm_model", DEFAULT_MODEL)
+    if not package:
+        return base / name.replace("\\", "/")
+    where = f"{path}, reference_model_package"
+    if name:
+        raise UsageError(
+            "the config names two models",
+            where=where,
+            came=f"{package}, and {name} as llm_model",
+            expected="one of them",
+            hint='set llm_model to "", or take reference_model_package out',
+        )
+    return find_packaged_model(package, where)
 
 
 def _below(base: Path, name: str) -> Path | None:

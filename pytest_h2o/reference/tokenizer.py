@@ -8,7 +8,7 @@ Two kinds are known, by ``tokenizer.ggml.model``:
 ``gpt2``
     Byte-pair encoding over bytes (Sennrich et al., arXiv 1508.07909; Radford et al., 2019). The ``tokenizers`` library
     does it, imported only here: its pattern needs Unicode classes, and its merges a fast loop, that numpy and the
-    standard library lack. It is an optional dependency: ``pip install 'pytest-h2o[bpe]'``.
+    standard library lack.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def _build(vocabulary: Sequence[str], merges: Sequence[tuple[str, str]], split_d
             "the model's tokenizer needs a library that is not installed",
             came=str(error),
             expected="the package tokenizers",
-            hint="pip install 'pytest-h2o[bpe]'",
+            hint="pip install tokenizers",
         ) from error
     try:
         library = Library(models.BPE({text: token for token, text in enumerate(vocabulary)}, list(merges)))

@@ -13,9 +13,11 @@ from typing import Any
 
 from pytest_h2o.bench.command import RunFiles
 from pytest_h2o.bench.result import PointResult
+from pytest_h2o.embedded import digest_program, embedded_base_config, is_embedded
 from pytest_h2o.errors import StoreError
 from pytest_h2o.report.collector import Collector
 from pytest_h2o.report.run_record import build_record, keep_record
+from pytest_h2o.report.sections import build_sections
 from pytest_h2o.report.summary import build_summary, render_summary_md
 from pytest_h2o.store import digest_file, write_new_bytes, write_new_json, write_new_text
 
@@ -61,6 +63,10 @@ def write_artifacts(collector: Collector, *, started: float, ended: float, exit_
     if summary["recorded"]["trouble"] is not None:
         summary["incomplete_for"].append("the figures of this run could not be kept")
         summary["overall_pass"] = summary["overall_pass"] and "incomplete"
+    summary["sections"], troubles = build_sections(collector.sections, summary)
+    if troubles:
+        summary["incomplete_for"] += troubles
+        summary["overall_pass"] = summary["overall_pass"] and "incomplete"
     write_new_text(collector.run_dir / "summary.md", render_summary_md(summary))
     write_new_json(collector.run_dir / "summary.json", summary)
     run = {
@@ -105,8 +111,9 @@ def _write_preset(collector: Collector, name: str) -> None:
     results = collector.results_of(name)
     for result in results:
         _keep_run(result, RunFiles(folder, result.shares_run_with or result.run_id))
-    for path in map(Path, collector.presets.get(name, {}).get("baseline_files", ())):
-        _keep(path, folder / ("configs" if path.suffix == ".json" else "logs") / path.name)
+    for place, path in enumerate(map(Path, collector.presets.get(name, {}).get("baseline_files", ()))):
+        is_config = place > 0 and path.suffix == ".json"  # the log comes first, and may be JSON too
+        _keep(path, folder / ("configs" if is_config else "logs") / path.name)
     if name in collector.comparisons:
         write_new_json(folder / DECODE_FOLDER / PAIRS_NAME, collector.comparisons[name])
     write_manifest(folder / MANIFEST_NAME, collector.manifest_entries(name))
@@ -148,6 +155,8 @@ def _write_scope(run_dir: Path, name: str, result: Mapping[str, Any]) -> None:
 
 def _digests(collector: Collector) -> dict[str, str]:
     """SHA-256 of what the run was made of: bench, base config, presets."""
-    paths = [collector.settings["bench"], collector.settings["base-config"]]
+    bench, base = collector.settings["bench"], collector.settings["base-config"]
+    paths = [path for path in (base, embedded_base_config() if is_embedded(bench) else None) if path is not None]
     paths += [Path(facts["path"]) for facts in collector.presets.values() if facts["path"]]
-    return {str(path): digest_file(path) for path in paths if path is not None}
+    programs = {} if bench is None else {str(bench): digest_program(bench)}
+    return {**programs, **{str(path): digest_file(path) for path in paths}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from pytest_h2o.store import append_line
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
+    from pytest_h2o.report.sections import ReportSection
 
 JOURNAL_VERSION = 1
 JOURNAL_NAME = "journal.jsonl"
@@ -46,9 +47,11 @@ class Collector:
     name, the first to arrive standing.
     """
 
-    def __init__(self, run_dir: Path, settings: Settings) -> None:
+    def __init__(self, run_dir: Path, settings: Settings, sections: Sequence[ReportSection] = ()) -> None:
         self.run_dir = run_dir
         self.settings = settings
+        self.sections = sections
+        """What plugins add to the reports."""
         self.items: dict[str, dict[str, Any]] = {}
         self.points: dict[str, dict[str, dict[str, Any]]] = {}
         """Preset name -> run id -> result."""

@@ -12,15 +12,19 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from pytest_h2o.bench.adapter import get_adapter
 from pytest_h2o.bench.command import repeat_command
 from pytest_h2o.errors import BenchError, H2OError
 from pytest_h2o.gate.bounds import find_bound
 from pytest_h2o.gate.comparison_item import ComparisonItem
 from pytest_h2o.gate.item import GateItem
 from pytest_h2o.gate.measured import METRICS, Comparison, Measured, Target
+from pytest_h2o.gate.point_item import PointItem
+from pytest_h2o.gate.row_metrics import ROW_METRICS, row_cell
 from pytest_h2o.gate.rule import RowMargins
 from pytest_h2o.gate.scope_item import LosslessItem
-from pytest_h2o.gate.sweep_items import PointItem, SweepItem, row_facts
+from pytest_h2o.gate.sweep_items import SweepItem, row_facts
+from pytest_h2o.points import LLM_BENCH
 from pytest_h2o.report.changes import explain_changes
 
 if TYPE_CHECKING:
@@ -148,14 +152,15 @@ def _speed_lines(item: SweepItem, run_id: str) -> list[str]:
     known = item.session.decode.known_comparison(item.preset)
     if item.session.decode.is_paired(item.preset):
         return [] if known is None else _pair_speed_lines(known)
+    is_h2o = item.preset.bench == LLM_BENCH
     cell = next((r.row.decode_tok_per_s for r in item.results if r.run_id == run_id), None)
     if cell is not None:
         speed = METRICS["decode_tok_per_s"].render_measured(cell.mean, cell.std)
-        lines.append(f"decode     {speed} with H2O on")
+        lines.append(f"decode     {speed}{' with H2O on' * is_h2o}")
     baseline = item.baseline()
     if baseline is not None:
         speed = METRICS["decode_tok_per_s"].render(baseline.tok_per_s)
-        lines.append(f"baseline   {speed} with H2O off ({baseline.origin})")
+        lines.append(f"baseline   {speed} with {get_adapter(item.preset.bench).uncompressed} ({baseline.origin})")
     return lines
 
 
@@ -183,12 +188,17 @@ def _joint_lines(item: SweepItem) -> list[str]:
         lines.append(f"           decode slow-down: {'not timed' if paired else 'left out on purpose'}")
     else:
         lines.append(f"           decode slow-down <= {targets.decode_drop!r} ({targets.decode_drop.origin})")
-    lines.append(f"           lossless ratio >= {targets.lossless!r} ({targets.lossless.origin})")
+    asked = "none asked for" if targets.lossless.value is None else f">= {targets.lossless!r}"
+    lines.append(f"           lossless ratio {asked} ({targets.lossless.origin})")
+    if best.quality is not None:
+        lines.append(f"           rise in perplexity <= {targets.quality!r} ({targets.quality.origin})")
     lines.append(f"nearest    {best.run_id}")
     render = METRICS["joint_margin"].render_gap
-    for name, margin in (("lossy", best.lossy), ("decode", best.decode), ("lossless", best.lossless)):
+    of_what = {"decode": "of the baseline speed", "quality": "of the full cache's perplexity"}
+    for name in ("lossy", "decode", "lossless", "quality"):
+        margin: float | None = getattr(best, name)
         if margin is not None:
-            of = "of the baseline speed" if name == "decode" else "of the target"
+            of = of_what.get(name, "of the target")
             lines.append(f"           {name} {'held' if margin >= 0 else 'missed'} by {render(abs(margin))} {of}")
     return lines + (_speed_lines(item, best.run_id) if best.decode is not None else [])
 
@@ -237,15 +247,24 @@ def _table_lines(item: SweepItem, margins: dict[str, RowMargins], metric: str) -
         if metric == "decode_drop":
             # Rows that miss the lossy target do not decide on decode while there are others.
             return ("lossy" in margins[row.run_id].missed, -(row.decode_tok_per_s or 0.0))
-        cell = result.row.decode_tok_per_s if metric == "decode_tok_per_s" else result.row.get(metric)
+        cell = row_cell(result.row, metric)
         return (math.inf if cell is None else sign * cell.mean,)
 
-    lines = ["rows       nearest first", f"  {'lossy':>8}  {'decode':>8}  {'misses':<15}  run"]
-    for row in map(row_facts, sorted(results, key=rank)[:NEAREST]):
+    ranked = sorted(results, key=rank)[:NEAREST]
+    added = METRICS[metric] if metric in ROW_METRICS else None
+    head = f"  {metric:>12}" if added else ""
+    has_rise = any(row_facts(result).quality_ppl_rise is not None for result in ranked)
+    rise_head = f"  {'rise':>7}" if has_rise else ""
+    lines = ["rows       nearest first", f"{head}  {'lossy':>8}  {'decode':>8}{rise_head}  {'misses':<15}  run"]
+    for result in ranked:
+        row, own = row_facts(result), row_cell(result.row, metric) if added else None
+        shown = f"  {added.render_bare(own.mean) if own else 'missing':>{max(12, len(metric))}}" if added else ""
         missed = _missed(margins[row.run_id], paired)
         lossy = "missing" if row.lossy is None else f"{row.lossy:.3f}"
         decode = "missing" if row.decode_tok_per_s is None else f"{row.decode_tok_per_s:.2f}"
-        lines.append(f"  {lossy:>8}  {decode:>8}  {missed:<15}  {row.run_id}")
+        rise = "missing" if row.quality_ppl_rise is None else f"{row.quality_ppl_rise:+.2%}"
+        cell = f"  {rise:>7}" if has_rise else ""
+        lines.append(f"{shown}  {lossy:>8}  {decode:>8}{cell}  {missed:<15}  {row.run_id}")
     if len(results) > NEAREST:
         lines.append(f"  … and {len(results) - NEAREST} more rows")
     return lines

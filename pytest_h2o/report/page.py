@@ -12,6 +12,7 @@ from pytest_h2o.report.links import Links
 from pytest_h2o.report.page_changes import history_section
 from pytest_h2o.report.page_presets import OUTCOME_TONES, preset_section, verdict_cells
 from pytest_h2o.report.page_scopes import scope_section
+from pytest_h2o.report.sections import section_pages
 from pytest_h2o.report.summary import overall_outcome, render_verdict
 
 MAX_ITEMS = 2000
@@ -67,6 +68,7 @@ def build_page(summary: Mapping[str, Any], collector: Collector, run: Mapping[st
             for number, (name, scope) in enumerate(summary["scopes"].items(), 1)
         ),
         history_section(summary),
+        *section_pages(summary),
         _items(collector),
         _provenance(run, links),
     ]

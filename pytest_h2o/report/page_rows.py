@@ -85,7 +85,7 @@ def limits_of(facts: Mapping[str, Any] | None, lossless: float | None) -> Limits
     # Paired launches give the slow-down of one row; other rows are not held against the decode target.
     is_free = facts["decode_left_out"] or facts.get("paired")
     drop = None if is_free else targets["decode_drop"]
-    return Limits(Thresholds(targets["lossy"], targets["lossless"], drop), lossless, facts["baseline_tok_per_s"])
+    return Limits(replace(Thresholds(**targets), decode_drop=drop), lossless, facts["baseline_tok_per_s"])
 
 
 def build_rows(

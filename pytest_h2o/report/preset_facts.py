@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 from pytest_h2o.bench.result import PointResult
-from pytest_h2o.gate.measured import METRICS, render_interval
+from pytest_h2o.gate.measured import BUILT_IN, METRICS, Metric, render_interval
 from pytest_h2o.gate.rule import Thresholds, decide_best_of, decide_joint
 from pytest_h2o.gate.sweep_items import row_facts
 from pytest_h2o.gate.totals import split_layers, whole_cache_ratio
 from pytest_h2o.options import DEFAULT_TARGETS
+from pytest_h2o.points import LLM_BENCH
 from pytest_h2o.report.collector import Collector, comparison_facts, subject_kind
 from pytest_h2o.report.original import MISSING, collect_original
 
@@ -26,7 +28,7 @@ def summarize_preset(collector: Collector, name: str) -> dict[str, Any]:
         "outcomes": {item["item"]: item["outcome"] for item in items},
         "verdicts": [
             render_comparison(c)
-            for metric in METRICS
+            for metric in dict.fromkeys((*BUILT_IN, *sorted(c["metric"] for i in items for c in i["comparisons"])))
             for item in items
             if item["kind"] == "sweep"
             for c in item["comparisons"]
@@ -74,14 +76,14 @@ def _whole(
 ) -> dict[str, Any]:
     """What can be said only of a preset all of whose rows are there."""
     targets = facts["targets"]
-    thresholds = Thresholds(targets["lossy"], targets["lossless"], targets["decode_drop"])
+    thresholds = Thresholds(**targets)
     if facts["decode_left_out"]:
-        thresholds = Thresholds(thresholds.lossy, thresholds.lossless, None)
+        thresholds = replace(thresholds, decode_drop=None)
     baseline = facts["baseline_tok_per_s"]
     ratio = None if deciding is None else float(deciding["lossless_ratio"])
     original = collect_original(
         [result.row for result in results],
-        Thresholds(targets["lossy"], targets["lossless"], targets["decode_drop"]),
+        replace(Thresholds(**targets), quality=None),
         baseline_tok_per_s=baseline,
         upper=upper,
         online=deciding,
@@ -102,9 +104,10 @@ def _whole(
         }
         for row in original.top
     ]
+    own = facts.get("bench", LLM_BENCH) == LLM_BENCH  # the original knew no other bench
     return {
-        "original": {"averages": original.averages, "top": original.top, "gate": original.gate},
-        "top": top,
+        "original": {"averages": original.averages, "top": original.top, "gate": original.gate} if own else None,
+        "top": top if own else [],
         "rules": {"joint": "PASS" if joint.passed else "FAIL", "best-of": "PASS" if best_of.passed else "FAIL"},
         "baseline": {"tok_per_s": baseline, "origin": facts["baseline_origin"]},
     }
@@ -114,8 +117,6 @@ def _decode(collector: Collector, name: str, facts: Mapping[str, Any] | None) ->
     """The paired verdict of a preset as figures; None where there is none."""
     if name not in collector.comparisons or facts is None:
         return None
-    from dataclasses import asdict
-
     from pytest_h2o.gate.paired import PairedComparison
 
     comparison = PairedComparison.from_json(collector.comparisons[name])
@@ -132,7 +133,7 @@ def _decode(collector: Collector, name: str, facts: Mapping[str, Any] | None) ->
 
 def render_comparison(comparison: Mapping[str, Any]) -> dict[str, str]:
     """A comparison of the journal as texts: measured with spread or interval, target, margin."""
-    metric = METRICS[comparison["metric"]]
+    metric = METRICS.get(comparison["metric"]) or Metric(**comparison["added_metric"])
     # What JSON cannot hold as a number is there as text: nan, inf.
     value, target = float(comparison["value"]), comparison["target"]
     std, margin = (None if comparison[key] is None else float(comparison[key]) for key in ("std", "margin"))

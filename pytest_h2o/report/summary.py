@@ -15,6 +15,7 @@ from pytest_h2o.report.changes import failing_changes
 from pytest_h2o.report.collector import Collector, comparison_facts, is_refused, subject_kind
 from pytest_h2o.report.markdown import escape, render_list, render_table
 from pytest_h2o.report.preset_facts import render_comparison, summarize_preset
+from pytest_h2o.report.sections import render_sections_md
 
 SUMMARY_VERSION = 1
 
@@ -103,6 +104,9 @@ def _missing(collector: Collector, items: list[dict[str, Any]]) -> list[str]:
         ):
             if metric not in held and not (metric == "decode_drop" and left_out):
                 missing.append(f"preset {name} was not held against {target}")
+        for metric in collector.presets.get(name, {}).get("metric_targets", {}):
+            if metric not in held:
+                missing.append(f"preset {name} was not held against the target of {metric}")
     if not presets:
         missing.append("no preset was held against its targets")
     deciding = {name for name, facts in collector.scopes.items() if facts["decides"]}
@@ -111,7 +115,9 @@ def _missing(collector: Collector, items: list[dict[str, Any]]) -> list[str]:
             missing.append(f"the deciding scope {name} was not held against its target")
         if not any(i["kind"] == "scope" and i["name"] == name and not i["comparisons"] for i in items):
             missing.append(f"the streams of the deciding scope {name} were not decoded and compared")
-    if not deciding:
+    # Presets that ask for no lossless ratio, as those of another bench, need no scope that decides.
+    wanted = [collector.presets[name]["targets"]["lossless"] for name in presets if name in collector.presets]
+    if not deciding and (not wanted or any(target is not None for target in wanted)):
         missing.append("the deciding scope was not evaluated")
     for name, facts in sorted(collector.scopes.items()):
         asked = facts["target"] is not None and name not in deciding
@@ -209,6 +215,7 @@ def render_summary_md(summary: Mapping[str, Any]) -> str:
     if summary["scopes"]:
         lines += _scopes_md(summary["scopes"])
     lines += render_changes_md({**summary["presets"], **summary["scopes"]})
+    lines += render_sections_md(summary)
     return "\n".join(lines) + "\n"
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pytest_h2o.bench.printable import make_printable
+from pytest_h2o.embedded import is_embedded
 from pytest_h2o.options import Settings
 from pytest_h2o.report.changes import render_lines
 from pytest_h2o.report.collector import Collector
@@ -95,16 +96,17 @@ def _block(name: str, figures: list[str], outcomes: Mapping[str, str]) -> list[s
     return [f"{state}  {name}", *(f"    {figure}" for figure in figures)]
 
 
-def render_header(settings: Settings, run_dir: Path, left_out: Collection[str]) -> list[str]:
+def render_header(settings: Settings, run_dir: Path, left_out: Mapping[str, str]) -> list[str]:
     """Lines for the head of a run: what is run or read, the rule, and what is left out."""
     if settings["bench"] is not None:
-        what = f"bench {settings['bench']} ({settings.origin('bench')})"
+        named = "the embedded reference bench" if is_embedded(settings["bench"]) else settings["bench"]
+        what = f"bench {named} ({settings.origin('bench')})"
     elif settings["logs"] is not None:
         what = f"recorded logs in {settings['logs']} ({settings.origin('logs')}); nothing is run"
     else:
         what = "neither a bench nor recorded logs: sweep items cannot be measured"
     lines = [f"h2o: {what}", f"h2o: rule {settings['rule']}, artifacts in {run_dir}"]
-    if left_out:
-        names = ", ".join(sorted(left_out))
-        lines.append(f"h2o: not measured and left out: {names} (no recording; -k NAME asks for one)")
+    for why in dict.fromkeys(left_out.values()):
+        names = ", ".join(name for name in sorted(left_out) if left_out[name] == why)
+        lines.append(f"h2o: not measured and left out: {names} ({why}; -k NAME asks for one)")
     return [make_printable(line) for line in lines]

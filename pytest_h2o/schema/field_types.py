@@ -84,10 +84,21 @@ def _resolve_path(value: Any, info: ValidationInfo) -> Any:
     return Path((info.context or {}).get("folder", ""), value)
 
 
+def _is_one_line(text: str) -> bool:
+    return not any(unicodedata.category(sign) in ("Cc", "Zl", "Zp") for sign in text)
+
+
 def _check_one_line(text: str) -> str:
-    if any(unicodedata.category(sign) in ("Cc", "Zl", "Zp") for sign in text):
+    if not _is_one_line(text):
         raise fault_error(Trouble("more than one line, or a control character", "one line of text"))
     return text
+
+
+def _check_scalar(value: Any) -> Any:
+    is_number = isinstance(value, int | float) and abs(value) <= MAX_INT  # no nan or infinity either
+    if not (is_number or (isinstance(value, str) and value and _is_one_line(value))):
+        raise fault_error(Trouble("wrong type", "one value: text of one line, a number, true or false"))
+    return value
 
 
 def check_name(name: str) -> str | None:
@@ -97,6 +108,13 @@ def check_name(name: str) -> str | None:
     if name in ("and", "or", "not"):
         return "a name that is no word of `-k` expressions (and, or, not)"
     return None
+
+
+class Named(dict[str, Any]):
+    """Values by name. Presets are hashed, so it is: nothing is to be put in after it was made."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
 
 
 Given = BeforeValidator(_refuse_null)
@@ -111,12 +129,20 @@ KeepRatio = Annotated[float, Field(strict=True, gt=0, le=1)]
 LossyRatio = Annotated[float, Field(strict=True, ge=1, allow_inf_nan=False)]
 Above0 = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 AtLeast0 = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
 OneLine = Annotated[str, Field(strict=True, min_length=1, max_length=200), AfterValidator(_check_one_line)]
 PlainName = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9_.-]+$", examples=["adaptive_v22"])]
 PlainNames = Annotated[
     str, Field(strict=True, pattern=r"^[A-Za-z0-9_.-]+(,[A-Za-z0-9_.-]+)*$", examples=["raw,delta_seq"])
 ]
+BenchOption = Annotated[
+    bool | int | float | str,
+    BeforeValidator(_check_scalar),
+    WithJsonSchema({"type": ["boolean", "number", "string"]}),
+]
+BenchOptions = Annotated[dict[str, BenchOption], AfterValidator(Named)]
+NamedNumbers = Annotated[dict[str, Finite], AfterValidator(Named)]
 ZstdLevel = Annotated[int, Field(strict=True, ge=1, le=22)]
 FilePath = Annotated[Path, BeforeValidator(_resolve_path), WithJsonSchema({"type": "string", "minLength": 1})]
 SweptCount = Annotated[tuple[Count, ...], OneOrMore()]

@@ -82,7 +82,7 @@ def test_a_disturbed_launch_is_made_again_and_said() -> None:
     lines = explain(found, found.judge(0.05))
     assert lines[0] == "paired with H2O off: 15 launches; the verdict is clear after 6 pairs"
     assert lines[-1] == (
-        "1 launches were disturbed and are counted all the same, first pair_01_candidate_again2: "
+        "disturbed and counted all the same: 1 of 12 launches, first pair_01_candidate_again2: "
         "others used 2.0 of 2 cores"
     )
 
@@ -136,12 +136,53 @@ def test_a_plan_that_can_never_decide_launches_nothing() -> None:
     assert explain(found, found.judge(0.05)) == [f"paired with H2O off: 0 launches; {found.stopped}", "little time"]
 
 
-def test_time_ends_a_comparison() -> None:
+def test_a_plan_is_fitted_to_the_time_of_the_first_pair_and_says_so() -> None:
     log: list[str] = []
     runner = PairRunner(Side(log, 60.0, 50.0, 55.0), Side(log, 58.0, 49.0, 57.0))
-    found = compare_pairs(runner, Budget(pairs=20, elapsed_s=9.0), 0.05, candidate="r", baseline="H2O off")
-    assert len(found.pairs) == 4
-    assert found.stopped == "another pair would not fit into the budget of 9 s (8.0 s are spent)"
+    found = compare_pairs(runner, Budget(pairs=20, elapsed_s=15.0), 0.05, candidate="r", baseline="H2O off")
+    assert (found.planned_pairs, len(found.pairs)) == (7, 7)
+    assert found.stopped == "the budget of 7 pairs is spent"
+    assert found.notes == (
+        "planned 7 of 20 pairs: the first took 2.0 s, and there are 15 s for all (--h2o-decode-budget 20 sets no limit "
+        "of time)",
+    )
+
+
+def test_time_without_room_for_a_verdict_ends_after_the_first_pair() -> None:
+    log: list[str] = []
+    runner = PairRunner(Side(log, 60.0), Side(log, 42.0))
+    found = compare_pairs(runner, Budget(pairs=20, elapsed_s=5.0), 0.05, candidate="r", baseline="H2O off")
+    assert len(log) == 2
+    assert found.judge(0.05).outcome == "inconclusive"
+    assert found.stopped == "2 pairs can never give a verdict with 95.0% confidence: plan more"
+
+
+def test_launches_that_take_longer_than_the_first_pair_end_by_the_clock() -> None:
+    log: list[str] = []
+    sides = Side(log, 60.0, 50.0, 55.0), Side(log, 58.0, 49.0, 57.0)
+    runner = PairRunner(*(slower_from(3, side) for side in sides))
+    found = compare_pairs(runner, Budget(pairs=20, elapsed_s=15.0), 0.05, candidate="r", baseline="H2O off")
+    assert (found.planned_pairs, len(found.pairs)) == (7, 4)
+    assert found.stopped == "another pair would not fit into the budget of 15 s (16.0 s are spent)"
+
+
+def slower_from(pair: int, side: Side) -> Callable[[str], PointResult]:
+    """A side whose launches take three times as long from a pair on."""
+
+    def launch(run_id: str) -> PointResult:
+        result = side(run_id)
+        return replace(result, elapsed_s=3.0) if int(run_id.split("_")[1]) >= pair else result
+
+    return launch
+
+
+def test_more_pairs_than_can_be_planned_are_not_recommended() -> None:
+    log: list[str] = []
+    runner = PairRunner(Side(log, 60.0, 50.0, 62.0, 55.0), Side(log, 57.1, 47.0, 59.0, 52.0))
+    found = compare_pairs(runner, Budget(pairs=8), 0.05, candidate="r", baseline="H2O off")
+    verdict = replace(found.judge(0.05), outcome="inconclusive", needed_pairs=350)
+    assert explain(found, verdict)[1].startswith("to decide: about 350 pairs, more than the 200 that a comparison ")
+    assert "(--h2o-decode-budget 40, or " in explain(found, replace(verdict, needed_pairs=40))[1]
 
 
 def test_a_comparison_is_kept_and_read_back() -> None:

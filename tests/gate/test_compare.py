@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_h2o.bench.result import PointResult
+from pytest_h2o.bench.row import BenchRow
 from pytest_h2o.errors import StoreError, UsageError
 from pytest_h2o.gate.compare import (
     Allowances,
@@ -20,7 +23,9 @@ from pytest_h2o.gate.compare import (
 )
 from pytest_h2o.gate.figure_metrics import FIGURE_METRICS, metric_facts, render_figure
 from pytest_h2o.gate.measured import METRICS
-from pytest_h2o.gate.run_figures import row_key
+from pytest_h2o.gate.run_figures import preset_figures, row_key
+from pytest_h2o.reference.quality import Quality
+from pytest_h2o.reference.table import H2O_COLUMNS
 from tests.records import ON_THIS_MACHINE, make_subject
 
 NONE = Allowances({})
@@ -210,13 +215,28 @@ def test_a_percentage_is_a_number_of_at_least_0(number: str) -> None:
         parse_allowances([f"h2o_lossy:{number}"])
 
 
-def test_metrics_of_verdicts_and_of_records_agree() -> None:
-    shared = METRICS.keys() & FIGURE_METRICS.keys()
-    assert shared == {"h2o_lossy", "h2o_keep", "h2o_lossless", "decode_tok_per_s", "lossless_ratio"}
-    for name in shared:
+def test_metrics_of_verdicts_are_recorded_and_agree() -> None:
+    """What is left out is no figure of a run: it needs a baseline or a target beside it."""
+    assert METRICS.keys() - FIGURE_METRICS.keys() == {"decode_drop", "demo_similarity", "joint_margin"}
+    for name in METRICS.keys() & FIGURE_METRICS.keys():
         ours, theirs = FIGURE_METRICS[name], METRICS[name]
         assert (ours.unit, ours.better == "higher") == (theirs.unit, theirs.higher_is_better)
     assert all(metric.part_of in (None, *FIGURE_METRICS) for metric in FIGURE_METRICS.values())
+
+
+def test_every_figure_of_the_reference_bench_is_recorded() -> None:
+    """A new column must be put into the table of metrics, or named here: counts of what happened to run beside."""
+    quality = Quality(2, 8, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1).columns()
+    counts = {name for name in H2O_COLUMNS if any(word in name for word in ("queue", "cache", "backpressure", "wait"))}
+    assert (H2O_COLUMNS.keys() | quality.keys()) - FIGURE_METRICS.keys() == counts
+    assert (len(quality), len(counts)) == (11, 6)
+
+
+def test_what_a_row_has_of_the_table_is_its_figures() -> None:
+    cells = {"h2o_lossy": "3.100 ± 0.000", "quality_ppl_rise": "0.0125", "quality_unknown": "1", "model": "tiny"}
+    result = PointResult("run_0001_p8_g8", BenchRow.from_cells(cells, log_file="a.log"), Path("a.log"))
+    (figures,) = preset_figures([({"run_id": result.run_id}, result)]).values()
+    assert figures == {"h2o_lossy": 3.1, "quality_ppl_rise": 0.0125}
 
 
 def test_a_figure_shows_its_unit_and_a_missing_one_is_missing() -> None:

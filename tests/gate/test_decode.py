@@ -174,12 +174,13 @@ def test_a_hopeless_comparison_ends_early_unless_told_otherwise() -> None:
     assert next_action(pairs, Budget(futility=0.0), TARGET).launch
 
 
-def test_a_budget_of_time_is_fitted_before_the_first_pair() -> None:
-    assert Budget(pairs=20, elapsed_s=60.0).fitted(5.0) == Budget(pairs=12, elapsed_s=60.0)
-    assert Budget(pairs=20, elapsed_s=60.0).fitted(1.0).pairs == 20
-    assert Budget(pairs=20, elapsed_s=60.0).fitted(100.0).pairs == 1
-    assert Budget(pairs=20).fitted(5.0) == Budget(pairs=20)
-    assert Budget(pairs=20, elapsed_s=60.0).fitted(math.nan).pairs == 20
+def test_a_budget_of_time_is_fitted_to_the_first_pair() -> None:
+    assert Budget(pairs=20, elapsed_s=60.0).fitted(5.0, 5.0) == Budget(pairs=11, elapsed_s=60.0)
+    assert Budget(pairs=20, elapsed_s=60.0).fitted(5.0, 15.0).pairs == 9
+    assert Budget(pairs=20, elapsed_s=60.0).fitted(1.0, 1.0).pairs == 20
+    assert Budget(pairs=20, elapsed_s=60.0).fitted(100.0, 100.0).pairs == 1
+    assert Budget(pairs=20).fitted(5.0, 5.0) == Budget(pairs=20)
+    assert Budget(pairs=20, elapsed_s=60.0).fitted(math.nan, 0.0).pairs == 20
 
 
 @pytest.mark.parametrize(

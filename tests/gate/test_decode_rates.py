@@ -72,6 +72,13 @@ def test_a_drop_of_a_tenth_hardly_ever_passes(simulation: Simulation, pairs: int
     check_at_most(simulation.shares("lognormal 12 %", 0.10, Budget(pairs))["pass"], 0.01)
 
 
+@pytest.mark.parametrize(("pairs", "least"), [(20, 0.27), (40, 0.45), (80, 0.72)])
+def test_clear_passes_without_a_drop_are_as_many_as_the_documentation_says(
+    simulation: Simulation, pairs: int, least: float
+) -> None:
+    assert simulation.shares("lognormal 12 %", 0.0, Budget(pairs), comparisons=600)["pass"] >= least
+
+
 @pytest.mark.parametrize(
     "noise",
     [
@@ -88,6 +95,16 @@ def test_a_drop_on_the_target_is_misjudged_at_most_as_often_as_promised(simulati
     found = simulation.shares(noise, TARGET, Budget(futility=0.0))
     for outcome in ("pass", "fail"):
         assert found[outcome] <= 0.05 + 3 * error_of(0.05)
+
+
+@pytest.mark.parametrize("pairs", [8, 15])
+def test_a_plan_fitted_to_the_time_of_the_first_pair_keeps_the_promise(simulation: Simulation, pairs: int) -> None:
+    noise = simulation.noise.LAUNCH_SPREAD
+    values, first_s = simulation.rates.draw_timed(noise, TARGET, (COMPARISONS, 20), seed=12)
+    budget = Budget(elapsed_s=pairs * float(first_s.mean()), futility=0.0)
+    said = simulation.rules.sequential_fitted(values, TARGET, first_s, budget).outcome
+    for outcome in (simulation.rules.PASS, simulation.rules.FAIL):
+        assert 0.02 < (said == outcome).mean() <= 0.05 + 3 * error_of(0.05)
 
 
 def test_stopping_without_hope_costs_few_verdicts_and_saves_pairs(simulation: Simulation) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from pytest_h2o.decode_plan import choose_baseline, decode_budget, describe_decode, plan_pairs
-from pytest_h2o.gate.decode import DecodeVerdict
+from pytest_h2o.gate.decode import Budget, DecodeVerdict
 from pytest_h2o.gate.measured import Comparison, Interval, Measured, Target
 from pytest_h2o.gate.paired_margins import add_decode_margin, drop_interval, joint_interval
-from pytest_h2o.gate.rule import JointVerdict, RowFacts, RowMargins
+from pytest_h2o.gate.rule import JointVerdict, RowFacts, RowMargins, Thresholds
 from pytest_h2o.gate.timed_row import choose_timed_row, eligible_rows
 from tests.test_options import resolve
 
@@ -23,15 +23,15 @@ def make_verdict(outcome: str, low: float | None, high: float | None, drop: floa
 
 
 def test_only_a_row_that_can_pass_is_timed_and_of_those_the_fastest() -> None:
-    eligible = eligible_rows(ROWS, 3.0, rule="joint")
+    eligible = eligible_rows(ROWS, Thresholds(3.0, None, None), rule="joint")
     assert [row.run_id for row in eligible] == ["slow", "fast"]
     assert choose_timed_row(eligible) == ROWS[1]
-    assert eligible_rows(ROWS, 3.5, rule="joint") == ()
+    assert eligible_rows(ROWS, Thresholds(3.5, None, None), rule="joint") == ()
     assert choose_timed_row(()) is None
-    assert choose_timed_row(eligible_rows(ROWS, 3.5, rule="best-of")) == ROWS[2]
-    assert choose_timed_row(eligible_rows(ROWS, None, rule="joint")) == ROWS[2]
+    assert choose_timed_row(eligible_rows(ROWS, Thresholds(3.5, None, None), rule="best-of")) == ROWS[2]
+    assert choose_timed_row(eligible_rows(ROWS, Thresholds(None, None, None), rule="joint")) == ROWS[2]
     assert choose_timed_row((RowFacts("unknown", 3.1, None),)) == RowFacts("unknown", 3.1, None)
-    assert eligible_rows((RowFacts("missing", None, 60.0),), 1.0, rule="joint") == ()
+    assert eligible_rows((RowFacts("missing", None, 60.0),), Thresholds(1.0, None, None), rule="joint") == ()
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,9 @@ def test_only_the_timed_row_has_a_decode_margin() -> None:
     assert not nothing.passed
 
 
+RECORDED = {"h2o_logs": "rec"}
+
+
 def make_preset(**targets: Any) -> Any:
     own = {"decode_baseline": None, "decode_pairs": None, "decode_time_s": None, **targets}
     return SimpleNamespace(name="small", targets=SimpleNamespace(**own))
@@ -110,7 +113,7 @@ def make_preset(**targets: Any) -> Any:
     [
         ({"h2o_bench": "b"}, {}, {}, "paired"),
         ({"h2o_logs": "rec"}, {}, {}, None),
-        ({}, {}, {}, None),
+        ({}, {}, {}, "paired"),
         ({"h2o_bench": "b"}, {"h2o_decode_baseline": "50"}, {}, "50"),
         ({"h2o_bench": "b"}, {"h2o_decode_baseline": "50"}, {"decode_baseline": "paired"}, "paired"),
         ({"h2o_bench": "b", "h2o_decode_baseline": "none"}, {}, {"decode_baseline": "paired"}, "none"),
@@ -136,15 +139,10 @@ def test_the_budget_of_a_preset(line: Any, ini: Any, own: Any, expected: tuple[i
     assert (budget.pairs, budget.elapsed_s) == expected
 
 
-def test_a_plan_is_fitted_to_its_time_and_says_so() -> None:
-    plan = plan_pairs(resolve(), make_preset(), 0.05, launch_s=3.0)
-    assert (plan.budget.pairs, plan.relaunch) == (10, True)
-    assert plan.notes == (
-        "planned 10 of 20 pairs: one takes about 6.0 s, and there are 60 s for all (--h2o-decode-budget 20 sets no "
-        "limit of time)",
-    )
-    assert plan_pairs(resolve(ini={"h2o_disturbed": "keep"}), make_preset(), 0.05, launch_s=None).budget.pairs == 20
-    assert not plan_pairs(resolve(ini={"h2o_disturbed": "keep"}), make_preset(), 0.05, launch_s=0.1).relaunch
+def test_a_plan_says_whether_disturbed_launches_are_made_again() -> None:
+    plan = plan_pairs(resolve(RECORDED), make_preset(), 0.05)
+    assert (plan.budget, plan.target, plan.relaunch, plan.notes) == (Budget(20, 60.0), 0.05, True, ())
+    assert not plan_pairs(resolve(RECORDED, {"h2o_disturbed": "keep"}), make_preset(), 0.05).relaunch
 
 
 def test_the_header_says_what_decode_is_held_against() -> None:
@@ -153,7 +151,7 @@ def test_the_header_says_what_decode_is_held_against() -> None:
         "decode paired with H2O off in the same bench, at most 20 pairs or 60 s a preset (default where a bench runs)"
     ]
     assert len(describe_decode(resolve({"h2o_bench": "b"}), many)) == 2
-    assert describe_decode(resolve(), many) == ["decode held against the recorded pairs or row with H2O off"]
+    assert describe_decode(resolve(RECORDED), many) == ["decode held against the recorded pairs or row with H2O off"]
     assert describe_decode(resolve({"h2o_decode_baseline": "56"}), many) == [
         "decode held against 56 (--h2o-decode-baseline)"
     ]

@@ -44,14 +44,17 @@ def write_config(folder: Path, shape: SyntheticShape | None = None, **values: An
 
 
 def launch(
-    *argv: str | Path, environment: dict[str, str] | None = None, cwd: Path | None = None
+    *argv: str | Path,
+    environment: dict[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout_s: float = 120,
 ) -> subprocess.CompletedProcess[str]:
     """The bench in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "pytest_h2o.reference", *map(str, argv)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=timeout_s,
         cwd=cwd,
         check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},

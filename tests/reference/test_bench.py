@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from bench_runs import SMALL_H2O, SMALL_LOSSLESS, launch, write_config
 from synthetic_model import write_gguf
@@ -106,8 +107,18 @@ def broken(folder: Path, kind: str) -> list[Any]:
             (folder / "tiny.gguf").write_bytes(whole[: len(whole) // 2])
         case "architecture":
             write_gguf(folder / "tiny.gguf", architecture="mamba")
+        case "shapes":
+            write_gguf(folder / "tiny.gguf", replace={"blk.1.ffn_down.weight": np.zeros((32, 40), np.float32)})
         case "context":
             argv[3] = 600
+        case "unknown key":
+            values["kv_h2o_block_token"] = 8
+        case "block 0":
+            values["kv_h2o_block_tokens"] = 0
+        case "layers":
+            values["kv_h2o_layer_end"] = 4
+        case "package":
+            values |= {"llm_model": "", "reference_model_package": "no-such-model"}
         case "protected":
             argv[3] = 4
         case "quantised cache":
@@ -134,6 +145,11 @@ def broken(folder: Path, kind: str) -> list[Any]:
         ("no model", "error: the model cannot be read"),
         ("truncated", "error: the model is truncated or damaged"),
         ("architecture", "error: the model is of an architecture that the reference bench does not know"),
+        ("shapes", "error: the shape of a tensor disagrees with the model's metadata"),
+        ("unknown key", "error: the config has a key that is not known"),
+        ("block 0", "error: the config has an impossible value"),
+        ("layers", "error: the layer range of H2O is outside the model"),
+        ("package", "error: the package that the config takes its model from is not installed"),
         ("context", "error: the prompt and its generation are longer than the model's context"),
         ("protected", "error: sink and recent tokens are more than the sequence has"),
         ("quantised cache", "error: the reference bench has no quantised cache"),
@@ -145,10 +161,15 @@ def broken(folder: Path, kind: str) -> list[Any]:
     ],
 )
 def test_bad_input_is_one_error_and_nothing_is_written(
-    kind: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    log, result = tmp_path / "out.log", tmp_path / "out.json"
+    log, result, dumps = tmp_path / "out.log", tmp_path / "out.json", tmp_path / "dumps"
     log.write_text("kept\n", "utf-8")
+    monkeypatch.setenv("MNN_KV_DUMP_DIR", str(dumps))
     assert run_here("-j", result, *broken(tmp_path, kind), "-fp", log) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -156,6 +177,8 @@ def test_bad_input_is_one_error_and_nothing_is_written(
     assert "Traceback" not in captured.err
     assert log.read_text("utf-8") == "kept\n"
     assert not result.exists()
+    assert not dumps.exists()
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_in_a_process_of_its_own_bad_input_ends_with_2(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from bench_runs import SMALL_H2O, SMALL_LOSSLESS, launch, write_config
 
 from pytest_h2o.codecs.gear_v3 import GearV3
 from pytest_h2o.dumps import find_overlaps_and_gaps, index_dump
-from pytest_h2o.errors import UsageError
-from pytest_h2o.reference.consistency import compare_with_dumps, parse_samples
+from pytest_h2o.errors import DumpError, UsageError
+from pytest_h2o.reference.consistency import CONFIG_KEYS, compare_run, compare_with_dumps, parse_samples
 from pytest_h2o.reference.dump_writer import DumpSettings, read_dump_settings
 
 RECORDED_META = Path(__file__).parents[2] / "fixtures/dumps/fp16/code/layer_0/meta_t465_466.json"
@@ -120,6 +120,33 @@ def test_runtime_and_offline_sizes_of_a_run_are_equal(tmp_path: Path) -> None:
     assert found.consistent
     assert found.not_comparable == ()
     assert found.runtime_bytes == found.offline_bytes == sum(sample.coded_bytes for sample in samples)
+
+
+def test_a_run_in_one_call(tmp_path: Path) -> None:
+    (tmp_path / "few").mkdir()
+    few = {"kv_lossless_predictors_k": "delta_seq", "kv_lossless_predictors_v": "delta_seq"}
+    for folder, values in ((tmp_path, {}), (tmp_path / "few", few)):
+        root, output = dump(folder, **values)
+        found = compare_run(output, root, run_id="tiny", config=values)
+        assert found.consistent
+        size = f"{found.runtime_bytes:,} bytes"
+        assert found.render() == f"4 samples: runtime {size}, offline {size}"
+    other = compare_run(output, root, run_id="tiny", config={})
+    assert not other.consistent
+    unequal = next(one for one in other.compared if not one.equal)
+    assert other.render().splitlines()[1] == (
+        f"layer 0, positions {unequal.sample.first_position} to {unequal.sample.end_position}: "
+        f"runtime {unequal.sample.coded_bytes:,} bytes, offline {unequal.offline_bytes:,} bytes"
+    )
+
+
+def test_a_run_that_tells_of_nothing_is_no_pass(tmp_path: Path) -> None:
+    root, _ = dump(tmp_path)
+    found = compare_run("", root, run_id="tiny", config={})
+    assert not found.consistent
+    assert found.render() == f"no sample to compare: the run must log them ({', '.join(CONFIG_KEYS)})"
+    with pytest.raises(DumpError):
+        compare_run("", root, run_id="none", config={})
 
 
 def test_one_changed_bit_of_a_dump_is_seen(tmp_path: Path) -> None:

@@ -27,13 +27,14 @@ def test_the_verdict_stands_first_and_failures_follow(document: Document) -> Non
         "KV-cache compression gate: FAIL",
         "Failures (2)",
         "Verdicts",
+        "Left out on purpose",
         "Not measured",
         "Preset target_ratio_v3",
         "KV dump scope all_layers_grouped_192_8",
         "KV dump scope front2_chunked_128_16",
         "KV dump scope front2_grouped_192_8",
         "KV dump scope front2_upper",
-        "Items (38)",
+        "Items (39)",
         "Provenance",
     ]
     diagnosis = document.all("pre")[1].text

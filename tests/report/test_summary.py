@@ -109,6 +109,7 @@ def test_the_last_lines_on_the_terminal(passed: dict[str, Any]) -> None:
         "    27 rows of 27 runs",
         "    note: decode speeds are not comparable: warnings of run_0001_p512_g128_k0.28_b8_lr3.0 show a kv_len of "
         "2566, above prompt + gen = 640, so H2O on decoded a longer context than H2O off",
+        "    note: quality is left out: the bench does not measure it, and no target asks for it",
         "    warnings of the binary: 917 x Drop stale per-layer pending plan",
         "    warnings of the binary: 3 x Clamp invalid meta remove",
         f"pass  {DECIDING}",

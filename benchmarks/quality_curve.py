@@ -1,0 +1,148 @@
+"""Perplexity against keep ratio: the score of H2O, recent tokens alone, and chance, each with as many kept tokens.
+
+    python benchmarks/quality_curve.py measure --config fixtures/models/embedded/config.json --windows 8 \
+        --out benchmarks/quality/austen-5m.json
+    python benchmarks/quality_curve.py draw benchmarks/quality/*.json --out docs/quality.svg
+
+A window of held-out text is 512 tokens of prompt and 128 that are predicted, teacher-forced. After 16 of them every
+layer of the range plans once, at 528 held tokens, and cuts itself to the keep ratio; then it grows on. All rankings
+protect the same first and last tokens and keep the same number, so only the choice differs. A measurement that was
+stopped goes on where it was: windows that the file has are not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from pytest_h2o.reference.eviction import EvictingCache
+from pytest_h2o.reference.gguf_file import GgufFile
+from pytest_h2o.reference.model import Model, Tokens
+from pytest_h2o.reference.policy import PolicySettings, Ranking
+from pytest_h2o.reference.prompts import read_text
+from pytest_h2o.reference.quality import predict_evicted, predict_full
+from pytest_h2o.reference.settings import read_config
+from pytest_h2o.reference.tokenizer import read_tokenizer
+
+ROOT = Path(__file__).resolve().parents[1]
+PROMPT, PREDICTED = 512, 128
+RATIOS = (0.05, 0.1, 0.2, 0.35, 0.6)
+BLOCK, SINK, RECENT, INTERVAL, LAYER_START = 8, 4, 16, 16, 2
+LABELS = {"h2o": "H2O: best score", "recent": "recent tokens alone", "random": "chance"}
+
+
+def policy(ratio: float, layers: int) -> PolicySettings:
+    """One plan a layer: the trigger is the prompt, which no layer reaches again after the cut."""
+    return PolicySettings(BLOCK, SINK, RECENT, ratio, 0.9, INTERVAL, PROMPT, LAYER_START, layers - 1)
+
+
+def windows_of(model: Model, tokens: list[int], count: int) -> Iterator[tuple[int, Tokens]]:
+    """Windows spread evenly over the text, each with its number."""
+    length = PROMPT + PREDICTED
+    starts = np.linspace(0, len(tokens) - length, count).astype(int)
+    for number, start in enumerate(starts):
+        yield number, np.array(tokens[start : start + length], dtype=np.int64)
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Measure window by window; the file is written after each."""
+    config = read_config(arguments.config)
+    file = GgufFile(config.model_path)
+    model, tokens = Model(file), read_tokenizer(file).encode(read_text(arguments.text, "text"))
+    found: dict[str, Any] = {"model": config.model_path.stem, "text": arguments.text.name, "windows": {}}
+    if arguments.out.exists():
+        found = json.loads(arguments.out.read_text("utf-8"))
+    for number, window in windows_of(model, tokens, arguments.windows):
+        key = f"{number} of {arguments.windows}"
+        if key in found["windows"]:
+            continue
+        found["windows"][key] = measure_window(model, window, number)
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+        print(key, found["windows"][key], flush=True)
+
+
+def measure_window(model: Model, window: Tokens, seed: int) -> dict[str, Any]:
+    """Bits a token, with the full cache and for each ranking by keep ratio."""
+    prompt, targets = window[:PROMPT], window[PROMPT:]
+    full, _ = predict_full(model, window, PREDICTED, EvictingCache(model.hyper, len(window)))
+    evicted: dict[str, dict[str, float]] = {}
+    for ranking in get_args(Ranking):
+        evicted[ranking] = {}
+        for ratio in RATIOS:
+            cache = EvictingCache(
+                model.hyper,
+                len(window),
+                policy=policy(ratio, model.hyper.layers),
+                ranking=ranking,
+                clock="layer",
+                seed=seed,
+            )
+            bits, _ = predict_evicted(model, prompt, targets, cache)
+            expected = model.hyper.layers - LAYER_START
+            if cache.counters.evictions != expected:
+                raise SystemExit(f"{cache.counters.evictions} evictions at keep ratio {ratio}, expected {expected}")
+            evicted[ranking][str(ratio)] = bits / PREDICTED
+    return {"full": full / PREDICTED, **evicted}
+
+
+def rises(found: dict[str, Any], ranking: str) -> list[float]:
+    """Rise of perplexity in percent at each keep ratio, over all windows together."""
+    windows = list(found["windows"].values())
+    mean_full = np.mean([window["full"] for window in windows])
+    return [100 * (2 ** (np.mean([w[ranking][str(r)] for w in windows]) - mean_full) - 1) for r in RATIOS]
+
+
+def draw(arguments: argparse.Namespace) -> None:
+    """Draw the figure and print its numbers as a Markdown table."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot as plt
+
+    plt.rcParams.update({"svg.hashsalt": "quality", "font.size": 9})
+    figure, axes = plt.subplots(1, len(arguments.files), figsize=(4.2 * len(arguments.files), 3.2), squeeze=False)
+    for axis, path in zip(axes[0], arguments.files, strict=True):
+        found = json.loads(path.read_text("utf-8"))
+        windows = found["windows"].values()
+        ppl = 2 ** float(np.mean([window["full"] for window in windows]))
+        print(f"\n{found['model']}: {len(windows)} windows, perplexity {ppl:.2f} with the full cache\n")
+        print("| keep ratio | " + " | ".join(str(ratio) for ratio in RATIOS) + " |\n| --- |" + " ---: |" * len(RATIOS))
+        for ranking, label in LABELS.items():
+            values = rises(found, ranking)
+            axis.plot(RATIOS, values, marker="o", markersize=3, label=label)
+            print(f"| {label} | " + " | ".join(f"{value:+.2f} %" for value in values) + " |")
+        axis.axhline(0, color="grey", linewidth=0.8)
+        axis.set(title=f"{found['model']}, {len(windows)} windows", xlabel="keep ratio", ylabel="rise of perplexity, %")
+        axis.set_xscale("log")
+        axis.set_xticks(RATIOS, [f"{ratio:g}" for ratio in RATIOS])
+        axis.minorticks_off()
+    axes[0][0].legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(arguments.out, metadata={"Date": None})
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    measuring = commands.add_parser("measure", help="measure one model")
+    measuring.add_argument("--config", type=Path, required=True)
+    measuring.add_argument("--text", type=Path, default=ROOT / "fixtures/text/heldout.txt")
+    measuring.add_argument("--windows", type=int, default=8)
+    measuring.add_argument("--out", type=Path, required=True)
+    measuring.set_defaults(run=measure)
+    drawing = commands.add_parser("draw", help="draw what was measured")
+    drawing.add_argument("files", type=Path, nargs="+")
+    drawing.add_argument("--out", type=Path, required=True)
+    drawing.set_defaults(run=draw)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    chosen = parse_arguments()
+    chosen.run(chosen)

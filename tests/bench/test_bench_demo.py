@@ -1,0 +1,78 @@
+"""What llm_demo said, cut out of recorded outputs; and how alike two texts are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_h2o.bench.demo import parse_demo_text, read_demo_text
+from pytest_h2o.errors import TableError
+from pytest_h2o.gate.text_similarity import TextComparison, TextPair, compare_texts
+
+OTHER = Path(__file__).parents[2] / "fixtures" / "recordings" / "other"
+WARNING = "Drop stale per-layer pending plan: layer=20 pending_remove=445 kv_len=439 pending_ints=4.\n"
+
+
+def recorded(name: str, state: str) -> str:
+    return read_demo_text(OTHER / f"llm_demo_{name}_h2o_{state}.stdout.txt")
+
+
+def test_warnings_are_cut_out_of_words_and_the_text_is_whole() -> None:
+    text = recorded("prose", "on")
+    assert text.startswith("\nA: The keeper moved his chair because he was not a modern engineer")
+    for word in ("Drop", "Clamp", "pending", "kv_len", "###"):
+        assert word not in text
+    assert recorded("prose", "off").startswith("\nA: The keeper moved his chair because he was not a careless man.")
+
+
+@pytest.mark.parametrize("name", ["prose", "code"])
+def test_the_recorded_pairs(name: str) -> None:
+    """With H2O on the text leaves the other after a few words, and stays words."""
+    pair = compare_texts(name, recorded(name, "off"), recorded(name, "on"))
+    expected = {"prose": (11, 52, 0.31), "code": (1, 6, 0.06)}[name]
+    assert (pair.prefix_words, pair.prefix_chars, round(pair.similarity, 2)) == expected
+
+
+@pytest.mark.parametrize(
+    ("output", "came"),
+    [
+        ("", "no line 'prompt file is …'"),
+        ("prompt file is a.txt\ntext\n", "no line of # behind the text"),
+        ("text\n##########\n", "no line 'prompt file is …'"),
+    ],
+)
+def test_an_output_without_text_is_refused(output: str, came: str) -> None:
+    with pytest.raises(TableError) as caught:
+        parse_demo_text(output, "out.txt")
+    assert str(caught.value) == (
+        f"an output of llm_demo has no text\n  where: out.txt\n  came: {came}\n  expected: both lines"
+    )
+
+
+def test_a_file_that_is_not_there_is_one_error(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match="cannot be read"):
+        read_demo_text(tmp_path / "none.txt")
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="#\r\n"), max_size=20), max_size=6), st.data())
+def test_warnings_anywhere_leave_the_text_alone(words: list[str], data: st.DataObject) -> None:
+    text = " ".join(words)
+    cut = data.draw(st.integers(0, len(text)))
+    output = f"main, 1\nprompt file is p.txt\n{text[:cut]}{WARNING}{text[cut:]}\n##########\nprompt tokens num = 4\n"
+    assert parse_demo_text(output, "out.txt") == text
+
+
+def test_similarity_of_equal_other_and_empty_texts() -> None:
+    assert compare_texts("p", "a b c", "a b c") == TextPair("p", 3, 5, 3, 3, 1.0)
+    assert compare_texts("p", "a b c", "x y z") == TextPair("p", 0, 0, 3, 3, 0.0)
+    assert compare_texts("p", "a b c d", "a b x") == TextPair("p", 2, 4, 4, 3, pytest.approx(4 / 7))
+    assert compare_texts("p", "", "") == TextPair("p", 0, 0, 0, 0, 1.0)
+
+
+def test_a_comparison_reads_back() -> None:
+    comparison = TextComparison("run_0001", (compare_texts("p", "a b", "a c"), compare_texts("q", "a", "a")))
+    assert TextComparison.from_json(comparison.to_json()) == comparison
+    assert comparison.similarity == pytest.approx(0.75)

@@ -1,0 +1,80 @@
+"""Where nobody names a bench, the embedded one runs: real launches of a real, small model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.plugin.conftest import ROOT, Project
+
+QUICK = """
+prompts: 96
+gens: 24
+repeat: 1
+h2o_target_mode: adaptive
+h2o_target_lossy_ratios: [3.4]
+h2o_block_tokens: 4
+h2o_sink_tokens: 4
+h2o_recent_tokens: 8
+h2o_trigger_min_tokens: 64
+"""
+FEW = ("--h2o-bench=reference", "--h2o-base-config=model.json", "--h2o-decode-budget=6", "--h2o-disturbed=keep")
+
+
+@pytest.fixture
+def embedded(project: Project) -> Project:
+    project.write_ini(h2o_threads="1")
+    for path in (project.path / "gates" / "presets").glob("*.yaml"):
+        if path.stem not in ("target_speed", "target_ratio_v3"):
+            path.unlink()
+    project.preset("quick").write_text(QUICK)
+    quality = {"quality_text_file": str(ROOT / "fixtures" / "text" / "heldout.txt")}
+    quality |= {"quality_prompt_tokens": 96, "quality_tokens": 48, "quality_greedy_tokens": 8}  # type: ignore[dict-item]
+    model = {"llm_model": str(ROOT / "fixtures" / "models" / "austen-5m.gguf"), **quality}
+    (project.path / "model.json").write_text(json.dumps(model))
+    return project
+
+
+def test_it_is_the_default_and_leaves_out_what_is_out_of_reach(embedded: Project) -> None:
+    result = embedded.run("--collect-only", "-q")
+    assert result.ret == 0
+    text = "\n".join(result.outlines)
+    assert "test_lossy[quick]" in text
+    assert "test_lossy[target_speed]" not in text
+    assert "target_speed (out of reach: whole blocks and protected tokens leave a lossy ratio of at most 2.8" in text
+    assert "test_lossy[target_speed]" in "\n".join(embedded.run("--collect-only", "-q", "-k", "target_speed").outlines)
+
+
+def test_a_whole_verdict_on_it(embedded: Project) -> None:
+    """Eviction, perplexity and pairs are all measured; what speed comes to is not asserted here."""
+    result = embedded.run("-k", "quick", *FEW, "--h2o-decode-drop-target=0.95", "--h2o-quality-target=5")
+    outcomes = result.parseoutcomes()
+    assert outcomes["passed"] == 5, result.outlines
+    preset = embedded.summary()["presets"]["quick"]
+    verdicts = {v["title"]: v["outcome"] for v in preset["verdicts"]}
+    assert verdicts["lossy ratio"] == verdicts["rise in perplexity"] == "pass"
+    assert preset["decode"]["launches"] >= 2
+    folder = embedded.run_dir() / "quick"
+    pair = json.loads(next((folder / "decode" / "configs").glob("*candidate.json")).read_text())
+    point = json.loads(next((folder / "configs").glob("run_0001*.json")).read_text())
+    assert point.items() - pair.items() == {(key, value) for key, value in point.items() if key.startswith("quality_")}
+    digests = json.loads((embedded.run_dir() / "run.json").read_text())["digests"]
+    assert any(name.endswith("reference/__main__.py") for name in digests)
+
+
+def test_quality_bites(embedded: Project) -> None:
+    """Keeping one token in twenty meets a lossy target of 3 easily, and the model is worse by more than allowed."""
+    static = {"h2o_target_mode": "static", "h2o_keep_ratios": 0.05, "h2o_recent_tokens": 8, "prompts": 512, "gens": 16}
+    static |= {"h2o_trigger_min_tokens": 32, "h2o_layer_start": 0}  # every layer, and again as soon as it has grown
+    keep_little = [f"--h2o-set={key}={value}" for key, value in static.items()]
+    result = embedded.run("-k", "quick and (lossy or quality)", *keep_little)
+    assert result.parseoutcomes()["passed"] == 1
+    assert result.parseoutcomes()["failed"] == 1
+    result.stdout.fnmatch_lines(["FAILED *test_quality?quick?*"])
+
+
+def test_a_model_alone_needs_a_bench_by_name(embedded: Project) -> None:
+    result = embedded.run("--h2o-base-config=model.json")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stdout.fnmatch_lines(["*--h2o-base-config names a model, and nothing names the bench that runs it*"])
