@@ -136,3 +136,32 @@ def test_the_long_run_knows_its_targets() -> None:
     done = run_tool("--target", "tabel")
     assert done.returncode == 1
     assert done.stderr.startswith("no target tabel; there are preset, ")
+
+
+def test_the_long_run_keeps_what_it_finds(tmp_path: Path) -> None:
+    """An exception, an input that kills the process, and one that never ends are findings, each with its input."""
+    tool = (ROOT / "tools" / "fuzz.py").read_text(encoding="utf-8")
+    spoiled = "import os; from tests.fuzz.targets import TARGETS; from tests.fuzz.target import Target\n"
+    for name, body in (
+        ("raises", "1 / 0"),
+        ("dies", "os.kill(os.getpid(), 11)"),
+        ("hangs", "[0 for _ in iter(int, 1)]"),
+    ):
+        spoiled += f"def {name}(data, folder):\n    {body}\nTARGETS['{name}'] = Target('{name}', {name})\n"
+    script = tmp_path / "fuzz.py"
+    marker = "    from tests.fuzz.targets import TARGETS\n"
+    assert tool.count(marker) >= 2
+    indented = "".join(f"    {line}\n" for line in spoiled.splitlines())
+    tool = tool.replace(marker, indented).replace("parent.parent", "parent").replace("_INPUT_S = 20", "_INPUT_S = 1")
+    script.write_text(tool.replace("ROOT = Path(__file__).resolve().parent", f"ROOT = Path({str(ROOT)!r})"))
+    found = tmp_path / "found"
+    flags = ["--seconds", "5", "--engine", "plain", "--findings", str(found)]
+    names = [flag for name in bodies for flag in ("--target", name)]
+    done = subprocess.run(
+        [sys.executable, str(script), *flags, *names], capture_output=True, text=True, check=False, timeout=200
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    for name, why in (("raises", "ZeroDivisionError"), ("dies", "SIGSEGV"), ("hangs", "SIGPROF")):
+        (text,) = (found / name).glob("*.txt")
+        assert why in text.read_text()
+        assert text.with_suffix("").is_file()
