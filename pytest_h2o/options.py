@@ -110,7 +110,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "decode-budget",
         "text",
-        "pairs and seconds that the decode verdict of a preset may take: 20, 60s or 20,60s (default: 20,60s)",
+        "pairs and seconds that the decode verdict of a preset may take: 20, 60s or 20,60s (default: 20 pairs; on the "
+        "embedded bench 20,60s)",
         metavar="PAIRS,SECONDSs",
     ),
     Option(

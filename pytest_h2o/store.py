@@ -20,6 +20,15 @@ from typing import Any
 from pytest_h2o.error_records import error_from_json, error_to_json
 from pytest_h2o.errors import H2OError, StoreError
 
+SHARED = ".results"
+"""Folder in an unfinished run for what its processes share."""
+
+PROGRESS = f"{SHARED}/progress"
+"""Folder for what they are doing right now."""
+
+HEADER = "header"
+"""Key of the lines for the head of a run, which a worker leaves for the controller."""
+
 
 def write_new_bytes(path: Path, data: bytes, *, overwrite: bool = False) -> None:
     """Write a file, whole or not at all; missing folders are made.

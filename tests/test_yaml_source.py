@@ -101,7 +101,7 @@ REFUSED = [
      "  expected: the value alone: tags are not read"),
     ("!!str a: 3", "a.yaml:1:1: a: tag !!str\n  expected: the value alone: tags are not read"),
     ("? [a]\n: 1", "a.yaml:1:3: a key that is not text\n  expected: a name, such as `prompts`"),
-    ("a: " + "[" * 500, "a.yaml:1:11: a[0][0]: nested too deep\n  expected: at most 8 levels"),
+    ("a: " + "[" * 900, "a.yaml:1:11: a[0][0]: nested too deep\n  expected: at most 8 levels"),
     ("a: 1\nb: \x07", "a.yaml:2:4: a control character\n  came: U+0007\n  expected: printable text"),
 ]  # fmt: skip
 

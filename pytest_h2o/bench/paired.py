@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from pytest_h2o.bench.relaunch import Relaunches
 from pytest_h2o.bench.result import PointResult
 from pytest_h2o.errors import NotMeasured
 from pytest_h2o.gate.comparable import why_unlike
@@ -19,13 +20,6 @@ from pytest_h2o.gate.pairs import plan_order
 Launch = Callable[[str], PointResult]
 """Launches one side under a run id of its own; raises H2OError if it gives no sound row."""
 
-RELAUNCHES = 6
-"""Disturbed launches of one comparison that are made again. Above it the machine is simply not quiet: disturbed
-launches then count all the same, since both sides meet the same disturbances, and the interval is the wider for it."""
-
-SAME_LAUNCH = 2
-"""One and the same launch is made again so often at most."""
-
 
 @dataclass
 class PairRunner:
@@ -35,13 +29,13 @@ class PairRunner:
     ----------
     baseline, candidate : callable
         Launch either side.
-    relaunches : int
-        Disturbed launches that may still be made again; 0 only marks them.
+    relaunches : Relaunches
+        Of disturbed launches, both sides together.
     """
 
     baseline: Launch
     candidate: Launch
-    relaunches: int = RELAUNCHES
+    relaunches: Relaunches = field(default_factory=Relaunches)
     elapsed_s: float = 0.0
     measured_again: list[str] = field(default_factory=list)
 
@@ -55,14 +49,11 @@ class PairRunner:
         return TimedPair("AB" if first == "AB" else "BA", _timed(a), _timed(b), why_unlike(a, b))
 
     def _launch(self, launch: Launch, run_id: str) -> PointResult:
-        result = self._count(launch(run_id))
-        for again in range(1, SAME_LAUNCH + 1):
-            if result.disturbance is None or self.relaunches <= 0:
-                break
-            self.relaunches -= 1
-            self.measured_again.append(f"{result.run_id}: {result.disturbance}")
-            result = self._count(launch(f"{run_id}_again{again}"))
-        return result
+        return self.relaunches.until_quiet(
+            self._count(launch(run_id)),
+            lambda number: self._count(launch(f"{run_id}_again{number}")),
+            lambda result: self.measured_again.append(f"{result.run_id}: {result.disturbance}"),
+        )
 
     def _count(self, result: PointResult) -> PointResult:
         self.elapsed_s += result.elapsed_s or 0.0
