@@ -146,6 +146,41 @@ def test_the_command_takes_it(cluster: Cluster, tmp_path: Path, capsys: pytest.C
     assert "--workers means nothing with an executor elsewhere" in capsys.readouterr().err
 
 
+def run_gate(out_dir: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """The gate's item of the deciding scope."""
+    item = "gates/test_dumps.py::test_lossless[front2_grouped_192_8]"
+    command = [sys.executable, "-m", "pytest", item, "-p", "no:cacheprovider", f"--h2o-out-dir={out_dir}", *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_the_gate_takes_it(cluster: Cluster, tmp_path: Path) -> None:
+    for number, options in enumerate(([], [f"--h2o-executor={cluster.name}"])):
+        done = run_gate(tmp_path / str(number), *options)
+        assert done.returncode == 0, done.stdout + done.stderr
+    here, there = (
+        json.loads(next(tmp_path.glob(f"{number}/*/offline_lossless_front2_grouped_192_8.json")).read_text())
+        for number in (0, 1)
+    )
+    assert {name: here[name] for name in here if name not in TIMES} == {n: there[n] for n in there if n not in TIMES}
+    (record,) = (json.loads(path.read_text()) for path in tmp_path.glob("1/*/run.json"))
+    assert record["settings"]["executor"] == {"value": cluster.name, "origin": "--h2o-executor"}
+
+
+def test_the_gate_fails_without_its_scheduler(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        done = run_gate(tmp_path, f"--h2o-executor=dask://127.0.0.1:{unused.getsockname()[1]}")
+    assert done.returncode == 1
+    assert "the dask scheduler cannot be reached" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_the_gate_knows_its_executors(tmp_path: Path) -> None:
+    done = run_gate(tmp_path, "--h2o-executor=ray://there:1")
+    assert done.returncode == 4
+    assert "--h2o-executor does not know this executor" in done.stderr
+
+
 def test_few_tasks_are_on_their_way(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many there are; the words of others are not even read."""
     seen = []
