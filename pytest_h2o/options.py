@@ -144,6 +144,8 @@ OPTIONS: tuple[Option, ...] = (
         metavar="NAME|last",
     ),
     Option("compare-fail", "texts", "let a metric be worse by this much, lossless_ratio:0.5", metavar="METRIC:PERCENT"),
+    # where it runs
+    Option("executor", "text", "where streams of dumps are coded", "cores", metavar="cores|dask://HOST:PORT"),
     Option("html", "text", "write report.html: yes or no", "yes", ("yes", "no"), metavar="yes|no"),
 )
 

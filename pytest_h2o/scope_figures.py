@@ -68,10 +68,10 @@ class ScopeFigures:
             **{field.name: getattr(scope, field.name) for field in dataclasses.fields(LosslessSettings)}
         )
         rope = find_rope(scope, self._settings.given["base-config"])
-        progress = self._progress
+        root, executor, progress = self.root(scope), self._settings["executor"], self._progress
         with progress.step(scope.name, "coded and decoded"), heavy_work(progress.wait):
             return evaluate_lossless(
-                self.root(scope), settings, verify=True, rope=rope, progress=progress.amount
+                root, settings, verify=True, rope=rope, executor=executor, progress=progress.amount
             ).to_json()
 
     def root(self, scope: Scope) -> Path:

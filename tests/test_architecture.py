@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"errors", "error_records", "__init__"},
     {"codecs", "cores", "dumps", "presets", "preset_model", "scopes", "points", "schema", "options", "decode_options"}
-    | {"store", "history", "option_checks", "embedded", "progress"},
+    | {"store", "history", "option_checks", "embedded", "executor_name", "progress"},
     {"bench", "codecs_bench", "lossless", "gate", "reference"},
     {"report"},
     {"comparisons", "gate_files", "known_rope", "launch_settings", "row_sources", "selection", "session"}

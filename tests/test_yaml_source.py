@@ -112,6 +112,13 @@ def test_refusals(text: str, message: str) -> None:
     assert refusal_of(text) == message
 
 
+@pytest.mark.usefixtures("any_loader")
+def test_nesting_beyond_the_parser_is_refused_by_whoever_sees_it_first() -> None:
+    """Newer libyaml has a limit of its own, 1000 levels, and meets it before the first event is out."""
+    told = refusal_of("a: " + "[" * 100_000)
+    assert "nested too deep\n  expected: at most 8 levels" in told or "exceeded maximum nesting depth" in told
+
+
 def test_refusals_of_one_file_come_together() -> None:
     assert refusal_of("a: &x 1\nb: *x\nb: [1\n").splitlines()[::2] == [
         "a.yaml:1:4: a: anchor &x",

@@ -71,6 +71,19 @@ class Measured:
     tally: Tally
 
 
+def read_words(task: Task) -> Words:
+    """The words of all streams of a task, one after the other, ``[rows, kv_heads, head_dim]``."""
+    pieces = _pieces(task)
+    if len(pieces) > _MANY_FILES:
+        with _reading:
+            return read_pieces(pieces, task.tensor)
+    return read_pieces(pieces, task.tensor)
+
+
+def _pieces(task: Task) -> list[Piece]:
+    return [piece for chunk in task.chunks for piece in chunk.pieces]
+
+
 @dataclass(frozen=True)
 class Measurement:
     """How tasks are measured; safe to call from several threads."""
@@ -80,13 +93,11 @@ class Measurement:
     rope: Rope | None = None
 
     def __call__(self, task: Task) -> Measured:
-        pieces = [piece for chunk in task.chunks for piece in chunk.pieces]
-        if len(pieces) > _MANY_FILES:
-            with _reading:
-                words = read_pieces(pieces, task.tensor)
-        else:
-            words = read_pieces(pieces, task.tensor)
-        positions = _positions(pieces)
+        return self.measure(task, read_words(task))
+
+    def measure(self, task: Task, words: Words) -> Measured:
+        """Measure a task whose words, ``[rows, kv_heads, head_dim]``, are at hand; no file is opened."""
+        positions = _positions(_pieces(task))
         rope = self.rope if task.tensor == "k" else None
         streams = []
         start = 0

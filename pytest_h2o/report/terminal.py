@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pytest_h2o.bench.printable import make_printable
 from pytest_h2o.options import Settings
 from pytest_h2o.report.changes import render_lines
 from pytest_h2o.report.collector import Collector
@@ -37,7 +38,7 @@ def render_terminal(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
         lines += _wrapped([f"incomplete: {text}" for text in summary["incomplete_for"]])
     lines += _recorded(summary.get("recorded"))
     lines += [f"gate {render_verdict(summary['overall_pass'])} (rule {summary['rule']}); artifacts in {run_dir}"]
-    return lines
+    return [make_printable(line) for line in lines]
 
 
 def _beside(name: str, subject: Mapping[str, Any], lines: list[str]) -> list[str]:
@@ -92,7 +93,7 @@ def render_broken_off(run_dir: Path) -> list[str]:
     """The last lines of a run that was broken off."""
     return [
         "gate UNFINISHED: the run was broken off, so nothing is said of the gate",
-        f"what was measured until then is in {run_dir / 'journal.jsonl'}",
+        make_printable(f"what was measured until then is in {run_dir / 'journal.jsonl'}"),
     ]
 
 
@@ -132,4 +133,4 @@ def render_header(
     for why in dict.fromkeys(left_out.values()):
         names = ", ".join(name for name in sorted(left_out) if left_out[name] == why)
         lines.append(f"h2o: not measured and left out: {names} ({why}; -k NAME asks for one)")
-    return lines
+    return [make_printable(line) for line in lines]
