@@ -1,11 +1,12 @@
 """Threads against processes for the streams of one evaluation, side by side.
 
-    python benchmarks/lossless_workers.py [--sets prefill,tokens] [--workers 2] [--rounds 5]
+    python benchmarks/lossless_workers.py [--sets prefill,tokens] [--workers 2] [--rounds 5] [--codec NAME] [--dask]
 
 Sets as in `lossless_command.py`. Each round measures every stream of the set (encoded, counted, decoded, compared) on
 one thread, on threads, and on freshly started processes (spawned: a process with threads must not be forked), in
 shuffled order, after one round that is not counted. Wall seconds from the finished index to the last result, medians;
-the start of the processes counts, as a command pays it every time.
+the start of the processes counts, as a command pays it every time. With ``--dask`` also the worker processes of a dask
+scheduler that is there already, as many, of one thread each, everything on this machine; the connection counts.
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.lossless_command import SETS
 from pytest_h2o.dumps import index_dump
 from pytest_h2o.lossless import LosslessSettings
+from pytest_h2o.lossless.executor import open_executor
 from pytest_h2o.lossless.measure import Measurement
 from pytest_h2o.lossless.plan import Task, plan_groups, plan_tasks
 from pytest_h2o.lossless.spread import spread
@@ -39,25 +44,33 @@ SETTINGS = LosslessSettings(
 )
 
 
-def on_threads(tasks: list[Task], workers: int) -> int:
-    measurement = Measurement(SETTINGS.make_codec(), verify=True)
+def on_threads(tasks: list[Task], workers: int, settings: LosslessSettings) -> int:
+    measurement = Measurement(settings.make_codec(), verify=True)
     return sum(measured.tally.coded_bytes for measured in spread(measurement, tasks, workers))
 
 
-def on_processes(tasks: list[Task], workers: int) -> int:
-    measurement = Measurement(SETTINGS.make_codec(), verify=True)
+def on_processes(tasks: list[Task], workers: int, settings: LosslessSettings) -> int:
+    measurement = Measurement(settings.make_codec(), verify=True)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         chunksize = max(1, len(tasks) // (8 * workers))
         return sum(measured.tally.coded_bytes for measured in pool.map(measurement, tasks, chunksize=chunksize))
 
 
-def compare(root: Path, workers: int, rounds: int) -> dict[str, float]:
-    tasks = list(plan_tasks(plan_groups(index_dump(root).entries, SETTINGS), SETTINGS))
+def on_dask(tasks: list[Task], settings: LosslessSettings, address: str) -> int:
+    measurement = Measurement(settings.make_codec(), verify=True)
+    with open_executor(address) as executor:
+        return sum(measured.tally.coded_bytes for measured in executor.run(measurement, tasks))
+
+
+def compare(root: Path, workers: int, rounds: int, settings: LosslessSettings, address: str | None) -> dict[str, float]:
+    tasks = list(plan_tasks(plan_groups(index_dump(root).entries, settings), settings))
     ways: dict[str, Callable[[], int]] = {
-        "1 thread": lambda: on_threads(tasks, 1),
-        f"{workers} threads": lambda: on_threads(tasks, workers),
-        f"{workers} processes": lambda: on_processes(tasks, workers),
+        "1 thread": lambda: on_threads(tasks, 1, settings),
+        f"{workers} threads": lambda: on_threads(tasks, workers, settings),
+        f"{workers} processes": lambda: on_processes(tasks, workers, settings),
     }
+    if address is not None:
+        ways[f"{workers} dask workers"] = lambda: on_dask(tasks, settings, address)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     counted = set()
     for number in range(rounds + 1):
@@ -71,17 +84,32 @@ def compare(root: Path, workers: int, rounds: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def start_dask(args: argparse.Namespace) -> AbstractContextManager[Any]:
+    if not args.dask:
+        return nullcontext()
+    from distributed import LocalCluster
+
+    cluster: AbstractContextManager[Any] = LocalCluster(
+        n_workers=args.workers, threads_per_worker=1, processes=True, dashboard_address=None
+    )
+    return cluster
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", default="prefill,tokens", help=f"of {', '.join(SETS)}")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--work-dir", type=Path)
+    parser.add_argument("--codec", default=SETTINGS.codec_mode)
+    parser.add_argument("--dask", action="store_true")
     args = parser.parse_args()
+    settings = replace(SETTINGS, codec_mode=args.codec)
     for name in args.sets.split(","):
-        with tempfile.TemporaryDirectory(dir=args.work_dir) as work:
+        with tempfile.TemporaryDirectory(dir=args.work_dir) as work, start_dask(args) as cluster:
             SETS[name](Path(work))
-            medians = compare(Path(work), args.workers, args.rounds)
+            address = cluster and cluster.scheduler_address.replace("tcp://", "dask://")
+            medians = compare(Path(work), args.workers, args.rounds, settings, address)
         print(f"{name}: " + ", ".join(f"{way} {seconds:.2f} s" for way, seconds in medians.items()), flush=True)
 
 

@@ -28,6 +28,11 @@ def test_quality(h2o_sweep, h2o_targets):
         assert h2o_sweep.quality_rise() <= h2o_targets.quality
 
 
+def test_consistency(h2o_sweep, h2o_targets):
+    """What the bench says of its own lossless coding is what its KV dump comes to; of another build it is reported."""
+    assert h2o_sweep.runtime_difference() <= h2o_targets.consistency
+
+
 def test_joint(h2o_sweep):
     """One and the same row meets every target."""
     assert h2o_sweep.joint_margin() >= 0

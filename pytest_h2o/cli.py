@@ -6,11 +6,14 @@ Exit codes: 0 held, 1 a gate failed (or entries of a dump were skipped), 2 bad i
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import Any, TextIO, cast
 
 from pytest_h2o import __version__
+from pytest_h2o.bench.printable import make_printable
 from pytest_h2o.errors import H2OError
 
 COMMANDS: dict[str, str] = {
@@ -46,8 +49,27 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Harmless:
+    """A stream to a terminal: no command can forget that what it prints may come from a log or a file name."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(make_printable(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
+    out, err = (cast(TextIO, _Harmless(stream)) for stream in (sys.stdout, sys.stderr))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
     name = parser.parse_args(arguments[:1] or ["--help"]).command

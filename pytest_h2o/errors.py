@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+MAX_PART = 4000
+"""Characters of one line of a message."""
+
 
 class H2OError(Exception):
     """Something that a person can mend.
@@ -48,7 +51,8 @@ class H2OError(Exception):
             ("expected", self.expected),
             ("next", self.hint),
         )
-        return "\n".join([self.what, *(f"  {name}: {text}" for name, text in parts if text is not None)])
+        lines = [self.what, *(f"  {name}: {text}" for name, text in parts if text is not None)]
+        return "\n".join(_printable(_shortened(line)) for line in lines)
 
 
 class UsageError(H2OError):
@@ -86,7 +90,13 @@ class Fault(NamedTuple):
         place = ":".join(str(part) for part in (self.file, self.line, self.column) if part is not None)
         head = ": ".join(part for part in (place, self.key, self.what) if part)
         parts = (("came", self.came), ("expected", self.expected), ("next", self.hint))
-        return "\n".join(_printable(line) for line in [head, *(f"  {n}: {t}" for n, t in parts if t is not None)])
+        lines = [head, *(f"  {name}: {text}" for name, text in parts if text is not None)]
+        return "\n".join(_printable(_shortened(line)) for line in lines)
+
+
+def _shortened(text: str) -> str:
+    """At most `MAX_PART` characters: a name of a megabyte is shown by its beginning."""
+    return text if len(text) <= MAX_PART else f"{text[:MAX_PART]}… ({len(text)} characters)"
 
 
 def _printable(text: str) -> str:
@@ -100,10 +110,12 @@ class PresetError(H2OError):
     Parameters
     ----------
     faults : sequence of Fault
-        Every fault that was found. The text shows the first `MAX_SHOWN` and counts the rest.
+        Every fault that was found. The text shows the first `MAX_SHOWN`, or fewer long ones, and counts the rest.
     """
 
     MAX_SHOWN = 100
+    MAX_TEXT = 32_000
+    """Characters after which no further fault is shown."""
 
     def __init__(
         self,
@@ -129,9 +141,15 @@ class PresetError(H2OError):
     def __str__(self) -> str:
         if not self.faults:
             return super().__str__()
-        lines = [_printable(self.what), *(str(fault) for fault in self.faults[: self.MAX_SHOWN])]
-        if len(self.faults) > self.MAX_SHOWN:
-            lines.append(f"and {len(self.faults) - self.MAX_SHOWN} more")
+        lines = [_printable(_shortened(self.what))]
+        room = self.MAX_TEXT
+        for fault in self.faults[: self.MAX_SHOWN]:
+            lines.append(str(fault))
+            room -= len(lines[-1])
+            if room < 0:
+                break
+        if left := len(self.faults) - len(lines) + 1:
+            lines.append(f"and {left} more")
         return "\n".join(lines)
 
 
@@ -192,6 +210,10 @@ class RoundTripError(CodecError):
 
 class StoreError(H2OError):
     """A run folder, a result file or a baseline that cannot be read or written."""
+
+
+class ExecutorError(H2OError):
+    """Workers on other machines that cannot be reached, or cannot do the work."""
 
 
 class NotMeasured(H2OError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pytest_h2o.decode_options import check_baseline_bench, parse_baseline, parse_budget
 from pytest_h2o.errors import UsageError
+from pytest_h2o.executor_name import dask_address
 from pytest_h2o.options import EMBEDDED_BENCH, Given, Settings
 
 
@@ -31,6 +32,7 @@ def check_ranges(settings: Settings) -> None:
             came=str(drop),
             expected="a fraction from 0 to below 1, 0.05 for 5 %",
         )
+    dask_address(settings["executor"], settings.origin("executor"))
     baseline = settings["decode-baseline"]
     quality = settings["quality-target"]
     if quality is not None and quality < 0:

@@ -110,7 +110,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "decode-budget",
         "text",
-        "pairs and seconds that the decode verdict of a preset may take: 20, 60s or 20,60s (default: 20,60s)",
+        "pairs and seconds that the decode verdict of a preset may take: 20, 60s or 20,60s (default: 20 pairs; on the "
+        "embedded bench 20,60s)",
         metavar="PAIRS,SECONDSs",
     ),
     Option(
@@ -149,6 +150,8 @@ OPTIONS: tuple[Option, ...] = (
         metavar="NAME|last",
     ),
     Option("compare-fail", "texts", "let a metric be worse by this much, lossless_ratio:0.5", metavar="METRIC:PERCENT"),
+    # where it runs
+    Option("executor", "text", "where streams of dumps are coded", "cores", metavar="cores|dask://HOST:PORT"),
     Option("html", "text", "write report.html: yes or no", "yes", ("yes", "no"), metavar="yes|no"),
 )
 

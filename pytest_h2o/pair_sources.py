@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
     from pytest_h2o.decode_plan import PairPlan
     from pytest_h2o.points import SweepPoint
+    from pytest_h2o.progress import ProgressWriter
     from pytest_h2o.store import OnceStore
 
 
@@ -37,8 +38,12 @@ class PairSource(Protocol):
 class LaunchedPairs:
     """Pairs that are launched, once for all processes of the run."""
 
-    def __init__(self, launcher: Launcher, other: BenchSettings | None, store: OnceStore, preset: str) -> None:
+    def __init__(
+        self, launcher: Launcher, other: BenchSettings | None, store: OnceStore, preset: str, progress: ProgressWriter
+    ) -> None:
         self._launcher = launcher
+        self._progress = progress
+        self._what = decode_step(preset)
         self._other = other
         self._store = store
         self._key = f"decode/{preset}"
@@ -62,7 +67,8 @@ class LaunchedPairs:
         from pytest_h2o.bench.adapter import get_adapter
         from pytest_h2o.bench.config import without_quality
         from pytest_h2o.bench.launch import JsonSupport
-        from pytest_h2o.bench.paired import RELAUNCHES, PairRunner, compare_pairs
+        from pytest_h2o.bench.paired import PairRunner, compare_pairs
+        from pytest_h2o.bench.relaunch import Relaunches
 
         folder = self._launcher.directory / DECODE_FOLDER
         candidate = replace(self._launcher, directory=folder, base=without_quality(self._launcher.base))
@@ -76,13 +82,37 @@ class LaunchedPairs:
         else:
             what = f"another build, {self._other.command[0]}"
             baseline = launch_with(replace(candidate, settings=self._other, json_support=JsonSupport()))
-        relaunches = RELAUNCHES if plan.relaunch else 0
-        runner = PairRunner(baseline, launch_with(candidate), self._keep, relaunches)
-        return compare_pairs(runner, plan.budget, plan.target, candidate=point.run_id, baseline=what, notes=plan.notes)
+        show = self._shown(plan.budget.pairs)
+        again = Relaunches() if plan.relaunch else Relaunches(0)
+        runner = PairRunner(show(baseline), show(launch_with(candidate)), self._keep, again)
+        try:
+            return compare_pairs(
+                runner, plan.budget, plan.target, candidate=point.run_id, baseline=what, notes=plan.notes
+            )
+        finally:
+            self._progress.finish(self._what)
+
+    def _shown(self, pairs: int) -> Callable[[Callable[[str], PointResult]], Callable[[str], PointResult]]:
+        """Make a launch of one side, ``pair_04_baseline``, show itself as part of one of at most so many pairs."""
+
+        def wrap(launch: Callable[[str], PointResult]) -> Callable[[str], PointResult]:
+            def shown(run_id: str) -> PointResult:
+                _, number, side = run_id.split("_", 2)
+                with self._progress.step(self._what, side, unit="pair", total=pairs, number=int(number)):
+                    return launch(run_id)
+
+            return shown
+
+        return wrap
 
     def _keep(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """If a process dies among its pairs, whoever goes on has those that are whole."""
         return self._store.once(f"{self._key}/{name}", make)
+
+
+def decode_step(preset: str) -> str:
+    """What the launches of a preset's pairs are called while they run."""
+    return f"{preset} decode"
 
 
 class RecordedPairs:

@@ -6,13 +6,13 @@ Only the standard library and pytest are imported here; everything else arrives 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from pytest_h2o.controller import PROPERTY, REFUSED, Controller
 from pytest_h2o.errors import H2OError, InconclusiveDecode, OptedOut, UsageError
 from pytest_h2o.options import OPTIONS
 from pytest_h2o.run_config import bad_usage, is_worker, run_dir_of, settings_of, told_to
@@ -23,19 +23,16 @@ if TYPE_CHECKING:
     from pytest_h2o.gate.point_item import PointItem
     from pytest_h2o.gate.scope_item import LosslessItem
     from pytest_h2o.gate.sweep_items import SweepItem
-    from pytest_h2o.report.closing import Closing
-    from pytest_h2o.report.collector import Collector
+    from pytest_h2o.report.sections import ReportSection
     from pytest_h2o.session import GateSession
 
 ITEM_FIXTURES = ("h2o_point", "h2o_sweep", "h2o_lossless", "h2o_upper_bound", "h2o_scope", "h2o_comparison")
 
 _session: pytest.StashKey[GateSession] = pytest.StashKey()
-_collector: pytest.StashKey[Collector] = pytest.StashKey()
 _faults = pytest.StashKey[list[tuple[str, str]]]()
 """Gate file and text of what is wrong with presets, scopes or settings."""
-
-PROPERTY = "h2o"
-"""Name of the user property in which an item's record travels from a worker to the controller, as JSON text."""
+_head = pytest.StashKey[list[str]]()
+"""Lines for the head of the run, where this process has gate items."""
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -66,6 +63,15 @@ def _session_of(config: pytest.Config) -> GateSession:
     return config.stash[_session]
 
 
+def _sections_of(config: pytest.Config) -> tuple[ReportSection, ...]:
+    """The report sections that plugins add, and all else that they add made known in this process."""
+    from pytest_h2o.extensions import added_sections, register_extensions
+
+    if _session not in config.stash:  # workers have collected, and what plugins add is not known here yet
+        register_extensions(config.hook, config)
+    return added_sections(config.hook, config)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell the workers of pytest-xdist what they work with."""
@@ -85,7 +91,7 @@ def pytest_configure(config: pytest.Config) -> None:
             with bad_usage():
                 run_dir_of(config)
     if not is_worker(config):
-        config.pluginmanager.register(_Controller(config), "h2o-controller")
+        config.pluginmanager.register(Controller(config, _sections_of), "h2o-controller")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -120,18 +126,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     faults: list[tuple[str, str]] = config.stash.get(_faults, [])
     gate: list[Any] = [item for item in items if _is_gate_item(item)]
     if gate and not faults:
-        from pytest_h2o.selection import compares_nothing, preset_of
+        from pytest_h2o.selection import measures_nothing, preset_of
 
         about = [item.callspec.params for item in gate]
         try:
-            left_out = _session_of(config).leave_out({name for params in about if (name := preset_of(params))})
+            presets = {preset_of(params) for params in about if not measures_nothing(params)} - {None}
+            left_out = _session_of(config).leave_out(cast("set[str]", presets))
             pairs = zip(gate, about, strict=True)
-            gone = {item: None for item, params in pairs if preset_of(params) in left_out or compares_nothing(params)}
+            gone = {item: None for item, params in pairs if measures_nothing(params) or preset_of(params) in left_out}
             kept = [item for item in gate if item not in gone]
             if kept and not config.option.collectonly:
                 _session_of(config).begin([i.nodeid for i in kept], [i.callspec.params for i in kept])
         except H2OError as error:
-            config.stash[_faults] = faults = [(items[0].nodeid.split("::")[0], str(error))]
+            config.stash[_faults] = faults = [(gate[0].nodeid.split("::")[0], str(error))]
         else:
             if gone:
                 config.hook.pytest_deselected(items=list(gone))
@@ -141,12 +148,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _refuse(config: pytest.Config, items: list[pytest.Item], faults: list[tuple[str, str]]) -> None:
-    """End the run before anything is measured: as bad usage; in a worker, where that is a traceback, as a failure."""
+    """End the run before anything is measured, as bad usage; a worker hands the text to the controller for that."""
     text = "\n\n".join(dict.fromkeys(text for _, text in faults))
     if not is_worker(config):
         raise pytest.UsageError(text)
     items.clear()
     report = pytest.CollectReport(nodeid=faults[0][0], outcome="failed", longrepr=text, result=[])
+    setattr(report, REFUSED, True)
     config.hook.pytest_collectreport(report=report)
 
 
@@ -156,13 +164,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     config = session.config
     if _session in config.stash and _faults not in config.stash:
         items: list[Any] = [item for item in session.items if _is_gate_item(item)]
-        config.stash[_session].note_selected([item.callspec.params for item in items])
+        gate = config.stash[_session]
+        gate.note_selected([item.callspec.params for item in items])
+        if items:
+            config.stash[_head] = gate.describe() if config.option.collectonly else gate.announce()
+            controller = config.pluginmanager.get_plugin("h2o-controller")
+            if controller is not None and not config.option.collectonly:
+                controller.show_progress()
 
 
-def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
-    if _session not in config.stash or _faults in config.stash or not any(_is_gate_item(item) for item in items):
-        return []
-    return config.stash[_session].describe()
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    return config.stash.get(_head, [])
 
 
 @pytest.fixture
@@ -266,54 +278,3 @@ def pytest_assertrepr_compare(config: pytest.Config, op: str, left: object, righ
     from pytest_h2o.report.diagnosis import explain_comparison
 
     return explain_comparison(left, op, right) if isinstance(left, Measured) else None
-
-
-class _Controller:
-    """What only the controller does: journal after each item, artifacts and the last lines at the end."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self._config = config
-        self._started = time.time()
-        self._trouble: str | None = None
-        self._closing: Closing | None = None
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        texts = [value for name, value in report.user_properties if name == PROPERTY]
-        if self._trouble is None and texts:
-            try:
-                self._collector().add(str(texts[-1]), duration_s=report.duration)
-            except H2OError as error:
-                self._trouble = str(error)
-                running: Any = self._config.pluginmanager.get_plugin("session")
-                running.shouldfail = f"h2o: {error.what}"
-
-    def _collector(self) -> Collector:
-        if _collector not in self._config.stash:
-            from pytest_h2o.extensions import added_sections, register_extensions
-            from pytest_h2o.report.collector import Collector
-
-            config = self._config
-            if _session not in config.stash:  # workers have collected, and what plugins add is not known here yet
-                register_extensions(config.hook, config)
-            sections = added_sections(config.hook, config)
-            config.stash[_collector] = Collector(run_dir_of(config), settings_of(config), sections)
-        return self._config.stash[_collector]
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Write the artifacts; if that fails the run fails, whatever the items said. A run broken off has none."""
-        if _collector not in self._config.stash:
-            return
-        from pytest_h2o.report.closing import close_run
-
-        self._closing = close_run(
-            self._collector(), self._config.rootpath, self._started, int(exitstatus), self._trouble
-        )
-        if self._closing.exit_status != exitstatus:
-            session.exitstatus = self._closing.exit_status
-
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        if self._closing is not None:
-            terminalreporter.section(self._closing.title)
-            for line in self._closing.lines:
-                terminalreporter.write_line(line)

@@ -15,7 +15,7 @@ from pathlib import Path
 from pytest_h2o.errors import StoreError, UsageError
 from pytest_h2o.options import Given, Settings
 from pytest_h2o.report.collector import JOURNAL_NAME
-from pytest_h2o.store import RESULTS_FOLDER, is_in_use, name_run
+from pytest_h2o.store import SHARED, is_in_use, name_run
 
 _DERIVED = (
     "*/manifest.json",
@@ -69,7 +69,7 @@ def _check(run_dir: Path, resume: Given) -> None:
             where=where,
             hint=f"start a new run without {resume.origin}, or look at this one: pytest-h2o report {run_dir}",
         )
-    if not (run_dir / RESULTS_FOLDER).is_dir():
+    if not (run_dir / SHARED).is_dir():
         came = "no such folder"
         if run_dir.is_dir():
             came = "a folder that has " + (", ".join(sorted(p.name for p in run_dir.iterdir())[:8]) or "nothing")
@@ -77,9 +77,9 @@ def _check(run_dir: Path, resume: Given) -> None:
             "this is no folder of a run that was broken off",
             where=where,
             came=came,
-            expected=f"a folder with {RESULTS_FOLDER}/, as a run of the gate has one until it ends",
+            expected=f"a folder with {SHARED}/, as a run of the gate has one until it ends",
         )
-    if is_in_use(run_dir / RESULTS_FOLDER):
+    if is_in_use(run_dir / SHARED):
         raise UsageError("the run in this folder is still going on", where=where, hint="wait for its end, or end it")
 
 
@@ -87,17 +87,17 @@ def make_ready(run_dir: Path) -> None:
     """Take away what a run that was broken off leaves besides its measurements; OSError if the folder is read-only."""
     _set_aside(run_dir / JOURNAL_NAME)
     derived = (path for pattern in _DERIVED for path in run_dir.glob(pattern))
-    for path in [*derived, *run_dir.rglob(".*.tmp"), *_failures(run_dir / RESULTS_FOLDER)]:
+    for path in [*derived, *run_dir.rglob(".*.tmp"), *_failures(run_dir / SHARED)]:
         path.unlink(missing_ok=True)
     _set_demos_aside(run_dir)
     # Whether rows can share a run is found out anew, from the rows that there are: a probe may have failed.
-    shutil.rmtree(run_dir / RESULTS_FOLDER / "fold", ignore_errors=True)
+    shutil.rmtree(run_dir / SHARED / "fold", ignore_errors=True)
 
 
 def _set_demos_aside(run_dir: Path) -> None:
     """Keep what llm_demo said for a comparison that was cut short under another name: it is made anew as a whole."""
     for folder in run_dir.glob("*/demo"):
-        if not (run_dir / RESULTS_FOLDER / "demo" / f"{folder.parent.name}.json").exists():
+        if not (run_dir / SHARED / "demo" / f"{folder.parent.name}.json").exists():
             number = 1
             while (target := folder.with_name(f"{folder.name}.broken-off-{number}")).exists():
                 number += 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pytest_h2o.errors import NotMeasured, UsageError
 from pytest_h2o.points import LLM_BENCH
+from pytest_h2o.progress import ProgressWriter
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.command import BenchSettings
@@ -56,6 +55,11 @@ class RowSource(Protocol):
     @property
     def pairs(self) -> PairSource:
         """The pairs of launches that came with them, or that can be launched."""
+        ...
+
+    @property
+    def planned_runs(self) -> int:
+        """Launches that all rows take, as far as is known before the first; 0 where nothing is launched."""
         ...
 
     def result(self, point: SweepPoint) -> PointResult:
@@ -150,6 +154,7 @@ class RecordedRows:
     """Rows of logs that were recorded before; nothing is run, and nothing is folded."""
 
     base_config: BaseConfig | None = None
+    planned_runs = 0
 
     def __init__(self, folder: Path, points: Sequence[SweepPoint]) -> None:
         self.folder: Path | None = folder
@@ -207,6 +212,7 @@ class LaunchedRows:
         folder: Path,
         store: OnceStore,
         fold: bool,
+        progress: ProgressWriter,
         other: BenchSettings | None = None,
         again: bool = False,
     ) -> None:
@@ -220,11 +226,19 @@ class LaunchedRows:
         self._base = base
         self._bench = bench
         self._folder = folder
-        self._launcher = Launcher(base, bench, folder, JsonSupport(), on_wait=WaitNotice(), keeps_outcomes=True)
-        self.pairs: PairSource = _launched_pairs(self._launcher, other, store, points)
-        binary = bench.digest[:16]
-        launch = Relauncher(self._launcher).launch_point if again else self._launcher.launch_point
-        self._sweep = Sweep(points, launch, store.once, binary=binary, fold=fold)
+        self._launcher = Launcher(base, bench, folder, JsonSupport(), on_wait=progress.wait, keeps_outcomes=True)
+        self.pairs: PairSource = _launched_pairs(self._launcher, other, store, points, progress)
+        self._progress = progress
+        self._launch_point = Relauncher(self._launcher).launch_point if again else self._launcher.launch_point
+        self._sweep = Sweep(points, self._launch, store.once, binary=bench.digest[:16], fold=fold)
+
+    def _launch(self, point: SweepPoint) -> PointResult:
+        with self._progress.step(point.preset, short_run_id(point.run_id), unit="run", total=self.planned_runs):
+            return self._launch_point(point)
+
+    @property
+    def planned_runs(self) -> int:
+        return self._sweep.runs
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -250,23 +264,6 @@ class LaunchedRows:
         return f"configs, manifest and commands.sh of {runs} run{'s' * (runs != 1)} are in {self._folder}"
 
 
-class WaitNotice:
-    """Says once, on the terminal's own stderr, that a run waits: else a gate that waits for another looks hung."""
-
-    def __init__(self, after_s: float = 5.0) -> None:
-        self._after_s = after_s
-        self._said = False
-
-    def __call__(self, waited_s: float) -> None:
-        """Take the seconds waited so far."""
-        if self._said or waited_s < self._after_s or sys.__stderr__ is None:
-            return
-        self._said = True
-        line = f"h2o: waiting for another timed run on this machine since {waited_s:.0f} s (one runs at a time)"
-        with contextlib.suppress(OSError, ValueError):  # a closed stderr is no reason to stop
-            print(line, file=sys.__stderr__, flush=True)
-
-
 class NoRows:
     """Nothing can measure this preset: every question is answered with what is missing."""
 
@@ -275,6 +272,7 @@ class NoRows:
     unused: Mapping[str, str] = MappingProxyType({})
     folder: Path | None = None
     base_config: BaseConfig | None = None
+    planned_runs = 0
 
     @property
     def pairs(self) -> PairSource:
@@ -282,15 +280,16 @@ class NoRows:
 
         return NoPairs()
 
-    def __init__(self, preset: Preset, logs: Path | None) -> None:
+    def __init__(self, preset: Preset, logs: Path | None, why: str | None = None) -> None:
         self._preset = preset
         self._logs = logs
+        self._why = why or ("neither a bench nor recorded logs" if logs is None else None)
 
     def result(self, point: SweepPoint) -> PointResult:
         raise NotMeasured(
             f"not measured: {self._preset.name}",
             where=None if self._logs is None else f"no recording of it in {self._logs}",
-            came="neither a bench nor recorded logs" if self._logs is None else None,
+            came=self._why,
             expected="a bench to run, or recorded logs of this preset",
             hint="--h2o-bench PATH --h2o-base-config FILE runs it; --h2o-logs DIR reads logs of it",
         )
@@ -312,11 +311,20 @@ def _recorded_pairs(folder: Path) -> PairSource:
 
 
 def _launched_pairs(
-    launcher: Launcher, other: BenchSettings | None, store: OnceStore, points: Sequence[SweepPoint]
+    launcher: Launcher,
+    other: BenchSettings | None,
+    store: OnceStore,
+    points: Sequence[SweepPoint],
+    progress: ProgressWriter,
 ) -> PairSource:
     from pytest_h2o.pair_sources import LaunchedPairs
 
-    return LaunchedPairs(launcher, other, store, points[0].preset if points else "")
+    return LaunchedPairs(launcher, other, store, points[0].preset if points else "", progress)
+
+
+def short_run_id(run_id: str) -> str:
+    """``run_0003`` of ``run_0003_p512_g128_…``: enough to find it by."""
+    return run_id.split("_p", 1)[0]
 
 
 def _describe_fold(check: FoldCheck) -> str:

@@ -52,6 +52,10 @@ def settings_of(config: pytest.Config) -> Settings:
                 )
                 from pytest_h2o.gate.comparison_request import check_command_line
 
+                if settings.given["compare-fail"].on_command_line:  # it may name a metric that a plugin adds
+                    from pytest_h2o.extensions import register_extensions
+
+                    register_extensions(config.hook, config)
                 check_command_line(settings)
             config.stash[_settings] = settings
         except (TypeError, ValueError) as error:  # pytest's own check of a value in a TOML file

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_h2o.errors import NotMeasured
 from pytest_h2o.gate.targets import scope_targets
 from pytest_h2o.options import Settings
+from pytest_h2o.progress import ProgressWriter
 from pytest_h2o.store import OnceStore, keep_error, kept_value
 
 if TYPE_CHECKING:
@@ -21,11 +22,14 @@ if TYPE_CHECKING:
 class ScopeFigures:
     """Answers for the dumps: each scope evaluated once, whichever process asks first."""
 
-    def __init__(self, settings: Settings, *, store: OnceStore, files: GateFiles, new: NewData) -> None:
+    def __init__(
+        self, settings: Settings, *, store: OnceStore, files: GateFiles, new: NewData, progress: ProgressWriter
+    ) -> None:
         self._settings = settings
         self._store = store
         self._files = files
         self._new = new
+        self._progress = progress
         self._evaluated: dict[str, LosslessResult] = {}
 
     def deciding_scope(self) -> Scope | None:
@@ -64,8 +68,11 @@ class ScopeFigures:
             **{field.name: getattr(scope, field.name) for field in dataclasses.fields(LosslessSettings)}
         )
         rope = find_rope(scope, self._settings.given["base-config"])
-        with heavy_work():
-            return evaluate_lossless(self.root(scope), settings, verify=True, rope=rope).to_json()
+        root, executor, progress = self.root(scope), self._settings["executor"], self._progress
+        with progress.step(scope.name, "coded and decoded"), heavy_work(progress.wait):
+            return evaluate_lossless(
+                root, settings, verify=True, rope=rope, executor=executor, progress=progress.amount
+            ).to_json()
 
     def root(self, scope: Scope) -> Path:
         root: Path = self._settings["dump-dir"] or scope.root

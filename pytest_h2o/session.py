@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.comparisons import Comparer
+from pytest_h2o.consistency_figures import ConsistencyFigures
 from pytest_h2o.decode_figures import DecodeFigures
 from pytest_h2o.embedded import is_embedded
-from pytest_h2o.errors import BenchError
+from pytest_h2o.errors import BenchError, StoreError
 from pytest_h2o.gate.comparison_item import ComparisonItem
 from pytest_h2o.gate.point_item import PointItem
 from pytest_h2o.gate.scope_item import LosslessItem
@@ -23,12 +24,13 @@ from pytest_h2o.gate_files import GateFiles
 from pytest_h2o.launch_settings import bench_settings, check_bench, choose_base_config, other_build
 from pytest_h2o.options import Settings
 from pytest_h2o.points import LLM_BENCH
+from pytest_h2o.progress import ProgressWriter
 from pytest_h2o.report.new_data import NewData
-from pytest_h2o.report.terminal import render_header
 from pytest_h2o.row_sources import LaunchedRows, NoRows, RecordedRows, RowSource, find_recordings
+from pytest_h2o.run_head import describe_run, plan_launches
 from pytest_h2o.scope_figures import ScopeFigures
 from pytest_h2o.selection import SCOPE_FIXTURES, preset_of, scope_of
-from pytest_h2o.store import RESULTS_FOLDER, OnceStore
+from pytest_h2o.store import HEADER, PROGRESS, SHARED, OnceStore
 from pytest_h2o.text_figures import TextFigures
 
 if TYPE_CHECKING:
@@ -51,7 +53,8 @@ class GateSession:
     def __init__(self, settings: Settings, *, run_dir: Path, asked_for: tuple[str, ...] = ()) -> None:
         self.settings = settings
         self.run_dir = run_dir
-        self.store = OnceStore(run_dir / RESULTS_FOLDER)
+        self.store = OnceStore(run_dir / SHARED)
+        self.progress = ProgressWriter(run_dir / PROGRESS)
         self.comparer = Comparer(settings, self.store)
         self._files = GateFiles(settings)
         self._asked_for = asked_for
@@ -65,7 +68,8 @@ class GateSession:
         self._new = NewData()
         self.decode = DecodeFigures(settings, points=self.points, source=self._source, new=self._new)
         self.texts = TextFigures(settings, run_dir=run_dir, store=self.store, base=self._base_config)
-        self.dumps = ScopeFigures(settings, store=self.store, files=self._files, new=self._new)
+        self.consistency = ConsistencyFigures(settings, run_dir=run_dir, store=self.store, base=self._base_config)
+        self.dumps = ScopeFigures(settings, store=self.store, files=self._files, new=self._new, progress=self.progress)
 
     @property
     def rule(self) -> str:
@@ -137,10 +141,13 @@ class GateSession:
     def _why_unfit(self, preset: Preset) -> str | None:
         """Why a preset cannot pass here whatever is run; None if it can."""
         if self._on_embedded:
-            return self._why_out_of_reach(preset)
+            return self._why_not_embedded(preset) or self._why_out_of_reach(preset)
         if self.settings["logs"] is not None and preset.name not in self._recordings():
             return "no recording"
         return None
+
+    def _why_not_embedded(self, preset: Preset) -> str | None:
+        return None if preset.bench == LLM_BENCH else f"the embedded bench is no {preset.bench}"
 
     def _why_out_of_reach(self, preset: Preset) -> str | None:
         if preset.name not in self._unreachable:
@@ -167,6 +174,8 @@ class GateSession:
 
     def _make_source(self, preset: Preset) -> RowSource:
         settings = self.settings
+        if self._on_embedded and (why := self._why_not_embedded(preset)):
+            return NoRows(preset, None, why)
         if settings["bench"] is not None:
             return LaunchedRows(
                 self.needed_points(preset),
@@ -175,6 +184,7 @@ class GateSession:
                 folder=self.run_dir / preset.name,
                 store=self.store,
                 fold=not settings["no-fold"],
+                progress=self.progress,
                 other=other_build(settings, preset),
                 again=settings["disturbed"] == "again" and self.decode.rests_on_rows(preset),
             )
@@ -221,11 +231,29 @@ class GateSession:
         places, points = self._needed.get(preset.name), self.points(preset)
         return points if places is None else tuple(points[place] for place in sorted(places))
 
+    def selected_presets(self) -> list[Preset]:
+        """The presets that items which will run ask for."""
+        return [preset for name, preset in sorted(self._files.presets.items()) if name in self._needed]
+
     def describe(self) -> list[str]:
-        """Lines for the header: what is run or read, the rule, what is left out, what figures are held against."""
-        selected = [preset for name, preset in sorted(self._files.presets.items()) if name in self._needed]
-        decode = [f"h2o: {text}" for text in self.decode.describe(selected)]
-        return [*render_header(self.settings, self.run_dir, self._left_out), *decode, *self.comparer.describe()]
+        """Lines for the header: what is run or read, on what, the rule, and what figures are held against."""
+        sources = {preset.name: self._source(preset) for preset in self.selected_presets()}
+        head = describe_run(self.settings, self.run_dir, sources, self._left_out)
+        decode = [f"h2o: {text}" for text in self.decode.describe(self.selected_presets())]
+        return [*head, *decode, *self.comparer.describe()]
+
+    def announce(self) -> list[str]:
+        """The header, and the plan of launches for whoever shows progress: once for all processes of the run."""
+        try:
+            return list(self.store.once(HEADER, self._announce)["lines"])
+        except StoreError:  # that nothing can be kept is told when the first item has something to keep
+            return self.describe()
+
+    def _announce(self) -> dict[str, Any]:
+        if not self.settings["dry-run"]:
+            sources = [(preset, self._source(preset)) for preset in self.selected_presets()]
+            self.progress.write_plan(plan_launches(self.settings, sources))
+        return {"lines": self.describe()}
 
     def point_item(self, key: tuple[str, int]) -> PointItem:
         preset = self._files.presets[key[0]]
@@ -266,7 +294,8 @@ class GateSession:
         return result
 
     def notes(self, preset: Preset) -> tuple[str, ...]:
-        unreachable = self._why_out_of_reach(preset) if self._on_embedded else None
+        fits = self._on_embedded and self._why_not_embedded(preset) is None
+        unreachable = self._why_out_of_reach(preset) if fits else None
         return (*self._source(preset).notes, *([] if unreachable is None else [unreachable]))
 
     def _source(self, preset: Preset) -> RowSource:

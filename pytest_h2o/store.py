@@ -11,9 +11,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import json
 import os
-import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,10 +22,22 @@ from typing import Any, BinaryIO
 from pytest_h2o.error_records import error_from_json, error_to_json
 from pytest_h2o.errors import H2OError, StoreError
 
-RESULTS_FOLDER = ".results"
-"""In the folder of an unfinished run: what was measured, by key."""
+SHARED = ".results"
+"""Folder in an unfinished run for what its processes share: what was measured, by key."""
+
+PROGRESS = f"{SHARED}/progress"
+"""Folder for what they are doing right now."""
+
+HEADER = "header"
+"""Key of the lines for the head of a run, which a worker leaves for the controller."""
 
 _IN_USE = "in-use.lock"
+
+
+def unused_folder(parent: Path, name: str) -> Path:
+    """The first of NAME, NAME_2, … in a folder that is not there: what a process left that died is not met again."""
+    names = (name if number == 1 else f"{name}_{number}" for number in itertools.count(1))
+    return next(path for each in names if not (path := parent / each).exists())
 
 
 def write_new_bytes(path: Path, data: bytes, *, overwrite: bool = False) -> None:
@@ -36,7 +48,7 @@ def write_new_bytes(path: Path, data: bytes, *, overwrite: bool = False) -> None
     StoreError
         The target exists and `overwrite` is false, or the folder cannot be written.
     """
-    temporary = path.parent / f".{path.name[:100]}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    temporary = path.parent / f".{path.name[:100]}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
     try:
         make_folder(path.parent)
         _write_synced(temporary, data)
@@ -149,7 +161,7 @@ def write_new_json(path: Path, value: object, *, overwrite: bool = False) -> Non
 
 def name_run() -> str:
     """A name for a run folder: local time, and six random digits so that two gates never share one."""
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(3).hex()}"
 
 
 def append_line(path: Path, record: object) -> None:

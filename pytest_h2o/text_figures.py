@@ -11,7 +11,7 @@ from pytest_h2o.errors import NotMeasured
 from pytest_h2o.gate.text_similarity import TextComparison, compare_texts
 from pytest_h2o.launch_settings import bench_settings
 from pytest_h2o.options import Settings
-from pytest_h2o.store import OnceStore, keep_error, kept_value
+from pytest_h2o.store import OnceStore, keep_error, kept_value, unused_folder
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.config import BaseConfig
@@ -51,7 +51,7 @@ class TextFigures:
         from pytest_h2o.bench.machine_lock import heavy_work
 
         base = self._base(preset)
-        folder = self._run_dir / preset.name / FOLDER
+        folder = unused_folder(self._run_dir / preset.name, FOLDER)
         timeout_s = bench_settings(self._settings, preset).timeout_s
         demo = Demo(self._settings["demo"], folder, point.gen_len, timeout_s)
         pairs = []

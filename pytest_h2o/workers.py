@@ -24,7 +24,7 @@ from pytest_h2o.errors import UsageError
 from pytest_h2o.options import BY_NAME, EMBEDDED_BENCH, Given, Settings
 from pytest_h2o.report.shipping import Shipping
 from pytest_h2o.resume import make_ready
-from pytest_h2o.store import RESULTS_FOLDER, is_in_use
+from pytest_h2o.store import SHARED, is_in_use
 
 _SAME_EVERYWHERE = ("bench", "baseline-bench", "demo", "base-config")
 """Files that must have the same content wherever items run: their figures are those of one run."""
@@ -87,7 +87,7 @@ def hear_controller(told: Mapping[str, Any], root: Path) -> Told:
     # Of this user, machine and run: its workers here share it, and a run that goes on finds it again.
     key = hashlib.sha256(str(run_dir).encode()).hexdigest()[:8]
     scratch = Path(tempfile.gettempdir(), f"pytest-h2o-{os.getuid()}", "runs", key, run_dir.name)
-    if settings["resume"] is not None and scratch.is_dir() and not is_in_use(scratch / RESULTS_FOLDER):
+    if settings["resume"] is not None and scratch.is_dir() and not is_in_use(scratch / SHARED):
         make_ready(scratch)
     settings = Settings({**settings.given, "out-dir": Given(scratch.parent, settings.origin("out-dir"))})
     return Told(settings, scratch, Shipping(((str(scratch), str(run_dir)), (str(root), str(there)))))

@@ -18,6 +18,8 @@ FAKE_SPANS
     File to which each launch appends ``in`` when it begins and ``out`` when it ends.
 FAKE_KILL_PARENT
     The launch of this number kills the process that launched it, and hangs.
+FAKE_SLEEP_S
+    Each launch that gets past its command line takes so many seconds longer.
 FAKE_KV_LEN
     A launch with H2O on prints a warning that names this kv_len.
 """
@@ -178,6 +180,7 @@ def main() -> None:
     if os.environ.get("FAKE_KILL_PARENT") == str(count_launches()):
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(600)
+    time.sleep(float(os.environ.get("FAKE_SLEEP_S", "0")))
     misbehave(mode, options["-m"])
     config = json.loads(Path(options["-m"]).read_text(encoding="utf-8"))
     log = find_log(config, options)

@@ -17,15 +17,18 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"errors", "error_records", "__init__"},
     {"codecs", "cores", "dumps", "presets", "preset_model", "scopes", "points", "schema", "options", "decode_options"}
-    | {"store", "history", "option_checks", "embedded"},
+    | {"store", "history", "option_checks", "embedded", "executor_name", "progress"},
     {"bench", "codecs_bench", "lossless", "gate", "reference"},
     {"report"},
     {"comparisons", "gate_files", "known_rope", "launch_settings", "row_sources", "selection", "session"}
     | {"pair_sources", "decode_plan", "decode_figures", "scope_figures", "text_figures", "calibrations"}
-    | {"asked", "resume", "workers", "embedded_reach", "extensions"},
-    {"plugin", "run_config", "hookspecs", "cli", "commands", "__main__"},
+    | {"consistency_figures", "embedded_reach", "extensions", "progress_display", "run_head"}
+    | {"asked", "resume", "workers"},
+    {"plugin", "run_config", "controller", "hookspecs", "cli", "commands", "__main__"},
 )
 """From the bottom up; a module imports from its own layer and those below."""
+
+KNOW_PYTEST = {"plugin", "controller", "hookspecs"}
 
 
 def room_of(path: Path) -> str:
@@ -66,7 +69,7 @@ def test_imports_go_one_way(path: Path) -> None:
             assert layer_of(room) <= level, f"{path.name} in {room_of(path)} imports {name}, which stands above it"
 
 
-KNOW_PYTEST = ("plugin", "run_config", "hookspecs")
+KNOW_PYTEST = ("plugin", "run_config", "controller", "hookspecs")
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if room_of(p) not in KNOW_PYTEST], ids=_ids)
@@ -83,7 +86,8 @@ def test_loading_the_plugin_loads_nothing_but_pytest_and_the_standard_library() 
     code = (
         "import sys, pytest; before = set(sys.modules)\n"
         "import pytest_h2o.plugin\n"
-        "own = {'pytest_h2o', *('pytest_h2o.' + name for name in ('errors', 'options', 'plugin', 'run_config'))}\n"
+        "names = ('errors', 'options', 'plugin', 'run_config', 'controller')\n"
+        "own = {'pytest_h2o', *('pytest_h2o.' + name for name in names)}\n"
         "new = {m.split('.')[0] for m in set(sys.modules) - before - own}\n"
         "ours = {m for m in sys.modules if m.startswith('pytest_h2o')} - own\n"
         "print(sorted(new - set(sys.stdlib_module_names)), sorted(ours))\n"

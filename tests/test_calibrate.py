@@ -122,12 +122,25 @@ def test_the_command_records_and_the_gate_flags(
     assert "h2o: small: the decode target of 5.0% is below the noise floor of this machine, " in done.stdout
 
 
+def test_the_noise_of_a_busy_machine_is_said_to_be_that(
+    bench: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "pytest_h2o.bench.launch.find_disturbance", lambda *_, cores: f"others used 1.0 of {cores} cores"
+    )
+    flags = ["--llm-bench", str(bench), "--base-config", str(BASE_CONFIG), "--pairs", "6", "--threads", "2"]
+    assert main(["calibrate", *flags]) == 0
+    assert "12 of 12 launches were disturbed (first: others used 1.0 of " in capsys.readouterr().out
+
+
 def test_bad_input_is_told(bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--llm-bench", str(bench), "--base-config", str(BASE_CONFIG)]
     assert main(["calibrate", *flags, "--pairs", "5"]) == 2
     assert "--pairs is out of range\n  came: 5\n  expected: 6 to 200" in capsys.readouterr().err
     assert main(["calibrate", "--llm-bench", str(tmp_path / "none"), "--base-config", str(BASE_CONFIG)]) == 2
     assert "the bench is not there" in capsys.readouterr().err
+    assert main(["calibrate", "--llm-bench", str(bench)]) == 2
+    assert "expected: --base-config FILE beside it" in capsys.readouterr().err
     (tmp_path / "there.json").write_text("{}")
     assert main(["calibrate", *flags, "--out", str(tmp_path / "there.json")]) == 2
     assert "a file that exists would be overwritten" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -37,6 +38,9 @@ class Broken(Codec):
         words = stream.words.copy()
         words[words == 0x8000] = 0
         return words.tobytes()
+
+    def encode_many(self, streams: Sequence[Stream]) -> list[bytes]:
+        return [] if self.fault == "few" else super().encode_many(streams)
 
     def decode(self, payload: bytes | memoryview, side: SideInfo) -> Words:
         words = np.frombuffer(payload, np.uint16).reshape(side.shape).copy()
@@ -90,6 +94,8 @@ def test_bug_in_a_codec_names_the_codec_and_the_stream(tmp_path: Path) -> None:
         "  came: IndexError: list index out of range\n"
         "  next: mend the codec: every shape and bit pattern can be encoded"
     )
+    with pytest.raises(CodecError, match=r"another number of payloads than streams\n.*layer 0, K.*\n  came: 0\n"):
+        evaluate_lossless(tmp_path, LosslessSettings(), verify=True, codec=Broken("few"), workers=1)
     with pytest.raises(RoundTripError, match="IndexError: list index out of range"):
         evaluate_lossless(tmp_path, LosslessSettings(), verify=True, codec=Broken("decode"))
 

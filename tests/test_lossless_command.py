@@ -113,7 +113,7 @@ def test_result_is_written_and_told(tmp_path: Path, capsys: pytest.CaptureFixtur
         "lossless ratio 1.3800 (K 1.1943, V 1.6341), 728,832 -> 528,143 bytes, 25 entries, "
         "12 of 12 streams decoded and equal\n"
     ).replace("1.3800 (K 1.1943, V 1.6341)", summary(values)).replace("528,143", f"{values['compressed_bytes']:,}")
-    assert re.fullmatch(r"(\d+ of 1 MB, \d+ MB/s\n)+", told.err)
+    assert re.fullmatch(r"(\d+ of 1 MB, \d+ MB/s, after \d+ s\n)+", told.err)
     text = (tmp_path / "out.md").read_text(encoding="utf-8")
     assert f"lossless ratio {summary(values)}" in text
     assert "| entry mode | chunked_grouped, chunks of 192 tokens + 8 bytes |" in text

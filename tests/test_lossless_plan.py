@@ -61,7 +61,8 @@ def test_every_token_is_in_one_stream_of_its_group(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "_TASK_BYTES", task_bytes)
         tasks = list(plan_tasks(groups, chosen))
-    expected = [(entry.meta, row) for group in groups for entry in group for row in range(entry.seq_len)]
+    by_layer = sorted(groups, key=lambda group: (group[0].layer_id, group[0].kv_heads, group[0].head_dim))
+    expected = [(entry.meta, row) for group in by_layer for entry in group for row in range(entry.seq_len)]
     assert rows_of(tasks, "k") == rows_of(tasks, "v") == expected
     assert sorted(expected) == sorted((entry.meta, row) for entry in entries for row in range(entry.seq_len))
     check_groups(groups, chosen)

@@ -12,14 +12,15 @@ import pytest
 from pytest_h2o.bench.command import BenchSettings
 from pytest_h2o.bench.config import read_base_config
 from pytest_h2o.bench.folding import FoldCheck
+from pytest_h2o.commands.sweep import WaitNotice
 from pytest_h2o.errors import H2OError
 from pytest_h2o.launch_settings import bench_settings
 from pytest_h2o.options import Given, Settings
 from pytest_h2o.presets import load_presets
+from pytest_h2o.progress import ProgressWriter, read_board
 from pytest_h2o.row_sources import (
     LaunchedRows,
     RecordedRows,
-    WaitNotice,
     _describe_fold,
     find_recordings,
 )
@@ -52,7 +53,7 @@ def test_a_half_recorded_preset_is_a_recording_that_fails(tmp_path: Path) -> Non
     """Beside a whole recording, too: it is not left out as not recorded."""
     shutil.copytree(SWEEP, tmp_path / "target_ratio_v3")
     (tmp_path / "target_speed_v3" / "configs").mkdir(parents=True)
-    found = find_recordings(tmp_path, list(PRESETS.values()), [])
+    found = find_recordings(tmp_path, list(PRESETS.values()), [V3])
     assert found == {name: tmp_path / name for name in ("target_ratio_v3", "target_speed_v3")}
     from pytest_h2o.points import expand_points
 
@@ -62,10 +63,10 @@ def test_a_half_recorded_preset_is_a_recording_that_fails(tmp_path: Path) -> Non
 
 
 def test_a_preset_without_a_folder_is_not_recorded() -> None:
-    assert find_recordings(RECORDINGS, list(PRESETS.values()), []).keys() == {"target_ratio_v3"}
+    assert find_recordings(RECORDINGS, list(PRESETS.values()), [V3]).keys() == {"target_ratio_v3"}
 
 
-def test_a_gate_that_waits_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_that_waits_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
     stderr = io.StringIO()
     monkeypatch.setattr(sys, "__stderr__", stderr)
     notice = WaitNotice()
@@ -79,11 +80,20 @@ def test_a_gate_that_waits_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None
     WaitNotice()(9.0)
 
 
-def test_a_launch_waits_with_a_notice(tmp_path: Path) -> None:
+def test_a_launch_that_waits_shows_it(tmp_path: Path) -> None:
     base = read_base_config(ROOT / "fixtures" / "recordings" / "base_config.json")
     bench = BenchSettings.for_program(sys.executable)
-    rows = LaunchedRows((), base=base, bench=bench, folder=tmp_path, store=OnceStore(tmp_path), fold=True)
-    assert isinstance(rows._launcher.on_wait, WaitNotice)
+    told: list[float] = []
+    progress = ProgressWriter(tmp_path / "progress", on_wait=told.append)
+    rows = LaunchedRows(
+        (), base=base, bench=bench, folder=tmp_path, store=OnceStore(tmp_path), fold=True, progress=progress
+    )
+    assert rows._launcher.on_wait is not None
+    with progress.step("preset", "run_0001", unit="run", total=3):
+        rows._launcher.on_wait(2.0)
+        (activity,) = read_board(tmp_path / "progress").activities
+    assert (activity.what, activity.label, activity.waits) == ("preset", "run_0001", True)
+    assert told == [2.0]
 
 
 def test_the_note_of_a_fold_names_its_preset() -> None:

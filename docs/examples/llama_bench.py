@@ -7,6 +7,7 @@ other. Its lossy ratio is a fact of the block formats: 16 bits an fp16 value ove
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +29,14 @@ BITS = {
 
 TEXTS = ("model_type", "backends", "type_k", "type_v")
 COUNTS = ("model_size", "n_threads", "n_prompt", "n_gen")
-CONDITIONS = ("n_depth", "n_batch", "n_ubatch", "n_gpu_layers", "flash_attn", "no_kv_offload", "cpu_info", "gpu_info")
-CONDITIONS += ("build_commit", "model_filename")
+CONDITIONS = (
+    *("n_depth", "n_batch", "n_ubatch", "n_gpu_layers", "flash_attn", "no_kv_offload"),
+    *("cpu_info", "gpu_info", "build_commit", "model_filename"),
+)
+"""What two tests must have alike, besides the type of the cache, before their speeds are compared."""
+
+OBJECTS = re.compile(r"(?m)^(?:\[\s*\{|\{)")
+"""Where a list of objects or an object begins, at the start of a line."""
 
 
 @dataclass(frozen=True)
@@ -93,19 +100,15 @@ class LlamaBench:
 
 def _tests(text, log_file):
     """The objects of -o json or -o jsonl; lines of other kinds around them are passed over."""
-    start = min((place for place in (text.find("[\n"), text.find("[{"), text.find("{")) if place >= 0), default=0)
-    decoder, tests = json.JSONDecoder(), []
-    while start < len(text):
+    decoder, end, tests = json.JSONDecoder(), 0, []
+    while begin := OBJECTS.search(text, end):
         try:
-            value, start = decoder.raw_decode(text, start)
+            value, end = decoder.raw_decode(text, begin.start())
         except ValueError as error:
-            line = text.count("\n", 0, start) + 1
+            where = f"{log_file}:{text.count(chr(10), 0, begin.start()) + 1}"
             hint = "run it to its end: JSON that was cut off is no measurement"
-            raise TableError(
-                "the JSON of llama-bench is damaged", where=f"{log_file}:{line}", came=str(error), hint=hint
-            ) from None
+            raise TableError("the JSON of llama-bench is damaged", where=where, came=str(error), hint=hint) from None
         tests += value if isinstance(value, list) else [value]
-        start = next((place for place in range(start, len(text)) if text[place] in "[{"), len(text))
     return tests
 
 

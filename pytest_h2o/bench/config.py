@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pytest_h2o.bench.printable import can_name_file
 from pytest_h2o.errors import UsageError
 from pytest_h2o.points import SweepPoint
 
@@ -96,7 +97,7 @@ def read_base_config(path: str | os.PathLike[str], source: str = "base config") 
     file = Path(path).absolute()
     values = _read_object(file, source)
     base_dir = values.get("base_dir", "")
-    if not isinstance(base_dir, str) or "\0" in base_dir:
+    if not isinstance(base_dir, str) or not can_name_file(base_dir):
         _refuse(file, source, f"base_dir is {base_dir!r}", "a folder name as text")
     return BaseConfig(file, values, source)
 
@@ -179,7 +180,7 @@ def rope_theta(base: BaseConfig) -> float | None:
 def _llm_config(base: BaseConfig) -> dict[str, Any]:
     """What the model says of itself; nothing where that cannot be read."""
     name = base.values.get("llm_config", PATH_FIELDS["llm_config"])
-    if not isinstance(name, str) or not name or "\0" in name:
+    if not isinstance(name, str) or not name or not can_name_file(name):
         return {}
     try:
         return _read_object(base.base_dir / name.replace("\\", "/"), "llm_config")
@@ -207,7 +208,7 @@ def _with_default_files(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _relative_name(base: BaseConfig, base_dir: Path, field: str, value: str) -> str:
-    if "\0" in value:
+    if not can_name_file(value):
         _refuse(base.path, base.source, f"{field} is {value!r}", "a file name")
     # Resolved first: ".." behind a symbolic link would lead the engine into another folder than it led us.
     target = os.path.realpath(base_dir / value.replace("\\", "/"))

@@ -67,9 +67,9 @@ def machine_lock(on_wait: Wait | None = None, *, mode: Literal["write", "read"] 
         lock.close()
 
 
-def heavy_work() -> contextlib.AbstractContextManager[None]:
+def heavy_work(on_wait: Wait | None = None) -> contextlib.AbstractContextManager[None]:
     """Hold the lock for reading: for work that loads the machine and is not timed."""
-    return machine_lock(mode="read")
+    return machine_lock(on_wait, mode="read")
 
 
 def _lock_folder() -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pytest_h2o.bench.command import RunFiles
-from pytest_h2o.bench.printable import make_printable
+from pytest_h2o.bench.printable import can_name_file, make_printable
 from pytest_h2o.bench.result import PointResult
 from pytest_h2o.errors import H2OError, StoreError
 from pytest_h2o.points import SweepPoint
@@ -138,10 +138,10 @@ def _read_entry(where: str, value: object) -> ManifestEntry:
 
 def _inner_path(where: str, field: str, value: object) -> str:
     """A path that stays below the folder of the manifest; links are looked at when it is opened."""
-    if not isinstance(value, str) or not value or "\0" in value:
+    if not isinstance(value, str) or not value or not can_name_file(value):
         raise _bad(where, f"{field} {value!r}", "a path relative to the manifest")
     path = PurePosixPath(value.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+    if path.is_absolute() or ".." in path.parts or not path.parts or ":" in path.parts[0]:
         raise _bad(where, f"{field} {value!r}", "a path inside the folder of the manifest")
     return str(path)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from pytest_h2o.bench.relaunch import Relaunches
 from pytest_h2o.bench.result import PointResult
 from pytest_h2o.errors import NotMeasured
 from pytest_h2o.gate.comparable import why_unlike
@@ -24,13 +25,6 @@ Keep = Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
 """``keep(key, make)`` returns what `make` returned when `key` was asked for first, in this run or before it was broken
 off; the value is plain JSON."""
 
-RELAUNCHES = 6
-"""Disturbed launches of one comparison that are made again. Above it the machine is simply not quiet: disturbed
-launches then count all the same, since both sides meet the same disturbances, and the interval is the wider for it."""
-
-SAME_LAUNCH = 2
-"""One and the same launch is made again so often at most."""
-
 
 @dataclass
 class PairRunner:
@@ -42,14 +36,14 @@ class PairRunner:
         Launch either side.
     keep : callable
         Remembers each pair as soon as it is whole.
-    relaunches : int
-        Disturbed launches that may still be made again; 0 only marks them.
+    relaunches : Relaunches
+        Of disturbed launches, both sides together.
     """
 
     baseline: Launch
     candidate: Launch
     keep: Keep = lambda _, make: make()
-    relaunches: int = RELAUNCHES
+    relaunches: Relaunches = field(default_factory=Relaunches)
     elapsed_s: float = 0.0
     measured_again: list[str] = field(default_factory=list)
 
@@ -62,18 +56,18 @@ class PairRunner:
         name = f"pair_{number:02d}"
         kept = self.keep(name, lambda: self._launch_both(name, first))
         self.elapsed_s += kept["elapsed_s"]
-        self.relaunches -= kept["relaunches"]
+        self.relaunches.left -= kept["relaunches"]
         self.measured_again += kept["measured_again"]
         return read_pair(kept["pair"])
 
     def _launch_both(self, name: str, first: str) -> dict[str, Any]:
         """Launch a pair, with what it cost; beside this runner, so that a pair that is kept counts once."""
-        runner = replace(self, elapsed_s=0.0, measured_again=[])
+        runner = replace(self, elapsed_s=0.0, measured_again=[], relaunches=Relaunches(self.relaunches.left))
         pair = runner._launch_pair(name, first)
         return {
             "pair": asdict(pair),
             "elapsed_s": runner.elapsed_s,
-            "relaunches": self.relaunches - runner.relaunches,
+            "relaunches": self.relaunches.left - runner.relaunches.left,
             "measured_again": runner.measured_again,
         }
 
@@ -85,14 +79,11 @@ class PairRunner:
         return TimedPair("AB" if first == "AB" else "BA", _timed(a), _timed(b), why_unlike(a, b))
 
     def _launch(self, launch: Launch, run_id: str) -> PointResult:
-        result = self._count(launch(run_id))
-        for again in range(1, SAME_LAUNCH + 1):
-            if result.disturbance is None or self.relaunches <= 0:
-                break
-            self.relaunches -= 1
-            self.measured_again.append(f"{result.run_id}: {result.disturbance}")
-            result = self._count(launch(f"{run_id}_again{again}"))
-        return result
+        return self.relaunches.until_quiet(
+            self._count(launch(run_id)),
+            lambda number: self._count(launch(f"{run_id}_again{number}")),
+            lambda result: self.measured_again.append(f"{result.run_id}: {result.disturbance}"),
+        )
 
     def _count(self, result: PointResult) -> PointResult:
         self.elapsed_s += result.elapsed_s or 0.0

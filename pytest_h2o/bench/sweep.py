@@ -58,6 +58,12 @@ class Sweep:
         """The points, in their order."""
         return self._points
 
+    @property
+    def runs(self) -> int:
+        """Launches of all points, if those that should be one run can be: one a group, and one probe a mode."""
+        probed = {group.leader.h2o_target_mode for group in self._groups if len(group.members) > 1}
+        return len(self._groups) + len(probed)
+
     def result(self, point: SweepPoint) -> PointResult:
         """Return the row of a point, running what has not been run.
 

@@ -18,6 +18,7 @@ With `bitshuffle` the bits of each predicted block are transposed before zstd se
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,15 +28,14 @@ import numpy as np
 
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Tensor, Words
 from pytest_h2o.codecs.planes import predictors
-from pytest_h2o.codecs.planes.byte_planes import Plane, join_planes
-from pytest_h2o.codecs.planes.frames import check_level, compress, decompress
-from pytest_h2o.codecs.planes.predictors import PREDICTORS, FlatBytes
+from pytest_h2o.codecs.planes.block_trials import PlaneCoder, cut_batches
+from pytest_h2o.codecs.planes.byte_planes import Plane, join_planes, split_planes
+from pytest_h2o.codecs.planes.frames import check_level, decompress
+from pytest_h2o.codecs.planes.predictors import PREDICTORS
 from pytest_h2o.errors import CodecError
 
 _HEADER = struct.Struct("<II")
 _U32_MAX = 2**32 - 1
-_SLAB_BYTES = 1 << 19
-"""Predicted planes of a long stream are made piece by piece: this much stays in the cache of one core."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,18 @@ class AdaptiveV22(Codec):
             _check_predictors(name, getattr(self, name))
 
     def encode(self, stream: Stream) -> bytes:
-        words = np.ascontiguousarray(stream.words)
-        hi_names, lo_names = self.candidates(stream.tensor)
-        return b"".join([*self._encode_plane(words, 8, hi_names), *self._encode_plane(words, 0, lo_names)])
+        return self.encode_many([stream])[0]
+
+    def encode_many(self, streams: Sequence[Stream]) -> list[bytes]:
+        payloads = [b""] * len(streams)
+        alike: dict[tuple[Tensor, tuple[int, ...]], list[int]] = {}
+        for place, stream in enumerate(streams):
+            alike.setdefault((stream.tensor, stream.words.shape[1:]), []).append(place)
+        for (tensor, _), places in alike.items():
+            coded = self._encode_alike([streams[place].words for place in places], tensor)
+            for place, payload in zip(places, coded, strict=True):
+                payloads[place] = payload
+        return payloads
 
     def decode(self, payload: bytes | memoryview, side: SideInfo) -> Words:
         hi, at = self._decode_plane(memoryview(payload), 0, side, "hi")
@@ -109,67 +118,42 @@ class AdaptiveV22(Codec):
             return self.k_hi_predictors, self.k_lo_predictors
         return self.v_hi_predictors, self.v_lo_predictors
 
-    def _encode_plane(self, words: Words, shift: int, names: Sequence[str]) -> tuple[bytes, bytes, bytes]:
-        level = self.zstd_level
-        block = min(self.adaptive_block_seq, len(words))
-        single = block == len(words)
-        modes = bytearray()
-        chosen = bytearray(0 if single else words.size)
-        best = compress(b"", level) if block == 0 else b""
-        at = 0
-        for options in self._options(words, shift, names, block):
-            mode, data = options[0]
-            if single or len(options) > 1:
-                best = compress(data, level)
-                for other_mode, other in options[1:]:
-                    frame = compress(other, level)
-                    if len(frame) < len(best):
-                        mode, data, best = other_mode, other, frame
-            modes.append(mode)
-            if not single:
-                chosen[at : at + len(data)] = data
-                at += len(data)
-        frame = (
-            best if single else compress(memoryview(chosen), level)
-        )  # the trial of the only block is the frame of the stream
+    def _encode_alike(self, words: Sequence[Words], tensor: Tensor) -> list[bytes]:
+        """Encode streams of equal heads and dimensions."""
+        block = self.adaptive_block_seq
+        hi, lo = (
+            PlaneCoder(len(words), names, block, self.zstd_level, self.bitshuffle) for names in self.candidates(tensor)
+        )
+        for batch in cut_batches([len(one) for one in words], block, math.prod(words[0].shape[1:])):
+            parts = [words[part.stream][part.first : part.first + part.rows] for part in batch]
+            hi_plane, lo_plane = split_planes(parts[0] if len(parts) == 1 else np.concatenate(parts))
+            hi.take(hi_plane, batch)
+            lo.take(lo_plane, batch)
+        return [
+            b"".join(part for coder in (hi, lo) for part in self._plane(bytes(coder.modes[place]), coder.frames[place]))
+            for place in range(len(words))
+        ]
+
+    def _plane(self, modes: bytes, frame: bytes) -> tuple[bytes, bytes, bytes]:
         if len(frame) > _U32_MAX:
             raise CodecError(f"codec {self.id}: the stream is too large", came=f"{len(frame)} bytes in one plane")
-        return _HEADER.pack(len(modes), len(frame)), bytes(modes), frame
-
-    def _options(
-        self, words: Words, shift: int, names: Sequence[str], block: int
-    ) -> Iterator[list[tuple[int, memoryview]]]:
-        """For each block, the (mode byte, bytes for zstd) of every candidate that can differ from the others."""
-        row_bytes = words.shape[1] * words.shape[2]
-        codes = [PREDICTORS.index(name) for name in names]
-        every, on_one_row = range(len(names)), predictors.distinct_on_one_row(names)
-        slab = max(1, _SLAB_BYTES // max(1, block * row_bytes)) * max(1, block)
-        for start in range(0, len(words), slab):
-            part = words[start : start + slab]
-            plane = (part >> 8 if shift else part).astype(np.uint8)
-            predicted = [p.reshape(-1) for p in predictors.predict(plane, names, block)]
-            for row in range(0, len(part), block):
-                span = slice(row * row_bytes, (row + block) * row_bytes)
-                places = every if min(block, len(part) - row) > 1 else on_one_row
-                yield [(codes[place], self._shuffled(predicted[place][span])) for place in places]
-
-    def _shuffled(self, data: FlatBytes) -> memoryview:
-        return predictors.bitshuffle(data).data if self.bitshuffle else data.data
+        return _HEADER.pack(len(modes), len(frame)), modes, frame
 
     def _decode_plane(self, payload: memoryview, at: int, side: SideInfo, plane: str) -> tuple[Plane, int]:
         modes, frame, end = self._split(payload, at, side, plane)
         rows, heads, dim = side.shape
         row_bytes = heads * dim
         coded = np.frombuffer(decompress(frame, rows * row_bytes), np.uint8)
-        out = np.empty(side.shape, np.uint8)
+        restored = []
         for mode, first, blocks, height in _runs(modes, rows, self.adaptive_block_seq):
-            end_row = first + blocks * height
-            part = coded[first * row_bytes : end_row * row_bytes].reshape(blocks, height * row_bytes)
+            part = coded[first * row_bytes : (first + blocks * height) * row_bytes].reshape(blocks, height * row_bytes)
             if self.bitshuffle:
                 part = predictors.bitunshuffle(part)
-            restored = predictors.restore(part.reshape(blocks, height, heads, dim), PREDICTORS[mode])
-            out[first:end_row] = restored.reshape(-1, heads, dim) if restored.size else 0
-        return out, end
+            undone = predictors.restore(part.reshape(blocks, height, heads, dim), PREDICTORS[mode])
+            restored.append(undone.reshape(blocks * height, heads, dim))
+        if not restored:
+            return np.empty(side.shape, np.uint8), end
+        return restored[0] if len(restored) == 1 else np.concatenate(restored), end
 
     def _split(self, payload: memoryview, at: int, side: SideInfo, plane: str) -> tuple[bytes, memoryview, int]:
         """Modes and frame of the plane that starts at `at`, and where it ends; checked against the shape."""

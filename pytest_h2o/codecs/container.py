@@ -191,7 +191,8 @@ def _read_body(body: memoryview) -> Container:
 
 
 def _check_size(side: SideInfo, has_positions: bool, total_bytes: int) -> None:
-    declared = side.raw_bytes + (8 * side.shape[0] if has_positions else 0)
+    # An axis of no length counts as one: numpy refuses the others beside it where their product is too large.
+    declared = 2 * math.prod(max(axis, 1) for axis in side.shape) + (8 * side.shape[0] if has_positions else 0)
     limit = min(MAX_RAW_BYTES, MAX_EXPANSION * total_bytes)
     if declared > limit:
         raise CodecError(

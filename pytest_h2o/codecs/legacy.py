@@ -64,7 +64,7 @@ class Legacy(Codec):
         return {"hi": end_of_hi, "lo": len(payload) - end_of_hi}
 
     def _encode_plane(self, plane: Plane, name: str) -> bytes:
-        (predicted,) = predictors.predict(plane, [_PREDICTOR[name]], max(1, len(plane)))
+        (predicted,) = predictors.predict(plane, [_PREDICTOR[name]], slice(0, 1))
         data: FlatBytes = predicted.reshape(-1)
         return compress(predictors.bitshuffle(data) if self.bitshuffle else data, self.zstd_level)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_h2o.errors import UsageError
 
 if TYPE_CHECKING:
+    from pytest_h2o.bench.config import BaseConfig
     from pytest_h2o.bench.launch import Launcher
     from pytest_h2o.gate.noise import Noise
     from pytest_h2o.gate.paired import TimedPair
@@ -24,10 +25,21 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from pytest_h2o.embedded import parse_bench
-    from pytest_h2o.options import BY_NAME, DEFAULT_THREADS
+    from pytest_h2o.options import BY_NAME, DEFAULT_THREADS, EMBEDDED_BENCH, EMBEDDED_WORD
 
-    parser.add_argument("--llm-bench", type=parse_bench, required=True, metavar="PATH", help=BY_NAME["bench"].help)
-    parser.add_argument("--base-config", type=Path, required=True, metavar="FILE", help=BY_NAME["base-config"].help)
+    parser.add_argument(
+        "--llm-bench",
+        type=parse_bench,
+        default=EMBEDDED_BENCH,
+        metavar="PATH",
+        help=f"{BY_NAME['bench'].help} (default: {EMBEDDED_WORD})",
+    )
+    parser.add_argument(
+        "--base-config",
+        type=Path,
+        metavar="FILE",
+        help=f"{BY_NAME['base-config'].help} (default with {EMBEDDED_WORD}: the embedded model)",
+    )
     parser.add_argument("--pairs", type=int, default=20, help="pairs of launches, at least 6 (default: 20)")
     parser.add_argument("--prompt", type=int, default=512, help="tokens of prompt (default: 512)")
     parser.add_argument("--gen", type=int, default=128, help="tokens to generate (default: 128)")
@@ -40,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from pytest_h2o.bench.command import BenchSettings
-    from pytest_h2o.bench.config import read_base_config
+    from pytest_h2o.bench.config import without_quality
     from pytest_h2o.bench.disturbance import describe_sources, read_machine
     from pytest_h2o.bench.launch import JsonSupport, Launcher
     from pytest_h2o.calibrations import calibration_path
@@ -62,18 +74,36 @@ def run(args: argparse.Namespace) -> int:
     bench = BenchSettings.for_program(
         check_bench(args.llm_bench, "--llm-bench"), backend=args.backend, threads=args.threads, timeout_s=args.timeout
     )
-    base = read_base_config(args.base_config, "--base-config")
+    base = _base_config(args)
     if args.out is not None:
         refuse_existing(args.out)
     print(f"{args.pairs} pairs, both sides with H2O off; {describe_sources(read_machine())}", flush=True)
     with tempfile.TemporaryDirectory(prefix="pytest-h2o-calibrate-") as folder:
-        launcher = Launcher(base, bench, Path(folder), JsonSupport())
+        launcher = Launcher(without_quality(base), bench, Path(folder), JsonSupport())
         pairs, again, seed = _launch(launcher, _point(args), args.pairs)
     noise = measure_noise(pairs)
     path = args.out or calibration_path(bench, base)
-    write_new_json(path, {**noise.to_json(), **_provenance(args, seed, pairs, again)}, overwrite=args.out is None)
-    print("\n".join([*_lines(noise), f"written to {path}"]))
+    write_new_json(
+        path, {**noise.to_json(), **_provenance(args, base.path, seed, pairs, again)}, overwrite=args.out is None
+    )
+    print("\n".join([*_lines(noise), *_disturbed(pairs), f"written to {path}"]))
     return 0
+
+
+def _base_config(args: argparse.Namespace) -> BaseConfig:
+    """The model's config; UsageError if none is named and the bench is not the embedded one, or it cannot be read."""
+    from pytest_h2o.bench.config import read_base_config
+    from pytest_h2o.embedded import embedded_base_config, is_embedded
+
+    if args.base_config is not None:
+        return read_base_config(args.base_config, "--base-config")
+    if is_embedded(args.llm_bench):
+        return read_base_config(embedded_base_config(), "the embedded model")
+    raise UsageError(
+        "a bench was given, and no base config: the bench needs the model's config.json",
+        where=f"--llm-bench {args.llm_bench}",
+        expected="--base-config FILE beside it",
+    )
 
 
 def _point(args: argparse.Namespace) -> SweepPoint:
@@ -102,7 +132,9 @@ def _launch(launcher: Launcher, point: SweepPoint, count: int) -> tuple[list[Tim
     return pairs, runner.measured_again, seed
 
 
-def _provenance(args: argparse.Namespace, seed: int, pairs: list[TimedPair], again: list[str]) -> dict[str, Any]:
+def _provenance(
+    args: argparse.Namespace, base: Path, seed: int, pairs: list[TimedPair], again: list[str]
+) -> dict[str, Any]:
     import platform
     from dataclasses import asdict
 
@@ -114,8 +146,8 @@ def _provenance(args: argparse.Namespace, seed: int, pairs: list[TimedPair], aga
         "machine": platform.node(),
         "bench": str(args.llm_bench.absolute()),
         "bench_digest": digest_program(args.llm_bench),
-        "base_config": str(args.base_config.absolute()),
-        "base_config_digest": digest_file(args.base_config),
+        "base_config": str(base.absolute()),
+        "base_config_digest": digest_file(base),
         **{name: getattr(args, name) for name in ("backend", "threads", "prompt", "gen", "repeat")},
         "seed": seed,
         "launched": [asdict(pair) for pair in pairs],
@@ -133,3 +165,15 @@ def _lines(noise: Noise) -> list[str]:
         floor = noise.floor(pairs)
         lines.append(f"  {pairs:>3} pairs  " + ("no verdict is possible" if floor is None else f"{floor:.1%}"))
     return lines
+
+
+def _disturbed(pairs: list[TimedPair]) -> list[str]:
+    """What to say where the noise is that of a busy machine."""
+    launches = [side for pair in pairs for side in (pair.baseline, pair.candidate)]
+    found = [launch.disturbance for launch in launches if launch.disturbance is not None]
+    if not found:
+        return []
+    return [
+        f"{len(found)} of {len(launches)} launches were disturbed (first: {found[0]}): this is the noise of a busy "
+        "machine; calibrate again when it is quiet"
+    ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_h2o.commands.outputs import check_outputs
 from pytest_h2o.commands.parse import find_logs
+from pytest_h2o.commands.progress_lines import ProgressLines
 from pytest_h2o.commands.results import check_result
 from pytest_h2o.commands.targets import add_target_arguments, read_baseline, read_model_layers, read_thresholds
 from pytest_h2o.errors import UsageError
@@ -129,7 +130,8 @@ def _evaluate(dump_dir: Path, settings: LosslessSettings) -> LosslessResult:
     """One evaluation, every stream decoded and compared."""
     from pytest_h2o.lossless import evaluate_lossless
 
-    return evaluate_lossless(dump_dir, settings, verify=True)
+    with ProgressLines(verbose=False) as lines:
+        return evaluate_lossless(dump_dir, settings, verify=True, on_entries=lines.entries, progress=lines.coded)
 
 
 def _notes(runs: list[PointResult], baseline: float | None, recorded: Baseline | None) -> list[str]:

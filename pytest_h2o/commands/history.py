@@ -26,8 +26,6 @@ def run(args: argparse.Namespace) -> int:
 
     if args.last < 1:
         raise UsageError("--last is out of range", came=str(args.last), expected="at least 1 run")
-    if args.metric is not None:
-        check_metric(args.metric, "--metric")
     path = args.out_dir / HISTORY_NAME
     if not path.is_file():
         raise UsageError(
@@ -42,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"damaged: {record}", file=sys.stderr)
         else:
             records.append(record)
+    if args.metric is not None and not any(args.metric in record.metrics for record in records):
+        check_metric(args.metric, "--metric")  # metrics that plugins add are known from the records alone
     rows = history_rows(records, args.metric)
     if not rows:
         asked = f" with {args.metric}" if args.metric else ""

@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 import gc
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.commands.outputs import check_outputs
+from pytest_h2o.commands.progress_lines import ProgressLines
 from pytest_h2o.commands.rope import add_rope_arguments, rope_from_args
 from pytest_h2o.errors import UsageError
 
@@ -52,8 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out-json", type=Path, required=True, metavar="FILE")
     parser.add_argument("--out-md", type=Path, metavar="FILE", help="also a summary to read")
     parser.add_argument("--overwrite", action="store_true", help="replace the files if they are there")
-    parser.add_argument("--verbose", action="store_true", help="tell how far it is, on standard error")
+    parser.add_argument("--verbose", action="store_true", help="tell every second how far it is, on standard error")
     parser.add_argument("--workers", type=int, metavar="N", help="threads (default: one a core)")
+    parser.add_argument("--executor", default="cores", metavar="WHERE", help="cores (default), or dask://HOST:PORT")
     parser.add_argument("--no-verify", action="store_true", help="count without decoding; the result says so")
     add_rope_arguments(parser)
     for name, (metavar, text) in {**_TEXT, **_NUMBERS}.items():
@@ -103,14 +104,17 @@ def run(args: argparse.Namespace) -> int:
 
     gc.disable()  # an index of many entries lives to the end: walking it again and again finds nothing to free
     try:
-        result = evaluate_lossless(
-            args.dump_dir,
-            settings,
-            verify=not args.no_verify,
-            rope=rope,
-            workers=args.workers,
-            progress=_Progress() if args.verbose else None,
-        )
+        with ProgressLines(verbose=args.verbose) as lines:
+            result = evaluate_lossless(
+                args.dump_dir,
+                settings,
+                verify=not args.no_verify,
+                rope=rope,
+                workers=args.workers,
+                executor=args.executor,
+                on_entries=lines.entries,
+                progress=lines.coded,
+            )
     finally:
         gc.enable()
     write_new_json(args.out_json, result.to_json(), overwrite=args.overwrite)
@@ -118,20 +122,6 @@ def run(args: argparse.Namespace) -> int:
         write_new_text(args.out_md, render_markdown(result), overwrite=args.overwrite)
     print(render_line(result))
     return _report_skips(result)
-
-
-class _Progress:
-    """Tells at most once a second how far the work is."""
-
-    def __init__(self) -> None:
-        self._told_at = self._started = time.monotonic()
-
-    def __call__(self, done: int, to_do: int) -> None:
-        now = time.monotonic()
-        if now - self._told_at >= 1.0 or done == to_do:
-            self._told_at = now
-            speed = done / max(now - self._started, 1e-6) / 1e6
-            print(f"{done / 1e6:.0f} of {to_do / 1e6:.0f} MB, {speed:.0f} MB/s", file=sys.stderr)
 
 
 def _report_skips(result: LosslessResult) -> int:

@@ -1,4 +1,4 @@
-"""``pytest-h2o schema``: the JSON schema of preset or scope files."""
+"""``pytest-h2o schema``: the JSON schema of preset or scope files, and of what a run writes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", nargs="?", choices=("preset", "scopes"), default="preset")
+    parser.add_argument("kind", nargs="?", choices=("preset", "scopes", "summary", "journal"), default="preset")
 
 
 def render_json_schema(kind: Literal["preset", "scopes"]) -> str:
@@ -26,6 +26,16 @@ def render_json_schema(kind: Literal["preset", "scopes"]) -> str:
     return json.dumps(schema, indent=2) + "\n"
 
 
+def render_artifact_schema(kind: Literal["summary", "journal"]) -> str:
+    """The JSON schema of summary.json, or of a line of the journal, with unit and origin of every number."""
+    from pytest_h2o.report.number_fields import make_schema
+
+    return json.dumps(make_schema(kind), indent=2) + "\n"
+
+
 def run(args: argparse.Namespace) -> int:
+    if args.kind in ("summary", "journal"):
+        print(render_artifact_schema(args.kind), end="")
+        return 0
     print(render_json_schema(args.kind), end="")
     return 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
     from pytest_h2o.launch_settings import check_bench, choose_base_config
     from pytest_h2o.options import Given
     from pytest_h2o.points import expand_points
+    from pytest_h2o.progress import ProgressWriter
     from pytest_h2o.row_sources import LaunchedRows
     from pytest_h2o.store import OnceStore
 
@@ -104,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
         folder=args.out_dir,
         store=OnceStore(scratch),
         fold=not args.no_fold,
+        progress=ProgressWriter(scratch / "progress", on_wait=WaitNotice()),
     )
     if args.dry_run:
         rows.write_dry_run()
@@ -115,6 +119,23 @@ def run(args: argparse.Namespace) -> int:
     code = _write(args.out_dir, outcomes)
     shutil.rmtree(scratch, ignore_errors=True)
     return code
+
+
+class WaitNotice:
+    """Says once, on the terminal's own stderr, that a run waits: else a gate that waits for another looks hung."""
+
+    def __init__(self, after_s: float = 5.0) -> None:
+        self._after_s = after_s
+        self._said = False
+
+    def __call__(self, waited_s: float) -> None:
+        """Take the seconds waited so far."""
+        if self._said or waited_s < self._after_s or sys.__stderr__ is None:
+            return
+        self._said = True
+        line = f"h2o: waiting for another timed run on this machine since {waited_s:.0f} s (one runs at a time)"
+        with contextlib.suppress(OSError, ValueError):  # a closed stderr is no reason to stop
+            print(line, file=sys.__stderr__, flush=True)
 
 
 def _run_point(rows: RowSource, point: SweepPoint, count: int) -> PointResult | H2OError:

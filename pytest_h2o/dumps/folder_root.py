@@ -13,7 +13,8 @@ import os
 import stat
 from collections.abc import Iterator
 
-from pytest_h2o.dumps.meta import META_MAX_BYTES, MetaFault
+from pytest_h2o.dumps.meta import META_MAX_BYTES, Meta, MetaFault, parse_meta
+from pytest_h2o.dumps.meta_cache import Known, MetaCache, Stamp, stamp_of
 from pytest_h2o.dumps.paths import is_meta_name, join_inside, refuse_outside
 from pytest_h2o.errors import DumpError
 
@@ -36,18 +37,21 @@ class FolderRoot:
         DumpError
             A folder cannot be listed, or is a link that leads outside.
         """
-        folder = Folder(self, "")
+        cache = MetaCache(self.path)
+        folder = Folder(self, "", cache)
         pending = [(folder, iter(folder.names()))]
         while pending:  # a stack of our own: a dump may be nested deeper than Python recurses
             folder, names = pending[-1]
             for name in names:
                 if folder.holds_folder(name):
-                    inner = Folder(self, f"{folder.prefix}{name}/")
+                    inner = Folder(self, f"{folder.prefix}{name}/", cache)
                     pending.append((inner, iter(inner.names())))
                     break
                 yield folder, name
             else:
+                folder.remember()
                 pending.pop()
+        cache.save()
 
     def follow(self, path: str, where: str) -> str:
         """`path` without links.
@@ -129,9 +133,13 @@ class Folder:
         It cannot be listed.
     """
 
-    def __init__(self, root: FolderRoot, prefix: str) -> None:
+    def __init__(self, root: FolderRoot, prefix: str, cache: MetaCache) -> None:
         self.prefix = prefix
         self._root = root
+        self._cache = cache
+        self._known = cache.known(prefix)
+        self._seen: Known = {}
+        self._fresh = 0
         self._path = f"{root.path}/{prefix}"
         try:
             with os.scandir(self._path) as listing:
@@ -163,18 +171,39 @@ class Folder:
     def holds_folder(self, name: str) -> bool:
         return self._files[name].is_dir(follow_symlinks=False)
 
-    def read_meta(self, name: str) -> bytes:
-        """Bytes of a meta file, at most one over `META_MAX_BYTES`.
+    def meta(self, name: str) -> Meta:
+        """The meta in a file, parsed now or by an earlier run.
 
         Raises
         ------
         MetaFault
-            They cannot be had.
+            It cannot be read, or is no sound meta.
         DumpError
             It is a link that leads outside.
         """
-        path = f"{self._path}{name}"
         entry = self._files[name]
+        known = self._known.get(name)
+        if known is not None and not entry.is_symlink():
+            try:
+                is_same = stamp_of(entry.stat(follow_symlinks=False)) == known[0]
+            except OSError:
+                is_same = False
+            if is_same:
+                self._seen[name] = known
+                return known[1]
+        data, stamp = self._read_meta(name, entry)
+        meta = parse_meta(data)
+        self._seen[name] = stamp, meta
+        self._fresh += 1
+        return meta
+
+    def remember(self) -> None:
+        """Keep what was read for later runs."""
+        self._cache.keep(self.prefix, self._seen, self._fresh)
+
+    def _read_meta(self, name: str, entry: os.DirEntry[str]) -> tuple[bytes, Stamp]:
+        """Bytes of a meta file, at most one over `META_MAX_BYTES`, and the stamp of that file before they were read."""
+        path = f"{self._path}{name}"
         try:
             if entry.is_symlink():
                 path = self._root.follow(path, self.prefix + name)
@@ -226,17 +255,20 @@ class Folder:
         return self._root.follow(f"{self._root.path}/{inside}", where)
 
 
-def _read_up_to(path: str, limit: int) -> bytes:
+def _read_up_to(path: str, limit: int) -> tuple[bytes, Stamp]:
     file = os.open(path, _FLAGS)
     try:
+        stamp = stamp_of(os.fstat(file))
+        if stamp[1] > limit:
+            raise MetaFault("meta_parse_error", f"larger than {META_MAX_BYTES} bytes")
         data = os.read(file, _FIRST_READ)
         if len(data) < _FIRST_READ:
-            return data
+            return data, stamp
         while len(data) < limit:
             more = os.read(file, limit - len(data))
             if not more:
                 break
             data += more
-        return data
+        return data, stamp
     finally:
         os.close(file)

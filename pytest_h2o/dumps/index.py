@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 from pytest_h2o.dumps.entry import DumpEntry, DumpIndex, DumpRoot, Finding, SkippedEntry
 from pytest_h2o.dumps.folder_root import FolderRoot
-from pytest_h2o.dumps.meta import MetaFault, parse_meta
+from pytest_h2o.dumps.meta import Meta, MetaFault
 from pytest_h2o.errors import DumpError
 
 _SHOWN = 6
+_TELL_EVERY = 1000
 _SMALL_BYTES = 1 << 14
 """Up to here an entry is worth a system call less; a dump of lies costs no memory worth speaking of."""
 
@@ -21,7 +22,7 @@ class _Folder(Protocol):
     @property
     def prefix(self) -> str: ...
 
-    def read_meta(self, name: str) -> bytes: ...
+    def meta(self, name: str) -> Meta: ...
 
     def locate(self, name: str, meta: str, *, sized: bool) -> tuple[str, int | None]: ...
 
@@ -32,7 +33,9 @@ class _Source(DumpRoot, Protocol):
     def listing(self) -> list[str]: ...
 
 
-def index_dump(root: str | os.PathLike[str], *, sized: bool = True) -> DumpIndex:
+def index_dump(
+    root: str | os.PathLike[str], *, sized: bool = True, on_entries: Callable[[int], None] | None = None
+) -> DumpIndex:
     """Read and check every meta below a root; data files are looked up and sized, not opened.
 
     Parameters
@@ -42,6 +45,8 @@ def index_dump(root: str | os.PathLike[str], *, sized: bool = True) -> DumpIndex
     sized : bool
         Compare the size of every data file with its shape. If not, small files are only compared when they are read:
         half the system calls for a dump of many tiny entries, and an error where a skipped entry would be.
+    on_entries : callable, optional
+        Called now and then with the number of entries so far.
 
     Returns
     -------
@@ -58,7 +63,9 @@ def index_dump(root: str | os.PathLike[str], *, sized: bool = True) -> DumpIndex
     source = _open_root(shown)
     entries: list[DumpEntry] = []
     skipped: list[SkippedEntry] = []
-    for folder, name in source.metas():
+    for number, (folder, name) in enumerate(source.metas(), 1):
+        if on_entries is not None and number % _TELL_EVERY == 0:
+            on_entries(number)
         try:
             entries.append(_entry(folder, name, source, sized))
         except MetaFault as fault:
@@ -117,7 +124,7 @@ def _open_root(root: str) -> _Source:
 
 
 def _entry(folder: _Folder, name: str, root: DumpRoot, sized: bool) -> DumpEntry:
-    meta = parse_meta(folder.read_meta(name))
+    meta = folder.meta(name)
     expected = meta.seq_len * meta.kv_heads * meta.head_dim * meta.bytes_per_elem
     located = []
     for file in (meta.k_file, meta.v_file):

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 META_MAX_BYTES = 64 * 1024
 """A real meta has 400 bytes; a larger one than this is not read."""
 
+_MOST_DETAIL = 500
+"""Characters: names of files can have tens of thousands."""
 _JSON_SPACE = " \t\n\r"
 _raw_decode = json.JSONDecoder().raw_decode
 _COUNT_END = 2**31
@@ -33,7 +35,7 @@ class MetaFault(Exception):
     def __init__(self, reason: str, detail: str, fields: Mapping[str, Any] | None = None) -> None:
         super().__init__(reason, detail)
         self.reason = reason
-        self.detail = detail
+        self.detail = detail if len(detail) <= _MOST_DETAIL else f"{detail[: _MOST_DETAIL - 1]}…"
         self.fields = fields or {}
 
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import stat
+import struct
 import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from pytest_h2o.dumps.meta import META_MAX_BYTES, MetaFault
+from pytest_h2o.dumps.meta import META_MAX_BYTES, Meta, MetaFault, parse_meta
 from pytest_h2o.dumps.paths import is_meta_name, join_inside, refuse_outside
 from pytest_h2o.errors import DumpError
 
 _ENCRYPTED = 1
 _MOST_TIMES = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: 1032}
 """Methods that are read, and how many times as large as its packed bytes a member can become by each."""
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, OverflowError, RuntimeError)
+"""What the library raises for damage, NotImplementedError (a RuntimeError) among it."""
 _RECENT = 4
 """Unpacked members kept for reads of a part: two tensors for two threads."""
+_MOST_BYTES = 1 << 28
+"""A member is unpacked whole: a larger one is no affair of memory, but of a folder."""
 
 
 class ZipRoot:
@@ -34,9 +38,9 @@ class ZipRoot:
         self.path = path
         try:
             self._archive = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
+        except _DAMAGE as error:
             raise DumpError(
-                "this is neither a folder nor a zip archive",
+                "this is neither a folder nor a zip archive that can be read",
                 where=path,
                 came=str(error),
                 expected="a dump folder, or a .zip of one",
@@ -93,6 +97,9 @@ class ZipRoot:
             raise MetaFault("binary_read_error", f"{name!r} is encrypted, or packed by a method that is not read")
         if info.file_size > self._bytes * _MOST_TIMES[info.compress_type]:
             raise MetaFault("binary_read_error", f"{name!r} claims {info.file_size} bytes, more than the archive holds")
+        if info.file_size > _MOST_BYTES:
+            detail = f"{name!r} has {info.file_size} bytes, more than {_MOST_BYTES}: unpack the archive into a folder"
+            raise MetaFault("binary_read_error", detail)
         return inside, info.file_size
 
     def _checked_name(self, info: zipfile.ZipInfo) -> str:
@@ -107,7 +114,7 @@ class ZipRoot:
         return inside
 
     def read_meta(self, name: str) -> bytes:
-        """Bytes of a meta member; see `Folder.read_meta`."""
+        """Bytes of a meta member, at most one over `META_MAX_BYTES`; MetaFault if they cannot be had."""
         try:
             with self._archive.open(self._members[name]) as member:
                 return member.read(META_MAX_BYTES + 1)
@@ -141,8 +148,8 @@ class ZipFolder:
         self.prefix = prefix
         self._root = root
 
-    def read_meta(self, name: str) -> bytes:
-        return self._root.read_meta(self.prefix + name)
+    def meta(self, name: str) -> Meta:
+        return parse_meta(self._root.read_meta(self.prefix + name))
 
     def locate(self, name: str, meta: str, *, sized: bool) -> tuple[str, int]:
         return self._root.locate(name, self.prefix, self.prefix + meta)

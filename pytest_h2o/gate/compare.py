@@ -2,7 +2,9 @@
 
 Exact figures (ratios, sizes, counts, quality) are the same to the last digit in two runs of the same thing, so any
 worsening of one fails, unless it is allowed. Timings are compared only where all that they were measured with is known
-and equal, and even then they fail only where an allowance asks for it: noise makes any two of them differ.
+and equal, and even then they fail only where an allowance asks for it: noise makes any two of them differ. Quality is a
+sum over many floats: the libraries of linear algebra add them in an order that suits the processor. Where that may be
+another, a quality figure is held only against an allowance.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from difflib import get_close_matches
 from typing import Any, Literal
 
 from pytest_h2o.errors import StoreError, UsageError
-from pytest_h2o.gate.figure_metrics import FIGURE_METRICS, HEADLINES, render_figure
+from pytest_h2o.gate.figure_metrics import FIGURE_METRICS, HEADLINES, is_rounded, render_figure
 from pytest_h2o.history.record import MetricFacts, SubjectRecord
 
 State = Literal["equal", "better", "allowed", "worse", "changed", "missing", "new", "timed", "not comparable"]
@@ -24,6 +26,9 @@ State = Literal["equal", "better", "allowed", "worse", "changed", "missing", "ne
 
 _EPSILON = 1e-9
 """Percent: what the arithmetic of floats may add to a worsening that is just allowed."""
+
+_ARITHMETIC = ("machine", "threads", "backend")
+"""Parts of a fingerprint that the last digits of a rounded figure depend on, beside the binary that is judged."""
 
 FAILING: frozenset[State] = frozenset({"worse", "changed", "missing"})
 
@@ -131,6 +136,20 @@ class SubjectComparison:
         return tuple(change for change in self.changes if change.state in FAILING)
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was not compared, and why."""
+        asked = f" ({', '.join(self.unmet)} should have been)" if self.unmet else ""
+        timings = (f"timings are not compared{asked}; {'; '.join(self.differing)}",) if self.differing else ()
+        names = dict.fromkeys(c.metric for c in self.changes if c.state == "not comparable" and is_rounded(c.metric))
+        if not names:
+            return timings
+        return (
+            *timings,
+            f"{', '.join(names)} changed, and another machine gives other last digits: judged only where "
+            f"--h2o-compare-fail {next(iter(names))}:PERCENT says by how much",
+        )
+
+    @property
     def unmet(self) -> tuple[str, ...]:
         """Timings that were asked to be held against the earlier run and cannot be."""
         return tuple(
@@ -193,13 +212,19 @@ def compare_subjects(
     """
     refuse_other_model(then, now, where)
     differing = differing_parts(then.fingerprint, now.fingerprint)
+    elsewhere = any(
+        then.fingerprint.get(part) is None or then.fingerprint[part] != now.fingerprint.get(part)
+        for part in _ARITHMETIC
+        if part in then.fingerprint or part in now.fingerprint
+    )
     changes = []
     for row in dict.fromkeys([*now.figures, *then.figures]):
         old, new = then.figures.get(row, {}), now.figures.get(row, {})
         for metric, facts in metrics.items():
             if metric in old or metric in new:
                 change = _compare_figure(row, metric, old.get(metric), new.get(metric), facts)
-                changes.append(_judge(change, facts, allowances, bool(differing)))
+                loose = elsewhere and is_rounded(metric)
+                changes.append(_judge(change, facts, allowances, differs=bool(differing), loose=loose))
     return SubjectComparison(tuple(sorted(changes, key=lambda c: c.state not in FAILING)), differing)
 
 
@@ -246,8 +271,10 @@ def _compare_figure(row: str, metric: str, then: float | None, now: float | None
     return FigureChange(row, metric, then, now, state)
 
 
-def _judge(change: FigureChange, facts: MetricFacts, allowances: Allowances, differs: bool) -> FigureChange:
-    """The same change, with what is allowed, and whether it can be compared at all."""
+def _judge(
+    change: FigureChange, facts: MetricFacts, allowances: Allowances, *, differs: bool, loose: bool
+) -> FigureChange:
+    """The same change, with what is allowed, and whether it can be compared at all; `loose`: not to the last digit."""
     state, found = change.state, allowances.find(change.metric)
     if state in ("missing", "new"):
         return change
@@ -255,6 +282,8 @@ def _judge(change: FigureChange, facts: MetricFacts, allowances: Allowances, dif
         state = "not comparable"
     elif not facts.exact and found is None:
         state = "timed"
+    elif loose and found is None and state in ("better", "worse"):
+        state = "not comparable"
     elif state in ("worse", "changed") and found is not None:
         state = "allowed" if _worsening(change, facts, found[0]) <= found[1] + _EPSILON else state
     return replace(change, state=state, allowed_percent=None if found is None else found[1])

@@ -105,13 +105,8 @@ class ComparisonItem(GateItem):
                 where=self.earlier.title,
             )
             self._headlines = headlines(self.earlier.subject, now, metrics, comparable=not self._comparison.differing)
-            self._note_timings(self._comparison)
+            self._note_all(self._comparison.remarks)
         return self._comparison
-
-    def _note_timings(self, comparison: SubjectComparison) -> None:
-        if comparison.differing:
-            asked = f" ({', '.join(comparison.unmet)} should have been)" if comparison.unmet else ""
-            self.note(f"timings are not compared{asked}; {'; '.join(comparison.differing)}")
 
     @property
     def regressions(self) -> tuple[FigureChange, ...]:

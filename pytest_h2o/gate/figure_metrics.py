@@ -24,6 +24,8 @@ class FigureMetric:
         The metric whose allowed worsening holds for this one too, unless this one has its own.
     fmt : str
         Number format.
+    rounded : bool
+        A sum over many floats, whose last digits another processor gives otherwise: exact on one machine alone.
     """
 
     name: str
@@ -33,6 +35,7 @@ class FigureMetric:
     exact: bool = True
     part_of: str | None = None
     fmt: str = ".4f"
+    rounded: bool = False
 
     def render(self, value: float) -> str:
         text = format(value, self.fmt)
@@ -57,16 +60,28 @@ FIGURE_METRICS: dict[str, FigureMetric] = {
         ),
         FigureMetric("h2o_lossless_fallback", "runtime lossless fallbacks", "", "lower", fmt=".2f"),
         # quality of the model under eviction
-        FigureMetric("quality_ppl_full", "perplexity, full cache", "", "lower"),
-        FigureMetric("quality_ppl_evicted", "perplexity under eviction", "", "lower"),
-        FigureMetric("quality_ppl_rise", "rise in perplexity", "", "lower"),
-        FigureMetric("quality_bits_per_byte_full", "bits a byte, full cache", "", "lower", part_of="quality_ppl_full"),
+        FigureMetric("quality_ppl_full", "perplexity, full cache", "", "lower", rounded=True),
+        FigureMetric("quality_ppl_evicted", "perplexity under eviction", "", "lower", rounded=True),
+        FigureMetric("quality_ppl_rise", "rise in perplexity", "", "lower", rounded=True),
         FigureMetric(
-            "quality_bits_per_byte_evicted", "bits a byte under eviction", "", "lower", part_of="quality_ppl_evicted"
+            "quality_bits_per_byte_full",
+            "bits a byte, full cache",
+            "",
+            "lower",
+            part_of="quality_ppl_full",
+            rounded=True,
         ),
-        FigureMetric("quality_top1_agreement", "agreement of the likeliest token", "", "higher"),
-        FigureMetric("quality_greedy_prefix", "common greedy prefix", "tokens", "higher", fmt=".1f"),
-        FigureMetric("quality_greedy_equal", "equal greedy tokens", "", "higher"),
+        FigureMetric(
+            "quality_bits_per_byte_evicted",
+            "bits a byte under eviction",
+            "",
+            "lower",
+            part_of="quality_ppl_evicted",
+            rounded=True,
+        ),
+        FigureMetric("quality_top1_agreement", "agreement of the likeliest token", "", "higher", rounded=True),
+        FigureMetric("quality_greedy_prefix", "common greedy prefix", "tokens", "higher", fmt=".1f", rounded=True),
+        FigureMetric("quality_greedy_equal", "equal greedy tokens", "", "higher", rounded=True),
         FigureMetric("quality_cache_ratio", "cache ratio of the quality run", "", "higher", fmt=".3f"),
         FigureMetric("quality_tokens", "tokens of the quality run", "", "same", fmt=_COUNT),
         FigureMetric("quality_evictions", "evictions of the quality run", "", "same", fmt=_COUNT),
@@ -106,6 +121,12 @@ HEADLINES: Mapping[str, tuple[str, ...]] = {
 def metric_facts() -> dict[str, MetricFacts]:
     """The table as it is kept with every record."""
     return {name: MetricFacts(m.unit, m.better, m.exact) for name, m in FIGURE_METRICS.items()}
+
+
+def is_rounded(metric: str) -> bool:
+    """Whether the last digits of a metric depend on the processor; false of one that this version does not know."""
+    known = FIGURE_METRICS.get(metric)
+    return known is not None and known.rounded
 
 
 def render_figure(metric: str, value: float | None) -> str:

@@ -87,6 +87,19 @@ class Texts(Protocol):
         ...
 
 
+class Checking(Protocol):
+    """What an item asks about the bench's own lossless sizes."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether they must agree to the byte with the dumps of the same run."""
+        ...
+
+    def compare(self, preset: Preset, point: SweepPoint) -> tuple[int, str]:
+        """Bytes by which they differ, without sign, and what was compared. OptedOut, NotMeasured if they cannot be."""
+        ...
+
+
 class Figures(Protocol):
     """Everything an item can ask of the run it is part of."""
 
@@ -122,6 +135,11 @@ class Figures(Protocol):
     @property
     def dumps(self) -> Dumping:
         """What answers for the scopes of dumps."""
+        ...
+
+    @property
+    def consistency(self) -> Checking:
+        """What answers for the bench's own lossless sizes."""
         ...
 
     @property

@@ -24,6 +24,7 @@ class Targets:
     lossless: Target
     decode_drop: Target
     quality: Target
+    consistency: Target
     similarity: Target
     metrics: Mapping[str, Target] = field(default_factory=dict)
     """Those of metrics that plugins add, by name."""

@@ -84,6 +84,7 @@ METRICS: dict[str, Metric] = {
         Metric("decode_drop", "decode slow-down", "", False, 2, "percent"),
         Metric("lossless_ratio", "lossless ratio", "", True, 4),
         Metric("quality_ppl_rise", "rise in perplexity", "", False, 2, "signed percent"),
+        Metric("runtime_difference", "difference of runtime and dump", "bytes", False, 0),
         Metric("demo_similarity", "similarity of generated text", "", True, 3),
         Metric("joint_margin", "joint margin", "", True, 2, "signed percent"),
     )

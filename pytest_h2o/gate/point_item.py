@@ -33,6 +33,7 @@ class PointItem(GateItem):
             self.note(f"shares the run of {result.shares_run_with}")
         if result.disturbance:
             self.note(f"its launch was disturbed: {result.disturbance}")
+        self._note_all(result.notes)
         return result
 
     @property

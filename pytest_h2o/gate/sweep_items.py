@@ -199,6 +199,18 @@ class SweepItem(GateItem):
         """Rise in perplexity under eviction, a fraction of the full cache's; see `gate.quality.QualityVerdict.rise`."""
         return self._quality().rise()
 
+    def runtime_difference(self) -> Measured:
+        """Bytes by which the bench's own lossless sizes differ from those of its dumps, same tokens and codec.
+
+        One launch of the first point, with its statistics and its dump switched on. 0 is held on the embedded bench;
+        of another build it is reported: its statistics come from its own code.
+        """
+        self.asked = True
+        point = self.session.points(self.preset)[0]
+        difference, text = self.session.consistency.compare(self.preset, point)
+        self.note(text)
+        return self.measured("runtime_difference", difference, f"{point.run_id}, launched again with its dump")
+
     @property
     def compares_text(self) -> bool:
         """Whether there is an llm_demo, whose text tells of quality where the bench prints no perplexity."""

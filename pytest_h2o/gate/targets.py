@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_h2o.bench.adapter import get_adapter
+from pytest_h2o.embedded import is_embedded
 from pytest_h2o.errors import UsageError
 from pytest_h2o.gate.item import Targets
 from pytest_h2o.gate.measured import Target
@@ -56,6 +57,7 @@ def preset_targets(settings: Settings, preset: Preset, deciding: Scope | None) -
         lossless=lossless,
         decode_drop=choose_target(settings, "decode_drop", own.decode_drop, origin),
         quality=choose_target(settings, "quality", own.quality, origin),
+        consistency=_consistency_target(settings),
         similarity=Target("demo_similarity", own.similarity, "no target" if own.similarity is None else origin),
         metrics={name: _metric_target(metric, own.metrics.get(name), origin) for name, metric in ROW_METRICS.items()},
     )
@@ -65,6 +67,12 @@ def _metric_target(metric: RowMetric, own: float | None, own_origin: str) -> Tar
     if own is None:
         return Target(metric.name, metric.target, "the plugin that adds it")
     return Target(metric.name, own, own_origin)
+
+
+def _consistency_target(settings: Settings) -> Target:
+    if is_embedded(settings["bench"]):
+        return Target("runtime_difference", 0, "the embedded bench")
+    return Target("runtime_difference", None, "another bench")
 
 
 def scope_targets(settings: Settings, scope: Scope) -> Targets:
@@ -78,6 +86,7 @@ def scope_targets(settings: Settings, scope: Scope) -> Targets:
         lossless=lossless,
         decode_drop=Target("decode_drop", None, "not for a scope"),
         quality=Target("quality_ppl_rise", None, "not for a scope"),
+        consistency=Target("runtime_difference", None, "not for a scope"),
         similarity=Target("demo_similarity", None, "not for a scope"),
     )
 

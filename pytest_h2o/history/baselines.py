@@ -5,6 +5,7 @@ A file may be committed, so that every machine compares with the same figures.
 
 from __future__ import annotations
 
+import os
 import re
 from difflib import get_close_matches
 from pathlib import Path
@@ -98,7 +99,8 @@ def read_record_file(path: Path) -> RunRecord:
     """Read the record in a baseline, or in ``figures.json`` of a run folder; StoreError if it cannot be."""
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+            size = os.fstat(file.fileno()).st_size  # to ask for the most at once would take that memory
+            data = file.read(min(size, MAX_FILE_BYTES) + 1)
     except OSError as error:
         raise StoreError(
             "a record of a run cannot be read", where=str(path), came=error.strerror or str(error)

@@ -17,14 +17,14 @@ from pytest_h2o import __version__
 from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22
 from pytest_h2o.codecs.base import Codec, Rope
 from pytest_h2o.codecs.legacy import Legacy
-from pytest_h2o.cores import usable_cores
 from pytest_h2o.dumps import DumpIndex, find_overlaps_and_gaps, index_dump
-from pytest_h2o.errors import DumpError, UsageError
+from pytest_h2o.errors import DumpError
+from pytest_h2o.executor_name import CORES
+from pytest_h2o.lossless.executor import Executor, open_executor
 from pytest_h2o.lossless.measure import Measurement, Tally
 from pytest_h2o.lossless.plan import Selection, plan_groups, plan_tasks, select
 from pytest_h2o.lossless.result import SCHEMA_VERSION, LayerBytes, LosslessResult
 from pytest_h2o.lossless.settings import LosslessSettings
-from pytest_h2o.lossless.spread import spread
 
 Progress = Callable[[int, int], None]
 
@@ -40,6 +40,8 @@ def evaluate_lossless(
     codec: Codec | None = None,
     rope: Rope | None = None,
     workers: int | None = None,
+    executor: str = CORES,
+    on_entries: Callable[[int], None] | None = None,
     progress: Progress | None = None,
 ) -> LosslessResult:
     """Encode the selected streams of a dump, count the bytes, and decode them again.
@@ -61,6 +63,10 @@ def evaluate_lossless(
         How K was rotated, for codecs that use it.
     workers : int, optional
         Threads; the number of cores that this process may use if not given.
+    executor : str
+        ``cores``, or ``dask://HOST:PORT`` for the workers of a dask scheduler; see `executor`.
+    on_entries : callable, optional
+        Called now and then with the number of entries that are indexed, from the calling thread.
     progress : callable, optional
         Called with the raw bytes done and to do, from the calling thread.
 
@@ -76,18 +82,23 @@ def evaluate_lossless(
         There is no such codec, or it cannot encode a stream.
     RoundTripError
         A stream came back with other bits.
+    ExecutorError
+        The workers elsewhere cannot be reached, or cannot do the work.
     """
     started = perf_counter()
     if codec is None:
         codec = settings.make_codec()
     else:
         settings = _settings_of(codec, settings)
-    workers = _count_workers(workers)
     measurement = Measurement(codec, verify, rope)
-    try:
-        counted = _evaluate(index_dump(root, sized=False), settings, measurement, workers, progress)
-    except DumpError:  # a file has another size, or cannot be read: look again at all of them, and tell each
-        counted = _evaluate(index_dump(root), settings, measurement, workers, progress)
+    with open_executor(executor, workers) as opened:
+        workers = opened.workers
+        try:
+            index = index_dump(root, sized=False, on_entries=on_entries)
+            counted = _evaluate(index, settings, measurement, opened, progress)
+        except DumpError:  # a file has another size, or cannot be read: look again at all of them, and tell each
+            index = index_dump(root, on_entries=on_entries)
+            counted = _evaluate(index, settings, measurement, opened, progress)
     return LosslessResult(
         **_described(settings, codec),
         **counted,
@@ -105,7 +116,11 @@ def evaluate_lossless(
 
 
 def _evaluate(
-    index: DumpIndex, settings: LosslessSettings, measurement: Measurement, workers: int, progress: Progress | None
+    index: DumpIndex,
+    settings: LosslessSettings,
+    measurement: Measurement,
+    executor: Executor,
+    progress: Progress | None,
 ) -> dict[str, Any]:
     """Everything that was counted, by its name in the result."""
     selection = select(index, settings)
@@ -113,7 +128,7 @@ def _evaluate(
     to_do = sum(entry.seq_len * entry.row_elements * 4 for entry in selection.entries)
     tallies: dict[tuple[int, str], Tally] = {}
     done = 0
-    for measured in spread(measurement, plan_tasks(groups, settings), workers):
+    for measured in executor.run(measurement, plan_tasks(groups, settings)):
         tallies.setdefault((measured.layer_id, measured.tensor), Tally()).add(measured.tally)
         done += measured.tally.raw_bytes
         if progress is not None:
@@ -123,14 +138,6 @@ def _evaluate(
         **_sizes(settings, tallies),
         "by_layer": tuple(_layer_bytes(layer, tallies) for layer in sorted({layer for layer, _ in tallies})),
     }
-
-
-def _count_workers(workers: int | None) -> int:
-    if workers is None:
-        return usable_cores()
-    if workers < 1:
-        raise UsageError("--workers does not fit", came=str(workers), expected="at least 1")
-    return workers
 
 
 def _settings_of(codec: Codec, settings: LosslessSettings) -> LosslessSettings:

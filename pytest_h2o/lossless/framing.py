@@ -100,7 +100,11 @@ class EntryTable:
 
 def encode_tensor(codec: Codec, stream: Stream, framing: Framing) -> bytes:
     """Encode one stream to its record; the record's length is the size that is counted."""
-    payload = codec.encode(stream)
+    return write_record(codec.encode(stream), framing)
+
+
+def write_record(payload: bytes, framing: Framing) -> bytes:
+    """Put the framing before a payload."""
     return framing.header(payload) + payload
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import thread_time
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream, Tensor, Words
 from pytest_h2o.dumps.read import Piece, read_pieces
 from pytest_h2o.errors import CodecError, H2OError, RoundTripError
-from pytest_h2o.lossless.framing import decode_tensor, encode_tensor
+from pytest_h2o.lossless.framing import decode_tensor, write_record
 from pytest_h2o.lossless.plan import Chunk, Task
 
 _MANY_FILES = 64
@@ -70,6 +71,19 @@ class Measured:
     tally: Tally
 
 
+def read_words(task: Task) -> Words:
+    """The words of all streams of a task, one after the other, ``[rows, kv_heads, head_dim]``."""
+    pieces = _pieces(task)
+    if len(pieces) > _MANY_FILES:
+        with _reading:
+            return read_pieces(pieces, task.tensor)
+    return read_pieces(pieces, task.tensor)
+
+
+def _pieces(task: Task) -> list[Piece]:
+    return [piece for chunk in task.chunks for piece in chunk.pieces]
+
+
 @dataclass(frozen=True)
 class Measurement:
     """How tasks are measured; safe to call from several threads."""
@@ -79,53 +93,63 @@ class Measurement:
     rope: Rope | None = None
 
     def __call__(self, task: Task) -> Measured:
-        pieces = [piece for chunk in task.chunks for piece in chunk.pieces]
-        if len(pieces) > _MANY_FILES:
-            with _reading:
-                words = read_pieces(pieces, task.tensor)
-        else:
-            words = read_pieces(pieces, task.tensor)
-        positions = _positions(pieces)
-        tally = Tally()
-        coded: list[_Coded] = []
+        return self.measure(task, read_words(task))
+
+    def measure(self, task: Task, words: Words) -> Measured:
+        """Measure a task whose words, ``[rows, kv_heads, head_dim]``, are at hand; no file is opened."""
+        positions = _positions(_pieces(task))
+        rope = self.rope if task.tensor == "k" else None
+        streams = []
         start = 0
         for chunk in task.chunks:
             span = slice(start, start + chunk.rows)
-            rope = self.rope if task.tensor == "k" else None
-            stream = Stream(words[span], task.tensor, positions[span], rope)
-            coded.append(_Coded(chunk, stream, self._encode(task, chunk, stream, tally)))
+            streams.append(Stream(words[span], task.tensor, positions[span], rope))
             start += chunk.rows
+        tally = Tally()
+        coded = self._encode(task, streams, tally)
         if self.verify:
             self._verify(task, coded, tally)
         return Measured(task.layer_id, task.tensor, tally)
 
-    def _encode(self, task: Task, chunk: Chunk, stream: Stream, tally: Tally) -> bytes:
-        """Encode and count one stream; give its record."""
-        codec, framing, side = self.codec, task.framing, stream.side_info()
+    def _encode(self, task: Task, streams: Sequence[Stream], tally: Tally) -> list[_Coded]:
+        """Encode all streams of a task together, and count each."""
         started = thread_time()
         try:
-            record = encode_tensor(codec, stream, framing)
-            encoded = thread_time()
-            payload = memoryview(record)[framing.overhead_bytes :]
-            plane_bytes, modes = codec.plane_bytes(payload, side), codec.modes(payload, side)
+            payloads = self.codec.encode_many(streams)
         except (H2OError, MemoryError):
             raise
-        except Exception as error:  # a codec may be anybody's: whatever it raises must name the codec and the stream
+        except Exception:  # which of them it was comes out one by one, and is said by `_encode_one`
+            payloads = [
+                _encode_one(stream, self.codec, task, chunk) for stream, chunk in zip(streams, task.chunks, strict=True)
+            ]
+        if len(payloads) != len(streams):
             raise CodecError(
-                f"codec {codec.id} cannot encode a stream",
-                where=_where(task, chunk),
-                came=f"{type(error).__name__}: {error}",
-                hint="mend the codec: every shape and bit pattern can be encoded",
-            ) from error
-        tally.encode_s += encoded - started
+                f"codec {self.codec.id} gave another number of payloads than streams",
+                where=_where(task, task.chunks[0]),
+                came=str(len(payloads)),
+                expected=str(len(streams)),
+                hint="mend encode_many of the codec, or leave it out",
+            )
+        coded = [
+            _Coded(chunk, stream, write_record(payload, task.framing))
+            for chunk, stream, payload in zip(task.chunks, streams, payloads, strict=True)
+        ]
+        tally.encode_s += thread_time() - started
+        for one, payload in zip(coded, payloads, strict=True):
+            self._count(one, payload, task, tally)
+        return coded
+
+    def _count(self, one: _Coded, payload: bytes, task: Task, tally: Tally) -> None:
+        side = one.stream.side_info()
+        with _naming(self.codec, task, one.chunk):
+            plane_bytes, modes = self.codec.plane_bytes(payload, side), self.codec.modes(payload, side)
         tally.streams += 1
-        tally.raw_bytes += stream.raw_bytes
-        tally.coded_bytes += len(record)
-        tally.framing_bytes += framing.overhead_bytes
+        tally.raw_bytes += one.stream.raw_bytes
+        tally.coded_bytes += len(one.record)
+        tally.framing_bytes += task.framing.overhead_bytes
         _add_counts(tally.plane_bytes, plane_bytes)
         for plane, counts in modes.items():
             _add_counts(tally.mode_counts.setdefault(plane, {}), counts)
-        return record
 
     def _verify(self, task: Task, coded: Sequence[_Coded], tally: Tally) -> None:
         """Decode all streams of a task together, and compare each."""
@@ -161,6 +185,27 @@ class _Coded:
     chunk: Chunk
     stream: Stream
     record: bytes
+
+
+@contextmanager
+def _naming(codec: Codec, task: Task, chunk: Chunk) -> Iterator[None]:
+    """A codec may be anybody's: whatever it raises must name the codec and the stream."""
+    try:
+        yield
+    except (H2OError, MemoryError):
+        raise
+    except Exception as error:
+        raise CodecError(
+            f"codec {codec.id} cannot encode a stream",
+            where=_where(task, chunk),
+            came=f"{type(error).__name__}: {error}",
+            hint="mend the codec: every shape and bit pattern can be encoded",
+        ) from error
+
+
+def _encode_one(stream: Stream, codec: Codec, task: Task, chunk: Chunk) -> bytes:
+    with _naming(codec, task, chunk):
+        return codec.encode(stream)
 
 
 def _decode(record: bytes, side: SideInfo, codec: Codec, task: Task, chunk: Chunk) -> Words:

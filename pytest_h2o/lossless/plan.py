@@ -88,11 +88,15 @@ def plan_groups(entries: Sequence[DumpEntry], settings: LosslessSettings) -> lis
 
 
 def plan_tasks(groups: Iterable[Sequence[DumpEntry]], settings: LosslessSettings) -> Iterator[Task]:
-    """The work to do, bundled; first K, then V of each bundle."""
-    for (layer_id, _, _), same in groupby(groups, key=lambda g: (g[0].layer_id, g[0].kv_heads, g[0].head_dim)):
+    """The work to do, bundled layer by layer; first K, then V of each bundle."""
+    for (layer_id, _, _), same in groupby(sorted(groups, key=_alike), key=_alike):
         for framing, chunks in _bundles(same, settings):
             yield Task(layer_id, "k", chunks, framing)
             yield Task(layer_id, "v", chunks, framing)
+
+
+def _alike(group: Sequence[DumpEntry]) -> tuple[int, int, int]:
+    return group[0].layer_id, group[0].kv_heads, group[0].head_dim
 
 
 def _bundles(

@@ -110,7 +110,8 @@ class GgufFile:
         """A tensor as float32, rows first, dequantised now; the result is new memory or a view of the file."""
         tensor = self._tensors[name]
         try:
-            values = gguf.dequantize(tensor.data, tensor.tensor_type)
+            with np.errstate(all="ignore"):  # scales that are no numbers make weights that are none
+                values = gguf.dequantize(tensor.data, tensor.tensor_type)
         except (NotImplementedError, ValueError) as error:
             raise self.fault(
                 f"tensor {name} has a type that cannot be dequantised",

@@ -14,12 +14,14 @@ from typing import Any
 from pytest_h2o.bench.command import RunFiles
 from pytest_h2o.bench.result import PointResult
 from pytest_h2o.embedded import digest_program, embedded_base_config, is_embedded
-from pytest_h2o.errors import StoreError
+from pytest_h2o.errors import H2OError, StoreError
+from pytest_h2o.history.record import RunRecord
 from pytest_h2o.report.collector import Collector
+from pytest_h2o.report.history_figures import collect_history
 from pytest_h2o.report.run_record import build_record, keep_record
 from pytest_h2o.report.sections import build_sections
 from pytest_h2o.report.summary import build_summary, render_summary_md
-from pytest_h2o.store import RESULTS_FOLDER, digest_file, write_new_bytes, write_new_json, write_new_text
+from pytest_h2o.store import SHARED, digest_file, write_new_bytes, write_new_json, write_new_text
 
 RUN_VERSION = 1
 _PACKAGES = (
@@ -57,7 +59,9 @@ def write_artifacts(collector: Collector, *, started: float, ended: float, exit_
         overall_pass=summary["overall_pass"],
         versions=packages,
     )
+    summary["history"], untold = _history(record, collector)
     summary["recorded"] = keep_record(record, collector, finished=exit_status in (0, 1))
+    summary["recorded"]["notes"] += untold
     if summary["recorded"]["trouble"] is not None:
         summary["incomplete_for"].append("the figures of this run could not be kept")
         summary["overall_pass"] = summary["overall_pass"] and "incomplete"
@@ -85,8 +89,16 @@ def write_artifacts(collector: Collector, *, started: float, ended: float, exit_
         write_new_text(collector.run_dir / PAGE_NAME, render_run(summary, collector, run))
     write_new_json(collector.run_dir / "run.json", run)
     # Shared between workers, and what the run could go on from; all of it is in the journal.
-    shutil.rmtree(collector.run_dir / RESULTS_FOLDER, ignore_errors=True)
+    shutil.rmtree(collector.run_dir / SHARED, ignore_errors=True)
     return summary
+
+
+def _history(record: RunRecord | None, collector: Collector) -> tuple[list[dict[str, Any]], list[str]]:
+    """The figures of earlier runs beside those of this one, and why they are not shown if they cannot be read."""
+    try:
+        return collect_history(record, collector.run_dir.parent, collector.settings), []
+    except H2OError as error:
+        return [], [f"earlier runs are not shown: {error.what} ({error.where})"]
 
 
 def _moment(seconds: float) -> str:

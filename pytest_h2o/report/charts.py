@@ -5,9 +5,13 @@ matplotlib takes half a second to load, so it is imported when the first chart i
 
 from __future__ import annotations
 
+import contextlib
 import io
+import logging
 import math
+import os
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.bench.printable import make_printable, one_line
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FONT_PX = 10.5
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 10.0, 10.0, 40.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 10.0, 10.0, 40.0
 _LEGEND_ROW, _LEGEND_ENTRY = 16.0, 34.0
 _CHAR_PX = 0.56 * FONT_PX
 _SHARE_INKS = ("c1", "c2", "c3", "c4", "c5", "quiet")
@@ -38,12 +42,11 @@ def render_chart(chart: Chart) -> str:
     ChartsMissing
         matplotlib is not installed, or cannot be loaded.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of another library, about its own affairs
+    with _undisturbed():
         try:
             import matplotlib
             from matplotlib.figure import Figure
-        except ImportError as error:
+        except (ImportError, OSError, ValueError, RuntimeError) as error:
             raise ChartsMissing(f"matplotlib cannot be loaded: {error}") from error
         with matplotlib.rc_context():
             matplotlib.rcdefaults()  # not what a user's matplotlibrc says
@@ -56,6 +59,26 @@ def render_chart(chart: Chart) -> str:
             text = io.StringIO()
             figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return embed_svg(text.getvalue(), chart.id, make_printable(chart.title), make_printable(chart.description))
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keep what does not concern these charts away from matplotlib, and its own affairs away from the reader.
+
+    It draws to text: a backend that the environment names is not needed, and would be an error if it is unknown. It
+    warns and logs about its cache, as of a home that cannot be written.
+    """
+    logger = logging.getLogger("matplotlib")
+    level, backend = logger.level, os.environ.pop("MPLBACKEND", None)
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
 
 
 def _settings(chart_id: str) -> dict[Any, Any]:
@@ -132,6 +155,27 @@ def _draw_xy(figure: Figure, chart: XYChart) -> None:
     axes.set_xlabel(chart.x_label)
     axes.set_ylabel(chart.y_label)
     _add_legend(axes, entries, chart.width - _LEFT)
+    _add_labels(axes, [dot for _, dots in series for dot in dots if dot.label])
+
+
+def _add_labels(axes: Axes, dots: list[Dot]) -> None:
+    """The label of each point on one of its four sides: the first on which it covers no other label."""
+    taken: list[tuple[float, float, float]] = []
+    for dot in dots:
+        x, y = axes.transData.transform((dot.x, dot.y))  # in pixels, as a chart has 72 dots an inch
+        width = len(dot.label) * _CHAR_PX
+        places = [(5.0, 4.0), (5.0, -4.0 - FONT_PX), (-5.0 - width, 4.0), (-5.0 - width, -4.0 - FONT_PX)]
+
+        def is_free(place: tuple[float, float], x: float = x, y: float = y, width: float = width) -> bool:
+            left, low = x + place[0], y + place[1]
+            return all(
+                left + width < other or other + wide < left or abs(low - bottom) > FONT_PX
+                for other, bottom, wide in taken
+            )
+
+        place = next(filter(is_free, places), places[0])
+        taken.append((x + place[0], y + place[1], width))
+        axes.annotate(dot.label, (dot.x, dot.y), xytext=place, textcoords="offset points", color=LIGHT["ink"])
 
 
 def _draw_series(axes: Axes, series: Series, dots: tuple[Dot, ...]) -> None:
@@ -156,9 +200,6 @@ def _draw_series(axes: Axes, series: Series, dots: tuple[Dot, ...]) -> None:
         color=colour,
         label=series.name or None,
     )
-    for dot in dots:
-        if dot.label:
-            axes.annotate(dot.label, (dot.x, dot.y), xytext=(5, 4), textcoords="offset points", color=LIGHT["ink"])
 
 
 def _draw_shares(figure: Figure, chart: ShareChart) -> None:

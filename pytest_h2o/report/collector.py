@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.options import Settings
 from pytest_h2o.report.shipping import receive_files
-from pytest_h2o.store import RESULTS_FOLDER, OnceStore, append_line
+from pytest_h2o.store import SHARED, OnceStore, append_line
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
@@ -51,7 +51,7 @@ class Collector:
     def __init__(self, run_dir: Path, settings: Settings, sections: Sequence[ReportSection] = ()) -> None:
         self.run_dir = run_dir
         self.settings = settings
-        self._store = OnceStore(run_dir / RESULTS_FOLDER)
+        self._store = OnceStore(run_dir / SHARED)
         self.sections = sections
         """What plugins add to the reports."""
         self.items: dict[str, dict[str, Any]] = {}

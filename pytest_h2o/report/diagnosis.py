@@ -113,7 +113,9 @@ def _margin_text(comparison: Comparison) -> str:
     if margin is None:
         return "no target: reported only"
     if comparison.outcome == "inconclusive":
-        return "inconclusive: the interval holds the target"
+        interval = comparison.measured.interval
+        bounded = interval is not None and (interval.low is not None or interval.high is not None)
+        return "inconclusive: the interval holds the target" if bounded else "inconclusive: there is no interval"
     if not math.isfinite(margin):
         return "a value is missing or not a number, so the target is missed"
     side = "held with a margin of" if margin >= 0 else "missed by"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pytest_h2o.bench.printable import one_line
 from pytest_h2o.gate.compare import Allowances, SubjectComparison, change_to_json, compare_subjects
-from pytest_h2o.gate.figure_metrics import FIGURE_METRICS, HEADLINES, metric_facts, render_figure
-from pytest_h2o.history.record import RunRecord, SubjectRecord
+from pytest_h2o.gate.figure_metrics import HEADLINES, metric_facts, render_figure
+from pytest_h2o.history.record import MetricFacts, RunRecord, SubjectRecord
 from pytest_h2o.report.changes import TABLE_HEADER, table_rows
 
 
@@ -58,8 +58,7 @@ def render_comparison(found: dict[str, SubjectComparison | str], *, everything: 
         rows += table_rows(title, changes if everything else [c for c in changes if c["state"] not in quiet])
         equal = sum(change["state"] == "equal" for change in changes)
         notes.append(f"{title}: {equal} of {len(changes)} figures are equal")
-        if comparison.differing:
-            notes.append(f"{title}: timings are not compared; {'; '.join(comparison.differing)}")
+        notes += [f"{title}: {remark}" for remark in comparison.remarks]
     return [*(render_columns(TABLE_HEADER, rows) if rows else []), *(one_line(note, limit=1000) for note in notes)]
 
 
@@ -78,7 +77,7 @@ def history_rows(records: Iterable[RunRecord], metric: str | None) -> list[Seque
     for record in records:
         for subject in record.subjects:
             name = metric or HEADLINES[subject.kind][0]
-            value = best_figure(subject, name)
+            value = best_figure(subject, name, record.metrics)
             if value is None:
                 continue
             old = before.get(subject.title)
@@ -92,8 +91,8 @@ def history_rows(records: Iterable[RunRecord], metric: str | None) -> list[Seque
 HISTORY_HEADER = ("run", "ended", "of", "items", "figure", "best", "since then")
 
 
-def best_figure(subject: SubjectRecord, metric: str) -> float | None:
-    """The best value of a metric over all rows; None if no row has it."""
+def best_figure(subject: SubjectRecord, metric: str, known: Mapping[str, MetricFacts]) -> float | None:
+    """The best value of a metric over all rows; None if no row has it. `known` says which way is better."""
     values = [figures[metric] for figures in subject.figures.values() if metric in figures]
-    pick: Any = max if FIGURE_METRICS[metric].better == "higher" else min
+    pick: Any = max if metric in known and known[metric].better == "higher" else min
     return None if not values else float(pick(values))

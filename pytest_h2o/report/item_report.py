@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from pytest_h2o.bench.printable import make_printable
 from pytest_h2o.errors import H2OError
 from pytest_h2o.gate.item import GateItem
 from pytest_h2o.report.diagnosis import render_diagnosis
@@ -60,7 +61,7 @@ def report_item(
     ours = error if isinstance(error, H2OError) else None
     failed = outcome == "failed"
     shown = path + nodeid[nodeid.find("::") :]
-    diagnosis = render_diagnosis(item, shown, ours) if failed else None
+    diagnosis = make_printable(render_diagnosis(item, shown, ours)) if failed else None
     record = item.record(nodeid, outcome, ours.what if ours else getattr(error, "msg", None))
     record["location"] = location
     if diagnosis is not None:

@@ -153,7 +153,7 @@ def _overview(summary: Mapping[str, Any]) -> Section | None:
     if not rows:
         return None
     header = ("preset or scope", "threshold", "measured", "target", "margin", "row", "outcome")
-    table = Table("Every threshold of this run", header, tuple(rows), frozenset({2, 4}))
+    table = Table("Every threshold of this run", header, tuple(rows), frozenset({4}))
     return Section("verdicts", "Verdicts", (table,))
 
 

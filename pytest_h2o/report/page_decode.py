@@ -96,6 +96,7 @@ def _pairs_chart(
         drop = _drop(pair)
         if drop is not None:
             (excluded if pair.get("excluded") else compared).append(Dot(number, 100 * drop))
+    step = 1 + len(pairs) // 12
     low, high = _number(verdict.get("low")), _number(verdict.get("high"))
     bands = () if low is None or high is None else (Band("interval", "c1", 100 * low, 100 * high),)
     rules = [Rule("no change", "quiet", 0.0, "y")]
@@ -115,9 +116,18 @@ def _pairs_chart(
         ),
         tuple(rules),
         bands,
+        ticks=tuple((float(number), str(number)) for number in range(1, len(pairs) + 1, step)),
         width=width,
         height=height,
     )
+
+
+def _disturbed(baseline: str, candidate: str) -> list[str]:
+    """What disturbed the launches of a pair, and which."""
+    if baseline == candidate:
+        return [f"both disturbed: {baseline}"] if baseline else []
+    sides = (("baseline", baseline), ("candidate", candidate))
+    return [f"{side} disturbed: {text}" for side, text in sides if text]
 
 
 def _pairs_table(name: str, pairs: list[Mapping[str, Any]], links: Links) -> Table:
@@ -127,7 +137,7 @@ def _pairs_table(name: str, pairs: list[Mapping[str, Any]], links: Links) -> Tab
         speeds = ["missing" if (v := _number(s.get("decode_tok_per_s"))) is None else f"{v:.2f}" for s in sides]
         drop = _drop(pair)
         remarks = [str(pair["excluded"])] if pair.get("excluded") else []
-        remarks += [f"disturbed: {side['disturbance']}" for side in sides if side.get("disturbance")]
+        remarks += _disturbed(*(str(side.get("disturbance") or "") for side in sides))
         files = tuple(
             link
             for side in sides

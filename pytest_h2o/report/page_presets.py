@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pytest_h2o.gate.rule import Thresholds
 from pytest_h2o.report.chart_data import Dot, Rule, Series, XYChart
 from pytest_h2o.report.collector import Collector
 from pytest_h2o.report.document import Block, Bullets, Cell, Figure, Section, Table, Text, Tone
@@ -58,13 +59,24 @@ def preset_section(
     blocks: list[Block] = [*_verdict_blocks(preset), *change_blocks(name, preset)]
     parts = [
         _failed_section(section_id, name, list(collector.failed.get(name, {}).values()), links),
-        _trade_section(name, section_id, rows, limits, preset, links),
+        _trade_section(name, section_id, rows, _drawn_limits(limits, facts, preset), preset, links),
         decode_section(name, section_id, preset, getattr(collector, "comparisons", {}).get(name), links),
-        quality_section(section_id, rows),
+        quality_section(section_id, rows, None if facts is None else facts["targets"].get("quality")),
         _warnings_section(section_id, preset),
         _averages_section(section_id, preset),
     ]
     return Section(section_id, f"Preset {name}", tuple(blocks), tuple(part for part in parts if part is not None))
+
+
+def _drawn_limits(limits: Limits, facts: Mapping[str, Any] | None, preset: Mapping[str, Any]) -> Limits:
+    """The limits as lines of a chart: of pairs, the median speed of their baseline, and the target beside it.
+
+    The verdict rests on the pairs; the other rows are not held against these lines, which only show where they lie.
+    """
+    if facts is None or not facts.get("paired"):
+        return limits
+    asked = Thresholds(limits.thresholds.lossy, limits.thresholds.lossless, facts["targets"]["decode_drop"])
+    return Limits(asked, limits.lossless, (preset.get("baseline") or {}).get("tok_per_s"))
 
 
 def verdict_cells(verdict: Mapping[str, str]) -> tuple[Cell, ...]:
@@ -86,7 +98,7 @@ def _verdict_blocks(preset: Mapping[str, Any]) -> list[Block]:
     if preset["verdicts"]:
         header = ("threshold", "measured", "target", "margin", "row", "outcome")
         cells = tuple(verdict_cells(verdict) for verdict in preset["verdicts"])
-        blocks.append(Table("Thresholds of this preset", header, cells, frozenset({1, 3})))
+        blocks.append(Table("Thresholds of this preset", header, cells, frozenset({3})))
     rules = preset.get("rules")
     if rules:
         text = f"Joint rule (one row meets every target): {rules['joint']}. "
@@ -151,7 +163,7 @@ def _trade_chart(
             Rule(f"decode target {limits.least_decode_tok_per_s:.1f}", "c4", limits.least_decode_tok_per_s, "x")
         )
     if limits.baseline_tok_per_s is not None:
-        rules.append(Rule(f"H2O off {limits.baseline_tok_per_s:.1f}", "c3", limits.baseline_tok_per_s, "x"))
+        rules.append(Rule(f"baseline {limits.baseline_tok_per_s:.1f}", "c3", limits.baseline_tok_per_s, "x"))
     best = "; ".join(f"run {r.number}: {show(r.total, 3, '?')} at {r.decode.mean:.1f} tok/s" for r in front if r.decode)
     y_label = "lossy ratio" if limits.lossless is None else "total ratio (lossy × lossless)"
     return XYChart(

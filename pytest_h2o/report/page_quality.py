@@ -28,8 +28,11 @@ def _value(row: BenchRow, column: str) -> float | None:
     return cell.mean if cell is not None and is_drawable(cell.mean) else None
 
 
-def quality_section(section_id: str, rows: Sequence[ReportRow]) -> Section | None:
-    """The rise in perplexity over the keep ratio, and every quality column of every run; None if no row has any."""
+def quality_section(section_id: str, rows: Sequence[ReportRow], target: float | None = None) -> Section | None:
+    """The rise in perplexity over the keep ratio, and every quality column of every run; None if no row has any.
+
+    `target` is the largest rise that the preset allows, a fraction.
+    """
     measured = [
         row for row in rows if row.is_launch and any(_value(row.result.row, c) is not None for c, *_ in COLUMNS)
     ]
@@ -51,6 +54,7 @@ def quality_section(section_id: str, rows: Sequence[ReportRow]) -> Section | Non
     title = f"{section_id}-quality"
     if not dots:
         return Section(title, "Quality against keep ratio", (table,))
+    limit = () if target is None else (Rule(f"target {100 * target:g} %", "c2", 100 * target, "y"),)
     chart = XYChart(
         f"{title}-chart",
         "Rise in perplexity against keep ratio",
@@ -58,7 +62,7 @@ def quality_section(section_id: str, rows: Sequence[ReportRow]) -> Section | Non
         "keep ratio (share of tokens kept)",
         "rise in perplexity, %",
         (Series("", "c1", tuple(dots)),),
-        (Rule("no rise", "quiet", 0.0, "y"),),
+        (Rule("no rise", "quiet", 0.0, "y"), *limit),
         width=400,
         height=280,
     )

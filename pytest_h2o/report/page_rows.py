@@ -213,4 +213,4 @@ def _mean(result: PointResult, column: str) -> float | None:
 def _bound(result: PointResult) -> str:
     columns = ("h2o_floor_keep", "h2o_target_keep_effective", "h2o_quantized_keep")
     bound = find_bound(*(_mean(result, column) for column in columns))
-    return "unknown" if bound is None else bound.kind
+    return "unknown" if bound is None else bound.kind.replace(" ", "\u00a0")  # on one line, or every row has two

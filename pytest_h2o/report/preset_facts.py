@@ -131,8 +131,8 @@ def _decode(collector: Collector, name: str, facts: Mapping[str, Any] | None) ->
     }
 
 
-def render_comparison(comparison: Mapping[str, Any]) -> dict[str, str]:
-    """A comparison of the journal as texts: measured with spread or interval, target, margin."""
+def render_comparison(comparison: Mapping[str, Any]) -> dict[str, Any]:
+    """A comparison of the journal, as figures and as texts: measured with spread or interval, target, margin."""
     metric = METRICS.get(comparison["metric"]) or Metric(**comparison["added_metric"])
     # What JSON cannot hold as a number is there as text: nan, inf.
     value, target = float(comparison["value"]), comparison["target"]
@@ -153,7 +153,25 @@ def render_comparison(comparison: Mapping[str, Any]) -> dict[str, str]:
         "margin": "none" if margin is None else ("-" if margin < 0 else "") + metric.render_gap(abs(margin)),
         "source": comparison["source"],
         "outcome": comparison["outcome"],
+        "unit": comparison["unit"] or ("fraction" if metric.style != "number" else "ratio"),
+        "value": comparison["value"],
+        "std": comparison["std"],
+        "low": None if interval is None else interval["low"],
+        "high": None if interval is None else interval["high"],
+        "basis": None if interval is None else interval["basis"],
+        "target_value": target,
+        "margin_value": comparison["margin"],
+        "relative_margin": None if margin is None else _relative(metric, value, target, margin),
     }
+
+
+def _relative(metric: Metric, value: float, target: float, margin: float) -> float | None:
+    """A margin as a part of the target; of what is a fraction already it is the margin itself."""
+    if not math.isfinite(margin):
+        return None
+    if metric.style != "number" or not target:
+        return value if metric.name == "joint_margin" else margin
+    return margin / abs(target)
 
 
 def _warnings(results: list[PointResult]) -> dict[str, int]:

@@ -155,13 +155,15 @@ def _summarize_scope(collector: Collector, name: str) -> dict[str, Any]:
     items = [i for i in collector.sorted_items() if subject_kind(i) == "scope" and i["name"] == name]
     outcomes = {item["item"]: item["outcome"] for item in items}
     compared = comparison_facts(items)
+    verdicts = [render_comparison(c) for item in items for c in item["comparisons"]]
     if facts is None:
         reasons = [i["reason"] for i in items if i["reason"]]
-        return {"outcomes": outcomes, "measured": False, "reasons": reasons, **compared}
+        return {"outcomes": outcomes, "measured": False, "reasons": reasons, "verdicts": verdicts, **compared}
     result = facts["result"]
     shared = ("lossless_ratio", "k_lossless_ratio", "v_lossless_ratio", "raw_bytes", "compressed_bytes")
     return {
         "outcomes": outcomes,
+        "verdicts": verdicts,
         "measured": True,
         "refused": is_refused(facts),
         "decides": facts["decides"],

@@ -34,6 +34,7 @@ def check_round_trip(codec: Codec, stream: Stream) -> bytes:
     assert np.array_equal(stream.words, before), "encode changed its input"
     assert codec.encode(replace(stream, words=before)) == payload, "equal streams gave unlike bytes"
 
+    assert codec.encode_many([stream, stream]) == [payload, payload]
     side = stream.side_info()
     decoded = codec.decode(payload, side)
     check_words(decoded, before)

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sample_streams import any_stream, real_streams, worst_words
 
-from pytest_h2o.codecs import adaptive_v22
 from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream
 from pytest_h2o.codecs.legacy import Legacy
+from pytest_h2o.codecs.planes import block_trials
 from pytest_h2o.codecs.planes.predictors import PREDICTORS
 from pytest_h2o.errors import CodecError
 
@@ -89,14 +89,16 @@ def test_real_streams_take_as_many_bytes_as_the_rule_counts(codec: Codec) -> Non
 
 
 @pytest.mark.parametrize("bitshuffle", [False, True])
-def test_long_streams_are_predicted_in_slabs_of_the_same_bytes(
+def test_long_streams_are_predicted_in_batches_of_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch, bitshuffle: bool
 ) -> None:
     stream = real_streams()[0]
     codec = AdaptiveV22(adaptive_block_seq=16, bitshuffle=bitshuffle)
     whole = codec.encode(stream)
-    monkeypatch.setattr(adaptive_v22, "_SLAB_BYTES", 1)
+    monkeypatch.setattr(block_trials, "BATCH_BYTES", 1)
     assert codec.encode(stream) == whole
+    short = Stream(stream.words[:40], "k")
+    assert codec.encode_many([short, stream, short]) == [codec.encode(short), whole, codec.encode(short)]
 
 
 def test_payload_is_laid_out_as_documented() -> None:
@@ -142,13 +144,13 @@ def test_first_predictor_wins_a_tie() -> None:
 
 def test_one_row_needs_no_trial_of_predictors_that_look_back(monkeypatch: pytest.MonkeyPatch) -> None:
     trials: list[int] = []
-    compress = adaptive_v22.compress
+    compress_each = block_trials.compress_each
 
-    def count(data: bytes, level: int) -> bytes:
-        trials.append(len(data))
-        return compress(data, level)
+    def count(data: list[memoryview], level: int) -> list[bytes] | list[memoryview]:
+        trials.extend(map(len, data))
+        return compress_each(data, level)
 
-    monkeypatch.setattr(adaptive_v22, "compress", count)
+    monkeypatch.setattr(block_trials, "compress_each", count)
     row = Stream(worst_words()["random_one_token"], "k")
     AdaptiveV22().encode(row)
     assert len(trials) == 4  # raw and pair_delta of each plane; the better one is the stream's frame

@@ -63,11 +63,12 @@ def test_real_streams_come_back_smaller(codec: Codec) -> None:
 
 
 @every_default
-def test_streams_of_all_kinds_are_decoded_together(codec: Codec) -> None:
+def test_streams_of_all_kinds_are_encoded_and_decoded_together(codec: Codec) -> None:
     """In any order: real and odd ones, coded in any of the codec's modes, with unlike shapes and rotations."""
     streams = [cut(stream, 0, 40) for stream in real_streams()[:4]]
     streams += [Stream(words, "k", None, ROPE) for words in worst_words().values()]
-    payloads = [codec.encode(stream) for stream in streams]
+    payloads = codec.encode_many(streams)
+    assert payloads == [codec.encode(stream) for stream in streams]
     decoded = codec.decode_many(payloads, [stream.side_info() for stream in streams])
     for words, stream in zip(decoded, streams, strict=True):
         check_words(words, stream.words)

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import resource
 
+import numpy as np
 import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_h2o.codecs.planes.frames import Search, compress, compress_bare, decompress, decompress_bare
+from pytest_h2o.codecs.planes import frames
+from pytest_h2o.codecs.planes.frames import (
+    Search,
+    compress,
+    compress_bare,
+    compress_each,
+    decompress,
+    decompress_bare,
+)
 from pytest_h2o.errors import CodecError
 
 HUGE = 1 << 31
@@ -35,6 +44,18 @@ def test_bytes_come_back(data: bytes, times: int) -> None:
         for size in (len(content) - 1, len(content) + 1):
             with pytest.raises(CodecError, match="a zstd frame"):
                 decompress_bare(frame, size)
+
+
+@pytest.mark.parametrize("count", [0, 1, 31, 32, 60])
+@pytest.mark.parametrize("has_batches", [True, False])
+def test_frames_of_many_are_those_of_each(count: int, has_batches: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of unlike sizes; also where zstandard has no call for many, as on PyPy."""
+    random = np.random.default_rng(count)
+    data = [memoryview(random.integers(0, 9, size, np.uint8)) for size in random.integers(1, 40_000, count)]
+    if not has_batches:
+        monkeypatch.setattr(frames, "_HAS_BATCHES", False)
+    for inputs in (data, [*data, b""]):
+        assert [bytes(frame) for frame in compress_each(inputs, 3)] == [compress(one, 3) for one in inputs]
 
 
 def test_a_bare_frame_that_declares_a_size_is_refused_before_it_is_allocated() -> None:

@@ -149,6 +149,35 @@ def test_exact_figures_are_compared_between_binaries() -> None:
     assert state_of("h2o_lossy", 3.0, 2.9, there=other) == "worse"
 
 
+@pytest.mark.parametrize(
+    ("machine", "allowed", "state"),
+    [
+        (ON_THIS_MACHINE["machine"], None, "worse"),
+        ("Linux x86_64, another processor, 2 cores", None, "not comparable"),
+        (None, None, "not comparable"),
+        ("Linux x86_64, another processor, 2 cores", 0.01, "allowed"),
+        ("Linux x86_64, another processor, 2 cores", 0.001, "worse"),
+    ],
+)
+def test_quality_is_exact_on_one_machine_and_elsewhere_held_against_an_allowance(
+    machine: str | None, allowed: float | None, state: str
+) -> None:
+    """Kernels of linear algebra for five processors gave perplexities of 21.6175 to 21.6179 of one model and text."""
+    then = make_subject({"row": {"quality_ppl_evicted": 21.6175, "h2o_lossy": 3.1}}, kind="preset")
+    fingerprint = {**ON_THIS_MACHINE, "machine": machine}
+    row = {"quality_ppl_evicted": 21.6179, "h2o_lossy": 3.1}
+    now = make_subject({"row": row}, kind="preset", fingerprint=fingerprint)
+    allowances = Allowances({} if allowed is None else {"quality_ppl_evicted": allowed})
+    found = compare_subjects(then, now, metric_facts(), allowances)
+    (change,) = [change for change in found.changes if change.metric == "quality_ppl_evicted"]
+    assert change.state == state
+    assert any("quality_ppl_evicted changed" in text for text in found.remarks) == (state == "not comparable")
+    worse = compare_subjects(
+        then, make_subject({"row": {**row, "h2o_lossy": 3.0}}, fingerprint=fingerprint), metric_facts(), Allowances({})
+    )
+    assert "h2o_lossy" in [change.metric for change in worse.regressions]
+
+
 def test_another_model_is_one_clear_error() -> None:
     with pytest.raises(StoreError) as caught:
         compare({"h2o_lossy": 3.0}, {"h2o_lossy": 3.0}, there={**ON_THIS_MACHINE, "model": "large, 2.00 GiB"})
@@ -217,7 +246,12 @@ def test_a_percentage_is_a_number_of_at_least_0(number: str) -> None:
 
 def test_metrics_of_verdicts_are_recorded_and_agree() -> None:
     """What is left out is no figure of a run: it needs a baseline or a target beside it."""
-    assert METRICS.keys() - FIGURE_METRICS.keys() == {"decode_drop", "demo_similarity", "joint_margin"}
+    assert METRICS.keys() - FIGURE_METRICS.keys() == {
+        "decode_drop",
+        "demo_similarity",
+        "joint_margin",
+        "runtime_difference",
+    }
     for name in METRICS.keys() & FIGURE_METRICS.keys():
         ours, theirs = FIGURE_METRICS[name], METRICS[name]
         assert (ours.unit, ours.better == "higher") == (theirs.unit, theirs.higher_is_better)

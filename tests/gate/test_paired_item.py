@@ -128,6 +128,8 @@ def test_what_decode_speed_is_held_against(line: Any, ini: Any, own: Any, expect
     ("line", "ini", "own", "expected"),
     [
         ({}, {}, {}, (20, 60.0)),
+        ({"h2o_bench": "reference"}, {}, {}, (20, 60.0)),
+        ({"h2o_bench": "b"}, {}, {}, (20, None)),
         ({}, {"h2o_decode_budget": "30"}, {}, (30, None)),
         ({}, {"h2o_decode_budget": "30"}, {"decode_pairs": 40}, (40, None)),
         ({}, {}, {"decode_time_s": 300.0}, (20, 300.0)),
@@ -141,14 +143,14 @@ def test_the_budget_of_a_preset(line: Any, ini: Any, own: Any, expected: tuple[i
 
 def test_a_plan_says_whether_disturbed_launches_are_made_again() -> None:
     plan = plan_pairs(resolve(RECORDED), make_preset(), 0.05)
-    assert (plan.budget, plan.target, plan.relaunch, plan.notes) == (Budget(20, 60.0), 0.05, True, ())
+    assert (plan.budget, plan.target, plan.relaunch, plan.notes) == (Budget(20), 0.05, True, ())
     assert not plan_pairs(resolve(RECORDED, {"h2o_disturbed": "keep"}), make_preset(), 0.05).relaunch
 
 
 def test_the_header_says_what_decode_is_held_against() -> None:
     many = [make_preset(), make_preset(decode_pairs=40)]
     assert describe_decode(resolve({"h2o_bench": "b"}), many[:1]) == [
-        "decode paired with H2O off in the same bench, at most 20 pairs or 60 s a preset (default where a bench runs)"
+        "decode paired with H2O off in the same bench, at most 20 pairs a preset (default where a bench runs)"
     ]
     assert len(describe_decode(resolve({"h2o_bench": "b"}), many)) == 2
     assert describe_decode(resolve(RECORDED), many) == ["decode held against the recorded pairs or row with H2O off"]

@@ -88,7 +88,7 @@ class Project:
             "FAKE_MODES": json.dumps(modes),
             "FAKE_LAUNCHES": str(self.path / "launches.txt"),
         }
-        self.write_ini(h2o_threads="2", h2o_set="model_layers=30")
+        self.write_ini(h2o_threads="2", h2o_set="model_layers=30", h2o_disturbed="keep")  # tests run beside others
         return ("--h2o-bench=llm_bench", "--h2o-base-config=model.json")
 
     def launches(self) -> list[str]:

@@ -1,4 +1,7 @@
-"""Codecs in a gate: any registered one, a user's own from a conftest or a hook, and the rotation that they are told."""
+"""Codecs in a gate: any registered one, a user's own from a conftest or a hook, and the rotation that they are told.
+
+The hook and the example are those of docs/codecs.md.
+"""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.plugin.conftest import MODES, ROOT, Project
+from tests.plugin.project import check_no_traceback
 
 EXPECTED = ROOT / "fixtures" / "recordings"
 
@@ -59,14 +60,22 @@ def test_the_gate_holds_on_the_recordings(mode: str, project: Project, artifacts
     assert result.parseoutcomes()["passed"] == 38
     result.stdout.fnmatch_lines(
         [
-            "pass  target_ratio_v3",
-            "    lossy ratio 3.380 ± 0.019 (target >= 3.000)",
-            "    decode slow-down -19.17% (target <= 5.00%)",
+            "h2o: recorded logs in * (ini key h2o_logs); nothing is run",
+            "h2o: model smol_mnn, 144.60 MiB",
+            "h2o: machine * cores (where the logs were recorded is not known)",
+            "preset or scope           lossy  lossless   decode   verdict   margin",
+            "target_ratio_v3           3.380         -  -19.17%      PASS  +12.67%",
+            "all_layers_grouped_192_8      -    1.2711        -  reported        -",
+            "front2_chunked_128_16         -    1.3652        -  reported        -",
+            "front2_grouped_192_8          -    1.4676        -      PASS  +12.89%",
+            "front2_upper                  -    1.5300        -  reported        -",
+            "target_ratio_v3:",
             "    27 rows of 27 runs",
-            "    note: decode speeds are not comparable: warnings of run_0001* show a kv_len of 2566*",
+            "    note: decode speeds are not comparable: warnings of",
+            "      run_0001_p512_g128_k0.28_b8_lr3.0 show a kv_len of 2566, *",
             "    warnings of the binary: 917 x Drop stale per-layer pending plan",
-            "pass  front2_grouped_192_8",
-            "    lossless 1.4676 (target 1.3, decides)",
+            "front2_grouped_192_8:",
+            "    its ratio decides",
             "not measured, not asked for: smoke, target_ratio, target_speed, target_speed_v3",
             "gate PASS (rule joint); artifacts in *",
         ]
@@ -168,3 +177,16 @@ def test_without_bench_and_logs_nothing_passes_in_silence(project: Project) -> N
     assert result.ret == 1
     assert "passed" not in outcomes
     assert outcomes["failed"] == 62
+
+
+def test_a_project_without_an_upper_bound_has_no_such_item(project: Project) -> None:
+    """pytest makes an item of an empty list, which would be about no scope at all."""
+    scopes = project.path / "gates" / "scopes.yaml"
+    text = scopes.read_text(encoding="utf-8")
+    start, end = text.index("  front2_upper:"), text.index("  front2_chunked_128_16:")
+    scopes.write_text(text[:start] + text[end:], encoding="utf-8")
+    result = project.run("-k", "front2_grouped or upper_bound")
+    check_no_traceback(result)
+    assert result.ret == 0
+    assert result.parseoutcomes()["passed"] == 2
+    assert "skipped" not in result.parseoutcomes()

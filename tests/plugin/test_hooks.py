@@ -89,6 +89,17 @@ def test_a_missed_metric_is_diagnosed(project: Project, capsys: pytest.CaptureFi
     assert [path.read_bytes() for path in reports] == written
 
 
+def test_a_worse_metric_may_be_allowed_by_name(project: Project) -> None:
+    add(project, METRIC, gate="")
+    saved = project.run("-k", "target_ratio_v3 and lossy", "--h2o-save=main")
+    assert saved.ret == 0
+    asked = ("-k", "target_ratio_v3 and regression", "--h2o-compare=main", "--h2o-compare-fail=first_token_s:5")
+    assert project.run(*asked).ret == 0
+    unknown = project.run(*asked[:-1], "--h2o-compare-fail=first_token:5")
+    assert unknown.ret == 4
+    assert "did you mean first_token_s" in "\n".join(unknown.errlines + unknown.outlines)
+
+
 def test_a_target_that_no_item_holds_leaves_the_verdict_incomplete(project: Project) -> None:
     add(project, METRIC, gate="")
     assert project.run(*SELECT).ret == 0

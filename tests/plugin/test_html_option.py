@@ -24,7 +24,7 @@ def test_the_ini_file_can_say_so_too(project: Project) -> None:
 def test_another_word_is_bad_usage(project: Project) -> None:
     result = project.run("--h2o-html=maybe")
     assert result.ret == 4
-    result.stderr.fnmatch_lines(["ERROR: --h2o-html does not know 'maybe'", "  expected: yes or no"])
+    result.stdout.fnmatch_lines(["ERROR: --h2o-html does not know 'maybe'", "  expected: yes or no"])
 
 
 def test_nothing_of_it_is_loaded_before_the_end(project: Project) -> None:

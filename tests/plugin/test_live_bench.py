@@ -27,7 +27,7 @@ from tests.plugin.project import (
 
 PRESET = "target_ratio_v3"
 DECIDING = "front2_grouped_192_8"
-WHOLE = ("-k", f"{PRESET} or {DECIDING}", "--h2o-decode-baseline=56.02")
+WHOLE = ("-k", f"({PRESET} or {DECIDING}) and not quality and not consistency", "--h2o-decode-baseline=56.02")
 RUN_IDS = [entry["run_id"] for entry in json.loads((SWEEP / "manifest.json").read_text())]
 
 
@@ -68,9 +68,11 @@ def test_the_preset_costs_ten_launches_and_holds(folded: tuple[Project, pytest.R
     assert project.launches() == RUN_IDS[:10]
     result.stdout.fnmatch_lines(
         [
-            "h2o: bench */llm_bench (--h2o-bench)",
+            "h2o: bench */llm_bench (--h2o-bench), sha256 *, tells no version",
+            "h2o: model * (base config */model.json)",
             "    27 rows of 10 runs",
-            f"    note: rows that differ only in the keep ratio share a run * {RUN_IDS[9]} was run too *",
+            "    note: rows that differ only in the keep ratio share a run *",
+            f"*{RUN_IDS[9]}*was run too *",
             "gate PASS *",
         ]
     )
@@ -160,12 +162,22 @@ def test_a_bench_that_tells_folded_points_apart_is_not_folded(project: Project) 
     result.stdout.fnmatch_lines(
         [
             "    6 rows of 6 runs",
-            "    note: nothing is folded: target_ratio_v3 run_0001_p512_g128_k0.28_b8_lr3.0 and "
-            "run_0003_p512_g128_k0.3_b8_lr3.0 differ only in the keep ratio, which "
-            "adaptive mode should not read, and gave h2o_keep 0.3377 ± 0.0030 and "
-            "0.3000 ± 0.0000",
+            "    note: nothing is folded: target_ratio_v3 run_0001_p512_g128_k0.28_b8_lr3.0",
+            "      and run_0003_p512_g128_k0.3_b8_lr3.0 differ only in the keep ratio, which",
+            "      adaptive mode should not read, and gave h2o_keep 0.3377 ± 0.0030 and",
+            "      0.3000 ± 0.0000",
         ]
     )
+
+
+def test_a_build_that_writes_no_dump_is_not_checked_and_says_so(project: Project) -> None:
+    """Of a build that is not the embedded bench the consistency item only reports: without dumps there is nothing."""
+    result = project.run(*project.make_bench(), "-k", f"{PRESET} and consistency", "-rs")
+    assert result.ret == 0
+    assert result.parseoutcomes()["skipped"] == 1
+    assert project.launches() == ["consistency"]
+    why = "the runtime's own lossless sizes are not checked: this build wrote no dump (one with MNN_KV_DUMP_DIR does)"
+    assert [left["why"] for left in project.summary()["left_out_on_purpose"]] == [why]
 
 
 def test_only_the_points_that_are_asked_for_are_run(project: Project) -> None:
@@ -269,11 +281,15 @@ def test_a_dry_run_writes_configs_and_commands_and_launches_nothing(project: Pro
     result = project.run(*project.make_bench(), "--h2o-dry-run", "-k", f"smoke or {PRESET} or {DECIDING}", "-rs")
     assert result.ret == 0
     check_no_traceback(result)
-    assert result.parseoutcomes()["skipped"] == 5 + 30 + 2
+    assert result.parseoutcomes()["skipped"] == 2 + 27 + 2 * 5 + 2
     assert project.launches() == []
     folder = project.run_dir() / PRESET
     result.stdout.fnmatch_lines(
-        [f"left out on purpose: dry run: nothing was run; configs, manifest and commands.sh of 27 runs are in {folder}"]
+        [
+            "left out on purpose: dry run: nothing was run; configs, manifest and*",
+            "  commands.sh of 27 runs are in*",
+            f"*{folder}",
+        ]
     )
     for run_id in RUN_IDS:
         ours, theirs = (json.loads((sweep / "configs" / f"{run_id}.json").read_text()) for sweep in (folder, SWEEP))

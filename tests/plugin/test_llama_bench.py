@@ -186,3 +186,11 @@ def test_a_dry_run_writes_its_commands(llama: LlamaProject) -> None:
     assert result.ret == 0, result.outlines
     (commands,) = llama.path.glob("h2o-runs/*/kv_q8_0/commands.sh")
     assert " -ctk q8_0 -ctv q8_0 -p 512 -n 128 -r 3 -t 2 -fa 1 -o json > " in commands.read_text()
+
+
+def test_the_embedded_bench_is_not_taken_for_it(llama: LlamaProject) -> None:
+    llama.write_ini()
+    result = llama.run("-k", "kv_q8_0 and test_lossy")
+    check_failed(llama, result, "test_lossy[kv_q8_0]")
+    told = failure_of(result, "test_lossy[kv_q8_0]")
+    assert "not measured: kv_q8_0\n  came: the embedded bench is no llama-bench\n" in told

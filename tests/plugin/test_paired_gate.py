@@ -78,11 +78,10 @@ def test_no_slow_down_passes(bench_project: BenchProject) -> None:
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         [
-            "h2o: decode paired with H2O off in the same bench, at most 20 pairs or 60 s a preset (default where*",
-            "pass  small",
-            "    decode slow-down * (interval * to *%, * pairs) (target <= 5.00%)",
-            "    note: timed run_000*: in the sweep the fastest of 2 rows that meet the lossy target",
-            "    note: paired with H2O off in the same bench: * launches; the verdict is clear after * pairs",
+            "h2o: decode paired with H2O off in the same bench, at most 20 pairs a preset (default where*",
+            "small * [[]*, *] * PASS * +*",
+            "    note: timed run_000*: in the sweep the*",
+            "    note: paired with H2O off in the same bench: * launches; the verdict is*",
             "gate PASS (rule joint)*",
         ]
     )
@@ -127,7 +126,8 @@ def test_what_pairs_cannot_tell_is_inconclusive_and_no_pass(bench_project: Bench
         [
             "*InconclusiveDecode: *test_decode[[]small[]]: no pass, inconclusive: *% (interval *, 7 pairs), "
             "target 5.00%",
-            "    decode slow-down * (interval * to *, 7 pairs) (target <= 5.00%) INCONCLUSIVE",
+            "small * [[]*, *] * INCONCLUSIVE*",
+            "    decode slow-down * (interval * to *, 7 pairs) (target <=*",
             "    note: to decide: *",
             "no pass: inconclusive: decode slow-down *",
             "gate INCONCLUSIVE (rule joint)*",
@@ -159,9 +159,11 @@ def test_unlike_contexts_are_not_comparable(bench_project: BenchProject) -> None
     assert bench_project.count("/decode/") == 4
     result.stdout.fnmatch_lines(
         [
-            "    decode slow-down no value (no interval, 0 pairs, 2 excluded) (target <= 5.00%) INCONCLUSIVE",
-            "    note: not comparable: no pair could be compared, so this is no verdict on the decode speed",
-            "    note: excluded pair 1: unlike contexts: warnings of the candidate show a kv_len of 2566, above *",
+            "small * no value [[]..., ...] * INCONCLUSIVE*",
+            "    decode slow-down no value (no interval, 0 pairs, 2 excluded) (target <=",
+            "      5.00%) INCONCLUSIVE",
+            "    note: not comparable: no pair could be compared, so this is no verdict on *",
+            "    note: excluded pair 1: unlike contexts: warnings of the candidate show a *",
             "gate INCONCLUSIVE*",
         ]
     )
@@ -174,7 +176,7 @@ def test_where_no_row_can_pass_nothing_is_timed(bench_project: BenchProject) -> 
     assert bench_project.count() == 3
     result.stdout.fnmatch_lines(
         [
-            "nothing was timed: no row of small meets the lossy target",
+            "nothing was timed: no row of small meets the targets beside that of decode",
             "note       no row meets the other targets (lossy): no decode speed could matter, *",
         ]
     )
@@ -187,8 +189,8 @@ def test_time_without_room_for_a_verdict_launches_one_pair(bench_project: BenchP
     assert bench_project.count("/decode/") == 2
     result.stdout.fnmatch_lines(
         [
-            "    note: paired with *: 2 launches; 1 pair can never give a verdict with 95.0% confidence: plan more",
-            "    note: planned 1 of 20 pairs: the first took * s, and there are 0.01 s for all (--h2o-*",
+            "    note: paired with *: 2 launches; 1 pair can never*",
+            "    note: planned 1 of 20 pairs: the first took * s, and there are 0.01 s for *",
             "gate INCONCLUSIVE*",
         ]
     )
@@ -199,7 +201,7 @@ def test_two_builds_are_compared_with_the_same_config(bench_project: BenchProjec
     bench_project.set_decode(base=60, drop=0.0, spread=0.02, seed=1)
     result = bench_project.run("--h2o-baseline-bench", str(other), "-k", "test_decode")
     assert result.ret == 1
-    result.stdout.fnmatch_lines([f"    note: paired with another build, {other}: 12 launches; *"])
+    result.stdout.fnmatch_lines(["    note: paired with another build,*", f"*{other}*12 launches; *"])
     configs = bench_project.run_dir() / "small" / "decode" / "configs"
     a, b = (json.loads((configs / f"pair_01_{side}.json").read_text()) for side in ("baseline", "candidate"))
     assert a == b
@@ -219,7 +221,7 @@ def test_a_number_still_works_and_launches_no_pair(bench_project: BenchProject) 
     result = bench_project.run("--h2o-decode-baseline", "62", "-k", "test_decode")
     assert result.ret == 0
     assert bench_project.count() == 3
-    result.stdout.fnmatch_lines(["    decode slow-down 3.23% (target <= 5.00%)"])
+    result.stdout.fnmatch_lines(["small * 3.23% * PASS * +1.77%"])
 
 
 def test_a_run_folder_with_pairs_is_judged_again(bench_project: BenchProject) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,16 @@ def test_a_run_in_one_call(tmp_path: Path) -> None:
         f"layer 0, positions {unequal.sample.first_position} to {unequal.sample.end_position}: "
         f"runtime {unequal.sample.coded_bytes:,} bytes, offline {unequal.offline_bytes:,} bytes"
     )
+
+
+def test_the_lines_of_the_page_run(tmp_path: Path) -> None:
+    """Those of docs/reference-bench.md, on a run that is called otherwise."""
+    page = (Path(__file__).parents[2] / "docs" / "reference-bench.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    root, output = dump(tmp_path)
+    names = {"compare_run": compare_run, "Path": Path, "dump_dir": str(root), "output": output, "config": {}}
+    exec(lines.replace('run_id="check"', 'run_id="tiny"'), names)
+    assert names["found"].consistent  # type: ignore[attr-defined]
 
 
 def test_a_run_that_tells_of_nothing_is_no_pass(tmp_path: Path) -> None:

@@ -46,7 +46,23 @@ addEventListener("load", function () {
     texts++;
     if (ratio < worst.ratio) worst = {ratio: ratio, text: walk.currentNode.data.trim().slice(0, 60)};
   }
+  var squeezed = [], covered = [];
+  document.querySelectorAll(".cell").forEach(function (cell) {
+    var box = cell.getBoundingClientRect(), outer = cell.parentElement.getBoundingClientRect();
+    var said = cell.textContent.trim().slice(0, 40);
+    if (!box.width) return;
+    if (box.right > outer.right + 1) covered.push(said);
+    if (cell.textContent.trim().length > 12 && box.width < 70) squeezed.push(said);
+  });
+  var small = [].filter.call(document.querySelectorAll("svg text"), function (text) {
+    return text.getClientRects().length && text.getBoundingClientRect().height < 9;
+  }).length;
+  var outside = [].filter.call(document.querySelectorAll("svg text"), function (text) {
+    var box = text.getBoundingClientRect();
+    return box.width && (box.left < 0 || box.right > innerWidth);
+  }).map(function (text) { return text.textContent; });
   parent.document.documentElement.setAttribute("data-measured", JSON.stringify({
+    squeezed: squeezed, covered: covered, small: small, outside: outside,
     width: innerWidth, page_width: document.documentElement.scrollWidth, worst: worst, texts: texts,
     background: getComputedStyle(document.body).backgroundColor, pwned: window.pwned === true,
     requests: performance.getEntriesByType("resource").length,

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.plugin.project import Project
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -54,6 +56,19 @@ def gate_run(tmp_path_factory: pytest.TempPathFactory) -> GateRun:
     assert done.returncode == 1, done.stdout + done.stderr
     (run_dir,) = (path for path in (project / "h2o-runs").iterdir() if path.is_dir())
     return GateRun(project, run_dir, done.stdout, project / "step.md", project / "junit.xml")
+
+
+@pytest.fixture(scope="session")
+def paired_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run with launches, pairs of them, and a comparison with an earlier run: do not write into it."""
+    project = Project(tmp_path_factory.mktemp("paired-run"))
+    options = (*project.make_bench(), "-k", "target_ratio_v3 or grouped_192_8", "--h2o-disturbed=keep")
+    project.env["FAKE_DECODE"] = "base=60,drop=0.01,spread=0.02,seed=1"
+    before = project.run(*options, "--h2o-save=main", "-n2")
+    assert before.ret == 0, before.outlines
+    again = project.run(*options, "--h2o-compare=main")
+    assert again.ret == 0, again.outlines
+    return project.runs()[-1]
 
 
 @pytest.fixture

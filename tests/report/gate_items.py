@@ -52,12 +52,14 @@ def tell_failure(item: GateItem, function: str, gate: Callable[[], object]) -> s
         caught = error
     else:
         raise AssertionError(f"{function} did not fail")
-    file = "test_dumps" if item.kind == "scope" else "test_sweep"
+    file = {"scope": "test_dumps", "comparison": "test_regression"}.get(item.kind, "test_sweep")
     place = item.name if item.kind != "point" else f"{item.name}-{item.point.run_id}"  # type: ignore[attr-defined]
     told = report_item(item, f"gates/{file}.py::{function}[{place}]", f"gates/{file}.py", "failed", caught)
     assert told.diagnosis is not None
     if told.text is not None:
         return f"{told.text}\n---\n{told.diagnosis}\n"
+    if not item.comparisons:
+        return f"{told.diagnosis}\n"
     failed = item.comparisons[-1]
     lines = explain_comparison(failed.measured, failed.relation, failed.target)
     assert lines is not None

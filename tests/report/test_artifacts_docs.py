@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,12 +53,14 @@ def check_documented(heading: str, *values: Any) -> None:
     assert not missing, f"not in docs/artifacts.md, {heading}: {sorted(missing)}"
 
 
-def test_summary_json_is_documented(gate_run: GateRun) -> None:
-    check_documented("summary.json", gate_run.read("summary.json"))
+def test_summary_json_is_documented(gate_run: GateRun, paired_run: Path) -> None:
+    paired = json.loads((paired_run / "summary.json").read_text(encoding="utf-8"))
+    check_documented("summary.json", gate_run.read("summary.json"), paired)
 
 
-def test_the_journal_is_documented(gate_run: GateRun) -> None:
-    check_documented("journal.jsonl", *gate_run.journal)
+def test_the_journal_is_documented(gate_run: GateRun, paired_run: Path) -> None:
+    lines = (paired_run / "journal.jsonl").read_text(encoding="utf-8").splitlines()
+    check_documented("journal.jsonl", *gate_run.journal, *map(json.loads, lines))
 
 
 def test_run_json_is_documented(gate_run: GateRun) -> None:
@@ -75,9 +79,10 @@ def test_a_field_that_is_not_documented_is_found() -> None:
         )
 
 
-def test_every_file_of_a_run_is_in_the_table(gate_run: GateRun) -> None:
+def test_every_file_of_a_run_is_in_the_table(gate_run: GateRun, paired_run: Path) -> None:
     named = re.findall(r"^\| `([^`]+)` \|", TEXT.split("## Conventions")[0], re.MULTILINE)
     patterns = [re.compile(re.sub(r"<[^>]+>", "[^/]+", name.replace(".", r"\.")) + "$") for name in named]
-    files = [str(path.relative_to(gate_run.run_dir)) for path in gate_run.run_dir.rglob("*") if path.is_file()]
+    folders = (gate_run.run_dir, paired_run)
+    files = [str(path.relative_to(folder)) for folder in folders for path in folder.rglob("*") if path.is_file()]
     assert files
     assert not [file for file in files if not any(pattern.match(file) for pattern in patterns)]

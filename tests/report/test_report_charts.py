@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import builtins
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -13,6 +17,7 @@ from pytest_h2o.report.chart_data import Band, Dot, Rule, Series, ShareChart, XY
 from pytest_h2o.report.charts import ChartsMissing, render_chart
 from pytest_h2o.report.palette import DARK, LIGHT, MARK_COLOURS, TEXT_COLOURS, contrast
 
+ROOT = Path(__file__).parents[2]
 HOSTILE = "</svg><script>alert(1)</script>\"' $x^2$ \x00\x1b[31m\u202e\nend"
 
 
@@ -83,6 +88,41 @@ def test_a_users_own_style_changes_nothing() -> None:
     ):
         assert render_chart(chart) == before
         assert matplotlib.rcParams["font.size"] == 30
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{}, {"MPLBACKEND": "nonsense"}, {"MPLBACKEND": "tkagg", "DISPLAY": ":77"}, {"MPLCONFIGDIR": "FILE/below"}],
+    ids=["bare", "no-backend", "no-display", "no-config"],
+)
+def test_a_machine_without_screen_home_and_cache_draws_the_same_in_silence(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    code = (
+        "import sys\nfrom tests.report.test_report_charts import *\n"
+        "print(render_chart(xy_chart(Dot(1, 2), Dot(2, 3))), 'matplotlib.pyplot' in sys.modules)"
+    )
+    given = {name: value.replace("FILE", str(file)) for name, value in environment.items()}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PATH": os.environ["PATH"], "HOME": str(file), **given},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.stdout == render_chart(xy_chart(Dot(1, 2), Dot(2, 3))) + " False\n"
+
+
+def test_labels_do_not_cover_each_other() -> None:
+    dots = [Dot(0, 0), Dot(9, 9), *(Dot(5, 5 + n / 1000, label=str(n)) for n in range(4))]
+    root = ElementTree.fromstring(render_chart(xy_chart(*dots)))
+    texts = [e for e in root.iter("{http://www.w3.org/2000/svg}text") if "--ink" in e.get("style", "")]
+    places = [(float(e.get("x", "")), float(e.get("y", ""))) for e in texts if e.text in ("0", "1", "2", "3")]
+    assert len(set(places)) == 4, places
 
 
 def test_without_matplotlib_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

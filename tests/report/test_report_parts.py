@@ -99,12 +99,15 @@ def test_pairs_that_lack_something_are_shown_without_it(damaged: dict[str, Any])
 def test_quality_is_shown_where_a_bench_measured_it(records: RunRecords) -> None:
     for number, point in enumerate(records.collector.points_in_order(PRESET)[:3]):
         point["result"]["cells"]["quality_ppl_rise"] = f"{0.01 * number}"
+    records.collector.presets[PRESET]["targets"]["quality"] = 0.01
     document = render(records)
     assert "Quality against keep ratio" in headings(document)
     (table,) = (t for t in document.all("table") if "Quality of every run" in t.text)
     assert "run_0003_p512_g128_k0.28_b8_lr3.4" in table.text
     assert "2.00%" in table.text
     assert "run_0004" not in table.text
+    (chart,) = (svg for svg in document.all("svg") if "Rise in perplexity against keep ratio" in svg.text)
+    assert "target 1 %" in chart.text
 
 
 COMPARISON = {

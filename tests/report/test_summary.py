@@ -102,19 +102,21 @@ def test_the_page_has_the_verdict_first(passed: dict[str, Any]) -> None:
 
 def test_the_last_lines_on_the_terminal(passed: dict[str, Any]) -> None:
     assert render_terminal(passed, Path("runs/1")) == [
-        f"pass  {PRESET}",
-        "    lossy ratio 3.380 ± 0.019 (target >= 3.000)",
-        "    decode slow-down -19.17% (target <= 5.00%)",
-        "    joint margin +12.67% (target >= +0.00%)",
+        "preset or scope       lossy  lossless   decode  verdict   margin",
+        f"{PRESET}       3.380         -  -19.17%     PASS  +12.67%",
+        f"{DECIDING}      -    1.4676        -     PASS  +12.89%",
+        f"{PRESET}:",
         "    27 rows of 27 runs",
-        "    note: decode speeds are not comparable: warnings of run_0001_p512_g128_k0.28_b8_lr3.0 show a kv_len of "
-        "2566, above prompt + gen = 640, so H2O on decoded a longer context than H2O off",
-        "    note: quality is left out: the bench does not measure it, and no target asks for it",
+        "    note: decode speeds are not comparable: warnings of",
+        "      run_0001_p512_g128_k0.28_b8_lr3.0 show a kv_len of 2566, above prompt +",
+        "      gen = 640, so H2O on decoded a longer context than H2O off",
+        "    note: quality is left out: the bench does not measure it, and no target asks",
+        "      for it",
         "    warnings of the binary: 917 x Drop stale per-layer pending plan",
         "    warnings of the binary: 3 x Clamp invalid meta remove",
-        f"pass  {DECIDING}",
-        "    lossless 1.4676 (target 1.3, decides)",
-        "    60 streams decoded bit for bit",
+        f"{DECIDING}:",
+        "    its ratio decides",
+        "60 streams decoded bit for bit",
         "gate PASS (rule joint); artifacts in runs/1",
     ]
 

@@ -12,6 +12,8 @@ allocated whatever is asked for.
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
@@ -34,23 +36,35 @@ class Search(Enum):
     HISTOGRAM = "histogram"
 
 
+_SIZE_CLASSES = (1 << 14, 1 << 17, 1 << 18)
+"""Up to these sizes of its input a level means other parameters each."""
+_HAS_BATCHES = hasattr(zstandard.ZstdCompressor, "multi_compress_to_buffer")
+"""Its other backend, for PyPy, has no call for many inputs."""
+_WORTH_A_BATCH = 32
+"""From so many inputs on a call for all of them makes up for the context that it makes."""
+
+
 class _Contexts(threading.local):
-    """Contexts of a thread: making one costs as much as a small frame, and none may be shared."""
+    """Contexts of a thread: making one costs as much as a small frame, and none may be shared.
+
+    Inputs of another size class have a context of their own, or zstd would clear its tables whenever the class changes.
+    """
 
     def __init__(self) -> None:
-        self.compressors: dict[int | Search, zstandard.ZstdCompressor] = {}
+        self.compressors: dict[tuple[int | Search, int], zstandard.ZstdCompressor] = {}
         self.decompressor = zstandard.ZstdDecompressor()
         self.bare_decompressor = zstandard.ZstdDecompressor(format=zstandard.FORMAT_ZSTD1_MAGICLESS)
 
-    def compressor(self, kind: int | Search) -> zstandard.ZstdCompressor:
-        """Of a level, or for bare frames."""
-        found = self.compressors.get(kind)
+    def compressor(self, kind: int | Search, size: int) -> zstandard.ZstdCompressor:
+        """Of a level, or for bare frames; for `size` bytes."""
+        key = kind, bisect_left(_SIZE_CLASSES, size)
+        found = self.compressors.get(key)
         if found is None:
             if isinstance(kind, Search):
                 found = zstandard.ZstdCompressor(compression_params=_bare_parameters(kind))
             else:
                 found = zstandard.ZstdCompressor(level=kind)
-            self.compressors[kind] = found
+            self.compressors[key] = found
         return found
 
 
@@ -80,9 +94,21 @@ def check_level(codec_id: str, level: int, setting: str = "level") -> None:
         )
 
 
-def compress(data: bytes | memoryview | Plane, level: int) -> bytes:
-    """One zstd frame of `data` (contiguous)."""
-    return _contexts.compressor(level).compress(data.data if isinstance(data, np.ndarray) else data)
+def compress(data: bytes | bytearray | memoryview | Plane, level: int) -> bytes:
+    """One zstd frame of `data` (contiguous, of bytes)."""
+    view = data.data if isinstance(data, np.ndarray) else memoryview(data)
+    return _contexts.compressor(level, view.nbytes).compress(view)
+
+
+def compress_each(data: Sequence[bytes | bytearray | memoryview], level: int) -> list[bytes] | list[memoryview]:
+    """One zstd frame of each of `data` (contiguous, of bytes), the same as from `compress`; many of them in one call.
+
+    Frames that are views keep the memory of all of them: those that are to live on should be copied.
+    """
+    if not _HAS_BATCHES or len(data) < _WORTH_A_BATCH or not all(data):  # it refuses to compress nothing
+        return [compress(one, level) for one in data]
+    frames = _contexts.compressor(level, len(data[0])).multi_compress_to_buffer(list(data))
+    return [memoryview(frames[place]) for place in range(len(data))]  # type: ignore[arg-type]  # a buffer it is
 
 
 def decompress(frame: bytes | memoryview, size: int) -> bytes:
@@ -103,7 +129,7 @@ def decompress(frame: bytes | memoryview, size: int) -> bytes:
 
 def compress_bare(data: memoryview, search: Search) -> bytes:
     """One magicless frame of `data` (contiguous), without its size."""
-    return _contexts.compressor(search).compress(data)
+    return _contexts.compressor(search, data.nbytes).compress(data)
 
 
 def decompress_bare(frame: bytes | memoryview, size: int) -> bytes:

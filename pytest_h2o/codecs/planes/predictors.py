@@ -43,7 +43,7 @@ def distinct_on_one_row(names: Sequence[str]) -> list[int]:
     return list(first.values())
 
 
-def predict(plane: Plane, names: Sequence[str], block: int) -> list[Plane]:
+def predict(plane: Plane, names: Sequence[str], starts: slice | NDArray[np.intp]) -> list[Plane]:
     """Apply each predictor to a whole plane at once, block by block.
 
     Parameters
@@ -52,8 +52,8 @@ def predict(plane: Plane, names: Sequence[str], block: int) -> list[Plane]:
         ``raw`` gives this very array back, so it must not be written to afterwards.
     names : sequence of str
         Out of `PREDICTORS`.
-    block : int
-        Rows a block, at least 1; the last block may be shorter.
+    starts : slice or numpy.ndarray of int
+        The first row of each block.
 
     Returns
     -------
@@ -63,10 +63,10 @@ def predict(plane: Plane, names: Sequence[str], block: int) -> list[Plane]:
     paired = _on_pairs(plane, np.subtract) if any(name.startswith("pair_delta") for name in names) else plane
     made: dict[str, Callable[[], Plane]] = {
         "raw": lambda: plane,
-        "delta_seq": lambda: _delta_rows(plane, block),
-        "xor_seq": lambda: _xor_rows(plane, block),
+        "delta_seq": lambda: _delta_rows(plane, starts),
+        "xor_seq": lambda: _xor_rows(plane, starts),
         "pair_delta": lambda: paired,
-        "pair_delta_delta_seq": lambda: _delta_rows(paired, block),
+        "pair_delta_delta_seq": lambda: _delta_rows(paired, starts),
     }
     return [made[name]() for name in names]
 
@@ -121,17 +121,17 @@ def bitunshuffle(blocks: FlatBytes) -> FlatBytes:
     return out
 
 
-def _delta_rows(plane: Plane, block: int) -> Plane:
+def _delta_rows(plane: Plane, starts: slice | NDArray[np.intp]) -> Plane:
     out = np.empty_like(plane)
     np.subtract(plane[1:], plane[:-1], out=out[1:])  # over all blocks at once; their first rows are put right below
-    out[::block] = plane[::block]
+    out[starts] = plane[starts]
     return out
 
 
-def _xor_rows(plane: Plane, block: int) -> Plane:
+def _xor_rows(plane: Plane, starts: slice | NDArray[np.intp]) -> Plane:
     out = np.empty_like(plane)
     np.bitwise_xor(plane[1:], plane[:-1], out=out[1:])
-    out[::block] = plane[::block]
+    out[starts] = plane[starts]
     return out
 
 

@@ -34,6 +34,7 @@ _ALMOST_EQUAL = 2.0**-12
 """Squared distance, over the row's energy, under which low bytes of residuals hold structure as well."""
 _EQUAL, _NEAR, _UNREFERENCED = 0, 1, 2
 _BIAS = 1 << 6
+_CLASSES_IN_BYTE = np.arange(256, dtype=np.uint8)[:, None] >> np.array([6, 4, 2, 0], np.uint8) & np.uint8(3)
 _BIAS_ROWS = 24
 """Fewer rows than this do not pay for a table of up to a byte a channel."""
 
@@ -54,10 +55,10 @@ def encode_segment(rows_of_heads: Words, positions: Indices, turner: Turner | No
     words = rows_of_heads.reshape(rows, -1)
     references = find_references(row_features(rows_of_heads, turner, positions), near)
     source = references.source
-    referenced = np.flatnonzero(source != np.arange(rows))
+    (referenced,) = (source != np.arange(rows)).nonzero()
     row_class = np.full(rows, _UNREFERENCED, np.uint8)
     row_class[referenced] = references.distance[referenced] >= _ALMOST_EQUAL
-    order = np.argsort(row_class, kind="stable")
+    order = row_class.argsort(kind="stable")
     coded = words.take(order, axis=0)
     if len(referenced):
         by_class = order[: len(referenced)]
@@ -113,10 +114,9 @@ class Resolver:
             part = coded[rows_of_class]
             hi = read_plane(reader, part.size, bool(flags >> 2 * c & 1)).reshape(part.shape)
             lo = read_plane(reader, part.size, bool(flags >> 2 * c + 1 & 1)).reshape(part.shape)
-            part[...] = hi if bias is None or c != _UNREFERENCED else bias.undo(hi)
-            part <<= 8
+            np.left_shift(hi if bias is None or c != _UNREFERENCED else bias.undo(hi), 8, out=part, dtype=np.uint16)
             part |= lo
-        words[np.argsort(row_class, kind="stable")] = coded
+        words[row_class.argsort(kind="stable")] = coded
 
     def _add_steps(self, reader: ByteReader, start: int, positions: Indices, source: Indices) -> None:
         """Take note of the rows of each depth: rows without a reference are their own source."""
@@ -124,7 +124,7 @@ class Resolver:
         distances = positions - positions[source]
         for step in self._steps:
             ready = reached[source] & ~reached
-            rows = np.flatnonzero(ready)
+            (rows,) = ready.nonzero()
             if not len(rows):
                 break
             for parts, part in zip(step, (rows + start, source[rows] + start, distances[rows]), strict=True):
@@ -146,7 +146,7 @@ class Resolver:
 def _read_sources(reader: ByteReader, row_class: Plane) -> Indices:
     """Row that each row is predicted from; of rows without a reference, their own."""
     source = np.arange(len(row_class))
-    referenced = np.flatnonzero(row_class != _UNREFERENCED)
+    (referenced,) = (row_class != _UNREFERENCED).nonzero()
     if len(referenced):
         back = np.frombuffer(reader.take(len(referenced)), np.uint8)
         found = referenced - back
@@ -157,22 +157,24 @@ def _read_sources(reader: ByteReader, row_class: Plane) -> Indices:
 
 
 def _write_classes(row_class: Plane) -> bytes:
-    bits = np.stack([row_class >> 1, row_class & 1], axis=1)
-    return np.packbits(bits).tobytes()
+    fours = np.zeros((len(row_class) + 3) // 4 * 4, np.uint8)
+    fours[: len(row_class)] = row_class
+    return (fours.reshape(-1, 4) @ np.array([64, 16, 4, 1], np.uint8)).tobytes()
 
 
 def _read_classes(reader: ByteReader, rows: int) -> Plane:
     packed = np.frombuffer(reader.take((rows + 3) // 4), np.uint8)
-    bits = np.unpackbits(packed, count=2 * rows).reshape(rows, 2)
-    row_class = (bits[:, 0] << 1) | bits[:, 1]
+    row_class: Plane = _CLASSES_IN_BYTE.take(packed, axis=0).reshape(-1)[:rows]
     if int(row_class.max()) > _UNREFERENCED:
         raise reader.damaged("an unknown class of rows", came="3", expected="0 to 2")
-    return row_class.astype(np.uint8)
+    return row_class
 
 
 def _class_slices(row_class: Plane) -> list[tuple[int, slice]]:
     """Give each class that has rows, and where they lie once rows are sorted by class."""
-    ends = np.cumsum(np.bincount(row_class, minlength=_UNREFERENCED + 1)).tolist()
-    return [
-        (c, slice(begin, end)) for c, (begin, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)) if end > begin
-    ]
+    begin, slices = 0, []
+    for c, count in enumerate(np.bincount(row_class).tolist()):
+        if count:
+            slices.append((c, slice(begin, begin + count)))
+            begin += count
+    return slices

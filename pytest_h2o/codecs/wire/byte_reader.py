@@ -100,6 +100,14 @@ class ByteReader:
         self._at -= 1
         raise self.damaged(f"{what} is no number", expected="a varint of at most 64 bits")
 
+    def skip(self, expected: bytes) -> bool:
+        """Whether the next bytes are those; they are then behind."""
+        end = self._at + len(expected)
+        found = self._data[self._at : end] == expected
+        if found:
+            self._at = end
+        return found
+
     def take(self, size: int, what: str = "the payload") -> memoryview:
         """The next `size` bytes, without a copy."""
         if size > self.left:

@@ -8,6 +8,7 @@ order, so a stream that nothing predicts costs `MAX_HEADER_BYTES` over raw at mo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -62,8 +63,14 @@ def check_shape(shape: tuple[int, ...], codec: str) -> None:
 
 def write_header(mode: int, stream: Stream, codec: str) -> bytes:
     """Encode mode and shape of `stream`."""
-    check_shape(stream.words.shape, codec)
-    return bytes([mode]) + b"".join(encode_varint(axis) for axis in stream.words.shape)
+    return bytes([mode]) + _shape_bytes(stream.words.shape, codec)
+
+
+@lru_cache(maxsize=64)
+def _shape_bytes(shape: tuple[int, ...], codec: str) -> bytes:
+    """Encode a shape that a decoder accepts; kept, because most streams of a dump are cut to one shape."""
+    check_shape(shape, codec)
+    return b"".join(encode_varint(axis) for axis in shape)
 
 
 def read_header(reader: ByteReader, side: SideInfo, codec: str) -> StreamHeader:
@@ -75,11 +82,10 @@ def read_header(reader: ByteReader, side: SideInfo, codec: str) -> StreamHeader:
         The payload is cut, or its shape is not that of `side`: nothing has been allocated yet.
     """
     mode = reader.read_byte()
+    if reader.skip(_shape_bytes(side.shape, codec)):
+        return StreamHeader(mode, side.shape)
     shape = tuple(reader.read_varint("an axis of the shape", MAX_WORDS) for _ in range(3))
-    if shape != tuple(side.shape):
-        raise reader.damaged("the payload is of another shape", came=str(shape), expected=str(tuple(side.shape)))
-    check_shape(shape, codec)
-    return StreamHeader(mode, side.shape)
+    raise reader.damaged("the payload is of another shape", came=str(shape), expected=str(tuple(side.shape)))
 
 
 def encode_raw(stream: Stream, codec: str) -> bytes:

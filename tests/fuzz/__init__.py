@@ -1,0 +1,1 @@
+"""Bytes of any kind against every reader of this project: see `targets`."""

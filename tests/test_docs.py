@@ -1,0 +1,203 @@
+"""Every command and snippet of README.md and docs/ is run, or stands in NOT_RUN with the reason that the page gives.
+
+A comment before a block says how it is tested:
+
+``<!-- exit N -->``
+    The commands end with this exit code, not with 0.
+``<!-- where bench -->``
+    They run where a bench is: beside ``build/llm_bench`` and ``path/to/model/config.json``.
+``<!-- file PATH -->``
+    The block is a file of the project, for the commands after it.
+``<!-- tested by FILE -->``
+    Another test runs it; its file names the page.
+``<!-- not run: REASON -->``
+    It cannot run here. It stands in NOT_RUN.
+
+A ``text`` block is output of the commands before it, in its order; ``...`` stands for anything.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pytest_h2o.options import OPTIONS
+from tests.plugin.project import BASE_CONFIG, BENCH, FAKE_BENCH, ROOT, SWEEP
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NOT_RUN: set[tuple[str, str]] = {
+    ("README.md", "it installs tox and runs this test suite"),
+    ("docs/ci.md", "GitHub runs it; a test parses it and checks the options that it gives to pytest"),
+    ("docs/codecs.md", "lines of a pyproject.toml of yours"),
+    ("docs/codecs.md", "minutes of processor time; tests/codecs/test_codecs_cli.py runs it on a small dump"),
+    ("docs/decode-verdict.md", "minutes of processor time"),
+    ("docs/writing-a-plugin.md", "there is no llama-bench here; tests/plugin/test_llama_bench.py launches a stand-in"),
+    ("docs/first-gate.md", "it would install the package again"),
+}
+_FENCE = re.compile(r"(?:<!-- (?P<mark>[^\n]*?) -->\n)?^(?P<pad> *)```(?P<kind>\w*)\n(?P<body>.*?)^ *```$", re.M | re.S)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    page: str
+    line: int
+    kind: str
+    body: str
+    mark: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+    @property
+    def exit_code(self) -> int:
+        return int(self.mark.removeprefix("exit ")) if self.mark.startswith("exit ") else 0
+
+
+def read_blocks(path: Path) -> list[Block]:
+    text, page = path.read_text(encoding="utf-8"), str(path.relative_to(ROOT))
+    return [
+        Block(page, text[: m.start("body")].count("\n"), m["kind"], m["body"], m["mark"] or "")
+        for m in _FENCE.finditer(text)
+    ]
+
+
+BLOCKS = [block for page in PAGES for block in read_blocks(page)]
+
+
+class DocsProject:
+    """Where the commands of one page run, one after the other: the gates of this repository, and a fake bench."""
+
+    def __init__(self, path: Path, *, every_scope: bool) -> None:
+        self.path = path
+        (path / "tmp").mkdir(parents=True)
+        (path / "gates" / "presets").mkdir(parents=True)
+        for name in ("test_sweep.py", "test_dumps.py", "test_regression.py", "scopes.yaml"):
+            shutil.copy(ROOT / "gates" / name, path / "gates")
+        shutil.copy(ROOT / "gates" / "presets" / "target_ratio_v3.yaml", path / "gates" / "presets")
+        if not every_scope:
+            scopes = yaml.safe_load((path / "gates" / "scopes.yaml").read_text(encoding="utf-8"))["scopes"]
+            kept = {name: scope for name, scope in scopes.items() if scope.get("decides")}
+            (path / "gates" / "scopes.yaml").write_text(yaml.safe_dump({"scopes": kept}), encoding="utf-8")
+        (path / "fixtures").symlink_to(ROOT / "fixtures")
+        ini = [
+            "h2o_logs = fixtures/recordings/smollm2-135m",
+            "h2o_set = model_layers=30",
+            "h2o_html = no",
+            "h2o_threads = 2",
+            "h2o_disturbed = keep",
+        ]
+        (path / "pytest.ini").write_text("\n".join(["[pytest]", *ini]) + "\n")
+        self.output = ""
+
+    def add_bench(self) -> None:
+        """A bench and a model's config, where the commands that launch one expect them."""
+        bench, config = self.path / "build" / "llm_bench", self.path / "path" / "to" / "model" / "config.json"
+        for file in (bench, config):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        bench.write_text(BENCH.format(python=sys.executable, fake=str(FAKE_BENCH)))
+        bench.chmod(0o755)
+        shutil.copy(BASE_CONFIG, config)
+
+    def run(self, block: Block) -> None:
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "GITHUB_", "TOX_", "H2O_", "FAKE_"))}
+        env |= {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}",
+            "PYTEST_ADDOPTS": "-p no:cacheprovider -p no:hypothesispytest",
+            "PY_COLORS": "0",
+            "COLUMNS": "80",
+            "TMPDIR": str(self.path / "tmp"),
+            "FAKE_RECORDINGS": str(SWEEP),
+            "FAKE_LAUNCHES": str(self.path / "launches.txt"),
+            "FAKE_DECODE": "base=60,drop=0.0,spread=0.01,seed=1",
+            "FAKE_MODE": "ok",
+        }
+        done = subprocess.run(
+            ["bash", "-e", "-c", block.body], cwd=self.path, env=env, capture_output=True, text=True, timeout=300
+        )
+        self.output = done.stdout + done.stderr
+        assert done.returncode == block.exit_code, f"{block}: exit code {done.returncode}\n{self.output}"
+
+    def check_output(self, block: Block) -> None:
+        """Every line of the block, in its order, nothing between them but where ``...`` stands."""
+        shown = block.body.splitlines()
+        lines, place, free = self.output.splitlines(), 0, True
+        for line in shown:
+            if line.strip() == "...":
+                free = True
+                continue
+            pattern = line.replace("[", "[[]").replace("...", "*")
+            found = [n for n in range(place, len(lines)) if fnmatchcase(lines[n].rstrip(), pattern.rstrip())]
+            assert found, f"{block} shows a line that is not printed here: {line}\n{self.output}"
+            assert free or found[0] == place, f"{block} leaves out what stands before: {line}\n{self.output}"
+            place, free = found[0] + 1, False
+
+
+@pytest.mark.parametrize("page", [str(page.relative_to(ROOT)) for page in PAGES])
+def test_the_commands_of_a_page_run(page: str, tmp_path: Path) -> None:
+    project = DocsProject(tmp_path / "project", every_scope=page == "docs/first-gate.md")
+    for block in (block for block in BLOCKS if block.page == page):
+        if block.mark.startswith(("not run: ", "tested by ")):
+            continue
+        if block.mark.startswith("file "):
+            target = project.path / block.mark.removeprefix("file ")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(block.body, encoding="utf-8")
+        elif block.kind in ("sh", "console"):
+            if block.mark == "where bench":
+                project.add_bench()
+            project.run(block)
+        elif block.kind == "text":
+            project.check_output(block)
+        else:
+            raise AssertionError(f"{block}: nothing runs a block of {block.kind or 'no kind'}; mark how it is tested")
+
+
+def test_what_is_not_run_is_listed_with_its_reason() -> None:
+    found = {(b.page, b.mark.removeprefix("not run: ")) for b in BLOCKS if b.mark.startswith("not run: ")}
+    assert found == NOT_RUN
+
+
+def test_what_another_test_runs_is_there() -> None:
+    for block in BLOCKS:
+        if block.mark.startswith("tested by "):
+            text = (ROOT / block.mark.removeprefix("tested by ")).read_text(encoding="utf-8")
+            assert Path(block.page).name in text, str(block)
+
+
+def test_no_command_hides_in_an_indented_block() -> None:
+    for page in PAGES:
+        hidden = re.findall(r"^    (?:pytest|python|pip|\$ )[^\n]*", page.read_text(encoding="utf-8"), re.M)
+        assert hidden == [], str(page)
+
+
+def test_the_workflow_for_github_is_one() -> None:
+    (block,) = [block for block in BLOCKS if block.page == "docs/ci.md" and block.kind == "yaml"]
+    workflow = yaml.safe_load(block.body)
+    commands = [step["run"] for step in workflow["jobs"]["gate"]["steps"] if "run" in step]
+    given = set(re.findall(r"--h2o-[a-z-]+", " ".join(commands)))
+    assert given
+    assert given <= {option.flag for option in OPTIONS}
+    assert {step["uses"] for step in workflow["jobs"]["gate"]["steps"] if "uses" in step} >= {"actions/checkout@v4"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert "://" in target or (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_page_is_listed() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "README.md" or f"({page.name})" in index, page.name
