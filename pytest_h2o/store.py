@@ -15,9 +15,10 @@ import itertools
 import json
 import os
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from pytest_h2o.error_records import error_from_json, error_to_json
 from pytest_h2o.errors import H2OError, StoreError
@@ -209,15 +210,17 @@ class OnceStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._seen: dict[str, dict[str, Any]] = {}
-        self._in_use: BinaryIO | None = None
+        self._is_marked = False
 
     def use(self) -> None:
         """Hold the mark of use as one of many until this process ends; StoreError if the folder cannot be written."""
-        if self._in_use is None:
+        if not self._is_marked:
             try:
                 make_folder(self._folder)
-                self._in_use = (self._folder / _IN_USE).open("ab")
-                fcntl.flock(self._in_use, fcntl.LOCK_SH)
+                descriptor = os.open(self._folder / _IN_USE, os.O_WRONLY | os.O_CREAT, 0o666)
+                weakref.finalize(self, os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+                self._is_marked = True
             except OSError as error:
                 raise StoreError(
                     "the run folder cannot be written",

@@ -67,14 +67,15 @@ class Cluster:
 
     def _start(self, kind: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         log = self._folder / f"{len(self.processes)}.log"
-        process = subprocess.Popen(
-            [sys.executable, "-m", "distributed.cli.dask_" + kind, *arguments],
-            stdout=log.open("w"),
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=self._folder,
-            env={**os.environ, **environment},
-        )
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "distributed.cli.dask_" + kind, *arguments],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+                cwd=self._folder,
+                env={**os.environ, **environment},
+            )
         process.log = log  # type: ignore[attr-defined]
         self.processes.append(process)
         return process

@@ -369,7 +369,8 @@ def test_reports_and_commands_say_what_changed(
     assert lines[2].endswith("  FAILED  lossless_ratio  1.4520  -1.06 %")
     assert main(["history", "--last", "1", "--metric", "compressed_bytes"]) == 0
     assert capsys.readouterr().out.splitlines()[1].endswith("  compressed_bytes  2,733,394 bytes")
-    (out_dir(project) / "history.jsonl").open("a").write("{")
+    with (out_dir(project) / "history.jsonl").open("a") as file:
+        file.write("{")
     assert main(["history"]) == 0
     assert "history.jsonl:3: a torn last line: whoever wrote it was stopped; left out" in capsys.readouterr().err
     for arguments, message in (

@@ -31,14 +31,15 @@ class Server:
         own = {"TMPDIR": str(folder / "tmp"), "HOME": str(folder)}
         (folder / "tmp").mkdir()
         self.folder = folder
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "execnet.script.socketserver", self.address],
-            cwd=folder,
-            env={**os.environ, **env, **own},
-            stdout=(folder / "server.txt").open("w"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        with (folder / "server.txt").open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "execnet.script.socketserver", self.address],
+                cwd=folder,
+                env={**os.environ, **env, **own},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         wait_until(lambda: "Entering Accept loop" in (folder / "server.txt").read_text(), "the server never came up")
 
     def scratch(self) -> list[Path]:
