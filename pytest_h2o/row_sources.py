@@ -95,7 +95,7 @@ def find_recordings(folder: Path, presets: Sequence[Preset], selected: Sequence[
         raise UsageError("the folder of recorded logs is not there", where=str(folder), expected="a folder")
     own = [preset for preset in selected if preset.bench == LLM_BENCH]
     others = {p.name: place for p in presets if p.bench != LLM_BENCH and (place := _place_of_rows(folder, p))}
-    if not own:
+    if selected and not own:
         return others or {preset.name: folder for preset in selected}  # which then say what is there instead
     if others and not (folder / "manifest.json").exists() and not any(folder.glob("*.log")):
         presets = [preset for preset in own if (folder / preset.name).is_dir()]

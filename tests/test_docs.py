@@ -39,6 +39,11 @@ NOT_RUN: set[tuple[str, str]] = {
     ("docs/ci.md", "GitHub runs it; a test parses it and checks the options that it gives to pytest"),
     ("docs/codecs.md", "lines of a pyproject.toml of yours"),
     ("docs/codecs.md", "minutes of processor time; tests/codecs/test_codecs_cli.py runs it on a small dump"),
+    ("docs/codecs.md", "a model out of a package, and minutes of processor time"),
+    (
+        "docs/size-and-machines.md",
+        "it needs a dask scheduler; tests/test_dask_executor.py runs one",
+    ),
     ("docs/decode-verdict.md", "minutes of processor time"),
     ("docs/writing-a-plugin.md", "there is no llama-bench here; tests/plugin/test_llama_bench.py launches a stand-in"),
     ("docs/first-gate.md", "it would install the package again"),

@@ -27,7 +27,7 @@ def check_usage_error(project: Project, text: str, *arguments: str) -> None:
 )
 def test_an_option_about_launching_needs_a_bench(option: str, project: Project) -> None:
     name = option.partition("=")[0]
-    check_usage_error(project, f"{name} says how to run a bench, and no bench is given", option)
+    check_usage_error(project, f"{name} says how to run a bench, and recorded logs are read", option)
 
 
 def test_a_misspelt_ini_key_is_refused(project: Project) -> None:
@@ -48,7 +48,9 @@ def test_an_upper_bound_cannot_decide(project: Project) -> None:
 
 
 def test_a_quality_target_is_not_passed_over(project: Project) -> None:
-    check_usage_error(project, "nothing measures quality yet", "--h2o-set=targets.quality=0.1")
+    result = project.run("--h2o-set=targets.quality=0.1", "-k", "target_ratio_v3 and quality")
+    assert result.parseoutcomes()["failed"] == 1
+    result.stdout.fnmatch_lines(["*quality is not measured: the rows of target_ratio_v3 have no column*"])
 
 
 def test_the_rule_best_of_gates_on_the_lossless_ratio_too(project: Project) -> None:
@@ -82,7 +84,7 @@ def test_items_that_were_deselected_or_skipped_leave_the_gate_incomplete(project
             "gate INCOMPLETE*",
         ]
     )
-    assert project.summary()["items"]["skipped"] == 1
+    assert project.summary()["items"]["skipped"] == 1 + 2  # quality and consistency are not known of recorded logs
 
 
 def test_a_gate_test_without_a_verdict_fails(project: Project) -> None:

@@ -126,8 +126,8 @@ def test_what_pairs_cannot_tell_is_inconclusive_and_no_pass(bench_project: Bench
         [
             "*InconclusiveDecode: *test_decode[[]small[]]: no pass, inconclusive: *% (interval *, 7 pairs), "
             "target 5.00%",
-            "small * [[]*, *] * INCONCLUSIVE*",
-            "    decode slow-down * (interval * to *, 7 pairs) (target <=*",
+            "small *INCONCLUSIVE*",
+            "    decode slow-down * (interval * to *, 7 pairs)*",
             "    note: to decide: *",
             "no pass: inconclusive: decode slow-down *",
             "gate INCONCLUSIVE (rule joint)*",
@@ -160,10 +160,9 @@ def test_unlike_contexts_are_not_comparable(bench_project: BenchProject) -> None
     result.stdout.fnmatch_lines(
         [
             "small * no value [[]..., ...] * INCONCLUSIVE*",
-            "    decode slow-down no value (no interval, 0 pairs, 2 excluded) (target <=",
-            "      5.00%) INCONCLUSIVE",
-            "    note: not comparable: no pair could be compared, so this is no verdict on *",
-            "    note: excluded pair 1: unlike contexts: warnings of the candidate show a *",
+            "    decode slow-down no value (no interval, 0 pairs, 2 excluded) (target*",
+            "    note: not comparable: no pair could be compared, so this is no verdict*",
+            "    note: excluded pair 1: unlike contexts: warnings of the candidate show*",
             "gate INCONCLUSIVE*",
         ]
     )
@@ -190,7 +189,7 @@ def test_time_without_room_for_a_verdict_launches_one_pair(bench_project: BenchP
     result.stdout.fnmatch_lines(
         [
             "    note: paired with *: 2 launches; 1 pair can never*",
-            "    note: planned 1 of 20 pairs: the first took * s, and there are 0.01 s for *",
+            "    note: planned 1 of 20 pairs: the first took * s, and there are*",
             "gate INCONCLUSIVE*",
         ]
     )
@@ -201,7 +200,7 @@ def test_two_builds_are_compared_with_the_same_config(bench_project: BenchProjec
     bench_project.set_decode(base=60, drop=0.0, spread=0.02, seed=1)
     result = bench_project.run("--h2o-baseline-bench", str(other), "-k", "test_decode")
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["    note: paired with another build,*", f"*{other}*12 launches; *"])
+    result.stdout.fnmatch_lines(["    note: paired with another build,*", f"*{other}*"])
     configs = bench_project.run_dir() / "small" / "decode" / "configs"
     a, b = (json.loads((configs / f"pair_01_{side}.json").read_text()) for side in ("baseline", "candidate"))
     assert a == b

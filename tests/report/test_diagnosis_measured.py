@@ -111,7 +111,7 @@ def test_a_stream_that_comes_back_with_other_bits(tmp_path: Path, monkeypatch: p
         return words
 
     monkeypatch.setattr(AdaptiveV22, "decode", decode)
-    monkeypatch.setattr("pytest_h2o.lossless.evaluate.usable_cores", lambda: 1)  # else either stream may be the first
+    monkeypatch.setattr("pytest_h2o.lossless.executor.usable_cores", lambda: 1)  # else either stream may be the first
     told = fix_places(tell_scope(make_session(tmp_path), "roundtrip"))
     check_golden("roundtrip", told)
 
