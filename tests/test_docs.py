@@ -44,6 +44,11 @@ NOT_RUN: set[tuple[str, str]] = {
         "docs/size-and-machines.md",
         "it needs a dask scheduler; tests/test_dask_executor.py runs one",
     ),
+    ("docs/remote-workers.md", "the first of these is killed; tests/plugin/test_kill.py does that"),
+    (
+        "docs/remote-workers.md",
+        "it needs a second machine; tests/plugin/test_remote_workers.py runs a server on loopback",
+    ),
     ("docs/decode-verdict.md", "minutes of processor time"),
     ("docs/writing-a-plugin.md", "there is no llama-bench here; tests/plugin/test_llama_bench.py launches a stand-in"),
     ("docs/first-gate.md", "it would install the package again"),
