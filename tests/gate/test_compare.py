@@ -286,3 +286,29 @@ def test_a_row_keeps_its_name_when_others_come_before_it() -> None:
     assert row_key({**point, "run_id": "run_0007_p512_g128_k0.3_b8_lr3.0"}, 3) == key
     assert row_key({**point, "sink_tokens": 16}, 3) != key
     assert row_key(point, 1) != key
+
+
+def test_a_timing_that_is_missing_is_missing_on_any_machine() -> None:
+    """That it could not be compared does not excuse that it is not there."""
+    elsewhere = {**ON_THIS_MACHINE, "machine": "another"}
+    gone = compare({"decode_tok_per_s": 60.0, "h2o_lossy": 3.0}, {"h2o_lossy": 3.0}, there=elsewhere)
+    assert [(c.metric, c.state) for c in gone.regressions] == [("decode_tok_per_s", "missing")]
+    new = compare({"h2o_lossy": 3.0}, {"decode_tok_per_s": 60.0, "h2o_lossy": 3.0}, there=elsewhere)
+    assert {c.metric: c.state for c in new.changes} == {"decode_tok_per_s": "new", "h2o_lossy": "equal"}
+    assert not new.regressions
+
+
+def test_a_ratio_that_fell_to_nothing_is_a_hundred_percent_worse() -> None:
+    assert state_of("lossless_ratio", 1.47, 0.0, "lossless_ratio:99.9") == "worse"
+    assert state_of("lossless_ratio", 1.47, 0.0, "lossless_ratio:100") == "allowed"
+
+
+@pytest.mark.parametrize("part", ["machine", "threads", "backend"])
+def test_rounded_figures_tell_nothing_where_one_side_does_not_know_its_arithmetic(part: str) -> None:
+    rounded, known = "quality_ppl_evicted", {**ON_THIS_MACHINE, "backend": "CPU"}
+    unknown = {name: value for name, value in known.items() if name != part}
+    for there, here in ((known, unknown), (unknown, known)):
+        for now in (9.9, 10.1):
+            assert state_of(rounded, 10.0, now, there=there, here=here) == "not comparable"
+    assert state_of(rounded, 10.0, 10.1, there=known, here=known) == "worse"
+    assert state_of(rounded, 10.0, 9.9, there=known, here=known) == "better"

@@ -54,10 +54,11 @@ def test_an_interval_decides_only_where_the_target_lies_outside_it(
 ) -> None:
     interval = Interval(low, high, "inconclusive", decided_for=0.5, basis="pairs")
     assert interval.judge(relation, 0.05) == outcome  # type: ignore[arg-type]
-    if relation == "<=":
-        measured = Measured(DROP, 0.0, "row", interval=interval)
-        assert measured.judge("<=", Target(DROP, 0.05, "here")) == outcome
-        assert (measured <= 0.05) is (outcome != "fail")
+    metric = DROP if relation == "<=" else LOSSY
+    measured = Measured(metric, 0.0, "row", interval=interval)
+    assert measured.judge(relation, Target(metric, 0.05, "here")) == outcome  # type: ignore[arg-type]
+    holds = measured <= 0.05 if relation == "<=" else measured >= 0.05
+    assert holds is (outcome != "fail")
 
 
 def test_a_comparison_the_wrong_way_round_says_both() -> None:
@@ -176,6 +177,9 @@ def test_margins_of_the_best_of_each_column() -> None:
     best = best_of_margins(rows, asked, baseline_tok_per_s=60.0, lossless=None)
     assert (best.run_id, best.lossless) == ("best of each column", None)
     assert (best.lossy, best.decode) == (pytest.approx(0.2), pytest.approx(0.05))
+    rows = [RowFacts("a", 3.6, 40.0, 0.03), RowFacts("b", 2.0, 57.0, 0.01)]
+    more = best_of_margins(rows, Thresholds(3.0, 1.25, 0.10, 0.02), baseline_tok_per_s=60.0, lossless=1.5)
+    assert (more.lossless, more.quality) == (pytest.approx(0.2), pytest.approx(0.01))
     none = best_of_margins([], asked, baseline_tok_per_s=60.0, lossless=None)
     assert (none.lossy, none.decode) == (-math.inf, -math.inf)
 
