@@ -51,8 +51,8 @@ class ConsistencyFigures:
         Raises
         ------
         OptedOut
-            Nothing is run, or the preset does not code at runtime: there is no such statistic. Or another build than the
-            embedded bench writes no dumps at all.
+            Nothing is run, or the preset does not code at runtime: there is no such statistic. Or the bench is not the
+            embedded one and writes no dumps at all.
         NotMeasured
             The bench printed no sample, or wrote no dump, or dumps that lack its tokens.
         """
