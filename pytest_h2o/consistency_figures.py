@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from pytest_h2o.errors import DumpError, NotMeasured, OptedOut
 from pytest_h2o.launch_settings import bench_settings
 from pytest_h2o.options import Settings
 from pytest_h2o.points import LLM_BENCH
-from pytest_h2o.store import OnceStore, keep_error, kept_value, unused_folder
+from pytest_h2o.store import OnceStore, keep_error, kept_value
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.config import BaseConfig
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pytest_h2o.reference.consistency import Consistency
 
 FOLDER = "consistency"
-"""In the folder of a preset: config, log, output and dump of that launch."""
+"""In the folder of a preset: config, log and output of that launch."""
 
 _RUN_ID = "consistency"
 _MAX_OUTPUT_BYTES = 64 * 1024 * 1024
@@ -67,13 +68,16 @@ class ConsistencyFigures:
         return int(found["difference_bytes"]), str(found["text"])
 
     def _launch(self, preset: Preset, point: SweepPoint) -> dict[str, Any]:
+        """Launch with a dump that goes again: its thousands of files say nothing that the comparison does not."""
+        with tempfile.TemporaryDirectory(prefix="pytest-h2o-dump-") as dump_dir:
+            return self._launch_and_dump(preset, point, Path(dump_dir))
+
+    def _launch_and_dump(self, preset: Preset, point: SweepPoint, dump_dir: Path) -> dict[str, Any]:
         from pytest_h2o.bench.config import without_quality
         from pytest_h2o.bench.launch import JsonSupport, Launcher
         from pytest_h2o.reference.consistency import CONFIG_KEYS, compare_run
 
-        folder = unused_folder(self._run_dir / preset.name, FOLDER)
-        dump_dir = folder / "dump"
-        dump_dir.mkdir(parents=True, exist_ok=True)
+        folder = self._run_dir / preset.name / FOLDER
         asked = {
             "MNN_KV_DUMP_DIR": str(dump_dir),
             "MNN_KV_DUMP_RUN_ID": _RUN_ID,
@@ -83,9 +87,8 @@ class ConsistencyFigures:
         lossless = {**point.lossless, **{k: v for k, v in CONFIG_KEYS.items() if k.startswith("kv_lossless_")}}
         checked = replace(point, run_id=_RUN_ID, repeat=1, h2o_log_stats=True, lossless=lossless)
         base = without_quality(self._base(preset))
-        launcher = Launcher(
-            base, bench_settings(self._settings, preset), folder, JsonSupport(), env={**os.environ, **asked}
-        )
+        bench, env = bench_settings(self._settings, preset), {**os.environ, **asked}
+        launcher = Launcher(base, bench, folder, JsonSupport(), env=env, keeps_outcomes=True)
         result = launcher.launch_point(checked)
         output = _read_output(result.stdout_path)
         config = json.loads((folder / "configs" / f"{_RUN_ID}.json").read_text(encoding="utf-8"))
@@ -97,18 +100,18 @@ class ConsistencyFigures:
                 return {"left_out": "this build wrote no dump (one with MNN_KV_DUMP_DIR does)"}
             raise NotMeasured(
                 "the bench wrote no dump to hold its own lossless sizes against",
-                where=str(dump_dir),
+                where=str(folder),
                 came=error.what,
                 expected="a build with MNN_KV_DUMP_DIR",
             ) from error
-        return _describe(found, dump_dir)
+        return _describe(found, folder)
 
 
-def _describe(found: Consistency, dump_dir: Path) -> dict[str, Any]:
+def _describe(found: Consistency, folder: Path) -> dict[str, Any]:
     if found.offline_bytes is None or not found.compared:
         raise NotMeasured(
             "the bench's own lossless sizes cannot be held against its dump",
-            where=str(dump_dir),
+            where=str(folder),
             came=found.render(),
             expected="samples in its output, and their tokens in the dump",
         )

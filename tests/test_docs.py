@@ -53,6 +53,8 @@ NOT_RUN: set[tuple[str, str]] = {
     ("docs/writing-a-plugin.md", "there is no llama-bench here; tests/plugin/test_llama_bench.py launches a stand-in"),
     ("docs/first-gate.md", "it would install the package again"),
 }
+RUNNABLE = {"pytest", "pytest-h2o", "python", "mkdir", "cd", "ls"}
+"""Programs that a block may start: a page must not make the tests install, download or remove anything."""
 _FENCE = re.compile(r"(?:<!-- (?P<mark>[^\n]*?) -->\n)?^(?P<pad> *)```(?P<kind>\w*)\n(?P<body>.*?)^ *```$", re.M | re.S)
 
 
@@ -83,6 +85,16 @@ def read_blocks(path: Path) -> list[Block]:
 
 
 BLOCKS = [block for page in PAGES for block in read_blocks(page)]
+
+
+def check_harmless(block: Block) -> None:
+    """The block starts programs of RUNNABLE alone; python only our own modules, or lines of the page."""
+    text = re.sub(r"<<'END'\n.*?^END$", "", block.body.replace("\\\n", " "), flags=re.DOTALL | re.MULTILINE)
+    commands = [part.split() for line in text.splitlines() for part in line.split("&&") if part.strip()]
+    for words in commands:
+        assert words[0] in RUNNABLE, str(block)
+        ours = words[1] == "-" or (words[1] == "-m" and words[2].startswith("pytest_h2o")) if words[1:] else False
+        assert words[0] != "python" or ours, str(block)
 
 
 class DocsProject:
@@ -120,6 +132,7 @@ class DocsProject:
         shutil.copy(BASE_CONFIG, config)
 
     def run(self, block: Block) -> None:
+        check_harmless(block)
         env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "GITHUB_", "TOX_", "H2O_", "FAKE_"))}
         env |= {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}",
@@ -171,6 +184,17 @@ def test_the_commands_of_a_page_run(page: str, tmp_path: Path) -> None:
             project.check_output(block)
         else:
             raise AssertionError(f"{block}: nothing runs a block of {block.kind or 'no kind'}; mark how it is tested")
+
+
+def test_a_command_that_changes_the_machine_is_never_run() -> None:
+    for body in (
+        "pip install x\n",
+        "pytest gates && rm -r gates\n",
+        "python -m pip install x\n",
+        "python tools/x.py\n",
+    ):
+        with pytest.raises(AssertionError, match=r"docs/page\.md:1"):
+            check_harmless(Block("docs/page.md", 1, "sh", body, ""))
 
 
 def test_what_is_not_run_is_listed_with_its_reason() -> None:

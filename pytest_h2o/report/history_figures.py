@@ -54,7 +54,7 @@ def collect_history(record: RunRecord | None, out_dir: Path, settings: Settings)
     wanted = [(subject, metric) for subject in record.subjects for metric in (*HEADLINES[subject.kind], *ROW_METRICS)]
     earlier: dict[tuple[str, str], deque[_Run]] = {(s.title, m): deque(maxlen=MAX_RUNS - 1) for s, m in wanted}
     for old in read_history(out_dir / HISTORY_NAME):
-        if isinstance(old, RunRecord):
+        if isinstance(old, RunRecord) and old.run != record.run:  # a run that goes on may stand there already
             for subject, metric in wanted:
                 earlier[subject.title, metric] += _runs_of(old, subject, metric)
     named = None

@@ -73,6 +73,10 @@ presets.<preset>.decode.elapsed_s | s | decode/pairs.json
 presets.<preset>.baseline.tok_per_s | tok/s | `origin` beside it
 scopes.<scope>.target | ratio | the scope, or --h2o-lossless-target
 scopes.<scope>.selected_entries | entries# | the dump
+history[].runs[].value | as `unit` says | figures of the run in `run`, history.jsonl
+history[].baseline.value | as `unit` says | figures of the baseline or run in `name`
+history[].low | as `unit` says | as `band` says
+history[].high | as `unit` says | as `band` says
 scopes.<scope>.selected_layers[] | number of a layer# | the dump
 scopes.<scope>.skipped_entries | entries# | the dump
 scopes.<scope>.skip_reasons.<reason> | entries# | the dump

@@ -20,6 +20,9 @@ from pytest_h2o.store import write_new_bytes
 
 MAX_OUTPUT_BYTES = 1024 * 1024
 """Of what a bench prints besides its table only the end travels, if it is longer."""
+LAUNCHED_BESIDE = ("consistency", "demo")
+"""Folders of a preset with launches that are no rows."""
+
 MAX_FILE_BYTES = 64 * MAX_OUTPUT_BYTES
 
 
@@ -40,7 +43,7 @@ class Shipping:
         """The same report with the files of what it measured, each once, and with the controller's paths."""
         record = json.loads(told.record)
         root = Path(self.places[0][0])
-        files = {path.relative_to(root).as_posix(): path for path in _files_of(root, record["data"])}
+        files = {path.relative_to(root).as_posix(): path for path in _files_of(root, record)}
         new = {name: _pack(path) for name, path in files.items() if name not in self._sent}
         self._sent |= new.keys()
         text = self._rename(json.dumps(record))
@@ -59,8 +62,12 @@ class Shipping:
         return text
 
 
-def _files_of(root: Path, data: Mapping[str, Any]) -> Iterator[Path]:
-    """The files that the data of a record speaks of: whoever wrote them has ended."""
+def _files_of(root: Path, record: Mapping[str, Any]) -> Iterator[Path]:
+    """The files that a record speaks of: whoever wrote them has ended."""
+    data = record["data"]
+    if record["kind"] == "sweep":
+        for beside in LAUNCHED_BESIDE:
+            yield from sorted(p for p in (root / record["name"]).glob(f"{beside}*/**/[!.]*") if p.is_file())
     runs = [(p["preset"], p["result"]["shares_run_with"] or p["result"]["run_id"]) for p in data["points"]]
     runs += [(p["preset"], p["shares_run_with"] or p["manifest"]["run_id"]) for p in data["failed"]]
     for preset, run_id in runs:

@@ -109,7 +109,7 @@ def test_a_machine_that_is_disturbed_now_and_then_is_measured_again_a_bounded_nu
 
 def test_where_disturbed_launches_are_kept_none_is_made_again() -> None:
     log: list[str] = []
-    runner = PairRunner(Side(log, 60.0, disturbed="."), Side(log, 42.0, disturbed="."), Relaunches(0))
+    runner = PairRunner(Side(log, 60.0, disturbed="."), Side(log, 42.0, disturbed="."), relaunches=Relaunches(0))
     assert compare_pairs(runner, Budget(), 0.05, candidate="r", baseline="H2O off").measured_again == ()
     assert len(log) == 12
 

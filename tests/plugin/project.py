@@ -157,6 +157,11 @@ def failure_of(result: pytest.RunResult, item: str) -> str:
     return "\n".join(lines[starts[0] + 1 : end])
 
 
+def unwrapped(result: pytest.RunResult) -> str:
+    """The output in one line, blanks as they would be had nothing been cut to fit the terminal."""
+    return " ".join(" ".join(result.outlines).split())
+
+
 def check_no_traceback(result: pytest.RunResult) -> None:
     """Neither we nor pytest fell over."""
     text = "\n".join(result.outlines)

@@ -23,6 +23,8 @@ def install(site: Path, *names: str) -> None:
     records = ["some_model/__init__.py,,", *(f"some_model/{name},," for name in names)]
     (info / "RECORD").write_text("\n".join(records) + "\n", "utf-8")
     (site / "some_model").mkdir()
+    for name in names:
+        (site / "some_model" / name).touch()  # a file that is not there is none of the distribution
     (site / "some_model/__init__.py").write_text("raise RuntimeError('imported')\n", "utf-8")
 
 

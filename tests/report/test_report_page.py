@@ -34,7 +34,7 @@ def test_the_verdict_stands_first_and_failures_follow(document: Document) -> Non
         "KV dump scope front2_chunked_128_16",
         "KV dump scope front2_grouped_192_8",
         "KV dump scope front2_upper",
-        "Items (39)",
+        "Items (40)",
         "Provenance",
     ]
     diagnosis = document.all("pre")[1].text
