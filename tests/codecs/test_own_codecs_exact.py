@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,8 @@ def test_decoding_without_the_fast_paths_of_numpy(tmp_path: Path, threads: str) 
     streams = [chunk.stream for chunk in all_chunks()[::30]]
     cases = [(codec, codec.encode(stream), stream.side_info()) for codec in CODECS for stream in streams]
     (tmp_path / "cases").write_bytes(pickle.dumps(cases))
-    dispatched = " ".join(np._core._multiarray_umath.__cpu_dispatch__)  # type: ignore[attr-defined]
+    core: Any = np._core if hasattr(np, "_core") else np.core  # its name before numpy 2
+    dispatched = " ".join(core._multiarray_umath.__cpu_dispatch__)
     environment = {
         **os.environ,
         "NPY_DISABLE_CPU_FEATURES": dispatched,

@@ -199,3 +199,39 @@ def test_a_value_is_shown_apart_from_a_target_that_it_differs_from() -> None:
     assert metric.render_measured(3.0, None, 3.0) == "3.000"
     assert metric.render_gap(0.0) == "0.000"
     assert metric.render_gap(0.00004) == "0.00004"
+
+
+@pytest.mark.parametrize(
+    ("rises", "target", "holds"),
+    [
+        ((0.03, 0.02), 0.02, True),
+        ((0.03, 0.021), 0.02, False),
+        ((-0.01, 0.5), 0.0, True),
+        ((None, 0.01), 0.02, True),
+        ((None, None), 0.02, False),
+        ((0.9, 0.9), None, None),
+    ],
+)
+def test_the_best_of_rule_takes_the_smallest_rise_of_perplexity(
+    rises: tuple[float | None, ...], target: float | None, holds: bool | None
+) -> None:
+    rows = [RowFacts(f"row {n}", 3.0, None, rise) for n, rise in enumerate(rises)]
+    verdict = decide_best_of(rows, Thresholds(3.0, None, None, target), baseline_tok_per_s=None, lossless=None)
+    assert verdict.quality_pass is holds
+    assert verdict.passed is (holds is not False)
+
+
+def test_the_joint_rule_asks_one_row_for_quality_too() -> None:
+    """Each row meets one of the two targets; together they would pass."""
+    rows = [RowFacts("dense", 3.2, None, 0.05), RowFacts("sound", 2.8, None, 0.01)]
+    asked = Thresholds(3.0, None, None, 0.02)
+    verdict = decide_joint(rows, asked, baseline_tok_per_s=None, lossless=None)
+    assert not verdict.passed
+    assert [row.quality for row in verdict.rows] == [pytest.approx(-0.03), pytest.approx(0.01)]
+    assert decide_best_of(rows, asked, baseline_tok_per_s=None, lossless=None).passed
+    assert decide_joint(
+        [*rows, RowFacts("both", 3.0, None, 0.02)], asked, baseline_tok_per_s=None, lossless=None
+    ).passed
+    assert not decide_joint(
+        [RowFacts("unknown", 9.0, None, None)], asked, baseline_tok_per_s=None, lossless=None
+    ).passed
