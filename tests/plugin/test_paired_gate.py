@@ -263,7 +263,7 @@ def test_a_gate_that_is_killed_in_a_launch_lets_the_next_one_in(bench_project: B
     gate = bench_project.start("-k", "test_decode", "-q")
     wait_for(lambda: bench_project.launch_list.exists())
     gate.kill()
-    gate.wait()
+    gate.communicate()
     bench_project.env["FAKE_MODE"] = "ok"
     result = bench_project.run("-k", "test_decode")
     assert result.ret == 1
