@@ -4,7 +4,9 @@
 
 Sets as in `lossless_command.py`. Each round measures every stream of the set (encoded, counted, decoded, compared) on
 one thread, on threads, and on freshly started processes (spawned: a process with threads must not be forked), in
-shuffled order, after one round that is not counted. Wall seconds from the finished index to the last result, medians;
+shuffled order, after one round that is not counted. What the machine itself allows is measured beside it: as many
+processes at once, each with the whole set on one thread and nothing shared; "times the work of 1 thread" tells how
+many times as much is done in the same time. Wall seconds from the finished index to the last result, medians;
 the start of the processes counts, as a command pays it every time. With ``--dask`` also the worker processes of a dask
 scheduler that is there already, as many, of one thread each, everything on this machine; the connection counts.
 """
@@ -56,6 +58,26 @@ def on_processes(tasks: list[Task], workers: int, settings: LosslessSettings) ->
         return sum(measured.tally.coded_bytes for measured in pool.map(measurement, tasks, chunksize=chunksize))
 
 
+def alone(tasks: list[Task], settings: LosslessSettings, barrier: Any, seconds: Any) -> None:
+    barrier.wait()
+    started = time.perf_counter()
+    on_threads(tasks, 1, settings)
+    seconds.put(time.perf_counter() - started)
+
+
+def as_copies(tasks: list[Task], workers: int, settings: LosslessSettings) -> float:
+    """Wall seconds of the slowest of `workers` processes that each do all tasks on one thread, at the same time."""
+    context = get_context("spawn")
+    barrier, seconds = context.Barrier(workers), context.SimpleQueue()
+    processes = [context.Process(target=alone, args=(tasks, settings, barrier, seconds)) for _ in range(workers)]
+    for process in processes:
+        process.start()
+    slowest = max(float(seconds.get()) for _ in processes)
+    for process in processes:
+        process.join()
+    return slowest
+
+
 def on_dask(tasks: list[Task], settings: LosslessSettings, address: str) -> int:
     measurement = Measurement(settings.make_codec(), verify=True)
     with open_executor(address) as executor:
@@ -71,7 +93,8 @@ def compare(root: Path, workers: int, rounds: int, settings: LosslessSettings, a
     }
     if address is not None:
         ways[f"{workers} dask workers"] = lambda: on_dask(tasks, settings, address)
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    copies = f"{workers} copies"
+    seconds: dict[str, list[float]] = {name: [] for name in (*ways, copies)}
     counted = set()
     for number in range(rounds + 1):
         for name in random.Random(number).sample(list(ways), len(ways)):
@@ -79,6 +102,8 @@ def compare(root: Path, workers: int, rounds: int, settings: LosslessSettings, a
             counted.add(ways[name]())
             if number:
                 seconds[name].append(time.perf_counter() - started)
+        if number:
+            seconds[copies].append(as_copies(tasks, workers, settings))
     if len(counted) != 1:
         raise SystemExit(f"the ways count unlike bytes: {counted}")
     return {name: statistics.median(values) for name, values in seconds.items()}
@@ -110,7 +135,10 @@ def main() -> None:
             SETS[name](Path(work))
             address = cluster and cluster.scheduler_address.replace("tcp://", "dask://")
             medians = compare(Path(work), args.workers, args.rounds, settings, address)
-        print(f"{name}: " + ", ".join(f"{way} {seconds:.2f} s" for way, seconds in medians.items()), flush=True)
+        one, work_done = medians["1 thread"], {f"{args.workers} copies": args.workers}
+        for way, wall in medians.items():
+            gain = one / wall * work_done.get(way, 1)
+            print(f"{name}: {way} {wall:.2f} s, {gain:.2f} times the work of 1 thread", flush=True)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,11 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("demo", "path", "the llm_demo binary: compares the text that it says with H2O on and off", metavar="PATH"),
     Option("backend", "text", "backend given to the bench", "cpu"),
-    Option("threads", "int", "threads given to the bench (default: 4, or the number of cores if fewer)"),
+    Option(
+        "threads",
+        "int",
+        "threads given to the bench (default: 4, or the number of cores if fewer; the embedded bench: 1)",
+    ),
     Option("attention-option", "int", "-qatten of the bench; anything but 0 switches H2O off there", 0),
     Option("bench-timeout", "float", "seconds that one run of the bench may take", 1800.0, metavar="S"),
     Option("logs", "path", "gate on logs recorded before in this folder; nothing is run", metavar="DIR"),
@@ -168,6 +172,9 @@ EMBEDDED_WORD = "reference"
 
 DEFAULT_THREADS = min(4, os.cpu_count() or 1)
 """What the bench takes by itself is 4; more threads than cores only add noise."""
+
+EMBEDDED_THREADS = 1
+"""The embedded model is so small that a second thread gains it nothing, and costs it dearly beside other work."""
 
 DEFAULT_TARGETS: Mapping[str, float] = {"lossy": 3.0, "lossless": 1.3, "decode_drop": 0.05, "quality": 0.01}
 """What is asked where neither option, preset or scope, nor ini key says otherwise."""
@@ -318,12 +325,14 @@ def resolve_settings(
         if option.kind == "path" and value is not None:
             value = invocation_dir / value
         given[option.name] = Given(value, "default")
-    if given["threads"].value is None:
-        given["threads"] = Given(DEFAULT_THREADS, "default")
     if given["resume"].value is not None:
         given["out-dir"] = Given(given["resume"].value.parent, given["resume"].origin)
     from pytest_h2o.option_checks import check_ranges, check_sources
 
     settings = Settings(given)
     check_ranges(settings)
-    return check_sources(settings)
+    settings = check_sources(settings)
+    if settings["threads"] is None:
+        threads = EMBEDDED_THREADS if settings["bench"] == EMBEDDED_BENCH else DEFAULT_THREADS
+        return Settings({**settings.given, "threads": Given(threads, "default")})
+    return settings

@@ -49,7 +49,7 @@ def test_words_that_ask_for_something(keyword: str, arguments: list[str], names:
         ((), {"smoke", "target_ratio", "target_speed", "target_speed_v3"}),
         (("target_ratio_v3",), {"smoke", "target_ratio", "target_speed", "target_speed_v3"}),
         (("speed",), {"smoke", "target_ratio"}),
-        (("smoke-run_0001_p256_g64_k0.5_b8_lr3.4",), {"target_ratio", "target_speed", "target_speed_v3"}),
+        (("smoke-run_0001_p768_g64_k0.5_b8_lr3.2",), {"target_ratio", "target_speed", "target_speed_v3"}),
     ],
 )
 def test_presets_without_a_recording_are_left_out_unless_named(

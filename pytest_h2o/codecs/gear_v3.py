@@ -30,7 +30,7 @@ import numpy as np
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
 from pytest_h2o.codecs.planes.byte_planes import Plane, from_bytes, join_planes, split_planes, to_bytes
 from pytest_h2o.codecs.planes.frames import compress, decompress
-from pytest_h2o.codecs.planes.rle import decode_rle, encode_rle, plan_rle
+from pytest_h2o.codecs.planes.rle import decode_rle, encode_rle, least_rle_bytes, plan_rle
 from pytest_h2o.codecs.wire.byte_reader import ByteReader
 from pytest_h2o.errors import CodecError
 
@@ -109,18 +109,19 @@ def _known_predictors(names: str) -> tuple[str, ...]:
 
 
 def _encode_plane(plane: Plane, predictors: tuple[str, ...]) -> bytes:
-    """The smallest frame of `plane`, the first on a tie; run-length codes are planned, and only the best is made."""
+    """The smallest frame of `plane`, the first on a tie; run-length codes are planned where they could be smaller."""
     best_bytes, best = -1, b""
     for predictor in predictors:
         residual = _predict(plane, predictor)
-        plan = plan_rle(residual)
-        frame = compress(residual, ZSTD_LEVEL)
-        use_zstd = len(frame) < plan.encoded_bytes
-        size = len(frame) if use_zstd else plan.encoded_bytes
-        if best_bytes < 0 or size < best_bytes:
-            coded = frame if use_zstd else encode_rle(residual, plan)
-            best_bytes = size
-            best = _FRAME.pack(PREDICTORS[predictor], int(use_zstd), plane.size, size) + coded
+        coded = compress(residual, ZSTD_LEVEL)
+        use_zstd = True
+        if least_rle_bytes(residual) <= len(coded):
+            plan = plan_rle(residual)
+            if plan.encoded_bytes <= len(coded):
+                coded, use_zstd = encode_rle(residual, plan), False
+        if best_bytes < 0 or len(coded) < best_bytes:
+            best_bytes = len(coded)
+            best = _FRAME.pack(PREDICTORS[predictor], int(use_zstd), plane.size, best_bytes) + coded
     return best
 
 

@@ -14,7 +14,7 @@ from pytest_h2o.errors import DumpError
 from pytest_h2o.lossless.framing import ChunkFraming, EntryTable, Framing, NoFraming
 from pytest_h2o.lossless.settings import LosslessSettings
 
-_TASK_BYTES = 1 << 20
+_TASK_BYTES = 1 << 21
 """Streams are handed out in bundles of about this many raw bytes: few enough hand-overs, little memory."""
 
 

@@ -47,6 +47,8 @@ def run_repeat(
     for _ in range(gen_len):
         token_in, token = token, int(np.argmax(model.decode(token, cache)))
         tokens.append(token_in)
+    if lossless is not None:
+        lossless.finish()
     decoded_s = time.perf_counter()
     return Repeat(
         prefill_s=prefilled_s - started_s,
@@ -74,11 +76,11 @@ def lossless_figures(lossless: RuntimeLossless | None) -> dict[str, float]:
         "h2o_lossless_decomp_us": sum(sample.decomp_us for sample in samples),
         "h2o_lossless_fallback": sum(sample.fallbacks for sample in samples),
         "h2o_lossless_decode_cache_miss": len(strict),
-        # Samples are coded at once: there is no queue, no other thread, and no cache of decoded blocks.
+        "h2o_lossless_async_queue_peak": lossless.queue_peak if lossless else 0,
+        "h2o_lossless_async_wait_us": lossless.wait_us if lossless else 0,
+        # No sample is skipped, and there is neither a queue of stored blocks nor a cache of decoded ones.
         "h2o_lossless_queue_peak": 0,
         "h2o_lossless_backpressure_skip": 0,
-        "h2o_lossless_async_queue_peak": 0,
-        "h2o_lossless_async_wait_us": 0,
         "h2o_lossless_decode_cache_hit": 0,
     }
 

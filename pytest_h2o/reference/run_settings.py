@@ -90,6 +90,8 @@ def lossless_settings(config: BenchConfig, hyper: HyperParameters, *, half: bool
         hot_recent_tokens=values["kv_lossless_hot_recent_tokens"],
         update_interval=values["kv_h2o_update_interval"],
         trigger_min_tokens=values["kv_h2o_trigger_min_tokens"],
+        async_threads=values["kv_lossless_async_threads"],
+        max_queue=max(1, values["kv_lossless_max_queue"]),
         mode=values["kv_lossless_runtime_mode"],
         predictors_k=values["kv_lossless_predictors_k"],
         predictors_v=values["kv_lossless_predictors_v"],

@@ -7,13 +7,17 @@ that is less) and layer 0 alone is sampled (for the kept tokens the first layer 
 every sample is a block and every layer of the scope is sampled. Samples of a layer are at least `update_interval`
 tokens apart. A sample is taken as soon as the cold range holds it whole.
 
-Coding is done at once, in the thread that decodes: there is no queue, so the figures of a queue are 0.
+Words are copied in the thread that decodes, and coded by `async_threads` others; with 0 of them, at once. Where
+`max_queue` samples are not yet coded, decoding waits for the oldest: none is skipped, so that the sizes do not depend
+on the speed of the machine. `finish` waits for the rest, within the time of the repeat.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,6 +45,10 @@ class LosslessSettings:
     kept_layers : tuple of int
         Layers of the H2O range if its kept tokens are in the scope, ascending; else empty.
     block_tokens, hot_sink_tokens, hot_recent_tokens, update_interval, trigger_min_tokens : int
+    async_threads : int
+        Threads that code beside the one that decodes; 0: it codes itself.
+    max_queue : int
+        Samples that may wait for them, at least 1.
     mode : "probe" or "full"
     predictors_k, predictors_v : str
     strict : bool
@@ -54,6 +62,8 @@ class LosslessSettings:
     hot_recent_tokens: int
     update_interval: int
     trigger_min_tokens: int
+    async_threads: int
+    max_queue: int
     mode: Mode
     predictors_k: str
     predictors_v: str
@@ -64,6 +74,19 @@ class LosslessSettings:
         if self.mode == "probe":
             return (layer == 0 < self.front_n) or layer in self.kept_layers[:1]
         return layer < self.front_n or layer in self.kept_layers
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Cold tokens of a layer that are to be coded: copies, since the cache goes on."""
+
+    layer: int
+    kv_len: int
+    start: int
+    first_position: int
+    end_position: int
+    keys: Words
+    values: Words
 
 
 @dataclass(frozen=True)
@@ -116,16 +139,25 @@ class RuntimeLossless(Watcher):
     Attributes
     ----------
     samples : list of Sample
-        Since the cache was last cleared.
+        Since the cache was last cleared, in the order in which they were taken; all of them after `finish`.
+    queue_peak : int
+        Most samples that were waiting or being coded at once.
+    wait_us : int
+        Microseconds that decoding waited for them.
     """
 
     def __init__(self, settings: LosslessSettings, log: Callable[[str], None] | None = None) -> None:
         self._settings, self._log = settings, log
         self._codec = GearV3(predictors_k=settings.predictors_k, predictors_v=settings.predictors_v)
+        self._coders = ThreadPoolExecutor(settings.async_threads, "h2o-lossless") if settings.async_threads else None
+        self._queue: deque[Future[Sample]] = deque()
         self.cleared()
 
     def cleared(self) -> None:
+        while self._queue:  # of a repeat that was broken off
+            self._queue.popleft().cancel()
         self.samples: list[Sample] = []
+        self.queue_peak = self.wait_us = 0
         self._coded_to: dict[int, int] = {}
         self._decoded_tokens: dict[int, int] = {}
         self._last_sample: dict[int, int] = {}
@@ -142,6 +174,17 @@ class RuntimeLossless(Watcher):
     def ratio(self) -> float:
         """Raw bytes over coded bytes of all samples; 1 without one; higher is better."""
         return self.raw_bytes / self.coded_bytes if self.samples else 1.0
+
+    def finish(self) -> None:
+        """Wait until everything that was taken is coded.
+
+        Raises
+        ------
+        RoundTripError
+            Under the strict check: a sample did not decode to itself.
+        """
+        while self._queue:
+            self._await_oldest()
 
     def evicted(self, layer: int, plan: Plan) -> None:
         """Tokens that were coded and are kept stay coded: count how many that are."""
@@ -171,25 +214,43 @@ class RuntimeLossless(Watcher):
 
     def _take(self, layer: int, held: LayerCache, start: int, tokens: int) -> None:
         keys, values = held.words(start, start + tokens)
-        position = int(held.positions[start])
-        (coded_k, comp_k_s, decomp_k_s) = self._code(keys, "k", layer, position)
-        (coded_v, comp_v_s, decomp_v_s) = self._code(values, "v", layer, position)
-        sample = Sample(
-            layer=layer,
-            kv_len=held.length,
-            start=start,
-            tokens=tokens,
-            first_position=position,
-            end_position=int(held.positions[start + tokens - 1]) + 1,
-            raw_bytes=keys.nbytes + values.nbytes,
+        first, last = int(held.positions[start]), int(held.positions[start + tokens - 1])
+        cut = _Cut(layer, held.length, start, first, last + 1, keys, values)
+        if self._coders is None:
+            self._add(self._code_cut(cut))
+            return
+        while len(self._queue) >= self._settings.max_queue:
+            self._await_oldest()
+        self._queue.append(self._coders.submit(self._code_cut, cut))
+        self.queue_peak = max(self.queue_peak, sum(not job.done() for job in self._queue))
+
+    def _await_oldest(self) -> None:
+        started_s = time.perf_counter()
+        sample = self._queue.popleft().result()
+        self.wait_us += round((time.perf_counter() - started_s) * 1e6)
+        self._add(sample)
+
+    def _add(self, sample: Sample) -> None:
+        self.samples.append(sample)
+        if self._log is not None:
+            self._log(sample.render())
+
+    def _code_cut(self, cut: _Cut) -> Sample:
+        (coded_k, comp_k_s, decomp_k_s) = self._code(cut.keys, "k", cut.layer, cut.first_position)
+        (coded_v, comp_v_s, decomp_v_s) = self._code(cut.values, "v", cut.layer, cut.first_position)
+        return Sample(
+            layer=cut.layer,
+            kv_len=cut.kv_len,
+            start=cut.start,
+            tokens=len(cut.keys),
+            first_position=cut.first_position,
+            end_position=cut.end_position,
+            raw_bytes=cut.keys.nbytes + cut.values.nbytes,
             coded_bytes_k=coded_k,
             coded_bytes_v=coded_v,
             comp_us=round((comp_k_s + comp_v_s) * 1e6),
             decomp_us=round((decomp_k_s + decomp_v_s) * 1e6),
         )
-        self.samples.append(sample)
-        if self._log is not None:
-            self._log(sample.render())
 
     def _code(self, words: Words, tensor: Tensor, layer: int, position: int) -> tuple[int, float, float]:
         """Coded bytes, and seconds to code and to decode."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_h2o.codecs.planes.rle import decode_rle, encode_rle, plan_rle
+from pytest_h2o.codecs.planes.rle import decode_rle, encode_rle, least_rle_bytes, plan_rle
 from pytest_h2o.errors import CodecError
 
 runs = st.lists(
@@ -52,8 +52,13 @@ def test_bytes_are_those_of_the_plain_algorithm(data: bytes) -> None:
     plan = plan_rle(plane)
     code = encode_rle(plane, plan)
     assert code == encode_one_by_one(data)
-    assert len(code) == plan.encoded_bytes
+    assert len(code) == plan.encoded_bytes >= least_rle_bytes(plane)
     assert decode_rle(code, len(data)) == data
+
+
+def test_the_bound_is_the_size_where_there_is_no_run() -> None:
+    plane = np.arange(1000).astype(np.uint8)
+    assert least_rle_bytes(plane) == plan_rle(plane).encoded_bytes == 1008
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -23,6 +25,8 @@ SETTINGS = LosslessSettings(
     hot_recent_tokens=20,
     update_interval=5,
     trigger_min_tokens=30,
+    async_threads=0,
+    max_queue=256,
     mode="probe",
     predictors_k="raw,delta_seq,xor_seq",
     predictors_v="raw,delta_seq",
@@ -144,3 +148,78 @@ def test_a_sample_that_does_not_decode_to_itself_ends_the_run(monkeypatch: pytes
     relaxed = RuntimeLossless(replace(SETTINGS, strict=False))
     decode(relaxed, filled(60), 1)
     assert relaxed.samples[0].decomp_us == 0
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("max_queue", [1, 256])
+def test_other_threads_code_the_same_samples_in_the_same_order(threads: int, max_queue: int) -> None:
+    lines: dict[int, list[str]] = {0: [], threads: []}
+    for number, told in lines.items():
+        held = filled(60)
+        watcher = RuntimeLossless(replace(SETTINGS, async_threads=number, max_queue=max_queue), told.append)
+        decode(watcher, held, 100)
+        held.append(*(np.zeros((1, 2, 8), dtype=np.float32) for _ in range(2)), held.length)
+        watcher.finish()
+        assert len(watcher.samples) == 3
+    assert lines[threads] == lines[0] != []
+
+
+def test_a_full_queue_makes_decoding_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is skipped, and what was waited is told."""
+    encode = GearV3.encode
+
+    def slow(self: GearV3, stream: Stream) -> bytes:
+        time.sleep(0.01)
+        return encode(self, stream)
+
+    monkeypatch.setattr(GearV3, "encode", slow)
+    watcher = RuntimeLossless(replace(SETTINGS, async_threads=1, max_queue=1, mode="full"))
+    decode(watcher, filled(200), 30)
+    watcher.finish()
+    assert len(watcher.samples) >= 3
+    assert watcher.queue_peak == 1
+    assert watcher.wait_us >= 10_000
+
+
+def test_words_are_those_of_the_moment_when_they_were_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache moves its tokens while another thread still has to code them."""
+    go = threading.Event()
+    encode = GearV3.encode
+    sizes: dict[bool, list[int]] = {}
+
+    def held_back(self: GearV3, stream: Stream) -> bytes:
+        assert go.wait(10)
+        return encode(self, stream)
+
+    monkeypatch.setattr(GearV3, "encode", held_back)
+    for wait in (False, True):
+        go.clear() if wait else go.set()
+        held = filled(60)
+        held.keys[:, :40] = held.values[:, :40] = 1.0
+        watcher = RuntimeLossless(replace(SETTINGS, async_threads=1))
+        decode(watcher, held, 1)
+        held.keep([(40, 20)])  # numbers that do not compress take the place of ones that do
+        go.set()
+        watcher.finish()
+        sizes[wait] = [sample.coded_bytes for sample in watcher.samples]
+    assert sizes[True] == sizes[False]
+    assert sizes[True][0] < 200
+
+
+def test_damage_is_found_by_another_thread_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(self: GearV3, payload: bytes, side: SideInfo) -> np.ndarray:
+        return np.zeros(side.shape, dtype=np.uint16)
+
+    monkeypatch.setattr(GearV3, "decode", wrong)
+    watcher = RuntimeLossless(replace(SETTINGS, async_threads=1))
+    decode(watcher, filled(60), 1)
+    with pytest.raises(RoundTripError, match="does not decode to itself"):
+        watcher.finish()
+
+
+def test_clearing_forgets_what_was_not_finished() -> None:
+    watcher = RuntimeLossless(replace(SETTINGS, async_threads=1))
+    decode(watcher, filled(60), 1)
+    watcher.cleared()
+    watcher.finish()
+    assert watcher.samples == []

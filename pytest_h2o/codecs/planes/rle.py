@@ -51,6 +51,18 @@ def plan_rle(plane: Plane) -> RlePlan:
     )
 
 
+def least_rle_bytes(plane: Plane) -> int:
+    """A bound that `RlePlan.encoded_bytes` of `plane` is never below, at a tenth of the cost of a plan.
+
+    A run of L bytes has L - 3 places where `MIN_RUN` equal bytes start: it covers at most 4 bytes for each of them, and
+    its code saves at most 2. What is not covered is literal, 128 bytes to a control.
+    """
+    same = plane[1:] == plane[:-1]
+    starts = int(np.count_nonzero(same[:-2] & same[1:-1] & same[2:]))
+    literal_bytes = max(0, plane.size - MIN_RUN * starts)
+    return plane.size - 2 * starts - (-literal_bytes // MAX_LITERAL)
+
+
 def encode_rle(plane: Plane, plan: RlePlan) -> bytes:
     """Code `plane` with its own `plan`."""
     size = np.where(plan.is_run, 2, 1 + plan.length)
