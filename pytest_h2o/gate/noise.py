@@ -68,7 +68,7 @@ class Noise:
             made = cls(**{field.name: value[field.name] for field in fields(cls)})
             if not all(math.isfinite(spread) and spread >= 0 for spread in (made.launch_spread, made.pair_spread)):
                 raise ValueError("a spread that is no number of at least 0")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise StoreError(
                 "a calibration was kept in another shape than this version reads",
                 came=f"{type(error).__name__}: {error}",

@@ -248,7 +248,11 @@ def predict_full(model: Model, tokens: Tokens, count: int, cache: EvictingCache)
 def predict_evicted(model: Model, prompt: Tokens, targets: Tokens, cache: EvictingCache) -> tuple[float, Tokens]:
     """The same under eviction: the first from the prefill, the others decoded one by one."""
     cache.clear()
-    logits = model.logits(model.prefill(prompt, cache)[-1])
+    return predict_decoded(model, model.logits(model.prefill(prompt, cache)[-1]), targets, cache)
+
+
+def predict_decoded(model: Model, logits: Floats, targets: Tokens, cache: EvictingCache) -> tuple[float, Tokens]:
+    """The same on a cache that holds the prompt, whose last token gave `logits`, ``[vocabulary]``."""
     bits, best = 0.0, []
     for place in range(len(targets)):
         if place:

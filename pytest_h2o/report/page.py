@@ -10,7 +10,7 @@ from pytest_h2o.report.collector import Collector
 from pytest_h2o.report.document import Block, Bullets, Cell, Page, Pre, Section, Table, Text, Tone
 from pytest_h2o.report.links import Links
 from pytest_h2o.report.page_changes import history_section
-from pytest_h2o.report.page_presets import OUTCOME_TONES, preset_section, verdict_cells
+from pytest_h2o.report.page_presets import OUTCOME_TONES, VERDICT_HEADER, preset_section, verdict_cells
 from pytest_h2o.report.page_scopes import scope_section
 from pytest_h2o.report.sections import section_pages
 from pytest_h2o.report.summary import overall_outcome, render_verdict
@@ -120,7 +120,10 @@ def _lists(summary: Mapping[str, Any]) -> Iterator[Section | None]:
         yield Section("incomplete", "Not complete", (Bullets(tuple(summary["incomplete_for"])),))
     yield _why_section("left-out", "Left out on purpose", summary["left_out_on_purpose"])
     if summary["not_measured"]:
-        text = "These presets have no recording and were not asked for by name:"
+        text = (
+            "Presets that nobody asked for by name, and that have no recording or whose target is out of the bench's "
+            "reach; -k NAME asks for one, and tells which:"
+        )
         yield Section("not-measured", "Not measured", (Text(text), Bullets(tuple(summary["not_measured"]))))
 
 
@@ -133,28 +136,39 @@ def _why_section(section_id: str, title: str, entries: Sequence[Mapping[str, Any
 
 def _overview(summary: Mapping[str, Any]) -> Section | None:
     """One line a threshold of a preset and one a scope."""
-    rows = []
-    for name, preset in summary["presets"].items():
-        rows += [(Cell(name), *verdict_cells(verdict)) for verdict in preset["verdicts"]]
-    for name, scope in summary["scopes"].items():
-        outcome = overall_outcome(scope["outcomes"])
-        if outcome == "passed" and scope["measured"] and scope["target"] is None:
-            outcome = "reported"
-        values = ["not measured", "", ""]
-        if scope["measured"] and scope.get("refused"):
-            values[0] = "refused"
-        elif scope["measured"]:
-            target = "reported only" if scope["target"] is None else f">= {scope['target']:.4f}"
-            margin = "" if scope["target"] is None else f"{scope['lossless_ratio'] - scope['target']:.4f}"
-            values = [f"{scope['lossless_ratio']:.4f}", target, margin]
-        source = "decides" if scope.get("decides") else ""
-        cells = ("lossless ratio", *values, source)
-        rows.append((Cell(name), *map(Cell, cells), Cell(outcome, OUTCOME_TONES[outcome])))
+    rows = [
+        _overview_row(name, verdict_cells(verdict))
+        for name, preset in summary["presets"].items()
+        for verdict in preset["verdicts"]
+    ]
+    rows += [_overview_row(name, _scope_cells(scope)) for name, scope in summary["scopes"].items()]
     if not rows:
         return None
-    header = ("preset or scope", "threshold", "measured", "target", "margin", "row", "outcome")
-    table = Table("Every threshold of this run", header, tuple(rows), frozenset({4}))
+    header = ("preset or scope", "outcome", *(title for title in VERDICT_HEADER if title != "outcome"))
+    table = Table("Every threshold of this run", header, tuple(rows), frozenset({5}))
     return Section("verdicts", "Verdicts", (table,))
+
+
+def _overview_row(name: str, cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
+    """The cells of a verdict after its preset or scope, the outcome first: names are long, and phones narrow."""
+    threshold, outcome, *rest = cells
+    return (Cell(name), outcome, threshold, *rest)
+
+
+def _scope_cells(scope: Mapping[str, Any]) -> tuple[Cell, ...]:
+    """The ratio of a scope as cells, as `VERDICT_HEADER` names them."""
+    outcome = overall_outcome(scope["outcomes"])
+    if outcome == "passed":
+        outcome = "reported" if scope["measured"] and scope["target"] is None else "pass"
+    values = ["not measured", "", ""]
+    if scope["measured"] and scope.get("refused"):
+        values[0] = "refused"
+    elif scope["measured"]:
+        target = "reported only" if scope["target"] is None else f">= {scope['target']:.4f}"
+        margin = "" if scope["target"] is None else f"{scope['lossless_ratio'] - scope['target']:.4f}"
+        values = [f"{scope['lossless_ratio']:.4f}", target, margin]
+    source = "decides" if scope.get("decides") else ""
+    return (Cell("lossless ratio"), Cell(outcome, OUTCOME_TONES[outcome]), *map(Cell, (*values, source)))
 
 
 def _items(collector: Collector) -> Section | None:

@@ -29,6 +29,9 @@ OUTCOME_TONES: Mapping[str, Tone] = {
     "reported": "quiet",
 }
 
+VERDICT_HEADER = ("threshold", "outcome", "measured", "target", "margin", "row")
+"""The outcome stands early: a phone shows the first columns alone."""
+
 
 def preset_section(
     collector: Collector, name: str, preset: Mapping[str, Any], section_id: str, links: Links
@@ -80,14 +83,14 @@ def _drawn_limits(limits: Limits, facts: Mapping[str, Any] | None, preset: Mappi
 
 
 def verdict_cells(verdict: Mapping[str, str]) -> tuple[Cell, ...]:
-    """One verdict as cells: threshold, measured, target, margin, row, outcome."""
+    """One verdict as cells, as `VERDICT_HEADER` names them."""
     return (
         Cell(verdict["title"]),
+        Cell(verdict["outcome"], OUTCOME_TONES.get(verdict["outcome"], "")),
         Cell(verdict["measured"]),
         Cell(f"{verdict['relation']} {verdict['target']} ({verdict['target_origin']})"),
         Cell(verdict["margin"]),
         Cell(verdict["source"]),
-        Cell(verdict["outcome"], OUTCOME_TONES.get(verdict["outcome"], "")),
     )
 
 
@@ -96,9 +99,8 @@ def _verdict_blocks(preset: Mapping[str, Any]) -> list[Block]:
     if not preset["rows"]:
         blocks.append(Text("Not measured: no row of this preset arrived.", "bad"))
     if preset["verdicts"]:
-        header = ("threshold", "measured", "target", "margin", "row", "outcome")
         cells = tuple(verdict_cells(verdict) for verdict in preset["verdicts"])
-        blocks.append(Table("Thresholds of this preset", header, cells, frozenset({3})))
+        blocks.append(Table("Thresholds of this preset", VERDICT_HEADER, cells, frozenset({4})))
     rules = preset.get("rules")
     if rules:
         text = f"Joint rule (one row meets every target): {rules['joint']}. "

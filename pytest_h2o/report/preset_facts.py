@@ -166,12 +166,12 @@ def render_comparison(comparison: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _relative(metric: Metric, value: float, target: float, margin: float) -> float | None:
-    """A margin as a part of the target; of what is a fraction already it is the margin itself."""
+    """A margin as a part of the target, None if that is 0; of what is a fraction already it is the margin itself."""
     if not math.isfinite(margin):
         return None
-    if metric.style != "number" or not target:
+    if metric.style != "number":
         return value if metric.name == "joint_margin" else margin
-    return margin / abs(target)
+    return margin / abs(target) if target else None
 
 
 def _warnings(results: list[PointResult]) -> dict[str, int]:

@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from pytest_h2o.calibrations import flag_target, read_noise
 from pytest_h2o.codecs.registry import get_codec
 from pytest_h2o.commands.results import read_result
 from pytest_h2o.dumps import index_dump
 from pytest_h2o.dumps.index import find_overlaps_and_gaps
 from pytest_h2o.dumps.read import Piece, read_pieces
+from pytest_h2o.gate.decode import Budget
+from pytest_h2o.gate.noise import Noise
 from pytest_h2o.history.baselines import read_record_file
 from pytest_h2o.history.lines import read_history
 from pytest_h2o.history.record import RunRecord, parse_record, record_from_json, record_to_json, render_line
@@ -28,6 +31,7 @@ from tests.fuzz.text_targets import BETWEEN, write
 from tests.records import make_record
 
 _MAX_READ = 1 << 20
+BUDGET = Budget(pairs=20, elapsed_s=60.0)
 _BYTEPLANE = get_codec("byteplane")
 META: dict[str, Any] = {
     "layer_id": 0, "seq_start": 0, "seq_len": 4, "seq_end_exclusive": 4, "kv_heads": 2, "head_dim": 8,
@@ -118,6 +122,19 @@ def run_lossless_result(data: bytes, folder: Path) -> bool:
     return True
 
 
+def run_calibration(data: bytes, folder: Path) -> bool:
+    """What is said of it is harmless, and one that is taken gives a noise floor that is a fraction."""
+    path = write(folder, "noise.json", data)
+    for line in flag_target(path, BUDGET, 0.05):
+        check_harmless(line)
+    noise = read_noise(path)
+    assert noise is not None
+    floor = noise.floor(BUDGET.pairs)
+    assert floor is not None
+    assert 0 <= floor <= 1
+    return True
+
+
 def run_run_folder(data: bytes, folder: Path) -> bool:
     """The journal of an unfinished run, or with more parts the records of a finished one."""
     run = folder / "run"
@@ -160,6 +177,10 @@ def _record() -> RunRecord:
     return make_record()
 
 
+def _calibrations() -> Sequence[bytes]:
+    return [json.dumps(Noise(spread, 0.03, 0.0, 20).to_json()).encode() for spread in (0.02, 1e308)]
+
+
 def _stored() -> dict[str, Any]:
     return record_to_json(_record())
 
@@ -174,5 +195,6 @@ FILE_TARGETS = (
     ),
     Target("baseline", run_baseline, lambda: [json.dumps(record_to_json(_record()), indent=1).encode()], _JSON),
     Target("lossless_result", run_lossless_result, tokens=_JSON),
+    Target("calibration", run_calibration, _calibrations, (b"1e308", b"9" * 400, *_JSON)),
     Target("run_folder", run_run_folder, tokens=(BETWEEN, b"\n", *_JSON)),
 )
