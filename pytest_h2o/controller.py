@@ -71,6 +71,8 @@ class Controller:
             return
         reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and self._config.get_verbosity() >= 0:
+            if reporter.isatty:  # xdist has told how many workers are ready, on a line that it would write over
+                reporter.line("")
             for line in kept["lines"]:
                 reporter.write_line(line)
         self.show_progress()

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_h2o.decode_options import parse_budget
 from pytest_h2o.errors import UsageError
-from pytest_h2o.options import OPTIONS, Settings, resolve_settings
+from pytest_h2o.options import DEFAULT_THREADS, EMBEDDED_THREADS, OPTIONS, Settings, resolve_settings
 
 CALLED_IN = Path("/called/in")
 INI_IN = Path("/ini/in")
@@ -50,6 +50,14 @@ def test_a_bench_on_the_command_line_stands_over_logs_in_the_ini_file() -> None:
     settings = resolve({"h2o_logs": "rec"}, {"h2o_bench": "b"})
     assert settings["bench"] is None
     assert settings["logs"] == CALLED_IN / "rec"
+
+
+def test_threads_are_those_of_the_bench_that_runs() -> None:
+    assert (resolve()["threads"], resolve({"h2o_bench": "reference"})["threads"]) == (EMBEDDED_THREADS,) * 2
+    other = resolve({"h2o_bench": "b"})
+    assert (other["threads"], other.origin("threads")) == (DEFAULT_THREADS, "default")
+    assert resolve({"h2o_logs": "rec"})["threads"] == DEFAULT_THREADS
+    assert resolve(ini={"h2o_threads": "3"})["threads"] == resolve({"h2o_threads": "3"})["threads"] == 3
 
 
 def test_a_bench_and_logs_said_in_one_place_exclude_each_other() -> None:

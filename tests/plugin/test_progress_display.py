@@ -82,4 +82,6 @@ def test_a_terminal_has_one_line_that_is_rewritten_and_goes(
     assert all(len(line) < 80 for line in below)
     assert below[-1] == "", "the line is still there at the end"
     assert "h2o: target_ratio_v3: run" not in text
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    assert len(re.findall(r"\nh2o: ", plain)) == plain.count("h2o: ") > 2, "the head stands on lines of its own"
     assert "3 passed" in text
