@@ -119,8 +119,8 @@ def test_ticks_tell_the_elapsed_time(tmp_path: Path) -> None:
         on_tick=ticks.append,
     )
     assert ticks == sorted(ticks)
-    assert len(ticks) == 2
-    assert 0.5 <= ticks[0] < 1.2
+    assert len(ticks) >= 2
+    assert all(later - earlier >= 0.45 for earlier, later in zip([0.0, *ticks], ticks, strict=False))
 
 
 def test_our_death_by_kill_kills_the_group(tmp_path: Path) -> None:

