@@ -2,6 +2,7 @@
 
     python benchmarks/quality_curve.py measure --config fixtures/models/embedded/config.json --windows 8 \
         --out benchmarks/quality/austen-5m.json
+    python benchmarks/quality_curve.py overlap --config fixtures/models/embedded/config.json --windows 8
     python benchmarks/quality_curve.py draw benchmarks/quality/*.json --out docs/quality.svg
 
 A window of held-out text is 512 tokens of prompt and 128 that are predicted, teacher-forced. After 16 of them every
@@ -11,6 +12,9 @@ measured: that of the engine, a moving average (0.9) of the attention of decoded
 tokens; and the sum of the attention of all tokens, those of the prompt included, as the paper of H2O has it, which the
 engine has no setting for. A measurement that was
 stopped goes on where it was: windows that the file has are not measured again.
+
+`overlap` tells how far the engine's score is another choice at all: of the blocks that it keeps beyond the protected
+ones, the share that recent tokens alone would keep too, and the share that chance would.
 """
 
 from __future__ import annotations
@@ -24,10 +28,10 @@ from typing import Any, cast
 
 import numpy as np
 
-from pytest_h2o.reference.eviction import EvictingCache
+from pytest_h2o.reference.eviction import EvictingCache, Watcher
 from pytest_h2o.reference.gguf_file import GgufFile
 from pytest_h2o.reference.model import Model, Tokens
-from pytest_h2o.reference.policy import PolicySettings, Ranking, Scores
+from pytest_h2o.reference.policy import Plan, PolicySettings, Ranking, Scores
 from pytest_h2o.reference.prompts import read_text
 from pytest_h2o.reference.quality import predict_decoded, predict_full
 from pytest_h2o.reference.settings import read_config
@@ -129,6 +133,49 @@ def measure_window(model: Model, window: Tokens, seed: int) -> dict[str, Any]:
     return {"full": full / PREDICTED, **evicted}
 
 
+class Plans(Watcher):
+    """Keeps every plan that was applied."""
+
+    def __init__(self) -> None:
+        self.plans: list[Plan] = []
+
+    def evicted(self, layer: int, plan: Plan) -> None:
+        self.plans.append(plan)
+
+
+def overlap(arguments: argparse.Namespace) -> None:
+    """Print, by keep ratio, how many of the chosen blocks are the most recent ones; means over layers and windows."""
+    config = read_config(arguments.config)
+    file = GgufFile(config.model_path)
+    model, tokens = Model(file), read_tokenizer(file).encode(read_text(arguments.text, "text"))
+    shares: dict[float, list[tuple[float, float]]] = {ratio: [] for ratio in RATIOS}
+    for _, window in windows_of(model, tokens, arguments.windows):
+        prefilled = EvictingCache(model.hyper, PROMPT)
+        model.prefill(window[:PROMPT], prefilled)
+        for ratio in RATIOS:
+            seen = Plans()
+            settings = policy(ratio, model.hyper.layers)
+            cache = CurveCache(model.hyper, len(window), policy=settings, clock="layer", watchers=[seen])
+            cache.take_over(prefilled)
+            for token in window[PROMPT : PROMPT + INTERVAL + 1]:
+                model.decode(int(token), cache)
+            shares[ratio] += [share for plan in seen.plans if (share := shared_blocks(plan)) is not None]
+    print(f"{config.model_path.stem}, {arguments.windows} windows")
+    print("| keep ratio | " + " | ".join(str(ratio) for ratio in RATIOS) + " |\n| --- |" + " ---: |" * len(RATIOS))
+    for place, label in enumerate(("chosen by both", "by chance")):
+        means = [np.mean([share[place] for share in shares[ratio]]) if shares[ratio] else np.nan for ratio in RATIOS]
+        print(f"| {label} | " + " | ".join(f"{100 * mean:.0f} %" for mean in means) + " |")
+
+
+def shared_blocks(plan: Plan) -> tuple[float, float] | None:
+    """Share of the chosen blocks that are the most recent ones, and what it is by chance; None without a choice."""
+    target = plan.target
+    free = range(target.sink_blocks, target.recent_block)
+    chosen = set(plan.blocks) & set(free)
+    recent = set(free[len(free) - len(chosen) :])
+    return (len(chosen & recent) / len(chosen), len(chosen) / len(free)) if chosen else None
+
+
 def rises(found: dict[str, Any], ranking: str) -> list[float]:
     """Rise of perplexity in percent at each keep ratio, over all windows together."""
     windows = list(found["windows"].values())
@@ -160,7 +207,7 @@ def draw(arguments: argparse.Namespace) -> None:
         axis.set_xscale("log")
         axis.set_xticks(RATIOS, [f"{ratio:g}" for ratio in RATIOS])
         axis.minorticks_off()
-    axes[0][0].legend(frameon=False)
+    axes[0][-1].legend(frameon=False)
     figure.tight_layout()
     figure.savefig(arguments.out, metadata={"Date": None})
 
@@ -168,12 +215,14 @@ def draw(arguments: argparse.Namespace) -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    measuring = commands.add_parser("measure", help="measure one model")
-    measuring.add_argument("--config", type=Path, required=True)
-    measuring.add_argument("--text", type=Path, default=ROOT / "fixtures/text/heldout.txt")
-    measuring.add_argument("--windows", type=int, default=8)
-    measuring.add_argument("--out", type=Path, required=True)
-    measuring.set_defaults(run=measure)
+    for name, run, told in (("measure", measure, "measure one model"), ("overlap", overlap, "compare the choices")):
+        command = commands.add_parser(name, help=told)
+        command.add_argument("--config", type=Path, required=True)
+        command.add_argument("--text", type=Path, default=ROOT / "fixtures/text/heldout.txt")
+        command.add_argument("--windows", type=int, default=8)
+        if run is measure:
+            command.add_argument("--out", type=Path, required=True)
+        command.set_defaults(run=run)
     drawing = commands.add_parser("draw", help="draw what was measured")
     drawing.add_argument("files", type=Path, nargs="+")
     drawing.add_argument("--out", type=Path, required=True)
