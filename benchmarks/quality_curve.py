@@ -191,7 +191,7 @@ def draw(arguments: argparse.Namespace) -> None:
     from matplotlib import pyplot as plt
 
     plt.rcParams.update({"svg.hashsalt": "quality", "font.size": 9})
-    figure, axes = plt.subplots(1, len(arguments.files), figsize=(4.2 * len(arguments.files), 3.2), squeeze=False)
+    figure, axes = plt.subplots(1, len(arguments.files), figsize=(4.2 * len(arguments.files), 3.6), squeeze=False)
     for axis, path in zip(axes[0], arguments.files, strict=True):
         found = json.loads(path.read_text("utf-8"))
         windows = found["windows"].values()
@@ -207,8 +207,9 @@ def draw(arguments: argparse.Namespace) -> None:
         axis.set_xscale("log")
         axis.set_xticks(RATIOS, [f"{ratio:g}" for ratio in RATIOS])
         axis.minorticks_off()
-    axes[0][-1].legend(frameon=False)
-    figure.tight_layout()
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="lower center", ncols=2)
+    figure.tight_layout(rect=(0, 0.14, 1, 1))
     figure.savefig(arguments.out, metadata={"Date": None})
 
 
