@@ -2,7 +2,7 @@
 
 Threads, not processes: nearly all of the time is spent in zstd, in numpy and in the kernel, which run without the
 interpreter's lock, and threads share the index, where processes pay for their start and for copies of the plan.
-On two idle cores, with one thread, two threads and two processes (benchmarks/lossless_workers.py): prompt entries 5.4, 3.1
+benchmarks/lossless_workers.py, two idle cores, one thread, two threads, two processes: prompt entries 5.4, 3.1
 and 3.0 s; one-token entries 1.06, 0.72 and 1.07 s.
 """
 
