@@ -201,3 +201,28 @@ def test_processes_at_once_leave_one_cache_and_agree(cache: Path, dump: Path) ->
         assert output.split() == [str(ENTRIES)] * 5
     (file,) = cache.iterdir()
     assert len(meta_cache._load(file, meta_cache._describe(os.path.realpath(dump)))) == 3
+
+
+def test_a_meta_that_goes_after_it_was_listed_is_skipped_with_the_reason(
+    cache: Path, dump: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = index_dump(dump)
+    parsed = count_parses(monkeypatch)
+
+    def gone(status: os.stat_result) -> None:
+        raise FileNotFoundError(2, "it went just now")
+
+    monkeypatch.setattr(folder_root, "stamp_of", gone)
+    index = index_dump(dump)
+    assert (len(index.entries), len(index.skipped), parsed) == (0, len(first.entries), [])
+    assert {entry.detail for entry in index.skipped} == {"cannot be read: it went just now"}
+
+
+def test_a_cache_that_would_unpack_to_too_much_is_no_cache(
+    cache: Path, dump: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = index_dump(dump)
+    parsed = count_parses(monkeypatch)
+    monkeypatch.setattr(meta_cache, "_MOST_BYTES", 8)
+    assert seen(index_dump(dump)) == seen(first)
+    assert len(parsed) == ENTRIES

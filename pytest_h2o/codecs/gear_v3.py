@@ -62,9 +62,9 @@ class GearV3(Codec):
     predictors_v: str = "raw,delta_seq,xor_seq"
 
     def encode(self, stream: Stream) -> bytes:
+        if stream.words.size >= 1 << 32:
+            raise CodecError("a stream is too long for gear_v3", came=f"{stream.words.size} words", expected="< 2**32")
         head_major = np.ascontiguousarray(stream.words.transpose(1, 0, 2))
-        if head_major.size >= 1 << 32:
-            raise CodecError("a stream is too long for gear_v3", came=f"{head_major.size} words", expected="< 2**32")
         hi, lo = split_planes(head_major.reshape(-1))
         predictors = _known_predictors(self.predictors_k if stream.tensor == "k" else self.predictors_v)
         coded = _COUNT.pack(head_major.size) + _encode_plane(lo, predictors) + _encode_plane(hi, predictors)

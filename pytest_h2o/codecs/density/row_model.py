@@ -92,10 +92,8 @@ class Turner:
         mean *= 0.5
         return mean
 
-    def rounding(self, values: Doubles) -> Doubles | None:
+    def rounding(self, values: Doubles) -> Doubles:
         """Variance of the rounding to fp16 that turned values carry: a twelfth of a squared unit in the last place."""
-        if self.rotation is None:
-            return None
         magnitude = np.abs(values)
         largest = np.maximum(magnitude, magnitude[..., self._partner])
         np.maximum(largest, 2.0**-14, out=largest)

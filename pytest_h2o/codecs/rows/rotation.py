@@ -162,9 +162,7 @@ def build_rotation(rope: Rope, head_dim: int) -> Rotation:
 
 
 def _integer_root(value: int, degree: int) -> int:
-    """Largest r with ``r ** degree <= value`` (Newton's method from above)."""
-    if value == 0:
-        return 0
+    """Largest r with ``r ** degree <= value``, of a value of at least 1 (Newton's method from above)."""
     root = 1 << -(-value.bit_length() // degree)
     while True:
         nearer = ((degree - 1) * root + value // root ** (degree - 1)) // degree
