@@ -18,6 +18,7 @@ from pytest_h2o.gate.compare import (
     FigureChange,
     SubjectComparison,
     compare_subjects,
+    differing_parts,
     headlines,
     parse_allowances,
 )
@@ -312,3 +313,15 @@ def test_rounded_figures_tell_nothing_where_one_side_does_not_know_its_arithmeti
             assert state_of(rounded, 10.0, now, there=there, here=here) == "not comparable"
     assert state_of(rounded, 10.0, 10.1, there=known, here=known) == "worse"
     assert state_of(rounded, 10.0, 9.9, there=known, here=known) == "better"
+
+
+def test_parts_are_alike_only_where_both_are_known_and_equal() -> None:
+    assert differing_parts({"a": "1"}, {"a": "1"}) == ()
+    assert differing_parts({"a": "1"}, {"a": "2"}) == ("a: 1 then, 2 now",)
+    assert differing_parts({"a": None, "b": "1"}, {"a": "1", "b": None}) == (
+        "a: not known then, 1 now",
+        "b: 1 then, not known now",
+    )
+    assert differing_parts({"a": None, "b": None}, {"a": None, "c": None}) == ("not known: a, c, b",)
+    assert differing_parts({}, {"a": "1"}) == ("a: not known then, 1 now",)
+    assert differing_parts({"a": "1", "b": None}, {"a": "1", "b": None}) == ("not known: b",)

@@ -174,6 +174,12 @@ def test_a_hopeless_comparison_ends_early_unless_told_otherwise() -> None:
     assert next_action(pairs, Budget(futility=0.0), TARGET).launch
 
 
+def test_hope_is_not_given_up_before_eight_pairs() -> None:
+    seven, eight = (next_action(slower_by(0.05, n, spread=0.12, seed=0), Budget(pairs=9), TARGET) for n in (7, 8))
+    assert seven.launch
+    assert eight.reason.startswith("the chance of a clear verdict within 9 pairs has fallen to ")
+
+
 def test_a_budget_of_time_is_fitted_to_the_first_pair() -> None:
     assert Budget(pairs=20, elapsed_s=60.0).fitted(5.0, 5.0) == Budget(pairs=11, elapsed_s=60.0)
     assert Budget(pairs=20, elapsed_s=60.0).fitted(5.0, 15.0).pairs == 9

@@ -103,3 +103,26 @@ def test_a_plan_is_a_value() -> None:
     assert isinstance(make_plan(20, 0.95), Plan)
     assert make_plan(20, 0.95) == make_plan(20, 0.95)
     assert len(make_plan(20, 0.95).fail_counts) == len(make_plan(20, 0.95).pass_counts) == 20
+
+
+def test_the_critical_counts_of_the_default_plan() -> None:
+    """Written down once: any change of them is a change of verdicts."""
+    plan = make_plan(20, 0.95)
+    none = (None,)
+    fail = (21, 28, 34, 42, 50, 58, 68, 78, 89, 100, 111, 124, 137, 150, 164)
+    assert plan.fail_counts == 5 * none + fail
+    assert plan.pass_counts == 7 * none + (36, 43, 51, 59, 68, 78, 88, 98, 110, 121, 132, 145, 157)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "confidence", "fail_sum", "pass_sum"),
+    [
+        (6, 0.90, 44, 33), (6, 0.95, 35, 20), (8, 0.90, 90, 89), (8, 0.95, 96, 79), (8, 0.99, 64, 35),
+        (12, 0.90, 293, 274), (12, 0.95, 293, 269), (12, 0.99, 267, 266), (20, 0.90, 1209, 1153),
+        (20, 0.99, 1312, 1211), (40, 0.90, 8229, 8044), (40, 0.95, 8589, 8414), (40, 0.99, 9201, 8983),
+        (60, 0.90, 25803, 25438), (60, 0.95, 26848, 26414), (60, 0.99, 28714, 28197),
+    ],
+)  # fmt: skip
+def test_the_critical_counts_of_other_plans(pairs: int, confidence: float, fail_sum: int, pass_sum: int) -> None:
+    plan = make_plan(pairs, confidence)
+    assert (sum(n or 0 for n in plan.fail_counts), sum(n or 0 for n in plan.pass_counts)) == (fail_sum, pass_sum)
