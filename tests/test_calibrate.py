@@ -73,7 +73,14 @@ def test_a_target_below_the_floor_is_flagged(tmp_path: Path) -> None:
     assert flag_target(path, Budget(), None) == ()
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"version": 2}', '{"version": 1, "launch_spread": "x"}'])
+SPREADS = '{{"version": 1, "launch_spread": {}, "pair_spread": {}, "drop": 0.0, "pairs": 8}}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", "{}", '{"version": 2}', '{"version": 1, "launch_spread": "x"}']
+    + [SPREADS.format(*spreads) for spreads in (("-0.1", "0.1"), ("0.1", "NaN"), ("Infinity", "0.1"), ("0.1", '"x"'))],
+)
 def test_a_damaged_calibration_is_said_and_not_used(text: str, tmp_path: Path) -> None:
     path = tmp_path / "noise.json"
     path.write_text(text)

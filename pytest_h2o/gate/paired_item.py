@@ -63,17 +63,13 @@ class PairedDecode:
         if self._session.rule == "best-of":
             return self._best_of_margin(others)
         item, untimed = self._item, self._untimed(others)
-        if untimed.best is None:
-            raise NotMeasured(f"{item.name} has no row")
-        if untimed.best.missed:
+        if untimed.best is not None and untimed.best.missed:
             missed = " and ".join(untimed.best.missed)
             item.note(
                 f"no row meets the other targets ({missed}): no decode speed could matter, and none was asked for"
             )
             return item.measured("joint_margin", untimed.best.smallest, untimed.best.run_id)
-        timed = self._timed_row()
-        if timed is None:
-            raise NotMeasured(f"no row of {item.name} can be timed", where=item.name)
+        timed = self._needed_row()
         verdict = self._compare(timed)
         row = next(row for row in untimed.rows if row.run_id == timed.run_id)
         interval = joint_interval(row, verdict, inconclusive_fails=self._inconclusive_fails)
@@ -84,9 +80,7 @@ class PairedDecode:
     def _best_of_margin(self, others: Thresholds) -> Measured:
         lossless = None if others.lossless is None else self._session.dumps.deciding_ratio()
         best = best_of_margins(self._item.facts(), others, baseline_tok_per_s=None, lossless=lossless)
-        timed = self._timed_row()
-        if timed is None:
-            raise NotMeasured(f"no row of {self._item.name} can be timed", where=self._item.name)
+        timed = self._needed_row()
         verdict = self._compare(timed)
         interval = joint_interval(best, verdict, inconclusive_fails=self._inconclusive_fails)
         decode = None if verdict.drop is None else verdict.target - verdict.drop
@@ -129,6 +123,12 @@ class PairedDecode:
             own = "lossy target" if self._thresholds.quality is None else "lossy and the quality target"
             which = "rows" if rule != "joint" else f"rows that meet the {own}"
             self._item.note(f"timed {timed.run_id}: in the sweep the fastest of {len(eligible)} {which}")
+        return timed
+
+    def _needed_row(self) -> RowFacts:
+        timed = self._timed_row()
+        if timed is None:
+            raise NotMeasured(f"no row of {self._item.name} can be timed", where=self._item.name)
         return timed
 
     def _compare(self, timed: RowFacts) -> DecodeVerdict:

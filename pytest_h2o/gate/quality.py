@@ -57,15 +57,12 @@ class QualityVerdict:
                 expected=f"that column, for a target of {target!r} ({target.origin})",
                 hint="the reference bench prints it; of another bench --h2o-demo PATH compares generated text",
             )
-        item.best(QUALITY_COLUMN)  # every row has a finite one
         facts, lossy = item.facts(), Thresholds(item.targets.lossy.value, None, None)
         eligible = eligible_rows(facts, lossy, rule=item.session.rule)
+        least = item.best(QUALITY_COLUMN, eligible)
         if not eligible:
             item.note("no row meets the lossy target; the rise is the least of all rows")
-        row = best_row(eligible or facts, QUALITY_COLUMN)
-        if row is None or row.quality_ppl_rise is None:
-            raise NotMeasured(f"no row of {item.name} has a rise in perplexity", where=item.name)
-        return item.measured(QUALITY_COLUMN, row.quality_ppl_rise, row.run_id)
+        return item.measured(QUALITY_COLUMN, least.value, least.source)
 
     def similarity(self) -> Measured:
         """How alike the texts are that llm_demo says with H2O off and on, mean over the prompts; higher is better.

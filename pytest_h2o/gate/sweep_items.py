@@ -25,7 +25,6 @@ from pytest_h2o.gate.rule import (
     RowMargins,
     Thresholds,
     best_of_margins,
-    best_row,
     decide_best_of,
     decide_joint,
     decode_drop,
@@ -34,7 +33,6 @@ from pytest_h2o.gate.timed_row import eligible_rows
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.result import PointResult
-    from pytest_h2o.bench.row import BenchRow
     from pytest_h2o.gate.baseline import Baseline
     from pytest_h2o.gate.figures import Figures
     from pytest_h2o.gate.paired_item import PairedDecode
@@ -108,16 +106,13 @@ class SweepItem(GateItem):
             **launch,
         )
 
-    @property
-    def rows(self) -> tuple[BenchRow, ...]:
-        """The rows of all points, in their order."""
-        return tuple(result.row for result in self.results)
-
     def facts(self) -> tuple[RowFacts, ...]:
         return tuple(row_facts(result) for result in self.results)
 
-    def best(self, column: str) -> Measured:
-        """The best value of one column over all rows.
+    def best(self, column: str, among: Sequence[RowFacts] = ()) -> Measured:
+        """The best value of one column over all rows, or over those of `among` if there are any.
+
+        Every row must have the column all the same.
 
         Raises
         ------
@@ -139,7 +134,8 @@ class SweepItem(GateItem):
                 )
             found.append((cell, result.run_id))
         pick = max if METRICS[column].higher_is_better else min
-        cell, run_id = pick(found, key=lambda pair: pair[0].mean)
+        wanted = {row.run_id for row in among or self.facts()}
+        cell, run_id = pick((pair for pair in found if pair[1] in wanted), key=lambda pair: pair[0].mean)
         return self.measured(column, cell.mean, run_id, cell.std)
 
     def baseline(self) -> Baseline | None:
@@ -178,18 +174,15 @@ class SweepItem(GateItem):
         if self.session.decode.is_paired(self.preset):
             return self._paired().drop()
         baseline = self._needed_baseline()
-        self.best("decode_tok_per_s")
         eligible = eligible_rows(self.facts(), self.asked_thresholds(), rule=self.session.rule)
+        fastest = self.best("decode_tok_per_s", eligible)
         if not eligible:
             self.note("no row meets the targets beside that of decode; the slow-down is that of the fastest row")
-        row = best_row(eligible or self.facts(), "decode_tok_per_s")
-        if row is None or row.decode_tok_per_s is None:
-            raise NotMeasured(f"no row of {self.name} has a decode speed", where=self.name)
         self._note_all(baseline.notes)
-        disturbance = next(result.disturbance for result in self.results if result.run_id == row.run_id)
+        disturbance = next(result.disturbance for result in self.results if result.run_id == fastest.source)
         if disturbance:
-            self.note(f"the launch of {row.run_id} was disturbed, so its speed is doubtful: {disturbance}")
-        return self.measured("decode_drop", decode_drop(baseline.tok_per_s, row.decode_tok_per_s), row.run_id)
+            self.note(f"the launch of {fastest.source} was disturbed, so its speed is doubtful: {disturbance}")
+        return self.measured("decode_drop", decode_drop(baseline.tok_per_s, fastest.value), fastest.source)
 
     def asked_thresholds(self) -> Thresholds:
         """What is asked of the rows; quality left out, with a note, where no row tells it and nobody set a target."""

@@ -120,6 +120,7 @@ def test_where_disturbed_launches_are_kept_none_is_made_again() -> None:
         ({"backend": "OPENCL"}, "another backend: baseline CPU, candidate OPENCL"),
         ({"threads": "4"}, "another number of threads: baseline 2, candidate 4"),
         ({"llm_demo": "prompt=256<br>decode=128"}, "another prompt length: baseline 512, candidate 256"),
+        ({"llm_demo": ""}, "another prompt length: baseline 512, candidate None"),
     ],
 )
 def test_sides_that_are_unlike_are_no_comparison_and_never_a_pass(cells: dict[str, str], reason: str) -> None:
@@ -136,6 +137,27 @@ def test_sides_that_are_unlike_are_no_comparison_and_never_a_pass(cells: dict[st
         f"excluded pair 1: {reason}",
         f"excluded pair 2: {reason}",
     ]
+
+
+def test_sides_that_both_lack_their_lengths_are_no_comparison() -> None:
+    log: list[str] = []
+    runner = PairRunner(Side(log, 60.0, llm_demo=""), Side(log, 60.0, llm_demo=""))
+    found = compare_pairs(runner, Budget(), 0.05, candidate="run_0003", baseline="H2O off")
+    assert found.judge(0.05).outcome == "inconclusive"
+    assert {pair.excluded for pair in found.pairs} == {
+        "a row has no prompt or generated length, so nothing tells what context it decoded"
+    }
+
+
+def test_pairs_that_contradict_each_other_are_told_whatever_stopped_them() -> None:
+    log: list[str] = []
+    found = compare_pairs(
+        PairRunner(Side(log, 60.0), Side(log, 42.0)), Budget(), 0.05, candidate="r", baseline="H2O off"
+    )
+    note = "earlier and later pairs contradict each other"
+    verdict = replace(found.judge(0.05), outcome="inconclusive", note=note)
+    assert explain(found, verdict)[1:] == [note]
+    assert explain(replace(found, stopped=note), verdict) == [f"paired with H2O off: 12 launches; {note}"]
 
 
 def test_a_plan_that_can_never_decide_launches_nothing() -> None:

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from pytest_h2o.bench.output import OutputSummary
 from pytest_h2o.bench.recorded import read_recording
 from pytest_h2o.bench.result import PointResult
 from pytest_h2o.bench.row import BenchRow
-from pytest_h2o.gate.baseline import describe_unfit, pick_recorded
+from pytest_h2o.gate.baseline import describe_unfit, pick_recorded, unlike_contexts
 from tests.plugin.project import SWEEP
 
 RECORDING = read_recording(SWEEP)
@@ -36,3 +37,18 @@ def test_a_baseline_of_another_model_precision_or_mmap_does_not_fit(cell: str, t
     (line,) = describe_unfit([other], RESULTS)
     asked = RESULTS[0].row.cells.get(cell)
     assert line == f"{OFF.row.log_file} has {cell} {text}, not {asked} as {RESULTS[0].run_id} has"
+
+
+def test_a_baseline_without_a_decode_speed_does_not_fit() -> None:
+    cells = {name: text for name, text in OFF.row.cells.items() if name != "speed(tok/s)"}
+    silent = replace(OFF, row=BenchRow.from_cells(cells, log_file=OFF.row.log_file))
+    alike = [result for result in RESULTS if result.row.threads == OFF.row.threads]
+    assert pick_recorded([silent], alike) is None
+    assert describe_unfit([silent], alike) == [f"{OFF.row.log_file} has no decode speed"]
+
+
+def test_the_first_run_that_decoded_a_longer_context_is_named() -> None:
+    short, long = (replace(RESULTS[n], output=OutputSummary(max_kv_len=kv)) for n, kv in enumerate((640, 641)))
+    assert unlike_contexts([short]) == ()
+    (note,) = unlike_contexts([short, long])
+    assert f"warnings of {long.run_id} show a kv_len of 641, above prompt + gen = 640" in note

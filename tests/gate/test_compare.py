@@ -211,6 +211,13 @@ def test_the_headline_is_the_best_of_all_rows() -> None:
     ]
 
 
+def test_a_figure_that_neither_run_has_is_no_headline() -> None:
+    then, now = (make_subject({"a": {"decode_tok_per_s": speed}}, kind="preset") for speed in (50.0, 51.0))
+    assert headlines(then, now, metric_facts(), comparable=True) == [
+        FigureChange("the best row", "decode_tok_per_s", 50.0, 51.0, "timed")
+    ]
+
+
 @pytest.mark.parametrize(
     ("texts", "message"),
     [

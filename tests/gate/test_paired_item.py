@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from pytest_h2o.decode_plan import choose_baseline, decode_budget, describe_decode, plan_pairs
+from pytest_h2o.errors import NotMeasured
 from pytest_h2o.gate.decode import Budget, DecodeVerdict
 from pytest_h2o.gate.measured import Comparison, Interval, Measured, Target
 from pytest_h2o.gate.paired_margins import add_decode_margin, drop_interval, joint_interval
 from pytest_h2o.gate.rule import JointVerdict, RowFacts, RowMargins, Thresholds
 from pytest_h2o.gate.timed_row import choose_timed_row, eligible_rows
+from tests.sweeps import make_row, make_sweep
 from tests.test_options import resolve
 
 ROWS = (RowFacts("slow", 3.4, 50.0), RowFacts("fast", 3.0, 58.0), RowFacts("fastest", 2.9, 66.0))
@@ -98,6 +100,56 @@ def test_only_the_timed_row_has_a_decode_margin() -> None:
     assert joint.best.run_id == "a"
     nothing = add_decode_margin(JointVerdict(rows[1], rows), "a", make_verdict("inconclusive", None, None, drop=None))
     assert not nothing.passed
+
+
+def test_the_fastest_row_that_keeps_quality_is_timed_and_decides() -> None:
+    rows = (
+        make_row("wrong", 70.0, quality_ppl_rise="0.2"),
+        make_row("slow", 50.0, quality_ppl_rise="0.01"),
+        make_row("good", 60.0, quality_ppl_rise="0.01"),
+    )
+    sweep = make_sweep(*rows, pairs_drop=0.01, targets={"quality": 0.1})
+    drop = sweep.decode_drop()
+    assert (drop.source, drop <= sweep.targets.decode_drop) == ("good", True)
+    assert drop.value == pytest.approx(0.01, abs=0.005)
+    assert "timed good: in the sweep the fastest of 2 rows that meet the lossy and the quality target" in sweep.notes
+    assert sweep.joint_margin() >= 0
+
+
+def test_what_was_not_timed_says_every_target_that_a_row_must_meet_for_it() -> None:
+    sweep = make_sweep(make_row("r", quality_ppl_rise="0.2"), pairs_drop=0.0, targets={"quality": 0.1})
+    with pytest.raises(NotMeasured, match="nothing was timed") as caught:
+        sweep.decode_drop()
+    assert caught.value.expected == (
+        "a lossy ratio >= 3.000 (preset) and, on the same row, a rise in perplexity <= +10.00% (preset)"
+    )
+    assert caught.value.hint == "test_lossy and test_quality show the rows and what bounds them"
+
+
+@pytest.mark.parametrize(
+    ("lossy", "drop", "outcome", "value"),
+    [
+        (3.5, 0.01, "pass", pytest.approx(0.04, abs=2e-3)),
+        (3.5, 0.3, "fail", pytest.approx(-0.25, abs=0.01)),
+        (2.9, 0.01, "fail", pytest.approx(-0.0333, abs=1e-3)),
+    ],
+)
+def test_under_best_of_pairs_decide_beside_the_best_of_each_column(
+    lossy: float, drop: float, outcome: str, value: object
+) -> None:
+    rows = (make_row("evicts", 50.0, h2o_lossy=str(lossy)), make_row("fast", 60.0, h2o_lossy="1.0"))
+    sweep = make_sweep(*rows, pairs_drop=drop, rule="best-of", targets={"lossless": 1.4 / 1.1})
+    margin = sweep.joint_margin()
+    assert margin.interval is not None
+    assert (margin.source, margin.interval.outcome) == ("best of each column", outcome)
+    assert margin.value == value
+    assert sweep.notes[0] == "timed fast: in the sweep the fastest of 2 rows"
+
+
+@pytest.mark.parametrize("rule", ["joint", "best-of"])
+def test_without_a_row_nothing_is_timed_and_nothing_passes(rule: str) -> None:
+    with pytest.raises(NotMeasured, match="no row of adhoc can be timed"):
+        make_sweep(pairs_drop=0.0, rule=rule).joint_margin()
 
 
 RECORDED = {"h2o_logs": "rec"}

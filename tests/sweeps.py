@@ -1,0 +1,80 @@
+"""Sweep items over rows made by hand, in a session that launches nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from pytest_h2o.bench.result import PointResult
+from pytest_h2o.bench.row import BenchRow
+from pytest_h2o.gate.baseline import Baseline
+from pytest_h2o.gate.item import Targets
+from pytest_h2o.gate.measured import Target
+from pytest_h2o.gate.paired import PairedComparison, TimedLaunch, TimedPair
+from pytest_h2o.gate.sweep_items import SweepItem
+from pytest_h2o.presets import preset_from_flags
+
+ROW = {"llm_demo": "prompt=512<br>decode=128", "h2o_lossy": "3.1"}
+
+
+def make_row(run_id: str, speed: float | None = 60.0, disturbance: str | None = None, **cells: str) -> PointResult:
+    """The result of a run; without a speed its row has no such column."""
+    speeds = {} if speed is None else {"speed(tok/s)": f"300.00 ± 1.00<br>{speed:.4f} ± 1.00"}
+    row = BenchRow.from_cells({**ROW, **speeds, **cells}, log_file=f"{run_id}.log", repeat=3)
+    return PointResult(run_id, row, Path(f"{run_id}.log"), disturbance=disturbance)
+
+
+def make_pairs(candidate: str, drop: float) -> PairedComparison:
+    """Twelve pairs that differ by about one slow-down."""
+    pairs = tuple(
+        TimedPair(
+            "AB" if n % 2 else "BA",
+            TimedLaunch(f"pair_{n:02d}_baseline", 60 + n / 100, 1.0),
+            TimedLaunch(f"pair_{n:02d}_candidate", (60 + n / 50) * (1 - drop), 1.0),
+        )
+        for n in range(12)
+    )
+    return PairedComparison(candidate, "H2O off", 1, 20, pairs, stopped="the verdict is clear after 12 pairs")
+
+
+def make_targets(**values: float | None) -> Targets:
+    """The targets of a preset: a lossy ratio of 3 and a slow-down of 5 %, unless `values` say otherwise."""
+    asked = {"lossy": 3.0, "lossless": None, "decode_drop": 0.05, "quality": None, **values}
+    names = {"lossy": "h2o_lossy", "lossless": "lossless_ratio", "quality": "quality_ppl_rise"}
+    chosen = {kind: Target(names.get(kind, kind), value, "preset") for kind, value in asked.items()}
+    return Targets(
+        **chosen,
+        consistency=Target("runtime_difference", None, "another bench"),
+        similarity=Target("demo_similarity", None, "no target"),
+    )
+
+
+def make_sweep(
+    *results: PointResult,
+    pairs_drop: float | None = None,
+    targets: Mapping[str, float | None] | None = None,
+    **own: Any,
+) -> SweepItem:
+    """An item over these rows. Decode is held against 60 tok/s, or paired with the given slow-down; `own`: session."""
+    decode = SimpleNamespace(
+        baseline=lambda preset, found: Baseline(60.0, "a number"),
+        is_paired=lambda preset: pairs_drop is not None,
+        compare=lambda preset, result, target: make_pairs(result.run_id, pairs_drop or 0.0),
+        known_comparison=lambda preset: None,
+    )
+    by_id = {result.run_id: result for result in results}
+    session: Any = SimpleNamespace(
+        settings={"inconclusive": "warn"},
+        rule="joint",
+        decode=decode,
+        dumps=SimpleNamespace(deciding_ratio=lambda: 1.4),
+        points=lambda preset: tuple(SimpleNamespace(run_id=run_id, manifest_fields=dict) for run_id in by_id),
+        result=lambda preset, point: by_id[point.run_id],
+        notes=lambda preset: (),
+        model_layers=lambda preset: 30,
+        fingerprint=lambda preset, found: {},
+    )
+    vars(session).update(own)
+    return SweepItem(session, preset_from_flags(), make_targets(**(targets or {})))
