@@ -396,3 +396,21 @@ def test_two_runs_with_nothing_in_common(project: Project, capsys: pytest.Captur
     assert "scope \\x1b[31m was measured then, and not now" in shown
     assert shown.endswith("not worse: 1 equal\n") is False
     assert shown.endswith("WORSE: 1 equal, 1 presets or scopes missing\n")
+
+
+def test_an_earlier_run_that_had_failed_is_told(project: Project) -> None:
+    assert project.run(*SCOPE, "--h2o-save", "main").ret == 0
+    saved = read_baseline(out_dir(project), "main")
+    failed = tuple(dataclasses.replace(subject, held=False) for subject in saved.subjects)
+    save_baseline(out_dir(project), "failed", dataclasses.replace(saved, subjects=failed))
+    result = project.run(*SCOPE, "--h2o-compare", "failed")
+    assert result.ret == 0
+    assert "had itself failed items of scope front2_grouped_192_8" in unwrapped(result)
+
+
+def test_a_dry_run_compares_nothing(project: Project) -> None:
+    assert project.run(*SCOPE).ret == 0
+    result = project.run("-k", "front2_grouped and regression", "--h2o-compare", "last", "--h2o-dry-run")
+    assert result.ret == 0
+    assert "worse" not in unwrapped(result)
+    assert len(history(project)) == 1

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from tests.plugin.project import SWEEP, Project, check_no_traceback, failure_of, replace_in
+from tests.plugin.project import SWEEP, Project, check_no_traceback, failure_of, replace_in, unwrapped
 
 PRESET = "target_ratio_v3"
 
@@ -222,3 +222,15 @@ def test_a_gate_function_with_two_measured_things_is_refused(project: Project) -
         "  came: h2o_sweep, h2o_scope",
         "  expected: one of h2o_point, h2o_sweep, h2o_lossless, h2o_upper_bound, h2o_scope, h2o_comparison",
     )
+
+
+def test_a_prompt_for_a_bench_that_takes_none_is_refused(project: Project) -> None:
+    (project.path / "prompt.txt").write_text("Once upon a time.")
+    with project.preset(PRESET).open("a", encoding="utf-8") as file:
+        file.write("\nprompt_file: ../../prompt.txt\n")
+    result = project.run(*project.make_bench(), "-k", f"{PRESET} and lossy")
+    check_no_traceback(result)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    text = unwrapped(result)
+    assert "a preset names a prompt file, and the bench takes no prompt" in text
+    assert "or --h2o-demo PATH says it to llm_demo" in text
