@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pytest_h2o.options import EMBEDDED_BENCH
 from pytest_h2o.report.collector import Collector
 from pytest_h2o.report.document import Block, Bullets, Cell, Page, Pre, Section, Table, Text, Tone
 from pytest_h2o.report.links import Links
@@ -16,6 +17,7 @@ from pytest_h2o.report.sections import section_pages
 from pytest_h2o.report.summary import overall_outcome, render_verdict
 
 MAX_ITEMS = 2000
+_EMBEDDED = "/".join(EMBEDDED_BENCH.parts[-3:])
 MAX_FAILURES = 100
 _FILES = ("summary.md", "summary.json", "journal.jsonl", "figures.json", "run.json")
 _WRITTEN_WITH_THE_PAGE = ("summary.md", "run.json")
@@ -93,7 +95,12 @@ def _facts(summary: Mapping[str, Any], run: Mapping[str, Any]) -> Iterator[tuple
     for name in ("bench", "logs"):
         value = settings.get(name, {}).get("value")
         if value is not None:
-            yield ("bench" if name == "bench" else "recorded logs"), str(value)
+            yield ("bench" if name == "bench" else "recorded logs"), _name_bench(str(value))
+
+
+def _name_bench(path: str) -> str:
+    """The bench in words if it is the one that comes with the plugin, wherever that was installed; else its path."""
+    return "the embedded reference bench" if path.endswith(_EMBEDDED) else path
 
 
 def _failures(collector: Collector) -> Section | None:

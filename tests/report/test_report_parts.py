@@ -181,3 +181,16 @@ def test_a_run_without_figures_has_a_page(tmp_path: Path, gate_run: GateRun) -> 
     assert document.all("h1")[0].text == "KV-cache compression gate: UNFINISHED"
     assert "Not complete" in [heading.text for heading in document.all("h2")]
     assert document.all("svg") == []
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/home/me/lib/python/site-packages/pytest_h2o/reference/__main__.py", "the embedded reference bench"),
+        ("/home/me/build/llm_bench", "/home/me/build/llm_bench"),
+    ],
+)
+def test_the_bench_is_named(path: str, told: str, records: RunRecords) -> None:
+    settings = {**records.run["settings"], "bench": {"value": path, "origin": "default"}}
+    page = check_page(render_run(records.summary, records.collector, {**records.run, "settings": settings}))
+    assert told in [fact.text for fact in page.all("dd")]
