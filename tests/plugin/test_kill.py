@@ -79,7 +79,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_one_that_was_not(
             given = (*options, f"--h2o-resume={runs[0]}")
     if not runs or not (runs[0] / "run.json").exists():
         check_no_traceback(project.run(*given))
-    elif project.failed().keys() != project.failed(unbroken[0]).keys():
+    elif project.failed() != project.failed(unbroken[0]):
         # It came to its end before it could be broken off, and says what failed of what was killed.
         assert victim in ("worker", "bench")
         assert project.summary()["overall_pass"] is False
