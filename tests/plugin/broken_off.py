@@ -40,7 +40,7 @@ CHANGING = {"started", "ended", "run", "sha256", "duration_s", "elapsed_s", "see
 CHANGING |= {"resume", "out-dir", "measured_again", "argv"}
 """Fields that differ between two runs of the very same: times, names, chance."""
 
-AWAY = re.compile(r"/[^\s\"']*/there/work/here")
+AWAY = re.compile(r"/[^\s\"']*/there/sent/here")
 """The project as a worker has it that is away: a config names the model as the bench finds it there."""
 
 NOISE = re.compile(r"MB/s|disturbed|taken for quiet|launched again|others used|pairs: one takes|measured again")

@@ -58,7 +58,7 @@ def away(tmp_path: Path) -> Iterator[tuple[Project, tuple[str, ...], Server]]:
 
 def run_away(project: Project, server: Server, *options: str) -> pytest.RunResult:
     """Run the gates on the server: the project is sent there, below the folder of the server."""
-    where = ("-p", "xdist", "--dist=load", f"--tx=socket={server.address}//chdir={server.folder}/work")
+    where = ("-p", "xdist", "--dist=load", f"--tx=socket={server.address}//chdir={server.folder}/sent")
     sent = [f"--rsyncdir={project.path}"]
     return project.run(*options, *where, *sent, what=str(project.path / "gates"))
 
