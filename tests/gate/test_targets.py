@@ -1,0 +1,139 @@
+"""Which target holds, and where it was said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_h2o.errors import UsageError
+from pytest_h2o.gate.measured import Target
+from pytest_h2o.gate.row_metrics import ROW_METRICS, RowMetric
+from pytest_h2o.gate.targets import choose_target, preset_targets, refuse_unmeasured, scope_targets
+from pytest_h2o.options import DEFAULT_TARGETS, Settings, resolve_settings
+from pytest_h2o.presets import Preset, preset_from_flags
+from pytest_h2o.scopes import Scope
+
+KINDS = {
+    "lossy": "h2o_lossy",
+    "lossless": "lossless_ratio",
+    "decode_drop": "decode_drop",
+    "quality": "quality_ppl_rise",
+}
+PRESET = "targets of preset adhoc"
+
+
+def settings_of(*, line: dict[str, str] | None = None, ini: dict[str, str] | None = None) -> Settings:
+    here = Path.cwd()
+    return resolve_settings(command_line=(line or {}).get, ini=(ini or {}).get, invocation_dir=here, ini_dir=here)
+
+
+def scope(name: str = "front", **keys: Any) -> Scope:
+    return Scope(name=name, root=Path("dump"), **keys)
+
+
+def preset(**keys: Any) -> Preset:
+    return preset_from_flags().override(*(f"{name}={value}" for name, value in keys.items()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_command_line_stands_over_the_file_and_that_over_ini_and_that_over_the_default(kind: str) -> None:
+    key, flag = f"h2o_{kind}_target", f"--h2o-{kind.replace('_', '-')}-target"
+    least = 1.0 if kind == "lossy" else 0.0
+    line, ini = {key: str(least + 0.25)}, {key: str(least + 0.5)}
+    chosen = [
+        choose_target(settings_of(line=line, ini=ini), kind, 0.75, "a preset"),
+        choose_target(settings_of(ini=ini), kind, 0.75, "a preset"),
+        choose_target(settings_of(ini=ini), kind, None, "a preset"),
+        choose_target(settings_of(), kind, None, "a preset"),
+        choose_target(settings_of(), kind, 0.0, "a preset"),
+    ]
+    assert chosen == [
+        Target(KINDS[kind], least + 0.25, flag),
+        Target(KINDS[kind], 0.75, "a preset"),
+        Target(KINDS[kind], least + 0.5, f"ini key {key}"),
+        Target(KINDS[kind], DEFAULT_TARGETS[kind], "default"),
+        Target(KINDS[kind], 0.0, "a preset"),
+    ]
+
+
+def test_the_defaults_are_those_of_the_joint_rule() -> None:
+    targets = preset_targets(settings_of(), preset(), None)
+    asked = targets.thresholds
+    assert (asked.lossy, asked.lossless, asked.decode_drop, asked.quality) == (3.0, 1.3, 0.05, 0.01)
+    assert {targets.lossy.origin, targets.lossless.origin, targets.decode_drop.origin} == {"default"}
+    assert targets.similarity == Target("demo_similarity", None, "no target")
+
+
+def test_a_preset_says_its_own_targets() -> None:
+    own = {"lossy": 3.1, "lossless": 1.1, "decode_drop": 0.02, "quality": 0.2, "similarity": 0.4}
+    targets = preset_targets(
+        settings_of(), preset(**{f"targets.{k}": v for k, v in own.items()}), scope(decides=True, target=1.4)
+    )
+    assert (targets.lossy, targets.lossless) == (
+        Target("h2o_lossy", 3.1, PRESET),
+        Target("lossless_ratio", 1.1, PRESET),
+    )
+    assert targets.decode_drop == Target("decode_drop", 0.02, PRESET)
+    assert targets.quality == Target("quality_ppl_rise", 0.2, PRESET)
+    assert targets.similarity == Target("demo_similarity", 0.4, PRESET)
+
+
+def test_a_preset_without_a_lossless_target_takes_that_of_the_deciding_scope() -> None:
+    taken = preset_targets(settings_of(), preset(), scope(decides=True, target=1.4)).lossless
+    assert taken == Target("lossless_ratio", 1.4, "target of scope front")
+
+
+def test_a_preset_of_a_bench_without_dumps_is_asked_for_no_lossless_ratio_unless_it_asks() -> None:
+    targets = preset_targets(settings_of(), preset(bench="llama_bench"), scope(decides=True, target=1.4))
+    assert targets.lossless == Target("lossless_ratio", None, "the dumps are none of llama_bench")
+    own = preset_targets(settings_of(), preset(bench="llama_bench", **{"targets.lossless": 1.1}), None)
+    assert own.lossless == Target("lossless_ratio", 1.1, PRESET)
+
+
+def test_consistency_is_held_on_the_embedded_bench_and_reported_of_another() -> None:
+    embedded = preset_targets(settings_of(line={"h2o_bench": "reference"}), preset(), None).consistency
+    assert embedded == Target("runtime_difference", 0, "the embedded bench")
+    other = preset_targets(settings_of(line={"h2o_bench": "llm_bench"}), preset(), None).consistency
+    assert other == Target("runtime_difference", None, "another bench")
+
+
+def test_options_and_defaults_speak_of_the_scope_that_decides_alone() -> None:
+    settings = settings_of(line={"h2o_lossless_target": "1.5"})
+    assert scope_targets(settings, scope(decides=True, target=1.4)).lossless == Target(
+        "lossless_ratio", 1.5, "--h2o-lossless-target"
+    )
+    assert scope_targets(settings_of(), scope(decides=True)).lossless == Target("lossless_ratio", 1.3, "default")
+    origin = "target of scope front"
+    assert scope_targets(settings, scope(target=1.4)).lossless == Target("lossless_ratio", 1.4, origin)
+    assert scope_targets(settings, scope()).lossless == Target("lossless_ratio", None, origin)
+
+
+def test_a_scope_is_asked_for_its_ratio_alone() -> None:
+    targets = scope_targets(settings_of(), scope(decides=True))
+    for name in ("lossy", "decode_drop", "quality", "consistency", "similarity"):
+        target = getattr(targets, name)
+        assert (target.value, target.origin) == (None, "not for a scope")
+    assert [targets.lossy.metric, targets.decode_drop.metric] == ["h2o_lossy", "decode_drop"]
+    names = [targets.quality.metric, targets.consistency.metric, targets.similarity.metric]
+    assert names == ["quality_ppl_rise", "runtime_difference", "demo_similarity"]
+
+
+def test_metrics_of_plugins_have_the_target_of_the_preset_or_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ROW_METRICS, "first_token_s", RowMetric("first_token_s", "first token", target=2.0))
+    asked = preset_targets(settings_of(), preset(**{"targets.metrics.first_token_s": 1.5}), None)
+    assert asked.metric("first_token_s") == Target("first_token_s", 1.5, PRESET)
+    silent = preset_targets(settings_of(), preset(), None)
+    assert silent.metric("first_token_s") == Target("first_token_s", 2.0, "the plugin that adds it")
+    assert scope_targets(settings_of(), scope()).metric("first_token_s").value is None
+
+
+def test_what_nothing_here_measures_is_refused() -> None:
+    refuse_unmeasured(preset(), takes_prompt=False)
+    with pytest.raises(UsageError, match=r"(?s)no plugin adds such a metric\n  where: targets.metrics of adhoc.*nope"):
+        refuse_unmeasured(preset(**{"targets.metrics.nope": 1}), takes_prompt=True)
+    prompted = preset(prompt_file=__file__)
+    refuse_unmeasured(prompted, takes_prompt=True)
+    with pytest.raises(UsageError, match=r"(?s)the bench takes no prompt\n  where: prompt_file of adhoc"):
+        refuse_unmeasured(prompted, takes_prompt=False)
