@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from pytest_h2o.comparisons import Comparer
 from pytest_h2o.consistency_figures import ConsistencyFigures
 from pytest_h2o.decode_figures import DecodeFigures
-from pytest_h2o.embedded import is_embedded
 from pytest_h2o.errors import BenchError, StoreError
 from pytest_h2o.gate.comparison_item import ComparisonItem
 from pytest_h2o.gate.point_item import PointItem
@@ -24,9 +23,10 @@ from pytest_h2o.gate_files import GateFiles
 from pytest_h2o.launch_settings import bench_settings, check_bench, choose_base_config, other_build
 from pytest_h2o.options import Settings
 from pytest_h2o.points import LLM_BENCH
+from pytest_h2o.preset_fit import PresetFit
 from pytest_h2o.progress import ProgressWriter
 from pytest_h2o.report.new_data import NewData
-from pytest_h2o.row_sources import LaunchedRows, NoRows, RecordedRows, RowSource, find_recordings
+from pytest_h2o.row_sources import LaunchedRows, NoRows, RecordedRows, RowSource
 from pytest_h2o.run_head import describe_run, plan_launches
 from pytest_h2o.scope_figures import ScopeFigures
 from pytest_h2o.selection import SCOPE_FIXTURES, preset_of, scope_of
@@ -57,14 +57,12 @@ class GateSession:
         self.progress = ProgressWriter(run_dir / PROGRESS)
         self.comparer = Comparer(settings, self.store)
         self._files = GateFiles(settings)
-        self._asked_for = asked_for
         self._points: dict[str, tuple[SweepPoint, ...]] = {}
         self._sources: dict[str, RowSource] = {}
-        self._left_out: dict[str, str] = {}
-        self._unreachable: dict[str, str | None] = {}
-        self._selected: frozenset[str] = frozenset()
         self._needed: dict[str, set[int] | None] = {}
-        self._recorded: dict[str, Path] | None = None
+        self._fit = PresetFit(
+            settings, presets=self._files.presets, points=self.points, base=self._base_config, asked_for=asked_for
+        )
         self._new = NewData()
         self.decode = DecodeFigures(settings, points=self.points, source=self._source, new=self._new)
         self.texts = TextFigures(settings, run_dir=run_dir, store=self.store, base=self._base_config)
@@ -103,17 +101,13 @@ class GateSession:
         return self._points[preset.name]
 
     def leave_out(self, selected: Collection[str]) -> Mapping[str, str]:
-        """Learn which presets have selected items, and tell which of them are not run unless named: name -> why.
-
-        Those are presets that the recorded logs lack and, on the embedded bench, those whose lossy target is out of
-        reach there. Where that would be all, none is left out: then their items fail and say so.
+        """Check the presets that have selected items, and tell which of them are not run unless named: name -> why.
 
         Raises
         ------
         UsageError
             The recorded logs, the bench or the base config of a selected preset is not there.
         """
-        self._selected = frozenset(selected)
         for preset in (self._files.presets[name] for name in sorted(selected)):
             refuse_unmeasured(preset, takes_prompt=self._takes_prompt)
             if self.settings["bench"] is not None:
@@ -121,60 +115,19 @@ class GateSession:
                 self._base_config(preset)
             if self.settings["demo"] is not None:
                 check_bench(self.settings["demo"], self.settings.origin("demo"))
-        unfit = {name: why for name in sorted(selected) if (why := self._why_unfit(self._files.presets[name]))}
-        if len(unfit) < len(selected):
-            self._left_out = {name: why for name, why in unfit.items() if not self._is_asked_for(name)}
-        return self._left_out
+        return self._fit.leave_out(selected)
 
     @property
     def _takes_prompt(self) -> bool:
         """Whether a prompt that a preset names is used, or nothing is run at all."""
-        return self._on_embedded or self.settings["bench"] is None or self.settings["demo"] is not None
-
-    @property
-    def _on_embedded(self) -> bool:
-        return is_embedded(self.settings["bench"])
+        return self._fit.on_embedded or self.settings["bench"] is None or self.settings["demo"] is not None
 
     def _base_config(self, preset: Preset) -> BaseConfig:
-        return choose_base_config(preset, self.settings.given["base-config"], embedded=self._on_embedded)
-
-    def _why_unfit(self, preset: Preset) -> str | None:
-        """Why a preset cannot pass here whatever is run; None if it can."""
-        if self._on_embedded:
-            return self._why_not_embedded(preset) or self._why_out_of_reach(preset)
-        if self.settings["logs"] is not None and preset.name not in self._recordings():
-            return "no recording"
-        return None
-
-    def _why_not_embedded(self, preset: Preset) -> str | None:
-        return None if preset.bench == LLM_BENCH else f"the embedded bench is no {preset.bench}"
-
-    def _why_out_of_reach(self, preset: Preset) -> str | None:
-        if preset.name not in self._unreachable:
-            from pytest_h2o.embedded_reach import why_out_of_reach
-
-            lossy = preset_targets(self.settings, preset, None).lossy
-            self._unreachable[preset.name] = why_out_of_reach(self._base_config(preset), self.points(preset), lossy)
-        return self._unreachable[preset.name]
-
-    def _is_asked_for(self, name: str) -> bool:
-        lowered = name.lower()
-        words = self._asked_for
-        return self.settings.given["presets"].on_command_line or any(
-            w in lowered or w.startswith(f"{lowered}-") for w in words
-        )
-
-    def _recordings(self) -> dict[str, Path]:
-        """Presets that the recorded logs hold, and where."""
-        if self._recorded is None:
-            presets = list(self._files.presets.values())
-            selected = [preset for preset in presets if preset.name in self._selected]
-            self._recorded = find_recordings(self.settings["logs"], presets, selected)
-        return self._recorded
+        return choose_base_config(preset, self.settings.given["base-config"], embedded=self._fit.on_embedded)
 
     def _make_source(self, preset: Preset) -> RowSource:
         settings = self.settings
-        if self._on_embedded and (why := self._why_not_embedded(preset)):
+        if why := self._fit.why_of_another_bench(preset):
             return NoRows(preset, None, why)
         if settings["bench"] is not None:
             return LaunchedRows(
@@ -191,7 +144,7 @@ class GateSession:
         if settings["logs"] is not None:
             # Files of another bench say best themselves what they have in place of a preset.
             elsewhere = None if preset.bench == LLM_BENCH else settings["logs"]
-            if folder := self._recordings().get(preset.name, elsewhere):
+            if folder := self._fit.recordings().get(preset.name, elsewhere):
                 return RecordedRows(folder, self.points(preset))
         return NoRows(preset, settings["logs"])
 
@@ -238,7 +191,7 @@ class GateSession:
     def describe(self) -> list[str]:
         """Lines for the header: what is run or read, on what, the rule, and what figures are held against."""
         sources = {preset.name: self._source(preset) for preset in self.selected_presets()}
-        head = describe_run(self.settings, self.run_dir, sources, self._left_out)
+        head = describe_run(self.settings, self.run_dir, sources, self._fit.left_out)
         decode = [f"h2o: {text}" for text in self.decode.describe(self.selected_presets())]
         return [*head, *decode, *self.comparer.describe()]
 
@@ -294,8 +247,7 @@ class GateSession:
         return result
 
     def notes(self, preset: Preset) -> tuple[str, ...]:
-        fits = self._on_embedded and self._why_not_embedded(preset) is None
-        unreachable = self._why_out_of_reach(preset) if fits else None
+        unreachable = self._fit.why_out_of_reach(preset)
         return (*self._source(preset).notes, *([] if unreachable is None else [unreachable]))
 
     def _source(self, preset: Preset) -> RowSource:
@@ -323,7 +275,7 @@ class GateSession:
         return self.comparer.fingerprint(preset, results, self._source(preset).base_config)
 
     def take_new_data(self) -> dict[str, Any]:
-        return self._new.take(self._left_out)
+        return self._new.take(self._fit.left_out)
 
     def remember_preset(self, preset: Preset, facts: dict[str, Any]) -> None:
         self._new.add_preset(preset, facts)

@@ -20,7 +20,7 @@ LAYERS = (
     | {"store", "history", "option_checks", "embedded", "executor_name", "progress"},
     {"bench", "codecs_bench", "lossless", "gate", "reference"},
     {"report"},
-    {"comparisons", "gate_files", "known_rope", "launch_settings", "row_sources", "selection", "session"}
+    {"comparisons", "gate_files", "known_rope", "launch_settings", "preset_fit", "row_sources", "selection", "session"}
     | {"pair_sources", "decode_plan", "decode_figures", "scope_figures", "text_figures", "calibrations"}
     | {"consistency_figures", "embedded_reach", "extensions", "progress_display", "run_head"}
     | {"asked", "resume", "workers"},
