@@ -27,7 +27,7 @@ def why_out_of_reach(base: BaseConfig, points: Sequence[SweepPoint], lossy: Targ
         hyper = GgufFile(base.base_dir / str(base.values.get("llm_model", "llm.mnn"))).hyper
     except H2OError:
         return None
-    best = best_lossy(points, token_bytes=2 * 2 * hyper.kv_heads * hyper.head_dim)
+    best = best_lossy(points, token_bytes=2 * 2 * hyper.kv_heads * hyper.head_dim, context=hyper.context)
     if best >= lossy.value:
         return None
     return f"out of reach: whole blocks and protected tokens leave a lossy ratio of at most {best:.3f}"

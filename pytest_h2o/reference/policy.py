@@ -24,15 +24,15 @@ tells of 934 tokens where the plan was for 1286. So the rule holds for all nine;
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Scores = NDArray[np.float64]
+Counts = NDArray[np.int64]
 Ranking = Literal["h2o", "recent", "random"]
 
 RUN_BYTES = 8
@@ -145,16 +145,37 @@ class Plan:
 
 def plan_keep(kv_len: int, *, block_tokens: int, sink_tokens: int, recent_tokens: int, ratio: float) -> KeepTarget:
     """Count what a plan for `kv_len` tokens (at least 1) protects, aims at and keeps."""
-    blocks = math.ceil(kv_len / block_tokens)
-    sink_blocks = min(blocks, math.ceil(sink_tokens / block_tokens))
-    recent_block = min(blocks, max(0, kv_len - recent_tokens) // block_tokens)
-    if sink_blocks >= recent_block:
-        protected = kv_len
-    else:
-        protected = sink_blocks * block_tokens + kv_len - recent_block * block_tokens
-    target = max(1, protected, min(kv_len, math.ceil(ratio * kv_len)))
-    filled = math.ceil((target - protected) / block_tokens) * block_tokens
-    return KeepTarget(kv_len, sink_blocks, recent_block, protected, target, min(kv_len, protected + filled))
+    counts = count_kept(
+        np.array([kv_len]),
+        block_tokens=block_tokens,
+        sink_tokens=sink_tokens,
+        recent_tokens=recent_tokens,
+        ratio=ratio,
+    )
+    return KeepTarget(kv_len, *(int(count[0]) for count in counts))
+
+
+class KeepCounts(NamedTuple):
+    """What plans of several lengths protect, aim at and keep: the fields of `KeepTarget`, each int64 ``[lengths]``."""
+
+    sink_blocks: Counts
+    recent_block: Counts
+    protected_tokens: Counts
+    target_tokens: Counts
+    quantized_tokens: Counts
+
+
+def count_kept(kv_len: Counts, *, block_tokens: int, sink_tokens: int, recent_tokens: int, ratio: float) -> KeepCounts:
+    """The counts of plans for each length of `kv_len`, int64 ``[lengths]``, every one at least 1."""
+    blocks = -(-kv_len // block_tokens)
+    sink_blocks = np.minimum(blocks, -(-sink_tokens // block_tokens))
+    recent_block = np.minimum(blocks, np.maximum(0, kv_len - recent_tokens) // block_tokens)
+    apart = sink_blocks * block_tokens + kv_len - recent_block * block_tokens
+    protected = np.where(sink_blocks >= recent_block, kv_len, apart)
+    aim = np.minimum(kv_len, np.ceil(ratio * kv_len).astype(np.int64))
+    target = np.maximum(1, np.maximum(protected, aim))
+    filled = -(-(target - protected) // block_tokens) * block_tokens
+    return KeepCounts(sink_blocks, recent_block, protected, target, np.minimum(kv_len, protected + filled))
 
 
 def choose_blocks(target: KeepTarget, scores: Scores, block_tokens: int) -> Plan:
