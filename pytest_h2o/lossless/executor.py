@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 from pytest_h2o.cores import usable_cores
@@ -30,14 +31,42 @@ class Executor(Protocol):
         """Measure every task and yield the results as they come; the first error ends it."""
 
 
+LONG_WORK_BYTES = 1 << 26
+"""From here on the work of all cores outlasts the start of processes by far, whatever the codec."""
+
+
 @dataclass(frozen=True)
 class LocalCores:
-    """Threads of this process."""
+    """The cores of this machine: threads for short work, processes for long work.
+
+    Threads start at once and share the index. But they share the interpreter's lock too, so that they serve only codecs
+    that are mostly zstd or long loops of numpy (benchmarks/lossless_workers.py; docs/size-and-machines.md has figures).
+    Work stays on threads where a codec or dump cannot be had in another process: a codec of a conftest, an archive.
+    """
 
     workers: int
 
     def run(self, measurement: Measurement, tasks: Iterable[Task]) -> Iterator[Measured]:
-        return spread(measurement, tasks, self.workers)
+        todo = iter(tasks)
+        first = list(_take_until(todo, LONG_WORK_BYTES))
+        work = chain(first, todo)
+        if self.workers == 1 or sum(task.raw_bytes for task in first) < LONG_WORK_BYTES:
+            yield from spread(measurement, work, self.workers)
+            return
+        from pytest_h2o.lossless.processes import CannotTravel, pack, run_on_processes
+
+        try:
+            yield from run_on_processes(pack(measurement, first[0]), work, self.workers)
+        except CannotTravel:
+            yield from spread(measurement, work, self.workers)
+
+
+def _take_until(tasks: Iterator[Task], most: int) -> Iterator[Task]:
+    """Tasks up to the one with which they come to `most` raw bytes."""
+    size = 0
+    while size < most and (task := next(tasks, None)) is not None:
+        size += task.raw_bytes
+        yield task
 
 
 def open_executor(name: str = CORES, workers: int | None = None) -> AbstractContextManager[Executor]:

@@ -1,10 +1,4 @@
-"""Work spread over threads.
-
-Threads, not processes: nearly all of the time is spent in zstd, in numpy and in the kernel, which run without the
-interpreter's lock, and threads share the index, where processes pay for their start and for copies of the plan.
-benchmarks/lossless_workers.py, two idle cores, one thread, two threads, two processes: prompt entries 5.4, 3.1
-and 3.0 s; one-token entries 1.06, 0.72 and 1.07 s.
-"""
+"""Work spread over threads; a thread may do it itself or have it done by a process (see `processes`)."""
 
 from __future__ import annotations
 
@@ -17,7 +11,9 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-def spread(work: Callable[[_T], _R], tasks: Iterable[_T], workers: int) -> Iterator[_R]:
+def spread(
+    work: Callable[[_T], _R], tasks: Iterable[_T], workers: int, give_up: Callable[[], None] = lambda: None
+) -> Iterator[_R]:
     """Do `work` on every task and yield the results as they come, in any order.
 
     Tasks are taken from the iterable one at a time, so that a long plan is never held whole. The first error of a
@@ -30,6 +26,8 @@ def spread(work: Callable[[_T], _R], tasks: Iterable[_T], workers: int) -> Itera
         None of them is None.
     workers : int
         Number of threads; 1 works in the calling thread.
+    give_up : callable
+        Called where the work ends before its time, to end tasks in hand sooner than they would.
     """
     if workers == 1:
         yield from map(work, tasks)
@@ -55,8 +53,8 @@ def spread(work: Callable[[_T], _R], tasks: Iterable[_T], workers: int) -> Itera
     threads = [threading.Thread(target=run, name=f"h2o-codec-{n}") for n in range(workers)]
     for thread in threads:
         thread.start()
+    running = workers
     try:
-        running = workers
         while running:
             result, error, ended = done.get()
             if error is not None:
@@ -67,5 +65,7 @@ def spread(work: Callable[[_T], _R], tasks: Iterable[_T], workers: int) -> Itera
                 yield result  # type: ignore[misc]
     finally:
         stop.set()
+        if running:
+            give_up()
         for thread in threads:
             thread.join()
