@@ -3,7 +3,7 @@
     python benchmarks/lossless_workers.py [--sets prefill,tokens] [--workers 2] [--rounds 5] [--codec NAME] [--dask]
 
 Sets as in `lossless_command.py`. Each round measures every stream of the set (encoded, counted, decoded, compared) on
-one thread, on threads, and on freshly started processes (spawned: a process with threads must not be forked), in
+one thread, on threads, and on freshly started processes, in
 shuffled order, after one round that is not counted. What the machine itself allows is measured beside it: as many
 processes at once, each with the whole set on one thread and nothing shared; "times the work of 1 thread" tells how
 many times as much is done in the same time. Wall seconds from the finished index to the last result, medians;
@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from multiprocessing import get_context
@@ -35,6 +34,7 @@ from pytest_h2o.lossless import LosslessSettings
 from pytest_h2o.lossless.executor import open_executor
 from pytest_h2o.lossless.measure import Measurement
 from pytest_h2o.lossless.plan import Task, plan_groups, plan_tasks
+from pytest_h2o.lossless.processes import pack, run_on_processes
 from pytest_h2o.lossless.spread import spread
 
 SETTINGS = LosslessSettings(
@@ -52,10 +52,8 @@ def on_threads(tasks: list[Task], workers: int, settings: LosslessSettings) -> i
 
 
 def on_processes(tasks: list[Task], workers: int, settings: LosslessSettings) -> int:
-    measurement = Measurement(settings.make_codec(), verify=True)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        chunksize = max(1, len(tasks) // (8 * workers))
-        return sum(measured.tally.coded_bytes for measured in pool.map(measurement, tasks, chunksize=chunksize))
+    packed = pack(Measurement(settings.make_codec(), verify=True), tasks[0])
+    return sum(measured.tally.coded_bytes for measured in run_on_processes(packed, tasks, workers))
 
 
 def alone(tasks: list[Task], settings: LosslessSettings, barrier: Any, seconds: Any) -> None:

@@ -1,6 +1,6 @@
 """Time and memory against bytes, entries, points and workers; figures for docs/.
 
-    python benchmarks/size.py [--curves bytes,entries,points,workers,codecs] [--json FILE] [--figures DIR] [--small]
+    python benchmarks/size.py [--curves bytes,entries,points,workers] [--json FILE] [--figures DIR] [--small]
 
 Each point of a curve is a process of its own, measured with `os.wait4`: wall and processor seconds, and the largest
 resident set, in which mapped pages of the dump count. Dumps are made by repetition and not stored: every entry has
