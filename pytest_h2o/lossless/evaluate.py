@@ -62,7 +62,8 @@ def evaluate_lossless(
     rope : Rope, optional
         How K was rotated, for codecs that use it.
     workers : int, optional
-        Threads; the number of cores that this process may use if not given.
+        How many tasks are worked on at once, on threads or processes (see `LocalCores`); the number of cores that this
+        process may use if not given.
     executor : str
         ``cores``, or ``dask://HOST:PORT`` for the workers of a dask scheduler; see `executor`.
     on_entries : callable, optional

@@ -77,7 +77,7 @@ def open_executor(name: str = CORES, workers: int | None = None) -> AbstractCont
     name : str
         ``cores`` or ``dask://HOST:PORT``.
     workers : int, optional
-        Threads on this machine; the number of cores that this process may use if not given.
+        Tasks at once on this machine; the number of cores that this process may use if not given.
 
     Raises
     ------
