@@ -26,15 +26,16 @@ def make_row(run_id: str, speed: float | None = 60.0, disturbance: str | None = 
     return PointResult(run_id, row, Path(f"{run_id}.log"), disturbance=disturbance)
 
 
-def make_pairs(candidate: str, drop: float) -> PairedComparison:
-    """Twelve pairs that differ by about one slow-down."""
+def make_pairs(candidate: str, drop: float, count: int = 12, excluded: str | None = None) -> PairedComparison:
+    """Pairs that differ by about one slow-down; two of them are too few for a verdict."""
     pairs = tuple(
         TimedPair(
             "AB" if n % 2 else "BA",
             TimedLaunch(f"pair_{n:02d}_baseline", 60 + n / 100, 1.0),
             TimedLaunch(f"pair_{n:02d}_candidate", (60 + n / 50) * (1 - drop), 1.0),
+            excluded,
         )
-        for n in range(12)
+        for n in range(count)
     )
     return PairedComparison(candidate, "H2O off", 1, 20, pairs, stopped="the verdict is clear after 12 pairs")
 
@@ -54,16 +55,36 @@ def make_targets(**values: float | None) -> Targets:
 def make_sweep(
     *results: PointResult,
     pairs_drop: float | None = None,
+    pairs: Mapping[str, Any] | None = None,
+    known: PairedComparison | None = None,
     targets: Mapping[str, float | None] | None = None,
     **own: Any,
 ) -> SweepItem:
-    """An item over these rows. Decode is held against 60 tok/s, or paired with the given slow-down; `own`: session."""
-    decode = SimpleNamespace(
-        baseline=lambda preset, found: Baseline(60.0, "a number"),
-        is_paired=lambda preset: pairs_drop is not None,
-        compare=lambda preset, result, target: make_pairs(result.run_id, pairs_drop or 0.0),
-        known_comparison=lambda preset: None,
-    )
+    """An item over these rows; nobody is asked but for its own preset, rows and target.
+
+    Decode is held against 60 tok/s, or paired with the given slow-down (`pairs`: what else `make_pairs` takes); `known`
+    is a comparison that was made before; `own`: of the session.
+    """
+    preset = preset_from_flags()
+    asked = make_targets(**(targets or {}))
+
+    def baseline(of: object, found: object) -> Baseline:
+        assert (of, found) == (preset, results)
+        return Baseline(60.0, "a number", files=(Path("off.log"),))
+
+    def is_paired(of: object) -> bool:
+        assert of is preset
+        return pairs_drop is not None
+
+    def compare(of: object, result: PointResult, target: float) -> PairedComparison:
+        assert (of, target) == (preset, asked.decode_drop.value)
+        return make_pairs(result.run_id, pairs_drop or 0.0, **(pairs or {}))
+
+    def known_comparison(of: object) -> PairedComparison | None:
+        assert of is preset
+        return known
+
+    decode = SimpleNamespace(baseline=baseline, is_paired=is_paired, compare=compare, known_comparison=known_comparison)
     by_id = {result.run_id: result for result in results}
     session: Any = SimpleNamespace(
         settings={"inconclusive": "warn"},
@@ -77,4 +98,4 @@ def make_sweep(
         fingerprint=lambda preset, found: {},
     )
     vars(session).update(own)
-    return SweepItem(session, preset_from_flags(), make_targets(**(targets or {})))
+    return SweepItem(session, preset, asked)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,16 @@ def test_the_noise_of_a_bench_against_itself() -> None:
     assert noise.pair_spread == pytest.approx(0.12 * math.sqrt(2), rel=0.25)
     assert abs(noise.drop) < 0.06
     assert Noise.from_json(json.loads(json.dumps(noise.to_json()))) == noise
+
+
+def test_a_candidate_that_is_slower_drops() -> None:
+    pairs = [TimedPair("AB", TimedLaunch("a", 60 + n / 10, 1.0), TimedLaunch("b", 54 + n / 10, 1.0)) for n in range(12)]
+    noise = measure_noise(pairs)
+    assert noise.drop == pytest.approx(0.1, abs=0.002)
+    speeds = [math.log(speed) for n in range(12) for speed in (60 + n / 10, 54 + n / 10)]
+    assert noise.launch_spread == pytest.approx(statistics.stdev(speeds))
+    silent = Noise(0.0, 0.0, 0.0, 12)
+    assert Noise.from_json(silent.to_json()) == silent
 
 
 def test_more_pairs_lower_the_floor_and_too_few_have_none() -> None:

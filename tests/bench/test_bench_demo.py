@@ -69,6 +69,11 @@ def test_similarity_of_equal_other_and_empty_texts() -> None:
     assert compare_texts("p", "a b c", "a b c") == TextPair("p", 3, 5, 3, 3, 1.0)
     assert compare_texts("p", "a b c", "x y z") == TextPair("p", 0, 0, 3, 3, 0.0)
     assert compare_texts("p", "a b c d", "a b x") == TextPair("p", 2, 4, 4, 3, pytest.approx(4 / 7))
+    assert compare_texts("p", "a b", "a b c") == TextPair("p", 2, 3, 2, 3, pytest.approx(4 / 5))
+    often = " ".join(["the"] * 300)  # a word that stands everywhere counts as any other
+    assert (
+        compare_texts("p", often, often).similarity == compare_texts("p", often, "x " + often[4:]).similarity + 1 / 300
+    )
     assert compare_texts("p", "", "") == TextPair("p", 0, 0, 0, 0, 1.0)
 
 

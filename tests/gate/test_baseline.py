@@ -52,3 +52,34 @@ def test_the_first_run_that_decoded_a_longer_context_is_named() -> None:
     assert unlike_contexts([short]) == ()
     (note,) = unlike_contexts([short, long])
     assert f"warnings of {long.run_id} show a kv_len of 641, above prompt + gen = 640" in note
+
+
+def test_of_several_rows_the_fastest_is_taken_and_says_where_it_is_from() -> None:
+    slower = with_cells(OFF, **{"speed(tok/s)": "300.0 ± 1.0<br>40.0 ± 1.0"})
+    alone, several = pick_recorded([OFF], RESULTS), pick_recorded([slower, OFF, slower], RESULTS)
+    assert alone is not None
+    assert several is not None
+    log = OFF.row.log_file
+    assert (alone.tok_per_s, alone.origin) == (56.02, f"recorded row with H2O off, {log}")
+    assert (several.tok_per_s, several.origin) == (56.02, f"recorded row with H2O off, {log} (the fastest of 3)")
+    equals = pick_recorded([OFF, OFF], RESULTS, "a plain cache")
+    assert equals is not None
+    assert equals.origin == f"recorded row with a plain cache, {log} (the fastest of 2)"
+    assert alone.files == tuple(path for path in (OFF.log_path, OFF.config_path, OFF.stdout_path) if path is not None)
+    assert OFF.log_path in alone.files
+    assert alone.notes == unlike_contexts(RESULTS) != ()
+
+
+@pytest.mark.parametrize("silent", ["prompt_len", "gen_len"])
+def test_a_run_without_output_or_lengths_tells_no_context(silent: str) -> None:
+    long = replace(RESULTS[0], output=OutputSummary(max_kv_len=9999))
+    assert unlike_contexts([replace(long, output=None)]) == ()
+    assert unlike_contexts([replace(long, row=replace(long.row, **{silent: None}))]) == ()
+    assert unlike_contexts([long]) != ()
+
+
+def test_every_row_that_does_not_fit_is_described() -> None:
+    silent = replace(OFF, row=replace(OFF.row, decode_tok_per_s=None))
+    other = with_cells(OFF, precision="High")
+    alike = [result for result in RESULTS if result.row.threads == OFF.row.threads]
+    assert len(describe_unfit([silent, other], alike)) == 2

@@ -52,3 +52,21 @@ def test_a_layer_under_both_counts_as_evicted_only_and_untouched_layers_stay() -
     assert layers.lossy == {1, 2}
     assert layers.lossless == {0}
     assert whole_cache_ratio(layers, 2.0, 2.0) == pytest.approx(4 / (1 + 0.5 + 1))
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "evicted"),
+    [
+        (0, -1, {0, 1, 2, 3}),
+        (2, -1, {2, 3}),
+        (0, 0, {0}),
+        (1, 2, {1, 2}),
+        (1, 3, {1, 2, 3}),
+        (1, 9, {1, 2, 3}),
+        (2, 1, set()),
+    ],
+)
+def test_the_layers_under_eviction(start: int, end: int, evicted: set[int]) -> None:
+    layers = split_layers(4, start, end, [-1, 0, 1, 2, 3, 4])
+    assert (layers.total, layers.lossy) == (4, evicted)
+    assert layers.lossless == {0, 1, 2, 3} - evicted

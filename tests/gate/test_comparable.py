@@ -44,15 +44,18 @@ def test_the_context_is_what_the_row_asks_for_or_more_where_a_warning_says_so(kv
 
 @pytest.mark.parametrize("side", ["baseline", "candidate"])
 def test_a_context_may_be_longer_by_the_tolerance_and_by_no_token_more(side: str) -> None:
-    most = 640 + int(640 * CONTEXT_TOLERANCE)
+    most = 606  # one percent of 600, to the token
+    assert most == 600 * (1 + CONTEXT_TOLERANCE)
+    cells = {"llm_demo": "prompt=500<br>decode=100"}
 
     def judge(kv_len: int) -> str | None:
-        rows = {name: make(name, kv_len=kv_len if name == side else None) for name in ("baseline", "candidate")}
+        sides = ("baseline", "candidate")
+        rows = {name: make(name, kv_len=kv_len if name == side else None, **cells) for name in sides}
         return why_unlike(rows["baseline"], rows["candidate"])
 
     assert judge(most) is None
     assert judge(most + 1) == (
-        f"unlike contexts: warnings of the {side} show a kv_len of {most + 1}, above prompt + gen = 640, so it decoded "
+        f"unlike contexts: warnings of the {side} show a kv_len of {most + 1}, above prompt + gen = 600, so it decoded "
         f"a longer context"
     )
 
@@ -61,3 +64,11 @@ def test_rows_that_both_lack_their_lengths_are_not_compared() -> None:
     rows = [make(name, llm_demo="") for name in ("baseline", "candidate")]
     assert [seen_context(row) for row in rows] == [None, None]
     assert why_unlike(*rows) == "a row has no prompt or generated length, so nothing tells what context it decoded"
+
+
+@pytest.mark.parametrize("silent", ["prompt_len", "gen_len"])
+def test_one_length_alone_tells_no_context(silent: str) -> None:
+    whole = make()
+    half = replace(whole, row=replace(whole.row, **{silent: None}))
+    assert (seen_context(whole), seen_context(half)) == (640, None)
+    assert why_unlike(half, half) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -332,3 +333,12 @@ def test_parts_are_alike_only_where_both_are_known_and_equal() -> None:
     assert differing_parts({"a": None, "b": None}, {"a": None, "c": None}) == ("not known: a, c, b",)
     assert differing_parts({}, {"a": "1"}) == ("a: not known then, 1 now",)
     assert differing_parts({"a": "1", "b": None}, {"a": "1", "b": None}) == ("not known: b",)
+
+
+def test_the_name_of_a_row_stays() -> None:
+    """A baseline of years ago is found again by it."""
+    manifest = {"run_id": "run_0003_p512_g128_k0.3_b8_lr3.0", "b": 8, "a": 1}
+    name = row_key(manifest, 3)
+    assert name == "p512_g128_k0.3_b8_lr3.0-" + hashlib.sha256(b'[{"a":1,"b":8},3]').hexdigest()[:8]
+    assert row_key(dict(reversed(manifest.items())), 3) == name
+    assert row_key(manifest, 4) != name

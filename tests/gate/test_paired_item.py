@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +16,7 @@ from pytest_h2o.gate.measured import Comparison, Interval, Measured, Target
 from pytest_h2o.gate.paired_margins import add_decode_margin, drop_interval, joint_interval
 from pytest_h2o.gate.rule import JointVerdict, RowFacts, RowMargins, Thresholds
 from pytest_h2o.gate.timed_row import choose_timed_row, eligible_rows
-from tests.sweeps import make_row, make_sweep
+from tests.sweeps import make_pairs, make_row, make_sweep
 from tests.test_options import resolve
 
 ROWS = (RowFacts("slow", 3.4, 50.0), RowFacts("fast", 3.0, 58.0), RowFacts("fastest", 2.9, 66.0))
@@ -150,6 +152,110 @@ def test_under_best_of_pairs_decide_beside_the_best_of_each_column(
 def test_without_a_row_nothing_is_timed_and_nothing_passes(rule: str) -> None:
     with pytest.raises(NotMeasured, match="no row of adhoc can be timed"):
         make_sweep(pairs_drop=0.0, rule=rule).joint_margin()
+
+
+TWO_ROWS = make_row("evicts", 50.0, h2o_lossy="3.9"), make_row("fast", 60.0, h2o_lossy="3.3")
+
+
+def test_the_margin_is_that_of_the_timed_row_and_not_of_the_one_that_evicts_most() -> None:
+    sweep = make_sweep(*TWO_ROWS, pairs_drop=0.01)
+    margin = sweep.joint_margin()
+    assert (margin.metric, margin.source) == ("joint_margin", "fast")
+    assert margin.value == pytest.approx(0.04, abs=2e-3)
+    assert margin.interval is not None
+    assert (margin.interval.outcome, margin.interval.decided_for, margin.interval.basis) == ("pass", 0.0, "12 pairs")
+    assert sweep.notes[0] == "timed fast: in the sweep the fastest of 2 rows that meet the lossy target"
+    assert all(isinstance(note, str) for note in sweep.notes)
+
+
+@pytest.mark.parametrize(("lossless", "outcome"), [(1.4 / 1.02, "pass"), (1.4 * 1.02, None)])
+def test_the_joint_margin_holds_the_lossless_ratio_too(lossless: float, outcome: str | None) -> None:
+    sweep = make_sweep(*TWO_ROWS, pairs_drop=0.0, targets={"lossless": lossless})
+    margin = sweep.joint_margin()
+    assert (margin.interval and margin.interval.outcome) == outcome
+    assert margin.value == pytest.approx(1.4 / lossless - 1, abs=1e-6)
+    assert (margin >= 0) == (outcome == "pass")
+
+
+def test_a_lossless_ratio_that_nobody_asks_for_is_not_measured() -> None:
+    def refuse() -> float:
+        raise NotMeasured("no dump")
+
+    for rule in ("joint", "best-of"):
+        sweep = make_sweep(*TWO_ROWS, pairs_drop=0.01, rule=rule, dumps=SimpleNamespace(deciding_ratio=refuse))
+        assert sweep.joint_margin() >= 0
+        sweep.joint()
+
+
+@pytest.mark.parametrize("rule", ["joint", "best-of"])
+@pytest.mark.parametrize(("inconclusive", "holds"), [("warn", True), ("fail", False)])
+def test_too_few_pairs_are_inconclusive_and_fail_where_that_was_asked(
+    rule: str, inconclusive: str, holds: bool
+) -> None:
+    settings = {"inconclusive": inconclusive}
+    sweep = make_sweep(*TWO_ROWS, pairs_drop=0.01, pairs={"count": 2}, rule=rule, settings=settings)
+    drop = sweep.decode_drop()
+    assert (drop <= sweep.targets.decode_drop) is holds
+    assert (sweep.joint_margin() >= 0) is holds
+    assert [comparison.outcome for comparison in sweep.comparisons] == ["inconclusive"] * 2
+    assert drop.interval is not None
+    assert drop.interval.basis == "2 pairs"
+
+
+@pytest.mark.parametrize("rule", ["joint", "best-of"])
+def test_pairs_that_cannot_be_compared_give_no_number(rule: str) -> None:
+    pairs = {"count": 1, "excluded": "unlike contexts"}
+    settings = {"inconclusive": "fail"}
+    sweep = make_sweep(*TWO_ROWS, pairs_drop=0.01, pairs=pairs, rule=rule, settings=settings)
+    drop, margin = sweep.decode_drop(), sweep.joint_margin()
+    assert math.isnan(drop.value)
+    assert math.isnan(margin.value)
+    assert not drop <= sweep.targets.decode_drop
+    assert not margin >= 0
+    assert drop.interval is not None
+    assert drop.interval.basis == "0 pairs, 1 excluded"
+
+
+@pytest.mark.parametrize(("known", "timed"), [("evicts", "evicts"), ("fast", "fast"), ("gone", "fast")])
+def test_a_row_that_was_timed_before_stays_the_timed_one_while_it_is_eligible(known: str, timed: str) -> None:
+    sweep = make_sweep(*TWO_ROWS, pairs_drop=0.01, known=make_pairs(known, 0.01))
+    assert sweep.decode_drop().source == timed
+    assert sweep.joint_margin().source == timed
+
+
+def test_the_margins_of_a_row_that_was_timed_before_are_known() -> None:
+    sweep = make_sweep(*TWO_ROWS, pairs_drop=0.01, known=make_pairs("fast", 0.01), targets={"lossless": 1.3})
+    untimed, timed = sweep.joint().rows
+    assert (untimed.run_id, untimed.decode, timed.run_id) == ("evicts", None, "fast")
+    assert timed.decode == pytest.approx(0.04, abs=2e-3)
+    assert [row.lossless for row in sweep.joint().rows] == [pytest.approx(1.4 / 1.3 - 1)] * 2
+    assert [row.lossless for row in sweep.known_margins()] == [None, None]
+
+
+def test_what_was_not_timed_names_only_what_was_asked() -> None:
+    with pytest.raises(NotMeasured) as caught:
+        make_sweep(make_row("r", h2o_lossy="2.0"), pairs_drop=0.0).decode_drop()
+    assert str(caught.value).splitlines()[1:] == [
+        "  came: no row whose decode speed could matter",
+        "  expected: a lossy ratio >= 3.000 (preset)",
+        "  next: test_lossy shows the rows and what bounds them",
+    ]
+    row = make_row("r", quality_ppl_rise="0.2")
+    with pytest.raises(NotMeasured) as caught:
+        make_sweep(row, pairs_drop=0.0, targets={"lossy": None, "quality": 0.1}).decode_drop()
+    assert caught.value.expected == "a rise in perplexity <= +10.00% (preset)"
+
+
+def test_a_margin_of_nothing_is_held() -> None:
+    """A row that meets a target to the digit has missed nothing."""
+    row = RowMargins("r", 0.0, None, None)
+    found = joint_interval(row, make_verdict("pass", -0.02, 0.04), inconclusive_fails=True)
+    assert (found.outcome, found.low, found.inconclusive_fails) == ("pass", 0.0, True)
+
+
+def test_a_basis_of_one_pair() -> None:
+    verdict = replace(make_verdict("inconclusive", None, None), pairs=1, excluded=("pair 2: unlike",))
+    assert drop_interval(verdict, inconclusive_fails=False).basis == "1 pair, 1 excluded"
 
 
 RECORDED = {"h2o_logs": "rec"}

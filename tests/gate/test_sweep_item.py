@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pytest_h2o.bench.result import PointResult
-from pytest_h2o.errors import NotMeasured
+from pytest_h2o.errors import NotMeasured, OptedOut, UsageError
+from pytest_h2o.gate.baseline import Baseline
+from pytest_h2o.gate.measured import Target
+from pytest_h2o.gate.row_metrics import ROW_METRICS, RowMetric
+from pytest_h2o.gate.text_similarity import TextComparison, compare_texts
 from tests.sweeps import make_row, make_sweep
 
 
@@ -110,3 +116,146 @@ def test_a_baseline_that_cannot_be_told_is_none_in_the_summary() -> None:
 def test_without_a_row_the_joint_rule_is_no_pass() -> None:
     with pytest.raises(NotMeasured, match="adhoc has no row"):
         make_sweep().joint_margin()
+
+
+def test_the_best_value_of_a_column_has_its_spread_and_row() -> None:
+    sweep = make_sweep(make_row("a", h2o_lossy="3.2 ± 0.02"), make_row("b", h2o_lossy="3.1 ± 0.01"))
+    assert sweep.asked is False
+    assert sweep.comparisons == []
+    best = sweep.best("h2o_lossy")
+    assert (best.metric, best.value, best.std, best.source) == ("h2o_lossy", 3.2, 0.02, "a")
+    assert best >= sweep.targets.lossy
+    assert [comparison.outcome for comparison in sweep.comparisons] == ["pass"]
+    drop = sweep.decode_drop()
+    assert (drop.metric, drop.value) == ("decode_drop", 0.0)
+
+
+ONE_EACH = make_row("evicts", 50.0, h2o_lossy="3.6"), make_row("fast", 60.0, h2o_lossy="2.7")
+
+
+def test_one_row_must_meet_every_target() -> None:
+    sweep = make_sweep(*ONE_EACH, targets={"lossless": 1.4 / 1.1})
+    margin = sweep.joint_margin()
+    assert (margin.metric, margin.source, margin.value) == ("joint_margin", "fast", pytest.approx(-0.1))
+    assert not margin >= 0
+    assert sweep.notes == [
+        "the rules differ: best-of would pass, with the lossy ratio of evicts and the decode speed of fast, but no "
+        "single row meets every target",
+        "no row meets every target; the nearest, fast, misses lossy",
+    ]
+    rows = {row.run_id: (row.lossy, row.decode, row.lossless) for row in sweep.joint().rows}
+    assert rows == {
+        "evicts": (pytest.approx(0.2), pytest.approx(0.05 - 1 / 6), pytest.approx(0.1)),
+        "fast": (pytest.approx(-0.1), pytest.approx(0.05), pytest.approx(0.1)),
+    }
+    assert sweep.best_of().passed
+
+
+def test_under_best_of_the_best_of_each_column_is_held() -> None:
+    margin = make_sweep(*ONE_EACH, rule="best-of").joint_margin()
+    assert (margin.source, margin.value) == ("best of each column", pytest.approx(0.05))
+    held = make_sweep(make_row("both"))
+    assert held.joint_margin() >= 0
+    assert held.notes == []
+
+
+@pytest.mark.parametrize("targets", [{"lossless": 1.5}, {"lossy": 3.7}, {"decode_drop": -0.01}])
+def test_a_rule_that_nobody_passes_differs_in_nothing(targets: dict[str, float]) -> None:
+    sweep = make_sweep(*ONE_EACH, targets=targets)
+    assert not sweep.best_of().passed
+    assert not sweep.joint_margin() >= 0
+    assert not any("the rules differ" in note for note in sweep.notes)
+
+
+def test_a_lossless_ratio_that_nobody_asks_for_is_not_measured() -> None:
+    def refuse() -> float:
+        raise NotMeasured("no dump")
+
+    dumps = SimpleNamespace(deciding_ratio=refuse)
+    assert make_sweep(make_row("r"), dumps=dumps).joint_margin() >= 0
+    asking = make_sweep(make_row("r"), dumps=dumps, targets={"lossless": 1.3})
+    with pytest.raises(NotMeasured, match="no dump"):
+        asking.joint_margin()
+    assert asking.notes == ["the joint rule needs the lossless ratio of the scope that decides"]
+
+
+def test_a_decode_threshold_that_was_left_out_holds_nobody_back() -> None:
+    def leave_out(preset: object, results: object) -> None:
+        raise OptedOut("none")
+
+    sweep = make_sweep(make_row("slow", 1.0))
+    assert not sweep.joint_margin() >= 0
+    sweep.session.decode.baseline = leave_out  # type: ignore[method-assign, assignment]
+    margin = sweep.joint_margin()
+    assert (margin.value, margin >= 0) == (pytest.approx(0.1 / 3), True)
+    assert "the decode threshold is left out (decode baseline: none)" in sweep.notes
+
+
+def test_what_the_summary_is_told_of_a_preset() -> None:
+    kept: list[tuple[Any, dict[str, Any]]] = []
+    sweep = make_sweep(
+        make_row("r"),
+        remember_preset=lambda preset, facts: kept.append((preset, facts)),
+        model_layers=lambda preset: 30 if preset.name == "adhoc" else None,
+        fingerprint=lambda preset, found: {"preset": preset.name, "rows": str(len(found))},
+    )
+    metrics = {"mine": Target("mine", 2.0, "preset"), "told": Target("told", None, "the plugin that adds it")}
+    sweep.targets = replace(sweep.targets, metrics=metrics)
+    sweep.preset = sweep.preset.model_copy(update={"path": Path("a.yaml")})
+    sweep.session.decode.baseline = lambda preset, found: Baseline(60.0, "a number", files=(Path("off.log"),))  # type: ignore[method-assign, assignment]
+    sweep.session.decode.is_paired = lambda preset: preset is None  # type: ignore[method-assign]
+    sweep.remember()
+    ((preset, facts),) = kept
+    assert preset is sweep.preset
+    assert facts == {
+        "run_ids": ["r"],
+        "path": "a.yaml",
+        "bench": "llm_bench",
+        "model_layers": 30,
+        "h2o_layer_start": sweep.preset.h2o_layer_start,
+        "h2o_layer_end": sweep.preset.h2o_layer_end,
+        "targets": {"lossy": 3.0, "lossless": None, "decode_drop": 0.05, "quality": None},
+        "metric_targets": {"mine": 2.0},
+        "decode_left_out": False,
+        "paired": False,
+        "baseline_tok_per_s": 60.0,
+        "baseline_origin": "a number",
+        "baseline_files": ["off.log"],
+        "fingerprint": {"preset": "adhoc", "rows": "1"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("origin", "rise", "asked"),
+    [("default", None, None), ("default", "0.005", 0.01), ("preset", None, 0.01), ("preset", "0.005", 0.01)],
+)
+def test_quality_is_asked_where_somebody_asks_or_a_row_tells_it(
+    origin: str, rise: str | None, asked: float | None
+) -> None:
+    cells = {} if rise is None else {"quality_ppl_rise": rise}
+    sweep = make_sweep(make_row("r", **cells), targets={"quality": 0.01})
+    sweep.targets = replace(sweep.targets, quality=Target("quality_ppl_rise", 0.01, origin))
+    assert sweep.asked_thresholds().quality == asked
+
+
+@pytest.mark.parametrize(("lossy", "said"), [(3.0, "most"), (9.0, "most")])
+def test_texts_are_those_of_the_row_that_evicts_most(lossy: float, said: str) -> None:
+    asked: list[str] = []
+
+    def compare(preset: Any, point: Any) -> TextComparison:
+        asked.append(f"{preset.name} {point.run_id}")
+        return TextComparison(point.run_id, (compare_texts("p", "a b", "a c"),))
+
+    rows = make_row("less", h2o_lossy="3.1"), make_row("most", h2o_lossy="3.4"), make_row("none", h2o_lossy="1.0")
+    sweep = make_sweep(*rows, targets={"lossy": lossy}, texts=SimpleNamespace(compare=compare))
+    similarity = sweep.text_similarity()
+    assert (similarity.metric, similarity.value, similarity.source) == ("demo_similarity", 0.5, said)
+    assert asked == [f"adhoc {said}"]
+    assert sweep.notes == [compare_texts("p", "a b", "a c").render()]
+
+
+def test_a_metric_that_the_item_has_no_target_for_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ROW_METRICS, "mine", RowMetric("mine", "my metric"))
+    assert make_sweep(make_row("r")).targets.metric("mine") == Target("mine", None, "not for a scope")
+    with pytest.raises(UsageError, match=r"where: h2o_targets.metric"):
+        make_sweep(make_row("r")).targets.metric("other")
