@@ -54,6 +54,7 @@ def test_an_excluded_pair_takes_no_part_and_is_listed() -> None:
 def test_the_order_is_balanced_after_every_pair(pairs: int, seed: int) -> None:
     order = plan_order(pairs, seed)
     assert len(order) == pairs
+    assert set(order) <= {"AB", "BA"}
     lead = np.cumsum([1 if first == "AB" else -1 for first in order])
     assert all(abs(ahead) <= 1 for ahead in lead)
     assert all(ahead == 0 for ahead in lead[1::2])
