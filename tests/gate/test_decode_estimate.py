@@ -19,7 +19,7 @@ from pytest_h2o.gate.drop_estimate import (
     pairs_for_verdict,
     walsh_averages,
 )
-from pytest_h2o.gate.sequential import make_plan
+from pytest_h2o.gate.sequential import fixed_count, make_plan, normal_quantile
 
 PLAN = make_plan(20, 0.95)
 finite = st.floats(-2, 2, allow_nan=False).map(lambda value: round(value, 3))
@@ -110,3 +110,31 @@ def test_the_foretold_pairs_grow_with_the_square_of_the_noise() -> None:
     assert pairs_for_verdict(1e-6, 0.1, PLAN) is None
     assert pairs_for_verdict(0.05, 0.1, make_plan(4, 0.95)) is None
     assert pairs_for_verdict(0.05, 0.0, PLAN) == 1
+
+
+def test_the_spread_is_a_width_of_order_statistics_over_its_normal_width() -> None:
+    values = np.random.default_rng(5).normal(0.0, 0.2, 12)
+    count = fixed_count(12, 0.16)
+    assert count is not None
+    averages = sorted((a + b) / 2 for a, b in itertools.combinations_with_replacement(values, 2))
+    width = averages[count - 1] - averages[-count]
+    spread = look_at(walsh_averages(values), 12, PLAN).spread
+    assert spread == pytest.approx(width * math.sqrt(12) / (2 * normal_quantile(count, 12)))
+
+
+def test_the_chance_is_that_of_a_normal_estimate_beyond_either_bound() -> None:
+    n, target = 8, 0.05
+    fail_z, pass_z = PLAN.final_z
+    assert fail_z != pass_z
+    for centre in (-0.1, 0.0, 0.05, 0.2):
+        look = Look(np.array(centre), np.array(-np.inf), np.array(np.inf), np.array(0.15))
+        final = statistics.NormalDist(centre, 0.15 * math.sqrt(1 / n - 1 / PLAN.pairs))
+        error = 0.15 / math.sqrt(PLAN.pairs)
+        expected = final.cdf(target - pass_z * error) + 1 - final.cdf(target + fail_z * error)
+        assert chance_of_verdict(look, n, target, PLAN) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(("gap", "side"), [(0.1, 0), (-0.1, 1)])
+def test_the_pairs_that_are_foretold_are_those_of_the_side(gap: float, side: int) -> None:
+    needed = ((PLAN.final_z[side] + 0.8416) * 0.3 / gap) ** 2
+    assert pairs_for_verdict(gap, 0.3, PLAN) == math.ceil(needed)

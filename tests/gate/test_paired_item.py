@@ -168,6 +168,21 @@ def test_the_margin_is_that_of_the_timed_row_and_not_of_the_one_that_evicts_most
     assert all(isinstance(note, str) for note in sweep.notes)
 
 
+def test_the_row_that_is_timed_is_the_one_that_is_launched() -> None:
+    launched: list[str] = []
+    sweep = make_sweep(*TWO_ROWS, pairs_drop=0.01)
+    compare = sweep.session.decode.compare
+
+    def watch(preset: Any, result: Any, target: float) -> Any:
+        launched.append(result.run_id)
+        return compare(preset, result, target)
+
+    sweep.session.decode.compare = watch  # type: ignore[method-assign]
+    sweep.decode_drop()
+    sweep.joint_margin()
+    assert launched == ["fast", "fast"]
+
+
 @pytest.mark.parametrize(("lossless", "outcome"), [(1.4 / 1.02, "pass"), (1.4 * 1.02, None)])
 def test_the_joint_margin_holds_the_lossless_ratio_too(lossless: float, outcome: str | None) -> None:
     sweep = make_sweep(*TWO_ROWS, pairs_drop=0.0, targets={"lossless": lossless})

@@ -154,6 +154,8 @@ def test_one_row_must_meet_every_target() -> None:
 def test_under_best_of_the_best_of_each_column_is_held() -> None:
     margin = make_sweep(*ONE_EACH, rule="best-of").joint_margin()
     assert (margin.source, margin.value) == ("best of each column", pytest.approx(0.05))
+    poor = make_sweep(*ONE_EACH, rule="best-of", targets={"lossless": 1.5}).joint_margin()
+    assert (poor.metric, poor.value, poor >= 0) == ("joint_margin", pytest.approx(1.4 / 1.5 - 1), False)
     held = make_sweep(make_row("both"))
     assert held.joint_margin() >= 0
     assert held.notes == []

@@ -1,0 +1,72 @@
+"""A paired comparison that is kept says the same when it is read again, and its explanation says what it rests on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from pytest_h2o.errors import StoreError
+from pytest_h2o.gate.paired import PairedComparison, explain, read_pair
+from tests.sweeps import make_pairs
+
+SOUND = make_pairs("run_0001", 0.02)
+UNLIKE = replace(
+    SOUND.pairs[0], excluded="unlike contexts", candidate=replace(SOUND.pairs[0].candidate, disturbance="load")
+)
+
+
+def kept(comparison: PairedComparison) -> PairedComparison:
+    return PairedComparison.from_json(json.loads(json.dumps(comparison.to_json())))
+
+
+def test_a_comparison_reads_back_with_its_order_its_disturbances_and_what_was_left_out() -> None:
+    comparison = replace(SOUND, pairs=(*SOUND.pairs, UNLIKE), measured_again=("x",), notes=("n",), elapsed_s=3.5)
+    assert kept(comparison) == comparison
+    assert kept(comparison).judge(0.05) == comparison.judge(0.05)
+    assert kept(comparison).judge(0.05).excluded == ("pair 13: unlike contexts",)
+    with pytest.raises(StoreError, match="version 9"):
+        PairedComparison.from_json({**comparison.to_json(), "version": 9})
+    silent = UNLIKE.pair
+    assert (silent.order, silent.log_ratio) == (UNLIKE.order, None)
+    with pytest.raises(KeyError):
+        read_pair({"order": "AB"})
+
+
+def test_the_bounds_are_those_of_the_pairs_that_were_planned() -> None:
+    """The error is spread over all looks of the plan: the same pairs prove less where more looks were to come."""
+    few, many = (replace(SOUND, planned_pairs=planned).judge(0.05) for planned in (12, 60))
+    assert (few.planned_pairs, many.planned_pairs) == (12, 60)
+    assert few.high is not None
+    assert many.high is None or many.high > few.high
+
+
+def test_what_is_said_of_a_clear_verdict() -> None:
+    comparison = replace(SOUND, measured_again=("pair 2 for load",), notes=("one more thing",))
+    assert explain(comparison, comparison.judge(0.05)) == [
+        "paired with H2O off: 25 launches; the verdict is clear after 12 pairs",
+        "measured again: pair 2 for load",
+        "one more thing",
+    ]
+
+
+def test_what_is_said_of_too_few_pairs_and_of_those_left_out() -> None:
+    comparison = replace(make_pairs("r", 0.02, count=2), stopped="no time is left")
+    comparison = replace(comparison, pairs=(*comparison.pairs, UNLIKE))
+    lines = explain(comparison, comparison.judge(0.05))
+    assert lines[0] == "paired with H2O off: 6 launches; no time is left"
+    assert lines[1] == "to decide: how many pairs cannot be told from these"
+    assert lines[-2:] == [
+        "excluded pair 3: unlike contexts",
+        f"disturbed and counted all the same: 1 of 6 launches, first {UNLIKE.candidate.run_id}: load",
+    ]
+
+
+def test_what_is_said_where_no_pair_can_be_compared() -> None:
+    comparison = replace(SOUND, pairs=(UNLIKE, UNLIKE), stopped="more would not help")
+    assert not comparison.is_comparable
+    lines = explain(comparison, comparison.judge(0.05))
+    assert "not comparable: no pair could be compared, so this is no verdict on the decode speed" in lines
+    assert not any(line.startswith("to decide") for line in lines)
+    assert lines.count("more would not help") <= 1
