@@ -135,18 +135,15 @@ def test_a_codec_that_no_other_process_can_have_stays_on_threads(used: list[str]
 
 
 @pytest.mark.usefixtures("all_work_is_long")
-def test_a_codec_whose_module_is_not_found_there_stays_on_threads(
-    used: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_codec_whose_module_is_not_found_there_stays_on_threads(used: list[str], tmp_path: Path) -> None:
     (tmp_path / "codec_of_a_conftest.py").write_text(
         "from pytest_h2o.codecs.byteplane import Byteplane\nclass Mine(Byteplane):\n    id = 'mine'\n"
     )
-    monkeypatch.syspath_prepend(tmp_path)
-    import codec_of_a_conftest  # type: ignore[import-not-found]
-
-    monkeypatch.undo()
-    monkeypatch.setattr(executor, "LONG_WORK_BYTES", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        import codec_of_a_conftest  # type: ignore[import-not-found]
     result = evaluate_lossless(FP16, SETTINGS, codec=codec_of_a_conftest.Mine(), verify=True, workers=2)
+    assert used == ["processes", "threads"]
     assert result.verified_streams == result.encoded_streams > 0
 
 
