@@ -135,6 +135,18 @@ def rewrite_zip(source: Path, target: Path, rename: dict[str, str]) -> Path:
     return target
 
 
+@pytest.mark.parametrize("name", ["", "\0x"])
+def test_an_archive_member_without_a_name_is_refused(name: str, tmp_path: Path) -> None:
+    """Found by fuzzing: a name that begins with a zero byte is empty to the library."""
+    archive = tmp_path / "dump.zip"
+    with zipfile.ZipFile(archive, "w") as made:
+        made.writestr("xy", b"")
+    padded = name.encode().ljust(2, b"\0")
+    archive.write_bytes(archive.read_bytes().replace(b"xy", padded))
+    with pytest.raises(DumpError, match="an archive holds a member without a name"):
+        index_dump(archive)
+
+
 @pytest.mark.parametrize("name", ["../k.bin", "/k.bin", "run/../../k.bin", "run/../k.bin", "..\\k.bin", "C:\\k.bin"])
 def test_archive_members_that_climb_are_refused(dump: Path, tmp_path: Path, name: str) -> None:
     archive = rewrite_zip(make_zip(dump, tmp_path / "a.zip"), tmp_path / "b.zip", {"run/layer_0/k_t0_4.bin": name})

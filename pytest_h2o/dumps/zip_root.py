@@ -31,7 +31,7 @@ class ZipRoot:
     Raises
     ------
     DumpError
-        It is no zip archive, or one of its names leads outside, comes twice, or is a link.
+        It is no zip archive, or one of its names is empty, leads outside, comes twice, or is a link.
     """
 
     def __init__(self, path: str) -> None:
@@ -48,6 +48,9 @@ class ZipRoot:
         self._bytes = Path(path).stat().st_size
         self._members = {}
         for info in self._archive.infolist():
+            if not info.filename:  # is_dir() would fail on it
+                where = f"{path}: {info.orig_filename!r}"
+                raise DumpError("an archive holds a member without a name", where=where, expected="the name of a file")
             if not info.is_dir():
                 self._members[self._checked_name(info)] = info
         self._recent: dict[str, bytes] = {}
