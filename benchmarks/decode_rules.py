@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_h2o.gate.decode import DEFAULT_CONFIDENCE, FUTILITY_FROM_PAIRS, Budget
-from pytest_h2o.gate.drop_estimate import chance_of_verdict, look_at, walsh_averages
-from pytest_h2o.gate.sequential import Plan, make_plan
+from pytest_h2o.gate.sequential import Plan, chance_of_verdict, look_at, make_plan, walsh_averages
 
 Floats = npt.NDArray[np.float64]
 PASS, INCONCLUSIVE, FAIL = 1, 0, -1

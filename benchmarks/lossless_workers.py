@@ -29,13 +29,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.lossless_command import SETS
-from pytest_h2o.dumps import index_dump
-from pytest_h2o.lossless import LosslessSettings
-from pytest_h2o.lossless.executor import open_executor
+from pytest_h2o.lossless.executors import open_executor, pack, run_on_processes, spread
+from pytest_h2o.lossless.index import index_dump
 from pytest_h2o.lossless.measure import Measurement
-from pytest_h2o.lossless.plan import Task, plan_groups, plan_tasks
-from pytest_h2o.lossless.processes import pack, run_on_processes
-from pytest_h2o.lossless.spread import spread
+from pytest_h2o.lossless.plan import LosslessSettings, Task, plan_groups, plan_tasks
 
 SETTINGS = LosslessSettings(
     scope="layer_range",

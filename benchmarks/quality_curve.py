@@ -28,14 +28,13 @@ from typing import Any, cast
 
 import numpy as np
 
-from pytest_h2o.reference.eviction import EvictingCache, Watcher
-from pytest_h2o.reference.gguf_file import GgufFile
-from pytest_h2o.reference.model import Model, Tokens
+from pytest_h2o.reference.bench import read_text
+from pytest_h2o.reference.cache import EvictingCache, Watcher
+from pytest_h2o.reference.config import read_config
+from pytest_h2o.reference.gguf import GgufFile
+from pytest_h2o.reference.model import Model, Tokens, read_tokenizer
 from pytest_h2o.reference.policy import Plan, PolicySettings, Ranking, Scores
-from pytest_h2o.reference.prompts import read_text
 from pytest_h2o.reference.quality import predict_decoded, predict_full
-from pytest_h2o.reference.settings import read_config
-from pytest_h2o.reference.tokenizer import read_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT, PREDICTED = 512, 128

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.collection import time_collection
 from benchmarks.lossless_command import FIXTURES, read_entries, run_once
-from pytest_h2o.cores import usable_cores
+from pytest_h2o.files import usable_cores
 
 Point = dict[str, Any]
 ENTRY_BYTES = 16_000_000

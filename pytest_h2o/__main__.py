@@ -1,8 +1,6 @@
 """``python -m pytest_h2o``: the same as ``pytest-h2o``."""
 
-import sys
-
-from pytest_h2o.cli import main
+from pytest_h2o.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

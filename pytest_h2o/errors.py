@@ -6,8 +6,10 @@ not apply is left out. Nothing else may reach a user for bad input: not a traceb
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import os
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 MAX_PART = 4000
 """Characters of one line of a message."""
@@ -226,3 +228,103 @@ class OptedOut(H2OError):
 
 class InconclusiveDecode(UserWarning):
     """An item passed although its decode verdict is inconclusive (``--h2o-inconclusive warn``): the gate does not."""
+
+
+def error_to_json(error: H2OError) -> dict[str, Any]:
+    """Built-in values that `error_from_json` makes the same error of.
+
+    An error with parts of its own (the faults of a preset) is kept as its whole text.
+    """
+    record: dict[str, Any] = {
+        "kind": type(error).__name__,
+        "what": error.what,
+        "where": error.where,
+        "came": error.came,
+        "expected": error.expected,
+        "hint": error.hint,
+    }
+    if isinstance(error, BenchError):
+        record.update(
+            argv=list(error.argv),
+            returncode=error.returncode,
+            signal_name=error.signal_name,
+            elapsed_s=error.elapsed_s,
+            output_tail=error.output_tail,
+        )
+    return record
+
+
+def error_from_json(value: Mapping[str, Any]) -> H2OError:
+    """Make an error of its record.
+
+    Raises
+    ------
+    StoreError
+        The record has another shape or an unknown kind.
+    """
+    try:
+        fields = dict(value)
+        kind = globals()[fields.pop("kind")]
+        if not issubclass(kind, H2OError):
+            raise TypeError(f"{kind.__name__} is no error of ours")
+        made: H2OError = kind(fields.pop("what"), **fields)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            "an error of a launch was kept in another shape than this version reads",
+            came=f"{type(error).__name__}: {error}",
+            hint="start a new run folder",
+        ) from error
+    return made
+
+
+_HARMFUL = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""Unicode categories that move a cursor, hide or reorder text, or that no terminal shows."""
+
+_MOST_NAME_BYTES, _MOST_PATH_BYTES = 255, 2048
+
+
+def make_printable(text: str, *, keep: str = "\n\t") -> str:
+    """Replace what a terminal would act on by its visible escape (``\\x1b``, ``\\u202e``).
+
+    Parameters
+    ----------
+    text : str
+        Any text, as it was printed.
+    keep : str
+        Control characters that may stay.
+
+    Returns
+    -------
+    str
+        The same text; control, format, surrogate and unassigned characters stand as ``\\xNN`` or ``\\uNNNN``.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        char if char in keep or unicodedata.category(char) not in _HARMFUL else _escape(char) for char in text
+    )
+
+
+def one_line(text: str, *, limit: int = 200) -> str:
+    """Return text on one line, printable, cut to a length that a table or message can show."""
+    line = make_printable(" ".join(text.split()), keep="")
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def can_name_file(text: str) -> bool:
+    """Whether a system could have a file of this path.
+
+    No NUL and no half of a surrogate pair, both of which JSON can spell, and no longer than Linux takes.
+    """
+    try:
+        name = os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return b"\0" not in name and len(name) <= _MOST_PATH_BYTES and max(map(len, name.split(b"/"))) <= _MOST_NAME_BYTES
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    if code <= 0xFF:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pytest_h2o.dumps import DumpEntry, SkippedEntry, index_dump
-from pytest_h2o.dumps.entry import Tensor
-from pytest_h2o.dumps.read import Piece, Words, read_pieces
+from pytest_h2o.lossless.index import DumpEntry, SkippedEntry, Tensor, index_dump
+from pytest_h2o.lossless.read import Piece, Words, read_pieces
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 FP16 = FIXTURES / "dumps" / "fp16"

@@ -7,14 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from pytest_h2o.bench.result import PointResult
-from pytest_h2o.bench.row import BenchRow
-from pytest_h2o.gate.baseline import Baseline
-from pytest_h2o.gate.item import Targets
-from pytest_h2o.gate.measured import Target
-from pytest_h2o.gate.paired import PairedComparison, TimedLaunch, TimedPair
-from pytest_h2o.gate.sweep_items import SweepItem
-from pytest_h2o.presets import preset_from_flags
+from pytest_h2o.bench.results import PointResult
+from pytest_h2o.bench.rows import BenchRow
+from pytest_h2o.gate.decode import PairedComparison, TimedLaunch, TimedPair
+from pytest_h2o.gate.targets import Targets
+from pytest_h2o.gate.values import Target
+from pytest_h2o.inputs.presets import preset_from_flags
+from pytest_h2o.run.items import Baseline, SweepItem
 
 ROW = {"llm_demo": "prompt=512<br>decode=128", "h2o_lossy": "3.1"}
 

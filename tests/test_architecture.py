@@ -85,7 +85,7 @@ def test_files_stay_small(path: Path) -> None:
 def test_loading_the_plugin_loads_nothing_but_pytest_and_the_standard_library() -> None:
     code = (
         "import sys, pytest; before = set(sys.modules)\n"
-        "import pytest_h2o.plugin\n"
+        "import pytest_h2o.plugin.hooks\n"
         "names = ('errors', 'options', 'plugin', 'run_config', 'controller')\n"
         "own = {'pytest_h2o', *('pytest_h2o.' + name for name in names)}\n"
         "new = {m.split('.')[0] for m in set(sys.modules) - before - own}\n"

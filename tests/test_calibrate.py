@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_h2o.calibrations import flag_target, read_noise
-from pytest_h2o.cli import main
+from pytest_h2o.cli.main import main
 from pytest_h2o.errors import StoreError, UsageError
-from pytest_h2o.gate.decode import Budget
+from pytest_h2o.gate.decode import Budget, TimedLaunch, TimedPair
 from pytest_h2o.gate.noise import Noise, measure_noise
-from pytest_h2o.gate.paired import TimedLaunch, TimedPair
+from pytest_h2o.run.launching import flag_target, read_noise
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE_CONFIG = ROOT / "fixtures" / "recordings" / "base_config.json"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_h2o.cli import COMMANDS, main
+from pytest_h2o.cli.main import COMMANDS, main
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 RECORDED = FIXTURES / "recordings" / "smollm2-135m" / "target_ratio_v3"
@@ -267,7 +267,7 @@ def test_eval_looks_for_existing_files_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "analysis.json").write_text("mine")
-    monkeypatch.setattr("pytest_h2o.commands.eval._evaluate", lambda *_: pytest.fail("evaluated"))
+    monkeypatch.setattr("pytest_h2o.cli.rows._evaluate", lambda *_: pytest.fail("evaluated"))
     assert main(["eval", str(tmp_path), str(FIXTURES / "dumps" / "fp16")]) == 2
     assert f"would be overwritten\n  where: {tmp_path / 'analysis.json'}\n" in capsys.readouterr().err
 

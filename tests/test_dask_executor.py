@@ -18,10 +18,14 @@ from typing import Any
 
 import pytest
 
-from pytest_h2o.cli import main
+from pytest_h2o.cli.main import main
 from pytest_h2o.errors import CodecError, ExecutorError, RoundTripError, UsageError
-from pytest_h2o.executor_name import dask_address
-from pytest_h2o.lossless import LosslessResult, LosslessSettings, dask_executor, evaluate_lossless, executor
+from pytest_h2o.inputs.options import dask_address
+from pytest_h2o.lossless import dask as dask_executor
+from pytest_h2o.lossless import executors as executor
+from pytest_h2o.lossless.evaluate import evaluate_lossless
+from pytest_h2o.lossless.plan import LosslessSettings
+from pytest_h2o.lossless.result import LosslessResult
 from tests.dump_samples import FP16, FP32
 
 pytest.importorskip("distributed")

@@ -30,7 +30,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pytest_h2o.options import OPTIONS
+from pytest_h2o.inputs.options import OPTIONS
 from tests.plugin.project import BASE_CONFIG, BENCH, FAKE_BENCH, ROOT, SWEEP
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

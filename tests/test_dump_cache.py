@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from pytest_h2o.dumps import DumpIndex, folder_root, index_dump, meta_cache
+from pytest_h2o.lossless import meta as meta_cache
+from pytest_h2o.lossless import roots as folder_root
+from pytest_h2o.lossless.index import DumpIndex, index_dump
 from tests.dump_samples import write_entry
 
 ENTRIES = 40

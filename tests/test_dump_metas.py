@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_h2o.dumps import index_dump
-from pytest_h2o.dumps.meta import MetaFault, parse_meta
+from pytest_h2o.lossless.index import index_dump
+from pytest_h2o.lossless.meta import MetaFault, parse_meta
 from tests.dump_samples import the_skipped, write_entry
 
 

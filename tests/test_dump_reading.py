@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pytest_h2o.dumps import index_dump
-from pytest_h2o.dumps.read import Piece, read_pieces
 from pytest_h2o.errors import DumpError
+from pytest_h2o.lossless.index import index_dump
+from pytest_h2o.lossless.read import Piece, read_pieces
 from tests.dump_samples import FP16, FP32, make_zip, read_words, write_entry
 
 

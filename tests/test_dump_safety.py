@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_h2o.dumps import index_dump, zip_root
-from pytest_h2o.dumps.paths import join_inside
 from pytest_h2o.errors import DumpError
+from pytest_h2o.lossless import roots as zip_root
+from pytest_h2o.lossless.index import index_dump
+from pytest_h2o.lossless.meta import join_inside
 from tests.dump_samples import make_zip, read_words, write_entry
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_h2o.dumps import DumpIndex, Finding, SkippedEntry, find_overlaps_and_gaps, index_dump
 from pytest_h2o.errors import DumpError
+from pytest_h2o.lossless.index import DumpIndex, Finding, SkippedEntry, find_overlaps_and_gaps, index_dump
 from tests.dump_samples import FP16, FP32, make_zip, the_skipped, write_entry
 
 

@@ -16,26 +16,26 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from pytest_h2o.bench.machine import describe_machine
 from pytest_h2o.errors import StoreError, UsageError
-from pytest_h2o.history import lines
-from pytest_h2o.history.baselines import (
-    check_baseline_name,
-    list_baselines,
-    read_baseline,
-    read_record_file,
-    save_baseline,
-)
-from pytest_h2o.history.lines import Damage, append_record, read_history
-from pytest_h2o.history.machine import describe_machine
-from pytest_h2o.history.record import (
+from pytest_h2o.run import history as lines
+from pytest_h2o.run.history import (
+    Damage,
     RunRecord,
     _checksum,
+    append_record,
+    check_baseline_name,
+    list_baselines,
     parse_record,
+    read_baseline,
+    read_history,
+    read_record_file,
     record_from_json,
     record_to_json,
     render_line,
+    resolve_record,
+    save_baseline,
 )
-from pytest_h2o.history.resolve import resolve_record
 from tests.records import make_record, make_subject
 
 RUNS = [f"2026010{day}-000000-{day}{day}{day}{day}{day}{day}" for day in (1, 2, 3)]
@@ -241,7 +241,7 @@ WRITER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from pytest_h2o.history.lines import append_record
+from pytest_h2o.run.history import append_record
 from tests.records import make_record, make_subject
 figures = {f"row {i}": {"lossless_ratio": 1.0 + i} for i in range(2000)}
 for number in range(12):
@@ -346,7 +346,7 @@ def test_a_missing_baseline_names_those_that_there_are(tmp_path: Path) -> None:
 
 
 def test_a_record_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pytest_h2o.history import baselines
+    from pytest_h2o.run import history as baselines
 
     monkeypatch.setattr(baselines, "MAX_FILE_BYTES", 100)
     path = save_baseline(tmp_path, "main", RECORDS[0])

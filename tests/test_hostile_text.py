@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_h2o.cli import main
+from pytest_h2o.cli.main import main
 from pytest_h2o.errors import Fault, H2OError, PresetError
 from tests.dump_samples import write_entry
 from tests.fuzz.target import check_harmless

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from pytest_h2o.codecs.base import Rope
-from pytest_h2o.dumps import Finding
 from pytest_h2o.errors import DumpError, StoreError, UsageError
-from pytest_h2o.lossless import LosslessResult, LosslessSettings, evaluate_lossless
+from pytest_h2o.lossless.evaluate import evaluate_lossless
+from pytest_h2o.lossless.index import Finding
+from pytest_h2o.lossless.plan import LosslessSettings
+from pytest_h2o.lossless.result import LosslessResult
 from tests.dump_samples import FIXTURES, FP16, FP32, make_zip, write_entry
 
 ORACLES = sorted(FIXTURES.glob("oracle/*/*.json"))

@@ -15,7 +15,8 @@ from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22
 from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream, Words
 from pytest_h2o.codecs.legacy import Legacy
 from pytest_h2o.errors import CodecError, RoundTripError
-from pytest_h2o.lossless import LosslessSettings, evaluate_lossless
+from pytest_h2o.lossless.evaluate import evaluate_lossless
+from pytest_h2o.lossless.plan import LosslessSettings
 from tests.dump_samples import FP32, write_entry
 
 GROUPED = LosslessSettings(entry_mode="chunked_grouped", online_chunk_seq=192, online_framing_bytes=8)

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from pytest_h2o.cli import main
-from pytest_h2o.commands.lossless import add_arguments, settings_from_args
+from pytest_h2o.cli.lossless import add_arguments, settings_from_args
+from pytest_h2o.cli.main import main
 from pytest_h2o.errors import UsageError
-from pytest_h2o.lossless import LosslessResult, LosslessSettings
-from pytest_h2o.lossless.markdown import render_markdown
-from pytest_h2o.lossless.settings import ONLY_WITH
-from pytest_h2o.scopes import _ONLY_WITH
+from pytest_h2o.inputs.scopes import _ONLY_WITH
+from pytest_h2o.lossless.plan import ONLY_WITH, LosslessSettings
+from pytest_h2o.lossless.result import LosslessResult, render_markdown
 from tests.dump_samples import FIXTURES, FP32, write_entry
 
 

@@ -12,7 +12,7 @@ from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22
 from pytest_h2o.codecs.base import SideInfo, Stream
 from pytest_h2o.codecs.legacy import Legacy
 from pytest_h2o.errors import CodecError
-from pytest_h2o.lossless.framing import ChunkFraming, EntryTable, NoFraming, decode_tensor, encode_tensor
+from pytest_h2o.lossless.plan import ChunkFraming, EntryTable, NoFraming, decode_tensor, encode_tensor
 
 WORDS = np.random.default_rng(5).integers(0x3C00, 0x3C40, (24, 3, 16), dtype=np.uint16)
 STREAM = Stream(WORDS, "k")

@@ -10,12 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_h2o.dumps import DumpEntry, index_dump
 from pytest_h2o.lossless import plan
-from pytest_h2o.lossless.framing import ChunkFraming, EntryTable, NoFraming
-from pytest_h2o.lossless.plan import Task, plan_groups, plan_tasks
-from pytest_h2o.lossless.settings import ENTRY_MODES, LosslessSettings
-from pytest_h2o.lossless.spread import spread
+from pytest_h2o.lossless.executors import spread
+from pytest_h2o.lossless.index import DumpEntry, index_dump
+from pytest_h2o.lossless.plan import (
+    ENTRY_MODES,
+    ChunkFraming,
+    EntryTable,
+    LosslessSettings,
+    NoFraming,
+    Task,
+    plan_groups,
+    plan_tasks,
+)
 from tests.dump_samples import FP32
 
 A_REAL_ENTRY = index_dump(FP32).entries[0]

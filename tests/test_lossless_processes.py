@@ -21,13 +21,13 @@ import pytest
 
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
 from pytest_h2o.codecs.byteplane import Byteplane
-from pytest_h2o.dumps import index_dump
 from pytest_h2o.errors import CodecError, DumpError, ExecutorError, RoundTripError
-from pytest_h2o.lossless import LosslessSettings, evaluate_lossless, executor
+from pytest_h2o.lossless import executors as executor
+from pytest_h2o.lossless.evaluate import evaluate_lossless
+from pytest_h2o.lossless.executors import CannotTravel, pack, run_on_processes, serve
+from pytest_h2o.lossless.index import index_dump
 from pytest_h2o.lossless.measure import Measured, Measurement
-from pytest_h2o.lossless.plan import Task, plan_groups, plan_tasks
-from pytest_h2o.lossless.processes import CannotTravel, pack, run_on_processes
-from pytest_h2o.lossless.worker import serve
+from pytest_h2o.lossless.plan import LosslessSettings, Task, plan_groups, plan_tasks
 from tests.dump_samples import FP16, make_zip, write_entry
 
 SETTINGS = LosslessSettings(
@@ -84,7 +84,7 @@ def all_work_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which way the work went."""
-    from pytest_h2o.lossless import processes
+    from pytest_h2o.lossless import executors as processes
 
     ways: list[str] = []
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_h2o.errors import StoreError
-from pytest_h2o.store import write_new_json, write_new_text
+from pytest_h2o.files import write_new_json, write_new_text
 
 
 def test_text_is_written_as_it_is(tmp_path: Path) -> None:

@@ -7,9 +7,15 @@ from typing import Any
 
 import pytest
 
-from pytest_h2o.decode_options import parse_budget
 from pytest_h2o.errors import UsageError
-from pytest_h2o.options import DEFAULT_THREADS, EMBEDDED_THREADS, OPTIONS, Settings, resolve_settings
+from pytest_h2o.inputs.options import (
+    DEFAULT_THREADS,
+    EMBEDDED_THREADS,
+    OPTIONS,
+    Settings,
+    parse_budget,
+    resolve_settings,
+)
 
 CALLED_IN = Path("/called/in")
 INI_IN = Path("/ini/in")

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_h2o.errors import PresetError
-from pytest_h2o.points import SweepPoint, expand_points
-from pytest_h2o.presets import Preset, load_preset, preset_from_flags
+from pytest_h2o.inputs.presets import Preset, SweepPoint, expand_points, load_preset, preset_from_flags
 
 ROOT = Path(__file__).parents[1]
 MANIFEST = ROOT / "fixtures/recordings/smollm2-135m/target_ratio_v3/manifest.json"

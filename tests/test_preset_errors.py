@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from pytest_h2o.errors import Fault, PresetError
-from pytest_h2o.preset_model import PresetKeys
-from pytest_h2o.presets import load_preset, load_presets, preset_from_flags
-from pytest_h2o.schema.checking import check_source
-from pytest_h2o.schema.yaml_source import Source
-from pytest_h2o.scopes import ScopeFile, ScopeKeys
+from pytest_h2o.inputs.checking import check_source
+from pytest_h2o.inputs.presets import PresetKeys, load_preset, load_presets, preset_from_flags
+from pytest_h2o.inputs.scopes import ScopeFile, ScopeKeys
+from pytest_h2o.inputs.yaml import Source
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,11 +14,18 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_h2o.commands.schema import render_json_schema
-from pytest_h2o.points import expand_points
-from pytest_h2o.preset_model import PresetKeys
-from pytest_h2o.presets import SWEPT_KEYS, Preset, Targets, load_preset, load_presets, preset_from_flags
-from pytest_h2o.schema.yaml_source import read_source
+from pytest_h2o.cli.init import render_json_schema
+from pytest_h2o.inputs.presets import (
+    SWEPT_KEYS,
+    Preset,
+    PresetKeys,
+    Targets,
+    expand_points,
+    load_preset,
+    load_presets,
+    preset_from_flags,
+)
+from pytest_h2o.inputs.yaml import read_source
 
 ROOT = Path(__file__).parents[1]
 ORIGINALS = sorted((ROOT / "fixtures/presets").glob("*.json"))

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from pytest_h2o.commands import progress_lines
-from pytest_h2o.commands.progress_lines import ProgressLines
-from pytest_h2o.dumps import index_dump
+from pytest_h2o.cli import main as progress_lines
+from pytest_h2o.cli.main import ProgressLines
+from pytest_h2o.lossless.index import index_dump
 from tests.dump_samples import FP16
 
 
@@ -53,7 +53,7 @@ def test_a_failure_is_not_told_as_an_end(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_the_index_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_h2o.dumps.index._TELL_EVERY", 100)
+    monkeypatch.setattr("pytest_h2o.lossless.index._TELL_EVERY", 100)
     told: list[int] = []
     index = index_dump(FP16, on_entries=told.append)
     assert told == list(range(100, index.scanned_entries + 1, 100))

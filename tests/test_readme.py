@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pytest_h2o.cli import COMMANDS
-from pytest_h2o.options import OPTIONS
+from pytest_h2o.cli.main import COMMANDS
+from pytest_h2o.inputs.options import OPTIONS
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

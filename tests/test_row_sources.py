@@ -11,20 +11,15 @@ import pytest
 
 from pytest_h2o.bench.command import BenchSettings
 from pytest_h2o.bench.config import read_base_config
-from pytest_h2o.bench.folding import FoldCheck
-from pytest_h2o.commands.sweep import WaitNotice
+from pytest_h2o.bench.sweep import FoldCheck
+from pytest_h2o.cli.sweep import WaitNotice
 from pytest_h2o.errors import H2OError
-from pytest_h2o.launch_settings import bench_settings
-from pytest_h2o.options import Given, Settings
-from pytest_h2o.presets import load_presets
-from pytest_h2o.progress import ProgressWriter, read_board
-from pytest_h2o.row_sources import (
-    LaunchedRows,
-    RecordedRows,
-    _describe_fold,
-    find_recordings,
-)
-from pytest_h2o.store import OnceStore
+from pytest_h2o.inputs.options import Given, Settings
+from pytest_h2o.inputs.presets import load_presets
+from pytest_h2o.run.launching import bench_settings
+from pytest_h2o.run.progress import ProgressWriter, read_board
+from pytest_h2o.run.sources import LaunchedRows, RecordedRows, _describe_fold, find_recordings
+from pytest_h2o.run.store import OnceStore
 from tests.plugin.project import RECORDINGS, ROOT, SWEEP
 
 PRESETS = {preset.name: preset for preset in load_presets([ROOT / "gates" / "presets"])}
@@ -55,7 +50,7 @@ def test_a_half_recorded_preset_is_a_recording_that_fails(tmp_path: Path) -> Non
     (tmp_path / "target_speed_v3" / "configs").mkdir(parents=True)
     found = find_recordings(tmp_path, list(PRESETS.values()), [V3])
     assert found == {name: tmp_path / name for name in ("target_ratio_v3", "target_speed_v3")}
-    from pytest_h2o.points import expand_points
+    from pytest_h2o.inputs.presets import expand_points
 
     points = expand_points(PRESETS["target_speed_v3"])
     with pytest.raises(H2OError, match="is not in the recording"):

@@ -9,10 +9,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from pytest_h2o.commands.schema import render_json_schema
+from pytest_h2o.cli.init import render_json_schema
 from pytest_h2o.errors import PresetError
-from pytest_h2o.schema.yaml_source import read_source
-from pytest_h2o.scopes import RopeKeys, Scope, load_scopes
+from pytest_h2o.inputs.scopes import RopeKeys, Scope, load_scopes
+from pytest_h2o.inputs.yaml import read_source
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "gates/scopes.yaml"

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from pytest_h2o.errors import PresetError, UsageError
-from pytest_h2o.presets import Preset, load_presets
-from pytest_h2o.row_sources import find_recordings
-from pytest_h2o.schema.assignments import share_assignments
-from pytest_h2o.scopes import Scope
-from pytest_h2o.selection import names_asked_for
-from pytest_h2o.session import GateSession
+from pytest_h2o.inputs.checking import share_assignments
+from pytest_h2o.inputs.presets import Preset, load_presets
+from pytest_h2o.inputs.scopes import Scope
+from pytest_h2o.run.session import GateSession, names_asked_for
+from pytest_h2o.run.sources import find_recordings
 from tests.plugin.project import RECORDINGS, ROOT, SWEEP
 from tests.report.gate_items import make_session
 

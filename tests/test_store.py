@@ -10,15 +10,8 @@ from pathlib import Path
 import pytest
 
 from pytest_h2o.errors import StoreError
-from pytest_h2o.store import (
-    OnceStore,
-    append_line,
-    is_in_use,
-    name_run,
-    write_new_bytes,
-    write_new_json,
-    write_new_text,
-)
+from pytest_h2o.files import append_line, write_new_bytes, write_new_json, write_new_text
+from pytest_h2o.run.store import OnceStore, is_in_use, name_run
 
 
 def test_a_file_that_is_there_is_never_replaced(tmp_path: Path) -> None:

@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_h2o.errors import PresetError
-from pytest_h2o.schema import yaml_source
-from pytest_h2o.schema.source_text import MAX_DEPTH
-from pytest_h2o.schema.yaml_source import parse_source, read_source, render_key, resolve_scalar
+from pytest_h2o.inputs import yaml as yaml_source
+from pytest_h2o.inputs.yaml import MAX_DEPTH, parse_source, read_source, render_key, resolve_scalar
 
 LOADERS = [loader for name in ("CSafeLoader", "SafeLoader") if (loader := getattr(yaml, name, None))]
 

@@ -21,11 +21,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "codecs")]
 
 from goldens import GOLDENS, digest, read_cases  # noqa: E402
 
+from pytest_h2o.cli.codecs import streams  # noqa: E402
 from pytest_h2o.codecs.base import Rope, Stream  # noqa: E402
 from pytest_h2o.codecs.container import write_container  # noqa: E402
-from pytest_h2o.codecs.registry import builtin_names  # noqa: E402
-from pytest_h2o.codecs.spec import parse_codec  # noqa: E402
-from pytest_h2o.codecs_bench.streams import streams  # noqa: E402
+from pytest_h2o.codecs.registry import (  # noqa: E402
+    builtin_names,
+    parse_codec,
+)
 
 
 def make_cases() -> dict[str, Stream]:

@@ -78,9 +78,8 @@ def compare_real(path: Path) -> None:
     """Print the largest difference of logits on a real model."""
     from reference_cache import PlainCache
 
-    from pytest_h2o.reference.gguf_file import GgufFile
-    from pytest_h2o.reference.model import Model
-    from pytest_h2o.reference.tokenizer import read_tokenizer
+    from pytest_h2o.reference.gguf import GgufFile
+    from pytest_h2o.reference.model import Model, read_tokenizer
 
     file = GgufFile(path)
     tokens = read_tokenizer(file).encode((ROOT / "fixtures/prompts/prose.txt").read_text("utf-8"))[:256]

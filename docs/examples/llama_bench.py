@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_h2o.bench.row import BenchRow
+from pytest_h2o.bench.rows import BenchRow
 from pytest_h2o.errors import TableError
 
 BITS = {

@@ -7,17 +7,13 @@ names its own: ``bench: NAME``, with ``bench_options:`` for settings that only t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Protocol
-
-from pytest_h2o.errors import UsageError
-from pytest_h2o.points import LLM_BENCH
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.command import BenchSettings, RunFiles
     from pytest_h2o.bench.config import BaseConfig
-    from pytest_h2o.bench.row import BenchRow
-    from pytest_h2o.points import SweepPoint
+    from pytest_h2o.bench.rows import BenchRow
+    from pytest_h2o.inputs.presets import SweepPoint
 
 
 class BenchAdapter(Protocol):
@@ -85,62 +81,3 @@ class BenchAdapter(Protocol):
             What the bench was told besides; None of a recorded row, of which that is not known.
         """
         ...
-
-
-_adapters: dict[str, BenchAdapter] = {}
-
-
-def _known() -> dict[str, BenchAdapter]:
-    """Every adapter by its name; the built-in one is there from the first call on."""
-    if not _adapters:
-        from pytest_h2o.bench.llm_bench import LlmBench
-
-        _adapters[LLM_BENCH] = LlmBench()
-    return _adapters
-
-
-def register_adapter(adapter: BenchAdapter) -> None:
-    """Make an adapter known by its name; one of the same class takes its place.
-
-    Raises
-    ------
-    UsageError
-        Another class has that name.
-    """
-    known = _known().setdefault(adapter.name, adapter)
-    _adapters[adapter.name] = adapter if _place(known) == _place(adapter) else known
-    if _adapters[adapter.name] is not adapter:
-        raise UsageError(
-            f"two bench adapters are called {adapter.name!r}",
-            came=f"{_place(known)} and {_place(adapter)}",
-            expected="one adapter a name",
-        )
-
-
-def get_adapter(name: str, where: str | None = None) -> BenchAdapter:
-    """Return the adapter of a name.
-
-    Raises
-    ------
-    UsageError
-        There is none; with the nearest names.
-    """
-    if name not in _known():
-        near = get_close_matches(name, _adapters, n=1)
-        raise UsageError(
-            "no such bench adapter",
-            where=where,
-            came=name,
-            expected=f"one of {', '.join(sorted(_adapters))}",
-            hint=f"did you mean {near[0]}?" if near else "a plugin adds adapters by the hook pytest_h2o_benches",
-        )
-    return _adapters[name]
-
-
-def name_bench_of(text: str) -> str | None:
-    """Name the bench that an output looks like; None if it looks like none that is known."""
-    return next((name for name, adapter in _known().items() if adapter.recognises(text)), None)
-
-
-def _place(adapter: BenchAdapter) -> str:
-    return f"{type(adapter).__module__}.{type(adapter).__qualname__}"

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pytest_h2o.embedded import digest_program, program_command
+from pytest_h2o.bench.embedded import digest_program, program_command
 from pytest_h2o.errors import BenchError, StoreError
-from pytest_h2o.points import SweepPoint
+from pytest_h2o.inputs.presets import SweepPoint
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pytest_h2o.bench.printable import can_name_file
-from pytest_h2o.errors import UsageError
-from pytest_h2o.points import SweepPoint
+from pytest_h2o.errors import UsageError, can_name_file
+from pytest_h2o.inputs.presets import SweepPoint
 
 PATH_FIELDS: Mapping[str, str] = {
     "llm_config": "llm_config.json",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
 from pytest_h2o.bench.process import read_tail, run_child
 from pytest_h2o.errors import BenchError, TableError
-from pytest_h2o.store import write_new_json
+from pytest_h2o.files import write_new_json
 
 _TEXT_BEGINS = re.compile(r"^prompt file is [^\n]*\n", re.MULTILINE)
 _TEXT_ENDS = re.compile(r"^#{10,}[^\n]*$", re.MULTILINE)
@@ -117,3 +118,78 @@ def parse_demo_text(output: str, where: str) -> str:
 def find_prompts(given: Path | None, shipped: Path) -> Sequence[Path]:
     """The prompts to say on: the one that is given, else every text that comes with the plugin."""
     return (given,) if given is not None else tuple(sorted(shipped.glob("*.txt")))
+
+
+@dataclass(frozen=True)
+class TextPair:
+    """Two texts of one prompt.
+
+    Attributes
+    ----------
+    prompt : str
+        Name of the prompt.
+    prefix_words, prefix_chars : int
+        Length of what both begin with, in whole words and in characters.
+    words_off, words_on : int
+        Words of the text with eviction off and on.
+    similarity : float
+        Share of words that stand in both in the same order, 0 to 1: twice the matching words over all words of both
+        (Ratcliff and Metzener 1988, as Python's difflib has it). 1 for two empty texts.
+    """
+
+    prompt: str
+    prefix_words: int
+    prefix_chars: int
+    words_off: int
+    words_on: int
+    similarity: float
+
+    def render(self) -> str:
+        """One line."""
+        return (
+            f"{self.prompt}: {self.words_off} words with H2O off, {self.words_on} with H2O on; the first "
+            f"{self.prefix_words} words ({self.prefix_chars} characters) are the same, similarity {self.similarity:.3f}"
+        )
+
+
+@dataclass(frozen=True)
+class TextComparison:
+    """The texts of one row: every prompt."""
+
+    candidate: str
+    """Run id of the row."""
+    pairs: tuple[TextPair, ...]
+
+    @property
+    def similarity(self) -> float:
+        """Mean over the prompts, 0 to 1; higher is better."""
+        return sum(pair.similarity for pair in self.pairs) / len(self.pairs)
+
+    def to_json(self) -> dict[str, Any]:
+        """Built-in values only; `from_json` reads them back."""
+        return {"candidate": self.candidate, "pairs": [asdict(pair) for pair in self.pairs]}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> TextComparison:
+        """Read what `to_json` gave."""
+        return cls(value["candidate"], tuple(TextPair(**pair) for pair in value["pairs"]))
+
+
+def compare_texts(prompt: str, off: str, on: str) -> TextPair:
+    """Compare the text with eviction off and the one with eviction on."""
+    words_off, words_on = off.split(), on.split()
+    return TextPair(
+        prompt=prompt,
+        prefix_words=_common(words_off, words_on),
+        prefix_chars=_common(off, on),
+        words_off=len(words_off),
+        words_on=len(words_on),
+        similarity=SequenceMatcher(None, words_off, words_on, autojunk=False).ratio(),
+    )
+
+
+def _common(first: Sequence[str], second: Sequence[str]) -> int:
+    return next(
+        (place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b),
+        min(len(first), len(second)),
+    )

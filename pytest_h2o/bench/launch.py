@@ -5,26 +5,26 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+import shlex
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pytest_h2o.bench.adapter import BenchAdapter, get_adapter
-from pytest_h2o.bench.check import only_row
+from pytest_h2o.bench.adapter import BenchAdapter
 from pytest_h2o.bench.command import BenchSettings, RunFiles, repeat_command
 from pytest_h2o.bench.config import BaseConfig
-from pytest_h2o.bench.disturbance import find_disturbance, read_machine
-from pytest_h2o.bench.log_rows import read_log
-from pytest_h2o.bench.machine_lock import machine_lock
+from pytest_h2o.bench.llm_bench import get_adapter, only_row
+from pytest_h2o.bench.machine import find_disturbance, machine_lock, read_machine
 from pytest_h2o.bench.output import OutputSummary, count_warnings
 from pytest_h2o.bench.process import ChildResult, read_tail, run_child, signal_name
-from pytest_h2o.bench.result import PointResult
-from pytest_h2o.errors import BenchError, H2OError, TableError
-from pytest_h2o.points import SweepPoint
-from pytest_h2o.store import write_new_json, write_new_text
+from pytest_h2o.bench.results import MANIFEST_NAME, PointResult, manifest_entry, write_manifest
+from pytest_h2o.bench.rows import read_log
+from pytest_h2o.errors import BenchError, H2OError, TableError, one_line
+from pytest_h2o.files import write_new_json, write_new_text
+from pytest_h2o.inputs.presets import SweepPoint
 
 BASELINE_RUN_ID = "baseline_h2o_off"
-
 _USAGE_EXIT_CODE = 255
 _JSON_REJECTED = re.compile(r"invalid parameter for argument: (?:-j|--json)(?:;|$)")
 
@@ -235,3 +235,147 @@ def _with_launch(error: TableError, child: ChildResult, output: OutputSummary) -
         expected=error.expected,
         hint=error.hint,
     )
+
+
+RELAUNCHES = 6
+"""What one comparison, or the rows of one preset, may spend on launches that are made again. Above it the machine is
+simply not quiet: disturbed launches then count all the same. In a pair both sides meet the same disturbances, and the
+interval is the wider for it."""
+
+IN_VAIN = 3
+"""What a launch costs that was made again and was disturbed as well: it says that waiting for quiet is in vain."""
+
+SAME_LAUNCH = 2
+"""One and the same launch is made again so often at most."""
+
+
+@dataclass
+class Relaunches:
+    """Decides whether a launch is made again.
+
+    Attributes
+    ----------
+    left : int
+        What may still be spent; 0 only marks.
+    """
+
+    left: int = RELAUNCHES
+
+    def until_quiet(
+        self, result: PointResult, again: Callable[[int], PointResult], told: Callable[[PointResult], object]
+    ) -> PointResult:
+        """Make a disturbed launch again; the last result, disturbed or not.
+
+        Parameters
+        ----------
+        result : PointResult
+            Of the first launch.
+        again : callable
+            Launches once more; takes which time it is, from 1.
+        told : callable
+            Called with each result that is not used, before the next launch.
+        """
+        for number in range(1, SAME_LAUNCH + 1):
+            if result.disturbance is None or self.left <= 0:
+                break
+            told(result)
+            result = again(number)
+            self.left -= 1 if result.disturbance is None else IN_VAIN
+        return result
+
+
+@dataclass
+class Relauncher:
+    """Launches the points of a sweep whose own speeds are judged.
+
+    Attributes
+    ----------
+    launcher : Launcher
+    relaunches : Relaunches
+        Of all points together.
+    """
+
+    launcher: Launcher
+    relaunches: Relaunches = field(default_factory=Relaunches)
+
+    def launch_point(self, point: SweepPoint) -> PointResult:
+        """The row of a point; what a disturbed launch left keeps other names, and a note. Errors as in a launch."""
+        notes: list[str] = []
+
+        def move(result: PointResult) -> None:
+            moved = RunFiles(self.launcher.directory, point.run_id).move_aside("disturbed")
+            notes.append(f"measured again: {result.disturbance}; what that launch left is {moved}.*")
+
+        first = self.launcher.launch_point(point)
+        result = self.relaunches.until_quiet(first, lambda _: self.launcher.launch_point(point), move)
+        return replace(result, notes=(*notes, *result.notes))
+
+
+COMMANDS_NAME = "commands.sh"
+
+
+def write_dry_run(
+    points: Sequence[SweepPoint], base: BaseConfig, settings: BenchSettings, directory: Path
+) -> tuple[str, ...]:
+    """Write the configs of all points, a manifest whose return codes are null, and a shell script of the runs.
+
+    Parameters
+    ----------
+    points : sequence of SweepPoint
+        The points; folding is left aside.
+    base : BaseConfig
+        The model.
+    settings : BenchSettings
+        The bench, which need not exist.
+    directory : Path
+        Folder of the sweep.
+
+    Returns
+    -------
+    tuple of str
+        The command line of each point, quoted for a shell.
+
+    Raises
+    ------
+    StoreError, BenchError
+        A file exists or cannot be written, or the bench could not be given its path.
+    """
+    commands, configs = [], []
+    for point in points:
+        files = RunFiles(directory, point.run_id)
+        files.refuse_existing()
+        adapter = get_adapter(point.bench)
+        configs.append((files.config, adapter.run_config(base, point)))
+        command = shlex.join(adapter.argv(settings, files, point, configs[-1][1]))
+        commands.append(f"{command} > {shlex.quote(str(files.log))}" if adapter.rows_on_stdout else command)
+    for path, config in configs:
+        write_new_json(path, config)
+    write_manifest(directory / MANIFEST_NAME, [manifest_entry(point, None) for point in points])
+    lines = ["#!/bin/sh", "set -e", "mkdir -p " + shlex.quote(str((directory / "logs").absolute())), *commands]
+    write_new_text(directory / COMMANDS_NAME, "\n".join(lines) + "\n")
+    return tuple(commands)
+
+
+ASK_S = 5.0
+"""Seconds that the answer may take."""
+
+_VERSION = re.compile(r"\d+\.\d+|\b[0-9a-f]{7,40}\b")
+
+
+def ask_version(command: Sequence[str]) -> str | None:
+    """Run the bench with ``--version`` alone, and give its first line that names a version.
+
+    Returns
+    -------
+    str or None
+        None if it does not know the flag (MNN's ends with exit code 255), says nothing like a version, takes too long
+        or cannot be started: a launch will say what is wrong with it.
+    """
+    with tempfile.TemporaryDirectory(prefix="pytest-h2o-") as folder:
+        output = Path(folder, "version.txt")
+        try:
+            child = run_child([*command, "--version"], stdout_path=output, timeout_s=ASK_S, grace_s=0.5)
+        except BenchError:
+            return None
+        lines = read_tail(output).splitlines() if child.returncode == 0 else []
+    return next((one_line(line, limit=60) for line in lines if _VERSION.search(line)), None)

@@ -2,17 +2,262 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
-from pytest_h2o.bench.check import check_baseline_row, check_row, is_idle
+from pytest_h2o.bench.adapter import BenchAdapter
 from pytest_h2o.bench.command import BenchSettings, RunFiles, bench_argv
 from pytest_h2o.bench.config import BaseConfig, baseline_run_config, build_run_config
-from pytest_h2o.bench.row import BenchRow
-from pytest_h2o.bench.table import parse_table
-from pytest_h2o.points import LLM_BENCH, SweepPoint
+from pytest_h2o.bench.rows import BenchRow, Measurement, parse_table, require_h2o
+from pytest_h2o.errors import TableError, UsageError, one_line
+from pytest_h2o.inputs.checking import LLM_BENCH
+from pytest_h2o.inputs.presets import SweepPoint
+
+_adapters: dict[str, BenchAdapter] = {}
+
+
+def _known() -> dict[str, BenchAdapter]:
+    """Every adapter by its name; the built-in one is there from the first call on."""
+    if not _adapters:
+        _adapters[LLM_BENCH] = LlmBench()
+    return _adapters
+
+
+def register_adapter(adapter: BenchAdapter) -> None:
+    """Make an adapter known by its name; one of the same class takes its place.
+
+    Raises
+    ------
+    UsageError
+        Another class has that name.
+    """
+    known = _known().setdefault(adapter.name, adapter)
+    _adapters[adapter.name] = adapter if _place(known) == _place(adapter) else known
+    if _adapters[adapter.name] is not adapter:
+        raise UsageError(
+            f"two bench adapters are called {adapter.name!r}",
+            came=f"{_place(known)} and {_place(adapter)}",
+            expected="one adapter a name",
+        )
+
+
+def get_adapter(name: str, where: str | None = None) -> BenchAdapter:
+    """Return the adapter of a name.
+
+    Raises
+    ------
+    UsageError
+        There is none; with the nearest names.
+    """
+    if name not in _known():
+        near = get_close_matches(name, _adapters, n=1)
+        raise UsageError(
+            "no such bench adapter",
+            where=where,
+            came=name,
+            expected=f"one of {', '.join(sorted(_adapters))}",
+            hint=f"did you mean {near[0]}?" if near else "a plugin adds adapters by the hook pytest_h2o_benches",
+        )
+    return _adapters[name]
+
+
+def name_bench_of(text: str) -> str | None:
+    """Name the bench that an output looks like; None if it looks like none that is known."""
+    return next((name for name, adapter in _known().items() if adapter.recognises(text)), None)
+
+
+def _place(adapter: BenchAdapter) -> str:
+    return f"{type(adapter).__module__}.{type(adapter).__qualname__}"
+
+
+_RATIO_COLUMNS = (
+    "h2o_keep",
+    "h2o_lossy",
+    "h2o_lossless",
+    "h2o_target_keep_effective",
+    "h2o_floor_keep",
+    "h2o_quantized_keep",
+)
+
+ESTIMATE_SLACK = 1.01
+"""How far a lossy ratio may exceed ``1 / keep``: a mean of ratios is not the ratio of means (recorded: up to 0.1 %)."""
+
+_KEEP_ROUNDING = 0.00005
+"""The bench prints a keep ratio with four digits after the point."""
+
+_IDLE_COLUMNS = ("h2o_keep", "h2o_lossy", "h2o_floor_keep")
+
+
+def only_row(rows: Sequence[BenchRow], log_file: str) -> BenchRow:
+    """Return the one row of a log.
+
+    Raises
+    ------
+    TableError
+        There are several: two runs were written into one file, and nothing tells which one is meant.
+    """
+    if len(rows) == 1:
+        return rows[0]
+    raise TableError(
+        "a log has several rows, and nothing tells which one is meant",
+        where=log_file,
+        came=f"{len(rows)} rows",
+        expected="one row: the bench appends, so each run needs a log of its own",
+        hint="split the log, or run this point again",
+    )
+
+
+def check_row(
+    row: BenchRow,
+    point: SweepPoint | None,
+    *,
+    backend: str | None = None,
+    threads: int | None = None,
+    attention_option: int | None = None,
+) -> None:
+    """Check that a row of a run with H2O on is what was asked for, and that a verdict may rest on it.
+
+    Parameters
+    ----------
+    row : BenchRow
+        The row.
+    point : SweepPoint or None
+        The configuration that was run; None where it is not known (a recorded log without a preset).
+    backend, threads, attention_option : optional
+        What the bench was told; None where that is not known.
+
+    Raises
+    ------
+    TableError
+        Other lengths, backend or threads than asked; H2O columns missing; a ratio or speed that is missing, not
+        finite or not above 0; a lossy ratio that the keep ratio beside it rules out; H2O enabled but idle.
+    """
+    if point is not None:
+        _check_equal(row, "prompt length", row.prompt_len, point.prompt_len)
+        _check_equal(row, "generated length", row.gen_len, point.gen_len)
+    _check_machine(row, backend, threads)
+    require_h2o(row)
+    for column in _RATIO_COLUMNS:
+        _check_measured(row, column, row.get(column), zero_is_sound=column == "h2o_floor_keep")
+    keep = row.get("h2o_keep")
+    if keep is not None and keep.mean > 1:
+        raise _unsound(row, "h2o_keep", f"{keep.mean:g}", "a share of the cache, at most 1")
+    _check_consistent(row)
+    _check_speeds(row)
+    if is_idle(row):
+        raise _idle_error(row, point, attention_option)
+
+
+def check_baseline_row(
+    row: BenchRow, point: SweepPoint | None, *, backend: str | None = None, threads: int | None = None
+) -> None:
+    """Check that a row of a run with H2O off is what was asked for, has its speeds, and shows no eviction.
+
+    Raises
+    ------
+    TableError
+        As `check_row`; and where H2O columns are there and do not all say 1, so that H2O was on.
+    """
+    if point is not None:
+        _check_equal(row, "prompt length", row.prompt_len, point.prompt_len)
+        _check_equal(row, "generated length", row.gen_len, point.gen_len)
+    _check_machine(row, backend, threads)
+    _check_speeds(row)
+    for column in _IDLE_COLUMNS:
+        value = row.get(column)
+        if value is not None and value.mean != 1:
+            raise _unsound(row, column, row.cells[column], "1: H2O is off in a baseline")
+
+
+def is_idle(row: BenchRow) -> bool:
+    """Tell whether the row shows no eviction at all: keep, lossy and floor are all exactly 1."""
+    values = [row.get(column) for column in _IDLE_COLUMNS]
+    return all(value is not None and value.mean == 1 for value in values)
+
+
+def _check_machine(row: BenchRow, backend: str | None, threads: int | None) -> None:
+    if backend is not None and (row.backend or "").lower() != backend.lower():
+        raise TableError(
+            "the bench ran on another backend than asked",
+            where=row.log_file,
+            came=one_line(row.backend or "no backend column"),
+            expected=backend.upper(),
+            hint="the bench takes CPU for any name that it does not know or was not built with",
+        )
+    _check_equal(row, "number of threads", row.threads, threads if threads is not None else row.threads)
+
+
+def _check_equal(row: BenchRow, name: str, came: int | None, expected: int | None) -> None:
+    if came != expected:
+        raise TableError(
+            f"the row has another {name} than asked",
+            where=row.log_file,
+            came="no such column" if came is None else str(came),
+            expected=str(expected),
+            hint="the log is of another run, or the bench ignored the option",
+        )
+
+
+def _check_speeds(row: BenchRow) -> None:
+    _check_measured(row, "prefill speed", row.prefill_tok_per_s)
+    _check_measured(row, "decode speed", row.decode_tok_per_s)
+
+
+def _check_consistent(row: BenchRow) -> None:
+    """Check that the lossy ratio is not above what the kept share leaves: raw over kept is at most ``1 / keep``."""
+    keep, lossy = row.get("h2o_keep"), row.get("h2o_lossy")
+    if keep is None or lossy is None or lossy.mean * (keep.mean - _KEEP_ROUNDING) <= ESTIMATE_SLACK:
+        return
+    raise TableError(
+        "the row contradicts itself: its lossy ratio is above what its keep ratio leaves",
+        where=row.log_file,
+        came=f"h2o_lossy {lossy.mean:g} beside h2o_keep {keep.mean:g}",
+        expected=f"h2o_lossy of at most {ESTIMATE_SLACK / keep.mean:.3f}, about 1 / h2o_keep",
+        hint="the table was edited, or the bench has an error; run this point again",
+    )
+
+
+def _check_measured(row: BenchRow, name: str, value: Measurement | None, *, zero_is_sound: bool = False) -> None:
+    if value is None:
+        raise _unsound(row, name, "nothing", "a measured number")
+    if not math.isfinite(value.mean) or value.mean < 0 or (value.mean == 0 and not zero_is_sound):
+        raise _unsound(
+            row, name, f"{value.mean:g}", "a finite number" + (" of at least 0" if zero_is_sound else " above 0")
+        )
+
+
+def _unsound(row: BenchRow, name: str, came: str, expected: str) -> TableError:
+    return TableError(
+        f"the row has no sound {name}", where=row.log_file, came=came, expected=expected, hint="run this point again"
+    )
+
+
+def _idle_error(row: BenchRow, point: SweepPoint | None, attention_option: int | None) -> TableError:
+    """Say why H2O did nothing, as far as that can be known."""
+    if attention_option:
+        came = f"-qatten {attention_option}, which quantises the cache and switches H2O off in this engine"
+        hint = "gate with attention option 0"
+    elif point is not None and point.prompt_len + point.gen_len < point.trigger_min_tokens:
+        came = (
+            f"a cache of at most {point.prompt_len} + {point.gen_len} tokens, "
+            f"and kv_h2o_trigger_min_tokens {point.trigger_min_tokens}: it never begins"
+        )
+        hint = "lower h2o_trigger_min_tokens, or raise prompts or gens"
+    else:
+        came = "keep, lossy and floor of exactly 1"
+        hint = "look at the config: kv_h2o_enable, the layer range, kv_h2o_trigger_min_tokens; and at -qatten"
+    return TableError(
+        "H2O is on but did nothing: this row is no measurement of it",
+        where=row.log_file,
+        came=came,
+        expected="tokens evicted",
+        hint=hint,
+    )
+
 
 _TABLE = re.compile(r"\s*\|\s*model\s*\|", re.ASCII)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pytest_h2o.bench.printable import one_line
+from pytest_h2o.errors import one_line
 
 _PIECE_BYTES = 64 * 1024
 _MAX_KINDS = 64
@@ -33,12 +33,15 @@ _INFORMATION = re.compile(
     r"|Prepare for tuning opt |prompt file is |load tokenizer|tokenizer_type|#+$|usage: |options:$|-\w+,? +(?:--|<)"
     r"|[\w ]*(?:tokens num|time|speed|RTF|pixels_mp) += "
 )
+
 _TEXT_BEGINS, _TEXT_ENDS = "prompt file is ", re.compile(r"#{10,}")
+
 _FAILURE = re.compile(
     r"^error\b|unable to|cannot |could not|failed|invalid parameter|exception|\bwhat\(\)|assertion|out of memory|"
     r"bad_alloc|segmentation fault|aborted|terminate called|error while loading|parse arguments error",
     re.IGNORECASE,
 )
+
 _WEAK_FAILURE = re.compile(r"not exist|not found|no such|\berror\b", re.IGNORECASE)
 
 

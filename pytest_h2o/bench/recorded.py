@@ -2,26 +2,338 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from pytest_h2o.bench.check import is_idle, only_row
-from pytest_h2o.bench.manifest import MANIFEST_NAME, ManifestEntry, read_manifest
-from pytest_h2o.bench.printable import make_printable
-from pytest_h2o.bench.recorded_run import (
-    RecordedRun,
-    other_configuration,
-    read_h2o_switch,
-    read_recorded_baseline,
-    read_recorded_run,
-)
-from pytest_h2o.bench.recorded_sharing import find_sharing_faults
-from pytest_h2o.bench.result import PointResult
-from pytest_h2o.bench.table import read_table
-from pytest_h2o.errors import BenchError, H2OError, StoreError
-from pytest_h2o.points import SweepPoint
+from pytest_h2o.bench.adapter import BenchAdapter
+from pytest_h2o.bench.config import point_keys
+from pytest_h2o.bench.llm_bench import check_baseline_row, check_row, get_adapter, is_idle, name_bench_of, only_row
+from pytest_h2o.bench.output import OutputSummary, count_warnings
+from pytest_h2o.bench.process import read_tail, signal_name
+from pytest_h2o.bench.results import MANIFEST_NAME, ManifestEntry, PointResult, read_manifest
+from pytest_h2o.bench.rows import BenchRow, read_rows, read_table, read_text
+from pytest_h2o.bench.sweep import INERT_FIELDS, fold_key
+from pytest_h2o.errors import BenchError, H2OError, StoreError, TableError, make_printable
+from pytest_h2o.inputs.presets import SweepPoint
+
+_KEY_OF_FIELD: Mapping[str, str] = {
+    "keep_ratio": "kv_h2o_target_keep_ratio",
+    "h2o_layer_start": "kv_h2o_layer_start",
+    "h2o_layer_end": "kv_h2o_layer_end",
+    "h2o_target_mode": "kv_h2o_target_mode",
+    "h2o_target_lossy_ratio": "kv_h2o_target_lossy_ratio",
+    **{
+        name: f"kv_h2o_{name}"
+        for name in (
+            "block_tokens",
+            "sink_tokens",
+            "recent_tokens",
+            "ema_alpha",
+            "update_interval",
+            "trigger_min_tokens",
+        )
+    },
+}
+"""Field of a manifest -> the config key that says the same; lossless keys have one name in both."""
+
+_IN_THE_ROW = ("run_id", "prompt_len", "gen_len")
+"""Fields that the row or its name itself shows."""
+
+
+def read_recorded_config(path: Path | None) -> Mapping[str, Any] | None:
+    """Read the config of a recorded run; None if there is none that can be read."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8")) if path is not None else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def config_differences(config: Mapping[str, Any], point: SweepPoint, *, shared: bool) -> list[str]:
+    """Name the H2O and lossless keys in which a config is another configuration than a point; keys it lacks are none.
+
+    Parameters
+    ----------
+    config : mapping
+        What the run read.
+    point : SweepPoint
+        What it should have run.
+    shared : bool
+        The config is that of the run which the point shares: the key that its target mode does not read may differ.
+    """
+    passed_over = _KEY_OF_FIELD.get(INERT_FIELDS.get(point.h2o_target_mode, "")) if shared else None
+    return [
+        f"{key} {config[key]!r}, not {value!r}"
+        for key, value in point_keys(point).items()
+        if key in config and key != passed_over and config[key] != value
+    ]
+
+
+def unverified_note(config: Mapping[str, Any] | None, listed: Collection[str], point: SweepPoint) -> str | None:
+    """Say which settings of a point neither the config nor the manifest entry of its run has; None if all are there.
+
+    Parameters
+    ----------
+    config : mapping or None
+        What the run read, where that is there.
+    listed : collection of str
+        Fields of its manifest entry; empty without one.
+    point : SweepPoint
+        What it should have run.
+    """
+    missing = [
+        name
+        for name in point.manifest_fields()
+        if name not in _IN_THE_ROW and name not in listed and _KEY_OF_FIELD.get(name, name) not in (config or {})
+    ]
+    if not missing:
+        return None
+    return f"configuration not verified: {_describe_files(config, listed)} {_join(missing)}"
+
+
+def _describe_files(config: Mapping[str, Any] | None, listed: Collection[str]) -> str:
+    if config is None:
+        return "no config that can be read, and the manifest does not say" if listed else "neither config nor manifest:"
+    return "neither its config nor its manifest entry says" if listed else "no manifest, and its config does not say"
+
+
+def _join(names: Sequence[str], most: int = 4) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """Where one run's files are, and what is known of it.
+
+    Attributes
+    ----------
+    run_id : str
+        The point, or the name of a log.
+    log : Path
+        Its log; what it printed stands beside it as ``<name>.stdout.txt``.
+    log_file : str
+        The log as its row names it.
+    config : Path or None
+        Its config; may be missing.
+    point : SweepPoint or None
+        What it should have run, where that is known.
+    return_code : int or None
+        None if it is not known.
+    shares_run_with : str or None
+        Run id of the run whose row it shares.
+    listed : collection of str
+        Fields of its manifest entry, which agree with the point; empty without a manifest.
+    """
+
+    run_id: str
+    log: Path
+    log_file: str
+    config: Path | None = None
+    point: SweepPoint | None = None
+    return_code: int | None = None
+    shares_run_with: str | None = None
+    listed: Collection[str] = ()
+
+    @property
+    def stdout(self) -> Path:
+        """What it printed; may be missing."""
+        return self.log.with_name(f"{self.log.stem}.stdout.txt")
+
+    @property
+    def json(self) -> Path | None:
+        """Its results as JSON; beside bare logs such a name is as likely a config, and is not read."""
+        return self.log.with_suffix(".json") if self.log.parent.name == "logs" else None
+
+
+def read_recorded_run(run: RecordedRun) -> PointResult:
+    """Read the row of a run with H2O on.
+
+    Raises
+    ------
+    BenchError
+        The run failed when it was recorded, its config is not that of the point, its log is missing or damaged, has
+        several rows, or its row is not sound.
+    """
+    _check_recorded(run)
+    note = None if run.point is None else _check_configuration(run, run.point)
+    result = _read(run)
+    check_row(result.row, run.point)
+    return result if note is None else replace(result, notes=(*result.notes, note))
+
+
+def read_recorded_baseline(run: RecordedRun) -> PointResult:
+    """Read the row of a run with H2O off; errors as in `read_recorded_run`."""
+    _check_recorded(run)
+    result = _read(run)
+    check_baseline_row(result.row, run.point)
+    return result
+
+
+def read_h2o_switch(config: Path | None) -> bool | None:
+    """Read whether a config switches H2O on; None if there is no config that says so."""
+    switch = (read_recorded_config(config) or {}).get("kv_h2o_enable")
+    return switch if isinstance(switch, bool) else None
+
+
+def other_configuration(run_id: str, where: Path, differences: Sequence[str]) -> BenchError:
+    """The error of a recorded run that is another configuration than its point."""
+    return BenchError(
+        f"{run_id} was recorded with another configuration",
+        where=str(where),
+        came="; ".join(differences),
+        expected="the configuration of the preset's point with this run id",
+        hint="use the preset that the recording was made with, or record it again",
+    )
+
+
+def _check_configuration(run: RecordedRun, point: SweepPoint) -> str | None:
+    """Compare the config with the point; say what is there to verify the rest, or rather what is not."""
+    config = read_recorded_config(run.config)
+    differences = config_differences(config or {}, point, shared=run.shares_run_with is not None)
+    if differences and run.config is not None:
+        raise other_configuration(run.run_id, run.config, differences)
+    return unverified_note(config, run.listed, point)
+
+
+def _check_recorded(run: RecordedRun) -> None:
+    """Check what was noted when the run was made."""
+    if run.return_code not in (None, 0):
+        output = _read_output(run)
+        name = signal_name(run.return_code or 0)
+        end = f"was ended by {name}" if name else f"ended with exit code {run.return_code}"
+        raise BenchError(
+            f"the recorded run {end}",
+            returncode=run.return_code,
+            signal_name=name,
+            output_tail=read_tail(run.stdout),
+            where=run.log_file,
+            came=(output.reason if output else None) or "no reason was recorded",
+            expected="return code 0 in the manifest",
+            hint="run this point again",
+        )
+    if not run.log.is_file():
+        raise BenchError(
+            "the log of this run is missing",
+            where=str(run.log),
+            expected="the table that the bench wrote (-fp)",
+            hint="copy the whole folder of the sweep, or run this point again",
+        )
+
+
+def _read(run: RecordedRun) -> PointResult:
+    repeat = None if run.point is None else run.point.repeat
+    read = read_rows(run.log, run.json, log_file=run.log_file, repeat=repeat)
+    return PointResult(
+        run_id=run.run_id,
+        row=only_row(read.rows, run.log_file),
+        log_path=run.log,
+        config_path=run.config if run.config is not None and run.config.is_file() else None,
+        stdout_path=run.stdout if run.stdout.is_file() else None,
+        output=_read_output(run),
+        returncode=run.return_code,
+        notes=read.notes,
+        shares_run_with=run.shares_run_with,
+    )
+
+
+def _read_output(run: RecordedRun) -> OutputSummary | None:
+    """What the run printed, if that was kept and can be read."""
+    if not run.stdout.is_file():
+        return None
+    try:
+        return count_warnings(run.stdout)
+    except OSError as error:
+        raise BenchError(
+            "the recorded output of a run cannot be read", where=str(run.stdout), came=error.strerror or str(error)
+        ) from error
+
+
+_NO_SETTING = frozenset({"run_id", "config", "log", "return_code", "shares_run_with"})
+
+
+def find_sharing_faults(
+    entries: Sequence[ManifestEntry], points: Mapping[str, SweepPoint] | None, folder: Path
+) -> dict[str, H2OError]:
+    """Find the runs whose log is also that of another run without a right to it.
+
+    Parameters
+    ----------
+    entries : sequence of ManifestEntry
+        All of the manifest.
+    points : mapping or None
+        Run id -> the point that is wanted; None where points are not known. Then the entries themselves are compared.
+    folder : Path
+        Folder of the manifest.
+
+    Returns
+    -------
+    dict
+        Run id -> what is wrong with its sharing. A run without a fault has a log of its own, or shares that of a run
+        which differs from it at most in what their target mode does not read.
+    """
+    by_id = {entry.run_id: entry for entry in entries}
+    logs = {entry.run_id: (folder / entry.log_file).resolve() for entry in entries}
+    owners: dict[Path, list[str]] = {}
+    for entry in entries:
+        if entry.shares_run_with is None:
+            owners.setdefault(logs[entry.run_id], []).append(entry.run_id)
+    faults: dict[str, H2OError] = {}
+    for entry in entries:
+        came = None
+        if entry.shares_run_with is not None:
+            leader = by_id.get(entry.shares_run_with)
+            came = _why_not_shared(
+                entry, leader, points, same_log=logs.get(entry.shares_run_with) == logs[entry.run_id]
+            )
+        elif len(owners[logs[entry.run_id]]) > 1:
+            others = [run_id for run_id in owners[logs[entry.run_id]] if run_id != entry.run_id]
+            more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+            came = f"{entry.log_file}, which is also the log of {others[0]}{more}"
+        if came is not None:
+            faults[entry.run_id] = _no_own_log(entry.run_id, folder, came)
+    return faults
+
+
+def _why_not_shared(
+    entry: ManifestEntry, leader: ManifestEntry | None, points: Mapping[str, SweepPoint] | None, *, same_log: bool
+) -> str | None:
+    """Why a run cannot share that of another; None if it can."""
+    named = f"shares_run_with {entry.shares_run_with}"
+    if leader is None:
+        return f"{named}, which the manifest does not list"
+    if leader.shares_run_with is not None:
+        return f"{named}, which has no run of its own"
+    if not same_log:
+        return f"{named}, and another log than that run has: {entry.log_file}"
+    point, other = ((points or {}).get(run_id) for run_id in (entry.run_id, leader.run_id))
+    alike = (
+        fold_key(point) == fold_key(other)
+        if point is not None and other is not None
+        else _setting(entry) == _setting(leader)
+    )
+    return None if alike else f"{named}, which is another configuration for the engine"
+
+
+def _setting(entry: ManifestEntry) -> dict[str, object]:
+    """What an entry says of its configuration, less what its target mode does not read."""
+    inert = INERT_FIELDS.get(str(entry.values.get("h2o_target_mode")))
+    return {name: value for name, value in entry.values.items() if name not in _NO_SETTING and name != inert}
+
+
+def _no_own_log(run_id: str, folder: Path, came: str) -> BenchError:
+    return BenchError(
+        f"{run_id} has no log of its own",
+        where=str(folder / MANIFEST_NAME),
+        came=came,
+        expected="a log a run, or shares_run_with the run of a point that the engine cannot tell from this one",
+        hint="copy the whole folder of the sweep, or record the points again",
+    )
+
 
 _RUN_ID = re.compile(r"run_\d{4,}_p\d+_g\d+_k\d+(?:\.\d+)?_b\d+_lr\d+(?:\.\d+)?")
 
@@ -255,4 +567,129 @@ def _ambiguous(run_id: str, names: Sequence[str]) -> BenchError:
         came=", ".join(names),
         expected="one log a run",
         hint="move the others out of the folder",
+    )
+
+
+SUFFIXES = (".json", ".jsonl", ".log", ".txt", ".csv")
+_PRINTED = ".stdout.txt"
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A row and the file it stands in."""
+
+    row: BenchRow
+    path: Path
+
+
+def row_files(folder: Path, adapter: BenchAdapter) -> list[Path]:
+    """Files in a folder and in its ``logs/`` that look like output of a bench, by path."""
+    paths = sorted(path for where in (folder, folder / "logs") for path in where.glob("*") if _may_hold_rows(path))
+    return [path for path in paths if adapter.recognises(_text(path) or "")]
+
+
+def read_row_files(folder: Path, points: Sequence[SweepPoint]) -> Recording:
+    """Read the rows of points, all of one bench, from whatever files of the folder have them.
+
+    Parameters
+    ----------
+    folder : Path
+        Files, or a ``logs/`` folder of them.
+    points : sequence of SweepPoint
+        Each is then in `results` or in `failures` of what is returned. Rows with nothing compressed are `baselines`.
+    """
+    adapter = get_adapter(points[0].bench)
+    found, unused = _read_all(folder, adapter)
+    results: dict[str, PointResult] = {}
+    failures: dict[str, H2OError] = {}
+    for point in points:
+        try:
+            results[point.run_id] = _result(_pick(found, adapter, point, folder, unused), adapter, point)
+        except H2OError as error:
+            failures[point.run_id] = error
+    baselines: dict[str, PointResult] = {}
+    for point in points:
+        bare = replace(point, compressed=False)
+        for one in (one for one in found if adapter.is_row_of(one.row, bare)):
+            try:
+                baselines[str(one.row.cells)] = _result(one, adapter, replace(bare, run_id=one.path.stem))
+            except H2OError as error:
+                unused[one.row.log_file] = error.what
+    return Recording(folder, results, failures, tuple(baselines.values()), unused)
+
+
+def has_rows_of(folder: Path, points: Sequence[SweepPoint]) -> bool:
+    """Whether the folder holds a row of any point, or a file of this bench that is damaged, so that it must be told."""
+    adapter = get_adapter(points[0].bench)
+    found, unused = _read_all(folder, adapter)
+    return bool(unused) or any(adapter.is_row_of(one.row, point) for one in found for point in points)
+
+
+def _may_hold_rows(path: Path) -> bool:
+    return path.suffix in SUFFIXES and not path.name.endswith(_PRINTED) and path.is_file()
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return read_text(path, str(path))
+    except TableError:
+        return None
+
+
+def _read_all(folder: Path, adapter: BenchAdapter) -> tuple[list[_Found], dict[str, str]]:
+    """Every different row, and the files that are damaged -> why."""
+    found: dict[str, _Found] = {}
+    damaged: dict[str, str] = {}
+    for path in row_files(folder, adapter):
+        name = make_printable(path.relative_to(folder).as_posix(), keep="")
+        try:
+            for row in adapter.parse(read_text(path, name), log_file=name):
+                found.setdefault(str(row.cells), _Found(row, path))
+        except H2OError as error:
+            damaged[name] = f"{error.what}: {error.came}" if error.came else error.what
+    return list(found.values()), damaged
+
+
+def _pick(
+    found: Sequence[_Found], adapter: BenchAdapter, point: SweepPoint, folder: Path, damaged: Mapping[str, str]
+) -> _Found:
+    """The one row of a point."""
+    rows = [one for one in found if adapter.is_row_of(one.row, point)]
+    if len(rows) == 1:
+        return rows[0]
+    asked = ", ".join(f"{name} {value}" for name, value in point.manifest_fields().items() if name != "run_id")
+    if rows:
+        raise BenchError(
+            f"{point.run_id} has several rows, and nothing tells which one is meant",
+            where=str(folder),
+            came=", ".join(sorted({one.row.log_file for one in rows})),
+            expected=f"one row with {asked}",
+            hint="keep one measurement of a configuration in the folder",
+        )
+    came = "; ".join(f"{name} is damaged: {why}" for name, why in damaged.items()) or _describe(found, folder)
+    what = f"{point.run_id} is not in the recording"
+    raise BenchError(what, where=str(folder), came=came, expected=f"a row with {asked}")
+
+
+def _describe(found: Sequence[_Found], folder: Path) -> str:
+    """What is there in place of the row that was asked for."""
+    if found:
+        return f"{len(found)} rows of other configurations"
+    benches = {name_bench_of(_text(path) or "") for path in sorted(folder.glob("*")) if _may_hold_rows(path)}
+    known = sorted(name for name in benches if name is not None)
+    return f"output of {', '.join(known)}" if known else "no output of this bench"
+
+
+def _result(one: _Found, adapter: BenchAdapter, point: SweepPoint) -> PointResult:
+    row = replace(one.row, repeat=one.row.repeat or point.repeat)
+    adapter.check(row, point)
+    printed = one.path.with_name(one.path.stem + _PRINTED)
+    config = one.path.parent.parent / "configs" / f"{one.path.stem}.json"
+    return PointResult(
+        run_id=point.run_id,
+        row=row,
+        log_path=one.path,
+        config_path=config if one.path.parent.name == "logs" and config.is_file() else None,
+        stdout_path=printed if printed.is_file() else None,
+        output=count_warnings(printed) if printed.is_file() else None,
     )

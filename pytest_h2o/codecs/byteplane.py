@@ -12,9 +12,8 @@ from typing import ClassVar
 import numpy as np
 
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
-from pytest_h2o.codecs.planes.byte_planes import Plane, join_planes, split_planes
-from pytest_h2o.codecs.planes.frames import check_level, compress, decompress
-from pytest_h2o.codecs.wire.byte_reader import ByteReader, encode_varint
+from pytest_h2o.codecs.planes import Plane, check_level, compress, decompress, join_planes, split_planes
+from pytest_h2o.codecs.wire import ByteReader, encode_varint
 from pytest_h2o.errors import CodecError
 
 

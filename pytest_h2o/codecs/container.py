@@ -1,11 +1,11 @@
-"""A container for encoded bytes that are kept or sent: everything that decoding needs, and what refuses damage.
+r"""A container for encoded bytes that are kept or sent: everything that decoding needs, and what refuses damage.
 
 Layout, version 1 (varint: LEB128, low bits first; integers and floats little-endian):
 
 ==============  =============================================================================================
 bytes           content
 ==============  =============================================================================================
-4               magic, 89 48 32 4F (``\\x89H2O``)
+4               magic, 89 48 32 4F (``\x89H2O``)
 1               version, 1
 1               flags: 1 tensor is V; 2 positions; 4 rope; 8 pairing interleaved; 16 settings; others are 0
 varint, text    length and id of the codec, ASCII
@@ -43,18 +43,15 @@ from numpy.typing import NDArray
 
 from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream, Words
 from pytest_h2o.codecs.registry import codec_from_config
-from pytest_h2o.codecs.wire.byte_reader import ByteReader, encode_varint
-from pytest_h2o.codecs.wire.position_runs import decode_positions, encode_positions
+from pytest_h2o.codecs.wire import ByteReader, decode_positions, encode_positions, encode_varint
 from pytest_h2o.errors import CodecError
 
 MAGIC = b"\x89H2O"
 VERSION = 1
-
 MAX_RAW_BYTES = 1 << 30
 MAX_EXPANSION = 1 << 16
 MAX_ID_BYTES = 64
 MAX_SETTINGS_BYTES = 4096
-
 _IS_V, _POSITIONS, _ROPE, _INTERLEAVED, _SETTINGS = 1, 2, 4, 8, 16
 _THETA = struct.Struct("<d")
 _CHECKSUM = struct.Struct("<I")

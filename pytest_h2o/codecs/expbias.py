@@ -20,14 +20,23 @@ from typing import ClassVar
 import numpy as np
 
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
-from pytest_h2o.codecs.planes.byte_planes import Plane, join_planes, split_planes
-from pytest_h2o.codecs.planes.channel_bias import choose_bias, read_bias, write_bias
-from pytest_h2o.codecs.planes.frames import Search
-from pytest_h2o.codecs.planes.plane_frames import compress_plane, decompress_plane, read_plane, write_plane
-from pytest_h2o.codecs.wire.byte_reader import ByteReader
-from pytest_h2o.codecs.wire.stream_header import (
+from pytest_h2o.codecs.planes import (
+    Plane,
+    Search,
+    choose_bias,
+    compress_plane,
+    decompress_plane,
+    join_planes,
+    read_bias,
+    read_plane,
+    split_planes,
+    write_bias,
+    write_plane,
+)
+from pytest_h2o.codecs.wire import (
     MAX_HEADER_BYTES,
     RAW_MODE,
+    ByteReader,
     check_shape,
     decode_raw,
     encode_raw,

@@ -14,11 +14,9 @@ from typing import ClassVar
 import numpy as np
 import zstandard
 
+from pytest_h2o.codecs import planes as predictors
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
-from pytest_h2o.codecs.planes import predictors
-from pytest_h2o.codecs.planes.byte_planes import Plane, join_planes, split_planes
-from pytest_h2o.codecs.planes.frames import check_level, compress, decompress
-from pytest_h2o.codecs.planes.predictors import FlatBytes
+from pytest_h2o.codecs.planes import FlatBytes, Plane, check_level, compress, decompress, join_planes, split_planes
 from pytest_h2o.errors import CodecError
 
 _RLE_BLOCK = 1

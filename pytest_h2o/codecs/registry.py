@@ -16,14 +16,13 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from functools import cache
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from pytest_h2o.codecs.base import Codec
 from pytest_h2o.errors import CodecError
-
-if TYPE_CHECKING:  # the names of codecs are to be had without numpy
-    from pytest_h2o.codecs.base import Codec
 
 ENTRY_POINT_GROUP = "pytest_h2o.codecs"
 
@@ -41,7 +40,6 @@ BUILT_IN: Mapping[str, str] = {
 
 _ID = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 _registered: dict[str, type[Codec]] = {}
-
 _C = TypeVar("_C", bound="type[Codec]")
 
 
@@ -227,3 +225,49 @@ def _unknown(name: str) -> CodecError:
         expected=", ".join(names),
         hint=f"did you mean {' or '.join(repr(n) for n in near)}?" if near else None,
     )
+
+
+def parse_codec(text: str) -> Codec:
+    """The codec that `text` names: its id, then ``:setting=value`` for each setting that is not the default.
+
+    A value is read as the type of the setting's default; the items of a tuple stand between ``+``.
+
+    Raises
+    ------
+    CodecError
+        The text has another form, or the codec does not exist or does not take the settings.
+    """
+    name, *settings = text.split(":")
+    defaults = {field.name: field.default for field in fields(codec_class(name))}
+    config: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or key in config:
+            raise CodecError(
+                f"{text!r} names no codec",
+                came=repr(setting),
+                expected="NAME or NAME:SETTING=VALUE, each setting once",
+            )
+        config[key] = _parse_value(value, defaults.get(key))
+    return get_codec(name, **config)
+
+
+def render_codec(codec: Codec) -> str:
+    """The shortest text that `parse_codec` takes for `codec`, where all its values can be written so."""
+    default = {field.name: field.default for field in fields(codec)}
+    changed = {k: v for k, v in ((name, getattr(codec, name)) for name in default) if v != default[k]}
+    return ":".join(
+        [codec.id, *(f"{k}={'+'.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in changed.items())]
+    )
+
+
+def _parse_value(value: str, default: Any) -> Any:
+    """`value` as the type of `default`; what cannot be read so stays text, for the check of settings to refuse."""
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "false": False}[value.lower()]
+        if isinstance(default, (int, float)):
+            return type(default)(value)
+    except (KeyError, ValueError):
+        return value
+    return tuple(value.split("+")) if isinstance(default, tuple) else value

@@ -18,12 +18,10 @@ from typing import ClassVar
 import numpy as np
 
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
-from pytest_h2o.codecs.density.segments import SEGMENT_ROWS, decode_segment, encode_segment
-from pytest_h2o.codecs.rowref import RowRef
-from pytest_h2o.codecs.rows.rotation import build_rotation
-from pytest_h2o.codecs.wire.byte_reader import ByteReader
-from pytest_h2o.codecs.wire.stream_header import MAX_HEADER_BYTES, check_shape, read_header
-from pytest_h2o.codecs.wire.turned_header import read_turned_header, write_turned_header
+from pytest_h2o.codecs.density import SEGMENT_ROWS, decode_segment, encode_segment
+from pytest_h2o.codecs.rotation import build_rotation
+from pytest_h2o.codecs.rowref import RowRef, read_turned_header, write_turned_header
+from pytest_h2o.codecs.wire import MAX_HEADER_BYTES, ByteReader, check_shape, read_header
 
 _DENSITY_MODE = 64
 _MAX_CHANNELS = 1 << 14

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
-from pytest_h2o.codecs.planes.byte_planes import from_bytes, to_bytes
-from pytest_h2o.codecs.planes.frames import check_level, compress, decompress
+from pytest_h2o.codecs.planes import check_level, compress, decompress, from_bytes, to_bytes
 
 
 @dataclass(frozen=True)

@@ -15,24 +15,124 @@ other; far from the target it is wrong far more seldom (docs/decode-verdict.md h
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+import random
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from pytest_h2o.errors import UsageError
-from pytest_h2o.gate.drop_estimate import Look, chance_of_verdict, look_at, pairs_for_verdict, walsh_averages
-from pytest_h2o.gate.pairs import Pair, exclusions, log_ratios
-from pytest_h2o.gate.sequential import MAX_PAIRS, Plan, make_plan
+from pytest_h2o.errors import H2OError, NotMeasured, StoreError, UsageError
+from pytest_h2o.gate.sequential import (
+    MAX_PAIRS,
+    Look,
+    Plan,
+    chance_of_verdict,
+    look_at,
+    make_plan,
+    pairs_for_verdict,
+    walsh_averages,
+)
+from pytest_h2o.inputs.options import MAX_DECODE_PAIRS
+
+Order = Literal["AB", "BA"]
+"""``AB``: the baseline (A) is launched first; ``BA``: the candidate (B)."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Decode speeds of two launches, baseline and candidate.
+
+    Attributes
+    ----------
+    baseline_tok_per_s, candidate_tok_per_s : float or None
+        Decode tokens per second, higher is better; None only in an excluded pair.
+    order : str or None
+        Which side was launched first, for the record.
+    excluded : str or None
+        Why the two sides cannot be compared (unlike contexts, a disturbed launch); None for a sound pair. An excluded
+        pair takes no part in the statistics and is listed in the verdict.
+
+    Raises
+    ------
+    NotMeasured
+        A pair that is not excluded lacks a speed, or a speed is not a positive finite number.
+    """
+
+    baseline_tok_per_s: float | None
+    candidate_tok_per_s: float | None
+    order: Order | None = None
+    excluded: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.excluded is not None:
+            return
+        for side, speed in (("baseline", self.baseline_tok_per_s), ("candidate", self.candidate_tok_per_s)):
+            if speed is None or not (math.isfinite(speed) and speed > 0):
+                raise NotMeasured(
+                    f"the {side} of a decode pair has no speed",
+                    came="no value" if speed is None else f"{speed!r} tok/s",
+                    expected="a positive number of tokens per second",
+                    hint="launch the pair again, or exclude it with the reason",
+                )
+
+    @property
+    def log_ratio(self) -> float | None:
+        """ln(baseline / candidate): positive where the candidate is slower; None for an excluded pair."""
+        if self.excluded is not None or self.baseline_tok_per_s is None or self.candidate_tok_per_s is None:
+            return None
+        # Two logarithms and not one of a quotient, which can overflow or vanish.
+        return math.log(self.baseline_tok_per_s) - math.log(self.candidate_tok_per_s)
+
+
+def log_ratios(pairs: Sequence[Pair]) -> npt.NDArray[np.float64]:
+    """ln(baseline / candidate) of the pairs that can be compared, in launch order: float64 `[compared]`."""
+    return np.array([value for pair in pairs if (value := pair.log_ratio) is not None], dtype=np.float64)
+
+
+def exclusions(pairs: Sequence[Pair]) -> tuple[str, ...]:
+    """The excluded pairs in words, numbered from 1 in launch order."""
+    return tuple(f"pair {i}: {pair.excluded}" for i, pair in enumerate(pairs, start=1) if pair.excluded is not None)
+
+
+def plan_order(pairs: int, seed: int) -> tuple[Order, ...]:
+    """Which side goes first in each pair: balanced and shuffled.
+
+    Two pairs make a block that runs as A B B A or as B A A B, drawn by the seed. So after any number of pairs each side
+    has gone first equally often, give or take one; a steady drift of the machine cancels within a block; and a
+    disturbance with a period of its own cannot keep step with one side. A longer plan starts like a shorter one.
+
+    Parameters
+    ----------
+    pairs : int
+        How many pairs, 0 or more.
+    seed : int
+        The same seed gives the same order.
+
+    Raises
+    ------
+    UsageError
+        The number of pairs is negative.
+    """
+    if pairs < 0:
+        raise UsageError("an order of launches needs a number of pairs", came=str(pairs), expected="0 or more")
+    rng = random.Random(seed)
+    order: list[Order] = []
+    while len(order) < pairs:
+        # Only random() is promised to give the same draws in every version of Python.
+        order += ["AB", "BA"] if rng.random() < 0.5 else ["BA", "AB"]
+    return tuple(order[:pairs])
+
 
 Outcome = Literal["pass", "fail", "inconclusive"]
-
 DEFAULT_PAIRS = 20
 DEFAULT_CONFIDENCE = 0.95
 FUTILITY_FROM_PAIRS = 8
 FIT_SLACK = 1.05
 """Pairs are planned a little longer than the first one: a plan that does not fit loses its last and strongest looks."""
+
 METHOD = (
     "sequential Wilcoxon signed-rank test on log ratios of paired launches, error spent as (n / planned) ** power, "
     "Hodges-Lehmann estimate, repeated confidence interval"
@@ -304,3 +404,202 @@ def _render_interval(verdict: DecodeVerdict) -> str:
 
 def _count(pairs: int) -> str:
     return "1 pair" if pairs == 1 else f"{pairs} pairs"
+
+
+COMPARISON_VERSION = 1
+DECODE_FOLDER = "decode"
+"""Folder of a preset in the run folder that takes configs, logs and output of its pairs."""
+
+PAIRS_NAME = "pairs.json"
+UNLIKE_PAIRS = 2
+"""So many pairs, all of them unlike, and no other: what makes them unlike is no accident, and more would not help."""
+
+
+@dataclass(frozen=True)
+class TimedLaunch:
+    """One launch of one side.
+
+    Attributes
+    ----------
+    run_id : str
+        Name of its files under ``decode/``.
+    decode_tok_per_s : float
+        Mean decode speed of its repeats, tokens per second, higher is better.
+    elapsed_s : float
+        Seconds from launch to end.
+    disturbance : str or None
+        What disturbed it, if anything is known to have.
+    """
+
+    run_id: str
+    decode_tok_per_s: float
+    elapsed_s: float
+    disturbance: str | None = None
+
+
+@dataclass(frozen=True)
+class TimedPair:
+    """Both launches of a pair, in which order, and why they cannot be compared if they cannot."""
+
+    order: Order
+    baseline: TimedLaunch
+    candidate: TimedLaunch
+    excluded: str | None = None
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of both launches."""
+        return self.baseline.elapsed_s + self.candidate.elapsed_s
+
+    @property
+    def pair(self) -> Pair:
+        return Pair(self.baseline.decode_tok_per_s, self.candidate.decode_tok_per_s, self.order, self.excluded)
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """All pairs of one comparison.
+
+    Attributes
+    ----------
+    candidate : str
+        Run id of the row that is judged.
+    baseline : str
+        What it was paired with, in words.
+    seed : int
+        Of the order of launches.
+    planned_pairs : int
+        Pairs that the error was spread over, fixed before the first one.
+    pairs : tuple of TimedPair
+        In launch order.
+    measured_again : tuple of str
+        Launches that were disturbed and made again, each with its reason; they take no part.
+    stopped : str
+        Why no further pair was launched.
+    elapsed_s : float
+        Seconds of all launches together, those that were made again too.
+    notes : tuple of str
+        What else a reader should know.
+    """
+
+    candidate: str
+    baseline: str
+    seed: int
+    planned_pairs: int
+    pairs: tuple[TimedPair, ...] = ()
+    measured_again: tuple[str, ...] = ()
+    stopped: str = ""
+    elapsed_s: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def launches(self) -> int:
+        return 2 * len(self.pairs) + len(self.measured_again)
+
+    @property
+    def is_comparable(self) -> bool:
+        """False where pairs were launched and not one of them could be compared."""
+        return not self.pairs or any(pair.excluded is None for pair in self.pairs)
+
+    def judge(self, target: float) -> DecodeVerdict:
+        """The verdict of these pairs on a largest allowed drop, a fraction."""
+        return judge([timed.pair for timed in self.pairs], target, planned_pairs=self.planned_pairs)
+
+    def baseline_tok_per_s(self) -> float | None:
+        """Median decode speed of the baseline's launches in pairs that could be compared; None without one."""
+        return _median([pair.baseline for pair in self.pairs if pair.excluded is None])
+
+    def candidate_tok_per_s(self) -> float | None:
+        """The same of the candidate's launches."""
+        return _median([pair.candidate for pair in self.pairs if pair.excluded is None])
+
+    def to_json(self) -> dict[str, Any]:
+        """Built-in types only; `from_json` reads it back."""
+        value = asdict(self)
+        value["pairs"] = [asdict(pair) for pair in self.pairs]
+        for name in ("measured_again", "notes"):
+            value[name] = list(value[name])
+        return {"version": COMPARISON_VERSION, **value}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> PairedComparison:
+        """Read what `to_json` gave.
+
+        Raises
+        ------
+        StoreError
+            The value has another shape or version, or a pair without a speed.
+        """
+        try:
+            fields = dict(value)
+            version = fields.pop("version")
+            if version != COMPARISON_VERSION:
+                raise ValueError(f"version {version!r}")
+            pairs = tuple(read_pair(pair) for pair in fields.pop("pairs"))
+            again, notes = tuple(fields.pop("measured_again")), tuple(fields.pop("notes"))
+            made = cls(pairs=pairs, measured_again=again, notes=notes, **fields)
+            made.judge(0.0)
+        except (KeyError, TypeError, ValueError, AttributeError, H2OError) as error:
+            raise StoreError(
+                "a paired comparison was kept in another shape than this version reads",
+                came=f"{type(error).__name__}: {error}",
+                expected=f"version {COMPARISON_VERSION}: pairs with the decode speeds of both sides",
+                hint="start a new run folder",
+            ) from error
+        return made
+
+
+def _median(launches: Sequence[TimedLaunch]) -> float | None:
+    return statistics.median(launch.decode_tok_per_s for launch in launches) if launches else None
+
+
+def read_pair(value: Mapping[str, Any]) -> TimedPair:
+    """Read a pair that was kept as JSON."""
+    pair = TimedPair(
+        value["order"], TimedLaunch(**value["baseline"]), TimedLaunch(**value["candidate"]), value["excluded"]
+    )
+    _ = pair.pair
+    return pair
+
+
+def next_pair(pairs: Sequence[TimedPair], budget: Budget, target: float, *, elapsed_s: float) -> Action:
+    """Launch another pair, or stop: as `pytest_h2o.gate.decode.next_action`, and where all pairs so far are unlike."""
+    action = next_action([timed.pair for timed in pairs], budget, target, elapsed_s=elapsed_s)
+    if action.launch and len(pairs) >= UNLIKE_PAIRS and all(pair.excluded is not None for pair in pairs):
+        reason = f"not one of the first {len(pairs)} pairs could be compared, so more would not help"
+        return Action(False, reason, action.verdict)
+    return action
+
+
+def explain(comparison: PairedComparison, verdict: DecodeVerdict) -> list[str]:
+    """What a reader of the verdict should know beside its interval, a line each."""
+    lines = [f"paired with {comparison.baseline}: {comparison.launches} launches; {comparison.stopped}"]
+    if not comparison.is_comparable:
+        lines.append("not comparable: no pair could be compared, so this is no verdict on the decode speed")
+    elif verdict.outcome == "inconclusive" and verdict.note is None and verdict.pairs:
+        lines.append(f"to decide: {_need(verdict.needed_pairs)}")
+    if verdict.note is not None and verdict.note != comparison.stopped:
+        lines.append(verdict.note)
+    lines += [f"excluded {text}" for text in verdict.excluded]
+    lines += [f"measured again: {text}" for text in comparison.measured_again]
+    kept = [launch for pair in comparison.pairs for launch in (pair.baseline, pair.candidate) if launch.disturbance]
+    if kept:
+        lines.append(
+            f"disturbed and counted all the same: {len(kept)} of {2 * len(comparison.pairs)} launches, first "
+            f"{kept[0].run_id}: {kept[0].disturbance}"
+        )
+    return [*lines, *comparison.notes]
+
+
+def _need(pairs: int | None) -> str:
+    if pairs is None:
+        return "how many pairs cannot be told from these"
+    if pairs > MAX_DECODE_PAIRS:
+        return (
+            f"about {pairs} pairs, more than the {MAX_DECODE_PAIRS} that a comparison can have: too near to the target "
+            "for this noise; make launches quieter (more repeats, a machine of its own)"
+        )
+    return (
+        f"a new comparison planned with about {pairs} pairs (--h2o-decode-budget {pairs}, or "
+        "decode_pairs under targets: in the preset)"
+    )

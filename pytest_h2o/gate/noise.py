@@ -10,11 +10,8 @@ from typing import Any
 import numpy as np
 
 from pytest_h2o.errors import StoreError, UsageError
-from pytest_h2o.gate.decode import DEFAULT_CONFIDENCE
-from pytest_h2o.gate.drop_estimate import CHANCE_WANTED_Z, SPREAD_FROM_PAIRS, look_at, walsh_averages
-from pytest_h2o.gate.paired import TimedPair
-from pytest_h2o.gate.pairs import log_ratios
-from pytest_h2o.gate.sequential import make_plan
+from pytest_h2o.gate.decode import DEFAULT_CONFIDENCE, TimedPair, log_ratios
+from pytest_h2o.gate.sequential import CHANCE_WANTED_Z, SPREAD_FROM_PAIRS, look_at, make_plan, walsh_averages
 
 NOISE_VERSION = 1
 

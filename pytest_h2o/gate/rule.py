@@ -9,7 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from pytest_h2o.bench.llm_bench import ESTIMATE_SLACK
+from pytest_h2o.gate.decode import DecodeVerdict
+from pytest_h2o.gate.values import Interval, Outcome
 
 
 @dataclass(frozen=True)
@@ -225,3 +230,147 @@ def best_of_margins(
         quality_ppl_rise=quality.quality_ppl_rise if quality else None,
     )
     return row_margins(best, thresholds, baseline_tok_per_s=baseline_tok_per_s, lossless=lossless)
+
+
+def eligible_rows(rows: Sequence[RowFacts], asked: Thresholds, *, rule: str) -> tuple[RowFacts, ...]:
+    """The rows for which a decode speed can matter: under the joint rule those that meet the targets of their own.
+
+    Parameters
+    ----------
+    rows : sequence of RowFacts
+    asked : Thresholds
+        Those of `lossy` and `quality` count; None leaves one out.
+    rule : str
+        ``joint`` or ``best-of``; under best-of every row may decide.
+    """
+    own = Thresholds(asked.lossy, None, None, asked.quality)
+    if rule != "joint" or own == Thresholds(None, None, None):
+        return tuple(rows)
+    return tuple(row for row in rows if not row_margins(row, own, baseline_tok_per_s=None, lossless=None).missed)
+
+
+def choose_timed_row(eligible: Sequence[RowFacts]) -> RowFacts | None:
+    """The row to time: the fastest of the eligible ones as the sweep saw them; None if there is none."""
+    return best_row(eligible, "decode_tok_per_s") or (eligible[0] if eligible else None)
+
+
+def drop_interval(verdict: DecodeVerdict, *, inconclusive_fails: bool) -> Interval:
+    """The interval of the slow-down, and the verdict on its target."""
+    pairs = "1 pair" if verdict.pairs == 1 else f"{verdict.pairs} pairs"
+    left_out = f", {len(verdict.excluded)} excluded" if verdict.excluded else ""
+    return Interval(verdict.low, verdict.high, verdict.outcome, verdict.target, pairs + left_out, inconclusive_fails)
+
+
+def add_decode_margin(joint: JointVerdict, run_id: str, verdict: DecodeVerdict) -> JointVerdict:
+    """The margins of all rows with that of the timed row added; other rows have none, since nothing timed them.
+
+    The margin is the allowed drop minus the estimated one; minus infinity where no pair could be compared.
+    """
+    decode = -math.inf if verdict.drop is None else verdict.target - verdict.drop
+    rows = tuple(replace(row, decode=decode) if row.run_id == run_id else row for row in joint.rows)
+    return JointVerdict(next((row for row in rows if row.run_id == run_id), joint.best), rows)
+
+
+def joint_interval(row: RowMargins, verdict: DecodeVerdict, *, inconclusive_fails: bool) -> Interval:
+    """The smallest margin of the timed row, with the interval that its slow-down gives it.
+
+    `row` carries the margins of the other targets. The joint rule holds if those are held and the decode verdict is a
+    pass; it is missed if one of those is missed or the verdict is a fail; else it is inconclusive.
+    """
+    others = [margin for margin in (row.lossy, row.lossless, row.quality) if margin is not None]
+    low = None if verdict.high is None else min([*others, verdict.target - verdict.high])
+    high = None if verdict.low is None else min([*others, verdict.target - verdict.low])
+    outcome: Outcome = "fail" if any(not margin >= 0 for margin in others) else verdict.outcome
+    of_drop = drop_interval(verdict, inconclusive_fails=inconclusive_fails)
+    return Interval(low, high, outcome, 0.0, of_drop.basis, inconclusive_fails)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The binding limit of a row.
+
+    Attributes
+    ----------
+    kind : str
+        ``floor`` (sink + recent), ``block quantisation`` or ``target``.
+    keep : float
+        The keep ratio it leaves, a fraction of the tokens.
+    """
+
+    kind: Literal["floor", "block quantisation", "target"]
+    keep: float
+
+    @property
+    def estimated_lossy(self) -> float:
+        """About the largest lossy ratio that this row could reach."""
+        return 1.0 / self.keep
+
+    def could_pass(self, lossy_target: float) -> bool:
+        return self.estimated_lossy * ESTIMATE_SLACK >= lossy_target
+
+    def render(self, lossy_target: float | None) -> str:
+        text = f"{self.kind}: keep {self.keep:.4f}, so a lossy ratio of about {self.estimated_lossy:.3f} at most"
+        if lossy_target is not None and not self.could_pass(lossy_target):
+            return f"{text}; this row could not pass"
+        return text
+
+
+def find_bound(floor_keep: float | None, target_keep: float | None, quantized_keep: float | None) -> Bound | None:
+    """Say which of the three keep ratios of a row binds; None if one is missing or not a positive number."""
+    if floor_keep is None or target_keep is None or quantized_keep is None:
+        return None
+    if not all(0.0 < keep <= 1.0 for keep in (floor_keep, target_keep, quantized_keep)):
+        return None
+    if floor_keep >= quantized_keep and floor_keep >= target_keep:
+        return Bound("floor", floor_keep)
+    if quantized_keep > target_keep:
+        return Bound("block quantisation", quantized_keep)
+    return Bound("target", target_keep)
+
+
+@dataclass(frozen=True)
+class CacheLayers:
+    """Which layers of a model go through what.
+
+    Attributes
+    ----------
+    total : int
+        Number of layers of the model.
+    lossy : frozenset of int
+        Layers under H2O eviction.
+    lossless : frozenset of int
+        Layers under the lossless codec and not under eviction.
+    """
+
+    total: int
+    lossy: frozenset[int]
+    lossless: frozenset[int]
+
+
+def split_layers(total: int, h2o_start: int, h2o_end: int, lossless_layers: Sequence[int]) -> CacheLayers:
+    """Sort the layers of a model into evicted, losslessly coded and untouched ones.
+
+    Parameters
+    ----------
+    total : int
+        Number of layers of the model.
+    h2o_start, h2o_end : int
+        First and last layer under eviction; an end of -1 means the last layer.
+    lossless_layers : sequence of int
+        Layers that the lossless ratio was measured on. One that is also under eviction counts as evicted only.
+    """
+    last = total - 1 if h2o_end < 0 else min(h2o_end, total - 1)
+    lossy = frozenset(range(h2o_start, last + 1))
+    lossless = frozenset(layer for layer in lossless_layers if 0 <= layer < total) - lossy
+    return CacheLayers(total, lossy, lossless)
+
+
+def whole_cache_ratio(layers: CacheLayers, lossy_ratio: float, lossless_ratio: float | None) -> float:
+    """Bytes of the full cache over the bytes that are left, each layer at its own ratio; higher is better.
+
+    All layers hold the same number of raw bytes. Without a lossless ratio those layers stay as they are.
+    """
+    evicted = len(layers.lossy) / lossy_ratio
+    coded = len(layers.lossless) / (lossless_ratio or 1.0)
+    untouched = layers.total - len(layers.lossy) - len(layers.lossless)
+    return layers.total / (evicted + coded + untouched)

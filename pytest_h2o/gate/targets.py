@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pytest_h2o.bench.adapter import get_adapter
-from pytest_h2o.embedded import is_embedded
+from pytest_h2o.bench.embedded import is_embedded
+from pytest_h2o.bench.llm_bench import get_adapter
 from pytest_h2o.errors import UsageError
-from pytest_h2o.gate.item import Targets
-from pytest_h2o.gate.measured import Target
-from pytest_h2o.gate.row_metrics import ROW_METRICS, RowMetric, require_metric
-from pytest_h2o.options import DEFAULT_TARGETS, Settings
-from pytest_h2o.points import LLM_BENCH
+from pytest_h2o.gate.metrics import ROW_METRICS, RowMetric, require_metric
+from pytest_h2o.gate.rule import Thresholds
+from pytest_h2o.gate.values import Target
+from pytest_h2o.inputs.checking import LLM_BENCH
+from pytest_h2o.inputs.options import DEFAULT_TARGETS, Settings
 
 if TYPE_CHECKING:
-    from pytest_h2o.presets import Preset
-    from pytest_h2o.scopes import Scope
+    from pytest_h2o.inputs.presets import Preset
+    from pytest_h2o.inputs.scopes import Scope
+
 
 _OPTION = {
     "lossy": "lossy-target",
@@ -23,6 +26,7 @@ _OPTION = {
     "decode_drop": "decode-drop-target",
     "quality": "quality-target",
 }
+
 _METRIC = {
     "lossy": "h2o_lossy",
     "lossless": "lossless_ratio",
@@ -106,3 +110,26 @@ def refuse_unmeasured(preset: Preset, *, takes_prompt: bool) -> None:
             where=f"prompt_file of {preset.path or preset.name}",
             hint="leave the key out; or --h2o-demo PATH says it to llm_demo",
         )
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The targets of one preset or scope, each with where it was said."""
+
+    lossy: Target
+    lossless: Target
+    decode_drop: Target
+    quality: Target
+    consistency: Target
+    similarity: Target
+    metrics: Mapping[str, Target] = field(default_factory=dict)
+    """Those of metrics that plugins add, by name."""
+
+    def metric(self, name: str) -> Target:
+        """The target of a metric that a plugin adds; UsageError if there is no such metric."""
+        require_metric(name, "h2o_targets.metric")
+        return self.metrics.get(name) or Target(name, None, "not for a scope")
+
+    @property
+    def thresholds(self) -> Thresholds:
+        return Thresholds(self.lossy.value, self.lossless.value, self.decode_drop.value, self.quality.value)

@@ -17,17 +17,15 @@ from pytest_h2o import __version__
 from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22
 from pytest_h2o.codecs.base import Codec, Rope
 from pytest_h2o.codecs.legacy import Legacy
-from pytest_h2o.dumps import DumpIndex, find_overlaps_and_gaps, index_dump
 from pytest_h2o.errors import DumpError
-from pytest_h2o.executor_name import CORES
-from pytest_h2o.lossless.executor import Executor, open_executor
+from pytest_h2o.inputs.options import CORES
+from pytest_h2o.lossless.executors import Executor, open_executor
+from pytest_h2o.lossless.index import DumpIndex, find_overlaps_and_gaps, index_dump
 from pytest_h2o.lossless.measure import Measurement, Tally
-from pytest_h2o.lossless.plan import Selection, plan_groups, plan_tasks, select
+from pytest_h2o.lossless.plan import LosslessSettings, Selection, plan_groups, plan_tasks, select
 from pytest_h2o.lossless.result import SCHEMA_VERSION, LayerBytes, LosslessResult
-from pytest_h2o.lossless.settings import LosslessSettings
 
 Progress = Callable[[int, int], None]
-
 _ORIGINAL_NAME = "fp16_gear_predictive_zstd"
 """What the original evaluation script calls its codec, in both modes."""
 

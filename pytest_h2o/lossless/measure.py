@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream, Tensor, Words
-from pytest_h2o.dumps.read import Piece, read_pieces
 from pytest_h2o.errors import CodecError, H2OError, RoundTripError
-from pytest_h2o.lossless.framing import decode_tensor, write_record
-from pytest_h2o.lossless.plan import Chunk, Task
+from pytest_h2o.lossless.plan import Chunk, Task, decode_tensor, write_record
+from pytest_h2o.lossless.read import Piece, read_pieces
 
 _MANY_FILES = 64
 _reading = threading.Lock()

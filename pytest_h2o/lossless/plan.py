@@ -2,17 +2,292 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
+from zlib import crc32
 
-from pytest_h2o.codecs.base import Tensor
-from pytest_h2o.dumps import DumpEntry, DumpIndex, SkippedEntry
-from pytest_h2o.dumps.read import Piece
-from pytest_h2o.errors import DumpError
-from pytest_h2o.lossless.framing import ChunkFraming, EntryTable, Framing, NoFraming
-from pytest_h2o.lossless.settings import LosslessSettings
+from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22
+from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Tensor, Words
+from pytest_h2o.codecs.legacy import Legacy
+from pytest_h2o.codecs.planes import PREDICTORS
+from pytest_h2o.errors import CodecError, DumpError, UsageError
+from pytest_h2o.lossless.index import DumpEntry, DumpIndex, SkippedEntry
+from pytest_h2o.lossless.read import Piece
+
+_CHUNK = struct.Struct("<II")
+
+
+class Framing(Protocol):
+    """One kind of framing."""
+
+    @property
+    def overhead_bytes(self) -> int:
+        """Bytes before a payload."""
+
+    def header(self, payload: bytes) -> bytes:
+        """The bytes to write before `payload`."""
+
+    def unwrap(self, record: memoryview) -> memoryview:
+        """The payload of a record.
+
+        Raises
+        ------
+        CodecError
+            The framing does not fit the payload, or what is known of the stream.
+        """
+
+
+@dataclass(frozen=True)
+class NoFraming:
+    """Nothing: the payload is the record."""
+
+    overhead_bytes: int = 0
+
+    def header(self, payload: bytes) -> bytes:
+        return b""
+
+    def unwrap(self, record: memoryview) -> memoryview:
+        return record
+
+
+@dataclass(frozen=True)
+class ChunkFraming:
+    """Length and CRC-32 of the payload, u32 little-endian each, cut or padded with zero bytes to `overhead_bytes`."""
+
+    overhead_bytes: int
+
+    def header(self, payload: bytes | memoryview) -> bytes:
+        if len(payload) >= 2**32:
+            raise CodecError(
+                "a chunk is too long for its framing", came=f"{len(payload)} bytes", expected="under 4 GiB"
+            )
+        return _CHUNK.pack(len(payload), crc32(payload))[: self.overhead_bytes].ljust(self.overhead_bytes, b"\0")
+
+    def unwrap(self, record: memoryview) -> memoryview:
+        payload = record[self.overhead_bytes :]
+        written = bytes(record[: self.overhead_bytes])
+        if written != (expected := self.header(payload)):
+            raise CodecError(
+                "a chunk is damaged: its framing does not fit its payload",
+                came=written.hex() or "no bytes",
+                expected=f"{expected.hex()} (length, CRC-32, zero bytes)",
+            )
+        return payload
+
+
+@dataclass(frozen=True)
+class EntryTable:
+    """Number of joined entries, then the length of each in tokens, u32 little-endian each."""
+
+    seq_lens: tuple[int, ...]
+
+    @property
+    def overhead_bytes(self) -> int:
+        return 4 + 4 * len(self.seq_lens)
+
+    def header(self, payload: bytes) -> bytes:
+        return struct.pack(f"<{1 + len(self.seq_lens)}I", len(self.seq_lens), *self.seq_lens)
+
+    def unwrap(self, record: memoryview) -> memoryview:
+        if record[: self.overhead_bytes] != self.header(b""):
+            raise CodecError(
+                "the table of a joined stream is damaged: it does not fit its entries",
+                came=f"{len(record)} bytes",
+                expected=f"{len(self.seq_lens)} entries, {sum(self.seq_lens)} tokens",
+            )
+        return record[self.overhead_bytes :]
+
+
+def encode_tensor(codec: Codec, stream: Stream, framing: Framing) -> bytes:
+    """Encode one stream to its record; the record's length is the size that is counted."""
+    return write_record(codec.encode(stream), framing)
+
+
+def write_record(payload: bytes, framing: Framing) -> bytes:
+    """Put the framing before a payload."""
+    return framing.header(payload) + payload
+
+
+def decode_tensor(record: bytes | memoryview, side: SideInfo, codec: Codec, framing: Framing) -> Words:
+    """Decode one record.
+
+    Parameters
+    ----------
+    record : bytes
+        What `encode_tensor` gave.
+    side : SideInfo
+        What the dump's metadata says of the stream.
+    codec, framing
+        The settings that it was written with.
+
+    Returns
+    -------
+    numpy.ndarray of uint16, ``[seq_len, kv_heads, head_dim]``
+
+    Raises
+    ------
+    CodecError
+        The record is damaged, or does not fit `side`.
+    """
+    return codec.decode(framing.unwrap(memoryview(record)), side)
+
+
+STAGES = ("prefill", "decode", "both")
+SCOPES = ("front_n", "layer_range", "layer_ids")
+ENTRY_MODES = ("per_meta", "aggregate", "chunked", "chunked_grouped")
+_AT_LEAST_ZERO = ("front_n", "layer_start", "min_seq_len", "max_seq_len", "online_chunk_seq", "online_framing_bytes")
+
+ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
+    "front_n": ("scope", ("front_n",)),
+    "layer_start": ("scope", ("layer_range",)),
+    "layer_end": ("scope", ("layer_range",)),
+    "layer_ids": ("scope", ("layer_ids",)),
+    "online_chunk_seq": ("entry_mode", ("chunked", "chunked_grouped")),
+    "online_framing_bytes": ("entry_mode", ("chunked", "chunked_grouped")),
+    "aggregate_by_stage": ("entry_mode", ("aggregate", "chunked_grouped")),
+}
+"""Settings that mean something only where another one has one of some values."""
+
+
+def refuse_idle_settings(given: Iterable[str], settings: LosslessSettings) -> None:
+    """Refuse settings that were given and would do nothing beside the others: UsageError naming the first."""
+    for name in given:
+        other, values = ONLY_WITH.get(name, ("scope", SCOPES))
+        value = getattr(settings, other)
+        if value not in values:
+            raise UsageError(
+                f"{_flag(name)} means nothing with {_flag(other)} {value}",
+                expected=f"{_flag(other)} {' or '.join(values)}, or {_flag(name)} left out",
+            )
+
+
+@dataclass(frozen=True)
+class LosslessSettings:
+    """Selection, entry mode and codec of one evaluation; every field is a flag of ``pytest-h2o lossless``.
+
+    Attributes
+    ----------
+    stage : "prefill", "decode" or "both"
+    scope : "front_n", "layer_range" or "layer_ids"
+        Layers 0 to `front_n` - 1; layers `layer_start` to `layer_end`, both included, -1 for no bound; or `layer_ids`.
+    min_seq_len, max_seq_len : int
+        Entries of fewer or more tokens are left out; 0 for no bound.
+    strict_fp16 : bool
+        Skip fp32 entries instead of rounding them to fp16.
+    entry_mode : "per_meta", "aggregate", "chunked" or "chunked_grouped"
+        Each entry alone; all entries of a run and layer joined, with a table of their lengths; each entry cut into
+        chunks of `online_chunk_seq` tokens (0: not cut) with `online_framing_bytes` of framing each; or joined, then
+        cut like that.
+    aggregate_by_stage : bool
+        Join prefill and decode apart.
+    codec_mode : str
+        ``adaptive_v22``, ``legacy``, or any registered codec as ``NAME`` or ``NAME:SETTING=VALUE``. The settings below
+        are those of the first two.
+
+    Raises
+    ------
+    UsageError
+        A value is none of those that are possible.
+    """
+
+    stage: str = "both"
+    scope: str = "front_n"
+    front_n: int = 2
+    layer_start: int = 2
+    layer_end: int = -1
+    layer_ids: tuple[int, ...] = ()
+    zstd_level: int = 3
+    strict_fp16: bool = False
+    min_seq_len: int = 0
+    max_seq_len: int = 0
+    entry_mode: str = "per_meta"
+    online_chunk_seq: int = 0
+    online_framing_bytes: int = 16
+    aggregate_by_stage: bool = False
+    codec_mode: str = AdaptiveV22.id
+    adaptive_block_seq: int = 64
+    bitshuffle: bool = False
+    k_hi_predictors: tuple[str, ...] = PREDICTORS
+    k_lo_predictors: tuple[str, ...] = PREDICTORS
+    v_hi_predictors: tuple[str, ...] = PREDICTORS[:3]
+    v_lo_predictors: tuple[str, ...] = PREDICTORS[:3]
+
+    def __post_init__(self) -> None:
+        for name, choices in (("stage", STAGES), ("scope", SCOPES), ("entry_mode", ENTRY_MODES)):
+            if getattr(self, name) not in choices:
+                raise _unfit(name, getattr(self, name), "one of " + ", ".join(choices))
+        for name in _AT_LEAST_ZERO:
+            self._check_number(name, getattr(self, name), 0)
+        self._check_number("layer_end", self.layer_end, -1)
+        for layer_id in self.layer_ids:
+            self._check_number("layer_ids", layer_id, 0)
+        if self.scope == "layer_ids" and not self.layer_ids:
+            raise _unfit("layer_ids", (), "at least one layer, as the scope is layer_ids")
+
+    def _check_number(self, name: str, value: object, least: int) -> None:
+        if type(value) is not int or value < least:
+            raise _unfit(name, value, f"a whole number, at least {least}")
+
+    def make_codec(self) -> Codec:
+        """The codec that these settings name.
+
+        Raises
+        ------
+        CodecError
+            There is no such codec, or a setting of it is wrong.
+        """
+        for cls in (AdaptiveV22, Legacy):
+            if self.codec_mode == cls.id:
+                return cls.from_config({f.name: getattr(self, f.name) for f in fields(cls)})
+        from pytest_h2o.codecs.registry import parse_codec  # looks up installed distributions, which takes time
+
+        return parse_codec(self.codec_mode)
+
+    def takes(self, layer_id: int | None, stage: str | None, seq_len: int | None) -> bool:
+        """Whether an entry is selected; what is not known of it does not speak against it."""
+        return (
+            (layer_id is None or self._takes_layer(layer_id))
+            and (stage is None or self.stage in ("both", stage))
+            and (seq_len is None or seq_len >= self.min_seq_len)
+            and (seq_len is None or not self.max_seq_len or seq_len <= self.max_seq_len)
+        )
+
+    def _takes_layer(self, layer_id: int) -> bool:
+        if self.scope == "front_n":
+            return 0 <= layer_id < self.front_n
+        if self.scope == "layer_range":
+            return self.layer_start <= layer_id and (self.layer_end < 0 or layer_id <= self.layer_end)
+        return layer_id in self.layer_ids
+
+    def describe(self) -> str:
+        """The selection in words, for messages."""
+        layers = {
+            "front_n": f"layers below {self.front_n}",
+            "layer_range": f"layers {self.layer_start} to {'the last' if self.layer_end < 0 else self.layer_end}",
+            "layer_ids": f"layers {_listed(self.layer_ids)}",
+        }[self.scope]
+        parts = [layers, "both stages" if self.stage == "both" else f"stage {self.stage}"]
+        if self.min_seq_len:
+            parts.append(f"at least {self.min_seq_len} tokens")
+        if self.max_seq_len:
+            parts.append(f"at most {self.max_seq_len} tokens")
+        return ", ".join(parts)
+
+
+def _listed(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _unfit(name: str, value: Any, expected: str) -> UsageError:
+    return UsageError(f"{_flag(name)} does not fit", came=repr(value), expected=expected)
+
 
 _TASK_BYTES = 1 << 21
 """Streams are handed out in bundles of about this many raw bytes: few enough hand-overs, little memory."""

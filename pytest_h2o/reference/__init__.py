@@ -10,5 +10,4 @@ a cache), `runtime_lossless` and `dump_writer` (who watch the cache), `bench` (r
 
 Where it differs from the engine whose bench it stands in for is told in docs/reference-bench.md.
 
-Nothing is imported here: threads must be set in the environment before numpy is imported.
-"""
+Nothing is imported here: threads must be set in the environment before numpy is imported."""

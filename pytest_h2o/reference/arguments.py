@@ -74,6 +74,7 @@ _FLAGS = {
     "-mr": "", "--mixedSme2NeonRatio": "",
     "-scn": "", "--sme-core-num": "",
 }  # fmt: skip
+
 _RANGES = {
     "precision": (0, 2),
     "threads": (1, 1024),

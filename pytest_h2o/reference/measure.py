@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_h2o.reference.eviction import Counters, EvictingCache
+from pytest_h2o.reference.cache import Counters, EvictingCache
+from pytest_h2o.reference.lossless import RuntimeLossless
 from pytest_h2o.reference.model import Model, Tokens
-from pytest_h2o.reference.runtime_lossless import RuntimeLossless
 from pytest_h2o.reference.table import MIB, Series
 
 

@@ -18,12 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_h2o.errors import UsageError
-from pytest_h2o.reference.eviction import Clock, EvictingCache
-from pytest_h2o.reference.gguf_file import Floats
+from pytest_h2o.reference.cache import Clock, EvictingCache
+from pytest_h2o.reference.gguf import Floats
 from pytest_h2o.reference.measure import run_repeat
-from pytest_h2o.reference.model import Model, Tokens
+from pytest_h2o.reference.model import Model, Tokenizer, Tokens
 from pytest_h2o.reference.policy import PolicySettings, Ranking
-from pytest_h2o.reference.tokenizer import Tokenizer
 
 _ROWS_AT_ONCE = 64
 """Positions whose logits are held at a time: a vocabulary is large."""

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pytest_h2o.bench.command import RunFiles
-from pytest_h2o.bench.result import PointResult
-from pytest_h2o.embedded import digest_program, embedded_base_config, is_embedded
+from pytest_h2o.bench.embedded import digest_program, embedded_base_config, is_embedded
+from pytest_h2o.bench.results import PointResult
 from pytest_h2o.errors import H2OError, StoreError
-from pytest_h2o.history.record import RunRecord
-from pytest_h2o.report.collector import Collector
-from pytest_h2o.report.history_figures import collect_history
-from pytest_h2o.report.run_record import build_record, keep_record
-from pytest_h2o.report.sections import build_sections
+from pytest_h2o.files import digest_file, write_new_bytes, write_new_json, write_new_text
+from pytest_h2o.inputs.options import Given, Settings
+from pytest_h2o.report.changes import collect_history
+from pytest_h2o.report.document import build_sections
 from pytest_h2o.report.summary import build_summary, render_summary_md
-from pytest_h2o.store import SHARED, digest_file, write_new_bytes, write_new_json, write_new_text
+from pytest_h2o.run.history import RunRecord
+from pytest_h2o.run.journal import (
+    JOURNAL_NAME,
+    JOURNAL_VERSION,
+    RUN_VERSION,
+    SUMMARY_VERSION,
+    Collector,
+    build_record,
+    keep_record,
+)
+from pytest_h2o.run.store import SHARED
 
-RUN_VERSION = 1
 _PACKAGES = (
     "pytest-h2o",
     "pytest",
@@ -84,7 +94,7 @@ def write_artifacts(collector: Collector, *, started: float, ended: float, exit_
         "packages": packages,
     }
     if collector.settings["html"] == "yes":
-        from pytest_h2o.report.html import PAGE_NAME, render_run
+        from pytest_h2o.report.page import PAGE_NAME, render_run
 
         write_new_text(collector.run_dir / PAGE_NAME, render_run(summary, collector, run))
     write_new_json(collector.run_dir / "run.json", run)
@@ -115,9 +125,9 @@ def _version(package: str) -> str:
 
 def _write_preset(collector: Collector, name: str) -> None:
     """Manifest and CSV of a preset, and copies of the logs if they were recorded elsewhere."""
-    from pytest_h2o.bench.manifest import MANIFEST_NAME, write_manifest
-    from pytest_h2o.bench.metrics_csv import write_metrics_csv
-    from pytest_h2o.gate.paired import DECODE_FOLDER, PAIRS_NAME
+    from pytest_h2o.bench.results import MANIFEST_NAME, write_manifest
+    from pytest_h2o.bench.rows import write_metrics_csv
+    from pytest_h2o.gate.decode import DECODE_FOLDER, PAIRS_NAME
 
     folder = collector.run_dir / name
     results = collector.results_of(name)
@@ -158,8 +168,7 @@ def _keep(source: Path, target: Path) -> None:
 
 
 def _write_scope(run_dir: Path, name: str, result: Mapping[str, Any]) -> None:
-    from pytest_h2o.lossless import LosslessResult
-    from pytest_h2o.lossless.markdown import render_markdown
+    from pytest_h2o.lossless.result import LosslessResult, render_markdown
 
     write_new_json(run_dir / f"offline_lossless_{name}.json", result)
     write_new_text(run_dir / f"offline_lossless_{name}.md", render_markdown(LosslessResult.from_json(result, name)))
@@ -172,3 +181,136 @@ def _digests(collector: Collector) -> dict[str, str]:
     paths += [Path(facts["path"]) for facts in collector.presets.values() if facts["path"]]
     programs = {} if bench is None else {str(bench): digest_program(bench)}
     return {**programs, **{str(path): digest_file(path) for path in paths}}
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RunRecords:
+    """What a run folder has.
+
+    Attributes
+    ----------
+    summary : mapping
+        That of ``summary.json``; of an unfinished run, made from the journal.
+    run : mapping
+        That of ``run.json``; of an unfinished run, its name and the settings in the first line of the journal.
+    is_finished : bool
+        Whether the run came to its end and wrote ``run.json``.
+    torn : str or None
+        What was left out of the journal of an unfinished run.
+    """
+
+    summary: Mapping[str, Any]
+    collector: Collector
+    run: Mapping[str, Any]
+    is_finished: bool
+    torn: str | None = None
+
+
+def read_run(run_dir: Path) -> RunRecords:
+    """Read a run folder, finished or not.
+
+    Raises
+    ------
+    StoreError
+        It is no run folder, or one of its files is damaged or of another version; naming the file.
+    """
+    if not (run_dir / JOURNAL_NAME).is_file():
+        came = ", ".join(sorted(path.name for path in run_dir.iterdir())[:8]) if run_dir.is_dir() else "no such folder"
+        raise StoreError(
+            "this is no folder of a run",
+            where=str(run_dir),
+            came=came or "an empty folder",
+            expected=f"a folder with {JOURNAL_NAME}, as pytest writes one below --h2o-out-dir",
+        )
+    is_finished = (run_dir / "run.json").exists()
+    records, torn = _read_journal(run_dir / JOURNAL_NAME, may_be_torn=not is_finished)
+    if not records:
+        raise _damaged(str(run_dir / JOURNAL_NAME), "an empty journal", "a line for each item that ended")
+    if is_finished:
+        run = _read_object(run_dir / "run.json", RUN_VERSION)
+    else:
+        run = {"run": run_dir.name, "settings": records[0][1].get("settings", {})}
+    collector = Collector(run_dir, guard(run_dir, lambda: _read_settings(run.get("settings", {}))))
+    for where, record in records:
+        guard(where, lambda record=record: collector.take(record))  # type: ignore[misc]
+    if is_finished:
+        summary: Mapping[str, Any] = _read_object(run_dir / "summary.json", SUMMARY_VERSION)
+    else:
+        summary = guard(run_dir, lambda: build_summary(collector))
+    return RunRecords(summary, collector, run, is_finished, torn)
+
+
+def guard(where: Path | str, make: Callable[[], T]) -> T:
+    """Call `make` on what was read from files; StoreError naming `where` if they have another shape than is read."""
+    try:
+        return make()
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
+        raise StoreError(
+            "the records of a run have another shape than this version reads",
+            where=str(where),
+            came=f"{type(error).__name__}: {error}",
+            hint="a file of the run folder was damaged, or written by another version of pytest-h2o",
+        ) from error
+
+
+def _read_settings(values: Mapping[str, Mapping[str, Any]]) -> Settings:
+    return Settings({name: Given(given["value"], str(given["origin"])) for name, given in values.items()})
+
+
+def _read_object(path: Path, version: int) -> dict[str, Any]:
+    """Read a JSON object of a version."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise _damaged(str(path), error.strerror or str(error)) from error
+    except UnicodeDecodeError as error:
+        raise _damaged(str(path), str(error)) from error
+    return _parse_object(str(path), text, version)
+
+
+def _parse_object(where: str, text: str, version: int) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise _damaged(f"{where}:{error.lineno}:{error.colno}", error.msg) from None
+    except (ValueError, RecursionError) as error:
+        raise _damaged(where, str(error)) from None
+    if not isinstance(value, dict) or value.get("version") != version:
+        came = f"version {value.get('version', 'missing')!r}" if isinstance(value, dict) else type(value).__name__
+        raise _damaged(where, came, f"a JSON object with version {version}")
+    return value
+
+
+def _read_journal(path: Path, *, may_be_torn: bool) -> tuple[list[tuple[str, dict[str, Any]]], str | None]:
+    """Every line of a journal with where it stands, and what was left out of it."""
+    try:
+        *lines, rest = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise _damaged(str(path), error.strerror or str(error)) from error
+    torn = None
+    if rest:
+        torn = f"line {len(lines) + 1} of the journal is torn, and left out"
+        if not may_be_torn:
+            raise _damaged(f"{path}:{len(lines) + 1}", "a torn last line", "a whole line")
+    records = []
+    for number, line in enumerate(lines, 1):
+        where = f"{path}:{number}"
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise _damaged(where, str(error)) from None
+        records.append((where, _parse_object(where, text, JOURNAL_VERSION)))
+    return records, torn
+
+
+def _damaged(where: str, came: str, expected: str | None = None) -> StoreError:
+    return StoreError(
+        "a file of a run cannot be read",
+        where=where,
+        came=came,
+        expected=expected,
+        hint="take the run folder as it was written; what is damaged cannot be reported",
+    )

@@ -5,12 +5,27 @@ All take the comparison as the journal has it: built-in types only.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from pytest_h2o.bench.printable import one_line
-from pytest_h2o.gate.compare import FAILING
-from pytest_h2o.gate.figure_metrics import FIGURE_METRICS, render_figure
+from pytest_h2o.errors import StoreError, one_line
+from pytest_h2o.gate.compare import (
+    FAILING,
+    Allowances,
+    SubjectComparison,
+    SubjectRecord,
+    change_to_json,
+    compare_subjects,
+    differing_parts,
+    parse_allowances,
+    refuse_other_model,
+)
+from pytest_h2o.gate.metrics import FIGURE_METRICS, HEADLINES, ROW_METRICS, MetricFacts, metric_facts, render_figure
+from pytest_h2o.inputs.options import Settings
+from pytest_h2o.run.history import HISTORY_NAME, LAST, RunRecord, baseline_path, read_baseline, read_history
 
 WORDS: Mapping[str, str] = {
     "worse": "WORSE",
@@ -109,3 +124,197 @@ def table_rows(subject: str, changes: Iterable[Mapping[str, Any]]) -> list[Seque
 
 
 TABLE_HEADER = ("of", "row", "figure", "then", "now", "change", "verdict")
+
+
+def render_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a plain table, each column as wide as its widest cell."""
+    # Names come from files that somebody else may have written.
+    shown = [[one_line(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[i]) for row in shown) for i in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in shown]
+    return [line.rstrip() for line in lines]
+
+
+def compare_records(
+    then: RunRecord, now: RunRecord, allowances: Allowances, where: str
+) -> dict[str, SubjectComparison | str]:
+    """Every preset and scope of two runs: its comparison, or ``missing`` (not in the later one) or ``new``.
+
+    Raises
+    ------
+    StoreError
+        The figures of one are of another model.
+    """
+    metrics = {**then.metrics, **now.metrics, **metric_facts()}
+    found: dict[str, SubjectComparison | str] = {}
+    for subject in now.subjects:
+        old = then.subject(subject.kind, subject.name)
+        found[subject.title] = (
+            "new" if old is None else compare_subjects(old, subject, metrics, allowances, where=where)
+        )
+    for subject in then.subjects:
+        if now.subject(subject.kind, subject.name) is None:
+            found[subject.title] = "missing"
+    return found
+
+
+def render_comparison(found: dict[str, SubjectComparison | str], *, everything: bool) -> list[str]:
+    """A table of the figures that changed (of all of them, with `everything`), and what there is to say beside it."""
+    rows: list[Sequence[str]] = []
+    notes: list[str] = []
+    for title, comparison in found.items():
+        if isinstance(comparison, str):
+            later = "was measured then, and not now" if comparison == "missing" else "was not measured then"
+            notes.append(f"{title} {later}")
+            continue
+        changes = [change_to_json(change) for change in comparison.changes]
+        quiet = ("equal", "timed", "not comparable")
+        rows += table_rows(title, changes if everything else [c for c in changes if c["state"] not in quiet])
+        equal = sum(change["state"] == "equal" for change in changes)
+        notes.append(f"{title}: {equal} of {len(changes)} figures are equal")
+        notes += [f"{title}: {remark}" for remark in comparison.remarks]
+    return [*(render_columns(TABLE_HEADER, rows) if rows else []), *(one_line(note, limit=1000) for note in notes)]
+
+
+def history_rows(records: Iterable[RunRecord], metric: str | None) -> list[Sequence[str]]:
+    """One row a run and preset or scope: when, verdict, the figure, and its change since the run before it.
+
+    Parameters
+    ----------
+    records : iterable of RunRecord
+        Oldest first.
+    metric : str or None
+        What to show, the best over all rows; None: the one that matters most of each.
+    """
+    before: dict[str, float] = {}
+    rows: list[Sequence[str]] = []
+    for record in records:
+        for subject in record.subjects:
+            name = metric or HEADLINES[subject.kind][0]
+            value = best_figure(subject, name, record.metrics)
+            if value is None:
+                continue
+            old = before.get(subject.title)
+            change = "" if not old else f"{(value - old) / abs(old) * 100:+.2f} %"
+            held = "held" if subject.held else "FAILED"
+            rows.append((record.run, record.ended, subject.title, held, name, render_figure(name, value), change))
+            before[subject.title] = value
+    return rows
+
+
+HISTORY_HEADER = ("run", "ended", "of", "items", "figure", "best", "since then")
+
+
+def best_figure(subject: SubjectRecord, metric: str, known: Mapping[str, MetricFacts]) -> float | None:
+    """The best value of a metric over all rows; None if no row has it. `known` says which way is better."""
+    values = [figures[metric] for figures in subject.figures.values() if metric in figures]
+    pick: Any = max if metric in known and known[metric].better == "higher" else min
+    return None if not values else float(pick(values))
+
+
+MAX_RUNS = 40
+"""The newest runs that a figure is shown of, this one among them."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The best value of one run; `is_alike`: all that it was measured with is known and equal."""
+
+    run: str
+    ended: str
+    value: float
+    held: bool
+    is_alike: bool
+
+
+def collect_history(record: RunRecord | None, out_dir: Path, settings: Settings) -> list[dict[str, Any]]:
+    """Every figure with an earlier run in the history, before the run itself is added there.
+
+    Returns
+    -------
+    list of dict
+        `subject`, `metric`, `title` and `unit`; `runs`, oldest first and this one last, each with `run`, `ended`,
+        `value` and `held`; `baseline` with its `name` and `value`, or None; `low` and `high`, the band, or None, and
+        `band`, what it is. Of an exact figure the band reaches from the value of the baseline to the worst that is
+        allowed beside it; of a timing from the lowest to the highest of earlier runs that held and were measured alike.
+
+    Raises
+    ------
+    StoreError
+        The history or the baseline cannot be read.
+    """
+    if record is None:
+        return []
+    wanted = [(subject, metric) for subject in record.subjects for metric in (*HEADLINES[subject.kind], *ROW_METRICS)]
+    earlier: dict[tuple[str, str], deque[_Run]] = {(s.title, m): deque(maxlen=MAX_RUNS - 1) for s, m in wanted}
+    for old in read_history(out_dir / HISTORY_NAME):
+        if isinstance(old, RunRecord) and old.run != record.run:  # a run that goes on may stand there already
+            for subject, metric in wanted:
+                earlier[subject.title, metric] += _runs_of(old, subject, metric)
+    named = None
+    if settings["compare"] not in (None, LAST) and baseline_path(out_dir, settings["compare"]).is_file():
+        named = read_baseline(out_dir, settings["compare"])
+    fail = settings.given["compare-fail"]
+    allowances = parse_allowances(fail.value or (), fail.origin)
+    figures = []
+    for subject, metric in wanted:
+        before, now = list(earlier[subject.title, metric]), _runs_of(record, subject, metric)
+        if before and now:
+            baseline = _baseline(before, named, subject, metric, settings["compare"])
+            figures.append(_figure(subject, metric, [*before, *now], baseline, allowances))
+    return figures
+
+
+def _runs_of(record: RunRecord, now: SubjectRecord, metric: str) -> list[_Run]:
+    """The value of a figure in one run; none if it has no such figure, or of another model."""
+    then = record.subject(now.kind, now.name)
+    value = None if then is None else best_figure(then, metric, record.metrics)
+    if then is None or value is None:
+        return []
+    try:
+        refuse_other_model(then, now, record.run)
+    except StoreError:
+        return []
+    is_alike = not differing_parts(then.fingerprint, now.fingerprint)
+    return [_Run(record.run, record.ended, value, then.held, is_alike)]
+
+
+def _baseline(
+    before: Iterable[_Run], named: RunRecord | None, subject: SubjectRecord, metric: str, asked: str | None
+) -> dict[str, Any] | None:
+    """What this run is held against, if anything."""
+    if asked == LAST:
+        held = [run for run in before if run.held]
+        return {"name": f"run {held[-1].run}", "value": held[-1].value} if held else None
+    found = [] if named is None else _runs_of(named, subject, metric)
+    return {"name": f"baseline {asked}", "value": found[0].value} if found else None
+
+
+def _figure(
+    subject: SubjectRecord,
+    metric: str,
+    runs: list[_Run],
+    baseline: Mapping[str, Any] | None,
+    allowances: Allowances,
+) -> dict[str, Any]:
+    known = FIGURE_METRICS[metric]
+    low, high, band = None, None, None
+    allowed = allowances.find(metric)
+    alike = [run.value for run in runs[:-1] if run.held and run.is_alike]
+    if known.exact and baseline is not None and allowed is not None:
+        worst = baseline["value"] * (1 + (-1 if known.better == "higher" else 1) * allowed[1] / 100)
+        low, high = sorted((worst, baseline["value"]))
+        band = f"allowed against {baseline['name']}: {allowed[1]:g} %"
+    elif not known.exact and len(alike) > 1:
+        low, high, band = min(alike), max(alike), f"{len(alike)} earlier runs, measured alike"
+    return {
+        "subject": subject.title,
+        "metric": metric,
+        "title": known.title,
+        "unit": known.unit,
+        "baseline": None if baseline is None else dict(baseline),
+        "low": low,
+        "high": high,
+        "band": band,
+        "runs": [{"run": r.run, "ended": r.ended, "value": r.value, "held": r.held} for r in runs],
+    }

@@ -10,18 +10,284 @@ import io
 import logging
 import math
 import os
+import re
 import warnings
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+from xml.etree import ElementTree
 
-from pytest_h2o.bench.printable import make_printable, one_line
-from pytest_h2o.report.chart_data import Chart, Dot, Series, ShareChart, XYChart, drawable_dots
-from pytest_h2o.report.palette import LIGHT
-from pytest_h2o.report.svg import embed_svg
+from pytest_h2o.errors import make_printable, one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+Ink = Literal["ink", "quiet", "c1", "c2", "c3", "c4", "c5", "good", "bad"]
+"""Names of the palette."""
+
+LARGEST = 1e12
+"""Numbers beyond it stay out of a chart: no axis can show them beside others. Tables have them."""
+
+
+def is_drawable(*values: float | None) -> bool:
+    """Whether all values are finite numbers that an axis can show; None counts as drawable."""
+    return all(value is None or (math.isfinite(value) and abs(value) <= LARGEST) for value in values)
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A point, with a standard deviation in either direction (None: not known) and a short label."""
+
+    x: float
+    y: float
+    x_std: float | None = None
+    y_std: float | None = None
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points that share a look.
+
+    Attributes
+    ----------
+    marker : str
+        As matplotlib names it; empty: none.
+    line : str
+        ``none``, ``solid`` or ``dashed`` between the points in their order.
+    filled : bool
+        False: only the outline of a marker.
+    """
+
+    name: str
+    ink: Ink
+    dots: tuple[Dot, ...]
+    marker: str = "o"
+    line: Literal["none", "solid", "dashed"] = "none"
+    filled: bool = True
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A straight line across the chart at one value, with its name."""
+
+    name: str
+    ink: Ink
+    value: float
+    axis: Literal["x", "y"]
+
+
+@dataclass(frozen=True)
+class Band:
+    """A range of y values, with its name."""
+
+    name: str
+    ink: Ink
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class XYChart:
+    """Points over two axes.
+
+    Attributes
+    ----------
+    id : str
+        Letters, digits and hyphens, once a page.
+    title, description : str
+        What it is, and what it shows, for those who do not see it.
+    width, height : int
+        In pixels, before it is scaled to the page.
+    ticks : tuple of (float, str)
+        Places and names on the x axis; empty: numbers.
+    y_from_zero : bool
+        Whether the y axis must show 0.
+    """
+
+    id: str
+    title: str
+    description: str
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...]
+    rules: tuple[Rule, ...] = ()
+    bands: tuple[Band, ...] = ()
+    ticks: tuple[tuple[float, str], ...] = ()
+    width: int = 360
+    height: int = 270
+    y_from_zero: bool = False
+
+
+@dataclass(frozen=True)
+class ShareChart:
+    """Horizontal bars, each cut into shares of one kind.
+
+    Attributes
+    ----------
+    bars : tuple of str
+        From the top down.
+    kinds : tuple of str
+        Names of the shares.
+    counts : tuple of tuple of int
+        One tuple a bar, one count a kind.
+    """
+
+    id: str
+    title: str
+    description: str
+    bars: tuple[str, ...]
+    kinds: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+    width: int = 360
+    height: int = 200
+
+
+Chart = XYChart | ShareChart
+
+
+def drawable_dots(dots: Sequence[Dot]) -> tuple[Dot, ...]:
+    """The points that an axis can show; a spread that it cannot show is dropped from its point."""
+
+    def spread(std: float | None) -> float | None:
+        return std if std is not None and std >= 0 and is_drawable(std) else None
+
+    return tuple(
+        Dot(dot.x, dot.y, spread(dot.x_std), spread(dot.y_std), dot.label) for dot in dots if is_drawable(dot.x, dot.y)
+    )
+
+
+LIGHT: Mapping[str, str] = {
+    "ground": "#ffffff",
+    "raised": "#f4f6f8",
+    "ink": "#1b1f24",
+    "quiet": "#57606b",
+    "line": "#cfd5dc",
+    "link": "#0a58a0",
+    "good": "#1a7035",
+    "bad": "#bd1f2b",
+    "warn": "#875800",
+    "c1": "#0b5fa5",
+    "c2": "#b3480d",
+    "c3": "#24785a",
+    "c4": "#7a3fb1",
+    "c5": "#766000",
+}
+"""Each colour once: a chart is drawn in these, and the page tells them apart by value."""
+
+DARK: Mapping[str, str] = {
+    "ground": "#0f1318",
+    "raised": "#191f26",
+    "ink": "#e6ebf1",
+    "quiet": "#9ba6b2",
+    "line": "#343c46",
+    "link": "#74b6ff",
+    "good": "#52c878",
+    "bad": "#ff8078",
+    "warn": "#e5b64a",
+    "c1": "#6db3fc",
+    "c2": "#f18f45",
+    "c3": "#5ad2a8",
+    "c4": "#c39bff",
+    "c5": "#dfc44c",
+}
+
+TEXT_COLOURS = ("ink", "quiet", "link", "good", "bad", "warn")
+MARK_COLOURS = ("ink", "quiet", "c1", "c2", "c3", "c4", "c5", "good", "bad")
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast of two colours ``#rrggbb``: 1 (none) to 21 (black and white)."""
+    lighter, darker = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance of an sRGB colour, 0 to 1."""
+
+    def linear(channel: float) -> float:
+        return channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4
+
+    red, green, blue = (linear(int(colour[i : i + 2], 16) / 255) for i in (1, 3, 5))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def render_variables(palette: Mapping[str, str]) -> str:
+    """The palette as CSS custom properties."""
+    return "".join(f"--{name}:{value};" for name, value in palette.items())
+
+
+_SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+_NAMES = {colour: name for name, colour in LIGHT.items()}
+_COLOUR = re.compile(r"#[0-9a-f]{6}")
+_REFERENCE = re.compile(r"url\(#([^)]*)\)")
+_FONT = re.compile(r"font(?:-family)?: *([^;]*?)'[^;]*")
+
+
+def embed_svg(text: str, chart_id: str, title: str, description: str) -> str:
+    """One ``<svg>`` element.
+
+    Ids get the chart's id in front, so that several charts share a page. Colours of the light palette become its CSS
+    variables, with themselves for where there are none. The font is the page's.
+
+    Parameters
+    ----------
+    text : str
+        A whole SVG document of matplotlib's: this project's own, not one to mistrust.
+    title, description : str
+        Read out in place of the picture.
+    """
+    root = ElementTree.fromstring(text)
+    _drop(root, "metadata")
+    _drop(root, "style")  # it would hold for the whole page
+    for element in root.iter():
+        element.tail = None
+        if element.text is not None and not element.text.strip():
+            element.text = None
+        for name, value in list(element.attrib.items()):
+            element.set(name, _change(name, value, chart_id))
+        if element.get("transform", "").startswith("rotate(-0 "):
+            del element.attrib["transform"]
+    for name in ("width", "height", "version"):
+        root.attrib.pop(name, None)
+    root.set("stroke-linejoin", "round")
+    root.set("role", "img")
+    root.set("aria-labelledby", f"{chart_id}-title {chart_id}-desc")
+    for place, (tag, content) in enumerate((("title", title), ("desc", description))):
+        element = ElementTree.Element(f"{{{_SVG}}}{tag}", {"id": f"{chart_id}-{tag}"})
+        element.text = content
+        root.insert(place, element)
+    ElementTree.register_namespace("", _SVG)
+    ElementTree.register_namespace("xlink", _XLINK)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _drop(root: ElementTree.Element, tag: str) -> None:
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag == f"{{{_SVG}}}{tag}":
+                parent.remove(child)
+
+
+def _change(name: str, value: str, chart_id: str) -> str:
+    if name == "id":
+        return f"{chart_id}-{value}"
+    if name == f"{{{_XLINK}}}href" and value.startswith("#"):
+        return f"#{chart_id}-{value[1:]}"
+    value = _REFERENCE.sub(lambda found: f"url(#{chart_id}-{found[1]})", value)
+    if name != "style":
+        return value
+    value = _FONT.sub(_size, value)
+    return _COLOUR.sub(lambda found: f"var(--{_NAMES[found[0]]},{found[0]})" if found[0] in _NAMES else found[0], value)
+
+
+def _size(found: re.Match[str]) -> str:
+    """``font: 10.5px 'DejaVu Sans', …`` as its size alone: the family is the page's."""
+    size = re.search(r"[\d.]+px", found[1])
+    return f"font-size: {size[0]}" if size else "font-family: inherit"
+
 
 FONT_PX = 10.5
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 10.0, 10.0, 40.0

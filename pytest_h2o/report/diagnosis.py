@@ -5,31 +5,29 @@ Pure: an item and its error in, text out.
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-from pytest_h2o.bench.adapter import get_adapter
 from pytest_h2o.bench.command import repeat_command
-from pytest_h2o.errors import BenchError, H2OError
-from pytest_h2o.gate.bounds import find_bound
-from pytest_h2o.gate.comparison_item import ComparisonItem
-from pytest_h2o.gate.item import GateItem
-from pytest_h2o.gate.measured import METRICS, Comparison, Measured, Target
-from pytest_h2o.gate.point_item import PointItem
-from pytest_h2o.gate.row_metrics import ROW_METRICS, row_cell
-from pytest_h2o.gate.rule import RowMargins
-from pytest_h2o.gate.scope_item import LosslessItem
-from pytest_h2o.gate.sweep_items import SweepItem, row_facts
-from pytest_h2o.points import LLM_BENCH
+from pytest_h2o.bench.llm_bench import get_adapter
+from pytest_h2o.errors import BenchError, H2OError, make_printable
+from pytest_h2o.gate.metrics import ROW_METRICS, row_cell
+from pytest_h2o.gate.rule import RowMargins, find_bound
+from pytest_h2o.gate.values import METRICS, Comparison, Measured, Target
+from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.report.changes import explain_changes
+from pytest_h2o.run.items import ComparisonItem, GateItem, LosslessItem, PointItem, SweepItem, row_facts
 
 if TYPE_CHECKING:
-    from pytest_h2o.bench.result import PointResult
-    from pytest_h2o.gate.paired import PairedComparison
+    from pytest_h2o.bench.results import PointResult
+    from pytest_h2o.gate.decode import PairedComparison
+
 
 NEAREST = 5
 """Rows shown beside the one that was measured."""
@@ -337,3 +335,84 @@ def _repeat_lines(item: GateItem, nodeid: str) -> list[str]:
         bench = item.session.bench_command(item.preset, item.point)
         lines += [f"or         {bench}"] if bench else []
     return lines
+
+
+def main_figures(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Name and value of every comparison that the item made; built-in types only.
+
+    For a metric ``M``: ``h2o.M``; ``h2o.M.std``, ``h2o.M.low`` and ``h2o.M.high`` where they are known;
+    ``h2o.M.target`` where there is one; ``h2o.M.row`` and ``h2o.M.outcome``. Numbers have full precision.
+    """
+    figures: list[tuple[str, str]] = []
+    for comparison in record["comparisons"]:
+        name = f"h2o.{comparison['metric']}"
+        interval = comparison.get("interval") or {}
+        values = (
+            ("", comparison["value"]),
+            (".std", comparison["std"]),
+            (".low", interval.get("low")),
+            (".high", interval.get("high")),
+            (".target", comparison["target"]),
+            (".row", comparison["source"]),
+            (".outcome", comparison["outcome"]),
+        )
+        figures += [(f"{name}{end}", str(value)) for end, value in values if value is not None]
+    return figures
+
+
+@dataclass(frozen=True)
+class ItemReport:
+    """The end of one item.
+
+    Attributes
+    ----------
+    text : str or None
+        What stands in place of a traceback, where the failure is an error of ours.
+    diagnosis : str or None
+        Of a failure.
+    record : str
+        For the journal: one JSON object.
+    figures : tuple of (str, str)
+        Properties of its test case.
+    """
+
+    text: str | None
+    diagnosis: str | None
+    record: str
+    figures: tuple[tuple[str, str], ...] = ()
+
+
+def report_item(
+    item: GateItem,
+    nodeid: str,
+    path: str,
+    outcome: str,
+    error: BaseException | None,
+    location: tuple[str, int | None] | None = None,
+) -> ItemReport:
+    """Describe how an item ended.
+
+    Parameters
+    ----------
+    item : GateItem
+    nodeid : str
+        Its name.
+    path : str
+        Its gate file, as it is named from where the user is.
+    outcome : str
+        ``passed``, ``failed`` or ``skipped``.
+    error : BaseException or None
+        What ended it: an error of ours, a failed assertion, a skip.
+    location : (str, int or None), optional
+        File of its test, relative to the root of pytest, and line from 0.
+    """
+    ours = error if isinstance(error, H2OError) else None
+    failed = outcome == "failed"
+    shown = path + nodeid[nodeid.find("::") :]
+    diagnosis = make_printable(render_diagnosis(item, shown, ours)) if failed else None
+    record = item.record(nodeid, outcome, ours.what if ours else getattr(error, "msg", None))
+    record["location"] = location
+    if diagnosis is not None:
+        record["diagnosis"] = f"{ours}\n\n{diagnosis}" if ours else diagnosis
+    text = str(ours) if failed and ours else None
+    return ItemReport(text, diagnosis, json.dumps(record, allow_nan=False), tuple(main_figures(record)))

@@ -5,10 +5,15 @@ Text is plain text here, wherever it came from; `pytest_h2o.report.html` escapes
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pytest_h2o.report.chart_data import Chart
+from pytest_h2o.errors import make_printable
+from pytest_h2o.report.charts import Chart
+from pytest_h2o.run.journal import ReportSection, SectionBlock, SectionTable
 
 Tone = Literal["", "good", "bad", "warn", "quiet"]
 """How a text is coloured. Never the only thing that tells: the text says it too."""
@@ -146,3 +151,93 @@ class Page:
     lead: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
     sections: tuple[Section, ...]
+
+
+def escape(text: str) -> str:
+    """Text that cannot break a table, a list or the page, nor make a link, an image, a heading or a tag.
+
+    What stays as it is can at most set a word in bold. Control characters become visible.
+    """
+    flat = make_printable(" ".join(text.split()), keep="")
+    flat = flat.replace("\\", "\\\\").replace("|", "\\|").replace("`", "\\`")
+    flat = re.sub(r"&(?=#?\w+;)", "&amp;", flat).replace("<", "&lt;")
+    flat = flat.replace("](", "]\\(")  # [text](link)
+    flat = re.sub(
+        r"^(?=\[[^\]]*\]:|[#>]|[-+*](?:\s|$)|---|\*\*\*|~~~)", r"\\", flat
+    )  # what would start a block, or is [label]: link
+    return re.sub(r"^(\d+)(?=[.)](?:\s|$))", r"\1\\", flat)
+
+
+def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(escape(cell) for cell in cells) + " |"
+
+    return [line(header), "|" + " --- |" * len(header), *(line(row) for row in rows)]
+
+
+def render_list(title: str, entries: Sequence[str]) -> list[str]:
+    """A titled list, or nothing where there is no entry."""
+    return ["", f"**{title}**", "", *(f"- {escape(entry)}" for entry in entries)] if entries else []
+
+
+def build_sections(sections: Iterable[ReportSection], summary: Mapping[str, Any]) -> tuple[list[Any], list[str]]:
+    """Make every section: what the summary keeps of them, and which could not be made, and why."""
+    kept, troubles = [], []
+    for section in sections:
+        try:
+            # A copy: a section tells of a run, and must not change what is told of it.
+            blocks = [_to_json(block) for block in section.build(json.loads(json.dumps(summary)))]
+        except Exception as error:  # a plugin's own function: whatever it raises is told, and the run is kept
+            why = f"the report section {section.title!r} could not be made: {type(error).__name__}: {error}"
+            blocks = [{"text": why}]
+            troubles.append(why)
+        if blocks:
+            kept.append({"title": str(section.title), "blocks": blocks})
+    return kept, troubles
+
+
+def _to_json(block: SectionBlock) -> dict[str, Any]:
+    if isinstance(block, str):
+        return {"text": block}
+    if isinstance(block, SectionTable):
+        rows = [[str(cell) for cell in row] for row in block.rows]
+        if any(len(row) != len(block.header) for row in rows):
+            raise ValueError(
+                f"a row of the table {block.caption!r} has not {len(block.header)} cells, as its header has"
+            )
+        return {"caption": block.caption, "header": [str(cell) for cell in block.header], "rows": rows}
+    return {"list": [str(entry) for entry in block]}
+
+
+def section_pages(summary: Mapping[str, Any]) -> list[Section]:
+    """The sections of a summary for the page."""
+    return [
+        Section(f"added-{number}", section["title"], tuple(map(_page_block, section["blocks"])))
+        for number, section in enumerate(summary.get("sections", ()), 1)
+    ]
+
+
+def _page_block(block: Mapping[str, Any]) -> Block:
+    if "text" in block:
+        return Text(block["text"])
+    if "list" in block:
+        return Bullets(tuple(block["list"]))
+    rows = tuple(tuple(map(Cell, row)) for row in block["rows"])
+    return Table(block["caption"], tuple(block["header"]), rows)
+
+
+def render_sections_md(summary: Mapping[str, Any]) -> list[str]:
+    """The lines of the sections of a summary in Markdown."""
+    lines: list[str] = []
+    for section in summary.get("sections", ()):
+        lines += ["", f"## {escape(section['title'])}"]
+        for block in section["blocks"]:
+            if "text" in block:
+                lines += ["", escape(block["text"])]
+            elif "list" in block:
+                lines += ["", *(f"- {escape(entry)}" for entry in block["list"])]
+            else:
+                lines += ["", f"{escape(block['caption'])}:", "", *render_table(block["header"], block["rows"])]
+    return lines

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_h2o.bench.printable import make_printable
-from pytest_h2o.errors import StoreError
+from pytest_h2o.errors import StoreError, make_printable
 from pytest_h2o.report.summary import render_summary_md
 
 STEP_SUMMARY_LIMIT_BYTES = 1024 * 1024

@@ -4,17 +4,130 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pytest_h2o.bench.printable import make_printable
-from pytest_h2o.options import Settings
+from pytest_h2o.errors import H2OError, make_printable
+from pytest_h2o.gate.compare import FAILING
+from pytest_h2o.gate.values import METRICS
+from pytest_h2o.inputs.options import Settings
+from pytest_h2o.report.artifacts import write_artifacts
 from pytest_h2o.report.changes import render_lines
-from pytest_h2o.report.collector import Collector
 from pytest_h2o.report.github import tell_github
-from pytest_h2o.report.result_table import SHOWN_METRICS, WIDTH, render_result_table
 from pytest_h2o.report.summary import count_rows, render_verdict
+from pytest_h2o.run.journal import Collector
+
+WIDTH = 80
+NOTHING = "-"
+"""Stands where there is no such figure."""
+
+Subject = Mapping[str, Any]
+
+
+def render_result_table(presets: Mapping[str, Subject], scopes: Mapping[str, Subject]) -> list[str]:
+    """Lines of the table; columns in which no row has anything are left out.
+
+    Where a row has no room for its name, the name stands on a line of its own.
+    """
+    named = [*presets.items(), *scopes.items()]
+    cells = [[make(subject) for _, make in COLUMNS] for _, subject in named]
+    kept = [place for place in range(len(COLUMNS)) if any(row[place] != NOTHING for row in cells)]
+    if not named:
+        return []
+    rows = [[COLUMNS[place][0] for place in kept], *([row[place] for place in kept] for row in cells)]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(kept))]
+    names = ["preset or scope", *(name for name, _ in named)]
+    longest = max(map(len, names))
+    figures = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    if longest + 2 + len(figures[0]) <= WIDTH:
+        return [f"{name:<{longest}}  {line}".rstrip() for name, line in zip(names, figures, strict=True)]
+    return [line.rstrip() for pair in zip(names, (f"    {line}" for line in figures), strict=True) for line in pair]
+
+
+def name_verdict(subject: Subject) -> str:
+    """``PASS``, ``FAIL``, ``INCONCLUSIVE``; ``reported`` where no target was set; ``skipped`` where nothing ran."""
+    outcomes = set(subject["outcomes"].values())
+    verdicts = [verdict["outcome"] for verdict in subject.get("verdicts", ())]
+    if "failed" in outcomes:
+        return "FAIL"
+    if "passed" not in outcomes:
+        return "skipped"
+    if "inconclusive" in verdicts:
+        return "INCONCLUSIVE"
+    return "reported" if verdicts and set(verdicts) == {"reported"} else "PASS"
+
+
+def smallest_margin(subject: Subject) -> float | None:
+    """The smallest of its margins, each as a part of its target; None where no target was set, or a value is missing.
+
+    Of a slow-down it is a part of the baseline speed, and a joint margin is the smallest of several by itself.
+    """
+    margins = [verdict["relative_margin"] for verdict in subject.get("verdicts", ())]
+    numbers = [margin for margin in margins if isinstance(margin, float | int)]
+    return min(numbers) if numbers else None
+
+
+def _metric(*names: str) -> Callable[[Subject], str]:
+    def cell(subject: Subject) -> str:
+        found = next((v for name in names for v in subject.get("verdicts", ()) if v["metric"] == name), None)
+        return NOTHING if found is None else render_value(found)
+
+    return cell
+
+
+def render_value(verdict: Mapping[str, Any]) -> str:
+    """The value of a verdict, with its interval where there is one: ``0.9% [-1.4, 3.2]``."""
+    metric, value = METRICS[verdict["metric"]], float(verdict["value"])
+    if verdict["basis"] is None:
+        return metric.render_bare(value)
+    percent = metric.style != "number"
+    scale, decimals = (100.0, 1) if percent else (1.0, metric.decimals)
+    bounds = ("..." if end is None else f"{end * scale:.{decimals}f}" for end in (verdict["low"], verdict["high"]))
+    text = "no value" if value != value else f"{value * scale:.{decimals}f}" + ("%" if percent else "")
+    return f"{text} [{', '.join(bounds)}]"
+
+
+def _lossless(subject: Subject) -> str:
+    if "lossless_ratio" in subject:
+        return "none" if subject["refused"] else METRICS["lossless_ratio"].render_bare(subject["lossless_ratio"])
+    return _metric("lossless_ratio")(subject)
+
+
+def _margin(subject: Subject) -> str:
+    margin = smallest_margin(subject)
+    return NOTHING if margin is None else METRICS["joint_margin"].render_bare(margin)
+
+
+def _change(subject: Subject) -> str:
+    """How many figures changed against the earlier run, the worst kind first."""
+    comparison = subject["comparison"]
+    if comparison is None:
+        return NOTHING
+    counts: Mapping[str, int] = comparison["counts"]
+    worse = sum(counts.get(state, 0) for state in FAILING)
+    for number, word in ((worse, "worse"), (counts.get("allowed", 0), "allowed"), (counts.get("better", 0), "better")):
+        if number:
+            return f"{number} {word}"
+    return "equal"
+
+
+QUALITY = tuple(name for name in METRICS if name.startswith(("quality", "demo")))
+
+COLUMNS: Sequence[tuple[str, Callable[[Subject], str]]] = (
+    ("lossy", _metric("h2o_lossy")),
+    ("lossless", _lossless),
+    ("decode", _metric("decode_drop", "decode_tok_per_s")),
+    ("quality", _metric(*QUALITY)),
+    ("verdict", name_verdict),
+    ("margin", _margin),
+    ("change", _change),
+)
+"""Heads of the columns, and how each is made of the summary of a preset or scope."""
+
+SHOWN_METRICS = frozenset({"h2o_lossy", "lossless_ratio", "decode_drop", "joint_margin", *QUALITY})
+"""Metrics that the table shows; any other that a gate file compares is told below it."""
 
 NOTES_SHOWN = 6
 """Notes of a preset on the terminal; all of them are in summary.md."""
@@ -135,3 +248,50 @@ def render_header(
         names = ", ".join(name for name in sorted(left_out) if left_out[name] == why)
         lines.append(f"h2o: not measured and left out: {names} ({why}; -k NAME asks for one)")
     return [make_printable(line) for line in lines]
+
+
+ENDED_WELL, TESTS_FAILED, INTERRUPTED, INTERNAL_ERROR = range(4)
+"""Exit statuses of pytest, as its documentation numbers them."""
+
+
+class Closing(NamedTuple):
+    """The last lines of a run under their title, and the exit status that it must end with."""
+
+    title: str
+    lines: list[str]
+    exit_status: int
+
+
+def close_run(collector: Collector, root: Path, started: float, exit_status: int, trouble: str | None) -> Closing:
+    """Write the artifacts; if that fails the run fails, whatever the items said. A run broken off has none.
+
+    Parameters
+    ----------
+    collector : Collector
+        What the items said.
+    root : Path
+        Root of the run, which node ids are relative to.
+    started : float
+        Start of the run in seconds since the epoch.
+    exit_status : int
+        That of pytest so far.
+    trouble : str or None
+        What kept a record from being kept; then no artifact is written, since it would not be whole.
+    """
+    if exit_status == INTERRUPTED:
+        lines = render_broken_off(collector.run_dir)
+        return Closing("h2o", lines, exit_status) if trouble is None else _not_kept(trouble)
+    if trouble is not None:
+        return _not_kept(trouble)
+    try:
+        summary = write_artifacts(collector, started=started, ended=time.time(), exit_status=exit_status)
+    except H2OError as error:
+        return _not_kept(str(error))
+    unkept = summary["recorded"]["trouble"] is not None
+    if (unkept or summary["overall_pass"] is False) and exit_status == ENDED_WELL:
+        exit_status = TESTS_FAILED  # an excused item does not excuse the gate
+    return Closing("h2o", render_closing(summary, collector, root), exit_status)
+
+
+def _not_kept(trouble: str) -> Closing:
+    return Closing("h2o: what was measured could not be kept", [trouble], INTERNAL_ERROR)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_h2o.bench.row import BenchRow
+from pytest_h2o.bench.rows import BenchRow
 from pytest_h2o.errors import TableError
 
 

@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_h2o.bench.check import check_baseline_row, check_row, is_idle, only_row
-from pytest_h2o.bench.row import BenchRow
-from pytest_h2o.bench.table import read_table
+from pytest_h2o.bench.llm_bench import check_baseline_row, check_row, is_idle, only_row
+from pytest_h2o.bench.rows import BenchRow, read_table
 from pytest_h2o.errors import TableError
 
 from .checks import check_error

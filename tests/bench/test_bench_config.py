@@ -17,7 +17,7 @@ from pytest_h2o.bench.config import (
     rope_theta,
 )
 from pytest_h2o.errors import UsageError
-from pytest_h2o.points import SweepPoint
+from pytest_h2o.inputs.presets import SweepPoint
 
 from .samples import RECORDINGS, SWEEP, recorded_points
 

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_h2o.bench.demo import parse_demo_text, read_demo_text
+from pytest_h2o.bench.demo import TextComparison, TextPair, compare_texts, parse_demo_text, read_demo_text
 from pytest_h2o.errors import TableError
-from pytest_h2o.gate.text_similarity import TextComparison, TextPair, compare_texts
 
 OTHER = Path(__file__).parents[2] / "fixtures" / "recordings" / "other"
 WARNING = "Drop stale per-layer pending plan: layer=20 pending_remove=445 kv_len=439 pending_ints=4.\n"

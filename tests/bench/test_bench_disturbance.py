@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_h2o.bench.disturbance import MachineState, describe_sources, find_disturbance, read_machine
+from pytest_h2o.bench.machine import MachineState, describe_sources, find_disturbance, read_machine
 
 BEFORE = MachineState(clock_s=100.0, busy_s=1000.0, own_s=5.0, swapped_pages=10, throttled=3, mean_mhz=3000.0)
 QUIET = MachineState(clock_s=110.0, busy_s=1020.0, own_s=24.9, swapped_pages=10, throttled=3, mean_mhz=3000.0)

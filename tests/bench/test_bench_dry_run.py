@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_h2o.bench.dry_run import write_dry_run
-from pytest_h2o.bench.launch import Launcher
-from pytest_h2o.bench.table import read_table
+from pytest_h2o.bench.launch import Launcher, write_dry_run
+from pytest_h2o.bench.rows import read_table
 from pytest_h2o.errors import BenchError
 
 from .samples import recorded_points

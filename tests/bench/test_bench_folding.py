@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_h2o.bench.folding import ColumnDifference, FoldCheck, compare_rows, fold_points
-from pytest_h2o.bench.row import DETERMINISTIC_COLUMNS, BenchRow
-from pytest_h2o.bench.table import read_table
-from pytest_h2o.points import SweepPoint
+from pytest_h2o.bench.rows import DETERMINISTIC_COLUMNS, BenchRow, read_table
+from pytest_h2o.bench.sweep import ColumnDifference, FoldCheck, compare_rows, fold_points
+from pytest_h2o.inputs.presets import SweepPoint
 
 from .samples import SWEEP, recorded_points
 

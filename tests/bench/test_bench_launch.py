@@ -18,10 +18,9 @@ from pytest_h2o.bench.command import BenchSettings, RunFiles, bench_argv, repeat
 from pytest_h2o.bench.launch import JsonSupport, Launcher
 from pytest_h2o.bench.output import OutputSummary
 from pytest_h2o.bench.recorded import read_recording
-from pytest_h2o.bench.result import PointResult
-from pytest_h2o.bench.table import read_table
-from pytest_h2o.error_records import error_from_json, error_to_json
-from pytest_h2o.errors import BenchError, StoreError, TableError, UsageError
+from pytest_h2o.bench.results import PointResult
+from pytest_h2o.bench.rows import read_table
+from pytest_h2o.errors import BenchError, StoreError, TableError, UsageError, error_from_json, error_to_json
 
 from .samples import FAKE_BENCH, SWEEP, recorded_points
 

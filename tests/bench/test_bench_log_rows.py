@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_h2o.bench.log_rows import read_rows
-from pytest_h2o.bench.table import parse_table
+from pytest_h2o.bench.rows import parse_table, read_rows
 from pytest_h2o.errors import TableError
 
 from .checks import check_error

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_h2o.bench.machine_lock import heavy_work, machine_lock
+from pytest_h2o.bench.machine import heavy_work, machine_lock
 from pytest_h2o.errors import StoreError
 
 HOLD = (

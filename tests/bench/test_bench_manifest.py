@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_h2o.bench.manifest import manifest_entry, read_manifest, write_manifest
-from pytest_h2o.bench.result import PointResult
-from pytest_h2o.bench.table import read_table
+from pytest_h2o.bench.results import PointResult, manifest_entry, read_manifest, write_manifest
+from pytest_h2o.bench.rows import read_table
 from pytest_h2o.errors import BenchError, StoreError
 
 from .samples import SWEEP, recorded_points

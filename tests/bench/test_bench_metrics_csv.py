@@ -7,11 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_h2o.bench.metrics_csv import read_metrics_csv, render_metrics_csv, write_metrics_csv
-from pytest_h2o.bench.row import (
-    BenchRow,
-)
-from pytest_h2o.bench.table import read_table
+from pytest_h2o.bench.rows import BenchRow, read_metrics_csv, read_table, render_metrics_csv, write_metrics_csv
 from pytest_h2o.errors import StoreError, TableError
 
 from .samples import RECORDINGS, SWEEP, recorded_points

@@ -10,15 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from pytest_h2o.bench.launch import Launcher
-from pytest_h2o.bench.paired import PairRunner, compare_pairs, launch_pairs
-from pytest_h2o.bench.relaunch import Relaunches
-from pytest_h2o.bench.result import PointResult
-from pytest_h2o.bench.row import BenchRow
+from pytest_h2o.bench.launch import Launcher, Relaunches
+from pytest_h2o.bench.results import PointResult
+from pytest_h2o.bench.rows import BenchRow
 from pytest_h2o.errors import BenchError, StoreError
-from pytest_h2o.gate.decode import Budget
-from pytest_h2o.gate.paired import PairedComparison, explain
-from pytest_h2o.gate.pairs import plan_order
+from pytest_h2o.gate.decode import Budget, PairedComparison, explain, plan_order
+from pytest_h2o.run.pairs import PairRunner, compare_pairs, launch_pairs
 
 from .samples import recorded_points
 

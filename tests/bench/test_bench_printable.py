@@ -7,7 +7,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_h2o.bench.printable import make_printable, one_line
+from pytest_h2o.errors import make_printable, one_line
 
 
 @given(st.text())

@@ -12,7 +12,7 @@ import pytest
 from pytest_h2o.bench.output import OutputSummary
 from pytest_h2o.bench.recorded import Recording, read_recording, recording_folder
 from pytest_h2o.errors import StoreError, TableError
-from pytest_h2o.points import SweepPoint
+from pytest_h2o.inputs.presets import SweepPoint
 
 from .samples import OTHER, SWEEP, recorded_points
 

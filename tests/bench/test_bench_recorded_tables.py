@@ -6,14 +6,15 @@ import csv
 
 import pytest
 
-from pytest_h2o.bench.result_json import COLUMN_DECIMALS, parse_json
-from pytest_h2o.bench.row import (
+from pytest_h2o.bench.rows import (
+    COLUMN_DECIMALS,
     H2O_COLUMNS,
     TABLE_H2O_COLUMNS,
     Measurement,
+    parse_json,
+    read_table,
     require_h2o,
 )
-from pytest_h2o.bench.table import read_table
 
 from .checks import check_error
 from .samples import OTHER, RECORDINGS, SWEEP, recorded_points

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from pytest_h2o.bench import launch
-from pytest_h2o.bench.launch import Launcher
+from pytest_h2o.bench.launch import Launcher, Relauncher, Relaunches
 from pytest_h2o.bench.recorded import read_recording
-from pytest_h2o.bench.relaunch import Relauncher, Relaunches
 
 from .samples import recorded_points
 

@@ -10,12 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_h2o.bench.result_json import parse_json
-from pytest_h2o.bench.row import (
-    BenchRow,
-    Measurement,
-    require_h2o,
-)
+from pytest_h2o.bench.rows import BenchRow, Measurement, parse_json, require_h2o
 from pytest_h2o.errors import TableError
 
 from .checks import check_rows_or_error

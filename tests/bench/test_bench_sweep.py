@@ -13,16 +13,13 @@ from typing import Any
 
 import pytest
 
-from pytest_h2o.bench.folding import ColumnDifference, FoldCheck
 from pytest_h2o.bench.launch import Launcher
-from pytest_h2o.bench.manifest import manifest_entry, write_manifest
 from pytest_h2o.bench.recorded import read_recording
-from pytest_h2o.bench.result import PointResult
-from pytest_h2o.bench.row import DETERMINISTIC_COLUMNS
-from pytest_h2o.bench.sweep import Sweep
-from pytest_h2o.bench.table import read_table
+from pytest_h2o.bench.results import PointResult, manifest_entry, write_manifest
+from pytest_h2o.bench.rows import DETERMINISTIC_COLUMNS, read_table
+from pytest_h2o.bench.sweep import ColumnDifference, FoldCheck, Sweep
 from pytest_h2o.errors import BenchError, H2OError, UsageError
-from pytest_h2o.points import SweepPoint
+from pytest_h2o.inputs.presets import SweepPoint
 
 from .samples import SWEEP, recorded_points
 

@@ -10,15 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_h2o.bench.row import (
+from pytest_h2o.bench.rows import (
     DETERMINISTIC_COLUMNS,
     H2O_COLUMNS,
     BenchRow,
     Measurement,
     parse_measurement,
+    parse_table,
+    read_table,
     require_h2o,
 )
-from pytest_h2o.bench.table import parse_table, read_table
 from pytest_h2o.errors import TableError
 
 from .checks import check_error, check_rows_or_error

@@ -11,8 +11,8 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from pytest_h2o.cli.codecs import streams
 from pytest_h2o.codecs.base import Codec, Rope, Stream, Words
-from pytest_h2o.codecs_bench.streams import streams
 
 DUMP = Path(__file__).parents[2] / "fixtures" / "dumps" / "fp16"
 ROPE = Rope(theta=100_000.0)

@@ -27,10 +27,9 @@ from hypothesis import strategies as st
 from sample_streams import DUMP, ROPE, SHAPES, any_stream, cut, real_streams, worst_words
 
 import pytest_h2o.codecs
+from pytest_h2o.cli.codecs import streams as dumped_streams
 from pytest_h2o.codecs.base import Codec, Stream
-from pytest_h2o.codecs.registry import builtin_names, codec_class, get_codec
-from pytest_h2o.codecs.spec import parse_codec, render_codec
-from pytest_h2o.codecs_bench.streams import streams as dumped_streams
+from pytest_h2o.codecs.registry import builtin_names, codec_class, get_codec, parse_codec, render_codec
 
 OTHER_SETTINGS = (
     "zstd:level=19",

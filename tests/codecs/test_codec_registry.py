@@ -14,7 +14,7 @@ import pytest
 from pytest_h2o.codecs import registry
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
 from pytest_h2o.codecs.byteplane import Byteplane
-from pytest_h2o.codecs.spec import parse_codec, render_codec
+from pytest_h2o.codecs.registry import parse_codec, render_codec
 from pytest_h2o.codecs.zstd import Zstd
 from pytest_h2o.errors import CodecError
 

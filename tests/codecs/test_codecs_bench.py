@@ -12,13 +12,27 @@ import numpy as np
 import pytest
 from sample_streams import DUMP
 
+from pytest_h2o.cli.codecs import (
+    BenchSettings,
+    Contender,
+    DumpStream,
+    Result,
+    StreamSizes,
+    _fewer_rounds,
+    _set_rounds,
+    contend,
+    load_peer,
+    measure,
+    peer_names,
+    ratio,
+    render_json,
+    render_markdown,
+    render_svg,
+    streams,
+    summarize,
+)
 from pytest_h2o.codecs.base import SideInfo, Stream, Words
 from pytest_h2o.codecs.registry import get_codec
-from pytest_h2o.codecs_bench.chart import render_svg
-from pytest_h2o.codecs_bench.contenders import Contender, contend, load_peer, peer_names
-from pytest_h2o.codecs_bench.measure import BenchSettings, Result, StreamSizes, _set_rounds, measure, ratio
-from pytest_h2o.codecs_bench.streams import DumpStream, streams
-from pytest_h2o.codecs_bench.tables import _fewer_rounds, render_json, render_markdown, summarize
 from pytest_h2o.errors import CodecError, RoundTripError, UsageError
 
 SETTINGS = BenchSettings(chunk_tokens=4, framing_bytes=8, rounds=3)

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from sample_streams import DUMP
 
-from pytest_h2o.cli import main
+from pytest_h2o.cli import codecs as chart
+from pytest_h2o.cli import codecs as measure
+from pytest_h2o.cli.main import main
 from pytest_h2o.codecs import registry
-from pytest_h2o.codecs_bench import chart, measure
 from pytest_h2o.errors import RoundTripError, UsageError
 
 LAYER = str(DUMP / "code" / "layer_1")

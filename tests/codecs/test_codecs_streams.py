@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sample_streams import DUMP, ROPE
 
-from pytest_h2o.codecs_bench.streams import streams
+from pytest_h2o.cli.codecs import streams
 from pytest_h2o.errors import DumpError
 
 ORACLE = DUMP.parents[1] / "oracle" / "fp16" / "all_layers_grouped.json"

@@ -19,7 +19,7 @@ from pytest_h2o.codecs.base import Rope, SideInfo, Stream, Words
 from pytest_h2o.codecs.byteplane import Byteplane
 from pytest_h2o.codecs.container import MAX_RAW_BYTES, decode_container, read_container, write_container
 from pytest_h2o.codecs.registry import codec_names, register, unregister
-from pytest_h2o.codecs.wire.byte_reader import encode_varint
+from pytest_h2o.codecs.wire import encode_varint
 from pytest_h2o.codecs.zstd import Zstd
 from pytest_h2o.errors import CodecError
 

@@ -10,15 +10,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_h2o.codecs.planes import frames
-from pytest_h2o.codecs.planes.frames import (
-    Search,
-    compress,
-    compress_bare,
-    compress_each,
-    decompress,
-    decompress_bare,
-)
+from pytest_h2o.codecs import planes as frames
+from pytest_h2o.codecs.planes import Search, compress, compress_bare, compress_each, decompress, decompress_bare
 from pytest_h2o.errors import CodecError
 
 HUGE = 1 << 31

@@ -19,7 +19,7 @@ from battery import (
 from hypothesis import HealthCheck, given, settings
 from sample_streams import DUMP, any_stream, cut, real_streams, worst_words
 
-from pytest_h2o.cli import main
+from pytest_h2o.cli.main import main
 from pytest_h2o.codecs.base import Codec, Stream
 from pytest_h2o.codecs.registry import codec_names, get_codec, unregister
 

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pytest_h2o.codecs.wire.byte_reader import ByteReader, encode_varint, unzigzag, zigzag
-from pytest_h2o.codecs.wire.position_runs import decode_positions, encode_positions
+from pytest_h2o.codecs.wire import ByteReader, decode_positions, encode_positions, encode_varint, unzigzag, zigzag
 from pytest_h2o.errors import CodecError
 
 positions = hnp.arrays(np.int64, st.integers(0, 40), elements=st.integers(-(1 << 63), (1 << 63) - 1)) | st.lists(

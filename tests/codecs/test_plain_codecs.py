@@ -9,7 +9,7 @@ from sample_streams import real_streams, worst_words
 
 from pytest_h2o.codecs.base import SideInfo, Stream
 from pytest_h2o.codecs.byteplane import Byteplane
-from pytest_h2o.codecs.planes.frames import decompress
+from pytest_h2o.codecs.planes import decompress
 from pytest_h2o.codecs.zstd import Zstd
 from pytest_h2o.errors import CodecError
 

@@ -10,19 +10,14 @@ import numpy as np
 import pytest
 
 from pytest_h2o.codecs import adaptive_v22, container
-from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
+from pytest_h2o.codecs import rowref as row_segments
+from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words, check_settings
 from pytest_h2o.codecs.container import write_container
 from pytest_h2o.codecs.gear_v3 import GearV3
-from pytest_h2o.codecs.planes.plane_frames import read_plane
-from pytest_h2o.codecs.registry import register, unregister
-from pytest_h2o.codecs.rows import row_segments
-from pytest_h2o.codecs.rows.row_segments import _read_sources
-from pytest_h2o.codecs.settings import check_settings
-from pytest_h2o.codecs.spec import parse_codec
-from pytest_h2o.codecs.wire.byte_reader import ByteReader
-from pytest_h2o.codecs.wire.rope_bytes import KNOWN_THETAS, decode_rope
-from pytest_h2o.codecs.wire.stream_header import StreamHeader
-from pytest_h2o.codecs.wire.turned_header import read_turned_header
+from pytest_h2o.codecs.planes import read_plane
+from pytest_h2o.codecs.registry import parse_codec, register, unregister
+from pytest_h2o.codecs.rowref import _read_sources, read_turned_header
+from pytest_h2o.codecs.wire import KNOWN_THETAS, ByteReader, StreamHeader, decode_rope
 from pytest_h2o.errors import CodecError
 
 STREAM = Stream(np.arange(64, dtype=np.uint16).reshape(4, 2, 8), "k")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_h2o.codecs.planes.rle import decode_rle, encode_rle, least_rle_bytes, plan_rle
+from pytest_h2o.codecs.gear_v3 import decode_rle, encode_rle, least_rle_bytes, plan_rle
 from pytest_h2o.errors import CodecError
 
 runs = st.lists(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pytest_h2o.codecs.base import Rope
-from pytest_h2o.codecs.rows.rotation import build_rotation
+from pytest_h2o.codecs.rotation import build_rotation
 
 
 @pytest.mark.parametrize("theta", [1.0, 1e4, 1e5, 5e5, 123_456.789])

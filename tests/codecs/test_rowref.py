@@ -9,10 +9,8 @@ from sample_streams import PROMPTS, all_chunks, measure_ratios
 
 from pytest_h2o.codecs.base import Rope, SideInfo, Stream
 from pytest_h2o.codecs.registry import get_codec
-from pytest_h2o.codecs.rowref import RowRef
-from pytest_h2o.codecs.wire.byte_reader import ByteReader
-from pytest_h2o.codecs.wire.stream_header import read_header
-from pytest_h2o.codecs.wire.turned_header import read_turned_header
+from pytest_h2o.codecs.rowref import RowRef, read_turned_header
+from pytest_h2o.codecs.wire import ByteReader, read_header
 from pytest_h2o.errors import CodecError
 
 CODEC = RowRef()

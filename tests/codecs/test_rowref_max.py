@@ -6,12 +6,18 @@ from battery import check_decodes, check_every_chunk_not_larger, check_round_tri
 from sample_streams import PROMPTS, all_chunks, measure_ratios
 
 from pytest_h2o.codecs.base import Stream
-from pytest_h2o.codecs.density.logistic import PATTERNS, TOTAL_BITS, cumulated, slopes_of
-from pytest_h2o.codecs.density.pattern_search import find_patterns
-from pytest_h2o.codecs.density.rans import LaneDecoder, encode_lanes
+from pytest_h2o.codecs.density import (
+    PATTERNS,
+    TOTAL_BITS,
+    LaneDecoder,
+    cumulated,
+    encode_lanes,
+    find_patterns,
+    slopes_of,
+)
 from pytest_h2o.codecs.registry import get_codec
 from pytest_h2o.codecs.rowref_max import RowRefMax
-from pytest_h2o.codecs.wire.byte_reader import ByteReader
+from pytest_h2o.codecs.wire import ByteReader
 from pytest_h2o.errors import CodecError
 
 CODEC = RowRefMax()

@@ -12,9 +12,9 @@ import numpy as np
 from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream, Words
 from pytest_h2o.codecs.byteplane import Byteplane
 from pytest_h2o.codecs.container import MAX_EXPANSION, MAX_RAW_BYTES, decode_container, read_container, write_container
-from pytest_h2o.codecs.planes.rle import decode_rle
+from pytest_h2o.codecs.gear_v3 import decode_rle
 from pytest_h2o.codecs.registry import builtin_names, get_codec
-from pytest_h2o.lossless.framing import ChunkFraming, decode_tensor, encode_tensor
+from pytest_h2o.lossless.plan import ChunkFraming, decode_tensor, encode_tensor
 from tests.fuzz.target import Target, allow_memory
 
 GOLDENS = Path(__file__).parents[2] / "fixtures" / "goldens"

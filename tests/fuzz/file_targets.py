@@ -12,20 +12,26 @@ from typing import Any
 
 import numpy as np
 
-from pytest_h2o.calibrations import flag_target, read_noise
+from pytest_h2o.cli.rows import read_result
 from pytest_h2o.codecs.registry import get_codec
-from pytest_h2o.commands.results import read_result
-from pytest_h2o.dumps import index_dump
-from pytest_h2o.dumps.index import find_overlaps_and_gaps
-from pytest_h2o.dumps.read import Piece, read_pieces
 from pytest_h2o.gate.decode import Budget
 from pytest_h2o.gate.noise import Noise
-from pytest_h2o.history.baselines import read_record_file
-from pytest_h2o.history.lines import read_history
-from pytest_h2o.history.record import RunRecord, parse_record, record_from_json, record_to_json, render_line
-from pytest_h2o.lossless import LosslessSettings, evaluate_lossless
-from pytest_h2o.reference.gguf_file import GgufFile
-from pytest_h2o.report.reread import read_run
+from pytest_h2o.lossless.evaluate import evaluate_lossless
+from pytest_h2o.lossless.index import find_overlaps_and_gaps, index_dump
+from pytest_h2o.lossless.plan import LosslessSettings
+from pytest_h2o.lossless.read import Piece, read_pieces
+from pytest_h2o.reference.gguf import GgufFile
+from pytest_h2o.report.artifacts import read_run
+from pytest_h2o.run.history import (
+    RunRecord,
+    parse_record,
+    read_history,
+    read_record_file,
+    record_from_json,
+    record_to_json,
+    render_line,
+)
+from pytest_h2o.run.launching import flag_target, read_noise
 from tests.fuzz.target import Target, check_harmless
 from tests.fuzz.text_targets import BETWEEN, write
 from tests.records import make_record

@@ -9,16 +9,12 @@ from math import prod
 from pathlib import Path
 
 from pytest_h2o.bench.config import build_run_config, read_base_config
-from pytest_h2o.bench.log_rows import read_rows
-from pytest_h2o.bench.manifest import read_manifest
-from pytest_h2o.bench.metrics_csv import read_metrics_csv, render_metrics_csv
 from pytest_h2o.bench.output import OutputSummary, summarize_output
 from pytest_h2o.bench.recorded import read_recording
-from pytest_h2o.bench.result_json import parse_json
-from pytest_h2o.bench.table import read_table, read_text
-from pytest_h2o.points import expand_points
-from pytest_h2o.presets import SWEPT_KEYS, load_preset, preset_from_flags
-from pytest_h2o.scopes import load_scopes
+from pytest_h2o.bench.results import read_manifest
+from pytest_h2o.bench.rows import parse_json, read_metrics_csv, read_rows, read_table, read_text, render_metrics_csv
+from pytest_h2o.inputs.presets import SWEPT_KEYS, expand_points, load_preset, preset_from_flags
+from pytest_h2o.inputs.scopes import load_scopes
 from tests.fuzz.target import Target, check_harmless
 
 ROOT = Path(__file__).parents[2]

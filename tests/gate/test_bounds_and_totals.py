@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_h2o.gate.bounds import find_bound
-from pytest_h2o.gate.totals import split_layers, whole_cache_ratio
+from pytest_h2o.gate.rule import find_bound, split_layers, whole_cache_ratio
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from pytest_h2o.bench.output import OutputSummary
-from pytest_h2o.bench.result import PointResult
-from pytest_h2o.gate.comparable import CONTEXT_TOLERANCE, seen_context, why_unlike
+from pytest_h2o.bench.results import PointResult
+from pytest_h2o.run.pairs import CONTEXT_TOLERANCE, seen_context, why_unlike
 from tests.sweeps import make_row
 
 CELLS = {"model": "qwen", "backend": "CPU", "threads": "4"}

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_h2o.bench.result import PointResult
-from pytest_h2o.bench.row import BenchRow
+from pytest_h2o.bench.results import PointResult
+from pytest_h2o.bench.rows import BenchRow
 from pytest_h2o.errors import StoreError, UsageError
 from pytest_h2o.gate.compare import (
     Allowances,
@@ -22,10 +22,11 @@ from pytest_h2o.gate.compare import (
     differing_parts,
     headlines,
     parse_allowances,
+    preset_figures,
+    row_key,
 )
-from pytest_h2o.gate.figure_metrics import FIGURE_METRICS, metric_facts, render_figure
-from pytest_h2o.gate.measured import METRICS
-from pytest_h2o.gate.run_figures import preset_figures, row_key
+from pytest_h2o.gate.metrics import FIGURE_METRICS, metric_facts, render_figure
+from pytest_h2o.gate.values import METRICS
 from pytest_h2o.reference.quality import Quality
 from pytest_h2o.reference.table import H2O_COLUMNS
 from tests.records import ON_THIS_MACHINE, make_subject

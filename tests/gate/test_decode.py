@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_h2o.errors import UsageError
-from pytest_h2o.gate.decode import Budget, DecodeVerdict, judge, next_action, render_verdict
-from pytest_h2o.gate.pairs import Pair
+from pytest_h2o.gate.decode import Budget, DecodeVerdict, Pair, judge, next_action, render_verdict
 
 RECORDED = Path(__file__).parents[2] / "fixtures" / "recordings" / "decode_pairs.json"
 TARGET = 0.05

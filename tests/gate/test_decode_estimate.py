@@ -11,15 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_h2o.gate.drop_estimate import (
+from pytest_h2o.gate.sequential import (
     SPREAD_FROM_PAIRS,
     Look,
     chance_of_verdict,
+    fixed_count,
     look_at,
+    make_plan,
+    normal_quantile,
     pairs_for_verdict,
     walsh_averages,
 )
-from pytest_h2o.gate.sequential import fixed_count, make_plan, normal_quantile
 
 PLAN = make_plan(20, 0.95)
 finite = st.floats(-2, 2, allow_nan=False).map(lambda value: round(value, 3))

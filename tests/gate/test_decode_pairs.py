@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_h2o.errors import NotMeasured, UsageError
-from pytest_h2o.gate.pairs import Pair, exclusions, log_ratios, plan_order
+from pytest_h2o.gate.decode import Pair, exclusions, log_ratios, plan_order
 
 
 def test_the_log_ratio_is_positive_where_the_candidate_is_slower() -> None:

@@ -10,8 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from pytest_h2o.gate.decode import Budget, next_action
-from pytest_h2o.gate.pairs import Pair
+from pytest_h2o.gate.decode import Budget, Pair, next_action
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TARGET = 0.05

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from pytest_h2o.errors import UsageError
-from pytest_h2o.gate.measured import Comparison, Measured, Target
+from pytest_h2o.gate.values import Comparison, Measured, Target
 
 
 def test_a_comparison_is_kept_with_its_outcome_and_margin() -> None:

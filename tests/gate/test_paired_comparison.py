@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from pytest_h2o.errors import StoreError
-from pytest_h2o.gate.paired import PairedComparison, explain, read_pair
+from pytest_h2o.gate.decode import PairedComparison, explain, read_pair
 from tests.sweeps import make_pairs
 
 SOUND = make_pairs("run_0001", 0.02)

@@ -9,13 +9,21 @@ from typing import Any
 
 import pytest
 
-from pytest_h2o.decode_plan import choose_baseline, decode_budget, describe_decode, plan_pairs
 from pytest_h2o.errors import NotMeasured
 from pytest_h2o.gate.decode import Budget, DecodeVerdict
-from pytest_h2o.gate.measured import Comparison, Interval, Measured, Target
-from pytest_h2o.gate.paired_margins import add_decode_margin, drop_interval, joint_interval
-from pytest_h2o.gate.rule import JointVerdict, RowFacts, RowMargins, Thresholds
-from pytest_h2o.gate.timed_row import choose_timed_row, eligible_rows
+from pytest_h2o.gate.rule import (
+    JointVerdict,
+    RowFacts,
+    RowMargins,
+    Thresholds,
+    add_decode_margin,
+    choose_timed_row,
+    drop_interval,
+    eligible_rows,
+    joint_interval,
+)
+from pytest_h2o.gate.values import Comparison, Interval, Measured, Target
+from pytest_h2o.run.launching import choose_baseline, decode_budget, describe_decode, plan_pairs
 from tests.sweeps import make_pairs, make_row, make_sweep
 from tests.test_options import resolve
 

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_h2o.bench.row import BenchRow, Measurement
+from pytest_h2o.bench.rows import BenchRow, Measurement
 from pytest_h2o.errors import NotMeasured, UsageError
-from pytest_h2o.gate.figure_metrics import FIGURE_METRICS
-from pytest_h2o.gate.measured import METRICS
-from pytest_h2o.gate.row_metrics import ROW_METRICS, RowMetric, register_metric, require_metric, row_cell
+from pytest_h2o.gate.metrics import FIGURE_METRICS, ROW_METRICS, RowMetric, register_metric, require_metric, row_cell
+from pytest_h2o.gate.values import METRICS
 from tests.sweeps import make_row
 
 TABLES = (ROW_METRICS, METRICS, FIGURE_METRICS)

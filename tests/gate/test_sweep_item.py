@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from pytest_h2o.bench.result import PointResult
+from pytest_h2o.bench.demo import TextComparison, compare_texts
+from pytest_h2o.bench.results import PointResult
 from pytest_h2o.errors import NotMeasured, OptedOut, UsageError
-from pytest_h2o.gate.baseline import Baseline
-from pytest_h2o.gate.measured import Target
-from pytest_h2o.gate.row_metrics import ROW_METRICS, RowMetric
-from pytest_h2o.gate.text_similarity import TextComparison, compare_texts
+from pytest_h2o.gate.metrics import ROW_METRICS, RowMetric
+from pytest_h2o.gate.values import Target
+from pytest_h2o.run.items import Baseline
 from tests.sweeps import make_row, make_sweep
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from pytest_h2o.errors import UsageError
-from pytest_h2o.gate.measured import Target
-from pytest_h2o.gate.row_metrics import ROW_METRICS, RowMetric
+from pytest_h2o.gate.metrics import ROW_METRICS, RowMetric
 from pytest_h2o.gate.targets import choose_target, preset_targets, refuse_unmeasured, scope_targets
-from pytest_h2o.options import DEFAULT_TARGETS, Settings, resolve_settings
-from pytest_h2o.presets import Preset, preset_from_flags
-from pytest_h2o.scopes import Scope
+from pytest_h2o.gate.values import Target
+from pytest_h2o.inputs.options import DEFAULT_TARGETS, Settings, resolve_settings
+from pytest_h2o.inputs.presets import Preset, preset_from_flags
+from pytest_h2o.inputs.scopes import Scope
 
 KINDS = {
     "lossy": "h2o_lossy",

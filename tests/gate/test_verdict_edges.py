@@ -7,13 +7,20 @@ import math
 import pytest
 
 from pytest_h2o.errors import UsageError
-from pytest_h2o.gate.bounds import Bound, find_bound
 from pytest_h2o.gate.compare import Allowances, FigureChange, parse_allowances
-from pytest_h2o.gate.decode import FIT_SLACK, Budget, judge, next_action
-from pytest_h2o.gate.measured import METRICS, Interval, Measured, Target
-from pytest_h2o.gate.pairs import Pair
-from pytest_h2o.gate.rule import RowFacts, Thresholds, best_of_margins, decide_best_of, decide_joint, decode_drop
+from pytest_h2o.gate.decode import FIT_SLACK, Budget, Pair, judge, next_action
+from pytest_h2o.gate.rule import (
+    Bound,
+    RowFacts,
+    Thresholds,
+    best_of_margins,
+    decide_best_of,
+    decide_joint,
+    decode_drop,
+    find_bound,
+)
 from pytest_h2o.gate.sequential import FAIL_POWER, MAX_PAIRS, critical_counts, fixed_count, signed_rank_tail
+from pytest_h2o.gate.values import METRICS, Interval, Measured, Target
 
 LOSSY, DROP = "h2o_lossy", "decode_drop"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pytest_h2o.gate.figure_metrics import FIGURE_METRICS
+from pytest_h2o.gate.metrics import FIGURE_METRICS
 from tests.plugin.project import ROOT
 
 TEXT = (ROOT / "docs" / "baselines.md").read_text("utf-8")

@@ -9,11 +9,17 @@ from typing import Any
 
 import pytest
 
-from pytest_h2o.cli import main
-from pytest_h2o.history.baselines import baseline_path, read_baseline, save_baseline
-from pytest_h2o.history.lines import append_record, read_history
-from pytest_h2o.history.record import RunRecord, record_to_json
-from pytest_h2o.report.markdown import escape
+from pytest_h2o.cli.main import main
+from pytest_h2o.report.document import escape
+from pytest_h2o.run.history import (
+    RunRecord,
+    append_record,
+    baseline_path,
+    read_baseline,
+    read_history,
+    record_to_json,
+    save_baseline,
+)
 from tests.plugin.project import MODES, RECORDINGS, Project, log_of, replace_in, unwrapped
 
 SCOPE = ("-k", "front2_grouped")

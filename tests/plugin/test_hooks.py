@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_h2o.cli import main
+from pytest_h2o.cli.main import main
 from tests.plugin.project import MODES, ROOT, Project, check_failed, failure_of
 from tests.report.html_checks import check_page
 

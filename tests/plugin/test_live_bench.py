@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pytest_h2o.bench.row import DETERMINISTIC_COLUMNS
+from pytest_h2o.bench.rows import DETERMINISTIC_COLUMNS
 from tests.plugin.project import (
     SWEEP,
     Project,

@@ -8,8 +8,8 @@ import shlex
 
 import yaml
 
-from pytest_h2o import hookspecs
 from pytest_h2o.bench.adapter import BenchAdapter
+from pytest_h2o.plugin import hookspecs
 from tests.plugin.project import ROOT, Project
 from tests.plugin.test_hooks import GATE
 

@@ -15,7 +15,7 @@ import pytest
 from tests.plugin.project import MODES, QUICK, Project
 
 OFTEN = """
-import pytest_h2o.progress_display as display
+import pytest_h2o.plugin.progress as display
 
 display.FIRST_LINE_S, display.LINE_S, display.REWRITE_S = 0.2, 0.4, 0.1
 """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_h2o.options import OPTIONS
+from pytest_h2o.inputs.options import OPTIONS
 from tests.plugin.project import Project, check_no_traceback
 
 

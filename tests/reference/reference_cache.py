@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pytest_h2o.reference.gguf_file import Floats, HyperParameters
+from pytest_h2o.reference.gguf import Floats, HyperParameters
 
 
 class PlainCache:

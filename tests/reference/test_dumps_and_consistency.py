@@ -11,10 +11,16 @@ import pytest
 from bench_runs import SMALL_H2O, SMALL_LOSSLESS, launch, write_config
 
 from pytest_h2o.codecs.gear_v3 import GearV3
-from pytest_h2o.dumps import find_overlaps_and_gaps, index_dump
 from pytest_h2o.errors import DumpError, UsageError
-from pytest_h2o.reference.consistency import CONFIG_KEYS, compare_run, compare_with_dumps, parse_samples
-from pytest_h2o.reference.dump_writer import DumpSettings, read_dump_settings
+from pytest_h2o.lossless.index import find_overlaps_and_gaps, index_dump
+from pytest_h2o.reference.dump import (
+    CONFIG_KEYS,
+    DumpSettings,
+    compare_run,
+    compare_with_dumps,
+    parse_samples,
+    read_dump_settings,
+)
 
 RECORDED_META = Path(__file__).parents[2] / "fixtures/dumps/fp16/code/layer_0/meta_t465_466.json"
 LAUNCH = ("-t", "1", "-p", "60", "-n", "24", "-rep", "1", "-kv", "true")

@@ -11,9 +11,8 @@ from reference_cache import PlainCache
 from synthetic_model import SyntheticShape, write_gguf
 
 from pytest_h2o.errors import UsageError
-from pytest_h2o.reference.cache import LayerCache
-from pytest_h2o.reference.eviction import EvictingCache, Watcher
-from pytest_h2o.reference.gguf_file import GgufFile, HyperParameters
+from pytest_h2o.reference.cache import EvictingCache, LayerCache, Watcher
+from pytest_h2o.reference.gguf import GgufFile, HyperParameters
 from pytest_h2o.reference.model import Model
 from pytest_h2o.reference.policy import Plan, PolicySettings
 

@@ -9,7 +9,7 @@ import pytest
 from synthetic_model import SyntheticShape, write_gguf
 
 from pytest_h2o.errors import UsageError
-from pytest_h2o.reference.gguf_file import GgufFile
+from pytest_h2o.reference.gguf import GgufFile
 
 HINT = "  next: name a GGUF file of a Llama-style model in `llm_model` of the config"
 

@@ -11,7 +11,7 @@ import pytest
 from reference_cache import PlainCache
 from synthetic_model import SyntheticShape, write_gguf
 
-from pytest_h2o.reference.gguf_file import GgufFile
+from pytest_h2o.reference.gguf import GgufFile
 from pytest_h2o.reference.model import Model
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_logits.json").read_text("utf-8"))

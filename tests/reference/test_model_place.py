@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_h2o.errors import UsageError
-from pytest_h2o.reference.model_place import find_packaged_model
-from pytest_h2o.reference.settings import read_config
+from pytest_h2o.reference.config import find_packaged_model, read_config
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,11 +14,10 @@ from reference_cache import PlainCache
 from synthetic_model import SyntheticShape, write_gguf
 
 from pytest_h2o.errors import UsageError
-from pytest_h2o.reference.gguf_file import GgufFile
-from pytest_h2o.reference.model import Model
+from pytest_h2o.reference.gguf import GgufFile
+from pytest_h2o.reference.model import ByteTokenizer, Model
 from pytest_h2o.reference.policy import PolicySettings
 from pytest_h2o.reference.quality import QualitySettings, compare_tokens, measure_quality, token_bits
-from pytest_h2o.reference.tokenizer import ByteTokenizer
 
 TEXT = list(("It was a small thing, a matter of a yard and a half. " * 6).encode())
 POLICY = PolicySettings(

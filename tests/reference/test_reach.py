@@ -13,10 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_h2o.points import SweepPoint, expand_points
-from pytest_h2o.presets import load_presets
-from pytest_h2o.reference.policy import Counts, KeepCounts, choose_blocks, count_kept, plan_keep
-from pytest_h2o.reference.reach import best_lossy
+from pytest_h2o.inputs.presets import SweepPoint, expand_points, load_presets
+from pytest_h2o.reference.policy import Counts, KeepCounts, best_lossy, choose_blocks, count_kept, plan_keep
 
 PRESETS = {preset.name: preset for preset in load_presets([Path(__file__).parents[2] / "gates" / "presets"])}
 TOKEN_BYTES = 512
@@ -94,7 +92,7 @@ def test_points_of_one_policy_are_looked_at_once(monkeypatch: pytest.MonkeyPatch
         looked.append(len(lengths))
         return count_kept(lengths, **policy)
 
-    monkeypatch.setattr("pytest_h2o.reference.reach.count_kept", count)
+    monkeypatch.setattr("pytest_h2o.reference.policy.count_kept", count)
     point = replace(expand_points(PRESETS["smoke"])[0], trigger_min_tokens=1, prompt_len=512)
     sweep = [replace(point, gen_len=gen_len) for gen_len in range(1, 10_001)]
     assert best(sweep) == max(best([one]) for one in (sweep[0], sweep[700], sweep[-1]))

@@ -14,8 +14,8 @@ from pytest_h2o.codecs.base import SideInfo, Stream
 from pytest_h2o.codecs.gear_v3 import GearV3
 from pytest_h2o.errors import RoundTripError
 from pytest_h2o.reference.cache import LayerCache
+from pytest_h2o.reference.lossless import LosslessSettings, RuntimeLossless
 from pytest_h2o.reference.policy import Plan, plan_keep
-from pytest_h2o.reference.runtime_lossless import LosslessSettings, RuntimeLossless
 
 SETTINGS = LosslessSettings(
     front_n=2,

@@ -10,9 +10,8 @@ import pytest
 from synthetic_model import SyntheticShape
 
 from pytest_h2o.errors import UsageError
-from pytest_h2o.reference.gguf_file import HyperParameters
-from pytest_h2o.reference.run_settings import lossless_settings, policy_settings
-from pytest_h2o.reference.settings import BenchConfig, read_config
+from pytest_h2o.reference.config import BenchConfig, lossless_settings, policy_settings, read_config
+from pytest_h2o.reference.gguf import HyperParameters
 
 ROOT = Path(__file__).parents[2]
 HYPER = HyperParameters(4, 32, 48, 4, 2, 8, 260, 512, 10000.0, 1e-5)

@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pytest_h2o.reference.eviction import EvictingCache
-from pytest_h2o.reference.gguf_file import GgufFile
+from pytest_h2o.reference.cache import EvictingCache
+from pytest_h2o.reference.gguf import GgufFile
 from pytest_h2o.reference.measure import run_repeat
-from pytest_h2o.reference.model import Model
-from pytest_h2o.reference.tokenizer import read_tokenizer
+from pytest_h2o.reference.model import Model, read_tokenizer
 
 NAMED = os.environ.get("H2O_SMOLLM2_GGUF")
 PROMPTS = Path(__file__).parents[2] / "fixtures/prompts"

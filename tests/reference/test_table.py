@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_h2o.bench.result_json import parse_json
-from pytest_h2o.bench.table import parse_table
+from pytest_h2o.bench.rows import parse_json, parse_table
 from pytest_h2o.reference.table import GIB, H2O_COLUMNS, Row, Run, Series, render_json, render_table
 
 OTHER = Path(__file__).parents[2] / "fixtures/recordings/other"

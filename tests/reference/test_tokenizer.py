@@ -8,8 +8,8 @@ import pytest
 from synthetic_model import write_gguf
 
 from pytest_h2o.errors import UsageError
-from pytest_h2o.reference.gguf_file import GgufFile
-from pytest_h2o.reference.tokenizer import BpeTokenizer, ByteTokenizer, read_tokenizer
+from pytest_h2o.reference.gguf import GgufFile
+from pytest_h2o.reference.model import BpeTokenizer, ByteTokenizer, read_tokenizer
 
 TEXT = "naïve café: 12 € — \U0001f600\n"
 

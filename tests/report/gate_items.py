@@ -9,12 +9,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pytest_h2o.gate.item import GateItem
-from pytest_h2o.gate.measured import Measured, Target
-from pytest_h2o.options import resolve_settings
-from pytest_h2o.report.diagnosis import explain_comparison
-from pytest_h2o.report.item_report import report_item
-from pytest_h2o.session import GateSession
+from pytest_h2o.gate.values import Measured, Target
+from pytest_h2o.inputs.options import resolve_settings
+from pytest_h2o.report.diagnosis import explain_comparison, report_item
+from pytest_h2o.run.items import GateItem
+from pytest_h2o.run.session import GateSession
 from tests.plugin.project import RECORDINGS, ROOT
 
 GATES = ROOT / "gates"

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from pytest_h2o.errors import NotMeasured
-from pytest_h2o.gate.measured import Measured, Target
 from pytest_h2o.gate.rule import Thresholds, best_of_margins
+from pytest_h2o.gate.values import Measured, Target
 from pytest_h2o.report.diagnosis import explain_comparison
-from pytest_h2o.session import GateSession
+from pytest_h2o.run.session import GateSession
 from tests.plugin.project import Project, drop_column, log_of, replace_in
 from tests.report.gate_items import check_comparison, fix_places, load_gate_file, make_session, tell_failure
 

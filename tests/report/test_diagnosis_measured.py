@@ -12,8 +12,8 @@ import pytest
 
 from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22
 from pytest_h2o.codecs.base import SideInfo, Words
-from pytest_h2o.gate.paired import PairedComparison, TimedLaunch, TimedPair
-from pytest_h2o.history.baselines import save_baseline
+from pytest_h2o.gate.decode import PairedComparison, TimedLaunch, TimedPair
+from pytest_h2o.run.history import save_baseline
 from tests.plugin.project import Project
 from tests.records import make_record
 from tests.report.gate_items import fix_places, load_gate_file, make_session, tell_failure
@@ -111,7 +111,7 @@ def test_a_stream_that_comes_back_with_other_bits(tmp_path: Path, monkeypatch: p
         return words
 
     monkeypatch.setattr(AdaptiveV22, "decode", decode)
-    monkeypatch.setattr("pytest_h2o.lossless.executor.usable_cores", lambda: 1)  # else either stream may be the first
+    monkeypatch.setattr("pytest_h2o.lossless.executors.usable_cores", lambda: 1)  # else either stream may be the first
     told = fix_places(tell_scope(make_session(tmp_path), "roundtrip"))
     check_golden("roundtrip", told)
 

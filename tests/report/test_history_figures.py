@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 
 from pytest_h2o.errors import StoreError
-from pytest_h2o.gate.figure_metrics import metric_facts
-from pytest_h2o.history.baselines import save_baseline
-from pytest_h2o.history.lines import HISTORY_NAME, append_record
-from pytest_h2o.history.record import RunRecord, SubjectRecord
-from pytest_h2o.options import Given, Settings
-from pytest_h2o.report import history_figures
-from pytest_h2o.report.history_figures import collect_history
-from pytest_h2o.report.page_changes import history_section
+from pytest_h2o.gate.compare import SubjectRecord
+from pytest_h2o.gate.metrics import metric_facts
+from pytest_h2o.inputs.options import Given, Settings
+from pytest_h2o.report import changes as history_figures
+from pytest_h2o.report.changes import collect_history
+from pytest_h2o.report.page import history_section
+from pytest_h2o.run.history import HISTORY_NAME, RunRecord, append_record, save_baseline
 
 FINGERPRINT = {"model": "m", "machine": "here"}
 

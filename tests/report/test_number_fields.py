@@ -11,8 +11,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from pytest_h2o.cli import main
-from pytest_h2o.report.number_fields import JOURNAL_NUMBERS, SUMMARY_NUMBERS, make_schema
+from pytest_h2o.cli.main import main
+from pytest_h2o.report.summary import JOURNAL_NUMBERS, SUMMARY_NUMBERS, make_schema
 from tests.report.conftest import ROOT, GateRun
 
 

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 from pytest_h2o.bench.recorded import read_recording
-from pytest_h2o.bench.row import BenchRow
+from pytest_h2o.bench.rows import BenchRow
 from pytest_h2o.errors import UsageError
 from pytest_h2o.gate.rule import Thresholds
-from pytest_h2o.report.analysis import analyze_rows, render_analysis_md
-from pytest_h2o.report.original import collect_original, lossless_ratio_of
+from pytest_h2o.report.original import analyze_rows, collect_original, lossless_ratio_of, render_analysis_md
 from tests.plugin.project import ROOT, SWEEP
 
 EXPECTED = json.loads((ROOT / "fixtures" / "recordings" / "gate.expected.json").read_text(encoding="utf-8"))

@@ -13,9 +13,22 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pytest_h2o.report.chart_data import Band, Dot, Rule, Series, ShareChart, XYChart, drawable_dots
-from pytest_h2o.report.charts import ChartsMissing, render_chart
-from pytest_h2o.report.palette import DARK, LIGHT, MARK_COLOURS, TEXT_COLOURS, contrast
+from pytest_h2o.report.charts import (
+    DARK,
+    LIGHT,
+    MARK_COLOURS,
+    TEXT_COLOURS,
+    Band,
+    ChartsMissing,
+    Dot,
+    Rule,
+    Series,
+    ShareChart,
+    XYChart,
+    contrast,
+    drawable_dots,
+    render_chart,
+)
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "</svg><script>alert(1)</script>\"' $x^2$ \x00\x1b[31m\u202e\nend"

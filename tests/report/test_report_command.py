@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_h2o.cli import main
+from pytest_h2o.cli.main import main
 from tests.report.html_checks import check_page
 
 

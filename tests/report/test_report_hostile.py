@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_h2o.cli import main
+from pytest_h2o.cli.main import main
 from tests.report.browser import load, measure, needs_chromium
 from tests.report.conftest import GateRun
 from tests.report.html_checks import check_page

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_h2o.report.links import Links, links_of, quote_path
-from pytest_h2o.report.page_rows import find_front
+from pytest_h2o.report.page import Links, find_front, links_of, quote_path
 from tests.report.conftest import GateRun
 from tests.report.html_checks import Document, check_page
 

@@ -9,12 +9,10 @@ from typing import Any
 
 import pytest
 
-from pytest_h2o.report import html, page_rows
-from pytest_h2o.report.html import render_run
-from pytest_h2o.report.links import Links
-from pytest_h2o.report.page_changes import change_blocks, history_section
-from pytest_h2o.report.page_decode import decode_section
-from pytest_h2o.report.reread import RunRecords, read_run
+from pytest_h2o.report import page as html
+from pytest_h2o.report import page as page_rows
+from pytest_h2o.report.artifacts import RunRecords, read_run
+from pytest_h2o.report.page import Links, change_blocks, decode_section, history_section, render_run
 from tests.report.conftest import GateRun
 from tests.report.html_checks import Document, check_page
 

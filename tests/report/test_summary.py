@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from pytest_h2o.gate.item import GateItem
-from pytest_h2o.options import resolve_settings
-from pytest_h2o.report.collector import Collector
-from pytest_h2o.report.item_report import report_item
-from pytest_h2o.report.markdown import escape, render_list, render_table
+from pytest_h2o.inputs.options import resolve_settings
+from pytest_h2o.report.diagnosis import report_item
+from pytest_h2o.report.document import escape, render_list, render_table
 from pytest_h2o.report.summary import build_summary, render_summary_md
 from pytest_h2o.report.terminal import render_terminal
-from pytest_h2o.session import GateSession
+from pytest_h2o.run.items import GateItem
+from pytest_h2o.run.journal import Collector
+from pytest_h2o.run.session import GateSession
 from tests.plugin.project import Project
 from tests.report.gate_items import load_gate_file, make_session
 

@@ -1,0 +1,297 @@
+"""The lock of this machine: a timed run is alone, whichever gate, worker or terminal started it.
+
+Timed runs hold it for writing, heavy codec work for reading: codecs may run beside each other and never beside a timed
+run. A writer that waits keeps new readers out, so that it is not starved by them. The system releases the lock if its
+holder dies, by KILL even. It is the reader-writer lock of filelock, whose locks SQLite holds on a small file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from filelock import ReadWriteLock, Timeout
+
+from pytest_h2o.errors import StoreError
+from pytest_h2o.files import usable_cores
+
+Wait = Callable[[float], None]
+_SLICE_S = 1.0
+"""How long one attempt waits before it says so and tries again."""
+
+
+@contextlib.contextmanager
+def machine_lock(on_wait: Wait | None = None, *, mode: Literal["write", "read"] = "write") -> Iterator[None]:
+    """Hold the lock of this machine and user for the length of the block, waiting for it as long as it takes.
+
+    It is not reentrant: a block inside a block waits for ever, unless both read.
+
+    Parameters
+    ----------
+    on_wait : callable, optional
+        Called with the seconds waited, about once a second while somebody else holds the lock.
+    mode : str
+        ``write`` for a timed run, ``read`` for heavy work that must not run beside one.
+
+    Raises
+    ------
+    StoreError
+        The lock file cannot be made.
+    """
+    path = _lock_folder() / "machine.db"
+    started = time.monotonic()
+    try:
+        # Not a singleton: two threads of one process exclude each other like two processes.
+        lock = ReadWriteLock(path, is_singleton=False)
+    except (OSError, ValueError, sqlite3.Error) as error:
+        raise _no_lock(path, str(error)) from error
+    try:
+        acquire = lock.acquire_write if mode == "write" else lock.acquire_read
+        while True:
+            try:
+                acquire(_SLICE_S)
+                break
+            except Timeout:
+                if on_wait is not None:
+                    on_wait(time.monotonic() - started)
+            except (OSError, ValueError, sqlite3.Error) as error:
+                raise _no_lock(path, str(error)) from error
+        yield
+    finally:
+        lock.close()
+
+
+def heavy_work(on_wait: Wait | None = None) -> contextlib.AbstractContextManager[None]:
+    """Hold the lock for reading: for work that loads the machine and is not timed."""
+    return machine_lock(on_wait, mode="read")
+
+
+def _lock_folder() -> Path:
+    """Folder in the system's temporary folder that only this user can write."""
+    user = os.getuid()
+    path = Path(tempfile.gettempdir()) / f"pytest-h2o-{user}"
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+        status = path.lstat()
+    except OSError as error:
+        raise _no_lock(path, error.strerror or str(error)) from error
+    # The temporary folder is everybody's: somebody else may have made this name first.
+    if status.st_uid != user or path.is_symlink():
+        raise _no_lock(path, f"a {'link' if path.is_symlink() else 'folder'} of user {status.st_uid}")
+    return path
+
+
+def _no_lock(path: Path, came: str) -> StoreError:
+    return StoreError(
+        "the lock that keeps timed runs apart cannot be made",
+        where=str(path),
+        came=came,
+        expected="a folder of your own in the temporary folder",
+        hint="remove what stands there, or point TMPDIR to a folder of your own",
+    )
+
+
+OTHERS_SHARE = 0.1
+"""Others may use this share of all cores, whatever the bench uses."""
+
+OTHERS_SHARE_OF_IDLE = 0.25
+"""... and this share of the cores that the bench left idle: memory bandwidth and clock are shared with them."""
+
+SWAPPED_PAGES = 64
+"""More pages than this swapped in or out during a launch are no accident."""
+
+CLOCK_CHANGE = 0.10
+"""The mean clock before and after may differ by this share of the higher one."""
+
+SHORTEST_S = 0.2
+"""The counters tick every 10 ms: of a shorter launch they say too little about load."""
+
+
+@dataclass(frozen=True)
+class MachineState:
+    """Counters of the machine at one moment; None where one cannot be read.
+
+    Attributes
+    ----------
+    clock_s : float
+        Monotonic time, seconds.
+    busy_s : float or None
+        Processor seconds that all processes of the machine have used, all cores together.
+    own_s : float
+        Processor seconds of this process and of the children that it has reaped.
+    swapped_pages : int or None
+        Pages swapped in and out since start-up.
+    throttled : int or None
+        How often the cores were slowed because they were hot, since start-up.
+    mean_mhz : float or None
+        Mean present clock of the cores.
+    """
+
+    clock_s: float
+    busy_s: float | None
+    own_s: float
+    swapped_pages: int | None = None
+    throttled: int | None = None
+    mean_mhz: float | None = None
+
+
+def find_disturbance(before: MachineState, after: MachineState, *, cores: int) -> str | None:
+    """Say what disturbed a launch between two states, or None.
+
+    Parameters
+    ----------
+    before, after : MachineState
+        Read by the process that launched, right before the launch and after its child was reaped.
+    cores : int
+        Cores of the machine.
+
+    Notes
+    -----
+    Load by others is what the machine was busy with, less our own processor time, as a mean number of cores. Allowed
+    are a tenth of all cores and a quarter of what the bench left idle: rules of thumb, small enough for a bench that
+    uses all cores, and large enough that a mostly idle machine is not called disturbed.
+    """
+    found = [
+        text
+        for text in (_load(before, after, cores), _swapping(before, after), _throttling(before, after))
+        if text is not None
+    ]
+    if before.mean_mhz and after.mean_mhz and not found:
+        high, low = max(before.mean_mhz, after.mean_mhz), min(before.mean_mhz, after.mean_mhz)
+        # A busy core that clocks up is no disturbance; one that clocks down is.
+        if after.mean_mhz < before.mean_mhz and (high - low) / high > CLOCK_CHANGE:
+            found.append(f"the clock fell from {before.mean_mhz:.0f} to {after.mean_mhz:.0f} MHz")
+    return "; ".join(found) or None
+
+
+def _load(before: MachineState, after: MachineState, cores: int) -> str | None:
+    elapsed_s = after.clock_s - before.clock_s
+    if before.busy_s is None or after.busy_s is None or elapsed_s < SHORTEST_S:
+        return None
+    own = (after.own_s - before.own_s) / elapsed_s
+    others = (after.busy_s - before.busy_s) / elapsed_s - own
+    allowed = OTHERS_SHARE * cores + OTHERS_SHARE_OF_IDLE * max(0.0, cores - own)
+    if others <= allowed:
+        return None
+    return f"others used {others:.1f} of {cores} cores (up to {allowed:.1f} are taken for quiet)"
+
+
+def _swapping(before: MachineState, after: MachineState) -> str | None:
+    if before.swapped_pages is None or after.swapped_pages is None:
+        return None
+    pages = after.swapped_pages - before.swapped_pages
+    return f"{pages:,} pages were swapped" if pages > SWAPPED_PAGES else None
+
+
+def _throttling(before: MachineState, after: MachineState) -> str | None:
+    if before.throttled is None or after.throttled is None or after.throttled <= before.throttled:
+        return None
+    return f"the cores were slowed {after.throttled - before.throttled} times because they were hot"
+
+
+def read_machine(root: Path = Path("/")) -> MachineState:
+    """Read the counters of this moment; `root` is where ``proc`` and ``sys`` stand."""
+    times = os.times()
+    return MachineState(
+        clock_s=time.monotonic(),
+        busy_s=_busy_s(root),
+        own_s=times.user + times.system + times.children_user + times.children_system,
+        swapped_pages=_swapped_pages(root),
+        throttled=_throttled(root),
+        mean_mhz=_mean_mhz(root),
+    )
+
+
+def describe_sources(state: MachineState) -> str:
+    """Which signs of a disturbance can be seen on this machine, in words."""
+    named = (
+        ("load by others", state.busy_s),
+        ("swapping", state.swapped_pages),
+        ("throttling", state.throttled),
+        ("clock", state.mean_mhz),
+    )
+    seen = ", ".join(name for name, value in named if value is not None) or "nothing"
+    unseen = ", ".join(name for name, value in named if value is None)
+    return f"{seen} watched" + (f"; {unseen} cannot be read here" if unseen else "")
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+
+
+def _busy_s(root: Path) -> float | None:
+    stat = _text(root / "proc" / "stat")
+    if stat is None:
+        return _busy_from_psutil()
+    fields = stat.split("\n", 1)[0].split()
+    if fields[:1] != ["cpu"] or len(fields) < 9 or not all(field.isdecimal() for field in fields[1:9]):
+        return None
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[1:9])
+    # Stolen time is the load of another guest on our core: it is others' as well.
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def _busy_from_psutil() -> float | None:
+    try:
+        import psutil
+    except ImportError:
+        return None
+    times = psutil.cpu_times()._asdict()
+    return float(sum(value for name, value in times.items() if name not in ("idle", "iowait", "guest", "guest_nice")))
+
+
+def _swapped_pages(root: Path) -> int | None:
+    counters = dict(line.split(" ", 1) for line in (_text(root / "proc" / "vmstat") or "").splitlines() if " " in line)
+    try:
+        return int(counters["pswpin"]) + int(counters["pswpout"])
+    except (KeyError, ValueError):
+        return None
+
+
+def _throttled(root: Path) -> int | None:
+    pattern = "cpu[0-9]*/thermal_throttle/core_throttle_count"
+    return _sum_of(root / "sys" / "devices" / "system" / "cpu", pattern)
+
+
+def _sum_of(folder: Path, pattern: str) -> int | None:
+    found = [int(text) for path in folder.glob(pattern) if (text := (_text(path) or "").strip()).isdecimal()]
+    return sum(found) if found else None
+
+
+def _mean_mhz(root: Path) -> float | None:
+    folder = root / "sys" / "devices" / "system" / "cpu"
+    found = [
+        int(text)
+        for path in folder.glob("cpu[0-9]*/cpufreq/scaling_cur_freq")
+        if (text := (_text(path) or "").strip()).isdecimal()
+    ]
+    return sum(found) / len(found) / 1000 if found else None
+
+
+@lru_cache(maxsize=1)
+def describe_machine() -> str:
+    """System, processor and usable cores. No host name: a baseline is committed, and machines of a farm are alike."""
+    return f"{platform.system()} {platform.machine()}, {_processor()}, {usable_cores()} cores"
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() in ("model name", "Model", "cpu model"):
+                return " ".join(value.split())
+    except OSError:
+        pass  # no such file outside Linux
+    return platform.processor() or "processor not known"

@@ -1,0 +1,382 @@
+"""``pytest-h2o parse``: recorded logs to one CSV."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_h2o.cli.main import ProgressLines, check_outputs
+from pytest_h2o.errors import UsageError
+from pytest_h2o.gate.rule import Thresholds
+from pytest_h2o.inputs.options import DEFAULT_TARGETS, parse_baseline
+
+if TYPE_CHECKING:
+    from pytest_h2o.bench.results import PointResult
+    from pytest_h2o.lossless.plan import LosslessSettings
+    from pytest_h2o.lossless.result import LosslessResult
+    from pytest_h2o.run.items import Baseline
+
+
+def add_arguments_parse(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--log-dir",
+        type=Path,
+        metavar="DIR",
+        help="a sweep's folder (the logs that its manifest lists), or one of bare logs",
+    )
+    source.add_argument("--log-files", type=Path, nargs="+", metavar="LOG", help="these logs, in this order")
+    parser.add_argument("--out-csv", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--overwrite", action="store_true", help="replace the CSV if it is there")
+
+
+def find_logs(folder: Path) -> list[Path]:
+    """The logs of a folder, sorted by name; of its ``logs/`` if it has none itself.
+
+    Raises
+    ------
+    UsageError
+        There is no such folder, or no log in it.
+    """
+    if not folder.is_dir():
+        raise UsageError("the log folder is not there", where=str(folder), expected="a folder with *.log files")
+    logs = sorted(folder.glob("*.log")) or sorted((folder / "logs").glob("*.log"))
+    if not logs:
+        raise UsageError("the log folder holds no *.log file", where=str(folder))
+    return logs
+
+
+def name_logs(folder: Path) -> dict[Path, str]:
+    """Logs of a folder and the names that their rows carry: those of its manifest, else every log as it is called."""
+    from pytest_h2o.bench.results import MANIFEST_NAME, read_manifest
+
+    if not (folder / MANIFEST_NAME).is_file():
+        return {log: str(log) for log in find_logs(folder)}
+    entries = read_manifest(folder / MANIFEST_NAME)
+    listed = {folder / entry.log_file: entry.log_file for entry in entries}
+    others = [log.name for log in find_logs(folder) if log not in listed]
+    if others:
+        print(f"not in {MANIFEST_NAME}, left out: {', '.join(others)}")
+    return listed
+
+
+def run_parse(args: argparse.Namespace) -> int:
+    from pytest_h2o.bench.rows import read_table, render_metrics_csv
+    from pytest_h2o.files import write_new_text
+
+    logs = {log: str(log) for log in args.log_files or ()} if args.log_dir is None else name_logs(args.log_dir)
+    check_outputs(args.out_csv, inputs=logs, overwrite=args.overwrite)
+    rows = [row for log, name in logs.items() for row in read_table(log, log_file=name)]
+    if not rows:
+        raise UsageError("no row in any log", where=", ".join(map(str, list(logs)[:5])), expected="tables of llm_bench")
+    write_new_text(args.out_csv, render_metrics_csv(rows), overwrite=args.overwrite)
+    print(f"{len(rows)} rows of {len(logs)} logs in {args.out_csv}")
+    return 0
+
+
+def read_result(path: Path | None) -> Mapping[str, Any] | None:
+    """A lossless result file, ours or one of the original script, checked field by field.
+
+    Raises
+    ------
+    UsageError
+        It cannot be read, or is not a JSON object.
+    StoreError
+        It is of another schema, or lacks a field.
+    """
+    from pytest_h2o.lossless.result import LosslessResult
+
+    if path is None:
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError("a lossless result cannot be read", where=str(path), came=str(error)) from error
+    if not isinstance(value, dict):
+        raise UsageError("a lossless result is not a JSON object", where=str(path), came=type(value).__name__)
+    LosslessResult.from_json(value, str(path))
+    return value
+
+
+def check_result(values: Mapping[str, Any], where: str, *, decides: bool, allow_skips: bool) -> list[str]:
+    """What a reader should know of a result, for the notes of the analysis.
+
+    Parameters
+    ----------
+    values : mapping
+        The result as `read_result` gave it.
+    where : str
+        The file or dump, for messages.
+    decides : bool
+        Whether it stands as the online simulation, whose ratio is held against the target.
+    allow_skips : bool
+        Whether ``--allow-skips`` was given.
+
+    Raises
+    ------
+    UsageError
+        It was to decide and is an upper bound, or entries were skipped and that is not allowed.
+    """
+    from pytest_h2o.lossless.result import LosslessResult
+
+    result = LosslessResult.from_json(values, where)
+    if decides and result.entry_mode == "aggregate":
+        raise UsageError(
+            "an upper bound cannot decide",
+            where=where,
+            came="entry_mode aggregate",
+            expected="an online simulation: entry_mode chunked_grouped, chunked or per_meta",
+            hint="make one with: pytest-h2o lossless --entry-mode chunked_grouped --online-chunk-seq 192",
+        )
+    name = "online simulation" if decides else "upper bound"
+    notes = [] if not result.skipped_entries else [_skip_note(result, name, where, allow_skips)]
+    return notes + _verify_note(values, result, name)
+
+
+def _skip_note(result: LosslessResult, name: str, where: str, allow_skips: bool) -> str:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in result.skip_reasons.items())
+    total = result.skipped_entries + result.selected_entries
+    if not allow_skips:
+        first = f": {result.skipped[0].path}: {result.skipped[0].detail}" if result.skipped else ""
+        raise UsageError(
+            f"{result.skipped_entries} of {total} entries of the {name} could not be read",
+            where=where + first,
+            came=reasons or None,
+            expected="every selected entry: a ratio over the rest would be one of another dump",
+            hint="mend or remove the entries; --allow-skips takes the ratio over the rest on purpose",
+        )
+    return f"{name}: {result.skipped_entries} of {total} entries could not be read and are left out (--allow-skips)"
+
+
+def _verify_note(values: Mapping[str, Any], result: LosslessResult, name: str) -> list[str]:
+    if "encoded_streams" not in values:
+        return [f"{name}: the file does not say whether its streams were decoded again"]
+    if result.verified_streams >= result.encoded_streams > 0:
+        return []
+    return [f"{name}: not decoded, {result.verified_streams} of {result.encoded_streams} streams were compared"]
+
+
+def add_target_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--lossy-target", type=float, default=DEFAULT_TARGETS["lossy"], metavar="RATIO")
+    parser.add_argument("--lossless-target", type=float, default=DEFAULT_TARGETS["lossless"], metavar="RATIO")
+    parser.add_argument("--decode-baseline", metavar="TOK_S", help="decode tok/s with H2O off, or none to leave it out")
+    parser.add_argument("--decode-drop-target", type=float, default=DEFAULT_TARGETS["decode_drop"], metavar="FRACTION")
+    parser.add_argument("--rule", choices=("joint", "best-of"), default="joint")
+    parser.add_argument("--allow-skips", action="store_true", help="take ratios although entries could not be read")
+    parser.add_argument("--model-layers", type=int, metavar="N", help="layers of the model, for whole-cache ratios")
+
+
+def read_model_layers(args: argparse.Namespace) -> int | None:
+    """The number of layers that was given; UsageError for one below 1."""
+    count: int | None = args.model_layers
+    if count is not None and count < 1:
+        raise UsageError("--model-layers is out of range", came=str(count), expected="at least 1")
+    return count
+
+
+def read_thresholds(args: argparse.Namespace) -> Thresholds:
+    """The three targets of the flags; UsageError for one that is not a number in its range."""
+    for flag, value, low, high in (
+        ("--lossy-target", args.lossy_target, 1.0, float("inf")),
+        ("--lossless-target", args.lossless_target, 0.0, float("inf")),
+        ("--decode-drop-target", args.decode_drop_target, 0.0, 1.0),
+    ):
+        if not low <= value < high:
+            raise UsageError(f"{flag} is out of range", came=str(value), expected=f"from {low:g} to below {high:g}")
+    return Thresholds(args.lossy_target, args.lossless_target, args.decode_drop_target)
+
+
+def read_baseline(args: argparse.Namespace) -> tuple[float | None, bool]:
+    """Baseline in tok/s, and whether the decode threshold is left out on purpose."""
+    if args.decode_baseline is None:
+        return None, False
+    if args.decode_baseline == "none":
+        return None, True
+    return parse_baseline(args.decode_baseline, "--decode-baseline"), False
+
+
+def add_arguments_analyze(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--csv", type=Path, required=True, metavar="FILE", help="rows, as parse writes them")
+    parser.add_argument("--offline-lossless-json", type=Path, metavar="FILE", help="the upper bound")
+    parser.add_argument(
+        "--offline-lossless-online-json", type=Path, metavar="FILE", help="the online simulation: decides"
+    )
+    add_target_arguments(parser)
+    parser.add_argument("--h2o-layer-start", type=int, default=2, metavar="N", help="first layer under eviction")
+    parser.add_argument("--h2o-layer-end", type=int, default=-1, metavar="N", help="last one; -1: of the model")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.md", help="Markdown; JSON goes beside it")
+    parser.add_argument("--overwrite", action="store_true", help="replace the files if they are there")
+
+
+def run_analyze(args: argparse.Namespace) -> int:
+    from pytest_h2o.bench.rows import read_metrics_csv
+    from pytest_h2o.files import write_new_json, write_new_text
+    from pytest_h2o.report.original import analyze_rows, check_finite, render_analysis_md
+
+    if args.out.suffix == ".json":
+        raise UsageError("--out names the Markdown file", came=str(args.out), expected="a name that ends in .md")
+    out_json = args.out.with_suffix(".json")
+    inputs = (args.csv, args.offline_lossless_json, args.offline_lossless_online_json)
+    check_outputs(args.out, out_json, inputs=inputs, overwrite=args.overwrite)
+    baseline, left_out = read_baseline(args)
+    start, end = args.h2o_layer_start, args.h2o_layer_end
+    if start < 0 or end < -1:
+        raise UsageError(
+            "--h2o-layer-start or --h2o-layer-end is out of range", came=f"{start} to {end}", expected="0 or more, -1"
+        )
+    thresholds, model_layers = read_thresholds(args), read_model_layers(args)
+    upper, online = read_result(args.offline_lossless_json), read_result(args.offline_lossless_online_json)
+    notes = [] if baseline is None else [f"decode baseline: {baseline:g} tok/s (--decode-baseline)"]
+    for values, path in ((online, args.offline_lossless_online_json), (upper, args.offline_lossless_json)):
+        if values is not None:
+            notes += check_result(values, str(path), decides=values is online, allow_skips=args.allow_skips)
+    notes.append("whether the decode speeds are comparable is not known: a CSV does not say what the runs printed")
+    rows = read_metrics_csv(args.csv)
+    check_finite(rows, str(args.csv))
+    analysis = analyze_rows(
+        rows,
+        thresholds,
+        baseline_tok_per_s=baseline,
+        decode_left_out=left_out,
+        upper=upper,
+        online=online,
+        rule=args.rule,
+        notes=notes,
+        layers=None if model_layers is None else (model_layers, start, end),
+    )
+    text = render_analysis_md(analysis)
+    write_new_text(args.out, text, overwrite=args.overwrite)
+    write_new_json(out_json, analysis, overwrite=args.overwrite)
+    print(text, end="")
+    return 0 if analysis["overall_pass"] else 1
+
+
+def add_arguments_eval(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="folder of a sweep; the results go into it")
+    parser.add_argument("dump_dir", type=Path, metavar="DUMP_DIR", help="KV dump, folder or .zip")
+    parser.add_argument("--front-n", type=int, default=2, metavar="N", help="first layers, losslessly coded")
+    parser.add_argument("--online-chunk-seq", type=int, default=192, metavar="ROWS")
+    parser.add_argument("--online-framing-bytes", type=int, default=8, metavar="BYTES")
+    parser.add_argument("--adaptive-block-seq", type=int, default=64, metavar="ROWS")
+    parser.add_argument(
+        "--online-entry-mode",
+        choices=("chunked", "chunked_grouped", "both"),
+        default="chunked_grouped",
+        help="with both, chunked_grouped decides and chunked is reported",
+    )
+    parser.add_argument("--codec-mode", default="adaptive_v22", metavar="NAME")
+    add_target_arguments(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace results of an earlier eval")
+
+
+def read_rows(run_dir: Path) -> tuple[list[PointResult], Baseline | None]:
+    """Runs of a sweep's folder, and the baseline (H2O off) that lies among its logs.
+
+    Raises
+    ------
+    H2OError
+        A run that the manifest lists has no sound row; or there is no log.
+    """
+    from pytest_h2o.bench.recorded import read_recording
+    from pytest_h2o.run.items import pick_recorded
+
+    find_logs(run_dir)
+    recording = read_recording(run_dir)
+    for error in recording.failures.values():
+        raise error
+    results = sorted(recording.results.values(), key=lambda result: result.run_id)
+    if not results:
+        raise UsageError("the run folder holds no run", where=str(run_dir), expected="logs with run ids, or a manifest")
+    return results, pick_recorded(recording.baselines, results)
+
+
+def read_layer_range(results: list[PointResult]) -> tuple[int, int] | None:
+    """First and last layer under eviction as the recorded configs say; None if they do not say it, or not one range."""
+    ranges: set[tuple[int, int] | None] = set()
+    for result in results:
+        path = result.config_path
+        try:
+            config = json.loads(path.read_text(encoding="utf-8")) if path else {}
+        except (OSError, ValueError) as error:
+            raise UsageError("a recorded config cannot be read", where=str(path), came=str(error)) from error
+        start, end = (config.get(f"kv_h2o_layer_{end}") for end in ("start", "end"))
+        ranges.add((start, end) if type(start) is int and type(end) is int else None)
+    return ranges.pop() if len(ranges) == 1 else None
+
+
+def name_outputs(run_dir: Path, evaluations: list[str], *, overwrite: bool) -> list[str]:
+    """The files that an eval writes into the run folder; not the CSV of the sweep, which has the same rows."""
+    names = ["analysis.md", "analysis.json"]
+    names += [f"offline_lossless_{name}{suffix}" for name in evaluations for suffix in (".json", ".md")]
+    return names if (run_dir / "h2o_metrics.csv").exists() and not overwrite else ["h2o_metrics.csv", *names]
+
+
+def run_eval(args: argparse.Namespace) -> int:
+    from pytest_h2o.bench.rows import render_metrics_csv
+    from pytest_h2o.files import render_json, write_new_text
+    from pytest_h2o.lossless.plan import LosslessSettings
+    from pytest_h2o.lossless.result import render_markdown
+    from pytest_h2o.report.original import analyze_rows, render_analysis_md
+
+    thresholds, (baseline, left_out) = read_thresholds(args), read_baseline(args)
+    model_layers = read_model_layers(args)
+    common = {"front_n": args.front_n, "codec_mode": args.codec_mode, "adaptive_block_seq": args.adaptive_block_seq}
+    online = {"online_chunk_seq": args.online_chunk_seq, "online_framing_bytes": args.online_framing_bytes}
+    settings = {"upper_bound": LosslessSettings(**common, entry_mode="aggregate", aggregate_by_stage=True)}
+    modes = ("chunked", "chunked_grouped") if args.online_entry_mode == "both" else (args.online_entry_mode,)
+    settings |= {mode: LosslessSettings(**common, **online, entry_mode=mode) for mode in modes}
+    names = name_outputs(args.run_dir, list(settings), overwrite=args.overwrite)
+    check_outputs(*(args.run_dir / name for name in names), inputs=(args.dump_dir,), overwrite=args.overwrite)
+    runs, recorded = read_rows(args.run_dir)
+    rows = [result.row for result in runs]
+    results = {name: _evaluate(args.dump_dir, chosen) for name, chosen in settings.items()}
+    notes = _notes(runs, baseline, None if left_out else recorded)
+    for name in (modes[-1], "upper_bound"):
+        values, decides = results[name].to_json(), name == modes[-1]
+        notes += check_result(values, str(args.dump_dir), decides=decides, allow_skips=args.allow_skips)
+    evicted = read_layer_range(runs)
+    analysis = analyze_rows(
+        rows,
+        thresholds,
+        baseline_tok_per_s=recorded.tok_per_s if recorded and baseline is None and not left_out else baseline,
+        decode_left_out=left_out,
+        upper=results["upper_bound"].to_json(),
+        online=results[modes[-1]].to_json(),
+        rule=args.rule,
+        notes=notes,
+        layers=None if model_layers is None or evicted is None else (model_layers, *evicted),
+    )
+    text = render_analysis_md(analysis)
+    files = {"h2o_metrics.csv": render_metrics_csv(rows), "analysis.md": text, "analysis.json": render_json(analysis)}
+    for name, result in results.items():
+        files[f"offline_lossless_{name}.json"] = render_json(result.to_json())
+        files[f"offline_lossless_{name}.md"] = render_markdown(result)
+    for name in names:
+        write_new_text(args.run_dir / name, files[name], overwrite=args.overwrite)
+    print(text, end="")
+    return 0 if analysis["overall_pass"] else 1
+
+
+def _evaluate(dump_dir: Path, settings: LosslessSettings) -> LosslessResult:
+    """One evaluation, every stream decoded and compared."""
+    from pytest_h2o.lossless.evaluate import evaluate_lossless
+
+    with ProgressLines(verbose=False) as lines:
+        return evaluate_lossless(dump_dir, settings, verify=True, on_entries=lines.entries, progress=lines.coded)
+
+
+def _notes(runs: list[PointResult], baseline: float | None, recorded: Baseline | None) -> list[str]:
+    """Where the decode baseline comes from, and what speaks against the comparison."""
+    from pytest_h2o.run.items import unlike_contexts
+
+    notes = []
+    if baseline is not None:
+        notes.append(f"decode baseline: {baseline:g} tok/s (--decode-baseline)")
+    elif recorded is not None:
+        notes.append(f"decode baseline: {recorded.tok_per_s:g} tok/s ({recorded.origin})")
+    if baseline is not None or recorded is not None:
+        notes += unlike_contexts(runs)
+    return notes

@@ -1,0 +1,174 @@
+"""``pytest-h2o compare``: every figure of one run against those of another."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from pytest_h2o.errors import StoreError, UsageError
+
+
+def add_arguments_compare(parser: argparse.ArgumentParser) -> None:
+    what = "run folder, name of a baseline, last, or a run of the history (part of its name is enough)"
+    parser.add_argument("then", metavar="RUN_A", help=f"the earlier run: {what}")
+    parser.add_argument("now", metavar="RUN_B", help="the later run, named alike")
+    parser.add_argument(
+        "--compare-fail",
+        action="append",
+        default=[],
+        metavar="METRIC:PERCENT",
+        help="let a metric be worse by this much; may be given several times",
+    )
+    parser.add_argument("--all", action="store_true", help="show equal figures and timings too")
+    parser.add_argument("--out-dir", type=Path, default=Path("h2o-runs"), metavar="DIR", help="history and baselines")
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    from pytest_h2o.errors import UsageError, one_line
+    from pytest_h2o.gate.compare import parse_allowances
+    from pytest_h2o.report.changes import compare_records, render_comparison, render_counts
+    from pytest_h2o.run.history import resolve_record
+
+    allowances = parse_allowances(args.compare_fail, "--compare-fail")
+    title, then = resolve_record(args.then, args.out_dir)
+    later, now = resolve_record(args.now, args.out_dir)
+    found = compare_records(then, now, allowances, title)
+    if all(isinstance(comparison, str) for comparison in found.values()):
+        raise UsageError(
+            "the two runs have no preset and no scope in common",
+            came=f"{title}: {', '.join(s.title for s in then.subjects)}; "
+            f"{later}: {', '.join(s.title for s in now.subjects)}",
+            expected="two runs of the same gates",
+        )
+    for word, place, record in (("then", title, then), ("now", later, now)):
+        print(one_line(f"{word} run {record.run} of {place}, ended {record.ended}", limit=1000))
+    print()
+    print("\n".join(render_comparison(found, everything=args.all)))
+    counts: dict[str, int] = {}
+    for comparison in found.values():
+        for state, number in ({} if isinstance(comparison, str) else comparison.counts).items():
+            counts[state] = counts.get(state, 0) + number
+    worse = any(
+        comparison == "missing" if isinstance(comparison, str) else comparison.regressions
+        for comparison in found.values()
+    )
+    missing = sum(comparison == "missing" for comparison in found.values())
+    tail = f", {missing} presets or scopes missing" if missing else ""
+    print(f"{'WORSE' if worse else 'not worse'}: {render_counts(counts)}{tail}")
+    return 1 if worse else 0
+
+
+def add_arguments_history(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--last", type=int, default=20, metavar="N", help="the newest N runs (default: 20)")
+    parser.add_argument(
+        "--metric", metavar="NAME", help="the figure to show (default: h2o_lossy of presets, lossless_ratio of scopes)"
+    )
+    parser.add_argument("--out-dir", type=Path, default=Path("h2o-runs"), metavar="DIR", help="where it is kept")
+
+
+def run_history(args: argparse.Namespace) -> int:
+    from collections import deque
+
+    from pytest_h2o.errors import UsageError
+    from pytest_h2o.gate.compare import check_metric
+    from pytest_h2o.report.changes import HISTORY_HEADER, history_rows, render_columns
+    from pytest_h2o.run.history import HISTORY_NAME, Damage, RunRecord, read_history
+
+    if args.last < 1:
+        raise UsageError("--last is out of range", came=str(args.last), expected="at least 1 run")
+    path = args.out_dir / HISTORY_NAME
+    if not path.is_file():
+        raise UsageError(
+            "there is no history",
+            where=str(path),
+            expected="a folder in which a gate has run to its end",
+            hint="--out-dir names the folder that --h2o-out-dir named",
+        )
+    records: deque[RunRecord] = deque(maxlen=args.last)
+    for record in read_history(path):
+        if isinstance(record, Damage):
+            print(f"damaged: {record}", file=sys.stderr)
+        else:
+            records.append(record)
+    if args.metric is not None and not any(args.metric in record.metrics for record in records):
+        check_metric(args.metric, "--metric")  # metrics that plugins add are known from the records alone
+    rows = history_rows(records, args.metric)
+    if not rows:
+        asked = f" with {args.metric}" if args.metric else ""
+        print(f"no run{asked} in {path}")
+        return 0
+    print("\n".join(render_columns(HISTORY_HEADER, rows)))
+    return 0
+
+
+def add_arguments_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="folder of a run")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        type=Path,
+        help="the page, the summary beside it as .md (default: report.html and summary.md of RUN_DIR)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there and differ")
+
+
+def run_report(args: argparse.Namespace) -> int:
+    """Write both reports; files that are there with the same bytes stay."""
+    from pytest_h2o.report.artifacts import guard, read_run
+    from pytest_h2o.report.page import PAGE_NAME, render_run
+    from pytest_h2o.report.summary import render_summary_md
+
+    run_dir: Path = args.run_dir
+    records = read_run(run_dir)
+    if not records.is_finished and args.out is None:
+        raise UsageError(
+            "this run did not end, or has not ended yet",
+            where=str(run_dir),
+            came="no run.json",
+            expected="--out FILE: reports in its folder would stand in the way of the run's own",
+        )
+    page = run_dir / PAGE_NAME if args.out is None else args.out
+    summary = run_dir / "summary.md" if args.out is None else args.out.with_suffix(".md")
+    if page == summary:
+        raise UsageError("the page and the summary would be one file", came=f"--out {args.out}", expected="FILE.html")
+    text = guard(run_dir, lambda: render_summary_md(records.summary))
+    if not records.is_finished:
+        text = f"**This run did not end, or has not ended yet: this is what its journal has.**\n\n{text}"
+    html = guard(run_dir, lambda: render_run(records.summary, records.collector, records.run, args.out))
+    _refuse_other({summary: text, page: html}, overwrite=args.overwrite)
+    for path, content in ((summary, text), (page, html)):
+        _write(path, content)
+    if not records.is_finished:
+        torn = f" ({records.torn})" if records.torn else ""
+        print(f"unfinished: no run.json; {len(records.collector.items)} items are in its journal{torn}")
+    return 0
+
+
+def _is_same(path: Path, content: str) -> bool:
+    try:
+        return path.read_bytes() == content.encode("utf-8", "surrogatepass")
+    except OSError:
+        return False
+
+
+def _refuse_other(contents: dict[Path, str], *, overwrite: bool) -> None:
+    """StoreError if a file with other content would be replaced."""
+    for path, content in contents.items():
+        if path.exists() and not overwrite and not _is_same(path, content):
+            raise StoreError(
+                "a file that exists would be overwritten",
+                where=str(path),
+                came="another content: other data, or another version of pytest-h2o, jinja2 or matplotlib",
+                hint="choose another output with --out, or give --overwrite",
+            )
+
+
+def _write(path: Path, content: str) -> None:
+    from pytest_h2o.files import write_new_text
+
+    if _is_same(path, content):
+        print(f"{path} is the same already")
+        return
+    write_new_text(path, content, overwrite=True)
+    print(f"wrote {path}")

@@ -1,0 +1,418 @@
+"""fp16 words as high and low bytes, and as bytes in a row."""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from pytest_h2o.codecs.base import Words
+from pytest_h2o.codecs.wire import ByteReader, encode_varint
+from pytest_h2o.errors import CodecError
+
+Plane = NDArray[np.uint8]
+
+
+def split_planes(words: Words) -> tuple[Plane, Plane]:
+    """High and low bytes of `words`, each in its shape and C order."""
+    words = np.ascontiguousarray(words)
+    return (words >> 8).astype(np.uint8), words.astype(np.uint8)
+
+
+def join_planes(hi: Plane, lo: Plane, shape: tuple[int, ...]) -> Words:
+    """Words of `shape` from their high and low bytes; the inverse of `split_planes`."""
+    words: Words = np.left_shift(hi, 8, dtype=np.uint16)
+    words |= lo
+    return words.reshape(shape)
+
+
+def to_bytes(words: Words) -> bytes:
+    """`words` as little-endian bytes in C order."""
+    return words.astype("<u2", copy=False).tobytes()
+
+
+def from_bytes(data: bytes | memoryview, shape: tuple[int, ...]) -> Words:
+    """Words of `shape`, owning their memory, from little-endian bytes in C order."""
+    return np.frombuffer(data, dtype="<u2").astype(np.uint16).reshape(shape)
+
+
+MIN_LEVEL, MAX_LEVEL = 1, 22
+_LEAST_WINDOW = 1 << 10
+"""The smallest window that a frame can declare."""
+
+
+class Search(Enum):
+    """What zstd looks for in a bare frame beside the histogram of the bytes."""
+
+    REPEATS = "repeats"
+    HISTOGRAM = "histogram"
+
+
+_SIZE_CLASSES = (1 << 14, 1 << 17, 1 << 18)
+"""Up to these sizes of its input a level means other parameters each."""
+
+_HAS_BATCHES = hasattr(zstandard.ZstdCompressor, "multi_compress_to_buffer")
+"""Its other backend, for PyPy, has no call for many inputs."""
+
+_WORTH_A_BATCH = 32
+"""From so many inputs on a call for all of them makes up for the context that it makes."""
+
+
+class _Contexts(threading.local):
+    """Contexts of a thread: making one costs as much as a small frame, and none may be shared.
+
+    Inputs of another size class have a context of their own, or zstd would clear its tables whenever the class changes.
+    """
+
+    def __init__(self) -> None:
+        self.compressors: dict[tuple[int | Search, int], zstandard.ZstdCompressor] = {}
+        self.decompressor = zstandard.ZstdDecompressor()
+        self.bare_decompressor = zstandard.ZstdDecompressor(format=zstandard.FORMAT_ZSTD1_MAGICLESS)
+
+    def compressor(self, kind: int | Search, size: int) -> zstandard.ZstdCompressor:
+        """Of a level, or for bare frames; for `size` bytes."""
+        key = kind, bisect_left(_SIZE_CLASSES, size)
+        found = self.compressors.get(key)
+        if found is None:
+            if isinstance(kind, Search):
+                found = zstandard.ZstdCompressor(compression_params=_bare_parameters(kind))
+            else:
+                found = zstandard.ZstdCompressor(level=kind)
+            self.compressors[key] = found
+        return found
+
+
+_contexts = _Contexts()
+
+
+def _bare_parameters(search: Search) -> zstandard.ZstdCompressionParameters:
+    bare: dict[str, Any] = {
+        "format": zstandard.FORMAT_ZSTD1_MAGICLESS,
+        "write_content_size": False,
+        "write_checksum": False,
+    }
+    if search is Search.REPEATS:
+        return zstandard.ZstdCompressionParameters.from_level(3, **bare)
+    return zstandard.ZstdCompressionParameters.from_level(
+        1, **bare, strategy=zstandard.STRATEGY_FAST, min_match=7, hash_log=6, window_log=17
+    )
+
+
+def check_level(codec_id: str, level: int, setting: str = "level") -> None:
+    """Raise `CodecError` unless `level`, the value of `setting`, is a zstd level from 1 to 22."""
+    if not MIN_LEVEL <= level <= MAX_LEVEL:
+        raise CodecError(
+            f"setting {setting!r} of codec {codec_id} is out of range",
+            came=str(level),
+            expected=f"{MIN_LEVEL} to {MAX_LEVEL}",
+        )
+
+
+def compress(data: bytes | bytearray | memoryview | Plane, level: int) -> bytes:
+    """One zstd frame of `data` (contiguous, of bytes)."""
+    view = data.data if isinstance(data, np.ndarray) else memoryview(data)
+    return _contexts.compressor(level, view.nbytes).compress(view)
+
+
+def compress_each(data: Sequence[bytes | bytearray | memoryview], level: int) -> list[bytes] | list[memoryview]:
+    """One zstd frame of each of `data` (contiguous, of bytes), the same as from `compress`; many of them in one call.
+
+    Frames that are views keep the memory of all of them: those that are to live on should be copied.
+    """
+    if not _HAS_BATCHES or len(data) < _WORTH_A_BATCH or not all(data):  # it refuses to compress nothing
+        return [compress(one, level) for one in data]
+    frames = _contexts.compressor(level, len(data[0])).multi_compress_to_buffer(list(data))
+    return [memoryview(frames[place]) for place in range(len(data))]  # type: ignore[arg-type]  # a buffer it is
+
+
+def decompress(frame: bytes | memoryview, size: int) -> bytes:
+    """The content of one frame that must hold exactly `size` bytes.
+
+    Raises
+    ------
+    CodecError
+        The frame is damaged, declares another size (nothing is allocated then), or bytes follow it.
+    """
+    try:
+        declared = zstandard.get_frame_parameters(frame)
+        _check_declared(declared.content_size, declared.window_size, size, size)
+        return _contexts.decompressor.decompress(frame, allow_extra_data=False)  # holds the frame to its size
+    except zstandard.ZstdError as error:
+        raise _damaged(error, size) from error
+
+
+def compress_bare(data: memoryview, search: Search) -> bytes:
+    """One magicless frame of `data` (contiguous), without its size."""
+    return _contexts.compressor(search, data.nbytes).compress(data)
+
+
+def decompress_bare(frame: bytes | memoryview, size: int) -> bytes:
+    """The content of one frame of `compress_bare`, which must hold exactly `size` bytes, at least one.
+
+    Raises
+    ------
+    CodecError
+        The frame is damaged, or holds another number of bytes.
+    """
+    try:
+        declared = zstandard.get_frame_parameters(frame, format=zstandard.FORMAT_ZSTD1_MAGICLESS)
+        _check_declared(declared.content_size, declared.window_size, zstandard.CONTENTSIZE_UNKNOWN, size)
+        content = _contexts.bare_decompressor.decompress(frame, max_output_size=size, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise _damaged(error, size) from error
+    if len(content) != size:
+        raise CodecError("a zstd frame does not fit its stream", came=f"{len(content)} bytes", expected=f"{size} bytes")
+    return content
+
+
+def _check_declared(content_size: int, window_size: int, expected_size: int, size: int) -> None:
+    if content_size != expected_size:
+        came = "no size" if content_size == zstandard.CONTENTSIZE_UNKNOWN else f"{content_size} bytes"
+        raise CodecError("a zstd frame does not fit its stream", came=came, expected=f"{size} bytes")
+    if window_size > max(_LEAST_WINDOW, 2 * size):
+        raise CodecError(
+            "a zstd frame declares too large a window", came=f"{window_size} bytes", expected=f"about {size} bytes"
+        )
+
+
+def _damaged(error: zstandard.ZstdError, size: int) -> CodecError:
+    return CodecError("a zstd frame is damaged", came=str(error), expected=f"a frame of {size} bytes")
+
+
+def compress_plane(plane: Plane, search: Search) -> bytes | None:
+    """Give the frame of a plane's bytes in C order, or None where it is not smaller than the bytes."""
+    raw = np.ascontiguousarray(plane).data
+    frame = compress_bare(raw, search)
+    return frame if len(frame) < raw.nbytes else None
+
+
+def decompress_plane(frame: memoryview, count: int, reader: ByteReader) -> Plane:
+    """Give the `count` bytes of a frame that `reader` took; never allocates much more than that.
+
+    Raises
+    ------
+    CodecError
+        The frame is damaged or holds another number of bytes.
+    """
+    if count == 0:
+        raise reader.damaged("a compressed plane of no bytes")
+    try:
+        return np.frombuffer(decompress_bare(frame, count), np.uint8)
+    except CodecError as error:
+        raise reader.damaged(error.what, came=error.came, expected=error.expected) from error
+
+
+def write_plane(plane: Plane, search: Search | None) -> tuple[bool, bytes]:
+    """Give whether a plane became a frame, and its bytes: the frame, its length before it, or the plane."""
+    frame = None if search is None else compress_plane(plane, search)
+    if frame is None:
+        return False, plane.tobytes()
+    return True, encode_varint(len(frame)) + frame
+
+
+def read_plane(reader: ByteReader, count: int, is_frame: bool) -> Plane:
+    """Read what `write_plane` wrote of a plane of `count` bytes.
+
+    Raises
+    ------
+    CodecError
+        It is cut or damaged.
+    """
+    if is_frame:
+        return decompress_plane(reader.take(reader.read_varint("the length of a plane", count)), count, reader)
+    return np.frombuffer(reader.take(count), np.uint8)
+
+
+FlatBytes = NDArray[np.uint8]
+PREDICTORS = ("raw", "delta_seq", "xor_seq", "pair_delta", "pair_delta_delta_seq")
+"""Every predictor; its place here is its mode byte in an encoded stream, so the order never changes."""
+
+_SAME_ON_ONE_ROW = {"delta_seq": "raw", "xor_seq": "raw", "pair_delta_delta_seq": "pair_delta"}
+
+
+def distinct_on_one_row(names: Sequence[str]) -> list[int]:
+    """Places in `names` of predictors that differ on a block of one row, the first of equals.
+
+    A single row has no row before it: there ``delta_seq`` and ``xor_seq`` are ``raw``. Leaving the later of two
+    equal candidates out never changes which one is chosen, because the first wins a tie.
+    """
+    first: dict[str, int] = {}
+    for place, name in enumerate(names):
+        first.setdefault(_SAME_ON_ONE_ROW.get(name, name), place)
+    return list(first.values())
+
+
+def predict(plane: Plane, names: Sequence[str], starts: slice | NDArray[np.intp]) -> list[Plane]:
+    """Apply each predictor to a whole plane at once, block by block.
+
+    Parameters
+    ----------
+    plane : numpy.ndarray of uint8, ``[rows, kv_heads, head_dim]``, C order
+        ``raw`` gives this very array back, so it must not be written to afterwards.
+    names : sequence of str
+        Out of `PREDICTORS`.
+    starts : slice or numpy.ndarray of int
+        The first row of each block.
+
+    Returns
+    -------
+    list of numpy.ndarray of uint8, ``[rows, kv_heads, head_dim]``, C order
+        In the order of `names`.
+    """
+    paired = _on_pairs(plane, np.subtract) if any(name.startswith("pair_delta") for name in names) else plane
+    made: dict[str, Callable[[], Plane]] = {
+        "raw": lambda: plane,
+        "delta_seq": lambda: _delta_rows(plane, starts),
+        "xor_seq": lambda: _xor_rows(plane, starts),
+        "pair_delta": lambda: paired,
+        "pair_delta_delta_seq": lambda: _delta_rows(paired, starts),
+    }
+    return [made[name]() for name in names]
+
+
+def restore(blocks: Plane, name: str) -> Plane:
+    """Undo one predictor on blocks of equal length.
+
+    Parameters
+    ----------
+    blocks : numpy.ndarray of uint8, ``[blocks, rows, kv_heads, head_dim]``, C order
+        Left as it is.
+    name : str
+        Out of `PREDICTORS`.
+
+    Returns
+    -------
+    numpy.ndarray of uint8, ``[blocks, rows, kv_heads, head_dim]``
+        `blocks` itself for ``raw``.
+    """
+    if name == "raw":
+        return blocks
+    if name == "xor_seq":
+        undone: Plane = np.bitwise_xor.accumulate(blocks, axis=1)
+        return undone
+    paired: Plane = blocks if name == "pair_delta" else np.add.accumulate(blocks, axis=1, dtype=np.uint8)
+    return _on_pairs(paired, np.add) if name.startswith("pair_delta") else paired
+
+
+def bitshuffle(data: FlatBytes) -> FlatBytes:
+    """Turn n bytes, seen as bits ``[n, 8]`` (least significant first), into the bits ``[8, n]``, packed again alike.
+
+    Parameters
+    ----------
+    data : numpy.ndarray of uint8, ``[n]``
+
+    Returns
+    -------
+    numpy.ndarray of uint8, ``[n]``
+    """
+    if data.size % 8 == 0:
+        return np.concatenate([np.packbits(data & np.uint8(1 << bit), bitorder="little") for bit in range(8)])
+    bits = np.unpackbits(data, bitorder="little").reshape(-1, 8)
+    return np.packbits(bits.T.ravel(), bitorder="little")
+
+
+def bitunshuffle(blocks: FlatBytes) -> FlatBytes:
+    """Undo `bitshuffle` on blocks of equal length, uint8 ``[blocks, n]``."""
+    bits = np.unpackbits(blocks, axis=1, bitorder="little").reshape(len(blocks), 8, -1)
+    out: FlatBytes = bits[:, 0].copy()
+    for bit in range(1, 8):
+        out |= bits[:, bit] << np.uint8(bit)
+    return out
+
+
+def _delta_rows(plane: Plane, starts: slice | NDArray[np.intp]) -> Plane:
+    out = np.empty_like(plane)
+    np.subtract(plane[1:], plane[:-1], out=out[1:])  # over all blocks at once; their first rows are put right below
+    out[starts] = plane[starts]
+    return out
+
+
+def _xor_rows(plane: Plane, starts: slice | NDArray[np.intp]) -> Plane:
+    out = np.empty_like(plane)
+    np.bitwise_xor(plane[1:], plane[:-1], out=out[1:])
+    out[starts] = plane[starts]
+    return out
+
+
+def _on_pairs(plane: Plane, operation: np.ufunc) -> Plane:
+    """Apply `operation` to every odd element of the last axis and the even one before it."""
+    if plane.shape[-1] % 2 == 0:
+        pairs = plane.view("<u2")  # the even element is the low byte, so that one shift serves all pairs
+        moved: Plane = operation(pairs, pairs << 8).view(np.uint8)
+        return moved
+    out: Plane = plane.copy()
+    odd = out[..., 1::2]
+    operation(odd, plane[..., 0 : plane.shape[-1] - 1 : 2], out=odd)
+    return out
+
+
+_SAMPLED_ROWS = 64
+_PLACE_VALUES = [np.array([128, *(1 << bit for bit in reversed(range(bits)))], np.uint8) for bits in range(8)]
+"""What the bits of a channel stand for, by the bits of an offset: the sign comes to lie in bit 7, the offset below."""
+
+
+@dataclass(frozen=True)
+class ChannelBias:
+    """`bias` 0 to 127 and `sign` 0 or 128 a channel, uint8 ``[channels]``."""
+
+    bias: Plane
+    sign: Plane
+
+    def apply(self, hi: Plane) -> Plane:
+        """Shift high bytes ``[rows, channels]``."""
+        shifted = hi ^ self.sign
+        shifted -= self.bias
+        return shifted
+
+    def undo(self, shifted: Plane) -> Plane:
+        """Inverse of `apply`."""
+        hi = shifted + self.bias
+        hi ^= self.sign
+        return hi
+
+
+def choose_bias(hi: Plane) -> ChannelBias:
+    """Choose bias and sign from high bytes ``[rows, channels]``; at least one row.
+
+    A sample of the rows is enough: the choice moves the size by a per mille.
+    """
+    # Sixteen bits, because numpy sorts them many times faster than eight.
+    sampled = hi[:: max(1, len(hi) // _SAMPLED_ROWS)]
+    count = len(sampled)
+    negative = np.add.reduce(sampled >> 7, axis=0, dtype=np.uint16)
+    sample = (sampled & 0x7F).T.astype(np.uint16)
+    sample.sort(axis=1)
+    return ChannelBias(bias=sample[:, count * 3 // 4].astype(np.uint8), sign=(negative > count // 2) * np.uint8(128))
+
+
+def write_bias(table: ChannelBias) -> bytes:
+    """Encode a table of at least one channel."""
+    low = int(table.bias.min())
+    bits = int(table.bias.max() - low).bit_length()
+    fields = ((table.sign >> 7 << bits) | (table.bias - low)).astype(np.uint8)
+    columns = np.unpackbits(fields[:, None], axis=1)[:, 7 - bits :]
+    return bytes([low, bits]) + np.packbits(columns).tobytes()
+
+
+def read_bias(reader: ByteReader, channels: int) -> ChannelBias:
+    """Decode the table of `channels` channels.
+
+    Raises
+    ------
+    CodecError
+        It is cut, or its numbers are out of range.
+    """
+    low, bits = reader.read_byte(), reader.read_byte()
+    if low > 127 or bits > 7:
+        raise reader.damaged("a bias table is out of range", came=f"{low}, {bits} bits", expected="0 to 127, 0 to 7")
+    width = bits + 1
+    packed = np.frombuffer(reader.take((channels * width + 7) // 8), np.uint8)
+    fields = np.unpackbits(packed, count=channels * width).reshape(channels, width) @ _PLACE_VALUES[bits]
+    return ChannelBias(bias=(fields & 0x7F) + np.uint8(low), sign=fields & np.uint8(0x80))

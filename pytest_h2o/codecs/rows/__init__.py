@@ -1,1 +1,0 @@
-"""Rows predicted from earlier rows, turned to their position: the parts of ``rowref``."""

@@ -1,1 +1,0 @@
-"""How the parts of a payload lie in bytes: numbers, positions, rotations, headers."""

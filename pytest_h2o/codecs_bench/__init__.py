@@ -1,1 +1,0 @@
-"""Codecs measured side by side on a dump, beside other compressors."""

@@ -1,0 +1,519 @@
+"""The one table of options, and the settings that come of them.
+
+Every option exists once, here: its command-line name, the same-named ini key, its type, its default and its help.
+Only the standard library is imported: this module is loaded by every pytest run of its environment. That is also why
+its values are named tuples: a dataclass takes several times as long to define.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pytest_h2o.errors import UsageError
+
+Kind = Literal["text", "path", "paths", "flag", "int", "float", "texts"]
+
+
+class Option(NamedTuple):
+    """One row of the table: ``--h2o-NAME`` and ini key ``h2o_NAME``."""
+
+    name: str
+    kind: Kind
+    help: str
+    default: Any = None
+    choices: tuple[str, ...] = ()
+    metavar: str | None = None
+
+    @property
+    def flag(self) -> str:
+        return f"--h2o-{self.name}"
+
+    @property
+    def key(self) -> str:
+        return "h2o_" + self.name.replace("-", "_")
+
+    @property
+    def attribute(self) -> str:
+        return self.name.replace("-", "_")
+
+    @property
+    def is_list(self) -> bool:
+        return self.kind in ("paths", "texts")
+
+    @property
+    def full_help(self) -> str:
+        """The help with the default, where there is one to speak of."""
+        return self.help if self.default is None or self.default is False else f"{self.help} (default: {self.default})"
+
+    def argparse_keywords(self) -> dict[str, Any]:
+        """How the option is declared on a command line; not given is None, so that the ini file can be asked."""
+        keywords: dict[str, Any] = {"dest": f"h2o_{self.attribute}", "default": None, "help": self.full_help}
+        if self.kind == "flag":
+            return {**keywords, "action": "store_true"}
+        keywords["metavar"] = self.metavar or self.name.upper()
+        return {**keywords, "action": "append"} if self.is_list else keywords
+
+
+OPTIONS: tuple[Option, ...] = (
+    # what runs
+    Option(
+        "bench",
+        "path",
+        "the llm_bench binary to run, or reference for the embedded one (default: that, unless logs are read)",
+        metavar="PATH|reference",
+    ),
+    Option(
+        "base-config",
+        "path",
+        "the model's config.json that every run starts from (default: the embedded model, for the embedded bench)",
+        metavar="FILE",
+    ),
+    Option("demo", "path", "the llm_demo binary: compares the text that it says with H2O on and off", metavar="PATH"),
+    Option("backend", "text", "backend given to the bench", "cpu"),
+    Option(
+        "threads",
+        "int",
+        "threads given to the bench (default: 4, or the number of cores if fewer; the embedded bench: 1)",
+    ),
+    Option("attention-option", "int", "-qatten of the bench; anything but 0 switches H2O off there", 0),
+    Option("bench-timeout", "float", "seconds that one run of the bench may take", 1800.0, metavar="S"),
+    Option("logs", "path", "gate on logs recorded before in this folder; nothing is run", metavar="DIR"),
+    Option(
+        "disturbed",
+        "text",
+        "a launch for the decode verdict that others disturbed: again (measured again) or keep (only marked)",
+        "again",
+        ("again", "keep"),
+    ),
+    Option("no-fold", "flag", "run also the points that the runtime cannot tell apart", False),
+    Option("dry-run", "flag", "write configs and the list of runs, run nothing", False),
+    # what is read
+    Option("presets", "paths", "preset files or folders (default: presets/ beside the gate file)", metavar="PATH"),
+    Option("scopes", "path", "file of dump scopes (default: scopes.yaml beside the gate file)", metavar="FILE"),
+    Option("dump-dir", "path", "KV dump (folder or .zip) in place of every scope's own root", metavar="DIR"),
+    Option("allow-skips", "flag", "let a scope pass although entries of its dump could not be read", False),
+    Option("set", "texts", "set one key of every preset or scope for this run, KEY=VALUE", metavar="KEY=VALUE"),
+    # what is asked
+    Option(
+        "rule", "text", "joint: one row meets every target; best-of: best of each column", "joint", ("joint", "best-of")
+    ),
+    Option("lossy-target", "float", "smallest lossy ratio (default: 3.0)", metavar="RATIO"),
+    Option("lossless-target", "float", "smallest lossless ratio of the deciding scope (default: 1.3)", metavar="RATIO"),
+    Option(
+        "decode-baseline",
+        "text",
+        "what decode speed is held against: paired (launched beside, H2O off), tok/s with H2O off, or none to leave it "
+        "out (default: paired when a bench runs, the recorded pairs or row when logs are read)",
+        metavar="paired|TOK_S|none",
+    ),
+    Option("baseline-bench", "path", "another build to pair with, same config, in place of H2O off", metavar="PATH"),
+    Option(
+        "decode-budget",
+        "text",
+        "pairs and seconds that the decode verdict of a preset may take: 20, 60s or 20,60s (default: 20 pairs; on the "
+        "embedded bench 20,60s)",
+        metavar="PAIRS,SECONDSs",
+    ),
+    Option(
+        "inconclusive",
+        "text",
+        "an inconclusive decode verdict: warn (the item passes, the gate is inconclusive) or fail",
+        "warn",
+        ("warn", "fail"),
+    ),
+    Option(
+        "decode-drop-target",
+        "float",
+        "largest fraction of decode speed that may be lost (default: 0.05)",
+        metavar="FRACTION",
+    ),
+    Option(
+        "quality-target",
+        "float",
+        "largest rise of perplexity under eviction, where the bench tells it (default: 0.01)",
+        metavar="FRACTION",
+    ),
+    # what is kept
+    Option("out-dir", "path", "parent of the run folders, the history and the baselines", "h2o-runs", metavar="DIR"),
+    Option(
+        "resume",
+        "path",
+        "go on with the run in this folder, which was broken off: give the other options as it had them",
+        metavar="RUN_DIR",
+    ),
+    Option("save", "text", "save the figures of this run as a baseline", metavar="NAME"),
+    Option("overwrite", "flag", "let --h2o-save replace a baseline of that name", False),
+    Option(
+        "compare",
+        "text",
+        "fail where a figure is worse than in a baseline, or than in the last run",
+        metavar="NAME|last",
+    ),
+    Option("compare-fail", "texts", "let a metric be worse by this much, lossless_ratio:0.5", metavar="METRIC:PERCENT"),
+    # where it runs
+    Option("executor", "text", "where streams of dumps are coded", "cores", metavar="cores|dask://HOST:PORT"),
+    Option("html", "text", "write report.html: yes or no", "yes", ("yes", "no"), metavar="yes|no"),
+)
+
+NOT_REPEATED = frozenset({"save", "overwrite", "resume"})
+"""Options that the command which repeats an item leaves out: it must not save, replace or go on with anything."""
+
+BY_NAME: Mapping[str, Option] = {option.name: option for option in OPTIONS}
+EMBEDDED_BENCH = Path(__file__).parents[1] / "reference" / "__main__.py"
+"""Stands for the bench that comes with the plugin wherever a bench is named by its path."""
+
+EMBEDDED_WORD = "reference"
+"""What names it on a command line and in the ini file."""
+
+DEFAULT_THREADS = min(4, os.cpu_count() or 1)
+"""What the bench takes by itself is 4; more threads than cores only add noise."""
+
+EMBEDDED_THREADS = 1
+"""The embedded model is so small that a second thread gains it nothing, and costs it dearly beside other work."""
+
+DEFAULT_TARGETS: Mapping[str, float] = {"lossy": 3.0, "lossless": 1.3, "decode_drop": 0.05, "quality": 0.01}
+"""What is asked where neither option, preset or scope, nor ini key says otherwise."""
+
+
+class Given(NamedTuple):
+    """A resolved option value and where it was said: the flag, the ini key, or ``default``."""
+
+    value: Any
+    origin: str
+
+    @property
+    def on_command_line(self) -> bool:
+        return self.origin.startswith("--")
+
+
+class Settings:
+    """Every option resolved: command line before ini before default; paths absolute."""
+
+    def __init__(self, given: Mapping[str, Given]) -> None:
+        self.given = given
+
+    def __getitem__(self, name: str) -> Any:
+        return self.given[name].value
+
+    def origin(self, name: str) -> str:
+        return self.given[name].origin
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """Built-in types only, for run.json."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, Path):
+                return str(value)
+            return [plain(v) for v in value] if isinstance(value, tuple) else value
+
+        return {name: {"value": plain(g.value), "origin": g.origin} for name, g in self.given.items()}
+
+    def command_line(self) -> list[str]:
+        """The flags that repeat this run: those that were given on the command line, paths absolute."""
+        flags: list[str] = []
+        for name, given in self.given.items():
+            if not given.on_command_line or name in NOT_REPEATED:
+                continue
+            option = BY_NAME[name]
+            if option.kind == "flag":
+                flags.append(option.flag)
+            else:
+                values = given.value if isinstance(given.value, tuple) else (given.value,)
+                named = (EMBEDDED_WORD if value == EMBEDDED_BENCH else value for value in values)
+                flags.extend(f"{option.flag}={value}" for value in named)
+        return flags
+
+
+def refuse_unknown_keys(config: Any) -> None:
+    """Refuse an ini key that begins like ours and is none: a misspelt target would silently not be asked for.
+
+    pytest 9.1 deprecates ``config.inicfg`` and has no other way to see the keys that nothing has declared.
+
+    Raises
+    ------
+    UsageError
+        Naming the key and the nearest known one.
+    """
+    known = {option.key for option in OPTIONS}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        keys = tuple(getattr(config, "inicfg", ()))
+    for key in keys:
+        if key.startswith("h2o_") and key not in known:
+            from difflib import get_close_matches
+
+            near = get_close_matches(key, known, 1)
+            raise UsageError(
+                f"the ini file has an unknown key {key}",
+                hint=f"did you mean {near[0]}?" if near else "see pytest --help",
+            )
+
+
+def _convert(option: Option, raw: Any, folder: Path, origin: str) -> Any:
+    if option.kind in ("paths", "texts"):
+        items = [raw] if isinstance(raw, str | os.PathLike) else list(raw)
+        return tuple(Path(os.path.abspath(folder / item)) if option.kind == "paths" else str(item) for item in items)  # noqa: PTH100
+    if option.kind == "flag":
+        if isinstance(raw, bool):
+            return raw
+        lowered = str(raw).strip().lower()
+        if lowered in ("1", "true", "yes", "on"):
+            return True
+        if lowered in ("0", "false", "no", "off", ""):
+            return False
+        raise UsageError(f"{origin} takes yes or no", came=repr(raw), expected="true or false")
+    text = str(raw).strip()
+    if option.kind == "path":
+        if option.name in ("bench", "baseline-bench") and text == EMBEDDED_WORD:
+            return EMBEDDED_BENCH
+        return Path(os.path.abspath(folder / Path(text).expanduser()))  # noqa: PTH100
+    if option.kind in ("int", "float"):
+        try:
+            number: int | float = int(text) if option.kind == "int" else float(text)
+        except ValueError:
+            number = float("nan")
+        if number != number or number in (float("inf"), float("-inf")):
+            kind = "a whole number" if option.kind == "int" else "a number"
+            raise UsageError(
+                f"{origin} takes {kind}", came=repr(text), expected=f"{option.flag}={option.metavar or 'N'}"
+            )
+        return number
+    if option.choices and text not in option.choices:
+        raise UsageError(f"{origin} does not know {text!r}", came=text, expected=" or ".join(option.choices))
+    return text
+
+
+def resolve_settings(
+    *,
+    command_line: Callable[[str], Any],
+    ini: Callable[[str], Any],
+    invocation_dir: Path,
+    ini_dir: Path,
+) -> Settings:
+    """Resolve every option of the table.
+
+    Parameters
+    ----------
+    command_line, ini : callable
+        Option attribute or ini key -> raw value, None (ini: None or "") where not given.
+    invocation_dir, ini_dir : Path
+        What relative paths on the command line and in the ini file are relative to.
+
+    Raises
+    ------
+    UsageError
+        A value of the wrong type, out of range, or options that exclude each other.
+    """
+    given: dict[str, Given] = {}
+    for option in OPTIONS:
+        raw, of_ini, key = command_line("h2o_" + option.attribute), ini(option.key), f"ini key {option.key}"
+        if raw is not None and raw != []:
+            value = _convert(option, raw, invocation_dir, option.flag)
+            if option.kind == "texts" and of_ini:  # settings add up, the later one standing
+                value = (*_convert(option, of_ini, ini_dir, key), *value)
+            given[option.name] = Given(value, option.flag)
+            continue
+        if of_ini not in (None, "", []):
+            given[option.name] = Given(_convert(option, of_ini, ini_dir, key), key)
+            continue
+        value = option.default
+        if option.kind == "path" and value is not None:
+            value = invocation_dir / value
+        given[option.name] = Given(value, "default")
+    if given["resume"].value is not None:
+        given["out-dir"] = Given(given["resume"].value.parent, given["resume"].origin)
+
+    settings = Settings(given)
+    check_ranges(settings)
+    settings = check_sources(settings)
+    if settings["threads"] is None:
+        threads = EMBEDDED_THREADS if settings["bench"] == EMBEDDED_BENCH else DEFAULT_THREADS
+        return Settings({**settings.given, "threads": Given(threads, "default")})
+    return settings
+
+
+def parse_baseline(text: str, origin: str) -> float:
+    """Read a decode baseline in tok/s; UsageError unless it is a positive finite number."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not 0 < number < float("inf"):
+        raise UsageError(
+            f"{origin} takes paired, a decode speed or none",
+            came=repr(text),
+            expected="paired; tok/s with H2O off, above 0, as 56.02; or none to leave the decode threshold out",
+        )
+    return number
+
+
+MAX_DECODE_PAIRS = 200
+"""The longest comparison that the critical values are computed for."""
+
+
+def parse_budget(text: str, origin: str) -> tuple[int | None, float | None]:
+    """Read a decode budget: pairs and seconds, either one None where it is not said.
+
+    Raises
+    ------
+    UsageError
+        The text is not like ``20``, ``60s`` or ``20,60s``, or a number is out of range.
+    """
+    pairs: int | None = None
+    elapsed_s: float | None = None
+    for part in text.split(","):
+        word = part.strip()
+        try:
+            if word.endswith("s") and elapsed_s is None:
+                elapsed_s = float(word[:-1])
+            elif pairs is None and word.isdecimal():
+                pairs = int(word)
+            else:
+                raise ValueError
+            if not (pairs is None or 1 <= pairs <= MAX_DECODE_PAIRS):
+                raise ValueError
+            if not (elapsed_s is None or 0 < elapsed_s < float("inf")):
+                raise ValueError
+        except ValueError:
+            raise UsageError(
+                f"{origin} takes pairs, seconds or both",
+                came=repr(text),
+                expected=f"for example 20 (pairs, at most {MAX_DECODE_PAIRS}), 60s or 20,60s",
+            ) from None
+    return pairs, elapsed_s
+
+
+def check_baseline_bench(settings: Settings) -> None:
+    """Another build is paired with the bench: it needs one, and no other baseline."""
+    other, baseline = settings.given["baseline-bench"], settings.given["decode-baseline"]
+    if settings["bench"] is None:
+        raise UsageError(
+            "a build to compare with was given, and no bench",
+            came=f"{other.origin} {other.value}",
+            expected="--h2o-bench PATH, the build that is judged",
+        )
+    if baseline.value not in (None, "paired"):
+        raise UsageError(
+            "a build to compare with and another decode baseline were both given",
+            came=f"{other.origin} {other.value} and {baseline.origin} {baseline.value}",
+            expected="one of the two",
+        )
+
+
+CORES = "cores"
+"""Those of this machine."""
+
+_DASK = re.compile(r"dask://((?:\[[0-9A-Fa-f:.%]+\]|[^\s/:\[\]]+):([0-9]{1,5}))")
+
+
+def dask_address(name: str, origin: str) -> str | None:
+    """``HOST:PORT`` of a dask scheduler, or None for the cores of this machine; UsageError, naming `origin`, else."""
+    if name == CORES:
+        return None
+    match = _DASK.fullmatch(name)
+    if match is None or not 0 < int(match[2]) < 1 << 16:
+        raise UsageError(f"{origin} does not know this executor", came=repr(name), expected="cores or dask://HOST:PORT")
+    return match[1]
+
+
+def check_ranges(settings: Settings) -> None:
+    """Check that every value lies in its range; UsageError naming where it was said and what is expected."""
+    floors = {
+        "threads": (1, "at least 1"),
+        "lossy-target": (1.0, "a ratio of at least 1"),
+        "lossless-target": (0.0, "a ratio of at least 0"),
+    }
+    for name, (floor, expected) in floors.items():
+        value = settings[name]
+        if value is not None and value < floor:
+            raise UsageError(f"{settings.origin(name)} is out of range", came=str(value), expected=expected)
+    if settings["bench-timeout"] <= 0:
+        raise UsageError(
+            f"{settings.origin('bench-timeout')} is out of range",
+            came=str(settings["bench-timeout"]),
+            expected="seconds above 0",
+        )
+    drop = settings["decode-drop-target"]
+    if drop is not None and not 0 <= drop < 1:
+        raise UsageError(
+            f"{settings.origin('decode-drop-target')} is out of range",
+            came=str(drop),
+            expected="a fraction from 0 to below 1, 0.05 for 5 %",
+        )
+    dask_address(settings["executor"], settings.origin("executor"))
+    baseline = settings["decode-baseline"]
+    quality = settings["quality-target"]
+    if quality is not None and quality < 0:
+        raise UsageError(
+            f"{settings.origin('quality-target')} is out of range",
+            came=str(quality),
+            expected="a fraction of at least 0, 0.1 for 10 %",
+        )
+    if baseline is not None and baseline not in ("none", "paired"):
+        parse_baseline(baseline, settings.origin("decode-baseline"))
+    if settings["decode-budget"] is not None:
+        parse_budget(settings["decode-budget"], settings.origin("decode-budget"))
+
+
+def _refuse_launch_options(settings: Settings) -> None:
+    """Where logs are read an option about launching would do nothing, and the user believe that it did."""
+    launching = ("base-config", "backend", "threads", "attention-option", "bench-timeout", "no-fold")
+    names = (*launching, "disturbed", "baseline-bench", "decode-budget", "demo")
+    given = [settings.origin(name) for name in names if settings.given[name].on_command_line]
+    if given:
+        raise UsageError(
+            f"{', '.join(given)} says how to run a bench, and recorded logs are read",
+            where=settings.origin("logs"),
+            expected="--h2o-bench PATH beside it",
+            hint="leave the option out to gate on the logs",
+        )
+
+
+def _refuse_base_config_alone(settings: Settings) -> None:
+    """A model of one's own for the embedded bench is asked for by name: else a forgotten bench would run another."""
+    base = settings.given["base-config"]
+    if base.on_command_line:
+        raise UsageError(
+            f"{base.origin} names a model, and nothing names the bench that runs it",
+            expected="--h2o-bench PATH beside it, or --h2o-bench reference for the embedded bench",
+        )
+
+
+def check_sources(settings: Settings) -> Settings:
+    """A bench on the command line stands over logs from the ini file; both on one level exclude each other.
+
+    Where neither is named the embedded bench runs.
+    """
+    bench, logs = settings.given["bench"], settings.given["logs"]
+    if settings["baseline-bench"] is not None:
+        check_baseline_bench(settings)
+    if bench.value is None and logs.value is None:
+        _refuse_base_config_alone(settings)
+        bench = Given(EMBEDDED_BENCH, "default")
+    if bench.value == EMBEDDED_BENCH and settings["demo"] is not None:
+        raise UsageError(
+            "llm_demo says nothing about the embedded bench",
+            came=f"{settings.origin('demo')} {settings['demo']}",
+            expected="--h2o-bench PATH of the same build beside it",
+            hint="leave it out: the embedded bench measures perplexity itself",
+        )
+    if bench.value is None:
+        _refuse_launch_options(settings)
+        return settings
+    if logs.value is None:
+        return Settings({**settings.given, "bench": bench})
+    if bench.on_command_line == logs.on_command_line:
+        raise UsageError(
+            "a bench to run and logs to read were both given",
+            came=f"{bench.origin} {bench.value} and {logs.origin} {logs.value}",
+            expected="one of the two",
+            hint="leave out --h2o-logs to run the bench, or --h2o-bench to gate on the logs",
+        )
+    loser = "logs" if bench.on_command_line else "bench"
+    winner = "bench" if loser == "logs" else "logs"
+    return Settings({**settings.given, loser: Given(None, f"left out for {settings.origin(winner)}")})

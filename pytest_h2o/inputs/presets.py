@@ -1,0 +1,519 @@
+"""Preset files, YAML or JSON, to checked presets.
+
+A fault names file, line, column and key, what came, what was expected and, for an unknown key, the nearest known
+one; all faults of all files come in one `PresetError`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
+from pydantic_core.core_schema import ValidationInfo
+
+from pytest_h2o.errors import Fault, PresetError
+from pytest_h2o.inputs.checking import (
+    LLM_BENCH,
+    MAX_POINTS,
+    Above0,
+    AtLeast0,
+    BenchOptions,
+    Count,
+    FilePath,
+    Flag,
+    Fraction,
+    Given,
+    LayerEnd,
+    LossyRatio,
+    NamedNumbers,
+    OneLine,
+    PairCount,
+    PlainName,
+    PlainNames,
+    Positive,
+    SweptCount,
+    SweptFraction,
+    SweptKeepRatio,
+    SweptLossyRatio,
+    SweptPositive,
+    Trouble,
+    check_name,
+    check_source,
+    fault_error,
+    merge_settings,
+    name_option,
+    parse_assignments,
+    parse_setting,
+)
+from pytest_h2o.inputs.yaml import Source, read_source
+
+_MANIFEST_FIELDS = (
+    "run_id",
+    "prompt_len",
+    "gen_len",
+    "keep_ratio",
+    "block_tokens",
+    "sink_tokens",
+    "recent_tokens",
+    "ema_alpha",
+    "update_interval",
+    "trigger_min_tokens",
+    "h2o_layer_start",
+    "h2o_layer_end",
+    "h2o_target_mode",
+    "h2o_target_lossy_ratio",
+)
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """One configuration of a sweep: every swept dimension at one value.
+
+    Field names are those of the sweep manifest; `index` counts from 1 in product order. Token counts are in
+    tokens, ratios are fractions (keep ratio) or raw over kept (lossy ratio).
+    """
+
+    preset: str
+    index: int
+    run_id: str
+    repeat: int
+    prompt_len: int
+    gen_len: int
+    keep_ratio: float
+    block_tokens: int
+    sink_tokens: int
+    recent_tokens: int
+    ema_alpha: float
+    update_interval: int
+    trigger_min_tokens: int
+    h2o_target_lossy_ratio: float
+    h2o_target_mode: str
+    h2o_layer_start: int
+    h2o_layer_end: int
+    h2o_log_stats: bool
+    lossless: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """The ``kv_lossless_*`` keys with their values, in the order of the manifest."""
+    bench: str = LLM_BENCH
+    """Name of the adapter of its bench."""
+    bench_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Settings of a bench other than llm_bench, as the preset has them; what H2O is told then means nothing."""
+    compressed: bool = True
+    """False: the same run with nothing compressed, which is a baseline."""
+
+    def manifest_fields(self) -> dict[str, Any]:
+        """What ``manifest.json`` of a run folder says of this point, keys in the order of the original scripts.
+
+        Files and outcome (``config``, ``log``, ``return_code``) come after these and are not known here. Of a bench
+        other than llm_bench: the run id, the lengths, the bench and its own settings.
+        """
+        if self.bench != LLM_BENCH:
+            named = {name: getattr(self, name) for name in ("run_id", "prompt_len", "gen_len", "bench")}
+            return named | dict(self.bench_options)
+        return {name: getattr(self, name) for name in _MANIFEST_FIELDS} | dict(self.lossless)
+
+
+def expand_points(preset: Preset) -> tuple[SweepPoint, ...]:
+    """Give every point of the grid of `preset`, in the order of the original scripts.
+
+    The first dimension varies slowest: prompts, gens, keep ratio, block, sink, recent, EMA alpha, update
+    interval, trigger, target lossy ratio. The run id is ``run_{index:04d}_p{prompt}_g{gen}_k{keep}_b{block}_lr{lossy}``
+    with floats as Python prints them (``k1.0``, ``lr3.0``); of a bench other than llm_bench it ends with the lengths.
+
+    All points of a preset share one mapping of ``kv_lossless_*`` values; it is not to be changed.
+    """
+    lossless = preset.lossless_settings()
+    grid = product(
+        preset.prompts,
+        preset.gens,
+        preset.h2o_keep_ratios,
+        preset.h2o_block_tokens,
+        preset.h2o_sink_tokens,
+        preset.h2o_recent_tokens,
+        preset.h2o_ema_alphas,
+        preset.h2o_update_intervals,
+        preset.h2o_trigger_min_tokens,
+        preset.h2o_target_lossy_ratios,
+    )
+    same = (preset.h2o_target_mode, preset.h2o_layer_start, preset.h2o_layer_end, preset.h2o_log_stats, lossless)
+    name, repeat, own = preset.name, preset.repeat, preset.bench == LLM_BENCH
+    return tuple(
+        SweepPoint(
+            name,
+            index,
+            f"run_{index:04d}_p{v[0]}_g{v[1]}" + (f"_k{v[2]}_b{v[3]}_lr{v[9]}" if own else ""),
+            repeat,
+            *v,
+            *same,
+            bench=preset.bench,
+            bench_options=preset.bench_options,
+        )
+        for index, v in enumerate(grid, start=1)
+    )
+
+
+SWEPT_KEYS = (
+    "prompts",
+    "gens",
+    "h2o_keep_ratios",
+    "h2o_block_tokens",
+    "h2o_sink_tokens",
+    "h2o_recent_tokens",
+    "h2o_ema_alphas",
+    "h2o_update_intervals",
+    "h2o_trigger_min_tokens",
+    "h2o_target_lossy_ratios",
+)
+"""The dimensions of the grid, the first one varying slowest."""
+
+_LOSSLESS_KEYS = (
+    "kv_lossless_enable",
+    "kv_lossless_scope",
+    "kv_lossless_front_n",
+    "kv_lossless_codec",
+    "kv_lossless_runtime_enable",
+    "kv_lossless_block_tokens",
+    "kv_lossless_hot_recent_tokens",
+    "kv_lossless_hot_sink_tokens",
+    "kv_lossless_codec_runtime",
+    "kv_lossless_predictors_k",
+    "kv_lossless_predictors_v",
+    "kv_lossless_async_threads",
+    "kv_lossless_max_queue",
+    "kv_lossless_decode_cache_blocks",
+    "kv_lossless_strict_roundtrip_check",
+)
+
+_LOSSLESS_KEYS_IF_NAMED = (
+    "kv_lossless_runtime_mode",
+    "kv_lossless_kept_sample_layers",
+    "kv_lossless_kept_sample_token_interval",
+    "kv_lossless_front_sample_token_interval",
+    "kv_lossless_store_disable_front",
+    "kv_lossless_store_bootstrap_tokens",
+    "kv_lossless_store_grouped_step_tokens",
+)
+
+
+def _check_baseline(value: Any) -> Any:
+    if isinstance(value, str) and value in ("paired", "none"):
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e300:
+        return float(value)
+    raise fault_error(Trouble("not a decode baseline", _BASELINE_TEXT))
+
+
+_BASELINE_TEXT = "paired, none, or decode speed in tok/s, a number above 0"
+_BASELINE_SCHEMA = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"enum": ["paired", "none"]}]}
+
+Baseline = Annotated[
+    float | Literal["paired", "none"], BeforeValidator(_check_baseline), WithJsonSchema(_BASELINE_SCHEMA)
+]
+
+
+class Targets(BaseModel):
+    """What a preset asks for; a key that is left out is left to the options."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lossy: Annotated[LossyRatio | None, Given] = Field(default=None, description="least raw over kept bytes")
+    lossless: Annotated[Above0 | None, Given] = Field(default=None, description="least raw over coded bytes")
+    decode_drop: Annotated[Fraction | None, Given] = Field(
+        default=None, description="largest fraction of decode speed that may be lost against the baseline"
+    )
+    decode_baseline: Annotated[Baseline | None, Given] = Field(
+        default=None, description="paired (H2O off, measured beside), a speed in tok/s, or none (decode is not judged)"
+    )
+    decode_pairs: Annotated[PairCount | None, Given] = Field(
+        default=None, description="most pairs of launches for the paired decode verdict; alone it sets no time limit"
+    )
+    decode_time_s: Annotated[Above0 | None, Given] = Field(
+        default=None, description="longest time of all launches for the paired decode verdict, seconds"
+    )
+    quality: Annotated[AtLeast0 | None, Given] = Field(
+        default=None, description="largest rise of perplexity under eviction, as a fraction of the full cache's"
+    )
+    similarity: Annotated[Fraction | None, Given] = Field(
+        default=None,
+        description="least similarity of what llm_demo says with eviction on and off, 0 to 1",
+    )
+    metrics: NamedNumbers = Field(
+        default={}, validate_default=True, description="targets of metrics that a plugin adds, by name"
+    )
+
+
+class PresetKeys(BaseModel):
+    """The keys of a preset file. Ten of them, the swept ones, take one value or a list; the rest one value."""
+
+    # pydantic keeps names that begin with model_ for itself, which model_layers does.
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    description: Annotated[OneLine | None, Given] = Field(default=None, description="one line for reports")
+    prompts: SweptPositive = Field(default=(512,), description="prompt lengths, tokens")
+    gens: SweptPositive = Field(default=(128,), description="tokens to generate")
+    repeat: Positive = Field(default=3, description="measured repeats a launch; one more is thrown away")
+    h2o_keep_ratios: SweptKeepRatio = Field(default=(0.5,), description="fraction kept; read in static mode only")
+    h2o_block_tokens: SweptPositive = Field(default=(64,), description="tokens that are kept or evicted together")
+    h2o_sink_tokens: SweptCount = Field(default=(32,), description="first tokens, always kept")
+    h2o_recent_tokens: SweptCount = Field(default=(256,), description="last tokens, always kept")
+    h2o_ema_alphas: SweptFraction = Field(default=(0.9,), description="weight of the past in the attention score")
+    h2o_update_intervals: SweptPositive = Field(default=(16,), description="attention-layer calls between two plans")
+    h2o_trigger_min_tokens: SweptCount = Field(default=(512,), description="no eviction in a shorter cache")
+    h2o_layer_start: Count = Field(default=2, description="first layer with eviction")
+    h2o_layer_end: LayerEnd = Field(default=-1, description="last layer with eviction; -1: the last of the model")
+    h2o_target_mode: Literal["adaptive", "static"] = Field(
+        default="adaptive", description="adaptive aims at the target lossy ratio, static at the keep ratio"
+    )
+    h2o_target_lossy_ratio: Annotated[LossyRatio | None, Given] = Field(
+        default=None, description="one target, for presets without h2o_target_lossy_ratios"
+    )
+    h2o_target_lossy_ratios: SweptLossyRatio = Field(
+        default=(3.0,), validate_default=True, description="raw over kept bytes to aim at; read in adaptive mode only"
+    )
+    h2o_log_stats: Flag = Field(default=False, description="print one line a plan and layer")
+
+    kv_lossless_enable: Flag = Field(default=False, description="lossless coding of cold tokens in the engine")
+    kv_lossless_scope: Literal["none", "front_n", "h2o_kept", "front_n_and_h2o_kept"] = Field(
+        default="front_n", description="layers that are coded"
+    )
+    kv_lossless_front_n: Count = Field(default=2, description="first layers, for the scopes of front_n")
+    kv_lossless_codec: Literal["none", "gear_delta"] = "none"
+    kv_lossless_runtime_enable: Flag = Field(default=False, description="measure ratios while running")
+    kv_lossless_block_tokens: Positive = Field(default=128, description="tokens that are coded together")
+    kv_lossless_hot_recent_tokens: Count = Field(default=256, description="last tokens, not coded")
+    kv_lossless_hot_sink_tokens: Count = Field(default=16, description="first tokens, not coded")
+    kv_lossless_codec_runtime: PlainName = "fp16_gear_predictive_v3"
+    kv_lossless_predictors_k: PlainNames = Field(
+        default="raw,delta_seq,xor_seq,pair_delta",
+        description="names; the engine skips unknown ones",
+    )
+    kv_lossless_predictors_v: PlainNames = "raw,delta_seq,xor_seq"
+    kv_lossless_async_threads: Count = 1
+    kv_lossless_max_queue: Count = 256
+    kv_lossless_decode_cache_blocks: Count = 64
+    kv_lossless_strict_roundtrip_check: Flag = False
+
+    kv_lossless_runtime_mode: Annotated[Literal["probe", "full", "store"] | None, Given] = Field(
+        default=None, description="written to the config only if named, as are the keys below"
+    )
+    kv_lossless_kept_sample_layers: Annotated[Count | None, Given] = None
+    kv_lossless_kept_sample_token_interval: Annotated[Count | None, Given] = None
+    kv_lossless_front_sample_token_interval: Annotated[Count | None, Given] = None
+    kv_lossless_store_disable_front: Annotated[Flag | None, Given] = None
+    kv_lossless_store_bootstrap_tokens: Annotated[Count | None, Given] = None
+    kv_lossless_store_grouped_step_tokens: Annotated[Count | None, Given] = None
+
+    bench: PlainName = Field(default=LLM_BENCH, description="the bench of this preset, by the name of its adapter")
+    bench_options: BenchOptions = Field(
+        default={}, validate_default=True, description="settings of a bench other than llm_bench, one value each"
+    )
+    targets: Targets = Targets()
+    base_config: Annotated[FilePath | None, Given] = Field(
+        default=None, description="the model's llm_bench config, relative to this file"
+    )
+    prompt_file: Annotated[FilePath | None, Given] = Field(
+        default=None, description="text of the prompt, relative to this file"
+    )
+    model_layers: Annotated[Positive | None, Given] = Field(
+        default=None, description="layers of the model, for the ratio over the whole cache"
+    )
+    timeout_s: Annotated[Above0 | None, Given] = Field(default=None, description="longest time of one launch, seconds")
+
+    @field_validator("h2o_target_lossy_ratios", mode="before")
+    @classmethod
+    def _take_single_ratio(cls, value: Any, info: ValidationInfo) -> Any:
+        single = info.data.get("h2o_target_lossy_ratio")
+        is_default = value is cls.model_fields["h2o_target_lossy_ratios"].default
+        return (single,) if is_default and single is not None else value
+
+    @model_validator(mode="after")
+    def _check_together(self) -> PresetKeys:
+        if troubles := tuple(self._troubles()):
+            raise fault_error(*troubles)
+        return self
+
+    def _troubles(self) -> Iterator[Trouble]:
+        start, end, layers = self.h2o_layer_start, self.h2o_layer_end, self.model_layers
+        if -1 < end < start:
+            yield Trouble("empty range of layers", f"-1, or at least h2o_layer_start ({start})", ("h2o_layer_end",))
+        if layers is not None and start >= layers:
+            expected = f"below model_layers ({layers})"
+            yield Trouble(f"layer {start} is not in the model", expected, ("h2o_layer_start",))
+        if layers is not None and end >= layers:
+            yield Trouble(f"layer {end} is not in the model", f"below model_layers ({layers})", ("h2o_layer_end",))
+        single = self.h2o_target_lossy_ratio
+        if single is not None and single not in self.h2o_target_lossy_ratios:
+            expected = "only h2o_target_lossy_ratios, which is what is run where both are given"
+            yield Trouble(f"{single} is not among h2o_target_lossy_ratios", expected, ("h2o_target_lossy_ratio",))
+        if self.bench == LLM_BENCH and self.bench_options:
+            yield Trouble("settings of another bench", f"no bench_options for {LLM_BENCH}", ("bench_options",))
+        for key in sorted(self.model_fields_set) if self.bench != LLM_BENCH else ():
+            if key.startswith(("h2o_", "kv_lossless_")):
+                yield Trouble(f"a key of {LLM_BENCH}", f"only settings under bench_options for {self.bench}", (key,))
+        if (count := self.count_points()) > MAX_POINTS:
+            sizes = " x ".join(f"{key} {len(getattr(self, key))}" for key in SWEPT_KEYS if len(getattr(self, key)) > 1)
+            longest = max(SWEPT_KEYS, key=lambda key: len(getattr(self, key)))
+            yield Trouble(f"a grid of {count:,} points ({sizes})", f"at most {MAX_POINTS:,} points", (longest,))
+
+    def count_points(self) -> int:
+        """Number of points of the grid."""
+        return math.prod(len(getattr(self, key)) for key in SWEPT_KEYS)
+
+    def lossless_settings(self) -> dict[str, Any]:
+        """The ``kv_lossless_*`` keys of a run: the usual ones always, those of later engines if named."""
+        named = tuple(key for key in _LOSSLESS_KEYS_IF_NAMED if getattr(self, key) is not None)
+        return {key: getattr(self, key) for key in _LOSSLESS_KEYS + named}
+
+
+__all__ = ["SWEPT_KEYS", "Preset", "Targets", "find_preset_files", "load_preset", "load_presets", "preset_from_flags"]
+SUFFIXES = (".yaml", ".yml", ".json")
+
+
+class Preset(PresetKeys):
+    """A checked preset: the keys of its file, its name and where it came from.
+
+    Attributes
+    ----------
+    name : str
+        Stem of the file; ``adhoc`` for a grid given on the command line.
+    path : Path or None
+        The file as it was named.
+    """
+
+    name: str
+    path: Path | None = None
+
+    def override(self, *assignments: str) -> Preset:
+        """A copy with ``KEY=VALUE`` settings, checked like a file.
+
+        KEY may be dotted (``targets.lossy=3.1``), a swept key takes values separated by commas. Paths are relative
+        to the working directory.
+
+        Raises
+        ------
+        PresetError
+            With every fault, each naming the option that brought it.
+        """
+        settings = parse_assignments(PresetKeys, assignments)
+        data = self.model_dump(exclude_unset=True, exclude={"name", "path"})
+        single, many = ("h2o_target_lossy_ratio",), ("h2o_target_lossy_ratios",)
+        if single in settings and many not in settings and many[0] in data:
+            raise name_option(
+                PresetError.from_faults([_no_effect(settings[single])]), assignments, f"preset {self.name}"
+            )
+        if many in settings and single not in settings:
+            data.pop(single[0], None)
+        try:
+            checked = check_source(PresetKeys, Source("", merge_settings(data, settings)))
+        except PresetError as error:
+            raise name_option(error, assignments, f"preset {self.name}") from None
+        return _preset(checked, self.name, self.path)
+
+
+def _no_effect(value: Any) -> Fault:
+    hint = f"set h2o_target_lossy_ratios={value}"
+    return Fault("has no effect: the preset has h2o_target_lossy_ratios", "", "h2o_target_lossy_ratio", hint=hint)
+
+
+def _preset(keys: PresetKeys, name: str, path: Path | None) -> Preset:
+    # The keys are checked already, and a file must not be able to set name and path.
+    values: Mapping[str, Any] = dict(keys)
+    return Preset.model_construct(keys.model_fields_set | {"name", "path"}, **values, name=name, path=path)
+
+
+def load_preset(path: str | Path) -> Preset:
+    """Read and check one preset file.
+
+    Raises
+    ------
+    PresetError
+        With every fault of the file. Besides what `read_source` refuses: an unknown key, a wrong type, a value out of
+        range, an empty or repeated dimension value, a grid of too many points, a name that ``-k`` cannot select.
+    """
+    path = Path(path)
+    source = read_source(path)
+    if expected := check_name(path.stem):
+        fault = Fault("the file name cannot name a test item", str(path), came=path.stem, expected=expected)
+        source = Source(source.name, source.data, source.places, source.key_places, (*source.faults, fault))
+    return _preset(check_source(PresetKeys, source, path.parent), path.stem, path)
+
+
+def load_presets(paths: Iterable[str | Path]) -> tuple[Preset, ...]:
+    """Read and check preset files, and all those in folders and their subfolders.
+
+    Returns
+    -------
+    tuple of Preset
+        Ordered by path, component by component, as plain strings. A file that is named twice comes once.
+
+    Raises
+    ------
+    PresetError
+        With every fault of all the files; two presets of one name, or a folder without a preset, are faults.
+    """
+    presets: dict[str, Preset] = {}
+    faults: list[Fault] = []
+    for path in find_preset_files(paths):
+        try:
+            preset = load_preset(path)
+        except PresetError as error:
+            faults += error.faults
+            continue
+        if other := presets.get(preset.name):
+            what = f"a second preset named {preset.name}"
+            faults.append(Fault(what, str(path), came=f"the first one is {other.path}", expected="one preset a name"))
+        presets.setdefault(preset.name, preset)
+    if faults:
+        raise PresetError.from_faults(faults)
+    return tuple(presets.values())
+
+
+def find_preset_files(paths: Iterable[str | Path]) -> list[Path]:
+    """Preset files that `paths` name, ordered by path; in folders by suffix, names with a leading dot left out.
+
+    Raises
+    ------
+    PresetError
+        A folder has none.
+    """
+    found: dict[Path, Path] = {}
+    faults: list[Fault] = []
+    for path in map(Path, paths):
+        files = list(_files_below(path)) if path.is_dir() else [path]
+        if not files:
+            faults.append(Fault("no preset in this folder", str(path), expected=f"a file {', '.join(SUFFIXES)}"))
+        for file in files:
+            found.setdefault(file.resolve(), file)
+    if faults:
+        raise PresetError.from_faults(faults)
+    return sorted(found.values(), key=lambda path: path.parts)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(root, name) for name in names if name.endswith(SUFFIXES) and not name.startswith("."))
+
+
+def preset_from_flags(**values: Any) -> Preset:
+    """A preset of a grid given on a command line, named ``adhoc``.
+
+    Parameters
+    ----------
+    **values
+        Keys of a preset. Text is read as on a command line (``"8,16"`` for a swept key), None is a flag not given;
+        paths are relative to the working directory.
+
+    Raises
+    ------
+    PresetError
+        With every fault, its key that of a preset.
+    """
+    given = {key: value for key, value in values.items() if value is not None}
+    data = {key: parse_setting(PresetKeys, (key,), v) if isinstance(v, str) else v for key, v in given.items()}
+    return _preset(check_source(PresetKeys, Source("command line", data)), "adhoc", None)

@@ -1,0 +1,348 @@
+"""Where the work of an evaluation is done: on the cores of this machine, or by the workers of a dask scheduler.
+
+An executor takes tasks one at a time and yields what each came to, in any order; sizes do not depend on which one it
+is. It is named by text: ``cores``, or ``dask://HOST:PORT``.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import chain
+from queue import SimpleQueue
+from typing import IO, Any, BinaryIO, Protocol, TypeVar
+
+from pytest_h2o.errors import ExecutorError, UsageError
+from pytest_h2o.files import usable_cores
+from pytest_h2o.inputs.options import CORES, dask_address
+from pytest_h2o.lossless.measure import Measured, Measurement
+from pytest_h2o.lossless.plan import Task
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+def spread(
+    work: Callable[[_T], _R], tasks: Iterable[_T], workers: int, give_up: Callable[[], None] = lambda: None
+) -> Iterator[_R]:
+    """Do `work` on every task and yield the results as they come, in any order.
+
+    Tasks are taken from the iterable one at a time, so that a long plan is never held whole. The first error of a
+    worker is raised here; then, or when the caller stops early, the others end after their current task.
+
+    Parameters
+    ----------
+    work : callable
+    tasks : iterable
+        None of them is None.
+    workers : int
+        Number of threads; 1 works in the calling thread.
+    give_up : callable
+        Called where the work ends before its time, to end tasks in hand sooner than they would.
+    """
+    if workers == 1:
+        yield from map(work, tasks)
+        return
+    todo = iter(tasks)
+    turn = threading.Lock()
+    stop = threading.Event()
+    done: SimpleQueue[tuple[_R | None, BaseException | None, bool]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            while not stop.is_set():
+                with turn:
+                    task = next(todo, None)
+                if task is None:
+                    break
+                done.put((work(task), None, False))
+        except BaseException as error:
+            done.put((None, error, True))
+        else:
+            done.put((None, None, True))
+
+    threads = [threading.Thread(target=run, name=f"h2o-codec-{n}") for n in range(workers)]
+    for thread in threads:
+        thread.start()
+    running = workers
+    try:
+        while running:
+            result, error, ended = done.get()
+            if error is not None:
+                raise error
+            if ended:
+                running -= 1
+            else:
+                yield result  # type: ignore[misc]
+    finally:
+        stop.set()
+        if running:
+            give_up()
+        for thread in threads:
+            thread.join()
+
+
+class Executor(Protocol):
+    """Does the work of tasks."""
+
+    @property
+    def workers(self) -> int:
+        """How many tasks are worked on at once."""
+
+    def run(self, measurement: Measurement, tasks: Iterable[Task]) -> Iterator[Measured]:
+        """Measure every task and yield the results as they come; the first error ends it."""
+
+
+LONG_WORK_BYTES = 1 << 26
+"""From here on the work of all cores outlasts the start of processes by far, whatever the codec."""
+
+
+@dataclass(frozen=True)
+class LocalCores:
+    """The cores of this machine: threads for short work, processes for long work.
+
+    Threads start at once and share the index. But they share the interpreter's lock too, so that they serve only codecs
+    that are mostly zstd or long loops of numpy (benchmarks/lossless_workers.py; docs/size-and-machines.md has figures).
+    Work stays on threads where a codec or dump cannot be had in another process: a codec of a conftest, an archive.
+    """
+
+    workers: int
+
+    def run(self, measurement: Measurement, tasks: Iterable[Task]) -> Iterator[Measured]:
+        todo = iter(tasks)
+        first = list(_take_until(todo, LONG_WORK_BYTES))
+        work = chain(first, todo)
+        if self.workers == 1 or sum(task.raw_bytes for task in first) < LONG_WORK_BYTES:
+            yield from spread(measurement, work, self.workers)
+            return
+
+        try:
+            yield from run_on_processes(pack(measurement, first[0]), work, self.workers)
+        except CannotTravel:
+            yield from spread(measurement, work, self.workers)
+
+
+def _take_until(tasks: Iterator[Task], most: int) -> Iterator[Task]:
+    """Tasks up to the one with which they come to `most` raw bytes."""
+    size = 0
+    while size < most and (task := next(tasks, None)) is not None:
+        size += task.raw_bytes
+        yield task
+
+
+def open_executor(name: str = CORES, workers: int | None = None) -> AbstractContextManager[Executor]:
+    """The executor of a name; leaving the context closes what it has opened.
+
+    Parameters
+    ----------
+    name : str
+        ``cores`` or ``dask://HOST:PORT``.
+    workers : int, optional
+        Tasks at once on this machine; the number of cores that this process may use if not given.
+
+    Raises
+    ------
+    UsageError
+        It is no name of an executor, or the number of workers does not fit it.
+    ExecutorError
+        The scheduler cannot be reached.
+    """
+    address = dask_address(name, "--executor")
+    if address is None:
+        return nullcontext(LocalCores(_count_workers(workers)))
+    if workers is not None:
+        raise UsageError(
+            "--workers means nothing with an executor elsewhere",
+            came=f"--workers {workers} and {name}",
+            expected="one of the two: the scheduler knows how many workers it has",
+        )
+    from pytest_h2o.lossless.dask import DaskExecutor  # takes a second, and the extra `dask`
+
+    return DaskExecutor(address)
+
+
+def _count_workers(workers: int | None) -> int:
+    if workers is None:
+        return usable_cores()
+    if workers < 1:
+        raise UsageError("--workers does not fit", came=str(workers), expected="at least 1")
+    return workers
+
+
+_START = "import sys; sys.path[:] = {path!r}; from pytest_h2o.lossless.executors import main; main()"
+
+
+class CannotTravel(Exception):
+    """A codec or a dump is of a kind that another process cannot have."""
+
+
+def pack(measurement: Measurement, first: Task) -> bytes:
+    """What all tasks have in common, as it travels; CannotTravel if that, or the dump of the first task, cannot."""
+    try:
+        pickle.dumps(first)
+        return pickle.dumps(measurement)
+    except Exception as error:  # somebody's codec may refuse in any way
+        raise CannotTravel(str(error)) from error
+
+
+def run_on_processes(packed: bytes, tasks: Iterable[Task], workers: int) -> Iterator[Measured]:
+    """Measure every task in one of `workers` processes, and yield the results as they come; the first error ends it.
+
+    Parameters
+    ----------
+    packed : bytes
+        What `pack` made of the measurement.
+    tasks : iterable of Task
+    workers : int
+
+    Raises
+    ------
+    CannotTravel
+        The codec cannot be had in another process. No task was taken yet.
+    ExecutorError
+        A process died.
+    """
+    idle: SimpleQueue[_Worker] = SimpleQueue()
+
+    def measure(task: Task) -> Measured:
+        worker = idle.get()
+        try:
+            return worker.measure(task)
+        finally:
+            idle.put(worker)
+
+    with ExitStack() as opened:
+        started = [opened.enter_context(_start()) for _ in range(workers)]
+        for worker in started:
+            worker.greet(packed)
+            idle.put(worker)
+
+        def end_all() -> None:
+            for worker in started:
+                worker.kill()
+
+        yield from spread(measure, tasks, workers, give_up=end_all)
+
+
+@contextmanager
+def _start() -> Iterator[_Worker]:
+    """A process that ends with the context; at once, where it is left by an error."""
+    command = [sys.executable, "-c", _START.format(path=sys.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        try:
+            yield _Worker(child)
+        except BaseException:
+            child.kill()
+            raise
+
+
+class _Worker:
+    """One process, asked one thing at a time."""
+
+    def __init__(self, child: subprocess.Popen[bytes]) -> None:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        self._child = child
+        self._asked: IO[bytes] = child.stdin
+        self._answers: IO[bytes] = child.stdout
+
+    def greet(self, measurement: bytes) -> None:
+        """Hand over what all tasks have in common; CannotTravel if it does not arrive."""
+        self._send(measurement)
+        trouble = self._receive()
+        if trouble is not None:
+            raise CannotTravel(trouble)
+
+    def measure(self, task: Task) -> Measured:
+        self._send(pickle.dumps(task))
+        answer = self._receive()
+        if isinstance(answer, BaseException):
+            raise answer
+        assert isinstance(answer, Measured)
+        return answer
+
+    def kill(self) -> None:
+        """End it in the middle of whatever it does."""
+        self._child.kill()
+
+    def _send(self, packed: bytes) -> None:
+        try:
+            self._asked.write(packed)
+            self._asked.flush()
+        except BrokenPipeError as error:
+            raise self._died() from error
+
+    def _receive(self) -> Any:
+        try:
+            return pickle.load(self._answers)
+        except (EOFError, pickle.UnpicklingError) as error:
+            raise self._died() from error
+
+    def _died(self) -> ExecutorError:
+        self.kill()
+        status = self._child.wait()
+        return ExecutorError(
+            "a process that codes streams ended before its work",
+            where=f"process {self._child.pid}",
+            came=f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}",
+            hint="has the machine enough memory? --workers 1 codes in one process",
+        )
+
+
+_LOOK_S = 1.0
+
+
+def main() -> None:
+    """Serve the process that has started this one."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the other process ends this one
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    try:
+        serve(sys.stdin.buffer, answers)
+    except BrokenPipeError:
+        os._exit(1)  # nobody is there to be told
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_LOOK_S)
+    os._exit(1)
+
+
+def serve(asked: BinaryIO, answers: BinaryIO) -> None:
+    """Read a `Measurement` and answer None, or why it cannot be had; then answer each task until the input ends."""
+    try:
+        measurement: Measurement = pickle.load(asked)
+    except Exception as error:  # whatever the import of somebody's codec raises
+        _answer(answers, f"{type(error).__name__}: {error}")
+        return
+    _answer(answers, None)
+    while True:
+        try:
+            task = pickle.load(asked)
+        except EOFError:
+            return
+        answer: Measured | BaseException
+        try:
+            answer = measurement(task)
+        except BaseException as error:
+            answer = error
+        _answer(answers, answer)
+
+
+def _answer(answers: BinaryIO, answer: Measured | BaseException | str | None) -> None:
+    try:
+        packed = pickle.dumps(answer)
+    except Exception:  # an error of somebody's codec may hold anything
+        packed = pickle.dumps(RuntimeError(f"{type(answer).__name__}: {answer}"))
+    answers.write(packed)
+    answers.flush()

@@ -1,0 +1,305 @@
+"""The text of one meta file, checked field by field."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from functools import lru_cache
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import zstandard
+
+from pytest_h2o import __version__
+from pytest_h2o.errors import DumpError
+
+META_MAX_BYTES = 64 * 1024
+"""A real meta has 400 bytes; a larger one than this is not read."""
+
+_MOST_DETAIL = 500
+"""Characters: names of files can have tens of thousands."""
+
+_JSON_SPACE = " \t\n\r"
+_raw_decode = json.JSONDecoder().raw_decode
+_COUNT_END = 2**31
+_POSITION_END = 2**63
+_NUMBERS = ("layer_id", "seq_start", "seq_len", "kv_heads", "head_dim", "bytes_per_elem")
+_FIELDS = (*_NUMBERS, "stage", "run_id", "k_file", "v_file")
+_TYPES = tuple((*(int,) * len(_NUMBERS), str, run_id, str, str) for run_id in (str, type(None)))
+
+_REASONS = {
+    **dict.fromkeys(_NUMBERS, "meta_invalid_numeric_fields"),
+    **dict.fromkeys(("stage", "run_id"), "meta_invalid_text_fields"),
+    **dict.fromkeys(("k_file", "v_file"), "missing_k_or_v_file"),
+}
+
+_take = itemgetter(*_FIELDS)
+_STAGES = ("prefill", "decode")
+_DTYPES = {2: ("fp16", "float16", "half"), 4: ("fp32", "float32", "float")}
+
+
+class MetaFault(Exception):
+    """Why an entry cannot be read: a reason of `SkippedEntry`, the detail, and the fields as far as they are known."""
+
+    def __init__(self, reason: str, detail: str, fields: Mapping[str, Any] | None = None) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail if len(detail) <= _MOST_DETAIL else f"{detail[: _MOST_DETAIL - 1]}…"
+        self.fields = fields or {}
+
+
+class Meta(NamedTuple):
+    """The fields of a meta that matter here; see `DumpEntry`."""
+
+    layer_id: int
+    seq_start: int
+    seq_len: int
+    kv_heads: int
+    head_dim: int
+    bytes_per_elem: int
+    stage: str
+    run_id: str | None
+    k_file: str
+    v_file: str
+
+
+def parse_meta(data: bytes) -> Meta:
+    """Parse and check one meta.
+
+    Raises
+    ------
+    MetaFault
+        It is no sound meta.
+    """
+    fields = _parse_object(data)
+    try:
+        values = _take(fields)
+    except KeyError:
+        values = tuple(map(fields.get, _FIELDS))
+    meta = Meta(*values)
+    if tuple(map(type, values)) not in _TYPES:  # exactly int: to isinstance a bool is one
+        raise _type_fault(meta, fields)
+    end = meta.seq_start + meta.seq_len
+    if not (0 <= meta.layer_id < _COUNT_END and meta.seq_start >= 0 and end < _POSITION_END):
+        detail = f"layer_id is {_shown(meta.layer_id)}, seq_start {_shown(meta.seq_start)}: negative, or absurdly large"
+        raise MetaFault("meta_invalid_numeric_fields", detail, fields)
+    if not (0 < meta.seq_len < _COUNT_END and 0 < meta.kv_heads < _COUNT_END and 0 < meta.head_dim < _COUNT_END):
+        shape = ", ".join(map(_shown, (meta.seq_len, meta.kv_heads, meta.head_dim)))
+        detail = f"[seq_len, kv_heads, head_dim] is [{shape}], each must be at least 1 and less than 2**31"
+        raise MetaFault("invalid_shape", detail, fields)
+    declared_end = fields.get("seq_end_exclusive", end)
+    if declared_end != end or type(declared_end) is not int:
+        detail = f"seq_end_exclusive is {_shown(declared_end)}, but seq_start + seq_len is {end}"
+        raise MetaFault("meta_invalid_numeric_fields", detail, fields)
+    if (names := _DTYPES.get(meta.bytes_per_elem)) is None:
+        width = _shown(meta.bytes_per_elem)
+        detail = f"bytes_per_elem is {width}, only 2 (fp16) and 4 (fp32) are read"
+        raise MetaFault(f"unsupported_bytes_per_elem_{width}", detail, fields)
+    if fields.get("dtype", names[0]) not in names:
+        detail = f"dtype is {_shown(fields['dtype'])}, expected {names[0]} for {meta.bytes_per_elem} bytes an element"
+        raise MetaFault("unsupported_dtype", detail, fields)
+    if meta.stage not in _STAGES:
+        detail = f"stage is {_shown(meta.stage)}, expected prefill or decode"
+        raise MetaFault("meta_invalid_text_fields", detail, fields)
+    if not (meta.k_file and meta.v_file):
+        raise MetaFault("missing_k_or_v_file", "k_file or v_file is empty", fields)
+    return meta
+
+
+def _parse_object(data: bytes) -> dict[str, Any]:
+    if len(data) > META_MAX_BYTES:
+        raise MetaFault("meta_parse_error", f"larger than {META_MAX_BYTES} bytes")
+    try:
+        text = data.decode("utf-8").strip(_JSON_SPACE)
+        fields, end = _raw_decode(text)
+    except (ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, or an integer of absurd length
+        raise MetaFault("meta_parse_error", f"no JSON: {_first_line(error)}") from error
+    if end != len(text):
+        raise MetaFault("meta_parse_error", f"no JSON: text behind the end, at character {end}")
+    if not isinstance(fields, dict):
+        raise MetaFault("meta_parse_error", f"no JSON object but {type(fields).__name__}")
+    return fields
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _type_fault(meta: Meta, fields: Mapping[str, Any]) -> MetaFault:
+    """Names the first field of a wrong type, and the others of its kind."""
+    wrong = [
+        name
+        for name, value, kinds in zip(_FIELDS, meta, zip(*_TYPES, strict=True), strict=True)
+        if type(value) not in kinds
+    ]
+    reason = _REASONS[wrong[0]]
+    alike = [name for name in wrong if _REASONS[name] == reason]
+    told = (f"{name} is {_shown(fields[name])}" if name in fields else f"{name} is missing" for name in alike)
+    expected = "whole numbers" if wrong[0] in _NUMBERS else "text"
+    return MetaFault(reason, f"{', '.join(told)}; expected {expected}", fields)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+Stamp = tuple[int, int, int, int]
+Known = dict[str, tuple[Stamp, Meta]]
+_WORTH = 1000
+"""From this many metas on that had to be read a cache is written."""
+
+_YOUNG_NS = 2_000_000_000
+_KEPT_ROOTS = 32
+_MOST_BYTES = 1 << 30
+
+
+def stamp_of(status: os.stat_result) -> Stamp:
+    """What tells a file from any other that stood, or will stand, in its place."""
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+class MetaCache:
+    """The metas of the dump at `root`, an absolute path without links; for one walk over it."""
+
+    def __init__(self, root: str) -> None:
+        self._started_ns = time.time_ns()
+        self._file = _cache_file(root)
+        self._head = _describe(root)
+        self._lines = _load(self._file, self._head) if self._file else {}
+        self._fresh = 0
+        self._lines_now: list[bytes] = []
+
+    def known(self, prefix: str) -> Known:
+        """Name to stamp and meta of one folder."""
+        line = self._lines.get(prefix)
+        if line is None:
+            return {}
+        rows = json.loads(line)
+        return {name: ((ino, size, mtime, ctime), Meta(*meta)) for name, ino, size, mtime, ctime, *meta in rows}
+
+    def keep(self, prefix: str, found: Known, fresh: int) -> None:
+        """Take what is true of a folder now; `fresh` of them had to be read."""
+        if self._file is None or not found:
+            return
+        self._fresh += fresh
+        latest = self._started_ns - _YOUNG_NS
+        rows = [[name, *stamp, *meta] for name, (stamp, meta) in found.items() if max(stamp[2:]) < latest]
+        self._lines_now.append(f"{json.dumps(prefix)}\t{json.dumps(rows, separators=(',', ':'))}".encode("ascii"))
+
+    def save(self) -> None:
+        """Write the cache, if that is worth it."""
+        if self._file is None or self._fresh < _WORTH:
+            return
+        data = b"\n".join([self._head, *self._lines_now])
+        temporary = self._file.with_name(f".{self._file.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+        try:
+            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            temporary.write_bytes(zstandard.ZstdCompressor(level=1, write_checksum=True).compress(data))
+            temporary.replace(self._file)
+            _forget_oldest(self._file.parent)
+        except OSError:
+            pass  # no room, or a folder that is read-only: the next run reads the metas again
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def _cache_file(root: str) -> Path | None:
+    folder = os.environ.get("PYTEST_H2O_CACHE_DIR")
+    if folder == "":
+        return None
+    if folder is None:
+        folder = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "pytest-h2o")  # noqa: PTH111, PTH118
+    return Path(folder) / "dumps" / hashlib.sha256(os.fsencode(root)).hexdigest()[:32]
+
+
+def _describe(root: str) -> bytes:
+    """The first line: the root, and the code that parsed."""
+    status = os.stat(root)  # noqa: PTH116
+    return json.dumps([__version__, _parser_digest(), status.st_dev, status.st_ino, root]).encode("ascii")
+
+
+@lru_cache(maxsize=1)
+def _parser_digest() -> str:
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
+
+
+def _load(file: Path, head: bytes) -> dict[str, bytes]:
+    """Folder to line; nothing if the file is not what `MetaCache.save` wrote for that head."""
+    try:
+        data = file.read_bytes()
+        if zstandard.get_frame_parameters(data).content_size > _MOST_BYTES:
+            return {}
+        first, *lines = zstandard.ZstdDecompressor().decompress(data).split(b"\n")
+        parts = (line.split(b"\t") for line in lines if first == head)
+        return {json.loads(prefix): rows for prefix, rows in parts}
+    except (OSError, ValueError, zstandard.ZstdError):
+        return {}
+
+
+def _forget_oldest(folder: Path) -> None:
+    """Keep the caches of the last roots."""
+    files = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    for path in files[:-_KEPT_ROOTS]:
+        path.unlink(missing_ok=True)
+
+
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+def is_meta_name(name: str) -> bool:
+    """Whether a file of this name describes an entry; ``packed_meta_*.json`` does not."""
+    return name.startswith("meta_") and name.endswith(".json")
+
+
+def join_inside(prefix: str, name: str) -> str | None:
+    """Path below the root that `name` means when it is written in a folder.
+
+    Parameters
+    ----------
+    prefix : str
+        The folder below the root, empty or with a ``/`` at its end.
+    name : str
+        As it is written; ``\\`` counts as ``/``, wherever the dump was made.
+
+    Returns
+    -------
+    str or None
+        Without ``.`` and ``..``; None if it is absolute or climbs above the root.
+    """
+    plain = name.replace("\\", "/")
+    if plain.startswith("/") or _DRIVE.match(plain) or "\0" in plain:
+        return None
+    parts: list[str] = []
+    for part in f"{prefix}{plain}".split("/"):
+        if part == "..":
+            if not parts:
+                return None
+            parts.pop()
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/".join(parts)
+
+
+def refuse_outside(where: str, came: str) -> NoReturn:
+    """Refuse a dump that names a file outside its root.
+
+    Raises
+    ------
+    DumpError
+    """
+    raise DumpError(
+        "a dump leads outside its own root",
+        where=where,
+        came=came,
+        expected="files inside the dump, named relative to the meta file that names them",
+        hint="nothing outside was read; copy the files into the dump, or do not trust it",
+    )

@@ -1,0 +1,77 @@
+"""The head of a run: what is run or read, of which model, on which machine; and how many launches that takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_h2o import __version__
+from pytest_h2o.bench.embedded import digest_program, is_embedded, program_command
+from pytest_h2o.bench.machine import describe_machine
+from pytest_h2o.errors import H2OError, one_line
+from pytest_h2o.inputs.options import Settings
+from pytest_h2o.report.terminal import render_header
+
+if TYPE_CHECKING:
+    from pytest_h2o.run.sources import RowSource
+
+
+def describe_run(
+    settings: Settings, run_dir: Path, sources: Mapping[str, RowSource], left_out: Mapping[str, str]
+) -> list[str]:
+    """Lines for the head of a run.
+
+    Parameters
+    ----------
+    settings : Settings
+    run_dir : Path
+    sources : mapping
+        Preset that will be measured -> where its rows come from.
+    left_out : mapping
+        Preset that is not run because nobody asked for it -> why it is not.
+    """
+    machine = describe_machine()
+    if settings["bench"] is None:
+        machine += " (where the logs were recorded is not known)" if settings["logs"] is not None else ""
+    return render_header(settings, run_dir, _describe_bench(settings), _name_models(sources), machine, left_out)
+
+
+def _describe_bench(settings: Settings) -> str:
+    bench = settings["bench"]
+    if bench is not None:
+        from pytest_h2o.bench.launch import ask_version
+
+        named, said = bench, "tells no version"
+        if is_embedded(bench):
+            named, said = "the embedded reference bench", f"version: {__version__}"
+        elif (version := ask_version(program_command(bench))) is not None:
+            said = f"version: {version}"
+        return f"bench {named} ({settings.origin('bench')}), sha256 {digest_program(bench)[:16]}, {said}"
+    if settings["logs"] is not None:
+        return f"recorded logs in {settings['logs']} ({settings.origin('logs')}); nothing is run"
+    return "neither a bench nor recorded logs: sweep items cannot be measured"
+
+
+def _name_models(sources: Mapping[str, RowSource]) -> list[str]:
+    """Every model that is measured, once, in the order of the presets."""
+    return list(dict.fromkeys(name for source in sources.values() if (name := _name_model(source)) is not None))
+
+
+def _name_model(source: RowSource) -> str | None:
+    """The model of a preset: where its base config lies, or what the first of its recorded logs says."""
+    if source.base_config is not None:
+        return f"{one_line(source.base_config.base_dir.name)} (base config {source.base_config.path})"
+    if source.folder is None:
+        return None
+    from pytest_h2o.bench.rows import read_rows
+
+    for log in sorted([*source.folder.glob("logs/*.log"), *source.folder.glob("*.log")])[:3]:
+        try:
+            row = read_rows(log, None, log_file=log.name).rows[0]
+        except (H2OError, IndexError):
+            continue  # the item of that row says what is wrong with it
+        named = [text for column in ("model", "modelSize") if (text := row.cells.get(column))]
+        if named:
+            return one_line(", ".join(named))
+    return None

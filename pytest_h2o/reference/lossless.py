@@ -1,0 +1,273 @@
+"""What the runtime would save by coding the cold tokens of its cache, as the ``kv_lossless_*`` keys ask for it.
+
+Cold are the tokens from `hot_sink_tokens` on that are not among the last `hot_recent_tokens`. In decoding, once a
+layer of the scope holds `trigger_min_tokens`, samples of its cold tokens are coded one after the other, none twice, K
+and V apart, with the frame ``fp16_gear_predictive_v3``. In probe mode the first sample is 32 tokens (or a block, if
+that is less) and layer 0 alone is sampled (for the kept tokens the first layer of the H2O range too); in full mode
+every sample is a block and every layer of the scope is sampled. Samples of a layer are at least `update_interval`
+tokens apart. A sample is taken as soon as the cold range holds it whole.
+
+Words are copied in the thread that decodes, and coded by `async_threads` others; with 0 of them, at once. Where
+`max_queue` samples are not yet coded, decoding waits for the oldest: none is skipped, so that the sizes do not depend
+on the speed of the machine. `finish` waits for the rest, within the time of the repeat.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from pytest_h2o.codecs.base import Stream, Tensor
+from pytest_h2o.codecs.gear_v3 import GearV3
+from pytest_h2o.errors import RoundTripError
+from pytest_h2o.reference.cache import LayerCache, Watcher, Words
+from pytest_h2o.reference.policy import Plan
+
+PROBE_TOKENS = 32
+Mode = Literal["probe", "full"]
+
+
+@dataclass(frozen=True)
+class LosslessSettings:
+    """The ``kv_lossless_*`` numbers, and what they need of the H2O ones.
+
+    Attributes
+    ----------
+    front_n : int
+        Layers below it are in the scope; 0 for none.
+    kept_layers : tuple of int
+        Layers of the H2O range if its kept tokens are in the scope, ascending; else empty.
+    block_tokens, hot_sink_tokens, hot_recent_tokens, update_interval, trigger_min_tokens : int
+    async_threads : int
+        Threads that code beside the one that decodes; 0: it codes itself.
+    max_queue : int
+        Samples that may wait for them, at least 1.
+    mode : "probe" or "full"
+    predictors_k, predictors_v : str
+    strict : bool
+        Decode every sample and compare it bit for bit.
+    """
+
+    front_n: int
+    kept_layers: tuple[int, ...]
+    block_tokens: int
+    hot_sink_tokens: int
+    hot_recent_tokens: int
+    update_interval: int
+    trigger_min_tokens: int
+    async_threads: int
+    max_queue: int
+    mode: Mode
+    predictors_k: str
+    predictors_v: str
+    strict: bool
+
+    def samples(self, layer: int) -> bool:
+        """Whether tokens of `layer` are coded."""
+        if self.mode == "probe":
+            return (layer == 0 < self.front_n) or layer in self.kept_layers[:1]
+        return layer < self.front_n or layer in self.kept_layers
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Cold tokens of a layer that are to be coded: copies, since the cache goes on."""
+
+    layer: int
+    kv_len: int
+    start: int
+    first_position: int
+    end_position: int
+    keys: Words
+    values: Words
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some cold tokens of a layer, coded.
+
+    `start` counts held tokens; `first_position` and `end_position` (the one after the last) are places in the
+    sequence. They are `tokens` apart unless something between them was evicted.
+    """
+
+    layer: int
+    kv_len: int
+    start: int
+    tokens: int
+    first_position: int
+    end_position: int
+    raw_bytes: int
+    coded_bytes_k: int
+    coded_bytes_v: int
+    comp_us: int
+    decomp_us: int
+
+    @property
+    def coded_bytes(self) -> int:
+        return self.coded_bytes_k + self.coded_bytes_v
+
+    @property
+    def fallbacks(self) -> int:
+        """How many of K and V were not smaller coded, and are counted raw."""
+        return sum(coded * 2 >= self.raw_bytes for coded in (self.coded_bytes_k, self.coded_bytes_v))
+
+    def render(self) -> str:
+        """The line that is logged."""
+        return (
+            f"[H2O-LOSSLESS] layer={self.layer} kv={self.kv_len} start={self.start} tokens={self.tokens} "
+            f"raw={self.raw_bytes} comp={self.coded_bytes} comp_k={self.coded_bytes_k} comp_v={self.coded_bytes_v} "
+            f"pos={self.first_position} pos_end={self.end_position} ratio={self.raw_bytes / self.coded_bytes:.4f}"
+        )
+
+
+class RuntimeLossless(Watcher):
+    """Watches a cache and codes its cold tokens.
+
+    Parameters
+    ----------
+    settings : LosslessSettings
+    log : callable, optional
+        Takes a line for each sample.
+
+    Attributes
+    ----------
+    samples : list of Sample
+        Since the cache was last cleared, in the order in which they were taken; all of them after `finish`.
+    queue_peak : int
+        Most samples that were waiting or being coded at once.
+    wait_us : int
+        Microseconds that decoding waited for them.
+    """
+
+    def __init__(self, settings: LosslessSettings, log: Callable[[str], None] | None = None) -> None:
+        self._settings, self._log = settings, log
+        self._codec = GearV3(predictors_k=settings.predictors_k, predictors_v=settings.predictors_v)
+        self._coders = ThreadPoolExecutor(settings.async_threads, "h2o-lossless") if settings.async_threads else None
+        self._queue: deque[Future[Sample]] = deque()
+        self.cleared()
+
+    def cleared(self) -> None:
+        while self._queue:  # of a repeat that was broken off
+            self._queue.popleft().cancel()
+        self.samples: list[Sample] = []
+        self.queue_peak = self.wait_us = 0
+        self._coded_to: dict[int, int] = {}
+        self._decoded_tokens: dict[int, int] = {}
+        self._last_sample: dict[int, int] = {}
+
+    @property
+    def raw_bytes(self) -> int:
+        return sum(sample.raw_bytes for sample in self.samples)
+
+    @property
+    def coded_bytes(self) -> int:
+        return sum(sample.coded_bytes for sample in self.samples)
+
+    @property
+    def ratio(self) -> float:
+        """Raw bytes over coded bytes of all samples; 1 without one; higher is better."""
+        return self.raw_bytes / self.coded_bytes if self.samples else 1.0
+
+    def finish(self) -> None:
+        """Wait until everything that was taken is coded.
+
+        Raises
+        ------
+        RoundTripError
+            Under the strict check: a sample did not decode to itself.
+        """
+        while self._queue:
+            self._await_oldest()
+
+    def evicted(self, layer: int, plan: Plan) -> None:
+        """Tokens that were coded and are kept stay coded: count how many that are."""
+        coded_to = self._coded_to.get(layer)
+        if coded_to is not None:
+            self._coded_to[layer] = sum(max(0, min(length, coded_to - start)) for start, length in plan.runs)
+
+    def decoded(self, layer: int, held: LayerCache) -> None:
+        settings = self._settings
+        if not settings.samples(layer):
+            return
+        now = self._decoded_tokens[layer] = self._decoded_tokens.get(layer, 0) + 1
+        if held.length < settings.trigger_min_tokens:
+            return
+        first = layer not in self._last_sample
+        if not first and now - self._last_sample[layer] < settings.update_interval:
+            return
+        start = max(settings.hot_sink_tokens, self._coded_to.get(layer, 0))
+        tokens = settings.block_tokens
+        if first and settings.mode == "probe":
+            tokens = min(PROBE_TOKENS, tokens)
+        if start + tokens > held.length - settings.hot_recent_tokens:
+            return
+        self._last_sample[layer] = now
+        self._coded_to[layer] = start + tokens
+        self._take(layer, held, start, tokens)
+
+    def _take(self, layer: int, held: LayerCache, start: int, tokens: int) -> None:
+        keys, values = held.words(start, start + tokens)
+        first, last = int(held.positions[start]), int(held.positions[start + tokens - 1])
+        cut = _Cut(layer, held.length, start, first, last + 1, keys, values)
+        if self._coders is None:
+            self._add(self._code_cut(cut))
+            return
+        while len(self._queue) >= self._settings.max_queue:
+            self._await_oldest()
+        self._queue.append(self._coders.submit(self._code_cut, cut))
+        self.queue_peak = max(self.queue_peak, sum(not job.done() for job in self._queue))
+
+    def _await_oldest(self) -> None:
+        started_s = time.perf_counter()
+        sample = self._queue.popleft().result()
+        self.wait_us += round((time.perf_counter() - started_s) * 1e6)
+        self._add(sample)
+
+    def _add(self, sample: Sample) -> None:
+        self.samples.append(sample)
+        if self._log is not None:
+            self._log(sample.render())
+
+    def _code_cut(self, cut: _Cut) -> Sample:
+        (coded_k, comp_k_s, decomp_k_s) = self._code(cut.keys, "k", cut.layer, cut.first_position)
+        (coded_v, comp_v_s, decomp_v_s) = self._code(cut.values, "v", cut.layer, cut.first_position)
+        return Sample(
+            layer=cut.layer,
+            kv_len=cut.kv_len,
+            start=cut.start,
+            tokens=len(cut.keys),
+            first_position=cut.first_position,
+            end_position=cut.end_position,
+            raw_bytes=cut.keys.nbytes + cut.values.nbytes,
+            coded_bytes_k=coded_k,
+            coded_bytes_v=coded_v,
+            comp_us=round((comp_k_s + comp_v_s) * 1e6),
+            decomp_us=round((decomp_k_s + decomp_v_s) * 1e6),
+        )
+
+    def _code(self, words: Words, tensor: Tensor, layer: int, position: int) -> tuple[int, float, float]:
+        """Coded bytes, and seconds to code and to decode."""
+        stream = Stream(words, tensor)
+        started_s = time.perf_counter()
+        payload = self._codec.encode(stream)
+        coded_s = time.perf_counter()
+        if not self._settings.strict:
+            return len(payload), coded_s - started_s, 0.0
+        decoded = self._codec.decode(payload, stream.side_info())
+        decoded_s = time.perf_counter()
+        if not np.array_equal(decoded, words):
+            offset = int(np.flatnonzero((decoded != words).reshape(-1))[0]) * 2
+            raise RoundTripError(
+                "a sample of the cache does not decode to itself",
+                where=f"layer {layer}, {tensor.upper()}, position {position}, byte {offset}",
+                came=f"{len(payload)} bytes of {self._codec.id}",
+                expected="the words that were coded, bit for bit",
+                hint="report it: the figures of this run are not to be trusted",
+            )
+        return len(payload), coded_s - started_s, decoded_s - coded_s

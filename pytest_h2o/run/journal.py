@@ -1,0 +1,414 @@
+"""The controller's view of a run: one record an item, kept in the journal at once, made into artifacts at the end."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import zlib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from pytest_h2o.bench.machine import describe_machine
+from pytest_h2o.bench.results import PointResult
+from pytest_h2o.errors import H2OError, NotMeasured, StoreError
+from pytest_h2o.files import append_line, write_new_bytes, write_new_json
+from pytest_h2o.gate.compare import SubjectKind, SubjectRecord, preset_figures, scope_figures, scope_fingerprint
+from pytest_h2o.gate.metrics import metric_facts
+from pytest_h2o.inputs.options import Settings
+from pytest_h2o.run.history import (
+    FIGURES_NAME,
+    HISTORY_NAME,
+    ComparisonRequest,
+    RunRecord,
+    append_record,
+    baseline_path,
+    read_history,
+    read_request,
+    record_to_json,
+    save_baseline,
+)
+from pytest_h2o.run.store import SHARED, OnceStore
+
+if TYPE_CHECKING:
+    from pytest_h2o.gate.decode import PairedComparison
+    from pytest_h2o.gate.targets import Targets
+    from pytest_h2o.inputs.presets import Preset, SweepPoint
+    from pytest_h2o.inputs.scopes import Scope
+    from pytest_h2o.lossless.result import LosslessResult
+
+
+JOURNAL_VERSION = 1
+JOURNAL_NAME = "journal.jsonl"
+
+
+def is_refused(scope: Mapping[str, Any]) -> bool:
+    """Whether a scope's ratio counts for nothing, because entries could not be read and that was not allowed."""
+    return bool(scope["result"]["skipped_entries"]) and not scope["allow_skips"]
+
+
+def subject_kind(item: Mapping[str, Any]) -> str:
+    """Whether an item's record is about a ``preset`` or a ``scope``."""
+    return str(item.get("subject") or ("scope" if item["kind"] == "scope" else "preset"))
+
+
+def comparison_facts(items: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the summary says of the comparison of one preset or scope; `not_compared` is why there is none."""
+    for item in items:
+        if item["kind"] == "comparison":
+            return {
+                "comparison": item["comparison"],
+                "comparison_notes": item["notes"],
+                "not_compared": None if item["comparison"] else item["reason"],
+            }
+    return {"comparison": None, "comparison_notes": [], "not_compared": None}
+
+
+class Collector:
+    """Gathers the records of all items, from this process or from workers.
+
+    A run of a point or an evaluation of a scope comes once from each process that read it; equal ones are merged by
+    name, the first to arrive standing.
+    """
+
+    def __init__(self, run_dir: Path, settings: Settings, sections: Sequence[ReportSection] = ()) -> None:
+        self.run_dir = run_dir
+        self.settings = settings
+        self._store = OnceStore(run_dir / SHARED)
+        self.sections = sections
+        """What plugins add to the reports."""
+        self.items: dict[str, dict[str, Any]] = {}
+        self.points: dict[str, dict[str, dict[str, Any]]] = {}
+        """Preset name -> run id -> result."""
+        self.failed: dict[str, dict[str, dict[str, Any]]] = {}
+        """Preset name -> run id -> what is known of a launch that gave no sound row."""
+        self.scopes: dict[str, dict[str, Any]] = {}
+        """Scope name -> lossless result."""
+        self.presets: dict[str, dict[str, Any]] = {}
+        """Preset name -> what the summary needs of it (layers, targets, baseline)."""
+        self.comparisons: dict[str, dict[str, Any]] = {}
+        """Preset name -> pairs of its decode verdict."""
+        self.left_out: set[str] = set()
+        """Presets that nothing could measure and nobody asked for."""
+
+    def add(self, text: str, *, duration_s: float) -> None:
+        """Take one item's record and write it to the journal before anything else happens."""
+        record: dict[str, Any] = json.loads(text)
+        record["duration_s"] = round(duration_s, 4)
+        files = record.pop("files", {})
+        receive_files({name: text for name, text in files.items() if not self._is_superseded(name)}, self.run_dir)
+        self._store.use()  # until the artifacts are written nobody else goes on with this run
+        # The first record says what the run was asked: nothing else of an unfinished one does.
+        asked = {} if self.items else {"settings": self.settings.to_json()}
+        append_line(self.run_dir / JOURNAL_NAME, {"version": JOURNAL_VERSION, **record, **asked})
+        self.take(record)
+
+    def _is_superseded(self, name: str) -> bool:
+        """Whether a file belongs to pairs that another machine launched too: the first to arrive stand."""
+        return any(name.startswith(f"{preset}/decode/") for preset in self.comparisons)
+
+    def take(self, record: dict[str, Any]) -> None:
+        """Take one item's record, new or from a journal."""
+        record.pop("settings", None)
+        data = record.pop("data")
+        for point in data.get("points", []):
+            self.points.setdefault(point["preset"], {}).setdefault(point["result"]["run_id"], point)
+        for point in data.get("failed", []):
+            self.failed.setdefault(point["preset"], {}).setdefault(point["manifest"]["run_id"], point)
+        for name, result in data.get("scopes", {}).items():
+            self.scopes.setdefault(name, result)
+        for name, facts in data.get("presets", {}).items():
+            self.presets.setdefault(name, facts)
+        for name, comparison in data.get("comparisons", {}).items():
+            self.comparisons.setdefault(name, comparison)
+        self.left_out.update(data.get("left_out", ()))
+        self.items[record["item"]] = record
+
+    def accepted_scope(self, *, decides: bool) -> dict[str, Any] | None:
+        """The result of the scope that decides, or of the first upper bound (entry mode aggregate); no refused one."""
+        for _, scope in sorted(self.scopes.items()):
+            fits = scope["decides"] if decides else scope["result"]["entry_mode"] == "aggregate"
+            if fits and not is_refused(scope):
+                result: dict[str, Any] = scope["result"]
+                return result
+        return None
+
+    def results_of(self, preset: str) -> list[PointResult]:
+        """The results of a preset that arrived, in the order of its points."""
+        from pytest_h2o.bench.results import PointResult
+
+        return [PointResult.from_json(point["result"]) for point in self.points_in_order(preset)]
+
+    def points_in_order(self, preset: str) -> list[dict[str, Any]]:
+        """The points of a preset that arrived, in their order: manifest fields and result of each."""
+        return sorted(self.points.get(preset, {}).values(), key=lambda point: int(point["index"]))
+
+    def manifest_entries(self, preset: str) -> list[dict[str, Any]]:
+        """Every launched or read run of a preset, sound or not, in the order of its points."""
+        from pytest_h2o.bench.results import complete_entry
+
+        entries: dict[int, dict[str, Any]] = {}
+        for point in self.points.get(preset, {}).values():
+            result = point["result"]
+            entry = complete_entry(point["manifest"], result["shares_run_with"], result["returncode"])
+            if entry["return_code"] is None:
+                del entry["return_code"]  # null would say that it was never run
+            entries[int(point["index"])] = entry
+        for point in self.failed.get(preset, {}).values():
+            entry = complete_entry(point["manifest"], point["shares_run_with"], point["return_code"])
+            entries[int(point["index"])] = entry
+        return [entries[index] for index in sorted(entries)]
+
+    def sorted_items(self) -> list[dict[str, Any]]:
+        """Records in an order that does not depend on which worker was faster."""
+        return [self.items[key] for key in sorted(self.items)]
+
+
+class NewData:
+    """Collects results between two records; each is handed over once a process."""
+
+    def __init__(self) -> None:
+        self._seen: set[tuple[str, str]] = set()
+        self._points: list[dict[str, Any]] = []
+        self._failed: list[dict[str, Any]] = []
+        self._scopes: dict[str, dict[str, Any]] = {}
+        self._presets: dict[str, dict[str, Any]] = {}
+        self._comparisons: dict[str, dict[str, Any]] = {}
+
+    def add_point(self, preset: Preset, point: SweepPoint, result: PointResult) -> None:
+        if (preset.name, point.run_id) in self._seen:
+            return
+        self._seen.add((preset.name, point.run_id))
+        self._points.append(
+            {
+                "preset": preset.name,
+                "index": point.index,
+                "manifest": point.manifest_fields(),
+                "result": result.to_json(),
+            }
+        )
+
+    def add_failed(self, preset: Preset, point: SweepPoint, return_code: int, shares_run_with: str | None) -> None:
+        """A launch that gave no sound row: the manifest lists it with its return code."""
+        if (preset.name, point.run_id) in self._seen:
+            return
+        self._seen.add((preset.name, point.run_id))
+        self._failed.append(
+            {
+                "preset": preset.name,
+                "index": point.index,
+                "manifest": point.manifest_fields(),
+                "return_code": return_code,
+                "shares_run_with": shares_run_with,
+            }
+        )
+
+    def add_scope(self, scope: Scope, targets: Targets, result: LosslessResult, *, allow_skips: bool) -> None:
+        self._scopes[scope.name] = {
+            "decides": scope.decides,
+            "target": targets.lossless.value,
+            "allow_skips": allow_skips,
+            "result": result.to_json(),
+            "machine": describe_machine(),
+        }
+
+    def add_preset(self, preset: Preset, facts: dict[str, Any]) -> None:
+        self._presets[preset.name] = facts
+
+    def add_comparison(self, preset: Preset, comparison: PairedComparison) -> None:
+        if ("decode", preset.name) not in self._seen:
+            self._seen.add(("decode", preset.name))
+            self._comparisons[preset.name] = comparison.to_json()
+
+    def take(self, left_out: Collection[str]) -> dict[str, Any]:
+        """Everything new, and the presets that were left out; then start again."""
+        data = {
+            "points": self._points,
+            "failed": self._failed,
+            "scopes": self._scopes,
+            "presets": self._presets,
+            "comparisons": self._comparisons,
+            "left_out": sorted(left_out),
+        }
+        self._points, self._failed, self._scopes, self._presets, self._comparisons = [], [], {}, {}, {}
+        return data
+
+
+def build_record(
+    collector: Collector, *, started: str, ended: str, overall_pass: bool | str, versions: Mapping[str, str]
+) -> RunRecord | None:
+    """The record of every preset and scope that was measured as a whole; None where there is none."""
+    subjects = [
+        *(_preset_record(collector, name) for name in sorted(collector.presets)),
+        *(_scope_record(collector, name) for name in sorted(collector.scopes)),
+    ]
+    whole = tuple(subject for subject in subjects if subject is not None)
+    if not whole:
+        return None
+    return RunRecord(
+        run=collector.run_dir.name,
+        started=started,
+        ended=ended,
+        overall_pass=overall_pass,
+        rule=collector.settings["rule"],
+        settings=collector.settings.to_json(),
+        versions=dict(versions),
+        metrics=metric_facts(),
+        subjects=whole,
+    )
+
+
+def _preset_record(collector: Collector, name: str) -> SubjectRecord | None:
+    """The figures of a preset; None if a row of it did not arrive."""
+    facts = collector.presets[name]
+    points = collector.points_in_order(name)
+    if [point["result"]["run_id"] for point in points] != facts["run_ids"]:
+        return None
+    rows = [(point["manifest"], PointResult.from_json(point["result"])) for point in points]
+    held = _held(collector, "preset", name)
+    return SubjectRecord("preset", name, held, facts["fingerprint"], preset_figures(rows))
+
+
+def _scope_record(collector: Collector, name: str) -> SubjectRecord | None:
+    """The figures of a scope; None if entries of it could not be read and that was not allowed."""
+    from pytest_h2o.lossless.result import LosslessResult
+
+    facts = collector.scopes[name]
+    if is_refused(facts):
+        return None
+    result = LosslessResult.from_json(facts["result"], name)
+    held = _held(collector, "scope", name)
+    return SubjectRecord("scope", name, held, scope_fingerprint(result, facts["machine"]), scope_figures(result))
+
+
+def _held(collector: Collector, kind: SubjectKind, name: str) -> bool:
+    """Whether no item of a preset or scope failed."""
+    return not any(
+        item["outcome"] == "failed" and item["name"] == name and subject_kind(item) == kind
+        for item in collector.items.values()
+    )
+
+
+def keep_record(record: RunRecord | None, collector: Collector, *, finished: bool) -> dict[str, Any]:
+    """Write the record into the run folder, add it to the history, and save it as a baseline if that was asked for.
+
+    Parameters
+    ----------
+    record : RunRecord or None
+        None where nothing was measured as a whole.
+    finished : bool
+        The session came to its end: the record of one that was interrupted stays in its run folder.
+
+    Returns
+    -------
+    dict
+        `history` (file, or None), `baseline` (name, or None), `notes` (why something was not kept) and `trouble`
+        (what could not be written, or None).
+    """
+    kept: dict[str, Any] = {"history": None, "baseline": None, "notes": [], "trouble": None}
+    out_dir = collector.run_dir.parent
+    try:
+        if record is not None:
+            write_new_json(collector.run_dir / FIGURES_NAME, record_to_json(record))
+        if record is not None and finished:
+            if not _is_recorded(collector, out_dir / HISTORY_NAME):
+                append_record(out_dir / HISTORY_NAME, record)
+            kept["history"] = str(out_dir / HISTORY_NAME)
+        if collector.settings["save"] is not None and not collector.settings["dry-run"]:
+            _save(record if finished else None, read_request(collector.settings), kept)
+    except H2OError as error:
+        kept["trouble"] = str(error)
+    return kept
+
+
+def _is_recorded(collector: Collector, history: Path) -> bool:
+    """Whether a run that goes on was broken off after its record had been added to the history."""
+    if collector.settings["resume"] is None:
+        return False
+    lines = read_history(history)
+    return any(isinstance(line, RunRecord) and line.run == collector.run_dir.name for line in lines)
+
+
+def _save(record: RunRecord | None, request: ComparisonRequest, kept: dict[str, Any]) -> None:
+    name = str(request.save)
+    if not request.saves:
+        kept["notes"].append(f"baseline {name} was there already and stays as it is (--h2o-overwrite replaces it)")
+        return
+    if record is None:
+        raise NotMeasured(
+            f"baseline {name} was not saved: no preset and no scope was measured as a whole",
+            hint="run all items of a preset or scope, to the end",
+        )
+    failed = ", ".join(subject.title for subject in record.subjects if not subject.held)
+    if failed and request.compare == name and baseline_path(request.out_dir, name).exists():
+        # Replaced now, it would hide from the next run what this one failed for.
+        kept["notes"].append(f"baseline {name} stays as it is: {failed} failed in this run")
+        return
+    save_baseline(request.out_dir, name, record, overwrite=request.overwrite)
+    kept["baseline"] = name
+    if failed:
+        kept["notes"].append(f"baseline {name} holds a run that failed: {failed}")
+
+
+SUMMARY_VERSION = 1
+RUN_VERSION = 1
+MAX_OUTPUT_BYTES = 1024 * 1024
+"""Of what a bench prints besides its table only the end travels, if it is longer."""
+
+MAX_FILE_BYTES = 64 * MAX_OUTPUT_BYTES
+
+
+def receive_files(files: Mapping[str, str], run_dir: Path) -> None:
+    """Write the files of a record into the run folder; one that is there stays.
+
+    Raises
+    ------
+    StoreError
+        A name leads out of the run folder, or what came is no file of `Shipping`.
+    """
+    for name, text in files.items():
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            raise StoreError("a worker sent a file that would lie outside the run folder", where=name)
+        target = run_dir / path
+        if target.exists():
+            continue
+        unpack = zlib.decompressobj()
+        try:
+            data = unpack.decompress(base64.b85decode(text), MAX_FILE_BYTES)
+        except (ValueError, zlib.error, binascii.Error) as error:
+            raise StoreError("a file that a worker sent is damaged", where=name, came=str(error)) from error
+        if not unpack.eof:
+            raise StoreError("a file that a worker sent is damaged", where=name, came="its end is missing")
+        write_new_bytes(target, data)
+
+
+@dataclass(frozen=True)
+class SectionTable:
+    """A table of a section: plain text in its cells, the first column naming the rows."""
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+SectionBlock = str | Sequence[str] | SectionTable
+"""A paragraph, a list of paragraphs, or a table. All of it is text: markup in it is shown, and does nothing."""
+
+
+@dataclass(frozen=True)
+class ReportSection:
+    """A section that a plugin adds to ``report.html`` and ``summary.md``.
+
+    Attributes
+    ----------
+    title : str
+        Its heading.
+    build : callable
+        Takes the summary, as ``summary.json`` has it, and gives the blocks; nothing: the section is left out.
+    """
+
+    title: str
+    build: Callable[[Mapping[str, Any]], Iterable[SectionBlock]]

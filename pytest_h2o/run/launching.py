@@ -1,0 +1,334 @@
+"""What the options and a preset say of launching: the bench, how it is called, and the model's config."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_h2o.bench.embedded import embedded_base_config, is_embedded
+from pytest_h2o.bench.llm_bench import get_adapter
+from pytest_h2o.codecs.base import Rope
+from pytest_h2o.errors import OptedOut, StoreError, UsageError
+from pytest_h2o.files import digest_file
+from pytest_h2o.gate.targets import preset_targets
+from pytest_h2o.inputs.options import Given, Settings, parse_baseline, parse_budget
+from pytest_h2o.run.items import Baseline, describe_unfit, paired_baseline, pick_recorded, unlike_contexts
+
+if TYPE_CHECKING:
+    from pytest_h2o.bench.command import BenchSettings
+    from pytest_h2o.bench.config import BaseConfig
+    from pytest_h2o.bench.results import PointResult
+    from pytest_h2o.gate.decode import Budget, PairedComparison
+    from pytest_h2o.gate.noise import Noise
+    from pytest_h2o.inputs.presets import Preset, SweepPoint
+    from pytest_h2o.inputs.scopes import Scope
+    from pytest_h2o.run.journal import NewData
+    from pytest_h2o.run.sources import RowSource
+
+
+def check_bench(bench: Path, origin: str) -> Path:
+    """A program of the engine, if there is such a file; UsageError that says what is there instead."""
+    if bench.is_file():
+        return bench
+    came = "no such folder"
+    if bench.parent.is_dir():
+        came = "that folder has " + (", ".join(sorted(p.name for p in bench.parent.iterdir())[:8]) or "nothing")
+    raise UsageError("the bench is not there", where=f"{origin} {bench}", came=came, expected="the llm_bench binary")
+
+
+def bench_settings(settings: Settings, preset: Preset, option: str = "bench") -> BenchSettings:
+    """How the options launch the bench for a preset, or the one that `option` names; UsageError if it is not there.
+
+    The time limit of a run: the command line's, else the preset's, else the ini file's, else the default.
+    """
+    from pytest_h2o.bench.command import BenchSettings
+
+    given = settings.given["bench-timeout"]
+    return BenchSettings.for_program(
+        check_bench(settings[option], settings.origin(option)),
+        backend=settings["backend"],
+        threads=settings["threads"],
+        attention_option=settings["attention-option"],
+        timeout_s=given.value if given.on_command_line else preset.timeout_s or given.value,
+    )
+
+
+def other_build(settings: Settings, preset: Preset) -> BenchSettings | None:
+    """The build that the bench is paired with; None where that is H2O off; UsageError if it is not there."""
+    return None if settings["baseline-bench"] is None else bench_settings(settings, preset, "baseline-bench")
+
+
+def choose_base_config(preset: Preset, given: Given, *, embedded: bool = False) -> BaseConfig:
+    """The model's config of a preset: the command line's, else the preset's, else the ini file's.
+
+    For the embedded bench the last choice is the embedded model, and it takes the preset's `prompt_file`.
+
+    Raises
+    ------
+    UsageError
+        Nothing names one; or it cannot be read.
+    """
+    from pytest_h2o.bench.config import read_base_config
+
+    own = (preset.base_config, f"base_config of preset {preset.name}")
+    choices = [(given.value, given.origin), own] if given.on_command_line else [own, (given.value, given.origin)]
+    if embedded:
+        choices.append((embedded_base_config(), "the embedded model"))
+    for path, source in choices:
+        if path is not None:
+            base = read_base_config(path, source)
+            if embedded and preset.prompt_file is not None:
+                return replace(base, values={**base.values, "prompt_file": str(preset.prompt_file)})
+            return base
+    raise UsageError(
+        "a bench was given, and no base config: the bench needs the model's config.json",
+        where=f"preset {preset.name}",
+        expected="one of: --h2o-base-config FILE; the ini key h2o_base_config; base_config: in the preset",
+        hint="pytest gates/ --h2o-bench PATH --h2o-base-config path/to/model/config.json",
+    )
+
+
+DEFAULT_BUDGET = "20"
+EMBEDDED_BUDGET = "20,60s"
+"""The embedded bench is for a look of a few minutes. A bench of one's own is judged, however long its launches take."""
+
+
+@dataclass(frozen=True)
+class PairPlan:
+    """What is fixed before the first pair of a comparison.
+
+    Attributes
+    ----------
+    budget : Budget
+        Pairs and seconds.
+    target : float
+        The largest allowed drop, a fraction.
+    relaunch : bool
+        Whether a disturbed launch is made again.
+    notes : tuple of str
+        What a reader should know of the plan.
+    """
+
+    budget: Budget
+    target: float
+    relaunch: bool = True
+    notes: tuple[str, ...] = ()
+
+
+def choose_baseline(settings: Settings, preset: Preset) -> Given:
+    """What decode speed is held against: ``paired``, ``none``, a speed in tok/s, or None where nothing says it.
+
+    The command line stands over the preset, that over the ini file. Where none of them says it, it is ``paired`` if a
+    bench runs, and None (the pairs or the row that were recorded) if logs are read. Another build to compare with means
+    ``paired``.
+    """
+    given, other = settings.given["decode-baseline"], settings.given["baseline-bench"]
+    if given.on_command_line:
+        return given
+    if other.value is not None:
+        return Given("paired", other.origin)
+    for choice in (Given(preset.targets.decode_baseline, f"targets of preset {preset.name}"), given):
+        if choice.value is not None:
+            return choice
+    return Given("paired", "default where a bench runs") if settings["bench"] is not None else Given(None, "default")
+
+
+def decode_budget(settings: Settings, preset: Preset) -> Budget:
+    """Pairs and seconds for the verdict of a preset: command line before preset before ini file before default.
+
+    What is said in one place stands as a whole: pairs alone set no limit of time, seconds alone leave 20 pairs.
+    """
+    from pytest_h2o.gate.decode import DEFAULT_PAIRS, Budget
+
+    given, own = settings.given["decode-budget"], preset.targets
+    if not given.on_command_line and (own.decode_pairs is not None or own.decode_time_s is not None):
+        return Budget(own.decode_pairs or DEFAULT_PAIRS, own.decode_time_s)
+    usual = EMBEDDED_BUDGET if is_embedded(settings["bench"]) else DEFAULT_BUDGET
+    pairs, elapsed_s = parse_budget(given.value or usual, given.origin)
+    return Budget(pairs or DEFAULT_PAIRS, elapsed_s)
+
+
+def describe_decode(settings: Settings, presets: Sequence[Preset]) -> list[str]:
+    """Lines for the header: what decode speed is held against, and with what budget; alike presets share a line."""
+    found: dict[str, list[str]] = {}
+    for preset in presets:
+        chosen = choose_baseline(settings, preset)
+        if chosen.value == "paired" and settings["bench"] is not None:
+            budget = decode_budget(settings, preset)
+            other = settings["baseline-bench"]
+            against = "H2O off in the same bench" if other is None else f"the build {other}"
+            limit = "" if budget.elapsed_s is None else f" or {budget.elapsed_s:g} s"
+            text = f"paired with {against}, at most {budget.pairs} pairs{limit} a preset ({chosen.origin})"
+        elif chosen.value is None:
+            text = "held against the recorded pairs or row with H2O off"
+        else:
+            text = f"held against {chosen.value} ({chosen.origin})"
+        found.setdefault(text, []).append(preset.name)
+    if len(found) == 1:
+        return [f"decode {text}" for text in found]
+    return [f"decode of {', '.join(names)}: {text}" for text, names in found.items()]
+
+
+def flag_targets(settings: Settings, wanted: Sequence[tuple[Preset, float | None]]) -> list[str]:
+    """Lines for the header: presets whose decode target is finer than a calibration of this machine allows."""
+    found: dict[str, list[str]] = {}
+    for preset, target in wanted:
+        for text in _flag(settings, preset, decode_budget(settings, preset), target):
+            found.setdefault(text, []).append(preset.name)
+    return [f"{', '.join(names)}: {text}" for text, names in found.items()]
+
+
+def _flag(settings: Settings, preset: Preset, budget: Budget, target: float | None) -> tuple[str, ...]:
+    if settings["bench"] is None or choose_baseline(settings, preset).value != "paired":
+        return ()
+
+    base = choose_base_config(preset, settings.given["base-config"], embedded=is_embedded(settings["bench"]))
+    return flag_target(calibration_path(bench_settings(settings, preset), base), budget, target)
+
+
+def plan_pairs(settings: Settings, preset: Preset, target: float) -> PairPlan:
+    """What is fixed before the first pair; its notes say so if the target is below the noise floor."""
+    budget = decode_budget(settings, preset)
+    return PairPlan(budget, target, settings["disturbed"] == "again", _flag(settings, preset, budget, target))
+
+
+class DecodeFigures:
+    """Answers for the decode speed of presets; where their rows come from, the session says."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        points: Callable[[Preset], tuple[SweepPoint, ...]],
+        source: Callable[[Preset], RowSource],
+        new: NewData,
+    ) -> None:
+        self._settings = settings
+        self._points = points
+        self._source = source
+        self._new = new
+
+    def describe(self, presets: Sequence[Preset]) -> list[str]:
+        """Lines for the header."""
+        wanted = [(preset, preset_targets(self._settings, preset, None).decode_drop.value) for preset in presets]
+        return [*describe_decode(self._settings, presets), *flag_targets(self._settings, wanted)]
+
+    def baseline(self, preset: Preset, results: Sequence[PointResult]) -> Baseline | None:
+        chosen = choose_baseline(self._settings, preset)
+        if chosen.value == "none":
+            raise OptedOut(f"the decode threshold is left out: decode baseline none ({chosen.origin})")
+        if self.is_paired(preset):
+            return paired_baseline(self.known_comparison(preset))
+        if chosen.value is not None:
+            speed = parse_baseline(str(chosen.value), chosen.origin)
+            return Baseline(speed, chosen.origin, unlike_contexts(results))
+        return pick_recorded(self._source(preset).baselines, results, get_adapter(preset.bench).uncompressed)
+
+    def unfit_baselines(self, preset: Preset, results: Sequence[PointResult]) -> list[str]:
+        source = self._source(preset)
+        unused = [f"{log}: {why}" for log, why in source.unused.items()]
+        return [*describe_unfit(source.baselines, results), *unused][:4]
+
+    def is_paired(self, preset: Preset) -> bool:
+        chosen = choose_baseline(self._settings, preset).value
+        return chosen == "paired" or (chosen is None and self._source(preset).pairs.known() is not None)
+
+    def rests_on_rows(self, preset: Preset) -> bool:
+        """Whether the speeds of the rows themselves are judged, by a number, where a bench runs."""
+        return choose_baseline(self._settings, preset).value not in ("paired", "none")
+
+    def known_comparison(self, preset: Preset) -> PairedComparison | None:
+        return self._source(preset).pairs.known()
+
+    def compare(self, preset: Preset, result: PointResult, target: float) -> PairedComparison:
+        point = next(point for point in self._points(preset) if point.run_id == result.run_id)
+        plan = plan_pairs(self._settings, preset, target)
+        comparison = self._source(preset).pairs.compare(point, plan)
+        self._new.add_comparison(preset, comparison)
+        return comparison
+
+
+def find_rope(scope: Scope, base_config: Given) -> Rope | None:
+    """The rotation that the scope names, or the model's own config; None where codecs have to find out.
+
+    Raises
+    ------
+    UsageError
+        The base config cannot be read.
+    """
+    if scope.rope is not None:
+        return Rope(scope.rope.theta, scope.rope.pairing)
+    if base_config.value is None:
+        return None
+    from pytest_h2o.bench.config import read_base_config, rope_theta
+
+    theta = rope_theta(read_base_config(base_config.value, base_config.origin))
+    return None if theta is None else Rope(theta)
+
+
+def calibration_path(bench: BenchSettings, base: BaseConfig) -> Path:
+    """Where the calibration of a bench and model on this machine is kept; it need not be there.
+
+    The folder is ``pytest-h2o/noise`` in ``$XDG_CACHE_HOME``, or in ``~/.cache``. The name is a digest of machine,
+    binary, model config and its place, backend and threads: change one of them, and no old calibration is taken for it.
+    """
+    marks = (
+        platform.node(),
+        bench.digest,
+        digest_file(base.path),
+        str(base.base_dir),
+        bench.backend,
+        str(bench.threads),
+    )
+    name = hashlib.sha256("\0".join(marks).encode("utf-8", "surrogateescape")).hexdigest()[:24]
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "pytest-h2o" / "noise" / f"{name}.json"
+
+
+def read_noise(path: Path) -> Noise | None:
+    """The noise that a calibration recorded; None if there is none.
+
+    Raises
+    ------
+    StoreError
+        The file is there and cannot be read.
+    """
+    if not path.exists():
+        return None
+    from pytest_h2o.gate.noise import Noise
+
+    try:
+        return Noise.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except StoreError as error:
+        raise StoreError(error.what, where=str(path), came=error.came, hint=error.hint) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(
+            "a calibration cannot be read", where=str(path), came=str(error), hint="remove it, or calibrate again"
+        ) from error
+
+
+def flag_target(path: Path, budget: Budget, target: float | None) -> tuple[str, ...]:
+    """Say that a target is finer than this machine's noise allows; nothing where it is not, or where no one knows.
+
+    A calibration that cannot be read is said and not used: it is advice, and no verdict rests on it.
+    """
+    try:
+        noise = read_noise(path)
+    except StoreError as error:
+        return (f"the calibration {path} is not used: {error.what} ({error.came})",)
+    if noise is None or target is None:
+        return ()
+    floor = noise.floor(budget.pairs)
+    if floor is None or target >= floor:
+        return ()
+    return (
+        f"the decode target of {target:.1%} is below the noise floor of this machine, {floor:.1%} with {budget.pairs} "
+        f"pairs (a launch spreads by {noise.launch_spread:.1%}): expect an inconclusive verdict; more pairs lower the "
+        "floor",
+    )

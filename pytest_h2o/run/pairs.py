@@ -1,0 +1,362 @@
+"""Launches pairs: baseline and candidate, each alone on the machine, until the verdict is clear or the budget spent.
+
+Thin: the order of launches, the verdict and when to stop are decided in `pytest_h2o.gate`.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pytest_h2o.bench.launch import Relaunches
+from pytest_h2o.bench.results import PointResult
+from pytest_h2o.errors import NotMeasured, StoreError
+from pytest_h2o.gate.decode import (
+    DECODE_FOLDER,
+    PAIRS_NAME,
+    Budget,
+    PairedComparison,
+    TimedLaunch,
+    TimedPair,
+    next_pair,
+    plan_order,
+    read_pair,
+)
+from pytest_h2o.run.store import keep_error, kept_value
+
+if TYPE_CHECKING:
+    from pytest_h2o.bench.command import BenchSettings
+    from pytest_h2o.bench.launch import Launcher
+    from pytest_h2o.inputs.presets import SweepPoint
+    from pytest_h2o.run.launching import PairPlan
+    from pytest_h2o.run.progress import ProgressWriter
+    from pytest_h2o.run.store import OnceStore
+
+
+_SAME = (
+    ("prompt_len", "prompt length"),
+    ("gen_len", "generated length"),
+    ("backend", "backend"),
+    ("threads", "number of threads"),
+    ("model", "model"),
+)
+
+CONTEXT_TOLERANCE = 0.01
+"""Contexts are alike if they differ by at most this share: the last warning of a run need not name the last token."""
+
+
+def seen_context(result: PointResult) -> int | None:
+    """The longest context that a run decoded, in tokens: prompt + generated length, or more where a warning says so.
+
+    A cache that is not cleared between repeats goes on growing; the engine's warnings then name a ``kv_len`` above
+    prompt + generated length. None where the row has no lengths.
+    """
+    row = result.row
+    if row.prompt_len is None or row.gen_len is None:
+        return None
+    named = result.output.max_kv_len if result.output is not None else None
+    return max(row.prompt_len + row.gen_len, named or 0)
+
+
+def why_unlike(baseline: PointResult, candidate: PointResult) -> str | None:
+    """Say why the decode speeds of two runs cannot be compared; None if nothing speaks against it."""
+    for name, title in _SAME:
+        a, b = getattr(baseline.row, name), getattr(candidate.row, name)
+        if a != b:
+            return f"another {title}: baseline {a}, candidate {b}"
+    a, b = seen_context(baseline), seen_context(candidate)
+    if a is None or b is None:
+        return "a row has no prompt or generated length, so nothing tells what context it decoded"
+    if abs(a - b) <= CONTEXT_TOLERANCE * min(a, b):
+        return None
+    longer, result = ("baseline", baseline) if a > b else ("candidate", candidate)
+    lengths = (result.row.prompt_len or 0) + (result.row.gen_len or 0)
+    return (
+        f"unlike contexts: warnings of the {longer} show a kv_len of {max(a, b)}, above prompt + gen = {lengths}, "
+        f"so it decoded a longer context"
+    )
+
+
+Launch = Callable[[str], PointResult]
+"""Launches one side under a run id of its own; raises H2OError if it gives no sound row."""
+
+Keep = Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
+"""``keep(key, make)`` returns what `make` returned when `key` was asked for first, in this run or before it was broken
+off; the value is plain JSON."""
+
+
+@dataclass
+class PairRunner:
+    """Launches the pairs of one comparison, and keeps what was measured again.
+
+    Attributes
+    ----------
+    baseline, candidate : callable
+        Launch either side.
+    keep : callable
+        Remembers each pair as soon as it is whole.
+    relaunches : Relaunches
+        Of disturbed launches, both sides together.
+    """
+
+    baseline: Launch
+    candidate: Launch
+    keep: Keep = lambda _, make: make()
+    relaunches: Relaunches = field(default_factory=Relaunches)
+    elapsed_s: float = 0.0
+    measured_again: list[str] = field(default_factory=list)
+
+    def launch_pair(self, number: int, first: str) -> TimedPair:
+        """Launch both sides of a pair, `first` (``AB`` or ``BA``) saying which begins; errors as in a launch.
+
+        Of a pair that was launched before the run was broken off nothing is launched again; of half a pair all is: its
+        two launches belong side by side.
+        """
+        name = f"pair_{number:02d}"
+        kept = self.keep(name, lambda: self._launch_both(name, first))
+        self.elapsed_s += kept["elapsed_s"]
+        self.relaunches.left -= kept["relaunches"]
+        self.measured_again += kept["measured_again"]
+        return read_pair(kept["pair"])
+
+    def _launch_both(self, name: str, first: str) -> dict[str, Any]:
+        """Launch a pair, with what it cost; beside this runner, so that a pair that is kept counts once."""
+        runner = replace(self, elapsed_s=0.0, measured_again=[], relaunches=Relaunches(self.relaunches.left))
+        pair = runner._launch_pair(name, first)
+        return {
+            "pair": asdict(pair),
+            "elapsed_s": runner.elapsed_s,
+            "relaunches": self.relaunches.left - runner.relaunches.left,
+            "measured_again": runner.measured_again,
+        }
+
+    def _launch_pair(self, name: str, first: str) -> TimedPair:
+        results: dict[str, PointResult] = {}
+        for side in ("baseline", "candidate") if first == "AB" else ("candidate", "baseline"):
+            results[side] = self._launch(self.baseline if side == "baseline" else self.candidate, f"{name}_{side}")
+        a, b = results["baseline"], results["candidate"]
+        return TimedPair("AB" if first == "AB" else "BA", _timed(a), _timed(b), why_unlike(a, b))
+
+    def _launch(self, launch: Launch, run_id: str) -> PointResult:
+        return self.relaunches.until_quiet(
+            self._count(launch(run_id)),
+            lambda number: self._count(launch(f"{run_id}_again{number}")),
+            lambda result: self.measured_again.append(f"{result.run_id}: {result.disturbance}"),
+        )
+
+    def _count(self, result: PointResult) -> PointResult:
+        self.elapsed_s += result.elapsed_s or 0.0
+        return result
+
+
+def _timed(result: PointResult) -> TimedLaunch:
+    speed = result.row.decode_tok_per_s
+    if speed is None:
+        raise NotMeasured("a launch of a pair has no decode speed", where=str(result.log_path))
+    return TimedLaunch(result.run_id, speed.mean, round(result.elapsed_s or 0.0, 4), result.disturbance)
+
+
+def compare_pairs(
+    runner: PairRunner, budget: Budget, target: float, *, candidate: str, baseline: str, notes: Sequence[str] = ()
+) -> PairedComparison:
+    """Launch pairs until the verdict on `target` is clear, the budget is spent, or more would not help.
+
+    Parameters
+    ----------
+    runner : PairRunner
+        Launches the two sides.
+    budget : Budget
+        Fixed before the first pair; only the time of the first pair, as a whole, lowers its number of pairs.
+    target : float
+        The largest allowed drop, a fraction.
+    candidate, baseline : str
+        The row that is judged, and what it is paired with, in words.
+    notes : sequence of str
+        What a reader should know of the plan.
+
+    Raises
+    ------
+    H2OError
+        A launch gave no sound row: a verdict on the rest would be one on missing data.
+    """
+    seed = runner.keep("order", lambda: {"seed": secrets.randbelow(2**32)})["seed"]
+    order = plan_order(budget.pairs + budget.spare_pairs + 1, seed)
+    pairs: list[TimedPair] = []
+    planned = budget
+    while (action := next_pair(pairs, planned, target, elapsed_s=runner.elapsed_s)).launch:
+        pairs.append(runner.launch_pair(len(pairs) + 1, order[len(pairs)]))
+        if len(pairs) == 1:
+            planned = budget.fitted(pairs[0].elapsed_s, runner.elapsed_s)
+    return PairedComparison(
+        candidate=candidate,
+        baseline=baseline,
+        seed=seed,
+        planned_pairs=planned.pairs,
+        pairs=tuple(pairs),
+        measured_again=tuple(runner.measured_again),
+        stopped=action.reason,
+        elapsed_s=round(runner.elapsed_s, 3),
+        notes=(*_fitting(budget, planned, pairs), *notes),
+    )
+
+
+def _fitting(asked: Budget, planned: Budget, pairs: Sequence[TimedPair]) -> tuple[str, ...]:
+    """What to say where there was no time for as many pairs as were asked for."""
+    if planned.pairs == asked.pairs:
+        return ()
+    return (
+        f"planned {planned.pairs} of {asked.pairs} pairs: the first took {pairs[0].elapsed_s:.1f} s, and there are "
+        f"{asked.elapsed_s:g} s for all (--h2o-decode-budget {asked.pairs} sets no limit of time)",
+    )
+
+
+def launch_pairs(runner: PairRunner, count: int, seed: int) -> Iterator[TimedPair]:
+    """Launch a fixed number of pairs, for calibration: nothing is decided meanwhile."""
+    for number, first in enumerate(plan_order(count, seed), start=1):
+        yield runner.launch_pair(number, first)
+
+
+class PairSource(Protocol):
+    """The paired comparison of one preset."""
+
+    def known(self) -> PairedComparison | None:
+        """The pairs, if they were launched or recorded already."""
+        ...
+
+    def compare(self, point: SweepPoint, plan: PairPlan) -> PairedComparison:
+        """The pairs of a point; an H2OError that says why there are none."""
+        ...
+
+
+class LaunchedPairs:
+    """Pairs that are launched, once for all processes of the run."""
+
+    def __init__(
+        self, launcher: Launcher, other: BenchSettings | None, store: OnceStore, preset: str, progress: ProgressWriter
+    ) -> None:
+        self._launcher = launcher
+        self._progress = progress
+        self._what = decode_step(preset)
+        self._other = other
+        self._store = store
+        self._key = f"decode/{preset}"
+        self._comparison: PairedComparison | None = None
+
+    def known(self) -> PairedComparison | None:
+        if self._comparison is None:
+            kept = self._store.peek(self._key)
+            if kept is not None and "error" not in kept:
+                self._comparison = PairedComparison.from_json(kept_value(kept))
+        return self._comparison
+
+    def compare(self, point: SweepPoint, plan: PairPlan) -> PairedComparison:
+        """The pairs of the row that was asked for first; errors of a launch are raised for whoever asks."""
+        if self._comparison is None:
+            kept = self._store.once(self._key, keep_error(lambda: self._launch(point, plan).to_json()))
+            self._comparison = PairedComparison.from_json(kept_value(kept))
+        return self._comparison
+
+    def _launch(self, point: SweepPoint, plan: PairPlan) -> PairedComparison:
+        from pytest_h2o.bench.config import without_quality
+        from pytest_h2o.bench.launch import JsonSupport, Relaunches
+        from pytest_h2o.bench.llm_bench import get_adapter
+
+        folder = self._launcher.directory / DECODE_FOLDER
+        candidate = replace(self._launcher, directory=folder, base=without_quality(self._launcher.base))
+
+        def launch_with(launcher: Launcher) -> Callable[[str], PointResult]:
+            return lambda run_id: launcher.launch_point(replace(point, run_id=run_id))
+
+        if self._other is None:
+            what = f"{get_adapter(point.bench).uncompressed} in the same bench"
+            baseline: Callable[[str], PointResult] = partial(candidate.launch_baseline, point)
+        else:
+            what = f"another build, {self._other.command[0]}"
+            baseline = launch_with(replace(candidate, settings=self._other, json_support=JsonSupport()))
+        show = self._shown(plan.budget.pairs)
+        again = Relaunches() if plan.relaunch else Relaunches(0)
+        runner = PairRunner(show(baseline), show(launch_with(candidate)), self._keep, again)
+        try:
+            return compare_pairs(
+                runner, plan.budget, plan.target, candidate=point.run_id, baseline=what, notes=plan.notes
+            )
+        finally:
+            self._progress.finish(self._what)
+
+    def _shown(self, pairs: int) -> Callable[[Callable[[str], PointResult]], Callable[[str], PointResult]]:
+        """Make a launch of one side, ``pair_04_baseline``, show itself as part of one of at most so many pairs."""
+
+        def wrap(launch: Callable[[str], PointResult]) -> Callable[[str], PointResult]:
+            def shown(run_id: str) -> PointResult:
+                _, number, side = run_id.split("_", 2)
+                with self._progress.step(self._what, side, unit="pair", total=pairs, number=int(number)):
+                    return launch(run_id)
+
+            return shown
+
+        return wrap
+
+    def _keep(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """If a process dies among its pairs, whoever goes on has those that are whole."""
+        return self._store.once(f"{self._key}/{name}", make)
+
+
+def decode_step(preset: str) -> str:
+    """What the launches of a preset's pairs are called while they run."""
+    return f"{preset} decode"
+
+
+class RecordedPairs:
+    """Pairs in the folder of a preset in a run folder of before."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / DECODE_FOLDER / PAIRS_NAME
+        self._comparison: PairedComparison | None = None
+
+    def known(self) -> PairedComparison | None:
+        if self._comparison is None and self._path.exists():
+            self._comparison = read_comparison(self._path)
+        return self._comparison
+
+    def compare(self, point: SweepPoint, plan: PairPlan) -> PairedComparison:
+        found = self.known()
+        if found is None or found.candidate != point.run_id:
+            raise NotMeasured(
+                "no pairs of launches are recorded of the row that the decode verdict is for",
+                where=str(self._path),
+                came="no such file" if found is None else f"pairs of {found.candidate}",
+                expected=f"pairs of {point.run_id}",
+                hint="run the bench, or give a speed: --h2o-decode-baseline TOK_PER_S",
+            )
+        return found
+
+
+class NoPairs:
+    """A preset that nothing can measure."""
+
+    def known(self) -> PairedComparison | None:
+        return None
+
+    def compare(self, point: SweepPoint, plan: PairPlan) -> PairedComparison:
+        raise NotMeasured(f"not measured: {point.preset}", expected="a bench to run, or recorded pairs")
+
+
+def read_comparison(path: Path) -> PairedComparison:
+    """Read the pairs of a run folder.
+
+    Raises
+    ------
+    StoreError
+        The file cannot be read, is not JSON, or has another shape.
+    """
+    try:
+        return PairedComparison.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except StoreError as error:
+        raise StoreError(error.what, where=str(path), came=error.came, expected=error.expected) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError("recorded pairs cannot be read", where=str(path), came=str(error)) from error

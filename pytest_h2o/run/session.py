@@ -1,0 +1,514 @@
+"""One gate run as one process sees it: presets, scopes and where their figures come from.
+
+Everything is loaded when it is first needed and kept. What several processes need (a launched point, an evaluated
+scope) goes through the run folder's `OnceStore`, so that it is made once whichever worker asks first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_h2o.bench.embedded import is_embedded
+from pytest_h2o.errors import BenchError, H2OError, PresetError, StoreError
+from pytest_h2o.gate.targets import preset_targets, refuse_unmeasured, scope_targets
+from pytest_h2o.inputs.checking import LLM_BENCH
+from pytest_h2o.inputs.options import Settings
+from pytest_h2o.plugin.header import describe_run
+from pytest_h2o.run.history import Comparer
+from pytest_h2o.run.items import ComparisonItem, LosslessItem, PointItem, SweepItem
+from pytest_h2o.run.journal import NewData
+from pytest_h2o.run.launching import (
+    DecodeFigures,
+    bench_settings,
+    check_bench,
+    choose_base_config,
+    choose_baseline,
+    decode_budget,
+    other_build,
+)
+from pytest_h2o.run.pairs import decode_step
+from pytest_h2o.run.progress import Plan, ProgressWriter
+from pytest_h2o.run.sources import (
+    ConsistencyFigures,
+    LaunchedRows,
+    NoRows,
+    RecordedRows,
+    RowSource,
+    ScopeFigures,
+    TextFigures,
+    find_recordings,
+)
+from pytest_h2o.run.store import HEADER, PROGRESS, SHARED, OnceStore
+
+if TYPE_CHECKING:
+    from pytest_h2o.bench.config import BaseConfig
+    from pytest_h2o.bench.results import PointResult
+    from pytest_h2o.gate.values import Target
+    from pytest_h2o.inputs.presets import Preset, SweepPoint
+    from pytest_h2o.inputs.scopes import Scope
+    from pytest_h2o.run.items import GateItem
+
+
+class GateFiles:
+    """The presets and scopes of all folders of gate files that were asked for, by name."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.presets: dict[str, Preset] = {}
+        self.scopes: dict[str, Scope] = {}
+        self._settings = settings
+        self._in_folder: dict[tuple[str, Path], list[str]] = {}
+
+    def load_presets(self, gate_dir: Path) -> list[Preset]:
+        """The presets beside a gate file, or those that the options name; PresetError with every fault."""
+        from pytest_h2o.inputs.presets import load_presets
+
+        places = self._settings["presets"] or (gate_dir / "presets",)
+        if ("presets", gate_dir) not in self._in_folder:
+            presets = load_presets(places)
+            mine, _ = self._assignments()
+            for preset in presets:
+                other = self.presets.setdefault(preset.name, preset.override(*mine) if mine else preset)
+                if other.path != preset.path:
+                    raise PresetError(f"two presets are called {preset.name}", where=f"{other.path} and {preset.path}")
+            self._in_folder["presets", gate_dir] = sorted(preset.name for preset in presets)
+            if self._settings["scopes"] is not None or (gate_dir / "scopes.yaml").is_file():
+                self.load_scopes(gate_dir)  # one of them decides the lossless ratio of these presets
+        return [self.presets[name] for name in self._in_folder["presets", gate_dir]]
+
+    def load_scopes(self, gate_dir: Path) -> list[Scope]:
+        """The scopes beside a gate file, or those that the options name; PresetError with every fault."""
+        from pytest_h2o.inputs.scopes import load_scopes
+
+        if ("scopes", gate_dir) not in self._in_folder:
+            scopes = load_scopes(self._settings["scopes"] or gate_dir / "scopes.yaml")
+            _, mine = self._assignments()
+            for scope in scopes:
+                other = self.scopes.setdefault(scope.name, scope.override(*mine) if mine else scope)
+                if other.path != scope.path:
+                    raise PresetError(f"two scopes are called {scope.name}", where=f"{other.path} and {scope.path}")
+            deciding = [scope for scope in self.scopes.values() if scope.decides]
+            if len(deciding) != 1:
+                where = " and ".join(f"{scope.name} in {scope.path}" for scope in deciding)
+                came = f"{len(deciding)} with decides: true"
+                raise PresetError("exactly one scope of a run decides", where=where or None, came=came)
+            self._in_folder["scopes", gate_dir] = [scope.name for scope in scopes]
+        return [self.scopes[name] for name in self._in_folder["scopes", gate_dir]]
+
+    def _assignments(self) -> tuple[list[str], list[str]]:
+        """What ``--h2o-set`` says to presets, and what to scopes."""
+        from pytest_h2o.inputs.checking import refuse_unknown_settings, share_assignments
+        from pytest_h2o.inputs.presets import Preset
+        from pytest_h2o.inputs.scopes import Scope
+
+        given = self._settings["set"] or ()
+        refuse_unknown_settings(given, self._settings.origin("set"), (Preset, Scope))
+        presets, scopes = share_assignments(given, (Preset, Scope))
+        return presets, scopes
+
+
+class PresetFit:
+    """What speaks against the presets of one run, whatever is run or read.
+
+    On the embedded bench: a preset for another bench, or a lossy target out of reach. With recorded logs: presets that
+    they lack.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        presets: Mapping[str, Preset],
+        points: Callable[[Preset], tuple[SweepPoint, ...]],
+        base: Callable[[Preset], BaseConfig],
+        asked_for: tuple[str, ...],
+    ) -> None:
+        self.left_out: dict[str, str] = {}
+        """Presets with selected items that are not run: name -> why."""
+        self._settings = settings
+        self._presets = presets
+        self._points = points
+        self._base = base
+        self._asked_for = asked_for
+        self._selected: frozenset[str] = frozenset()
+        self._unreachable: dict[str, str | None] = {}
+        self._recorded: dict[str, Path] | None = None
+
+    def leave_out(self, selected: Collection[str]) -> Mapping[str, str]:
+        """Learn which presets have selected items, and tell which of them are not run unless named: name -> why.
+
+        Where that would be all, none is left out: then their items fail and say so.
+
+        Raises
+        ------
+        UsageError
+            The recorded logs are not there.
+        """
+        self._selected = frozenset(selected)
+        unfit = {name: why for name in sorted(selected) if (why := self._why_unfit(self._presets[name]))}
+        if len(unfit) < len(selected):
+            self.left_out = {name: why for name, why in unfit.items() if not self._is_asked_for(name)}
+        return self.left_out
+
+    @property
+    def on_embedded(self) -> bool:
+        """Whether the bench is the one that comes with the plugin."""
+        return is_embedded(self._settings["bench"])
+
+    def why_of_another_bench(self, preset: Preset) -> str | None:
+        """Why the embedded bench cannot run a preset; None if it can, or another bench is run."""
+        if not self.on_embedded or preset.bench == LLM_BENCH:
+            return None
+        return f"the embedded bench is no {preset.bench}"
+
+    def why_out_of_reach(self, preset: Preset) -> str | None:
+        """Why no row of a preset can meet its lossy target on the embedded bench; None if one can, or elsewhere."""
+        if not self.on_embedded or self.why_of_another_bench(preset):
+            return None
+        if preset.name not in self._unreachable:
+            lossy = preset_targets(self._settings, preset, None).lossy
+            self._unreachable[preset.name] = why_out_of_reach(self._base(preset), self._points(preset), lossy)
+        return self._unreachable[preset.name]
+
+    def recordings(self) -> Mapping[str, Path]:
+        """Presets that the recorded logs hold, and where."""
+        if self._recorded is None:
+            presets = list(self._presets.values())
+            selected = [preset for preset in presets if preset.name in self._selected]
+            self._recorded = find_recordings(self._settings["logs"], presets, selected)
+        return self._recorded
+
+    def _why_unfit(self, preset: Preset) -> str | None:
+        if self.on_embedded:
+            return self.why_of_another_bench(preset) or self.why_out_of_reach(preset)
+        if self._settings["logs"] is not None and preset.name not in self.recordings():
+            return "no recording"
+        return None
+
+    def _is_asked_for(self, name: str) -> bool:
+        lowered = name.lower()
+        return self._settings.given["presets"].on_command_line or any(
+            word in lowered or word.startswith(f"{lowered}-") for word in self._asked_for
+        )
+
+
+SCOPE_FIXTURES = ("h2o_lossless", "h2o_upper_bound", "h2o_scope")
+
+
+def names_asked_for(keyword: str, arguments: Iterable[str]) -> tuple[str, ...]:
+    """Give the words of a ``-k`` expression that are not negated, and the parameter ids of node ids; in lower case.
+
+    A word behind ``not`` does not ask for anything, nor do those in parentheses behind it.
+    """
+    words: list[str] = []
+    negated, denied_depth = False, 0
+    for token in re.findall(r"[()]|[^\s()]+", keyword.lower()):
+        if token == "(":
+            denied_depth += bool(denied_depth or negated)
+        elif token == ")":
+            denied_depth -= bool(denied_depth)
+        elif token not in ("and", "or", "not") and not negated and not denied_depth:
+            words.append(token)
+        negated = token == "not"
+    ids = (argument.split("::", 1)[1] for argument in arguments if "::" in argument)
+    return (*words, *(name.split("[", 1)[1].rstrip("]").lower() for name in ids if "[" in name))
+
+
+def preset_of(params: Mapping[str, Any]) -> str | None:
+    """The preset that an item with these parameters is about; None if it is about none."""
+    if "h2o_point" in params:
+        return str(params["h2o_point"][0])
+    if "h2o_sweep" in params:
+        return str(params["h2o_sweep"])
+    kind, _, name = str(params.get("h2o_comparison", "")).partition(" ")
+    return name if kind == "preset" else None
+
+
+def scope_of(params: Mapping[str, Any]) -> str | None:
+    """The scope that an item with these parameters is about; None if it is about none."""
+    kind, _, name = str(params.get("h2o_comparison", "")).partition(" ")
+    return name if kind == "scope" else next((str(params[f]) for f in SCOPE_FIXTURES if f in params), None)
+
+
+def measures_nothing(params: Mapping[str, Any]) -> bool:
+    """Whether this is the item that pytest makes of an empty list: no comparison is asked for, or no scope is such."""
+    return any(name.startswith("h2o_") and not isinstance(key, str | tuple) for name, key in params.items())
+
+
+Key = str | tuple[str, int]
+"""What parametrizes an item: a preset or scope name, or a preset name and a point's place in it.
+
+A comparison has ``preset NAME`` or ``scope NAME``.
+"""
+
+
+class GateSession:
+    """Presets, scopes and their figures for one process of one run."""
+
+    def __init__(self, settings: Settings, *, run_dir: Path, asked_for: tuple[str, ...] = ()) -> None:
+        self.settings = settings
+        self.run_dir = run_dir
+        self.store = OnceStore(run_dir / SHARED)
+        self.progress = ProgressWriter(run_dir / PROGRESS)
+        self.comparer = Comparer(settings, self.store)
+        self._files = GateFiles(settings)
+        self._points: dict[str, tuple[SweepPoint, ...]] = {}
+        self._sources: dict[str, RowSource] = {}
+        self._needed: dict[str, set[int] | None] = {}
+        self._fit = PresetFit(
+            settings, presets=self._files.presets, points=self.points, base=self._base_config, asked_for=asked_for
+        )
+        self._new = NewData()
+        self.decode = DecodeFigures(settings, points=self.points, source=self._source, new=self._new)
+        self.texts = TextFigures(settings, run_dir=run_dir, store=self.store, base=self._base_config)
+        self.consistency = ConsistencyFigures(settings, run_dir=run_dir, store=self.store, base=self._base_config)
+        self.dumps = ScopeFigures(settings, store=self.store, files=self._files, new=self._new, progress=self.progress)
+
+    @property
+    def rule(self) -> str:
+        return str(self.settings["rule"])
+
+    def parameters(self, fixture: str, gate_dir: Path) -> list[tuple[Key, str]]:
+        """Key and id of every item of one fixture, for the gate file in `gate_dir`."""
+        if fixture == "h2o_sweep":
+            return [(preset.name, preset.name) for preset in self._files.load_presets(gate_dir)]
+        if fixture == "h2o_point":
+            return [
+                ((preset.name, place), f"{preset.name}-{point.run_id}")
+                for preset in self._files.load_presets(gate_dir)
+                for place, point in enumerate(self.points(preset))
+            ]
+        if fixture == "h2o_comparison":
+            return self.comparer.parameters(self, gate_dir)
+        scopes = self._files.load_scopes(gate_dir)
+        if fixture == "h2o_lossless":
+            scopes = [scope for scope in scopes if scope.entry_mode != "aggregate"]
+        elif fixture == "h2o_upper_bound":
+            scopes = [scope for scope in scopes if scope.entry_mode == "aggregate"]
+        return [(scope.name, scope.name) for scope in scopes]
+
+    def points(self, preset: Preset) -> tuple[SweepPoint, ...]:
+        """All points of a preset, in their order."""
+        if preset.name not in self._points:
+            from pytest_h2o.inputs.presets import expand_points
+
+            self._points[preset.name] = expand_points(preset)
+        return self._points[preset.name]
+
+    def leave_out(self, selected: Collection[str]) -> Mapping[str, str]:
+        """Check the presets that have selected items, and tell which of them are not run unless named: name -> why.
+
+        Raises
+        ------
+        UsageError
+            The recorded logs, the bench or the base config of a selected preset is not there.
+        """
+        for preset in (self._files.presets[name] for name in sorted(selected)):
+            refuse_unmeasured(preset, takes_prompt=self._takes_prompt)
+            if self.settings["bench"] is not None:
+                bench_settings(self.settings, preset)
+                self._base_config(preset)
+            if self.settings["demo"] is not None:
+                check_bench(self.settings["demo"], self.settings.origin("demo"))
+        return self._fit.leave_out(selected)
+
+    @property
+    def _takes_prompt(self) -> bool:
+        """Whether a prompt that a preset names is used, or nothing is run at all."""
+        return self._fit.on_embedded or self.settings["bench"] is None or self.settings["demo"] is not None
+
+    def _base_config(self, preset: Preset) -> BaseConfig:
+        return choose_base_config(preset, self.settings.given["base-config"], embedded=self._fit.on_embedded)
+
+    def _make_source(self, preset: Preset) -> RowSource:
+        settings = self.settings
+        if why := self._fit.why_of_another_bench(preset):
+            return NoRows(preset, None, why)
+        if settings["bench"] is not None:
+            return LaunchedRows(
+                self.needed_points(preset),
+                base=self._base_config(preset),
+                bench=bench_settings(settings, preset),
+                folder=self.run_dir / preset.name,
+                store=self.store,
+                fold=not settings["no-fold"],
+                progress=self.progress,
+                other=other_build(settings, preset),
+                again=settings["disturbed"] == "again" and self.decode.rests_on_rows(preset),
+            )
+        if settings["logs"] is not None:
+            # Files of another bench say best themselves what they have in place of a preset.
+            elsewhere = None if preset.bench == LLM_BENCH else settings["logs"]
+            if folder := self._fit.recordings().get(preset.name, elsewhere):
+                return RecordedRows(folder, self.points(preset))
+        return NoRows(preset, settings["logs"])
+
+    def note_selected(self, params: Sequence[dict[str, Any]]) -> None:
+        """Learn which items will run: only their points are launched, folded among themselves."""
+        for param in params:
+            name = preset_of(param)
+            if name is not None and "h2o_point" not in param:
+                self._needed[name] = None
+            elif name is not None:
+                needed = self._needed.setdefault(name, set())
+                if needed is not None:
+                    needed.add(param["h2o_point"][1])
+
+    def begin(self, nodeids: Sequence[str], params: Sequence[Mapping[str, Any]]) -> None:
+        """Write down what this run is asked, before anything is measured; all its processes must be asked the same.
+
+        Raises
+        ------
+        UsageError
+            The run goes on with one that was asked something else, or its processes differ.
+        StoreError
+            The run folder cannot be written.
+        """
+        from pytest_h2o.run.resume import describe_asked, refuse_changes
+
+        presets = [self._files.presets[name] for name in sorted({preset_of(param) or "" for param in params} - {""})]
+        named = {scope_of(param) for param in params} - {None}
+        scopes = [s for s in self._files.scopes.values() if s.name in named or (presets and s.decides)]
+        launched = self.settings["bench"] is not None
+        bases = [(preset, self._base_config(preset).path if launched else None) for preset in presets]
+        now = describe_asked(self.settings, nodeids, bases, [(s, self.dumps.root(s)) for s in scopes])
+        refuse_changes(self.store.once("asked", lambda: now), now, self.run_dir, self.settings.given["resume"])
+
+    def needed_points(self, preset: Preset) -> tuple[SweepPoint, ...]:
+        """The points that selected items ask for: all of them if any item is about the whole preset."""
+        places, points = self._needed.get(preset.name), self.points(preset)
+        return points if places is None else tuple(points[place] for place in sorted(places))
+
+    def selected_presets(self) -> list[Preset]:
+        """The presets that items which will run ask for."""
+        return [preset for name, preset in sorted(self._files.presets.items()) if name in self._needed]
+
+    def describe(self) -> list[str]:
+        """Lines for the header: what is run or read, on what, the rule, and what figures are held against."""
+        sources = {preset.name: self._source(preset) for preset in self.selected_presets()}
+        head = describe_run(self.settings, self.run_dir, sources, self._fit.left_out)
+        decode = [f"h2o: {text}" for text in self.decode.describe(self.selected_presets())]
+        return [*head, *decode, *self.comparer.describe()]
+
+    def announce(self) -> list[str]:
+        """The header, and the plan of launches for whoever shows progress: once for all processes of the run."""
+        try:
+            return list(self.store.once(HEADER, self._announce)["lines"])
+        except StoreError:  # that nothing can be kept is told when the first item has something to keep
+            return self.describe()
+
+    def _announce(self) -> dict[str, Any]:
+        if not self.settings["dry-run"]:
+            sources = [(preset, self._source(preset)) for preset in self.selected_presets()]
+            self.progress.write_plan(plan_launches(self.settings, sources))
+        return {"lines": self.describe()}
+
+    def point_item(self, key: tuple[str, int]) -> PointItem:
+        preset = self._files.presets[key[0]]
+        targets = preset_targets(self.settings, preset, self.dumps.deciding_scope())
+        return PointItem(self, preset, self.points(preset)[key[1]], targets)
+
+    def sweep_item(self, name: str) -> SweepItem:
+        preset = self._files.presets[name]
+        return SweepItem(self, preset, preset_targets(self.settings, preset, self.dumps.deciding_scope()))
+
+    def lossless_item(self, name: str) -> LosslessItem:
+        scope = self._files.scopes[name]
+        return LosslessItem(self, scope, scope_targets(self.settings, scope))
+
+    def comparison_item(self, key: str) -> ComparisonItem:
+        kind, _, name = key.partition(" ")
+        return ComparisonItem(self, self.sweep_item(name) if kind == "preset" else self.lossless_item(name))
+
+    def make_item(self, params: Mapping[str, Any]) -> GateItem:
+        """The item that has these parameters, fixture -> key."""
+        if "h2o_comparison" in params:
+            return self.comparison_item(params["h2o_comparison"])
+        if "h2o_point" in params:
+            return self.point_item(params["h2o_point"])
+        if "h2o_sweep" in params:
+            return self.sweep_item(params["h2o_sweep"])
+        return self.lossless_item(next(params[name] for name in SCOPE_FIXTURES if name in params))
+
+    def result(self, preset: Preset, point: SweepPoint) -> PointResult:
+        source = self._source(preset)
+        try:
+            result = source.result(point)
+        except BenchError as error:
+            if error.argv and error.returncode is not None:
+                self._new.add_failed(preset, point, error.returncode, source.shared_run(point))
+            raise
+        self._new.add_point(preset, point, result)
+        return result
+
+    def notes(self, preset: Preset) -> tuple[str, ...]:
+        unreachable = self._fit.why_out_of_reach(preset)
+        return (*self._source(preset).notes, *([] if unreachable is None else [unreachable]))
+
+    def _source(self, preset: Preset) -> RowSource:
+        if preset.name not in self._sources:
+            self._sources[preset.name] = self._make_source(preset)
+        return self._sources[preset.name]
+
+    def model_layers(self, preset: Preset) -> int | None:
+        if preset.model_layers is not None:
+            return preset.model_layers
+        base = self._source(preset).base_config
+        if base is None:
+            return None
+        from pytest_h2o.bench.config import layer_count
+
+        return layer_count(base)
+
+    def rows_folder(self, preset: Preset) -> Path | None:
+        return self._source(preset).folder
+
+    def bench_command(self, preset: Preset, point: SweepPoint) -> str | None:
+        return self._source(preset).command(point)
+
+    def fingerprint(self, preset: Preset, results: Sequence[PointResult]) -> dict[str, str | None]:
+        return self.comparer.fingerprint(preset, results, self._source(preset).base_config)
+
+    def take_new_data(self) -> dict[str, Any]:
+        return self._new.take(self._fit.left_out)
+
+    def remember_preset(self, preset: Preset, facts: dict[str, Any]) -> None:
+        self._new.add_preset(preset, facts)
+
+    def write_dry_run(self, preset: Preset) -> str:
+        source = self._source(preset)
+        return str(self.store.once(f"dry-run/{preset.name}", lambda: {"told": source.write_dry_run()})["told"])
+
+
+def why_out_of_reach(base: BaseConfig, points: Sequence[SweepPoint], lossy: Target) -> str | None:
+    """Why no point can meet a lossy target on the model of a base config; None if one can, or nothing is asked.
+
+    A model that cannot be read is no reason: the bench itself says what is wrong with it when it is launched.
+    """
+    from pytest_h2o.reference.gguf import GgufFile
+    from pytest_h2o.reference.policy import best_lossy
+
+    if lossy.value is None:
+        return None
+    try:
+        hyper = GgufFile(base.base_dir / str(base.values.get("llm_model", "llm.mnn"))).hyper
+    except H2OError:
+        return None
+    best = best_lossy(points, token_bytes=2 * 2 * hyper.kv_heads * hyper.head_dim, context=hyper.context)
+    if best >= lossy.value:
+        return None
+    return f"out of reach: whole blocks and protected tokens leave a lossy ratio of at most {best:.3f}"
+
+
+def plan_launches(settings: Settings, sources: Sequence[tuple[Preset, RowSource]]) -> list[Plan]:
+    """How many launches each preset takes, and its decode verdict at most."""
+    plan = []
+    for preset, source in sources:
+        if source.planned_runs:
+            plan.append(Plan(preset.name, source.planned_runs))
+            if choose_baseline(settings, preset).value == "paired":
+                budget = decode_budget(settings, preset)
+                plan.append(Plan(decode_step(preset.name), 2 * budget.pairs, budget.elapsed_s))
+    return plan
