@@ -255,13 +255,7 @@ def error_to_json(error: H2OError) -> dict[str, Any]:
 
 
 def error_from_json(value: Mapping[str, Any]) -> H2OError:
-    """Make an error of its record.
-
-    Raises
-    ------
-    StoreError
-        The record has another shape or an unknown kind.
-    """
+    """Make an error of its record."""
     try:
         fields = dict(value)
         kind = globals()[fields.pop("kind")]
@@ -284,20 +278,7 @@ _MOST_NAME_BYTES, _MOST_PATH_BYTES = 255, 2048
 
 
 def make_printable(text: str, *, keep: str = "\n\t") -> str:
-    """Replace what a terminal would act on by its visible escape (``\\x1b``, ``\\u202e``).
-
-    Parameters
-    ----------
-    text : str
-        Any text, as it was printed.
-    keep : str
-        Control characters that may stay.
-
-    Returns
-    -------
-    str
-        The same text; control, format, surrogate and unassigned characters stand as ``\\xNN`` or ``\\uNNNN``.
-    """
+    """Replace what a terminal would act on by its visible escape (``\\x1b``, ``\\u202e``)."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(

@@ -25,13 +25,7 @@ def unused_folder(parent: Path, name: str) -> Path:
 
 
 def write_new_bytes(path: Path, data: bytes, *, overwrite: bool = False) -> None:
-    """Write a file, whole or not at all; missing folders are made.
-
-    Raises
-    ------
-    StoreError
-        The target exists and `overwrite` is false, or the folder cannot be written.
-    """
+    """Write a file, whole or not at all; missing folders are made."""
     temporary = path.parent / f".{path.name[:100]}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
     try:
         make_folder(path.parent)
@@ -113,13 +107,7 @@ def _claim_name(temporary: Path, path: Path) -> None:
 
 
 def write_new_text(path: Path, text: str, *, overwrite: bool = False) -> None:
-    """Write a text file as UTF-8, line ends as they stand; see `write_new_bytes`.
-
-    Raises
-    ------
-    StoreError
-        As there, or the text has characters that UTF-8 cannot carry.
-    """
+    """Write a text file as UTF-8, line ends as they stand; see `write_new_bytes`."""
     try:
         data = text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -144,13 +132,7 @@ def write_new_json(path: Path, value: object, *, overwrite: bool = False) -> Non
 
 
 def append_line(path: Path, record: object) -> None:
-    """Append one JSON line and flush it to disk: what was measured survives a kill.
-
-    Raises
-    ------
-    StoreError
-        The file cannot be written.
-    """
+    """Append one JSON line and flush it to disk: what was measured survives a kill."""
     line = json.dumps(record, allow_nan=False) + "\n"
     try:
         make_folder(path.parent)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_h2o.errors import PresetError
-from pytest_h2o.inputs.presets import Preset, SweepPoint, expand_points, load_preset, preset_from_flags
+from pytest_h2o.inputs.presets import Point, Preset, expand_points, load_preset, preset_from_flags
 
 ROOT = Path(__file__).parents[1]
 MANIFEST = ROOT / "fixtures/recordings/smollm2-135m/target_ratio_v3/manifest.json"
@@ -99,6 +99,6 @@ def test_largest_grid_is_made_and_a_larger_one_is_refused_before_it_is_made() ->
 
 def test_point_survives_pickling_and_hashing(ratio_v3: Preset) -> None:
     point = expand_points(ratio_v3)[4]
-    copy: SweepPoint = pickle.loads(pickle.dumps(point))
+    copy: Point = pickle.loads(pickle.dumps(point))
     assert copy == point
     assert hash(copy) == hash(point)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pytest_h2o.bench.command import BenchSettings, RunFiles
     from pytest_h2o.bench.config import BaseConfig
     from pytest_h2o.bench.rows import BenchRow
-    from pytest_h2o.inputs.presets import SweepPoint
+    from pytest_h2o.inputs.presets import Point
 
 
 class BenchAdapter(Protocol):
@@ -38,7 +38,7 @@ class BenchAdapter(Protocol):
         """Say what is wrong with the ``bench_options`` of a preset, and what would be right; None if nothing is."""
         ...
 
-    def run_config(self, base: BaseConfig, point: SweepPoint) -> dict[str, Any]:
+    def run_config(self, base: BaseConfig, point: Point) -> dict[str, Any]:
         """Give the config of one run, built-in values that are written to `RunFiles.config` and kept with the row.
 
         Where ``point.compressed`` is False it is that of the baseline.
@@ -46,7 +46,7 @@ class BenchAdapter(Protocol):
         ...
 
     def argv(
-        self, settings: BenchSettings, files: RunFiles, point: SweepPoint, config: Mapping[str, Any]
+        self, settings: BenchSettings, files: RunFiles, point: Point, config: Mapping[str, Any]
     ) -> tuple[str, ...]:
         """Give the command of one run, beginning with ``settings.command``; `config` is what `run_config` gave."""
         ...
@@ -65,17 +65,17 @@ class BenchAdapter(Protocol):
         """
         ...
 
-    def is_row_of(self, row: BenchRow, point: SweepPoint) -> bool:
+    def is_row_of(self, row: BenchRow, point: Point) -> bool:
         """Tell whether a row is of the configuration of a point, or of its baseline if it is not ``compressed``."""
         ...
 
-    def check(self, row: BenchRow, point: SweepPoint, settings: BenchSettings | None = None) -> None:
+    def check(self, row: BenchRow, point: Point, settings: BenchSettings | None = None) -> None:
         """Refuse a row that no verdict may rest on, by a `TableError`.
 
         Parameters
         ----------
         row : BenchRow
-        point : SweepPoint
+        point : Point
             What was asked for.
         settings : BenchSettings, optional
             What the bench was told besides; None of a recorded row, of which that is not known.

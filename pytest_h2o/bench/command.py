@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pytest_h2o.bench.embedded import digest_program, program_command
 from pytest_h2o.errors import BenchError, StoreError
-from pytest_h2o.inputs.presets import SweepPoint
+from pytest_h2o.inputs.presets import Point
 
 
 @dataclass(frozen=True)
@@ -114,21 +114,6 @@ class RunFiles:
         """Move what a launch left whose process died to other names; nothing is deleted.
 
         Call it only where no other process can be launching this run.
-
-        Parameters
-        ----------
-        unmarked : bool
-            Whatever is there is such a launch's, with or without its mark.
-
-        Returns
-        -------
-        str or None
-            Run id under which the files now stand, ``RUN_ID.broken-off-1`` say; None if no launch was broken off.
-
-        Raises
-        ------
-        StoreError
-            The files cannot be moved.
         """
         is_broken_off = self.marker.exists() or (unmarked and any(path.exists() for path in self._outputs))
         return self.move_aside("broken-off") if is_broken_off else None
@@ -160,13 +145,7 @@ class RunFiles:
         return (self.config, self.log, self.stdout, self.json)
 
     def refuse_existing(self) -> None:
-        """Check that the run would not write over, or append to, what is there.
-
-        Raises
-        ------
-        BenchError
-            Naming the first file that exists.
-        """
+        """Check that the run would not write over, or append to, what is there."""
         for path in self._outputs:
             if path.exists() or path.is_symlink():
                 raise BenchError(
@@ -177,14 +156,8 @@ class RunFiles:
                 )
 
 
-def bench_argv(settings: BenchSettings, files: RunFiles, point: SweepPoint, *, with_json: bool) -> tuple[str, ...]:
-    """Build the command of one run.
-
-    Raises
-    ------
-    BenchError
-        The paths of the run cannot be given to the bench, which cuts its arguments at commas and blanks.
-    """
+def bench_argv(settings: BenchSettings, files: RunFiles, point: Point, *, with_json: bool) -> tuple[str, ...]:
+    """Build the command of one run."""
     argv = (
         *settings.command,
         *("-m", _plain_path(files.config)),

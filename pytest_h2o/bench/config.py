@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pytest_h2o.errors import UsageError, can_name_file
-from pytest_h2o.inputs.presets import SweepPoint
+from pytest_h2o.inputs.presets import Point
 
 PATH_FIELDS: Mapping[str, str] = {
     "llm_config": "llm_config.json",
@@ -78,21 +78,7 @@ class BaseConfig:
 
 
 def read_base_config(path: str | os.PathLike[str], source: str = "base config") -> BaseConfig:
-    """Read the base config of a model.
-
-    Parameters
-    ----------
-    path : path
-        A JSON file with one object.
-    source : str
-        Who named the file, for messages.
-
-    Raises
-    ------
-    UsageError
-        The file is missing, unreadable, not JSON, not an object, has a key twice or a `base_dir` that is no text.
-        The message has the file, and the line and column where they are known.
-    """
+    """Read the base config of a model."""
     file = Path(path).absolute()
     values = _read_object(file, source)
     base_dir = values.get("base_dir", "")
@@ -101,7 +87,7 @@ def read_base_config(path: str | os.PathLike[str], source: str = "base config") 
     return BaseConfig(file, values, source)
 
 
-def build_run_config(base: BaseConfig, point: SweepPoint) -> dict[str, Any]:
+def build_run_config(base: BaseConfig, point: Point) -> dict[str, Any]:
     """Build the config of one run: the base config with the model's place and every H2O and lossless key set.
 
     Key order is that of the base config, then base_dir, the kv_h2o_* keys, the kv_lossless_* keys (listed ones
@@ -112,7 +98,7 @@ def build_run_config(base: BaseConfig, point: SweepPoint) -> dict[str, Any]:
     return _with_default_files(config)
 
 
-def point_keys(point: SweepPoint) -> dict[str, Any]:
+def point_keys(point: Point) -> dict[str, Any]:
     """Give every H2O and lossless key that the config of a point sets, in order, whatever the model."""
     h2o = {
         "kv_h2o_enable": True,
@@ -145,13 +131,7 @@ def without_quality(base: BaseConfig) -> BaseConfig:
 
 
 def layer_count(base: BaseConfig) -> int | None:
-    """Read the number of transformer layers from the model's llm_config.
-
-    Returns
-    -------
-    int or None
-        None where no file says it, or where two keys contradict each other: it is never guessed.
-    """
+    """Read the number of transformer layers from the model's llm_config."""
     values = _llm_config(base)
     found = {
         values[key]
@@ -162,13 +142,7 @@ def layer_count(base: BaseConfig) -> int | None:
 
 
 def rope_theta(base: BaseConfig) -> float | None:
-    """Read the base of RoPE's frequencies, ``rope_theta``, from the model's llm_config.
-
-    Returns
-    -------
-    float or None
-        None where no file says it, where it is no number from 1 on, or where ``rope_scaling`` changes the frequencies.
-    """
+    """Read the base of RoPE's frequencies, ``rope_theta``, from the model's llm_config."""
     values = _llm_config(base)
     theta = values.get("rope_theta")
     if isinstance(theta, bool) or not isinstance(theta, int | float) or not 1 <= theta <= 1e12:

@@ -42,22 +42,7 @@ class Demo:
     timeout_s: float
 
     def say(self, name: str, config: Mapping[str, Any], prompt: Path) -> str:
-        """Run it on a prompt and return the text that it generated.
-
-        Parameters
-        ----------
-        name : str
-            Of the config and the output in `folder`.
-        config : mapping
-            The engine's config. The sampler is set to greedy: another would say another text each time.
-        prompt : Path
-            A text file.
-
-        Raises
-        ------
-        BenchError
-            It could not be started, did not end well or in time, or its output has no text.
-        """
+        """Run it on a prompt and return the text that it generated."""
         path = self.folder / f"{name}.json"
         write_new_json(path, {**config, "sampler_type": "greedy"})
         argv = (str(self.program), str(path), str(prompt), str(self.max_tokens), "--prompt-file-mode=whole")
@@ -100,11 +85,6 @@ def parse_demo_text(output: str, where: str) -> str:
     """Cut the generated text out of an output: between the line of the prompt's file and the line of ``#``.
 
     Warnings of the engine are cut out by their pattern, up to their line ends, wherever they stand.
-
-    Raises
-    ------
-    TableError
-        One of the two lines is missing: the run was cut short, or this is another program's output.
     """
     output = output.replace("\r\n", "\n")
     begins = _TEXT_BEGINS.search(output)

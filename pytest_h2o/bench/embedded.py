@@ -41,13 +41,7 @@ def embedded_base_config() -> Path:
 
 
 def shipped(name: str) -> Path:
-    """A folder of data that comes with the plugin; in a source checkout, that in fixtures/.
-
-    Raises
-    ------
-    StoreError
-        The installation lacks it.
-    """
+    """A folder of data that comes with the plugin; in a source checkout, that in fixtures/."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "shipped" / name, package.parent / "fixtures" / name):
         if folder.is_dir():

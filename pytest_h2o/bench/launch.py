@@ -22,7 +22,7 @@ from pytest_h2o.bench.results import MANIFEST_NAME, PointResult, manifest_entry,
 from pytest_h2o.bench.rows import read_log
 from pytest_h2o.errors import BenchError, H2OError, TableError, one_line
 from pytest_h2o.files import write_new_json, write_new_text
-from pytest_h2o.inputs.presets import SweepPoint
+from pytest_h2o.inputs.presets import Point
 
 BASELINE_RUN_ID = "baseline_h2o_off"
 _USAGE_EXIT_CODE = 255
@@ -67,15 +67,8 @@ class Launcher:
     on_wait: Callable[[float], None] | None = None
     keeps_outcomes: bool = False
 
-    def launch_point(self, point: SweepPoint) -> PointResult:
-        """Run one point and return its sound row.
-
-        Raises
-        ------
-        BenchError
-            The bench could not be started, did not end well, or its row is not sound; with command, exit code or
-            signal, seconds, reason and the end of its output.
-        """
+    def launch_point(self, point: Point) -> PointResult:
+        """Run one point and return its sound row."""
         files = RunFiles(self.directory, point.run_id)
         broken_off = files.move_broken_off(unmarked=self.keeps_outcomes)
         files.refuse_existing()
@@ -83,11 +76,11 @@ class Launcher:
             result = self._launch_into(files, point)
         return result if broken_off is None else replace(result, notes=(*result.notes, _describe_broken(broken_off)))
 
-    def launch_baseline(self, point: SweepPoint, run_id: str = BASELINE_RUN_ID) -> PointResult:
+    def launch_baseline(self, point: Point, run_id: str = BASELINE_RUN_ID) -> PointResult:
         """Run the lengths and repeats of a point with nothing compressed; errors as in `launch_point`."""
         return self.launch_point(replace(point, run_id=run_id, compressed=False))
 
-    def _launch_into(self, files: RunFiles, point: SweepPoint) -> PointResult:
+    def _launch_into(self, files: RunFiles, point: Point) -> PointResult:
         adapter = get_adapter(point.bench)
         settings = replace(self.settings, with_json=not self.json_support.rejected)
         config = adapter.run_config(self.base, point)
@@ -139,13 +132,7 @@ class Launcher:
 
 @contextlib.contextmanager
 def _marked(marker: Path) -> Iterator[None]:
-    """Mark a launch for its length: the mark stays if the process dies, or is interrupted, before there is an outcome.
-
-    Raises
-    ------
-    StoreError
-        The folder cannot be written.
-    """
+    """Mark a launch for its length: the mark stays if the process dies, or is interrupted, before an outcome."""
     write_new_text(marker, "", overwrite=True)
     try:
         yield
@@ -264,17 +251,7 @@ class Relaunches:
     def until_quiet(
         self, result: PointResult, again: Callable[[int], PointResult], told: Callable[[PointResult], object]
     ) -> PointResult:
-        """Make a disturbed launch again; the last result, disturbed or not.
-
-        Parameters
-        ----------
-        result : PointResult
-            Of the first launch.
-        again : callable
-            Launches once more; takes which time it is, from 1.
-        told : callable
-            Called with each result that is not used, before the next launch.
-        """
+        """Make a disturbed launch again; the last result, disturbed or not."""
         for number in range(1, SAME_LAUNCH + 1):
             if result.disturbance is None or self.left <= 0:
                 break
@@ -298,7 +275,7 @@ class Relauncher:
     launcher: Launcher
     relaunches: Relaunches = field(default_factory=Relaunches)
 
-    def launch_point(self, point: SweepPoint) -> PointResult:
+    def launch_point(self, point: Point) -> PointResult:
         """The row of a point; what a disturbed launch left keeps other names, and a note. Errors as in a launch."""
         notes: list[str] = []
 
@@ -315,31 +292,9 @@ COMMANDS_NAME = "commands.sh"
 
 
 def write_dry_run(
-    points: Sequence[SweepPoint], base: BaseConfig, settings: BenchSettings, directory: Path
+    points: Sequence[Point], base: BaseConfig, settings: BenchSettings, directory: Path
 ) -> tuple[str, ...]:
-    """Write the configs of all points, a manifest whose return codes are null, and a shell script of the runs.
-
-    Parameters
-    ----------
-    points : sequence of SweepPoint
-        The points; folding is left aside.
-    base : BaseConfig
-        The model.
-    settings : BenchSettings
-        The bench, which need not exist.
-    directory : Path
-        Folder of the sweep.
-
-    Returns
-    -------
-    tuple of str
-        The command line of each point, quoted for a shell.
-
-    Raises
-    ------
-    StoreError, BenchError
-        A file exists or cannot be written, or the bench could not be given its path.
-    """
+    """Write the configs of all points, a manifest whose return codes are null, and a shell script of the runs."""
     commands, configs = [], []
     for point in points:
         files = RunFiles(directory, point.run_id)
@@ -363,14 +318,7 @@ _VERSION = re.compile(r"\d+\.\d+|\b[0-9a-f]{7,40}\b")
 
 
 def ask_version(command: Sequence[str]) -> str | None:
-    """Run the bench with ``--version`` alone, and give its first line that names a version.
-
-    Returns
-    -------
-    str or None
-        None if it does not know the flag (MNN's ends with exit code 255), says nothing like a version, takes too long
-        or cannot be started: a launch will say what is wrong with it.
-    """
+    """Run the bench with ``--version`` alone, and give its first line that names a version."""
     with tempfile.TemporaryDirectory(prefix="pytest-h2o-") as folder:
         output = Path(folder, "version.txt")
         try:

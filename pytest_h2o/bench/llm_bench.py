@@ -15,7 +15,7 @@ from pytest_h2o.bench.config import BaseConfig, baseline_run_config, build_run_c
 from pytest_h2o.bench.rows import BenchRow, Measurement, parse_table, require_h2o
 from pytest_h2o.errors import TableError, UsageError, one_line
 from pytest_h2o.inputs.checking import LLM_BENCH
-from pytest_h2o.inputs.presets import SweepPoint
+from pytest_h2o.inputs.presets import Point
 
 _adapters: dict[str, BenchAdapter] = {}
 
@@ -28,13 +28,7 @@ def _known() -> dict[str, BenchAdapter]:
 
 
 def register_adapter(adapter: BenchAdapter) -> None:
-    """Make an adapter known by its name; one of the same class takes its place.
-
-    Raises
-    ------
-    UsageError
-        Another class has that name.
-    """
+    """Make an adapter known by its name; one of the same class takes its place."""
     known = _known().setdefault(adapter.name, adapter)
     _adapters[adapter.name] = adapter if _place(known) == _place(adapter) else known
     if _adapters[adapter.name] is not adapter:
@@ -46,13 +40,7 @@ def register_adapter(adapter: BenchAdapter) -> None:
 
 
 def get_adapter(name: str, where: str | None = None) -> BenchAdapter:
-    """Return the adapter of a name.
-
-    Raises
-    ------
-    UsageError
-        There is none; with the nearest names.
-    """
+    """Return the adapter of a name."""
     if name not in _known():
         near = get_close_matches(name, _adapters, n=1)
         raise UsageError(
@@ -93,13 +81,7 @@ _IDLE_COLUMNS = ("h2o_keep", "h2o_lossy", "h2o_floor_keep")
 
 
 def only_row(rows: Sequence[BenchRow], log_file: str) -> BenchRow:
-    """Return the one row of a log.
-
-    Raises
-    ------
-    TableError
-        There are several: two runs were written into one file, and nothing tells which one is meant.
-    """
+    """Return the one row of a log."""
     if len(rows) == 1:
         return rows[0]
     raise TableError(
@@ -113,29 +95,13 @@ def only_row(rows: Sequence[BenchRow], log_file: str) -> BenchRow:
 
 def check_row(
     row: BenchRow,
-    point: SweepPoint | None,
+    point: Point | None,
     *,
     backend: str | None = None,
     threads: int | None = None,
     attention_option: int | None = None,
 ) -> None:
-    """Check that a row of a run with H2O on is what was asked for, and that a verdict may rest on it.
-
-    Parameters
-    ----------
-    row : BenchRow
-        The row.
-    point : SweepPoint or None
-        The configuration that was run; None where it is not known (a recorded log without a preset).
-    backend, threads, attention_option : optional
-        What the bench was told; None where that is not known.
-
-    Raises
-    ------
-    TableError
-        Other lengths, backend or threads than asked; H2O columns missing; a ratio or speed that is missing, not
-        finite or not above 0; a lossy ratio that the keep ratio beside it rules out; H2O enabled but idle.
-    """
+    """Check that a row of a run with H2O on is what was asked for, and that a verdict may rest on it."""
     if point is not None:
         _check_equal(row, "prompt length", row.prompt_len, point.prompt_len)
         _check_equal(row, "generated length", row.gen_len, point.gen_len)
@@ -153,15 +119,9 @@ def check_row(
 
 
 def check_baseline_row(
-    row: BenchRow, point: SweepPoint | None, *, backend: str | None = None, threads: int | None = None
+    row: BenchRow, point: Point | None, *, backend: str | None = None, threads: int | None = None
 ) -> None:
-    """Check that a row of a run with H2O off is what was asked for, has its speeds, and shows no eviction.
-
-    Raises
-    ------
-    TableError
-        As `check_row`; and where H2O columns are there and do not all say 1, so that H2O was on.
-    """
+    """Check that a row of a run with H2O off is what was asked for, has its speeds, and shows no eviction."""
     if point is not None:
         _check_equal(row, "prompt length", row.prompt_len, point.prompt_len)
         _check_equal(row, "generated length", row.gen_len, point.gen_len)
@@ -236,7 +196,7 @@ def _unsound(row: BenchRow, name: str, came: str, expected: str) -> TableError:
     )
 
 
-def _idle_error(row: BenchRow, point: SweepPoint | None, attention_option: int | None) -> TableError:
+def _idle_error(row: BenchRow, point: Point | None, attention_option: int | None) -> TableError:
     """Say why H2O did nothing, as far as that can be known."""
     if attention_option:
         came = f"-qatten {attention_option}, which quantises the cache and switches H2O off in this engine"
@@ -273,11 +233,11 @@ class LlmBench:
     def check_options(self, options: Mapping[str, Any]) -> str | None:
         return f"{LLM_BENCH} has none: its settings are keys of the preset" if options else None
 
-    def run_config(self, base: BaseConfig, point: SweepPoint) -> dict[str, Any]:
+    def run_config(self, base: BaseConfig, point: Point) -> dict[str, Any]:
         return build_run_config(base, point) if point.compressed else baseline_run_config(base)
 
     def argv(
-        self, settings: BenchSettings, files: RunFiles, point: SweepPoint, config: Mapping[str, Any]
+        self, settings: BenchSettings, files: RunFiles, point: Point, config: Mapping[str, Any]
     ) -> tuple[str, ...]:
         return bench_argv(settings, files, point, with_json=settings.with_json)
 
@@ -287,12 +247,12 @@ class LlmBench:
     def parse(self, text: str, *, log_file: str, repeat: int | None = None) -> tuple[BenchRow, ...]:
         return parse_table(text, log_file=log_file, repeat=repeat)
 
-    def is_row_of(self, row: BenchRow, point: SweepPoint) -> bool:
+    def is_row_of(self, row: BenchRow, point: Point) -> bool:
         """Its row does not show what it was told: lengths, and whether H2O was at work, are all that can be seen."""
         lengths = (row.prompt_len, row.gen_len) == (point.prompt_len, point.gen_len)
         return lengths and is_idle(row) != point.compressed
 
-    def check(self, row: BenchRow, point: SweepPoint, settings: BenchSettings | None = None) -> None:
+    def check(self, row: BenchRow, point: Point, settings: BenchSettings | None = None) -> None:
         backend, threads = (None, None) if settings is None else (settings.backend, settings.threads)
         if not point.compressed:
             check_baseline_row(row, point, backend=backend, threads=threads)

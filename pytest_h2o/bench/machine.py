@@ -34,18 +34,6 @@ def machine_lock(on_wait: Wait | None = None, *, mode: Literal["write", "read"] 
     """Hold the lock of this machine and user for the length of the block, waiting for it as long as it takes.
 
     It is not reentrant: a block inside a block waits for ever, unless both read.
-
-    Parameters
-    ----------
-    on_wait : callable, optional
-        Called with the seconds waited, about once a second while somebody else holds the lock.
-    mode : str
-        ``write`` for a timed run, ``read`` for heavy work that must not run beside one.
-
-    Raises
-    ------
-    StoreError
-        The lock file cannot be made.
     """
     path = _lock_folder() / "machine.db"
     started = time.monotonic()
@@ -146,13 +134,6 @@ class MachineState:
 
 def find_disturbance(before: MachineState, after: MachineState, *, cores: int) -> str | None:
     """Say what disturbed a launch between two states, or None.
-
-    Parameters
-    ----------
-    before, after : MachineState
-        Read by the process that launched, right before the launch and after its child was reaped.
-    cores : int
-        Cores of the machine.
 
     Notes
     -----

@@ -76,25 +76,13 @@ class OutputSummary:
 
 
 def count_warnings(path: Path) -> OutputSummary:
-    """Summarise the recorded output of a run.
-
-    Raises
-    ------
-    OSError
-        The file cannot be read.
-    """
+    """Summarise the recorded output of a run."""
     with path.open("rb") as file:
         return summarize_output(file)
 
 
 def summarize_output(file: BinaryIO) -> OutputSummary:
-    """Count the warnings in an output and find the reason of a failure.
-
-    Parameters
-    ----------
-    file : binary file
-        Standard output and standard error together; read once, in pieces of at most 64 KiB.
-    """
+    """Count the warnings in an output and find the reason of a failure."""
     scan = _Scan()
     for line in _pieces(file):
         scan.take(line)

@@ -122,30 +122,7 @@ def run_child(
     on_tick: Callable[[float], None] | None = None,
     rows_path: Path | None = None,
 ) -> ChildResult:
-    """Run a command to its end and leave no process of its group behind.
-
-    Parameters
-    ----------
-    argv : sequence of str
-        Command and arguments; no shell.
-    stdout_path : Path
-        New file that takes standard output and standard error as they come; only the second, with `rows_path`.
-    timeout_s : float
-        Seconds after which the group gets TERM.
-    env, cwd : optional
-        Environment and working folder of the child; ours if left out.
-    grace_s : float
-        Seconds from TERM to KILL.
-    on_tick : callable, optional
-        Called with the seconds since launch about twice a second. What it raises ends the child.
-    rows_path : Path, optional
-        New file that takes standard output alone.
-
-    Raises
-    ------
-    BenchError
-        The command cannot be started, or `stdout_path` exists or cannot be written.
-    """
+    """Run a command to its end and leave no process of its group behind."""
     command = tuple(argv)
     with contextlib.ExitStack() as stack:
         output, rows = stack.enter_context(_open_new(stdout_path)), None
@@ -185,14 +162,7 @@ def signal_name(returncode: int) -> str | None:
 
 
 def read_tail(path: Path, max_bytes: int = 4096) -> str:
-    """Read the last lines of a file for an error message.
-
-    Returns
-    -------
-    str
-        At most `max_bytes` bytes, decoded as UTF-8, control characters made visible, from the start of a line where
-        the cut leaves one; empty if the file is empty or cannot be read.
-    """
+    """Read the last lines of a file for an error message."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)

@@ -18,7 +18,7 @@ from pytest_h2o.bench.results import MANIFEST_NAME, ManifestEntry, PointResult, 
 from pytest_h2o.bench.rows import BenchRow, read_rows, read_table, read_text
 from pytest_h2o.bench.sweep import INERT_FIELDS, fold_key
 from pytest_h2o.errors import BenchError, H2OError, StoreError, TableError, make_printable
-from pytest_h2o.inputs.presets import SweepPoint
+from pytest_h2o.inputs.presets import Point
 
 _KEY_OF_FIELD: Mapping[str, str] = {
     "keep_ratio": "kv_h2o_target_keep_ratio",
@@ -53,18 +53,8 @@ def read_recorded_config(path: Path | None) -> Mapping[str, Any] | None:
     return values if isinstance(values, dict) else None
 
 
-def config_differences(config: Mapping[str, Any], point: SweepPoint, *, shared: bool) -> list[str]:
-    """Name the H2O and lossless keys in which a config is another configuration than a point; keys it lacks are none.
-
-    Parameters
-    ----------
-    config : mapping
-        What the run read.
-    point : SweepPoint
-        What it should have run.
-    shared : bool
-        The config is that of the run which the point shares: the key that its target mode does not read may differ.
-    """
+def config_differences(config: Mapping[str, Any], point: Point, *, shared: bool) -> list[str]:
+    """Name the keys in which a config is another configuration than a point; keys it lacks are none."""
     passed_over = _KEY_OF_FIELD.get(INERT_FIELDS.get(point.h2o_target_mode, "")) if shared else None
     return [
         f"{key} {config[key]!r}, not {value!r}"
@@ -73,18 +63,8 @@ def config_differences(config: Mapping[str, Any], point: SweepPoint, *, shared: 
     ]
 
 
-def unverified_note(config: Mapping[str, Any] | None, listed: Collection[str], point: SweepPoint) -> str | None:
-    """Say which settings of a point neither the config nor the manifest entry of its run has; None if all are there.
-
-    Parameters
-    ----------
-    config : mapping or None
-        What the run read, where that is there.
-    listed : collection of str
-        Fields of its manifest entry; empty without one.
-    point : SweepPoint
-        What it should have run.
-    """
+def unverified_note(config: Mapping[str, Any] | None, listed: Collection[str], point: Point) -> str | None:
+    """Say which settings of a point neither the config nor the manifest entry of its run has; None if all are there."""
     missing = [
         name
         for name in point.manifest_fields()
@@ -120,7 +100,7 @@ class RecordedRun:
         The log as its row names it.
     config : Path or None
         Its config; may be missing.
-    point : SweepPoint or None
+    point : Point or None
         What it should have run, where that is known.
     return_code : int or None
         None if it is not known.
@@ -134,7 +114,7 @@ class RecordedRun:
     log: Path
     log_file: str
     config: Path | None = None
-    point: SweepPoint | None = None
+    point: Point | None = None
     return_code: int | None = None
     shares_run_with: str | None = None
     listed: Collection[str] = ()
@@ -151,14 +131,7 @@ class RecordedRun:
 
 
 def read_recorded_run(run: RecordedRun) -> PointResult:
-    """Read the row of a run with H2O on.
-
-    Raises
-    ------
-    BenchError
-        The run failed when it was recorded, its config is not that of the point, its log is missing or damaged, has
-        several rows, or its row is not sound.
-    """
+    """Read the row of a run with H2O on."""
     _check_recorded(run)
     note = None if run.point is None else _check_configuration(run, run.point)
     result = _read(run)
@@ -191,7 +164,7 @@ def other_configuration(run_id: str, where: Path, differences: Sequence[str]) ->
     )
 
 
-def _check_configuration(run: RecordedRun, point: SweepPoint) -> str | None:
+def _check_configuration(run: RecordedRun, point: Point) -> str | None:
     """Compare the config with the point; say what is there to verify the rest, or rather what is not."""
     config = read_recorded_config(run.config)
     differences = config_differences(config or {}, point, shared=run.shares_run_with is not None)
@@ -257,25 +230,9 @@ _NO_SETTING = frozenset({"run_id", "config", "log", "return_code", "shares_run_w
 
 
 def find_sharing_faults(
-    entries: Sequence[ManifestEntry], points: Mapping[str, SweepPoint] | None, folder: Path
+    entries: Sequence[ManifestEntry], points: Mapping[str, Point] | None, folder: Path
 ) -> dict[str, H2OError]:
-    """Find the runs whose log is also that of another run without a right to it.
-
-    Parameters
-    ----------
-    entries : sequence of ManifestEntry
-        All of the manifest.
-    points : mapping or None
-        Run id -> the point that is wanted; None where points are not known. Then the entries themselves are compared.
-    folder : Path
-        Folder of the manifest.
-
-    Returns
-    -------
-    dict
-        Run id -> what is wrong with its sharing. A run without a fault has a log of its own, or shares that of a run
-        which differs from it at most in what their target mode does not read.
-    """
+    """Find the runs whose log is also that of another run without a right to it."""
     by_id = {entry.run_id: entry for entry in entries}
     logs = {entry.run_id: (folder / entry.log_file).resolve() for entry in entries}
     owners: dict[Path, list[str]] = {}
@@ -300,7 +257,7 @@ def find_sharing_faults(
 
 
 def _why_not_shared(
-    entry: ManifestEntry, leader: ManifestEntry | None, points: Mapping[str, SweepPoint] | None, *, same_log: bool
+    entry: ManifestEntry, leader: ManifestEntry | None, points: Mapping[str, Point] | None, *, same_log: bool
 ) -> str | None:
     """Why a run cannot share that of another; None if it can."""
     named = f"shares_run_with {entry.shares_run_with}"
@@ -363,13 +320,7 @@ class Recording:
     unused: Mapping[str, str]
 
     def get(self, run_id: str) -> PointResult:
-        """Return the row of a point, or raise why there is none.
-
-        Raises
-        ------
-        H2OError
-            The point's failure; a BenchError if the recording does not know the point.
-        """
+        """Return the row of a point, or raise why there is none."""
         if run_id in self.results:
             return self.results[run_id]
         raise self.failures.get(run_id) or _not_recorded(run_id, self.folder)
@@ -386,25 +337,12 @@ def recording_folder(folder: Path, preset: str) -> Path:
     return inner if is_name and inner.is_dir() else folder
 
 
-def read_recording(folder: Path, points: Sequence[SweepPoint] | None = None) -> Recording:
+def read_recording(folder: Path, points: Sequence[Point] | None = None) -> Recording:
     """Read a folder of recorded logs.
 
     With a ``manifest.json`` the runs are those that it lists, each with its return code. Without one the logs in the
     folder and in its ``logs/`` are matched by the run id in their names. Other logs are baselines if their config, or
     where there is none their row, says that H2O was off.
-
-    Parameters
-    ----------
-    folder : Path
-        The folder of a sweep, or one of bare logs.
-    points : sequence of SweepPoint, optional
-        The points that are wanted: each is then in `results` or in `failures`, and no other is. Left out, all that is
-        there is read, and rows are not checked against what was asked.
-
-    Raises
-    ------
-    StoreError
-        The folder is none, or its manifest cannot be used. What concerns one run alone is in `failures`.
     """
     if not folder.is_dir():
         raise StoreError(
@@ -422,7 +360,7 @@ def read_recording(folder: Path, points: Sequence[SweepPoint] | None = None) -> 
 class _Reader:
     """Reads the runs of one folder; each run fails for itself."""
 
-    def __init__(self, folder: Path, points: Sequence[SweepPoint] | None) -> None:
+    def __init__(self, folder: Path, points: Sequence[Point] | None) -> None:
         self.folder = folder
         self.points = None if points is None else {point.run_id: point for point in points}
         self.results: dict[str, PointResult] = {}
@@ -588,16 +526,8 @@ def row_files(folder: Path, adapter: BenchAdapter) -> list[Path]:
     return [path for path in paths if adapter.recognises(_text(path) or "")]
 
 
-def read_row_files(folder: Path, points: Sequence[SweepPoint]) -> Recording:
-    """Read the rows of points, all of one bench, from whatever files of the folder have them.
-
-    Parameters
-    ----------
-    folder : Path
-        Files, or a ``logs/`` folder of them.
-    points : sequence of SweepPoint
-        Each is then in `results` or in `failures` of what is returned. Rows with nothing compressed are `baselines`.
-    """
+def read_row_files(folder: Path, points: Sequence[Point]) -> Recording:
+    """Read the rows of points, all of one bench, from whatever files of the folder have them."""
     adapter = get_adapter(points[0].bench)
     found, unused = _read_all(folder, adapter)
     results: dict[str, PointResult] = {}
@@ -618,7 +548,7 @@ def read_row_files(folder: Path, points: Sequence[SweepPoint]) -> Recording:
     return Recording(folder, results, failures, tuple(baselines.values()), unused)
 
 
-def has_rows_of(folder: Path, points: Sequence[SweepPoint]) -> bool:
+def has_rows_of(folder: Path, points: Sequence[Point]) -> bool:
     """Whether the folder holds a row of any point, or a file of this bench that is damaged, so that it must be told."""
     adapter = get_adapter(points[0].bench)
     found, unused = _read_all(folder, adapter)
@@ -651,7 +581,7 @@ def _read_all(folder: Path, adapter: BenchAdapter) -> tuple[list[_Found], dict[s
 
 
 def _pick(
-    found: Sequence[_Found], adapter: BenchAdapter, point: SweepPoint, folder: Path, damaged: Mapping[str, str]
+    found: Sequence[_Found], adapter: BenchAdapter, point: Point, folder: Path, damaged: Mapping[str, str]
 ) -> _Found:
     """The one row of a point."""
     rows = [one for one in found if adapter.is_row_of(one.row, point)]
@@ -680,7 +610,7 @@ def _describe(found: Sequence[_Found], folder: Path) -> str:
     return f"output of {', '.join(known)}" if known else "no output of this bench"
 
 
-def _result(one: _Found, adapter: BenchAdapter, point: SweepPoint) -> PointResult:
+def _result(one: _Found, adapter: BenchAdapter, point: Point) -> PointResult:
     row = replace(one.row, repeat=one.row.repeat or point.repeat)
     adapter.check(row, point)
     printed = one.path.with_name(one.path.stem + _PRINTED)

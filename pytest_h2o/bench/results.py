@@ -14,7 +14,7 @@ from pytest_h2o.bench.output import OutputSummary
 from pytest_h2o.bench.rows import BenchRow
 from pytest_h2o.errors import BenchError, H2OError, StoreError, can_name_file, make_printable
 from pytest_h2o.files import write_new_json
-from pytest_h2o.inputs.presets import SweepPoint
+from pytest_h2o.inputs.presets import Point
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,7 @@ class PointResult:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> PointResult:
-        """Read what `to_json` gave.
-
-        Raises
-        ------
-        StoreError
-            The value has another shape.
-        """
+        """Read what `to_json` gave."""
         try:
             return cls(
                 run_id=value["run_id"],
@@ -154,7 +148,7 @@ class ManifestEntry:
     shares_run_with: str | None
     values: Mapping[str, Any]
 
-    def differences(self, point: SweepPoint) -> list[str]:
+    def differences(self, point: Point) -> list[str]:
         """Name the fields in which the entry is another configuration than a point; fields it lacks are passed over."""
         expected = point.manifest_fields()
         return [
@@ -165,19 +159,9 @@ class ManifestEntry:
 
 
 def manifest_entry(
-    point: SweepPoint, outcome: PointResult | H2OError | None, *, shares_run_with: str | None = None
+    point: Point, outcome: PointResult | H2OError | None, *, shares_run_with: str | None = None
 ) -> dict[str, Any]:
-    """Build the entry of a point.
-
-    Parameters
-    ----------
-    point : SweepPoint
-        The point.
-    outcome : PointResult, H2OError or None
-        Its result, the error that it ended in, or None if it was not run.
-    shares_run_with : str, optional
-        Run id of the run whose files the entry names, because the point shares that run.
-    """
+    """Build the entry of a point."""
     return complete_entry(point.manifest_fields(), shares_run_with, getattr(outcome, "returncode", None))
 
 
@@ -199,14 +183,7 @@ def write_manifest(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_manifest(path: Path) -> tuple[ManifestEntry, ...]:
-    """Read a manifest.
-
-    Raises
-    ------
-    StoreError
-        The file cannot be read, is not JSON, has another shape, a run id twice, or a path that leads out of its
-        folder; with the file and the entry.
-    """
+    """Read a manifest."""
     try:
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
             raise _bad(path, f"{path.stat().st_size} bytes", f"at most {_MAX_MANIFEST_BYTES} bytes")

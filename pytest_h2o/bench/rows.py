@@ -125,22 +125,7 @@ class BenchRow:
 
     @classmethod
     def from_cells(cls, cells: Mapping[str, str], *, log_file: str, repeat: int | None = None) -> BenchRow:
-        """Make a row of its cells.
-
-        Parameters
-        ----------
-        cells : mapping
-            Column name -> text.
-        log_file : str
-            Where the row stands.
-        repeat : int, optional
-            Measured repeats. At 1 the bench prints a spread of 0.00, which means that it is not known.
-
-        Raises
-        ------
-        TableError
-            A cell of a known column has another form than the bench prints; the message names the column.
-        """
+        """Make a row of its cells."""
         for column in TABLE_H2O_COLUMNS:
             if cells.get(column, "").strip() and parse_measurement(cells[column], repeat) is None:
                 raise _bad_cell(column, cells[column], "a number, or mean ± standard deviation")
@@ -174,13 +159,7 @@ def parse_measurement(cell: str, repeat: int | None = None) -> Measurement | Non
 
 
 def require_h2o(row: BenchRow, columns: Sequence[str] = H2O_COLUMNS) -> None:
-    """Check that a row has the columns that only a binary with H2O prints.
-
-    Raises
-    ------
-    TableError
-        Naming the columns that are missing or blank.
-    """
+    """Check that a row has the columns that only a binary with H2O prints."""
     missing = [column for column in columns if not row.cells.get(column, "").strip()]
     if not missing:
         return
@@ -255,13 +234,7 @@ _MAX_LOG_BYTES = 64 * 1024 * 1024
 
 
 def read_table(path: Path, *, log_file: str | None = None, repeat: int | None = None) -> tuple[BenchRow, ...]:
-    """Read the rows of a log; see `parse_table`.
-
-    Raises
-    ------
-    TableError
-        The file cannot be read, is no text, or holds no sound table.
-    """
+    """Read the rows of a log; see `parse_table`."""
     name = str(path) if log_file is None else log_file
     return parse_table(read_text(path, name), log_file=name, repeat=repeat)
 
@@ -290,28 +263,7 @@ def read_text(path: Path, name: str) -> str:
 
 
 def parse_table(text: str, *, log_file: str, repeat: int | None = None) -> tuple[BenchRow, ...]:
-    """Read every row of every table in a text.
-
-    Parameters
-    ----------
-    text : str
-        What the bench wrote with ``-fp``.
-    log_file : str
-        Name of the log, for the rows and for messages.
-    repeat : int, optional
-        Measured repeats of the run, see `Measurement.std`.
-
-    Returns
-    -------
-    tuple of BenchRow
-        At least one, in the order of the text.
-
-    Raises
-    ------
-    TableError
-        No table, a table without rows, a row with another number of cells than its header, a row that was cut, a
-        column twice, or a cell that is not what the bench prints there; with the file and the line.
-    """
+    """Read every row of every table in a text."""
     if not text.strip():
         raise TableError(
             "the log is empty",
@@ -468,27 +420,7 @@ _MISSING_NUMBER = re.compile(r'(?<!\\)":(?=[,}])')
 
 
 def parse_json(text: str, *, log_file: str, repeat: int | None = None) -> tuple[BenchRow, ...]:
-    """Read every result of the JSON as rows, with the cells that the table would have.
-
-    Parameters
-    ----------
-    text : str
-        What the bench wrote with ``-j``: one object with a list of `results`.
-    log_file : str
-        Name that the rows carry, and that messages name.
-    repeat : int, optional
-        Measured repeats of the run, see `Measurement.std`.
-
-    Returns
-    -------
-    tuple of BenchRow
-        At least one, in the order of the results.
-
-    Raises
-    ------
-    TableError
-        Not JSON (with line and column), another shape, no results, or a value of another type than the bench writes.
-    """
+    """Read every result of the JSON as rows, with the cells that the table would have."""
     document = _parse_document(text, log_file)
     results = document.get("results")
     if not isinstance(results, list) or not results:
@@ -633,22 +565,6 @@ def read_rows(log_path: Path, json_path: Path | None, *, log_file: str, repeat: 
 
     The JSON alone is enough if the log is empty, the table alone if there is no JSON or it cannot be read; either is
     noted. If both can be read they must agree in every column that both have, at the table's precision.
-
-    Parameters
-    ----------
-    log_path : Path
-        What the bench wrote with ``-fp``.
-    json_path : Path or None
-        What it wrote with ``-j``; may be missing.
-    log_file : str
-        Name that the rows carry.
-    repeat : int, optional
-        Measured repeats of the run.
-
-    Raises
-    ------
-    TableError
-        No row can be read, the table is damaged, or the two disagree.
     """
     rows_of_json: tuple[BenchRow, ...] | None = None
     notes: tuple[str, ...] = ()
@@ -743,13 +659,7 @@ def render_metrics_csv(rows: Iterable[BenchRow]) -> str:
 
 
 def write_metrics_csv(path: Path, rows: Iterable[BenchRow]) -> None:
-    """Write rows to a new CSV file.
-
-    Raises
-    ------
-    StoreError
-        The file exists or cannot be written.
-    """
+    """Write rows to a new CSV file."""
     write_new_text(path, render_metrics_csv(rows))
 
 
@@ -757,12 +667,6 @@ def read_metrics_csv(path: Path, *, repeat: int | None = None) -> tuple[BenchRow
     """Read rows from a CSV file, ours or one with the same columns.
 
     An empty cell means that the row does not have the column.
-
-    Raises
-    ------
-    TableError
-        The file cannot be read, has no header or no row, a row with another number of cells, or a cell that is not
-        what the bench prints in that column; with the file and the line.
     """
     reader = csv.reader(io.StringIO(read_text(path, str(path)), newline=""), strict=True)
     rows: list[BenchRow] = []

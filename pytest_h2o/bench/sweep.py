@@ -15,7 +15,7 @@ from typing import Any
 from pytest_h2o.bench.results import PointResult
 from pytest_h2o.bench.rows import DETERMINISTIC_COLUMNS, BenchRow
 from pytest_h2o.errors import H2OError, UsageError, error_from_json, error_to_json
-from pytest_h2o.inputs.presets import SweepPoint
+from pytest_h2o.inputs.presets import Point
 
 INERT_FIELDS = {"adaptive": "keep_ratio", "static": "h2o_target_lossy_ratio"}
 """Target mode -> the field of a point that the engine does not read in it."""
@@ -27,10 +27,10 @@ _NAMING_FIELDS = frozenset({"preset", "index", "run_id"})
 class FoldGroup:
     """Points that should be one run; `leader`, the first of them, is the one that is launched."""
 
-    members: tuple[SweepPoint, ...]
+    members: tuple[Point, ...]
 
     @property
-    def leader(self) -> SweepPoint:
+    def leader(self) -> Point:
         """The point whose run the others share."""
         return self.members[0]
 
@@ -99,15 +99,9 @@ class FoldCheck:
         )
 
 
-def fold_points(points: Sequence[SweepPoint]) -> tuple[FoldGroup, ...]:
-    """Group points that differ only in what their target mode does not read.
-
-    Returns
-    -------
-    tuple of FoldGroup
-        In the order of their first points; every point is in exactly one. A mode that is not known folds nothing.
-    """
-    groups: dict[str, list[SweepPoint]] = {}
+def fold_points(points: Sequence[Point]) -> tuple[FoldGroup, ...]:
+    """Group points that differ only in what their target mode does not read."""
+    groups: dict[str, list[Point]] = {}
     for point in points:
         groups.setdefault(fold_key(point), []).append(point)
     return tuple(FoldGroup(tuple(members)) for members in groups.values())
@@ -122,7 +116,7 @@ def compare_rows(leader: BenchRow, probe: BenchRow) -> tuple[ColumnDifference, .
     )
 
 
-def fold_key(point: SweepPoint) -> str:
+def fold_key(point: Point) -> str:
     """Text that is equal for points which the runtime cannot tell apart, and for no others."""
     ignored = _NAMING_FIELDS | {INERT_FIELDS.get(point.h2o_target_mode)}
     values = {field.name: getattr(point, field.name) for field in fields(point) if field.name not in ignored}
@@ -130,7 +124,7 @@ def fold_key(point: SweepPoint) -> str:
     return json.dumps({**values, **mappings}, sort_keys=True)
 
 
-Launch = Callable[[SweepPoint], PointResult]
+Launch = Callable[[Point], PointResult]
 Once = Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
 """``once(key, make)`` returns what `make` returned the first time that any process asked for `key`. The value is plain
 JSON. `make` may call `once` with other keys; it never asks for its own."""
@@ -141,7 +135,7 @@ class Sweep:
 
     Parameters
     ----------
-    points : sequence of SweepPoint
+    points : sequence of Point
         Every point that will be asked for, the same in every process: folding looks at these alone.
     launch : callable
         Runs a point; raises H2OError if it gives no sound row.
@@ -154,9 +148,7 @@ class Sweep:
         False runs every point.
     """
 
-    def __init__(
-        self, points: Sequence[SweepPoint], launch: Launch, once: Once, *, binary: str, fold: bool = True
-    ) -> None:
+    def __init__(self, points: Sequence[Point], launch: Launch, once: Once, *, binary: str, fold: bool = True) -> None:
         self._launch = launch
         self._once = once
         self._binary = binary
@@ -167,7 +159,7 @@ class Sweep:
             raise UsageError("a sweep has two points with one run id", expected="each run id once")
 
     @property
-    def points(self) -> tuple[SweepPoint, ...]:
+    def points(self) -> tuple[Point, ...]:
         """The points, in their order."""
         return self._points
 
@@ -177,17 +169,10 @@ class Sweep:
         probed = {group.leader.h2o_target_mode for group in self._groups if len(group.members) > 1}
         return len(self._groups) + len(probed)
 
-    def result(self, point: SweepPoint) -> PointResult:
+    def result(self, point: Point) -> PointResult:
         """Return the row of a point, running what has not been run.
 
         A point that shares the run of another gets a copy of that row, which names the run.
-
-        Raises
-        ------
-        H2OError
-            What the launch ended in, the first time and every time.
-        UsageError
-            The point is none of this sweep's.
         """
         leader = self._leader(point)
         result = self._run(leader)
@@ -195,7 +180,7 @@ class Sweep:
             return result
         return replace(result, run_id=point.run_id, shares_run_with=leader.run_id)
 
-    def shared_run(self, point: SweepPoint) -> str | None:
+    def shared_run(self, point: Point) -> str | None:
         """Return the run id of the run that a point shares; None if it has a run of its own."""
         leader = self._leader(point)
         return None if leader.run_id == point.run_id else leader.run_id
@@ -205,7 +190,7 @@ class Sweep:
         modes = {group.leader.h2o_target_mode: None for group in self._groups if len(group.members) > 1}
         return tuple(self._fold_check(mode) for mode in modes)
 
-    def _leader(self, point: SweepPoint) -> SweepPoint:
+    def _leader(self, point: Point) -> Point:
         """The point whose run answers for a point."""
         group = self._group_of.get(point.run_id)
         if group is None or point not in group.members:
@@ -245,14 +230,14 @@ class Sweep:
         # No run of the mode gave a row: the points fail as their leaders do, and there is nothing to tell apart.
         return FoldCheck(mode, self._points[0].preset, "", "")
 
-    def _run(self, point: SweepPoint) -> PointResult:
+    def _run(self, point: Point) -> PointResult:
         """The row of a point's own run, made by whoever asks first."""
         outcome = self._once(f"run/{self._binary}/{point.preset}/{point.run_id}", lambda: self._make_run(point))
         if "error" in outcome:
             raise error_from_json(outcome["error"])
         return PointResult.from_json(outcome["result"])
 
-    def _make_run(self, point: SweepPoint) -> dict[str, Any]:
+    def _make_run(self, point: Point) -> dict[str, Any]:
         try:
             return {"result": self._launch(point).to_json()}
         except H2OError as error:

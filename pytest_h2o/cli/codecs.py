@@ -202,13 +202,7 @@ def contend(codec: Codec) -> Contender:
 
 
 def load_peer(name: str) -> Contender:
-    """The peer `name`, its library imported.
-
-    Raises
-    ------
-    UsageError
-        There is no peer of that name, or its library is not installed.
-    """
+    """The peer `name`, its library imported."""
     if name not in _PEERS:
         raise UsageError(f"there is no peer {name!r}", expected=", ".join(_PEERS))
     try:
@@ -323,18 +317,6 @@ def streams(dump_dir: str | os.PathLike[str], rope: Rope | None = None) -> Itera
 
     Entries of a run and layer stand in order of their first position, equal ones in path order, and are joined as
     they are: an overlap is coded twice.
-
-    Parameters
-    ----------
-    dump_dir : str or path
-        Root of a dump, or a .zip archive of one.
-    rope : Rope, optional
-        Rotation that K streams are said to have.
-
-    Raises
-    ------
-    DumpError
-        There is no dump, or an entry cannot be read; nothing is passed over.
     """
     index = index_dump(dump_dir)
     if index.skipped:
@@ -454,13 +436,7 @@ def ratio(sizes: Iterable[StreamSizes], *, online: bool) -> float | None:
 
 
 def measure(dump: Iterable[DumpStream], contenders: Sequence[Contender], settings: BenchSettings) -> list[Result]:
-    """Measure `contenders` on the streams of a dump, one stream in memory at a time.
-
-    Raises
-    ------
-    RoundTripError
-        A codec of ours gave other bits back. A peer that fails is left out from there on, and says why.
-    """
+    """Measure `contenders` on the streams of a dump, one stream in memory at a time."""
     results = [Result(contender) for contender in contenders]
     for number, dumped in enumerate(dump):
         chunks = _cut(dumped.stream, settings.chunk_tokens)
@@ -587,19 +563,7 @@ def summarize(
     one_thread: bool,
     load_1min: float | None,
 ) -> dict[str, Any]:
-    """Everything that was measured, as built-in types.
-
-    Parameters
-    ----------
-    dump : str
-        What was measured, as the reader knows it.
-    missing : mapping of str to str
-        Contenders that could not take part, with the reason.
-    one_thread : bool
-        Whether libraries below numpy are known to have been held to one thread.
-    load_1min : float or None
-        Load average of the machine before the run: above 1 a CPU was shared with other work.
-    """
+    """Everything that was measured, as built-in types."""
     kept = [result for result in results if result.failure is None]
     return {
         "schema": SCHEMA,
@@ -774,13 +738,7 @@ def check_chart() -> None:
 
 
 def render_svg(summary: Mapping[str, Any]) -> str:
-    """Chart of online ratio (all layers) against decode speed; equal summaries give equal text.
-
-    Raises
-    ------
-    UsageError
-        matplotlib is not installed.
-    """
+    """Chart of online ratio (all layers) against decode speed; equal summaries give equal text."""
     check_chart()
     import matplotlib
     from matplotlib.figure import Figure

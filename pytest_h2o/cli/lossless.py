@@ -34,13 +34,7 @@ def add_rope_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def rope_from_args(args: argparse.Namespace) -> Rope | None:
-    """The rotation that the flags give, else the one in the model's config, else None.
-
-    Raises
-    ------
-    UsageError
-        The theta is impossible, a pairing stands alone, or the config cannot be read.
-    """
+    """The rotation that the flags give, else the one in the model's config, else None."""
     from pytest_h2o.codecs.base import Rope
 
     theta = args.rope_theta
@@ -113,13 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_from_args(args: argparse.Namespace) -> LosslessSettings:
-    """The settings that were given, and defaults for the others.
-
-    Raises
-    ------
-    UsageError
-        A value is none of those that are possible, or means nothing beside the others.
-    """
+    """The settings that were given, and defaults for the others."""
     from pytest_h2o.lossless.plan import LosslessSettings, refuse_idle_settings
 
     given: dict[str, Any] = {

@@ -115,24 +115,7 @@ if __name__ == "__main__":
 
 
 def check_outputs(*outputs: Path, inputs: Iterable[Path | None] = (), overwrite: bool) -> None:
-    """Refuse outputs that cannot all be written, before anything is.
-
-    Parameters
-    ----------
-    outputs : Path
-        The files that the command is going to write.
-    inputs : iterable of Path or None
-        The files that it reads; None for one that was not given.
-    overwrite : bool
-        Whether ``--overwrite`` was given. It never covers an input.
-
-    Raises
-    ------
-    UsageError
-        An output is also an input, or two outputs are one file.
-    StoreError
-        An output is there and `overwrite` is false.
-    """
+    """Refuse outputs that cannot all be written, before anything is."""
     read = [path for path in inputs if path is not None]
     for number, path in enumerate(outputs):
         if any(_is_same(path, other) for other in read):

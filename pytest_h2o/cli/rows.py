@@ -34,13 +34,7 @@ def add_arguments_parse(parser: argparse.ArgumentParser) -> None:
 
 
 def find_logs(folder: Path) -> list[Path]:
-    """The logs of a folder, sorted by name; of its ``logs/`` if it has none itself.
-
-    Raises
-    ------
-    UsageError
-        There is no such folder, or no log in it.
-    """
+    """The logs of a folder, sorted by name; of its ``logs/`` if it has none itself."""
     if not folder.is_dir():
         raise UsageError("the log folder is not there", where=str(folder), expected="a folder with *.log files")
     logs = sorted(folder.glob("*.log")) or sorted((folder / "logs").glob("*.log"))
@@ -78,15 +72,7 @@ def run_parse(args: argparse.Namespace) -> int:
 
 
 def read_result(path: Path | None) -> Mapping[str, Any] | None:
-    """A lossless result file, ours or one of the original script, checked field by field.
-
-    Raises
-    ------
-    UsageError
-        It cannot be read, or is not a JSON object.
-    StoreError
-        It is of another schema, or lacks a field.
-    """
+    """A lossless result file, ours or one of the original script, checked field by field."""
     from pytest_h2o.lossless.result import LosslessResult
 
     if path is None:
@@ -102,24 +88,7 @@ def read_result(path: Path | None) -> Mapping[str, Any] | None:
 
 
 def check_result(values: Mapping[str, Any], where: str, *, decides: bool, allow_skips: bool) -> list[str]:
-    """What a reader should know of a result, for the notes of the analysis.
-
-    Parameters
-    ----------
-    values : mapping
-        The result as `read_result` gave it.
-    where : str
-        The file or dump, for messages.
-    decides : bool
-        Whether it stands as the online simulation, whose ratio is held against the target.
-    allow_skips : bool
-        Whether ``--allow-skips`` was given.
-
-    Raises
-    ------
-    UsageError
-        It was to decide and is an upper bound, or entries were skipped and that is not allowed.
-    """
+    """What a reader should know of a result, for the notes of the analysis."""
     from pytest_h2o.lossless.result import LosslessResult
 
     result = LosslessResult.from_json(values, where)
@@ -273,13 +242,7 @@ def add_arguments_eval(parser: argparse.ArgumentParser) -> None:
 
 
 def read_rows(run_dir: Path) -> tuple[list[PointResult], Baseline | None]:
-    """Runs of a sweep's folder, and the baseline (H2O off) that lies among its logs.
-
-    Raises
-    ------
-    H2OError
-        A run that the manifest lists has no sound row; or there is no log.
-    """
+    """Runs of a sweep's folder, and the baseline (H2O off) that lies among its logs."""
     from pytest_h2o.bench.recorded import read_recording
     from pytest_h2o.run.items import pick_recorded
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_h2o.bench.results import PointResult
     from pytest_h2o.gate.decode import TimedPair
     from pytest_h2o.gate.noise import Noise
-    from pytest_h2o.inputs.presets import Preset, SweepPoint
+    from pytest_h2o.inputs.presets import Point, Preset
     from pytest_h2o.run.sources import RowSource
 
 
@@ -145,7 +145,7 @@ class WaitNotice:
             print(line, file=sys.__stderr__, flush=True)
 
 
-def _run_point(rows: RowSource, point: SweepPoint, count: int) -> PointResult | H2OError:
+def _run_point(rows: RowSource, point: Point, count: int) -> PointResult | H2OError:
     try:
         result = rows.result(point)
     except H2OError as error:
@@ -156,7 +156,7 @@ def _run_point(rows: RowSource, point: SweepPoint, count: int) -> PointResult | 
     return result
 
 
-def _write(folder: Path, outcomes: list[tuple[SweepPoint, PointResult | H2OError]]) -> int:
+def _write(folder: Path, outcomes: list[tuple[Point, PointResult | H2OError]]) -> int:
     """Write manifest and CSV; exit code 0 if every point gave a sound row, else 2."""
     from pytest_h2o.bench.results import MANIFEST_NAME, manifest_entry, write_manifest
     from pytest_h2o.bench.rows import write_metrics_csv
@@ -258,7 +258,7 @@ def _base_config(args: argparse.Namespace) -> BaseConfig:
     )
 
 
-def _point(args: argparse.Namespace) -> SweepPoint:
+def _point(args: argparse.Namespace) -> Point:
     from pytest_h2o.inputs.presets import expand_points, preset_from_flags
 
     keys = {"prompts": str(args.prompt), "gens": str(args.gen), "repeat": str(args.repeat)}
@@ -266,7 +266,7 @@ def _point(args: argparse.Namespace) -> SweepPoint:
     return point
 
 
-def _launch(launcher: Launcher, point: SweepPoint, count: int) -> tuple[list[TimedPair], list[str], int]:
+def _launch(launcher: Launcher, point: Point, count: int) -> tuple[list[TimedPair], list[str], int]:
     from pytest_h2o.run.pairs import PairRunner, launch_pairs
 
     seed = secrets.randbelow(2**32)

@@ -88,13 +88,7 @@ class Container:
 
 
 def write_container(codec: Codec, stream: Stream, payload: bytes) -> bytes:
-    """Wrap `payload`, which `codec` made of `stream`.
-
-    Raises
-    ------
-    CodecError
-        The container would break a limit of this module, and could not be read back.
-    """
+    """Wrap `payload`, which `codec` made of `stream`."""
     side = stream.side_info()
     settings = _encode_settings(codec)
     rope, positions = stream.rope, stream.positions
@@ -120,13 +114,7 @@ def write_container(codec: Codec, stream: Stream, payload: bytes) -> bytes:
 
 
 def read_container(data: bytes | bytearray | memoryview) -> Container:
-    """Check and take apart a container; the payload is not decoded.
-
-    Raises
-    ------
-    CodecError
-        The bytes are no container, of another version, damaged, beyond a limit, or of a codec that is not here.
-    """
+    """Check and take apart a container; the payload is not decoded."""
     data = memoryview(data).cast("B")
     if bytes(data[: len(MAGIC)]) != MAGIC:
         raise CodecError("this is no container", came=bytes(data[: len(MAGIC)]).hex(), expected=MAGIC.hex())
@@ -146,13 +134,7 @@ def read_container(data: bytes | bytearray | memoryview) -> Container:
 
 
 def decode_container(data: bytes | bytearray | memoryview) -> Words:
-    """The words in a container, ``[seq_len, kv_heads, head_dim]``.
-
-    Raises
-    ------
-    CodecError
-        As `read_container`, or the payload cannot be decoded.
-    """
+    """The words in a container, ``[seq_len, kv_heads, head_dim]``."""
     container = read_container(data)
     words = container.codec.decode(container.payload, container.side)
     if words.shape != container.side.shape or words.dtype != np.uint16:

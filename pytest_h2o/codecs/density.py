@@ -409,20 +409,7 @@ _GUESSES = 2
 def find_patterns(
     slots: Integers, expected: Doubles, slope: Doubles, dropped_bits: int
 ) -> tuple[Integers, Integers, Integers]:
-    """Find the patterns (0 to 65,535) of slots under the distributions of `cumulated`.
-
-    Parameters
-    ----------
-    slots : int64 ``[lanes]``, 0 to 2^24 - 1
-    expected, slope : float64 ``[lanes]``
-    dropped_bits : int
-        So many low bits of the patterns are not coded: they come out as 0.
-
-    Returns
-    -------
-    tuple of int64 ``[lanes]``
-        Patterns, and where their intervals begin and how wide they are.
-    """
+    """Find the patterns (0 to 65,535) of slots under the distributions of `cumulated`."""
     size = 1 << dropped_bits
     probe = _guess(slots, expected, slope) & -size
     low = cumulated(probe, expected, slope)
@@ -529,13 +516,7 @@ class LaneDecoder:
         return self._state & (_LOW - 1)
 
     def advance(self, begin: Integers, width: Integers, slots: Integers) -> None:
-        """Leave the intervals that hold `slots`.
-
-        Raises
-        ------
-        CodecError
-            The stream of words ends too early.
-        """
+        """Leave the intervals that hold `slots`."""
         state = self._state >> TOTAL_BITS
         state *= width
         state += slots
@@ -552,13 +533,7 @@ class LaneDecoder:
         self._state = state
 
     def seeds(self) -> Integers:
-        """Give the seeds, after the last step.
-
-        Raises
-        ------
-        CodecError
-            Words are left, or a state did not come back to its beginning.
-        """
+        """Give the seeds, after the last step."""
         seeds = self._state - _LOW
         if self._at != len(self._words) or int(seeds.min()) < 0 or int(seeds.max()) >= _LOW:
             raise self._reader.damaged("coded words do not end where they began")
@@ -623,13 +598,7 @@ def encode_segment(words: Words, positions: NDArray[np.int64], rotation: Rotatio
 
 
 def decode_segment(reader: ByteReader, words: Words, positions: NDArray[np.int64], rotation: Rotation | None) -> None:
-    """Decode what `encode_segment` gave into `words`.
-
-    Raises
-    ------
-    CodecError
-        The segment is cut or damaged.
-    """
+    """Decode what `encode_segment` gave into `words`."""
     rows, heads, head_dim = words.shape
     tail = max(0, rows - _TAIL_ROWS)
     plans = _read_plans(reader, rows, tail)

@@ -94,13 +94,7 @@ def encode_rle(plane: Plane, plan: RlePlan) -> bytes:
 
 
 def decode_rle(code: bytes | memoryview, size: int) -> bytes:
-    """The `size` bytes that `code` stands for.
-
-    Raises
-    ------
-    CodecError
-        The code ends within a control, or gives fewer or more bytes; it is left as soon as it gives more.
-    """
+    """The `size` bytes that `code` stands for."""
     code = bytes(code)
     out = bytearray()
     at = 0

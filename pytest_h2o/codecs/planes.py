@@ -133,13 +133,7 @@ def compress_each(data: Sequence[bytes | bytearray | memoryview], level: int) ->
 
 
 def decompress(frame: bytes | memoryview, size: int) -> bytes:
-    """The content of one frame that must hold exactly `size` bytes.
-
-    Raises
-    ------
-    CodecError
-        The frame is damaged, declares another size (nothing is allocated then), or bytes follow it.
-    """
+    """The content of one frame that must hold exactly `size` bytes."""
     try:
         declared = zstandard.get_frame_parameters(frame)
         _check_declared(declared.content_size, declared.window_size, size, size)
@@ -154,13 +148,7 @@ def compress_bare(data: memoryview, search: Search) -> bytes:
 
 
 def decompress_bare(frame: bytes | memoryview, size: int) -> bytes:
-    """The content of one frame of `compress_bare`, which must hold exactly `size` bytes, at least one.
-
-    Raises
-    ------
-    CodecError
-        The frame is damaged, or holds another number of bytes.
-    """
+    """The content of one frame of `compress_bare`, which must hold exactly `size` bytes, at least one."""
     try:
         declared = zstandard.get_frame_parameters(frame, format=zstandard.FORMAT_ZSTD1_MAGICLESS)
         _check_declared(declared.content_size, declared.window_size, zstandard.CONTENTSIZE_UNKNOWN, size)
@@ -194,13 +182,7 @@ def compress_plane(plane: Plane, search: Search) -> bytes | None:
 
 
 def decompress_plane(frame: memoryview, count: int, reader: ByteReader) -> Plane:
-    """Give the `count` bytes of a frame that `reader` took; never allocates much more than that.
-
-    Raises
-    ------
-    CodecError
-        The frame is damaged or holds another number of bytes.
-    """
+    """Give the `count` bytes of a frame that `reader` took; never allocates much more than that."""
     if count == 0:
         raise reader.damaged("a compressed plane of no bytes")
     try:
@@ -218,13 +200,7 @@ def write_plane(plane: Plane, search: Search | None) -> tuple[bool, bytes]:
 
 
 def read_plane(reader: ByteReader, count: int, is_frame: bool) -> Plane:
-    """Read what `write_plane` wrote of a plane of `count` bytes.
-
-    Raises
-    ------
-    CodecError
-        It is cut or damaged.
-    """
+    """Read what `write_plane` wrote of a plane of `count` bytes."""
     if is_frame:
         return decompress_plane(reader.take(reader.read_varint("the length of a plane", count)), count, reader)
     return np.frombuffer(reader.take(count), np.uint8)
@@ -402,13 +378,7 @@ def write_bias(table: ChannelBias) -> bytes:
 
 
 def read_bias(reader: ByteReader, channels: int) -> ChannelBias:
-    """Decode the table of `channels` channels.
-
-    Raises
-    ------
-    CodecError
-        It is cut, or its numbers are out of range.
-    """
+    """Decode the table of `channels` channels."""
     low, bits = reader.read_byte(), reader.read_byte()
     if low > 127 or bits > 7:
         raise reader.damaged("a bias table is out of range", came=f"{low}, {bits} bits", expected="0 to 127, 0 to 7")

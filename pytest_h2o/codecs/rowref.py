@@ -125,13 +125,7 @@ class Resolver:
         self._steps: list[tuple[list[Indices], ...]] = [([], [], []) for _ in range(MAX_DEPTH)]
 
     def read_segment(self, reader: ByteReader, start: int, positions: Indices) -> None:
-        """Read what `encode_segment` gave of ``len(positions)`` rows into those from `start` on.
-
-        Raises
-        ------
-        CodecError
-            The segment is cut or damaged.
-        """
+        """Read what `encode_segment` gave of ``len(positions)`` rows into those from `start` on."""
         words = self._words[start : start + len(positions)]
         flags = reader.read_byte()
         row_class = _read_classes(reader, len(words))
@@ -220,13 +214,7 @@ def write_turned_header(mode: int, stream: Stream, words: Words, codec: str) -> 
 
 
 def read_turned_header(reader: ByteReader, header: StreamHeader) -> tuple[Rope | None, Positions]:
-    """Read what follows the shape; without a rotation the positions are all 0.
-
-    Raises
-    ------
-    CodecError
-        It is cut, or the heads cannot be turned.
-    """
+    """Read what follows the shape; without a rotation the positions are all 0."""
     rope = decode_rope(reader)
     if rope is None:
         return None, np.zeros(header.rows, np.int64)

@@ -161,13 +161,7 @@ class StreamHeader:
 
 
 def check_shape(shape: tuple[int, ...], codec: str) -> None:
-    """Refuse what no decoder would accept.
-
-    Raises
-    ------
-    CodecError
-        Not three axes, or more than `MAX_WORDS` words, an axis of no length counted as one.
-    """
+    """Refuse what no decoder would accept."""
     size = 1
     for axis in shape:
         size *= max(axis, 1)
@@ -193,13 +187,7 @@ def _shape_bytes(shape: tuple[int, ...], codec: str) -> bytes:
 
 
 def read_header(reader: ByteReader, side: SideInfo, codec: str) -> StreamHeader:
-    """Decode mode and shape; they must be those that the dump says of the stream.
-
-    Raises
-    ------
-    CodecError
-        The payload is cut, or its shape is not that of `side`: nothing has been allocated yet.
-    """
+    """Decode mode and shape; they must be those that the dump says of the stream."""
     mode = reader.read_byte()
     if reader.skip(_shape_bytes(side.shape, codec)):
         return StreamHeader(mode, side.shape)
@@ -213,13 +201,7 @@ def encode_raw(stream: Stream, codec: str) -> bytes:
 
 
 def decode_raw(reader: ByteReader, header: StreamHeader) -> Words:
-    """Decode what follows the header in mode 0.
-
-    Raises
-    ------
-    CodecError
-        Not as many bytes as the shape asks for.
-    """
+    """Decode what follows the header in mode 0."""
     raw = reader.take(header.words * 2)
     reader.expect_end()
     return np.frombuffer(raw, "<u2").astype(np.uint16).reshape(header.shape)
@@ -257,13 +239,7 @@ def encode_positions(positions: Positions) -> bytes:
 
 
 def decode_positions(reader: ByteReader, seq_len: int) -> Positions:
-    """Read what `encode_positions` wrote; `seq_len` was bounded by the caller.
-
-    Raises
-    ------
-    CodecError
-        The runs do not add up to `seq_len`.
-    """
+    """Read what `encode_positions` wrote; `seq_len` was bounded by the caller."""
     positions = np.empty(seq_len, dtype=np.int64)
     at = expected = 0
     for _ in range(reader.read_varint("the number of runs of positions")):
@@ -302,13 +278,7 @@ def encode_rope(rope: Rope | None) -> bytes:
 
 
 def decode_rope(reader: ByteReader) -> Rope | None:
-    """Decode a rotation, or that there is none.
-
-    Raises
-    ------
-    CodecError
-        It is cut, or no theta that can be used.
-    """
+    """Decode a rotation, or that there is none."""
     code = reader.read_byte("the rotation")
     if code == 0:
         return None

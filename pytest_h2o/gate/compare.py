@@ -81,13 +81,7 @@ def check_metric(name: str, origin: str) -> None:
 
 
 def parse_allowances(texts: Iterable[str], origin: str = "--h2o-compare-fail") -> Allowances:
-    """Read ``METRIC:PERCENT`` settings.
-
-    Raises
-    ------
-    UsageError
-        One has another form, an unknown metric (with the nearest names), a percentage below 0, or comes twice.
-    """
+    """Read ``METRIC:PERCENT`` settings."""
     percent: dict[str, float] = {}
     for text in texts:
         metric, colon, number = (part.strip() for part in text.partition(":"))
@@ -213,20 +207,7 @@ def compare_subjects(
     *,
     where: str = "the baseline",
 ) -> SubjectComparison:
-    """Hold the figures of a preset or scope against those of an earlier run.
-
-    Parameters
-    ----------
-    metrics : mapping
-        What is known of each metric that either has.
-    where : str
-        What the earlier run is called, for messages.
-
-    Raises
-    ------
-    StoreError
-        The earlier figures are those of another model.
-    """
+    """Hold the figures of a preset or scope against those of an earlier run."""
     refuse_other_model(then, now, where)
     differing = differing_parts(then.fingerprint, now.fingerprint)
     elsewhere = any(
@@ -358,20 +339,7 @@ _NOT_MEASURED_BY = frozenset({"path", "targets", "base_config", "description"})
 
 
 def row_key(manifest: Mapping[str, Any], repeat: int | None) -> str:
-    """The name of a row that stays when others come before it: lengths and ratios, and a digest of the whole point.
-
-    Parameters
-    ----------
-    manifest : mapping
-        Configuration of the point as the manifest has it.
-    repeat : int or None
-        Measured repeats: rows of unlike repeats are not the same figures, even where they are deterministic.
-
-    Returns
-    -------
-    str
-        For example ``p512_g128_k0.3_b8_lr3.0-1a2b3c4d``: the run id without its number in the sweep.
-    """
+    """The name of a row that stays when others come before it: lengths and ratios, and a digest of the whole point."""
     config = {name: value for name, value in manifest.items() if name != "run_id"}
     text = json.dumps([config, repeat], sort_keys=True, separators=(",", ":"))
     words = str(manifest["run_id"]).split("_", 2)
@@ -379,13 +347,7 @@ def row_key(manifest: Mapping[str, Any], repeat: int | None) -> str:
 
 
 def preset_figures(rows: Sequence[tuple[Mapping[str, Any], PointResult]]) -> FigureTable:
-    """Figures of every row of a preset: its speeds, and each column that the table of metrics knows.
-
-    Parameters
-    ----------
-    rows : sequence of (mapping, PointResult)
-        The manifest fields of each point, and its result.
-    """
+    """Figures of every row of a preset: its speeds, and each column that the table of metrics knows."""
     figures: FigureTable = {}
     for manifest, result in rows:
         row = result.row
@@ -419,15 +381,7 @@ def preset_fingerprint(
     binary: str | None,
     base_config: str | None,
 ) -> dict[str, str | None]:
-    """What the figures of a preset were measured with; None for a part that is not known.
-
-    Parameters
-    ----------
-    machine : str or None
-        Where the bench ran; None for logs that were recorded somewhere.
-    binary, base_config : str or None
-        Digests of the bench and of the model's config.
-    """
+    """What the figures of a preset were measured with; None for a part that is not known."""
     # Left out where they say nothing, so that runs of before they were there can be compared with.
     silent = {"bench", "bench_options"} if preset.bench == LLM_BENCH else set()
     settings = preset.model_dump(mode="json", exclude=set(_NOT_MEASURED_BY) | silent)

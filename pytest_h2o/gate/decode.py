@@ -103,18 +103,6 @@ def plan_order(pairs: int, seed: int) -> tuple[Order, ...]:
     Two pairs make a block that runs as A B B A or as B A A B, drawn by the seed. So after any number of pairs each side
     has gone first equally often, give or take one; a steady drift of the machine cancels within a block; and a
     disturbance with a period of its own cannot keep step with one side. A longer plan starts like a shorter one.
-
-    Parameters
-    ----------
-    pairs : int
-        How many pairs, 0 or more.
-    seed : int
-        The same seed gives the same order.
-
-    Raises
-    ------
-    UsageError
-        The number of pairs is negative.
     """
     if pairs < 0:
         raise UsageError("an order of launches needs a number of pairs", came=str(pairs), expected="0 or more")
@@ -224,13 +212,6 @@ class Budget:
         weaker than it could be. Fitting looks at the time of the first pair as a whole, never at which side was faster:
         if the drop is what is tested, exchanging the luck of both sides leaves the time as it is and turns the sign, so
         that the sign stays a fair coin whatever the plan. benchmarks/decode_error_rates.py measures it.
-
-        Parameters
-        ----------
-        pair_s : float
-            Seconds of both launches of the first pair.
-        spent_s : float
-            Seconds spent so far, launches that were made again too.
         """
         if self.elapsed_s is None or not pair_s > 0:
             return self
@@ -254,24 +235,7 @@ def judge(
     planned_pairs: int = DEFAULT_PAIRS,
     confidence: float = DEFAULT_CONFIDENCE,
 ) -> DecodeVerdict:
-    """The verdict on pairs in launch order; may be asked after every pair.
-
-    Parameters
-    ----------
-    pairs : sequence of Pair
-        All pairs launched so far, the excluded ones too.
-    target : float
-        The largest allowed drop, a fraction: 0.05 for 5 %.
-    planned_pairs : int
-        The budget in pairs that was fixed before the first one.
-    confidence : float
-        Of a pass and of a fail, one-sided.
-
-    Raises
-    ------
-    UsageError
-        A target of 100 % or more or not a number, a plan out of range, or more pairs than were planned.
-    """
+    """The verdict on pairs in launch order; may be asked after every pair."""
     target_log = _target_log(target)
     plan = make_plan(planned_pairs, confidence)
     _, verdict = _judge(pairs, target, target_log, plan)
@@ -523,13 +487,7 @@ class PairedComparison:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> PairedComparison:
-        """Read what `to_json` gave.
-
-        Raises
-        ------
-        StoreError
-            The value has another shape or version, or a pair without a speed.
-        """
+        """Read what `to_json` gave."""
         try:
             fields = dict(value)
             version = fields.pop("version")

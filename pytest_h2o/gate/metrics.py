@@ -187,13 +187,7 @@ _OWN = frozenset({*METRICS, *FIGURE_METRICS})
 
 
 def register_metric(metric: RowMetric) -> None:
-    """Add a metric; one of its name that a plugin added before is replaced.
-
-    Raises
-    ------
-    UsageError
-        Its name cannot be used, or is one of this package.
-    """
+    """Add a metric; one of its name that a plugin added before is replaced."""
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", metric.name) is None:
         raise UsageError(
             "the name of a metric cannot be used", came=repr(metric.name), expected="letters, digits and _"
@@ -223,13 +217,7 @@ def require_metric(name: str, where: str) -> RowMetric:
 
 
 def row_cell(row: BenchRow, metric: str) -> Measurement | None:
-    """Return what a row measured of a metric or column; None if it is missing.
-
-    Raises
-    ------
-    NotMeasured
-        The function of a metric failed on this row.
-    """
+    """Return what a row measured of a metric or column; None if it is missing."""
     if metric == "decode_tok_per_s":
         return row.decode_tok_per_s
     function = ROW_METRICS[metric].value if metric in ROW_METRICS else None

@@ -52,13 +52,7 @@ class Noise:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Noise:
-        """Read what `to_json` gave; further keys are left aside.
-
-        Raises
-        ------
-        StoreError
-            The value has another shape or version, or a spread that is none.
-        """
+        """Read what `to_json` gave; further keys are left aside."""
         try:
             if value["version"] != NOISE_VERSION:
                 raise ValueError(f"version {value['version']!r}")
@@ -75,13 +69,7 @@ class Noise:
 
 
 def measure_noise(pairs: Sequence[TimedPair]) -> Noise:
-    """The noise of pairs whose two sides are the same build.
-
-    Raises
-    ------
-    UsageError
-        Fewer pairs could be compared than tell anything about the spread.
-    """
+    """The noise of pairs whose two sides are the same build."""
     values = log_ratios([timed.pair for timed in pairs])
     if len(values) < SPREAD_FROM_PAIRS:
         raise UsageError(

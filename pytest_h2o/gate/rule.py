@@ -75,13 +75,7 @@ class RowMargins:
 
 
 def decode_drop(baseline_tok_per_s: float, tok_per_s: float) -> float:
-    """Fraction of decode speed lost against the baseline; negative when faster.
-
-    Raises
-    ------
-    ValueError
-        The baseline is not a positive finite number.
-    """
+    """Fraction of decode speed lost against the baseline; negative when faster."""
     if not (baseline_tok_per_s > 0 and math.isfinite(baseline_tok_per_s)):
         raise ValueError(f"decode baseline must be a positive number of tok/s, not {baseline_tok_per_s!r}")
     return (baseline_tok_per_s - tok_per_s) / baseline_tok_per_s
@@ -233,16 +227,7 @@ def best_of_margins(
 
 
 def eligible_rows(rows: Sequence[RowFacts], asked: Thresholds, *, rule: str) -> tuple[RowFacts, ...]:
-    """The rows for which a decode speed can matter: under the joint rule those that meet the targets of their own.
-
-    Parameters
-    ----------
-    rows : sequence of RowFacts
-    asked : Thresholds
-        Those of `lossy` and `quality` count; None leaves one out.
-    rule : str
-        ``joint`` or ``best-of``; under best-of every row may decide.
-    """
+    """The rows for which a decode speed can matter: under the joint rule those that meet the targets of their own."""
     own = Thresholds(asked.lossy, None, None, asked.quality)
     if rule != "joint" or own == Thresholds(None, None, None):
         return tuple(rows)
@@ -348,17 +333,7 @@ class CacheLayers:
 
 
 def split_layers(total: int, h2o_start: int, h2o_end: int, lossless_layers: Sequence[int]) -> CacheLayers:
-    """Sort the layers of a model into evicted, losslessly coded and untouched ones.
-
-    Parameters
-    ----------
-    total : int
-        Number of layers of the model.
-    h2o_start, h2o_end : int
-        First and last layer under eviction; an end of -1 means the last layer.
-    lossless_layers : sequence of int
-        Layers that the lossless ratio was measured on. One that is also under eviction counts as evicted only.
-    """
+    """Sort the layers of a model into evicted, losslessly coded and untouched ones."""
     last = total - 1 if h2o_end < 0 else min(h2o_end, total - 1)
     lossy = frozenset(range(h2o_start, last + 1))
     lossless = frozenset(layer for layer in lossless_layers if 0 <= layer < total) - lossy

@@ -109,13 +109,7 @@ def fixed_count(pairs: int, alpha: float) -> int | None:
 
 @cache
 def make_plan(pairs: int, confidence: float) -> Plan:
-    """Critical values for a comparison of at most `pairs` pairs, looked at after each one.
-
-    Raises
-    ------
-    UsageError
-        The number of pairs or the confidence is out of range.
-    """
+    """Critical values for a comparison of at most `pairs` pairs, looked at after each one."""
     if not 1 <= pairs <= MAX_PAIRS:
         raise UsageError(
             "a decode comparison cannot be planned for this number of pairs",
@@ -294,20 +288,7 @@ def _normal_cdf(z: Floats) -> Floats:
 
 
 def pairs_for_verdict(gap: float, spread: float, plan: Plan) -> int | None:
-    """Pairs after which a verdict is clear with a chance of 80 %, if the drop is `gap` away from the target.
-
-    Parameters
-    ----------
-    gap : float
-        Log ratio of the drop minus that of the target; negative where the drop is smaller.
-    spread : float
-        Standard deviation of one pair's log ratio.
-
-    Returns
-    -------
-    int or None
-        None where nothing can be foretold: the spread is not known, or the gap is so small that the number is absurd.
-    """
+    """Pairs after which a verdict is clear with a chance of 80 %, if the drop is `gap` away from the target."""
     if not math.isfinite(spread) or gap == 0:
         return None
     z = plan.final_z[0 if gap > 0 else 1]

@@ -78,13 +78,7 @@ _LIMITS = (
 
 
 def check_source(model: type[Model], source: Source, folder: Path | None = None) -> Model:
-    """Make a `model` of the data of `source`; paths in it are relative to `folder`, if there is one.
-
-    Raises
-    ------
-    PresetError
-        With every fault that the reader and the model found, in the order of the text.
-    """
+    """Make a `model` of the data of `source`; paths in it are relative to `folder`, if there is one."""
     faults = list(source.faults)
     try:
         checked = model.model_validate(source.data, context={"folder": folder or ""})
@@ -352,13 +346,7 @@ def parse_setting(model: type[BaseModel], path: KeyPath, text: str) -> Any:
 
 
 def parse_assignments(model: type[BaseModel], assignments: Sequence[str]) -> dict[KeyPath, Any]:
-    """Key paths and values of ``KEY=VALUE`` texts, dots in KEY leading into a mapping; the last one of a key wins.
-
-    Raises
-    ------
-    PresetError
-        A text is no ``KEY=VALUE``; all of them are named.
-    """
+    """Key paths and values of ``KEY=VALUE`` texts, dots in KEY leading into a mapping; the last one of a key wins."""
     values: dict[KeyPath, Any] = {}
     faults: list[Fault] = []
     for assignment in assignments:
@@ -374,13 +362,7 @@ def parse_assignments(model: type[BaseModel], assignments: Sequence[str]) -> dic
 
 
 def share_assignments(assignments: Sequence[str], models: Sequence[type[BaseModel]]) -> tuple[list[str], ...]:
-    """Tell for which of `models` each ``KEY=VALUE`` is: the first that knows its key, or the key nearest to it.
-
-    Returns
-    -------
-    tuple of list of str
-        The assignments of each model. What resembles no key goes to the first, which then says so.
-    """
+    """Tell for which of `models` each ``KEY=VALUE`` is: the first that knows its key, or the key nearest to it."""
     shares: tuple[list[str], ...] = tuple([] for _ in models)
     known = list(dict.fromkeys(key for model in models for key in model.model_fields))
     for text in assignments:
@@ -416,13 +398,7 @@ def name_option(error: PresetError, assignments: Sequence[str], owner: str) -> P
 
 
 def refuse_unknown_settings(assignments: Sequence[str], origin: str, models: Sequence[type[BaseModel]]) -> None:
-    """Refuse a setting of a key that none of the models has, or that a run must not change, whichever files are read.
-
-    Raises
-    ------
-    UsageError
-        Naming the setting and the nearest key.
-    """
+    """Refuse a setting of a key that none of the models has, or that a run must not change."""
     known = {name for model in models for name in model.model_fields} - {"name", "path", "decides"}
     for text in assignments:
         key = text.partition("=")[0].strip().partition(".")[0]

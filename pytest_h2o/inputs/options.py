@@ -233,11 +233,6 @@ def refuse_unknown_keys(config: Any) -> None:
     """Refuse an ini key that begins like ours and is none: a misspelt target would silently not be asked for.
 
     pytest 9.1 deprecates ``config.inicfg`` and has no other way to see the keys that nothing has declared.
-
-    Raises
-    ------
-    UsageError
-        Naming the key and the nearest known one.
     """
     known = {option.key for option in OPTIONS}
     with warnings.catch_warnings():
@@ -295,20 +290,7 @@ def resolve_settings(
     invocation_dir: Path,
     ini_dir: Path,
 ) -> Settings:
-    """Resolve every option of the table.
-
-    Parameters
-    ----------
-    command_line, ini : callable
-        Option attribute or ini key -> raw value, None (ini: None or "") where not given.
-    invocation_dir, ini_dir : Path
-        What relative paths on the command line and in the ini file are relative to.
-
-    Raises
-    ------
-    UsageError
-        A value of the wrong type, out of range, or options that exclude each other.
-    """
+    """Resolve every option of the table."""
     given: dict[str, Given] = {}
     for option in OPTIONS:
         raw, of_ini, key = command_line("h2o_" + option.attribute), ini(option.key), f"ini key {option.key}"
@@ -357,13 +339,7 @@ MAX_DECODE_PAIRS = 200
 
 
 def parse_budget(text: str, origin: str) -> tuple[int | None, float | None]:
-    """Read a decode budget: pairs and seconds, either one None where it is not said.
-
-    Raises
-    ------
-    UsageError
-        The text is not like ``20``, ``60s`` or ``20,60s``, or a number is out of range.
-    """
+    """Read a decode budget: pairs and seconds, either one None where it is not said."""
     pairs: int | None = None
     elapsed_s: float | None = None
     for part in text.split(","):

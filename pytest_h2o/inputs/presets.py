@@ -72,7 +72,7 @@ _MANIFEST_FIELDS = (
 
 
 @dataclass(frozen=True)
-class SweepPoint:
+class Point:
     """One configuration of a sweep: every swept dimension at one value.
 
     Field names are those of the sweep manifest; `index` counts from 1 in product order. Token counts are in
@@ -118,7 +118,7 @@ class SweepPoint:
         return {name: getattr(self, name) for name in _MANIFEST_FIELDS} | dict(self.lossless)
 
 
-def expand_points(preset: Preset) -> tuple[SweepPoint, ...]:
+def expand_points(preset: Preset) -> tuple[Point, ...]:
     """Give every point of the grid of `preset`, in the order of the original scripts.
 
     The first dimension varies slowest: prompts, gens, keep ratio, block, sink, recent, EMA alpha, update
@@ -143,7 +143,7 @@ def expand_points(preset: Preset) -> tuple[SweepPoint, ...]:
     same = (preset.h2o_target_mode, preset.h2o_layer_start, preset.h2o_layer_end, preset.h2o_log_stats, lossless)
     name, repeat, own = preset.name, preset.repeat, preset.bench == LLM_BENCH
     return tuple(
-        SweepPoint(
+        Point(
             name,
             index,
             f"run_{index:04d}_p{v[0]}_g{v[1]}" + (f"_k{v[2]}_b{v[3]}_lr{v[9]}" if own else ""),
@@ -393,11 +393,6 @@ class Preset(PresetKeys):
 
         KEY may be dotted (``targets.lossy=3.1``), a swept key takes values separated by commas. Paths are relative
         to the working directory.
-
-        Raises
-        ------
-        PresetError
-            With every fault, each naming the option that brought it.
         """
         settings = parse_assignments(PresetKeys, assignments)
         data = self.model_dump(exclude_unset=True, exclude={"name", "path"})
@@ -427,14 +422,7 @@ def _preset(keys: PresetKeys, name: str, path: Path | None) -> Preset:
 
 
 def load_preset(path: str | Path) -> Preset:
-    """Read and check one preset file.
-
-    Raises
-    ------
-    PresetError
-        With every fault of the file. Besides what `read_source` refuses: an unknown key, a wrong type, a value out of
-        range, an empty or repeated dimension value, a grid of too many points, a name that ``-k`` cannot select.
-    """
+    """Read and check one preset file."""
     path = Path(path)
     source = read_source(path)
     if expected := check_name(path.stem):
@@ -444,18 +432,7 @@ def load_preset(path: str | Path) -> Preset:
 
 
 def load_presets(paths: Iterable[str | Path]) -> tuple[Preset, ...]:
-    """Read and check preset files, and all those in folders and their subfolders.
-
-    Returns
-    -------
-    tuple of Preset
-        Ordered by path, component by component, as plain strings. A file that is named twice comes once.
-
-    Raises
-    ------
-    PresetError
-        With every fault of all the files; two presets of one name, or a folder without a preset, are faults.
-    """
+    """Read and check preset files, and all those in folders and their subfolders."""
     presets: dict[str, Preset] = {}
     faults: list[Fault] = []
     for path in find_preset_files(paths):
@@ -474,13 +451,7 @@ def load_presets(paths: Iterable[str | Path]) -> tuple[Preset, ...]:
 
 
 def find_preset_files(paths: Iterable[str | Path]) -> list[Path]:
-    """Preset files that `paths` name, ordered by path; in folders by suffix, names with a leading dot left out.
-
-    Raises
-    ------
-    PresetError
-        A folder has none.
-    """
+    """Preset files that `paths` name, ordered by path; in folders by suffix, names with a leading dot left out."""
     found: dict[Path, Path] = {}
     faults: list[Fault] = []
     for path in map(Path, paths):
@@ -501,19 +472,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def preset_from_flags(**values: Any) -> Preset:
-    """A preset of a grid given on a command line, named ``adhoc``.
-
-    Parameters
-    ----------
-    **values
-        Keys of a preset. Text is read as on a command line (``"8,16"`` for a swept key), None is a flag not given;
-        paths are relative to the working directory.
-
-    Raises
-    ------
-    PresetError
-        With every fault, its key that of a preset.
-    """
+    """A preset of a grid given on a command line, named ``adhoc``."""
     given = {key: value for key, value in values.items() if value is not None}
     data = {key: parse_setting(PresetKeys, (key,), v) if isinstance(v, str) else v for key, v in given.items()}
     return _preset(check_source(PresetKeys, Source("command line", data)), "adhoc", None)

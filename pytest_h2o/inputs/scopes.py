@@ -141,13 +141,7 @@ class Scope(ScopeKeys):
     path: Path | None = None
 
     def override(self, *assignments: str) -> Scope:
-        """A copy with ``KEY=VALUE`` settings, checked like a file; lists separated by commas, keys may be dotted.
-
-        Raises
-        ------
-        PresetError
-            With every fault, each naming the option that brought it.
-        """
+        """A copy with ``KEY=VALUE`` settings, checked like a file; lists separated by commas, keys may be dotted."""
         settings = parse_assignments(ScopeKeys, assignments)
         data = self.model_dump(exclude_unset=True, exclude={"name", "path"})
         for key, (other, values) in _ONLY_WITH.items():
@@ -167,19 +161,7 @@ def _scope(keys: ScopeKeys, name: str, path: Path | None) -> Scope:
 
 
 def load_scopes(path: str | Path) -> tuple[Scope, ...]:
-    """Read and check a scope file.
-
-    Returns
-    -------
-    tuple of Scope
-        In the order of the file; exactly one of them decides.
-
-    Raises
-    ------
-    PresetError
-        With every fault of the file. Besides what `read_source` refuses: an unknown key, a wrong type, a value out of
-        range, keys that mean nothing together, a name that ``-k`` cannot select, no scope or two that decide.
-    """
+    """Read and check a scope file."""
     path = Path(path)
     source = read_source(path)
     source = replace(source, faults=(*source.faults, *_name_faults(source), *_decision_faults(source)))

@@ -30,13 +30,7 @@ _JSON_ESCAPE = re.compile(r"\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0
 
 
 def read_text(path: Path) -> str:
-    """Text of a file of at most `MAX_FILE_BYTES`, UTF-8, a byte order mark left out.
-
-    Raises
-    ------
-    PresetError
-        The file is missing, is no regular file, cannot be read, is too large, or is not UTF-8.
-    """
+    """Text of a file of at most `MAX_FILE_BYTES`, UTF-8, a byte order mark left out."""
     return _decode(path, _read_bytes(path))
 
 
@@ -186,14 +180,7 @@ def render_key(path: KeyPath) -> str:
 
 
 def read_source(path: Path) -> Source:
-    """Read one YAML or JSON file.
-
-    Raises
-    ------
-    PresetError
-        The file is missing, is no regular file, cannot be read, is larger than `MAX_FILE_BYTES`, is not UTF-8, is
-        empty, breaks YAML or JSON syntax, nests deeper than `MAX_DEPTH`, or is not a mapping of keys.
-    """
+    """Read one YAML or JSON file."""
     text = read_text(path)
     return parse_source(text, str(path), strict_json=path.suffix.lower() == ".json")
 
@@ -259,13 +246,7 @@ class _Builder:
         self.faults: list[Fault] = []
 
     def document(self) -> dict[str, Any]:
-        """The one mapping that the text holds.
-
-        Raises
-        ------
-        PresetError, yaml.MarkedYAMLError
-            There is none, there is more, or the syntax is broken.
-        """
+        """The one mapping that the text holds."""
         self._next()  # start of the stream
         if isinstance(start := self._next(), yaml.StreamEndEvent):
             raise self._stop("the file is empty", start, (), expected="a mapping of keys")

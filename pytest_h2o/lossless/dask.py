@@ -61,15 +61,7 @@ class Parcel:
     versions: Mapping[str, str]
 
     def measure(self) -> Measured:
-        """What a worker does.
-
-        Raises
-        ------
-        ExecutorError
-            This machine codes with other versions than the sender, or does not have the codec.
-        CodecError, RoundTripError
-            As `Measurement` does.
-        """
+        """What a worker does."""
         ours = coding_versions()
         unlike = [name for name, version in self.versions.items() if ours[name] != version]
         if unlike:

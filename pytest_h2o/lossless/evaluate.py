@@ -47,42 +47,6 @@ def evaluate_lossless(
     Entries that cannot be read are listed in the result; the caller decides what they mean. Sizes do not depend on
     the number of workers. Memory is bounded by the index and a few streams, not by the dump; in mode ``aggregate`` a
     stream is all of a run and layer.
-
-    Parameters
-    ----------
-    root : str or path
-        A dump folder, or a .zip of one.
-    settings : LosslessSettings
-    verify : bool
-        Decode every stream from exactly the bytes that were counted, and compare the bits.
-    codec : Codec, optional
-        Instead of the one that the settings name.
-    rope : Rope, optional
-        How K was rotated, for codecs that use it.
-    workers : int, optional
-        How many tasks are worked on at once, on threads or processes (see `LocalCores`); the number of cores that this
-        process may use if not given.
-    executor : str
-        ``cores``, or ``dask://HOST:PORT`` for the workers of a dask scheduler; see `executor`.
-    on_entries : callable, optional
-        Called now and then with the number of entries that are indexed, from the calling thread.
-    progress : callable, optional
-        Called with the raw bytes done and to do, from the calling thread.
-
-    Returns
-    -------
-    LosslessResult
-
-    Raises
-    ------
-    DumpError
-        The dump cannot be trusted, or the selection takes nothing of it that can be read.
-    CodecError
-        There is no such codec, or it cannot encode a stream.
-    RoundTripError
-        A stream came back with other bits.
-    ExecutorError
-        The workers elsewhere cannot be reached, or cannot do the work.
     """
     started = perf_counter()
     if codec is None:

@@ -37,16 +37,6 @@ def spread(
 
     Tasks are taken from the iterable one at a time, so that a long plan is never held whole. The first error of a
     worker is raised here; then, or when the caller stops early, the others end after their current task.
-
-    Parameters
-    ----------
-    work : callable
-    tasks : iterable
-        None of them is None.
-    workers : int
-        Number of threads; 1 works in the calling thread.
-    give_up : callable
-        Called where the work ends before its time, to end tasks in hand sooner than they would.
     """
     if workers == 1:
         yield from map(work, tasks)
@@ -139,22 +129,7 @@ def _take_until(tasks: Iterator[Task], most: int) -> Iterator[Task]:
 
 
 def open_executor(name: str = CORES, workers: int | None = None) -> AbstractContextManager[Executor]:
-    """The executor of a name; leaving the context closes what it has opened.
-
-    Parameters
-    ----------
-    name : str
-        ``cores`` or ``dask://HOST:PORT``.
-    workers : int, optional
-        Tasks at once on this machine; the number of cores that this process may use if not given.
-
-    Raises
-    ------
-    UsageError
-        It is no name of an executor, or the number of workers does not fit it.
-    ExecutorError
-        The scheduler cannot be reached.
-    """
+    """The executor of a name; leaving the context closes what it has opened."""
     address = dask_address(name, "--executor")
     if address is None:
         return nullcontext(LocalCores(_count_workers(workers)))
@@ -194,22 +169,7 @@ def pack(measurement: Measurement, first: Task) -> bytes:
 
 
 def run_on_processes(packed: bytes, tasks: Iterable[Task], workers: int) -> Iterator[Measured]:
-    """Measure every task in one of `workers` processes, and yield the results as they come; the first error ends it.
-
-    Parameters
-    ----------
-    packed : bytes
-        What `pack` made of the measurement.
-    tasks : iterable of Task
-    workers : int
-
-    Raises
-    ------
-    CannotTravel
-        The codec cannot be had in another process. No task was taken yet.
-    ExecutorError
-        A process died.
-    """
+    """Measure every task in one of `workers` processes, and yield the results as they come; the first error ends it."""
     idle: SimpleQueue[_Worker] = SimpleQueue()
 
     def measure(task: Task) -> Measured:

@@ -23,22 +23,10 @@ class DumpRoot(Protocol):
     """Where data files are: a folder or an archive."""
 
     def read_into(self, location: str, offset: int, buffer: memoryview, *, is_end: bool) -> None:
-        """Fill `buffer` with the bytes of the data file at `location` from `offset` on.
-
-        Raises
-        ------
-        DumpError
-            There are not that many bytes, or more although this should be the end, or they cannot be read.
-        """
+        """Fill `buffer` with the bytes of the data file at `location` from `offset` on."""
 
     def map_file(self, location: str, size: int, *, is_end: bool) -> mmap.mmap | None:
-        """The first `size` bytes of the data file as read-only memory; None if it cannot be mapped.
-
-        Raises
-        ------
-        DumpError
-            It is shorter by now, or longer although this should be the end, or cannot be opened.
-        """
+        """The first `size` bytes of the data file as read-only memory; None if it cannot be mapped."""
 
 
 class DumpEntry(NamedTuple):
@@ -195,17 +183,6 @@ def index_dump(
         half the system calls for a dump of many tiny entries, and an error where a skipped entry would be.
     on_entries : callable, optional
         Called now and then with the number of entries so far.
-
-    Returns
-    -------
-    DumpIndex
-        Entries that are sound, and those that are not with their reasons.
-
-    Raises
-    ------
-    DumpError
-        There is no such root or nothing in it; a name or a link leads outside it; two entries describe the same
-        tokens of the same run, layer and stage.
     """
     shown = os.fspath(root)
     source = _open_root(shown)

@@ -71,13 +71,7 @@ class Meta(NamedTuple):
 
 
 def parse_meta(data: bytes) -> Meta:
-    """Parse and check one meta.
-
-    Raises
-    ------
-    MetaFault
-        It is no sound meta.
-    """
+    """Parse and check one meta."""
     fields = _parse_object(data)
     try:
         values = _take(fields)
@@ -261,20 +255,7 @@ def is_meta_name(name: str) -> bool:
 
 
 def join_inside(prefix: str, name: str) -> str | None:
-    """Path below the root that `name` means when it is written in a folder.
-
-    Parameters
-    ----------
-    prefix : str
-        The folder below the root, empty or with a ``/`` at its end.
-    name : str
-        As it is written; ``\\`` counts as ``/``, wherever the dump was made.
-
-    Returns
-    -------
-    str or None
-        Without ``.`` and ``..``; None if it is absolute or climbs above the root.
-    """
+    """Path below the root that `name` means when it is written in a folder."""
     plain = name.replace("\\", "/")
     if plain.startswith("/") or _DRIVE.match(plain) or "\0" in plain:
         return None
@@ -290,12 +271,7 @@ def join_inside(prefix: str, name: str) -> str | None:
 
 
 def refuse_outside(where: str, came: str) -> NoReturn:
-    """Refuse a dump that names a file outside its root.
-
-    Raises
-    ------
-    DumpError
-    """
+    """Refuse a dump that names a file outside its root."""
     raise DumpError(
         "a dump leads outside its own root",
         where=where,

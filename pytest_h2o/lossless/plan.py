@@ -31,13 +31,7 @@ class Framing(Protocol):
         """The bytes to write before `payload`."""
 
     def unwrap(self, record: memoryview) -> memoryview:
-        """The payload of a record.
-
-        Raises
-        ------
-        CodecError
-            The framing does not fit the payload, or what is known of the stream.
-        """
+        """The payload of a record."""
 
 
 @dataclass(frozen=True)
@@ -114,23 +108,9 @@ def write_record(payload: bytes, framing: Framing) -> bytes:
 def decode_tensor(record: bytes | memoryview, side: SideInfo, codec: Codec, framing: Framing) -> Words:
     """Decode one record.
 
-    Parameters
-    ----------
-    record : bytes
-        What `encode_tensor` gave.
-    side : SideInfo
-        What the dump's metadata says of the stream.
-    codec, framing
-        The settings that it was written with.
-
     Returns
     -------
     numpy.ndarray of uint16, ``[seq_len, kv_heads, head_dim]``
-
-    Raises
-    ------
-    CodecError
-        The record is damaged, or does not fit `side`.
     """
     return codec.decode(framing.unwrap(memoryview(record)), side)
 
@@ -232,13 +212,7 @@ class LosslessSettings:
             raise _unfit(name, value, f"a whole number, at least {least}")
 
     def make_codec(self) -> Codec:
-        """The codec that these settings name.
-
-        Raises
-        ------
-        CodecError
-            There is no such codec, or a setting of it is wrong.
-        """
+        """The codec that these settings name."""
         for cls in (AdaptiveV22, Legacy):
             if self.codec_mode == cls.id:
                 return cls.from_config({f.name: getattr(self, f.name) for f in fields(cls)})
@@ -328,13 +302,7 @@ class Task:
 
 
 def select(index: DumpIndex, settings: LosslessSettings) -> Selection:
-    """Take the entries that the settings ask for.
-
-    Raises
-    ------
-    DumpError
-        There are none, or none that can be read.
-    """
+    """Take the entries that the settings ask for."""
     entries = [e for e in index.entries if settings.takes(e.layer_id, e.stage, e.seq_len)]
     skipped = [s for s in index.skipped if settings.takes(s.layer_id, s.stage, s.seq_len)]
     if settings.strict_fp16:

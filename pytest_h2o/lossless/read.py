@@ -37,19 +37,9 @@ def read_pieces(pieces: Sequence[Piece], tensor: Tensor) -> Words:
     straight into its place in the result: small files, which cost more to map than to read; several pieces, which a
     stream must have one after the other; fp32, which is rounded; and members of an archive.
 
-    Parameters
-    ----------
-    pieces : sequence of Piece
-        At least one; all of the same kv_heads and head_dim.
-
     Returns
     -------
     numpy.ndarray of uint16, ``[rows, kv_heads, head_dim]``, C order
-
-    Raises
-    ------
-    DumpError
-        A file is no longer what the index saw.
     """
     heads, dim = pieces[0].entry.kv_heads, pieces[0].entry.head_dim
     mapped = _map_large(pieces, tensor)

@@ -143,11 +143,6 @@ class LosslessResult:
         """Take back what `to_json` gave, or a file of the original script.
 
         Fields that this version does not know are left out.
-
-        Raises
-        ------
-        StoreError
-            It is of another schema, or a field is missing or of another type.
         """
         if not isinstance(values, Mapping) or values.get("schema_version") != SCHEMA_VERSION:
             came = values.get("schema_version", "missing") if isinstance(values, Mapping) else type(values).__name__

@@ -45,13 +45,7 @@ class FolderRoot:
         self.path = os.path.realpath(path)
 
     def metas(self) -> Iterator[tuple[Folder, str]]:
-        """Every meta in path order: its folder, and its name there.
-
-        Raises
-        ------
-        DumpError
-            A folder cannot be listed, or is a link that leads outside.
-        """
+        """Every meta in path order: its folder, and its name there."""
         cache = MetaCache(self.path)
         folder = Folder(self, "", cache)
         pending = [(folder, iter(folder.names()))]
@@ -69,13 +63,7 @@ class FolderRoot:
         cache.save()
 
     def follow(self, path: str, where: str) -> str:
-        """`path` without links.
-
-        Raises
-        ------
-        DumpError
-            That is outside the root.
-        """
+        """`path` without links."""
         real = os.path.realpath(path)
         if not f"{real}{os.sep}".startswith(self.path.rstrip(os.sep) + os.sep):
             refuse_outside(f"{self.path}/{where}", f"{path} is a link to {real}")
@@ -168,13 +156,7 @@ class Folder:
             ) from error
 
     def names(self) -> list[str]:
-        """Metas and folders here, sorted as plain strings; a folder that is a link is not entered.
-
-        Raises
-        ------
-        DumpError
-            A folder that is a link leads outside.
-        """
+        """Metas and folders here, sorted as plain strings; a folder that is a link is not entered."""
         chosen = []
         for name, entry in self._files.items():
             if is_meta_name(name) or entry.is_dir(follow_symlinks=False):
@@ -187,15 +169,7 @@ class Folder:
         return self._files[name].is_dir(follow_symlinks=False)
 
     def meta(self, name: str) -> Meta:
-        """The meta in a file, parsed now or by an earlier run.
-
-        Raises
-        ------
-        MetaFault
-            It cannot be read, or is no sound meta.
-        DumpError
-            It is a link that leads outside.
-        """
+        """The meta in a file, parsed now or by an earlier run."""
         entry = self._files[name]
         known = self._known.get(name)
         if known is not None and not entry.is_symlink():
@@ -235,13 +209,6 @@ class Folder:
         """Absolute path and size in bytes of the data file that the meta file `meta` calls `name`.
 
         Unless `sized`, the size is None where looking it up would cost a system call.
-
-        Raises
-        ------
-        MetaFault
-            It is not there, or cannot be read.
-        DumpError
-            It lies outside the root.
         """
         path = f"{self._path}{name}"
         entry = self._files.get(name)
@@ -361,13 +328,7 @@ class ZipRoot:
         return sorted({name.split("/")[0] for name in self._members})
 
     def locate(self, name: str, prefix: str, where: str) -> tuple[str, int]:
-        """Member name and size in bytes of the data file that the meta `where` calls `name`.
-
-        Raises
-        ------
-        MetaFault, DumpError
-            As `Folder.locate` does.
-        """
+        """Member name and size in bytes of the data file that the meta `where` calls `name`."""
         inside = join_inside(prefix, name)
         if inside is None:
             refuse_outside(f"{self.path}: {where}", f"data file {name!r}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_h2o import __version__
@@ -14,27 +13,19 @@ from pytest_h2o.inputs.options import Settings
 from pytest_h2o.report.terminal import render_header
 
 if TYPE_CHECKING:
+    from pytest_h2o.run.session import GateSession
     from pytest_h2o.run.sources import RowSource
 
 
-def describe_run(
-    settings: Settings, run_dir: Path, sources: Mapping[str, RowSource], left_out: Mapping[str, str]
-) -> list[str]:
-    """Lines for the head of a run.
-
-    Parameters
-    ----------
-    settings : Settings
-    run_dir : Path
-    sources : mapping
-        Preset that will be measured -> where its rows come from.
-    left_out : mapping
-        Preset that is not run because nobody asked for it -> why it is not.
-    """
+def describe_run(session: GateSession) -> list[str]:
+    """Lines for the head of a run: what is run or read, on what, the rule, and what figures are held against."""
+    settings = session.settings
     machine = describe_machine()
     if settings["bench"] is None:
         machine += " (where the logs were recorded is not known)" if settings["logs"] is not None else ""
-    return render_header(settings, run_dir, _describe_bench(settings), _name_models(sources), machine, left_out)
+    models = _name_models(session.selected_sources())
+    head = render_header(settings, session.run_dir, _describe_bench(settings), models, machine, session.left_out)
+    return [*head, *session.describe_references()]
 
 
 def _describe_bench(settings: Settings) -> str:

@@ -162,7 +162,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         gate = config.stash[_session]
         gate.note_selected([item.callspec.params for item in items])
         if items:
-            config.stash[_head] = gate.describe() if config.option.collectonly else gate.announce()
+            from pytest_h2o.plugin.header import describe_run
+
+            config.stash[_head] = describe_run(gate) if config.option.collectonly else gate.announce(describe_run)
             controller = config.pluginmanager.get_plugin("h2o-controller")
             if controller is not None and not config.option.collectonly:
                 controller.show_progress()
@@ -276,18 +278,7 @@ def pytest_assertrepr_compare(config: pytest.Config, op: str, left: object, righ
 
 
 def register_extensions(hook: Any, config: Any) -> None:
-    """Make the codecs, bench adapters and metrics of all plugins known in this process.
-
-    Parameters
-    ----------
-    hook : pluggy.HookRelay
-    config : pytest.Config
-
-    Raises
-    ------
-    UsageError, CodecError
-        A hook gave something else than it should, or a name that is taken.
-    """
+    """Make the codecs, bench adapters and metrics of all plugins known in this process."""
     from pytest_h2o.bench.llm_bench import register_adapter
     from pytest_h2o.codecs.registry import register_all
     from pytest_h2o.gate.metrics import RowMetric, register_metric

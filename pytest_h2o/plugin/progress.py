@@ -21,14 +21,7 @@ from pytest_h2o.run.progress import Activity, Board, Plan, read_board
 
 
 def render_progress(board: Board, now: float) -> list[str]:
-    """One line for each process that works, and nothing where none does; what is left is on the first.
-
-    Parameters
-    ----------
-    board : Board
-    now : float
-        Seconds since the epoch.
-    """
+    """One line for each process that works, and nothing where none does; what is left is on the first."""
     busy_first = sorted(board.activities, key=lambda activity: activity.waits)
     lines = [_render_activity(activity, board, now) for activity in busy_first]
     left_s = estimate_left_s(board, now)

@@ -118,13 +118,7 @@ class Told:
 
 
 def tell_worker(settings: Settings, run_dir: Path, root: Path, *, away: bool) -> dict[str, Any]:
-    """What the controller sends to a worker; built-in types only.
-
-    Raises
-    ------
-    UsageError
-        Something was asked for that a worker that is away cannot do.
-    """
+    """What the controller sends to a worker; built-in types only."""
     if away and settings["compare"] is not None:
         raise UsageError(
             f"{settings.origin('compare')} needs the history and the baselines, which a remote worker cannot read",
@@ -137,20 +131,7 @@ def tell_worker(settings: Settings, run_dir: Path, root: Path, *, away: bool) ->
 
 
 def hear_controller(told: Mapping[str, Any], root: Path) -> Told:
-    """Make of what the controller sent what this worker works with.
-
-    Parameters
-    ----------
-    told : mapping
-        Of `tell_worker`.
-    root : Path
-        Root of the tests here.
-
-    Raises
-    ------
-    UsageError
-        A file that must be the same everywhere is another one here.
-    """
+    """Make of what the controller sent what this worker works with."""
     given = {name: Given(value["value"], value["origin"]) for name, value in told["settings"].items()}
     if given["bench"].value == told["embedded"]:  # the one of this installation
         given["bench"] = Given(str(EMBEDDED_BENCH), given["bench"].origin)

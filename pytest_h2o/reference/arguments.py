@@ -88,13 +88,7 @@ _RANGES = {
 
 
 def parse_arguments(argv: Sequence[str]) -> Arguments:
-    """Read a command line; of a flag that stands twice the last one counts.
-
-    Raises
-    ------
-    ArgumentsError
-        With a line in the form that llm_bench uses.
-    """
+    """Read a command line; of a flag that stands twice the last one counts."""
     values: dict[str, object] = {}
     rest = iter(argv)
     for flag in rest:

@@ -29,13 +29,7 @@ DEFAULT_PROMPT = "prompt.txt"
 
 
 def read_text(path: Path, key: str) -> str:
-    """Text of a file that the config names.
-
-    Raises
-    ------
-    UsageError
-        It cannot be read, is no UTF-8, or is empty.
-    """
+    """Text of a file that the config names."""
     try:
         text = path.read_text("utf-8")
     except OSError as error:
@@ -53,11 +47,6 @@ def prompt_tokens(config: BenchConfig, file: GgufFile, tokenizer: Tokenizer | No
     """A prompt of exactly `length` tokens: real text, or one token repeated if the config asks for that.
 
     A text that is shorter is said again from its start.
-
-    Raises
-    ------
-    UsageError
-        The text cannot be read, or the token is none of the model's.
     """
     if config.prompt_token is not None:
         if config.prompt_token >= file.hyper.vocabulary:
@@ -120,15 +109,7 @@ class _Launch:
 
 
 def run_bench(arguments: Arguments) -> None:
-    """Measure what a command line asks for and write the table and the JSON.
-
-    Raises
-    ------
-    UsageError
-        Anything in the command line, the environment, the config or the model is wrong. No file was touched then.
-    RoundTripError
-        A sample of the cache did not decode to itself under the strict check. No result was written.
-    """
+    """Measure what a command line asks for and write the table and the JSON."""
     launch = _prepare(arguments)
     for note in launch.config.notes:
         print(f"warning: {note}", file=sys.stderr)

@@ -80,13 +80,7 @@ class LayerCache:
         return 2 * kv_heads * head_dim * self.bytes_per_element
 
     def append(self, keys: Floats, values: Floats, first_position: int) -> None:
-        """Write new tokens, ``[tokens, kv_heads, head_dim]``, behind those held.
-
-        Raises
-        ------
-        UsageError
-            There is no room for them.
-        """
+        """Write new tokens, ``[tokens, kv_heads, head_dim]``, behind those held."""
         stop, capacity = self.length + len(keys), self._keys.shape[1]
         if stop > capacity:
             raise UsageError("the cache is full", came=f"{stop} tokens", expected=f"at most {capacity}")

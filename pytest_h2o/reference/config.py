@@ -45,20 +45,7 @@ from pytest_h2o.reference.policy import PolicySettings
 
 
 def find_packaged_model(distribution: str, where: str) -> Path:
-    """The GGUF file that came with an installed distribution; none of its code is imported.
-
-    Parameters
-    ----------
-    distribution : str
-        Name as ``pip install`` takes it.
-    where : str
-        Who named it, for messages.
-
-    Raises
-    ------
-    UsageError
-        It is not installed, or has no GGUF file, or several.
-    """
+    """The GGUF file that came with an installed distribution; none of its code is imported."""
     try:
         files = metadata.files(distribution) or []
     except (metadata.PackageNotFoundError, ValueError) as error:
@@ -198,13 +185,7 @@ class BenchConfig:
 
 
 def read_config(path: Path) -> BenchConfig:
-    """Read a config.
-
-    Raises
-    ------
-    UsageError
-        The file is missing, no JSON object, or has a key that is not known or a value that is impossible.
-    """
+    """Read a config."""
     values = _read_object(path)
     for key in values:
         if key.startswith(_FAMILIES) and key not in KEYS and key not in WITHOUT_EFFECT:
@@ -294,13 +275,7 @@ def _prompt_token(path: Path, values: Mapping[str, Any]) -> int | None:
 
 
 def policy_settings(config: BenchConfig, hyper: HyperParameters, length: int) -> PolicySettings | None:
-    """The eviction policy for a sequence of `length` tokens; None where H2O is off.
-
-    Raises
-    ------
-    UsageError
-        The layer range is outside the model, or sink and recent tokens are more than there will be.
-    """
+    """The eviction policy for a sequence of `length` tokens; None where H2O is off."""
     values = config.values
     if not values["kv_h2o_enable"]:
         return None
@@ -338,13 +313,7 @@ def policy_settings(config: BenchConfig, hyper: HyperParameters, length: int) ->
 
 
 def lossless_settings(config: BenchConfig, hyper: HyperParameters, *, half: bool) -> LosslessSettings | None:
-    """What to code of the cold tokens; None where the runtime's lossless coding is off.
-
-    Raises
-    ------
-    UsageError
-        More front layers than the model has, or a cache that is not fp16.
-    """
+    """What to code of the cold tokens; None where the runtime's lossless coding is off."""
     values = config.values
     scope = values["kv_lossless_scope"]
     on = values["kv_lossless_enable"] and values["kv_lossless_runtime_enable"]

@@ -52,13 +52,7 @@ class DumpSettings:
 
 
 def read_dump_settings(environment: Mapping[str, str]) -> DumpSettings | None:
-    """What the environment asks for; None if it asks for no dump.
-
-    Raises
-    ------
-    UsageError
-        A value is impossible, or the run's folder is there already.
-    """
+    """What the environment asks for; None if it asks for no dump."""
     root = environment.get("MNN_KV_DUMP_DIR", "")
     if root in ("", "off"):
         return None
@@ -274,24 +268,7 @@ def parse_samples(output: str) -> tuple[LoggedSample, ...]:
 
 
 def compare_run(output: str, dump_dir: Path, *, run_id: str, config: Mapping[str, object]) -> Consistency:
-    """Compare what a run printed with what it dumped.
-
-    Parameters
-    ----------
-    output : str
-        Standard output of the run.
-    dump_dir : Path
-        Its ``MNN_KV_DUMP_DIR``; the run is the folder `run_id` in it.
-    run_id : str
-        Its ``MNN_KV_DUMP_RUN_ID``.
-    config : mapping
-        Its config: the predictors are taken from it, with the engine's defaults.
-
-    Raises
-    ------
-    DumpError
-        There is no dump, it is not sound, or a data file cannot be read.
-    """
+    """Compare what a run printed with what it dumped."""
     names = {key: config.get(f"kv_lossless_{key}") for key in ("predictors_k", "predictors_v")}
     codec = GearV3(**{key: name for key, name in names.items() if isinstance(name, str)})
     return compare_with_dumps(parse_samples(output), index_dump(dump_dir / run_id), codec)
@@ -300,22 +277,7 @@ def compare_run(output: str, dump_dir: Path, *, run_id: str, config: Mapping[str
 def compare_with_dumps(
     samples: Sequence[LoggedSample], dumps: DumpIndex, codec: Codec, run_id: str | None = None
 ) -> Consistency:
-    """Code the tokens of each sample as the dumps have them.
-
-    Parameters
-    ----------
-    samples : sequence of LoggedSample
-    dumps : DumpIndex
-    codec : Codec
-        With the settings that the run had: `GearV3` for the frame of the runtime.
-    run_id : str, optional
-        Of several runs in the dumps, the one that printed the samples.
-
-    Raises
-    ------
-    DumpError
-        A data file cannot be read.
-    """
+    """Code the tokens of each sample as the dumps have them."""
     by_layer: dict[int, list[DumpEntry]] = {}
     for entry in dumps.entries:
         if run_id is None or entry.run_id == run_id:

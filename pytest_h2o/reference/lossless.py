@@ -175,13 +175,7 @@ class RuntimeLossless(Watcher):
         return self.raw_bytes / self.coded_bytes if self.samples else 1.0
 
     def finish(self) -> None:
-        """Wait until everything that was taken is coded.
-
-        Raises
-        ------
-        RoundTripError
-            Under the strict check: a sample did not decode to itself.
-        """
+        """Wait until everything that was taken is coded."""
         while self._queue:
             self._await_oldest()
 

@@ -313,13 +313,7 @@ class BpeTokenizer:
 
 
 def read_tokenizer(file: GgufFile) -> Tokenizer:
-    """Build the tokenizer of a model.
-
-    Raises
-    ------
-    UsageError
-        Of a kind that is not known, or its metadata is missing or contradicts itself.
-    """
+    """Build the tokenizer of a model."""
     kind = file.text("tokenizer.ggml.model")
     first = _first_tokens(file)
     if kind == "byte":

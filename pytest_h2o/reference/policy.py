@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from pytest_h2o.inputs.presets import SweepPoint
+    from pytest_h2o.inputs.presets import Point
 
 
 Scores = NDArray[np.float64]
@@ -135,13 +135,7 @@ class Plan:
         return self.kept_tokens / self.target.kv_len
 
     def lossy_ratio(self, token_bytes: int) -> float:
-        """Raw bytes before over raw bytes after and 8 a kept run; higher is better.
-
-        Parameters
-        ----------
-        token_bytes : int
-            Bytes of K and V of one token in one layer.
-        """
+        """Raw bytes before over raw bytes after and 8 a kept run; higher is better."""
         after = self.kept_tokens * token_bytes + RUN_BYTES * len(self.runs)
         return self.target.kv_len * token_bytes / after
 
@@ -233,11 +227,6 @@ def update_scores(scores: Scores, token_mass: NDArray[np.floating], block_tokens
     block_tokens : int
     alpha : float
         Weight of the old score.
-
-    Returns
-    -------
-    numpy.ndarray of float64, ``[ceil(kv_len / block_tokens)]``
-        alpha * score + (1 - alpha) * mass of the block.
     """
     starts = np.arange(0, len(token_mass), block_tokens)
     updated = np.add.reduceat(token_mass, starts).astype(np.float64) * (1.0 - alpha)
@@ -256,19 +245,11 @@ class _Policy(NamedTuple):
     ratio: float
 
 
-def best_lossy(points: Iterable[SweepPoint], *, token_bytes: int, context: int) -> float:
+def best_lossy(points: Iterable[Point], *, token_bytes: int, context: int) -> float:
     """The largest lossy ratio that any of `points` can come to; 1 where none evicts anything.
 
     Points that differ in their lengths alone are looked at together, so that a large sweep costs no more than its
     policies do.
-
-    Parameters
-    ----------
-    points : iterable of SweepPoint
-    token_bytes : int
-        Bytes of K and V of one token in one layer.
-    context : int
-        Most tokens that the model can hold; no cache is longer.
     """
     longest: dict[_Policy, int] = {}
     for point in points:
@@ -277,7 +258,7 @@ def best_lossy(points: Iterable[SweepPoint], *, token_bytes: int, context: int) 
     return max((_best_of_policy(policy, last, token_bytes) for policy, last in longest.items()), default=1.0)
 
 
-def _policy_of(point: SweepPoint) -> _Policy:
+def _policy_of(point: Point) -> _Policy:
     adaptive = point.h2o_target_mode == "adaptive"
     return _Policy(
         point.trigger_min_tokens,

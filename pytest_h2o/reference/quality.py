@@ -123,22 +123,7 @@ class Quality:
 
 
 def measure_quality(model: Model, tokenizer: Tokenizer, text: Sequence[int], settings: QualitySettings) -> Quality:
-    """Measure on windows that follow each other from the start of a text.
-
-    Parameters
-    ----------
-    model : Model
-    tokenizer : Tokenizer
-        Says how many bytes a token stands for.
-    text : sequence of int
-        Tokens of held-out text.
-    settings : QualitySettings
-
-    Raises
-    ------
-    UsageError
-        The text is too short, or a window is longer than the model's context.
-    """
+    """Measure on windows that follow each other from the start of a text."""
     check_quality(len(text), model.hyper.context, settings)
     length = settings.prompt_tokens + max(settings.tokens, settings.greedy_tokens)
     full = EvictingCache(model.hyper, length, half=settings.half)

@@ -49,13 +49,7 @@ _PACKAGES = (
 
 
 def write_artifacts(collector: Collector, *, started: float, ended: float, exit_status: int) -> dict[str, Any]:
-    """Write every artifact of the run; give back the summary.
-
-    Raises
-    ------
-    StoreError
-        A file is there already or cannot be written.
-    """
+    """Write every artifact of the run; give back the summary."""
     for name in sorted({*collector.points, *collector.failed}):
         _write_preset(collector, name)
     for name, facts in sorted(collector.scopes.items()):
@@ -210,13 +204,7 @@ class RunRecords:
 
 
 def read_run(run_dir: Path) -> RunRecords:
-    """Read a run folder, finished or not.
-
-    Raises
-    ------
-    StoreError
-        It is no run folder, or one of its files is damaged or of another version; naming the file.
-    """
+    """Read a run folder, finished or not."""
     if not (run_dir / JOURNAL_NAME).is_file():
         came = ", ".join(sorted(path.name for path in run_dir.iterdir())[:8]) if run_dir.is_dir() else "no such folder"
         raise StoreError(

@@ -138,13 +138,7 @@ def render_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list
 def compare_records(
     then: RunRecord, now: RunRecord, allowances: Allowances, where: str
 ) -> dict[str, SubjectComparison | str]:
-    """Every preset and scope of two runs: its comparison, or ``missing`` (not in the later one) or ``new``.
-
-    Raises
-    ------
-    StoreError
-        The figures of one are of another model.
-    """
+    """Every preset and scope of two runs: its comparison, or ``missing`` (not in the later one) or ``new``."""
     metrics = {**then.metrics, **now.metrics, **metric_facts()}
     found: dict[str, SubjectComparison | str] = {}
     for subject in now.subjects:
@@ -177,15 +171,7 @@ def render_comparison(found: dict[str, SubjectComparison | str], *, everything: 
 
 
 def history_rows(records: Iterable[RunRecord], metric: str | None) -> list[Sequence[str]]:
-    """One row a run and preset or scope: when, verdict, the figure, and its change since the run before it.
-
-    Parameters
-    ----------
-    records : iterable of RunRecord
-        Oldest first.
-    metric : str or None
-        What to show, the best over all rows; None: the one that matters most of each.
-    """
+    """One row a run and preset or scope: when, verdict, the figure, and its change since the run before it."""
     before: dict[str, float] = {}
     rows: list[Sequence[str]] = []
     for record in records:
@@ -228,21 +214,7 @@ class _Run:
 
 
 def collect_history(record: RunRecord | None, out_dir: Path, settings: Settings) -> list[dict[str, Any]]:
-    """Every figure with an earlier run in the history, before the run itself is added there.
-
-    Returns
-    -------
-    list of dict
-        `subject`, `metric`, `title` and `unit`; `runs`, oldest first and this one last, each with `run`, `ended`,
-        `value` and `held`; `baseline` with its `name` and `value`, or None; `low` and `high`, the band, or None, and
-        `band`, what it is. Of an exact figure the band reaches from the value of the baseline to the worst that is
-        allowed beside it; of a timing from the lowest to the highest of earlier runs that held and were measured alike.
-
-    Raises
-    ------
-    StoreError
-        The history or the baseline cannot be read.
-    """
+    """Every figure with an earlier run in the history, before the run itself is added there."""
     if record is None:
         return []
     wanted = [(subject, metric) for subject in record.subjects for metric in (*HEADLINES[subject.kind], *ROW_METRICS)]

@@ -231,13 +231,6 @@ def embed_svg(text: str, chart_id: str, title: str, description: str) -> str:
 
     Ids get the chart's id in front, so that several charts share a page. Colours of the light palette become its CSS
     variables, with themselves for where there are none. The font is the page's.
-
-    Parameters
-    ----------
-    text : str
-        A whole SVG document of matplotlib's: this project's own, not one to mistrust.
-    title, description : str
-        Read out in place of the picture.
     """
     root = ElementTree.fromstring(text)
     _drop(root, "metadata")
@@ -301,13 +294,7 @@ class ChartsMissing(Exception):
 
 
 def render_chart(chart: Chart) -> str:
-    """Draw a chart as an ``<svg>`` element for a page that has the palette's CSS variables.
-
-    Raises
-    ------
-    ChartsMissing
-        matplotlib is not installed, or cannot be loaded.
-    """
+    """Draw a chart as an ``<svg>`` element for a page that has the palette's CSS variables."""
     with _undisturbed():
         try:
             import matplotlib

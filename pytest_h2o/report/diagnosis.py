@@ -390,22 +390,7 @@ def report_item(
     error: BaseException | None,
     location: tuple[str, int | None] | None = None,
 ) -> ItemReport:
-    """Describe how an item ended.
-
-    Parameters
-    ----------
-    item : GateItem
-    nodeid : str
-        Its name.
-    path : str
-        Its gate file, as it is named from where the user is.
-    outcome : str
-        ``passed``, ``failed`` or ``skipped``.
-    error : BaseException or None
-        What ended it: an error of ours, a failed assertion, a skip.
-    location : (str, int or None), optional
-        File of its test, relative to the root of pytest, and line from 0.
-    """
+    """Describe how an item ended."""
     ours = error if isinstance(error, H2OError) else None
     failed = outcome == "failed"
     shown = path + nodeid[nodeid.find("::") :]

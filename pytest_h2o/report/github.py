@@ -31,15 +31,7 @@ class Place:
 
 
 def render_annotations(failed: Sequence[Mapping[str, Any]], places: Mapping[str, Place]) -> list[str]:
-    """One line a failing item.
-
-    Parameters
-    ----------
-    failed : sequence of mapping
-        As the summary lists them: `item` and `why`.
-    places : mapping
-        Item -> where it is defined.
-    """
+    """One line a failing item."""
     lines = []
     for entry in failed[:MAX_ANNOTATIONS]:
         properties = {"title": str(entry["item"])}
@@ -66,18 +58,7 @@ def _escape_property(text: str) -> str:
 def tell_github(
     environ: Mapping[str, str], summary: Mapping[str, Any], items: Mapping[str, Mapping[str, Any]], root: Path
 ) -> list[str]:
-    """In a step of GitHub Actions, write its summary, and give the lines that are to be printed; else do nothing.
-
-    Parameters
-    ----------
-    environ : mapping
-        ``GITHUB_STEP_SUMMARY`` names the file of the summary, ``GITHUB_ACTIONS`` is ``true`` where annotations are
-        read, ``GITHUB_WORKSPACE`` is the folder of the repository.
-    summary : mapping
-    items : mapping
-        Item -> its record; `location` is its file, relative to `root`, and line from 0.
-    root : Path
-    """
+    """In a step of GitHub Actions, write its summary, and give the lines that are to be printed; else do nothing."""
     lines = []
     if environ.get("GITHUB_ACTIONS") == "true":
         workspace = environ.get("GITHUB_WORKSPACE")
@@ -105,20 +86,7 @@ def place_in_workspace(path: Path, line: int | None, workspace: str | None) -> P
 
 
 def cut_step_summary(text: str, room_bytes: int) -> str:
-    """The text as far as it fits, at the end of a line, and then that it was cut.
-
-    Parameters
-    ----------
-    text : str
-        Markdown.
-    room_bytes : int
-        Bytes of UTF-8 that it may have.
-
-    Returns
-    -------
-    str
-        Empty where not even the note has room.
-    """
+    """The text as far as it fits, at the end of a line, and then that it was cut."""
     data = text.encode("utf-8", "backslashreplace")
     if len(data) <= room_bytes:
         return data.decode("utf-8")
@@ -131,13 +99,7 @@ def cut_step_summary(text: str, room_bytes: int) -> str:
 
 
 def append_step_summary(path: Path, text: str) -> None:
-    """Append to the summary of the step, below its limit.
-
-    Raises
-    ------
-    StoreError
-        The file cannot be written.
-    """
+    """Append to the summary of the step, below its limit."""
     try:
         taken = path.stat().st_size if path.exists() else 0
         with path.open("a", encoding="utf-8", newline="\n") as file:

@@ -51,13 +51,7 @@ def _text(value: float | None, decimals: int) -> str:
 
 
 def lossless_ratio_of(result: Mapping[str, Any], where: str) -> float:
-    """The ratio in a lossless result file: ``weighted_lossless_ratio``, else ``lossless_ratio``.
-
-    Raises
-    ------
-    UsageError
-        Neither is there, or it is not a number above 0.
-    """
+    """The ratio in a lossless result file: ``weighted_lossless_ratio``, else ``lossless_ratio``."""
     value = result.get("weighted_lossless_ratio", result.get("lossless_ratio"))
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise UsageError(
@@ -87,17 +81,7 @@ def collect_original(
     upper: Mapping[str, Any] | None,
     online: Mapping[str, Any] | None,
 ) -> OriginalFacts:
-    """Averages, the five best rows and the gate's values.
-
-    Parameters
-    ----------
-    rows : sequence of BenchRow
-    thresholds : Thresholds
-    baseline_tok_per_s : float or None
-        Decode tok/s with H2O off; None leaves the decode threshold out, as the original did.
-    upper, online : mapping or None
-        Lossless results: the upper bound and the online simulation.
-    """
+    """Averages, the five best rows and the gate's values."""
     upper_ratio = None if upper is None else lossless_ratio_of(upper, "the upper bound")
     online_ratio = None if online is None else lossless_ratio_of(online, "the online simulation")
     runtime = mean_of(rows, "h2o_lossless")

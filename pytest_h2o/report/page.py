@@ -177,19 +177,7 @@ def build_rows(
     limits: Limits,
     coded_layers: Sequence[int],
 ) -> tuple[ReportRow, ...]:
-    """Every row with what is said of it.
-
-    Parameters
-    ----------
-    results : sequence of PointResult
-    numbers : sequence of int
-        Place of each in the sweep.
-    facts : mapping or None
-        What the run kept of the preset.
-    limits : Limits
-    coded_layers : sequence of int
-        Layers that the lossless ratio was measured on.
-    """
+    """Every row with what is said of it."""
     layers = None
     if facts is not None and facts["model_layers"] is not None:
         layers = split_layers(facts["model_layers"], facts["h2o_layer_start"], facts["h2o_layer_end"], coded_layers)
@@ -311,17 +299,7 @@ def _percent(value: object) -> str:
 def decode_section(
     name: str, section_id: str, preset: Mapping[str, Any], comparison: Mapping[str, Any] | None, links: Links
 ) -> Section | None:
-    """The verdict of the pairs, each pair as a point, and each as a row.
-
-    Parameters
-    ----------
-    name, section_id : str
-    preset : mapping
-        Its part of the summary; `decode` has the verdict.
-    comparison : mapping or None
-        Its pairs, as the journal has them.
-    links : Links
-    """
+    """The verdict of the pairs, each pair as a point, and each as a row."""
     verdict = preset.get("decode")
     if not verdict:
         return None
@@ -610,18 +588,7 @@ VERDICT_HEADER = ("threshold", "outcome", "measured", "target", "margin", "row")
 def preset_section(
     collector: Collector, name: str, preset: Mapping[str, Any], section_id: str, links: Links
 ) -> Section:
-    """Everything the page says of one preset.
-
-    Parameters
-    ----------
-    collector : Collector
-        Its points and facts.
-    name : str
-    preset : mapping
-        Its part of the summary.
-    section_id : str
-    links : Links
-    """
+    """Everything the page says of one preset."""
     deciding = collector.accepted_scope(decides=True)
     facts = collector.presets.get(name)
     limits = limits_of(facts, None if deciding is None else float(deciding["lossless_ratio"]))
@@ -796,18 +763,7 @@ _STREAMS = (("K hi", "k_hi"), ("K lo", "k_lo"), ("V hi", "v_hi"), ("V lo", "v_lo
 def scope_section(
     name: str, scope: Mapping[str, Any], result: Mapping[str, Any] | None, section_id: str, links: Links
 ) -> Section:
-    """Everything the page says of one scope.
-
-    Parameters
-    ----------
-    name : str
-    scope : mapping
-        Its part of the summary.
-    result : mapping or None
-        Its lossless result; None if it was not measured.
-    section_id : str
-    links : Links
-    """
+    """Everything the page says of one scope."""
     title = f"KV dump scope {name}"
     if result is None:
         reasons = tuple(str(reason) for reason in scope.get("reasons", ()))
@@ -992,18 +948,7 @@ _VERDICTS: Mapping[str, tuple[Tone, str]] = {
 
 
 def build_page(summary: Mapping[str, Any], collector: Collector, run: Mapping[str, Any], links: Links) -> Page:
-    """The page of a run.
-
-    Parameters
-    ----------
-    summary : mapping
-        As `summary.json` has it.
-    collector : Collector
-        Every record of the run.
-    run : mapping
-        As `run.json` has it; without `ended` the run is unfinished, and nothing else is needed.
-    links : Links
-    """
+    """The page of a run."""
     verdict = render_verdict(summary["overall_pass"])
     if "ended" not in run and verdict != "FAIL":
         verdict = "UNFINISHED"
@@ -1181,17 +1126,7 @@ MAX_CHARTS = 60
 def render_run(
     summary: Mapping[str, Any], collector: Collector, run: Mapping[str, Any], page_path: Path | None = None
 ) -> str:
-    """The page of a run, from what its folder has.
-
-    Parameters
-    ----------
-    summary, run : mapping
-        As `summary.json` and `run.json` have them.
-    collector : Collector
-        Every record of the run; its folder is where links lead.
-    page_path : Path, optional
-        Where the page will lie; in the run folder if not given.
-    """
+    """The page of a run, from what its folder has."""
     as_kept = json.loads(json.dumps(summary)), json.loads(json.dumps(run))  # so that a page made later is the same
     return render_html(build_page(as_kept[0], collector, as_kept[1], links_of(collector.run_dir, page_path)))
 
@@ -1251,17 +1186,7 @@ PAGE = "report.html"
 
 
 def make_extras(record: Mapping[str, Any], run_dir: Path, page_folder: Path) -> list[dict[str, str | None]]:
-    """Extras of an item in the form of pytest-html: its diagnosis, its figures, and a link to the page of the run.
-
-    Parameters
-    ----------
-    record : mapping
-        The item as the journal has it.
-    run_dir : Path
-        Folder of the run, where its page will be.
-    page_folder : Path
-        Folder of pytest-html's page, which the link starts from.
-    """
+    """Extras of an item in the form of pytest-html: its diagnosis, its figures, and a link to the page of the run."""
     found = []
     if record.get("diagnosis"):
         found.append(_text_html_extras("diagnosis", record["diagnosis"]))

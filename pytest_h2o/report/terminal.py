@@ -263,21 +263,7 @@ class Closing(NamedTuple):
 
 
 def close_run(collector: Collector, root: Path, started: float, exit_status: int, trouble: str | None) -> Closing:
-    """Write the artifacts; if that fails the run fails, whatever the items said. A run broken off has none.
-
-    Parameters
-    ----------
-    collector : Collector
-        What the items said.
-    root : Path
-        Root of the run, which node ids are relative to.
-    started : float
-        Start of the run in seconds since the epoch.
-    exit_status : int
-        That of pytest so far.
-    trouble : str or None
-        What kept a record from being kept; then no artifact is written, since it would not be whole.
-    """
+    """Write the artifacts; if that fails the run fails, whatever the items said. A run broken off has none."""
     if exit_status == INTERRUPTED:
         lines = render_broken_off(collector.run_dir)
         return Closing("h2o", lines, exit_status) if trouble is None else _not_kept(trouble)

@@ -99,20 +99,7 @@ def _checksum(value: object) -> str:
 
 
 def parse_record(data: bytes, where: str) -> RunRecord:
-    """Read a record.
-
-    Parameters
-    ----------
-    data : bytes
-        One line of the history, or a whole file.
-    where : str
-        File, or file and line, for messages.
-
-    Raises
-    ------
-    StoreError
-        It is no JSON, of another schema, changed since it was written, or of another shape.
-    """
+    """Read a record."""
     try:
         value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
@@ -269,13 +256,7 @@ class Damage:
 
 
 def append_record(path: Path, record: RunRecord) -> None:
-    """Add one record to a history, down to the disk; folder and file are made where they are missing.
-
-    Raises
-    ------
-    StoreError
-        The file cannot be written, or another process held it for a minute.
-    """
+    """Add one record to a history, down to the disk; folder and file are made where they are missing."""
     from filelock import FileLock, Timeout
 
     line = render_line(record).encode("utf-8")
@@ -306,18 +287,7 @@ def append_record(path: Path, record: RunRecord) -> None:
 
 
 def read_history(path: Path) -> Iterator[RunRecord | Damage]:
-    """Read a history, oldest first, one line at a time; nothing if there is no file.
-
-    Yields
-    ------
-    RunRecord or Damage
-        Good lines stay usable whatever else stands in the file. Empty lines are passed over.
-
-    Raises
-    ------
-    StoreError
-        The file is there and cannot be read.
-    """
+    """Read a history, oldest first, one line at a time; nothing if there is no file."""
     try:
         with path.open("rb") as file:
             number = 0
@@ -355,13 +325,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
 def check_baseline_name(name: str, origin: str) -> str:
-    """The name, if a file may be called so.
-
-    Raises
-    ------
-    UsageError
-        It has a path in it, or signs that are not allowed, or is ``last``.
-    """
+    """The name, if a file may be called so."""
     if name == LAST:
         raise UsageError(
             f"{origin}: no baseline can be called last",
@@ -400,15 +364,7 @@ def save_baseline(out_dir: Path, name: str, record: RunRecord, *, overwrite: boo
 
 
 def read_baseline(out_dir: Path, name: str) -> RunRecord:
-    """Read a saved baseline.
-
-    Raises
-    ------
-    UsageError
-        There is none of that name; the message has those that there are.
-    StoreError
-        It cannot be read, is of another schema, or was changed.
-    """
+    """Read a saved baseline."""
     path = baseline_path(out_dir, name)
     if not path.is_file():
         raise missing_baseline(out_dir, name)
@@ -449,20 +405,7 @@ FIGURES_NAME = "figures.json"
 
 
 def resolve_record(text: str, out_dir: Path) -> tuple[str, RunRecord]:
-    """The record that a command line names: a run folder, a file, a baseline, ``last``, or a run of the history.
-
-    Returns
-    -------
-    tuple of str and RunRecord
-        What it is, for messages, and the record.
-
-    Raises
-    ------
-    UsageError
-        Nothing has that name, or several runs begin with it.
-    StoreError
-        It is there and cannot be read.
-    """
+    """The record that a command line names: a run folder, a file, a baseline, ``last``, or a run of the history."""
     path = Path(text)
     if path.is_dir():
         file = path / FIGURES_NAME
@@ -525,15 +468,7 @@ def check_command_line(settings: Settings) -> None:
 
 
 def read_request(settings: Settings) -> ComparisonRequest:
-    """Check the options about earlier runs before anything is measured.
-
-    Raises
-    ------
-    UsageError
-        A name that no file can have, an unknown metric, a baseline that is not there, or one that would be replaced.
-    StoreError
-        The baseline cannot be read, or is of another schema.
-    """
+    """Check the options about earlier runs before anything is measured."""
     out_dir: Path = settings["out-dir"]
     compare, save, overwrite = settings["compare"], settings["save"], settings["overwrite"]
     fail = settings.given["compare-fail"]
@@ -626,15 +561,7 @@ class Comparer:
         )
 
     def find_earlier(self, now: SubjectRecord) -> Earlier:
-        """The earlier figures of a preset or scope.
-
-        Raises
-        ------
-        OptedOut
-            There are none yet.
-        StoreError
-            They cannot be read, or are of another model.
-        """
+        """The earlier figures of a preset or scope."""
         key = f"earlier/{now.kind}-{now.name}"
         kept = kept_value(self._store.once(key, keep_error(lambda: self._find(now))))
         if "absent" in kept:

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from pytest_h2o.gate.compare import Allowances
     from pytest_h2o.gate.decode import DecodeVerdict, PairedComparison
     from pytest_h2o.inputs.options import Settings
-    from pytest_h2o.inputs.presets import Preset, SweepPoint
+    from pytest_h2o.inputs.presets import Point, Preset
     from pytest_h2o.inputs.scopes import Scope
     from pytest_h2o.lossless.result import LosslessResult
 
@@ -175,13 +175,6 @@ class QualityVerdict:
 
         Under the joint rule it is the least of the rows that meet the lossy target (of all rows, with a note, where
         none does); under the rule best-of the least of all.
-
-        Raises
-        ------
-        OptedOut
-            The bench does not measure it, and no target asks for it.
-        NotMeasured
-            The bench does not measure it although a target asks for it; or a row lacks it.
         """
         item, target = self._item, self._item.targets.quality
         if not self._is_measured():
@@ -204,13 +197,6 @@ class QualityVerdict:
         """How alike the texts are that llm_demo says with H2O off and on, mean over the prompts; higher is better.
 
         They are those of the row that evicts most among those that meet the lossy target; among all where none does.
-
-        Raises
-        ------
-        NotMeasured
-            There is no llm_demo.
-        BenchError
-            llm_demo gave no text.
         """
         item = self._item
         facts, lossy = item.facts(), Thresholds(item.targets.lossy.value, None, None)
@@ -261,13 +247,7 @@ class SweepItem(GateItem):
 
     @property
     def results(self) -> tuple[PointResult, ...]:
-        """The runs of all points, in their order.
-
-        Raises
-        ------
-        BenchError
-            A point failed or its row is not sound: a verdict over the rest would be a verdict on missing data.
-        """
+        """The runs of all points, in their order."""
         self.asked = True
         results: list[PointResult] = []
         failed: list[tuple[str, H2OError]] = []
@@ -307,11 +287,6 @@ class SweepItem(GateItem):
         """The best value of one column over all rows, or over those of `among` if there are any.
 
         Every row must have the column all the same.
-
-        Raises
-        ------
-        NotMeasured
-            No row has this column, or a row lacks it.
         """
         if column not in METRICS:
             raise NotMeasured(
@@ -356,14 +331,6 @@ class SweepItem(GateItem):
 
         Against a number or a recorded row it is, under the joint rule, the fastest of the rows that meet the targets
         beside it (of all rows, with a note, where none does); under the rule best-of the fastest of all.
-
-        Raises
-        ------
-        NotMeasured
-            There is no baseline, or a row has no decode speed; or paired, and no row meets the other targets, so that
-            nothing was timed.
-        OptedOut
-            The baseline was set to ``none``.
         """
         if self.session.decode.is_paired(self.preset):
             return self._paired().drop()
@@ -530,13 +497,7 @@ class PairedDecode:
         self._thresholds = item.asked_thresholds()
 
     def drop(self) -> Measured:
-        """The slow-down of the timed row with its interval; launches its pairs if nobody has.
-
-        Raises
-        ------
-        NotMeasured
-            No row meets the lossy target, so nothing was timed.
-        """
+        """The slow-down of the timed row with its interval; launches its pairs if nobody has."""
         timed = self._timed_row()
         if timed is None:
             targets, asked = self._item.targets, self._thresholds
@@ -647,7 +608,7 @@ class PointItem(GateItem):
 
     kind = "point"
 
-    def __init__(self, session: Figures, preset: Preset, point: SweepPoint, targets: Targets) -> None:
+    def __init__(self, session: Figures, preset: Preset, point: Point, targets: Targets) -> None:
         super().__init__(session, preset.name, targets)
         self.preset = preset
         self.point = point
@@ -768,15 +729,7 @@ class ComparisonItem(GateItem):
 
     @property
     def comparison(self) -> SubjectComparison:
-        """Every figure, then and now.
-
-        Raises
-        ------
-        OptedOut
-            There is no earlier run yet: nothing to fail, and nothing that passed.
-        StoreError
-            The earlier figures cannot be read, or are of another model.
-        """
+        """Every figure, then and now."""
         self.asked = True
         if self._comparison is None:
             now = self.now()
@@ -969,7 +922,7 @@ class Texts(Protocol):
         """Whether there is an llm_demo to say it."""
         ...
 
-    def compare(self, preset: Preset, point: SweepPoint) -> TextComparison:
+    def compare(self, preset: Preset, point: Point) -> TextComparison:
         """What llm_demo says with H2O off and on, for one point. BenchError if it says nothing."""
         ...
 
@@ -982,7 +935,7 @@ class Checking(Protocol):
         """Whether they must agree to the byte with the dumps of the same run."""
         ...
 
-    def compare(self, preset: Preset, point: SweepPoint) -> tuple[int, str]:
+    def compare(self, preset: Preset, point: Point) -> tuple[int, str]:
         """Bytes by which they differ, without sign, and what was compared. OptedOut, NotMeasured if they cannot be."""
         ...
 
@@ -998,11 +951,11 @@ class Figures(Protocol):
         """``joint`` or ``best-of``."""
         ...
 
-    def points(self, preset: Preset) -> tuple[SweepPoint, ...]:
+    def points(self, preset: Preset) -> tuple[Point, ...]:
         """All points of a preset, in their order."""
         ...
 
-    def result(self, preset: Preset, point: SweepPoint) -> PointResult:
+    def result(self, preset: Preset, point: Point) -> PointResult:
         """The sound result of one point; an H2OError that says why there is none."""
         ...
 
@@ -1038,7 +991,7 @@ class Figures(Protocol):
         """Folder that holds configs and logs of the preset's runs; None where there is none."""
         ...
 
-    def bench_command(self, preset: Preset, point: SweepPoint) -> str | None:
+    def bench_command(self, preset: Preset, point: Point) -> str | None:
         """The command line that launches this point; None where nothing is launched."""
         ...
 

@@ -35,7 +35,7 @@ from pytest_h2o.run.store import SHARED, OnceStore
 if TYPE_CHECKING:
     from pytest_h2o.gate.decode import PairedComparison
     from pytest_h2o.gate.targets import Targets
-    from pytest_h2o.inputs.presets import Preset, SweepPoint
+    from pytest_h2o.inputs.presets import Point, Preset
     from pytest_h2o.inputs.scopes import Scope
     from pytest_h2o.lossless.result import LosslessResult
 
@@ -177,7 +177,7 @@ class NewData:
         self._presets: dict[str, dict[str, Any]] = {}
         self._comparisons: dict[str, dict[str, Any]] = {}
 
-    def add_point(self, preset: Preset, point: SweepPoint, result: PointResult) -> None:
+    def add_point(self, preset: Preset, point: Point, result: PointResult) -> None:
         if (preset.name, point.run_id) in self._seen:
             return
         self._seen.add((preset.name, point.run_id))
@@ -190,7 +190,7 @@ class NewData:
             }
         )
 
-    def add_failed(self, preset: Preset, point: SweepPoint, return_code: int, shares_run_with: str | None) -> None:
+    def add_failed(self, preset: Preset, point: Point, return_code: int, shares_run_with: str | None) -> None:
         """A launch that gave no sound row: the manifest lists it with its return code."""
         if (preset.name, point.run_id) in self._seen:
             return
@@ -292,21 +292,7 @@ def _held(collector: Collector, kind: SubjectKind, name: str) -> bool:
 
 
 def keep_record(record: RunRecord | None, collector: Collector, *, finished: bool) -> dict[str, Any]:
-    """Write the record into the run folder, add it to the history, and save it as a baseline if that was asked for.
-
-    Parameters
-    ----------
-    record : RunRecord or None
-        None where nothing was measured as a whole.
-    finished : bool
-        The session came to its end: the record of one that was interrupted stays in its run folder.
-
-    Returns
-    -------
-    dict
-        `history` (file, or None), `baseline` (name, or None), `notes` (why something was not kept) and `trouble`
-        (what could not be written, or None).
-    """
+    """Write the record into the run folder, add it to the history, and save it as a baseline if that was asked for."""
     kept: dict[str, Any] = {"history": None, "baseline": None, "notes": [], "trouble": None}
     out_dir = collector.run_dir.parent
     try:
@@ -361,13 +347,7 @@ MAX_FILE_BYTES = 64 * MAX_OUTPUT_BYTES
 
 
 def receive_files(files: Mapping[str, str], run_dir: Path) -> None:
-    """Write the files of a record into the run folder; one that is there stays.
-
-    Raises
-    ------
-    StoreError
-        A name leads out of the run folder, or what came is no file of `Shipping`.
-    """
+    """Write the files of a record into the run folder; one that is there stays."""
     for name, text in files.items():
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or not path.parts:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pytest_h2o.bench.results import PointResult
     from pytest_h2o.gate.decode import Budget, PairedComparison
     from pytest_h2o.gate.noise import Noise
-    from pytest_h2o.inputs.presets import Preset, SweepPoint
+    from pytest_h2o.inputs.presets import Point, Preset
     from pytest_h2o.inputs.scopes import Scope
     from pytest_h2o.run.journal import NewData
     from pytest_h2o.run.sources import RowSource
@@ -68,11 +68,6 @@ def choose_base_config(preset: Preset, given: Given, *, embedded: bool = False) 
     """The model's config of a preset: the command line's, else the preset's, else the ini file's.
 
     For the embedded bench the last choice is the embedded model, and it takes the preset's `prompt_file`.
-
-    Raises
-    ------
-    UsageError
-        Nothing names one; or it cannot be read.
     """
     from pytest_h2o.bench.config import read_base_config
 
@@ -205,7 +200,7 @@ class DecodeFigures:
         self,
         settings: Settings,
         *,
-        points: Callable[[Preset], tuple[SweepPoint, ...]],
+        points: Callable[[Preset], tuple[Point, ...]],
         source: Callable[[Preset], RowSource],
         new: NewData,
     ) -> None:
@@ -255,13 +250,7 @@ class DecodeFigures:
 
 
 def find_rope(scope: Scope, base_config: Given) -> Rope | None:
-    """The rotation that the scope names, or the model's own config; None where codecs have to find out.
-
-    Raises
-    ------
-    UsageError
-        The base config cannot be read.
-    """
+    """The rotation that the scope names, or the model's own config; None where codecs have to find out."""
     if scope.rope is not None:
         return Rope(scope.rope.theta, scope.rope.pairing)
     if base_config.value is None:
@@ -292,13 +281,7 @@ def calibration_path(bench: BenchSettings, base: BaseConfig) -> Path:
 
 
 def read_noise(path: Path) -> Noise | None:
-    """The noise that a calibration recorded; None if there is none.
-
-    Raises
-    ------
-    StoreError
-        The file is there and cannot be read.
-    """
+    """The noise that a calibration recorded; None if there is none."""
     if not path.exists():
         return None
     from pytest_h2o.gate.noise import Noise

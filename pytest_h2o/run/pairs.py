@@ -32,7 +32,7 @@ from pytest_h2o.run.store import keep_error, kept_value
 if TYPE_CHECKING:
     from pytest_h2o.bench.command import BenchSettings
     from pytest_h2o.bench.launch import Launcher
-    from pytest_h2o.inputs.presets import SweepPoint
+    from pytest_h2o.inputs.presets import Point
     from pytest_h2o.run.launching import PairPlan
     from pytest_h2o.run.progress import ProgressWriter
     from pytest_h2o.run.store import OnceStore
@@ -164,26 +164,7 @@ def _timed(result: PointResult) -> TimedLaunch:
 def compare_pairs(
     runner: PairRunner, budget: Budget, target: float, *, candidate: str, baseline: str, notes: Sequence[str] = ()
 ) -> PairedComparison:
-    """Launch pairs until the verdict on `target` is clear, the budget is spent, or more would not help.
-
-    Parameters
-    ----------
-    runner : PairRunner
-        Launches the two sides.
-    budget : Budget
-        Fixed before the first pair; only the time of the first pair, as a whole, lowers its number of pairs.
-    target : float
-        The largest allowed drop, a fraction.
-    candidate, baseline : str
-        The row that is judged, and what it is paired with, in words.
-    notes : sequence of str
-        What a reader should know of the plan.
-
-    Raises
-    ------
-    H2OError
-        A launch gave no sound row: a verdict on the rest would be one on missing data.
-    """
+    """Launch pairs until the verdict on `target` is clear, the budget is spent, or more would not help."""
     seed = runner.keep("order", lambda: {"seed": secrets.randbelow(2**32)})["seed"]
     order = plan_order(budget.pairs + budget.spare_pairs + 1, seed)
     pairs: list[TimedPair] = []
@@ -228,7 +209,7 @@ class PairSource(Protocol):
         """The pairs, if they were launched or recorded already."""
         ...
 
-    def compare(self, point: SweepPoint, plan: PairPlan) -> PairedComparison:
+    def compare(self, point: Point, plan: PairPlan) -> PairedComparison:
         """The pairs of a point; an H2OError that says why there are none."""
         ...
 
@@ -254,14 +235,14 @@ class LaunchedPairs:
                 self._comparison = PairedComparison.from_json(kept_value(kept))
         return self._comparison
 
-    def compare(self, point: SweepPoint, plan: PairPlan) -> PairedComparison:
+    def compare(self, point: Point, plan: PairPlan) -> PairedComparison:
         """The pairs of the row that was asked for first; errors of a launch are raised for whoever asks."""
         if self._comparison is None:
             kept = self._store.once(self._key, keep_error(lambda: self._launch(point, plan).to_json()))
             self._comparison = PairedComparison.from_json(kept_value(kept))
         return self._comparison
 
-    def _launch(self, point: SweepPoint, plan: PairPlan) -> PairedComparison:
+    def _launch(self, point: Point, plan: PairPlan) -> PairedComparison:
         from pytest_h2o.bench.config import without_quality
         from pytest_h2o.bench.launch import JsonSupport, Relaunches
         from pytest_h2o.bench.llm_bench import get_adapter
@@ -323,7 +304,7 @@ class RecordedPairs:
             self._comparison = read_comparison(self._path)
         return self._comparison
 
-    def compare(self, point: SweepPoint, plan: PairPlan) -> PairedComparison:
+    def compare(self, point: Point, plan: PairPlan) -> PairedComparison:
         found = self.known()
         if found is None or found.candidate != point.run_id:
             raise NotMeasured(
@@ -342,18 +323,12 @@ class NoPairs:
     def known(self) -> PairedComparison | None:
         return None
 
-    def compare(self, point: SweepPoint, plan: PairPlan) -> PairedComparison:
+    def compare(self, point: Point, plan: PairPlan) -> PairedComparison:
         raise NotMeasured(f"not measured: {point.preset}", expected="a bench to run, or recorded pairs")
 
 
 def read_comparison(path: Path) -> PairedComparison:
-    """Read the pairs of a run folder.
-
-    Raises
-    ------
-    StoreError
-        The file cannot be read, is not JSON, or has another shape.
-    """
+    """Read the pairs of a run folder."""
     try:
         return PairedComparison.from_json(json.loads(path.read_text(encoding="utf-8")))
     except StoreError as error:

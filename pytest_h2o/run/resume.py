@@ -41,18 +41,7 @@ def describe_asked(
     presets: Sequence[tuple[Preset, Path | None]],
     scopes: Sequence[tuple[Scope, Path]],
 ) -> dict[str, str]:
-    """Describe what a run is asked, part by part, contents by their digest.
-
-    Parameters
-    ----------
-    settings : Settings
-    nodeids : sequence of str
-        The gate items that will run.
-    presets : sequence of (Preset, Path or None)
-        Those that they are about, each with its base config where a bench runs.
-    scopes : sequence of (Scope, Path)
-        Those that they are about, each with the root of its dump.
-    """
+    """Describe what a run is asked, part by part, contents by their digest."""
     asked = {
         f"--h2o-{name}": json.dumps(given["value"], ensure_ascii=False)
         for name, given in settings.to_json().items()
@@ -130,15 +119,7 @@ _DERIVED = (
 
 
 def choose_run(settings: Settings) -> str:
-    """The name of the run folder below ``out-dir``: a new one, or that of the run to go on with, made ready.
-
-    Raises
-    ------
-    UsageError
-        There is no such run, it is finished, or it is still going on.
-    StoreError
-        Its folder cannot be written.
-    """
+    """The name of the run folder below ``out-dir``: a new one, or that of the run to go on with, made ready."""
     resume = settings.given["resume"]
     if resume.value is None:
         return name_run()

@@ -16,7 +16,6 @@ from pytest_h2o.errors import BenchError, H2OError, PresetError, StoreError
 from pytest_h2o.gate.targets import preset_targets, refuse_unmeasured, scope_targets
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import Settings
-from pytest_h2o.plugin.header import describe_run
 from pytest_h2o.run.history import Comparer
 from pytest_h2o.run.items import ComparisonItem, LosslessItem, PointItem, SweepItem
 from pytest_h2o.run.journal import NewData
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
     from pytest_h2o.bench.config import BaseConfig
     from pytest_h2o.bench.results import PointResult
     from pytest_h2o.gate.values import Target
-    from pytest_h2o.inputs.presets import Preset, SweepPoint
+    from pytest_h2o.inputs.presets import Point, Preset
     from pytest_h2o.inputs.scopes import Scope
     from pytest_h2o.run.items import GateItem
 
@@ -121,7 +120,7 @@ class PresetFit:
         settings: Settings,
         *,
         presets: Mapping[str, Preset],
-        points: Callable[[Preset], tuple[SweepPoint, ...]],
+        points: Callable[[Preset], tuple[Point, ...]],
         base: Callable[[Preset], BaseConfig],
         asked_for: tuple[str, ...],
     ) -> None:
@@ -140,11 +139,6 @@ class PresetFit:
         """Learn which presets have selected items, and tell which of them are not run unless named: name -> why.
 
         Where that would be all, none is left out: then their items fail and say so.
-
-        Raises
-        ------
-        UsageError
-            The recorded logs are not there.
         """
         self._selected = frozenset(selected)
         unfit = {name: why for name in sorted(selected) if (why := self._why_unfit(self._presets[name]))}
@@ -254,7 +248,7 @@ class GateSession:
         self.progress = ProgressWriter(run_dir / PROGRESS)
         self.comparer = Comparer(settings, self.store)
         self._files = GateFiles(settings)
-        self._points: dict[str, tuple[SweepPoint, ...]] = {}
+        self._points: dict[str, tuple[Point, ...]] = {}
         self._sources: dict[str, RowSource] = {}
         self._needed: dict[str, set[int] | None] = {}
         self._fit = PresetFit(
@@ -289,7 +283,7 @@ class GateSession:
             scopes = [scope for scope in scopes if scope.entry_mode == "aggregate"]
         return [(scope.name, scope.name) for scope in scopes]
 
-    def points(self, preset: Preset) -> tuple[SweepPoint, ...]:
+    def points(self, preset: Preset) -> tuple[Point, ...]:
         """All points of a preset, in their order."""
         if preset.name not in self._points:
             from pytest_h2o.inputs.presets import expand_points
@@ -298,13 +292,7 @@ class GateSession:
         return self._points[preset.name]
 
     def leave_out(self, selected: Collection[str]) -> Mapping[str, str]:
-        """Check the presets that have selected items, and tell which of them are not run unless named: name -> why.
-
-        Raises
-        ------
-        UsageError
-            The recorded logs, the bench or the base config of a selected preset is not there.
-        """
+        """Check the presets that have selected items, and tell which of them are not run unless named: name -> why."""
         for preset in (self._files.presets[name] for name in sorted(selected)):
             refuse_unmeasured(preset, takes_prompt=self._takes_prompt)
             if self.settings["bench"] is not None:
@@ -357,15 +345,7 @@ class GateSession:
                     needed.add(param["h2o_point"][1])
 
     def begin(self, nodeids: Sequence[str], params: Sequence[Mapping[str, Any]]) -> None:
-        """Write down what this run is asked, before anything is measured; all its processes must be asked the same.
-
-        Raises
-        ------
-        UsageError
-            The run goes on with one that was asked something else, or its processes differ.
-        StoreError
-            The run folder cannot be written.
-        """
+        """Write down what this run is asked, before anything is measured; all its processes must be asked the same."""
         from pytest_h2o.run.resume import describe_asked, refuse_changes
 
         presets = [self._files.presets[name] for name in sorted({preset_of(param) or "" for param in params} - {""})]
@@ -376,7 +356,7 @@ class GateSession:
         now = describe_asked(self.settings, nodeids, bases, [(s, self.dumps.root(s)) for s in scopes])
         refuse_changes(self.store.once("asked", lambda: now), now, self.run_dir, self.settings.given["resume"])
 
-    def needed_points(self, preset: Preset) -> tuple[SweepPoint, ...]:
+    def needed_points(self, preset: Preset) -> tuple[Point, ...]:
         """The points that selected items ask for: all of them if any item is about the whole preset."""
         places, points = self._needed.get(preset.name), self.points(preset)
         return points if places is None else tuple(points[place] for place in sorted(places))
@@ -385,25 +365,33 @@ class GateSession:
         """The presets that items which will run ask for."""
         return [preset for name, preset in sorted(self._files.presets.items()) if name in self._needed]
 
-    def describe(self) -> list[str]:
-        """Lines for the header: what is run or read, on what, the rule, and what figures are held against."""
-        sources = {preset.name: self._source(preset) for preset in self.selected_presets()}
-        head = describe_run(self.settings, self.run_dir, sources, self._fit.left_out)
+    def selected_sources(self) -> dict[str, RowSource]:
+        """Where the rows of each preset that will be measured come from."""
+        return {preset.name: self._source(preset) for preset in self.selected_presets()}
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """Presets with selected items that are not run because nobody named them -> why."""
+        return self._fit.left_out
+
+    def describe_references(self) -> list[str]:
+        """Lines for the header: what decode speeds and figures are held against."""
         decode = [f"h2o: {text}" for text in self.decode.describe(self.selected_presets())]
-        return [*head, *decode, *self.comparer.describe()]
+        return [*decode, *self.comparer.describe()]
 
-    def announce(self) -> list[str]:
+    def announce(self, describe: Callable[[GateSession], list[str]]) -> list[str]:
         """The header, and the plan of launches for whoever shows progress: once for all processes of the run."""
-        try:
-            return list(self.store.once(HEADER, self._announce)["lines"])
-        except StoreError:  # that nothing can be kept is told when the first item has something to keep
-            return self.describe()
 
-    def _announce(self) -> dict[str, Any]:
-        if not self.settings["dry-run"]:
-            sources = [(preset, self._source(preset)) for preset in self.selected_presets()]
-            self.progress.write_plan(plan_launches(self.settings, sources))
-        return {"lines": self.describe()}
+        def first() -> dict[str, Any]:
+            if not self.settings["dry-run"]:
+                sources = [(preset, self._source(preset)) for preset in self.selected_presets()]
+                self.progress.write_plan(plan_launches(self.settings, sources))
+            return {"lines": describe(self)}
+
+        try:
+            return list(self.store.once(HEADER, first)["lines"])
+        except StoreError:  # that nothing can be kept is told when the first item has something to keep
+            return describe(self)
 
     def point_item(self, key: tuple[str, int]) -> PointItem:
         preset = self._files.presets[key[0]]
@@ -432,7 +420,7 @@ class GateSession:
             return self.sweep_item(params["h2o_sweep"])
         return self.lossless_item(next(params[name] for name in SCOPE_FIXTURES if name in params))
 
-    def result(self, preset: Preset, point: SweepPoint) -> PointResult:
+    def result(self, preset: Preset, point: Point) -> PointResult:
         source = self._source(preset)
         try:
             result = source.result(point)
@@ -465,7 +453,7 @@ class GateSession:
     def rows_folder(self, preset: Preset) -> Path | None:
         return self._source(preset).folder
 
-    def bench_command(self, preset: Preset, point: SweepPoint) -> str | None:
+    def bench_command(self, preset: Preset, point: Point) -> str | None:
         return self._source(preset).command(point)
 
     def fingerprint(self, preset: Preset, results: Sequence[PointResult]) -> dict[str, str | None]:
@@ -482,7 +470,7 @@ class GateSession:
         return str(self.store.once(f"dry-run/{preset.name}", lambda: {"told": source.write_dry_run()})["told"])
 
 
-def why_out_of_reach(base: BaseConfig, points: Sequence[SweepPoint], lossy: Target) -> str | None:
+def why_out_of_reach(base: BaseConfig, points: Sequence[Point], lossy: Target) -> str | None:
     """Why no point can meet a lossy target on the model of a base config; None if one can, or nothing is asked.
 
     A model that cannot be read is no reason: the bench itself says what is wrong with it when it is launched.

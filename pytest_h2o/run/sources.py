@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pytest_h2o.bench.recorded import Recording
     from pytest_h2o.bench.results import PointResult
     from pytest_h2o.bench.sweep import FoldCheck
-    from pytest_h2o.inputs.presets import Preset, SweepPoint
+    from pytest_h2o.inputs.presets import Point, Preset
     from pytest_h2o.inputs.scopes import Scope
     from pytest_h2o.lossless.result import LosslessResult
     from pytest_h2o.reference.dump import Consistency
@@ -77,15 +77,15 @@ class RowSource(Protocol):
         """Launches that all rows take, as far as is known before the first; 0 where nothing is launched."""
         ...
 
-    def result(self, point: SweepPoint) -> PointResult:
+    def result(self, point: Point) -> PointResult:
         """The sound result of one point; an H2OError that says why there is none."""
         ...
 
-    def shared_run(self, point: SweepPoint) -> str | None:
+    def shared_run(self, point: Point) -> str | None:
         """Run id of the launch that a point shares; None if it has its own, or nothing is launched."""
         ...
 
-    def command(self, point: SweepPoint) -> str | None:
+    def command(self, point: Point) -> str | None:
         """The command line that launches a point; None where nothing is launched."""
         ...
 
@@ -100,11 +100,6 @@ def find_recordings(folder: Path, presets: Sequence[Preset], selected: Sequence[
     A run folder has one folder a preset. A folder with a manifest of its own is that of each preset whose points it
     lists, or, where that is none, of the one that is selected; one of bare logs is that of the one that is selected.
     Presets of another bench find their rows in whatever file has them.
-
-    Raises
-    ------
-    UsageError
-        There is no such folder, it holds no logs, or several presets could be meant.
     """
     if not folder.is_dir():
         raise UsageError("the folder of recorded logs is not there", where=str(folder), expected="a folder")
@@ -170,7 +165,7 @@ class RecordedRows:
     base_config: BaseConfig | None = None
     planned_runs = 0
 
-    def __init__(self, folder: Path, points: Sequence[SweepPoint]) -> None:
+    def __init__(self, folder: Path, points: Sequence[Point]) -> None:
         self.folder: Path | None = folder
         self._folder = folder
         self._points = points
@@ -197,13 +192,13 @@ class RecordedRows:
     def unused(self) -> Mapping[str, str]:
         return self._read().unused
 
-    def result(self, point: SweepPoint) -> PointResult:
+    def result(self, point: Point) -> PointResult:
         return self._read().get(point.run_id)
 
-    def shared_run(self, point: SweepPoint) -> str | None:
+    def shared_run(self, point: Point) -> str | None:
         return None
 
-    def command(self, point: SweepPoint) -> str | None:
+    def command(self, point: Point) -> str | None:
         return None
 
     def write_dry_run(self) -> str:
@@ -218,7 +213,7 @@ class LaunchedRows:
 
     def __init__(
         self,
-        points: Sequence[SweepPoint],
+        points: Sequence[Point],
         *,
         base: BaseConfig,
         bench: BenchSettings,
@@ -244,7 +239,7 @@ class LaunchedRows:
         self._launch_point = Relauncher(self._launcher).launch_point if again else self._launcher.launch_point
         self._sweep = Sweep(points, self._launch, store.once, binary=bench.digest[:16], fold=fold)
 
-    def _launch(self, point: SweepPoint) -> PointResult:
+    def _launch(self, point: Point) -> PointResult:
         with self._progress.step(point.preset, short_run_id(point.run_id), unit="run", total=self.planned_runs):
             return self._launch_point(point)
 
@@ -256,13 +251,13 @@ class LaunchedRows:
     def notes(self) -> tuple[str, ...]:
         return tuple(_describe_fold(check) for check in self._sweep.fold_checks())
 
-    def result(self, point: SweepPoint) -> PointResult:
+    def result(self, point: Point) -> PointResult:
         return self._sweep.result(point)
 
-    def shared_run(self, point: SweepPoint) -> str | None:
+    def shared_run(self, point: Point) -> str | None:
         return self._sweep.shared_run(point)
 
-    def command(self, point: SweepPoint) -> str | None:
+    def command(self, point: Point) -> str | None:
         from pytest_h2o.bench.command import RunFiles, repeat_command
         from pytest_h2o.bench.llm_bench import get_adapter
 
@@ -297,7 +292,7 @@ class NoRows:
         self._logs = logs
         self._why = why or ("neither a bench nor recorded logs" if logs is None else None)
 
-    def result(self, point: SweepPoint) -> PointResult:
+    def result(self, point: Point) -> PointResult:
         raise NotMeasured(
             f"not measured: {self._preset.name}",
             where=None if self._logs is None else f"no recording of it in {self._logs}",
@@ -306,10 +301,10 @@ class NoRows:
             hint="--h2o-bench PATH --h2o-base-config FILE runs it; --h2o-logs DIR reads logs of it",
         )
 
-    def shared_run(self, point: SweepPoint) -> str | None:
+    def shared_run(self, point: Point) -> str | None:
         return None
 
-    def command(self, point: SweepPoint) -> str | None:
+    def command(self, point: Point) -> str | None:
         return None
 
     def write_dry_run(self) -> str:
@@ -326,7 +321,7 @@ def _launched_pairs(
     launcher: Launcher,
     other: BenchSettings | None,
     store: OnceStore,
-    points: Sequence[SweepPoint],
+    points: Sequence[Point],
     progress: ProgressWriter,
 ) -> PairSource:
     from pytest_h2o.run.pairs import LaunchedPairs
@@ -377,17 +372,8 @@ class ConsistencyFigures:
         """Whether the two must agree to the byte: on the bench that comes with the plugin."""
         return is_embedded(self._settings["bench"])
 
-    def compare(self, preset: Preset, point: SweepPoint) -> tuple[int, str]:
-        """Bytes by which the two differ over all samples, without sign, and what was compared, in words.
-
-        Raises
-        ------
-        OptedOut
-            Nothing is run, or the preset does not code at runtime: there is no such statistic. Or another build than
-            the embedded bench writes no dumps at all.
-        NotMeasured
-            The bench printed no sample, or wrote no dump, or dumps that lack its tokens.
-        """
+    def compare(self, preset: Preset, point: Point) -> tuple[int, str]:
+        """Bytes by which the two differ over all samples, without sign, and what was compared, in words."""
         if self._settings["bench"] is None:
             raise OptedOut("the runtime's own lossless sizes are not checked: recorded logs hold no dumps")
         if preset.bench != LLM_BENCH or not (preset.kv_lossless_enable and preset.kv_lossless_runtime_enable):
@@ -398,12 +384,12 @@ class ConsistencyFigures:
             raise OptedOut(f"the runtime's own lossless sizes are not checked: {found['left_out']}")
         return int(found["difference_bytes"]), str(found["text"])
 
-    def _launch(self, preset: Preset, point: SweepPoint) -> dict[str, Any]:
+    def _launch(self, preset: Preset, point: Point) -> dict[str, Any]:
         """Launch with a dump that goes again: its thousands of files say nothing that the comparison does not."""
         with tempfile.TemporaryDirectory(prefix="pytest-h2o-dump-") as dump_dir:
             return self._launch_and_dump(preset, point, Path(dump_dir))
 
-    def _launch_and_dump(self, preset: Preset, point: SweepPoint, dump_dir: Path) -> dict[str, Any]:
+    def _launch_and_dump(self, preset: Preset, point: Point, dump_dir: Path) -> dict[str, Any]:
         from pytest_h2o.bench.config import without_quality
         from pytest_h2o.bench.launch import JsonSupport, Launcher
         from pytest_h2o.reference.dump import CONFIG_KEYS, compare_run
@@ -476,14 +462,14 @@ class TextFigures:
         """Whether there is an llm_demo to say them."""
         return self._settings["demo"] is not None
 
-    def compare(self, preset: Preset, point: SweepPoint) -> TextComparison:
+    def compare(self, preset: Preset, point: Point) -> TextComparison:
         """The texts of one point; BenchError where llm_demo gives none, NotMeasured where there is no llm_demo."""
         if not self.are_compared:
             raise NotMeasured("no llm_demo is given", expected="--h2o-demo PATH")
         kept = self._store.once(f"demo/{preset.name}", keep_error(lambda: self._say(preset, point).to_json()))
         return TextComparison.from_json(kept_value(kept))
 
-    def _say(self, preset: Preset, point: SweepPoint) -> TextComparison:
+    def _say(self, preset: Preset, point: Point) -> TextComparison:
         from pytest_h2o.bench.config import baseline_run_config, build_run_config
         from pytest_h2o.bench.demo import Demo, find_prompts
         from pytest_h2o.bench.machine import heavy_work

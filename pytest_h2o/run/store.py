@@ -62,13 +62,7 @@ class OnceStore:
                 ) from error
 
     def once(self, key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Give the result of `key`, computing it if nobody has.
-
-        Raises
-        ------
-        StoreError
-            The folder cannot be written, or a stored result cannot be read.
-        """
+        """Give the result of `key`, computing it if nobody has."""
         if key in self._seen:
             return self._seen[key]
         from filelock import FileLock

@@ -17,7 +17,7 @@ from pytest_h2o.bench.config import (
     rope_theta,
 )
 from pytest_h2o.errors import UsageError
-from pytest_h2o.inputs.presets import SweepPoint
+from pytest_h2o.inputs.presets import Point
 
 from .samples import RECORDINGS, SWEEP, recorded_points
 
@@ -31,7 +31,7 @@ def write_base(folder: Path, **values: Any) -> BaseConfig:
 
 
 @pytest.mark.parametrize("point", POINTS, ids=lambda point: point.run_id)
-def test_generated_configs_equal_the_recorded_ones(point: SweepPoint) -> None:
+def test_generated_configs_equal_the_recorded_ones(point: Point) -> None:
     base = read_base_config(RECORDINGS / "base_config.json")
     recorded = json.loads((SWEEP / "configs" / f"{point.run_id}.json").read_text())
     config = build_run_config(base, point)
@@ -96,7 +96,7 @@ def test_keys_of_the_base_config_stay_in_place(tmp_path: Path) -> None:
 def test_lossless_keys_that_only_the_preset_names_come_last(tmp_path: Path) -> None:
     point = recorded_points()[0]
     lossless = {"kv_lossless_runtime_mode": "full", "kv_lossless_front_n": 4}
-    config = build_run_config(write_base(tmp_path), SweepPoint(**{**vars(point), "lossless": lossless}))
+    config = build_run_config(write_base(tmp_path), Point(**{**vars(point), "lossless": lossless}))
     keys = [key for key in config if key.startswith("kv_lossless_")]
     assert len(keys) == 16
     assert keys[-1] == "kv_lossless_runtime_mode"

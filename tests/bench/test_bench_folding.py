@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 
 from pytest_h2o.bench.rows import DETERMINISTIC_COLUMNS, BenchRow, read_table
 from pytest_h2o.bench.sweep import ColumnDifference, FoldCheck, compare_rows, fold_points
-from pytest_h2o.inputs.presets import SweepPoint
+from pytest_h2o.inputs.presets import Point
 
 from .samples import SWEEP, recorded_points
 
 POINTS = recorded_points()
 
 
-def indices(points: tuple[SweepPoint, ...]) -> list[list[int]]:
+def indices(points: tuple[Point, ...]) -> list[list[int]]:
     return [[point.index for point in group.members] for group in fold_points(points)]
 
 
-def read_row(point: SweepPoint) -> BenchRow:
+def read_row(point: Point) -> BenchRow:
     (row,) = read_table(SWEEP / "logs" / f"{point.run_id}.log")
     return row
 
@@ -74,7 +74,7 @@ def test_the_order_of_lossless_keys_does_not_matter() -> None:
 
 
 @given(st.permutations(POINTS), st.integers(0, 27))
-def test_every_point_is_in_one_group(points: list[SweepPoint], count: int) -> None:
+def test_every_point_is_in_one_group(points: list[Point], count: int) -> None:
     groups = fold_points(points[:count])
     assert sorted(point.index for group in groups for point in group.members) == sorted(p.index for p in points[:count])
     assert [group.leader.index for group in groups] == sorted(

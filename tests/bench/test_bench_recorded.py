@@ -12,7 +12,7 @@ import pytest
 from pytest_h2o.bench.output import OutputSummary
 from pytest_h2o.bench.recorded import Recording, read_recording, recording_folder
 from pytest_h2o.errors import StoreError, TableError
-from pytest_h2o.inputs.presets import SweepPoint
+from pytest_h2o.inputs.presets import Point
 
 from .samples import OTHER, SWEEP, recorded_points
 
@@ -315,7 +315,7 @@ def test_a_config_that_contradicts_its_manifest_is_refused(sweep: Path) -> None:
 
 
 @pytest.mark.parametrize("point", [POINTS[0], replace(POINTS[0], recent_tokens=128)])
-def test_a_row_whose_configuration_nobody_knows_says_so(tmp_path: Path, point: SweepPoint) -> None:
+def test_a_row_whose_configuration_nobody_knows_says_so(tmp_path: Path, point: Point) -> None:
     shutil.copy(SWEEP / "logs" / f"{FIRST}.log", tmp_path)
     assert read_recording(tmp_path, [point]).get(FIRST).notes == (
         "configuration not verified: neither config nor manifest: keep_ratio, block_tokens, sink_tokens, "
@@ -360,7 +360,7 @@ def test_one_log_does_not_stand_for_all_points(sweep: Path) -> None:
 
 
 @pytest.mark.parametrize("points", [POINTS, None])
-def test_a_share_that_the_engine_can_tell_apart_is_refused(sweep: Path, points: tuple[SweepPoint, ...] | None) -> None:
+def test_a_share_that_the_engine_can_tell_apart_is_refused(sweep: Path, points: tuple[Point, ...] | None) -> None:
     edit_manifest(sweep, SECOND, log=f"logs/{FIRST}.log", shares_run_with=FIRST)
     recording = read_recording(sweep, points)
     assert list(recording.failures) == [SECOND]

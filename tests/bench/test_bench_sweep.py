@@ -19,7 +19,7 @@ from pytest_h2o.bench.results import PointResult, manifest_entry, write_manifest
 from pytest_h2o.bench.rows import DETERMINISTIC_COLUMNS, read_table
 from pytest_h2o.bench.sweep import ColumnDifference, FoldCheck, Sweep
 from pytest_h2o.errors import BenchError, H2OError, UsageError
-from pytest_h2o.inputs.presets import SweepPoint
+from pytest_h2o.inputs.presets import Point
 
 from .samples import SWEEP, recorded_points
 
@@ -52,7 +52,7 @@ class Replay:
         self.failing = failing
         self.changed = changed or {}
 
-    def __call__(self, point: SweepPoint) -> PointResult:
+    def __call__(self, point: Point) -> PointResult:
         self.launched.append(point.index)
         if point.index in self.failing:
             raise BenchError(f"run {point.index} crashed", returncode=-11, signal_name="SIGSEGV")
@@ -61,7 +61,7 @@ class Replay:
         return PointResult(point.run_id, row, Path(row.log_file), returncode=0)
 
 
-def make_sweep(replay: Replay, points: tuple[SweepPoint, ...] = POINTS, fold: bool = True) -> Sweep:
+def make_sweep(replay: Replay, points: tuple[Point, ...] = POINTS, fold: bool = True) -> Sweep:
     return Sweep(points, replay, Memory().once, binary="b", fold=fold)
 
 
@@ -206,7 +206,7 @@ def test_each_preset_has_its_own_check_whoever_asks_first(first: str) -> None:
 
 
 def test_errors_that_are_none_of_ours_are_not_kept() -> None:
-    def launch(point: SweepPoint) -> PointResult:
+    def launch(point: Point) -> PointResult:
         raise KeyboardInterrupt
 
     memory = Memory()

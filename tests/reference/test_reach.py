@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_h2o.inputs.presets import SweepPoint, expand_points, load_presets
+from pytest_h2o.inputs.presets import Point, expand_points, load_presets
 from pytest_h2o.reference.policy import Counts, KeepCounts, best_lossy, choose_blocks, count_kept, plan_keep
 
 PRESETS = {preset.name: preset for preset in load_presets([Path(__file__).parents[2] / "gates" / "presets"])}
@@ -21,7 +21,7 @@ TOKEN_BYTES = 512
 CONTEXT = 2048
 
 
-def best(points: Iterable[SweepPoint], context: int = CONTEXT) -> float:
+def best(points: Iterable[Point], context: int = CONTEXT) -> float:
     return best_lossy(points, token_bytes=TOKEN_BYTES, context=context)
 
 
@@ -60,7 +60,7 @@ def test_nothing_evicts_below_the_trigger() -> None:
 )
 @settings(max_examples=60, deadline=None)
 def test_no_plan_comes_out_above_it(block: int, sink: int, recent: int, lossy: float, length: int, seed: int) -> None:
-    point: SweepPoint = replace(
+    point: Point = replace(
         expand_points(PRESETS["smoke"])[0],
         block_tokens=block,
         sink_tokens=sink,
