@@ -1,92 +1,75 @@
-"""The rules of the house that a test can hold: imports go one way, only the plugin knows pytest, files stay small."""
+"""The rules of the house: imports go down and never in a circle, only the plugin knows pytest, start-up is light."""
 
 from __future__ import annotations
 
 import ast
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+ROOT = Path(__file__).parents[1]
 
-import pytest_h2o
+_spec = importlib.util.spec_from_file_location("house", ROOT / "tools" / "house.py")
+assert _spec is not None
+assert _spec.loader is not None
+house = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(house)
 
-PACKAGE = Path(pytest_h2o.__file__).parent
-MODULES = sorted(PACKAGE.rglob("*.py"))
-
-LAYERS = (
-    {"errors", "error_records", "__init__"},
-    {"codecs", "cores", "dumps", "presets", "preset_model", "scopes", "points", "schema", "options", "decode_options"}
-    | {"store", "history", "option_checks", "embedded", "executor_name", "progress"},
-    {"bench", "codecs_bench", "lossless", "gate", "reference"},
-    {"report"},
-    {"comparisons", "gate_files", "known_rope", "launch_settings", "preset_fit", "row_sources", "selection", "session"}
-    | {"pair_sources", "decode_plan", "decode_figures", "scope_figures", "text_figures", "calibrations"}
-    | {"consistency_figures", "embedded_reach", "extensions", "progress_display", "run_head"}
-    | {"asked", "resume", "workers"},
-    {"plugin", "run_config", "controller", "hookspecs", "cli", "commands", "__main__"},
-)
-"""From the bottom up; a module imports from its own layer and those below."""
-
-KNOW_PYTEST = {"plugin", "controller", "hookspecs"}
+HOUSE = house.House(ROOT / "pytest_h2o")
 
 
-def room_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def test_the_rooms_are_those_of_the_floors() -> None:
+    assert HOUSE.rooms() == sorted(room for floor in house.FLOORS for room in floor)
+    assert len(HOUSE.rooms()) <= 12
+    assert len(house.FLOORS) == 7
 
 
-def layer_of(room: str) -> int:
-    for level, rooms in enumerate(LAYERS):
-        if room in rooms:
-            return level
-    raise AssertionError(f"{room} has no layer: add it to LAYERS")
+def test_every_import_goes_down() -> None:
+    assert HOUSE.wrong_ways() == []
 
 
-def imports_of(path: Path, *, at_load: bool = False) -> set[str]:
-    """Modules that a file imports; `at_load` leaves out what stands in functions or under TYPE_CHECKING."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes: list[ast.stmt] = tree.body if at_load else [n for n in ast.walk(tree) if isinstance(n, ast.stmt)]
-    names = set()
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            names.add(node.module or "")
-    return names
+def test_no_import_closes_a_circle() -> None:
+    assert HOUSE.cycles() == []
 
 
-def _ids(path: Path) -> str:
-    return str(path.relative_to(PACKAGE))
+def test_an_import_that_goes_up_or_round_is_seen(tmp_path: Path) -> None:
+    """In a function and under TYPE_CHECKING too."""
+    files = {
+        "__init__.py": "",
+        "errors.py": "def late():\n    from pytest_h2o import files\n",
+        "files.py": "import typing\nif typing.TYPE_CHECKING:\n    from pytest_h2o.errors import late\n",
+        "gate/__init__.py": "",
+        "gate/rule.py": "import pytest_h2o.run.items\n",
+        "run/__init__.py": "",
+        "run/items.py": "from pytest_h2o.gate.rule import x\nfrom pytest_h2o import gate\n",
+    }
+    for name, text in files.items():
+        path = tmp_path / "pytest_h2o" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    wrong = house.House(tmp_path / "pytest_h2o")
+    assert wrong.wrong_ways() == ["errors -> files", "gate.rule -> run.items"]
+    assert wrong.cycles() == [["errors", "files"], ["gate.rule", "run.items"]]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=_ids)
-def test_imports_go_one_way(path: Path) -> None:
-    level = layer_of(room_of(path))
-    for name in imports_of(path):
-        if name.startswith("pytest_h2o."):
-            room = name.split(".")[1]
-            assert layer_of(room) <= level, f"{path.name} in {room_of(path)} imports {name}, which stands above it"
-
-
-KNOW_PYTEST = ("plugin", "run_config", "controller", "hookspecs")
-
-
-@pytest.mark.parametrize("path", [p for p in MODULES if room_of(p) not in KNOW_PYTEST], ids=_ids)
-def test_only_the_plugin_knows_pytest(path: Path) -> None:
-    assert not {name for name in imports_of(path) if name.split(".")[0] in ("pytest", "_pytest", "pluggy", "xdist")}
-
-
-@pytest.mark.parametrize("path", MODULES, ids=_ids)
-def test_files_stay_small(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 350
+def test_only_the_plugin_knows_pytest() -> None:
+    knows = set()
+    for name, tree in HOUSE.trees.items():
+        for node in ast.walk(tree):
+            modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(module.split(".")[0] in ("pytest", "_pytest", "pluggy", "xdist") for module in modules):
+                knows.add(name.split(".")[0])
+    assert knows == {"plugin"}
 
 
 def test_loading_the_plugin_loads_nothing_but_pytest_and_the_standard_library() -> None:
     code = (
         "import sys, pytest; before = set(sys.modules)\n"
         "import pytest_h2o.plugin.hooks\n"
-        "names = ('errors', 'options', 'plugin', 'run_config', 'controller')\n"
+        "names = ('errors', 'inputs', 'inputs.options')\n"
+        "names += ('plugin', 'plugin.hooks', 'plugin.config', 'plugin.controller')\n"
         "own = {'pytest_h2o', *('pytest_h2o.' + name for name in names)}\n"
         "new = {m.split('.')[0] for m in set(sys.modules) - before - own}\n"
         "ours = {m for m in sys.modules if m.startswith('pytest_h2o')} - own\n"

@@ -169,8 +169,14 @@ def at_revision(revision: str, folder: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description="the shape of the package")
     parser.add_argument("--against", metavar="REV", help="a commit to stand beside")
+    parser.add_argument("--check", action="store_true", help="say only what breaks a rule; exit 1 if anything does")
     args = parser.parse_args()
     now = House(ROOT / "pytest_h2o")
+    broken = [f"against the floors: {line}" for line in now.wrong_ways()]
+    broken += [f"cycle: {' '.join(group)}" for group in now.cycles()]
+    if args.check:
+        print("\n".join(broken) or "every import goes down, without a cycle")
+        raise SystemExit(1 if broken else 0)
     columns = [("now", now.figures())]
     if args.against:
         with tempfile.TemporaryDirectory() as folder:
@@ -182,9 +188,7 @@ def main() -> None:
     print("\n| room | modules | lines |\n| --- | --: | --: |")
     for room, modules, lines in now.room_table():
         print(f"| {room} | {modules} | {lines:,} |")
-    for title, lines in (("against the floors", now.wrong_ways()), ("cycle", [" ".join(c) for c in now.cycles()])):
-        for line in lines:
-            print(f"{title}: {line}")
+    print("\n".join(["", *broken]))
 
 
 if __name__ == "__main__":
