@@ -1,9 +1,10 @@
 """Perplexity against keep ratio: scores, recent tokens alone, and chance, each with as many kept tokens.
 
     python benchmarks/quality_curve.py measure --config fixtures/models/embedded/config.json --windows 8 \
-        --out benchmarks/quality/austen-5m.json
+        --out benchmarks/results/quality/austen-5m.json
     python benchmarks/quality_curve.py overlap --config fixtures/models/embedded/config.json --windows 8
-    python benchmarks/quality_curve.py draw benchmarks/quality/*.json --out docs/quality.svg
+    python benchmarks/quality_curve.py draw benchmarks/results/quality/*.json \
+        --out benchmarks/results/quality/quality.svg
 
 A window of held-out text is 512 tokens of prompt and 128 that are predicted, teacher-forced. After 16 of them every
 layer of the range plans once, at 528 held tokens, and cuts itself to the keep ratio; then it grows on. All rankings

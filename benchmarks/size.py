@@ -1,6 +1,7 @@
-"""Time and memory against bytes, entries, points and workers; figures for docs/.
+"""Time and memory against bytes, entries, points and workers; figures for docs/size-and-machines.md.
 
-    python benchmarks/size.py [--curves bytes,entries,points,workers] [--json FILE] [--figures DIR] [--small]
+    python benchmarks/size.py --json benchmarks/results/size/size.json --figures benchmarks/results/size \
+        [--curves bytes,entries,points,workers] [--small]
 
 Each point of a curve is a process of its own, measured with `os.wait4`: wall and processor seconds, and the largest
 resident set, in which mapped pages of the dump count. Dumps are made by repetition and not stored: every entry has
@@ -8,7 +9,7 @@ metas of its own and data files that are hard links to a few. What is measured:
 
 - bytes: ``pytest-h2o lossless`` on prompt entries of 16 MB a tensor, up to 10 GB, every stream decoded and compared
   (byteplane, chunks of 192 tokens);
-- entries: the index alone of one-token entries, up to 100,000, without the cache and with it;
+- entries: the index alone of one-token entries, up to 100,000;
 - points: ``pytest --collect-only`` of one preset whose grid has up to 10,000 points, beside a bare parametrized file;
 - workers: 500 MB of prompt entries, one to twice as many threads as there are cores.
 
@@ -19,11 +20,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,11 @@ from pytest_h2o.files import usable_cores
 
 Point = dict[str, Any]
 ENTRY_BYTES = 16_000_000
-INDEX = "import sys; from pytest_h2o.dumps import index_dump; print(len(index_dump(sys.argv[1], sized=False).entries))"
+INDEX = """
+import sys
+from pytest_h2o.lossless.index import index_dump
+print(len(index_dump(sys.argv[1], sized=False).entries))
+"""
 
 
 def make_prompts(root: Path, raw_bytes: int) -> int:
@@ -106,15 +109,8 @@ def measure_entries(work: Path, scale: float) -> Iterator[Point]:
         count = max(100, int(entries * scale))
         root = work / f"entries{entries}"
         make("tokens", root, count)
-        time.sleep(2.1)  # a file of this moment is not kept in the cache
         command = [sys.executable, "-c", INDEX, str(root)]
-        for series, folder in (
-            ("no cache", ""),
-            ("cache is made", str(work / "cache")),
-            ("cache", str(work / "cache")),
-        ):
-            os.environ["PYTEST_H2O_CACHE_DIR"] = folder
-            yield {"x": count, "series": series, **run_once(command)}
+        yield {"x": count, "series": "index", **run_once(command)}
 
 
 def measure_points(work: Path, scale: float) -> Iterator[Point]:

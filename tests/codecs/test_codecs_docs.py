@@ -41,6 +41,6 @@ def test_every_codec_is_described(name: str) -> None:
 
 
 def test_the_table_is_the_one_that_was_measured() -> None:
-    lines = (ROOT / "benchmarks" / "codecs" / "fp16.md").read_text("utf-8").splitlines()
+    lines = (ROOT / "benchmarks" / "results" / "codecs" / "fp16.md").read_text("utf-8").splitlines()
     first = next(index for index, line in enumerate(lines) if line.startswith("| codec |"))
     assert "\n".join(lines[first : lines.index("", first)]) in TEXT

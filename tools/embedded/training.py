@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from embedded_net import Net, NetConfig
+from net import Net, NetConfig
 from torch import Tensor
 from torch.nn import functional
 

@@ -2,11 +2,11 @@
 
     python -m pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu
     python -m pip install tokenizers gguf numpy zstandard
-    python tools/train_embedded_model.py train --work build/embedded
-    python tools/train_embedded_model.py export --work build/embedded --model m.gguf --text heldout.txt
-    python tools/train_embedded_model.py evaluate --model m.gguf --text heldout.txt --work build/embedded
+    python tools/embedded/train.py train --work build/embedded
+    python tools/embedded/train.py export --work build/embedded --model m.gguf --text heldout.txt
+    python tools/embedded/train.py evaluate --model m.gguf --text heldout.txt --work build/embedded
 
-Text comes from Debian packages (embedded_text.py), so this runs on Debian or Ubuntu with apt. A stopped run goes on
+Text comes from Debian packages (text.py), so this runs on Debian or Ubuntu with apt. A stopped run goes on
 from its last checkpoint when the same command is given again.
 """
 
@@ -21,13 +21,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from context_model import context_model_bits
-from embedded_evaluation import bits_per_byte, zstd_bits
-from embedded_gguf import read_model, write_model
-from embedded_net import Net, NetConfig
-from embedded_text import Split, read_split
-from embedded_tokenizer import encode, save_tokenizer, train_tokenizer
-from embedded_training import Plan, Worker, train
+from evaluation import bits_per_byte, zstd_bits
+from model_file import read_model, write_model
+from net import Net, NetConfig
+from text import Split, read_split
+from tokenizer import encode, save_tokenizer, train_tokenizer
 from tokenizers import Tokenizer
+from training import Plan, Worker, train
 
 VOCAB = 2048
 STEPS = 1500

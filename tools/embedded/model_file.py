@@ -7,9 +7,9 @@ from pathlib import Path
 import gguf
 import numpy as np
 import torch
-from embedded_net import Net, NetConfig
-from embedded_tokenizer import merges_of, tokens_of
+from net import Net, NetConfig
 from numpy.typing import NDArray
+from tokenizer import merges_of, tokens_of
 from tokenizers import Tokenizer
 
 NAME = "austen-5m"

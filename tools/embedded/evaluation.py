@@ -6,10 +6,10 @@ import math
 
 import torch
 import zstandard
-from embedded_net import Net
-from embedded_training import BEGIN_TOKEN
+from net import Net
 from torch import Tensor
 from torch.nn import functional
+from training import BEGIN_TOKEN
 
 
 def bits_per_byte(net: Net, tokens: Tensor, text_bytes: int, window: int) -> float:
