@@ -1,4 +1,8 @@
-"""How many cores there are for us."""
+"""Files: written whole or not at all, appended durably, digested; and values of ours as JSON and back.
+
+`load` is the one place where JSON becomes a value, `dump` and `plain` where a value becomes JSON. The types are
+dataclasses (or anything else that pydantic knows); pydantic is imported when the first value is read or written.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,17 @@ import hashlib
 import itertools
 import json
 import os
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from pytest_h2o.errors import StoreError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+T = TypeVar("T")
+MAX_JSON_BYTES = 64 * 1024 * 1024
 
 
 def usable_cores() -> int:
@@ -129,6 +141,127 @@ def render_json(value: object) -> str:
 def write_new_json(path: Path, value: object, *, overwrite: bool = False) -> None:
     """Write a value of built-in types as JSON; see `write_new_text`."""
     write_new_text(path, render_json(value), overwrite=overwrite)
+
+
+def load(
+    kind: type[T],
+    source: object,
+    what: str,
+    *,
+    where: str = "",
+    hint: str | None = None,
+    most_bytes: int = MAX_JSON_BYTES,
+) -> T:
+    """The value that JSON says: of a file (Path), of a text (str, bytes), or of JSON values that were parsed before.
+
+    Strict: text is no number, a number no truth value, no number is infinite. Keys that `kind` does not know are left
+    out, for a later version may have written them. StoreError names `what` it is (``a manifest``), the file or `where`,
+    the place in it, what came and what was expected.
+    """
+    if isinstance(source, Path):
+        where, source = str(source), _read_bounded(source, what, most_bytes)
+    try:
+        if isinstance(source, bytes):
+            source = source.decode("utf-8")
+        value = json.loads(source, parse_constant=_refuse_constant) if isinstance(source, str) else source
+        text = json.dumps(value, allow_nan=False)
+    except json.JSONDecodeError as error:
+        place = f"{where}:{error.lineno}:{error.colno}" if where else f"line {error.lineno}, column {error.colno}"
+        raise StoreError(f"{what} cannot be read", where=place, came=error.msg, expected="JSON", hint=hint) from None
+    except (ValueError, TypeError, RecursionError) as error:
+        came = "values nested too deep" if isinstance(error, RecursionError) else str(error)[:200]
+        raise StoreError(f"{what} cannot be read", where=where or None, came=came, expected="JSON", hint=hint) from None
+    from pydantic import ValidationError
+
+    try:
+        return cast(T, _adapter(cast(Any, kind)).validate_json(text, strict=True))
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+        if faults[0]["type"] == "json_invalid":  # half of a surrogate pair, which Python's parser lets through
+            came = faults[0]["msg"]
+            raise StoreError(f"{what} cannot be read", where=where or None, came=came, expected="JSON") from None
+        place, came, expected = _first_fault(value, faults)
+        raise StoreError(
+            f"{what} has another shape than this version reads",
+            where=": ".join(part for part in (where, place) if part) or None,
+            came=came,
+            expected=expected,
+            hint=hint,
+        ) from None
+
+
+def _read_bounded(path: Path, what: str, most_bytes: int) -> bytes:
+    try:
+        if path.exists() and not path.is_file():  # to open a pipe would wait for its writer
+            raise StoreError(f"{what} cannot be read", where=str(path), came="not a regular file")
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size  # to ask for the most at once would take that memory
+            data = file.read(min(size, most_bytes) + 1)
+    except OSError as error:
+        raise StoreError(f"{what} cannot be read", where=str(path), came=error.strerror or str(error)) from error
+    if len(data) > most_bytes:
+        raise StoreError(f"{what} is too large", where=str(path), expected=f"at most {most_bytes:,} bytes")
+    return data
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number that JSON has")
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+_EXPECTED = {
+    "missing": "a value",
+    "string_type": "text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "an object",
+    "dataclass_type": "an object",
+}
+
+
+def _first_fault(value: Any, faults: list[Any]) -> tuple[str, str, str]:
+    """Place of the first fault of a validation, what came there and what was expected, of each member of a union."""
+    told = [(_place(value, fault), fault) for fault in faults]
+    place, first = told[0]
+    expected = [
+        _EXPECTED.get(fault["type"]) or fault["msg"].removeprefix("Input should be ")
+        for other, fault in told
+        if other == place
+    ]
+    came = "nothing" if first["type"] == "missing" else f"{first['input']!r:.80}"
+    return place, came, " or ".join(dict.fromkeys(expected))
+
+
+def _place(value: Any, fault: Any) -> str:
+    """``subjects[0].figures`` of the path of a fault."""
+    place = ""
+    for number, part in enumerate(fault["loc"], start=1):
+        is_missing = fault["type"] == "missing" and number == len(fault["loc"])
+        if isinstance(value, dict) and (part in value or is_missing):
+            place, value = f"{place}.{part}" if place else str(part), value.get(part)
+        elif isinstance(value, list | tuple) and isinstance(part, int):
+            place, value = f"{place}[{part}]", value[part] if part < len(value) else None
+    return place
+
+
+def plain(value: Any) -> Any:
+    """A value as built-in types that `load` reads back: dataclasses as dicts, tuples as lists, paths as text."""
+    kind: Any = type(value)
+    return _adapter(kind).dump_python(value, mode="json", by_alias=True, warnings=False, fallback=dict)
+
+
+def dump(value: Any) -> str:
+    """A value as the JSON text of an artifact; see `plain`."""
+    return render_json(plain(value))
 
 
 def append_line(path: Path, record: object) -> None:
