@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -113,12 +112,6 @@ class Controller:
                 self._trouble = str(error)
                 running: Any = self._config.pluginmanager.get_plugin("session")
                 running.shouldfail = f"h2o: {error.what}"
-        if texts and (page := self._config.getoption("htmlpath", None)):  # of pytest-html
-            from pytest_h2o.report.page import make_extras
-
-            folder = Path(self._config.invocation_params.dir, page).parent
-            extras = make_extras(json.loads(str(texts[-1])), run_dir_of(self._config), folder)
-            vars(report)["extras"] = [*getattr(report, "extras", ()), *extras]
 
     def _collector(self) -> Collector:
         if self._kept is None:

@@ -30,7 +30,6 @@ from pytest_h2o.report.charts import (
     render_chart,
     render_variables,
 )
-from pytest_h2o.report.diagnosis import main_figures
 from pytest_h2o.report.document import (
     Block,
     Bullets,
@@ -1180,24 +1179,3 @@ def _charts_of(sections: tuple[Section, ...]) -> list[Chart]:
                 found += [*block.charts, *block.narrow]
         found += _charts_of(section.parts)
     return found
-
-
-PAGE = "report.html"
-
-
-def make_extras(record: Mapping[str, Any], run_dir: Path, page_folder: Path) -> list[dict[str, str | None]]:
-    """Extras of an item in the form of pytest-html: its diagnosis, its figures, and a link to the page of the run."""
-    found = []
-    if record.get("diagnosis"):
-        found.append(_text_html_extras("diagnosis", record["diagnosis"]))
-    figures = main_figures(record)
-    if figures:
-        found.append(_text_html_extras("figures", "".join(f"{name} = {value}\n" for name, value in figures)))
-    link = os.path.relpath(run_dir / PAGE, page_folder).replace(os.sep, "/")
-    found.append({"name": "gate", "format_type": "url", "content": link, "mime_type": None, "extension": None})
-    return found
-
-
-def _text_html_extras(name: str, content: str) -> dict[str, str | None]:
-    text = make_printable(content)
-    return {"name": name, "format_type": "text", "content": text, "mime_type": "text/plain", "extension": "txt"}
