@@ -11,8 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_h2o.bench.rows import BenchRow
-from pytest_h2o.errors import TableError
+from pytest_h2o import BenchRow, TableError
 
 BITS = {
     "f32": 32.0,

@@ -5,10 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
-from pytest_h2o.codecs.planes import join_planes, split_planes
-from pytest_h2o.codecs.registry import register
-from pytest_h2o.errors import CodecError
+from pytest_h2o import Codec, CodecError, SideInfo, Stream, Words, join_planes, register, split_planes
 
 
 @register

@@ -1,6 +1,6 @@
 """A metric of one's own: how long the first token of an answer takes, which nothing else here gates."""
 
-from pytest_h2o.gate.metrics import RowMetric
+from pytest_h2o import RowMetric
 
 
 def first_token_s(row):

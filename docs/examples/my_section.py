@@ -1,6 +1,6 @@
 """A report section of one's own: which rows the verdicts rest on."""
 
-from pytest_h2o.run.journal import ReportSection, SectionTable
+from pytest_h2o import ReportSection, SectionTable
 
 
 def deciding_rows(summary):

@@ -18,6 +18,7 @@ from pytest_h2o.codecs.wire import ByteReader, encode_varint
 from pytest_h2o.errors import CodecError
 
 Plane = NDArray[np.uint8]
+__path__: list[str] = []  # so that codecs.planes.byte_planes, which is documented for 0.1, is looked for at all
 
 
 def split_planes(words: Words) -> tuple[Plane, Plane]:
