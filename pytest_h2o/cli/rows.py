@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pytest_h2o.bench.results import PointResult
     from pytest_h2o.lossless.plan import LosslessSettings
     from pytest_h2o.lossless.result import LosslessResult
-    from pytest_h2o.run.items import Baseline
+    from pytest_h2o.run.launching import Baseline
 
 
 def add_arguments_parse(parser: argparse.ArgumentParser) -> None:
@@ -244,7 +244,7 @@ def add_arguments_eval(parser: argparse.ArgumentParser) -> None:
 def read_rows(run_dir: Path) -> tuple[list[PointResult], Baseline | None]:
     """Runs of a sweep's folder, and the baseline (H2O off) that lies among its logs."""
     from pytest_h2o.bench.recorded import read_recording
-    from pytest_h2o.run.items import pick_recorded
+    from pytest_h2o.run.launching import pick_recorded
 
     find_logs(run_dir)
     recording = read_recording(run_dir)
@@ -333,7 +333,7 @@ def _evaluate(dump_dir: Path, settings: LosslessSettings) -> LosslessResult:
 
 def _notes(runs: list[PointResult], baseline: float | None, recorded: Baseline | None) -> list[str]:
     """Where the decode baseline comes from, and what speaks against the comparison."""
-    from pytest_h2o.run.items import unlike_contexts
+    from pytest_h2o.run.launching import unlike_contexts
 
     notes = []
     if baseline is not None:

@@ -6,17 +6,18 @@ Standard library and pytest only, like the plugin that asks.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from pytest_h2o.errors import H2OError
+from pytest_h2o.errors import H2OError, UsageError
 from pytest_h2o.inputs.options import Settings, refuse_unknown_keys, resolve_settings
 
 if TYPE_CHECKING:
     from pytest_h2o.plugin.workers import Told
+    from pytest_h2o.run.journal import ReportSection
 
 
 _settings = pytest.StashKey[Settings]()
@@ -54,8 +55,6 @@ def settings_of(config: pytest.Config) -> Settings:
                 from pytest_h2o.run.history import check_command_line
 
                 if settings.given["compare-fail"].on_command_line:  # it may name a metric that a plugin adds
-                    from pytest_h2o.plugin.hooks import register_extensions
-
                     register_extensions(config.hook, config)
                 check_command_line(settings)
             config.stash[_settings] = settings
@@ -83,3 +82,47 @@ def told_to(config: Any) -> Told:
         with bad_usage():
             config.stash[_from_controller] = hear_controller(config.workerinput["h2o"], config.rootpath)
     return cast("Told", config.stash[_from_controller])
+
+
+def register_extensions(hook: Any, config: Any) -> None:
+    """Make the codecs, bench adapters and metrics of all plugins known in this process."""
+    from pytest_h2o.bench.llm_bench import register_adapter
+    from pytest_h2o.codecs.registry import register_all
+    from pytest_h2o.gate.metrics import RowMetric, register_metric
+
+    register_all(hook.pytest_h2o_codecs(config=config))
+    for adapter in _given("pytest_h2o_benches", hook.pytest_h2o_benches(config=config)):
+        if isinstance(adapter, type) or not hasattr(adapter, "parse"):
+            raise _other("pytest_h2o_benches", adapter, "bench adapters, each an object with a name and parse()")
+        register_adapter(adapter)
+    for metric in _given("pytest_h2o_metrics", hook.pytest_h2o_metrics(config=config)):
+        if not isinstance(metric, RowMetric):
+            raise _other("pytest_h2o_metrics", metric, "RowMetric objects")
+        register_metric(metric)
+
+
+def added_sections(hook: Any, config: Any) -> tuple[ReportSection, ...]:
+    """The report sections of all plugins. UsageError if a hook gave something else."""
+    from pytest_h2o.run.journal import ReportSection
+
+    name = "pytest_h2o_report_sections"
+    sections = tuple(_given(name, hook.pytest_h2o_report_sections(config=config)))
+    for section in sections:
+        if not isinstance(section, ReportSection):
+            raise _other(name, section, "ReportSection objects")
+    return sections
+
+
+def _given(name: str, groups: Iterable[Any]) -> list[Any]:
+    """What all implementations of a hook gave, in the order in which pytest asked them."""
+    found: list[Any] = []
+    for group in groups:
+        if not isinstance(group, list | tuple):
+            raise _other(name, group, "a list")
+        found += group
+    return found
+
+
+def _other(name: str, came: object, expected: str) -> UsageError:
+    what = f"an implementation of {name} gave something else than it should"
+    return UsageError(what, came=f"{came!r:.100} ({type(came).__name__})", expected=expected)

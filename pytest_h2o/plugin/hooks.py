@@ -6,7 +6,7 @@ Only the standard library and pytest are imported here; everything else arrives 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,17 +14,34 @@ import pytest
 
 from pytest_h2o.errors import H2OError, InconclusiveDecode, OptedOut, UsageError
 from pytest_h2o.inputs.options import OPTIONS
-from pytest_h2o.plugin.config import bad_usage, is_worker, run_dir_of, settings_of, told_to
+from pytest_h2o.plugin.config import (
+    added_sections,
+    bad_usage,
+    is_worker,
+    register_extensions,
+    run_dir_of,
+    settings_of,
+    told_to,
+)
 from pytest_h2o.plugin.controller import PROPERTY, REFUSED, Controller
 
 if TYPE_CHECKING:
     from pytest_h2o.gate.targets import Targets
-    from pytest_h2o.run.items import ComparisonItem, GateItem, LosslessItem, PointItem, SweepItem
+    from pytest_h2o.run.items import GateItem
     from pytest_h2o.run.journal import ReportSection
-    from pytest_h2o.run.session import GateSession
+    from pytest_h2o.run.session import GateSession, Subject
 
 
-ITEM_FIXTURES = ("h2o_point", "h2o_sweep", "h2o_lossless", "h2o_upper_bound", "h2o_scope", "h2o_comparison")
+ITEM_FIXTURES = {
+    "h2o_point": "One point of a sweep preset: its sound `row`.",
+    "h2o_sweep": "All rows of one sweep preset: `best`, `decode_drop`, `joint_margin`.",
+    "h2o_lossless": "One dump scope as the runtime would code it: `ratio`.",
+    "h2o_upper_bound": "One dump scope coded as a whole (entry mode aggregate): `ratio`.",
+    "h2o_scope": "Any dump scope: `streams`, `decoded_streams`.",
+    "h2o_comparison": "One preset or scope of this run against an earlier run: `regressions`, `comparison`.",
+}
+"""The fixtures that make a test an item of the gate, and what each gives."""
+
 _session: pytest.StashKey[GateSession] = pytest.StashKey()
 _faults = pytest.StashKey[list[tuple[str, str]]]()
 """Gate file and text of what is wrong with presets, scopes or settings."""
@@ -121,22 +138,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     faults: list[tuple[str, str]] = config.stash.get(_faults, [])
     gate: list[Any] = [item for item in items if _is_gate_item(item)]
     if gate and not faults:
-        from pytest_h2o.run.session import measures_nothing, preset_of
+        from pytest_h2o.run.session import subject_of
 
-        about = [item.callspec.params for item in gate]
+        about = {item: subject_of(item.callspec.params) for item in gate}
         try:
-            presets = {preset_of(params) for params in about if not measures_nothing(params)} - {None}
-            left_out = _session_of(config).leave_out(cast("set[str]", presets))
-            pairs = zip(gate, about, strict=True)
-            gone = {item: None for item, params in pairs if measures_nothing(params) or preset_of(params) in left_out}
-            kept = [item for item in gate if item not in gone]
+            presets = {subject.name for subject in about.values() if subject and subject.kind == "preset"}
+            left_out = _session_of(config).leave_out(presets)
+            kept = {
+                item: subject
+                for item, subject in about.items()
+                if subject and not (subject.kind == "preset" and subject.name in left_out)
+            }
             if kept and not config.option.collectonly:
-                _session_of(config).begin([i.nodeid for i in kept], [i.callspec.params for i in kept])
+                _session_of(config).begin([item.nodeid for item in kept], list(kept.values()))
         except H2OError as error:
             config.stash[_faults] = faults = [(gate[0].nodeid.split("::")[0], str(error))]
         else:
-            if gone:
-                config.hook.pytest_deselected(items=list(gone))
+            if gone := [item for item in gate if item not in kept]:
+                config.hook.pytest_deselected(items=gone)
                 items[:] = [item for item in items if item not in gone]
     if faults:
         _refuse(config, items, faults)
@@ -160,8 +179,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if _session in config.stash and _faults not in config.stash:
         items: list[Any] = [item for item in session.items if _is_gate_item(item)]
         gate = config.stash[_session]
-        gate.note_selected([item.callspec.params for item in items])
         if items:
+            from pytest_h2o.run.session import subject_of
+
+            gate.note_selected(subject for item in items if (subject := subject_of(item.callspec.params)))
             from pytest_h2o.plugin.header import describe_run
 
             config.stash[_head] = describe_run(gate) if config.option.collectonly else gate.announce(describe_run)
@@ -174,55 +195,39 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     return config.stash.get(_head, [])
 
 
-@pytest.fixture
-def h2o_point(request: pytest.FixtureRequest) -> PointItem:
-    """One point of a sweep preset: its sound `row`."""
-    return _session_of(request.config).point_item(request.param)
+def _item_fixture(name: str, what: str) -> Any:
+    def make(request: pytest.FixtureRequest) -> GateItem:
+        return _make_item(request.config, name, request.param)
+
+    make.__doc__ = what
+    return pytest.fixture(name=name)(make)
 
 
-@pytest.fixture
-def h2o_sweep(request: pytest.FixtureRequest) -> SweepItem:
-    """All rows of one sweep preset: `best`, `decode_drop`, `joint_margin`."""
-    return _session_of(request.config).sweep_item(request.param)
-
-
-@pytest.fixture
-def h2o_lossless(request: pytest.FixtureRequest) -> LosslessItem:
-    """One dump scope as the runtime would code it: `ratio`."""
-    return _session_of(request.config).lossless_item(request.param)
-
-
-@pytest.fixture
-def h2o_upper_bound(request: pytest.FixtureRequest) -> LosslessItem:
-    """One dump scope coded as a whole (entry mode aggregate): `ratio`."""
-    return _session_of(request.config).lossless_item(request.param)
-
-
-@pytest.fixture
-def h2o_scope(request: pytest.FixtureRequest) -> LosslessItem:
-    """Any dump scope: `streams`, `decoded_streams`."""
-    return _session_of(request.config).lossless_item(request.param)
-
-
-@pytest.fixture
-def h2o_comparison(request: pytest.FixtureRequest) -> ComparisonItem:
-    """One preset or scope of this run against an earlier run: `regressions`, `comparison`."""
-    return _session_of(request.config).comparison_item(request.param)
+# pytest looks for fixtures among the attributes of a plugin.
+globals().update({name: _item_fixture(name, what) for name, what in ITEM_FIXTURES.items()})
 
 
 @pytest.fixture
 def h2o_targets(request: pytest.FixtureRequest) -> Targets:
     """The targets of this item's preset or scope, each with where it was said."""
-    for name in set(ITEM_FIXTURES).intersection(request.fixturenames):
+    for name in ITEM_FIXTURES.keys() & request.fixturenames:
         return cast("GateItem", request.getfixturevalue(name)).targets
     pytest.fail("h2o_targets needs one of h2o_sweep, h2o_lossless, h2o_upper_bound, h2o_scope beside it", pytrace=False)
 
 
-def _gate_item_of(item: pytest.Item) -> GateItem | None:
+def _make_item(config: pytest.Config, fixture: str, subject: Subject) -> GateItem:
+    from pytest_h2o.run.items import make_item
+
+    return make_item(_session_of(config), subject, compared=fixture == "h2o_comparison")
+
+
+def _gate_item_of(item: Any) -> GateItem | None:
     """What the item's fixture gave; of an item that ended before its fixtures were made, what it would have given."""
     made = next((given for name, given in getattr(item, "funcargs", {}).items() if name in ITEM_FIXTURES), None)
     if made is None and _is_gate_item(item):
-        made = _session_of(item.config).make_item(item.callspec.params)  # type: ignore[attr-defined]
+        params = item.callspec.params
+        fixture = next(name for name in ITEM_FIXTURES if name in params)
+        made = _make_item(item.config, fixture, params[fixture])
     return made
 
 
@@ -275,47 +280,3 @@ def pytest_assertrepr_compare(config: pytest.Config, op: str, left: object, righ
     from pytest_h2o.report.diagnosis import explain_comparison
 
     return explain_comparison(left, op, right) if isinstance(left, Measured) else None
-
-
-def register_extensions(hook: Any, config: Any) -> None:
-    """Make the codecs, bench adapters and metrics of all plugins known in this process."""
-    from pytest_h2o.bench.llm_bench import register_adapter
-    from pytest_h2o.codecs.registry import register_all
-    from pytest_h2o.gate.metrics import RowMetric, register_metric
-
-    register_all(hook.pytest_h2o_codecs(config=config))
-    for adapter in _given("pytest_h2o_benches", hook.pytest_h2o_benches(config=config)):
-        if isinstance(adapter, type) or not hasattr(adapter, "parse"):
-            raise _other("pytest_h2o_benches", adapter, "bench adapters, each an object with a name and parse()")
-        register_adapter(adapter)
-    for metric in _given("pytest_h2o_metrics", hook.pytest_h2o_metrics(config=config)):
-        if not isinstance(metric, RowMetric):
-            raise _other("pytest_h2o_metrics", metric, "RowMetric objects")
-        register_metric(metric)
-
-
-def added_sections(hook: Any, config: Any) -> tuple[ReportSection, ...]:
-    """The report sections of all plugins. UsageError if a hook gave something else."""
-    from pytest_h2o.run.journal import ReportSection
-
-    name = "pytest_h2o_report_sections"
-    sections = tuple(_given(name, hook.pytest_h2o_report_sections(config=config)))
-    for section in sections:
-        if not isinstance(section, ReportSection):
-            raise _other(name, section, "ReportSection objects")
-    return sections
-
-
-def _given(name: str, groups: Iterable[Any]) -> list[Any]:
-    """What all implementations of a hook gave, in the order in which pytest asked them."""
-    found: list[Any] = []
-    for group in groups:
-        if not isinstance(group, list | tuple):
-            raise _other(name, group, "a list")
-        found += group
-    return found
-
-
-def _other(name: str, came: object, expected: str) -> UsageError:
-    what = f"an implementation of {name} gave something else than it should"
-    return UsageError(what, came=f"{came!r:.100} ({type(came).__name__})", expected=expected)

@@ -75,7 +75,7 @@ def _paired_facts(collector: Collector, name: str) -> dict[str, Any]:
     if name not in collector.comparisons:
         return {}
     from pytest_h2o.gate.decode import PairedComparison
-    from pytest_h2o.run.items import paired_baseline
+    from pytest_h2o.run.launching import paired_baseline
 
     baseline = paired_baseline(PairedComparison.from_json(collector.comparisons[name]))
     if baseline is None:

@@ -25,14 +25,12 @@ from pytest_h2o.files import digest_file, write_new_json
 from pytest_h2o.gate.compare import Allowances, SubjectRecord, parse_allowances, preset_fingerprint, refuse_other_model
 from pytest_h2o.gate.metrics import MetricFacts
 from pytest_h2o.inputs.options import Settings
-from pytest_h2o.run.items import Earlier
 from pytest_h2o.run.store import OnceStore, keep_error, kept_value
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.config import BaseConfig
     from pytest_h2o.bench.results import PointResult
     from pytest_h2o.inputs.presets import Preset
-    from pytest_h2o.run.session import GateSession, Key
 
 
 SCHEMA = 1
@@ -513,6 +511,35 @@ def _will_save(out_dir: Path, compare: str | None, save: str | None, overwrite: 
 _SHOWN_DAMAGE = 3
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """The earlier figures of a preset or scope, and where they come from.
+
+    Attributes
+    ----------
+    asked : str
+        As it was asked for: the name of a baseline, or ``last``.
+    run, ended : str
+        The run that gave them, and when it ended.
+    beside : tuple of str
+        Everything that a named baseline holds, as ``preset NAME`` or ``scope NAME``; of the history nothing.
+    notes : tuple of str
+        What there is to say, for example that lines of the history are damaged.
+    """
+
+    asked: str
+    run: str
+    ended: str
+    subject: SubjectRecord
+    metrics: Mapping[str, MetricFacts]
+    beside: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        return f"the last run {self.run}" if self.asked == "last" else f"baseline {self.asked} (run {self.run})"
+
+
 class Comparer:
     """Finds the earlier figures that this run is held against, the same ones for every process of the run."""
 
@@ -520,16 +547,6 @@ class Comparer:
         self.request = read_request(settings)
         self._settings = settings
         self._store = store
-
-    def parameters(self, session: GateSession, gate_dir: Path) -> list[tuple[Key, str]]:
-        """Every preset and scope that the folder of a gate file has; nothing where no comparison was asked for."""
-        if self.request.compare is None:
-            return []
-        names: list[tuple[Key, str]] = []
-        for kind, fixture, own in (("preset", "h2o_sweep", "presets"), ("scope", "h2o_scope", "scopes.yaml")):
-            if self._settings[own.partition(".")[0]] or (gate_dir / own).exists():
-                names += [(f"{kind} {name}", name) for _, name in session.parameters(fixture, gate_dir)]
-        return names
 
     def describe(self) -> list[str]:
         """Lines for the header: what is compared with and saved."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.bench.llm_bench import get_adapter
 from pytest_h2o.bench.machine import describe_machine
@@ -24,7 +23,7 @@ from pytest_h2o.gate.compare import (
     scope_fingerprint,
 )
 from pytest_h2o.gate.decode import explain
-from pytest_h2o.gate.metrics import ROW_METRICS, MetricFacts, metric_facts, row_cell
+from pytest_h2o.gate.metrics import ROW_METRICS, metric_facts, row_cell
 from pytest_h2o.gate.rule import (
     BestOfVerdict,
     JointVerdict,
@@ -42,20 +41,20 @@ from pytest_h2o.gate.rule import (
     eligible_rows,
     joint_interval,
 )
-from pytest_h2o.gate.targets import Targets
+from pytest_h2o.gate.targets import Targets, preset_targets, scope_targets
 from pytest_h2o.gate.values import METRICS, Comparison, Interval, Measured
 from pytest_h2o.inputs.options import DEFAULT_TARGETS
+from pytest_h2o.run.history import Earlier
+from pytest_h2o.run.launching import Baseline
 
 if TYPE_CHECKING:
-    from pytest_h2o.bench.demo import TextComparison
     from pytest_h2o.bench.results import PointResult
     from pytest_h2o.bench.rows import BenchRow
-    from pytest_h2o.gate.compare import Allowances
     from pytest_h2o.gate.decode import DecodeVerdict, PairedComparison
-    from pytest_h2o.inputs.options import Settings
     from pytest_h2o.inputs.presets import Point, Preset
     from pytest_h2o.inputs.scopes import Scope
     from pytest_h2o.lossless.result import LosslessResult
+    from pytest_h2o.run.session import GateSession, Subject
 
 
 def _plain(value: float | None) -> float | str | None:
@@ -68,7 +67,7 @@ class GateItem:
 
     kind = ""
 
-    def __init__(self, session: Figures, name: str, targets: Targets) -> None:
+    def __init__(self, session: GateSession, name: str, targets: Targets) -> None:
         self.session = session
         self.name = name
         self.targets = targets
@@ -238,7 +237,7 @@ class SweepItem(GateItem):
 
     kind = "sweep"
 
-    def __init__(self, session: Figures, preset: Preset, targets: Targets) -> None:
+    def __init__(self, session: GateSession, preset: Preset, targets: Targets) -> None:
         super().__init__(session, preset.name, targets)
         self.preset = preset
 
@@ -608,7 +607,7 @@ class PointItem(GateItem):
 
     kind = "point"
 
-    def __init__(self, session: Figures, preset: Preset, point: Point, targets: Targets) -> None:
+    def __init__(self, session: GateSession, preset: Preset, point: Point, targets: Targets) -> None:
         super().__init__(session, preset.name, targets)
         self.preset = preset
         self.point = point
@@ -642,7 +641,7 @@ class LosslessItem(GateItem):
 
     kind = "scope"
 
-    def __init__(self, session: Figures, scope: Scope, targets: Targets) -> None:
+    def __init__(self, session: GateSession, scope: Scope, targets: Targets) -> None:
         super().__init__(session, scope.name, targets)
         self.scope = scope
 
@@ -668,41 +667,12 @@ class LosslessItem(GateItem):
         return self.result.verified_streams
 
 
-@dataclass(frozen=True)
-class Earlier:
-    """The earlier figures of a preset or scope, and where they come from.
-
-    Attributes
-    ----------
-    asked : str
-        As it was asked for: the name of a baseline, or ``last``.
-    run, ended : str
-        The run that gave them, and when it ended.
-    beside : tuple of str
-        Everything that a named baseline holds, as ``preset NAME`` or ``scope NAME``; of the history nothing.
-    notes : tuple of str
-        What there is to say, for example that lines of the history are damaged.
-    """
-
-    asked: str
-    run: str
-    ended: str
-    subject: SubjectRecord
-    metrics: Mapping[str, MetricFacts]
-    beside: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def title(self) -> str:
-        return f"the last run {self.run}" if self.asked == "last" else f"baseline {self.asked} (run {self.run})"
-
-
 class ComparisonItem(GateItem):
     """One preset or scope of this run against the same one of an earlier run."""
 
     kind = "comparison"
 
-    def __init__(self, session: Figures, subject: SweepItem | LosslessItem) -> None:
+    def __init__(self, session: GateSession, subject: SweepItem | LosslessItem) -> None:
         super().__init__(session, subject.name, subject.targets)
         self.subject = subject
         self.earlier: Earlier | None = None
@@ -777,241 +747,16 @@ class ComparisonItem(GateItem):
         return self.subject.write_dry_run()
 
 
-@dataclass(frozen=True)
-class Baseline:
-    """Decode tok/s with H2O off, where it comes from, and what speaks against the comparison."""
-
-    tok_per_s: float
-    origin: str
-    notes: tuple[str, ...] = ()
-    files: tuple[Path, ...] = ()
-    """What it was read from."""
-
-
-def paired_baseline(comparison: PairedComparison | None) -> Baseline | None:
-    """The median speed of a comparison's baseline, for figures that want one number; the verdict rests on the pairs."""
-    speed = None if comparison is None else comparison.baseline_tok_per_s()
-    if comparison is None or speed is None:
-        return None
-    return Baseline(speed, f"median of its launches in {len(comparison.pairs)} pairs: {comparison.baseline}")
-
-
-def pick_recorded(
-    rows: Sequence[PointResult], results: Sequence[PointResult], uncompressed: str = "H2O off"
-) -> Baseline | None:
-    """The recorded row with nothing compressed that the given runs may be compared with; None if there is none.
-
-    It must have the prompt, gen, model (with its size), backend, threads, precision, mmap and further conditions of
-    every run. Of several the fastest is taken: the one that is hardest to hold. `uncompressed` is how the bench calls
-    such a row.
-    """
-    wanted = {_identity(result.row) for result in results}
-    fitting = [
-        (row.row.decode_tok_per_s.mean, row)
-        for row in rows
-        if wanted == {_identity(row.row)} and row.row.decode_tok_per_s is not None
-    ]
-    if not fitting:
-        return None
-    speed, best = max(fitting, key=lambda pair: pair[0])
-    others = f" (the fastest of {len(fitting)})" if len(fitting) > 1 else ""
-    return Baseline(
-        speed,
-        f"recorded row with {uncompressed}, {best.row.log_file}{others}",
-        unlike_contexts(results),
-        tuple(path for path in (best.log_path, best.config_path, best.stdout_path) if path is not None),
-    )
-
-
-def describe_unfit(rows: Sequence[PointResult], results: Sequence[PointResult]) -> list[str]:
-    """Say of each recorded row with H2O off why `pick_recorded` could not take it: what differs from which run."""
-    lines = []
-    for row in rows:
-        other = next((r for r in results if _identity(r.row) != _identity(row.row)), None)
-        if other is None:
-            lines.append(f"{row.row.log_file} has no decode speed")
-            continue
-        pairs = zip(_IDENTITY, _identity(row.row), _identity(other.row), strict=True)
-        differs = ", ".join(f"{name} {came}, not {asked}" for name, came, asked in pairs if came != asked)
-        lines.append(f"{row.row.log_file} has {differs} as {other.run_id} has")
-    return lines
-
-
-_FIELDS = ("prompt_len", "gen_len", "model", "backend", "threads")
-_CELLS = ("modelSize", "precision", "mmap", "conditions")
-_IDENTITY = (*_FIELDS, *_CELLS)
-
-
-def _identity(row: BenchRow) -> tuple[object, ...]:
-    """What two rows must have alike; a cell that both lack is alike, one that one of them lacks is not."""
-    return (*(getattr(row, name) for name in _FIELDS), *(row.cells.get(name) for name in _CELLS))
-
-
-def unlike_contexts(results: Sequence[PointResult]) -> tuple[str, ...]:
-    """Say where the binary's own warnings show that H2O on and off decoded different contexts."""
-    for result in results:
-        row, seen = result.row, result.output.max_kv_len if result.output else None
-        if seen is None or row.prompt_len is None or row.gen_len is None:
-            continue
-        if seen > row.prompt_len + row.gen_len:
-            return (
-                f"decode speeds are not comparable: warnings of {result.run_id} show a kv_len of {seen}, above prompt "
-                f"+ gen = {row.prompt_len + row.gen_len}, so H2O on decoded a longer context than H2O off",
-            )
-    return ()
-
-
-class Comparing(Protocol):
-    """What a comparison asks of earlier runs."""
-
-    @property
-    def allowances(self) -> Allowances:
-        """By how much a metric may be worse than in an earlier run."""
-        ...
-
-    def find_earlier(self, now: SubjectRecord) -> Earlier:
-        """The earlier figures to compare with. OptedOut if there are none yet."""
-        ...
-
-
-class Decoding(Protocol):
-    """What an item asks about decode speed."""
-
-    def baseline(self, preset: Preset, results: Sequence[PointResult]) -> Baseline | None:
-        """Decode speed with H2O off, None if nothing says it. OptedOut if it is left out on purpose."""
-        ...
-
-    def unfit_baselines(self, preset: Preset, results: Sequence[PointResult]) -> list[str]:
-        """What lies beside the runs and gave no baseline, and why: a line each."""
-        ...
-
-    def is_paired(self, preset: Preset) -> bool:
-        """Whether the decode verdict of a preset rests on pairs of launches, and not on `baseline`."""
-        ...
-
-    def compare(self, preset: Preset, result: PointResult, target: float) -> PairedComparison:
-        """The pairs of a row against its baseline, launched if they have not been. NotMeasured if there are none."""
-        ...
-
-    def known_comparison(self, preset: Preset) -> PairedComparison | None:
-        """The pairs of a preset if they are there already; launches nothing."""
-        ...
-
-
-class Dumping(Protocol):
-    """What an item asks about the scopes of dumps."""
-
-    def evaluate(self, scope: Scope) -> LosslessResult:
-        """Encode, decode and compare a scope. DumpError if entries cannot be read and skips are not allowed."""
-        ...
-
-    def deciding_ratio(self) -> float:
-        """Lossless ratio of the scope that decides. NotMeasured if there is none."""
-        ...
-
-    def root(self, scope: Scope) -> Path:
-        """Folder or archive that the scope reads."""
-        ...
-
-
-class Texts(Protocol):
-    """What an item asks about generated text."""
-
-    @property
-    def are_compared(self) -> bool:
-        """Whether there is an llm_demo to say it."""
-        ...
-
-    def compare(self, preset: Preset, point: Point) -> TextComparison:
-        """What llm_demo says with H2O off and on, for one point. BenchError if it says nothing."""
-        ...
-
-
-class Checking(Protocol):
-    """What an item asks about the bench's own lossless sizes."""
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether they must agree to the byte with the dumps of the same run."""
-        ...
-
-    def compare(self, preset: Preset, point: Point) -> tuple[int, str]:
-        """Bytes by which they differ, without sign, and what was compared. OptedOut, NotMeasured if they cannot be."""
-        ...
-
-
-class Figures(Protocol):
-    """Everything an item can ask of the run it is part of."""
-
-    @property
-    def settings(self) -> Settings: ...
-
-    @property
-    def rule(self) -> str:
-        """``joint`` or ``best-of``."""
-        ...
-
-    def points(self, preset: Preset) -> tuple[Point, ...]:
-        """All points of a preset, in their order."""
-        ...
-
-    def result(self, preset: Preset, point: Point) -> PointResult:
-        """The sound result of one point; an H2OError that says why there is none."""
-        ...
-
-    def notes(self, preset: Preset) -> tuple[str, ...]:
-        """What there is to say of all rows of a preset, for example that nothing was folded and why."""
-        ...
-
-    def model_layers(self, preset: Preset) -> int | None:
-        """Number of layers of the model, where it is known."""
-        ...
-
-    @property
-    def decode(self) -> Decoding:
-        """What answers for decode speed."""
-        ...
-
-    @property
-    def dumps(self) -> Dumping:
-        """What answers for the scopes of dumps."""
-        ...
-
-    @property
-    def consistency(self) -> Checking:
-        """What answers for the bench's own lossless sizes."""
-        ...
-
-    @property
-    def texts(self) -> Texts:
-        """What answers for generated text."""
-        ...
-
-    def rows_folder(self, preset: Preset) -> Path | None:
-        """Folder that holds configs and logs of the preset's runs; None where there is none."""
-        ...
-
-    def bench_command(self, preset: Preset, point: Point) -> str | None:
-        """The command line that launches this point; None where nothing is launched."""
-        ...
-
-    def fingerprint(self, preset: Preset, results: Sequence[PointResult]) -> dict[str, str | None]:
-        """What the figures of a preset were measured with, part by part; None for what is not known."""
-        ...
-
-    @property
-    def comparer(self) -> Comparing:
-        """What knows of earlier runs."""
-        ...
-
-    def take_new_data(self) -> dict[str, Any]:
-        """Results that this process has read or made since it was last asked, for the journal."""
-        ...
-
-    def remember_preset(self, preset: Preset, facts: dict[str, Any]) -> None:
-        """Keep what the summary needs of a preset for the journal."""
-        ...
-
-    def write_dry_run(self, preset: Preset) -> str:
-        """Write configs and the list of runs of a preset, run nothing, and say where they are."""
-        ...
+def make_item(session: GateSession, subject: Subject, *, compared: bool = False) -> GateItem:
+    """The item that is about a preset, a point of it or a scope; with `compared`, about it and an earlier run."""
+    item: SweepItem | LosslessItem
+    if subject.kind == "scope":
+        scope = session.scopes[subject.name]
+        item = LosslessItem(session, scope, scope_targets(session.settings, scope))
+    else:
+        preset = session.presets[subject.name]
+        targets = preset_targets(session.settings, preset, session.dumps.deciding_scope())
+        if subject.point is not None:
+            return PointItem(session, preset, session.points(preset)[subject.point], targets)
+        item = SweepItem(session, preset, targets)
+    return ComparisonItem(session, item) if compared else item

@@ -6,30 +6,26 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_h2o.bench.embedded import embedded_base_config, is_embedded
-from pytest_h2o.bench.llm_bench import get_adapter
 from pytest_h2o.codecs.base import Rope
-from pytest_h2o.errors import OptedOut, StoreError, UsageError
+from pytest_h2o.errors import StoreError, UsageError
 from pytest_h2o.files import digest_file
-from pytest_h2o.gate.targets import preset_targets
-from pytest_h2o.inputs.options import Given, Settings, parse_baseline, parse_budget
-from pytest_h2o.run.items import Baseline, describe_unfit, paired_baseline, pick_recorded, unlike_contexts
+from pytest_h2o.inputs.options import Given, Settings, parse_budget
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.command import BenchSettings
     from pytest_h2o.bench.config import BaseConfig
     from pytest_h2o.bench.results import PointResult
+    from pytest_h2o.bench.rows import BenchRow
     from pytest_h2o.gate.decode import Budget, PairedComparison
     from pytest_h2o.gate.noise import Noise
-    from pytest_h2o.inputs.presets import Point, Preset
+    from pytest_h2o.inputs.presets import Preset
     from pytest_h2o.inputs.scopes import Scope
-    from pytest_h2o.run.journal import NewData
-    from pytest_h2o.run.sources import RowSource
 
 
 def check_bench(bench: Path, origin: str) -> Path:
@@ -87,6 +83,90 @@ def choose_base_config(preset: Preset, given: Given, *, embedded: bool = False) 
         expected="one of: --h2o-base-config FILE; the ini key h2o_base_config; base_config: in the preset",
         hint="pytest gates/ --h2o-bench PATH --h2o-base-config path/to/model/config.json",
     )
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Decode tok/s with H2O off, where it comes from, and what speaks against the comparison."""
+
+    tok_per_s: float
+    origin: str
+    notes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    """What it was read from."""
+
+
+def paired_baseline(comparison: PairedComparison | None) -> Baseline | None:
+    """The median speed of a comparison's baseline, for figures that want one number; the verdict rests on the pairs."""
+    speed = None if comparison is None else comparison.baseline_tok_per_s()
+    if comparison is None or speed is None:
+        return None
+    return Baseline(speed, f"median of its launches in {len(comparison.pairs)} pairs: {comparison.baseline}")
+
+
+def pick_recorded(
+    rows: Sequence[PointResult], results: Sequence[PointResult], uncompressed: str = "H2O off"
+) -> Baseline | None:
+    """The recorded row with nothing compressed that the given runs may be compared with; None if there is none.
+
+    It must have the prompt, gen, model (with its size), backend, threads, precision, mmap and further conditions of
+    every run. Of several the fastest is taken: the one that is hardest to hold. `uncompressed` is how the bench calls
+    such a row.
+    """
+    wanted = {_identity(result.row) for result in results}
+    fitting = [
+        (row.row.decode_tok_per_s.mean, row)
+        for row in rows
+        if wanted == {_identity(row.row)} and row.row.decode_tok_per_s is not None
+    ]
+    if not fitting:
+        return None
+    speed, best = max(fitting, key=lambda pair: pair[0])
+    others = f" (the fastest of {len(fitting)})" if len(fitting) > 1 else ""
+    return Baseline(
+        speed,
+        f"recorded row with {uncompressed}, {best.row.log_file}{others}",
+        unlike_contexts(results),
+        tuple(path for path in (best.log_path, best.config_path, best.stdout_path) if path is not None),
+    )
+
+
+def describe_unfit(rows: Sequence[PointResult], results: Sequence[PointResult]) -> list[str]:
+    """Say of each recorded row with H2O off why `pick_recorded` could not take it: what differs from which run."""
+    lines = []
+    for row in rows:
+        other = next((r for r in results if _identity(r.row) != _identity(row.row)), None)
+        if other is None:
+            lines.append(f"{row.row.log_file} has no decode speed")
+            continue
+        pairs = zip(_IDENTITY, _identity(row.row), _identity(other.row), strict=True)
+        differs = ", ".join(f"{name} {came}, not {asked}" for name, came, asked in pairs if came != asked)
+        lines.append(f"{row.row.log_file} has {differs} as {other.run_id} has")
+    return lines
+
+
+_FIELDS = ("prompt_len", "gen_len", "model", "backend", "threads")
+_CELLS = ("modelSize", "precision", "mmap", "conditions")
+_IDENTITY = (*_FIELDS, *_CELLS)
+
+
+def _identity(row: BenchRow) -> tuple[object, ...]:
+    """What two rows must have alike; a cell that both lack is alike, one that one of them lacks is not."""
+    return (*(getattr(row, name) for name in _FIELDS), *(row.cells.get(name) for name in _CELLS))
+
+
+def unlike_contexts(results: Sequence[PointResult]) -> tuple[str, ...]:
+    """Say where the binary's own warnings show that H2O on and off decoded different contexts."""
+    for result in results:
+        row, seen = result.row, result.output.max_kv_len if result.output else None
+        if seen is None or row.prompt_len is None or row.gen_len is None:
+            continue
+        if seen > row.prompt_len + row.gen_len:
+            return (
+                f"decode speeds are not comparable: warnings of {result.run_id} show a kv_len of {seen}, above prompt "
+                f"+ gen = {row.prompt_len + row.gen_len}, so H2O on decoded a longer context than H2O off",
+            )
+    return ()
 
 
 DEFAULT_BUDGET = "20"
@@ -191,62 +271,6 @@ def plan_pairs(settings: Settings, preset: Preset, target: float) -> PairPlan:
     """What is fixed before the first pair; its notes say so if the target is below the noise floor."""
     budget = decode_budget(settings, preset)
     return PairPlan(budget, target, settings["disturbed"] == "again", _flag(settings, preset, budget, target))
-
-
-class DecodeFigures:
-    """Answers for the decode speed of presets; where their rows come from, the session says."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        points: Callable[[Preset], tuple[Point, ...]],
-        source: Callable[[Preset], RowSource],
-        new: NewData,
-    ) -> None:
-        self._settings = settings
-        self._points = points
-        self._source = source
-        self._new = new
-
-    def describe(self, presets: Sequence[Preset]) -> list[str]:
-        """Lines for the header."""
-        wanted = [(preset, preset_targets(self._settings, preset, None).decode_drop.value) for preset in presets]
-        return [*describe_decode(self._settings, presets), *flag_targets(self._settings, wanted)]
-
-    def baseline(self, preset: Preset, results: Sequence[PointResult]) -> Baseline | None:
-        chosen = choose_baseline(self._settings, preset)
-        if chosen.value == "none":
-            raise OptedOut(f"the decode threshold is left out: decode baseline none ({chosen.origin})")
-        if self.is_paired(preset):
-            return paired_baseline(self.known_comparison(preset))
-        if chosen.value is not None:
-            speed = parse_baseline(str(chosen.value), chosen.origin)
-            return Baseline(speed, chosen.origin, unlike_contexts(results))
-        return pick_recorded(self._source(preset).baselines, results, get_adapter(preset.bench).uncompressed)
-
-    def unfit_baselines(self, preset: Preset, results: Sequence[PointResult]) -> list[str]:
-        source = self._source(preset)
-        unused = [f"{log}: {why}" for log, why in source.unused.items()]
-        return [*describe_unfit(source.baselines, results), *unused][:4]
-
-    def is_paired(self, preset: Preset) -> bool:
-        chosen = choose_baseline(self._settings, preset).value
-        return chosen == "paired" or (chosen is None and self._source(preset).pairs.known() is not None)
-
-    def rests_on_rows(self, preset: Preset) -> bool:
-        """Whether the speeds of the rows themselves are judged, by a number, where a bench runs."""
-        return choose_baseline(self._settings, preset).value not in ("paired", "none")
-
-    def known_comparison(self, preset: Preset) -> PairedComparison | None:
-        return self._source(preset).pairs.known()
-
-    def compare(self, preset: Preset, result: PointResult, target: float) -> PairedComparison:
-        point = next(point for point in self._points(preset) if point.run_id == result.run_id)
-        plan = plan_pairs(self._settings, preset, target)
-        comparison = self._source(preset).pairs.compare(point, plan)
-        self._new.add_comparison(preset, comparison)
-        return comparison
 
 
 def find_rope(scope: Scope, base_config: Given) -> Rope | None:

@@ -6,21 +6,20 @@ scope) goes through the run folder's `OnceStore`, so that it is made once whiche
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pytest_h2o.bench.embedded import is_embedded
-from pytest_h2o.errors import BenchError, H2OError, PresetError, StoreError
+from pytest_h2o.errors import BenchError, H2OError, NotMeasured, PresetError, StoreError
 from pytest_h2o.gate.targets import preset_targets, refuse_unmeasured, scope_targets
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import Settings
 from pytest_h2o.run.history import Comparer
-from pytest_h2o.run.items import ComparisonItem, LosslessItem, PointItem, SweepItem
 from pytest_h2o.run.journal import NewData
 from pytest_h2o.run.launching import (
-    DecodeFigures,
     bench_settings,
     check_bench,
     choose_base_config,
@@ -32,15 +31,15 @@ from pytest_h2o.run.pairs import decode_step
 from pytest_h2o.run.progress import Plan, ProgressWriter
 from pytest_h2o.run.sources import (
     ConsistencyFigures,
+    DecodeFigures,
     LaunchedRows,
     NoRows,
     RecordedRows,
     RowSource,
-    ScopeFigures,
     TextFigures,
     find_recordings,
 )
-from pytest_h2o.run.store import HEADER, PROGRESS, SHARED, OnceStore
+from pytest_h2o.run.store import HEADER, PROGRESS, SHARED, OnceStore, keep_error, kept_value
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.config import BaseConfig
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
     from pytest_h2o.gate.values import Target
     from pytest_h2o.inputs.presets import Point, Preset
     from pytest_h2o.inputs.scopes import Scope
-    from pytest_h2o.run.items import GateItem
+    from pytest_h2o.lossless.result import LosslessResult
 
 
 class GateFiles:
@@ -188,9 +187,6 @@ class PresetFit:
         )
 
 
-SCOPE_FIXTURES = ("h2o_lossless", "h2o_upper_bound", "h2o_scope")
-
-
 def names_asked_for(keyword: str, arguments: Iterable[str]) -> tuple[str, ...]:
     """Give the words of a ``-k`` expression that are not negated, and the parameter ids of node ids; in lower case.
 
@@ -210,32 +206,81 @@ def names_asked_for(keyword: str, arguments: Iterable[str]) -> tuple[str, ...]:
     return (*words, *(name.split("[", 1)[1].rstrip("]").lower() for name in ids if "[" in name))
 
 
-def preset_of(params: Mapping[str, Any]) -> str | None:
-    """The preset that an item with these parameters is about; None if it is about none."""
-    if "h2o_point" in params:
-        return str(params["h2o_point"][0])
-    if "h2o_sweep" in params:
-        return str(params["h2o_sweep"])
-    kind, _, name = str(params.get("h2o_comparison", "")).partition(" ")
-    return name if kind == "preset" else None
+class Subject(NamedTuple):
+    """What an item is about, and the parameter of its fixture: a preset, one point of it by its place, or a scope."""
+
+    kind: Literal["preset", "scope"]
+    name: str
+    point: int | None = None
 
 
-def scope_of(params: Mapping[str, Any]) -> str | None:
-    """The scope that an item with these parameters is about; None if it is about none."""
-    kind, _, name = str(params.get("h2o_comparison", "")).partition(" ")
-    return name if kind == "scope" else next((str(params[f]) for f in SCOPE_FIXTURES if f in params), None)
+def subject_of(params: Mapping[str, Any]) -> Subject | None:
+    """The subject among the parameters of a gate item.
+
+    None of the item that pytest makes of an empty list: no comparison is asked for, or no scope is such.
+    """
+    return next((value for value in params.values() if isinstance(value, Subject)), None)
 
 
-def measures_nothing(params: Mapping[str, Any]) -> bool:
-    """Whether this is the item that pytest makes of an empty list: no comparison is asked for, or no scope is such."""
-    return any(name.startswith("h2o_") and not isinstance(key, str | tuple) for name, key in params.items())
+class ScopeFigures:
+    """Answers for the dumps: each scope evaluated once, whichever process asks first."""
 
+    def __init__(
+        self, settings: Settings, *, store: OnceStore, files: GateFiles, new: NewData, progress: ProgressWriter
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._files = files
+        self._new = new
+        self._progress = progress
+        self._evaluated: dict[str, LosslessResult] = {}
 
-Key = str | tuple[str, int]
-"""What parametrizes an item: a preset or scope name, or a preset name and a point's place in it.
+    def deciding_scope(self) -> Scope | None:
+        return next((scope for scope in self._files.scopes.values() if scope.decides), None)
 
-A comparison has ``preset NAME`` or ``scope NAME``.
-"""
+    def deciding_ratio(self) -> float:
+        scope = self.deciding_scope()
+        if scope is None:
+            raise NotMeasured(
+                "no scope decides the lossless ratio",
+                expected="a scope with decides: true in scopes.yaml beside the gate file",
+                hint="name the file with --h2o-scopes FILE",
+            )
+        return self.evaluate(scope).lossless_ratio
+
+    def evaluate(self, scope: Scope) -> LosslessResult:
+        from pytest_h2o.lossless.result import LosslessResult, refuse_skips
+
+        allow_skips = scope.allow_skips or self._settings["allow-skips"]
+        if scope.name not in self._evaluated:
+            kept = self._store.once(f"scope/{scope.name}", keep_error(lambda: self._encode(scope)))
+            self._evaluated[scope.name] = LosslessResult.from_json(kept_value(kept), scope.name)
+            targets = scope_targets(self._settings, scope)
+            self._new.add_scope(scope, targets, self._evaluated[scope.name], allow_skips=allow_skips)
+        result = self._evaluated[scope.name]
+        if not allow_skips:
+            refuse_skips(result, scope.name)
+        return result
+
+    def _encode(self, scope: Scope) -> dict[str, Any]:
+        from pytest_h2o.bench.machine import heavy_work
+        from pytest_h2o.lossless.evaluate import evaluate_lossless
+        from pytest_h2o.lossless.plan import LosslessSettings
+        from pytest_h2o.run.launching import find_rope
+
+        settings = LosslessSettings(
+            **{field.name: getattr(scope, field.name) for field in dataclasses.fields(LosslessSettings)}
+        )
+        rope = find_rope(scope, self._settings.given["base-config"])
+        root, executor, progress = self.root(scope), self._settings["executor"], self._progress
+        with progress.step(scope.name, "coded and decoded"), heavy_work(progress.wait):
+            return evaluate_lossless(
+                root, settings, verify=True, rope=rope, executor=executor, progress=progress.amount
+            ).to_json()
+
+    def root(self, scope: Scope) -> Path:
+        root: Path = self._settings["dump-dir"] or scope.root
+        return root
 
 
 class GateSession:
@@ -248,6 +293,7 @@ class GateSession:
         self.progress = ProgressWriter(run_dir / PROGRESS)
         self.comparer = Comparer(settings, self.store)
         self._files = GateFiles(settings)
+        self.presets, self.scopes = self._files.presets, self._files.scopes
         self._points: dict[str, tuple[Point, ...]] = {}
         self._sources: dict[str, RowSource] = {}
         self._needed: dict[str, set[int] | None] = {}
@@ -264,24 +310,29 @@ class GateSession:
     def rule(self) -> str:
         return str(self.settings["rule"])
 
-    def parameters(self, fixture: str, gate_dir: Path) -> list[tuple[Key, str]]:
-        """Key and id of every item of one fixture, for the gate file in `gate_dir`."""
-        if fixture == "h2o_sweep":
-            return [(preset.name, preset.name) for preset in self._files.load_presets(gate_dir)]
+    def parameters(self, fixture: str, gate_dir: Path) -> list[tuple[Subject, str]]:
+        """Subject and id of every item of one fixture, for the gate file in `gate_dir`."""
         if fixture == "h2o_point":
             return [
-                ((preset.name, place), f"{preset.name}-{point.run_id}")
+                (Subject("preset", preset.name, place), f"{preset.name}-{point.run_id}")
                 for preset in self._files.load_presets(gate_dir)
                 for place, point in enumerate(self.points(preset))
             ]
+        presets: Sequence[Preset] = ()
+        scopes: Sequence[Scope] = ()
         if fixture == "h2o_comparison":
-            return self.comparer.parameters(self, gate_dir)
-        scopes = self._files.load_scopes(gate_dir)
-        if fixture == "h2o_lossless":
-            scopes = [scope for scope in scopes if scope.entry_mode != "aggregate"]
-        elif fixture == "h2o_upper_bound":
-            scopes = [scope for scope in scopes if scope.entry_mode == "aggregate"]
-        return [(scope.name, scope.name) for scope in scopes]
+            if self.comparer.request.compare is not None:
+                if self.settings["presets"] or (gate_dir / "presets").exists():
+                    presets = self._files.load_presets(gate_dir)
+                if self.settings["scopes"] or (gate_dir / "scopes.yaml").exists():
+                    scopes = self._files.load_scopes(gate_dir)
+        elif fixture == "h2o_sweep":
+            presets = self._files.load_presets(gate_dir)
+        else:
+            wanted = {"h2o_lossless": (False,), "h2o_upper_bound": (True,)}.get(fixture, (False, True))
+            scopes = [s for s in self._files.load_scopes(gate_dir) if (s.entry_mode == "aggregate") in wanted]
+        subjects = [*(Subject("preset", p.name) for p in presets), *(Subject("scope", s.name) for s in scopes)]
+        return [(subject, subject.name) for subject in subjects]
 
     def points(self, preset: Preset) -> tuple[Point, ...]:
         """All points of a preset, in their order."""
@@ -293,7 +344,7 @@ class GateSession:
 
     def leave_out(self, selected: Collection[str]) -> Mapping[str, str]:
         """Check the presets that have selected items, and tell which of them are not run unless named: name -> why."""
-        for preset in (self._files.presets[name] for name in sorted(selected)):
+        for preset in (self.presets[name] for name in sorted(selected)):
             refuse_unmeasured(preset, takes_prompt=self._takes_prompt)
             if self.settings["bench"] is not None:
                 bench_settings(self.settings, preset)
@@ -333,24 +384,23 @@ class GateSession:
                 return RecordedRows(folder, self.points(preset))
         return NoRows(preset, settings["logs"])
 
-    def note_selected(self, params: Sequence[dict[str, Any]]) -> None:
-        """Learn which items will run: only their points are launched, folded among themselves."""
-        for param in params:
-            name = preset_of(param)
-            if name is not None and "h2o_point" not in param:
-                self._needed[name] = None
-            elif name is not None:
-                needed = self._needed.setdefault(name, set())
-                if needed is not None:
-                    needed.add(param["h2o_point"][1])
+    def note_selected(self, subjects: Iterable[Subject]) -> None:
+        """Learn what items will run: only their points are launched, folded among themselves."""
+        for subject in subjects:
+            if subject.kind == "preset" and subject.point is None:
+                self._needed[subject.name] = None
+            elif subject.kind == "preset":
+                needed = self._needed.setdefault(subject.name, set())
+                if needed is not None and subject.point is not None:
+                    needed.add(subject.point)
 
-    def begin(self, nodeids: Sequence[str], params: Sequence[Mapping[str, Any]]) -> None:
+    def begin(self, nodeids: Sequence[str], subjects: Sequence[Subject]) -> None:
         """Write down what this run is asked, before anything is measured; all its processes must be asked the same."""
         from pytest_h2o.run.resume import describe_asked, refuse_changes
 
-        presets = [self._files.presets[name] for name in sorted({preset_of(param) or "" for param in params} - {""})]
-        named = {scope_of(param) for param in params} - {None}
-        scopes = [s for s in self._files.scopes.values() if s.name in named or (presets and s.decides)]
+        presets = [self.presets[name] for name in sorted({s.name for s in subjects if s.kind == "preset"})]
+        named = {s.name for s in subjects if s.kind == "scope"}
+        scopes = [s for s in self.scopes.values() if s.name in named or (presets and s.decides)]
         launched = self.settings["bench"] is not None
         bases = [(preset, self._base_config(preset).path if launched else None) for preset in presets]
         now = describe_asked(self.settings, nodeids, bases, [(s, self.dumps.root(s)) for s in scopes])
@@ -363,7 +413,7 @@ class GateSession:
 
     def selected_presets(self) -> list[Preset]:
         """The presets that items which will run ask for."""
-        return [preset for name, preset in sorted(self._files.presets.items()) if name in self._needed]
+        return [preset for name, preset in sorted(self.presets.items()) if name in self._needed]
 
     def selected_sources(self) -> dict[str, RowSource]:
         """Where the rows of each preset that will be measured come from."""
@@ -392,33 +442,6 @@ class GateSession:
             return list(self.store.once(HEADER, first)["lines"])
         except StoreError:  # that nothing can be kept is told when the first item has something to keep
             return describe(self)
-
-    def point_item(self, key: tuple[str, int]) -> PointItem:
-        preset = self._files.presets[key[0]]
-        targets = preset_targets(self.settings, preset, self.dumps.deciding_scope())
-        return PointItem(self, preset, self.points(preset)[key[1]], targets)
-
-    def sweep_item(self, name: str) -> SweepItem:
-        preset = self._files.presets[name]
-        return SweepItem(self, preset, preset_targets(self.settings, preset, self.dumps.deciding_scope()))
-
-    def lossless_item(self, name: str) -> LosslessItem:
-        scope = self._files.scopes[name]
-        return LosslessItem(self, scope, scope_targets(self.settings, scope))
-
-    def comparison_item(self, key: str) -> ComparisonItem:
-        kind, _, name = key.partition(" ")
-        return ComparisonItem(self, self.sweep_item(name) if kind == "preset" else self.lossless_item(name))
-
-    def make_item(self, params: Mapping[str, Any]) -> GateItem:
-        """The item that has these parameters, fixture -> key."""
-        if "h2o_comparison" in params:
-            return self.comparison_item(params["h2o_comparison"])
-        if "h2o_point" in params:
-            return self.point_item(params["h2o_point"])
-        if "h2o_sweep" in params:
-            return self.sweep_item(params["h2o_sweep"])
-        return self.lossless_item(next(params[name] for name in SCOPE_FIXTURES if name in params))
 
     def result(self, preset: Preset, point: Point) -> PointResult:
         source = self._source(preset)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import tempfile
@@ -14,12 +13,24 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_h2o.bench.demo import TextComparison, compare_texts
 from pytest_h2o.bench.embedded import is_embedded, shipped
+from pytest_h2o.bench.llm_bench import get_adapter
 from pytest_h2o.errors import DumpError, NotMeasured, OptedOut, UsageError
 from pytest_h2o.files import unused_folder
-from pytest_h2o.gate.targets import scope_targets
+from pytest_h2o.gate.targets import preset_targets
 from pytest_h2o.inputs.checking import LLM_BENCH
-from pytest_h2o.inputs.options import Settings
-from pytest_h2o.run.launching import bench_settings
+from pytest_h2o.inputs.options import Settings, parse_baseline
+from pytest_h2o.run.launching import (
+    Baseline,
+    bench_settings,
+    choose_baseline,
+    describe_decode,
+    describe_unfit,
+    flag_targets,
+    paired_baseline,
+    pick_recorded,
+    plan_pairs,
+    unlike_contexts,
+)
 from pytest_h2o.run.progress import ProgressWriter
 from pytest_h2o.run.store import OnceStore, keep_error, kept_value
 
@@ -30,13 +41,11 @@ if TYPE_CHECKING:
     from pytest_h2o.bench.recorded import Recording
     from pytest_h2o.bench.results import PointResult
     from pytest_h2o.bench.sweep import FoldCheck
+    from pytest_h2o.gate.decode import PairedComparison
     from pytest_h2o.inputs.presets import Point, Preset
-    from pytest_h2o.inputs.scopes import Scope
-    from pytest_h2o.lossless.result import LosslessResult
     from pytest_h2o.reference.dump import Consistency
     from pytest_h2o.run.journal import NewData
     from pytest_h2o.run.pairs import PairSource
-    from pytest_h2o.run.session import GateFiles
 
 
 class RowSource(Protocol):
@@ -487,62 +496,57 @@ class TextFigures:
         return TextComparison(point.run_id, tuple(pairs))
 
 
-class ScopeFigures:
-    """Answers for the dumps: each scope evaluated once, whichever process asks first."""
+class DecodeFigures:
+    """Answers for the decode speed of presets; where their rows come from, the session says."""
 
     def __init__(
-        self, settings: Settings, *, store: OnceStore, files: GateFiles, new: NewData, progress: ProgressWriter
+        self,
+        settings: Settings,
+        *,
+        points: Callable[[Preset], tuple[Point, ...]],
+        source: Callable[[Preset], RowSource],
+        new: NewData,
     ) -> None:
         self._settings = settings
-        self._store = store
-        self._files = files
+        self._points = points
+        self._source = source
         self._new = new
-        self._progress = progress
-        self._evaluated: dict[str, LosslessResult] = {}
 
-    def deciding_scope(self) -> Scope | None:
-        return next((scope for scope in self._files.scopes.values() if scope.decides), None)
+    def describe(self, presets: Sequence[Preset]) -> list[str]:
+        """Lines for the header."""
+        wanted = [(preset, preset_targets(self._settings, preset, None).decode_drop.value) for preset in presets]
+        return [*describe_decode(self._settings, presets), *flag_targets(self._settings, wanted)]
 
-    def deciding_ratio(self) -> float:
-        scope = self.deciding_scope()
-        if scope is None:
-            raise NotMeasured(
-                "no scope decides the lossless ratio",
-                expected="a scope with decides: true in scopes.yaml beside the gate file",
-                hint="name the file with --h2o-scopes FILE",
-            )
-        return self.evaluate(scope).lossless_ratio
+    def baseline(self, preset: Preset, results: Sequence[PointResult]) -> Baseline | None:
+        chosen = choose_baseline(self._settings, preset)
+        if chosen.value == "none":
+            raise OptedOut(f"the decode threshold is left out: decode baseline none ({chosen.origin})")
+        if self.is_paired(preset):
+            return paired_baseline(self.known_comparison(preset))
+        if chosen.value is not None:
+            speed = parse_baseline(str(chosen.value), chosen.origin)
+            return Baseline(speed, chosen.origin, unlike_contexts(results))
+        return pick_recorded(self._source(preset).baselines, results, get_adapter(preset.bench).uncompressed)
 
-    def evaluate(self, scope: Scope) -> LosslessResult:
-        from pytest_h2o.lossless.result import LosslessResult, refuse_skips
+    def unfit_baselines(self, preset: Preset, results: Sequence[PointResult]) -> list[str]:
+        source = self._source(preset)
+        unused = [f"{log}: {why}" for log, why in source.unused.items()]
+        return [*describe_unfit(source.baselines, results), *unused][:4]
 
-        allow_skips = scope.allow_skips or self._settings["allow-skips"]
-        if scope.name not in self._evaluated:
-            kept = self._store.once(f"scope/{scope.name}", keep_error(lambda: self._encode(scope)))
-            self._evaluated[scope.name] = LosslessResult.from_json(kept_value(kept), scope.name)
-            targets = scope_targets(self._settings, scope)
-            self._new.add_scope(scope, targets, self._evaluated[scope.name], allow_skips=allow_skips)
-        result = self._evaluated[scope.name]
-        if not allow_skips:
-            refuse_skips(result, scope.name)
-        return result
+    def is_paired(self, preset: Preset) -> bool:
+        chosen = choose_baseline(self._settings, preset).value
+        return chosen == "paired" or (chosen is None and self._source(preset).pairs.known() is not None)
 
-    def _encode(self, scope: Scope) -> dict[str, Any]:
-        from pytest_h2o.bench.machine import heavy_work
-        from pytest_h2o.lossless.evaluate import evaluate_lossless
-        from pytest_h2o.lossless.plan import LosslessSettings
-        from pytest_h2o.run.launching import find_rope
+    def rests_on_rows(self, preset: Preset) -> bool:
+        """Whether the speeds of the rows themselves are judged, by a number, where a bench runs."""
+        return choose_baseline(self._settings, preset).value not in ("paired", "none")
 
-        settings = LosslessSettings(
-            **{field.name: getattr(scope, field.name) for field in dataclasses.fields(LosslessSettings)}
-        )
-        rope = find_rope(scope, self._settings.given["base-config"])
-        root, executor, progress = self.root(scope), self._settings["executor"], self._progress
-        with progress.step(scope.name, "coded and decoded"), heavy_work(progress.wait):
-            return evaluate_lossless(
-                root, settings, verify=True, rope=rope, executor=executor, progress=progress.amount
-            ).to_json()
+    def known_comparison(self, preset: Preset) -> PairedComparison | None:
+        return self._source(preset).pairs.known()
 
-    def root(self, scope: Scope) -> Path:
-        root: Path = self._settings["dump-dir"] or scope.root
-        return root
+    def compare(self, preset: Preset, result: PointResult, target: float) -> PairedComparison:
+        point = next(point for point in self._points(preset) if point.run_id == result.run_id)
+        plan = plan_pairs(self._settings, preset, target)
+        comparison = self._source(preset).pairs.compare(point, plan)
+        self._new.add_comparison(preset, comparison)
+        return comparison

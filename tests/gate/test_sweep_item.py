@@ -14,7 +14,7 @@ from pytest_h2o.bench.results import PointResult
 from pytest_h2o.errors import NotMeasured, OptedOut, UsageError
 from pytest_h2o.gate.metrics import ROW_METRICS, RowMetric
 from pytest_h2o.gate.values import Target
-from pytest_h2o.run.items import Baseline
+from pytest_h2o.run.launching import Baseline
 from tests.sweeps import make_row, make_sweep
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from pytest_h2o.gate.values import Measured, Target
 from pytest_h2o.inputs.options import resolve_settings
 from pytest_h2o.report.diagnosis import explain_comparison, report_item
-from pytest_h2o.run.items import GateItem
-from pytest_h2o.run.session import GateSession
+from pytest_h2o.run.items import GateItem, make_item
+from pytest_h2o.run.session import GateSession, Subject
 from tests.plugin.project import RECORDINGS, ROOT
 
 GATES = ROOT / "gates"
@@ -31,6 +31,15 @@ def make_session(folder: Path, gates: Path = GATES, **options: str) -> GateSessi
     names = [name for _, name in session.parameters("h2o_sweep", gates)]
     session.leave_out([name for name in names if name == "target_ratio_v3"])
     return session
+
+
+def preset_item(session: GateSession, name: str, point: int | None = None) -> Any:
+    """The item of a preset, or of the point at a place in it."""
+    return make_item(session, Subject("preset", name, point))
+
+
+def scope_item(session: GateSession, name: str, *, compared: bool = False) -> Any:
+    return make_item(session, Subject("scope", name), compared=compared)
 
 
 def load_gate_file(name: str) -> ModuleType:

@@ -14,7 +14,15 @@ from pytest_h2o.gate.values import Measured, Target
 from pytest_h2o.report.diagnosis import explain_comparison
 from pytest_h2o.run.session import GateSession
 from tests.plugin.project import Project, drop_column, log_of, replace_in
-from tests.report.gate_items import check_comparison, fix_places, load_gate_file, make_session, tell_failure
+from tests.report.gate_items import (
+    check_comparison,
+    fix_places,
+    load_gate_file,
+    make_session,
+    preset_item,
+    scope_item,
+    tell_failure,
+)
 
 PRESET = "target_ratio_v3"
 DECIDING = "front2_grouped_192_8"
@@ -30,18 +38,18 @@ def check_golden(name: str, text: str) -> None:
 
 def tell_sweep(session: GateSession, kind: str) -> str:
     """What test_lossy, test_decode or test_joint of the preset says."""
-    item = session.sweep_item(PRESET)
+    item = preset_item(session, PRESET)
     arguments = (item,) if kind == "joint" else (item, item.targets)
     return tell_failure(item, f"test_{kind}", lambda: getattr(sweep_gates, f"test_{kind}")(*arguments))
 
 
 def tell_point(session: GateSession, number: int) -> str:
-    item = session.point_item((PRESET, number - 1))
+    item = preset_item(session, PRESET, number - 1)
     return tell_failure(item, "test_bench", lambda: sweep_gates.test_bench(item))
 
 
 def tell_scope(session: GateSession, kind: str, scope: str = DECIDING) -> str:
-    item = session.lossless_item(scope)
+    item = scope_item(session, scope)
     arguments = (item,) if kind == "roundtrip" else (item, item.targets)
     return tell_failure(item, f"test_{kind}", lambda: getattr(dump_gates, f"test_{kind}")(*arguments))
 
@@ -65,7 +73,7 @@ def test_decode(tmp_path: Path) -> None:
 
 
 def test_a_comparison_of_a_gate_file_of_the_users(tmp_path: Path) -> None:
-    item = make_session(tmp_path).sweep_item(PRESET)
+    item = preset_item(make_session(tmp_path), PRESET)
 
     def gate() -> None:
         assert item.best("h2o_keep") <= 0.29
@@ -109,7 +117,7 @@ def test_missing_column(project: Project) -> None:
 
 def test_not_measured(tmp_path: Path) -> None:
     session = make_session(tmp_path)
-    item = session.sweep_item("target_speed_v3")
+    item = preset_item(session, "target_speed_v3")
     told = tell_failure(item, "test_lossy", lambda: sweep_gates.test_lossy(item, item.targets))
     check_golden("not_measured", fix_places(told))
 

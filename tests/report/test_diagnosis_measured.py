@@ -16,7 +16,7 @@ from pytest_h2o.gate.decode import PairedComparison, TimedLaunch, TimedPair
 from pytest_h2o.run.history import save_baseline
 from tests.plugin.project import Project
 from tests.records import make_record
-from tests.report.gate_items import fix_places, load_gate_file, make_session, tell_failure
+from tests.report.gate_items import fix_places, load_gate_file, make_session, scope_item, tell_failure
 from tests.report.test_diagnosis import (
     DECIDING,
     check_golden,
@@ -92,11 +92,11 @@ def test_pairs_that_cannot_be_compared(project: Project) -> None:
 
 
 def test_a_figure_that_is_worse_than_in_a_baseline(project: Project) -> None:
-    measured = make_session(project.path).comparison_item(f"scope {DECIDING}").now()
+    measured = scope_item(make_session(project.path), DECIDING, compared=True).now()
     better = {**measured.figures["all"], "lossless_ratio": 1.5, "compressed_bytes": 2_600_000.0}
     subject = replace(measured, figures={**measured.figures, "all": better, "layer 9": {"lossless_ratio": 1.2}})
     save_baseline(project.path / "h2o-runs", "main", make_record("20260101-000000-aaaaaa", subject))
-    item = make_session(project.path, compare="main").comparison_item(f"scope {DECIDING}")
+    item = scope_item(make_session(project.path, compare="main"), DECIDING, compared=True)
     told = tell_failure(item, "test_no_regression", lambda: regression_gates.test_no_regression(item))
     check_golden("regression", fix_places(told, PROJECT=project.path))
 

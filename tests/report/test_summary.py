@@ -18,7 +18,7 @@ from pytest_h2o.run.items import GateItem
 from pytest_h2o.run.journal import Collector
 from pytest_h2o.run.session import GateSession
 from tests.plugin.project import Project
-from tests.report.gate_items import load_gate_file, make_session
+from tests.report.gate_items import load_gate_file, make_session, preset_item, scope_item
 
 PRESET = "target_ratio_v3"
 DECIDING = "front2_grouped_192_8"
@@ -48,13 +48,13 @@ class Run:
     def judge_all(self) -> None:
         """The preset, its points and the deciding scope."""
         for place in range(27):
-            self.judge(self.session.point_item((PRESET, place)), "test_sweep", "test_bench")
+            self.judge(preset_item(self.session, PRESET, place), "test_sweep", "test_bench")
         for function in ("test_lossy", "test_decode", "test_joint"):
-            item = self.session.sweep_item(PRESET)
+            item = preset_item(self.session, PRESET)
             self.judge(item, "test_sweep", function, *(() if function == "test_joint" else (item.targets,)))
-        item = self.session.lossless_item(DECIDING)
+        item = scope_item(self.session, DECIDING)
         self.judge(item, "test_dumps", "test_lossless", item.targets)
-        self.judge(self.session.lossless_item(DECIDING), "test_dumps", "test_roundtrip")
+        self.judge(scope_item(self.session, DECIDING), "test_dumps", "test_roundtrip")
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_the_last_lines_on_the_terminal(passed: dict[str, Any]) -> None:
 
 def test_part_of_a_run_is_incomplete_and_says_what_is_not_there(tmp_path: Path) -> None:
     run = Run(make_session(tmp_path))
-    run.judge(run.session.point_item((PRESET, 2)), "test_sweep", "test_bench")
+    run.judge(preset_item(run.session, PRESET, 2), "test_sweep", "test_bench")
     summary = build_summary(run.collector)
     assert summary["overall_pass"] == "incomplete"
     assert summary["incomplete_for"] == [
