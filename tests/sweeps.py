@@ -7,8 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from pytest_h2o.bench.results import PointResult
-from pytest_h2o.bench.rows import BenchRow
+from pytest_h2o.bench.rows import Row
 from pytest_h2o.gate.decode import PairedComparison, TimedLaunch, TimedPair
 from pytest_h2o.gate.targets import Targets
 from pytest_h2o.gate.values import Target
@@ -19,11 +18,11 @@ from pytest_h2o.run.launching import Baseline
 ROW = {"llm_demo": "prompt=512<br>decode=128", "h2o_lossy": "3.1"}
 
 
-def make_row(run_id: str, speed: float | None = 60.0, disturbance: str | None = None, **cells: str) -> PointResult:
+def make_row(run_id: str, speed: float | None = 60.0, disturbance: str | None = None, **cells: str) -> Row:
     """The result of a run; without a speed its row has no such column."""
     speeds = {} if speed is None else {"speed(tok/s)": f"300.00 ± 1.00<br>{speed:.4f} ± 1.00"}
-    row = BenchRow.from_cells({**ROW, **speeds, **cells}, log_file=f"{run_id}.log", repeat=3)
-    return PointResult(run_id, row, Path(f"{run_id}.log"), disturbance=disturbance)
+    path = Path(f"{run_id}.log")
+    return Row({**ROW, **speeds, **cells}, path.name, 3, run_id, path, disturbance=disturbance)
 
 
 def make_pairs(candidate: str, drop: float, count: int = 12, excluded: str | None = None) -> PairedComparison:
@@ -53,7 +52,7 @@ def make_targets(**values: float | None) -> Targets:
 
 
 def make_sweep(
-    *results: PointResult,
+    *results: Row,
     pairs_drop: float | None = None,
     pairs: Mapping[str, Any] | None = None,
     known: PairedComparison | None = None,
@@ -76,7 +75,7 @@ def make_sweep(
         assert of is preset
         return pairs_drop is not None
 
-    def compare(of: object, result: PointResult, target: float) -> PairedComparison:
+    def compare(of: object, result: Row, target: float) -> PairedComparison:
         assert (of, target) == (preset, asked.decode_drop.value)
         return make_pairs(result.run_id, pairs_drop or 0.0, **(pairs or {}))
 

@@ -7,13 +7,12 @@ names its own: ``bench: NAME``, with ``bench_options:`` for settings that only t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from pytest_h2o.bench.command import BenchSettings, RunFiles
-    from pytest_h2o.bench.config import BaseConfig
-    from pytest_h2o.bench.rows import BenchRow
-    from pytest_h2o.inputs.presets import Point
+from pytest_h2o.bench.command import BenchSettings, RunFiles
+from pytest_h2o.bench.config import BaseConfig
+from pytest_h2o.bench.rows import Row
+from pytest_h2o.inputs.presets import Point
 
 
 class BenchAdapter(Protocol):
@@ -55,26 +54,26 @@ class BenchAdapter(Protocol):
         """Tell whether a recorded file looks like output of this bench, damaged or not."""
         ...
 
-    def parse(self, text: str, *, log_file: str, repeat: int | None = None) -> tuple[BenchRow, ...]:
+    def parse(self, text: str, *, log_file: str, repeat: int | None = None) -> tuple[Row, ...]:
         """Read every row of an output; a `TableError` that says where it is damaged.
 
-        Rows are made by `BenchRow.from_cells`. The gate reads the columns ``model``, ``modelSize``, ``backend``,
+        Rows are made by `Row.from_cells`. The gate reads the columns ``model``, ``modelSize``, ``backend``,
         ``threads``, ``llm_demo`` (lengths), ``speed(tok/s)`` and ``h2o_lossy`` (raw over kept bytes, higher is better),
         and ``conditions``: text for all else in which two rows must be alike to compare their speeds. Further
         columns are kept, and may be metrics.
         """
         ...
 
-    def is_row_of(self, row: BenchRow, point: Point) -> bool:
+    def is_row_of(self, row: Row, point: Point) -> bool:
         """Tell whether a row is of the configuration of a point, or of its baseline if it is not ``compressed``."""
         ...
 
-    def check(self, row: BenchRow, point: Point, settings: BenchSettings | None = None) -> None:
+    def check(self, row: Row, point: Point, settings: BenchSettings | None = None) -> None:
         """Refuse a row that no verdict may rest on, by a `TableError`.
 
         Parameters
         ----------
-        row : BenchRow
+        row : Row
         point : Point
             What was asked for.
         settings : BenchSettings, optional

@@ -16,12 +16,13 @@ from pytest_h2o.bench.command import BenchSettings, RunFiles, repeat_command
 from pytest_h2o.bench.config import BaseConfig
 from pytest_h2o.bench.llm_bench import get_adapter, only_row
 from pytest_h2o.bench.machine import find_disturbance, machine_lock, read_machine
+from pytest_h2o.bench.manifest import MANIFEST_NAME, manifest_entry, write_manifest
 from pytest_h2o.bench.output import OutputSummary, count_warnings
 from pytest_h2o.bench.process import ChildResult, read_tail, run_child, signal_name
-from pytest_h2o.bench.results import MANIFEST_NAME, PointResult, manifest_entry, write_manifest
-from pytest_h2o.bench.rows import read_log
+from pytest_h2o.bench.rows import Row, read_rows, read_text
 from pytest_h2o.errors import BenchError, H2OError, TableError, one_line
 from pytest_h2o.files import write_new_json, write_new_text
+from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.presets import Point
 
 BASELINE_RUN_ID = "baseline_h2o_off"
@@ -67,7 +68,7 @@ class Launcher:
     on_wait: Callable[[float], None] | None = None
     keeps_outcomes: bool = False
 
-    def launch_point(self, point: Point) -> PointResult:
+    def launch_point(self, point: Point) -> Row:
         """Run one point and return its sound row."""
         files = RunFiles(self.directory, point.run_id)
         broken_off = files.move_broken_off(unmarked=self.keeps_outcomes)
@@ -76,11 +77,11 @@ class Launcher:
             result = self._launch_into(files, point)
         return result if broken_off is None else replace(result, notes=(*result.notes, _describe_broken(broken_off)))
 
-    def launch_baseline(self, point: Point, run_id: str = BASELINE_RUN_ID) -> PointResult:
+    def launch_baseline(self, point: Point, run_id: str = BASELINE_RUN_ID) -> Row:
         """Run the lengths and repeats of a point with nothing compressed; errors as in `launch_point`."""
         return self.launch_point(replace(point, run_id=run_id, compressed=False))
 
-    def _launch_into(self, files: RunFiles, point: Point) -> PointResult:
+    def _launch_into(self, files: RunFiles, point: Point) -> Row:
         adapter = get_adapter(point.bench)
         settings = replace(self.settings, with_json=not self.json_support.rejected)
         config = adapter.run_config(self.base, point)
@@ -96,14 +97,13 @@ class Launcher:
             output = _summarize(child)
         _check_end(child, output, self.settings.timeout_s)
         try:
-            read = read_log(adapter, files.log, files.json, log_file=files.log_file, repeat=point.repeat)
-            row = only_row(read.rows, files.log_file)
+            row = only_row(_read_log(adapter, files, point), files.log_file)
             adapter.check(row, point, settings)
         except TableError as error:
             raise _with_launch(error, child, output) from error
-        return PointResult(
+        return replace(
+            row,
             run_id=point.run_id,
-            row=row,
             log_path=files.log,
             config_path=files.config,
             stdout_path=files.stdout,
@@ -111,7 +111,6 @@ class Launcher:
             argv=child.argv,
             returncode=child.returncode,
             elapsed_s=child.elapsed_s,
-            notes=read.notes,
             disturbance=disturbance,
         )
 
@@ -140,6 +139,13 @@ def _marked(marker: Path) -> Iterator[None]:
         marker.unlink(missing_ok=True)
         raise
     marker.unlink(missing_ok=True)
+
+
+def _read_log(adapter: BenchAdapter, files: RunFiles, point: Point) -> tuple[Row, ...]:
+    """The rows of a launch; llm_bench may have written JSON beside its table."""
+    if adapter.name == LLM_BENCH:
+        return read_rows(files.log, files.json, log_file=files.log_file, repeat=point.repeat)
+    return adapter.parse(read_text(files.log, files.log_file), log_file=files.log_file, repeat=point.repeat)
 
 
 def _describe_broken(run_id: str) -> str:
@@ -248,9 +254,7 @@ class Relaunches:
 
     left: int = RELAUNCHES
 
-    def until_quiet(
-        self, result: PointResult, again: Callable[[int], PointResult], told: Callable[[PointResult], object]
-    ) -> PointResult:
+    def until_quiet(self, result: Row, again: Callable[[int], Row], told: Callable[[Row], object]) -> Row:
         """Make a disturbed launch again; the last result, disturbed or not."""
         for number in range(1, SAME_LAUNCH + 1):
             if result.disturbance is None or self.left <= 0:
@@ -275,11 +279,11 @@ class Relauncher:
     launcher: Launcher
     relaunches: Relaunches = field(default_factory=Relaunches)
 
-    def launch_point(self, point: Point) -> PointResult:
+    def launch_point(self, point: Point) -> Row:
         """The row of a point; what a disturbed launch left keeps other names, and a note. Errors as in a launch."""
         notes: list[str] = []
 
-        def move(result: PointResult) -> None:
+        def move(result: Row) -> None:
             moved = RunFiles(self.launcher.directory, point.run_id).move_aside("disturbed")
             notes.append(f"measured again: {result.disturbance}; what that launch left is {moved}.*")
 

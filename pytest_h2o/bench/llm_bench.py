@@ -12,7 +12,7 @@ from typing import Any
 from pytest_h2o.bench.adapter import BenchAdapter
 from pytest_h2o.bench.command import BenchSettings, RunFiles, bench_argv
 from pytest_h2o.bench.config import BaseConfig, baseline_run_config, build_run_config
-from pytest_h2o.bench.rows import BenchRow, Measurement, parse_table, require_h2o
+from pytest_h2o.bench.rows import Measurement, Row, parse_table, require_h2o
 from pytest_h2o.errors import TableError, UsageError, one_line
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.presets import Point
@@ -80,7 +80,7 @@ _KEEP_ROUNDING = 0.00005
 _IDLE_COLUMNS = ("h2o_keep", "h2o_lossy", "h2o_floor_keep")
 
 
-def only_row(rows: Sequence[BenchRow], log_file: str) -> BenchRow:
+def only_row(rows: Sequence[Row], log_file: str) -> Row:
     """Return the one row of a log."""
     if len(rows) == 1:
         return rows[0]
@@ -94,7 +94,7 @@ def only_row(rows: Sequence[BenchRow], log_file: str) -> BenchRow:
 
 
 def check_row(
-    row: BenchRow,
+    row: Row,
     point: Point | None,
     *,
     backend: str | None = None,
@@ -119,7 +119,7 @@ def check_row(
 
 
 def check_baseline_row(
-    row: BenchRow, point: Point | None, *, backend: str | None = None, threads: int | None = None
+    row: Row, point: Point | None, *, backend: str | None = None, threads: int | None = None
 ) -> None:
     """Check that a row of a run with H2O off is what was asked for, has its speeds, and shows no eviction."""
     if point is not None:
@@ -133,13 +133,13 @@ def check_baseline_row(
             raise _unsound(row, column, row.cells[column], "1: H2O is off in a baseline")
 
 
-def is_idle(row: BenchRow) -> bool:
+def is_idle(row: Row) -> bool:
     """Tell whether the row shows no eviction at all: keep, lossy and floor are all exactly 1."""
     values = [row.get(column) for column in _IDLE_COLUMNS]
     return all(value is not None and value.mean == 1 for value in values)
 
 
-def _check_machine(row: BenchRow, backend: str | None, threads: int | None) -> None:
+def _check_machine(row: Row, backend: str | None, threads: int | None) -> None:
     if backend is not None and (row.backend or "").lower() != backend.lower():
         raise TableError(
             "the bench ran on another backend than asked",
@@ -151,7 +151,7 @@ def _check_machine(row: BenchRow, backend: str | None, threads: int | None) -> N
     _check_equal(row, "number of threads", row.threads, threads if threads is not None else row.threads)
 
 
-def _check_equal(row: BenchRow, name: str, came: int | None, expected: int | None) -> None:
+def _check_equal(row: Row, name: str, came: int | None, expected: int | None) -> None:
     if came != expected:
         raise TableError(
             f"the row has another {name} than asked",
@@ -162,12 +162,12 @@ def _check_equal(row: BenchRow, name: str, came: int | None, expected: int | Non
         )
 
 
-def _check_speeds(row: BenchRow) -> None:
+def _check_speeds(row: Row) -> None:
     _check_measured(row, "prefill speed", row.prefill_tok_per_s)
     _check_measured(row, "decode speed", row.decode_tok_per_s)
 
 
-def _check_consistent(row: BenchRow) -> None:
+def _check_consistent(row: Row) -> None:
     """Check that the lossy ratio is not above what the kept share leaves: raw over kept is at most ``1 / keep``."""
     keep, lossy = row.get("h2o_keep"), row.get("h2o_lossy")
     if keep is None or lossy is None or lossy.mean * (keep.mean - _KEEP_ROUNDING) <= ESTIMATE_SLACK:
@@ -181,7 +181,7 @@ def _check_consistent(row: BenchRow) -> None:
     )
 
 
-def _check_measured(row: BenchRow, name: str, value: Measurement | None, *, zero_is_sound: bool = False) -> None:
+def _check_measured(row: Row, name: str, value: Measurement | None, *, zero_is_sound: bool = False) -> None:
     if value is None:
         raise _unsound(row, name, "nothing", "a measured number")
     if not math.isfinite(value.mean) or value.mean < 0 or (value.mean == 0 and not zero_is_sound):
@@ -190,13 +190,13 @@ def _check_measured(row: BenchRow, name: str, value: Measurement | None, *, zero
         )
 
 
-def _unsound(row: BenchRow, name: str, came: str, expected: str) -> TableError:
+def _unsound(row: Row, name: str, came: str, expected: str) -> TableError:
     return TableError(
         f"the row has no sound {name}", where=row.log_file, came=came, expected=expected, hint="run this point again"
     )
 
 
-def _idle_error(row: BenchRow, point: Point | None, attention_option: int | None) -> TableError:
+def _idle_error(row: Row, point: Point | None, attention_option: int | None) -> TableError:
     """Say why H2O did nothing, as far as that can be known."""
     if attention_option:
         came = f"-qatten {attention_option}, which quantises the cache and switches H2O off in this engine"
@@ -244,15 +244,15 @@ class LlmBench:
     def recognises(self, text: str) -> bool:
         return _TABLE.match(text) is not None
 
-    def parse(self, text: str, *, log_file: str, repeat: int | None = None) -> tuple[BenchRow, ...]:
+    def parse(self, text: str, *, log_file: str, repeat: int | None = None) -> tuple[Row, ...]:
         return parse_table(text, log_file=log_file, repeat=repeat)
 
-    def is_row_of(self, row: BenchRow, point: Point) -> bool:
+    def is_row_of(self, row: Row, point: Point) -> bool:
         """Its row does not show what it was told: lengths, and whether H2O was at work, are all that can be seen."""
         lengths = (row.prompt_len, row.gen_len) == (point.prompt_len, point.gen_len)
         return lengths and is_idle(row) != point.compressed
 
-    def check(self, row: BenchRow, point: Point, settings: BenchSettings | None = None) -> None:
+    def check(self, row: Row, point: Point, settings: BenchSettings | None = None) -> None:
         backend, threads = (None, None) if settings is None else (settings.backend, settings.threads)
         if not point.compressed:
             check_baseline_row(row, point, backend=backend, threads=threads)

@@ -12,10 +12,10 @@ from typing import Any
 from pytest_h2o.bench.adapter import BenchAdapter
 from pytest_h2o.bench.config import point_keys
 from pytest_h2o.bench.llm_bench import check_baseline_row, check_row, get_adapter, is_idle, name_bench_of, only_row
+from pytest_h2o.bench.manifest import MANIFEST_NAME, ManifestEntry, read_manifest
 from pytest_h2o.bench.output import OutputSummary, count_warnings
 from pytest_h2o.bench.process import read_tail, signal_name
-from pytest_h2o.bench.results import MANIFEST_NAME, ManifestEntry, PointResult, read_manifest
-from pytest_h2o.bench.rows import BenchRow, read_rows, read_table, read_text
+from pytest_h2o.bench.rows import Row, read_rows, read_table, read_text
 from pytest_h2o.bench.sweep import INERT_FIELDS, fold_key
 from pytest_h2o.errors import BenchError, H2OError, StoreError, TableError, make_printable
 from pytest_h2o.inputs.presets import Point
@@ -130,20 +130,20 @@ class RecordedRun:
         return self.log.with_suffix(".json") if self.log.parent.name == "logs" else None
 
 
-def read_recorded_run(run: RecordedRun) -> PointResult:
+def read_recorded_run(run: RecordedRun) -> Row:
     """Read the row of a run with H2O on."""
     _check_recorded(run)
     note = None if run.point is None else _check_configuration(run, run.point)
     result = _read(run)
-    check_row(result.row, run.point)
+    check_row(result, run.point)
     return result if note is None else replace(result, notes=(*result.notes, note))
 
 
-def read_recorded_baseline(run: RecordedRun) -> PointResult:
+def read_recorded_baseline(run: RecordedRun) -> Row:
     """Read the row of a run with H2O off; errors as in `read_recorded_run`."""
     _check_recorded(run)
     result = _read(run)
-    check_baseline_row(result.row, run.point)
+    check_baseline_row(result, run.point)
     return result
 
 
@@ -198,18 +198,17 @@ def _check_recorded(run: RecordedRun) -> None:
         )
 
 
-def _read(run: RecordedRun) -> PointResult:
+def _read(run: RecordedRun) -> Row:
     repeat = None if run.point is None else run.point.repeat
-    read = read_rows(run.log, run.json, log_file=run.log_file, repeat=repeat)
-    return PointResult(
+    rows = read_rows(run.log, run.json, log_file=run.log_file, repeat=repeat)
+    return replace(
+        only_row(rows, run.log_file),
         run_id=run.run_id,
-        row=only_row(read.rows, run.log_file),
         log_path=run.log,
         config_path=run.config if run.config is not None and run.config.is_file() else None,
         stdout_path=run.stdout if run.stdout.is_file() else None,
         output=_read_output(run),
         returncode=run.return_code,
-        notes=read.notes,
         shares_run_with=run.shares_run_with,
     )
 
@@ -307,19 +306,19 @@ class Recording:
         Run id -> its sound row.
     failures : mapping
         Run id -> why that point has no sound row: a missing log, a failed run, a damaged table.
-    baselines : tuple of PointResult
+    baselines : tuple of Row
         Rows with H2O off, under the names of their logs.
     unused : mapping
         Log -> why it is neither a point nor a baseline. To be shown where something is missing.
     """
 
     folder: Path
-    results: Mapping[str, PointResult]
+    results: Mapping[str, Row]
     failures: Mapping[str, H2OError]
-    baselines: tuple[PointResult, ...]
+    baselines: tuple[Row, ...]
     unused: Mapping[str, str]
 
-    def get(self, run_id: str) -> PointResult:
+    def get(self, run_id: str) -> Row:
         """Return the row of a point, or raise why there is none."""
         if run_id in self.results:
             return self.results[run_id]
@@ -363,9 +362,9 @@ class _Reader:
     def __init__(self, folder: Path, points: Sequence[Point] | None) -> None:
         self.folder = folder
         self.points = None if points is None else {point.run_id: point for point in points}
-        self.results: dict[str, PointResult] = {}
+        self.results: dict[str, Row] = {}
         self.failures: dict[str, H2OError] = {}
-        self.baselines: list[PointResult] = []
+        self.baselines: list[Row] = []
         self.unused: dict[str, str] = {}
         self._sharing_faults: Mapping[str, H2OError] = {}
         self.logs = sorted(path for where in (folder, folder / "logs") for path in where.glob("*.log"))
@@ -512,14 +511,6 @@ SUFFIXES = (".json", ".jsonl", ".log", ".txt", ".csv")
 _PRINTED = ".stdout.txt"
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A row and the file it stands in."""
-
-    row: BenchRow
-    path: Path
-
-
 def row_files(folder: Path, adapter: BenchAdapter) -> list[Path]:
     """Files in a folder and in its ``logs/`` that look like output of a bench, by path."""
     paths = sorted(path for where in (folder, folder / "logs") for path in where.glob("*") if _may_hold_rows(path))
@@ -530,21 +521,21 @@ def read_row_files(folder: Path, points: Sequence[Point]) -> Recording:
     """Read the rows of points, all of one bench, from whatever files of the folder have them."""
     adapter = get_adapter(points[0].bench)
     found, unused = _read_all(folder, adapter)
-    results: dict[str, PointResult] = {}
+    results: dict[str, Row] = {}
     failures: dict[str, H2OError] = {}
     for point in points:
         try:
             results[point.run_id] = _result(_pick(found, adapter, point, folder, unused), adapter, point)
         except H2OError as error:
             failures[point.run_id] = error
-    baselines: dict[str, PointResult] = {}
+    baselines: dict[str, Row] = {}
     for point in points:
         bare = replace(point, compressed=False)
-        for one in (one for one in found if adapter.is_row_of(one.row, bare)):
+        for one in (one for one in found if adapter.is_row_of(one, bare)):
             try:
-                baselines[str(one.row.cells)] = _result(one, adapter, replace(bare, run_id=one.path.stem))
+                baselines[str(one.cells)] = _result(one, adapter, replace(bare, run_id=one.log_path.stem))
             except H2OError as error:
-                unused[one.row.log_file] = error.what
+                unused[one.log_file] = error.what
     return Recording(folder, results, failures, tuple(baselines.values()), unused)
 
 
@@ -552,7 +543,7 @@ def has_rows_of(folder: Path, points: Sequence[Point]) -> bool:
     """Whether the folder holds a row of any point, or a file of this bench that is damaged, so that it must be told."""
     adapter = get_adapter(points[0].bench)
     found, unused = _read_all(folder, adapter)
-    return bool(unused) or any(adapter.is_row_of(one.row, point) for one in found for point in points)
+    return bool(unused) or any(adapter.is_row_of(one, point) for one in found for point in points)
 
 
 def _may_hold_rows(path: Path) -> bool:
@@ -566,25 +557,23 @@ def _text(path: Path) -> str | None:
         return None
 
 
-def _read_all(folder: Path, adapter: BenchAdapter) -> tuple[list[_Found], dict[str, str]]:
+def _read_all(folder: Path, adapter: BenchAdapter) -> tuple[list[Row], dict[str, str]]:
     """Every different row, and the files that are damaged -> why."""
-    found: dict[str, _Found] = {}
+    found: dict[str, Row] = {}
     damaged: dict[str, str] = {}
     for path in row_files(folder, adapter):
         name = make_printable(path.relative_to(folder).as_posix(), keep="")
         try:
             for row in adapter.parse(read_text(path, name), log_file=name):
-                found.setdefault(str(row.cells), _Found(row, path))
+                found.setdefault(str(row.cells), replace(row, log_path=path))
         except H2OError as error:
             damaged[name] = f"{error.what}: {error.came}" if error.came else error.what
     return list(found.values()), damaged
 
 
-def _pick(
-    found: Sequence[_Found], adapter: BenchAdapter, point: Point, folder: Path, damaged: Mapping[str, str]
-) -> _Found:
+def _pick(found: Sequence[Row], adapter: BenchAdapter, point: Point, folder: Path, damaged: Mapping[str, str]) -> Row:
     """The one row of a point."""
-    rows = [one for one in found if adapter.is_row_of(one.row, point)]
+    rows = [one for one in found if adapter.is_row_of(one, point)]
     if len(rows) == 1:
         return rows[0]
     asked = ", ".join(f"{name} {value}" for name, value in point.manifest_fields().items() if name != "run_id")
@@ -592,7 +581,7 @@ def _pick(
         raise BenchError(
             f"{point.run_id} has several rows, and nothing tells which one is meant",
             where=str(folder),
-            came=", ".join(sorted({one.row.log_file for one in rows})),
+            came=", ".join(sorted({one.log_file for one in rows})),
             expected=f"one row with {asked}",
             hint="keep one measurement of a configuration in the folder",
         )
@@ -601,7 +590,7 @@ def _pick(
     raise BenchError(what, where=str(folder), came=came, expected=f"a row with {asked}")
 
 
-def _describe(found: Sequence[_Found], folder: Path) -> str:
+def _describe(found: Sequence[Row], folder: Path) -> str:
     """What is there in place of the row that was asked for."""
     if found:
         return f"{len(found)} rows of other configurations"
@@ -610,16 +599,14 @@ def _describe(found: Sequence[_Found], folder: Path) -> str:
     return f"output of {', '.join(known)}" if known else "no output of this bench"
 
 
-def _result(one: _Found, adapter: BenchAdapter, point: Point) -> PointResult:
-    row = replace(one.row, repeat=one.row.repeat or point.repeat)
+def _result(one: Row, adapter: BenchAdapter, point: Point) -> Row:
+    row = replace(one, run_id=point.run_id, repeat=one.repeat or point.repeat)
     adapter.check(row, point)
-    printed = one.path.with_name(one.path.stem + _PRINTED)
-    config = one.path.parent.parent / "configs" / f"{one.path.stem}.json"
-    return PointResult(
-        run_id=point.run_id,
-        row=row,
-        log_path=one.path,
-        config_path=config if one.path.parent.name == "logs" and config.is_file() else None,
+    printed = one.log_path.with_name(one.log_path.stem + _PRINTED)
+    config = one.log_path.parent.parent / "configs" / f"{one.log_path.stem}.json"
+    return replace(
+        row,
+        config_path=config if one.log_path.parent.name == "logs" and config.is_file() else None,
         stdout_path=printed if printed.is_file() else None,
         output=count_warnings(printed) if printed.is_file() else None,
     )

@@ -1,4 +1,4 @@
-"""One row of the bench: cells as printed, and the measurements in them."""
+"""What a bench measured: a row with its provenance, read from a log, the JSON beside it, or a CSV of rows."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import csv
 import io
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pytest_h2o.bench.adapter import BenchAdapter
-from pytest_h2o.errors import TableError, one_line
+from pytest_h2o.bench.output import OutputSummary
+from pytest_h2o.errors import BenchError, StoreError, TableError, one_line
 from pytest_h2o.files import write_new_text
-from pytest_h2o.inputs.checking import LLM_BENCH
 
 H2O_COLUMNS: tuple[str, ...] = (
     "h2o_keep",
@@ -89,8 +89,8 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class BenchRow:
-    """One row of a table of the bench; `BenchRow.from_cells` makes one.
+class Row:
+    """One row that a bench measured, and where it came from. Refused if a cell that is read here cannot be read.
 
     Attributes
     ----------
@@ -100,49 +100,119 @@ class BenchRow:
         Where the row stands, as the caller names it.
     repeat : int or None
         Measured repeats (``-rep``), where known; the table does not tell.
+    run_id : str
+        The point, or the name of a baseline; empty of a row that is no run of a sweep.
+    log_path : Path
+        The log that the row stands in.
+    config_path, stdout_path : Path or None
+        The config of the run and what it printed; None if a recording does not have them.
+    output : OutputSummary or None
+        Its warnings; None if what it printed was not kept. That is not the same as no warnings.
+    argv : tuple of str
+        The command; empty for a recorded log.
+    returncode : int or None
+        Exit status; None if it is not known.
+    elapsed_s : float or None
+        Seconds from launch to end; None if they are not known.
+    notes : tuple of str
+        What a reader of the row should know about how it was read.
+    shares_run_with : str or None
+        Run id of the run whose row this point shares, because the runtime cannot tell the two apart.
+    disturbance : str or None
+        What disturbed the launch while it was timed; None if nothing is known to have.
     model, backend : str or None
-        As printed.
+        Of the cells, as printed.
     threads, prompt_len, gen_len : int or None
-        Threads, and lengths in tokens.
+        Of the cells: threads, and lengths in tokens.
     prefill_tok_per_s, decode_tok_per_s : Measurement or None
-        Tokens a second; higher is better.
+        Of the cells: tokens a second; higher is better.
     """
 
     cells: Mapping[str, str]
     log_file: str
-    repeat: int | None
-    model: str | None
-    backend: str | None
-    threads: int | None
-    prompt_len: int | None
-    gen_len: int | None
-    prefill_tok_per_s: Measurement | None
-    decode_tok_per_s: Measurement | None
+    repeat: int | None = None
+    run_id: str = ""
+    log_path: Path = Path()
+    config_path: Path | None = None
+    stdout_path: Path | None = None
+    output: OutputSummary | None = None
+    argv: tuple[str, ...] = ()
+    returncode: int | None = None
+    elapsed_s: float | None = None
+    notes: tuple[str, ...] = ()
+    shares_run_with: str | None = None
+    disturbance: str | None = None
+    model: str | None = field(init=False, compare=False)
+    backend: str | None = field(init=False, compare=False)
+    threads: int | None = field(init=False, compare=False)
+    prompt_len: int | None = field(init=False, compare=False)
+    gen_len: int | None = field(init=False, compare=False)
+    prefill_tok_per_s: Measurement | None = field(init=False, compare=False)
+    decode_tok_per_s: Measurement | None = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        cells = self.cells
+        for column in TABLE_H2O_COLUMNS:
+            if cells.get(column, "").strip() and self.get(column) is None:
+                raise _bad_cell(column, cells[column], "a number, or mean ± standard deviation")
+        prompt_len, gen_len = _lengths(cells)
+        prefill, decode = _speeds(cells, prompt_len, gen_len, self.repeat)
+        read = {
+            "model": cells.get("model"),
+            "backend": cells.get("backend"),
+            "threads": _threads(cells),
+            "prompt_len": prompt_len,
+            "gen_len": gen_len,
+            "prefill_tok_per_s": prefill,
+            "decode_tok_per_s": decode,
+        }
+        for name, value in read.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_cells(cls, cells: Mapping[str, str], *, log_file: str, repeat: int | None = None) -> Row:
+        """Make a row of its cells; a `TableError` if one of them cannot be read."""
+        return cls(dict(cells), log_file, repeat)
 
     def get(self, column: str) -> Measurement | None:
         """Return what a column measured; None if the column is missing, blank or no number. Never 0 for missing."""
         return parse_measurement(self.cells.get(column, ""), self.repeat)
 
+    def to_json(self) -> dict[str, Any]:
+        """Built-in values only; `from_json` reads them back."""
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.init}
+        paths = {name: os.fspath(value) for name, value in values.items() if isinstance(value, Path)}
+        output = None if self.output is None else self.output.to_json()
+        return {
+            **values,
+            **paths,
+            "cells": dict(self.cells),
+            "argv": list(self.argv),
+            "notes": list(self.notes),
+            "output": output,
+        }
+
     @classmethod
-    def from_cells(cls, cells: Mapping[str, str], *, log_file: str, repeat: int | None = None) -> BenchRow:
-        """Make a row of its cells."""
-        for column in TABLE_H2O_COLUMNS:
-            if cells.get(column, "").strip() and parse_measurement(cells[column], repeat) is None:
-                raise _bad_cell(column, cells[column], "a number, or mean ± standard deviation")
-        prompt_len, gen_len = _lengths(cells)
-        prefill, decode = _speeds(cells, prompt_len, gen_len, repeat)
-        return cls(
-            cells=dict(cells),
-            log_file=log_file,
-            repeat=repeat,
-            model=cells.get("model"),
-            backend=cells.get("backend"),
-            threads=_threads(cells),
-            prompt_len=prompt_len,
-            gen_len=gen_len,
-            prefill_tok_per_s=prefill,
-            decode_tok_per_s=decode,
-        )
+    def from_json(cls, value: Mapping[str, Any]) -> Row:
+        """Read what `to_json` gave."""
+        try:
+            values = {each.name: value[each.name] for each in fields(cls) if each.init}
+            for name in ("log_path", "config_path", "stdout_path"):
+                values[name] = None if values[name] is None else Path(values[name])
+            values |= {name: tuple(values[name]) for name in ("argv", "notes")}
+            if values["output"] is not None:
+                values["output"] = OutputSummary.from_json(values["output"])
+            return cls(**values)
+        except (KeyError, TypeError, AttributeError, BenchError) as error:
+            raise StoreError(
+                "a result of a launch was kept in another shape than this version reads",
+                came=f"{type(error).__name__}: {error}",
+                hint="start a new run folder",
+            ) from error
+
+
+BenchRow = Row
+"""The name that plugins know it by from before; goes with the next release."""
 
 
 def parse_measurement(cell: str, repeat: int | None = None) -> Measurement | None:
@@ -158,7 +228,7 @@ def parse_measurement(cell: str, repeat: int | None = None) -> Measurement | Non
     return Measurement(mean, None if std is None or math.isnan(std) else std)
 
 
-def require_h2o(row: BenchRow, columns: Sequence[str] = H2O_COLUMNS) -> None:
+def require_h2o(row: Row, columns: Sequence[str] = H2O_COLUMNS) -> None:
     """Check that a row has the columns that only a binary with H2O prints."""
     missing = [column for column in columns if not row.cells.get(column, "").strip()]
     if not missing:
@@ -233,7 +303,7 @@ _RULE_CELL = re.compile(r":?-+:?")
 _MAX_LOG_BYTES = 64 * 1024 * 1024
 
 
-def read_table(path: Path, *, log_file: str | None = None, repeat: int | None = None) -> tuple[BenchRow, ...]:
+def read_table(path: Path, *, log_file: str | None = None, repeat: int | None = None) -> tuple[Row, ...]:
     """Read the rows of a log; see `parse_table`."""
     name = str(path) if log_file is None else log_file
     return parse_table(read_text(path, name), log_file=name, repeat=repeat)
@@ -262,7 +332,7 @@ def read_text(path: Path, name: str) -> str:
         raise TableError("a log cannot be read", where=name, came=error.strerror or str(error)) from error
 
 
-def parse_table(text: str, *, log_file: str, repeat: int | None = None) -> tuple[BenchRow, ...]:
+def parse_table(text: str, *, log_file: str, repeat: int | None = None) -> tuple[Row, ...]:
     """Read every row of every table in a text."""
     if not text.strip():
         raise TableError(
@@ -286,8 +356,8 @@ class _TableReader:
         self.header: list[str] | None = None
         self.last_index = max(index for index, line in enumerate(self.lines) if line.strip())
 
-    def read(self) -> tuple[BenchRow, ...]:
-        rows: list[BenchRow] = []
+    def read(self) -> tuple[Row, ...]:
+        rows: list[Row] = []
         rows_here = 0
         header_line = 0
         index = 0
@@ -337,7 +407,7 @@ class _TableReader:
             )
         return header
 
-    def _read_line(self, index: int) -> BenchRow | None:
+    def _read_line(self, index: int) -> Row | None:
         line = self.lines[index]
         if not line.lstrip().startswith("|"):
             if self.header is not None and line.count("|") >= 2:
@@ -367,7 +437,7 @@ class _TableReader:
                 f"{len(self.header)} cells, as in the header",
             )
         try:
-            return BenchRow.from_cells(
+            return Row.from_cells(
                 dict(zip(self.header, cells, strict=True)), log_file=self.log_file, repeat=self.repeat
             )
         except TableError as error:
@@ -419,7 +489,7 @@ _LEVELS: Mapping[int, str] = {0: "Normal", 1: "High", 2: "Low"}
 _MISSING_NUMBER = re.compile(r'(?<!\\)":(?=[,}])')
 
 
-def parse_json(text: str, *, log_file: str, repeat: int | None = None) -> tuple[BenchRow, ...]:
+def parse_json(text: str, *, log_file: str, repeat: int | None = None) -> tuple[Row, ...]:
     """Read every result of the JSON as rows, with the cells that the table would have."""
     document = _parse_document(text, log_file)
     results = document.get("results")
@@ -473,7 +543,7 @@ def _head_cells(document: Mapping[str, Any], log_file: str) -> dict[str, str]:
     return cells
 
 
-def _parse_result(head: Mapping[str, str], result: object, where: str, log_file: str, repeat: int | None) -> BenchRow:
+def _parse_result(head: Mapping[str, str], result: object, where: str, log_file: str, repeat: int | None) -> Row:
     if not isinstance(result, dict):
         raise TableError(
             "the JSON has a result of another kind", where=where, came=type(result).__name__, expected="{…}"
@@ -486,7 +556,7 @@ def _parse_result(head: Mapping[str, str], result: object, where: str, log_file:
     loading = _measurement_cell(result, "loading_time", where, 2)
     if loading is not None:
         cells["loadingTime(s)"] = loading
-    return BenchRow.from_cells(cells, log_file=log_file, repeat=repeat)
+    return Row.from_cells(cells, log_file=log_file, repeat=repeat)
 
 
 def _test_cells(result: Mapping[str, Any], where: str) -> dict[str, str]:
@@ -552,21 +622,13 @@ _SHARED_TEXT_COLUMNS = ("model", "modelSize", "backend", "threads", "precision",
 _SPEED_COLUMNS = ("speed(tok/s)", "t/s")
 
 
-@dataclass(frozen=True)
-class RowsRead:
-    """Rows of one launch, and what is to be said about how they were read."""
-
-    rows: tuple[BenchRow, ...]
-    notes: tuple[str, ...] = ()
-
-
-def read_rows(log_path: Path, json_path: Path | None, *, log_file: str, repeat: int | None = None) -> RowsRead:
+def read_rows(log_path: Path, json_path: Path | None, *, log_file: str, repeat: int | None = None) -> tuple[Row, ...]:
     """Read the rows of a log and, where there is one, of the JSON beside it.
 
     The JSON alone is enough if the log is empty, the table alone if there is no JSON or it cannot be read; either is
     noted. If both can be read they must agree in every column that both have, at the table's precision.
     """
-    rows_of_json: tuple[BenchRow, ...] | None = None
+    rows_of_json: tuple[Row, ...] | None = None
     notes: tuple[str, ...] = ()
     if json_path is not None and json_path.exists():
         try:
@@ -576,23 +638,14 @@ def read_rows(log_path: Path, json_path: Path | None, *, log_file: str, repeat: 
             notes = (f"its JSON was passed over ({error.came or error.what}); the row is from the table",)
     if rows_of_json is not None and (not log_path.exists() or not read_text(log_path, log_file).strip()):
         note = "the log is empty; the row is from the JSON"
-        return RowsRead(tuple(replace(row, log_file=log_file) for row in rows_of_json), (note,))
+        return tuple(replace(row, log_file=log_file, notes=(note,)) for row in rows_of_json)
     rows = parse_table(read_text(log_path, log_file), log_file=log_file, repeat=repeat)
     if rows_of_json is not None:
         _check_agreement(rows, rows_of_json, log_file)
-    return RowsRead(rows, notes)
+    return tuple(replace(row, notes=notes) for row in rows)
 
 
-def read_log(
-    adapter: BenchAdapter, log_path: Path, json_path: Path | None, *, log_file: str, repeat: int | None = None
-) -> RowsRead:
-    """Read the rows of a log of any bench; of llm_bench as `read_rows` does. TableError as there."""
-    if adapter.name == LLM_BENCH:
-        return read_rows(log_path, json_path, log_file=log_file, repeat=repeat)
-    return RowsRead(adapter.parse(read_text(log_path, log_file), log_file=log_file, repeat=repeat))
-
-
-def _check_agreement(rows: tuple[BenchRow, ...], rows_of_json: tuple[BenchRow, ...], log_file: str) -> None:
+def _check_agreement(rows: tuple[Row, ...], rows_of_json: tuple[Row, ...], log_file: str) -> None:
     """The table's cells are kept: they are the same, and they are what a later reading of the log gives."""
     if len(rows) != len(rows_of_json):
         raise _disagreement(log_file, f"{len(rows)} rows in the table, {len(rows_of_json)} in the JSON")
@@ -603,7 +656,7 @@ def _check_agreement(rows: tuple[BenchRow, ...], rows_of_json: tuple[BenchRow, .
                 raise _disagreement(log_file, came)
 
 
-def _same_cell(row: BenchRow, other: BenchRow, column: str) -> bool:
+def _same_cell(row: Row, other: Row, column: str) -> bool:
     if row.cells[column] == other.cells[column]:
         return True
     # nan prints as nan or -nan, and its sign means nothing; the JSON has no number at all where the table has inf.
@@ -641,7 +694,7 @@ _FIRST_COLUMNS = ("model", "modelSize", "backend", "threads", "llm_demo", "speed
 _LOG_COLUMN = "log_file"
 
 
-def render_metrics_csv(rows: Iterable[BenchRow]) -> str:
+def render_metrics_csv(rows: Iterable[Row]) -> str:
     """Render rows as CSV text with a header line and ``\\r\\n`` line ends (RFC 4180).
 
     Columns: the common ones in a fixed order, those that any row has, with `log_file` last among them; then all
@@ -658,18 +711,18 @@ def render_metrics_csv(rows: Iterable[BenchRow]) -> str:
     return text.getvalue()
 
 
-def write_metrics_csv(path: Path, rows: Iterable[BenchRow]) -> None:
+def write_metrics_csv(path: Path, rows: Iterable[Row]) -> None:
     """Write rows to a new CSV file."""
     write_new_text(path, render_metrics_csv(rows))
 
 
-def read_metrics_csv(path: Path, *, repeat: int | None = None) -> tuple[BenchRow, ...]:
+def read_metrics_csv(path: Path, *, repeat: int | None = None) -> tuple[Row, ...]:
     """Read rows from a CSV file, ours or one with the same columns.
 
     An empty cell means that the row does not have the column.
     """
     reader = csv.reader(io.StringIO(read_text(path, str(path)), newline=""), strict=True)
-    rows: list[BenchRow] = []
+    rows: list[Row] = []
     try:
         header = next(reader, [])
         _check_header(header, path)
@@ -693,13 +746,13 @@ def _check_header(header: list[str], path: Path) -> None:
         )
 
 
-def _read_row(header: list[str], values: list[str], where: str, path: Path, repeat: int | None) -> BenchRow:
+def _read_row(header: list[str], values: list[str], where: str, path: Path, repeat: int | None) -> Row:
     if len(values) != len(header):
         came = f"{len(values)} cells"
         raise TableError("a row of a CSV is damaged", where=where, came=came, expected=f"{len(header)} cells")
     cells = {column: value for column, value in zip(header, values, strict=True) if value}
     log_file = cells.pop(_LOG_COLUMN, str(path))
     try:
-        return BenchRow.from_cells(cells, log_file=log_file, repeat=repeat)
+        return Row.from_cells(cells, log_file=log_file, repeat=repeat)
     except TableError as error:
         raise TableError(error.what, where=where, came=error.came, expected=error.expected) from None

@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from pytest_h2o.bench.results import PointResult
-from pytest_h2o.bench.rows import DETERMINISTIC_COLUMNS, BenchRow
+from pytest_h2o.bench.rows import DETERMINISTIC_COLUMNS, Row
 from pytest_h2o.errors import H2OError, UsageError, error_from_json, error_to_json
 from pytest_h2o.inputs.presets import Point
 
@@ -107,7 +106,7 @@ def fold_points(points: Sequence[Point]) -> tuple[FoldGroup, ...]:
     return tuple(FoldGroup(tuple(members)) for members in groups.values())
 
 
-def compare_rows(leader: BenchRow, probe: BenchRow) -> tuple[ColumnDifference, ...]:
+def compare_rows(leader: Row, probe: Row) -> tuple[ColumnDifference, ...]:
     """Name the deterministic columns in which two rows differ, as printed; a cell that one lacks differs."""
     return tuple(
         ColumnDifference(column, leader.cells.get(column), probe.cells.get(column))
@@ -124,7 +123,7 @@ def fold_key(point: Point) -> str:
     return json.dumps({**values, **mappings}, sort_keys=True)
 
 
-Launch = Callable[[Point], PointResult]
+Launch = Callable[[Point], Row]
 Once = Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
 """``once(key, make)`` returns what `make` returned the first time that any process asked for `key`. The value is plain
 JSON. `make` may call `once` with other keys; it never asks for its own."""
@@ -169,7 +168,7 @@ class Sweep:
         probed = {group.leader.h2o_target_mode for group in self._groups if len(group.members) > 1}
         return len(self._groups) + len(probed)
 
-    def result(self, point: Point) -> PointResult:
+    def result(self, point: Point) -> Row:
         """Return the row of a point, running what has not been run.
 
         A point that shares the run of another gets a copy of that row, which names the run.
@@ -217,12 +216,12 @@ class Sweep:
                 continue
             leader, probe = group.members[:2]
             try:
-                row = self._run(leader).row
+                row = self._run(leader)
             except H2OError:
                 # Its own points report this failure; the next group may have a row to compare with.
                 continue
             try:
-                differences = compare_rows(row, self._run(probe).row)
+                differences = compare_rows(row, self._run(probe))
             except H2OError as error:
                 problem = f"{probe.run_id} failed: {error.what}"
                 return FoldCheck(mode, probe.preset, leader.run_id, probe.run_id, problem=problem)
@@ -230,12 +229,12 @@ class Sweep:
         # No run of the mode gave a row: the points fail as their leaders do, and there is nothing to tell apart.
         return FoldCheck(mode, self._points[0].preset, "", "")
 
-    def _run(self, point: Point) -> PointResult:
+    def _run(self, point: Point) -> Row:
         """The row of a point's own run, made by whoever asks first."""
         outcome = self._once(f"run/{self._binary}/{point.preset}/{point.run_id}", lambda: self._make_run(point))
         if "error" in outcome:
             raise error_from_json(outcome["error"])
-        return PointResult.from_json(outcome["result"])
+        return Row.from_json(outcome["result"])
 
     def _make_run(self, point: Point) -> dict[str, Any]:
         try:

@@ -14,7 +14,7 @@ from pytest_h2o.gate.rule import Thresholds
 from pytest_h2o.inputs.options import DEFAULT_TARGETS, parse_baseline
 
 if TYPE_CHECKING:
-    from pytest_h2o.bench.results import PointResult
+    from pytest_h2o.bench.rows import Row
     from pytest_h2o.lossless.plan import LosslessSettings
     from pytest_h2o.lossless.result import LosslessResult
     from pytest_h2o.run.launching import Baseline
@@ -45,7 +45,7 @@ def find_logs(folder: Path) -> list[Path]:
 
 def name_logs(folder: Path) -> dict[Path, str]:
     """Logs of a folder and the names that their rows carry: those of its manifest, else every log as it is called."""
-    from pytest_h2o.bench.results import MANIFEST_NAME, read_manifest
+    from pytest_h2o.bench.manifest import MANIFEST_NAME, read_manifest
 
     if not (folder / MANIFEST_NAME).is_file():
         return {log: str(log) for log in find_logs(folder)}
@@ -241,7 +241,7 @@ def add_arguments_eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace results of an earlier eval")
 
 
-def read_rows(run_dir: Path) -> tuple[list[PointResult], Baseline | None]:
+def read_rows(run_dir: Path) -> tuple[list[Row], Baseline | None]:
     """Runs of a sweep's folder, and the baseline (H2O off) that lies among its logs."""
     from pytest_h2o.bench.recorded import read_recording
     from pytest_h2o.run.launching import pick_recorded
@@ -256,7 +256,7 @@ def read_rows(run_dir: Path) -> tuple[list[PointResult], Baseline | None]:
     return results, pick_recorded(recording.baselines, results)
 
 
-def read_layer_range(results: list[PointResult]) -> tuple[int, int] | None:
+def read_layer_range(results: list[Row]) -> tuple[int, int] | None:
     """First and last layer under eviction as the recorded configs say; None if they do not say it, or not one range."""
     ranges: set[tuple[int, int] | None] = set()
     for result in results:
@@ -294,7 +294,7 @@ def run_eval(args: argparse.Namespace) -> int:
     names = name_outputs(args.run_dir, list(settings), overwrite=args.overwrite)
     check_outputs(*(args.run_dir / name for name in names), inputs=(args.dump_dir,), overwrite=args.overwrite)
     runs, recorded = read_rows(args.run_dir)
-    rows = [result.row for result in runs]
+    rows = runs
     results = {name: _evaluate(args.dump_dir, chosen) for name, chosen in settings.items()}
     notes = _notes(runs, baseline, None if left_out else recorded)
     for name in (modes[-1], "upper_bound"):
@@ -331,7 +331,7 @@ def _evaluate(dump_dir: Path, settings: LosslessSettings) -> LosslessResult:
         return evaluate_lossless(dump_dir, settings, verify=True, on_entries=lines.entries, progress=lines.coded)
 
 
-def _notes(runs: list[PointResult], baseline: float | None, recorded: Baseline | None) -> list[str]:
+def _notes(runs: list[Row], baseline: float | None, recorded: Baseline | None) -> list[str]:
     """Where the decode baseline comes from, and what speaks against the comparison."""
     from pytest_h2o.run.launching import unlike_contexts
 

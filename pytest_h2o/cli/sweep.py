@@ -17,7 +17,7 @@ from pytest_h2o.errors import H2OError, UsageError
 if TYPE_CHECKING:
     from pytest_h2o.bench.config import BaseConfig
     from pytest_h2o.bench.launch import Launcher
-    from pytest_h2o.bench.results import PointResult
+    from pytest_h2o.bench.rows import Row
     from pytest_h2o.gate.decode import TimedPair
     from pytest_h2o.gate.noise import Noise
     from pytest_h2o.inputs.presets import Point, Preset
@@ -145,7 +145,7 @@ class WaitNotice:
             print(line, file=sys.__stderr__, flush=True)
 
 
-def _run_point(rows: RowSource, point: Point, count: int) -> PointResult | H2OError:
+def _run_point(rows: RowSource, point: Point, count: int) -> Row | H2OError:
     try:
         result = rows.result(point)
     except H2OError as error:
@@ -156,9 +156,9 @@ def _run_point(rows: RowSource, point: Point, count: int) -> PointResult | H2OEr
     return result
 
 
-def _write(folder: Path, outcomes: list[tuple[Point, PointResult | H2OError]]) -> int:
+def _write(folder: Path, outcomes: list[tuple[Point, Row | H2OError]]) -> int:
     """Write manifest and CSV; exit code 0 if every point gave a sound row, else 2."""
-    from pytest_h2o.bench.results import MANIFEST_NAME, manifest_entry, write_manifest
+    from pytest_h2o.bench.manifest import MANIFEST_NAME, manifest_entry, write_manifest
     from pytest_h2o.bench.rows import write_metrics_csv
 
     entries, results, failed = [], [], 0
@@ -171,7 +171,7 @@ def _write(folder: Path, outcomes: list[tuple[Point, PointResult | H2OError]]) -
             entries.append(manifest_entry(point, outcome, shares_run_with=outcome.shares_run_with))
     write_manifest(folder / MANIFEST_NAME, entries)
     if results:
-        write_metrics_csv(folder / "h2o_metrics.csv", [result.row for result in results])
+        write_metrics_csv(folder / "h2o_metrics.csv", results)
     print(f"{len(results)} rows in {folder}" + (f"; {failed} points FAILED" if failed else ""))
     return 2 if failed else 0
 

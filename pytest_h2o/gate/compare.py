@@ -32,7 +32,7 @@ from pytest_h2o.gate.metrics import (
 from pytest_h2o.inputs.checking import LLM_BENCH
 
 if TYPE_CHECKING:
-    from pytest_h2o.bench.results import PointResult
+    from pytest_h2o.bench.rows import Row
     from pytest_h2o.inputs.presets import Preset
     from pytest_h2o.lossless.result import LosslessResult
 
@@ -346,11 +346,11 @@ def row_key(manifest: Mapping[str, Any], repeat: int | None) -> str:
     return f"{words[-1]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def preset_figures(rows: Sequence[tuple[Mapping[str, Any], PointResult]]) -> FigureTable:
+def preset_figures(rows: Sequence[tuple[Mapping[str, Any], Row]]) -> FigureTable:
     """Figures of every row of a preset: its speeds, and each column that the table of metrics knows."""
     figures: FigureTable = {}
     for manifest, result in rows:
-        row = result.row
+        row = result
         cells = {name: row.get(name) for name in FIGURE_METRICS}
         for name in ROW_METRICS:
             with contextlib.suppress(H2OError):  # an item that asks for it fails with it; here there is no such figure
@@ -375,7 +375,7 @@ def scope_figures(result: LosslessResult) -> FigureTable:
 
 def preset_fingerprint(
     preset: Preset,
-    results: Sequence[PointResult],
+    results: Sequence[Row],
     *,
     machine: str | None,
     binary: str | None,
@@ -387,7 +387,7 @@ def preset_fingerprint(
     settings = preset.model_dump(mode="json", exclude=set(_NOT_MEASURED_BY) | silent)
 
     def seen(column: str) -> str | None:
-        values = {result.row.cells.get(column, "").strip() for result in results} - {""}
+        values = {result.cells.get(column, "").strip() for result in results} - {""}
         return ", ".join(sorted(values)) or None
 
     model = [text for text in (seen("model"), seen("modelSize")) if text]

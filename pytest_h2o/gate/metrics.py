@@ -13,7 +13,7 @@ from pytest_h2o.errors import NotMeasured, UsageError
 from pytest_h2o.gate.values import METRICS, Metric
 
 if TYPE_CHECKING:
-    from pytest_h2o.bench.rows import BenchRow
+    from pytest_h2o.bench.rows import Row
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class RowMetric:
     target : float or None
         Where no preset says another; None: reported only.
     value : callable, optional
-        Makes it of a `BenchRow`: a number, a `Measurement`, or None where the row lacks what it needs. Left out, it is
+        Makes it of a `Row`: a number, a `Measurement`, or None where the row lacks what it needs. Left out, it is
         the column of this name.
     decimals : int
         In reports.
@@ -175,7 +175,7 @@ class RowMetric:
     unit: str = ""
     higher_is_better: bool = True
     target: float | None = None
-    value: Callable[[BenchRow], Measurement | float | None] | None = None
+    value: Callable[[Row], Measurement | float | None] | None = None
     decimals: int = 3
     exact: bool = False
 
@@ -216,7 +216,7 @@ def require_metric(name: str, where: str) -> RowMetric:
     return ROW_METRICS[name]
 
 
-def row_cell(row: BenchRow, metric: str) -> Measurement | None:
+def row_cell(row: Row, metric: str) -> Measurement | None:
     """Return what a row measured of a metric or column; None if it is missing."""
     if metric == "decode_tok_per_s":
         return row.decode_tok_per_s

@@ -59,7 +59,7 @@ def _name_model(source: RowSource) -> str | None:
 
     for log in sorted([*source.folder.glob("logs/*.log"), *source.folder.glob("*.log")])[:3]:
         try:
-            row = read_rows(log, None, log_file=log.name).rows[0]
+            row = read_rows(log, None, log_file=log.name)[0]
         except (H2OError, IndexError):
             continue  # the item of that row says what is wrong with it
         named = [text for column in ("model", "modelSize") if (text := row.cells.get(column))]

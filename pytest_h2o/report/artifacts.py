@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pytest_h2o.bench.command import RunFiles
 from pytest_h2o.bench.embedded import digest_program, embedded_base_config, is_embedded
-from pytest_h2o.bench.results import PointResult
+from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import H2OError, StoreError
 from pytest_h2o.files import digest_file, write_new_bytes, write_new_json, write_new_text
 from pytest_h2o.inputs.options import Given, Settings
@@ -119,7 +119,7 @@ def _version(package: str) -> str:
 
 def _write_preset(collector: Collector, name: str) -> None:
     """Manifest and CSV of a preset, and copies of the logs if they were recorded elsewhere."""
-    from pytest_h2o.bench.results import MANIFEST_NAME, write_manifest
+    from pytest_h2o.bench.manifest import MANIFEST_NAME, write_manifest
     from pytest_h2o.bench.rows import write_metrics_csv
     from pytest_h2o.gate.decode import DECODE_FOLDER, PAIRS_NAME
 
@@ -134,10 +134,10 @@ def _write_preset(collector: Collector, name: str) -> None:
         write_new_json(folder / DECODE_FOLDER / PAIRS_NAME, collector.comparisons[name])
     write_manifest(folder / MANIFEST_NAME, collector.manifest_entries(name))
     if results:
-        write_metrics_csv(folder / "h2o_metrics.csv", [result.row for result in results])
+        write_metrics_csv(folder / "h2o_metrics.csv", results)
 
 
-def _keep_run(result: PointResult, files: RunFiles) -> None:
+def _keep_run(result: Row, files: RunFiles) -> None:
     """Copy the files of a recorded run to where the manifest of this run folder names them."""
     _keep(result.log_path, files.log)
     for source, target in ((result.config_path, files.config), (result.stdout_path, files.stdout)):

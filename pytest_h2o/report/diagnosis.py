@@ -25,7 +25,7 @@ from pytest_h2o.report.changes import explain_changes
 from pytest_h2o.run.items import ComparisonItem, GateItem, LosslessItem, PointItem, SweepItem, row_facts
 
 if TYPE_CHECKING:
-    from pytest_h2o.bench.results import PointResult
+    from pytest_h2o.bench.rows import Row
     from pytest_h2o.gate.decode import PairedComparison
 
 
@@ -153,7 +153,7 @@ def _speed_lines(item: SweepItem, run_id: str) -> list[str]:
     if item.session.decode.is_paired(item.preset):
         return [] if known is None else _pair_speed_lines(known)
     is_h2o = item.preset.bench == LLM_BENCH
-    cell = next((r.row.decode_tok_per_s for r in item.results if r.run_id == run_id), None)
+    cell = next((r.decode_tok_per_s for r in item.results if r.run_id == run_id), None)
     if cell is not None:
         speed = METRICS["decode_tok_per_s"].render_measured(cell.mean, cell.std)
         lines.append(f"decode     {speed}{' with H2O on' * is_h2o}")
@@ -225,9 +225,9 @@ def _row_lines(item: SweepItem) -> list[str]:
     return lines
 
 
-def _bound_lines(result: PointResult, item: SweepItem) -> list[str]:
+def _bound_lines(result: Row, item: SweepItem) -> list[str]:
     def mean(column: str) -> float | None:
-        cell = result.row.get(column)
+        cell = result.get(column)
         return cell.mean if cell else None
 
     bound = find_bound(mean("h2o_floor_keep"), mean("h2o_target_keep_effective"), mean("h2o_quantized_keep"))
@@ -240,14 +240,14 @@ def _table_lines(item: SweepItem, margins: dict[str, RowMargins], metric: str) -
     results, paired = item.results, item.session.decode.is_paired(item.preset)
     sign = -1.0 if METRICS[metric].higher_is_better else 1.0
 
-    def rank(result: PointResult) -> tuple[float, ...]:
+    def rank(result: Row) -> tuple[float, ...]:
         row = row_facts(result)
         if metric == "joint_margin":
             return tuple(-margin for margin in margins[row.run_id].rank)
         if metric == "decode_drop":
             # Rows that miss the lossy target do not decide on decode while there are others.
             return ("lossy" in margins[row.run_id].missed, -(row.decode_tok_per_s or 0.0))
-        cell = row_cell(result.row, metric)
+        cell = row_cell(result, metric)
         return (math.inf if cell is None else sign * cell.mean,)
 
     ranked = sorted(results, key=rank)[:NEAREST]
@@ -257,7 +257,7 @@ def _table_lines(item: SweepItem, margins: dict[str, RowMargins], metric: str) -
     rise_head = f"  {'rise':>7}" if has_rise else ""
     lines = ["rows       nearest first", f"{head}  {'lossy':>8}  {'decode':>8}{rise_head}  {'misses':<15}  run"]
     for result in ranked:
-        row, own = row_facts(result), row_cell(result.row, metric) if added else None
+        row, own = row_facts(result), row_cell(result, metric) if added else None
         shown = f"  {added.render_bare(own.mean) if own else 'missing':>{max(12, len(metric))}}" if added else ""
         missed = _missed(margins[row.run_id], paired)
         lossy = "missing" if row.lossy is None else f"{row.lossy:.3f}"
@@ -275,7 +275,7 @@ def _missed(margins: RowMargins, paired: bool) -> str:
     return ", ".join(margins.missed) or ("not timed" if paired and margins.decode is None else "-")
 
 
-def _warning_lines(results: Sequence[PointResult]) -> list[str]:
+def _warning_lines(results: Sequence[Row]) -> list[str]:
     counts: Counter[str] = Counter()
     for result in results:
         if result.output is not None and not result.shares_run_with:
@@ -283,7 +283,7 @@ def _warning_lines(results: Sequence[PointResult]) -> list[str]:
     return [f"warning    {count:,} x {kind}" for kind, count in counts.most_common(4)]
 
 
-def _file_lines(result: PointResult) -> list[str]:
+def _file_lines(result: Row) -> list[str]:
     lines = [f"log        {result.log_path}"]
     if result.config_path:
         lines.append(f"config     {result.config_path}")

@@ -18,7 +18,7 @@ from pytest_h2o.gate.rule import RowFacts, Thresholds, decide_best_of, decide_jo
 from pytest_h2o.report.document import escape, render_table
 
 if TYPE_CHECKING:
-    from pytest_h2o.bench.rows import BenchRow
+    from pytest_h2o.bench.rows import Row
 
 
 MISSING = "missing"
@@ -39,7 +39,7 @@ AVERAGED: tuple[tuple[str, str, int], ...] = (
 """Title, column and decimals of the plain averages."""
 
 
-def mean_of(rows: Sequence[BenchRow], column: str) -> float | None:
+def mean_of(rows: Sequence[Row], column: str) -> float | None:
     """Mean of one column over all rows; None if a row lacks it or there is no row."""
     cells = [row.get(column) for row in rows]
     values = [cell.mean for cell in cells if cell is not None]
@@ -74,7 +74,7 @@ class OriginalFacts:
 
 
 def collect_original(
-    rows: Sequence[BenchRow],
+    rows: Sequence[Row],
     thresholds: Thresholds,
     *,
     baseline_tok_per_s: float | None,
@@ -108,13 +108,13 @@ def collect_original(
     return OriginalFacts(averages, _top(rows, selected), gate)
 
 
-def facts_of_row(row: BenchRow) -> RowFacts:
+def facts_of_row(row: Row) -> RowFacts:
     """The deciding figures of a row of a file, under the name of its log."""
     lossy, decode = row.get("h2o_lossy"), row.decode_tok_per_s
     return RowFacts(row.log_file, lossy.mean if lossy else None, decode.mean if decode else None)
 
 
-def _top(rows: Sequence[BenchRow], lossless: float | None) -> list[dict[str, str]]:
+def _top(rows: Sequence[Row], lossless: float | None) -> list[dict[str, str]]:
     """Rows by (total ratio, decode speed) downwards; the original called this its Pareto top 5."""
     ranked = sorted(
         (row for row in map(facts_of_row, rows) if row.lossy is not None and row.decode_tok_per_s is not None),
@@ -133,7 +133,7 @@ def _top(rows: Sequence[BenchRow], lossless: float | None) -> list[dict[str, str
 
 
 def _gate(
-    rows: Sequence[BenchRow],
+    rows: Sequence[Row],
     thresholds: Thresholds,
     baseline: float | None,
     selected: tuple[str, float | None],
@@ -177,7 +177,7 @@ ANALYSIS_VERSION = 1
 
 
 def analyze_rows(
-    rows: Sequence[BenchRow],
+    rows: Sequence[Row],
     thresholds: Thresholds,
     *,
     baseline_tok_per_s: float | None,
@@ -227,7 +227,7 @@ def analyze_rows(
     }
 
 
-def check_finite(rows: Sequence[BenchRow], where: str) -> None:
+def check_finite(rows: Sequence[Row], where: str) -> None:
     """Refuse rows whose deciding figures are no numbers: UsageError for the first infinite or undefined one."""
     for row in rows:
         facts = facts_of_row(row)

@@ -49,8 +49,7 @@ from pytest_h2o.run.items import row_facts
 from pytest_h2o.run.journal import Collector
 
 if TYPE_CHECKING:
-    from pytest_h2o.bench.results import PointResult
-    from pytest_h2o.bench.rows import BenchRow, Measurement
+    from pytest_h2o.bench.rows import Measurement, Row
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ class ReportRow:
     """
 
     number: int
-    result: PointResult
+    result: Row
     lossy: Measurement | None
     decode: Measurement | None
     total: float | None
@@ -170,7 +169,7 @@ def limits_of(facts: Mapping[str, Any] | None, lossless: float | None) -> Limits
 
 
 def build_rows(
-    results: Sequence[PointResult],
+    results: Sequence[Row],
     numbers: Sequence[int],
     facts: Mapping[str, Any] | None,
     limits: Limits,
@@ -182,7 +181,7 @@ def build_rows(
         layers = split_layers(facts["model_layers"], facts["h2o_layer_start"], facts["h2o_layer_end"], coded_layers)
     rows = []
     for number, result in zip(numbers, results, strict=True):
-        lossy, decode = result.row.get("h2o_lossy"), result.row.decode_tok_per_s
+        lossy, decode = result.get("h2o_lossy"), result.decode_tok_per_s
         is_usable = lossy is not None and math.isfinite(lossy.mean) and lossy.mean > 0
         known = lossy.mean if lossy is not None and is_usable else None
         margins = None
@@ -274,12 +273,12 @@ def _row_cells(name: str, row: ReportRow, links: Links) -> tuple[Cell, ...]:
     )
 
 
-def _mean(result: PointResult, column: str) -> float | None:
-    cell = result.row.get(column)
+def _mean(result: Row, column: str) -> float | None:
+    cell = result.get(column)
     return cell.mean if cell else None
 
 
-def _bound(result: PointResult) -> str:
+def _bound(result: Row) -> str:
     columns = ("h2o_floor_keep", "h2o_target_keep_effective", "h2o_quantized_keep")
     bound = find_bound(*(_mean(result, column) for column in columns))
     return "unknown" if bound is None else bound.kind.replace(" ", "\u00a0")  # on one line, or every row has two
@@ -422,7 +421,7 @@ COLUMNS = (
 """Columns of a row that say what eviction costs the model: name, title, format."""
 
 
-def _value(row: BenchRow, column: str) -> float | None:
+def _value(row: Row, column: str) -> float | None:
     cell = row.get(column)
     return cell.mean if cell is not None and is_drawable(cell.mean) else None
 
@@ -432,16 +431,14 @@ def quality_section(section_id: str, rows: Sequence[ReportRow], target: float | 
 
     `target` is the largest rise that the preset allows, a fraction.
     """
-    measured = [
-        row for row in rows if row.is_launch and any(_value(row.result.row, c) is not None for c, *_ in COLUMNS)
-    ]
+    measured = [row for row in rows if row.is_launch and any(_value(row.result, c) is not None for c, *_ in COLUMNS)]
     if not measured:
         return None
-    shown = [column for column in COLUMNS if any(_value(row.result.row, column[0]) is not None for row in measured)]
+    shown = [column for column in COLUMNS if any(_value(row.result, column[0]) is not None for row in measured)]
     cells = []
     dots = []
     for row in measured:
-        bench_row = row.result.row
+        bench_row = row.result
         keep, rise = _value(bench_row, "h2o_keep"), _value(bench_row, "quality_ppl_rise")
         if keep is not None and rise is not None:
             dots.append(Dot(keep, 100 * rise, label=f"{row.number}"))

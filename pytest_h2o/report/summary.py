@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
-from pytest_h2o.bench.results import PointResult
+from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import one_line
 from pytest_h2o.gate.rule import Thresholds, decide_best_of, decide_joint, split_layers, whole_cache_ratio
 from pytest_h2o.gate.values import BUILT_IN, METRICS, Metric, render_interval
@@ -85,7 +85,7 @@ def _paired_facts(collector: Collector, name: str) -> dict[str, Any]:
 
 def _whole(
     facts: Mapping[str, Any],
-    results: list[PointResult],
+    results: list[Row],
     deciding: Mapping[str, Any] | None,
     upper: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def _whole(
     baseline = facts["baseline_tok_per_s"]
     ratio = None if deciding is None else float(deciding["lossless_ratio"])
     original = collect_original(
-        [result.row for result in results],
+        results,
         replace(Thresholds(**targets), quality=None),
         baseline_tok_per_s=baseline,
         upper=upper,
@@ -189,7 +189,7 @@ def _relative(metric: Metric, value: float, target: float, margin: float) -> flo
     return margin / abs(target) if target else None
 
 
-def _warnings(results: list[PointResult]) -> dict[str, int]:
+def _warnings(results: list[Row]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for result in results:
         if result.output is not None and not result.shares_run_with:

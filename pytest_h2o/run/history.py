@@ -29,7 +29,7 @@ from pytest_h2o.run.store import OnceStore, keep_error, kept_value
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.config import BaseConfig
-    from pytest_h2o.bench.results import PointResult
+    from pytest_h2o.bench.rows import Row
     from pytest_h2o.inputs.presets import Preset
 
 
@@ -564,9 +564,7 @@ class Comparer:
         """By how much a metric may be worse."""
         return self.request.allowances
 
-    def fingerprint(
-        self, preset: Preset, results: Sequence[PointResult], base: BaseConfig | None
-    ) -> dict[str, str | None]:
+    def fingerprint(self, preset: Preset, results: Sequence[Row], base: BaseConfig | None) -> dict[str, str | None]:
         """What the figures of a preset were measured with. Where recorded logs are read, the machine is not known."""
         bench = self._settings["bench"]
         return preset_fingerprint(

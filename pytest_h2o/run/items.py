@@ -48,8 +48,7 @@ from pytest_h2o.run.history import Earlier
 from pytest_h2o.run.launching import Baseline
 
 if TYPE_CHECKING:
-    from pytest_h2o.bench.results import PointResult
-    from pytest_h2o.bench.rows import BenchRow
+    from pytest_h2o.bench.rows import Row
     from pytest_h2o.gate.decode import DecodeVerdict, PairedComparison
     from pytest_h2o.inputs.presets import Point, Preset
     from pytest_h2o.inputs.scopes import Scope
@@ -220,10 +219,10 @@ class QualityVerdict:
 _LAUNCH_FACTS = ("argv", "returncode", "signal_name", "elapsed_s", "output_tail")
 
 
-def row_facts(result: PointResult) -> RowFacts:
+def row_facts(result: Row) -> RowFacts:
     """The deciding figures of a run."""
-    lossy, decode = result.row.get("h2o_lossy"), result.row.decode_tok_per_s
-    rise = result.row.get(QUALITY_COLUMN)
+    lossy, decode = result.get("h2o_lossy"), result.decode_tok_per_s
+    rise = result.get(QUALITY_COLUMN)
     return RowFacts(
         run_id=result.run_id,
         lossy=lossy.mean if lossy else None,
@@ -245,10 +244,10 @@ class SweepItem(GateItem):
         return f"{super().write_dry_run()}; {self.session.write_dry_run(self.preset)}"
 
     @property
-    def results(self) -> tuple[PointResult, ...]:
+    def results(self) -> tuple[Row, ...]:
         """The runs of all points, in their order."""
         self.asked = True
-        results: list[PointResult] = []
+        results: list[Row] = []
         failed: list[tuple[str, H2OError]] = []
         for point in self.session.points(self.preset):
             try:
@@ -293,7 +292,7 @@ class SweepItem(GateItem):
             )
         found = []
         for result in self.results:
-            cell = row_cell(result.row, column)
+            cell = row_cell(result, column)
             if cell is None or not math.isfinite(cell.mean):
                 raise NotMeasured(
                     f"the column {column} of {self.name} is missing or not a number",
@@ -613,7 +612,7 @@ class PointItem(GateItem):
         self.point = point
 
     @property
-    def result(self) -> PointResult:
+    def result(self) -> Row:
         """The run of this point. BenchError if it failed or its row is not sound."""
         self.asked = True
         result = self.session.result(self.preset, self.point)
@@ -625,9 +624,9 @@ class PointItem(GateItem):
         return result
 
     @property
-    def row(self) -> BenchRow:
+    def row(self) -> Row:
         """The sound row of this point."""
-        return self.result.row
+        return self.result
 
     def record(self, nodeid: str, outcome: str, reason: str | None) -> dict[str, Any]:
         return {**super().record(nodeid, outcome, reason), "run_id": self.point.run_id}

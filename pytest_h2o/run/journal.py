@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.bench.machine import describe_machine
-from pytest_h2o.bench.results import PointResult
+from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import H2OError, NotMeasured, StoreError
 from pytest_h2o.files import append_line, write_new_bytes, write_new_json
 from pytest_h2o.gate.compare import SubjectKind, SubjectRecord, preset_figures, scope_figures, scope_fingerprint
@@ -135,11 +135,11 @@ class Collector:
                 return result
         return None
 
-    def results_of(self, preset: str) -> list[PointResult]:
+    def results_of(self, preset: str) -> list[Row]:
         """The results of a preset that arrived, in the order of its points."""
-        from pytest_h2o.bench.results import PointResult
+        from pytest_h2o.bench.rows import Row
 
-        return [PointResult.from_json(point["result"]) for point in self.points_in_order(preset)]
+        return [Row.from_json(point["result"]) for point in self.points_in_order(preset)]
 
     def points_in_order(self, preset: str) -> list[dict[str, Any]]:
         """The points of a preset that arrived, in their order: manifest fields and result of each."""
@@ -147,7 +147,7 @@ class Collector:
 
     def manifest_entries(self, preset: str) -> list[dict[str, Any]]:
         """Every launched or read run of a preset, sound or not, in the order of its points."""
-        from pytest_h2o.bench.results import complete_entry
+        from pytest_h2o.bench.manifest import complete_entry
 
         entries: dict[int, dict[str, Any]] = {}
         for point in self.points.get(preset, {}).values():
@@ -177,7 +177,7 @@ class NewData:
         self._presets: dict[str, dict[str, Any]] = {}
         self._comparisons: dict[str, dict[str, Any]] = {}
 
-    def add_point(self, preset: Preset, point: Point, result: PointResult) -> None:
+    def add_point(self, preset: Preset, point: Point, result: Row) -> None:
         if (preset.name, point.run_id) in self._seen:
             return
         self._seen.add((preset.name, point.run_id))
@@ -266,7 +266,7 @@ def _preset_record(collector: Collector, name: str) -> SubjectRecord | None:
     points = collector.points_in_order(name)
     if [point["result"]["run_id"] for point in points] != facts["run_ids"]:
         return None
-    rows = [(point["manifest"], PointResult.from_json(point["result"])) for point in points]
+    rows = [(point["manifest"], Row.from_json(point["result"])) for point in points]
     held = _held(collector, "preset", name)
     return SubjectRecord("preset", name, held, facts["fingerprint"], preset_figures(rows))
 

@@ -20,8 +20,7 @@ from pytest_h2o.inputs.options import Given, Settings, parse_budget
 if TYPE_CHECKING:
     from pytest_h2o.bench.command import BenchSettings
     from pytest_h2o.bench.config import BaseConfig
-    from pytest_h2o.bench.results import PointResult
-    from pytest_h2o.bench.rows import BenchRow
+    from pytest_h2o.bench.rows import Row
     from pytest_h2o.gate.decode import Budget, PairedComparison
     from pytest_h2o.gate.noise import Noise
     from pytest_h2o.inputs.presets import Preset
@@ -104,20 +103,18 @@ def paired_baseline(comparison: PairedComparison | None) -> Baseline | None:
     return Baseline(speed, f"median of its launches in {len(comparison.pairs)} pairs: {comparison.baseline}")
 
 
-def pick_recorded(
-    rows: Sequence[PointResult], results: Sequence[PointResult], uncompressed: str = "H2O off"
-) -> Baseline | None:
+def pick_recorded(rows: Sequence[Row], results: Sequence[Row], uncompressed: str = "H2O off") -> Baseline | None:
     """The recorded row with nothing compressed that the given runs may be compared with; None if there is none.
 
     It must have the prompt, gen, model (with its size), backend, threads, precision, mmap and further conditions of
     every run. Of several the fastest is taken: the one that is hardest to hold. `uncompressed` is how the bench calls
     such a row.
     """
-    wanted = {_identity(result.row) for result in results}
+    wanted = {_identity(result) for result in results}
     fitting = [
-        (row.row.decode_tok_per_s.mean, row)
+        (row.decode_tok_per_s.mean, row)
         for row in rows
-        if wanted == {_identity(row.row)} and row.row.decode_tok_per_s is not None
+        if wanted == {_identity(row)} and row.decode_tok_per_s is not None
     ]
     if not fitting:
         return None
@@ -125,23 +122,23 @@ def pick_recorded(
     others = f" (the fastest of {len(fitting)})" if len(fitting) > 1 else ""
     return Baseline(
         speed,
-        f"recorded row with {uncompressed}, {best.row.log_file}{others}",
+        f"recorded row with {uncompressed}, {best.log_file}{others}",
         unlike_contexts(results),
         tuple(path for path in (best.log_path, best.config_path, best.stdout_path) if path is not None),
     )
 
 
-def describe_unfit(rows: Sequence[PointResult], results: Sequence[PointResult]) -> list[str]:
+def describe_unfit(rows: Sequence[Row], results: Sequence[Row]) -> list[str]:
     """Say of each recorded row with H2O off why `pick_recorded` could not take it: what differs from which run."""
     lines = []
     for row in rows:
-        other = next((r for r in results if _identity(r.row) != _identity(row.row)), None)
+        other = next((r for r in results if _identity(r) != _identity(row)), None)
         if other is None:
-            lines.append(f"{row.row.log_file} has no decode speed")
+            lines.append(f"{row.log_file} has no decode speed")
             continue
-        pairs = zip(_IDENTITY, _identity(row.row), _identity(other.row), strict=True)
+        pairs = zip(_IDENTITY, _identity(row), _identity(other), strict=True)
         differs = ", ".join(f"{name} {came}, not {asked}" for name, came, asked in pairs if came != asked)
-        lines.append(f"{row.row.log_file} has {differs} as {other.run_id} has")
+        lines.append(f"{row.log_file} has {differs} as {other.run_id} has")
     return lines
 
 
@@ -150,15 +147,15 @@ _CELLS = ("modelSize", "precision", "mmap", "conditions")
 _IDENTITY = (*_FIELDS, *_CELLS)
 
 
-def _identity(row: BenchRow) -> tuple[object, ...]:
+def _identity(row: Row) -> tuple[object, ...]:
     """What two rows must have alike; a cell that both lack is alike, one that one of them lacks is not."""
     return (*(getattr(row, name) for name in _FIELDS), *(row.cells.get(name) for name in _CELLS))
 
 
-def unlike_contexts(results: Sequence[PointResult]) -> tuple[str, ...]:
+def unlike_contexts(results: Sequence[Row]) -> tuple[str, ...]:
     """Say where the binary's own warnings show that H2O on and off decoded different contexts."""
     for result in results:
-        row, seen = result.row, result.output.max_kv_len if result.output else None
+        row, seen = result, result.output.max_kv_len if result.output else None
         if seen is None or row.prompt_len is None or row.gen_len is None:
             continue
         if seen > row.prompt_len + row.gen_len:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_h2o.bench.launch import Relaunches
-from pytest_h2o.bench.results import PointResult
+from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import NotMeasured, StoreError
 from pytest_h2o.gate.decode import (
     DECODE_FOLDER,
@@ -50,23 +50,23 @@ CONTEXT_TOLERANCE = 0.01
 """Contexts are alike if they differ by at most this share: the last warning of a run need not name the last token."""
 
 
-def seen_context(result: PointResult) -> int | None:
+def seen_context(result: Row) -> int | None:
     """The longest context that a run decoded, in tokens: prompt + generated length, or more where a warning says so.
 
     A cache that is not cleared between repeats goes on growing; the engine's warnings then name a ``kv_len`` above
     prompt + generated length. None where the row has no lengths.
     """
-    row = result.row
+    row = result
     if row.prompt_len is None or row.gen_len is None:
         return None
     named = result.output.max_kv_len if result.output is not None else None
     return max(row.prompt_len + row.gen_len, named or 0)
 
 
-def why_unlike(baseline: PointResult, candidate: PointResult) -> str | None:
+def why_unlike(baseline: Row, candidate: Row) -> str | None:
     """Say why the decode speeds of two runs cannot be compared; None if nothing speaks against it."""
     for name, title in _SAME:
-        a, b = getattr(baseline.row, name), getattr(candidate.row, name)
+        a, b = getattr(baseline, name), getattr(candidate, name)
         if a != b:
             return f"another {title}: baseline {a}, candidate {b}"
     a, b = seen_context(baseline), seen_context(candidate)
@@ -75,14 +75,14 @@ def why_unlike(baseline: PointResult, candidate: PointResult) -> str | None:
     if abs(a - b) <= CONTEXT_TOLERANCE * min(a, b):
         return None
     longer, result = ("baseline", baseline) if a > b else ("candidate", candidate)
-    lengths = (result.row.prompt_len or 0) + (result.row.gen_len or 0)
+    lengths = (result.prompt_len or 0) + (result.gen_len or 0)
     return (
         f"unlike contexts: warnings of the {longer} show a kv_len of {max(a, b)}, above prompt + gen = {lengths}, "
         f"so it decoded a longer context"
     )
 
 
-Launch = Callable[[str], PointResult]
+Launch = Callable[[str], Row]
 """Launches one side under a run id of its own; raises H2OError if it gives no sound row."""
 
 Keep = Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
@@ -136,26 +136,26 @@ class PairRunner:
         }
 
     def _launch_pair(self, name: str, first: str) -> TimedPair:
-        results: dict[str, PointResult] = {}
+        results: dict[str, Row] = {}
         for side in ("baseline", "candidate") if first == "AB" else ("candidate", "baseline"):
             results[side] = self._launch(self.baseline if side == "baseline" else self.candidate, f"{name}_{side}")
         a, b = results["baseline"], results["candidate"]
         return TimedPair("AB" if first == "AB" else "BA", _timed(a), _timed(b), why_unlike(a, b))
 
-    def _launch(self, launch: Launch, run_id: str) -> PointResult:
+    def _launch(self, launch: Launch, run_id: str) -> Row:
         return self.relaunches.until_quiet(
             self._count(launch(run_id)),
             lambda number: self._count(launch(f"{run_id}_again{number}")),
             lambda result: self.measured_again.append(f"{result.run_id}: {result.disturbance}"),
         )
 
-    def _count(self, result: PointResult) -> PointResult:
+    def _count(self, result: Row) -> Row:
         self.elapsed_s += result.elapsed_s or 0.0
         return result
 
 
-def _timed(result: PointResult) -> TimedLaunch:
-    speed = result.row.decode_tok_per_s
+def _timed(result: Row) -> TimedLaunch:
+    speed = result.decode_tok_per_s
     if speed is None:
         raise NotMeasured("a launch of a pair has no decode speed", where=str(result.log_path))
     return TimedLaunch(result.run_id, speed.mean, round(result.elapsed_s or 0.0, 4), result.disturbance)
@@ -250,12 +250,12 @@ class LaunchedPairs:
         folder = self._launcher.directory / DECODE_FOLDER
         candidate = replace(self._launcher, directory=folder, base=without_quality(self._launcher.base))
 
-        def launch_with(launcher: Launcher) -> Callable[[str], PointResult]:
+        def launch_with(launcher: Launcher) -> Callable[[str], Row]:
             return lambda run_id: launcher.launch_point(replace(point, run_id=run_id))
 
         if self._other is None:
             what = f"{get_adapter(point.bench).uncompressed} in the same bench"
-            baseline: Callable[[str], PointResult] = partial(candidate.launch_baseline, point)
+            baseline: Callable[[str], Row] = partial(candidate.launch_baseline, point)
         else:
             what = f"another build, {self._other.command[0]}"
             baseline = launch_with(replace(candidate, settings=self._other, json_support=JsonSupport()))
@@ -269,11 +269,11 @@ class LaunchedPairs:
         finally:
             self._progress.finish(self._what)
 
-    def _shown(self, pairs: int) -> Callable[[Callable[[str], PointResult]], Callable[[str], PointResult]]:
+    def _shown(self, pairs: int) -> Callable[[Callable[[str], Row]], Callable[[str], Row]]:
         """Make a launch of one side, ``pair_04_baseline``, show itself as part of one of at most so many pairs."""
 
-        def wrap(launch: Callable[[str], PointResult]) -> Callable[[str], PointResult]:
-            def shown(run_id: str) -> PointResult:
+        def wrap(launch: Callable[[str], Row]) -> Callable[[str], Row]:
+            def shown(run_id: str) -> Row:
                 _, number, side = run_id.split("_", 2)
                 with self._progress.step(self._what, side, unit="pair", total=pairs, number=int(number)):
                     return launch(run_id)

@@ -43,7 +43,7 @@ from pytest_h2o.run.store import HEADER, PROGRESS, SHARED, OnceStore, keep_error
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.config import BaseConfig
-    from pytest_h2o.bench.results import PointResult
+    from pytest_h2o.bench.rows import Row
     from pytest_h2o.gate.values import Target
     from pytest_h2o.inputs.presets import Point, Preset
     from pytest_h2o.inputs.scopes import Scope
@@ -443,7 +443,7 @@ class GateSession:
         except StoreError:  # that nothing can be kept is told when the first item has something to keep
             return describe(self)
 
-    def result(self, preset: Preset, point: Point) -> PointResult:
+    def result(self, preset: Preset, point: Point) -> Row:
         source = self._source(preset)
         try:
             result = source.result(point)
@@ -479,7 +479,7 @@ class GateSession:
     def bench_command(self, preset: Preset, point: Point) -> str | None:
         return self._source(preset).command(point)
 
-    def fingerprint(self, preset: Preset, results: Sequence[PointResult]) -> dict[str, str | None]:
+    def fingerprint(self, preset: Preset, results: Sequence[Row]) -> dict[str, str | None]:
         return self.comparer.fingerprint(preset, results, self._source(preset).base_config)
 
     def take_new_data(self) -> dict[str, Any]:

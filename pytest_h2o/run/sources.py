@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pytest_h2o.bench.config import BaseConfig
     from pytest_h2o.bench.launch import Launcher
     from pytest_h2o.bench.recorded import Recording
-    from pytest_h2o.bench.results import PointResult
+    from pytest_h2o.bench.rows import Row
     from pytest_h2o.bench.sweep import FoldCheck
     from pytest_h2o.gate.decode import PairedComparison
     from pytest_h2o.inputs.presets import Point, Preset
@@ -57,7 +57,7 @@ class RowSource(Protocol):
         ...
 
     @property
-    def baselines(self) -> Sequence[PointResult]:
+    def baselines(self) -> Sequence[Row]:
         """Rows with H2O off that came with them."""
         ...
 
@@ -86,7 +86,7 @@ class RowSource(Protocol):
         """Launches that all rows take, as far as is known before the first; 0 where nothing is launched."""
         ...
 
-    def result(self, point: Point) -> PointResult:
+    def result(self, point: Point) -> Row:
         """The sound result of one point; an H2OError that says why there is none."""
         ...
 
@@ -160,7 +160,7 @@ def _find_logs(folder: Path, presets: Sequence[Preset], selected: Sequence[Prese
 
 def _is_listed(manifest: Path, preset: Preset) -> bool:
     """Whether a manifest lists a point of the preset, in the very configuration."""
-    from pytest_h2o.bench.results import read_manifest
+    from pytest_h2o.bench.manifest import read_manifest
     from pytest_h2o.inputs.presets import expand_points
 
     entries = {entry.run_id: entry for entry in read_manifest(manifest)}
@@ -194,14 +194,14 @@ class RecordedRows:
         return ()
 
     @property
-    def baselines(self) -> Sequence[PointResult]:
+    def baselines(self) -> Sequence[Row]:
         return self._read().baselines
 
     @property
     def unused(self) -> Mapping[str, str]:
         return self._read().unused
 
-    def result(self, point: Point) -> PointResult:
+    def result(self, point: Point) -> Row:
         return self._read().get(point.run_id)
 
     def shared_run(self, point: Point) -> str | None:
@@ -217,7 +217,7 @@ class RecordedRows:
 class LaunchedRows:
     """Rows of a bench that is run, each point once for all processes of the run."""
 
-    baselines: Sequence[PointResult] = ()
+    baselines: Sequence[Row] = ()
     unused: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
@@ -248,7 +248,7 @@ class LaunchedRows:
         self._launch_point = Relauncher(self._launcher).launch_point if again else self._launcher.launch_point
         self._sweep = Sweep(points, self._launch, store.once, binary=bench.digest[:16], fold=fold)
 
-    def _launch(self, point: Point) -> PointResult:
+    def _launch(self, point: Point) -> Row:
         with self._progress.step(point.preset, short_run_id(point.run_id), unit="run", total=self.planned_runs):
             return self._launch_point(point)
 
@@ -260,7 +260,7 @@ class LaunchedRows:
     def notes(self) -> tuple[str, ...]:
         return tuple(_describe_fold(check) for check in self._sweep.fold_checks())
 
-    def result(self, point: Point) -> PointResult:
+    def result(self, point: Point) -> Row:
         return self._sweep.result(point)
 
     def shared_run(self, point: Point) -> str | None:
@@ -284,7 +284,7 @@ class NoRows:
     """Nothing can measure this preset: every question is answered with what is missing."""
 
     notes: tuple[str, ...] = ()
-    baselines: Sequence[PointResult] = ()
+    baselines: Sequence[Row] = ()
     unused: Mapping[str, str] = MappingProxyType({})
     folder: Path | None = None
     base_config: BaseConfig | None = None
@@ -301,7 +301,7 @@ class NoRows:
         self._logs = logs
         self._why = why or ("neither a bench nor recorded logs" if logs is None else None)
 
-    def result(self, point: Point) -> PointResult:
+    def result(self, point: Point) -> Row:
         raise NotMeasured(
             f"not measured: {self._preset.name}",
             where=None if self._logs is None else f"no recording of it in {self._logs}",
@@ -517,7 +517,7 @@ class DecodeFigures:
         wanted = [(preset, preset_targets(self._settings, preset, None).decode_drop.value) for preset in presets]
         return [*describe_decode(self._settings, presets), *flag_targets(self._settings, wanted)]
 
-    def baseline(self, preset: Preset, results: Sequence[PointResult]) -> Baseline | None:
+    def baseline(self, preset: Preset, results: Sequence[Row]) -> Baseline | None:
         chosen = choose_baseline(self._settings, preset)
         if chosen.value == "none":
             raise OptedOut(f"the decode threshold is left out: decode baseline none ({chosen.origin})")
@@ -528,7 +528,7 @@ class DecodeFigures:
             return Baseline(speed, chosen.origin, unlike_contexts(results))
         return pick_recorded(self._source(preset).baselines, results, get_adapter(preset.bench).uncompressed)
 
-    def unfit_baselines(self, preset: Preset, results: Sequence[PointResult]) -> list[str]:
+    def unfit_baselines(self, preset: Preset, results: Sequence[Row]) -> list[str]:
         source = self._source(preset)
         unused = [f"{log}: {why}" for log, why in source.unused.items()]
         return [*describe_unfit(source.baselines, results), *unused][:4]
@@ -544,7 +544,7 @@ class DecodeFigures:
     def known_comparison(self, preset: Preset) -> PairedComparison | None:
         return self._source(preset).pairs.known()
 
-    def compare(self, preset: Preset, result: PointResult, target: float) -> PairedComparison:
+    def compare(self, preset: Preset, result: Row, target: float) -> PairedComparison:
         point = next(point for point in self._points(preset) if point.run_id == result.run_id)
         plan = plan_pairs(self._settings, preset, target)
         comparison = self._source(preset).pairs.compare(point, plan)

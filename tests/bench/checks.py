@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_h2o.bench.rows import BenchRow
+from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import TableError
 
 
@@ -17,7 +17,7 @@ def check_error(call: Callable[[], object], *lines: str) -> None:
     assert str(caught.value).split("\n") == list(lines)
 
 
-def check_rows_or_error(call: Callable[[], tuple[BenchRow, ...]], name: str) -> None:
+def check_rows_or_error(call: Callable[[], tuple[Row, ...]], name: str) -> None:
     """At least one row, or an error that names the file."""
     try:
         rows = call()

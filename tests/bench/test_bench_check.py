@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pytest_h2o.bench.llm_bench import check_baseline_row, check_row, is_idle, only_row
-from pytest_h2o.bench.rows import BenchRow, read_table
+from pytest_h2o.bench.rows import Row, read_table
 from pytest_h2o.errors import TableError
 
 from .checks import check_error
@@ -19,11 +19,11 @@ POINT = recorded_points()[0]
 IDLE = {"h2o_keep": "1.0000 ± 0.0000", "h2o_lossy": "1.000 ± 0.000", "h2o_floor_keep": "1.0000 ± 0.0000"}
 
 
-def changed(row: BenchRow = ROW, **cells: str | None) -> BenchRow:
+def changed(row: Row = ROW, **cells: str | None) -> Row:
     """A row with other cells; None takes a cell away."""
     merged = {**row.cells, **{name.replace("speed", "speed(tok/s)"): cell for name, cell in cells.items()}}
     kept = {name: cell for name, cell in merged.items() if cell is not None}
-    return BenchRow.from_cells(kept, log_file=row.log_file, repeat=row.repeat)
+    return Row.from_cells(kept, log_file=row.log_file, repeat=row.repeat)
 
 
 def test_recorded_rows_are_sound() -> None:
@@ -111,7 +111,7 @@ def test_a_baseline_with_h2o_on_is_none() -> None:
 
 def test_a_baseline_of_a_bench_without_h2o_is_sound() -> None:
     cells = {name: cell for name, cell in BASELINE.cells.items() if not name.startswith("h2o")}
-    check_baseline_row(BenchRow.from_cells(cells, log_file="b.log"), POINT)
+    check_baseline_row(Row.from_cells(cells, log_file="b.log"), POINT)
 
 
 def test_only_row() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_h2o.bench.rows import DETERMINISTIC_COLUMNS, BenchRow, read_table
+from pytest_h2o.bench.rows import DETERMINISTIC_COLUMNS, Row, read_table
 from pytest_h2o.bench.sweep import ColumnDifference, FoldCheck, compare_rows, fold_points
 from pytest_h2o.inputs.presets import Point
 
@@ -22,7 +22,7 @@ def indices(points: tuple[Point, ...]) -> list[list[int]]:
     return [[point.index for point in group.members] for group in fold_points(points)]
 
 
-def read_row(point: Point) -> BenchRow:
+def read_row(point: Point) -> Row:
     (row,) = read_table(SWEEP / "logs" / f"{point.run_id}.log")
     return row
 
@@ -86,7 +86,7 @@ def test_differences_name_column_and_cells() -> None:
     one, other = read_row(POINTS[0]), read_row(POINTS[1])
     assert compare_rows(one, other)[0] == ColumnDifference("h2o_keep", "0.3377 ± 0.0030", "0.3152 ± 0.0009")
     cells = {name: cell for name, cell in one.cells.items() if name != "h2o_lossless"}
-    bare = BenchRow.from_cells(cells, log_file="x")
+    bare = Row.from_cells(cells, log_file="x")
     assert compare_rows(one, bare) == (ColumnDifference("h2o_lossless", "1.365 ± 0.021", None),)
 
 

@@ -18,8 +18,7 @@ from pytest_h2o.bench.command import BenchSettings, RunFiles, bench_argv, repeat
 from pytest_h2o.bench.launch import JsonSupport, Launcher
 from pytest_h2o.bench.output import OutputSummary
 from pytest_h2o.bench.recorded import read_recording
-from pytest_h2o.bench.results import PointResult
-from pytest_h2o.bench.rows import read_table
+from pytest_h2o.bench.rows import Row, read_table
 from pytest_h2o.errors import BenchError, StoreError, TableError, UsageError, error_from_json, error_to_json
 
 from .samples import FAKE_BENCH, SWEEP, recorded_points
@@ -44,7 +43,7 @@ def test_a_sound_launch(make_launcher: Make, tmp_path: Path, count_launches: Cal
     result = make_launcher().launch_point(POINT)
     sweep = tmp_path / "sweep"
     (expected,) = read_table(SWEEP / "logs" / f"{POINT.run_id}.log", log_file=f"logs/{POINT.run_id}.log", repeat=3)
-    assert result.row == expected
+    assert result.cells == expected.cells
     assert (result.run_id, result.returncode, result.notes, result.shares_run_with) == (POINT.run_id, 0, (), None)
     assert result.output == OutputSummary(
         {"Drop stale per-layer pending plan": 917, "Clamp invalid meta remove": 3}, 2566, None
@@ -76,13 +75,13 @@ def test_the_command_line(make_launcher: Make, tmp_path: Path) -> None:
 
 def test_a_result_survives_json(make_launcher: Make) -> None:
     result = make_launcher().launch_point(POINT)
-    assert PointResult.from_json(json.loads(json.dumps(result.to_json()))) == result
+    assert Row.from_json(json.loads(json.dumps(result.to_json()))) == result
 
 
 @pytest.mark.parametrize("value", [{}, {"run_id": 3}, {"cells": 1}])
 def test_a_result_of_another_shape_is_refused(value: dict[str, object]) -> None:
     with pytest.raises(StoreError, match="a result of a launch was kept in another shape"):
-        PointResult.from_json(value)
+        Row.from_json(value)
 
 
 @pytest.mark.parametrize("value", [{}, {"kind": "Exception", "what": "x"}, {"kind": "H2OError"}, {"kind": "Sequence"}])
@@ -101,8 +100,8 @@ def test_errors_of_every_kind_survive() -> None:
 def test_baseline(make_launcher: Make) -> None:
     result = make_launcher().launch_baseline(POINT)
     assert result.run_id == "baseline_h2o_off"
-    assert result.row.decode_tok_per_s is not None
-    assert result.row.decode_tok_per_s.mean == 56.02
+    assert result.decode_tok_per_s is not None
+    assert result.decode_tok_per_s.mean == 56.02
     assert result.output == OutputSummary({"Clamp invalid meta remove": 3}, 640, None)
 
 
@@ -113,10 +112,10 @@ def test_an_older_binary_is_launched_without_json(
     first, second = recorded_points()[:2]
     result = launcher.launch_point(first)
     assert "-j" not in result.argv
-    assert result.row == make_row(first.run_id)
+    assert result.cells == make_row(first.run_id).cells
     assert launcher.json_support.rejected
     assert not (tmp_path / "sweep" / "logs" / f"{first.run_id}.json").exists()
-    assert launcher.launch_point(second).row == make_row(second.run_id)
+    assert launcher.launch_point(second).cells == make_row(second.run_id).cells
     assert count_launches() == [first.run_id, second.run_id]
 
 
@@ -175,7 +174,7 @@ def test_grandchild_is_ended(make_launcher: Make, tmp_path: Path) -> None:
 
 def test_chatter(make_launcher: Make, tmp_path: Path) -> None:
     result = make_launcher("chatter").launch_point(POINT)
-    assert result.row == make_row(POINT.run_id)
+    assert result.cells == make_row(POINT.run_id).cells
     assert result.output is not None
     assert result.output.warnings["chatter chatter chatter chatter"] == 8 * 32768
     assert (tmp_path / "sweep" / "logs" / f"{POINT.run_id}.stdout.txt").stat().st_size > 8_000_000
@@ -270,8 +269,8 @@ def test_settings_for_a_program_make_its_path_absolute(tmp_path: Path, monkeypat
 def test_other_threads_than_asked(make_launcher: Make) -> None:
     launcher = make_launcher()
     (row,) = read_table(SWEEP / "logs" / f"{POINT.run_id}.log")
-    assert launcher.launch_point(replace(POINT, run_id="a")).row.threads == row.threads == 2
-    assert make_launcher(threads=4).launch_point(replace(POINT, run_id="b")).row.threads == 4
+    assert launcher.launch_point(replace(POINT, run_id="a")).threads == row.threads == 2
+    assert make_launcher(threads=4).launch_point(replace(POINT, run_id="b")).threads == 4
 
 
 def test_json_support_is_asked_once_a_binary(make_launcher: Make, count_launches: Callable[[], list[str]]) -> None:
@@ -310,7 +309,7 @@ def test_a_launch_whose_process_was_killed_is_moved_aside_and_made_again(make_la
     worker.wait()
     assert stdout.read_text() == "hanging\n"
     result = launcher.launch_point(POINT)
-    assert result.row == make_row(POINT.run_id)
+    assert result.cells == make_row(POINT.run_id).cells
     assert result.notes == (
         f"launched again: an earlier launch was broken off or failed; what it left is {POINT.run_id}.broken-off-1.*",
     )
@@ -336,7 +335,7 @@ def test_what_was_broken_off_twice_is_kept_twice(make_launcher: Make, tmp_path: 
         "1",
         "2",
     ]
-    assert make_launcher().launch_point(POINT).row == make_row(POINT.run_id)
+    assert make_launcher().launch_point(POINT).cells == make_row(POINT.run_id).cells
     assert not files.marker.exists()
     assert files.move_broken_off() is None
 

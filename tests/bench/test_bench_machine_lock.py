@@ -16,7 +16,7 @@ from pytest_h2o.bench.machine import heavy_work, machine_lock
 from pytest_h2o.errors import StoreError
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from pytest_h2o.bench.machine_lock import machine_lock\n"
+    "import sys, time; from pathlib import Path; from pytest_h2o.bench.machine import machine_lock\n"
     "with machine_lock(mode=sys.argv[1]):\n"
     "    with open(sys.argv[2], 'a') as file:\n"
     "        file.write(f'{sys.argv[1]} in '); file.flush(); time.sleep(float(sys.argv[3]))\n"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_h2o.bench.results import PointResult, manifest_entry, read_manifest, write_manifest
-from pytest_h2o.bench.rows import read_table
+from pytest_h2o.bench.manifest import manifest_entry, read_manifest, write_manifest
+from pytest_h2o.bench.rows import Row, read_table
 from pytest_h2o.errors import BenchError, StoreError
 
 from .samples import SWEEP, recorded_points
@@ -18,8 +18,8 @@ POINTS = recorded_points()
 (ROW,) = read_table(SWEEP / "logs" / f"{POINTS[0].run_id}.log")
 
 
-def make_result(run_id: str) -> PointResult:
-    return PointResult(run_id, ROW, Path("x.log"), returncode=0)
+def make_result(run_id: str) -> Row:
+    return replace(ROW, run_id=run_id, returncode=0)
 
 
 def test_a_manifest_equals_the_recorded_one(tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from pytest_h2o.bench.rows import BenchRow, read_metrics_csv, read_table, render_metrics_csv, write_metrics_csv
+from pytest_h2o.bench.rows import Row, read_metrics_csv, read_table, render_metrics_csv, write_metrics_csv
 from pytest_h2o.errors import StoreError, TableError
 
 from .samples import RECORDINGS, SWEEP, recorded_points
 
 
-def recorded_rows() -> list[BenchRow]:
+def recorded_rows() -> list[Row]:
     names = [f"logs/{point.run_id}.log" for point in recorded_points()]
     return [row for name in names for row in read_table(SWEEP / name, log_file=name, repeat=3)]
 
@@ -36,8 +36,8 @@ def test_csv_is_read_back(tmp_path: Path) -> None:
 
 
 def test_rows_of_unlike_binaries_keep_what_they_lack(tmp_path: Path) -> None:
-    old = BenchRow.from_cells({"model": 'a "b", c', "h2o_keep": "0.5"}, log_file="old.log")
-    new = BenchRow.from_cells({"model": "m", "zeta": "1", "alpha": "2\n3"}, log_file="new.log")
+    old = Row.from_cells({"model": 'a "b", c', "h2o_keep": "0.5"}, log_file="old.log")
+    new = Row.from_cells({"model": "m", "zeta": "1", "alpha": "2\n3"}, log_file="new.log")
     write_metrics_csv(tmp_path / "m.csv", [old, new])
     assert (tmp_path / "m.csv").read_text(encoding="utf-8").split("\n")[0] == "model,h2o_keep,log_file,alpha,zeta"
     assert read_metrics_csv(tmp_path / "m.csv") == (old, new)

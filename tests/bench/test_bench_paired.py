@@ -6,13 +6,11 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from pytest_h2o.bench.launch import Launcher, Relaunches
-from pytest_h2o.bench.results import PointResult
-from pytest_h2o.bench.rows import BenchRow
+from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import BenchError, StoreError
 from pytest_h2o.gate.decode import Budget, PairedComparison, explain, plan_order
 from pytest_h2o.run.pairs import PairRunner, compare_pairs, launch_pairs
@@ -30,10 +28,9 @@ CELLS = {
 }
 
 
-def make_result(run_id: str, speed: float, disturbance: str | None = None, **cells: str) -> PointResult:
+def make_result(run_id: str, speed: float, disturbance: str | None = None, **cells: str) -> Row:
     cells = {**CELLS, "speed(tok/s)": f"300.00 ± 1.00<br>{speed:.4f} ± 1.00", **cells}
-    row = BenchRow.from_cells(cells, log_file=f"{run_id}.log", repeat=3)
-    return PointResult(run_id, row, Path(f"{run_id}.log"), elapsed_s=1.0, disturbance=disturbance)
+    return Row(cells, f"{run_id}.log", 3, run_id, elapsed_s=1.0, disturbance=disturbance)
 
 
 class Side:
@@ -42,7 +39,7 @@ class Side:
     def __init__(self, log: list[str], *speeds: float, disturbed: str = r"(?!)", **cells: str) -> None:
         self.log, self.speeds, self.disturbed, self.cells = log, speeds, disturbed, cells
 
-    def __call__(self, run_id: str) -> PointResult:
+    def __call__(self, run_id: str) -> Row:
         self.log.append(run_id)
         speed = self.speeds[len(self.log) % len(self.speeds)]
         reason = "others used 2.0 of 2 cores" if re.search(self.disturbed, run_id) else None
@@ -198,10 +195,10 @@ def test_launches_that_take_longer_than_the_first_pair_end_by_the_clock() -> Non
     assert found.stopped == "another pair would not fit into the budget of 15 s (16.0 s are spent)"
 
 
-def slower_from(pair: int, side: Side) -> Callable[[str], PointResult]:
+def slower_from(pair: int, side: Side) -> Callable[[str], Row]:
     """A side whose launches take three times as long from a pair on."""
 
-    def launch(run_id: str) -> PointResult:
+    def launch(run_id: str) -> Row:
         result = side(run_id)
         return replace(result, elapsed_s=3.0) if int(run_id.split("_")[1]) >= pair else result
 
@@ -268,7 +265,7 @@ def test_a_launch_whose_warnings_show_a_longer_context_is_not_compared(
     point = recorded_points()[2]
     monkeypatch.setenv("FAKE_KV_LEN", "2566")
 
-    def launch_candidate(run_id: str) -> PointResult:
+    def launch_candidate(run_id: str) -> Row:
         return launcher.launch_point(replace(point, run_id=run_id))
 
     off = PairRunner(lambda run_id: launcher.launch_baseline(point, run_id), launch_candidate, relaunches=Relaunches(0))

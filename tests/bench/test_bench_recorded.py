@@ -51,17 +51,17 @@ def test_the_recorded_sweep() -> None:
         {"Drop stale per-layer pending plan": 917, "Clamp invalid meta remove": 3}, 2566, None
     )
     assert recording.get(SECOND).output is None
-    assert (first.returncode, first.row.log_file, first.row.repeat) == (0, f"logs/{FIRST}.log", 3)
+    assert (first.returncode, first.log_file, first.repeat) == (0, f"logs/{FIRST}.log", 3)
     assert first.config_path == SWEEP / "configs" / f"{FIRST}.json"
-    lossy = recording.get(POINTS[2].run_id).row.get("h2o_lossy")
+    lossy = recording.get(POINTS[2].run_id).get("h2o_lossy")
     assert lossy is not None
     assert lossy.mean == 3.38
     (baseline,) = recording.baselines
     assert (baseline.run_id, baseline.output) == (
         "baseline_h2o_off", OutputSummary({"Clamp invalid meta remove": 3}, 640, None),
     )  # fmt: skip
-    assert baseline.row.decode_tok_per_s is not None
-    assert baseline.row.decode_tok_per_s.mean == 56.02
+    assert baseline.decode_tok_per_s is not None
+    assert baseline.decode_tok_per_s.mean == 56.02
 
 
 def test_a_sweep_without_points_is_read_whole() -> None:
@@ -259,7 +259,7 @@ def test_a_shared_run_is_read_from_its_log(sweep: Path) -> None:
     recording = read_recording(sweep, POINTS)
     assert recording.failures == {}
     shared = recording.get(POINTS[9].run_id)
-    assert (shared.shares_run_with, shared.row) == (FIRST, recording.get(FIRST).row)
+    assert (shared.shares_run_with, shared.cells) == (FIRST, recording.get(FIRST).cells)
 
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:

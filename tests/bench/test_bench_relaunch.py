@@ -38,7 +38,7 @@ def test_a_disturbed_launch_is_made_again_and_its_files_stay(
     logs = {path.name for path in (tmp_path / "sweep" / "logs").glob("*.log")}
     assert logs == {f"{run_id}.log", f"{run_id}.disturbed-1.log"}
     recording = read_recording(tmp_path / "sweep", [POINTS[0]])
-    assert recording.get(run_id).row == result.row
+    assert recording.get(run_id).cells == result.cells
     assert recording.baselines == ()
 
 

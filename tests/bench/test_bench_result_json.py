@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_h2o.bench.rows import BenchRow, Measurement, parse_json, require_h2o
+from pytest_h2o.bench.rows import Measurement, Row, parse_json, require_h2o
 from pytest_h2o.errors import TableError
 
 from .checks import check_rows_or_error
 from .samples import OTHER
 
 
-def parse_results(*results: dict[str, object], **head: object) -> tuple[BenchRow, ...]:
+def parse_results(*results: dict[str, object], **head: object) -> tuple[Row, ...]:
     return parse_json(json.dumps({**head, "results": list(results)}), log_file="x.json")
 
 

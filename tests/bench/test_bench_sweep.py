@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from pytest_h2o.bench.launch import Launcher
+from pytest_h2o.bench.manifest import manifest_entry, write_manifest
 from pytest_h2o.bench.recorded import read_recording
-from pytest_h2o.bench.results import PointResult, manifest_entry, write_manifest
-from pytest_h2o.bench.rows import DETERMINISTIC_COLUMNS, read_table
+from pytest_h2o.bench.rows import DETERMINISTIC_COLUMNS, Row, read_table
 from pytest_h2o.bench.sweep import ColumnDifference, FoldCheck, Sweep
 from pytest_h2o.errors import BenchError, H2OError, UsageError
 from pytest_h2o.inputs.presets import Point
@@ -52,22 +52,22 @@ class Replay:
         self.failing = failing
         self.changed = changed or {}
 
-    def __call__(self, point: Point) -> PointResult:
+    def __call__(self, point: Point) -> Row:
         self.launched.append(point.index)
         if point.index in self.failing:
             raise BenchError(f"run {point.index} crashed", returncode=-11, signal_name="SIGSEGV")
         (row,) = read_table(SWEEP / "logs" / f"{point.run_id}.log", log_file=f"logs/{point.run_id}.log", repeat=3)
         row = replace(row, cells={**row.cells, **self.changed.get(point.index, {})})
-        return PointResult(point.run_id, row, Path(row.log_file), returncode=0)
+        return replace(row, run_id=point.run_id, log_path=Path(row.log_file), returncode=0)
 
 
 def make_sweep(replay: Replay, points: tuple[Point, ...] = POINTS, fold: bool = True) -> Sweep:
     return Sweep(points, replay, Memory().once, binary="b", fold=fold)
 
 
-def outcomes_of(sweep: Sweep) -> dict[str, PointResult | H2OError]:
+def outcomes_of(sweep: Sweep) -> dict[str, Row | H2OError]:
     """Run id -> row, or the error that it ended in, for every point."""
-    found: dict[str, PointResult | H2OError] = {}
+    found: dict[str, Row | H2OError] = {}
     for point in sweep.points:
         try:
             found[point.run_id] = sweep.result(point)
@@ -77,7 +77,7 @@ def outcomes_of(sweep: Sweep) -> dict[str, PointResult | H2OError]:
 
 
 def verdict_cells(results: dict[str, Any]) -> dict[str, list[str]]:
-    return {run_id: [result.row.cells[c] for c in DETERMINISTIC_COLUMNS] for run_id, result in results.items()}
+    return {run_id: [result.cells[c] for c in DETERMINISTIC_COLUMNS] for run_id, result in results.items()}
 
 
 def test_the_preset_costs_ten_launches_instead_of_27(
@@ -92,7 +92,7 @@ def test_the_preset_costs_ten_launches_instead_of_27(
     assert len(count_launches()) == 10 + 27
     assert verdict_cells(folded) == verdict_cells(unfolded)
     assert verdict_cells(folded) == verdict_cells(dict(read_recording(SWEEP, POINTS).results))
-    shared = [run_id for run_id, result in folded.items() if isinstance(result, PointResult) and result.shares_run_with]
+    shared = [run_id for run_id, result in folded.items() if isinstance(result, Row) and result.shares_run_with]
     assert len(shared) == 17
     assert sweep.fold_checks() == (FoldCheck("adaptive", "target_ratio_v3", POINTS[0].run_id, POINTS[9].run_id),)
     assert len(count_launches()) == 37
@@ -102,9 +102,9 @@ def test_a_shared_row_names_its_run() -> None:
     sweep = make_sweep(Replay())
     shared, probe = sweep.result(POINTS[18]), sweep.result(POINTS[9])
     assert (shared.run_id, shared.shares_run_with) == (POINTS[18].run_id, POINTS[0].run_id)
-    assert shared.row == sweep.result(POINTS[0]).row
+    assert shared.cells == sweep.result(POINTS[0]).cells
     assert (sweep.shared_run(POINTS[18]), sweep.shared_run(POINTS[0])) == (POINTS[0].run_id, None)
-    assert (probe.shares_run_with, probe.row.log_file) == (None, f"logs/{POINTS[9].run_id}.log")
+    assert (probe.shares_run_with, probe.log_file) == (None, f"logs/{POINTS[9].run_id}.log")
 
 
 def test_only_what_is_asked_for_is_run() -> None:
@@ -138,7 +138,7 @@ def test_nothing_is_folded_if_the_probe_differs() -> None:
     sweep = make_sweep(replay)
     results = outcomes_of(sweep)
     assert sorted(replay.launched) == list(range(1, 28))
-    assert all(isinstance(result, PointResult) and result.shares_run_with is None for result in results.values())
+    assert all(isinstance(result, Row) and result.shares_run_with is None for result in results.values())
     assert sweep.fold_checks() == (
         FoldCheck(
             "adaptive", "target_ratio_v3", POINTS[0].run_id, POINTS[9].run_id,
@@ -206,7 +206,7 @@ def test_each_preset_has_its_own_check_whoever_asks_first(first: str) -> None:
 
 
 def test_errors_that_are_none_of_ours_are_not_kept() -> None:
-    def launch(point: Point) -> PointResult:
+    def launch(point: Point) -> Row:
         raise KeyboardInterrupt
 
     memory = Memory()
@@ -236,10 +236,10 @@ def test_a_folded_sweep_is_read_back_from_its_folder(make_launcher: Make, tmp_pa
     recording = read_recording(tmp_path / "sweep", POINTS)
     assert (recording.failures, recording.unused) == ({}, {})
     for run_id, outcome in outcomes.items():
-        assert isinstance(outcome, PointResult)
+        assert isinstance(outcome, Row)
         again = recording.get(run_id)
-        assert (again.row, again.output, again.shares_run_with) == (
-            outcome.row,
+        assert (again.cells, again.output, again.shares_run_with) == (
+            outcome.cells,
             outcome.output,
             outcome.shares_run_with,
         )

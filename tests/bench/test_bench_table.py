@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pytest_h2o.bench.rows import (
     DETERMINISTIC_COLUMNS,
     H2O_COLUMNS,
-    BenchRow,
     Measurement,
+    Row,
     parse_measurement,
     parse_table,
     read_table,
@@ -29,7 +29,7 @@ RUN_1 = SWEEP / "logs" / "run_0001_p512_g128_k0.28_b8_lr3.0.log"
 HEADER = "| model | threads | h2o_keep |\n| ----- | ------: | -------: |\n"
 
 
-def parse(text: str, repeat: int | None = None) -> tuple[BenchRow, ...]:
+def parse(text: str, repeat: int | None = None) -> tuple[Row, ...]:
     return parse_table(text, log_file="x.log", repeat=repeat)
 
 
@@ -116,7 +116,7 @@ def test_one_missing_column_is_named() -> None:
     (row,) = read_table(RUN_1, log_file="x.log")
     cells = {column: cell for column, cell in row.cells.items() if column != "h2o_lossy"}
     with pytest.raises(TableError) as caught:
-        require_h2o(BenchRow.from_cells(cells, log_file="x.log"))
+        require_h2o(Row.from_cells(cells, log_file="x.log"))
     assert caught.value.what == "H2O columns are missing: h2o_lossy"
     assert (caught.value.came or "").startswith("no h2o_lossy among model, ")
 

@@ -9,9 +9,9 @@ from math import prod
 from pathlib import Path
 
 from pytest_h2o.bench.config import build_run_config, read_base_config
+from pytest_h2o.bench.manifest import read_manifest
 from pytest_h2o.bench.output import OutputSummary, summarize_output
 from pytest_h2o.bench.recorded import read_recording
-from pytest_h2o.bench.results import read_manifest
 from pytest_h2o.bench.rows import parse_json, read_metrics_csv, read_rows, read_table, read_text, render_metrics_csv
 from pytest_h2o.inputs.presets import SWEPT_KEYS, expand_points, load_preset, preset_from_flags
 from pytest_h2o.inputs.scopes import load_scopes
@@ -95,8 +95,8 @@ def run_log_rows(data: bytes, folder: Path) -> bool:
     """A table, and the JSON of the same run."""
     log, _, result = data.partition(BETWEEN)
     read = read_rows(write(folder, "run.log", log), write(folder, "run.json", result), log_file="run.log", repeat=3)
-    assert read.rows
-    for note in read.notes:
+    assert read
+    for note in read[0].notes:
         check_harmless(note)
     return True
 

@@ -8,8 +8,7 @@ import pytest
 
 from pytest_h2o.bench.output import OutputSummary
 from pytest_h2o.bench.recorded import read_recording
-from pytest_h2o.bench.results import PointResult
-from pytest_h2o.bench.rows import BenchRow
+from pytest_h2o.bench.rows import Row
 from pytest_h2o.run.launching import describe_unfit, pick_recorded, unlike_contexts
 from tests.plugin.project import SWEEP
 
@@ -18,9 +17,8 @@ RESULTS = tuple(RECORDING.results.values())
 (OFF,) = RECORDING.baselines
 
 
-def with_cells(result: PointResult, **cells: str) -> PointResult:
-    row = result.row
-    return replace(result, row=BenchRow.from_cells({**row.cells, **cells}, log_file=row.log_file, repeat=row.repeat))
+def with_cells(result: Row, **cells: str) -> Row:
+    return replace(result, cells={**result.cells, **cells})
 
 
 def test_the_recorded_baseline_fits() -> None:
@@ -32,19 +30,18 @@ def test_the_recorded_baseline_fits() -> None:
 @pytest.mark.parametrize(("cell", "text"), [("modelSize", "9.99 GiB"), ("precision", "High"), ("mmap", "true")])
 def test_a_baseline_of_another_model_precision_or_mmap_does_not_fit(cell: str, text: str) -> None:
     other = with_cells(OFF, **{cell: text})
-    assert other.row.cells[cell] != OFF.row.cells.get(cell)
+    assert other.cells[cell] != OFF.cells.get(cell)
     assert pick_recorded([other], RESULTS) is None
     (line,) = describe_unfit([other], RESULTS)
-    asked = RESULTS[0].row.cells.get(cell)
-    assert line == f"{OFF.row.log_file} has {cell} {text}, not {asked} as {RESULTS[0].run_id} has"
+    asked = RESULTS[0].cells.get(cell)
+    assert line == f"{OFF.log_file} has {cell} {text}, not {asked} as {RESULTS[0].run_id} has"
 
 
 def test_a_baseline_without_a_decode_speed_does_not_fit() -> None:
-    cells = {name: text for name, text in OFF.row.cells.items() if name != "speed(tok/s)"}
-    silent = replace(OFF, row=BenchRow.from_cells(cells, log_file=OFF.row.log_file))
-    alike = [result for result in RESULTS if result.row.threads == OFF.row.threads]
+    silent = with_cells(OFF, **{"speed(tok/s)": ""})
+    alike = [result for result in RESULTS if result.threads == OFF.threads]
     assert pick_recorded([silent], alike) is None
-    assert describe_unfit([silent], alike) == [f"{OFF.row.log_file} has no decode speed"]
+    assert describe_unfit([silent], alike) == [f"{OFF.log_file} has no decode speed"]
 
 
 def test_the_first_run_that_decoded_a_longer_context_is_named() -> None:
@@ -59,7 +56,7 @@ def test_of_several_rows_the_fastest_is_taken_and_says_where_it_is_from() -> Non
     alone, several = pick_recorded([OFF], RESULTS), pick_recorded([slower, OFF, slower], RESULTS)
     assert alone is not None
     assert several is not None
-    log = OFF.row.log_file
+    log = OFF.log_file
     assert (alone.tok_per_s, alone.origin) == (56.02, f"recorded row with H2O off, {log}")
     assert (several.tok_per_s, several.origin) == (56.02, f"recorded row with H2O off, {log} (the fastest of 3)")
     equals = pick_recorded([OFF, OFF], RESULTS, "a plain cache")
@@ -70,16 +67,16 @@ def test_of_several_rows_the_fastest_is_taken_and_says_where_it_is_from() -> Non
     assert alone.notes == unlike_contexts(RESULTS) != ()
 
 
-@pytest.mark.parametrize("silent", ["prompt_len", "gen_len"])
-def test_a_run_without_output_or_lengths_tells_no_context(silent: str) -> None:
+@pytest.mark.parametrize("only", ["pp512", "tg128"])
+def test_a_run_without_output_or_lengths_tells_no_context(only: str) -> None:
     long = replace(RESULTS[0], output=OutputSummary(max_kv_len=9999))
     assert unlike_contexts([replace(long, output=None)]) == ()
-    assert unlike_contexts([replace(long, row=replace(long.row, **{silent: None}))]) == ()
+    assert unlike_contexts([with_cells(long, llm_demo="", test=only)]) == ()
     assert unlike_contexts([long]) != ()
 
 
 def test_every_row_that_does_not_fit_is_described() -> None:
-    silent = replace(OFF, row=replace(OFF.row, decode_tok_per_s=None))
+    silent = with_cells(OFF, **{"speed(tok/s)": ""})
     other = with_cells(OFF, precision="High")
-    alike = [result for result in RESULTS if result.row.threads == OFF.row.threads]
+    alike = [result for result in RESULTS if result.threads == OFF.threads]
     assert len(describe_unfit([silent, other], alike)) == 2

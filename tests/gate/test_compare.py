@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_h2o.bench.results import PointResult
-from pytest_h2o.bench.rows import BenchRow
+from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import StoreError, UsageError
 from pytest_h2o.gate.compare import (
     Allowances,
@@ -278,7 +276,7 @@ def test_every_figure_of_the_reference_bench_is_recorded() -> None:
 
 def test_what_a_row_has_of_the_table_is_its_figures() -> None:
     cells = {"h2o_lossy": "3.100 ± 0.000", "quality_ppl_rise": "0.0125", "quality_unknown": "1", "model": "tiny"}
-    result = PointResult("run_0001_p8_g8", BenchRow.from_cells(cells, log_file="a.log"), Path("a.log"))
+    result = Row(cells, "a.log", run_id="run_0001_p8_g8")
     (figures,) = preset_figures([({"run_id": result.run_id}, result)]).values()
     assert figures == {"h2o_lossy": 3.1, "quality_ppl_rise": 0.0125}
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_h2o.bench.rows import BenchRow, Measurement
+from pytest_h2o.bench.rows import Measurement, Row
 from pytest_h2o.errors import NotMeasured, UsageError
 from pytest_h2o.gate.metrics import FIGURE_METRICS, ROW_METRICS, RowMetric, register_metric, require_metric, row_cell
 from pytest_h2o.gate.values import METRICS
 from tests.sweeps import make_row
 
 TABLES = (ROW_METRICS, METRICS, FIGURE_METRICS)
-ROW = make_row("run_0001", 60.0, first_token_s="1.25 ± 0.05").row
+ROW = make_row("run_0001", 60.0, first_token_s="1.25 ± 0.05")
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +95,7 @@ def test_what_a_function_makes_of_a_row() -> None:
 
 
 def test_a_function_that_fails_or_gives_no_number_is_no_measurement() -> None:
-    def fail(row: BenchRow) -> float:
+    def fail(row: Row) -> float:
         raise KeyError("ttft")
 
     register_metric(RowMetric("fails", "t", value=fail))

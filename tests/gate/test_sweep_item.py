@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_h2o.bench.demo import TextComparison, compare_texts
-from pytest_h2o.bench.results import PointResult
+from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import NotMeasured, OptedOut, UsageError
 from pytest_h2o.gate.metrics import ROW_METRICS, RowMetric
 from pytest_h2o.gate.values import Target
@@ -49,7 +49,7 @@ def test_a_disturbed_launch_that_decides_is_told() -> None:
     assert other.notes == []
 
 
-def rises(*, evicting: str) -> tuple[PointResult, ...]:
+def rises(*, evicting: str) -> tuple[Row, ...]:
     return (
         make_row("keeps", h2o_lossy="1.2", quality_ppl_rise="0.01"),
         make_row("evicts", h2o_lossy="3.2", quality_ppl_rise=evicting),

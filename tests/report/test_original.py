@@ -9,28 +9,28 @@ from typing import Any
 import pytest
 
 from pytest_h2o.bench.recorded import read_recording
-from pytest_h2o.bench.rows import BenchRow
+from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import UsageError
 from pytest_h2o.gate.rule import Thresholds
 from pytest_h2o.report.original import analyze_rows, collect_original, lossless_ratio_of, render_analysis_md
 from tests.plugin.project import ROOT, SWEEP
 
 EXPECTED = json.loads((ROOT / "fixtures" / "recordings" / "gate.expected.json").read_text(encoding="utf-8"))
-ROWS = [result.row for _, result in sorted(read_recording(SWEEP).results.items())]
+ROWS = [result for _, result in sorted(read_recording(SWEEP).results.items())]
 UPPER, ONLINE = (
     json.loads((ROOT / "fixtures" / EXPECTED[kind]).read_text(encoding="utf-8")) for kind in ("upper", "online")
 )
 ASKED = Thresholds(3.0, 1.3, 0.05)
 
 
-def without(rows: list[BenchRow], column: str, *, number: int = 0) -> list[BenchRow]:
+def without(rows: list[Row], column: str, *, number: int = 0) -> list[Row]:
     """The rows, one of them without a column."""
     cells = {name: cell for name, cell in rows[number].cells.items() if name != column}
-    changed = BenchRow.from_cells(cells, log_file=rows[number].log_file, repeat=3)
+    changed = Row.from_cells(cells, log_file=rows[number].log_file, repeat=3)
     return [*rows[:number], changed, *rows[number + 1 :]]
 
 
-def analyze(rows: list[BenchRow] = ROWS, thresholds: Thresholds = ASKED, **changes: Any) -> dict[str, Any]:
+def analyze(rows: list[Row] = ROWS, thresholds: Thresholds = ASKED, **changes: Any) -> dict[str, Any]:
     settings = {
         "baseline_tok_per_s": 56.02,
         "decode_left_out": False,
@@ -122,7 +122,7 @@ def test_both_rules_hold_on_the_recording() -> None:
 
 def test_the_rules_differ_where_no_row_has_both() -> None:
     cells = {**ROWS[5].cells, "h2o_lossy": "2.990 ± 0.056"}
-    rows = [*ROWS[:5], BenchRow.from_cells(cells, log_file=ROWS[5].log_file, repeat=3), *ROWS[6:]]
+    rows = [*ROWS[:5], Row.from_cells(cells, log_file=ROWS[5].log_file, repeat=3), *ROWS[6:]]
     joint, best_of = (analyze(rows, baseline_tok_per_s=70.0, rule=rule) for rule in ("joint", "best-of"))
     assert joint["overall_pass"] is False
     assert best_of["overall_pass"] is True
