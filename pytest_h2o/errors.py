@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 MAX_PART = 4000
@@ -47,14 +47,17 @@ class H2OError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        parts = (
-            ("where", self.where),
-            ("came", self.came),
-            ("expected", self.expected),
-            ("next", self.hint),
-        )
-        lines = [self.what, *(f"  {name}: {text}" for name, text in parts if text is not None)]
-        return "\n".join(_printable(_shortened(line)) for line in lines)
+        return _told(self.what, where=self.where, came=self.came, expected=self.expected, next=self.hint)
+
+
+def _told(head: str, **parts: str | None) -> str:
+    """A line, and one for each part that is known; each at most `MAX_PART` long, what moves a cursor escaped."""
+    lines = [head, *(f"  {name}: {text}" for name, text in parts.items() if text is not None)]
+    short = (line if len(line) <= MAX_PART else f"{line[:MAX_PART]}… ({len(line)} characters)" for line in lines)
+    return "\n".join(
+        "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in line)
+        for line in short
+    )
 
 
 class UsageError(H2OError):
@@ -91,19 +94,7 @@ class Fault(NamedTuple):
         """`file:line:column: key: what`, then what came, what was expected, what to do; control signs escaped."""
         place = ":".join(str(part) for part in (self.file, self.line, self.column) if part is not None)
         head = ": ".join(part for part in (place, self.key, self.what) if part)
-        parts = (("came", self.came), ("expected", self.expected), ("next", self.hint))
-        lines = [head, *(f"  {name}: {text}" for name, text in parts if text is not None)]
-        return "\n".join(_printable(_shortened(line)) for line in lines)
-
-
-def _shortened(text: str) -> str:
-    """At most `MAX_PART` characters: a name of a megabyte is shown by its beginning."""
-    return text if len(text) <= MAX_PART else f"{text[:MAX_PART]}… ({len(text)} characters)"
-
-
-def _printable(text: str) -> str:
-    """Escape what could move a cursor, break a line or colour a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+        return _told(head, came=self.came, expected=self.expected, next=self.hint)
 
 
 class PresetError(H2OError):
@@ -119,17 +110,8 @@ class PresetError(H2OError):
     MAX_TEXT = 32_000
     """Characters after which no further fault is shown."""
 
-    def __init__(
-        self,
-        what: str,
-        *,
-        faults: Sequence[Fault] = (),
-        where: str | None = None,
-        came: str | None = None,
-        expected: str | None = None,
-        hint: str | None = None,
-    ) -> None:
-        super().__init__(what, where=where, came=came, expected=expected, hint=hint)
+    def __init__(self, what: str, *, faults: Sequence[Fault] = (), **parts: str | None) -> None:
+        super().__init__(what, **parts)
         self.faults = tuple(faults)
 
     @classmethod
@@ -143,7 +125,7 @@ class PresetError(H2OError):
     def __str__(self) -> str:
         if not self.faults:
             return super().__str__()
-        lines = [_printable(_shortened(self.what))]
+        lines = [_told(self.what)]
         room = self.MAX_TEXT
         for fault in self.faults[: self.MAX_SHOWN]:
             lines.append(str(fault))
@@ -181,12 +163,9 @@ class BenchError(H2OError):
         signal_name: str | None = None,
         elapsed_s: float | None = None,
         output_tail: str = "",
-        where: str | None = None,
-        came: str | None = None,
-        expected: str | None = None,
-        hint: str | None = None,
+        **parts: str | None,
     ) -> None:
-        super().__init__(what, where=where, came=came, expected=expected, hint=hint)
+        super().__init__(what, **parts)
         self.argv = tuple(argv)
         self.returncode = returncode
         self.signal_name = signal_name
@@ -231,27 +210,12 @@ class InconclusiveDecode(UserWarning):
 
 
 def error_to_json(error: H2OError) -> dict[str, Any]:
-    """Built-in values that `error_from_json` makes the same error of.
-
-    An error with parts of its own (the faults of a preset) is kept as its whole text.
-    """
-    record: dict[str, Any] = {
-        "kind": type(error).__name__,
-        "what": error.what,
-        "where": error.where,
-        "came": error.came,
-        "expected": error.expected,
-        "hint": error.hint,
-    }
+    """Built-in values that `error_from_json` makes the same error of; the faults of a preset are not kept."""
+    names = ["what", "where", "came", "expected", "hint"]
     if isinstance(error, BenchError):
-        record.update(
-            argv=list(error.argv),
-            returncode=error.returncode,
-            signal_name=error.signal_name,
-            elapsed_s=error.elapsed_s,
-            output_tail=error.output_tail,
-        )
-    return record
+        names += ["argv", "returncode", "signal_name", "elapsed_s", "output_tail"]
+    record = {name: getattr(error, name) for name in names}
+    return {"kind": type(error).__name__} | {k: list(v) if isinstance(v, tuple) else v for k, v in record.items()}
 
 
 def error_from_json(value: Mapping[str, Any]) -> H2OError:
@@ -306,6 +270,17 @@ def can_name_file(text: str) -> bool:
 
 def _escape(char: str) -> str:
     code = ord(char)
-    if code <= 0xFF:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+    return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def nearest_name(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name that is most like a misspelt one; None if none is like it."""
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(name, list(names), n=1, cutoff=cutoff)), None)
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str | None:
+    """The question for a hint; None if no name is like it."""
+    near = nearest_name(name, names)
+    return f"did you mean {near}?" if near else None

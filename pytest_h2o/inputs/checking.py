@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -16,12 +15,23 @@ from pydantic.annotated_handlers import GetCoreSchemaHandler, GetJsonSchemaHandl
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from pydantic_core.core_schema import ValidationInfo
 
-from pytest_h2o.errors import Fault, PresetError, UsageError
+from pytest_h2o.errors import Fault, PresetError, UsageError, did_you_mean, nearest_name
 from pytest_h2o.inputs.options import MAX_DECODE_PAIRS
 from pytest_h2o.inputs.yaml import REFUSED, KeyPath, Source, resolve_scalar
 
 MAX_INT = 2**31 - 1
 """The engine reads whole numbers as 32-bit integers; a message does not name a limit at this value."""
+
+LLM_BENCH = "llm_bench"
+"""The bench that the swept H2O keys are for; others are named by their adapters."""
+
+MAX_POINTS = 100_000
+"""The largest grid of one preset. A preset above it is refused when it is checked, before any point is made."""
+
+MAX_FAULTS = 1000
+"""More than a person reads; a hostile file has hundreds of thousands, and each costs a search for near names."""
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 @cache
@@ -41,10 +51,6 @@ def _without_null(node: Any) -> Any:
         node = {**options[0], **node} if len(options) == 1 else {"anyOf": options, **node}
     return node
 
-
-Model = TypeVar("Model", bound=BaseModel)
-MAX_FAULTS = 1000
-"""More than a person reads; a hostile file has hundreds of thousands, and each costs a search for near names."""
 
 _WHAT = {
     "extra_forbidden": "unknown key",
@@ -83,45 +89,37 @@ def check_source(model: type[Model], source: Source, folder: Path | None = None)
     try:
         checked = model.model_validate(source.data, context={"folder": folder or ""})
     except ValidationError as error:
-        faults += find_faults(error, source, schema_of(model))
+        faults += _find_faults(error.errors(include_url=False), source, schema_of(model))
     if faults:
         raise PresetError.from_faults(sorted(faults, key=lambda fault: (fault.line or 0, fault.column or 0)))
     return checked
 
 
-def find_faults(error: ValidationError, source: Source, schema: dict[str, Any]) -> list[Fault]:
-    """Turn every error of a validation into a fault; the JSON schema of the model tells what was expected."""
-    faults: list[Fault] = []
-    errors = error.errors(include_url=False)
+def _find_faults(errors: Sequence[Any], source: Source, schema: dict[str, Any]) -> Iterator[Fault]:
+    """A fault for every error of a validation; the JSON schema of the model tells what was expected."""
     if len(errors) > MAX_FAULTS:
-        faults.append(source.fault(f"{len(errors) - MAX_FAULTS} more faults than are listed"))
+        yield source.fault(f"{len(errors) - MAX_FAULTS} more faults than are listed")
     for item in errors[:MAX_FAULTS]:
-        if "troubles" in item.get("ctx", {}):
-            faults += _own_faults(item, source)
+        if "troubles" in item.get("ctx", {}):  # what a validator of ours found: see `fault_error`
+            for what, expected, below in item["ctx"]["troubles"]:
+                came = None if below else describe(item["input"])
+                yield source.fault(what, _known_path((*item["loc"], *below), source), came=came, expected=expected)
         elif item["input"] is not REFUSED:
-            faults.append(_fault(item, source, schema))
-    return faults
-
-
-def _own_faults(item: Any, source: Source) -> Iterator[Fault]:
-    """What a validator of this project found (`field_types.fault_error`)."""
-    for what, expected, below in item["ctx"]["troubles"]:
-        came = None if below else describe(item["input"])
-        yield source.fault(what, _known_path((*item["loc"], *below), source), came=came, expected=expected)
+            yield _fault(item, source, schema)
 
 
 def _fault(item: Any, source: Source, schema: dict[str, Any]) -> Fault:
     path, kind, context = item["loc"], item["type"], item.get("ctx", {})
     place = _known_path(path, source)
+    if kind == "extra_forbidden":  # with no likely name, the nearest one still shows what keys look like
+        names, name = list(find_node(schema, path[:-1]).get("properties", {})), str(path[-1])
+        other = f"the nearest known key is {nearest_name(name, names, 0.0)}; `pytest-h2o schema` lists all"
+        return source.fault(_WHAT[kind], place, at_key=True, hint=did_you_mean(name, names) or other)
     expected = expect_text(find_node(schema, path), context.get("le"))
-    if kind == "extra_forbidden":
-        names = list(find_node(schema, path[:-1]).get("properties", {}))
-        return source.fault(_WHAT[kind], place, at_key=True, hint=_near_key(str(path[-1]), names))
     if kind == "missing":
         return source.fault(_WHAT[kind], place, expected=expected)
     known = re.findall("'([^']*)'", context["expected"]) if kind == "literal_error" else []
-    hint = _near(str(item["input"]), known)
-    came = describe(item["input"])
+    hint, came = did_you_mean(str(item["input"]), known), describe(item["input"])
     return source.fault(_WHAT.get(kind, "wrong type"), place, came=came, expected=expected, hint=hint)
 
 
@@ -133,17 +131,6 @@ def _known_path(path: KeyPath, source: Source) -> KeyPath:
     for part in path[:-1]:
         value = value[part]
     return path if isinstance(value, (list, tuple)) else path[:-1]
-
-
-def _near(name: str, names: Iterable[str]) -> str | None:
-    close = get_close_matches(name, list(names), n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else None
-
-
-def _near_key(name: str, names: list[str]) -> str:
-    """What to do about an unknown key; with no likely name, the nearest one still shows what keys look like."""
-    nearest = "".join(get_close_matches(name, names, n=1, cutoff=0.0))
-    return _near(name, names) or f"the nearest known key is {nearest}; `pytest-h2o schema` lists all"
 
 
 def find_node(schema: dict[str, Any], path: KeyPath) -> dict[str, Any]:
@@ -367,7 +354,7 @@ def share_assignments(assignments: Sequence[str], models: Sequence[type[BaseMode
     known = list(dict.fromkeys(key for model in models for key in model.model_fields))
     for text in assignments:
         key = text.partition("=")[0].strip().partition(".")[0]
-        nearest = next(iter([key] if key in known else get_close_matches(key, known, 1)), None)
+        nearest = nearest_name(key, known)
         shares[next((n for n, model in enumerate(models) if nearest in model.model_fields), 0)].append(text)
     return shares
 
@@ -403,16 +390,8 @@ def refuse_unknown_settings(assignments: Sequence[str], origin: str, models: Seq
     for text in assignments:
         key = text.partition("=")[0].strip().partition(".")[0]
         if key not in known:
-            near = get_close_matches(key, known, 1)
             raise UsageError(
                 f"{origin} sets a key that neither presets nor scopes have, or that is fixed",
                 came=text,
-                hint=f"did you mean {near[0]}?" if near else "pytest-h2o schema shows the keys",
+                hint=did_you_mean(key, known) or "pytest-h2o schema shows the keys",
             )
-
-
-LLM_BENCH = "llm_bench"
-"""The bench that the swept H2O keys are for; others are named by their adapters."""
-
-MAX_POINTS = 100_000
-"""The largest grid of one preset. A preset above it is refused when it is checked, before any point is made."""

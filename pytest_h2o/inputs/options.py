@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pytest_h2o.errors import UsageError
+from pytest_h2o.errors import UsageError, did_you_mean
 
 Kind = Literal["text", "path", "paths", "flag", "int", "float", "texts"]
 
@@ -240,13 +240,8 @@ def refuse_unknown_keys(config: Any) -> None:
         keys = tuple(getattr(config, "inicfg", ()))
     for key in keys:
         if key.startswith("h2o_") and key not in known:
-            from difflib import get_close_matches
-
-            near = get_close_matches(key, known, 1)
-            raise UsageError(
-                f"the ini file has an unknown key {key}",
-                hint=f"did you mean {near[0]}?" if near else "see pytest --help",
-            )
+            hint = did_you_mean(key, known) or "see pytest --help"
+            raise UsageError(f"the ini file has an unknown key {key}", hint=hint)
 
 
 def _convert(option: Option, raw: Any, folder: Path, origin: str) -> Any:

@@ -33,6 +33,7 @@ from pytest_h2o.inputs.checking import (
     LossyRatio,
     NamedNumbers,
     OneLine,
+    OneOrMore,
     PairCount,
     PlainName,
     PlainNames,
@@ -52,152 +53,6 @@ from pytest_h2o.inputs.checking import (
     parse_setting,
 )
 from pytest_h2o.inputs.yaml import Source, read_source
-
-_MANIFEST_FIELDS = (
-    "run_id",
-    "prompt_len",
-    "gen_len",
-    "keep_ratio",
-    "block_tokens",
-    "sink_tokens",
-    "recent_tokens",
-    "ema_alpha",
-    "update_interval",
-    "trigger_min_tokens",
-    "h2o_layer_start",
-    "h2o_layer_end",
-    "h2o_target_mode",
-    "h2o_target_lossy_ratio",
-)
-
-
-@dataclass(frozen=True)
-class Point:
-    """One configuration of a sweep: every swept dimension at one value.
-
-    Field names are those of the sweep manifest; `index` counts from 1 in product order. Token counts are in
-    tokens, ratios are fractions (keep ratio) or raw over kept (lossy ratio).
-    """
-
-    preset: str
-    index: int
-    run_id: str
-    repeat: int
-    prompt_len: int
-    gen_len: int
-    keep_ratio: float
-    block_tokens: int
-    sink_tokens: int
-    recent_tokens: int
-    ema_alpha: float
-    update_interval: int
-    trigger_min_tokens: int
-    h2o_target_lossy_ratio: float
-    h2o_target_mode: str
-    h2o_layer_start: int
-    h2o_layer_end: int
-    h2o_log_stats: bool
-    lossless: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """The ``kv_lossless_*`` keys with their values, in the order of the manifest."""
-    bench: str = LLM_BENCH
-    """Name of the adapter of its bench."""
-    bench_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Settings of a bench other than llm_bench, as the preset has them; what H2O is told then means nothing."""
-    compressed: bool = True
-    """False: the same run with nothing compressed, which is a baseline."""
-
-    def manifest_fields(self) -> dict[str, Any]:
-        """What ``manifest.json`` of a run folder says of this point, keys in the order of the original scripts.
-
-        Files and outcome (``config``, ``log``, ``return_code``) come after these and are not known here. Of a bench
-        other than llm_bench: the run id, the lengths, the bench and its own settings.
-        """
-        if self.bench != LLM_BENCH:
-            named = {name: getattr(self, name) for name in ("run_id", "prompt_len", "gen_len", "bench")}
-            return named | dict(self.bench_options)
-        return {name: getattr(self, name) for name in _MANIFEST_FIELDS} | dict(self.lossless)
-
-
-def expand_points(preset: Preset) -> tuple[Point, ...]:
-    """Give every point of the grid of `preset`, in the order of the original scripts.
-
-    The first dimension varies slowest: prompts, gens, keep ratio, block, sink, recent, EMA alpha, update
-    interval, trigger, target lossy ratio. The run id is ``run_{index:04d}_p{prompt}_g{gen}_k{keep}_b{block}_lr{lossy}``
-    with floats as Python prints them (``k1.0``, ``lr3.0``); of a bench other than llm_bench it ends with the lengths.
-
-    All points of a preset share one mapping of ``kv_lossless_*`` values; it is not to be changed.
-    """
-    lossless = preset.lossless_settings()
-    grid = product(
-        preset.prompts,
-        preset.gens,
-        preset.h2o_keep_ratios,
-        preset.h2o_block_tokens,
-        preset.h2o_sink_tokens,
-        preset.h2o_recent_tokens,
-        preset.h2o_ema_alphas,
-        preset.h2o_update_intervals,
-        preset.h2o_trigger_min_tokens,
-        preset.h2o_target_lossy_ratios,
-    )
-    same = (preset.h2o_target_mode, preset.h2o_layer_start, preset.h2o_layer_end, preset.h2o_log_stats, lossless)
-    name, repeat, own = preset.name, preset.repeat, preset.bench == LLM_BENCH
-    return tuple(
-        Point(
-            name,
-            index,
-            f"run_{index:04d}_p{v[0]}_g{v[1]}" + (f"_k{v[2]}_b{v[3]}_lr{v[9]}" if own else ""),
-            repeat,
-            *v,
-            *same,
-            bench=preset.bench,
-            bench_options=preset.bench_options,
-        )
-        for index, v in enumerate(grid, start=1)
-    )
-
-
-SWEPT_KEYS = (
-    "prompts",
-    "gens",
-    "h2o_keep_ratios",
-    "h2o_block_tokens",
-    "h2o_sink_tokens",
-    "h2o_recent_tokens",
-    "h2o_ema_alphas",
-    "h2o_update_intervals",
-    "h2o_trigger_min_tokens",
-    "h2o_target_lossy_ratios",
-)
-"""The dimensions of the grid, the first one varying slowest."""
-
-_LOSSLESS_KEYS = (
-    "kv_lossless_enable",
-    "kv_lossless_scope",
-    "kv_lossless_front_n",
-    "kv_lossless_codec",
-    "kv_lossless_runtime_enable",
-    "kv_lossless_block_tokens",
-    "kv_lossless_hot_recent_tokens",
-    "kv_lossless_hot_sink_tokens",
-    "kv_lossless_codec_runtime",
-    "kv_lossless_predictors_k",
-    "kv_lossless_predictors_v",
-    "kv_lossless_async_threads",
-    "kv_lossless_max_queue",
-    "kv_lossless_decode_cache_blocks",
-    "kv_lossless_strict_roundtrip_check",
-)
-
-_LOSSLESS_KEYS_IF_NAMED = (
-    "kv_lossless_runtime_mode",
-    "kv_lossless_kept_sample_layers",
-    "kv_lossless_kept_sample_token_interval",
-    "kv_lossless_front_sample_token_interval",
-    "kv_lossless_store_disable_front",
-    "kv_lossless_store_bootstrap_tokens",
-    "kv_lossless_store_grouped_step_tokens",
-)
 
 
 def _check_baseline(value: Any) -> Any:
@@ -366,11 +221,15 @@ class PresetKeys(BaseModel):
 
     def lossless_settings(self) -> dict[str, Any]:
         """The ``kv_lossless_*`` keys of a run: the usual ones always, those of later engines if named."""
-        named = tuple(key for key in _LOSSLESS_KEYS_IF_NAMED if getattr(self, key) is not None)
-        return {key: getattr(self, key) for key in _LOSSLESS_KEYS + named}
+        keys = {key: getattr(self, key) for key in PresetKeys.model_fields if key.startswith("kv_lossless_")}
+        return {key: value for key, value in keys.items() if value is not None}
 
 
-__all__ = ["SWEPT_KEYS", "Preset", "Targets", "find_preset_files", "load_preset", "load_presets", "preset_from_flags"]
+SWEPT_KEYS = tuple(
+    key for key, info in PresetKeys.model_fields.items() if any(isinstance(mark, OneOrMore) for mark in info.metadata)
+)
+"""The dimensions of the grid, the first one varying slowest."""
+
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -476,3 +335,77 @@ def preset_from_flags(**values: Any) -> Preset:
     given = {key: value for key, value in values.items() if value is not None}
     data = {key: parse_setting(PresetKeys, (key,), v) if isinstance(v, str) else v for key, v in given.items()}
     return _preset(check_source(PresetKeys, Source("command line", data)), "adhoc", None)
+
+
+_DIMENSIONS = (
+    *("prompt_len", "gen_len", "keep_ratio", "block_tokens", "sink_tokens", "recent_tokens"),
+    *("ema_alpha", "update_interval", "trigger_min_tokens", "h2o_target_lossy_ratio"),
+)
+"""What a point calls the values of `SWEPT_KEYS`, in their order."""
+
+_SHARED = ("h2o_layer_start", "h2o_layer_end", "h2o_target_mode")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One configuration of a sweep: every swept dimension at one value.
+
+    Field names are those of the sweep manifest; `index` counts from 1 in product order. Token counts are in
+    tokens, ratios are fractions (keep ratio) or raw over kept (lossy ratio).
+    """
+
+    preset: str
+    index: int
+    run_id: str
+    repeat: int
+    prompt_len: int
+    gen_len: int
+    keep_ratio: float
+    block_tokens: int
+    sink_tokens: int
+    recent_tokens: int
+    ema_alpha: float
+    update_interval: int
+    trigger_min_tokens: int
+    h2o_target_lossy_ratio: float
+    h2o_target_mode: str
+    h2o_layer_start: int
+    h2o_layer_end: int
+    h2o_log_stats: bool
+    lossless: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """The ``kv_lossless_*`` keys with their values, in the order of the manifest."""
+    bench: str = LLM_BENCH
+    """Name of the adapter of its bench."""
+    bench_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Settings of a bench other than llm_bench, as the preset has them; what H2O is told then means nothing."""
+    compressed: bool = True
+    """False: the same run with nothing compressed, which is a baseline."""
+
+    def manifest_fields(self) -> dict[str, Any]:
+        """What ``manifest.json`` of a run folder says of this point, keys in the order of the original scripts.
+
+        Files and outcome (``config``, ``log``, ``return_code``) come after these and are not known here. Of a bench
+        other than llm_bench: the run id, the lengths, the bench and its own settings.
+        """
+        if self.bench != LLM_BENCH:
+            named = {name: getattr(self, name) for name in ("run_id", "prompt_len", "gen_len", "bench")}
+            return named | dict(self.bench_options)
+        names = ("run_id", *_DIMENSIONS[:-1], *_SHARED, _DIMENSIONS[-1])
+        return {name: getattr(self, name) for name in names} | dict(self.lossless)
+
+
+def expand_points(preset: Preset) -> tuple[Point, ...]:
+    """Give every point of the grid of `preset`, in the order of the original scripts: the first key varies slowest.
+
+    The run id is ``run_{index:04d}_p{prompt}_g{gen}_k{keep}_b{block}_lr{lossy}`` with floats as Python prints them
+    (``k1.0``, ``lr3.0``); of a bench other than llm_bench it ends with the lengths. All points of a preset share one
+    mapping of ``kv_lossless_*`` values; it is not to be changed.
+    """
+    shared: dict[str, Any] = {name: getattr(preset, name) for name in (*_SHARED, "repeat", "h2o_log_stats", "bench")}
+    shared |= {"preset": preset.name, "lossless": preset.lossless_settings(), "bench_options": preset.bench_options}
+    points = []
+    for index, values in enumerate(product(*(getattr(preset, key) for key in SWEPT_KEYS)), start=1):
+        prompt, gen, keep, block, *_, lossy = values
+        run_id = f"run_{index:04d}_p{prompt}_g{gen}" + f"_k{keep}_b{block}_lr{lossy}" * (preset.bench == LLM_BENCH)
+        points.append(Point(index=index, run_id=run_id, **dict(zip(_DIMENSIONS, values, strict=True)), **shared))
+    return tuple(points)

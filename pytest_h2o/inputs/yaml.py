@@ -12,8 +12,7 @@ from __future__ import annotations
 import json
 import math
 import re
-import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -25,35 +24,86 @@ from pytest_h2o.errors import Fault, PresetError
 
 MAX_FILE_BYTES = 1_000_000
 MAX_DEPTH = 8
-_NOT_YAML = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_JSON_ESCAPE = re.compile(r"\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|.)", re.DOTALL)
+
+KeyPath = tuple[str | int, ...]
 
 
-def read_text(path: Path) -> str:
-    """Text of a file of at most `MAX_FILE_BYTES`, UTF-8, a byte order mark left out."""
-    return _decode(path, _read_bytes(path))
+class _Refused:
+    """Stands where a value was refused, so that the rest of the file can still be checked."""
+
+    def __repr__(self) -> str:
+        return "<refused>"
 
 
-def refusal(fault: Fault) -> PresetError:
-    """The error of a file in which nothing more can be looked for."""
-    return PresetError.from_faults([fault])
+REFUSED: Final = _Refused()
 
 
-def _read_bytes(path: Path) -> bytes:
+class Place(NamedTuple):
+    """Line and column, from 1."""
+
+    line: int
+    column: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """Plain data of a file or an option called `name`, where each value and key begins, and what was refused in it."""
+
+    name: str
+    data: dict[str, Any]
+    places: Mapping[KeyPath, Place] = field(default_factory=dict)
+    key_places: Mapping[KeyPath, Place] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
+
+    def fault(self, what: str, path: KeyPath = (), *, at_key: bool = False, **more: Any) -> Fault:
+        """A fault at `path`, at its key if `at_key`, with the nearest place that the text has for it."""
+        place = self.key_places.get(path) if at_key else None
+        for length in range(len(path), -1, -1):
+            place = place or self.places.get(path[:length])
+        return Fault(what, self.name, render_key(path), *(place or (None, None)), **more)
+
+
+def render_key(path: KeyPath) -> str:
+    """``('targets', 'lossy')`` as ``targets.lossy``, ``('gens', 1)`` as ``gens[1]``."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+
+
+def read_source(path: Path) -> Source:
+    """Read one YAML or JSON file of at most `MAX_FILE_BYTES`, UTF-8, a byte order mark left out."""
+    name = str(path)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for its writer
-            raise refusal(Fault("is not a regular file", str(path), expected="a YAML or JSON file"))
+        if path.exists() and not path.is_file():  # to open a pipe would wait for its writer
+            raise _refusal("is not a regular file", name, expected="a YAML or JSON file")
         with path.open("rb") as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
-        raise refusal(Fault("no such file", str(path), hint=_near_files(path))) from None
+        raise _refusal("no such file", name, hint=_near_files(path)) from None
     except OSError as error:
-        raise refusal(Fault("cannot be read", str(path), came=error.strerror)) from None
+        raise _refusal("cannot be read", name, came=error.strerror) from None
     except ValueError:
-        raise refusal(Fault("cannot be read", str(path), came="a name with a NUL")) from None
+        raise _refusal("cannot be read", name, came="a name with a NUL") from None
     if len(data) > MAX_FILE_BYTES:
-        raise refusal(Fault("file is too large", str(path), expected=f"at most {MAX_FILE_BYTES:,} bytes"))
-    return data
+        raise _refusal("file is too large", name, expected=f"at most {MAX_FILE_BYTES:,} bytes")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        place = _place_after(data[: error.start].decode("utf-8", "replace"))
+        came = f"byte 0x{data[error.start]:02x}"
+        raise _refusal("is not UTF-8", name, place, came=came, hint="save the file as UTF-8 text") from None
+    return parse_source(text, name, strict_json=path.suffix.lower() == ".json")
+
+
+def _refusal(
+    what: str,
+    name: str,
+    place: tuple[int | None, int | None] = (None, None),
+    *,
+    came: str | None = None,
+    expected: str | None = None,
+    hint: str | None = None,
+) -> PresetError:
+    """The error of a file in which nothing more can be looked for."""
+    return PresetError.from_faults([Fault(what, name, "", *place, came, expected, hint)])
 
 
 def _near_files(path: Path) -> str:
@@ -67,135 +117,68 @@ def _near_files(path: Path) -> str:
     return f"in that folder: {', '.join(near)}" if near else f"no YAML or JSON file in {folder}"
 
 
-def _decode(path: Path, data: bytes) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        before = data[: error.start].decode("utf-8", "replace")
-        line, column = _line_column(before, len(before))
-        came = f"byte 0x{data[error.start]:02x}"
-        fault = Fault("is not UTF-8", str(path), "", line, column, came, hint="save the file as UTF-8 text")
-        raise refusal(fault) from None
+def _place_after(text: str) -> Place:
+    return Place(text.count("\n") + 1, len(text) - text.rfind("\n"))
 
 
-def _line_column(text: str, offset: int) -> tuple[int, int]:
-    start = text.rfind("\n", 0, offset) + 1
-    return text.count("\n", 0, offset) + 1, offset - start + 1
-
-
-def check_characters(text: str, name: str) -> None:
-    """Refuse what no YAML text may hold (control characters, lone surrogates)."""
-    if found := _NOT_YAML.search(text):
-        line, column = _line_column(text, found.start())
-        came = f"U+{ord(found[0]):04X}"
-        raise refusal(Fault("a control character", name, "", line, column, came, "printable text"))
-
-
-def json_as_yaml(text: str, name: str) -> str:
-    """Check that `text` is JSON and rewrite the two things in which JSON is not YAML, lines and columns kept."""
-    try:
-        json.loads(text, parse_int=str, parse_float=str)
-    except json.JSONDecodeError as error:
-        if not text.strip():
-            return text
-        raise refusal(Fault(f"JSON syntax: {error.msg}", name, "", error.lineno, error.colno)) from None
-    except RecursionError:
-        raise refusal(Fault("nested too deep", name, expected=f"at most {MAX_DEPTH} levels")) from None
-    text = text.replace("\t", " ")  # strict JSON has tabs between tokens only; not every YAML scanner takes them
-    if "\\u" not in text:
-        return text
-    return _JSON_ESCAPE.sub(lambda m: _join_surrogates(m[1], m[2]) if m[1] else m[0], text)
-
-
-def _join_surrogates(high: str, low: str) -> str:
-    return chr(0x10000 + ((int(high, 16) - 0xD800) << 10) + int(low, 16) - 0xDC00)
-
-
-KeyPath = tuple[str | int, ...]
-
-
-class Place(NamedTuple):
-    """Line and column, from 1."""
-
-    line: int
-    column: int
-
-
-class _Refused:
-    """Stands where a value was refused, so that the rest of the file can still be checked."""
-
-    def __repr__(self) -> str:
-        return "<refused>"
-
-
-REFUSED: Final = _Refused()
-
-
-@dataclass(frozen=True)
-class Source:
-    """Plain data and where each part of it stands.
-
-    Attributes
-    ----------
-    name : str
-        What a fault calls it: the file as it was named, or the option that gave the data.
-    data : dict
-        Built-in types; `REFUSED` where a value was refused.
-    places, key_places : mapping of key path to Place
-        Where each value, and each key, begins.
-    faults : tuple of Fault
-        What the reader refused; the file is not sound if there is any.
-    """
-
-    name: str
-    data: dict[str, Any]
-    places: Mapping[KeyPath, Place] = field(default_factory=dict)
-    key_places: Mapping[KeyPath, Place] = field(default_factory=dict)
-    faults: tuple[Fault, ...] = ()
-
-    def fault(
-        self,
-        what: str,
-        path: KeyPath = (),
-        *,
-        at_key: bool = False,
-        came: str | None = None,
-        expected: str | None = None,
-        hint: str | None = None,
-    ) -> Fault:
-        """A fault at `path`, at its key if `at_key`, with the nearest place that the text has for it."""
-        place = self.key_places.get(path) if at_key else None
-        for length in range(len(path), -1, -1):
-            place = place or self.places.get(path[:length])
-        line, column = place or (None, None)
-        return Fault(what, self.name, render_key(path), line, column, came, expected, hint)
-
-
-def render_key(path: KeyPath) -> str:
-    """``('targets', 'lossy')`` as ``targets.lossy``, ``('gens', 1)`` as ``gens[1]``."""
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
-
-
-def read_source(path: Path) -> Source:
-    """Read one YAML or JSON file."""
-    text = read_text(path)
-    return parse_source(text, str(path), strict_json=path.suffix.lower() == ".json")
+_NOT_YAML = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def parse_source(text: str, name: str, *, strict_json: bool = False) -> Source:
     """Parse the text of a file that messages call `name`; see `read_source`."""
     if strict_json:
-        text = json_as_yaml(text, name)
-    check_characters(text, name)
-    builder = _Builder(text, name)
+        text = _json_as_yaml(text, name)
+    if found := _NOT_YAML.search(text):
+        place, came = _place_after(text[: found.start()]), f"U+{ord(found[0]):04X}"
+        raise _refusal("a control character", name, place, came=came, expected="printable text")
+    reader = _Reader(text, name)
     try:
-        data = builder.document()
+        data = reader.document()
     except yaml.MarkedYAMLError as error:
-        raise PresetError.from_faults([*builder.faults, _syntax_fault(error, text, name)]) from None
-    return Source(name, data, builder.places, builder.key_places, tuple(builder.faults))
+        raise PresetError.from_faults([*reader.faults, _syntax_fault(error, text, name)]) from None
+    return Source(name, data, reader.places, reader.key_places, tuple(reader.faults))
+
+
+_JSON_ESCAPE = re.compile(r"\\(?:(u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|.)", re.DOTALL)
+
+
+def _json_as_yaml(text: str, name: str) -> str:
+    """Check that `text` is JSON and rewrite the two things in which JSON is not YAML, lines kept."""
+    try:
+        json.loads(text, parse_int=str, parse_float=str)
+    except json.JSONDecodeError as error:
+        if text.strip():
+            raise _refusal(f"JSON syntax: {error.msg}", name, (error.lineno, error.colno)) from None
+    except RecursionError:
+        raise _refusal("nested too deep", name, expected=f"at most {MAX_DEPTH} levels") from None
+    text = text.replace("\t", " ")  # strict JSON has tabs between tokens only; not every YAML scanner takes them
+    # YAML escapes have no surrogate pairs.
+    return _JSON_ESCAPE.sub(lambda found: json.loads(f'"{found[0]}"') if found[1] else found[0], text)
+
+
+def _syntax_fault(error: yaml.MarkedYAMLError, text: str, name: str) -> Fault:
+    mark = error.problem_mark or error.context_mark
+    what = "YAML syntax: " + ", ".join(part for part in (error.context, error.problem) if part)
+    if mark is None:
+        return Fault(what, name)
+    line = (*text.splitlines(), *[""] * (mark.line + 1))[mark.line]
+    hint = None
+    if "\t" in line[: len(line) - len(line.lstrip())]:
+        hint = "the line is indented with a tab: YAML takes spaces only"
+    elif error.context_mark and error.context_mark.line < mark.line:
+        hint = f"it begins in line {error.context_mark.line + 1}"
+    return Fault(what, name, "", mark.line + 1, mark.column + 1, hint=hint)
+
+
+# Forty digits are more than any range here and keep int() away from its own limit.
+_INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,39})")
+_FLOAT = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+_CONSTANTS: dict[str, bool | None] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
 
 
 def resolve_scalar(text: str) -> Any:
@@ -204,39 +187,14 @@ def resolve_scalar(text: str) -> Any:
         return _CONSTANTS[text]
     if _INT.fullmatch(text):
         return int(text)
-    if _FLOAT.fullmatch(text) and math.isfinite(value := float(text)):
-        return value
-    return text
+    return float(text) if _FLOAT.fullmatch(text) and math.isfinite(float(text)) else text
 
 
-# Forty digits are more than any range here and keep int() away from its own limit.
-_INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,39})")
-_FLOAT = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+class _Reader:
+    """Plain data from the events of the YAML parser, in one pass, no deeper than `MAX_DEPTH`.
 
-_CONSTANTS: dict[str, bool | None] = dict.fromkeys(("", "~", "null", "Null", "NULL")) | {
-    **dict.fromkeys(("true", "True", "TRUE"), True),
-    **dict.fromkeys(("false", "False", "FALSE"), False),
-}
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-def _syntax_fault(error: yaml.MarkedYAMLError, text: str, name: str) -> Fault:
-    mark = error.problem_mark or error.context_mark
-    line_number, column = (mark.line + 1, mark.column + 1) if mark else (None, None)
-    what = "YAML syntax: " + ", ".join(part for part in (error.context, error.problem) if part)
-    lines = text.splitlines()
-    line = lines[mark.line] if mark and mark.line < len(lines) else ""
-    indented_by_tab = "\t" in line[: len(line) - len(line.lstrip())]
-    hint = "the line is indented with a tab: YAML takes spaces only" if indented_by_tab else None
-    if hint is None and mark and error.context_mark and error.context_mark.line < mark.line:
-        hint = f"it begins in line {error.context_mark.line + 1}"
-    return Fault(what, name, "", line_number, column, hint=hint)
-
-
-class _Builder:
-    """Plain data from the events of the YAML parser, in one pass, no deeper than `MAX_DEPTH`."""
+    PyYAML's own composer is of no use here: its nodes do not say whether they had an anchor.
+    """
 
     def __init__(self, text: str, name: str) -> None:
         self._loader = _LOADER(text)
@@ -247,28 +205,52 @@ class _Builder:
 
     def document(self) -> dict[str, Any]:
         """The one mapping that the text holds."""
-        self._next()  # start of the stream
-        if isinstance(start := self._next(), yaml.StreamEndEvent):
+        self._loader.get_event()  # start of the stream
+        if isinstance(start := self._loader.get_event(), yaml.StreamEndEvent):
             raise self._stop("the file is empty", start, (), expected="a mapping of keys")
-        event = self._next()
+        event = self._loader.get_event()
         if not isinstance(event, yaml.MappingStartEvent):
-            kind = "a list" if isinstance(event, yaml.SequenceStartEvent) else "a single value"
-            raise self._stop("not a mapping", event, (), came=kind, expected="a mapping of keys")
-        self._check_plain(event, ())
-        self.places[()] = _place(event)
-        data = self._mapping(())
-        self._next()  # end of the document
-        if not isinstance(after := self._next(), yaml.StreamEndEvent):
+            came = "a list" if isinstance(event, yaml.SequenceStartEvent) else "a single value"
+            raise self._stop("not a mapping", event, (), came=came, expected="a mapping of keys")
+        data = self._value(event, ())
+        self._loader.get_event()  # end of the document
+        if not isinstance(after := self._loader.get_event(), yaml.StreamEndEvent):
             raise self._stop("a second document", after, (), expected="one document a file")
-        return data
+        return dict(data)
 
-    def _next(self) -> Any:
-        return self._loader.get_event()
+    def _value(self, event: Any, path: KeyPath) -> Any:
+        self.places[path] = _place_of(event)
+        if isinstance(event, yaml.AliasEvent):
+            self._refuse(f"alias *{event.anchor}", event, path, "the value written out: aliases are not read")
+            return REFUSED
+        self._check_plain(event, path)
+        if isinstance(event, yaml.ScalarEvent):
+            value = resolve_scalar(event.value) if event.implicit[0] else event.value
+        elif len(path) >= MAX_DEPTH:
+            raise self._stop("nested too deep", event, path[:3], expected=f"at most {MAX_DEPTH} levels")
+        elif isinstance(event, yaml.SequenceStartEvent):
+            value = [self._value(item, (*path, i)) for i, item in enumerate(self._until(yaml.SequenceEndEvent))]
+        else:
+            value = self._mapping(path)
+        return value if event.tag is None or not path else REFUSED
 
-    def _stop(self, what: str, event: Any, path: KeyPath, *, expected: str, came: str | None = None) -> PresetError:
-        """The error for text that cannot be read on; it carries what was refused before."""
-        fault = Fault(what, self._name, render_key(path), *_place(event), came, expected)
-        return PresetError.from_faults([*self.faults, fault])
+    def _mapping(self, path: KeyPath) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for event in self._until(yaml.MappingEndEvent):
+            if not isinstance(event, yaml.ScalarEvent):
+                raise self._stop("a key that is not text", event, path, expected="a name, such as `prompts`")
+            key_path = (*path, event.value)
+            self._check_plain(event, key_path)
+            if event.value in values:
+                first = self.key_places[key_path].line
+                self._refuse("duplicate key", event, key_path, f"each key once; line {first} has it already")
+            self.key_places[key_path] = _place_of(event)
+            values[event.value] = self._value(self._loader.get_event(), key_path)
+        return values
+
+    def _until(self, end: type[yaml.Event]) -> Iterator[Any]:
+        while not isinstance(event := self._loader.get_event(), end):
+            yield event
 
     def _check_plain(self, event: Any, path: KeyPath) -> None:
         if event.anchor is not None:
@@ -277,49 +259,18 @@ class _Builder:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
             self._refuse(f"tag {tag}", event, path, "the value alone: tags are not read")
         text = getattr(event, "value", "")
-        if not text.isascii() and _SURROGATE.search(text):  # could be neither printed nor written
+        if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):  # could not be printed
             self._refuse("half of a surrogate pair", event, path, "whole characters")
 
-    def _refuse(self, what: str, event: Any, path: KeyPath, expected: str) -> _Refused:
-        self.faults.append(Fault(what, self._name, render_key(path), *_place(event), expected=expected))
-        return REFUSED
+    def _refuse(self, what: str, event: Any, path: KeyPath, expected: str) -> None:
+        self.faults.append(Fault(what, self._name, render_key(path), *_place_of(event), expected=expected))
 
-    def _value(self, event: Any, path: KeyPath) -> Any:
-        self.places[path] = _place(event)
-        if isinstance(event, yaml.AliasEvent):
-            return self._refuse(f"alias *{event.anchor}", event, path, "the value written out: aliases are not read")
-        self._check_plain(event, path)
-        if isinstance(event, yaml.ScalarEvent):
-            value = resolve_scalar(event.value) if event.implicit[0] else event.value
-        elif len(path) >= MAX_DEPTH:
-            raise self._stop("nested too deep", event, path[:3], expected=f"at most {MAX_DEPTH} levels")
-        elif isinstance(event, yaml.SequenceStartEvent):
-            value = self._sequence(path)
-        else:
-            value = self._mapping(path)
-        return REFUSED if event.tag is not None else value
-
-    def _sequence(self, path: KeyPath) -> list[Any]:
-        values: list[Any] = []
-        while not isinstance(event := self._next(), yaml.SequenceEndEvent):
-            values.append(self._value(event, (*path, len(values))))
-        return values
-
-    def _mapping(self, path: KeyPath) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        while not isinstance(event := self._next(), yaml.MappingEndEvent):
-            if not isinstance(event, yaml.ScalarEvent):
-                raise self._stop("a key that is not text", event, path, expected="a name, such as `prompts`")
-            key_path = (*path, event.value)
-            self._check_plain(event, key_path)
-            if event.value in values:
-                first = self.key_places[key_path].line
-                self._refuse("duplicate key", event, key_path, f"each key once; line {first} has it already")
-            self.key_places[key_path] = _place(event)
-            values[event.value] = self._value(self._next(), key_path)
-        return values
+    def _stop(self, what: str, event: Any, path: KeyPath, *, expected: str, came: str | None = None) -> PresetError:
+        """The error for text that cannot be read on; it carries what was refused before."""
+        return PresetError.from_faults(
+            [*self.faults, Fault(what, self._name, render_key(path), *_place_of(event), came, expected)]
+        )
 
 
-def _place(event: Any) -> Place:
-    mark = event.start_mark
-    return Place(mark.line + 1, mark.column + 1)
+def _place_of(event: Any) -> Place:
+    return Place(event.start_mark.line + 1, event.start_mark.column + 1)
