@@ -7,6 +7,7 @@ its values are named tuples: a dataclass takes several times as long to define.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import warnings
@@ -19,6 +20,69 @@ from pytest_h2o.errors import UsageError, did_you_mean
 Kind = Literal["text", "path", "paths", "flag", "int", "float", "texts"]
 
 
+def limit(holds: Callable[[Any], bool], expected: str) -> Callable[[Any, str], object]:
+    """A check of a number: UsageError, naming where it was said, unless it holds."""
+
+    def check(value: Any, origin: str) -> None:
+        if not holds(value):
+            raise UsageError(f"{origin} is out of range", came=str(value), expected=expected)
+
+    return check
+
+
+def parse_baseline(text: str, origin: str) -> float:
+    """Read a decode baseline in tok/s; UsageError unless it is a positive finite number."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise UsageError(
+            f"{origin} takes paired, a decode speed or none",
+            came=repr(text),
+            expected="paired; tok/s with H2O off, above 0, as 56.02; or none to leave the decode threshold out",
+        )
+    return number
+
+
+MAX_DECODE_PAIRS = 200
+"""The longest comparison that the critical values are computed for."""
+
+
+def parse_budget(text: str, origin: str) -> tuple[int | None, float | None]:
+    """Read a decode budget: pairs and seconds, either one None where it is not said."""
+    words = [word.strip() for word in text.split(",")]
+    try:
+        pairs = [int(word) for word in words if word.isdecimal()]
+        times_s = [float(word[:-1]) for word in words if word.endswith("s")]
+        is_sound = len(pairs) + len(times_s) == len(words) and max(len(pairs), len(times_s)) == 1
+    except ValueError:
+        is_sound = False
+    if not (is_sound and all(1 <= n <= MAX_DECODE_PAIRS for n in pairs) and all(0 < s < math.inf for s in times_s)):
+        raise UsageError(
+            f"{origin} takes pairs, seconds or both",
+            came=repr(text),
+            expected=f"for example 20 (pairs, at most {MAX_DECODE_PAIRS}), 60s or 20,60s",
+        )
+    return next(iter(pairs), None), next(iter(times_s), None)
+
+
+CORES = "cores"
+"""Those of this machine."""
+
+_DASK = re.compile(r"dask://((?:\[[0-9A-Fa-f:.%]+\]|[^\s/:\[\]]+):([0-9]{1,5}))")
+
+
+def dask_address(name: str, origin: str) -> str | None:
+    """``HOST:PORT`` of a dask scheduler, or None for the cores of this machine; UsageError, naming `origin`, else."""
+    if name == CORES:
+        return None
+    match = _DASK.fullmatch(name)
+    if match is None or not 0 < int(match[2]) < 1 << 16:
+        raise UsageError(f"{origin} does not know this executor", came=repr(name), expected="cores or dask://HOST:PORT")
+    return match[1]
+
+
 class Option(NamedTuple):
     """One row of the table: ``--h2o-NAME`` and ini key ``h2o_NAME``."""
 
@@ -28,6 +92,8 @@ class Option(NamedTuple):
     default: Any = None
     choices: tuple[str, ...] = ()
     metavar: str | None = None
+    check: Callable[[Any, str], object] | None = None
+    """Takes a value and where it was said; UsageError if it cannot be."""
 
     @property
     def flag(self) -> str:
@@ -36,10 +102,6 @@ class Option(NamedTuple):
     @property
     def key(self) -> str:
         return "h2o_" + self.name.replace("-", "_")
-
-    @property
-    def attribute(self) -> str:
-        return self.name.replace("-", "_")
 
     @property
     def is_list(self) -> bool:
@@ -52,7 +114,7 @@ class Option(NamedTuple):
 
     def argparse_keywords(self) -> dict[str, Any]:
         """How the option is declared on a command line; not given is None, so that the ini file can be asked."""
-        keywords: dict[str, Any] = {"dest": f"h2o_{self.attribute}", "default": None, "help": self.full_help}
+        keywords: dict[str, Any] = {"dest": self.key, "default": None, "help": self.full_help}
         if self.kind == "flag":
             return {**keywords, "action": "store_true"}
         keywords["metavar"] = self.metavar or self.name.upper()
@@ -79,9 +141,17 @@ OPTIONS: tuple[Option, ...] = (
         "threads",
         "int",
         "threads given to the bench (default: 4, or the number of cores if fewer; the embedded bench: 1)",
+        check=limit(lambda count: count >= 1, "at least 1"),
     ),
     Option("attention-option", "int", "-qatten of the bench; anything but 0 switches H2O off there", 0),
-    Option("bench-timeout", "float", "seconds that one run of the bench may take", 1800.0, metavar="S"),
+    Option(
+        "bench-timeout",
+        "float",
+        "seconds that one run of the bench may take",
+        1800.0,
+        metavar="S",
+        check=limit(lambda elapsed_s: 0 < elapsed_s < math.inf, "seconds above 0"),
+    ),
     Option("logs", "path", "gate on logs recorded before in this folder; nothing is run", metavar="DIR"),
     Option(
         "disturbed",
@@ -102,14 +172,27 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "rule", "text", "joint: one row meets every target; best-of: best of each column", "joint", ("joint", "best-of")
     ),
-    Option("lossy-target", "float", "smallest lossy ratio (default: 3.0)", metavar="RATIO"),
-    Option("lossless-target", "float", "smallest lossless ratio of the deciding scope (default: 1.3)", metavar="RATIO"),
+    Option(
+        "lossy-target",
+        "float",
+        "smallest lossy ratio (default: 3.0)",
+        metavar="RATIO",
+        check=limit(lambda ratio: 1 <= ratio < math.inf, "a ratio of at least 1"),
+    ),
+    Option(
+        "lossless-target",
+        "float",
+        "smallest lossless ratio of the deciding scope (default: 1.3)",
+        metavar="RATIO",
+        check=limit(lambda ratio: 0 <= ratio < math.inf, "a ratio of at least 0"),
+    ),
     Option(
         "decode-baseline",
         "text",
         "what decode speed is held against: paired (launched beside, H2O off), tok/s with H2O off, or none to leave it "
         "out (default: paired when a bench runs, the recorded pairs or row when logs are read)",
         metavar="paired|TOK_S|none",
+        check=lambda text, origin: text in ("paired", "none") or parse_baseline(text, origin),
     ),
     Option("baseline-bench", "path", "another build to pair with, same config, in place of H2O off", metavar="PATH"),
     Option(
@@ -118,6 +201,7 @@ OPTIONS: tuple[Option, ...] = (
         "pairs and seconds that the decode verdict of a preset may take: 20, 60s or 20,60s (default: 20 pairs; on the "
         "embedded bench 20,60s)",
         metavar="PAIRS,SECONDSs",
+        check=parse_budget,
     ),
     Option(
         "inconclusive",
@@ -131,12 +215,14 @@ OPTIONS: tuple[Option, ...] = (
         "float",
         "largest fraction of decode speed that may be lost (default: 0.05)",
         metavar="FRACTION",
+        check=limit(lambda drop: 0 <= drop < 1, "a fraction from 0 to below 1, 0.05 for 5 %"),
     ),
     Option(
         "quality-target",
         "float",
         "largest rise of perplexity under eviction, where the bench tells it (default: 0.01)",
         metavar="FRACTION",
+        check=limit(lambda rise: rise >= 0, "a fraction of at least 0, 0.1 for 10 %"),
     ),
     # what is kept
     Option("out-dir", "path", "parent of the run folders, the history and the baselines", "h2o-runs", metavar="DIR"),
@@ -156,7 +242,14 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("compare-fail", "texts", "let a metric be worse by this much, lossless_ratio:0.5", metavar="METRIC:PERCENT"),
     # where it runs
-    Option("executor", "text", "where streams of dumps are coded", "cores", metavar="cores|dask://HOST:PORT"),
+    Option(
+        "executor",
+        "text",
+        "where streams of dumps are coded",
+        CORES,
+        metavar="cores|dask://HOST:PORT",
+        check=dask_address,
+    ),
     Option("html", "text", "write report.html: yes or no", "yes", ("yes", "no"), metavar="yes|no"),
 )
 
@@ -266,8 +359,8 @@ def _convert(option: Option, raw: Any, folder: Path, origin: str) -> Any:
         try:
             number: int | float = int(text) if option.kind == "int" else float(text)
         except ValueError:
-            number = float("nan")
-        if number != number or number in (float("inf"), float("-inf")):
+            number = math.nan
+        if not math.isfinite(number):
             kind = "a whole number" if option.kind == "int" else "a number"
             raise UsageError(
                 f"{origin} takes {kind}", came=repr(text), expected=f"{option.flag}={option.metavar or 'N'}"
@@ -288,7 +381,7 @@ def resolve_settings(
     """Resolve every option of the table."""
     given: dict[str, Given] = {}
     for option in OPTIONS:
-        raw, of_ini, key = command_line("h2o_" + option.attribute), ini(option.key), f"ini key {option.key}"
+        raw, of_ini, key = command_line(option.key), ini(option.key), f"ini key {option.key}"
         if raw is not None and raw != []:
             value = _convert(option, raw, invocation_dir, option.flag)
             if option.kind == "texts" and of_ini:  # settings add up, the later one standing
@@ -305,166 +398,31 @@ def resolve_settings(
     if given["resume"].value is not None:
         given["out-dir"] = Given(given["resume"].value.parent, given["resume"].origin)
 
-    settings = Settings(given)
-    check_ranges(settings)
-    settings = check_sources(settings)
+    for option in OPTIONS:
+        value, origin = given[option.name]
+        if option.check is not None and value is not None:
+            option.check(value, origin)
+    settings = _check_sources(Settings(given))
     if settings["threads"] is None:
         threads = EMBEDDED_THREADS if settings["bench"] == EMBEDDED_BENCH else DEFAULT_THREADS
         return Settings({**settings.given, "threads": Given(threads, "default")})
     return settings
 
 
-def parse_baseline(text: str, origin: str) -> float:
-    """Read a decode baseline in tok/s; UsageError unless it is a positive finite number."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = float("nan")
-    if not 0 < number < float("inf"):
-        raise UsageError(
-            f"{origin} takes paired, a decode speed or none",
-            came=repr(text),
-            expected="paired; tok/s with H2O off, above 0, as 56.02; or none to leave the decode threshold out",
-        )
-    return number
-
-
-MAX_DECODE_PAIRS = 200
-"""The longest comparison that the critical values are computed for."""
-
-
-def parse_budget(text: str, origin: str) -> tuple[int | None, float | None]:
-    """Read a decode budget: pairs and seconds, either one None where it is not said."""
-    pairs: int | None = None
-    elapsed_s: float | None = None
-    for part in text.split(","):
-        word = part.strip()
-        try:
-            if word.endswith("s") and elapsed_s is None:
-                elapsed_s = float(word[:-1])
-            elif pairs is None and word.isdecimal():
-                pairs = int(word)
-            else:
-                raise ValueError
-            if not (pairs is None or 1 <= pairs <= MAX_DECODE_PAIRS):
-                raise ValueError
-            if not (elapsed_s is None or 0 < elapsed_s < float("inf")):
-                raise ValueError
-        except ValueError:
-            raise UsageError(
-                f"{origin} takes pairs, seconds or both",
-                came=repr(text),
-                expected=f"for example 20 (pairs, at most {MAX_DECODE_PAIRS}), 60s or 20,60s",
-            ) from None
-    return pairs, elapsed_s
-
-
-def check_baseline_bench(settings: Settings) -> None:
-    """Another build is paired with the bench: it needs one, and no other baseline."""
-    other, baseline = settings.given["baseline-bench"], settings.given["decode-baseline"]
-    if settings["bench"] is None:
-        raise UsageError(
-            "a build to compare with was given, and no bench",
-            came=f"{other.origin} {other.value}",
-            expected="--h2o-bench PATH, the build that is judged",
-        )
-    if baseline.value not in (None, "paired"):
-        raise UsageError(
-            "a build to compare with and another decode baseline were both given",
-            came=f"{other.origin} {other.value} and {baseline.origin} {baseline.value}",
-            expected="one of the two",
-        )
-
-
-CORES = "cores"
-"""Those of this machine."""
-
-_DASK = re.compile(r"dask://((?:\[[0-9A-Fa-f:.%]+\]|[^\s/:\[\]]+):([0-9]{1,5}))")
-
-
-def dask_address(name: str, origin: str) -> str | None:
-    """``HOST:PORT`` of a dask scheduler, or None for the cores of this machine; UsageError, naming `origin`, else."""
-    if name == CORES:
-        return None
-    match = _DASK.fullmatch(name)
-    if match is None or not 0 < int(match[2]) < 1 << 16:
-        raise UsageError(f"{origin} does not know this executor", came=repr(name), expected="cores or dask://HOST:PORT")
-    return match[1]
-
-
-def check_ranges(settings: Settings) -> None:
-    """Check that every value lies in its range; UsageError naming where it was said and what is expected."""
-    floors = {
-        "threads": (1, "at least 1"),
-        "lossy-target": (1.0, "a ratio of at least 1"),
-        "lossless-target": (0.0, "a ratio of at least 0"),
-    }
-    for name, (floor, expected) in floors.items():
-        value = settings[name]
-        if value is not None and value < floor:
-            raise UsageError(f"{settings.origin(name)} is out of range", came=str(value), expected=expected)
-    if settings["bench-timeout"] <= 0:
-        raise UsageError(
-            f"{settings.origin('bench-timeout')} is out of range",
-            came=str(settings["bench-timeout"]),
-            expected="seconds above 0",
-        )
-    drop = settings["decode-drop-target"]
-    if drop is not None and not 0 <= drop < 1:
-        raise UsageError(
-            f"{settings.origin('decode-drop-target')} is out of range",
-            came=str(drop),
-            expected="a fraction from 0 to below 1, 0.05 for 5 %",
-        )
-    dask_address(settings["executor"], settings.origin("executor"))
-    baseline = settings["decode-baseline"]
-    quality = settings["quality-target"]
-    if quality is not None and quality < 0:
-        raise UsageError(
-            f"{settings.origin('quality-target')} is out of range",
-            came=str(quality),
-            expected="a fraction of at least 0, 0.1 for 10 %",
-        )
-    if baseline is not None and baseline not in ("none", "paired"):
-        parse_baseline(baseline, settings.origin("decode-baseline"))
-    if settings["decode-budget"] is not None:
-        parse_budget(settings["decode-budget"], settings.origin("decode-budget"))
-
-
-def _refuse_launch_options(settings: Settings) -> None:
-    """Where logs are read an option about launching would do nothing, and the user believe that it did."""
-    launching = ("base-config", "backend", "threads", "attention-option", "bench-timeout", "no-fold")
-    names = (*launching, "disturbed", "baseline-bench", "decode-budget", "demo")
-    given = [settings.origin(name) for name in names if settings.given[name].on_command_line]
-    if given:
-        raise UsageError(
-            f"{', '.join(given)} says how to run a bench, and recorded logs are read",
-            where=settings.origin("logs"),
-            expected="--h2o-bench PATH beside it",
-            hint="leave the option out to gate on the logs",
-        )
-
-
-def _refuse_base_config_alone(settings: Settings) -> None:
-    """A model of one's own for the embedded bench is asked for by name: else a forgotten bench would run another."""
-    base = settings.given["base-config"]
-    if base.on_command_line:
-        raise UsageError(
-            f"{base.origin} names a model, and nothing names the bench that runs it",
-            expected="--h2o-bench PATH beside it, or --h2o-bench reference for the embedded bench",
-        )
-
-
-def check_sources(settings: Settings) -> Settings:
+def _check_sources(settings: Settings) -> Settings:
     """A bench on the command line stands over logs from the ini file; both on one level exclude each other.
 
     Where neither is named the embedded bench runs.
     """
     bench, logs = settings.given["bench"], settings.given["logs"]
     if settings["baseline-bench"] is not None:
-        check_baseline_bench(settings)
+        _check_baseline_bench(settings)
     if bench.value is None and logs.value is None:
-        _refuse_base_config_alone(settings)
+        if settings.given["base-config"].on_command_line:  # else a forgotten bench would run another model
+            raise UsageError(
+                f"{settings.origin('base-config')} names a model, and nothing names the bench that runs it",
+                expected="--h2o-bench PATH beside it, or --h2o-bench reference for the embedded bench",
+            )
         bench = Given(EMBEDDED_BENCH, "default")
     if bench.value == EMBEDDED_BENCH and settings["demo"] is not None:
         raise UsageError(
@@ -488,3 +446,34 @@ def check_sources(settings: Settings) -> Settings:
     loser = "logs" if bench.on_command_line else "bench"
     winner = "bench" if loser == "logs" else "logs"
     return Settings({**settings.given, loser: Given(None, f"left out for {settings.origin(winner)}")})
+
+
+def _check_baseline_bench(settings: Settings) -> None:
+    """Another build is paired with the bench: it needs one, and no other baseline."""
+    other, baseline = settings.given["baseline-bench"], settings.given["decode-baseline"]
+    if settings["bench"] is None:
+        raise UsageError(
+            "a build to compare with was given, and no bench",
+            came=f"{other.origin} {other.value}",
+            expected="--h2o-bench PATH, the build that is judged",
+        )
+    if baseline.value not in (None, "paired"):
+        raise UsageError(
+            "a build to compare with and another decode baseline were both given",
+            came=f"{other.origin} {other.value} and {baseline.origin} {baseline.value}",
+            expected="one of the two",
+        )
+
+
+def _refuse_launch_options(settings: Settings) -> None:
+    """Where logs are read an option about launching would do nothing, and the user believe that it did."""
+    launching = ("base-config", "backend", "threads", "attention-option", "bench-timeout", "no-fold")
+    names = (*launching, "disturbed", "baseline-bench", "decode-budget", "demo")
+    given = [settings.origin(name) for name in names if settings.given[name].on_command_line]
+    if given:
+        raise UsageError(
+            f"{', '.join(given)} says how to run a bench, and recorded logs are read",
+            where=settings.origin("logs"),
+            expected="--h2o-bench PATH beside it",
+            hint="leave the option out to gate on the logs",
+        )

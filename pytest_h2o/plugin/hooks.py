@@ -96,7 +96,7 @@ def pytest_configure_node(node: Any) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "h2o: an item of the KV-cache compression gate (set by pytest-h2o)")
-    given = (config.getoption(f"h2o_{option.attribute}") is not None for option in OPTIONS)
+    given = (config.getoption(option.key) is not None for option in OPTIONS)
     if any(given) or config.getini("h2o_resume"):
         settings_of(config)  # a fault among the options is told before anything is collected
         if settings_of(config)["resume"] is not None:
