@@ -24,12 +24,13 @@ import statistics
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-FIXTURES = ROOT / "fixtures" / "dumps" / "fp16"
+FIXTURES = ROOT / "fixtures" / "dumps" / "fp16.zip"
 SCRIPT = ROOT / "benchmarks" / "straightforward_lossless.py"
 SAME = ("k_compressed_bytes", "v_compressed_bytes", "raw_bytes")
 
@@ -44,11 +45,14 @@ def write_entry(folder: Path, meta: dict[str, Any], data: dict[str, bytes]) -> N
 
 def read_entries(stage: str | None = None) -> list[tuple[Path, dict[str, Any], dict[str, bytes]]]:
     entries = []
-    for path in sorted(FIXTURES.rglob("meta_*.json")):
-        meta = json.loads(path.read_text(encoding="utf-8"))
-        if stage in (None, meta["stage"]):
-            data = {tensor: (path.parent / meta[f"{tensor}_file"]).read_bytes() for tensor in "kv"}
-            entries.append((path.parent.relative_to(FIXTURES), meta, data))
+    with zipfile.ZipFile(FIXTURES) as dump:
+        for name in sorted(dump.namelist()):
+            folder, _, file = name.rpartition("/")
+            if file.startswith("meta_"):
+                meta = json.loads(dump.read(name))
+                if stage in (None, meta["stage"]):
+                    data = {tensor: dump.read(f"{folder}/{meta[f'{tensor}_file']}") for tensor in "kv"}
+                    entries.append((Path(folder), meta, data))
     return entries
 
 

@@ -10,29 +10,22 @@ their range.
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 
-FIXTURES = Path(__file__).resolve().parent.parent / "fixtures" / "dumps" / "fp16"
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures" / "dumps" / "fp16.zip"
 
 
 def copy_one_entry(target: Path) -> None:
     """The first decode entry of the recordings, in a dump of its own."""
-    for path in sorted(FIXTURES.rglob("meta_*.json")):
-        meta = json.loads(path.read_text(encoding="utf-8"))
-        if meta["stage"] == "decode":
-            folder = target / path.parent.relative_to(FIXTURES)
-            folder.mkdir(parents=True)
-            for name in (path.name, meta["k_file"], meta["v_file"]):
-                shutil.copy(path.parent / name, folder)
-            return
-    raise SystemExit(f"no decode entry in {FIXTURES}")
+    with zipfile.ZipFile(FIXTURES) as dump:
+        for name in ("meta_t0_1.json", "k_t0_1.bin", "v_t0_1.bin"):
+            dump.extract(f"code/layer_0/{name}", target)
 
 
 def time_process(command: list[str]) -> float:

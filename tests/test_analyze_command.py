@@ -92,7 +92,7 @@ def test_analyze_refuses_figures_that_are_no_numbers(
 def test_eval_says_what_the_gate_says(tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(RECORDED, run)
-    assert main(["eval", str(run), str(FIXTURES / "dumps" / "fp16"), "--model-layers", "30"]) == 0
+    assert main(["eval", str(run), str(FIXTURES / "dumps" / "fp16.zip"), "--model-layers", "30"]) == 0
     analysis = json.loads((run / "analysis.json").read_text(encoding="utf-8"))
     assert analysis["whole_cache"][0] == "3.1098"
     baseline, contexts = analysis["notes"]
@@ -103,7 +103,7 @@ def test_eval_says_what_the_gate_says(tmp_path: Path) -> None:
 def test_eval_names_its_own_flag_where_entries_are_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, dump = tmp_path / "run", tmp_path / "dump"
     shutil.copytree(RECORDED, run)
-    shutil.copytree(FIXTURES / "dumps" / "fp16", dump)
+    shutil.unpack_archive(FIXTURES / "dumps" / "fp16.zip", dump)
     short = next(iter(sorted(dump.glob("*/layer_0/k_*.bin"))))
     short.write_bytes(short.read_bytes()[:-1])
     assert main(["eval", str(run), str(dump)]) == 2

@@ -112,14 +112,14 @@ def test_analyze_never_lets_the_upper_bound_decide(tmp_path: Path, capsys: pytes
 def test_eval_does_all_steps_in_the_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     shutil.copytree(RECORDED, run)
-    assert main(["eval", str(run), str(FIXTURES / "dumps" / "fp16"), "--online-entry-mode", "both"]) == 0
+    assert main(["eval", str(run), str(FIXTURES / "dumps" / "fp16.zip"), "--online-entry-mode", "both"]) == 0
     assert capsys.readouterr().out.startswith("# Gate: PASS (rule joint)\n")
     analysis = json.loads((run / "analysis.json").read_text())
     expected = json.loads((FIXTURES / "recordings" / "gate.expected.json").read_text())
     assert analysis["original"]["gate"] == expected["gates"][0]["expected"]
     chunked = json.loads((run / "offline_lossless_chunked.json").read_text())
     assert chunked["entry_mode"] == "chunked"
-    assert main(["eval", str(run), str(FIXTURES / "dumps" / "fp16")]) == 2
+    assert main(["eval", str(run), str(FIXTURES / "dumps" / "fp16.zip")]) == 2
     assert "a file that exists would be overwritten" in capsys.readouterr().err
     assert main(["eval", str(run), str(tmp_path / "no-dump"), "--overwrite"]) == 2
     assert "the dump root does not exist" in capsys.readouterr().err
@@ -268,7 +268,7 @@ def test_eval_looks_for_existing_files_before_the_work(
 ) -> None:
     (tmp_path / "analysis.json").write_text("mine")
     monkeypatch.setattr("pytest_h2o.cli.rows._evaluate", lambda *_: pytest.fail("evaluated"))
-    assert main(["eval", str(tmp_path), str(FIXTURES / "dumps" / "fp16")]) == 2
+    assert main(["eval", str(tmp_path), str(FIXTURES / "dumps" / "fp16.zip")]) == 2
     assert f"would be overwritten\n  where: {tmp_path / 'analysis.json'}\n" in capsys.readouterr().err
 
 

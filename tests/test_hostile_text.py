@@ -10,9 +10,9 @@ import pytest
 
 from pytest_h2o.cli.main import main
 from pytest_h2o.errors import Fault, H2OError, PresetError
-from tests.dump_samples import write_entry
 from tests.fuzz.target import check_harmless
 from tests.fuzz.text_targets import SWEEP
+from tests.lossless.samples import write_entry
 
 CONTROL = "\x1b[31mred\x1b]8;;https://example.org/\x07link\x08\r\u202egnp.exe\u2066\ufeff\x9b2J\x7f"
 SHOWN = r"\x1b[31mred\x1b]8;;https://example.org/\x07link\x08\r\u202egnp.exe\u2066\ufeff\x9b2J\x7f"

@@ -10,7 +10,7 @@ import pytest
 from pytest_h2o.cli import main as progress_lines
 from pytest_h2o.cli.main import ProgressLines
 from pytest_h2o.lossless.index import index_dump
-from tests.dump_samples import FP16
+from tests.lossless.samples import FP16
 
 
 def test_nobody_looks_and_it_is_quick(capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,7 +53,7 @@ def test_shipped_scopes_are_the_recorded_settings(shipped: dict[str, Scope], nam
 
 def test_shipped_scopes_read_the_fixture_dump_and_one_decides(shipped: dict[str, Scope]) -> None:
     for scope in shipped.values():
-        assert scope.root.resolve() == ROOT / "fixtures/dumps/fp16"
+        assert scope.root.resolve() == ROOT / "fixtures/dumps/fp16.zip"
         assert scope.path == SHIPPED
     assert list(shipped) == [
         "front2_upper", "front2_chunked_128_16", "front2_grouped_192_8", "all_layers_grouped_192_8"

@@ -22,7 +22,6 @@ import argparse
 import hashlib
 import importlib.util
 import mmap
-import os
 import random
 import resource
 import shutil
@@ -168,7 +167,6 @@ def keep(findings: Path, name: str, data: bytes, why: str) -> bool:
 
 def run_child(args: argparse.Namespace) -> None:
     """One target, with limits that its process cannot get away from."""
-    os.environ["PYTEST_H2O_CACHE_DIR"] = ""  # nothing that an input was is remembered
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     fuzz = fuzz_atheris if takes_atheris(args.child, args.engine) else fuzz_plain

@@ -34,7 +34,7 @@ def make_cases() -> dict[str, Stream]:
     """Some tokens of real K and V, words that break assumptions, and nothing."""
     real = {
         (dumped.run_id, dumped.layer, dumped.stream.tensor): dumped.stream
-        for dumped in streams(ROOT / "fixtures" / "dumps" / "fp16")
+        for dumped in streams(ROOT / "fixtures" / "dumps" / "fp16.zip")
     }
     k, v = real["prose", 15, "k"], real["code", 0, "v"]
     span = slice(64, 112)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import zstandard
@@ -29,9 +29,10 @@ import zstandard
 from pytest_h2o import __version__
 from pytest_h2o.codecs.base import Rope, Words
 from pytest_h2o.codecs.registry import codec_from_config
-from pytest_h2o.errors import CodecError, DumpError, ExecutorError, H2OError
+from pytest_h2o.errors import CodecError, ExecutorError, H2OError
 from pytest_h2o.lossless.measure import Measured, Measurement, read_words
 from pytest_h2o.lossless.plan import Task
+from pytest_h2o.lossless.roots import DumpRoot
 
 _CODED_BY = ("codecs", "lossless")
 """Folders of this package whose code decides what bytes come out."""
@@ -84,28 +85,12 @@ class Parcel:
         return Measurement(codec, self.verify, self.rope).measure(self.task, self.words)
 
 
-class _Nowhere:
-    """The root of entries whose words are at hand: it has no files."""
-
-    def read_into(self, location: str, offset: int, buffer: memoryview, *, is_end: bool) -> NoReturn:
-        raise self._error()
-
-    def map_file(self, location: str, size: int, *, is_end: bool) -> NoReturn:
-        raise self._error()
-
-    def _error(self) -> DumpError:
-        return DumpError("the files of a dump are not where its streams are coded")
-
-
-_NOWHERE = _Nowhere()
-
-
 def pack(measurement: Measurement, task: Task) -> Parcel:
     """Read the words of a task, and take its entries off their files."""
     chunks = tuple(
         chunk._replace(
             pieces=tuple(
-                piece._replace(entry=piece.entry._replace(k_location="", v_location="", root=_NOWHERE))
+                piece._replace(entry=piece.entry._replace(k_location="", v_location="", root=DumpRoot()))
                 for piece in chunk.pieces
             )
         )

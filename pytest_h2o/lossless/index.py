@@ -6,51 +6,26 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 from pytest_h2o.errors import DumpError
-from pytest_h2o.lossless.meta import Meta, MetaFault
-from pytest_h2o.lossless.roots import FolderRoot
-
-if TYPE_CHECKING:
-    import mmap
-
+from pytest_h2o.lossless.meta import MetaFault, parse_meta
+from pytest_h2o.lossless.roots import DumpRoot, Folder, FolderRoot, ZipFolder, ZipRoot
 
 Tensor = Literal["k", "v"]
 
-
-class DumpRoot(Protocol):
-    """Where data files are: a folder or an archive."""
-
-    def read_into(self, location: str, offset: int, buffer: memoryview, *, is_end: bool) -> None:
-        """Fill `buffer` with the bytes of the data file at `location` from `offset` on."""
-
-    def map_file(self, location: str, size: int, *, is_end: bool) -> mmap.mmap | None:
-        """The first `size` bytes of the data file as read-only memory; None if it cannot be mapped."""
+_SHOWN = 6
+_TELL_EVERY = 1000
+_SMALL_BYTES = 1 << 14
+"""Up to here an entry is worth a system call less; a dump of lies costs no memory worth speaking of."""
 
 
 class DumpEntry(NamedTuple):
-    """One entry: K and V of some tokens of one layer.
+    """One entry: K and V of some tokens of one layer, each ``[seq_len, kv_heads, head_dim]``, little-endian, C order.
 
-    A named tuple, not a dataclass: a dump can hold a hundred thousand, and these are made six times faster.
-
-    Attributes
-    ----------
-    meta : str
-        Path of its meta file below the root, with ``/``.
-    layer_id, seq_start, seq_len : int
-        Layer; position of the first token; number of tokens, at least 1.
-    kv_heads, head_dim : int
-        At least 1 each.
-    bytes_per_elem : int
-        2 for fp16, 4 for fp32.
-    stage : str
-        ``prefill`` or ``decode``.
-    run_id : str or None
-        None if the meta has none.
-    k_location, v_location : str
-        What `root` needs to find the data files.
-    root : DumpRoot
+    A named tuple, not a dataclass: a dump can hold a hundred thousand, and these are made six times faster. `meta` is
+    the path of its meta file below the root, with ``/``; `seq_start` the position of the first token; `bytes_per_elem`
+    2 for fp16, 4 for fp32; the locations are what `root` needs to find the data files.
     """
 
     meta: str
@@ -76,21 +51,12 @@ class DumpEntry(NamedTuple):
 
 
 class SkippedEntry(NamedTuple):
-    """An entry that cannot be read.
+    """An entry that cannot be read: its meta file below the root, why, and what exactly.
 
-    Attributes
-    ----------
-    path : str
-        Its meta file, below the root.
-    reason : str
-        ``meta_parse_error``, ``meta_invalid_numeric_fields``, ``meta_invalid_text_fields``, ``invalid_shape``,
-        ``missing_k_or_v_file`` (the meta names none), ``missing_k_or_v_binary`` (it is not there),
-        ``binary_read_error`` (size or permission), ``unsupported_bytes_per_elem_N``, ``unsupported_dtype`` or
-        ``skip_fp32_strict``.
-    detail : str
-        What exactly, for a person.
-    layer_id, seq_len, stage : int or str or None
-        Where they are known, so that a selection can pass over it; None selects it.
+    Reasons are ``meta_parse_error``, ``meta_invalid_numeric_fields``, ``meta_invalid_text_fields``, ``invalid_shape``,
+    ``missing_k_or_v_file`` (the meta names none), ``missing_k_or_v_binary`` (it is not there), ``binary_read_error``
+    (size or permission), ``unsupported_bytes_per_elem_N``, ``unsupported_dtype`` or ``skip_fp32_strict``. Layer, length
+    and stage are told where they are known, so that a selection can pass over it; None selects it.
     """
 
     path: str
@@ -103,18 +69,9 @@ class SkippedEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class Finding:
-    """Something worth telling about a dump that can be read all the same.
+    """Positions of a run and layer that come more than once, or not at all between the first and the last.
 
-    Attributes
-    ----------
-    kind : "overlap" or "gap"
-        Some positions come more than once, or not at all between the first and the last.
-    run_id, layer_id
-        Where.
-    tokens : int
-        How many positions are affected.
-    first : int
-        The first of them.
+    `tokens` is how many there are, `first` the first of them.
     """
 
     kind: Literal["overlap", "gap"]
@@ -126,17 +83,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class DumpIndex:
-    """What a dump holds.
-
-    Attributes
-    ----------
-    root : str
-        As it was given.
-    entries : tuple of DumpEntry
-        In path order: by path component, as plain strings.
-    skipped : tuple of SkippedEntry
-        In path order.
-    """
+    """What the dump at `root` holds, in path order: by path component, as plain strings."""
 
     root: str
     entries: tuple[DumpEntry, ...]
@@ -146,27 +93,6 @@ class DumpIndex:
     def scanned_entries(self) -> int:
         """Number of meta files that were found."""
         return len(self.entries) + len(self.skipped)
-
-
-_SHOWN = 6
-_TELL_EVERY = 1000
-_SMALL_BYTES = 1 << 14
-"""Up to here an entry is worth a system call less; a dump of lies costs no memory worth speaking of."""
-
-
-class _Folder(Protocol):
-    @property
-    def prefix(self) -> str: ...
-
-    def meta(self, name: str) -> Meta: ...
-
-    def locate(self, name: str, meta: str, *, sized: bool) -> tuple[str, int | None]: ...
-
-
-class _Source(DumpRoot, Protocol):
-    def metas(self) -> Iterator[tuple[_Folder, str]]: ...
-
-    def listing(self) -> list[str]: ...
 
 
 def index_dump(
@@ -188,7 +114,8 @@ def index_dump(
     source = _open_root(shown)
     entries: list[DumpEntry] = []
     skipped: list[SkippedEntry] = []
-    for number, (folder, name) in enumerate(source.metas(), 1):
+    metas: Iterator[tuple[Folder | ZipFolder, str]] = source.metas()
+    for number, (folder, name) in enumerate(metas, 1):
         if on_entries is not None and number % _TELL_EVERY == 0:
             on_entries(number)
         try:
@@ -233,13 +160,11 @@ def find_overlaps_and_gaps(entries: Iterable[DumpEntry]) -> tuple[Finding, ...]:
     return tuple(findings)
 
 
-def _open_root(root: str) -> _Source:
+def _open_root(root: str) -> FolderRoot | ZipRoot:
     path = Path(root)
     if path.is_dir():
         return FolderRoot(root)
     if path.exists():
-        from pytest_h2o.lossless.roots import ZipRoot  # it brings every decompressor along
-
         return ZipRoot(root)
     parent = path.absolute().parent
     there = f"no folder {parent} either"
@@ -248,8 +173,8 @@ def _open_root(root: str) -> _Source:
     raise DumpError("the dump root does not exist", where=root, came=there, expected="a dump folder, or a .zip of one")
 
 
-def _entry(folder: _Folder, name: str, root: DumpRoot, sized: bool) -> DumpEntry:
-    meta = folder.meta(name)
+def _entry(folder: Folder | ZipFolder, name: str, root: DumpRoot, sized: bool) -> DumpEntry:
+    meta = parse_meta(folder.read_meta(name))
     expected = meta.seq_len * meta.kv_heads * meta.head_dim * meta.bytes_per_elem
     located = []
     for file in (meta.k_file, meta.v_file):

@@ -1,23 +1,13 @@
-"""The text of one meta file, checked field by field."""
+"""One meta file: its name, its text checked field by field, and the paths that it may name."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
-import os
 import re
-import secrets
-import time
 from collections.abc import Mapping
-from functools import lru_cache
 from operator import itemgetter
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-import zstandard
-
-from pytest_h2o import __version__
 from pytest_h2o.errors import DumpError
 
 META_MAX_BYTES = 64 * 1024
@@ -43,6 +33,9 @@ _REASONS = {
 _take = itemgetter(*_FIELDS)
 _STAGES = ("prefill", "decode")
 _DTYPES = {2: ("fp16", "float16", "half"), 4: ("fp32", "float32", "float")}
+_DRIVE = re.compile(r"[A-Za-z]:")
+_ODD = re.compile(r"[\\:\0]|^/|//|/$|(?:^|/)\.{1,2}(?:/|$)")
+"""What a path without it needs no second look at."""
 
 
 class MetaFault(Exception):
@@ -114,7 +107,8 @@ def _parse_object(data: bytes) -> dict[str, Any]:
         text = data.decode("utf-8").strip(_JSON_SPACE)
         fields, end = _raw_decode(text)
     except (ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, or an integer of absurd length
-        raise MetaFault("meta_parse_error", f"no JSON: {_first_line(error)}") from error
+        told = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise MetaFault("meta_parse_error", f"no JSON: {told}") from error
     if end != len(text):
         raise MetaFault("meta_parse_error", f"no JSON: text behind the end, at character {end}")
     if not isinstance(fields, dict):
@@ -122,17 +116,10 @@ def _parse_object(data: bytes) -> dict[str, Any]:
     return fields
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-
 def _type_fault(meta: Meta, fields: Mapping[str, Any]) -> MetaFault:
     """Names the first field of a wrong type, and the others of its kind."""
-    wrong = [
-        name
-        for name, value, kinds in zip(_FIELDS, meta, zip(*_TYPES, strict=True), strict=True)
-        if type(value) not in kinds
-    ]
+    kinds = zip(*_TYPES, strict=True)
+    wrong = [name for name, value, fit in zip(_FIELDS, meta, kinds, strict=True) if type(value) not in fit]
     reason = _REASONS[wrong[0]]
     alike = [name for name in wrong if _REASONS[name] == reason]
     told = (f"{name} is {_shown(fields[name])}" if name in fields else f"{name} is missing" for name in alike)
@@ -145,117 +132,15 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-Stamp = tuple[int, int, int, int]
-Known = dict[str, tuple[Stamp, Meta]]
-_WORTH = 1000
-"""From this many metas on that had to be read a cache is written."""
-
-_YOUNG_NS = 2_000_000_000
-_KEPT_ROOTS = 32
-_MOST_BYTES = 1 << 30
-
-
-def stamp_of(status: os.stat_result) -> Stamp:
-    """What tells a file from any other that stood, or will stand, in its place."""
-    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-class MetaCache:
-    """The metas of the dump at `root`, an absolute path without links; for one walk over it."""
-
-    def __init__(self, root: str) -> None:
-        self._started_ns = time.time_ns()
-        self._file = _cache_file(root)
-        self._head = _describe(root)
-        self._lines = _load(self._file, self._head) if self._file else {}
-        self._fresh = 0
-        self._lines_now: list[bytes] = []
-
-    def known(self, prefix: str) -> Known:
-        """Name to stamp and meta of one folder."""
-        line = self._lines.get(prefix)
-        if line is None:
-            return {}
-        rows = json.loads(line)
-        return {name: ((ino, size, mtime, ctime), Meta(*meta)) for name, ino, size, mtime, ctime, *meta in rows}
-
-    def keep(self, prefix: str, found: Known, fresh: int) -> None:
-        """Take what is true of a folder now; `fresh` of them had to be read."""
-        if self._file is None or not found:
-            return
-        self._fresh += fresh
-        latest = self._started_ns - _YOUNG_NS
-        rows = [[name, *stamp, *meta] for name, (stamp, meta) in found.items() if max(stamp[2:]) < latest]
-        self._lines_now.append(f"{json.dumps(prefix)}\t{json.dumps(rows, separators=(',', ':'))}".encode("ascii"))
-
-    def save(self) -> None:
-        """Write the cache, if that is worth it."""
-        if self._file is None or self._fresh < _WORTH:
-            return
-        data = b"\n".join([self._head, *self._lines_now])
-        temporary = self._file.with_name(f".{self._file.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-        try:
-            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            temporary.write_bytes(zstandard.ZstdCompressor(level=1, write_checksum=True).compress(data))
-            temporary.replace(self._file)
-            _forget_oldest(self._file.parent)
-        except OSError:
-            pass  # no room, or a folder that is read-only: the next run reads the metas again
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-
-
-def _cache_file(root: str) -> Path | None:
-    folder = os.environ.get("PYTEST_H2O_CACHE_DIR")
-    if folder == "":
-        return None
-    if folder is None:
-        folder = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "pytest-h2o")  # noqa: PTH111, PTH118
-    return Path(folder) / "dumps" / hashlib.sha256(os.fsencode(root)).hexdigest()[:32]
-
-
-def _describe(root: str) -> bytes:
-    """The first line: the root, and the code that parsed."""
-    status = os.stat(root)  # noqa: PTH116
-    return json.dumps([__version__, _parser_digest(), status.st_dev, status.st_ino, root]).encode("ascii")
-
-
-@lru_cache(maxsize=1)
-def _parser_digest() -> str:
-    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
-
-
-def _load(file: Path, head: bytes) -> dict[str, bytes]:
-    """Folder to line; nothing if the file is not what `MetaCache.save` wrote for that head."""
-    try:
-        data = file.read_bytes()
-        if zstandard.get_frame_parameters(data).content_size > _MOST_BYTES:
-            return {}
-        first, *lines = zstandard.ZstdDecompressor().decompress(data).split(b"\n")
-        parts = (line.split(b"\t") for line in lines if first == head)
-        return {json.loads(prefix): rows for prefix, rows in parts}
-    except (OSError, ValueError, zstandard.ZstdError):
-        return {}
-
-
-def _forget_oldest(folder: Path) -> None:
-    """Keep the caches of the last roots."""
-    files = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    for path in files[:-_KEPT_ROOTS]:
-        path.unlink(missing_ok=True)
-
-
-_DRIVE = re.compile(r"[A-Za-z]:")
-
-
 def is_meta_name(name: str) -> bool:
     """Whether a file of this name describes an entry; ``packed_meta_*.json`` does not."""
     return name.startswith("meta_") and name.endswith(".json")
 
 
 def join_inside(prefix: str, name: str) -> str | None:
-    """Path below the root that `name` means when it is written in a folder."""
+    """The path below the root that `name` means when it is written in a folder; None if it leads outside."""
+    if not _ODD.search(path := prefix + name):
+        return path
     plain = name.replace("\\", "/")
     if plain.startswith("/") or _DRIVE.match(plain) or "\0" in plain:
         return None

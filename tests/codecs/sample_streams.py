@@ -14,7 +14,10 @@ from hypothesis.extra import numpy as hnp
 from pytest_h2o.cli.codecs import streams
 from pytest_h2o.codecs.base import Codec, Rope, Stream, Words
 
-DUMP = Path(__file__).parents[2] / "fixtures" / "dumps" / "fp16"
+DUMP = Path(__file__).parents[2] / "fixtures" / "dumps" / "fp16.zip"
+SMALL = DUMP.with_name("small")
+"""One layer of one run, as a folder."""
+
 ROPE = Rope(theta=100_000.0)
 PROMPTS = ("code", "log", "prose")
 CHUNK_TOKENS, FRAMING_BYTES = 192, 8

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sample_streams import DUMP
+from sample_streams import SMALL
 
 from pytest_h2o.cli import codecs as chart
 from pytest_h2o.cli import codecs as measure
@@ -16,7 +16,7 @@ from pytest_h2o.cli.main import main
 from pytest_h2o.codecs import registry
 from pytest_h2o.errors import RoundTripError, UsageError
 
-LAYER = str(DUMP / "code" / "layer_1")
+LAYER = str(SMALL / "code" / "layer_1")
 QUICK = ["codecs", "bench", LAYER, "--rounds", "1", "--peers"]
 
 

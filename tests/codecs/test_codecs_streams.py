@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sample_streams import DUMP, ROPE
+from sample_streams import DUMP, ROPE, SMALL
 
 from pytest_h2o.cli.codecs import streams
 from pytest_h2o.errors import DumpError
@@ -18,7 +18,7 @@ ORACLE = DUMP.parents[1] / "oracle" / "fp16" / "all_layers_grouped.json"
 
 @pytest.fixture
 def layer(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(DUMP / "code" / "layer_0", tmp_path / "dump" / "code" / "layer_0"))
+    return Path(shutil.copytree(SMALL, tmp_path / "dump")) / "code" / "layer_1"
 
 
 def test_all_bytes_of_a_dump_are_in_its_streams() -> None:
@@ -37,15 +37,15 @@ def test_all_bytes_of_a_dump_are_in_its_streams() -> None:
 def test_entries_stand_in_order_of_their_positions(layer: Path) -> None:
     (k, _) = streams(layer.parents[1])
     assert k.stream.positions is not None
-    expected = [0, *range(463), *range(1, 7), *range(463, 527)]
-    assert k.stream.positions.tolist() == expected, "one-token entries of the start overlap the prefill"
-    for name, start, end in (("k_t0_1", 0, 1), ("k_t0_463", 1, 464), ("k_t1_2", 464, 465), ("k_t463_464", 470, 471)):
+    expected = list(range(471))
+    assert k.stream.positions.tolist() == expected
+    for name, start, end in (("k_t0_1", 0, 1), ("k_t6_7", 6, 7), ("k_t7_470", 7, 470), ("k_t470_471", 470, 471)):
         words = np.fromfile(layer / f"{name}.bin", "<u2").reshape(-1, 3, 64)
         assert np.array_equal(k.stream.words[start:end], words)
 
 
 def test_fp32_is_rounded() -> None:
-    fp16, fp32 = (next(iter(streams(DUMP.parent / kind))) for kind in ("fp16", "fp32"))
+    fp16, fp32 = (next(iter(streams(DUMP.with_name(kind)))) for kind in ("fp16.zip", "fp32.zip"))
     assert np.array_equal(fp16.stream.words[:470], fp32.stream.words[:470])
 
 
@@ -62,13 +62,13 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_entry_that_cannot_be_read_is_not_passed_over(layer: Path) -> None:
-    file = layer / "v_t0_463.bin"
+    file = layer / "v_t7_470.bin"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(DumpError) as caught:
         list(streams(layer.parents[1]))
     error = caught.value
     assert error.what == "a dump has entries that cannot be read"
-    assert error.where == f"{layer.parents[1]}/code/layer_0/meta_t0_463.json"
+    assert error.where == f"{layer.parents[1]}/code/layer_1/meta_t7_470.json"
     assert error.came is not None
     assert error.came.startswith("binary_read_error: ")
-    assert error.came.endswith("(1 of 72 entries)")
+    assert error.came.endswith("(1 of 9 entries)")

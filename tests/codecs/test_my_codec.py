@@ -17,7 +17,7 @@ from battery import (
     check_threads,
 )
 from hypothesis import HealthCheck, given, settings
-from sample_streams import DUMP, any_stream, cut, real_streams, worst_words
+from sample_streams import SMALL, any_stream, cut, real_streams, worst_words
 
 from pytest_h2o.cli.main import main
 from pytest_h2o.codecs.base import Codec, Stream
@@ -63,6 +63,6 @@ def test_the_example_passes_the_rest_of_the_battery(codec: Codec) -> None:
 
 
 def test_the_example_can_be_measured(codec: Codec, capsys: pytest.CaptureFixture[str]) -> None:
-    layer = str(DUMP / "code" / "layer_1")
+    layer = str(SMALL / "code" / "layer_1")
     assert main(["codecs", "bench", layer, "--rounds", "1", "--peers", "--codecs", codec.id]) == 0
     assert "| my_codec |" in capsys.readouterr().out

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RECORDINGS = ROOT / "fixtures" / "recordings" / "smollm2-135m"
 SWEEP = RECORDINGS / "target_ratio_v3"
 BASE_CONFIG = ROOT / "fixtures" / "recordings" / "base_config.json"
-DUMPS = ROOT / "fixtures" / "dumps" / "fp16"
+DUMPS = ROOT / "fixtures" / "dumps" / "fp16.zip"
 FAKE_BENCH = ROOT / "tests" / "fake_llm_bench.py"
 
 MODES = {"plain": [], "n0": ["-n0"], "n2": ["-n2"], "no-xdist": ["-p", "no:xdist"]}
@@ -50,7 +50,7 @@ class Project:
         self.env: dict[str, str] = {}
         shutil.copytree(ROOT / "gates", self.path / "gates", ignore=shutil.ignore_patterns("__pycache__"))
         scopes = self.path / "gates" / "scopes.yaml"
-        scopes.write_text(scopes.read_text().replace("../fixtures/dumps/fp16", str(DUMPS)))
+        scopes.write_text(scopes.read_text().replace("../fixtures/dumps/fp16.zip", str(DUMPS)))
         self.write_ini(h2o_logs=str(RECORDINGS), h2o_set="model_layers=30")
 
     # -- what is gated on -----------------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ class Project:
     def copy_dump(self) -> Path:
         """The dump as files of this project's own; the scopes point to them."""
         folder = self.path / "dump"
-        shutil.copytree(DUMPS, folder)
+        shutil.unpack_archive(DUMPS, folder)
         scopes = self.path / "gates" / "scopes.yaml"
         scopes.write_text(scopes.read_text().replace(str(DUMPS), "../dump"))
         return folder

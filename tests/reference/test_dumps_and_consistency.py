@@ -22,7 +22,7 @@ from pytest_h2o.reference.dump import (
     read_dump_settings,
 )
 
-RECORDED_META = Path(__file__).parents[2] / "fixtures/dumps/fp16/code/layer_0/meta_t465_466.json"
+RECORDED_META = Path(__file__).parents[2] / "fixtures/dumps/small/code/layer_1/meta_t470_471.json"
 LAUNCH = ("-t", "1", "-p", "60", "-n", "24", "-rep", "1", "-kv", "true")
 
 

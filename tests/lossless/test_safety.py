@@ -1,0 +1,329 @@
+"""A dump that leads outside its root is refused before anything outside is read."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_h2o.errors import DumpError
+from pytest_h2o.lossless import roots as zip_root
+from pytest_h2o.lossless.index import index_dump
+from pytest_h2o.lossless.meta import join_inside
+from tests.lossless.samples import make_zip, read_words, write_entry
+
+
+@pytest.fixture
+def dump(tmp_path: Path) -> Path:
+    """A root whose neighbours hold a data file of the right size."""
+    write_entry(tmp_path / "outside")
+    root = tmp_path / "dump"
+    write_entry(root)
+    return root
+
+
+OUTSIDE = "../../../outside/run/layer_0/k_t0_4.bin"
+
+
+def test_data_file_outside_is_refused(dump: Path) -> None:
+    write_entry(dump, start=8, k_file=OUTSIDE)
+    with pytest.raises(DumpError) as caught:
+        index_dump(dump)
+    assert str(caught.value) == (
+        "a dump leads outside its own root\n"
+        f"  where: {dump}/run/layer_0/meta_t8_12.json\n"
+        f"  came: data file {OUTSIDE!r}\n"
+        "  expected: files inside the dump, named relative to the meta file that names them\n"
+        "  next: nothing outside was read; copy the files into the dump, or do not trust it"
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/etc/hostname",
+        "\\\\server\\share\\k.bin",
+        "C:\\k.bin",
+        "C:k.bin",
+        "..\\..\\..\\outside\\k.bin",
+        "sub/../../../../outside",
+        "k\0.bin",
+    ],
+)
+def test_absolute_and_climbing_names_are_refused(dump: Path, name: str) -> None:
+    write_entry(dump, start=8, v_file=name)
+    with pytest.raises(DumpError, match="leads outside its own root"):
+        index_dump(dump)
+
+
+def test_name_that_turns_round_inside_is_read(dump: Path) -> None:
+    write_entry(dump, start=8, k_file="../layer_0/./k_t8_12.bin", v_file="..\\layer_0\\v_t8_12.bin")
+    index = index_dump(dump)
+    assert index.skipped == ()
+    assert read_words(index.entries[1], "k").shape == (4, 2, 8)
+
+
+@pytest.mark.parametrize("kind", ["data", "meta", "folder"])
+def test_link_that_leaves_the_root_is_refused(dump: Path, kind: str) -> None:
+    outside = dump.parent / "outside" / "run"
+    folder = dump / "run" / "layer_0"
+    if kind == "data":
+        (folder / "k_t0_4.bin").unlink()
+        (folder / "k_t0_4.bin").symlink_to(outside / "layer_0" / "k_t0_4.bin")
+    elif kind == "meta":
+        (folder / "meta_t9_13.json").symlink_to(outside / "layer_0" / "meta_t0_4.json")
+    else:
+        (dump / "more").symlink_to(outside)
+    with pytest.raises(DumpError, match="leads outside its own root") as caught:
+        index_dump(dump)
+    assert "is a link to" in str(caught.value.came)
+
+
+def test_links_inside_the_root_are_followed_once(dump: Path) -> None:
+    folder = dump / "run" / "layer_0"
+    (folder / "k_t0_4.bin").rename(dump / "blob")
+    (folder / "k_t0_4.bin").symlink_to(dump / "blob")
+    (dump / "again").symlink_to(folder)
+    (dump / "loop").symlink_to(dump)
+    (entry,) = index_dump(dump).entries
+    assert entry.k_location == str(dump.resolve() / "blob")
+    assert read_words(entry, "k").size == 64
+
+
+def test_dangling_link_and_loop_of_links_are_skipped(dump: Path) -> None:
+    k, v = dump / "run" / "layer_0" / "k_t0_4.bin", dump / "run" / "layer_0" / "v_t0_4.bin"
+    k.unlink()
+    k.symlink_to("nothing")
+    assert index_dump(dump).skipped[0].reason == "missing_k_or_v_binary"
+    k.unlink()
+    k.symlink_to(v)
+    v.unlink()
+    v.symlink_to(k)
+    assert index_dump(dump).skipped[0].reason == "binary_read_error"
+
+
+def test_link_to_a_pipe_in_place_of_a_meta_is_not_opened(dump: Path) -> None:
+    os.mkfifo(dump / "pipe")
+    (dump / "run" / "layer_0" / "meta_t9_13.json").symlink_to(dump / "pipe")
+    assert index_dump(dump).skipped[0].detail == "not a regular file"
+
+
+def test_root_may_itself_be_a_link(dump: Path) -> None:
+    link = dump.parent / "link"
+    link.symlink_to(dump)
+    assert len(index_dump(link).entries) == 1
+
+
+def test_file_swapped_for_a_link_after_the_index_is_not_followed(dump: Path) -> None:
+    (entry,) = index_dump(dump).entries
+    data = Path(entry.k_location)
+    data.unlink()
+    data.symlink_to(dump.parent / "outside" / "run" / "layer_0" / "k_t0_4.bin")
+    with pytest.raises(DumpError, match="a data file cannot be read"):
+        read_words(entry, "k")
+
+
+def rewrite_zip(source: Path, target: Path, rename: dict[str, str]) -> Path:
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            new.writestr(rename.get(name, name), old.read(name))
+    return target
+
+
+@pytest.mark.parametrize("name", ["", "\0x"])
+def test_an_archive_member_without_a_name_is_refused(name: str, tmp_path: Path) -> None:
+    """Found by fuzzing: a name that begins with a zero byte is empty to the library."""
+    archive = tmp_path / "dump.zip"
+    with zipfile.ZipFile(archive, "w") as made:
+        made.writestr("xy", b"")
+    padded = name.encode().ljust(2, b"\0")
+    archive.write_bytes(archive.read_bytes().replace(b"xy", padded))
+    with pytest.raises(DumpError, match="an archive holds a member without a name"):
+        index_dump(archive)
+
+
+@pytest.mark.parametrize("name", ["../k.bin", "/k.bin", "run/../../k.bin", "run/../k.bin", "..\\k.bin", "C:\\k.bin"])
+def test_archive_members_that_climb_are_refused(dump: Path, tmp_path: Path, name: str) -> None:
+    archive = rewrite_zip(make_zip(dump, tmp_path / "a.zip"), tmp_path / "b.zip", {"run/layer_0/k_t0_4.bin": name})
+    with pytest.raises(DumpError, match="leads outside its own root"):
+        index_dump(archive)
+
+
+def test_archive_members_that_are_links_or_come_twice_are_refused(dump: Path, tmp_path: Path) -> None:
+    archive = make_zip(dump, tmp_path / "a.zip")
+    with zipfile.ZipFile(archive, "a") as file:
+        link = zipfile.ZipInfo("run/link")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        file.writestr(link, "/etc/passwd")
+    with pytest.raises(DumpError, match="symbolic link"):
+        index_dump(archive)
+    archive = make_zip(dump, tmp_path / "b.zip")
+    with zipfile.ZipFile(archive, "a") as file, pytest.warns(UserWarning, match="Duplicate name"):
+        file.writestr("run/layer_0/k_t0_4.bin", b"other")
+    with pytest.raises(DumpError, match="two members of one name"):
+        index_dump(archive)
+
+
+def test_archive_names_data_outside(dump: Path, tmp_path: Path) -> None:
+    write_entry(dump, start=8, k_file=OUTSIDE)
+    with pytest.raises(DumpError, match="leads outside its own root"):
+        index_dump(make_zip(dump, tmp_path / "a.zip"))
+
+
+def test_large_meta_in_an_archive_is_not_unpacked_whole(dump: Path, tmp_path: Path) -> None:
+    write_entry(dump, start=8).write_bytes(b" " * 50_000_000)
+    index = index_dump(make_zip(dump, tmp_path / "a.zip"))
+    assert [entry.detail for entry in index.skipped] == ["larger than 65536 bytes"]
+
+
+def test_damaged_archive_member_is_one_error(dump: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "stored.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
+        for path in sorted(dump.rglob("*.*")):
+            file.write(path, path.relative_to(dump))
+    data = archive.read_bytes()
+    k = (dump / "run" / "layer_0" / "k_t0_4.bin").read_bytes()
+    at = data.index(k)
+    archive.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    (entry,) = index_dump(archive).entries
+    with pytest.raises(DumpError, match="an archive member is damaged"):
+        read_words(entry, "k")
+
+
+def flip(archive: Path, target: Path, old: bytes, new: bytes) -> Path:
+    """The archive with each `old` replaced."""
+    data = archive.read_bytes()
+    assert old in data
+    target.write_bytes(data.replace(old, new))
+    return target
+
+
+def test_archive_member_that_claims_more_than_there_can_be_is_skipped(dump: Path, tmp_path: Path) -> None:
+    """Its shape agrees with the claim, so that only the size of the archive tells."""
+    heads = 2**31 - 1
+    write_entry(dump, start=8, kv_heads=heads)
+    archive = make_zip(dump, tmp_path / "a.zip")
+    with zipfile.ZipFile(archive, "a") as file:
+        for info in file.filelist:
+            if info.filename.endswith("t8_12.bin"):
+                info.file_size = 4 * heads * 8 * 2
+        file._didModify = True  # write the directory anew
+    (skipped,) = index_dump(archive).skipped
+    assert skipped.detail == f"'k_t8_12.bin' claims {4 * heads * 16} bytes, more than the archive holds"
+
+
+def test_archive_member_that_is_not_there_or_cannot_be_unpacked_is_skipped(dump: Path, tmp_path: Path) -> None:
+    write_entry(dump, start=8, k_file="gone.bin")
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(dump.rglob("*.*")):
+            method = zipfile.ZIP_BZIP2 if path.name == "v_t0_4.bin" else zipfile.ZIP_STORED
+            file.write(path, path.relative_to(dump), method)
+    assert [entry.detail for entry in index_dump(archive).skipped] == [
+        "'v_t0_4.bin' is encrypted, or packed by a method that is not read",
+        "'gone.bin' does not exist",
+    ]
+
+
+def test_damaged_meta_in_an_archive_is_skipped(dump: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(dump.rglob("*.*")):
+            file.write(path, path.relative_to(dump))
+    damaged = flip(archive, tmp_path / "b.zip", b'"head_dim": 8', b'"head_dim": 9')
+    (skipped,) = index_dump(damaged).skipped
+    assert skipped.reason == "meta_parse_error"
+    assert skipped.detail.startswith("cannot be read: Bad CRC-32")
+
+
+def test_archive_member_with_another_size_is_one_error(dump: Path, tmp_path: Path) -> None:
+    archive = make_zip(dump, tmp_path / "a.zip")
+    (entry,) = index_dump(archive).entries
+    entry.root._members[entry.k_location].file_size = 200  # type: ignore[attr-defined]
+    with pytest.raises(DumpError, match="an archive member is damaged"):
+        read_words(entry, "k")
+
+
+def test_archive_without_metas_says_what_is_there(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr("other/readme.txt", "no dump")
+    with pytest.raises(DumpError, match="there are: other"):
+        index_dump(tmp_path / "a.zip")
+
+
+@given(prefix=st.sampled_from(["", "a/", "a/b/"]), name=st.text(st.sampled_from("ab./\\:C\0"), max_size=12))
+@settings(max_examples=300, deadline=None)
+def test_joined_names_stay_inside(prefix: str, name: str) -> None:
+    inside = join_inside(prefix, name)
+    if inside is not None:
+        assert not inside.startswith("/")
+        assert not {"..", "."} & set(inside.split("/"))
+        assert "\0" not in inside
+        assert os.path.normpath("/root/" + inside).startswith("/root")
+
+
+def test_meta_of_a_gigabyte_is_refused_by_its_size(dump: Path) -> None:
+    with write_entry(dump, start=8).open("r+b") as file:
+        file.truncate(1 << 30)
+    tracemalloc.start()
+    try:
+        index = index_dump(dump)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [entry.detail for entry in index.skipped] == ["larger than 65536 bytes"]
+    assert peak_bytes < 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"seq_len": 1 << 31, "seq_end_exclusive": 1 << 31}, "invalid_shape"),
+        ({"seq_len": 2**31 - 1, "seq_end_exclusive": 2**31 - 1, "kv_heads": 2**31 - 1}, "binary_read_error"),
+        ({"kv_heads": 1 << 32, "head_dim": 1 << 32}, "invalid_shape"),
+        ({"head_dim": 1 << 64}, "invalid_shape"),
+        ({"head_dim": -8, "kv_heads": -2}, "invalid_shape"),
+        ({"seq_start": -1, "seq_end_exclusive": 3}, "meta_invalid_numeric_fields"),
+        ({"seq_start": 2**63 - 4, "seq_end_exclusive": 2**63}, "meta_invalid_numeric_fields"),
+        ({"layer_id": 1 << 31}, "meta_invalid_numeric_fields"),
+        ({"head_dim": 8.0}, "meta_invalid_numeric_fields"),
+        ({"head_dim": True}, "meta_invalid_numeric_fields"),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else value,
+)
+def test_shapes_that_overflow_or_make_no_sense_are_skipped(dump: Path, changes: dict[str, int], reason: str) -> None:
+    """A product beyond 64 bits is one of whole numbers here, which the size of the file does not meet."""
+    write_entry(dump, start=0, run_id="odd", **changes)
+    assert [entry.reason for entry in index_dump(dump).skipped] == [reason]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 60_000, '{"a":' * 12_000, '{"layer_id": ' + "9" * 60_000 + "}", "\ufeff{}", "", "null", "{}{}",
+        '{"layer_id": 1e999}', '{"k_file": "\\ud800"}',
+    ],
+    ids=range(9),
+)  # fmt: skip
+def test_metas_that_are_no_json_or_nest_deep_are_skipped(dump: Path, text: str) -> None:
+    write_entry(dump, start=8).write_text(text, encoding="utf-8")
+    (skipped,) = index_dump(dump).skipped
+    assert skipped.reason in ("meta_parse_error", "meta_invalid_numeric_fields")
+    assert len(skipped.detail) < 1000
+
+
+def test_zip_bomb_of_data_is_skipped(dump: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its shape and the archive agree: only that a member is unpacked whole speaks against it."""
+    monkeypatch.setattr(zip_root, "_MOST_BYTES", 1 << 16)
+    rows = (1 << 11) + 1
+    write_entry(dump, start=8, seq_len=rows, seq_end_exclusive=8 + rows, data=bytes(rows * 32))
+    (skipped,) = index_dump(make_zip(dump, tmp_path / "a.zip")).skipped
+    assert skipped.detail == f"'k_t8_12.bin' has {rows * 32} bytes, more than 65536: unpack the archive into a folder"
+    monkeypatch.setattr(zip_root, "_MOST_BYTES", rows * 32)
+    assert index_dump(make_zip(dump, tmp_path / "b.zip")).skipped == ()
