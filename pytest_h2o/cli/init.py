@@ -69,7 +69,7 @@ def render_json_schema(kind: Literal["preset", "scopes"]) -> str:
 
 def render_artifact_schema(kind: Literal["summary", "journal"]) -> str:
     """The JSON schema of summary.json, or of a line of the journal, with unit and origin of every number."""
-    from pytest_h2o.report.summary import make_schema
+    from pytest_h2o.report.schema import make_schema
 
     return json.dumps(make_schema(kind), indent=2) + "\n"
 

@@ -116,8 +116,8 @@ def add_arguments_report(parser: argparse.ArgumentParser) -> None:
 def run_report(args: argparse.Namespace) -> int:
     """Write both reports; files that are there with the same bytes stay."""
     from pytest_h2o.report.artifacts import guard, read_run
+    from pytest_h2o.report.markdown import render_summary_md
     from pytest_h2o.report.page import PAGE_NAME, render_run
-    from pytest_h2o.report.summary import render_summary_md
 
     run_dir: Path = args.run_dir
     records = read_run(run_dir)

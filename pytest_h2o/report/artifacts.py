@@ -7,7 +7,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,11 +17,12 @@ from pytest_h2o.bench.command import RunFiles
 from pytest_h2o.bench.embedded import digest_program, embedded_base_config, is_embedded
 from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import H2OError, StoreError
-from pytest_h2o.files import digest_file, write_new_bytes, write_new_json, write_new_text
+from pytest_h2o.files import digest_file, load, write_new_bytes, write_new_json, write_new_text
 from pytest_h2o.inputs.options import Given, Settings
+from pytest_h2o.report.build import build_sections, build_summary
 from pytest_h2o.report.changes import collect_history
-from pytest_h2o.report.document import build_sections
-from pytest_h2o.report.summary import build_summary, render_summary_md
+from pytest_h2o.report.markdown import render_summary_md
+from pytest_h2o.report.summary import HistoryFigure, Recorded, Summary
 from pytest_h2o.run.history import RunRecord
 from pytest_h2o.run.journal import (
     JOURNAL_NAME,
@@ -48,7 +49,7 @@ _PACKAGES = (
 )
 
 
-def write_artifacts(collector: Collector, *, started: float, ended: float, exit_status: int) -> dict[str, Any]:
+def write_artifacts(collector: Collector, *, started: float, ended: float, exit_status: int) -> Summary:
     """Write every artifact of the run; give back the summary."""
     for name in sorted({*collector.points, *collector.failed}):
         _write_preset(collector, name)
@@ -60,28 +61,25 @@ def write_artifacts(collector: Collector, *, started: float, ended: float, exit_
         collector,
         started=_moment(started),
         ended=_moment(ended),
-        overall_pass=summary["overall_pass"],
+        overall_pass=summary.overall_pass,
         versions=packages,
     )
-    summary["history"], untold = _history(record, collector)
-    summary["recorded"] = keep_record(record, collector, finished=exit_status in (0, 1))
-    summary["recorded"]["notes"] += untold
-    if summary["recorded"]["trouble"] is not None:
-        summary["incomplete_for"].append("the figures of this run could not be kept")
-        summary["overall_pass"] = summary["overall_pass"] and "incomplete"
-    summary["sections"], troubles = build_sections(collector.sections, summary)
-    if troubles:
-        summary["incomplete_for"] += troubles
-        summary["overall_pass"] = summary["overall_pass"] and "incomplete"
+    history, untold = _history(record, collector)
+    kept = Recorded(**keep_record(record, collector, finished=exit_status in (0, 1)))
+    kept.notes.extend(untold)
+    lost = ["the figures of this run could not be kept"] if kept.trouble is not None else []
+    summary = _incomplete_for(replace(summary, history=history, recorded=kept), lost)
+    sections, troubles = build_sections(collector.sections, summary)
+    summary = _incomplete_for(replace(summary, sections=sections), troubles)
     write_new_text(collector.run_dir / "summary.md", render_summary_md(summary))
-    write_new_json(collector.run_dir / "summary.json", summary)
+    write_new_json(collector.run_dir / "summary.json", summary.to_json())
     run = {
         "version": RUN_VERSION,
         "run": collector.run_dir.name,
         "started": _moment(started),
         "ended": _moment(ended),
         "exit_status": exit_status,
-        "overall_pass": summary["overall_pass"],
+        "overall_pass": summary.overall_pass,
         "settings": collector.settings.to_json(),
         "digests": _digests(collector),
         "machine": {"platform": platform.platform(), "python": sys.version.split()[0], "cpu": platform.machine()},
@@ -97,7 +95,14 @@ def write_artifacts(collector: Collector, *, started: float, ended: float, exit_
     return summary
 
 
-def _history(record: RunRecord | None, collector: Collector) -> tuple[list[dict[str, Any]], list[str]]:
+def _incomplete_for(summary: Summary, reasons: list[str]) -> Summary:
+    if not reasons:
+        return summary
+    overall = summary.overall_pass and "incomplete"
+    return replace(summary, incomplete_for=[*summary.incomplete_for, *reasons], overall_pass=overall)
+
+
+def _history(record: RunRecord | None, collector: Collector) -> tuple[list[HistoryFigure], list[str]]:
     """The figures of earlier runs beside those of this one, and why they are not shown if they cannot be read."""
     try:
         return collect_history(record, collector.run_dir.parent, collector.settings), []
@@ -186,7 +191,7 @@ class RunRecords:
 
     Attributes
     ----------
-    summary : mapping
+    summary : Summary
         That of ``summary.json``; of an unfinished run, made from the journal.
     run : mapping
         That of ``run.json``; of an unfinished run, its name and the settings in the first line of the journal.
@@ -196,7 +201,7 @@ class RunRecords:
         What was left out of the journal of an unfinished run.
     """
 
-    summary: Mapping[str, Any]
+    summary: Summary
     collector: Collector
     run: Mapping[str, Any]
     is_finished: bool
@@ -225,7 +230,8 @@ def read_run(run_dir: Path) -> RunRecords:
     for where, record in records:
         guard(where, lambda record=record: collector.take(record))  # type: ignore[misc]
     if is_finished:
-        summary: Mapping[str, Any] = _read_object(run_dir / "summary.json", SUMMARY_VERSION)
+        path = run_dir / "summary.json"
+        summary = load(Summary, _read_object(path, SUMMARY_VERSION), "the summary of a run", where=str(path))
     else:
         summary = guard(run_dir, lambda: build_summary(collector))
     return RunRecords(summary, collector, run, is_finished, torn)

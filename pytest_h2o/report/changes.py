@@ -1,7 +1,4 @@
-"""How comparisons with an earlier run read: one line, a few lines of a diagnosis, a table. Pure.
-
-All take the comparison as the journal has it: built-in types only.
-"""
+"""How comparisons with an earlier run read, and figures over many runs."""
 
 from __future__ import annotations
 
@@ -12,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from pytest_h2o.errors import StoreError, one_line
+from pytest_h2o.files import load
 from pytest_h2o.gate.compare import (
     FAILING,
     Allowances,
+    FigureChange,
     SubjectComparison,
     SubjectRecord,
-    change_to_json,
     compare_subjects,
     differing_parts,
     parse_allowances,
@@ -25,6 +23,7 @@ from pytest_h2o.gate.compare import (
 )
 from pytest_h2o.gate.metrics import FIGURE_METRICS, HEADLINES, ROW_METRICS, MetricFacts, metric_facts, render_figure
 from pytest_h2o.inputs.options import Settings
+from pytest_h2o.report.summary import Change, Comparison, HistoryBaseline, HistoryFigure, HistoryRun
 from pytest_h2o.run.history import HISTORY_NAME, LAST, RunRecord, baseline_path, read_baseline, read_history
 
 WORDS: Mapping[str, str] = {
@@ -43,31 +42,41 @@ SHOWN = 12
 """Changes that a diagnosis or a summary shows of one preset or scope."""
 
 
-def failing_changes(comparison: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+def read_comparison(value: Mapping[str, Any] | None) -> Comparison | None:
+    """A comparison as the journal has it."""
+    return None if value is None else load(Comparison, value, "a comparison with an earlier run")
+
+
+def failing_changes(comparison: Comparison | None) -> list[Change]:
     """The changes that make a comparison fail; none without one."""
-    return [] if comparison is None else [c for c in comparison["changes"] if c["state"] in FAILING]
+    return [] if comparison is None else [change for change in comparison.changes if change.state in FAILING]
 
 
-def name_earlier(comparison: Mapping[str, Any]) -> str:
+def name_earlier(comparison: Comparison) -> str:
     """``main`` or ``last``, with the run that it is."""
-    return one_line(f"{comparison['asked']} (run {comparison['run']})")
+    return one_line(f"{comparison.asked} (run {comparison.run})")
 
 
-def render_change(change: Mapping[str, Any]) -> str:
+def _both(change: Change | FigureChange) -> tuple[str, str]:
+    """Then and now; a difference that the usual digits do not show in full."""
+    then, now = (render_figure(change.metric, value) for value in (change.then, change.now))
+    return (repr(change.then), repr(change.now)) if then == now and change.then != change.now else (then, now)
+
+
+def render_change(change: Change) -> str:
     """``lossless ratio 1.4676 -> 1.4600 (-0.52 %)``."""
-    metric = FIGURE_METRICS.get(change["metric"])
-    then, now = (render_figure(change["metric"], change[key]) for key in ("then", "now"))
-    if then == now and change["then"] != change["now"]:
-        then, now = repr(change["then"]), repr(change["now"])  # a difference that the usual digits do not show
-    return f"{metric.title if metric else one_line(change['metric'])} {then} -> {now}{render_percent(change)}"
+    metric = FIGURE_METRICS.get(change.metric)
+    then, now = _both(change)
+    percent = render_percent(change)
+    return f"{metric.title if metric else one_line(change.metric)} {then} -> {now}{f' ({percent})' if percent else ''}"
 
 
-def render_percent(change: Mapping[str, Any]) -> str:
-    """The change in brackets, with its sign; empty where it cannot be said in percent."""
-    percent = change["percent"]
+def render_percent(change: Change | FigureChange) -> str:
+    """The change with its sign; empty where it cannot be said in percent."""
+    percent = change.percent
     if percent is None:
         return ""
-    return f" ({percent:+.2f} %)" if abs(percent) >= 0.005 or not percent else f" ({percent:+.1g} %)"
+    return f"{percent:+.2f} %" if abs(percent) >= 0.005 or not percent else f"{percent:+.1g} %"
 
 
 def render_counts(counts: Mapping[str, int]) -> str:
@@ -76,51 +85,46 @@ def render_counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{number} {WORDS[state].lower()}" for state, number in shown) or "nothing to compare"
 
 
-def render_lines(comparison: Mapping[str, Any]) -> list[str]:
+def render_lines(comparison: Comparison) -> list[str]:
     """The change against the earlier run: how many figures, then the few that matter most if they changed."""
-    lines = [f"change against {comparison['asked']}: {render_counts(comparison['counts'])}"]
-    shown = [change for change in comparison["headlines"] if change["state"] != "equal"]
+    lines = [f"change against {comparison.asked}: {render_counts(comparison.counts)}"]
+    shown = [change for change in comparison.headlines if change.state != "equal"]
     failing = failing_changes(comparison)
-    if failing and not any(change["state"] in FAILING for change in shown):
+    if failing and not any(change.state in FAILING for change in shown):
         shown.insert(0, failing[0])
     remarks = {"not comparable": ", not comparable", "timed": ", a timing"}
-    return lines + [f"  {render_change(change)}{remarks.get(change['state'], '')}" for change in shown]
+    return lines + [f"  {render_change(change)}{remarks.get(change.state, '')}" for change in shown]
 
 
-def explain_changes(comparison: Mapping[str, Any] | None) -> list[str]:
+def explain_changes(comparison: Comparison | None) -> list[str]:
     """The lines of a diagnosis: what got worse, where, by how much, and how much is allowed; none without one."""
     if comparison is None:
         return []
     failing = failing_changes(comparison)
-    lines = [f"compared   with {name_earlier(comparison)}, ended {one_line(comparison['ended'])}"]
-    lines.append(f"figures    {render_counts(comparison['counts'])}")
+    lines = [f"compared   with {name_earlier(comparison)}, ended {one_line(comparison.ended)}"]
+    lines.append(f"figures    {render_counts(comparison.counts)}")
     for change in failing[:SHOWN]:
-        allowed = change["allowed_percent"]
-        text = "" if allowed is None else f", allowed {allowed:g} %"
-        lines.append(f"  {WORDS[change['state']]:<8} {one_line(change['row'])}: {render_change(change)}{text}")
+        text = "" if change.allowed_percent is None else f", allowed {change.allowed_percent:g} %"
+        lines.append(f"  {WORDS[change.state]:<8} {one_line(change.row)}: {render_change(change)}{text}")
     if len(failing) > SHOWN:
         lines.append(f"  … and {len(failing) - SHOWN} more")
-    if any(change["state"] == "changed" for change in failing):
+    if any(change.state == "changed" for change in failing):
         lines.append("changed    figures that say what was measured are others: this is a comparison of unlike things")
-    metrics = [change["metric"] for change in failing if change["state"] != "missing"]
+    metrics = [change.metric for change in failing if change.state != "missing"]
     if metrics:
         lines.append(f"allow      --h2o-compare-fail={metrics[0]}:PERCENT lets it be worse by that much")
-    name = comparison["asked"]
+    name = comparison.asked
     accept = "run once without --h2o-compare" if name == "last" else f"run with --h2o-save={name} --h2o-overwrite alone"
     lines.append(f"accept     {accept}: its figures are then what later runs are held against")
     return lines
 
 
-def table_rows(subject: str, changes: Iterable[Mapping[str, Any]]) -> list[Sequence[str]]:
-    """Rows of a table: what, row, figure, then, now, change, verdict."""
-    rows: list[Sequence[str]] = []
-    for change in changes:
-        then, now = (render_figure(change["metric"], change[key]) for key in ("then", "now"))
-        if then == now and change["then"] != change["now"]:
-            then, now = repr(change["then"]), repr(change["now"])
-        percent = render_percent(change).strip(" ()")
-        rows.append((subject, change["row"], change["metric"], then, now, percent, WORDS[change["state"]]))
-    return rows
+def table_rows(subject: str, changes: Iterable[Change | FigureChange]) -> list[Sequence[str]]:
+    """Rows as `TABLE_HEADER` names their cells."""
+    return [
+        (subject, change.row, change.metric, *_both(change), render_percent(change), WORDS[change.state])
+        for change in changes
+    ]
 
 
 TABLE_HEADER = ("of", "row", "figure", "then", "now", "change", "verdict")
@@ -161,10 +165,9 @@ def render_comparison(found: dict[str, SubjectComparison | str], *, everything: 
             later = "was measured then, and not now" if comparison == "missing" else "was not measured then"
             notes.append(f"{title} {later}")
             continue
-        changes = [change_to_json(change) for change in comparison.changes]
-        quiet = ("equal", "timed", "not comparable")
-        rows += table_rows(title, changes if everything else [c for c in changes if c["state"] not in quiet])
-        equal = sum(change["state"] == "equal" for change in changes)
+        changes, quiet = comparison.changes, ("equal", "timed", "not comparable")
+        rows += table_rows(title, changes if everything else [c for c in changes if c.state not in quiet])
+        equal = sum(change.state == "equal" for change in changes)
         notes.append(f"{title}: {equal} of {len(changes)} figures are equal")
         notes += [f"{title}: {remark}" for remark in comparison.remarks]
     return [*(render_columns(TABLE_HEADER, rows) if rows else []), *(one_line(note, limit=1000) for note in notes)]
@@ -203,17 +206,13 @@ MAX_RUNS = 40
 
 
 @dataclass(frozen=True)
-class _Run:
-    """The best value of one run; `is_alike`: all that it was measured with is known and equal."""
+class _Run(HistoryRun):
+    """`is_alike`: all that the run was measured with is known and equal."""
 
-    run: str
-    ended: str
-    value: float
-    held: bool
-    is_alike: bool
+    is_alike: bool = False
 
 
-def collect_history(record: RunRecord | None, out_dir: Path, settings: Settings) -> list[dict[str, Any]]:
+def collect_history(record: RunRecord | None, out_dir: Path, settings: Settings) -> list[HistoryFigure]:
     """Every figure with an earlier run in the history, before the run itself is added there."""
     if record is None:
         return []
@@ -253,40 +252,36 @@ def _runs_of(record: RunRecord, now: SubjectRecord, metric: str) -> list[_Run]:
 
 def _baseline(
     before: Iterable[_Run], named: RunRecord | None, subject: SubjectRecord, metric: str, asked: str | None
-) -> dict[str, Any] | None:
+) -> HistoryBaseline | None:
     """What this run is held against, if anything."""
     if asked == LAST:
         held = [run for run in before if run.held]
-        return {"name": f"run {held[-1].run}", "value": held[-1].value} if held else None
+        return HistoryBaseline(f"run {held[-1].run}", held[-1].value) if held else None
     found = [] if named is None else _runs_of(named, subject, metric)
-    return {"name": f"baseline {asked}", "value": found[0].value} if found else None
+    return HistoryBaseline(f"baseline {asked}", found[0].value) if found else None
 
 
 def _figure(
-    subject: SubjectRecord,
-    metric: str,
-    runs: list[_Run],
-    baseline: Mapping[str, Any] | None,
-    allowances: Allowances,
-) -> dict[str, Any]:
+    subject: SubjectRecord, metric: str, runs: list[_Run], baseline: HistoryBaseline | None, allowances: Allowances
+) -> HistoryFigure:
     known = FIGURE_METRICS[metric]
     low, high, band = None, None, None
     allowed = allowances.find(metric)
     alike = [run.value for run in runs[:-1] if run.held and run.is_alike]
     if known.exact and baseline is not None and allowed is not None:
-        worst = baseline["value"] * (1 + (-1 if known.better == "higher" else 1) * allowed[1] / 100)
-        low, high = sorted((worst, baseline["value"]))
-        band = f"allowed against {baseline['name']}: {allowed[1]:g} %"
+        worst = baseline.value * (1 + (-1 if known.better == "higher" else 1) * allowed[1] / 100)
+        low, high = sorted((worst, baseline.value))
+        band = f"allowed against {baseline.name}: {allowed[1]:g} %"
     elif not known.exact and len(alike) > 1:
         low, high, band = min(alike), max(alike), f"{len(alike)} earlier runs, measured alike"
-    return {
-        "subject": subject.title,
-        "metric": metric,
-        "title": known.title,
-        "unit": known.unit,
-        "baseline": None if baseline is None else dict(baseline),
-        "low": low,
-        "high": high,
-        "band": band,
-        "runs": [{"run": r.run, "ended": r.ended, "value": r.value, "held": r.held} for r in runs],
-    }
+    return HistoryFigure(
+        subject=subject.title,
+        metric=metric,
+        title=known.title,
+        unit=known.unit,
+        baseline=baseline,
+        low=low,
+        high=high,
+        band=band,
+        runs=[HistoryRun(run.run, run.ended, run.value, run.held) for run in runs],
+    )

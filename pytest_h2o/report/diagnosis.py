@@ -21,7 +21,7 @@ from pytest_h2o.gate.metrics import ROW_METRICS, row_cell
 from pytest_h2o.gate.rule import RowMargins, find_bound
 from pytest_h2o.gate.values import METRICS, Comparison, Measured, Target
 from pytest_h2o.inputs.checking import LLM_BENCH
-from pytest_h2o.report.changes import explain_changes
+from pytest_h2o.report.changes import explain_changes, read_comparison
 from pytest_h2o.run.items import ComparisonItem, GateItem, LosslessItem, PointItem, SweepItem, row_facts
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def render_diagnosis(item: GateItem, nodeid: str, error: H2OError | None) -> str
     if isinstance(item, SweepItem) and error is None:
         blocks.append(("rows", lambda: _row_lines(item)))
     if isinstance(item, ComparisonItem):
-        blocks.append(("changes", lambda: explain_changes(item.to_json())))
+        blocks.append(("changes", lambda: explain_changes(read_comparison(item.to_json()))))
     if isinstance(item, LosslessItem):
         blocks.append(("scope", lambda: _scope_lines(item, error)))
     if isinstance(item, PointItem | SweepItem) and error is not None:

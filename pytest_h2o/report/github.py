@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_h2o.errors import StoreError, make_printable
-from pytest_h2o.report.summary import render_summary_md
+from pytest_h2o.report.markdown import render_summary_md
+from pytest_h2o.report.summary import Reason, Summary
 
 STEP_SUMMARY_LIMIT_BYTES = 1024 * 1024
 """GitHub drops the whole summary of a step above this."""
@@ -30,17 +31,17 @@ class Place:
     line: int | None
 
 
-def render_annotations(failed: Sequence[Mapping[str, Any]], places: Mapping[str, Place]) -> list[str]:
+def render_annotations(failed: Sequence[Reason], places: Mapping[str, Place]) -> list[str]:
     """One line a failing item."""
     lines = []
     for entry in failed[:MAX_ANNOTATIONS]:
-        properties = {"title": str(entry["item"])}
-        place = places.get(str(entry["item"]))
+        properties = {"title": entry.item}
+        place = places.get(entry.item)
         if place is not None:
             line = {} if place.line is None else {"line": str(place.line)}
             properties = {"file": place.file, **line, **properties}
         listed = ",".join(f"{name}={_escape_property(value)}" for name, value in properties.items())
-        lines.append(f"::error {listed}::{_escape_message(str(entry['why']))}")
+        lines.append(f"::error {listed}::{_escape_message(entry.why)}")
     if len(failed) > MAX_ANNOTATIONS:
         lines.append(f"::error title=pytest-h2o::{len(failed) - MAX_ANNOTATIONS} more items failed")
     return lines
@@ -56,7 +57,7 @@ def _escape_property(text: str) -> str:
 
 
 def tell_github(
-    environ: Mapping[str, str], summary: Mapping[str, Any], items: Mapping[str, Mapping[str, Any]], root: Path
+    environ: Mapping[str, str], summary: Summary, items: Mapping[str, Mapping[str, Any]], root: Path
 ) -> list[str]:
     """In a step of GitHub Actions, write its summary, and give the lines that are to be printed; else do nothing."""
     lines = []
@@ -67,7 +68,7 @@ def tell_github(
             item: place_in_workspace(root / file, None if line is None else line + 1, workspace)
             for item, (file, line) in located.items()
         }
-        lines = render_annotations(summary["failed"], places)
+        lines = render_annotations(summary.failed, places)
     if environ.get("GITHUB_STEP_SUMMARY"):
         try:
             append_step_summary(Path(environ["GITHUB_STEP_SUMMARY"]), render_summary_md(summary))

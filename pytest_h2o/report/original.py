@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.errors import UsageError
 from pytest_h2o.gate.rule import RowFacts, Thresholds, decide_best_of, decide_joint, split_layers, whole_cache_ratio
-from pytest_h2o.report.document import escape, render_table
+from pytest_h2o.report.markdown import escape, render_table
+from pytest_h2o.report.summary import Original
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.rows import Row
@@ -64,15 +65,6 @@ def lossless_ratio_of(result: Mapping[str, Any], where: str) -> float:
     return float(value)
 
 
-@dataclass(frozen=True)
-class OriginalFacts:
-    """What the original printed, as it formatted it."""
-
-    averages: dict[str, str]
-    top: list[dict[str, str]]
-    gate: dict[str, str]
-
-
 def collect_original(
     rows: Sequence[Row],
     thresholds: Thresholds,
@@ -80,7 +72,7 @@ def collect_original(
     baseline_tok_per_s: float | None,
     upper: Mapping[str, Any] | None,
     online: Mapping[str, Any] | None,
-) -> OriginalFacts:
+) -> Original:
     """Averages, the five best rows and the gate's values."""
     upper_ratio = None if upper is None else lossless_ratio_of(upper, "the upper bound")
     online_ratio = None if online is None else lossless_ratio_of(online, "the online simulation")
@@ -105,7 +97,7 @@ def collect_original(
         if result is not None:
             gate[f"{name}_selected_entries"] = str(result.get("selected_entries", MISSING))
             gate[f"{name}_selected_layers"] = str(result.get("selected_layers", MISSING))
-    return OriginalFacts(averages, _top(rows, selected), gate)
+    return Original(averages, _top(rows, selected), gate)
 
 
 def facts_of_row(row: Row) -> RowFacts:
@@ -242,7 +234,7 @@ def check_finite(rows: Sequence[Row], where: str) -> None:
 
 
 def _whole_cache(
-    original: OriginalFacts, layers: tuple[int, int, int], online: Mapping[str, Any] | None, lossless: float | None
+    original: Original, layers: tuple[int, int, int], online: Mapping[str, Any] | None, lossless: float | None
 ) -> list[str]:
     """The ratio over the whole cache of each of the best rows, in their order."""
     split = split_layers(*layers, [] if online is None else online.get("selected_layers", []))
@@ -252,7 +244,7 @@ def _whole_cache(
 
 def render_analysis_md(analysis: Mapping[str, Any]) -> str:
     """The analysis as Markdown, the verdict first."""
-    original = OriginalFacts(**analysis["original"])
+    original = Original(**analysis["original"])
     joint, best_of = analysis["joint"], analysis["best_of"]
 
     def word(held: bool) -> str:

@@ -7,7 +7,7 @@ import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from pytest_h2o.errors import H2OError, make_printable
 from pytest_h2o.gate.compare import FAILING
@@ -16,17 +16,27 @@ from pytest_h2o.inputs.options import Settings
 from pytest_h2o.report.artifacts import write_artifacts
 from pytest_h2o.report.changes import render_lines
 from pytest_h2o.report.github import tell_github
-from pytest_h2o.report.summary import count_rows, render_verdict
+from pytest_h2o.report.summary import (
+    Preset,
+    Reason,
+    Recorded,
+    Scope,
+    Summary,
+    Unmeasured,
+    Verdict,
+    count_rows,
+    render_verdict,
+)
 from pytest_h2o.run.journal import Collector
 
 WIDTH = 80
 NOTHING = "-"
 """Stands where there is no such figure."""
 
-Subject = Mapping[str, Any]
+Subject: TypeAlias = Preset | Scope | Unmeasured
 
 
-def render_result_table(presets: Mapping[str, Subject], scopes: Mapping[str, Subject]) -> list[str]:
+def render_result_table(presets: Mapping[str, Preset], scopes: Mapping[str, Scope | Unmeasured]) -> list[str]:
     """Lines of the table; columns in which no row has anything are left out.
 
     Where a row has no room for its name, the name stands on a line of its own.
@@ -48,8 +58,8 @@ def render_result_table(presets: Mapping[str, Subject], scopes: Mapping[str, Sub
 
 def name_verdict(subject: Subject) -> str:
     """``PASS``, ``FAIL``, ``INCONCLUSIVE``; ``reported`` where no target was set; ``skipped`` where nothing ran."""
-    outcomes = set(subject["outcomes"].values())
-    verdicts = [verdict["outcome"] for verdict in subject.get("verdicts", ())]
+    outcomes = set(subject.outcomes.values())
+    verdicts = [verdict.outcome for verdict in subject.verdicts]
     if "failed" in outcomes:
         return "FAIL"
     if "passed" not in outcomes:
@@ -64,34 +74,34 @@ def smallest_margin(subject: Subject) -> float | None:
 
     Of a slow-down it is a part of the baseline speed, and a joint margin is the smallest of several by itself.
     """
-    margins = [verdict["relative_margin"] for verdict in subject.get("verdicts", ())]
+    margins = [verdict.relative_margin for verdict in subject.verdicts]
     numbers = [margin for margin in margins if isinstance(margin, float | int)]
     return min(numbers) if numbers else None
 
 
 def _metric(*names: str) -> Callable[[Subject], str]:
     def cell(subject: Subject) -> str:
-        found = next((v for name in names for v in subject.get("verdicts", ()) if v["metric"] == name), None)
+        found = next((v for name in names for v in subject.verdicts if v.metric == name), None)
         return NOTHING if found is None else render_value(found)
 
     return cell
 
 
-def render_value(verdict: Mapping[str, Any]) -> str:
+def render_value(verdict: Verdict) -> str:
     """The value of a verdict, with its interval where there is one: ``0.9% [-1.4, 3.2]``."""
-    metric, value = METRICS[verdict["metric"]], float(verdict["value"])
-    if verdict["basis"] is None:
+    metric, value = METRICS[verdict.metric], float(verdict.value)
+    if verdict.basis is None:
         return metric.render_bare(value)
     percent = metric.style != "number"
     scale, decimals = (100.0, 1) if percent else (1.0, metric.decimals)
-    bounds = ("..." if end is None else f"{end * scale:.{decimals}f}" for end in (verdict["low"], verdict["high"]))
+    bounds = ("..." if end is None else f"{end * scale:.{decimals}f}" for end in (verdict.low, verdict.high))
     text = "no value" if value != value else f"{value * scale:.{decimals}f}" + ("%" if percent else "")
     return f"{text} [{', '.join(bounds)}]"
 
 
 def _lossless(subject: Subject) -> str:
-    if "lossless_ratio" in subject:
-        return "none" if subject["refused"] else METRICS["lossless_ratio"].render_bare(subject["lossless_ratio"])
+    if isinstance(subject, Scope):
+        return "none" if subject.refused else METRICS["lossless_ratio"].render_bare(subject.lossless_ratio)
     return _metric("lossless_ratio")(subject)
 
 
@@ -102,10 +112,10 @@ def _margin(subject: Subject) -> str:
 
 def _change(subject: Subject) -> str:
     """How many figures changed against the earlier run, the worst kind first."""
-    comparison = subject["comparison"]
+    comparison = subject.comparison
     if comparison is None:
         return NOTHING
-    counts: Mapping[str, int] = comparison["counts"]
+    counts: Mapping[str, int] = comparison.counts
     worse = sum(counts.get(state, 0) for state in FAILING)
     for number, word in ((worse, "worse"), (counts.get("allowed", 0), "allowed"), (counts.get("better", 0), "better")):
         if number:
@@ -133,51 +143,52 @@ NOTES_SHOWN = 6
 """Notes of a preset on the terminal; all of them are in summary.md."""
 
 
-def render_terminal(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
+def render_terminal(summary: Summary, run_dir: Path) -> list[str]:
     """Plain lines, for 80 columns and a CI log: the table, what there is to say beside it, the verdict, the folder."""
-    presets, scopes = summary["presets"], summary["scopes"]
+    presets, scopes = summary.presets, summary.scopes
     lines = render_result_table(presets, scopes)
     for name, subject in (*presets.items(), *scopes.items()):
-        lines += _beside(name, subject, _preset_lines(subject) if name in presets else _scope_lines(subject))
-    decoded = sum(scope["decoded_streams"] for scope in scopes.values() if scope["measured"])
+        lines += _beside(name, subject)
+    decoded = sum(scope.decoded_streams for scope in scopes.values() if isinstance(scope, Scope))
     lines += [f"{decoded:,} streams decoded bit for bit"] if decoded else []
-    lines += _wrapped([f"left out on purpose: {left['why']}" for left in _unique(summary["left_out_on_purpose"])])
-    if summary["not_measured"]:
-        lines += _wrapped([f"not measured, not asked for: {', '.join(summary['not_measured'])}"])
-    lines += _wrapped([f"no pass: {found['why']}" for found in _unique(summary["inconclusive"])])
-    if summary["exit_status"] and not summary["items"]["failed"]:
-        lines.append(f"pytest ended with exit status {summary['exit_status']}: something failed that left no record")
-    if summary["incomplete_for"] and summary["overall_pass"] is not False:
-        lines += _wrapped([f"incomplete: {text}" for text in summary["incomplete_for"]])
-    lines += _recorded(summary.get("recorded"))
-    lines += [f"gate {render_verdict(summary['overall_pass'])} (rule {summary['rule']}); artifacts in {run_dir}"]
+    lines += _wrapped([f"left out on purpose: {left.why}" for left in _unique(summary.left_out_on_purpose)])
+    if summary.not_measured:
+        lines += _wrapped([f"not measured, not asked for: {', '.join(summary.not_measured)}"])
+    lines += _wrapped([f"no pass: {found.why}" for found in _unique(summary.inconclusive)])
+    if summary.exit_status and not summary.items.failed:
+        lines.append(f"pytest ended with exit status {summary.exit_status}: something failed that left no record")
+    if summary.incomplete_for and summary.overall_pass is not False:
+        lines += _wrapped([f"incomplete: {text}" for text in summary.incomplete_for])
+    lines += _recorded(summary.recorded)
+    lines += [f"gate {render_verdict(summary.overall_pass)} (rule {summary.rule}); artifacts in {run_dir}"]
     return [make_printable(line) for line in lines]
 
 
-def _beside(name: str, subject: Mapping[str, Any], lines: list[str]) -> list[str]:
+def _beside(name: str, subject: Subject) -> list[str]:
     """What the table cannot say of a preset or scope, below its name."""
-    missed = [v for v in subject.get("verdicts", ()) if v["outcome"] in ("fail", "inconclusive")]
-    others = [v for v in subject.get("verdicts", ()) if v["metric"] not in SHOWN_METRICS and v not in missed]
-    lines = [*map(_threshold, missed + others), *lines, *_comparison(subject)]
+    missed = [v for v in subject.verdicts if v.outcome in ("fail", "inconclusive")]
+    others = [v for v in subject.verdicts if v.metric not in SHOWN_METRICS and v not in missed]
+    own = _preset_lines(subject) if isinstance(subject, Preset) else _scope_lines(subject)
+    lines = [*map(_threshold, missed + others), *own, *_comparison(subject)]
     return [f"{name}:", *_wrapped(lines, "    ")] if lines else []
 
 
-def _preset_lines(preset: Mapping[str, Any]) -> list[str]:
-    notes = [f"note: {note}" for note in preset["notes"]]
+def _preset_lines(preset: Preset) -> list[str]:
+    notes = [f"note: {note}" for note in preset.notes]
     more = len(notes) - NOTES_SHOWN
     if more > 0:
         notes = [*notes[:NOTES_SHOWN], f"note: {more} more notes are in summary.md"]
-    warnings = [f"warnings of the binary: {count:,} x {kind}" for kind, count in preset["warnings"].items()]
+    warnings = [f"warnings of the binary: {count:,} x {kind}" for kind, count in preset.warnings.items()]
     return [count_rows(preset), *notes, *warnings]
 
 
-def _scope_lines(scope: Mapping[str, Any]) -> list[str]:
-    if not scope["measured"]:
+def _scope_lines(scope: Scope | Unmeasured) -> list[str]:
+    if isinstance(scope, Unmeasured):
         return ["not measured"]
-    if scope["refused"]:
-        total = scope["selected_entries"] + scope["skipped_entries"]
-        return [f"no ratio: {scope['skipped_entries']} of {total} entries cannot be read"]
-    return ["its ratio decides"] if scope["decides"] else []
+    if scope.refused:
+        total = scope.selected_entries + scope.skipped_entries
+        return [f"no ratio: {scope.skipped_entries} of {total} entries cannot be read"]
+    return ["its ratio decides"] if scope.decides else []
 
 
 def _wrapped(lines: list[str], indent: str = "") -> list[str]:
@@ -196,7 +207,7 @@ def _wrapped(lines: list[str], indent: str = "") -> list[str]:
     return found
 
 
-def render_closing(summary: Mapping[str, Any], collector: Collector, root: Path) -> list[str]:
+def render_closing(summary: Summary, collector: Collector, root: Path) -> list[str]:
     """The last lines of a run that came to its end, and what GitHub Actions is told."""
     told = tell_github(os.environ, summary, collector.items, root)
     return [*render_terminal(summary, collector.run_dir), *told]
@@ -211,30 +222,30 @@ def render_broken_off(run_dir: Path) -> list[str]:
     ]
 
 
-def _comparison(subject: Mapping[str, Any]) -> list[str]:
+def _comparison(subject: Subject) -> list[str]:
     """How a preset or scope changed against an earlier run."""
-    lines = render_lines(subject["comparison"]) if subject["comparison"] else []
-    return lines + [f"note: {note}" for note in subject["comparison_notes"]]
+    lines = render_lines(subject.comparison) if subject.comparison else []
+    return lines + [f"note: {note}" for note in subject.comparison_notes]
 
 
-def _recorded(recorded: Mapping[str, Any] | None) -> list[str]:
+def _recorded(recorded: Recorded | None) -> list[str]:
     """Where the figures of this run are kept for later ones; nothing before they are."""
     if recorded is None:
         return []
-    lines = [f"figures saved as baseline {recorded['baseline']}"] if recorded["baseline"] else []
-    lines += recorded["notes"]
-    if recorded["trouble"] is not None:
-        lines += [f"ERROR {line}" for line in recorded["trouble"].splitlines()]
+    lines = [f"figures saved as baseline {recorded.baseline}"] if recorded.baseline else []
+    lines += recorded.notes
+    if recorded.trouble is not None:
+        lines += [f"ERROR {line}" for line in recorded.trouble.splitlines()]
     return lines
 
 
-def _unique(entries: list[dict[str, str]]) -> list[dict[str, str]]:
-    return list({entry["why"]: entry for entry in entries}.values())
+def _unique(entries: list[Reason]) -> list[Reason]:
+    return list({entry.why: entry for entry in entries}.values())
 
 
-def _threshold(verdict: Mapping[str, Any]) -> str:
-    text = f"{verdict['title']} {verdict['measured']} (target {verdict['relation']} {verdict['target']})"
-    word = {"inconclusive": " INCONCLUSIVE", "fail": " MISSED"}.get(verdict["outcome"], "")
+def _threshold(verdict: Verdict) -> str:
+    text = f"{verdict.title} {verdict.measured} (target {verdict.relation} {verdict.target})"
+    word = {"inconclusive": " INCONCLUSIVE", "fail": " MISSED"}.get(verdict.outcome, "")
     return f"{text}{word}"
 
 
@@ -273,8 +284,8 @@ def close_run(collector: Collector, root: Path, started: float, exit_status: int
         summary = write_artifacts(collector, started=started, ended=time.time(), exit_status=exit_status)
     except H2OError as error:
         return _not_kept(str(error))
-    unkept = summary["recorded"]["trouble"] is not None
-    if (unkept or summary["overall_pass"] is False) and exit_status == ENDED_WELL:
+    unkept = summary.recorded is not None and summary.recorded.trouble is not None
+    if (unkept or summary.overall_pass is False) and exit_status == ENDED_WELL:
         exit_status = TESTS_FAILED  # an excused item does not excuse the gate
     return Closing("h2o", render_closing(summary, collector, root), exit_status)
 

@@ -1,0 +1,397 @@
+"""The summary of a run, from the records of all its items. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from pytest_h2o.bench.rows import Row
+from pytest_h2o.errors import one_line
+from pytest_h2o.gate.decode import PairedComparison
+from pytest_h2o.gate.rule import Thresholds, decide_best_of, decide_joint, split_layers, whole_cache_ratio
+from pytest_h2o.gate.values import BUILT_IN, METRICS, Metric, render_interval
+from pytest_h2o.inputs.checking import LLM_BENCH
+from pytest_h2o.inputs.options import DEFAULT_TARGETS
+from pytest_h2o.report.changes import failing_changes, name_earlier, read_comparison, render_change
+from pytest_h2o.report.original import MISSING, collect_original
+from pytest_h2o.report.summary import (
+    BaselineSpeed,
+    Comparison,
+    Decode,
+    Items,
+    Preset,
+    Reason,
+    Scope,
+    Section,
+    Summary,
+    Unmeasured,
+    Verdict,
+    unreadable,
+)
+from pytest_h2o.run.items import row_facts
+from pytest_h2o.run.journal import Collector, ReportSection, SectionBlock, SectionTable, is_refused, subject_kind
+from pytest_h2o.run.launching import paired_baseline
+
+
+def build_summary(collector: Collector, *, exit_status: int = 0) -> Summary:
+    """Everything that the reports say, from the records of all items.
+
+    An `exit_status` of pytest other than 0 is never a pass: an item may have failed without a record, as when its
+    worker died. Nor is a comparison that failed in an item that was excused, by an xfail mark for example.
+    """
+    items = collector.sorted_items()
+    presets = {
+        name: _preset(collector, name)
+        for name in sorted({item["name"] for item in items if subject_kind(item) == "preset"})
+    }
+    scopes = {
+        name: _scope(collector, name)
+        for name in sorted({item["name"] for item in items if subject_kind(item) == "scope"})
+    }
+    counts = Items(*(sum(item["outcome"] == outcome for item in items) for outcome in ("passed", "failed", "skipped")))
+    missing = [*_missing(collector, items), *find_uncompared(items, collector.settings["compare"])]
+    failing = {"fail", "inconclusive"} if collector.settings["inconclusive"] == "fail" else {"fail"}
+    missed = [c for item in items for c in item["comparisons"] if c["outcome"] in failing]
+    missed += [change for item in items for change in failing_changes(read_comparison(item.get("comparison")))]
+    inconclusive = [
+        Reason(i["item"], _why(i, "inconclusive"))
+        for i in items
+        if i["outcome"] != "failed" and any(c["outcome"] == "inconclusive" for c in i["comparisons"])
+    ]
+    overall: bool | str = True
+    if counts.failed or missed or exit_status:
+        overall = False
+    elif inconclusive or missing:
+        overall = "inconclusive" if inconclusive else "incomplete"
+    skipped = (i for i in items if i["outcome"] == "skipped" and i["kind"] != "comparison")
+    allowed = ((name, _allowed_skips(name, scope)) for name, scope in scopes.items())
+    return Summary(
+        version=1,
+        overall_pass=overall,
+        exit_status=exit_status,
+        rule=collector.settings["rule"],
+        items=counts,
+        failed=[Reason(i["item"], why_failed(i)) for i in items if i["outcome"] == "failed"],
+        inconclusive=inconclusive,
+        left_out_on_purpose=[
+            *(Reason(i["item"], str(i["reason"] or "")) for i in skipped),
+            *(Reason(name, why) for name, why in allowed if why is not None),
+        ],
+        incomplete_for=missing,
+        not_measured=sorted(collector.left_out),
+        presets=presets,
+        scopes=scopes,
+    )
+
+
+def _preset(collector: Collector, name: str) -> Preset:
+    items = [i for i in collector.sorted_items() if subject_kind(i) == "preset" and i["name"] == name]
+    facts = collector.presets.get(name)
+    results = collector.results_of(name)
+    sweeps = [item for item in items if item["kind"] == "sweep"]
+    preset = Preset(
+        outcomes={item["item"]: item["outcome"] for item in items},
+        verdicts=[
+            make_verdict(c)
+            for metric in dict.fromkeys((*BUILT_IN, *sorted(c["metric"] for i in items for c in i["comparisons"])))
+            for item in sweeps
+            for c in item["comparisons"]
+            if c["metric"] == metric
+        ],
+        rows=len(results),
+        points_failed=sum(item["kind"] == "point" and item["outcome"] == "failed" for item in items),
+        launches=len({result.shares_run_with or result.run_id for result in results}),
+        shared_runs={r.run_id: r.shares_run_with for r in results if r.shares_run_with},
+        warnings=_warnings(results),
+        notes=list(dict.fromkeys(note for item in sweeps for note in item["notes"])),
+        decode=_decode(collector, name, facts),
+        original=None,
+        **_compared(items),
+    )
+    if facts is None or [result.run_id for result in results] != facts["run_ids"]:
+        return preset
+    return _whole(preset, {**facts, **_paired_facts(collector, name)}, results, collector)
+
+
+def _compared(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The comparison of a preset or scope with an earlier run; `not_compared` is why there is none."""
+    for item in items:
+        if item["kind"] == "comparison":
+            return {
+                "comparison": read_comparison(item["comparison"]),
+                "comparison_notes": item["notes"],
+                "not_compared": None if item["comparison"] else item["reason"],
+            }
+    return {}
+
+
+def _paired_facts(collector: Collector, name: str) -> dict[str, Any]:
+    """The baseline of a preset's pairs, for the facts that want one number."""
+    if name not in collector.comparisons:
+        return {}
+    baseline = paired_baseline(PairedComparison.from_json(collector.comparisons[name]))
+    if baseline is None:
+        return {}
+    return {"baseline_tok_per_s": baseline.tok_per_s, "baseline_origin": baseline.origin}
+
+
+def _whole(preset: Preset, facts: Mapping[str, Any], results: list[Row], collector: Collector) -> Preset:
+    """What can be said only of a preset all of whose rows are there."""
+    deciding, upper = collector.accepted_scope(decides=True), collector.accepted_scope(decides=False)
+    targets = facts["targets"]
+    thresholds = Thresholds(**targets)
+    if facts["decode_left_out"]:
+        thresholds = replace(thresholds, decode_drop=None)
+    baseline = facts["baseline_tok_per_s"]
+    ratio = None if deciding is None else float(deciding["lossless_ratio"])
+    original = collect_original(
+        results,
+        replace(Thresholds(**targets), quality=None),
+        baseline_tok_per_s=baseline,
+        upper=upper,
+        online=deciding,
+    )
+    rows = [row_facts(result) for result in results]
+    joint = decide_joint(rows, thresholds, baseline_tok_per_s=baseline, lossless=ratio)
+    best_of = decide_best_of(rows, thresholds, baseline_tok_per_s=baseline, lossless=ratio)
+    layers = None
+    if facts["model_layers"] is not None:
+        coded = deciding["selected_layers"] if deciding is not None else []
+        layers = split_layers(facts["model_layers"], facts["h2o_layer_start"], facts["h2o_layer_end"], coded)
+    whole_cache = (
+        MISSING if layers is None else f"{whole_cache_ratio(layers, float(row['lossy']), ratio):.4f}"
+        for row in original.top
+    )
+    rules = {"joint": "PASS" if joint.passed else "FAIL", "best-of": "PASS" if best_of.passed else "FAIL"}
+    if facts["paired"]:
+        rules["joint"] = next((v.outcome.upper() for v in preset.verdicts if v.metric == "joint_margin"), "NOT TIMED")
+    own = facts.get("bench", LLM_BENCH) == LLM_BENCH  # the original knew no other bench
+    top = [{**row, "whole_cache": whole} for row, whole in zip(original.top, whole_cache, strict=True)]
+    return replace(
+        preset,
+        original=original if own else None,
+        top=top if own else [],
+        rules=rules,
+        baseline=BaselineSpeed(baseline, facts["baseline_origin"]),
+    )
+
+
+def _decode(collector: Collector, name: str, facts: Mapping[str, Any] | None) -> Decode | None:
+    """The paired verdict of a preset as figures; None where there is none."""
+    if name not in collector.comparisons or facts is None:
+        return None
+    comparison = PairedComparison.from_json(collector.comparisons[name])
+    target = facts["targets"]["decode_drop"]
+    verdict = comparison.judge(DEFAULT_TARGETS["decode_drop"] if target is None else target)
+    told = {part.name: getattr(source, part.name) for source in (verdict, comparison) for part in fields(source)}
+    told |= {"launches": comparison.launches, "is_comparable": comparison.is_comparable, "pairs": verdict.pairs}
+    told |= {"excluded": list(verdict.excluded), "measured_again": list(comparison.measured_again)}
+    return Decode(**{part.name: told[part.name] for part in fields(Decode)})
+
+
+def make_verdict(comparison: Mapping[str, Any]) -> Verdict:
+    """A comparison of the journal, as figures and as texts: measured with spread or interval, target, margin."""
+    metric = METRICS.get(comparison["metric"]) or Metric(**comparison["added_metric"])
+    # What JSON cannot hold as a number is there as text: nan, inf.
+    value, target = float(comparison["value"]), comparison["target"]
+    std, margin = (None if comparison[key] is None else float(comparison[key]) for key in ("std", "margin"))
+    interval = comparison["interval"]
+    if interval is None:
+        measured = metric.render_measured(value, std, target)
+    else:
+        text = "no value" if math.isnan(value) else metric.render(value)
+        measured = f"{text} {render_interval(metric, interval['low'], interval['high'], interval['basis'])}"
+    return Verdict(
+        metric=metric.name,
+        title=metric.title,
+        measured=measured,
+        relation=comparison["relation"],
+        target="none" if target is None else metric.render_target(target),
+        target_origin=comparison["target_origin"],
+        margin="none" if margin is None else ("-" if margin < 0 else "") + metric.render_gap(abs(margin)),
+        source=comparison["source"],
+        outcome=comparison["outcome"],
+        unit=comparison["unit"] or ("fraction" if metric.style != "number" else "ratio"),
+        value=comparison["value"],
+        std=comparison["std"],
+        low=None if interval is None else interval["low"],
+        high=None if interval is None else interval["high"],
+        basis=None if interval is None else interval["basis"],
+        target_value=target,
+        margin_value=comparison["margin"],
+        relative_margin=None if margin is None else _relative(metric, value, target, margin),
+    )
+
+
+def _relative(metric: Metric, value: float, target: float, margin: float) -> float | None:
+    """A margin as a part of the target, None if that is 0; of what is a fraction already it is the margin itself."""
+    if not math.isfinite(margin):
+        return None
+    if metric.style != "number":
+        return value if metric.name == "joint_margin" else margin
+    return margin / abs(target) if target else None
+
+
+def _warnings(results: list[Row]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for result in results:
+        if result.output is not None and not result.shares_run_with:
+            for kind, count in result.output.warnings.items():
+                counts[kind] = counts.get(kind, 0) + count
+    return counts
+
+
+def why_failed(item: Mapping[str, Any]) -> str:
+    """One line: the comparison that failed, or was inconclusive where that fails, or the error."""
+    return _changed(read_comparison(item.get("comparison"))) or _why(item, "fail", "inconclusive")
+
+
+def _why(item: Mapping[str, Any], *outcomes: str) -> str:
+    for comparison in item["comparisons"]:
+        if comparison["outcome"] in outcomes:
+            v = make_verdict(comparison)
+            if v.metric == "joint_margin" and comparison["interval"] is None:
+                return f"no row meets every target; the nearest, {v.source}, has a joint margin of {v.measured}"
+            target = f"{v.relation} {v.target} ({v.target_origin})"
+            word = "inconclusive: " if v.outcome == "inconclusive" else ""
+            return f"{word}{v.title} {v.measured} on {v.source}, target {target}"
+    return str(item["reason"] or "an assertion of the gate file failed")
+
+
+def _changed(comparison: Comparison | None) -> str | None:
+    """One line about a comparison that failed; None about any other."""
+    failing = failing_changes(comparison)
+    if comparison is None or not failing:
+        return None
+    more = f", and {len(failing) - 1} more figures" if len(failing) > 1 else ""
+    first = f"{one_line(failing[0].row)}: {render_change(failing[0])}"
+    return f"worse than {name_earlier(comparison)}: {first}{more}"
+
+
+def find_uncompared(items: Sequence[Mapping[str, Any]], asked: str | None) -> list[str]:
+    """What was to be held against an earlier run and was not, from the records of all items."""
+    if asked is None:
+        return []
+    comparisons = [item for item in items if item["kind"] == "comparison"]
+    if not comparisons:
+        return [f"nothing was compared with {asked}: no item of test_no_regression ran"]
+    reasons: dict[str, list[str]] = {}
+    for item in comparisons:
+        if item["outcome"] == "skipped":
+            reasons.setdefault(str(item["reason"]), []).append(item["name"])
+    found = [f"{', '.join(names)} not compared: {reason}" for reason, names in reasons.items()]
+    made = [item for item in comparisons if item["comparison"]]
+    found += [
+        f"{', '.join(item['comparison']['unmet'])} of {item['name']} was to be compared with {asked} and cannot be"
+        for item in made
+        if item["comparison"]["unmet"]
+    ]
+    beside = {title for item in made for title in item["comparison"]["beside"]}
+    gone = sorted(beside - {f"{item['subject']} {item['name']}" for item in comparisons})
+    return found + ([f"baseline {asked} holds figures of {', '.join(gone)}, and this run does not"] if gone else [])
+
+
+def _missing(collector: Collector, items: list[dict[str, Any]]) -> list[str]:
+    """What a whole verdict needs and no item of this run gave, for every preset and scope that the run touched."""
+    missing = []
+    presets = sorted({item["name"] for item in items if item["kind"] in ("point", "sweep")})
+    for name in presets:
+        held = _held_metrics(items, "sweep", name)
+        left_out = any("decode threshold is left out" in (i["reason"] or "") for i in items if i["name"] == name)
+        for metric, target in (
+            ("h2o_lossy", "the lossy target"),
+            ("decode_drop", "the decode target"),
+            ("joint_margin", f"the {collector.settings['rule']} rule"),
+        ):
+            if metric not in held and not (metric == "decode_drop" and left_out):
+                missing.append(f"preset {name} was not held against {target}")
+        for metric in collector.presets.get(name, {}).get("metric_targets", {}):
+            if metric not in held:
+                missing.append(f"preset {name} was not held against the target of {metric}")
+    if not presets:
+        missing.append("no preset was held against its targets")
+    deciding = {name for name, facts in collector.scopes.items() if facts["decides"]}
+    for name in sorted(deciding):
+        if "lossless_ratio" not in _held_metrics(items, "scope", name):
+            missing.append(f"the deciding scope {name} was not held against its target")
+        if not any(i["kind"] == "scope" and i["name"] == name and not i["comparisons"] for i in items):
+            missing.append(f"the streams of the deciding scope {name} were not decoded and compared")
+    # Presets that ask for no lossless ratio, as those of another bench, need no scope that decides.
+    wanted = [collector.presets[name]["targets"]["lossless"] for name in presets if name in collector.presets]
+    if not deciding and (not wanted or any(target is not None for target in wanted)):
+        missing.append("the deciding scope was not evaluated")
+    for name, facts in sorted(collector.scopes.items()):
+        asked = facts["target"] is not None and name not in deciding
+        if asked and "lossless_ratio" not in _held_metrics(items, "scope", name):
+            missing.append(f"scope {name} was not held against its target")
+    return missing
+
+
+def _held_metrics(items: list[dict[str, Any]], kind: str, name: str) -> set[str]:
+    """Metrics of a preset or scope that were compared with a target, whatever came of it."""
+    return {
+        c["metric"]
+        for item in items
+        if item["kind"] == kind and item["name"] == name
+        for c in item["comparisons"]
+        if c["outcome"] != "reported"
+    }
+
+
+def _allowed_skips(name: str, scope: Scope | Unmeasured) -> str | None:
+    """What a scope's ratio leaves out because skips were allowed."""
+    if isinstance(scope, Unmeasured) or scope.refused or not scope.skipped_entries:
+        return None
+    return f"{name}: {unreadable(scope)}; its ratio is over the rest (skips were allowed)"
+
+
+def _scope(collector: Collector, name: str) -> Scope | Unmeasured:
+    facts = collector.scopes.get(name)
+    items = [i for i in collector.sorted_items() if subject_kind(i) == "scope" and i["name"] == name]
+    outcomes = {item["item"]: item["outcome"] for item in items}
+    verdicts = [make_verdict(c) for item in items for c in item["comparisons"]]
+    if facts is None:
+        return Unmeasured(outcomes, False, [i["reason"] for i in items if i["reason"]], verdicts, **_compared(items))
+    result = facts["result"]
+    return Scope(
+        outcomes=outcomes,
+        verdicts=verdicts,
+        measured=True,
+        refused=is_refused(facts),
+        decides=facts["decides"],
+        target=facts["target"],
+        decoded_streams=result["verified_streams"],
+        **{part.name: result[part.name] for part in fields(Scope) if part.name in result},
+        **_compared(items),
+    )
+
+
+def build_sections(sections: Iterable[ReportSection], summary: Summary) -> tuple[list[Section], list[str]]:
+    """Make every section: what the summary keeps of them, and which could not be made, and why."""
+    kept: list[Section] = []
+    troubles = []
+    for section in sections:
+        try:
+            blocks = [_to_json(block) for block in section.build(summary.to_json())]
+        except Exception as error:  # a plugin's own function: whatever it raises is told, and the run is kept
+            why = f"the report section {section.title!r} could not be made: {type(error).__name__}: {error}"
+            blocks = [{"text": why}]
+            troubles.append(why)
+        if blocks:
+            kept.append(Section(str(section.title), blocks))
+    return kept, troubles
+
+
+def _to_json(block: SectionBlock) -> dict[str, Any]:
+    if isinstance(block, str):
+        return {"text": block}
+    if isinstance(block, SectionTable):
+        rows = [[str(cell) for cell in row] for row in block.rows]
+        if any(len(row) != len(block.header) for row in rows):
+            raise ValueError(
+                f"a row of the table {block.caption!r} has not {len(block.header)} cells, as its header has"
+            )
+        return {"caption": block.caption, "header": [str(cell) for cell in block.header], "rows": rows}
+    return {"list": [str(entry) for entry in block]}
