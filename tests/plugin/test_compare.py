@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_h2o.cli.main import main
-from pytest_h2o.report.document import escape
+from pytest_h2o.report.markdown import escape
 from pytest_h2o.run.history import (
     RunRecord,
     append_record,
