@@ -19,15 +19,11 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "codecs")]
 
-from goldens import GOLDENS, digest, read_cases  # noqa: E402
+from goldens import GOLDENS, digest, read_cases, read_index  # noqa: E402
 
 from pytest_h2o.cli.codecs import streams  # noqa: E402
 from pytest_h2o.codecs.base import Rope, Stream  # noqa: E402
-from pytest_h2o.codecs.container import write_container  # noqa: E402
-from pytest_h2o.codecs.registry import (  # noqa: E402
-    builtin_names,
-    parse_codec,
-)
+from pytest_h2o.codecs.registry import BUILT_IN, parse_codec, render_codec  # noqa: E402
 
 
 def make_cases() -> dict[str, Stream]:
@@ -71,9 +67,9 @@ def write_new(path: Path, data: bytes) -> None:
 
 
 def write_words(root: Path) -> None:
-    index = {}
+    cases = {}
     for name, stream in make_cases().items():
-        index[name] = {
+        cases[name] = {
             "tensor": stream.tensor,
             "shape": list(stream.words.shape),
             "positions": None if stream.positions is None else stream.positions.tolist(),
@@ -81,8 +77,18 @@ def write_words(root: Path) -> None:
             "sha256": digest(stream.words),
         }
         write_new(root / "words" / f"{name}.bin", stream.words.astype("<u2").tobytes())
-    rows = (f"  {json.dumps(name)}: {json.dumps(case)}" for name, case in index.items())
-    write_new(root / "index.json", ("{\n" + ",\n".join(rows) + "\n}\n").encode())
+    write_index(root, {"notes": {}, "cases": cases})
+
+
+def write_index(root: Path, index: dict[str, dict[str, object]]) -> None:
+    """A line a note and a case."""
+    parts = (
+        f"  {json.dumps(part)}: {{\n"
+        + ",\n".join(f"    {json.dumps(name)}: {json.dumps(value)}" for name, value in entries.items())
+        + "\n  }"
+        for part, entries in index.items()
+    )
+    (root / "index.json").write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -95,11 +101,15 @@ def main() -> None:
     if arguments.words:
         write_words(arguments.root)
         return
-    ending = f"--{arguments.note}.h2o" if arguments.note else ".h2o"
-    for codec in map(parse_codec, arguments.codecs or builtin_names()):
+    ending = f"--{arguments.note}.bin" if arguments.note else ".bin"
+    index = read_index(arguments.root)
+    for codec in map(parse_codec, arguments.codecs or BUILT_IN):
+        text = render_codec(codec)
+        if (index["notes"].setdefault(arguments.note, text) if arguments.note else codec.id) != text:
+            parser.error(f"{text} needs a --note of its own")
         for name, case in read_cases(arguments.root).items():
-            container = write_container(codec, case.stream, codec.encode(case.stream))
-            write_new(arguments.root / codec.id / f"{name}{ending}", container)
+            write_new(arguments.root / codec.id / f"{name}{ending}", codec.encode(case.stream))
+    write_index(arguments.root, index)
 
 
 if __name__ == "__main__":

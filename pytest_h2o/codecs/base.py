@@ -9,14 +9,14 @@ Promises, held by one battery of tests over every registered codec:
   (NaN payloads, -0.0, subnormals) and every shape, an empty one included.
 - ``len(encode(stream))`` is the size that is counted: nothing else is needed to decode than the payload and
   what `Codec.out_of_band` names.
-- Damaged bytes give a `CodecError`, or (without a checksum, see `container`) other words of the same shape;
-  never another exception, and never an allocation that the shape does not bound.
+- Damaged bytes give a `CodecError`, or other words of the same shape (no payload has a checksum: chunks are framed by
+  `lossless.plan`); never another exception, and never an allocation that the shape does not bound.
 - Neither side keeps a reference to its input; the result owns its memory.
 - A codec is immutable and holds no state between calls: it may be used from several threads.
 - A codec that sets `Codec.max_overhead_bytes` keeps to it for every stream, noise included.
 
 Bytes that are written once must decode for ever: a format that changes gets a new `Codec.id`, and the default of
-a setting that `Codec.decode` reads never changes (a container leaves settings out that have their default).
+a setting that `Codec.decode` reads never changes.
 """
 
 from __future__ import annotations
@@ -34,63 +34,13 @@ from numpy.typing import NDArray
 
 from pytest_h2o.errors import CodecError
 
-
-def check_settings(cls: type, codec_id: str, given: Mapping[str, Any]) -> None:
-    """Raise `CodecError` for the first setting that `cls`, a dataclass, does not take.
-
-    Checked are names, and the types bool, int, float, str, None, Literal, and unions and tuples of these; a
-    field of another type is left to the codec, as are ranges.
-    """
-    known = {f.name: f for f in fields(cls)}
-    for name in sorted(set(given) - set(known)):
-        near = difflib.get_close_matches(name, known, n=1)
-        raise CodecError(
-            f"codec {codec_id} has no setting {name!r}",
-            came=", ".join(sorted(set(given) - set(known))),
-            expected=", ".join(known) or "no settings",
-            hint=f"did you mean {near[0]!r}?" if near else None,
-        )
-    hints = _hints(cls)
-    for name, value in given.items():
-        if name in hints and not _fits(value, hints[name]):
-            raise CodecError(
-                f"setting {name!r} of codec {codec_id} has the wrong type",
-                came=f"{value!r} ({type(value).__name__})",
-                expected=str(known[name].type),
-            )
-
-
-def _hints(cls: type) -> dict[str, Any]:
-    try:
-        return get_type_hints(cls)
-    except NameError:  # an annotation imported for type checkers only: nothing to check against
-        return {}
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return any(_fits(value, arg) for arg in args)
-    if origin is Literal:
-        return any(type(value) is type(arg) and value == arg for arg in args)
-    if origin is tuple:
-        if len(args) == 2 and args[1] is Ellipsis:
-            return isinstance(value, tuple) and all(_fits(v, args[0]) for v in value)
-        return isinstance(value, tuple) and len(value) == len(args) and all(map(_fits, value, args))
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint in (bool, int, str, NoneType):
-        return type(value) is hint
-    return True
-
-
 Words = NDArray[np.uint16]
 Tensor = Literal["k", "v"]
 
 
 @dataclass(frozen=True)
 class Rope:
-    """How K was rotated: angle = position * theta ** (-2 i / head_dim) for pair i.
+    """How K was rotated (RoPE, Su et al. 2021): angle = position * theta ** (-2 i / head_dim) for pair i.
 
     `pairing` is ``half`` (dimension i with i + head_dim / 2) or ``interleaved`` (2 i with 2 i + 1).
     """
@@ -172,7 +122,7 @@ class Codec(ABC):
     """Base of all codecs; a subclass is a frozen dataclass whose fields are its configuration."""
 
     id: ClassVar[str]
-    """Name in configurations, containers and on the command line; never reused for another format."""
+    """Name in configurations and on the command line; never reused for another format."""
 
     out_of_band: ClassVar[tuple[str, ...]] = ()
     """Names of `SideInfo` fields that `decode` reads beside the payload; () = the payload alone decodes."""
@@ -236,3 +186,49 @@ class Codec(ABC):
         given = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k != "id"}
         check_settings(cls, cls.id, given)
         return cls(**given)
+
+
+def check_settings(cls: type, codec_id: str, given: Mapping[str, Any]) -> None:
+    """Raise `CodecError` for the first setting that `cls`, a dataclass, does not take.
+
+    Checked are names, and the types bool, int, float, str, None, Literal, and unions and tuples of these; a
+    field of another type is left to the codec, as are ranges.
+    """
+    known = {f.name: f for f in fields(cls)}
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        raise CodecError(
+            f"codec {codec_id} has no setting {unknown[0]!r}",
+            came=", ".join(unknown),
+            expected=", ".join(known) or "no settings",
+            hint=f"did you mean {near[0]!r}?" if near else None,
+        )
+    try:
+        hints = get_type_hints(cls)
+    except NameError:  # an annotation imported for type checkers only: nothing to check against
+        return
+    for name, value in given.items():
+        if not _fits(value, hints[name]):
+            raise CodecError(
+                f"setting {name!r} of codec {codec_id} has the wrong type",
+                came=f"{value!r} ({type(value).__name__})",
+                expected=str(known[name].type),
+            )
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, arg) for arg in args)
+    if origin is Literal:
+        return any(type(value) is type(arg) and value == arg for arg in args)
+    if origin is tuple:
+        if len(args) == 2 and args[1] is Ellipsis:
+            return isinstance(value, tuple) and all(_fits(v, args[0]) for v in value)
+        return isinstance(value, tuple) and len(value) == len(args) and all(map(_fits, value, args))
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint in (bool, int, str, NoneType):
+        return type(value) is hint
+    return True

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
-from pytest_h2o.codecs.planes import Plane, check_level, compress, decompress, join_planes, split_planes
+from pytest_h2o.codecs.planes import check_level, compress, decompress, join_planes, split_planes
 from pytest_h2o.codecs.wire import ByteReader, encode_varint
 from pytest_h2o.errors import CodecError
 
@@ -40,20 +40,21 @@ class Byteplane(Codec):
         check_level(self.id, self.level)
 
     def encode(self, stream: Stream) -> bytes:
-        hi, lo = (self._encode_plane(plane) for plane in split_planes(stream.words))
+        planes = split_planes(stream.words)
+        frames = [compress(plane, self.level) for plane in planes]
+        hi, lo = (f if len(f) < plane.size else plane.tobytes() for f, plane in zip(frames, planes, strict=True))
         return b"".join((encode_varint(len(hi)), hi, lo))
 
     def decode(self, payload: bytes | memoryview, side: SideInfo) -> Words:
-        hi, lo = _cut_planes(payload)
-        return join_planes(_decode_plane(hi, side), _decode_plane(lo, side), side.shape)
+        hi, lo = (
+            np.frombuffer(plane if len(plane) == side.words else decompress(plane, side.words), np.uint8)
+            for plane in _cut_planes(payload)
+        )
+        return join_planes(hi, lo, side.shape)
 
     def modes(self, payload: bytes | memoryview, side: SideInfo) -> Mapping[str, Mapping[str, int]]:
         planes = zip(("hi", "lo"), _cut_planes(payload), strict=True)
         return {name: {"raw" if len(plane) == side.words else "zstd": 1} for name, plane in planes}
-
-    def _encode_plane(self, plane: Plane) -> bytes:
-        frame = compress(plane, self.level)
-        return frame if len(frame) < plane.size else plane.tobytes()
 
 
 def _cut_planes(payload: bytes | memoryview) -> tuple[memoryview, memoryview]:
@@ -63,8 +64,3 @@ def _cut_planes(payload: bytes | memoryview) -> tuple[memoryview, memoryview]:
     if hi_bytes > len(rest):
         raise CodecError("the hi plane is cut short", came=f"{len(rest)} bytes", expected=f"{hi_bytes} bytes")
     return rest[:hi_bytes], rest[hi_bytes:]
-
-
-def _decode_plane(plane: memoryview, side: SideInfo) -> Plane:
-    data = plane if len(plane) == side.words else decompress(plane, side.words)
-    return np.frombuffer(data, dtype=np.uint8)

@@ -1,7 +1,7 @@
 """expbias: byte planes with a bias a channel, the fast one.
 
-High bytes are shifted by a table of one bias and one sign a channel (see `channel_bias`), which gathers channels of
-unlike scale under one histogram; then both planes go through zstd, each left raw where that is not smaller.
+High bytes are shifted by a table of one bias and one sign a channel (see `planes.ChannelBias`), which gathers channels
+of unlike scale under one histogram; then both planes go through zstd, each left raw where that is not smaller.
 Two cases where a plain method wins are tried when they are likely: the table is left out where repeated rows
 compress better than it saves (a short stream, or a lo plane that compresses well), and the lo plane is coded
 as differences of successive rows where that is smaller.
@@ -26,24 +26,18 @@ from pytest_h2o.codecs.planes import (
     choose_bias,
     compress_plane,
     decompress_plane,
+    from_bytes,
     join_planes,
     read_bias,
     read_plane,
     split_planes,
+    to_bytes,
     write_bias,
     write_plane,
 )
-from pytest_h2o.codecs.wire import (
-    MAX_HEADER_BYTES,
-    RAW_MODE,
-    ByteReader,
-    check_shape,
-    decode_raw,
-    encode_raw,
-    read_header,
-    write_header,
-)
+from pytest_h2o.codecs.wire import MAX_HEADER_BYTES, ByteReader, check_shape, read_mode, write_header
 
+_RAW_MODE = 0
 _PLANES, _BIAS, _HI_FRAME, _LO_FRAME, _LO_DELTA = 1, 2, 4, 8, 16
 _SHORT_ROWS = 48
 """Up to here a table of up to a byte a channel may cost more than it saves."""
@@ -55,53 +49,53 @@ class ExpBias(Codec):
 
     id: ClassVar[str] = "expbias"
     max_overhead_bytes: ClassVar[int] = MAX_HEADER_BYTES
-    """No payload is longer than the raw words by more than this."""
 
     def encode(self, stream: Stream) -> bytes:
         check_shape(stream.words.shape, self.id)
-        raw = stream.raw_bytes
         rows = len(stream.words)
-        if raw == 0:
-            return encode_raw(stream, self.id)
-        hi, lo = split_planes(stream.words.reshape(rows, -1))
-        lo_mode, lo_bytes = _encode_lo(lo)
-        table = choose_bias(hi)
-        mode, body = _encode_hi(table.apply(hi), _BIAS, write_bias(table))
-        if rows <= _SHORT_ROWS or len(lo_bytes) * 8 < lo.size * 7:
-            mode, body = min((mode, body), _encode_hi(hi, 0, b""), key=lambda candidate: len(candidate[1]))
-        payload = write_header(mode | lo_mode, stream, self.id) + body + lo_bytes
-        return payload if len(payload) <= raw + MAX_HEADER_BYTES else encode_raw(stream, self.id)
+        if stream.words.size:
+            hi, lo = split_planes(stream.words.reshape(rows, -1))
+            lo_mode, lo_bytes = _encode_lo(lo)
+            table = choose_bias(hi)
+            mode, body = _encode_hi(table.apply(hi), _BIAS, write_bias(table))
+            if rows <= _SHORT_ROWS or len(lo_bytes) * 8 < lo.size * 7:
+                mode, body = min((mode, body), _encode_hi(hi, 0, b""), key=lambda candidate: len(candidate[1]))
+            payload = write_header(mode | lo_mode, stream, self.id) + body + lo_bytes
+            if len(payload) <= stream.raw_bytes + MAX_HEADER_BYTES:
+                return payload
+        return write_header(_RAW_MODE, stream, self.id) + to_bytes(stream.words)
 
     def decode(self, payload: bytes | memoryview, side: SideInfo) -> Words:
         reader = ByteReader(payload, self.id)
-        header = read_header(reader, side, self.id)
-        if header.mode == RAW_MODE:
-            return decode_raw(reader, header)
-        if header.mode & _PLANES == 0 or header.mode > 31 or header.words == 0:
-            raise reader.damaged("unknown mode", came=str(header.mode), expected="0, or an odd number up to 31")
-        table = read_bias(reader, header.channels) if header.mode & _BIAS else None
-        count = header.words
-        hi = read_plane(reader, count, bool(header.mode & _HI_FRAME))
-        if header.mode & (_LO_FRAME | _LO_DELTA):
-            lo = decompress_plane(reader.rest(), count, reader)
-        else:
-            lo = np.frombuffer(reader.take(count), np.uint8)
+        mode = read_mode(reader, side, self.id)
+        if mode == _RAW_MODE:
+            raw = reader.take(side.raw_bytes)
             reader.expect_end()
-        lo = lo.reshape(header.rows, header.channels)
-        if header.mode & _LO_DELTA:
+            return from_bytes(raw, side.shape)
+        if mode & _PLANES == 0 or mode > 31 or side.words == 0:
+            raise reader.damaged("unknown mode", came=str(mode), expected="0, or an odd number up to 31")
+        rows, channels = side.shape[0], side.words // side.shape[0]
+        table = read_bias(reader, channels) if mode & _BIAS else None
+        hi = read_plane(reader, side.words, bool(mode & _HI_FRAME)).reshape(rows, channels)
+        if mode & (_LO_FRAME | _LO_DELTA):
+            lo = decompress_plane(reader.rest(), side.words, reader)
+        else:
+            lo = np.frombuffer(reader.take(side.words), np.uint8)
+            reader.expect_end()
+        lo = lo.reshape(rows, channels)
+        if mode & _LO_DELTA:
             lo = np.add.accumulate(lo, axis=0, dtype=np.uint8)
-        hi = hi.reshape(header.rows, header.channels)
-        return join_planes(hi if table is None else table.undo(hi), lo, header.shape)
+        return join_planes(hi if table is None else table.undo(hi), lo, side.shape)
 
 
 def _encode_hi(hi: Plane, mode: int, table: bytes) -> tuple[int, bytes]:
-    """Give mode bits and bytes of a hi plane and its table."""
+    """Mode bits and bytes of a hi plane and its table."""
     is_frame, coded = write_plane(hi, Search.REPEATS)
     return _PLANES | (_HI_FRAME if is_frame else 0) | mode, table + coded
 
 
 def _encode_lo(lo: Plane) -> tuple[int, bytes]:
-    """Give mode bits and bytes of a lo plane."""
+    """Mode bits and bytes of a lo plane."""
     difference = lo.copy()
     difference[1:] -= lo[:-1]
     plain, delta = (compress_plane(plane, Search.REPEATS) for plane in (lo, difference))

@@ -23,18 +23,131 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
-from pytest_h2o.codecs.planes import Plane, compress, decompress, from_bytes, join_planes, split_planes, to_bytes
+from pytest_h2o.codecs.planes import (
+    Plane,
+    compress,
+    decompress,
+    from_bytes,
+    join_planes,
+    predict,
+    restore,
+    split_planes,
+    to_bytes,
+)
 from pytest_h2o.codecs.wire import ByteReader
 from pytest_h2o.errors import CodecError
 
+PREDICTORS = ("raw", "delta_seq", "xor_seq")
+CODES = ("rle", "zstd")
+ZSTD_LEVEL = 3
 MIN_RUN, MAX_RUN, MAX_LITERAL = 4, 131, 128
+_COUNT = struct.Struct("<I")
+_FRAME = struct.Struct("<BBII")
 _Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class GearV3(Codec):
+    """The runtime's own frame: per byte plane the smallest of predictors by run length and zstd.
+
+    Parameters
+    ----------
+    predictors_k, predictors_v : str
+        Names of predictors for K and for V, with commas, in the order of trial: ``raw``, ``delta_seq``,
+        ``xor_seq``. The first of equally small ones is taken. As in the runtime a name that it does not know
+        (``pair_delta`` is one) is passed over, and if none is left ``raw`` is tried.
+    """
+
+    id: ClassVar[str] = "gear_v3"
+    out_of_band: ClassVar[tuple[str, ...]] = ("shape",)
+    max_overhead_bytes: ClassVar[int | None] = 0
+
+    predictors_k: str = "raw,delta_seq,xor_seq,pair_delta"
+    predictors_v: str = "raw,delta_seq,xor_seq"
+
+    def encode(self, stream: Stream) -> bytes:
+        if stream.words.size >= 1 << 32:
+            raise CodecError("a stream is too long for gear_v3", came=f"{stream.words.size} words", expected="< 2**32")
+        head_major = np.ascontiguousarray(stream.words.transpose(1, 0, 2))
+        hi, lo = split_planes(head_major.reshape(-1))
+        names = (self.predictors_k if stream.tensor == "k" else self.predictors_v).split(",")
+        known = [name for name in map(str.strip, names) if name in PREDICTORS] or ["raw"]
+        coded = _COUNT.pack(head_major.size) + _encode_plane(lo, known) + _encode_plane(hi, known)
+        return coded if len(coded) < stream.raw_bytes else to_bytes(head_major)
+
+    def decode(self, payload: bytes | memoryview, side: SideInfo) -> Words:
+        seq_len, kv_heads, head_dim = side.shape
+        head_major_shape = (kv_heads, seq_len, head_dim)
+        if len(payload) == side.raw_bytes:
+            head_major = from_bytes(payload, head_major_shape)
+        else:
+            lo, hi = (_decode_plane(frame, side.words) for frame in _read_frames(payload, side.words))
+            head_major = join_planes(hi, lo, head_major_shape)
+        return np.ascontiguousarray(head_major.transpose(1, 0, 2))
+
+    def modes(self, payload: bytes | memoryview, side: SideInfo) -> Mapping[str, Mapping[str, int]]:
+        if len(payload) == side.raw_bytes:
+            return {"hi": {"stored": 1}, "lo": {"stored": 1}}
+        lo, hi = (f"{frame.predictor}-{frame.code}" for frame in _read_frames(payload, side.words))
+        return {"hi": {hi: 1}, "lo": {lo: 1}}
+
+
+class _Frame(NamedTuple):
+    predictor: str
+    code: str
+    coded: memoryview
+
+
+def _encode_plane(plane: Plane, predictors: list[str]) -> bytes:
+    """The smallest frame of `plane`, the first on a tie; run-length codes are planned where they could be smaller."""
+    best_bytes, best = -1, b""
+    for predictor in predictors:
+        (residual,) = predict(plane, [predictor], slice(0, 1))
+        coded, code = compress(residual, ZSTD_LEVEL), "zstd"
+        if least_rle_bytes(residual) <= len(coded):
+            plan = plan_rle(residual)
+            if plan.encoded_bytes <= len(coded):
+                coded, code = encode_rle(residual, plan), "rle"
+        if best_bytes < 0 or len(coded) < best_bytes:
+            best_bytes = len(coded)
+            best = _FRAME.pack(PREDICTORS.index(predictor), CODES.index(code), plane.size, best_bytes) + coded
+    return best
+
+
+def _decode_plane(frame: _Frame, words: int) -> Plane:
+    unpack = decode_rle if frame.code == "rle" else decompress
+    plane: Plane = restore(np.frombuffer(unpack(frame.coded, words), np.uint8)[None], frame.predictor)[0]
+    return plane
+
+
+def _read_frames(payload: bytes | memoryview, words: int) -> list[_Frame]:
+    """The frames of the low and of the high bytes."""
+    reader = ByteReader(payload)
+    (count,) = _COUNT.unpack(reader.take(_COUNT.size, "the number of words"))
+    if count != words:
+        raise CodecError("a gear_v3 payload does not fit its stream", came=f"{count} words", expected=f"{words} words")
+    frames = []
+    for _ in range(2):
+        predictor, code, raw_bytes, coded_bytes = _FRAME.unpack(reader.take(_FRAME.size, "the header of a frame"))
+        if predictor >= len(PREDICTORS) or code >= len(CODES) or raw_bytes != words:
+            raise CodecError(
+                "the header of a gear_v3 frame is damaged",
+                came=f"predictor {predictor}, code {code}, {raw_bytes} bytes",
+                expected=f"predictor 0 to 2, code 0 or 1, {words} bytes",
+            )
+        frames.append(_Frame(PREDICTORS[predictor], CODES[code], reader.take(coded_bytes, "a coded plane")))
+    if reader.left:
+        raise CodecError("bytes follow a gear_v3 payload", came=f"{reader.left} bytes", expected="none")
+    return frames
+
+
+# Run lengths: a control of 0 to 127 and one more literal bytes, or of 128 to 255 and a byte that stands 4 to 131 times
 
 
 @dataclass(frozen=True)
@@ -130,133 +243,3 @@ def _split(start: _Index, length: _Index, most: int) -> tuple[_Index, _Index]:
     pieces = -(-length // most)
     within = (np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * most
     return np.repeat(start, pieces) + within, np.minimum(np.repeat(length, pieces) - within, most)
-
-
-PREDICTORS = {"raw": 0, "delta_seq": 1, "xor_seq": 2}
-CODES = ("rle", "zstd")
-ZSTD_LEVEL = 3
-_COUNT = struct.Struct("<I")
-_FRAME = struct.Struct("<BBII")
-
-
-@dataclass(frozen=True)
-class GearV3(Codec):
-    """The runtime's own frame: per byte plane the smallest of predictors by run length and zstd.
-
-    Parameters
-    ----------
-    predictors_k, predictors_v : str
-        Names of predictors for K and for V, with commas, in the order of trial: ``raw``, ``delta_seq``,
-        ``xor_seq``. The first of equally small ones is taken. As in the runtime a name that it does not know
-        (``pair_delta`` is one) is passed over, and if none is left ``raw`` is tried.
-    """
-
-    id: ClassVar[str] = "gear_v3"
-    out_of_band: ClassVar[tuple[str, ...]] = ("shape",)
-    max_overhead_bytes: ClassVar[int | None] = 0
-
-    predictors_k: str = "raw,delta_seq,xor_seq,pair_delta"
-    predictors_v: str = "raw,delta_seq,xor_seq"
-
-    def encode(self, stream: Stream) -> bytes:
-        if stream.words.size >= 1 << 32:
-            raise CodecError("a stream is too long for gear_v3", came=f"{stream.words.size} words", expected="< 2**32")
-        head_major = np.ascontiguousarray(stream.words.transpose(1, 0, 2))
-        hi, lo = split_planes(head_major.reshape(-1))
-        predictors = _known_predictors(self.predictors_k if stream.tensor == "k" else self.predictors_v)
-        coded = _COUNT.pack(head_major.size) + _encode_plane(lo, predictors) + _encode_plane(hi, predictors)
-        return coded if len(coded) < stream.raw_bytes else to_bytes(head_major)
-
-    def decode(self, payload: bytes | memoryview, side: SideInfo) -> Words:
-        seq_len, kv_heads, head_dim = side.shape
-        head_major_shape = (kv_heads, seq_len, head_dim)
-        if len(payload) == side.raw_bytes:
-            head_major = from_bytes(payload, head_major_shape)
-        else:
-            lo, hi = _read_frames(payload, side.words)
-            head_major = join_planes(hi.decode(), lo.decode(), head_major_shape)
-        return np.ascontiguousarray(head_major.transpose(1, 0, 2))
-
-    def modes(self, payload: bytes | memoryview, side: SideInfo) -> Mapping[str, Mapping[str, int]]:
-        if len(payload) == side.raw_bytes:
-            return {"hi": {"stored": 1}, "lo": {"stored": 1}}
-        lo, hi = _read_frames(payload, side.words)
-        return {"hi": {hi.mode: 1}, "lo": {lo.mode: 1}}
-
-
-@dataclass(frozen=True)
-class _Frame:
-    predictor: str
-    code: str
-    raw_bytes: int
-    coded: memoryview
-
-    @property
-    def mode(self) -> str:
-        return f"{self.predictor}-{self.code}"
-
-    def decode(self) -> Plane:
-        unpack = decode_rle if self.code == "rle" else decompress
-        return _restore(np.frombuffer(unpack(self.coded, self.raw_bytes), dtype=np.uint8), self.predictor)
-
-
-def _known_predictors(names: str) -> tuple[str, ...]:
-    known = tuple(name for name in map(str.strip, names.split(",")) if name in PREDICTORS)
-    return known or ("raw",)
-
-
-def _encode_plane(plane: Plane, predictors: tuple[str, ...]) -> bytes:
-    """The smallest frame of `plane`, the first on a tie; run-length codes are planned where they could be smaller."""
-    best_bytes, best = -1, b""
-    for predictor in predictors:
-        residual = _predict(plane, predictor)
-        coded = compress(residual, ZSTD_LEVEL)
-        use_zstd = True
-        if least_rle_bytes(residual) <= len(coded):
-            plan = plan_rle(residual)
-            if plan.encoded_bytes <= len(coded):
-                coded, use_zstd = encode_rle(residual, plan), False
-        if best_bytes < 0 or len(coded) < best_bytes:
-            best_bytes = len(coded)
-            best = _FRAME.pack(PREDICTORS[predictor], int(use_zstd), plane.size, best_bytes) + coded
-    return best
-
-
-def _predict(plane: Plane, predictor: str) -> Plane:
-    if predictor == "raw":
-        return plane
-    residual: Plane = plane.copy()
-    operation = np.subtract if predictor == "delta_seq" else np.bitwise_xor
-    operation(plane[1:], plane[:-1], out=residual[1:])
-    return residual
-
-
-def _restore(residual: Plane, predictor: str) -> Plane:
-    """The inverse of `_predict`; sums wrap at 256."""
-    if predictor == "raw":
-        return residual
-    operation = np.add if predictor == "delta_seq" else np.bitwise_xor
-    plane: Plane = operation.accumulate(residual, dtype=np.uint8)
-    return plane
-
-
-def _read_frames(payload: bytes | memoryview, words: int) -> tuple[_Frame, _Frame]:
-    reader = ByteReader(payload)
-    (count,) = _COUNT.unpack(reader.take(_COUNT.size, "the number of words"))
-    if count != words:
-        raise CodecError("a gear_v3 payload does not fit its stream", came=f"{count} words", expected=f"{words} words")
-    lo, hi = _read_frame(reader, words), _read_frame(reader, words)
-    if reader.left:
-        raise CodecError("bytes follow a gear_v3 payload", came=f"{reader.left} bytes", expected="none")
-    return lo, hi
-
-
-def _read_frame(reader: ByteReader, words: int) -> _Frame:
-    predictor, code, raw_bytes, coded_bytes = _FRAME.unpack(reader.take(_FRAME.size, "the header of a frame"))
-    if predictor >= len(PREDICTORS) or code >= len(CODES) or raw_bytes != words:
-        raise CodecError(
-            "the header of a gear_v3 frame is damaged",
-            came=f"predictor {predictor}, code {code}, {raw_bytes} bytes",
-            expected=f"predictor 0 to 2, code 0 or 1, {words} bytes",
-        )
-    return _Frame(tuple(PREDICTORS)[predictor], CODES[code], raw_bytes, reader.take(coded_bytes, "a coded plane"))

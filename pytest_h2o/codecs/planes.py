@@ -1,4 +1,4 @@
-"""fp16 words as high and low bytes, and as bytes in a row."""
+"""fp16 words as planes of high and low bytes, and what codecs do with planes: frames, predictors, biases."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pytest_h2o.codecs.wire import ByteReader, encode_varint
 from pytest_h2o.errors import CodecError
 
 Plane = NDArray[np.uint8]
+Buffer = bytes | bytearray | memoryview
 __path__: list[str] = []  # so that codecs.planes.byte_planes, which is documented for 0.1, is looked for at all
 
 
@@ -44,9 +45,7 @@ def from_bytes(data: bytes | memoryview, shape: tuple[int, ...]) -> Words:
     return np.frombuffer(data, dtype="<u2").astype(np.uint16).reshape(shape)
 
 
-MIN_LEVEL, MAX_LEVEL = 1, 22
-_LEAST_WINDOW = 1 << 10
-"""The smallest window that a frame can declare."""
+# zstd frames
 
 
 class Search(Enum):
@@ -56,12 +55,13 @@ class Search(Enum):
     HISTOGRAM = "histogram"
 
 
+MIN_LEVEL, MAX_LEVEL = 1, 22
+_LEAST_WINDOW = 1 << 10
+"""The smallest window that a frame can declare."""
 _SIZE_CLASSES = (1 << 14, 1 << 17, 1 << 18)
 """Up to these sizes of its input a level means other parameters each."""
-
 _HAS_BATCHES = hasattr(zstandard.ZstdCompressor, "multi_compress_to_buffer")
 """Its other backend, for PyPy, has no call for many inputs."""
-
 _WORTH_A_BATCH = 32
 """From so many inputs on a call for all of them makes up for the context that it makes."""
 
@@ -74,8 +74,10 @@ class _Contexts(threading.local):
 
     def __init__(self) -> None:
         self.compressors: dict[tuple[int | Search, int], zstandard.ZstdCompressor] = {}
-        self.decompressor = zstandard.ZstdDecompressor()
-        self.bare_decompressor = zstandard.ZstdDecompressor(format=zstandard.FORMAT_ZSTD1_MAGICLESS)
+        self.decompressors = {
+            kind: zstandard.ZstdDecompressor(format=kind)
+            for kind in (zstandard.FORMAT_ZSTD1, zstandard.FORMAT_ZSTD1_MAGICLESS)
+        }
 
     def compressor(self, kind: int | Search, size: int) -> zstandard.ZstdCompressor:
         """Of a level, or for bare frames; for `size` bytes."""
@@ -116,13 +118,13 @@ def check_level(codec_id: str, level: int, setting: str = "level") -> None:
         )
 
 
-def compress(data: bytes | bytearray | memoryview | Plane, level: int) -> bytes:
-    """One zstd frame of `data` (contiguous, of bytes)."""
+def compress(data: Buffer | Plane, kind: int | Search) -> bytes:
+    """One zstd frame of `data` (contiguous, of bytes): of a level, or a bare one, without its magic number and size."""
     view = data.data if isinstance(data, np.ndarray) else memoryview(data)
-    return _contexts.compressor(level, view.nbytes).compress(view)
+    return _contexts.compressor(kind, view.nbytes).compress(view)
 
 
-def compress_each(data: Sequence[bytes | bytearray | memoryview], level: int) -> list[bytes] | list[memoryview]:
+def compress_each(data: Sequence[Buffer], level: int) -> list[bytes] | list[memoryview]:
     """One zstd frame of each of `data` (contiguous, of bytes), the same as from `compress`; many of them in one call.
 
     Frames that are views keep the memory of all of them: those that are to live on should be copied.
@@ -133,67 +135,50 @@ def compress_each(data: Sequence[bytes | bytearray | memoryview], level: int) ->
     return [memoryview(frames[place]) for place in range(len(data))]  # type: ignore[arg-type]  # a buffer it is
 
 
-def decompress(frame: bytes | memoryview, size: int) -> bytes:
-    """The content of one frame that must hold exactly `size` bytes."""
+def decompress(frame: bytes | memoryview, size: int, *, bare: bool = False) -> bytes:
+    """The content of one frame of `compress` that must hold exactly `size` bytes, at least one in a bare frame."""
+    kind = zstandard.FORMAT_ZSTD1_MAGICLESS if bare else zstandard.FORMAT_ZSTD1
     try:
-        declared = zstandard.get_frame_parameters(frame)
-        _check_declared(declared.content_size, declared.window_size, size, size)
-        return _contexts.decompressor.decompress(frame, allow_extra_data=False)  # holds the frame to its size
+        declared = zstandard.get_frame_parameters(frame, format=kind)
+        if declared.content_size != (zstandard.CONTENTSIZE_UNKNOWN if bare else size):
+            is_unknown = declared.content_size == zstandard.CONTENTSIZE_UNKNOWN
+            raise _unfit("no size" if is_unknown else f"{declared.content_size} bytes", size)
+        if declared.window_size > max(_LEAST_WINDOW, 2 * size):
+            raise CodecError(
+                "a zstd frame declares too large a window",
+                came=f"{declared.window_size} bytes",
+                expected=f"about {size} bytes",
+            )
+        content = _contexts.decompressors[kind].decompress(frame, max_output_size=size, allow_extra_data=False)
     except zstandard.ZstdError as error:
-        raise _damaged(error, size) from error
-
-
-def compress_bare(data: memoryview, search: Search) -> bytes:
-    """One magicless frame of `data` (contiguous), without its size."""
-    return _contexts.compressor(search, data.nbytes).compress(data)
-
-
-def decompress_bare(frame: bytes | memoryview, size: int) -> bytes:
-    """The content of one frame of `compress_bare`, which must hold exactly `size` bytes, at least one."""
-    try:
-        declared = zstandard.get_frame_parameters(frame, format=zstandard.FORMAT_ZSTD1_MAGICLESS)
-        _check_declared(declared.content_size, declared.window_size, zstandard.CONTENTSIZE_UNKNOWN, size)
-        content = _contexts.bare_decompressor.decompress(frame, max_output_size=size, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise _damaged(error, size) from error
+        raise CodecError("a zstd frame is damaged", came=str(error), expected=f"a frame of {size} bytes") from error
     if len(content) != size:
-        raise CodecError("a zstd frame does not fit its stream", came=f"{len(content)} bytes", expected=f"{size} bytes")
+        raise _unfit(f"{len(content)} bytes", size)
     return content
 
 
-def _check_declared(content_size: int, window_size: int, expected_size: int, size: int) -> None:
-    if content_size != expected_size:
-        came = "no size" if content_size == zstandard.CONTENTSIZE_UNKNOWN else f"{content_size} bytes"
-        raise CodecError("a zstd frame does not fit its stream", came=came, expected=f"{size} bytes")
-    if window_size > max(_LEAST_WINDOW, 2 * size):
-        raise CodecError(
-            "a zstd frame declares too large a window", came=f"{window_size} bytes", expected=f"about {size} bytes"
-        )
-
-
-def _damaged(error: zstandard.ZstdError, size: int) -> CodecError:
-    return CodecError("a zstd frame is damaged", came=str(error), expected=f"a frame of {size} bytes")
+def _unfit(came: str, size: int) -> CodecError:
+    return CodecError("a zstd frame does not fit its stream", came=came, expected=f"{size} bytes")
 
 
 def compress_plane(plane: Plane, search: Search) -> bytes | None:
-    """Give the frame of a plane's bytes in C order, or None where it is not smaller than the bytes."""
-    raw = np.ascontiguousarray(plane).data
-    frame = compress_bare(raw, search)
-    return frame if len(frame) < raw.nbytes else None
+    """The bare frame of a plane's bytes in C order, or None where it is not smaller than the bytes."""
+    frame = compress(np.ascontiguousarray(plane), search)
+    return frame if len(frame) < plane.size else None
 
 
 def decompress_plane(frame: memoryview, count: int, reader: ByteReader) -> Plane:
-    """Give the `count` bytes of a frame that `reader` took; never allocates much more than that."""
+    """The `count` bytes of a frame that `reader` took; never allocates much more than that."""
     if count == 0:
         raise reader.damaged("a compressed plane of no bytes")
     try:
-        return np.frombuffer(decompress_bare(frame, count), np.uint8)
+        return np.frombuffer(decompress(frame, count, bare=True), np.uint8)
     except CodecError as error:
         raise reader.damaged(error.what, came=error.came, expected=error.expected) from error
 
 
 def write_plane(plane: Plane, search: Search | None) -> tuple[bool, bytes]:
-    """Give whether a plane became a frame, and its bytes: the frame, its length before it, or the plane."""
+    """Whether a plane became a frame, and its bytes: the frame, its length before it, or the plane."""
     frame = None if search is None else compress_plane(plane, search)
     if frame is None:
         return False, plane.tobytes()
@@ -207,23 +192,13 @@ def read_plane(reader: ByteReader, count: int, is_frame: bool) -> Plane:
     return np.frombuffer(reader.take(count), np.uint8)
 
 
-FlatBytes = NDArray[np.uint8]
+# Predictors
+
 PREDICTORS = ("raw", "delta_seq", "xor_seq", "pair_delta", "pair_delta_delta_seq")
-"""Every predictor; its place here is its mode byte in an encoded stream, so the order never changes."""
+"""Every predictor; its place here is its mode byte in an encoded stream, so the order never changes.
 
-_SAME_ON_ONE_ROW = {"delta_seq": "raw", "xor_seq": "raw", "pair_delta_delta_seq": "pair_delta"}
-
-
-def distinct_on_one_row(names: Sequence[str]) -> list[int]:
-    """Places in `names` of predictors that differ on a block of one row, the first of equals.
-
-    A single row has no row before it: there ``delta_seq`` and ``xor_seq`` are ``raw``. Leaving the later of two
-    equal candidates out never changes which one is chosen, because the first wins a tie.
-    """
-    first: dict[str, int] = {}
-    for place, name in enumerate(names):
-        first.setdefault(_SAME_ON_ONE_ROW.get(name, name), place)
-    return list(first.values())
+``delta_seq`` and ``xor_seq`` take the row before off, ``pair_delta`` the even element of a pair off the odd one.
+"""
 
 
 def predict(plane: Plane, names: Sequence[str], starts: slice | NDArray[np.intp]) -> list[Plane]:
@@ -234,40 +209,37 @@ def predict(plane: Plane, names: Sequence[str], starts: slice | NDArray[np.intp]
     plane : numpy.ndarray of uint8, ``[rows, kv_heads, head_dim]``, C order
         ``raw`` gives this very array back, so it must not be written to afterwards.
     names : sequence of str
-        Out of `PREDICTORS`.
+        Out of `PREDICTORS`; those of pairs need the last axis to be ``head_dim``.
     starts : slice or numpy.ndarray of int
         The first row of each block.
 
     Returns
     -------
-    list of numpy.ndarray of uint8, ``[rows, kv_heads, head_dim]``, C order
+    list of numpy.ndarray of uint8, of the shape of `plane`, C order
         In the order of `names`.
     """
+
+    def on_rows(plane: Plane, operation: np.ufunc) -> Plane:
+        out = np.empty_like(plane)
+        operation(plane[1:], plane[:-1], out=out[1:])  # over all blocks at once; their first rows are put right below
+        out[starts] = plane[starts]
+        return out
+
     paired = _on_pairs(plane, np.subtract) if any(name.startswith("pair_delta") for name in names) else plane
     made: dict[str, Callable[[], Plane]] = {
         "raw": lambda: plane,
-        "delta_seq": lambda: _delta_rows(plane, starts),
-        "xor_seq": lambda: _xor_rows(plane, starts),
+        "delta_seq": lambda: on_rows(plane, np.subtract),
+        "xor_seq": lambda: on_rows(plane, np.bitwise_xor),
         "pair_delta": lambda: paired,
-        "pair_delta_delta_seq": lambda: _delta_rows(paired, starts),
+        "pair_delta_delta_seq": lambda: on_rows(paired, np.subtract),
     }
     return [made[name]() for name in names]
 
 
 def restore(blocks: Plane, name: str) -> Plane:
-    """Undo one predictor on blocks of equal length.
+    """Undo one predictor on blocks of equal length, uint8 ``[blocks, rows, kv_heads, head_dim]``, C order.
 
-    Parameters
-    ----------
-    blocks : numpy.ndarray of uint8, ``[blocks, rows, kv_heads, head_dim]``, C order
-        Left as it is.
-    name : str
-        Out of `PREDICTORS`.
-
-    Returns
-    -------
-    numpy.ndarray of uint8, ``[blocks, rows, kv_heads, head_dim]``
-        `blocks` itself for ``raw``.
+    They are left as they are; ``raw`` gives them back themselves.
     """
     if name == "raw":
         return blocks
@@ -276,46 +248,6 @@ def restore(blocks: Plane, name: str) -> Plane:
         return undone
     paired: Plane = blocks if name == "pair_delta" else np.add.accumulate(blocks, axis=1, dtype=np.uint8)
     return _on_pairs(paired, np.add) if name.startswith("pair_delta") else paired
-
-
-def bitshuffle(data: FlatBytes) -> FlatBytes:
-    """Turn n bytes, seen as bits ``[n, 8]`` (least significant first), into the bits ``[8, n]``, packed again alike.
-
-    Parameters
-    ----------
-    data : numpy.ndarray of uint8, ``[n]``
-
-    Returns
-    -------
-    numpy.ndarray of uint8, ``[n]``
-    """
-    if data.size % 8 == 0:
-        return np.concatenate([np.packbits(data & np.uint8(1 << bit), bitorder="little") for bit in range(8)])
-    bits = np.unpackbits(data, bitorder="little").reshape(-1, 8)
-    return np.packbits(bits.T.ravel(), bitorder="little")
-
-
-def bitunshuffle(blocks: FlatBytes) -> FlatBytes:
-    """Undo `bitshuffle` on blocks of equal length, uint8 ``[blocks, n]``."""
-    bits = np.unpackbits(blocks, axis=1, bitorder="little").reshape(len(blocks), 8, -1)
-    out: FlatBytes = bits[:, 0].copy()
-    for bit in range(1, 8):
-        out |= bits[:, bit] << np.uint8(bit)
-    return out
-
-
-def _delta_rows(plane: Plane, starts: slice | NDArray[np.intp]) -> Plane:
-    out = np.empty_like(plane)
-    np.subtract(plane[1:], plane[:-1], out=out[1:])  # over all blocks at once; their first rows are put right below
-    out[starts] = plane[starts]
-    return out
-
-
-def _xor_rows(plane: Plane, starts: slice | NDArray[np.intp]) -> Plane:
-    out = np.empty_like(plane)
-    np.bitwise_xor(plane[1:], plane[:-1], out=out[1:])
-    out[starts] = plane[starts]
-    return out
 
 
 def _on_pairs(plane: Plane, operation: np.ufunc) -> Plane:
@@ -330,6 +262,25 @@ def _on_pairs(plane: Plane, operation: np.ufunc) -> Plane:
     return out
 
 
+def bitshuffle(data: Plane) -> Plane:
+    """Turn uint8 ``[n]``, seen as bits ``[n, 8]``, least significant first, into the bits ``[8, n]``, packed alike."""
+    if data.size % 8 == 0:
+        return np.concatenate([np.packbits(data & np.uint8(1 << bit), bitorder="little") for bit in range(8)])
+    bits = np.unpackbits(data, bitorder="little").reshape(-1, 8)
+    return np.packbits(bits.T.ravel(), bitorder="little")
+
+
+def bitunshuffle(blocks: Plane) -> Plane:
+    """Undo `bitshuffle` on blocks of equal length, uint8 ``[blocks, n]``."""
+    bits = np.unpackbits(blocks, axis=1, bitorder="little").reshape(len(blocks), 8, -1)
+    out: Plane = bits[:, 0].copy()
+    for bit in range(1, 8):
+        out |= bits[:, bit] << np.uint8(bit)
+    return out
+
+
+# Biases
+
 _SAMPLED_ROWS = 64
 _PLACE_VALUES = [np.array([128, *(1 << bit for bit in reversed(range(bits)))], np.uint8) for bits in range(8)]
 """What the bits of a channel stand for, by the bits of an offset: the sign comes to lie in bit 7, the offset below."""
@@ -337,7 +288,7 @@ _PLACE_VALUES = [np.array([128, *(1 << bit for bit in reversed(range(bits)))], n
 
 @dataclass(frozen=True)
 class ChannelBias:
-    """`bias` 0 to 127 and `sign` 0 or 128 a channel, uint8 ``[channels]``."""
+    """`bias` 0 to 127 and `sign` 0 or 128 a channel, uint8 ``[channels]``: gathers channels of unlike scale."""
 
     bias: Plane
     sign: Plane
@@ -370,7 +321,7 @@ def choose_bias(hi: Plane) -> ChannelBias:
 
 
 def write_bias(table: ChannelBias) -> bytes:
-    """Encode a table of at least one channel."""
+    """The least bias, the bits of an offset to it, then sign and offset of each channel, packed bit by bit."""
     low = int(table.bias.min())
     bits = int(table.bias.max() - low).bit_length()
     fields = ((table.sign >> 7 << bits) | (table.bias - low)).astype(np.uint8)
@@ -379,7 +330,7 @@ def write_bias(table: ChannelBias) -> bytes:
 
 
 def read_bias(reader: ByteReader, channels: int) -> ChannelBias:
-    """Decode the table of `channels` channels."""
+    """Read the table of `channels` channels."""
     low, bits = reader.read_byte(), reader.read_byte()
     if low > 127 or bits > 7:
         raise reader.damaged("a bias table is out of range", came=f"{low}, {bits} bits", expected="0 to 127, 0 to 7")

@@ -1,6 +1,6 @@
 """Codecs by name: the built-in ones, those of installed distributions, and those registered by a conftest.
 
-Nothing is imported until a codec is asked for. A distribution adds a codec with an entry point whose name is the
+Names are known without importing a codec, or numpy. A distribution adds a codec with an entry point whose name is the
 codec's id::
 
     [project.entry-points."pytest_h2o.codecs"]
@@ -15,14 +15,16 @@ import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
 from importlib import metadata
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_h2o.codecs.base import Codec
 from pytest_h2o.errors import CodecError
+
+if TYPE_CHECKING:
+    from pytest_h2o.codecs.base import Codec
 
 ENTRY_POINT_GROUP = "pytest_h2o.codecs"
 
@@ -43,30 +45,16 @@ _registered: dict[str, type[Codec]] = {}
 _C = TypeVar("_C", bound="type[Codec]")
 
 
-def builtin_names() -> tuple[str, ...]:
-    """Ids of the codecs of this package."""
-    return tuple(BUILT_IN)
-
-
 def codec_names() -> tuple[str, ...]:
     """Ids of all codecs that there are: built-in, of installed distributions, registered; none is imported.
 
-    Raises
-    ------
-    CodecError
-        Two claim one name.
+    Raises CodecError where two claim one name.
     """
     return (*BUILT_IN, *sorted(_plugins()), *sorted(_registered))
 
 
 def codec_class(name: str) -> type[Codec]:
-    """The class of the codec `name`, imported now if it was not before.
-
-    Raises
-    ------
-    CodecError
-        There is none, or it cannot be loaded.
-    """
+    """The class of the codec `name`, imported now; CodecError where there is none or it cannot be loaded."""
     if name in BUILT_IN:
         module, _, attribute = BUILT_IN[name].partition(":")
         try:
@@ -76,20 +64,19 @@ def codec_class(name: str) -> type[Codec]:
         return _checked(cls, name, BUILT_IN[name])
     if name in _registered:
         return _registered[name]
-    plugin = _plugins().get(name)
-    if plugin is None:
-        raise _unknown(name)
-    return _load(plugin)
+    if name in _plugins():
+        return _load(_plugins()[name])
+    names = codec_names()
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    raise CodecError(
+        f"there is no codec {name!r}",
+        expected=", ".join(names),
+        hint=f"did you mean {' or '.join(repr(n) for n in near)}?" if near else None,
+    )
 
 
 def get_codec(name: str, **config: Any) -> Codec:
-    """The codec `name` with settings; those that are not given have their defaults.
-
-    Raises
-    ------
-    CodecError
-        There is none of that name, it cannot be loaded, or a setting is not one of its own.
-    """
+    """The codec `name` with settings; those that are not given have their defaults, an unknown one is a CodecError."""
     return codec_class(name).from_config(config)
 
 
@@ -105,39 +92,70 @@ def codec_from_config(config: Mapping[str, Any]) -> Codec:
     return codec_class(name).from_config(config)
 
 
+def parse_codec(text: str) -> Codec:
+    """The codec that `text` names: its id, then ``:setting=value`` for each setting that is not the default.
+
+    A value is read as the type of the setting's default; the items of a tuple stand between ``+``.
+    """
+    name, *settings = text.split(":")
+    defaults = {field.name: field.default for field in fields(codec_class(name))}
+    config: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or key in config:
+            raise CodecError(
+                f"{text!r} names no codec",
+                came=repr(setting),
+                expected="NAME or NAME:SETTING=VALUE, each setting once",
+            )
+        config[key] = _parse_value(value, defaults.get(key))
+    return get_codec(name, **config)
+
+
+def render_codec(codec: Codec) -> str:
+    """The shortest text that `parse_codec` takes for `codec`, where all its values can be written so."""
+    changed = {f.name: getattr(codec, f.name) for f in fields(codec) if getattr(codec, f.name) != f.default}
+    return ":".join(
+        [codec.id, *(f"{k}={'+'.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in changed.items())]
+    )
+
+
+def _parse_value(value: str, default: Any) -> Any:
+    """`value` as the type of `default`; what cannot be read so stays text, for the check of settings to refuse."""
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "false": False}[value.lower()]
+        if isinstance(default, (int, float)):
+            return type(default)(value)
+    except (KeyError, ValueError):
+        return value
+    return tuple(value.split("+")) if isinstance(default, tuple) else value
+
+
 def register(cls: _C) -> _C:
     """Add a codec for this process, from a conftest or a script; usable as a decorator.
 
-    Raises
-    ------
-    CodecError
-        The class is no codec, or its id is taken.
+    Raises CodecError where the class is no codec or its id is taken.
     """
-    checked = _checked(cls, getattr(cls, "id", None), f"{cls.__module__}:{cls.__qualname__}")
-    if _registered.get(checked.id) is not cls:
-        taken_by = _owner(checked.id)
+    where = f"{cls.__module__}:{cls.__qualname__}"
+    name = _checked(cls, getattr(cls, "id", None), where).id
+    if _registered.get(name) is not cls:
+        taken_by: str | None = None
+        if name in BUILT_IN:
+            taken_by = BUILT_IN[name]
+        elif name in _registered:
+            taken_by = f"{_registered[name].__module__}:{_registered[name].__qualname__}"
+        elif name in _plugins():
+            taken_by = _described(_plugins()[name])
         if taken_by is not None:
             raise CodecError(
-                f"the codec name {checked.id!r} is taken",
-                where=f"{cls.__module__}:{cls.__qualname__}",
+                f"the codec name {name!r} is taken",
+                where=where,
                 came=f"the id of {taken_by}",
                 hint="give your codec another id",
             )
-        _registered[checked.id] = cls
+        _registered[name] = cls
     return cls
-
-
-def register_all(groups: Iterable[Iterable[type[Codec]]]) -> None:
-    """Add the codecs that hooks gave, a group each.
-
-    Raises
-    ------
-    CodecError
-        A class is no codec, or its id is taken.
-    """
-    for group in groups:
-        for cls in group:
-            register(cls)
 
 
 def unregister(name: str) -> None:
@@ -153,11 +171,10 @@ def _plugins() -> dict[str, metadata.EntryPoint]:
         other = plugins.setdefault(plugin.name, plugin)
         same = other.value == plugin.value  # one distribution can be found twice, by two path entries
         if plugin.name in BUILT_IN or not same:
-            owner = BUILT_IN.get(plugin.name) or f"{other.value} of distribution {_distribution(other)}"
             raise CodecError(
                 f"the codec name {plugin.name!r} is claimed twice",
-                where=f"{plugin.value} of distribution {_distribution(plugin)}",
-                came=f"the id of {owner}",
+                where=_described(plugin),
+                came=f"the id of {BUILT_IN.get(plugin.name) or _described(other)}",
                 hint=f"uninstall {_distribution(plugin)}, or give its codec another id",
             )
     return plugins
@@ -174,16 +191,20 @@ def _load(plugin: metadata.EntryPoint) -> type[Codec]:
             came=f"{type(error).__name__}: {error}",
             hint=f"mend or uninstall {distribution}",
         ) from error
-    return _checked(cls, plugin.name, f"{plugin.value} of distribution {distribution}")
+    return _checked(cls, plugin.name, _described(plugin))
 
 
 def _distribution(plugin: metadata.EntryPoint) -> str:
     return plugin.dist.name if plugin.dist is not None else "(unknown)"
 
 
+def _described(plugin: metadata.EntryPoint) -> str:
+    return f"{plugin.value} of distribution {_distribution(plugin)}"
+
+
 def _checked(cls: Any, name: Any, where: str) -> type[Codec]:
     """`cls`, if it is a codec that keeps to the contract and has the id `name`."""
-    from pytest_h2o.codecs.base import Codec
+    from pytest_h2o.codecs.base import Codec  # imports numpy
 
     fault = None
     if not (inspect.isclass(cls) and issubclass(cls, Codec)):
@@ -205,69 +226,3 @@ def _checked(cls: Any, name: Any, where: str) -> type[Codec]:
         )
     checked: type[Codec] = cls
     return checked
-
-
-def _owner(name: str) -> str | None:
-    """What has the name already."""
-    if name in BUILT_IN:
-        return BUILT_IN[name]
-    if name in _registered:
-        return f"{_registered[name].__module__}:{_registered[name].__qualname__}"
-    plugin = _plugins().get(name)
-    return None if plugin is None else f"{plugin.value} of distribution {_distribution(plugin)}"
-
-
-def _unknown(name: str) -> CodecError:
-    names = codec_names()
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    return CodecError(
-        f"there is no codec {name!r}",
-        expected=", ".join(names),
-        hint=f"did you mean {' or '.join(repr(n) for n in near)}?" if near else None,
-    )
-
-
-def parse_codec(text: str) -> Codec:
-    """The codec that `text` names: its id, then ``:setting=value`` for each setting that is not the default.
-
-    A value is read as the type of the setting's default; the items of a tuple stand between ``+``.
-
-    Raises
-    ------
-    CodecError
-        The text has another form, or the codec does not exist or does not take the settings.
-    """
-    name, *settings = text.split(":")
-    defaults = {field.name: field.default for field in fields(codec_class(name))}
-    config: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or key in config:
-            raise CodecError(
-                f"{text!r} names no codec",
-                came=repr(setting),
-                expected="NAME or NAME:SETTING=VALUE, each setting once",
-            )
-        config[key] = _parse_value(value, defaults.get(key))
-    return get_codec(name, **config)
-
-
-def render_codec(codec: Codec) -> str:
-    """The shortest text that `parse_codec` takes for `codec`, where all its values can be written so."""
-    default = {field.name: field.default for field in fields(codec)}
-    changed = {k: v for k, v in ((name, getattr(codec, name)) for name in default) if v != default[k]}
-    return ":".join(
-        [codec.id, *(f"{k}={'+'.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in changed.items())]
-    )
-
-
-def _parse_value(value: str, default: Any) -> Any:
-    """`value` as the type of `default`; what cannot be read so stays text, for the check of settings to refuse."""
-    try:
-        if isinstance(default, bool):
-            return {"true": True, "false": False}[value.lower()]
-        if isinstance(default, (int, float)):
-            return type(default)(value)
-    except (KeyError, ValueError):
-        return value
-    return tuple(value.split("+")) if isinstance(default, tuple) else value

@@ -2,12 +2,12 @@
 
 As in `rowref`, rows resemble earlier rows of the stream, for keys after the rotation between the positions is removed.
 Here up to three earlier rows and the running mean make up a prediction, and the spread of its errors is followed a
-channel and told a row (see `density.row_model`). The fp16 words are then coded one by one under a logistic
-distribution of that mean and spread, exactly as likely as their rounding intervals are (see `density.logistic`), by a
-range coder whose lanes are the channels (see `density.rans`), so that all of it runs on whole rows in numpy.
+channel and told a row. The fp16 words are then coded one by one, exactly as likely as their rounding intervals are
+under a logistic distribution of that mean and spread, by a range coder whose lanes are the channels, so that all of it
+runs on whole rows in numpy (see `density`).
 
 Payload: a rowref payload where that is smaller (mode byte up to 32); else mode byte 64, shape (three varints), the
-rotation and, if there is one, the positions (see `wire.turned_header`), then the segments (see `density.segments`).
+rotation and, if there is one, the positions (see `wire`), then the segments of 1,024 rows (see `density`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
 from pytest_h2o.codecs.density import SEGMENT_ROWS, decode_segment, encode_segment
 from pytest_h2o.codecs.rotation import build_rotation
 from pytest_h2o.codecs.rowref import RowRef, read_turned_header, write_turned_header
-from pytest_h2o.codecs.wire import MAX_HEADER_BYTES, ByteReader, check_shape, read_header
+from pytest_h2o.codecs.wire import MAX_HEADER_BYTES, ByteReader, check_shape, read_mode
 
 _DENSITY_MODE = 64
 _MAX_CHANNELS = 1 << 14
@@ -34,7 +34,6 @@ class RowRefMax(Codec):
 
     id: ClassVar[str] = "rowref_max"
     max_overhead_bytes: ClassVar[int] = MAX_HEADER_BYTES
-    """No payload is longer than the raw words by more than this."""
 
     def encode(self, stream: Stream) -> bytes:
         check_shape(stream.words.shape, self.id)
@@ -52,15 +51,15 @@ class RowRefMax(Codec):
 
     def decode(self, payload: bytes | memoryview, side: SideInfo) -> Words:
         reader = ByteReader(payload, self.id)
-        header = read_header(reader, side, self.id)
-        if header.mode < _DENSITY_MODE:
+        mode = read_mode(reader, side, self.id)
+        if mode < _DENSITY_MODE:
             return RowRef().decode(payload, side)
-        if header.mode != _DENSITY_MODE or not 0 < header.channels <= _MAX_CHANNELS or header.rows == 0:
-            raise reader.damaged("unknown mode", came=str(header.mode), expected=f"at most {_DENSITY_MODE}")
-        rope, positions = read_turned_header(reader, header)
-        rotation = None if rope is None else build_rotation(rope, header.shape[2])
-        words = np.empty(header.shape, np.uint16)
-        for at in range(0, header.rows, SEGMENT_ROWS):
+        if mode != _DENSITY_MODE or side.words == 0 or side.words // side.shape[0] > _MAX_CHANNELS:
+            raise reader.damaged("unknown mode", came=str(mode), expected=f"at most {_DENSITY_MODE}")
+        rope, positions = read_turned_header(reader, side)
+        rotation = None if rope is None else build_rotation(rope, side.shape[2])
+        words = np.empty(side.shape, np.uint16)
+        for at in range(0, len(words), SEGMENT_ROWS):
             rows = slice(at, at + SEGMENT_ROWS)
             decode_segment(reader, words[rows], positions[rows], rotation)
         reader.expect_end()

@@ -1,4 +1,4 @@
-"""Numbers and bytes, read from data that nobody vouches for.
+"""Numbers, positions, rotations and headers of payloads, read from data that nobody vouches for.
 
 Unsigned integers are varints: one byte a seven bits, low bits first, the top bit set on all bytes but the last (the
 form of LEB128), in as few bytes as the value needs.
@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_h2o.codecs.base import Rope, SideInfo, Stream, Words
+from pytest_h2o.codecs.base import Rope, SideInfo, Stream
 from pytest_h2o.errors import CodecError
+
+Positions = NDArray[np.int64]
 
 MAX_VARINT = (1 << 64) - 1
 _MAX_VARINT_BYTES = 10
@@ -35,29 +36,10 @@ def encode_varint(value: int) -> bytes:
     return bytes(out)
 
 
-def zigzag(value: int) -> int:
-    """Signed to unsigned, small magnitudes to small numbers: 0, -1, 1, -2 become 0, 1, 2, 3."""
-    return value << 1 if value >= 0 else ~value << 1 | 1
-
-
-def unzigzag(value: int) -> int:
-    """The inverse of `zigzag`."""
-    return ~(value >> 1) if value & 1 else value >> 1
-
-
 class ByteReader:
-    """Reads varints and bytes from the front of `data`; every read is bounded by it.
+    """Reads varints and bytes from the front of `data`; every read is bounded by it and raises CodecError past its end.
 
-    Parameters
-    ----------
-    data : bytes, bytearray or memoryview
-    codec : str, optional
-        Whose payload it is: named in errors.
-
-    Raises
-    ------
-    CodecError
-        From every read: the data ends too early, or a varint is out of range or longer than its value needs.
+    `codec` says whose payload it is: named in errors.
     """
 
     def __init__(self, data: bytes | bytearray | memoryview, codec: str | None = None) -> None:
@@ -84,7 +66,6 @@ class ByteReader:
         )
 
     def read_byte(self, what: str = "the payload") -> int:
-        """The next byte."""
         if self._at >= self._size:
             self.take(1, what)
         self._at += 1
@@ -127,7 +108,7 @@ class ByteReader:
 
     def rest(self) -> memoryview:
         """All bytes that have not been read."""
-        return self.take(self.left, "the rest")
+        return self.take(self.left)
 
     def expect_end(self) -> None:
         """Refuse bytes after the last field."""
@@ -135,37 +116,13 @@ class ByteReader:
             raise self.damaged("bytes follow the last field", came=f"{self.left} bytes", expected="the end")
 
 
-RAW_MODE = 0
 MAX_HEADER_BYTES = 8
 MAX_WORDS = 1 << 28
 
 
-@dataclass(frozen=True)
-class StreamHeader:
-    """Mode byte and shape, ``[seq_len, kv_heads, head_dim]``."""
-
-    mode: int
-    shape: tuple[int, int, int]
-
-    @property
-    def rows(self) -> int:
-        return self.shape[0]
-
-    @property
-    def channels(self) -> int:
-        return self.shape[1] * self.shape[2]
-
-    @property
-    def words(self) -> int:
-        return self.rows * self.channels
-
-
 def check_shape(shape: tuple[int, ...], codec: str) -> None:
     """Refuse what no decoder would accept."""
-    size = 1
-    for axis in shape:
-        size *= max(axis, 1)
-    if len(shape) != 3 or size > MAX_WORDS:
+    if math.prod(max(axis, 1) for axis in shape) > MAX_WORDS:
         raise CodecError(
             f"{codec}: a stream of this shape cannot be coded",
             came=str(tuple(shape)),
@@ -175,41 +132,26 @@ def check_shape(shape: tuple[int, ...], codec: str) -> None:
 
 
 def write_header(mode: int, stream: Stream, codec: str) -> bytes:
-    """Encode mode and shape of `stream`."""
+    """Mode byte, and the shape in three varints."""
     return bytes([mode]) + _shape_bytes(stream.words.shape, codec)
 
 
-@lru_cache(maxsize=64)
+def read_mode(reader: ByteReader, side: SideInfo, codec: str) -> int:
+    """Read a header; its shape must be the one that the dump says of the stream."""
+    mode = reader.read_byte()
+    if not reader.skip(_shape_bytes(side.shape, codec)):
+        shape = tuple(reader.read_varint("an axis of the shape", MAX_WORDS) for _ in range(3))
+        raise reader.damaged("the payload is of another shape", came=str(shape), expected=str(tuple(side.shape)))
+    return mode
+
+
+@lru_cache(maxsize=64)  # most streams of a dump are cut to one shape
 def _shape_bytes(shape: tuple[int, ...], codec: str) -> bytes:
-    """Encode a shape that a decoder accepts; kept, because most streams of a dump are cut to one shape."""
     check_shape(shape, codec)
     return b"".join(encode_varint(axis) for axis in shape)
 
 
-def read_header(reader: ByteReader, side: SideInfo, codec: str) -> StreamHeader:
-    """Decode mode and shape; they must be those that the dump says of the stream."""
-    mode = reader.read_byte()
-    if reader.skip(_shape_bytes(side.shape, codec)):
-        return StreamHeader(mode, side.shape)
-    shape = tuple(reader.read_varint("an axis of the shape", MAX_WORDS) for _ in range(3))
-    raise reader.damaged("the payload is of another shape", came=str(shape), expected=str(tuple(side.shape)))
-
-
-def encode_raw(stream: Stream, codec: str) -> bytes:
-    """Encode the words as they are."""
-    return write_header(RAW_MODE, stream, codec) + stream.words.astype("<u2").tobytes()
-
-
-def decode_raw(reader: ByteReader, header: StreamHeader) -> Words:
-    """Decode what follows the header in mode 0."""
-    raw = reader.take(header.words * 2)
-    reader.expect_end()
-    return np.frombuffer(raw, "<u2").astype(np.uint16).reshape(header.shape)
-
-
-Positions = NDArray[np.int64]
-_WORD = 1 << 64
-_MOST_USABLE = 1 << 31
+_POSITION_END = 1 << 31
 
 
 def usable_positions(positions: Positions | None, rows: int) -> Positions:
@@ -217,24 +159,26 @@ def usable_positions(positions: Positions | None, rows: int) -> Positions:
 
     Any positions decode; others than the true ones only predict worse.
     """
-    if positions is not None and rows and len(positions) == rows:
+    if positions is not None and rows:
         jumps = int(np.count_nonzero(positions[1:] - positions[:-1] != 1))
-        if jumps <= 4 + rows // 16 and int(positions.min()) >= 0 and int(positions.max()) < _MOST_USABLE:
+        if jumps <= 4 + rows // 16 and int(positions.min()) >= 0 and int(positions.max()) < _POSITION_END:
             return positions
     return np.arange(rows, dtype=np.int64)
 
 
 def encode_positions(positions: Positions) -> bytes:
-    """Encode `positions`, ``[seq_len]``, in any order."""
-    last, here = positions[:-1], positions[1:]
-    breaks = (here < last) | (here - last != 1)  # the difference alone would wrap from the largest to the least
-    starts = [0, *(np.flatnonzero(breaks) + 1).tolist()][: positions.size]
+    """Encode usable `positions`, ``[seq_len]``.
+
+    The number of runs of consecutive ones (varint), then two varints a run: the distance of its first position from
+    the one after the last run (signed to unsigned: 0, -1, 1, -2 are 0, 1, 2, 3), and its length.
+    """
+    starts = [0, *(np.flatnonzero(positions[1:] - positions[:-1] != 1) + 1).tolist()]
     parts = [encode_varint(len(starts))]
     expected = 0
     for begin, end in pairwise([*starts, positions.size]):
-        start = int(positions[begin])
-        parts += (encode_varint(zigzag(_signed(start - expected))), encode_varint(end - begin))
-        expected = start + end - begin
+        distance = int(positions[begin]) - expected
+        parts += (encode_varint(distance << 1 if distance >= 0 else ~distance << 1 | 1), encode_varint(end - begin))
+        expected += distance + end - begin
     return b"".join(parts)
 
 
@@ -243,24 +187,19 @@ def decode_positions(reader: ByteReader, seq_len: int) -> Positions:
     positions = np.empty(seq_len, dtype=np.int64)
     at = expected = 0
     for _ in range(reader.read_varint("the number of runs of positions")):
-        start = _signed(expected + unzigzag(reader.read_varint("a run of positions")))
+        distance = reader.read_varint("a run of positions")
+        start = expected + (~(distance >> 1) if distance & 1 else distance >> 1)
         length = reader.read_varint("a run of positions")
-        if not 0 < length <= seq_len - at or start + length > 1 << 63:
+        expected = start + length
+        if not 0 < length <= seq_len - at or start < -(1 << 63) or expected > 1 << 63:
             raise reader.damaged(
                 "a run of positions does not fit", came=f"{length} from {start}, after {at} of {seq_len}"
             )
         positions[at : at + length] = np.arange(start, start + length, dtype=np.int64)
         at += length
-        expected = start + length
     if at != seq_len:
         raise reader.damaged("positions do not cover their stream", came=f"{at} tokens", expected=f"{seq_len} tokens")
     return positions
-
-
-def _signed(value: int) -> int:
-    """`value` modulo 2**64, as a signed 64-bit integer."""
-    value %= _WORD
-    return value - _WORD if value >= _WORD >> 1 else value
 
 
 KNOWN_THETAS = (1e4, 1e5, 5e5, 1e6, 2.5e5, 1e7, 5e6, 3e5, 1.5e5, 2e5, 8e6, 1e8)
@@ -268,28 +207,25 @@ KNOWN_THETAS = (1e4, 1e5, 5e5, 1e6, 2.5e5, 1e7, 5e6, 3e5, 1.5e5, 2e5, 8e6, 1e8)
 
 
 def encode_rope(rope: Rope | None) -> bytes:
-    """Encode a rotation, or that there is none."""
+    """One byte: 0 without a rotation, else 1 + 2 * index + whether pairs interleave; an unknown theta follows it."""
     if rope is None:
         return b"\0"
-    interleaved = 1 if rope.pairing == "interleaved" else 0
+    interleaved = rope.pairing == "interleaved"
     if rope.theta in KNOWN_THETAS:
         return bytes([1 + 2 * KNOWN_THETAS.index(rope.theta) + interleaved])
     return bytes([1 + 2 * len(KNOWN_THETAS) + interleaved]) + struct.pack("<d", rope.theta)
 
 
 def decode_rope(reader: ByteReader) -> Rope | None:
-    """Decode a rotation, or that there is none."""
+    """Read what `encode_rope` wrote."""
     code = reader.read_byte("the rotation")
     if code == 0:
         return None
     index, interleaved = divmod(code - 1, 2)
-    theta: float
-    if index < len(KNOWN_THETAS):
-        theta = KNOWN_THETAS[index]
-    elif index == len(KNOWN_THETAS):
-        (theta,) = struct.unpack("<d", reader.take(8, "the rotation"))
-    else:
+    if index > len(KNOWN_THETAS):
         raise reader.damaged("an unknown rotation", came=str(code), expected=f"at most {2 + 2 * len(KNOWN_THETAS)}")
+    theta: float
+    (theta,) = KNOWN_THETAS[index : index + 1] or struct.unpack("<d", reader.take(8, "the rotation"))
     rope = Rope(theta, "interleaved" if interleaved else "half")
     if not is_usable(rope):
         raise reader.damaged("theta is out of range", came=repr(theta), expected="1 to 1e12")

@@ -87,10 +87,12 @@ def told_to(config: Any) -> Told:
 def register_extensions(hook: Any, config: Any) -> None:
     """Make the codecs, bench adapters and metrics of all plugins known in this process."""
     from pytest_h2o.bench.llm_bench import register_adapter
-    from pytest_h2o.codecs.registry import register_all
+    from pytest_h2o.codecs.registry import register
     from pytest_h2o.gate.metrics import RowMetric, register_metric
 
-    register_all(hook.pytest_h2o_codecs(config=config))
+    for codecs in hook.pytest_h2o_codecs(config=config):
+        for codec in codecs:
+            register(codec)
     for adapter in _given("pytest_h2o_benches", hook.pytest_h2o_benches(config=config)):
         if isinstance(adapter, type) or not hasattr(adapter, "parse"):
             raise _other("pytest_h2o_benches", adapter, "bench adapters, each an object with a name and parse()")

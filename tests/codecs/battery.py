@@ -18,7 +18,6 @@ import pytest
 from sample_streams import all_chunks
 
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
-from pytest_h2o.codecs.container import decode_container, read_container, write_container
 from pytest_h2o.codecs.registry import codec_from_config
 from pytest_h2o.errors import CodecError
 
@@ -141,50 +140,6 @@ def check_threads(codec: Codec, streams: Sequence[Stream]) -> None:
         for index, (payload, words) in enumerate(pool.map(both, [*streams] * 4)):
             assert payload == expected[index % len(streams)]
             assert np.array_equal(words, streams[index % len(streams)].words)
-
-
-def check_container(codec: Codec, stream: Stream) -> bytes:
-    """A container gives back all that went in, in few bytes; gives the container."""
-    payload = codec.encode(stream)
-    data = write_container(codec, stream, payload)
-    read = read_container(data)
-    assert read.codec == codec
-    assert read.side == stream.side_info()
-    assert read.rope == stream.rope
-    assert read.payload == payload
-    assert read.total_bytes == len(data) == len(payload) + read.overhead_bytes
-    if stream.positions is None:
-        assert read.positions is None
-    else:
-        assert read.positions is not None
-        assert np.array_equal(read.positions, stream.positions)
-    assert np.array_equal(decode_container(bytearray(data)), stream.words)
-    return data
-
-
-def check_container_damage(container: bytes) -> tuple[int, int]:
-    """Every flipped bit and every truncation is refused; gives how many there were of both."""
-    damaged = bytearray(container)
-    flips = 0
-    for index in range(len(damaged)):
-        for bit in range(8):
-            damaged[index] ^= 1 << bit
-            _check_refused(damaged, f"bit {bit} of byte {index} flipped")
-            damaged[index] ^= 1 << bit
-            flips += 1
-    view = memoryview(container)
-    for length in range(len(container)):
-        _check_refused(view[:length], f"cut to {length} bytes")
-    _check_refused(container + b"\0", "one byte more")
-    return flips, len(container)
-
-
-def _check_refused(data: bytes | bytearray | memoryview, how: str) -> None:
-    try:
-        read_container(data)
-    except CodecError:
-        return
-    pytest.fail(f"a damaged container was read: {how}")
 
 
 def check_payload_damage(codec: Codec, stream: Stream, payload: bytes, *, samples: int) -> None:

@@ -11,8 +11,6 @@ import pytest
 from battery import (
     check_bytes,
     check_config,
-    check_container,
-    check_container_damage,
     check_not_larger_than,
     check_other_shape_is_refused,
     check_overhead,
@@ -29,7 +27,7 @@ from sample_streams import DUMP, ROPE, SHAPES, any_stream, cut, real_streams, wo
 import pytest_h2o.codecs
 from pytest_h2o.cli.codecs import streams as dumped_streams
 from pytest_h2o.codecs.base import Codec, Stream
-from pytest_h2o.codecs.registry import builtin_names, codec_class, get_codec, parse_codec, render_codec
+from pytest_h2o.codecs.registry import BUILT_IN, codec_class, get_codec, parse_codec, render_codec
 
 OTHER_SETTINGS = (
     "zstd:level=19",
@@ -37,7 +35,7 @@ OTHER_SETTINGS = (
     "gear_v3:predictors_k=pair_delta:predictors_v=xor_seq,raw",
 )
 
-DEFAULTS = [get_codec(name) for name in builtin_names()]
+DEFAULTS = [get_codec(name) for name in BUILT_IN]
 BOUNDED = [codec for codec in DEFAULTS if codec.max_overhead_bytes is not None]
 
 NOT_LARGER = [("byteplane", "zstd"), *((name, "adaptive_v22") for name in ("expbias", "rowref", "rowref_max"))]
@@ -135,20 +133,6 @@ def test_threads_do_not_meet(codec: Codec) -> None:
     check_threads(codec, real_streams()[:4])
 
 
-@every_codec
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(stream=any_stream())
-def test_containers_come_back(codec: Codec, stream: Stream) -> None:
-    check_container(codec, stream)
-
-
-@every_default
-def test_every_flipped_bit_and_every_truncation_of_a_container_is_refused(codec: Codec) -> None:
-    sample = cut(real_streams()[0], 0, 12)
-    container = check_container(codec, sample)
-    assert check_container_damage(container) == (8 * len(container), len(container))
-
-
 @every_default
 @pytest.mark.parametrize("index", [0, 1])
 def test_damaged_payloads_are_safe(codec: Codec, index: int) -> None:
@@ -187,7 +171,7 @@ def test_every_codec_of_the_package_is_registered() -> None:
             and not inspect.isabstract(member)
             and member.__module__ == module.name
         }
-    assert found == set(builtin_names())
-    summaries = [(codec_class(name).__doc__ or "").partition("\n")[0] for name in builtin_names()]
+    assert found == set(BUILT_IN)
+    summaries = [(codec_class(name).__doc__ or "").partition("\n")[0] for name in BUILT_IN]
     assert all(summaries)
     assert len(set(summaries)) == len(summaries), "the list of codecs shows the first line of each docstring"

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_h2o.codecs import planes as frames
-from pytest_h2o.codecs.planes import Search, compress, compress_bare, compress_each, decompress, decompress_bare
+from pytest_h2o.codecs.planes import Search, compress, compress_each, decompress
 from pytest_h2o.errors import CodecError
 
 HUGE = 1 << 31
 
 
 def bare(data: bytes, **settings: object) -> bytes:
-    """A magicless frame with settings that `compress_bare` never uses."""
+    """A magicless frame with settings that `compress` never uses."""
     parameters = zstandard.ZstdCompressionParameters.from_level(
         3, format=zstandard.FORMAT_ZSTD1_MAGICLESS, write_checksum=False, **settings
     )
@@ -32,11 +32,11 @@ def test_bytes_come_back(data: bytes, times: int) -> None:
     content = data * times
     assert decompress(compress(content, 3), len(content)) == content
     for search in Search:
-        frame = compress_bare(memoryview(content), search)
-        assert decompress_bare(frame, len(content)) == content
+        frame = compress(content, search)
+        assert decompress(frame, len(content), bare=True) == content
         for size in (len(content) - 1, len(content) + 1):
             with pytest.raises(CodecError, match="a zstd frame"):
-                decompress_bare(frame, size)
+                decompress(frame, size, bare=True)
 
 
 @pytest.mark.parametrize("count", [0, 1, 31, 32, 60])
@@ -56,7 +56,7 @@ def test_a_bare_frame_that_declares_a_size_is_refused_before_it_is_allocated() -
     frame = bytes([0b1010_0000]) + HUGE.to_bytes(4, "little") + b"\1\0\0"
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(CodecError) as caught:
-        decompress_bare(frame, 1000)
+        decompress(frame, 1000, bare=True)
     assert str(caught.value) == (
         "a zstd frame does not fit its stream\n  came: 2147483648 bytes\n  expected: 1000 bytes"
     )
@@ -65,7 +65,7 @@ def test_a_bare_frame_that_declares_a_size_is_refused_before_it_is_allocated() -
 
 def test_a_frame_with_a_large_window_is_refused() -> None:
     with pytest.raises(CodecError) as caught:
-        decompress_bare(bare(b"ab" * 500, window_log=27), 1000)
+        decompress(bare(b"ab" * 500, window_log=27), 1000, bare=True)
     assert str(caught.value) == (
         "a zstd frame declares too large a window\n  came: 134217728 bytes\n  expected: about 1000 bytes"
     )
@@ -76,4 +76,4 @@ def test_a_bomb_is_refused_by_its_size() -> None:
     with pytest.raises(CodecError, match="does not fit its stream"):
         decompress(frame, 100)
     with pytest.raises(CodecError, match="a zstd frame"):
-        decompress_bare(compress_bare(memoryview(bytes(1 << 24)), Search.REPEATS), 100)
+        decompress(compress(bytes(1 << 24), Search.REPEATS), 100, bare=True)

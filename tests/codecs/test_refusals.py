@@ -9,15 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from pytest_h2o.codecs import adaptive_v22, container
+from pytest_h2o.codecs import adaptive_v22
 from pytest_h2o.codecs import rowref as row_segments
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words, check_settings
-from pytest_h2o.codecs.container import write_container
 from pytest_h2o.codecs.gear_v3 import GearV3
 from pytest_h2o.codecs.planes import read_plane
 from pytest_h2o.codecs.registry import parse_codec, register, unregister
 from pytest_h2o.codecs.rowref import _read_sources, read_turned_header
-from pytest_h2o.codecs.wire import KNOWN_THETAS, ByteReader, StreamHeader, decode_rope
+from pytest_h2o.codecs.wire import KNOWN_THETAS, ByteReader, decode_rope
 from pytest_h2o.errors import CodecError
 
 STREAM = Stream(np.arange(64, dtype=np.uint16).reshape(4, 2, 8), "k")
@@ -55,14 +54,6 @@ def far_rope(theta: float) -> bytes:
 
 
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
-    "settings that JSON cannot hold": (
-        lambda: write_container(Labelled(weight=float("nan")), STREAM, b""),
-        "the settings of codec labelled_for_test cannot be written",
-    ),
-    "settings too long": (
-        lambda: write_container(Labelled(label="x" * container.MAX_SETTINGS_BYTES), STREAM, b""),
-        "the settings of codec labelled_for_test are too long for a container",
-    ),
     "a compressed plane of nothing": (
         lambda: read_plane(ByteReader(b"\0"), 0, True),
         "a compressed plane of no bytes",
@@ -70,7 +61,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "theta below 1": (lambda: decode_rope(ByteReader(far_rope(0.5))), "theta is out of range"),
     "theta no number": (lambda: decode_rope(ByteReader(far_rope(float("nan")))), "theta is out of range"),
     "an odd head": (
-        lambda: read_turned_header(ByteReader(far_rope(3.0)), StreamHeader(0, (1, 1, 7))),
+        lambda: read_turned_header(ByteReader(far_rope(3.0)), SideInfo("k", (1, 1, 7))),
         "a head that cannot be turned",
     ),
     "a tuple of another length": (

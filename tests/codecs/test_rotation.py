@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pytest_h2o.codecs.base import Rope
-from pytest_h2o.codecs.rotation import build_rotation
+from pytest_h2o.codecs.rotation import Turner, build_rotation
 
 
 @pytest.mark.parametrize("theta", [1.0, 1e4, 1e5, 5e5, 123_456.789])
@@ -52,7 +52,7 @@ def test_rotate(pairing: str) -> None:
     rotation = build_rotation(Rope(1e4, pairing), 8)  # type: ignore[arg-type]
     rows = np.random.default_rng(0).normal(0, 1, (20, 3, 8)).astype(np.float32)
     distances = np.arange(20) * 3 - 30
-    turned = rotation.rotate(rows, distances)
+    turned = Turner(rotation, 3).turn(rows.reshape(20, -1).copy(), distances).reshape(rows.shape)
     first, second = rotation.first_and_second(1)
     pairs = rows[..., first] + 1j * rows[..., second]
     expected = pairs * np.exp(1j * distances[:, None, None] * 1e4 ** (-np.arange(4) / 4))

@@ -10,7 +10,7 @@ from sample_streams import PROMPTS, all_chunks, measure_ratios
 from pytest_h2o.codecs.base import Rope, SideInfo, Stream
 from pytest_h2o.codecs.registry import get_codec
 from pytest_h2o.codecs.rowref import RowRef, read_turned_header
-from pytest_h2o.codecs.wire import ByteReader, read_header
+from pytest_h2o.codecs.wire import ByteReader, read_mode
 from pytest_h2o.errors import CodecError
 
 CODEC = RowRef()
@@ -110,8 +110,8 @@ def test_the_rotation_that_was_used_is_in_the_header(given: Rope | None, written
     stream = next(chunk.stream for chunk in all_chunks() if chunk.stream.tensor == "k")
     payload = CODEC.encode(replace(stream, rope=given))
     reader = ByteReader(payload)
-    header = read_header(reader, stream.side_info(), CODEC.id)
-    rope, positions = read_turned_header(reader, header)
+    read_mode(reader, stream.side_info(), CODEC.id)
+    rope, positions = read_turned_header(reader, stream.side_info())
     assert rope == written
     if rope is not None:
         assert np.array_equal(positions, stream.positions)

@@ -1,9 +1,7 @@
-"""Encoded bytes: the container, its body under a right checksum, framed chunks, and the payload of every codec."""
+"""Encoded bytes: framed chunks, and the payload of every codec."""
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,13 +9,11 @@ import numpy as np
 
 from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream, Words
 from pytest_h2o.codecs.byteplane import Byteplane
-from pytest_h2o.codecs.container import MAX_EXPANSION, MAX_RAW_BYTES, decode_container, read_container, write_container
 from pytest_h2o.codecs.gear_v3 import decode_rle
-from pytest_h2o.codecs.registry import builtin_names, get_codec
+from pytest_h2o.codecs.registry import BUILT_IN, get_codec
 from pytest_h2o.lossless.plan import ChunkFraming, decode_tensor, encode_tensor
-from tests.fuzz.target import Target, allow_memory
+from tests.fuzz.target import Target
 
-GOLDENS = Path(__file__).parents[2] / "fixtures" / "goldens"
 DIMS = (0, 1, 2, 7, 8, 16, 64, 128)
 HEAD = 3
 """Bytes before a payload that say of which shape it is meant to be."""
@@ -46,20 +42,6 @@ def _check_again(codec: Codec, words: Words, side: SideInfo) -> None:
     assert words.dtype == np.uint16
     again = codec.decode(codec.encode(Stream(words, side.tensor)), side)
     assert np.array_equal(again, words)
-
-
-def run_container(data: bytes, folder: Path) -> bool:
-    words = decode_container(data)
-    container = read_container(data)
-    stream = Stream(words, container.side.tensor, container.positions, container.rope)
-    rewritten = write_container(container.codec, stream, container.codec.encode(stream))
-    assert np.array_equal(decode_container(rewritten), words)
-    return True
-
-
-def run_signed(data: bytes, folder: Path) -> bool:
-    """A container whose author could make a checksum."""
-    return run_container(data + struct.pack("<I", zlib.crc32(data)), folder)
 
 
 def run_chunk(data: bytes, folder: Path) -> bool:
@@ -109,16 +91,6 @@ def _allow_payload(data: bytes) -> int:
     return (16 << 20) + 64 * shape_of(data[:HEAD].ljust(HEAD, b"\1")).raw_bytes + 16 * len(data)
 
 
-def _allow_container(data: bytes) -> int:
-    """What a container may declare is bounded by its length; both it and its words may be there at once."""
-    return allow_memory(data) + 16 * min(MAX_RAW_BYTES, MAX_EXPANSION * len(data))
-
-
-def _containers() -> list[bytes]:
-    small = sorted(GOLDENS.glob("*/*.h2o"), key=lambda path: (path.stat().st_size, path))
-    return [path.read_bytes() for path in small if path.stat().st_size < 3000]
-
-
 def _chunks() -> Sequence[bytes]:
     return [encode_tensor(Byteplane(), Stream(sample_words(9, 2, 8, kind), "v"), _CHUNKS) for kind in range(4)]
 
@@ -129,9 +101,7 @@ def _payload_target(name: str) -> Target:
 
 
 CODEC_TARGETS = (
-    Target("container", run_container, _containers, _NUMBERS, _allow_container),
-    Target("container_signed", run_signed, lambda: [data[:-4] for data in _containers()], _NUMBERS, _allow_container),
     Target("chunk", run_chunk, _chunks, _NUMBERS),
     Target("rle", run_rle, lambda: [b"\x08\x00\x03abcd\x80x", b"\x83\x00\xffz"]),
-    *map(_payload_target, builtin_names()),
+    *map(_payload_target, BUILT_IN),
 )

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_h2o.codecs.registry import builtin_names
+from pytest_h2o.codecs.registry import BUILT_IN
 from pytest_h2o.errors import H2OError
 from tests.fuzz.mutation import mutate
 from tests.fuzz.target import SEEDS, Target, check, check_memory
@@ -57,7 +57,7 @@ def test_any_bytes_keep_the_promises(target: Target, folder: Path) -> None:
 
 
 def test_every_codec_and_every_folder_of_seeds_has_a_target() -> None:
-    assert {f"payload_{name}" for name in builtin_names()} <= set(TARGETS)
+    assert {f"payload_{name}" for name in BUILT_IN} <= set(TARGETS)
     assert {path.name for path in SEEDS.iterdir()} <= set(TARGETS)
 
 
