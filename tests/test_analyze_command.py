@@ -26,7 +26,7 @@ ONLINE = json.loads((ORACLE / "online_grouped_192_8_front2.json").read_text(enco
         ),
         (None, [], "this is no lossless result that can be read\n"),
         ({}, ["--model-layers=0"], "--model-layers is out of range\n"),
-        ({}, ["--h2o-layer-start=-1"], "--h2o-layer-start or --h2o-layer-end is out of range\n"),
+        ({}, ["--h2o-layer-start=-1"], "--h2o-layer-start is out of range\n"),
     ],
 )
 def test_analyze_refuses_results_that_cannot_decide(

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 import pytest_h2o
+from pytest_h2o.cli.flags import check_outputs
 from pytest_h2o.cli.lossless import add_rope_arguments, rope_from_args
-from pytest_h2o.cli.main import check_outputs
 from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream, Tensor, Words
 from pytest_h2o.codecs.planes import from_bytes, to_bytes
 from pytest_h2o.codecs.registry import render_codec
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``codecs``; `run` takes what they parse to."""
+def add_arguments_codecs(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``codecs``; `run_codecs` takes what they parse to."""
     commands = parser.add_subparsers(dest="codecs_command", metavar="bench")
     bench = commands.add_parser(
         "bench", help="measure codecs on a KV dump, beside other compressors", allow_abbrev=False
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bench.add_argument("--overwrite", action="store_true", help="replace these files if they exist")
 
 
-def run(args: argparse.Namespace) -> int:
+def run_codecs(args: argparse.Namespace) -> int:
     """List or measure; 1 if a codec did not give its input back."""
     try:
         return _bench(args) if args.codecs_command == "bench" else _list()

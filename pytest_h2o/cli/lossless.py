@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_h2o.cli.main import ProgressLines, check_outputs
+from pytest_h2o.cli.flags import check_outputs
+from pytest_h2o.cli.progress import ProgressLines
 from pytest_h2o.errors import UsageError
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ _SWITCHES: dict[str, str] = {
 _PREDICTORS = ("k_hi_predictors", "k_lo_predictors", "v_hi_predictors", "v_lo_predictors")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments_lossless(parser: argparse.ArgumentParser) -> None:
     """Add the flags; those of `LosslessSettings` leave no trace in the namespace unless they are given."""
     parser.add_argument("--dump-dir", required=True, metavar="DIR", help="dump folder, or a .zip of one")
     parser.add_argument("--out-json", type=Path, required=True, metavar="FILE")
@@ -123,7 +124,7 @@ def settings_from_args(args: argparse.Namespace) -> LosslessSettings:
     return settings
 
 
-def run(args: argparse.Namespace) -> int:
+def run_lossless(args: argparse.Namespace) -> int:
     """Evaluate and write; 1 if entries were skipped (the files are written), else 0."""
     settings = settings_from_args(args)
     rope = rope_from_args(args)

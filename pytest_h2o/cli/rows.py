@@ -1,4 +1,4 @@
-"""``pytest-h2o parse``: recorded logs to one CSV."""
+"""``pytest-h2o parse``, ``analyze`` and ``eval``: recorded logs to rows, and rows held against targets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_h2o.cli.main import ProgressLines, check_outputs
+from pytest_h2o.cli.flags import add_number, add_option, check_outputs
+from pytest_h2o.cli.progress import ProgressLines
 from pytest_h2o.errors import UsageError
 from pytest_h2o.gate.rule import Thresholds
 from pytest_h2o.inputs.options import DEFAULT_TARGETS, parse_baseline
@@ -129,32 +130,16 @@ def _verify_note(values: Mapping[str, Any], result: LosslessResult, name: str) -
 
 
 def add_target_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--lossy-target", type=float, default=DEFAULT_TARGETS["lossy"], metavar="RATIO")
-    parser.add_argument("--lossless-target", type=float, default=DEFAULT_TARGETS["lossless"], metavar="RATIO")
+    for name, target in DEFAULT_TARGETS.items():
+        if name != "quality":
+            add_option(parser, f"{name.replace('_', '-')}-target", default=target)
     parser.add_argument("--decode-baseline", metavar="TOK_S", help="decode tok/s with H2O off, or none to leave it out")
-    parser.add_argument("--decode-drop-target", type=float, default=DEFAULT_TARGETS["decode_drop"], metavar="FRACTION")
-    parser.add_argument("--rule", choices=("joint", "best-of"), default="joint")
-    parser.add_argument("--allow-skips", action="store_true", help="take ratios although entries could not be read")
-    parser.add_argument("--model-layers", type=int, metavar="N", help="layers of the model, for whole-cache ratios")
-
-
-def read_model_layers(args: argparse.Namespace) -> int | None:
-    """The number of layers that was given; UsageError for one below 1."""
-    count: int | None = args.model_layers
-    if count is not None and count < 1:
-        raise UsageError("--model-layers is out of range", came=str(count), expected="at least 1")
-    return count
+    add_option(parser, "rule")
+    add_option(parser, "allow-skips", help="take ratios although entries could not be read")
+    add_number(parser, "--model-layers", 1, metavar="N", help="layers of the model, for whole-cache ratios")
 
 
 def read_thresholds(args: argparse.Namespace) -> Thresholds:
-    """The three targets of the flags; UsageError for one that is not a number in its range."""
-    for flag, value, low, high in (
-        ("--lossy-target", args.lossy_target, 1.0, float("inf")),
-        ("--lossless-target", args.lossless_target, 0.0, float("inf")),
-        ("--decode-drop-target", args.decode_drop_target, 0.0, 1.0),
-    ):
-        if not low <= value < high:
-            raise UsageError(f"{flag} is out of range", came=str(value), expected=f"from {low:g} to below {high:g}")
     return Thresholds(args.lossy_target, args.lossless_target, args.decode_drop_target)
 
 
@@ -174,8 +159,8 @@ def add_arguments_analyze(parser: argparse.ArgumentParser) -> None:
         "--offline-lossless-online-json", type=Path, metavar="FILE", help="the online simulation: decides"
     )
     add_target_arguments(parser)
-    parser.add_argument("--h2o-layer-start", type=int, default=2, metavar="N", help="first layer under eviction")
-    parser.add_argument("--h2o-layer-end", type=int, default=-1, metavar="N", help="last one; -1: of the model")
+    add_number(parser, "--h2o-layer-start", 0, default=2, metavar="N", help="first layer under eviction")
+    add_number(parser, "--h2o-layer-end", -1, default=-1, metavar="N", help="last one; -1: of the model")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.md", help="Markdown; JSON goes beside it")
     parser.add_argument("--overwrite", action="store_true", help="replace the files if they are there")
 
@@ -191,12 +176,6 @@ def run_analyze(args: argparse.Namespace) -> int:
     inputs = (args.csv, args.offline_lossless_json, args.offline_lossless_online_json)
     check_outputs(args.out, out_json, inputs=inputs, overwrite=args.overwrite)
     baseline, left_out = read_baseline(args)
-    start, end = args.h2o_layer_start, args.h2o_layer_end
-    if start < 0 or end < -1:
-        raise UsageError(
-            "--h2o-layer-start or --h2o-layer-end is out of range", came=f"{start} to {end}", expected="0 or more, -1"
-        )
-    thresholds, model_layers = read_thresholds(args), read_model_layers(args)
     upper, online = read_result(args.offline_lossless_json), read_result(args.offline_lossless_online_json)
     notes = [] if baseline is None else [f"decode baseline: {baseline:g} tok/s (--decode-baseline)"]
     for values, path in ((online, args.offline_lossless_online_json), (upper, args.offline_lossless_json)):
@@ -207,14 +186,14 @@ def run_analyze(args: argparse.Namespace) -> int:
     check_finite(rows, str(args.csv))
     analysis = analyze_rows(
         rows,
-        thresholds,
+        read_thresholds(args),
         baseline_tok_per_s=baseline,
         decode_left_out=left_out,
         upper=upper,
         online=online,
         rule=args.rule,
         notes=notes,
-        layers=None if model_layers is None else (model_layers, start, end),
+        layers=None if args.model_layers is None else (args.model_layers, args.h2o_layer_start, args.h2o_layer_end),
     )
     text = render_analysis_md(analysis)
     write_new_text(args.out, text, overwrite=args.overwrite)
@@ -284,8 +263,7 @@ def run_eval(args: argparse.Namespace) -> int:
     from pytest_h2o.lossless.result import render_markdown
     from pytest_h2o.report.original import analyze_rows, render_analysis_md
 
-    thresholds, (baseline, left_out) = read_thresholds(args), read_baseline(args)
-    model_layers = read_model_layers(args)
+    baseline, left_out = read_baseline(args)
     common = {"front_n": args.front_n, "codec_mode": args.codec_mode, "adaptive_block_seq": args.adaptive_block_seq}
     online = {"online_chunk_seq": args.online_chunk_seq, "online_framing_bytes": args.online_framing_bytes}
     settings = {"upper_bound": LosslessSettings(**common, entry_mode="aggregate", aggregate_by_stage=True)}
@@ -303,14 +281,14 @@ def run_eval(args: argparse.Namespace) -> int:
     evicted = read_layer_range(runs)
     analysis = analyze_rows(
         rows,
-        thresholds,
+        read_thresholds(args),
         baseline_tok_per_s=recorded.tok_per_s if recorded and baseline is None and not left_out else baseline,
         decode_left_out=left_out,
         upper=results["upper_bound"].to_json(),
         online=results[modes[-1]].to_json(),
         rule=args.rule,
         notes=notes,
-        layers=None if model_layers is None or evicted is None else (model_layers, *evicted),
+        layers=None if args.model_layers is None or evicted is None else (args.model_layers, *evicted),
     )
     text = render_analysis_md(analysis)
     files = {"h2o_metrics.csv": render_metrics_csv(rows), "analysis.md": text, "analysis.json": render_json(analysis)}

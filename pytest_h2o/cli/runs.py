@@ -1,31 +1,28 @@
-"""``pytest-h2o compare``: every figure of one run against those of another."""
+"""``pytest-h2o compare``, ``history`` and ``report``: what can be made of runs that were."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter, deque
 from pathlib import Path
 
-from pytest_h2o.errors import StoreError, UsageError
+from pytest_h2o.cli.flags import add_number, add_option
+from pytest_h2o.errors import StoreError, UsageError, one_line
+from pytest_h2o.files import write_new_text
 
 
 def add_arguments_compare(parser: argparse.ArgumentParser) -> None:
     what = "run folder, name of a baseline, last, or a run of the history (part of its name is enough)"
     parser.add_argument("then", metavar="RUN_A", help=f"the earlier run: {what}")
     parser.add_argument("now", metavar="RUN_B", help="the later run, named alike")
-    parser.add_argument(
-        "--compare-fail",
-        action="append",
-        default=[],
-        metavar="METRIC:PERCENT",
-        help="let a metric be worse by this much; may be given several times",
-    )
+    several = "let a metric be worse by this much; may be given several times"
+    add_option(parser, "compare-fail", action="append", default=[], help=several)
     parser.add_argument("--all", action="store_true", help="show equal figures and timings too")
-    parser.add_argument("--out-dir", type=Path, default=Path("h2o-runs"), metavar="DIR", help="history and baselines")
+    add_option(parser, "out-dir", help="history and baselines")
 
 
 def run_compare(args: argparse.Namespace) -> int:
-    from pytest_h2o.errors import UsageError, one_line
     from pytest_h2o.gate.compare import parse_allowances
     from pytest_h2o.report.changes import compare_records, render_comparison, render_counts
     from pytest_h2o.run.history import resolve_record
@@ -45,38 +42,28 @@ def run_compare(args: argparse.Namespace) -> int:
         print(one_line(f"{word} run {record.run} of {place}, ended {record.ended}", limit=1000))
     print()
     print("\n".join(render_comparison(found, everything=args.all)))
-    counts: dict[str, int] = {}
-    for comparison in found.values():
-        for state, number in ({} if isinstance(comparison, str) else comparison.counts).items():
-            counts[state] = counts.get(state, 0) + number
-    worse = any(
-        comparison == "missing" if isinstance(comparison, str) else comparison.regressions
-        for comparison in found.values()
-    )
-    missing = sum(comparison == "missing" for comparison in found.values())
+    compared = [comparison for comparison in found.values() if not isinstance(comparison, str)]
+    counts: Counter[str] = sum((Counter(comparison.counts) for comparison in compared), Counter())
+    missing = list(found.values()).count("missing")
+    worse = missing > 0 or any(comparison.regressions for comparison in compared)
     tail = f", {missing} presets or scopes missing" if missing else ""
     print(f"{'WORSE' if worse else 'not worse'}: {render_counts(counts)}{tail}")
     return 1 if worse else 0
 
 
 def add_arguments_history(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--last", type=int, default=20, metavar="N", help="the newest N runs (default: 20)")
+    add_number(parser, "--last", 1, default=20, metavar="N", help="the newest N runs (default: 20)")
     parser.add_argument(
         "--metric", metavar="NAME", help="the figure to show (default: h2o_lossy of presets, lossless_ratio of scopes)"
     )
-    parser.add_argument("--out-dir", type=Path, default=Path("h2o-runs"), metavar="DIR", help="where it is kept")
+    add_option(parser, "out-dir", help="where it is kept")
 
 
 def run_history(args: argparse.Namespace) -> int:
-    from collections import deque
-
-    from pytest_h2o.errors import UsageError
     from pytest_h2o.gate.compare import check_metric
     from pytest_h2o.report.changes import HISTORY_HEADER, history_rows, render_columns
     from pytest_h2o.run.history import HISTORY_NAME, Damage, RunRecord, read_history
 
-    if args.last < 1:
-        raise UsageError("--last is out of range", came=str(args.last), expected="at least 1 run")
     path = args.out_dir / HISTORY_NAME
     if not path.is_file():
         raise UsageError(
@@ -136,13 +123,30 @@ def run_report(args: argparse.Namespace) -> int:
     if not records.is_finished:
         text = f"**This run did not end, or has not ended yet: this is what its journal has.**\n\n{text}"
     html = guard(run_dir, lambda: render_run(records.summary, records.collector, records.run, args.out))
-    _refuse_other({summary: text, page: html}, overwrite=args.overwrite)
-    for path, content in ((summary, text), (page, html)):
-        _write(path, content)
+    _write({summary: text, page: html}, overwrite=args.overwrite)
     if not records.is_finished:
         torn = f" ({records.torn})" if records.torn else ""
         print(f"unfinished: no run.json; {len(records.collector.items)} items are in its journal{torn}")
     return 0
+
+
+def _write(contents: dict[Path, str], *, overwrite: bool) -> None:
+    """Write both or none: StoreError if a file with another content is there; one with the same content stays."""
+    same = {path for path, content in contents.items() if _is_same(path, content)}
+    for path in contents:
+        if path.exists() and not overwrite and path not in same:
+            raise StoreError(
+                "a file that exists would be overwritten",
+                where=str(path),
+                came="another content: other data, or another version of pytest-h2o, jinja2 or matplotlib",
+                hint="choose another output with --out, or give --overwrite",
+            )
+    for path, content in contents.items():
+        if path in same:
+            print(f"{path} is the same already")
+        else:
+            write_new_text(path, content, overwrite=True)
+            print(f"wrote {path}")
 
 
 def _is_same(path: Path, content: str) -> bool:
@@ -150,25 +154,3 @@ def _is_same(path: Path, content: str) -> bool:
         return path.read_bytes() == content.encode("utf-8", "surrogatepass")
     except OSError:
         return False
-
-
-def _refuse_other(contents: dict[Path, str], *, overwrite: bool) -> None:
-    """StoreError if a file with other content would be replaced."""
-    for path, content in contents.items():
-        if path.exists() and not overwrite and not _is_same(path, content):
-            raise StoreError(
-                "a file that exists would be overwritten",
-                where=str(path),
-                came="another content: other data, or another version of pytest-h2o, jinja2 or matplotlib",
-                hint="choose another output with --out, or give --overwrite",
-            )
-
-
-def _write(path: Path, content: str) -> None:
-    from pytest_h2o.files import write_new_text
-
-    if _is_same(path, content):
-        print(f"{path} is the same already")
-        return
-    write_new_text(path, content, overwrite=True)
-    print(f"wrote {path}")

@@ -12,7 +12,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_h2o.cli.flags import add_number, add_option
 from pytest_h2o.errors import H2OError, UsageError
+from pytest_h2o.inputs.options import (
+    BY_NAME,
+    DEFAULT_THREADS,
+    EMBEDDED_BENCH,
+    EMBEDDED_WORD,
+    MAX_DECODE_PAIRS,
+    Given,
+)
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.config import BaseConfig
@@ -33,23 +42,20 @@ _NO_FLAG = (
 
 def add_arguments_sweep(parser: argparse.ArgumentParser) -> None:
     from pytest_h2o.bench.embedded import parse_bench
-    from pytest_h2o.inputs.options import BY_NAME, DEFAULT_THREADS
     from pytest_h2o.inputs.presets import Preset
 
-    parser.add_argument("--llm-bench", type=parse_bench, required=True, metavar="PATH", help=BY_NAME["bench"].help)
-    parser.add_argument(
-        "--base-config", type=Path, metavar="FILE", help="the model's config, or base_config: of the preset"
-    )
+    add_option(parser, "bench", "--llm-bench", type=parse_bench, required=True, metavar="PATH")
+    add_option(parser, "base-config", help="the model's config, or base_config: of the preset")
     parser.add_argument("--out-dir", type=Path, required=True, metavar="DIR", help="the run folder, new or empty")
     parser.add_argument(
         "--preset", type=Path, metavar="FILE", help="a preset; the flags below change single keys of it"
     )
-    parser.add_argument("--backend", default="cpu", help=BY_NAME["backend"].help)
-    parser.add_argument("--threads", type=int, default=DEFAULT_THREADS, help=BY_NAME["threads"].help)
-    parser.add_argument("--attention-option", type=int, default=0, help=BY_NAME["attention-option"].help)
-    parser.add_argument("--timeout", type=float, default=1800.0, metavar="S", help=BY_NAME["bench-timeout"].help)
-    parser.add_argument("--no-fold", action="store_true", help=BY_NAME["no-fold"].help)
-    parser.add_argument("--dry-run", action="store_true", help=BY_NAME["dry-run"].help)
+    add_option(parser, "backend")
+    add_option(parser, "threads", default=DEFAULT_THREADS)
+    add_option(parser, "attention-option")
+    add_option(parser, "bench-timeout", "--timeout")
+    add_option(parser, "no-fold")
+    add_option(parser, "dry-run")
     keys = parser.add_argument_group("preset keys (swept ones take several values)")
     for name, field in Preset.model_fields.items():
         if name not in _NO_FLAG:
@@ -72,24 +78,14 @@ def read_preset(args: argparse.Namespace) -> Preset:
     return preset.override(*(f"{key}={value}" for key, value in given.items())) if given else preset
 
 
-def _check_ranges(args: argparse.Namespace) -> None:
-    """UsageError for a number that no bench can be run with."""
-    if args.threads < 1:
-        raise UsageError("--threads is out of range", came=str(args.threads), expected="at least 1")
-    if not 0 < args.timeout < float("inf"):
-        raise UsageError("--timeout is out of range", came=str(args.timeout), expected="seconds above 0")
-
-
 def run_sweep(args: argparse.Namespace) -> int:
     from pytest_h2o.bench.command import BenchSettings
-    from pytest_h2o.inputs.options import Given
     from pytest_h2o.inputs.presets import expand_points
     from pytest_h2o.run.launching import check_bench, choose_base_config
     from pytest_h2o.run.progress import ProgressWriter
     from pytest_h2o.run.sources import LaunchedRows
     from pytest_h2o.run.store import OnceStore
 
-    _check_ranges(args)
     preset = read_preset(args)
     if args.out_dir.exists() and not args.out_dir.is_dir():
         raise UsageError("the run folder is a file", where=str(args.out_dir), expected="a folder, new or empty")
@@ -178,28 +174,22 @@ def _write(folder: Path, outcomes: list[tuple[Point, Row | H2OError]]) -> int:
 
 def add_arguments_calibrate(parser: argparse.ArgumentParser) -> None:
     from pytest_h2o.bench.embedded import parse_bench
-    from pytest_h2o.inputs.options import BY_NAME, DEFAULT_THREADS, EMBEDDED_BENCH, EMBEDDED_WORD
+    from pytest_h2o.gate.sequential import SPREAD_FROM_PAIRS
 
-    parser.add_argument(
-        "--llm-bench",
-        type=parse_bench,
-        default=EMBEDDED_BENCH,
-        metavar="PATH",
-        help=f"{BY_NAME['bench'].help} (default: {EMBEDDED_WORD})",
-    )
-    parser.add_argument(
-        "--base-config",
-        type=Path,
-        metavar="FILE",
-        help=f"{BY_NAME['base-config'].help} (default with {EMBEDDED_WORD}: the embedded model)",
-    )
-    parser.add_argument("--pairs", type=int, default=20, help="pairs of launches, at least 6 (default: 20)")
-    parser.add_argument("--prompt", type=int, default=512, help="tokens of prompt (default: 512)")
-    parser.add_argument("--gen", type=int, default=128, help="tokens to generate (default: 128)")
-    parser.add_argument("--repeat", type=int, default=3, help="measured repeats a launch (default: 3)")
-    parser.add_argument("--backend", default="cpu", help=BY_NAME["backend"].help)
-    parser.add_argument("--threads", type=int, default=DEFAULT_THREADS, help=BY_NAME["threads"].help)
-    parser.add_argument("--timeout", type=float, default=1800.0, metavar="S", help=BY_NAME["bench-timeout"].help)
+    bench, model = (f"{BY_NAME[name].help} (default" for name in ("bench", "base-config"))
+    default = {"default": EMBEDDED_BENCH, "help": f"{bench}: {EMBEDDED_WORD})"}
+    add_option(parser, "bench", "--llm-bench", type=parse_bench, metavar="PATH", **default)
+    add_option(parser, "base-config", help=f"{model} with {EMBEDDED_WORD}: the embedded model)")
+    for name, what, low, high, usual in (
+        ("pairs", f"pairs of launches, at least {SPREAD_FROM_PAIRS}", SPREAD_FROM_PAIRS, MAX_DECODE_PAIRS, 20),
+        ("prompt", "tokens of prompt", 1, 2**31, 512),
+        ("gen", "tokens to generate", 1, 2**31, 128),
+        ("repeat", "measured repeats a launch", 1, 1000, 3),
+    ):
+        add_number(parser, f"--{name}", low, high, default=usual, help=f"{what} (default: {usual})")
+    add_option(parser, "backend")
+    add_number(parser, "--threads", 1, 4096, default=DEFAULT_THREADS, help=BY_NAME["threads"].help)
+    add_option(parser, "bench-timeout", "--timeout")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file (default: the user's cache)")
 
 
@@ -210,19 +200,8 @@ def run_calibrate(args: argparse.Namespace) -> int:
     from pytest_h2o.bench.machine import describe_sources, read_machine
     from pytest_h2o.files import refuse_existing, write_new_json
     from pytest_h2o.gate.noise import measure_noise
-    from pytest_h2o.gate.sequential import SPREAD_FROM_PAIRS
-    from pytest_h2o.inputs.options import MAX_DECODE_PAIRS
     from pytest_h2o.run.launching import calibration_path, check_bench
 
-    for name, low, high in (
-        ("pairs", SPREAD_FROM_PAIRS, MAX_DECODE_PAIRS),
-        ("prompt", 1, 2**31),
-        ("gen", 1, 2**31),
-        ("repeat", 1, 1000),
-        ("threads", 1, 4096),
-    ):
-        if not low <= getattr(args, name) <= high:
-            raise UsageError(f"--{name} is out of range", came=str(getattr(args, name)), expected=f"{low} to {high:,}")
     bench = BenchSettings.for_program(
         check_bench(args.llm_bench, "--llm-bench"), backend=args.backend, threads=args.threads, timeout_s=args.timeout
     )

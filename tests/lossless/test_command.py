@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_h2o.cli.lossless import add_arguments, settings_from_args
+from pytest_h2o.cli.lossless import add_arguments_lossless, settings_from_args
 from pytest_h2o.cli.main import main
 from pytest_h2o.errors import UsageError
 from pytest_h2o.inputs.scopes import _ONLY_WITH
@@ -23,7 +23,7 @@ from tests.lossless.samples import FIXTURES, FP32, SMALL, write_entry
 
 def parse(*flags: str) -> LosslessSettings:
     parser = argparse.ArgumentParser()
-    add_arguments(parser)
+    add_arguments_lossless(parser)
     return settings_from_args(parser.parse_args(["--dump-dir", "d", "--out-json", "o", *flags]))
 
 
