@@ -83,7 +83,7 @@ def read_base_config(path: str | os.PathLike[str], source: str = "base config") 
     values = _read_object(file, source)
     base_dir = values.get("base_dir", "")
     if not isinstance(base_dir, str) or not can_name_file(base_dir):
-        _refuse(file, source, f"base_dir is {base_dir!r}", "a folder name as text")
+        raise _refusal(file, source, f"base_dir is {base_dir!r}", "a folder name as text")
     return BaseConfig(file, values, source)
 
 
@@ -93,9 +93,12 @@ def build_run_config(base: BaseConfig, point: Point) -> dict[str, Any]:
     Key order is that of the base config, then base_dir, the kv_h2o_* keys, the kv_lossless_* keys (listed ones
     first, then others that the preset names), then the model files that the base config left to their defaults.
     """
-    config = _placed_values(base)
-    config.update(point_keys(point))
-    return _with_default_files(config)
+    return _placed(base, point_keys(point))
+
+
+def baseline_run_config(base: BaseConfig) -> dict[str, Any]:
+    """Build the config of the same model with nothing compressed: H2O, lossless and its runtime switched off."""
+    return _placed(base, dict.fromkeys(("kv_h2o_enable", "kv_lossless_enable", "kv_lossless_runtime_enable"), False))
 
 
 def point_keys(point: Point) -> dict[str, Any]:
@@ -118,26 +121,16 @@ def point_keys(point: Point) -> dict[str, Any]:
     return {**h2o, **LOSSLESS_DEFAULTS, **point.lossless}
 
 
-def baseline_run_config(base: BaseConfig) -> dict[str, Any]:
-    """Build the config of the same model with nothing compressed: H2O, lossless and its runtime switched off."""
-    config = _placed_values(base)
-    config.update(kv_h2o_enable=False, kv_lossless_enable=False, kv_lossless_runtime_enable=False)
-    return _with_default_files(config)
-
-
 def without_quality(base: BaseConfig) -> BaseConfig:
     """The same model, with nothing measured beside speed: a launch that is timed against another."""
     return replace(base, values={key: value for key, value in base.values.items() if not key.startswith("quality_")})
 
 
 def layer_count(base: BaseConfig) -> int | None:
-    """Read the number of transformer layers from the model's llm_config."""
+    """Read the number of transformer layers from the model's llm_config; None if it says none, or several."""
     values = _llm_config(base)
-    found = {
-        values[key]
-        for key in _LAYER_COUNT_KEYS
-        if isinstance(values.get(key), int) and not isinstance(values[key], bool) and values[key] > 0
-    }
+    counts = (values.get(key) for key in _LAYER_COUNT_KEYS)
+    found = {count for count in counts if isinstance(count, int) and not isinstance(count, bool) and count > 0}
     return found.pop() if len(found) == 1 else None
 
 
@@ -162,82 +155,68 @@ def _llm_config(base: BaseConfig) -> dict[str, Any]:
         return {}
 
 
-def _placed_values(base: BaseConfig) -> dict[str, Any]:
-    """Return the base values with base_dir absolute and the model's files relative to it."""
-    config = dict(base.values)
+def _placed(base: BaseConfig, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The base values with base_dir absolute and the model's files relative to it, `keys`, and the default files."""
     base_dir = base.base_dir
-    config["base_dir"] = base_dir.as_posix().rstrip("/") + "/"
+    config = {**base.values, "base_dir": base_dir.as_posix().rstrip("/") + "/"}
     for field in PATH_FIELDS:
         value = config.get(field)
         if isinstance(value, str) and value:
-            config[field] = _relative_name(base, base_dir, field, value)
-    return config
-
-
-def _with_default_files(config: dict[str, Any]) -> dict[str, Any]:
-    for field, default in PATH_FIELDS.items():
-        config.setdefault(field, default)
-    return config
-
-
-def _relative_name(base: BaseConfig, base_dir: Path, field: str, value: str) -> str:
-    if not can_name_file(value):
-        _refuse(base.path, base.source, f"{field} is {value!r}", "a file name")
-    # Resolved first: ".." behind a symbolic link would lead the engine into another folder than it led us.
-    target = os.path.realpath(base_dir / value.replace("\\", "/"))
-    return os.path.relpath(target, base_dir).replace(os.sep, "/")
+            if not can_name_file(value):
+                raise _refusal(base.path, base.source, f"{field} is {value!r}", "a file name")
+            # Resolved first: ".." behind a symbolic link would lead the engine into another folder than it led us.
+            target = os.path.realpath(base_dir / value.replace("\\", "/"))
+            config[field] = os.path.relpath(target, base_dir).replace(os.sep, "/")
+    config.update(keys)
+    return config | {field: name for field, name in PATH_FIELDS.items() if field not in config}
 
 
 def _read_object(path: Path, source: str) -> dict[str, Any]:
     """Read a JSON file that holds one object, each key once."""
+    where: Path | str = path
+    what, expected = "cannot be used", "a JSON object"
     try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
-            _refuse(path, source, f"{path.stat().st_size} bytes", f"a config of at most {_MAX_CONFIG_BYTES} bytes")
+        size = path.stat().st_size
+        if size > _MAX_CONFIG_BYTES:
+            raise _refusal(path, source, f"{size} bytes", f"a config of at most {_MAX_CONFIG_BYTES} bytes")
         text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        _refuse(path, source, f"a byte that is not UTF-8 at offset {error.start}", "JSON text in UTF-8")
-    except OSError as error:
-        _refuse(path, source, error.strerror or str(error), "a file that can be read", what="cannot be read")
-    try:
         value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        if isinstance(value, dict):
+            return value
+        kind = (
+            "text"
+            if isinstance(value, str)
+            else "list"
+            if isinstance(value, list)
+            else f"value {json.dumps(value)[:40]}"
+        )
+        came, expected = f"a JSON {kind}", "a JSON object, { … }"
+    except UnicodeDecodeError as error:
+        came, expected = f"a byte that is not UTF-8 at offset {error.start}", "JSON text in UTF-8"
+    except OSError as error:
+        came, expected, what = error.strerror or str(error), "a file that can be read", "cannot be read"
     except json.JSONDecodeError as error:
-        _refuse(f"{path}:{error.lineno}:{error.colno}", source, error.msg, "a JSON object", what="is not JSON")
-    except (_BadJsonError, RecursionError, ValueError) as error:
-        came = "values nested too deeply" if isinstance(error, RecursionError) else str(error)
-        _refuse(path, source, came, "a JSON object", what="is not JSON")
-    if not isinstance(value, dict):
-        _refuse(path, source, f"a JSON {_json_kind(value)}", "a JSON object, { … }")
-    return value
-
-
-class _BadJsonError(Exception):
-    """JSON that the engine would read in another way than we do."""
+        where, came, what = f"{path}:{error.lineno}:{error.colno}", error.msg, "is not JSON"
+    except RecursionError:
+        came, what = "values nested too deeply", "is not JSON"
+    except ValueError as error:
+        came, what = str(error), "is not JSON"
+    raise _refusal(where, source, came, expected, what=what)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys the engine reads as we do."""
     values = dict(pairs)
     if len(values) != len(pairs):
         keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise _BadJsonError(f"the key {twice!r} twice")
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} twice")
     return values
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise _BadJsonError(f"the value {name}, which JSON does not have")
+    raise ValueError(f"the value {name}, which JSON does not have")
 
 
-def _json_kind(value: object) -> str:
-    if isinstance(value, list):
-        return "list"
-    return "text" if isinstance(value, str) else f"value {json.dumps(value)[:40]}"
-
-
-def _refuse(where: Path | str, source: str, came: str, expected: str, *, what: str = "cannot be used") -> NoReturn:
-    raise UsageError(
-        f"the config of the model ({source}) {what}",
-        where=str(where),
-        came=came,
-        expected=expected,
-        hint="give the config.json of an exported model",
-    )
+def _refusal(where: Path | str, source: str, came: str, expected: str, *, what: str = "cannot be used") -> UsageError:
+    what, hint = f"the config of the model ({source}) {what}", "give the config.json of an exported model"
+    return UsageError(what, where=str(where), came=came, expected=expected, hint=hint)

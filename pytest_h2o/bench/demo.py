@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,7 @@ MAX_OUTPUT_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Demo:
-    """How llm_demo is run.
-
-    Attributes
-    ----------
-    program : Path
-    folder : Path
-        New folder for configs and outputs.
-    max_tokens : int
-        Tokens to generate at most.
-    timeout_s : float
-        Seconds that one run may take.
-    """
+    """How llm_demo is run; `folder` is new, and takes its configs and outputs."""
 
     program: Path
     folder: Path
@@ -43,26 +32,23 @@ class Demo:
 
     def say(self, name: str, config: Mapping[str, Any], prompt: Path) -> str:
         """Run it on a prompt and return the text that it generated."""
-        path = self.folder / f"{name}.json"
+        path, output = self.folder / f"{name}.json", self.folder / f"{name}.stdout.txt"
         write_new_json(path, {**config, "sampler_type": "greedy"})
         argv = (str(self.program), str(path), str(prompt), str(self.max_tokens), "--prompt-file-mode=whole")
-        output = self.folder / f"{name}.stdout.txt"
         child = run_child(argv, stdout_path=output, timeout_s=self.timeout_s)
-        if child.returncode != 0 or child.timed_out:
-            ended = f"exit code {child.returncode}" if child.signal_name is None else child.signal_name
-            raise BenchError(
-                f"llm_demo did not end within {self.timeout_s:g} s"
-                if child.timed_out
-                else f"llm_demo ended with {ended}",
-                argv=argv,
-                returncode=child.returncode,
-                signal_name=child.signal_name,
-                elapsed_s=child.elapsed_s,
-                output_tail=read_tail(output),
-                where=str(output),
-                expected="a run that ends with exit code 0",
-            )
-        return read_demo_text(output)
+        if child.returncode == 0 and not child.timed_out:
+            return read_demo_text(output)
+        ended = f"ended with {child.signal_name or f'exit code {child.returncode}'}"
+        raise BenchError(
+            f"llm_demo {f'did not end within {self.timeout_s:g} s' if child.timed_out else ended}",
+            argv=argv,
+            returncode=child.returncode,
+            signal_name=child.signal_name,
+            elapsed_s=child.elapsed_s,
+            output_tail=read_tail(output),
+            where=str(output),
+            expected="a run that ends with exit code 0",
+        )
 
 
 def read_demo_text(path: Path) -> str:
@@ -70,12 +56,8 @@ def read_demo_text(path: Path) -> str:
     try:
         size = path.stat().st_size
         if size > MAX_OUTPUT_BYTES:
-            raise TableError(
-                "an output of llm_demo is too large",
-                where=str(path),
-                came=f"{size:,} bytes",
-                expected=f"at most {MAX_OUTPUT_BYTES:,}",
-            )
+            what, expected = "an output of llm_demo is too large", f"at most {MAX_OUTPUT_BYTES:,}"
+            raise TableError(what, where=str(path), came=f"{size:,} bytes", expected=expected)
         return parse_demo_text(path.read_bytes().decode("utf-8", "replace"), str(path))
     except OSError as error:
         raise TableError("an output of llm_demo cannot be read", where=str(path), came=error.strerror) from error
@@ -106,8 +88,6 @@ class TextPair:
 
     Attributes
     ----------
-    prompt : str
-        Name of the prompt.
     prefix_words, prefix_chars : int
         Length of what both begin with, in whole words and in characters.
     words_off, words_on : int
@@ -125,7 +105,6 @@ class TextPair:
     similarity: float
 
     def render(self) -> str:
-        """One line."""
         return (
             f"{self.prompt}: {self.words_off} words with H2O off, {self.words_on} with H2O on; the first "
             f"{self.prefix_words} words ({self.prefix_chars} characters) are the same, similarity {self.similarity:.3f}"
@@ -134,25 +113,15 @@ class TextPair:
 
 @dataclass(frozen=True)
 class TextComparison:
-    """The texts of one row: every prompt."""
+    """The texts of one row, every prompt; `candidate` is its run id."""
 
     candidate: str
-    """Run id of the row."""
     pairs: tuple[TextPair, ...]
 
     @property
     def similarity(self) -> float:
         """Mean over the prompts, 0 to 1; higher is better."""
         return sum(pair.similarity for pair in self.pairs) / len(self.pairs)
-
-    def to_json(self) -> dict[str, Any]:
-        """Built-in values only; `from_json` reads them back."""
-        return {"candidate": self.candidate, "pairs": [asdict(pair) for pair in self.pairs]}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> TextComparison:
-        """Read what `to_json` gave."""
-        return cls(value["candidate"], tuple(TextPair(**pair) for pair in value["pairs"]))
 
 
 def compare_texts(prompt: str, off: str, on: str) -> TextPair:
@@ -169,7 +138,5 @@ def compare_texts(prompt: str, off: str, on: str) -> TextPair:
 
 
 def _common(first: Sequence[str], second: Sequence[str]) -> int:
-    return next(
-        (place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b),
-        min(len(first), len(second)),
-    )
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(first), len(second)))

@@ -16,7 +16,7 @@ from pytest_h2o.bench.command import BenchSettings, RunFiles, repeat_command
 from pytest_h2o.bench.config import BaseConfig
 from pytest_h2o.bench.llm_bench import get_adapter, only_row
 from pytest_h2o.bench.machine import find_disturbance, machine_lock, read_machine
-from pytest_h2o.bench.manifest import MANIFEST_NAME, manifest_entry, write_manifest
+from pytest_h2o.bench.manifest import MANIFEST_NAME, manifest_entry
 from pytest_h2o.bench.output import OutputSummary, count_warnings
 from pytest_h2o.bench.process import ChildResult, read_tail, run_child, signal_name
 from pytest_h2o.bench.rows import Row, read_rows, read_text
@@ -309,7 +309,8 @@ def write_dry_run(
         commands.append(f"{command} > {shlex.quote(str(files.log))}" if adapter.rows_on_stdout else command)
     for path, config in configs:
         write_new_json(path, config)
-    write_manifest(directory / MANIFEST_NAME, [manifest_entry(point, None) for point in points])
+    entries = [manifest_entry(point.manifest_fields(), None) for point in points]
+    write_new_json(directory / MANIFEST_NAME, entries)
     lines = ["#!/bin/sh", "set -e", "mkdir -p " + shlex.quote(str((directory / "logs").absolute())), *commands]
     write_new_text(directory / COMMANDS_NAME, "\n".join(lines) + "\n")
     return tuple(commands)

@@ -1,4 +1,4 @@
-"""The lock of this machine: a timed run is alone, whichever gate, worker or terminal started it.
+"""This machine: the lock that keeps a timed run alone on it, what disturbed one all the same, and what it is called.
 
 Timed runs hold it for writing, heavy codec work for reading: codecs may run beside each other and never beside a timed
 run. A writer that waits keeps new readers out, so that it is not starved by them. The system releases the lock if its
@@ -79,13 +79,12 @@ def _lock_folder() -> Path:
 
 
 def _no_lock(path: Path, came: str) -> StoreError:
-    return StoreError(
+    what, expected = (
         "the lock that keeps timed runs apart cannot be made",
-        where=str(path),
-        came=came,
-        expected="a folder of your own in the temporary folder",
-        hint="remove what stands there, or point TMPDIR to a folder of your own",
+        "a folder of your own in the temporary folder",
     )
+    hint = "remove what stands there, or point TMPDIR to a folder of your own"
+    return StoreError(what, where=str(path), came=came, expected=expected, hint=hint)
 
 
 OTHERS_SHARE = 0.1
@@ -106,89 +105,66 @@ SHORTEST_S = 0.2
 
 @dataclass(frozen=True)
 class MachineState:
-    """Counters of the machine at one moment; None where one cannot be read.
-
-    Attributes
-    ----------
-    clock_s : float
-        Monotonic time, seconds.
-    busy_s : float or None
-        Processor seconds that all processes of the machine have used, all cores together.
-    own_s : float
-        Processor seconds of this process and of the children that it has reaped.
-    swapped_pages : int or None
-        Pages swapped in and out since start-up.
-    throttled : int or None
-        How often the cores were slowed because they were hot, since start-up.
-    mean_mhz : float or None
-        Mean present clock of the cores.
-    """
+    """Counters of the machine at one moment, since start-up; None where one cannot be read."""
 
     clock_s: float
+    """Monotonic time."""
     busy_s: float | None
+    """Processor seconds that all processes of the machine have used, all cores together."""
     own_s: float
+    """Processor seconds of this process and of the children that it has reaped."""
     swapped_pages: int | None = None
     throttled: int | None = None
+    """How often the cores were slowed because they were hot."""
     mean_mhz: float | None = None
+    """Mean present clock of the cores."""
 
 
 def find_disturbance(before: MachineState, after: MachineState, *, cores: int) -> str | None:
     """Say what disturbed a launch between two states, or None.
 
-    Notes
-    -----
     Load by others is what the machine was busy with, less our own processor time, as a mean number of cores. Allowed
     are a tenth of all cores and a quarter of what the bench left idle: rules of thumb, small enough for a bench that
-    uses all cores, and large enough that a mostly idle machine is not called disturbed.
+    uses all cores, and large enough that a mostly idle machine is not called disturbed. A busy core that clocks up is
+    no disturbance; one that clocks down is.
     """
-    found = [
-        text
-        for text in (_load(before, after, cores), _swapping(before, after), _throttling(before, after))
-        if text is not None
-    ]
-    if before.mean_mhz and after.mean_mhz and not found:
-        high, low = max(before.mean_mhz, after.mean_mhz), min(before.mean_mhz, after.mean_mhz)
-        # A busy core that clocks up is no disturbance; one that clocks down is.
-        if after.mean_mhz < before.mean_mhz and (high - low) / high > CLOCK_CHANGE:
-            found.append(f"the clock fell from {before.mean_mhz:.0f} to {after.mean_mhz:.0f} MHz")
+    found = []
+    elapsed_s = after.clock_s - before.clock_s
+    if before.busy_s is not None and after.busy_s is not None and elapsed_s >= SHORTEST_S:
+        own = (after.own_s - before.own_s) / elapsed_s
+        others = (after.busy_s - before.busy_s) / elapsed_s - own
+        allowed = OTHERS_SHARE * cores + OTHERS_SHARE_OF_IDLE * max(0.0, cores - own)
+        if others > allowed:
+            found.append(f"others used {others:.1f} of {cores} cores (up to {allowed:.1f} are taken for quiet)")
+    pages = _rise(before.swapped_pages, after.swapped_pages)
+    if pages > SWAPPED_PAGES:
+        found.append(f"{pages:,} pages were swapped")
+    slowed = _rise(before.throttled, after.throttled)
+    if slowed > 0:
+        found.append(f"the cores were slowed {slowed} times because they were hot")
+    if before.mean_mhz and after.mean_mhz and not found and 1 - after.mean_mhz / before.mean_mhz > CLOCK_CHANGE:
+        found.append(f"the clock fell from {before.mean_mhz:.0f} to {after.mean_mhz:.0f} MHz")
     return "; ".join(found) or None
 
 
-def _load(before: MachineState, after: MachineState, cores: int) -> str | None:
-    elapsed_s = after.clock_s - before.clock_s
-    if before.busy_s is None or after.busy_s is None or elapsed_s < SHORTEST_S:
-        return None
-    own = (after.own_s - before.own_s) / elapsed_s
-    others = (after.busy_s - before.busy_s) / elapsed_s - own
-    allowed = OTHERS_SHARE * cores + OTHERS_SHARE_OF_IDLE * max(0.0, cores - own)
-    if others <= allowed:
-        return None
-    return f"others used {others:.1f} of {cores} cores (up to {allowed:.1f} are taken for quiet)"
-
-
-def _swapping(before: MachineState, after: MachineState) -> str | None:
-    if before.swapped_pages is None or after.swapped_pages is None:
-        return None
-    pages = after.swapped_pages - before.swapped_pages
-    return f"{pages:,} pages were swapped" if pages > SWAPPED_PAGES else None
-
-
-def _throttling(before: MachineState, after: MachineState) -> str | None:
-    if before.throttled is None or after.throttled is None or after.throttled <= before.throttled:
-        return None
-    return f"the cores were slowed {after.throttled - before.throttled} times because they were hot"
+def _rise(before: int | None, after: int | None) -> int:
+    """By how much a counter rose; 0 where it cannot be read."""
+    return 0 if before is None or after is None else after - before
 
 
 def read_machine(root: Path = Path("/")) -> MachineState:
     """Read the counters of this moment; `root` is where ``proc`` and ``sys`` stand."""
     times = os.times()
+    throttled, clocks_khz = (
+        _of_cores(root, name) for name in ("thermal_throttle/core_throttle_count", "cpufreq/scaling_cur_freq")
+    )
     return MachineState(
         clock_s=time.monotonic(),
         busy_s=_busy_s(root),
         own_s=times.user + times.system + times.children_user + times.children_system,
         swapped_pages=_swapped_pages(root),
-        throttled=_throttled(root),
-        mean_mhz=_mean_mhz(root),
+        throttled=sum(throttled) if throttled else None,
+        mean_mhz=sum(clocks_khz) / len(clocks_khz) / 1000 if clocks_khz else None,
     )
 
 
@@ -241,24 +217,10 @@ def _swapped_pages(root: Path) -> int | None:
         return None
 
 
-def _throttled(root: Path) -> int | None:
-    pattern = "cpu[0-9]*/thermal_throttle/core_throttle_count"
-    return _sum_of(root / "sys" / "devices" / "system" / "cpu", pattern)
-
-
-def _sum_of(folder: Path, pattern: str) -> int | None:
-    found = [int(text) for path in folder.glob(pattern) if (text := (_text(path) or "").strip()).isdecimal()]
-    return sum(found) if found else None
-
-
-def _mean_mhz(root: Path) -> float | None:
-    folder = root / "sys" / "devices" / "system" / "cpu"
-    found = [
-        int(text)
-        for path in folder.glob("cpu[0-9]*/cpufreq/scaling_cur_freq")
-        if (text := (_text(path) or "").strip()).isdecimal()
-    ]
-    return sum(found) / len(found) / 1000 if found else None
+def _of_cores(root: Path, name: str) -> list[int]:
+    """A number of each core that tells it."""
+    texts = [_text(path) or "" for path in (root / "sys" / "devices" / "system" / "cpu").glob(f"cpu[0-9]*/{name}")]
+    return [int(text) for text in texts if text.strip().isdecimal()]
 
 
 @lru_cache(maxsize=1)

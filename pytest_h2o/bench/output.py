@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from pytest_h2o.errors import one_line
 
@@ -47,32 +47,15 @@ _WEAK_FAILURE = re.compile(r"not exist|not found|no such|\berror\b", re.IGNORECA
 
 @dataclass(frozen=True)
 class OutputSummary:
-    """What a run printed, in few words.
-
-    Attributes
-    ----------
-    warnings : mapping
-        Kind -> how often. A kind is the text of a warning without its numbers. At most 64 kinds are kept, the rest
-        is counted under one name.
-    max_kv_len : int or None
-        Largest cache length, in tokens, that a warning named; None if none did. Above prompt + generated length it
-        shows that the cache was not cleared between repeats.
-    reason : str or None
-        The lines that best explain a failure; None if nothing looks like one.
-    """
+    """What a run printed, in few words."""
 
     warnings: Mapping[str, int] = field(default_factory=dict)
+    """Kind -> how often: the text of a warning without its numbers. Of more than 64 kinds the rest is one."""
     max_kv_len: int | None = None
+    """Largest cache length, in tokens, that a warning named. Above prompt + generated length it shows that the cache
+    was not cleared between repeats."""
     reason: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON; `from_json` reads them back."""
-        return {"warnings": dict(self.warnings), "max_kv_len": self.max_kv_len, "reason": self.reason}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> OutputSummary:
-        """Read what `to_json` gave."""
-        return cls(dict(value["warnings"]), value["max_kv_len"], value["reason"])
+    """The lines that best explain a failure; None if nothing looks like one."""
 
 
 def count_warnings(path: Path) -> OutputSummary:

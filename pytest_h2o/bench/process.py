@@ -64,13 +64,9 @@ def guard_process(command: tuple[str, ...]) -> Iterator[Guard]:
         )
     except OSError as error:
         os.close(write_end)
-        raise BenchError(
-            "the guard process beside the bench cannot be started",
-            argv=command,
-            where=sys.executable,
-            came=error.strerror or str(error),
-            hint="look at the limits on processes and memory (ulimit -a)",
-        ) from error
+        what, came = "the guard process beside the bench cannot be started", error.strerror or str(error)
+        hint = "look at the limits on processes and memory (ulimit -a)"
+        raise BenchError(what, argv=command, where=sys.executable, came=came, hint=hint) from error
     finally:
         os.close(read_end)
     try:
@@ -85,30 +81,17 @@ _TICK_S = 0.5
 
 @dataclass(frozen=True)
 class ChildResult:
-    """How a child process ended.
-
-    Attributes
-    ----------
-    argv : tuple of str
-        The command.
-    returncode : int
-        Exit status; minus the signal's number if a signal ended it.
-    signal_name : str or None
-        For example ``SIGSEGV``.
-    timed_out : bool
-        It was still running at its time limit and was ended for that.
-    elapsed_s : float
-        Seconds from launch to end.
-    stdout_path : Path
-        Everything that it printed, standard output and standard error together.
-    """
+    """How a child process ended."""
 
     argv: tuple[str, ...]
     returncode: int
+    """Exit status; minus the signal's number if a signal ended it."""
     signal_name: str | None
     timed_out: bool
+    """It was still running at its time limit and was ended for that."""
     elapsed_s: float
     stdout_path: Path
+    """Everything that it printed, standard output and standard error together."""
 
 
 def run_child(
@@ -180,17 +163,12 @@ def _open_new(path: Path) -> BinaryIO:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("xb")
     except FileExistsError:
-        raise BenchError(
-            "the output of a run would overwrite a file",
-            where=str(path),
-            hint="choose another output folder, or move the old file away",
-        ) from None
+        hint = "choose another output folder, or move the old file away"
+        raise BenchError("the output of a run would overwrite a file", where=str(path), hint=hint) from None
     except OSError as error:
+        came, expected = error.strerror or str(error), "a folder that can be written"
         raise BenchError(
-            "the output of a run cannot be written",
-            where=str(path),
-            came=error.strerror or str(error),
-            expected="a folder that can be written",
+            "the output of a run cannot be written", where=str(path), came=came, expected=expected
         ) from error
 
 
@@ -224,24 +202,16 @@ def _start_error(command: tuple[str, ...], error: OSError | ValueError) -> Bench
     elif code == errno.ENOENT:
         came, hint = "no such file", "build it, or correct the path"
     elif code in (errno.EACCES, errno.EPERM):
-        came, hint = (
-            "not a file that may be executed",
-            f"give the program itself, and make it executable: chmod +x {program}",
-        )
+        came = "not a file that may be executed"
+        hint = f"give the program itself, and make it executable: chmod +x {program}"
     elif code == errno.ENOEXEC:
-        came, hint = (
-            "not a program for this machine",
-            "build it for this machine; a script needs a first line like #!/bin/sh",
-        )
+        came = "not a program for this machine"
+        hint = "build it for this machine; a script needs a first line like #!/bin/sh"
     else:
-        came, hint = (getattr(error, "strerror", None) or str(error)), None
+        came, hint = getattr(error, "strerror", None) or str(error), ""
+    what, expected = "the bench cannot be started", "a program that can be run"
     return BenchError(
-        "the bench cannot be started",
-        argv=command,
-        where=make_printable(program),
-        came=came,
-        expected="a program that can be run",
-        hint=hint,
+        what, argv=command, where=make_printable(program), came=came, expected=expected, hint=hint or None
     )
 
 

@@ -1,4 +1,8 @@
-"""What a bench measured: a row with its provenance, read from a log, the JSON beside it, or a CSV of rows."""
+"""What a bench measured: a row with its provenance, read from a log, the JSON beside it, or a CSV of rows.
+
+The table is what every version of llm_bench writes (``-fp``); newer ones write the same as JSON (``-j``). Other text
+around a table is passed over, a damaged table never is.
+"""
 
 from __future__ import annotations
 
@@ -6,69 +10,52 @@ import csv
 import io
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pytest_h2o.bench.output import OutputSummary
-from pytest_h2o.errors import BenchError, StoreError, TableError, one_line
-from pytest_h2o.files import write_new_text
+from pytest_h2o.errors import StoreError, TableError, one_line
+from pytest_h2o.files import load, write_new_text
 
-H2O_COLUMNS: tuple[str, ...] = (
-    "h2o_keep",
-    "h2o_lossy",
-    "h2o_lossless",
-    "h2o_target_keep_effective",
-    "h2o_floor_keep",
-    "h2o_quantized_keep",
-    "h2o_evict_us",
-    "h2o_codec_us",
-    "h2o_lossless_raw_mb",
-    "h2o_lossless_comp_mb",
-    "h2o_lossless_comp_us",
-    "h2o_lossless_decomp_us",
-    "h2o_lossless_fallback",
-)
-"""Columns that every binary with H2O prints."""
+_PRINTED: Mapping[str, tuple[int, str]] = {
+    "h2o_keep": (4, "exact"),
+    "h2o_lossy": (3, "exact"),
+    "h2o_lossless": (3, "exact"),
+    "h2o_target_keep_effective": (4, "exact"),
+    "h2o_floor_keep": (4, "exact"),
+    "h2o_quantized_keep": (4, "exact"),
+    "h2o_evict_us": (2, "timed"),
+    "h2o_codec_us": (2, "timed"),
+    "h2o_lossless_raw_mb": (2, "exact"),
+    "h2o_lossless_comp_mb": (2, "exact"),
+    "h2o_lossless_comp_us": (2, "timed"),
+    "h2o_lossless_decomp_us": (2, "timed"),
+    "h2o_lossless_queue_peak": (2, "later"),
+    "h2o_lossless_fallback": (2, "exact"),
+    "h2o_lossless_backpressure_skip": (2, "later"),
+    "h2o_lossless_async_queue_peak": (2, "later"),
+    "h2o_lossless_async_wait_us": (2, "later"),
+    "h2o_lossless_decode_cache_hit": (2, "later"),
+    "h2o_lossless_decode_cache_miss": (2, "later"),
+}
+"""Columns of H2O in the order of the table: digits after the point; what they are to two launches of one config."""
 
-LATER_H2O_COLUMNS: tuple[str, ...] = (
-    "h2o_lossless_queue_peak",
-    "h2o_lossless_backpressure_skip",
-    "h2o_lossless_async_queue_peak",
-    "h2o_lossless_async_wait_us",
-    "h2o_lossless_decode_cache_hit",
-    "h2o_lossless_decode_cache_miss",
-)
-"""Columns that only later binaries print."""
+COLUMN_DECIMALS: Mapping[str, int] = {column: decimals for column, (decimals, _) in _PRINTED.items()}
+"""Digits after the point with which the table prints a column; speeds, sizes and times have two."""
 
-TABLE_H2O_COLUMNS: tuple[str, ...] = (
-    *H2O_COLUMNS[:-1],
-    LATER_H2O_COLUMNS[0],
-    H2O_COLUMNS[-1],
-    *LATER_H2O_COLUMNS[1:],
-)
-"""All of them in the order of the table."""
+H2O_COLUMNS = tuple(column for column, (_, kind) in _PRINTED.items() if kind != "later")
+"""Columns that every binary with H2O prints; the others came with later ones."""
 
-DETERMINISTIC_COLUMNS: tuple[str, ...] = (
-    "h2o_keep",
-    "h2o_lossy",
-    "h2o_target_keep_effective",
-    "h2o_floor_keep",
-    "h2o_quantized_keep",
-    "h2o_lossless",
-    "h2o_lossless_raw_mb",
-    "h2o_lossless_comp_mb",
-    "h2o_lossless_fallback",
-)
+DETERMINISTIC_COLUMNS = tuple(column for column, (_, kind) in _PRINTED.items() if kind == "exact")
 """Columns that two launches with the same config give alike, to the last digit."""
 
 _NUMBER = r"[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan(?:\(\w*\))?|inf(?:inity)?)"
 _MEASUREMENT = re.compile(rf"\s*({_NUMBER})(?:\s*±\s*({_NUMBER}))?\s*", re.IGNORECASE | re.ASCII)
 _LENGTHS = re.compile(r"prompt=(\d{1,18})\s*<br>\s*decode=(\d{1,18})", re.ASCII)
-_TEST = re.compile(r"(?:pp(\d{1,18}))?\+?(?:tg(\d{1,18}))?", re.ASCII)
+_TEST = re.compile(r"(?=\+?[pt])(?:pp(\d{1,18}))?\+?(?:tg(\d{1,18}))?", re.ASCII)
 _SPEED, _TEST_SPEED = "speed(tok/s)", "t/s"
 
 
@@ -90,7 +77,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Row:
-    """One row that a bench measured, and where it came from. Refused if a cell that is read here cannot be read.
+    """One row that a bench measured, and where it came from. A `TableError` if a cell that is read here is no number.
 
     Attributes
     ----------
@@ -102,30 +89,22 @@ class Row:
         Measured repeats (``-rep``), where known; the table does not tell.
     run_id : str
         The point, or the name of a baseline; empty of a row that is no run of a sweep.
-    log_path : Path
-        The log that the row stands in.
-    config_path, stdout_path : Path or None
-        The config of the run and what it printed; None if a recording does not have them.
+    log_path, config_path, stdout_path : Path or None
+        The log that it stands in, the config of the run and what it printed; a recording may lack the last two.
     output : OutputSummary or None
         Its warnings; None if what it printed was not kept. That is not the same as no warnings.
-    argv : tuple of str
-        The command; empty for a recorded log.
-    returncode : int or None
-        Exit status; None if it is not known.
-    elapsed_s : float or None
-        Seconds from launch to end; None if they are not known.
+    argv, returncode, elapsed_s : tuple of str, int or None, float or None
+        The command, its exit status and its seconds from launch to end; empty or None for a recorded log.
     notes : tuple of str
         What a reader of the row should know about how it was read.
     shares_run_with : str or None
         Run id of the run whose row this point shares, because the runtime cannot tell the two apart.
     disturbance : str or None
         What disturbed the launch while it was timed; None if nothing is known to have.
-    model, backend : str or None
-        Of the cells, as printed.
-    threads, prompt_len, gen_len : int or None
-        Of the cells: threads, and lengths in tokens.
+    model, backend, threads, prompt_len, gen_len : str or int or None
+        Read from the cells; lengths are in tokens.
     prefill_tok_per_s, decode_tok_per_s : Measurement or None
-        Of the cells: tokens a second; higher is better.
+        Read from the cells: tokens a second; higher is better.
     """
 
     cells: Mapping[str, str]
@@ -151,16 +130,18 @@ class Row:
     decode_tok_per_s: Measurement | None = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        cells = self.cells
-        for column in TABLE_H2O_COLUMNS:
-            if cells.get(column, "").strip() and self.get(column) is None:
-                raise _bad_cell(column, cells[column], "a number, or mean ± standard deviation")
-        prompt_len, gen_len = _lengths(cells)
-        prefill, decode = _speeds(cells, prompt_len, gen_len, self.repeat)
+        for column in COLUMN_DECIMALS:
+            if self._text(column) and self.get(column) is None:
+                raise _bad_cell(column, self.cells[column], "a number, or mean ± standard deviation")
+        threads = self._text("threads")
+        if threads and not re.fullmatch(r"\d{1,9}", threads, re.ASCII):
+            raise _bad_cell("threads", threads, "a whole number")
+        prompt_len, gen_len = self._read_lengths()
+        prefill, decode = self._read_speeds(prompt_len, gen_len)
         read = {
-            "model": cells.get("model"),
-            "backend": cells.get("backend"),
-            "threads": _threads(cells),
+            "model": self.cells.get("model"),
+            "backend": self.cells.get("backend"),
+            "threads": int(threads) if threads else None,
             "prompt_len": prompt_len,
             "gen_len": gen_len,
             "prefill_tok_per_s": prefill,
@@ -178,41 +159,51 @@ class Row:
         """Return what a column measured; None if the column is missing, blank or no number. Never 0 for missing."""
         return parse_measurement(self.cells.get(column, ""), self.repeat)
 
-    def to_json(self) -> dict[str, Any]:
-        """Built-in values only; `from_json` reads them back."""
-        values = {each.name: getattr(self, each.name) for each in fields(self) if each.init}
-        paths = {name: os.fspath(value) for name, value in values.items() if isinstance(value, Path)}
-        output = None if self.output is None else self.output.to_json()
-        return {
-            **values,
-            **paths,
-            "cells": dict(self.cells),
-            "argv": list(self.argv),
-            "notes": list(self.notes),
-            "output": output,
-        }
+    def _text(self, column: str) -> str:
+        return self.cells.get(column, "").strip()
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Row:
-        """Read what `to_json` gave."""
-        try:
-            values = {each.name: value[each.name] for each in fields(cls) if each.init}
-            for name in ("log_path", "config_path", "stdout_path"):
-                values[name] = None if values[name] is None else Path(values[name])
-            values |= {name: tuple(values[name]) for name in ("argv", "notes")}
-            if values["output"] is not None:
-                values["output"] = OutputSummary.from_json(values["output"])
-            return cls(**values)
-        except (KeyError, TypeError, AttributeError, BenchError) as error:
-            raise StoreError(
-                "a result of a launch was kept in another shape than this version reads",
-                came=f"{type(error).__name__}: {error}",
-                hint="start a new run folder",
-            ) from error
+    def _read_lengths(self) -> tuple[int | None, int | None]:
+        """Prompt and generated length, from whichever column has them."""
+        for column, pattern, expected in (
+            ("llm_demo", _LENGTHS, "prompt=512<br>decode=128"),
+            ("test", _TEST, "pp512, tg128 or pp512+tg128"),
+        ):
+            if text := self._text(column):
+                match = pattern.fullmatch(text)
+                if match is None:
+                    raise _bad_cell(column, self.cells[column], expected)
+                prompt_len, gen_len = (None if length is None else int(length) for length in match.groups())
+                return prompt_len, gen_len
+        return None, None
+
+    def _read_speeds(
+        self, prompt_len: int | None, gen_len: int | None
+    ) -> tuple[Measurement | None, Measurement | None]:
+        if self._text(_SPEED):
+            parts = [parse_measurement(part, self.repeat) for part in self.cells[_SPEED].split("<br>")]
+            if len(parts) != 2 or None in parts:
+                raise _bad_cell(_SPEED, self.cells[_SPEED], "prefill ± std<br>decode ± std")
+            return parts[0], parts[1]
+        if not self._text(_TEST_SPEED):
+            return None, None
+        speed = self.get(_TEST_SPEED)
+        if speed is None:
+            raise _bad_cell(_TEST_SPEED, self.cells[_TEST_SPEED], "mean ± std")
+        # A test of both at once gives one speed over both: it is neither of the two.
+        return (speed if gen_len is None else None), (speed if prompt_len is None else None)
 
 
 BenchRow = Row
-"""The name that plugins know it by from before; goes with the next release."""
+"""The name of 0.1, which plugins import; goes with the next release."""
+
+
+def load_row(value: object) -> Row:
+    """A row that `plain` made JSON of, in the journal of a run say; StoreError if it has another shape."""
+    try:
+        return load(Row, value, "a result of a launch", hint="start a new run folder")
+    except TableError as error:
+        what, hint = "a result of a launch has another shape than this version reads", "start a new run folder"
+        raise StoreError(what, came=error.what, hint=hint) from error
 
 
 def parse_measurement(cell: str, repeat: int | None = None) -> Measurement | None:
@@ -223,9 +214,9 @@ def parse_measurement(cell: str, repeat: int | None = None) -> Measurement | Non
     match = _MEASUREMENT.fullmatch(cell)
     if match is None:
         return None
-    mean = _parse_number(match[1])
-    std = None if match[2] is None or repeat == 1 else _parse_number(match[2])
-    return Measurement(mean, None if std is None or math.isnan(std) else std)
+    # Some C libraries print nan(ind) or nan(snan), which float() does not read.
+    mean, std = (math.nan if text is None or "nan" in text.lower() else float(text) for text in match.groups())
+    return Measurement(mean, None if repeat == 1 or math.isnan(std) else std)
 
 
 def require_h2o(row: Row, columns: Sequence[str] = H2O_COLUMNS) -> None:
@@ -233,71 +224,19 @@ def require_h2o(row: Row, columns: Sequence[str] = H2O_COLUMNS) -> None:
     missing = [column for column in columns if not row.cells.get(column, "").strip()]
     if not missing:
         return
-    if len(missing) == len(columns):
-        what, hint = "this bench has no H2O columns", "build llm_bench from the branch of the engine that has H2O"
-    else:
+    what, hint = "this bench has no H2O columns", "build llm_bench from the branch of the engine that has H2O"
+    if len(missing) < len(columns):
         what = f"H2O columns are missing: {', '.join(missing)}"
         hint = "use a log as the bench wrote it, or a binary that prints every column"
-    raise TableError(
-        what,
-        where=row.log_file,
-        came=one_line(f"no {', '.join(missing)} among {', '.join(row.cells)}", limit=2000),
-        expected=", ".join(columns),
-        hint=hint,
-    )
-
-
-def _parse_number(text: str) -> float:
-    # Some C libraries print nan(ind) or nan(snan), which float() does not read.
-    return math.nan if "nan" in text.lower() else float(text)
-
-
-def _lengths(cells: Mapping[str, str]) -> tuple[int | None, int | None]:
-    """Prompt and generated length in tokens, from whichever column has them."""
-    if cells.get("llm_demo", "").strip():
-        match = _LENGTHS.fullmatch(cells["llm_demo"].strip())
-        if match is None:
-            raise _bad_cell("llm_demo", cells["llm_demo"], "prompt=512<br>decode=128")
-        return int(match[1]), int(match[2])
-    if cells.get("test", "").strip():
-        match = _TEST.fullmatch(cells["test"].strip())
-        if match is None or (match[1] is None and match[2] is None):
-            raise _bad_cell("test", cells["test"], "pp512, tg128 or pp512+tg128")
-        prompt_len, gen_len = match.groups()
-        return (None if prompt_len is None else int(prompt_len)), (None if gen_len is None else int(gen_len))
-    return None, None
-
-
-def _speeds(
-    cells: Mapping[str, str], prompt_len: int | None, gen_len: int | None, repeat: int | None
-) -> tuple[Measurement | None, Measurement | None]:
-    """Prefill and decode speed."""
-    if cells.get(_SPEED, "").strip():
-        parts = [parse_measurement(part, repeat) for part in cells[_SPEED].split("<br>")]
-        if len(parts) != 2 or None in parts:
-            raise _bad_cell(_SPEED, cells[_SPEED], "prefill ± std<br>decode ± std")
-        return parts[0], parts[1]
-    if cells.get(_TEST_SPEED, "").strip():
-        speed = parse_measurement(cells[_TEST_SPEED], repeat)
-        if speed is None:
-            raise _bad_cell(_TEST_SPEED, cells[_TEST_SPEED], "mean ± std")
-        # A test of both at once gives one speed over both: it is neither of the two.
-        return (speed if gen_len is None else None), (speed if prompt_len is None else None)
-    return None, None
-
-
-def _threads(cells: Mapping[str, str]) -> int | None:
-    text = cells.get("threads", "").strip()
-    if not text:
-        return None
-    if not re.fullmatch(r"\d{1,9}", text, re.ASCII):
-        raise _bad_cell("threads", text, "a whole number")
-    return int(text)
+    came = one_line(f"no {', '.join(missing)} among {', '.join(row.cells)}", limit=2000)
+    raise TableError(what, where=row.log_file, came=came, expected=", ".join(columns), hint=hint)
 
 
 def _bad_cell(column: str, came: str, expected: str) -> TableError:
     return TableError(f"the cell of {column} cannot be read", came=repr(one_line(came)), expected=expected)
 
+
+# -- the table ------------------------------------------------------------------------------------------------------
 
 _RULE_CELL = re.compile(r":?-+:?")
 _MAX_LOG_BYTES = 64 * 1024 * 1024
@@ -314,151 +253,90 @@ def read_text(path: Path, name: str) -> str:
     try:
         size = path.stat().st_size
         if size > _MAX_LOG_BYTES:
-            raise TableError(
-                "a log is too large for one of the bench",
-                where=name,
-                came=f"{size} bytes",
-                expected=f"at most {_MAX_LOG_BYTES} bytes: a table, not the output of a program",
-            )
+            expected = f"at most {_MAX_LOG_BYTES} bytes: a table, not the output of a program"
+            what = "a log is too large for one of the bench"
+            raise TableError(what, where=name, came=f"{size} bytes", expected=expected)
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise TableError(
-            "a log is not text",
-            where=name,
-            came=f"a byte that is not UTF-8 at offset {error.start}",
-            expected="the file that the bench wrote (-fp)",
-        ) from None
+        came = f"a byte that is not UTF-8 at offset {error.start}"
+        expected = "the file that the bench wrote (-fp)"
+        raise TableError("a log is not text", where=name, came=came, expected=expected) from None
     except OSError as error:
         raise TableError("a log cannot be read", where=name, came=error.strerror or str(error)) from error
 
 
 def parse_table(text: str, *, log_file: str, repeat: int | None = None) -> tuple[Row, ...]:
-    """Read every row of every table in a text."""
+    """Read every row of every table in a text; a `TableError` with file and line where one is damaged."""
     if not text.strip():
-        raise TableError(
-            "the log is empty",
-            where=log_file,
-            expected="a table of the bench",
-            hint="the bench ended before it printed its table: its standard output says why",
-        )
-    reader = _TableReader(text, log_file, repeat)
-    return reader.read()
-
-
-class _TableReader:
-    """Walks over the lines of one text; `header` is that of the table that the walk is in."""
-
-    def __init__(self, text: str, log_file: str, repeat: int | None) -> None:
-        # Only "\n" ends a line: str.splitlines would also cut at characters that a model's name may hold.
-        self.lines = [line.rstrip("\r") for line in text.split("\n")]
-        self.log_file = log_file
-        self.repeat = repeat
-        self.header: list[str] | None = None
-        self.last_index = max(index for index, line in enumerate(self.lines) if line.strip())
-
-    def read(self) -> tuple[Row, ...]:
-        rows: list[Row] = []
-        rows_here = 0
-        header_line = 0
-        index = 0
-        while index < len(self.lines):
-            if self._is_header(index):
-                self._refuse_empty_table(header_line, rows_here)
-                self.header = self._read_header(index)
-                header_line, rows_here = index + 1, 0
-                index += 2
-                continue
-            row = self._read_line(index)
-            if row is not None:
-                rows.append(row)
-                rows_here += 1
+        hint = "the bench ended before it printed its table: its standard output says why"
+        raise TableError("the log is empty", where=log_file, expected="a table of the bench", hint=hint)
+    # Only "\n" ends a line: str.splitlines would also cut at characters that a model's name may hold.
+    lines = [line.rstrip("\r") for line in text.split("\n")]
+    last = max(index for index, line in enumerate(lines) if line.strip())
+    rows: list[Row] = []
+    header: list[str] = []
+    header_at, rows_before, index = 0, 0, 0
+    try:
+        while index <= last:
+            line, under = lines[index], _split_cells(lines[index + 1]) if index < last else []
+            is_row = line.lstrip().startswith("|")
+            if is_row and under and all(_RULE_CELL.fullmatch(cell) for cell in under):
+                if header and len(rows) == rows_before:
+                    break
+                header, header_at, rows_before = _split_cells(line), index, len(rows)
+                _check_names(header)
+                index += 1
+                if len(header) != len(under):
+                    came = f"{len(header)} names over {len(under)} rules"
+                    raise TableError("a table's header is damaged", came=came, expected="as many of both")
+            elif is_row:
+                cells = _row_cells(line, header, is_last=index == last)
+                rows.append(Row(dict(zip(header, cells, strict=True)), log_file, repeat))
+            elif header and line.count("|") >= 2:
+                expected = "a row that starts with |"
+                raise TableError("a line in a table is damaged", came=repr(one_line(line)), expected=expected)
             index += 1
-        if self.header is None:
-            raise TableError(
-                "the log has no table",
-                where=self.log_file,
-                came=repr(one_line(" ".join(self.lines))),
-                expected="a header line of the bench (| model | modelSize | …) and a line of dashes under it",
-            )
-        self._refuse_empty_table(header_line, rows_here)
-        return tuple(rows)
+        if header and len(rows) == rows_before:
+            index, hint = header_at, "the bench ended before its first result"
+            raise TableError("a table has no row", came="a header alone", expected="a row", hint=hint)
+    except TableError as error:
+        error.where = f"{log_file}:{index + 1}"
+        raise
+    if not header:
+        expected = "a header line of the bench (| model | modelSize | …) and a line of dashes under it"
+        came = repr(one_line(" ".join(lines)))
+        raise TableError("the log has no table", where=log_file, came=came, expected=expected)
+    return tuple(rows)
 
-    def _is_header(self, index: int) -> bool:
-        """A line of cells with a line of dashes under it."""
-        if index + 1 >= len(self.lines) or not self.lines[index].lstrip().startswith("|"):
-            return False
-        under = _split_cells(self.lines[index + 1])
-        return bool(under) and all(_RULE_CELL.fullmatch(cell) for cell in under)
 
-    def _read_header(self, index: int) -> list[str]:
-        header = _split_cells(self.lines[index])
-        rule = _split_cells(self.lines[index + 1])
-        if len(header) != len(rule):
-            raise self._error(
-                index + 1,
-                "a table's header is damaged",
-                f"{len(header)} names over {len(rule)} rules",
-                "as many of both",
-            )
-        if len(set(header)) != len(header) or "" in header:
-            twice = next(name for name in header if header.count(name) > 1 or not name)
-            raise self._error(
-                index, "a table's header is damaged", f"the column {twice!r} more than once or unnamed", None
-            )
-        return header
+def _check_names(header: Sequence[str]) -> None:
+    if len(set(header)) != len(header) or "" in header:
+        twice = next(name for name in header if header.count(name) > 1 or not name)
+        raise TableError("a table's header is damaged", came=f"the column {twice!r} more than once or unnamed")
 
-    def _read_line(self, index: int) -> Row | None:
-        line = self.lines[index]
-        if not line.lstrip().startswith("|"):
-            if self.header is not None and line.count("|") >= 2:
-                raise self._error(
-                    index, "a line in a table is damaged", repr(one_line(line)), "a row that starts with |"
-                )
-            return None
-        if self.header is None:
-            if index == self.last_index:
-                came = repr(one_line(line))
-                raise self._error(index, "the table was cut in its header", came, "a header line and its rules")
-            raise self._error(index, "a row stands before any header", repr(one_line(line)), "a header line first")
-        cells = _split_cells(line)
-        if index == self.last_index and (not line.rstrip().endswith("|") or len(cells) < len(self.header)):
-            raise self._error(
-                index,
-                "the last row was cut",
-                f"{len(cells)} of {len(self.header)} cells, the line ends in {line[-20:]!r}",
-                "a whole row",
-                "the bench was ended, or the disk was full, while it wrote; run this point again",
-            )
-        if len(cells) != len(self.header) or not line.rstrip().endswith("|"):
-            raise self._error(
-                index,
-                "a row does not fit its header",
-                f"{len(cells)} cells",
-                f"{len(self.header)} cells, as in the header",
-            )
-        try:
-            return Row.from_cells(
-                dict(zip(self.header, cells, strict=True)), log_file=self.log_file, repeat=self.repeat
-            )
-        except TableError as error:
-            raise self._error(index, error.what, error.came or "", error.expected) from None
 
-    def _refuse_empty_table(self, header_line: int, rows: int) -> None:
-        if self.header is not None and rows == 0:
-            raise self._error(
-                header_line - 1,
-                "a table has no row",
-                "a header alone",
-                "a row",
-                "the bench ended before its first result",
-            )
-
-    def _error(self, index: int, what: str, came: str, expected: str | None, hint: str | None = None) -> TableError:
-        return TableError(what, where=f"{self.log_file}:{index + 1}", came=came, expected=expected, hint=hint)
+def _row_cells(line: str, header: Sequence[str], *, is_last: bool) -> list[str]:
+    """Cells of a row under a header; a row that was cut, or has more or fewer cells, is refused."""
+    if not header:
+        came = repr(one_line(line))
+        if is_last:
+            what, expected = "the table was cut in its header", "a header line and its rules"
+        else:
+            what, expected = "a row stands before any header", "a header line first"
+        raise TableError(what, came=came, expected=expected)
+    cells, is_whole = _split_cells(line), line.rstrip().endswith("|")
+    if is_last and (not is_whole or len(cells) < len(header)):
+        came = f"{len(cells)} of {len(header)} cells, the line ends in {line[-20:]!r}"
+        hint = "the bench was ended, or the disk was full, while it wrote; run this point again"
+        raise TableError("the last row was cut", came=came, expected="a whole row", hint=hint)
+    if not is_whole or len(cells) != len(header):
+        expected = f"{len(header)} cells, as in the header"
+        raise TableError("a row does not fit its header", came=f"{len(cells)} cells", expected=expected)
+    return cells
 
 
 def _split_cells(line: str) -> list[str]:
-    """Cells of a line, without the bars at its ends."""
+    """Cells of a line, without the bars at its ends; none if it does not begin with one."""
     text = line.strip()
     if not text.startswith("|"):
         return []
@@ -466,24 +344,12 @@ def _split_cells(line: str) -> list[str]:
     return [cell.strip() for cell in inner.split("|")]
 
 
-COLUMN_DECIMALS: Mapping[str, int] = {
-    **dict.fromkeys(TABLE_H2O_COLUMNS, 2),
-    "h2o_keep": 4,
-    "h2o_lossy": 3,
-    "h2o_lossless": 3,
-    "h2o_target_keep_effective": 4,
-    "h2o_floor_keep": 4,
-    "h2o_quantized_keep": 4,
-}
-"""Digits after the point with which the table prints a column; speeds, sizes and times have two."""
+# -- the JSON -------------------------------------------------------------------------------------------------------
 
-_JSON_KEYS: Mapping[str, str] = {
-    "h2o_keep": "h2o_keep_ratio",
-    "h2o_lossy": "h2o_lossy_ratio",
-    "h2o_lossless": "h2o_lossless_ratio",
-}
+_JSON_KEYS = {"h2o_keep": "h2o_keep_ratio", "h2o_lossy": "h2o_lossy_ratio", "h2o_lossless": "h2o_lossless_ratio"}
+"""Columns that have another name in the JSON."""
 
-_LEVELS: Mapping[int, str] = {0: "Normal", 1: "High", 2: "Low"}
+_LEVELS = {0: "Normal", 1: "High", 2: "Low"}
 
 # The JSON writer of the bench prints nothing at all for a number that is not finite: `"decode_std":,`.
 _MISSING_NUMBER = re.compile(r'(?<!\\)":(?=[,}])')
@@ -494,104 +360,89 @@ def parse_json(text: str, *, log_file: str, repeat: int | None = None) -> tuple[
     document = _parse_document(text, log_file)
     results = document.get("results")
     if not isinstance(results, list) or not results:
-        came = "an empty list" if results == [] else f"{type(results).__name__}"
+        came = "an empty list" if results == [] else type(results).__name__
         raise TableError("the JSON has no results", where=log_file, came=came, expected="results: [{…}, …]")
     head = _head_cells(document, log_file)
-    return tuple(
-        _parse_result(head, result, f"{log_file}: results[{i}]", log_file, repeat) for i, result in enumerate(results)
-    )
+    cells = [_result_cells(result, f"{log_file}: results[{i}]") for i, result in enumerate(results)]
+    return tuple(Row({**head, **own}, log_file, repeat) for own in cells)
 
 
 def _parse_document(text: str, log_file: str) -> dict[str, Any]:
+    what, where, hint = "the JSON of the bench cannot be read", log_file, None
+    expected: str | None = None
     try:
         document = json.loads(_MISSING_NUMBER.sub('":NaN', text))
     except json.JSONDecodeError as error:
-        raise TableError(
-            "the JSON of the bench cannot be read",
-            where=f"{log_file}:{error.lineno}:{error.colno}",
-            came=error.msg,
-            expected="what the bench writes with -j",
-            hint="an empty or cut file means that the bench ended while it ran",
-        ) from None
-    except (RecursionError, ValueError) as error:
-        came = "values nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise TableError("the JSON of the bench cannot be read", where=log_file, came=came) from None
-    if not isinstance(document, dict):
+        where, came = f"{log_file}:{error.lineno}:{error.colno}", error.msg
+        expected, hint = "what the bench writes with -j", "an empty or cut file means that the bench ended while it ran"
+    except RecursionError:
+        came = "values nested too deeply"
+    except ValueError as error:
+        came = str(error)
+    else:
+        if isinstance(document, dict):
+            return document
         raise TableError("the JSON is not from the bench", where=log_file, expected="an object with results")
-    return document
+    raise TableError(what, where=where, came=came, expected=expected, hint=hint)
 
 
-def _head_cells(document: Mapping[str, Any], log_file: str) -> dict[str, str]:
+def _head_cells(document: Mapping[str, Any], where: str) -> dict[str, str]:
     """Cells that all rows share."""
     cells: dict[str, str] = {}
     for column in ("model", "modelSize", "backend", "threads", "precision"):
         value = document.get(column)
         if value is None:
             continue
-        if column in ("model", "backend"):
-            if not isinstance(value, str):
-                _refuse(log_file, column, value, "text")
+        if column == "modelSize":
+            gib = _number(value, where, column)
+            cells[column] = f"{gib * 1024:.2f} MiB" if gib < 1 else f"{gib:.2f} GiB"
+        elif column == "threads":
+            cells[column] = str(_whole(value, where, column))
+        elif column == "precision":
+            cells[column] = _LEVELS.get(_whole(value, where, column), "High")
+        elif isinstance(value, str):
             # The table pads cells with blanks, so blanks at the ends of a name are lost there.
             cells[column] = value.strip()
-        elif column == "modelSize":
-            cells[column] = _size_cell(_number(value, log_file, column))
         else:
-            number = _whole(value, log_file, column)
-            cells[column] = _LEVELS.get(number, "High") if column == "precision" else str(number)
+            _refuse(where, column, value, "text")
     if document.get("useMmap") is True:
         cells["mmap"] = "true"
     return cells
 
 
-def _parse_result(head: Mapping[str, str], result: object, where: str, log_file: str, repeat: int | None) -> Row:
+def _result_cells(result: object, where: str) -> dict[str, str]:
+    """What was run, how fast (with the cache in use one row has both speeds, else one of them), and what H2O did."""
     if not isinstance(result, dict):
-        raise TableError(
-            "the JSON has a result of another kind", where=where, came=type(result).__name__, expected="{…}"
-        )
-    cells = {**head, **_test_cells(result, where)}
-    for column, decimals in COLUMN_DECIMALS.items():
-        cell = _measurement_cell(result, _JSON_KEYS.get(column, column), where, decimals)
-        if cell is not None:
-            cells[column] = cell
-    loading = _measurement_cell(result, "loading_time", where, 2)
-    if loading is not None:
-        cells["loadingTime(s)"] = loading
-    return Row.from_cells(cells, log_file=log_file, repeat=repeat)
-
-
-def _test_cells(result: Mapping[str, Any], where: str) -> dict[str, str]:
-    """What was run, and how fast: with the cache in use one row has both speeds, else one of them."""
+        what = "the JSON has a result of another kind"
+        raise TableError(what, where=where, came=type(result).__name__, expected="{…}")
     kind = result.get("type")
     if kind not in ("prefill", "decode", "prefill_and_decode"):
         _refuse(where, "type", kind, "prefill, decode or prefill_and_decode")
     prompt = _whole(result.get("prompt_len"), where, "prompt_len") if kind != "decode" else 0
     gen = _whole(result.get("generate_len"), where, "generate_len") if kind != "prefill" else 0
     if kind == "prefill_and_decode":
-        prefill = _measurement_cell(result, "prefill_tps", where, 2, std_key="prefill_std")
-        decode = _measurement_cell(result, "decode_tps", where, 2, std_key="decode_std")
-        if prefill is None or decode is None:
-            return {"test": f"pp{prompt}+tg{gen}"}
-        return {"llm_demo": f"prompt={prompt}<br>decode={gen}", "speed(tok/s)": f"{prefill}<br>{decode}"}
-    cells = {"test": f"pp{prompt}" if kind == "prefill" else f"tg{gen}"}
-    speed = _measurement_cell(result, "tps", where, 2, std_key="std")
-    return cells if speed is None else {**cells, "t/s": speed}
+        speeds = [_cell(result, f"{part}_tps", where, 2, std_key=f"{part}_std") for part in ("prefill", "decode")]
+        cells: dict[str, str | None] = {"llm_demo": f"prompt={prompt}<br>decode={gen}"}
+        cells[_SPEED] = f"{speeds[0]}<br>{speeds[1]}"
+        if None in speeds:
+            cells = {"test": f"pp{prompt}+tg{gen}"}
+    else:
+        cells = {"test": f"pp{prompt}" if kind == "prefill" else f"tg{gen}"}
+        cells[_TEST_SPEED] = _cell(result, "tps", where, 2, std_key="std")
+    for column, decimals in COLUMN_DECIMALS.items():
+        cells[column] = _cell(result, _JSON_KEYS.get(column, column), where, decimals)
+    cells["loadingTime(s)"] = _cell(result, "loading_time", where, 2)
+    return {column: cell for column, cell in cells.items() if cell is not None}
 
 
-def _measurement_cell(
-    result: Mapping[str, Any], key: str, where: str, decimals: int, *, std_key: str | None = None
-) -> str | None:
+def _cell(result: Mapping[str, Any], key: str, where: str, decimals: int, *, std_key: str = "") -> str | None:
     """``mean ± std`` as the table prints it; None if the key is not there."""
     if key not in result:
         return None
-    mean = _number(result[key], where, key)
-    std_key = f"{key}_std" if std_key is None else std_key
+    mean, std_key = _number(result[key], where, key), std_key or f"{key}_std"
     if std_key not in result:
         return f"{mean:.{decimals}f}"
     return f"{mean:.{decimals}f} ± {_number(result[std_key], where, std_key):.{decimals}f}"
-
-
-def _size_cell(size_gib: float) -> str:
-    return f"{size_gib * 1024:.2f} MiB" if size_gib < 1 else f"{size_gib:.2f} GiB"
 
 
 def _number(value: object, where: str, key: str) -> float:
@@ -610,87 +461,78 @@ def _whole(value: object, where: str, key: str) -> int:
 
 
 def _refuse(where: str, key: str, value: object, expected: str) -> NoReturn:
-    raise TableError(
-        "the JSON of the bench has another value than it writes",
-        where=where,
-        came=f"{key}: {value!r:.100}",
-        expected=expected,
-    )
+    what = "the JSON of the bench has another value than it writes"
+    raise TableError(what, where=where, came=f"{key}: {value!r:.100}", expected=expected)
 
 
-_SHARED_TEXT_COLUMNS = ("model", "modelSize", "backend", "threads", "precision", "mmap", "llm_demo", "test")
-_SPEED_COLUMNS = ("speed(tok/s)", "t/s")
+# -- both of one launch ---------------------------------------------------------------------------------------------
+
+_SHARED_COLUMNS = ("model", "modelSize", "backend", "threads", "precision", "mmap", "llm_demo", "test")
 
 
 def read_rows(log_path: Path, json_path: Path | None, *, log_file: str, repeat: int | None = None) -> tuple[Row, ...]:
     """Read the rows of a log and, where there is one, of the JSON beside it.
 
     The JSON alone is enough if the log is empty, the table alone if there is no JSON or it cannot be read; either is
-    noted. If both can be read they must agree in every column that both have, at the table's precision.
+    noted in the rows. If both can be read they must agree in every column that both have, at the table's precision.
     """
     rows_of_json: tuple[Row, ...] | None = None
     notes: tuple[str, ...] = ()
     if json_path is not None and json_path.exists():
         try:
-            json_name = str(json_path)
-            rows_of_json = parse_json(read_text(json_path, json_name), log_file=json_name, repeat=repeat)
+            name = str(json_path)
+            rows_of_json = parse_json(read_text(json_path, name), log_file=name, repeat=repeat)
         except TableError as error:
             notes = (f"its JSON was passed over ({error.came or error.what}); the row is from the table",)
     if rows_of_json is not None and (not log_path.exists() or not read_text(log_path, log_file).strip()):
-        note = "the log is empty; the row is from the JSON"
-        return tuple(replace(row, log_file=log_file, notes=(note,)) for row in rows_of_json)
-    rows = parse_table(read_text(log_path, log_file), log_file=log_file, repeat=repeat)
-    if rows_of_json is not None:
-        _check_agreement(rows, rows_of_json, log_file)
+        notes = ("the log is empty; the row is from the JSON",)
+        return tuple(replace(row, log_file=log_file, notes=notes) for row in rows_of_json)
+    rows = read_table(log_path, log_file=log_file, repeat=repeat)
+    came = None if rows_of_json is None else _find_disagreement(rows, rows_of_json)
+    if came is not None:
+        what, hint = "table and JSON of one run disagree", "the bench or the disk failed while they were written: "
+        expected = "the same rows in both"
+        raise TableError(what, where=log_file, came=came, expected=expected, hint=f"{hint}run this point again")
     return tuple(replace(row, notes=notes) for row in rows)
 
 
-def _check_agreement(rows: tuple[Row, ...], rows_of_json: tuple[Row, ...], log_file: str) -> None:
-    """The table's cells are kept: they are the same, and they are what a later reading of the log gives."""
+def _find_disagreement(rows: Sequence[Row], rows_of_json: Sequence[Row]) -> str | None:
+    """The first cell in which table and JSON differ; the table's are kept, as a later reading of the log gives them."""
     if len(rows) != len(rows_of_json):
-        raise _disagreement(log_file, f"{len(rows)} rows in the table, {len(rows_of_json)} in the JSON")
+        return f"{len(rows)} rows in the table, {len(rows_of_json)} in the JSON"
     for row, other in zip(rows, rows_of_json, strict=True):
-        for column in (*_SHARED_TEXT_COLUMNS, *_SPEED_COLUMNS, *COLUMN_DECIMALS):
-            if column in row.cells and column in other.cells and not _same_cell(row, other, column):
-                came = one_line(f"{column}: {row.cells[column]} in the table, {other.cells[column]} in the JSON")
-                raise _disagreement(log_file, came)
+        for column in (*_SHARED_COLUMNS, _SPEED, _TEST_SPEED, *COLUMN_DECIMALS):
+            cells = row.cells.get(column), other.cells.get(column)
+            if None not in cells and cells[0] != cells[1] and not _are_alike(row, other, column):
+                return one_line(f"{column}: {cells[0]} in the table, {cells[1]} in the JSON")
+    return None
 
 
-def _same_cell(row: Row, other: Row, column: str) -> bool:
-    if row.cells[column] == other.cells[column]:
-        return True
-    # nan prints as nan or -nan, and its sign means nothing; the JSON has no number at all where the table has inf.
-    if column in _SPEED_COLUMNS:
-        return _same(row.prefill_tok_per_s, other.prefill_tok_per_s) and _same(
-            row.decode_tok_per_s, other.decode_tok_per_s
-        )
-    if column in COLUMN_DECIMALS:
-        return _same(row.get(column), other.get(column))
-    return False
+def _are_alike(row: Row, other: Row, column: str) -> bool:
+    """Whether two cells say the same though they are printed otherwise.
 
-
-def _same(one: Measurement | None, other: Measurement | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return _same_number(one.mean, other.mean) and _same_number(one.std, other.std)
-
-
-def _same_number(one: float | None, other: float | None) -> bool:
-    finite = [value for value in (one, other) if value is not None and math.isfinite(value)]
-    return not finite or one == other
-
-
-def _disagreement(log_file: str, came: str) -> TableError:
-    return TableError(
-        "table and JSON of one run disagree",
-        where=log_file,
-        came=came,
-        expected="the same rows in both",
-        hint="the bench or the disk failed while they were written: run this point again",
+    nan prints as nan or -nan, and its sign means nothing; the JSON has no number at all where the table has inf.
+    """
+    if column in _SHARED_COLUMNS:
+        return False
+    pairs = [(row.get(column), other.get(column))]
+    if column not in COLUMN_DECIMALS:
+        pairs = [(row.prefill_tok_per_s, other.prefill_tok_per_s), (row.decode_tok_per_s, other.decode_tok_per_s)]
+    return all(
+        one is two
+        if one is None or two is None
+        else all(a == b or not any(map(_is_finite, (a, b))) for a, b in ((one.mean, two.mean), (one.std, two.std)))
+        for one, two in pairs
     )
 
 
-_FIRST_COLUMNS = ("model", "modelSize", "backend", "threads", "llm_demo", "speed(tok/s)", *H2O_COLUMNS)
+def _is_finite(number: float | None) -> bool:
+    return number is not None and math.isfinite(number)
+
+
+# -- rows as CSV ----------------------------------------------------------------------------------------------------
+
+_FIRST_COLUMNS = ("model", "modelSize", "backend", "threads", "llm_demo", _SPEED, *H2O_COLUMNS)
 _LOG_COLUMN = "log_file"
 
 
@@ -703,9 +545,8 @@ def render_metrics_csv(rows: Iterable[Row]) -> str:
     all_rows = list(rows)
     present = {column for row in all_rows for column in row.cells} - {_LOG_COLUMN}
     first = [column for column in _FIRST_COLUMNS if column in present]
-    columns = [*first, _LOG_COLUMN, *sorted(present - set(first))]
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, restval="")
+    writer = csv.DictWriter(text, [*first, _LOG_COLUMN, *sorted(present - set(first))], restval="")
     writer.writeheader()
     writer.writerows({**row.cells, _LOG_COLUMN: row.log_file} for row in all_rows)
     return text.getvalue()
@@ -717,42 +558,26 @@ def write_metrics_csv(path: Path, rows: Iterable[Row]) -> None:
 
 
 def read_metrics_csv(path: Path, *, repeat: int | None = None) -> tuple[Row, ...]:
-    """Read rows from a CSV file, ours or one with the same columns.
-
-    An empty cell means that the row does not have the column.
-    """
+    """Read rows from a CSV file, ours or one with the same columns. An empty cell is a column that the row lacks."""
     reader = csv.reader(io.StringIO(read_text(path, str(path)), newline=""), strict=True)
     rows: list[Row] = []
     try:
         header = next(reader, [])
-        _check_header(header, path)
-        for values in reader:
-            if values:
-                rows.append(_read_row(header, values, f"{path}:{reader.line_num}", path, repeat))
+        if not header or len(set(header)) != len(header) or "" in header:
+            came = one_line(", ".join(header)) or "an empty line"
+            raise TableError("a CSV has no sound header", came=came, expected="each column's name, once")
+        for values in filter(None, reader):
+            if len(values) != len(header):
+                expected = f"{len(header)} cells"
+                raise TableError("a row of a CSV is damaged", came=f"{len(values)} cells", expected=expected)
+            cells = {column: value for column, value in zip(header, values, strict=True) if value}
+            rows.append(Row(cells, cells.pop(_LOG_COLUMN, str(path)), repeat))
     except csv.Error as error:
-        raise TableError("a CSV cannot be read", where=f"{path}:{reader.line_num}", came=str(error)) from None
+        where = f"{path}:{reader.line_num}"
+        raise TableError("a CSV cannot be read", where=where, came=str(error)) from None
+    except TableError as error:
+        error.where = f"{path}:{max(1, reader.line_num)}"
+        raise
     if not rows:
         raise TableError("a CSV has no row", where=str(path), expected="a header line and a line for each run")
     return tuple(rows)
-
-
-def _check_header(header: list[str], path: Path) -> None:
-    if not header or len(set(header)) != len(header) or "" in header:
-        raise TableError(
-            "a CSV has no sound header",
-            where=f"{path}:1",
-            came=one_line(", ".join(header)) or "an empty line",
-            expected="each column's name, once",
-        )
-
-
-def _read_row(header: list[str], values: list[str], where: str, path: Path, repeat: int | None) -> Row:
-    if len(values) != len(header):
-        came = f"{len(values)} cells"
-        raise TableError("a row of a CSV is damaged", where=where, came=came, expected=f"{len(header)} cells")
-    cells = {column: value for column, value in zip(header, values, strict=True) if value}
-    log_file = cells.pop(_LOG_COLUMN, str(path))
-    try:
-        return Row.from_cells(cells, log_file=log_file, repeat=repeat)
-    except TableError as error:
-        raise TableError(error.what, where=where, came=error.came, expected=error.expected) from None

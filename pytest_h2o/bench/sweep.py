@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from pytest_h2o.bench.rows import DETERMINISTIC_COLUMNS, Row
+from pytest_h2o.bench.rows import DETERMINISTIC_COLUMNS, Row, load_row
 from pytest_h2o.errors import H2OError, UsageError, error_from_json, error_to_json
+from pytest_h2o.files import load, plain
 from pytest_h2o.inputs.presets import Point
 
 INERT_FIELDS = {"adaptive": "keep_ratio", "static": "h2o_target_lossy_ratio"}
@@ -30,12 +31,10 @@ class FoldGroup:
 
     @property
     def leader(self) -> Point:
-        """The point whose run the others share."""
         return self.members[0]
 
 
-@dataclass(frozen=True)
-class ColumnDifference:
+class ColumnDifference(NamedTuple):
     """A column that should be equal in two runs and is not; None stands for a missing cell."""
 
     column: str
@@ -45,20 +44,18 @@ class ColumnDifference:
 
 @dataclass(frozen=True)
 class FoldCheck:
-    """What came of running one folded point after all.
+    """What came of running one folded point after all; with differences or a problem nothing of its mode is folded.
 
     Attributes
     ----------
-    target_mode : str
-        The mode that was checked.
-    preset : str
-        Preset whose points were compared.
+    target_mode, preset : str
+        What was checked: a mode, among the points of a preset.
     leader, probe : str
         Run ids of the two runs that were compared; empty if no run of the mode gave a row.
     differences : tuple of ColumnDifference
-        Deterministic columns that differ; with any, nothing is folded.
+        Deterministic columns that differ.
     problem : str or None
-        Why the two could not be compared; with one, nothing is folded.
+        Why the two could not be compared.
     """
 
     target_mode: str
@@ -73,30 +70,6 @@ class FoldCheck:
         """Whether points of this mode may share runs."""
         return not self.differences and self.problem is None
 
-    def to_json(self) -> dict[str, Any]:
-        """Built-in values only; `from_json` reads them back."""
-        return {
-            "target_mode": self.target_mode,
-            "preset": self.preset,
-            "leader": self.leader,
-            "probe": self.probe,
-            "differences": [[d.column, d.leader, d.probe] for d in self.differences],
-            "problem": self.problem,
-        }
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> FoldCheck:
-        """Read what `to_json` gave."""
-        differences = tuple(ColumnDifference(*difference) for difference in value["differences"])
-        return cls(
-            target_mode=value["target_mode"],
-            preset=value["preset"],
-            leader=value["leader"],
-            probe=value["probe"],
-            differences=differences,
-            problem=value["problem"],
-        )
-
 
 def fold_points(points: Sequence[Point]) -> tuple[FoldGroup, ...]:
     """Group points that differ only in what their target mode does not read."""
@@ -104,6 +77,14 @@ def fold_points(points: Sequence[Point]) -> tuple[FoldGroup, ...]:
     for point in points:
         groups.setdefault(fold_key(point), []).append(point)
     return tuple(FoldGroup(tuple(members)) for members in groups.values())
+
+
+def fold_key(point: Point) -> str:
+    """Text that is equal for points which the runtime cannot tell apart, and for no others."""
+    ignored = _NAMING_FIELDS | {INERT_FIELDS.get(point.h2o_target_mode)}
+    values = {field.name: getattr(point, field.name) for field in fields(point) if field.name not in ignored}
+    mappings = {name: dict(values[name]) for name in ("lossless", "bench_options")}
+    return json.dumps({**values, **mappings}, sort_keys=True)
 
 
 def compare_rows(leader: Row, probe: Row) -> tuple[ColumnDifference, ...]:
@@ -115,14 +96,6 @@ def compare_rows(leader: Row, probe: Row) -> tuple[ColumnDifference, ...]:
     )
 
 
-def fold_key(point: Point) -> str:
-    """Text that is equal for points which the runtime cannot tell apart, and for no others."""
-    ignored = _NAMING_FIELDS | {INERT_FIELDS.get(point.h2o_target_mode)}
-    values = {field.name: getattr(point, field.name) for field in fields(point) if field.name not in ignored}
-    mappings = {name: dict(values[name]) for name in ("lossless", "bench_options")}
-    return json.dumps({**values, **mappings}, sort_keys=True)
-
-
 Launch = Callable[[Point], Row]
 Once = Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
 """``once(key, make)`` returns what `make` returned the first time that any process asked for `key`. The value is plain
@@ -132,41 +105,27 @@ JSON. `make` may call `once` with other keys; it never asks for its own."""
 class Sweep:
     """The runs of one preset.
 
-    Parameters
-    ----------
-    points : sequence of Point
-        Every point that will be asked for, the same in every process: folding looks at these alone.
-    launch : callable
-        Runs a point; raises H2OError if it gives no sound row.
-    once : callable
-        Remembers by key across processes, see `Once`.
-    binary : str
-        What tells this bench from another: a digest, say. Folding is checked once for each binary, preset
-        and target mode.
-    fold : bool
-        False runs every point.
+    `points` are all that will be asked for, the same in every process: folding looks at these alone, and not `fold`
+    runs each of them. `launch` raises H2OError if a point gives no sound row. `binary` tells this bench from another,
+    by a digest say: folding is checked once for each binary, preset and target mode.
     """
 
     def __init__(self, points: Sequence[Point], launch: Launch, once: Once, *, binary: str, fold: bool = True) -> None:
         self._launch = launch
         self._once = once
         self._binary = binary
-        self._points = tuple(points)
+        self.points = tuple(points)
         self._groups = fold_points(points) if fold else tuple(FoldGroup((point,)) for point in points)
+        folded = (group.leader.h2o_target_mode for group in self._groups if len(group.members) > 1)
+        self._modes = tuple(dict.fromkeys(folded))
         self._group_of = {point.run_id: group for group in self._groups for point in group.members}
-        if len(self._group_of) != len(self._points):
+        if len(self._group_of) != len(self.points):
             raise UsageError("a sweep has two points with one run id", expected="each run id once")
-
-    @property
-    def points(self) -> tuple[Point, ...]:
-        """The points, in their order."""
-        return self._points
 
     @property
     def runs(self) -> int:
         """Launches of all points, if those that should be one run can be: one a group, and one probe a mode."""
-        probed = {group.leader.h2o_target_mode for group in self._groups if len(group.members) > 1}
-        return len(self._groups) + len(probed)
+        return len(self._groups) + len(self._modes)
 
     def result(self, point: Point) -> Row:
         """Return the row of a point, running what has not been run.
@@ -186,8 +145,7 @@ class Sweep:
 
     def fold_checks(self) -> tuple[FoldCheck, ...]:
         """Return the check of every target mode that has something to fold, making those that were not made."""
-        modes = {group.leader.h2o_target_mode: None for group in self._groups if len(group.members) > 1}
-        return tuple(self._fold_check(mode) for mode in modes)
+        return tuple(self._fold_check(mode) for mode in self._modes)
 
     def _leader(self, point: Point) -> Point:
         """The point whose run answers for a point."""
@@ -196,7 +154,7 @@ class Sweep:
             raise UsageError(
                 f"{point.run_id} is no point of this sweep",
                 came=f"the preset {point.preset}",
-                expected=f"one of {len(self._points)} points, from {self._points[0].run_id}" if self._points else None,
+                expected=f"one of {len(self.points)} points, from {self.points[0].run_id}" if self.points else None,
             )
         if len(group.members) == 1 or group.leader.run_id == point.run_id:
             return point
@@ -206,8 +164,8 @@ class Sweep:
 
     def _fold_check(self, mode: str) -> FoldCheck:
         # Of each preset its own: else the probe would be a run of whichever preset asks first.
-        key = f"fold/{self._binary}/{self._points[0].preset}/{mode}"
-        return FoldCheck.from_json(self._once(key, lambda: self._check_fold(mode).to_json()))
+        key = f"fold/{self._binary}/{self.points[0].preset}/{mode}"
+        return load(FoldCheck, self._once(key, lambda: plain(self._check_fold(mode))), "the check of a fold")
 
     def _check_fold(self, mode: str) -> FoldCheck:
         """Run one folded point after all and compare it with the run that it would share."""
@@ -227,17 +185,17 @@ class Sweep:
                 return FoldCheck(mode, probe.preset, leader.run_id, probe.run_id, problem=problem)
             return FoldCheck(mode, probe.preset, leader.run_id, probe.run_id, differences)
         # No run of the mode gave a row: the points fail as their leaders do, and there is nothing to tell apart.
-        return FoldCheck(mode, self._points[0].preset, "", "")
+        return FoldCheck(mode, self.points[0].preset, "", "")
 
     def _run(self, point: Point) -> Row:
         """The row of a point's own run, made by whoever asks first."""
         outcome = self._once(f"run/{self._binary}/{point.preset}/{point.run_id}", lambda: self._make_run(point))
         if "error" in outcome:
             raise error_from_json(outcome["error"])
-        return Row.from_json(outcome["result"])
+        return load_row(outcome["result"])
 
     def _make_run(self, point: Point) -> dict[str, Any]:
         try:
-            return {"result": self._launch(point).to_json()}
+            return {"result": plain(self._launch(point))}
         except H2OError as error:
             return {"error": error_to_json(error)}

@@ -154,18 +154,20 @@ def _run_point(rows: RowSource, point: Point, count: int) -> Row | H2OError:
 
 def _write(folder: Path, outcomes: list[tuple[Point, Row | H2OError]]) -> int:
     """Write manifest and CSV; exit code 0 if every point gave a sound row, else 2."""
-    from pytest_h2o.bench.manifest import MANIFEST_NAME, manifest_entry, write_manifest
+    from pytest_h2o.bench.manifest import MANIFEST_NAME, manifest_entry
     from pytest_h2o.bench.rows import write_metrics_csv
+    from pytest_h2o.files import write_new_json
 
     entries, results, failed = [], [], 0
     for point, outcome in outcomes:
         if isinstance(outcome, H2OError):
             failed += 1
-            entries.append(manifest_entry(point, outcome))
+            entries.append(manifest_entry(point.manifest_fields(), getattr(outcome, "returncode", None)))
         else:
             results.append(outcome)
-            entries.append(manifest_entry(point, outcome, shares_run_with=outcome.shares_run_with))
-    write_manifest(folder / MANIFEST_NAME, entries)
+            shared = outcome.shares_run_with
+            entries.append(manifest_entry(point.manifest_fields(), outcome.returncode, shares_run_with=shared))
+    write_new_json(folder / MANIFEST_NAME, entries)
     if results:
         write_metrics_csv(folder / "h2o_metrics.csv", results)
     print(f"{len(results)} rows in {folder}" + (f"; {failed} points FAILED" if failed else ""))

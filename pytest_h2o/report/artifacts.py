@@ -124,7 +124,7 @@ def _version(package: str) -> str:
 
 def _write_preset(collector: Collector, name: str) -> None:
     """Manifest and CSV of a preset, and copies of the logs if they were recorded elsewhere."""
-    from pytest_h2o.bench.manifest import MANIFEST_NAME, write_manifest
+    from pytest_h2o.bench.manifest import MANIFEST_NAME
     from pytest_h2o.bench.rows import write_metrics_csv
     from pytest_h2o.gate.decode import DECODE_FOLDER, PAIRS_NAME
 
@@ -137,7 +137,7 @@ def _write_preset(collector: Collector, name: str) -> None:
         _keep(path, folder / ("configs" if is_config else "logs") / path.name)
     if name in collector.comparisons:
         write_new_json(folder / DECODE_FOLDER / PAIRS_NAME, collector.comparisons[name])
-    write_manifest(folder / MANIFEST_NAME, collector.manifest_entries(name))
+    write_new_json(folder / MANIFEST_NAME, collector.manifest_entries(name))
     if results:
         write_metrics_csv(folder / "h2o_metrics.csv", results)
 

@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.bench.machine import describe_machine
-from pytest_h2o.bench.rows import Row
+from pytest_h2o.bench.rows import Row, load_row
 from pytest_h2o.errors import H2OError, NotMeasured, StoreError
-from pytest_h2o.files import append_line, write_new_bytes, write_new_json
+from pytest_h2o.files import append_line, plain, write_new_bytes, write_new_json
 from pytest_h2o.gate.compare import SubjectKind, SubjectRecord, preset_figures, scope_figures, scope_fingerprint
 from pytest_h2o.gate.metrics import metric_facts
 from pytest_h2o.inputs.options import Settings
@@ -137,9 +137,7 @@ class Collector:
 
     def results_of(self, preset: str) -> list[Row]:
         """The results of a preset that arrived, in the order of its points."""
-        from pytest_h2o.bench.rows import Row
-
-        return [Row.from_json(point["result"]) for point in self.points_in_order(preset)]
+        return [load_row(point["result"]) for point in self.points_in_order(preset)]
 
     def points_in_order(self, preset: str) -> list[dict[str, Any]]:
         """The points of a preset that arrived, in their order: manifest fields and result of each."""
@@ -147,17 +145,17 @@ class Collector:
 
     def manifest_entries(self, preset: str) -> list[dict[str, Any]]:
         """Every launched or read run of a preset, sound or not, in the order of its points."""
-        from pytest_h2o.bench.manifest import complete_entry
+        from pytest_h2o.bench.manifest import manifest_entry
 
         entries: dict[int, dict[str, Any]] = {}
         for point in self.points.get(preset, {}).values():
             result = point["result"]
-            entry = complete_entry(point["manifest"], result["shares_run_with"], result["returncode"])
+            entry = manifest_entry(point["manifest"], result["returncode"], shares_run_with=result["shares_run_with"])
             if entry["return_code"] is None:
                 del entry["return_code"]  # null would say that it was never run
             entries[int(point["index"])] = entry
         for point in self.failed.get(preset, {}).values():
-            entry = complete_entry(point["manifest"], point["shares_run_with"], point["return_code"])
+            entry = manifest_entry(point["manifest"], point["return_code"], shares_run_with=point["shares_run_with"])
             entries[int(point["index"])] = entry
         return [entries[index] for index in sorted(entries)]
 
@@ -186,7 +184,7 @@ class NewData:
                 "preset": preset.name,
                 "index": point.index,
                 "manifest": point.manifest_fields(),
-                "result": result.to_json(),
+                "result": plain(result),
             }
         )
 
@@ -266,7 +264,7 @@ def _preset_record(collector: Collector, name: str) -> SubjectRecord | None:
     points = collector.points_in_order(name)
     if [point["result"]["run_id"] for point in points] != facts["run_ids"]:
         return None
-    rows = [(point["manifest"], Row.from_json(point["result"])) for point in points]
+    rows = [(point["manifest"], load_row(point["result"])) for point in points]
     held = _held(collector, "preset", name)
     return SubjectRecord("preset", name, held, facts["fingerprint"], preset_figures(rows))
 

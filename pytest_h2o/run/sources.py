@@ -15,7 +15,7 @@ from pytest_h2o.bench.demo import TextComparison, compare_texts
 from pytest_h2o.bench.embedded import is_embedded, shipped
 from pytest_h2o.bench.llm_bench import get_adapter
 from pytest_h2o.errors import DumpError, NotMeasured, OptedOut, UsageError
-from pytest_h2o.files import unused_folder
+from pytest_h2o.files import load, plain, unused_folder
 from pytest_h2o.gate.targets import preset_targets
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import Settings, parse_baseline
@@ -475,8 +475,8 @@ class TextFigures:
         """The texts of one point; BenchError where llm_demo gives none, NotMeasured where there is no llm_demo."""
         if not self.are_compared:
             raise NotMeasured("no llm_demo is given", expected="--h2o-demo PATH")
-        kept = self._store.once(f"demo/{preset.name}", keep_error(lambda: self._say(preset, point).to_json()))
-        return TextComparison.from_json(kept_value(kept))
+        kept = self._store.once(f"demo/{preset.name}", keep_error(lambda: plain(self._say(preset, point))))
+        return load(TextComparison, kept_value(kept), "a comparison of texts")
 
     def _say(self, preset: Preset, point: Point) -> TextComparison:
         from pytest_h2o.bench.config import baseline_run_config, build_run_config

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pytest_h2o.bench.demo import TextComparison, TextPair, compare_texts, parse_demo_text, read_demo_text
 from pytest_h2o.errors import TableError
+from pytest_h2o.files import load, plain
 
 OTHER = Path(__file__).parents[2] / "fixtures" / "recordings" / "other"
 WARNING = "Drop stale per-layer pending plan: layer=20 pending_remove=445 kv_len=439 pending_ints=4.\n"
@@ -78,5 +79,5 @@ def test_similarity_of_equal_other_and_empty_texts() -> None:
 
 def test_a_comparison_reads_back() -> None:
     comparison = TextComparison("run_0001", (compare_texts("p", "a b", "a c"), compare_texts("q", "a", "a")))
-    assert TextComparison.from_json(comparison.to_json()) == comparison
+    assert load(TextComparison, plain(comparison), "texts") == comparison
     assert comparison.similarity == pytest.approx(0.75)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pytest_h2o.bench.rows import DETERMINISTIC_COLUMNS, Row, read_table
 from pytest_h2o.bench.sweep import ColumnDifference, FoldCheck, compare_rows, fold_points
+from pytest_h2o.files import load, plain
 from pytest_h2o.inputs.presets import Point
 
 from .samples import SWEEP, recorded_points
@@ -92,6 +93,6 @@ def test_differences_name_column_and_cells() -> None:
 
 def test_a_check_survives_json() -> None:
     check = FoldCheck("adaptive", "p", "a", "b", (ColumnDifference("h2o_keep", "1", None),), "why")
-    assert FoldCheck.from_json(json.loads(json.dumps(check.to_json()))) == check
+    assert load(FoldCheck, json.loads(json.dumps(plain(check))), "a check") == check
     assert not check.folds
     assert FoldCheck("adaptive", "p", "a", "b").folds

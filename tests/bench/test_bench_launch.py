@@ -18,8 +18,9 @@ from pytest_h2o.bench.command import BenchSettings, RunFiles, bench_argv, repeat
 from pytest_h2o.bench.launch import JsonSupport, Launcher
 from pytest_h2o.bench.output import OutputSummary
 from pytest_h2o.bench.recorded import read_recording
-from pytest_h2o.bench.rows import Row, read_table
+from pytest_h2o.bench.rows import load_row, read_table
 from pytest_h2o.errors import BenchError, StoreError, TableError, UsageError, error_from_json, error_to_json
+from pytest_h2o.files import plain
 
 from .samples import FAKE_BENCH, SWEEP, recorded_points
 
@@ -75,13 +76,13 @@ def test_the_command_line(make_launcher: Make, tmp_path: Path) -> None:
 
 def test_a_result_survives_json(make_launcher: Make) -> None:
     result = make_launcher().launch_point(POINT)
-    assert Row.from_json(json.loads(json.dumps(result.to_json()))) == result
+    assert load_row(json.loads(json.dumps(plain(result)))) == result
 
 
-@pytest.mark.parametrize("value", [{}, {"run_id": 3}, {"cells": 1}])
+@pytest.mark.parametrize("value", [{}, {"cells": 1}, {"cells": {"threads": "x"}, "log_file": "x.log"}])
 def test_a_result_of_another_shape_is_refused(value: dict[str, object]) -> None:
-    with pytest.raises(StoreError, match="a result of a launch was kept in another shape"):
-        Row.from_json(value)
+    with pytest.raises(StoreError, match="a result of a launch has another shape"):
+        load_row(value)
 
 
 @pytest.mark.parametrize("value", [{}, {"kind": "Exception", "what": "x"}, {"kind": "H2OError"}, {"kind": "Sequence"}])

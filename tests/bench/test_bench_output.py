@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_h2o.bench.output import OTHER_KINDS, OutputSummary, count_warnings, summarize_output
+from pytest_h2o.files import load, plain
 
 from .samples import OTHER, SWEEP
 
@@ -141,4 +142,4 @@ def test_a_number_at_the_end_of_a_piece_is_not_cut() -> None:
 def test_any_bytes_are_taken(data: bytes) -> None:
     summary = summarize_output(io.BytesIO(data))
     assert all(kind.isprintable() for kind in summary.warnings)
-    assert OutputSummary.from_json(summary.to_json()) == summary
+    assert load(OutputSummary, plain(summary), "a summary") == summary

@@ -9,7 +9,6 @@ import pytest
 from pytest_h2o.bench.rows import (
     COLUMN_DECIMALS,
     H2O_COLUMNS,
-    TABLE_H2O_COLUMNS,
     Measurement,
     parse_json,
     read_table,
@@ -35,7 +34,7 @@ def test_first_run_of_the_sweep() -> None:
     assert list(row.cells)[:8] == [
         "model", "modelSize", "backend", "threads", "precision", "llm_demo", "speed(tok/s)", "h2o_keep",
     ]  # fmt: skip
-    assert list(row.cells)[7:] == list(TABLE_H2O_COLUMNS)
+    assert list(row.cells)[7:] == list(COLUMN_DECIMALS)
     require_h2o(row)
 
 
@@ -111,7 +110,7 @@ def test_json_gives_the_rows_of_the_table() -> None:
 def test_json_cells_have_the_decimals_of_the_table() -> None:
     logs = [*(SWEEP / "logs").glob("*.log"), OTHER / "appended.log", OTHER / "multi.log"]
     rows = [row for log in logs for row in read_table(log)]
-    seen = {(column, decimals(row.cells[column])) for row in rows for column in TABLE_H2O_COLUMNS}
+    seen = {(column, decimals(row.cells[column])) for row in rows for column in COLUMN_DECIMALS}
     assert seen == {(column, (count, count)) for column, count in COLUMN_DECIMALS.items()}
     assert {decimals(part) for row in rows for part in row.cells["speed(tok/s)"].split("<br>")} == {(2, 2)}
 

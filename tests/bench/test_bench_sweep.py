@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from pytest_h2o.bench.launch import Launcher
-from pytest_h2o.bench.manifest import manifest_entry, write_manifest
+from pytest_h2o.bench.manifest import manifest_entry
 from pytest_h2o.bench.recorded import read_recording
 from pytest_h2o.bench.rows import DETERMINISTIC_COLUMNS, Row, read_table
 from pytest_h2o.bench.sweep import ColumnDifference, FoldCheck, Sweep
 from pytest_h2o.errors import BenchError, H2OError, UsageError
+from pytest_h2o.files import write_new_json
 from pytest_h2o.inputs.presets import Point
 
 from .samples import SWEEP, recorded_points
@@ -229,10 +230,8 @@ def test_a_point_of_another_sweep() -> None:
 def test_a_folded_sweep_is_read_back_from_its_folder(make_launcher: Make, tmp_path: Path) -> None:
     sweep = Sweep(POINTS, make_launcher().launch_point, Memory().once, binary="fake")
     outcomes = outcomes_of(sweep)
-    write_manifest(
-        tmp_path / "sweep" / "manifest.json",
-        [manifest_entry(point, outcomes[point.run_id], shares_run_with=sweep.shared_run(point)) for point in POINTS],
-    )
+    entries = [manifest_entry(p.manifest_fields(), 0, shares_run_with=sweep.shared_run(p)) for p in POINTS]
+    write_new_json(tmp_path / "sweep" / "manifest.json", entries)
     recording = read_recording(tmp_path / "sweep", POINTS)
     assert (recording.failures, recording.unused) == ({}, {})
     for run_id, outcome in outcomes.items():
