@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.plugin import warm
+
 ROOT = Path(__file__).resolve().parents[2]
 RECORDINGS = ROOT / "fixtures" / "recordings" / "smollm2-135m"
 SWEEP = RECORDINGS / "target_ratio_v3"
@@ -38,8 +40,8 @@ runpy.run_path({fake!r}, run_name="__main__")
 """
 
 
-QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
-"""The second loads all of hypothesis at the end of every run: half of the time that a short one takes."""
+QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:syrupy")
+"""Plugins of our own tests that a gate has no use for; hypothesis alone takes half of the time of a short run."""
 
 
 class Project:
@@ -98,23 +100,33 @@ class Project:
 
     # -- running --------------------------------------------------------------------------------------------------
 
-    def start(self, *arguments: str, what: str = "gates", cwd: Path | None = None) -> subprocess.Popen[str]:
+    def _environment(self) -> dict[str, str]:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "TOX_", "H2O_", "FAKE_"))}
         # A machine lock of this project's own: no other test is waited for.
         (self.path / "tmp").mkdir(exist_ok=True)
-        env |= {"PY_COLORS": "0", "COLUMNS": "100", "TMPDIR": str(self.path / "tmp"), **self.env}
+        return env | {"PY_COLORS": "0", "COLUMNS": "100", "TMPDIR": str(self.path / "tmp"), **self.env}
+
+    def start(self, *arguments: str, what: str = "gates", cwd: Path | None = None) -> subprocess.Popen[str]:
+        """A run in a process of its own, to be watched or killed."""
         return subprocess.Popen(
             [sys.executable, "-m", "pytest", what, *QUICK, *arguments],
             cwd=cwd or self.path,
-            env=env,
+            env=self._environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
 
-    def run(self, *arguments: str, what: str = "gates", cwd: Path | None = None) -> pytest.RunResult:
+    def run(
+        self, *arguments: str, what: str = "gates", cwd: Path | None = None, page: bool = False
+    ) -> pytest.RunResult:
+        """A whole run; `page`: with report.html, whose charts take a third of the time."""
         started = time.monotonic()
-        return finish(self.start(*arguments, what=what, cwd=cwd), started)
+        html = () if page else ("-o", "h2o_html=no")
+        code, output = warm.run_pytest(
+            [what, *QUICK, *html, *arguments], cwd=cwd or self.path, env=self._environment(), timeout_s=120
+        )
+        return pytest.RunResult(code, output.splitlines(), [], time.monotonic() - started)
 
     # -- what came of it --------------------------------------------------------------------------------------------
 
