@@ -68,7 +68,7 @@ def test_a_metric_is_gated_and_kept(mode: str, project: Project) -> None:
 
 def test_a_missed_metric_is_diagnosed(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     add(project, METRIC)
-    result = project.run(*SELECT, "--h2o-set=targets.metrics.first_token_s=1.35")
+    result = project.run(*SELECT, "--h2o-set=targets.metrics.first_token_s=1.35", page=True)
     check_failed(project, result, "test_first_token[target_ratio_v3]")
     told = failure_of(result, "test_first_token[target_ratio_v3]")
     assert "assert time to the first token 1.357 s <= 1.350 s\n" in told
@@ -192,7 +192,7 @@ def test_a_section_stands_in_both_reports(mode: str, project: Project) -> None:
         "    return [*deciding(config), ReportSection(EVIL, lambda summary: [EVIL, [EVIL, 'second'], table])]",
         gate="",
     )
-    assert project.run(*SELECT, *MODES[mode]).ret == 0
+    assert project.run(*SELECT, *MODES[mode], page=True).ret == 0
     text = (project.run_dir() / "report.html").read_text()
     document = check_page(text)
     assert "<script" not in text
@@ -219,7 +219,7 @@ def test_a_section_that_cannot_be_made_is_told_and_is_no_pass(project: Project) 
         "    return [ReportSection('mine', lambda summary: [summary['nothing']])]",
         gate="",
     )
-    assert project.run("-k", "target_ratio_v3 or grouped", "--h2o-decode-baseline=none").ret == 0
+    assert project.run("-k", "target_ratio_v3 or grouped", "--h2o-decode-baseline=none", page=True).ret == 0
     why = "the report section 'mine' could not be made: KeyError: 'nothing'"
     summary: dict[str, Any] = project.summary()
     assert summary["incomplete_for"][-1] == why

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 from tests.plugin.conftest import Project
+from tests.plugin.project import finish
 
 
 def test_the_page_can_be_left_out(project: Project) -> None:
@@ -31,5 +34,6 @@ def test_nothing_of_it_is_loaded_before_the_end(project: Project) -> None:
     (project.path / "gates" / "conftest.py").write_text(
         "import sys\ndef pytest_runtest_teardown():\n    assert not {'matplotlib', 'jinja2'} & set(sys.modules)\n"
     )
-    assert project.run("-k", "run_0003").ret == 0
+    child = project.start("-k", "run_0003")
+    assert finish(child, time.monotonic()).ret == 0
     assert (project.run_dir() / "report.html").exists()

@@ -60,7 +60,7 @@ def living(text: str) -> list[str]:
 def folded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, pytest.RunResult]:
     """One run of the whole preset on a bench that behaves."""
     project = Project(tmp_path_factory.mktemp("folded"))
-    return project, project.run(*project.make_bench(), *WHOLE)
+    return project, project.run(*project.make_bench(), *WHOLE, page=True)
 
 
 def test_the_preset_costs_ten_launches_and_holds(folded: tuple[Project, pytest.RunResult]) -> None:

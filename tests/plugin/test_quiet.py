@@ -63,7 +63,7 @@ def test_help_has_one_group_with_every_option(without_gates: Project) -> None:
 
 
 def test_switched_off_it_is_not_there(without_gates: Project) -> None:
-    result = without_gates.run("-p", "no:h2o", "-v", what="test_other.py")
+    result = without_gates.run("-p", "no:h2o", "-v", what="test_other.py", page=True)
     assert result.ret == 0
     assert result.parseoutcomes() == {"passed": 1}
     help_lines = without_gates.run("-p", "no:h2o", "--help", what="test_other.py").outlines
