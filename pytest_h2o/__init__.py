@@ -19,7 +19,7 @@ _HOMES = {
     "codecs.registry": ("get_codec", "register"),
     "bench.adapter": ("BenchAdapter",),
     "bench.rows": ("BenchRow",),
-    "gate.metrics": ("RowMetric",),
+    "gate.metrics": ("Metric", "RowMetric"),
     "run.journal": ("ReportSection", "SectionTable"),
     "errors": (
         "BenchError",

@@ -9,6 +9,8 @@ from typing import Any
 
 from pytest_h2o.bench.rows import Row
 from pytest_h2o.gate.decode import PairedComparison, TimedLaunch, TimedPair
+from pytest_h2o.gate.metrics import METRICS
+from pytest_h2o.gate.rule import RowFacts, decode_drop
 from pytest_h2o.gate.targets import Targets
 from pytest_h2o.gate.values import Target
 from pytest_h2o.inputs.presets import preset_from_flags
@@ -39,15 +41,40 @@ def make_pairs(candidate: str, drop: float, count: int = 12, excluded: str | Non
     return PairedComparison(candidate, "H2O off", 1, 20, pairs, stopped="the verdict is clear after 12 pairs")
 
 
+NAMES = {
+    "lossy": "h2o_lossy",
+    "decode_drop": "decode_drop",
+    "quality": "quality_ppl_rise",
+    "lossless": "lossless_ratio",
+}
+
+
+def make_asked(**targets: float | None) -> dict[str, float]:
+    """Targets by metric, without those that are None."""
+    return {NAMES[key]: target for key, target in targets.items() if target is not None}
+
+
+def make_facts(
+    run_id: str,
+    lossy: float | None,
+    speed: float | None = None,
+    rise: float | None = None,
+    *,
+    baseline: float | None = None,
+    lossless: float | None = None,
+) -> RowFacts:
+    """A row with these figures, its slow-down against a baseline."""
+    drop = None if speed is None or baseline is None else decode_drop(baseline, speed)
+    values = {"h2o_lossy": lossy, "decode_tok_per_s": speed, "decode_drop": drop, "quality_ppl_rise": rise}
+    return RowFacts(run_id, {**values, "lossless_ratio": lossless})
+
+
 def make_targets(**values: float | None) -> Targets:
     """The targets of a preset: a lossy ratio of 3 and a slow-down of 5 %, unless `values` say otherwise."""
     asked = {"lossy": 3.0, "lossless": None, "decode_drop": 0.05, "quality": None, **values}
-    names = {"lossy": "h2o_lossy", "lossless": "lossless_ratio", "quality": "quality_ppl_rise"}
-    chosen = {kind: Target(names.get(kind, kind), value, "preset") for kind, value in asked.items()}
+    given = {NAMES[key]: value for key, value in asked.items()}
     return Targets(
-        **chosen,
-        consistency=Target("runtime_difference", None, "another bench"),
-        similarity=Target("demo_similarity", None, "no target"),
+        {name: Target(name, given.get(name), "preset" if name in given else "no target") for name in METRICS}
     )
 
 

@@ -68,7 +68,7 @@ def test_loading_the_plugin_loads_nothing_but_pytest_and_the_standard_library() 
     code = (
         "import sys, pytest; before = set(sys.modules)\n"
         "import pytest_h2o.plugin.hooks\n"
-        "names = ('errors', 'inputs', 'inputs.options')\n"
+        "names = ('errors', 'inputs', 'inputs.options', 'gate', 'gate.metrics')\n"
         "names += ('plugin', 'plugin.hooks', 'plugin.config', 'plugin.controller')\n"
         "own = {'pytest_h2o', *('pytest_h2o.' + name for name in names)}\n"
         "new = {m.split('.')[0] for m in set(sys.modules) - before - own}\n"

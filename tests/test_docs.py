@@ -30,7 +30,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pytest_h2o.inputs.options import OPTIONS
+from pytest_h2o.gate.metrics import GATE_OPTIONS
 from tests.plugin.project import BASE_CONFIG, BENCH, FAKE_BENCH, ROOT, SWEEP
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -221,7 +221,7 @@ def test_the_workflow_for_github_is_one() -> None:
     commands = [step["run"] for step in workflow["jobs"]["gate"]["steps"] if "run" in step]
     given = set(re.findall(r"--h2o-[a-z-]+", " ".join(commands)))
     assert given
-    assert given <= {option.flag for option in OPTIONS}
+    assert given <= {option.flag for option in GATE_OPTIONS}
     assert {step["uses"] for step in workflow["jobs"]["gate"]["steps"] if "uses" in step} >= {"actions/checkout@v4"}
 
 

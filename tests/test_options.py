@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from pytest_h2o.errors import UsageError
+from pytest_h2o.gate.metrics import GATE_OPTIONS
 from pytest_h2o.inputs.options import (
     DEFAULT_THREADS,
     EMBEDDED_THREADS,
-    OPTIONS,
     Settings,
     parse_budget,
     resolve_settings,
@@ -23,14 +23,14 @@ INI_IN = Path("/ini/in")
 
 def resolve(line: dict[str, Any] | None = None, ini: dict[str, Any] | None = None) -> Settings:
     return resolve_settings(
-        command_line=(line or {}).get, ini=(ini or {}).get, invocation_dir=CALLED_IN, ini_dir=INI_IN
+        GATE_OPTIONS, command_line=(line or {}).get, ini=(ini or {}).get, invocation_dir=CALLED_IN, ini_dir=INI_IN
     )
 
 
 def test_names_are_unique_and_every_option_has_help() -> None:
-    assert len({option.key for option in OPTIONS}) == len(OPTIONS)
-    assert all(option.help for option in OPTIONS)
-    assert all(option.flag == "--" + option.key.replace("_", "-") for option in OPTIONS)
+    assert len({option.key for option in GATE_OPTIONS}) == len(GATE_OPTIONS)
+    assert all(option.help for option in GATE_OPTIONS)
+    assert all(option.flag == "--" + option.key.replace("_", "-") for option in GATE_OPTIONS)
 
 
 def test_command_line_stands_over_ini_and_ini_over_default() -> None:

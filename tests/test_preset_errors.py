@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from pytest_h2o.errors import Fault, PresetError
+from pytest_h2o.gate.targets import target_ranges
 from pytest_h2o.inputs.checking import check_source
 from pytest_h2o.inputs.presets import PresetKeys, load_preset, load_presets, preset_from_flags
 from pytest_h2o.inputs.scopes import ScopeFile, ScopeKeys
@@ -28,7 +29,7 @@ def _work_in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def error_of(text: str, name: str = "a.yaml") -> PresetError:
     Path(name).write_text(text, encoding="utf-8")
     with pytest.raises(PresetError) as caught:
-        load_preset(name)
+        load_preset(name, target_ranges())
     return caught.value
 
 
@@ -79,7 +80,7 @@ a.yaml:9:18: h2o_sink_tokens: tag !!int
   expected: the value alone: tags are not read
 a.yaml:10:18: targets.lossy: out of range
   came: 0.5 (number)
-  expected: a number, at least 1
+  expected: a ratio of at least 1
 a.yaml:10:23: targets.losless: unknown key
   next: did you mean lossless?
 a.yaml:10:52: targets.decode_baseline: not a decode baseline

@@ -9,14 +9,15 @@ from typing import Any
 
 from pytest_h2o.errors import StoreError, UsageError
 from pytest_h2o.files import refuse_existing
-from pytest_h2o.inputs.options import BY_NAME, limit
+from pytest_h2o.gate.metrics import GATE_OPTIONS
+from pytest_h2o.inputs.options import limit
 
 _TYPES: dict[str, type] = {"int": int, "float": float, "path": Path}
 
 
 def add_option(parser: argparse.ArgumentParser, name: str, flag: str = "", **changed: Any) -> None:
     """Give a command an option of the gate as ``--NAME`` or `flag`: kind, default, check and help are the table's."""
-    option, flag = BY_NAME[name], flag or f"--{name}"
+    option, flag = next(o for o in GATE_OPTIONS if o.name == name), flag or f"--{name}"
     keywords: dict[str, Any] = {"help": option.help}
     if option.kind == "flag":
         keywords["action"] = "store_true"

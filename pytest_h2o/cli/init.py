@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Literal
 
@@ -58,12 +59,16 @@ def render_json_schema(kind: Literal["preset", "scopes"]) -> str:
     A swept key takes one value or a list. Rules between keys (a layer range that is empty, two scopes that
     decide) are not in it: only loading the file checks those.
     """
+    from pytest_h2o.gate.targets import target_schemas
     from pytest_h2o.inputs.checking import schema_of
     from pytest_h2o.inputs.presets import PresetKeys
     from pytest_h2o.inputs.scopes import ScopeFile
 
     model = PresetKeys if kind == "preset" else ScopeFile
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema_of(model)}
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **deepcopy(schema_of(model))}
+    if kind == "preset":
+        targets = schema["$defs"]["Targets"]
+        targets["properties"] |= target_schemas()
     return json.dumps(schema, indent=2) + "\n"
 
 

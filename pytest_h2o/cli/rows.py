@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_h2o.cli.flags import add_number, add_option, check_outputs
 from pytest_h2o.cli.progress import ProgressLines
 from pytest_h2o.errors import UsageError
-from pytest_h2o.gate.rule import Thresholds
-from pytest_h2o.inputs.options import DEFAULT_TARGETS, parse_baseline
+from pytest_h2o.gate.metrics import DROP, LOSSLESS, LOSSY, METRICS, TARGET_OPTIONS
+from pytest_h2o.inputs.options import parse_baseline
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.rows import Row
@@ -130,17 +130,16 @@ def _verify_note(values: Mapping[str, Any], result: LosslessResult, name: str) -
 
 
 def add_target_arguments(parser: argparse.ArgumentParser) -> None:
-    for name, target in DEFAULT_TARGETS.items():
-        if name != "quality":
-            add_option(parser, f"{name.replace('_', '-')}-target", default=target)
+    for name in (LOSSY, LOSSLESS, DROP):
+        add_option(parser, TARGET_OPTIONS[name].name, default=METRICS[name].target)
     parser.add_argument("--decode-baseline", metavar="TOK_S", help="decode tok/s with H2O off, or none to leave it out")
     add_option(parser, "rule")
     add_option(parser, "allow-skips", help="take ratios although entries could not be read")
     add_number(parser, "--model-layers", 1, metavar="N", help="layers of the model, for whole-cache ratios")
 
 
-def read_thresholds(args: argparse.Namespace) -> Thresholds:
-    return Thresholds(args.lossy_target, args.lossless_target, args.decode_drop_target)
+def read_targets(args: argparse.Namespace) -> dict[str, float]:
+    return {LOSSY: args.lossy_target, DROP: args.decode_drop_target, LOSSLESS: args.lossless_target}
 
 
 def read_baseline(args: argparse.Namespace) -> tuple[float | None, bool]:
@@ -186,7 +185,7 @@ def run_analyze(args: argparse.Namespace) -> int:
     check_finite(rows, str(args.csv))
     analysis = analyze_rows(
         rows,
-        read_thresholds(args),
+        read_targets(args),
         baseline_tok_per_s=baseline,
         decode_left_out=left_out,
         upper=upper,
@@ -281,7 +280,7 @@ def run_eval(args: argparse.Namespace) -> int:
     evicted = read_layer_range(runs)
     analysis = analyze_rows(
         rows,
-        read_thresholds(args),
+        read_targets(args),
         baseline_tok_per_s=recorded.tok_per_s if recorded and baseline is None and not left_out else baseline,
         decode_left_out=left_out,
         upper=results["upper_bound"].to_json(),

@@ -20,15 +20,8 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_h2o.errors import H2OError, StoreError, UsageError
-from pytest_h2o.gate.metrics import (
-    FIGURE_METRICS,
-    HEADLINES,
-    ROW_METRICS,
-    MetricFacts,
-    is_rounded,
-    render_figure,
-    row_cell,
-)
+from pytest_h2o.gate.metrics import HEADLINES, METRICS, MetricFacts, recorded_metrics, render_figure
+from pytest_h2o.gate.values import row_cell
 from pytest_h2o.inputs.checking import LLM_BENCH
 
 if TYPE_CHECKING:
@@ -60,22 +53,27 @@ class Allowances:
     def find(self, metric: str) -> tuple[str, float] | None:
         """The allowance that holds for a metric: its own, else that of what it is a part of; and whose it is."""
         name: str | None = metric
-        while name is not None:
+        while name:
             if name in self.percent:
                 return name, self.percent[name]
-            known = FIGURE_METRICS.get(name)
-            name = known.part_of if known else None
+            name = METRICS[name].part_of if name in METRICS else None
         return None
+
+
+def _is_rounded(metric: str) -> bool:
+    """Whether the last digits of a metric depend on the processor; false of one that this version does not know."""
+    return metric in METRICS and METRICS[metric].rounded
 
 
 def check_metric(name: str, origin: str) -> None:
     """Check that a metric is recorded; UsageError with the nearest names if none is called so."""
-    if name not in FIGURE_METRICS:
-        near = get_close_matches(name, FIGURE_METRICS, n=3, cutoff=0.5)
+    recorded = recorded_metrics()
+    if name not in recorded:
+        near = get_close_matches(name, recorded, n=3, cutoff=0.5)
         raise UsageError(
             f"{origin} names no metric that is recorded",
             came=repr(name),
-            expected=", ".join(FIGURE_METRICS),
+            expected=", ".join(recorded),
             hint=f"did you mean {' or '.join(near)}?" if near else None,
         )
 
@@ -151,7 +149,7 @@ class SubjectComparison:
         """What was not compared, and why."""
         asked = f" ({', '.join(self.unmet)} should have been)" if self.unmet else ""
         timings = (f"timings are not compared{asked}; {'; '.join(self.differing)}",) if self.differing else ()
-        names = dict.fromkeys(c.metric for c in self.changes if c.state == "not comparable" and is_rounded(c.metric))
+        names = dict.fromkeys(c.metric for c in self.changes if c.state == "not comparable" and _is_rounded(c.metric))
         if not names:
             return timings
         return (
@@ -221,7 +219,7 @@ def compare_subjects(
         for metric, facts in metrics.items():
             if metric in old or metric in new:
                 change = _compare_figure(row, metric, old.get(metric), new.get(metric), facts)
-                loose = elsewhere and is_rounded(metric)
+                loose = elsewhere and _is_rounded(metric)
                 changes.append(_judge(change, facts, allowances, differs=bool(differing), loose=loose))
     return SubjectComparison(tuple(sorted(changes, key=lambda c: c.state not in FAILING)), differing)
 
@@ -294,7 +292,7 @@ def _worsening(change: FigureChange, facts: MetricFacts, allowed_by: str) -> flo
     1.0101 % more bytes, and both are the same worsening.
     """
     then, now = float(change.then or 0.0), float(change.now or 0.0)
-    if facts.better == "lower" and allowed_by != change.metric and FIGURE_METRICS[allowed_by].better == "higher":
+    if facts.better == "lower" and allowed_by != change.metric and METRICS[allowed_by].higher_is_better:
         then, now = now, then
     return abs(now - then) / abs(then) * 100 if then else math.inf
 
@@ -351,11 +349,10 @@ def preset_figures(rows: Sequence[tuple[Mapping[str, Any], Row]]) -> FigureTable
     figures: FigureTable = {}
     for manifest, result in rows:
         row = result
-        cells = {name: row.get(name) for name in FIGURE_METRICS}
-        for name in ROW_METRICS:
+        cells = {}
+        for name in (name for name, metric in METRICS.items() if metric.of == "row"):
             with contextlib.suppress(H2OError):  # an item that asks for it fails with it; here there is no such figure
                 cells[name] = row_cell(row, name)
-        cells |= {"prefill_tok_per_s": row.prefill_tok_per_s, "decode_tok_per_s": row.decode_tok_per_s}
         figures[row_key(manifest, row.repeat)] = {
             name: cell.mean for name, cell in cells.items() if cell is not None and is_figure(cell.mean)
         }

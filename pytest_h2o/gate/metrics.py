@@ -1,258 +1,480 @@
-"""Every metric that a run is recorded with: unit, direction, exact or timed, and what it is a part of."""
+"""Every metric, declared once: its name, which way is better, how it is shown, and what is asked of it.
+
+A metric is a row of data, ours and those of plugins alike. Options (``--h2o-KEY-target``), keys under ``targets:``, the
+rule, margins, verdict tables, recorded figures and comparisons with earlier runs are made from these rows by loops.
+Every pytest run loads this module, for the options: it imports the standard library alone.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from typing import Any, Literal
 
-from pytest_h2o.bench.rows import Measurement
-from pytest_h2o.errors import NotMeasured, UsageError
-from pytest_h2o.gate.values import METRICS, Metric
+from pytest_h2o.errors import UsageError, did_you_mean
+from pytest_h2o.inputs.options import OPTIONS, Option, Range, limit
 
-if TYPE_CHECKING:
-    from pytest_h2o.bench.rows import Row
+Better = Literal["higher", "lower", "same"]
+_MOST_DECIMALS = 15
+"""Beyond these two numbers that differ are taken for rounding of the arithmetic."""
 
 
 @dataclass(frozen=True)
-class FigureMetric:
-    """One kind of recorded figure.
+class Metric:
+    """One kind of number.
 
     Attributes
     ----------
     name : str
-        As ``--h2o-compare-fail NAME:PERCENT`` names it. What is called like a column of the bench is that column.
+        A column of the bench, or a figure of ours; ``h2o_sweep.best(name)`` uses it.
+    title : str
+        In reports.
     better : {"higher", "lower", "same"}
         ``same``: says what was measured; another value means that other data was measured.
-    exact : bool
-        False for timings.
-    part_of : str or None
-        The metric whose allowed worsening holds for this one too, unless this one has its own.
+    unit : str
+        Empty for a ratio, a fraction or a count.
     fmt : str
-        Number format.
+        Number format; one with ``%`` says that the value is a fraction.
+    exact : bool
+        Two runs of the same binary and input give it alike to the last digit; False for timings.
+    over : {"some row", "every row"}
+        Which rows must hold a target. Of ``every row`` the worst one decides, and is named.
+    target : float or None
+        Threshold where neither option, preset nor ini key says another; None: reported only, unless a preset asks.
+    value : callable, optional
+        Makes it of a `Row`: a number, a `Measurement`, or None where the row lacks what it needs. Left out, it is
+        the column of this name.
+    of : {"row", "scope", "verdict"}
+        What has it: a row of a sweep, a scope of a dump, or only the verdict of a gate, which is not recorded.
+    key : str
+        Under ``targets:`` and in the option; the name where it is left out.
+    short : str
+        In lists of missed targets; the key where it is left out.
+    column : str
+        Head of its column in the table of the terminal; `short` for what has a target, else none.
+    head : str
+        Head of its column in tables of rows.
+    asks : str
+        What a target says, for help and schema.
+    least, below : float
+        Range of a target.
+    share : str
+        What a margin is a fraction of.
+    joint : bool
+        Whether a target is one of those that one and the same row must meet.
+    optional : bool
+        Left out of the rule, and said so, where no row has it and nobody set a target. Else what is missing is missed.
+    made_of : str
+        The column of the row that it is made of, together with something else.
+    part_of : str
+        The metric whose allowed worsening holds for this one too, unless this one has its own.
     rounded : bool
         A sum over many floats, whose last digits another processor gives otherwise: exact on one machine alone.
+    added : bool
+        A plugin added it.
     """
 
     name: str
     title: str
-    unit: str
     better: Better
+    unit: str = ""
+    fmt: str = ".3f"
     exact: bool = True
-    part_of: str | None = None
-    fmt: str = ".4f"
+    over: Literal["some row", "every row"] = "some row"
+    target: float | None = None
+    value: Callable[[Any], Any] | None = None
+    of: Literal["row", "scope", "verdict"] = "row"
+    key: str = ""
+    short: str = ""
+    column: str = ""
+    head: str = ""
+    asks: str = ""
+    least: float = -math.inf
+    below: float = math.inf
+    share: str = "the target"
+    joint: bool = True
+    optional: bool = False
+    made_of: str = ""
+    part_of: str = ""
     rounded: bool = False
+    added: bool = False
 
-    def render(self, value: float) -> str:
-        text = format(value, self.fmt)
+    def __post_init__(self) -> None:
+        word = "smallest" if self.better == "higher" else "largest"
+        key = self.key or self.name
+        short = self.short or key
+        usual = {"key": key, "short": short, "head": short, "asks": f"{word} {self.title}"}
+        usual["column"] = short if self.target is not None and not self.added else ""
+        for name, text in usual.items():
+            object.__setattr__(self, name, getattr(self, name) or text)
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.better == "higher"
+
+    @property
+    def relation(self) -> Literal[">=", "<="]:
+        """How it is compared with a target."""
+        return ">=" if self.better == "higher" else "<="
+
+    @property
+    def is_fraction(self) -> bool:
+        return self.fmt.endswith("%")
+
+    @property
+    def decimals(self) -> int:
+        return int(re.sub(r"\D", "", self.fmt))
+
+    @property
+    def target_unit(self) -> str:
+        """Unit of a target, in words."""
+        if self.is_fraction:
+            return f"fraction of {self.share}"
+        return self.unit or "ratio"
+
+    def margin(self, value: float | None, target: float) -> float:
+        """How far a value is from a target, negative if it misses it: a fraction of the target, or of a whole.
+
+        Minus infinity for a value that is missing or not finite.
+        """
+        if value is None or not math.isfinite(value):
+            return -math.inf
+        # The difference first: its sign is exact, a rounded quotient's is not.
+        gap = value - target if self.higher_is_better else target - value
+        return gap if self.is_fraction or not target else gap / abs(target)
+
+    @property
+    def target_range(self) -> Range:
+        """What a target may be."""
+        word = "a fraction" if self.is_fraction else "a number" if self.unit else "a ratio"
+        if math.isfinite(self.below):
+            word += f" from {self.least:g} to below {self.below:g}"
+        elif math.isfinite(self.least):
+            word += f" of at least {self.least:g}"
+        return Range(f"{word}, 0.05 for 5 %" if self.is_fraction else word, self.least, self.below)
+
+    def render(self, value: float, decimals: int | None = None) -> str:
+        """The value with its unit, rounded to the metric's decimals or to others."""
+        return self._with_unit(self.render_bare(value, decimals))
+
+    def render_bare(self, value: float, decimals: int | None = None) -> str:
+        """`render` without the unit."""
+        return format(value, self.fmt if decimals is None else re.sub(r"\d+", str(decimals), self.fmt))
+
+    def render_figure(self, value: float) -> str:
+        """A recorded figure with its unit: beside a change in percent a fraction stands as a plain number."""
+        return self._with_unit(f"{value:.{self.decimals + 2}f}") if self.is_fraction else self.render(value)
+
+    def render_target(self, target: float) -> str:
+        """A target as it was given: with more decimals than the metric's where those would round it."""
+        return self.render(target, next((d for d in self._decimals() if self._shows(target, d)), _MOST_DECIMALS))
+
+    def render_measured(self, value: float, std: float | None, target: float | None = None) -> str:
+        """A value with its spread, and as many decimals as tell it from a target that it differs from."""
+        text = self.render_bare(value)
+        if target is not None and value != target and math.isfinite(value):
+            enough = (d for d in self._decimals() if not self._shows(target, d, of=value))
+            text = self.render_bare(value, next(enough, None))
+        spread = "" if std is None else f" ± {self.render_bare(std).lstrip('+')}"
+        return self._with_unit(text + spread)
+
+    def render_gap(self, gap: float) -> str:
+        """A distance of at least 0, with as many decimals as show that it is not 0."""
+        decimals = next((d for d in self._decimals() if gap == 0 or self._number(gap, d) > 0), self.decimals)
+        return self._with_unit(self.render_bare(gap, decimals).lstrip("+"))
+
+    def render_interval(self, low: float | None, high: float | None, basis: str) -> str:
+        """An interval and what it rests on, in brackets; a bound that is not known is None."""
+        if low is None and high is None:
+            return f"(no interval, {basis})"
+        low_text, high_text = ("unbounded" if bound is None else self.render(bound) for bound in (low, high))
+        return f"(interval {low_text} to {high_text}, {basis})"
+
+    def _with_unit(self, text: str) -> str:
         return f"{text} {self.unit}" if self.unit else text
 
+    def _decimals(self) -> range:
+        return range(self.decimals, _MOST_DECIMALS + 1)
 
-_BYTES, _COUNT = ",.0f", ",.0f"
+    def _number(self, value: float, decimals: int) -> float:
+        """What a reader makes of the rendered value."""
+        text = self.render_bare(value, decimals).replace(",", "")
+        return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
 
-FIGURE_METRICS: dict[str, FigureMetric] = {
+    def _shows(self, value: float, decimals: int, *, of: float | None = None) -> bool:
+        """Whether a reader takes the value, or another one, for `value` when it is rendered with so many decimals."""
+        return math.isclose(self._number(value if of is None else of, decimals), value, rel_tol=1e-12)
+
+
+def RowMetric(  # noqa: N802 - it was a class, and plugins call it by this name
+    name: str,
+    title: str,
+    unit: str = "",
+    higher_is_better: bool = True,
+    target: float | None = None,
+    value: Callable[[Any], Any] | None = None,
+    decimals: int = 3,
+    exact: bool = False,
+) -> Metric:
+    """A metric of rows, as plugins of 0.1 declare it: its target is no part of the joint rule. Use `Metric`."""
+    better: Better = "higher" if higher_is_better else "lower"
+    return Metric(name, title, better, unit, f".{decimals}f", exact, target=target, value=value, joint=False)
+
+
+_RATIO, _SIZE, _COUNT = ".4f", ",.0f", ",.0f"
+
+METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         # rows of the bench
-        FigureMetric("h2o_lossy", "lossy ratio", "", "higher", fmt=".3f"),
-        FigureMetric("h2o_keep", "keep ratio", "", "lower", part_of="h2o_lossy"),
-        FigureMetric("h2o_target_keep_effective", "target keep ratio", "", "lower", part_of="h2o_lossy"),
-        FigureMetric("h2o_floor_keep", "floor of the keep ratio", "", "lower", part_of="h2o_lossy"),
-        FigureMetric("h2o_quantized_keep", "keep ratio in whole blocks", "", "lower", part_of="h2o_lossy"),
-        FigureMetric("h2o_lossless", "runtime lossless ratio", "", "higher", fmt=".3f"),
-        FigureMetric("h2o_lossless_raw_mb", "runtime lossless, raw", "MB", "same", fmt=".2f"),
-        FigureMetric(
-            "h2o_lossless_comp_mb", "runtime lossless, coded", "MB", "lower", part_of="h2o_lossless", fmt=".2f"
+        Metric("h2o_lossy", "lossy ratio", "higher", target=3.0, key="lossy", least=1.0),
+        Metric("h2o_keep", "keep ratio", "lower", fmt=_RATIO, part_of="h2o_lossy"),
+        Metric("h2o_target_keep_effective", "target keep ratio", "lower", fmt=_RATIO, part_of="h2o_lossy"),
+        Metric("h2o_floor_keep", "floor of the keep ratio", "lower", fmt=_RATIO, part_of="h2o_lossy"),
+        Metric("h2o_quantized_keep", "keep ratio in whole blocks", "lower", fmt=_RATIO, part_of="h2o_lossy"),
+        Metric("h2o_lossless", "runtime lossless ratio", "higher"),
+        Metric("h2o_lossless_raw_mb", "runtime lossless, raw", "same", "MB", ".2f"),
+        Metric("h2o_lossless_comp_mb", "runtime lossless, coded", "lower", "MB", ".2f", part_of="h2o_lossless"),
+        Metric("h2o_lossless_fallback", "runtime lossless fallbacks", "lower", fmt=".2f"),
+        # decode speed against that with nothing compressed
+        Metric(
+            "decode_drop",
+            "decode slow-down",
+            "lower",
+            fmt=".2%",
+            exact=False,
+            target=0.05,
+            of="verdict",
+            short="decode",
+            asks="largest fraction of decode speed that may be lost",
+            least=0.0,
+            below=1.0,
+            share="the baseline speed",
+            made_of="decode_tok_per_s",
         ),
-        FigureMetric("h2o_lossless_fallback", "runtime lossless fallbacks", "", "lower", fmt=".2f"),
         # quality of the model under eviction
-        FigureMetric("quality_ppl_full", "perplexity, full cache", "", "lower", rounded=True),
-        FigureMetric("quality_ppl_evicted", "perplexity under eviction", "", "lower", rounded=True),
-        FigureMetric("quality_ppl_rise", "rise in perplexity", "", "lower", rounded=True),
-        FigureMetric(
+        Metric("quality_ppl_full", "perplexity, full cache", "lower", fmt=".4f", rounded=True),
+        Metric("quality_ppl_evicted", "perplexity under eviction", "lower", fmt=".4f", rounded=True),
+        Metric(
+            "quality_ppl_rise",
+            "rise in perplexity",
+            "lower",
+            fmt="+.2%",
+            target=0.01,
+            key="quality",
+            head="rise",
+            asks="largest rise of perplexity under eviction, where the bench tells it",
+            least=0.0,
+            share="the full cache's perplexity",
+            optional=True,
+            rounded=True,
+        ),
+        Metric(
             "quality_bits_per_byte_full",
             "bits a byte, full cache",
-            "",
             "lower",
+            fmt=".4f",
             part_of="quality_ppl_full",
             rounded=True,
         ),
-        FigureMetric(
+        Metric(
             "quality_bits_per_byte_evicted",
             "bits a byte under eviction",
-            "",
             "lower",
+            fmt=".4f",
             part_of="quality_ppl_evicted",
             rounded=True,
         ),
-        FigureMetric("quality_top1_agreement", "agreement of the likeliest token", "", "higher", rounded=True),
-        FigureMetric("quality_greedy_prefix", "common greedy prefix", "tokens", "higher", fmt=".1f", rounded=True),
-        FigureMetric("quality_greedy_equal", "equal greedy tokens", "", "higher", rounded=True),
-        FigureMetric("quality_cache_ratio", "cache ratio of the quality run", "", "higher", fmt=".3f"),
-        FigureMetric("quality_tokens", "tokens of the quality run", "", "same", fmt=_COUNT),
-        FigureMetric("quality_evictions", "evictions of the quality run", "", "same", fmt=_COUNT),
+        Metric("quality_top1_agreement", "agreement of the likeliest token", "higher", fmt=".4f", rounded=True),
+        Metric("quality_greedy_prefix", "common greedy prefix", "higher", "tokens", ".1f", rounded=True),
+        Metric("quality_greedy_equal", "equal greedy tokens", "higher", fmt=".4f", rounded=True),
+        Metric("quality_cache_ratio", "cache ratio of the quality run", "higher"),
+        Metric("quality_tokens", "tokens of the quality run", "same", fmt=_COUNT),
+        Metric("quality_evictions", "evictions of the quality run", "same", fmt=_COUNT),
+        Metric(
+            "runtime_difference",
+            "difference of runtime and dump",
+            "lower",
+            "bytes",
+            ".0f",
+            of="verdict",
+            key="consistency",
+            joint=False,
+        ),
+        Metric(
+            "demo_similarity",
+            "similarity of generated text",
+            "higher",
+            of="verdict",
+            key="similarity",
+            column="quality",
+            asks="least similarity of what llm_demo says with eviction on and off, 0 to 1",
+            least=0.0,
+            below=math.nextafter(1.0, 2.0),
+            joint=False,
+        ),
         # scopes of a dump
-        FigureMetric("lossless_ratio", "lossless ratio", "", "higher"),
-        FigureMetric("k_lossless_ratio", "lossless ratio of K", "", "higher", part_of="lossless_ratio"),
-        FigureMetric("v_lossless_ratio", "lossless ratio of V", "", "higher", part_of="lossless_ratio"),
-        FigureMetric("compressed_bytes", "coded size", "bytes", "lower", part_of="lossless_ratio", fmt=_BYTES),
-        FigureMetric("k_compressed_bytes", "coded size of K", "bytes", "lower", part_of="k_lossless_ratio", fmt=_BYTES),
-        FigureMetric("v_compressed_bytes", "coded size of V", "bytes", "lower", part_of="v_lossless_ratio", fmt=_BYTES),
-        FigureMetric("raw_bytes", "raw size", "bytes", "same", fmt=_BYTES),
-        FigureMetric("k_raw_bytes", "raw size of K", "bytes", "same", fmt=_BYTES),
-        FigureMetric("v_raw_bytes", "raw size of V", "bytes", "same", fmt=_BYTES),
-        FigureMetric("selected_entries", "entries of the dump", "", "same", fmt=_COUNT),
-        FigureMetric("skipped_entries", "entries that could not be read", "", "lower", fmt=_COUNT),
-        FigureMetric("undecoded_streams", "streams not decoded", "", "lower", fmt=_COUNT),
+        Metric(
+            "lossless_ratio",
+            "lossless ratio",
+            "higher",
+            fmt=_RATIO,
+            target=1.3,
+            of="scope",
+            key="lossless",
+            asks="smallest lossless ratio of the deciding scope",
+            least=0.0,
+        ),
+        Metric("k_lossless_ratio", "lossless ratio of K", "higher", "", _RATIO, of="scope", part_of="lossless_ratio"),
+        Metric("v_lossless_ratio", "lossless ratio of V", "higher", "", _RATIO, of="scope", part_of="lossless_ratio"),
+        Metric("compressed_bytes", "coded size", "lower", "bytes", _SIZE, of="scope", part_of="lossless_ratio"),
+        Metric(
+            "k_compressed_bytes", "coded size of K", "lower", "bytes", _SIZE, of="scope", part_of="k_lossless_ratio"
+        ),
+        Metric(
+            "v_compressed_bytes", "coded size of V", "lower", "bytes", _SIZE, of="scope", part_of="v_lossless_ratio"
+        ),
+        Metric("raw_bytes", "raw size", "same", "bytes", _SIZE, of="scope"),
+        Metric("k_raw_bytes", "raw size of K", "same", "bytes", _SIZE, of="scope"),
+        Metric("v_raw_bytes", "raw size of V", "same", "bytes", _SIZE, of="scope"),
+        Metric("selected_entries", "entries of the dump", "same", fmt=_COUNT, of="scope"),
+        Metric("skipped_entries", "entries that could not be read", "lower", fmt=_COUNT, of="scope"),
+        Metric("undecoded_streams", "streams not decoded", "lower", fmt=_COUNT, of="scope"),
         # timings
-        FigureMetric("prefill_tok_per_s", "prefill speed", "tok/s", "higher", exact=False, fmt=".2f"),
-        FigureMetric("decode_tok_per_s", "decode speed", "tok/s", "higher", exact=False, fmt=".2f"),
-        FigureMetric("h2o_evict_us", "time of eviction", "us", "lower", exact=False, fmt=".2f"),
-        FigureMetric("h2o_codec_us", "time of the codec", "us", "lower", exact=False, fmt=".2f"),
-        FigureMetric("h2o_lossless_comp_us", "time of encoding", "us", "lower", exact=False, fmt=".2f"),
-        FigureMetric("h2o_lossless_decomp_us", "time of decoding", "us", "lower", exact=False, fmt=".2f"),
-        FigureMetric("encode_s", "time of encoding", "s", "lower", exact=False, fmt=".3f"),
-        FigureMetric("decode_s", "time of decoding", "s", "lower", exact=False, fmt=".3f"),
+        Metric(
+            "prefill_tok_per_s",
+            "prefill speed",
+            "higher",
+            "tok/s",
+            ".2f",
+            exact=False,
+            value=attrgetter("prefill_tok_per_s"),
+        ),
+        Metric(
+            "decode_tok_per_s",
+            "decode speed",
+            "higher",
+            "tok/s",
+            ".2f",
+            exact=False,
+            value=attrgetter("decode_tok_per_s"),
+            column="decode",
+            head="decode",
+        ),
+        Metric("h2o_evict_us", "time of eviction", "lower", "us", ".2f", exact=False),
+        Metric("h2o_codec_us", "time of the codec", "lower", "us", ".2f", exact=False),
+        Metric("h2o_lossless_comp_us", "time of encoding", "lower", "us", ".2f", exact=False),
+        Metric("h2o_lossless_decomp_us", "time of decoding", "lower", "us", ".2f", exact=False),
+        Metric("encode_s", "time of encoding", "lower", "s", exact=False, of="scope"),
+        Metric("decode_s", "time of decoding", "lower", "s", exact=False, of="scope"),
+        # all of them together
+        Metric("joint_margin", "joint margin", "higher", fmt="+.2%", of="verdict", column="margin", joint=False),
     )
 }
-"""In the order in which reports show them: what matters most first."""
+"""Ours, in the order in which reports show them: what matters most first. Those of plugins come after them."""
 
-HEADLINES: Mapping[str, tuple[str, ...]] = {
-    "preset": ("h2o_lossy", "decode_tok_per_s"),
-    "scope": ("lossless_ratio",),
-}
+LOSSY, LOSSLESS, DROP, JOINT = "h2o_lossy", "lossless_ratio", "decode_drop", "joint_margin"
+"""Metrics that a verdict treats in a way of their own: for what bounds them, where they come from, what they sum up."""
+
+HEADLINES: Mapping[str, tuple[str, ...]] = {"preset": (LOSSY, METRICS[DROP].made_of), "scope": (LOSSLESS,)}
 """What one line about a preset or scope shows: the best over its rows."""
 
-
-def metric_facts() -> dict[str, MetricFacts]:
-    """The table as it is kept with every record."""
-    return {name: MetricFacts(m.unit, m.better, m.exact) for name, m in FIGURE_METRICS.items()}
+BUILT_IN = tuple(METRICS)
 
 
-def is_rounded(metric: str) -> bool:
-    """Whether the last digits of a metric depend on the processor; false of one that this version does not know."""
-    known = FIGURE_METRICS.get(metric)
-    return known is not None and known.rounded
+def recorded_metrics() -> dict[str, Metric]:
+    """Those that a run is recorded with."""
+    return {name: metric for name, metric in METRICS.items() if metric.of != "verdict"}
+
+
+def preset_metrics() -> dict[str, Metric]:
+    """Those that a preset may set a target for, by the keys that name them under ``targets:``."""
+    metrics = [m for m in METRICS.values() if m.of == "row" or m.key != m.name or m.target is not None]
+    return {**{metric.name: metric for metric in metrics}, **{metric.key: metric for metric in metrics}}
+
+
+def _target_option(metric: Metric) -> Option:
+    """``--h2o-lossy-target`` and ini key ``h2o_lossy_target``."""
+    return Option(
+        f"{metric.key.removeprefix('h2o_').replace('_', '-')}-target",
+        "float",
+        f"{metric.asks} (default: {metric.target})",
+        metavar="FRACTION" if metric.is_fraction else metric.unit.upper() or "RATIO",
+        check=limit(metric.target_range.holds, metric.target_range.text),
+    )
+
+
+TARGET_OPTIONS = {metric.name: _target_option(metric) for metric in METRICS.values() if metric.target is not None}
+_AFTER = {"lossy-target": "rule", "lossless-target": "rule"}
+GATE_OPTIONS = tuple(
+    shown
+    for option in OPTIONS
+    for shown in (option, *(t for t in TARGET_OPTIONS.values() if _AFTER.get(t.name, "inconclusive") == option.name))
+)
+"""Every option of the gate, as help and reports show them: a target stands beside what it goes with."""
+
+
+def register_metric(metric: Metric) -> None:
+    """Add a metric; one of its name that a plugin added before is replaced."""
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", metric.name) is None:
+        raise UsageError(
+            "the name of a metric cannot be used", came=repr(metric.name), expected="letters, digits and _"
+        )
+    if metric.name in BUILT_IN:
+        raise UsageError("a metric has the name of a built-in one", came=metric.name, expected="another name")
+    METRICS[metric.name] = replace(metric, added=True, column="")
+
+
+def find_metric(name: str, where: str, among: Mapping[str, Metric] | None = None) -> Metric:
+    """The metric of a name; UsageError with the near names if there is none."""
+    known = METRICS if among is None else among
+    if name not in known:
+        raise UsageError(
+            f"no metric is called {name!r}",
+            where=where,
+            expected=f"one of {', '.join(known)}",
+            hint=did_you_mean(name, known) or "the hook pytest_h2o_metrics adds metrics",
+        )
+    return known[name]
+
+
+def asked_of_json(targets: Mapping[str, float | None], added: Mapping[str, float]) -> dict[str, float]:
+    """What one row of a preset had to meet, from what the journal kept: targets by key, and others by name."""
+    given = {metric.name: targets.get(metric.key) for metric in METRICS.values()} | dict(added)
+    return {name: value for name, m in METRICS.items() if (value := given.get(name)) is not None and m.joint}
+
+
+def added_to_json(metric: Metric) -> dict[str, str]:
+    """What a reader of a record needs who may not have the plugin that adds the metric."""
+    return {name: getattr(metric, name) for name in ("name", "title", "better", "unit", "fmt")}
+
+
+def added_from_json(fields: Mapping[str, Any]) -> Metric:
+    """Take back what `added_to_json` gave, or the shape that 0.1 gave it."""
+    if "fmt" in fields:
+        return Metric(**fields)
+    return RowMetric(**{name: value for name, value in fields.items() if name != "style"})
 
 
 def render_figure(metric: str, value: float | None) -> str:
     """A figure with its unit; one of a metric that this version does not know as plain as it is; ``missing``."""
     if value is None:
         return "missing"
-    known = FIGURE_METRICS.get(metric)
-    return known.render(value) if known else f"{value:g}"
-
-
-@dataclass(frozen=True)
-class RowMetric:
-    """A metric of the rows of a sweep.
-
-    Attributes
-    ----------
-    name : str
-        ``h2o_sweep.best(name)`` and ``targets: metrics: {name: …}`` use it; letters, digits and ``_``.
-    title : str
-        In reports.
-    unit : str
-        Empty for a plain number.
-    higher_is_better : bool
-        Whether gate files hold it by ``>=`` or by ``<=``, and which row is the best.
-    target : float or None
-        Where no preset says another; None: reported only.
-    value : callable, optional
-        Makes it of a `Row`: a number, a `Measurement`, or None where the row lacks what it needs. Left out, it is
-        the column of this name.
-    decimals : int
-        In reports.
-    exact : bool
-        Whether two runs of the same thing give it alike to the last digit, as ratios, and not as timings.
-    """
-
-    name: str
-    title: str
-    unit: str = ""
-    higher_is_better: bool = True
-    target: float | None = None
-    value: Callable[[Row], Measurement | float | None] | None = None
-    decimals: int = 3
-    exact: bool = False
-
-
-ROW_METRICS: dict[str, RowMetric] = {}
-"""Those that were added in this process, by name."""
-
-_OWN = frozenset({*METRICS, *FIGURE_METRICS})
-
-
-def register_metric(metric: RowMetric) -> None:
-    """Add a metric; one of its name that a plugin added before is replaced."""
-    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", metric.name) is None:
-        raise UsageError(
-            "the name of a metric cannot be used", came=repr(metric.name), expected="letters, digits and _"
-        )
-    if metric.name in _OWN:
-        raise UsageError("a metric has the name of a built-in one", came=metric.name, expected="another name")
-    ROW_METRICS[metric.name] = metric
-    METRICS[metric.name] = Metric(metric.name, metric.title, metric.unit, metric.higher_is_better, metric.decimals)
-    better: Better = "higher" if metric.higher_is_better else "lower"
-    FIGURE_METRICS[metric.name] = FigureMetric(
-        metric.name, metric.title, metric.unit, better, metric.exact, fmt=f".{metric.decimals}f"
-    )
-
-
-def require_metric(name: str, where: str) -> RowMetric:
-    """Return a metric that a plugin added; UsageError with the near names if there is none."""
-    if name not in ROW_METRICS:
-        near = get_close_matches(name, ROW_METRICS, n=1)
-        raise UsageError(
-            "no plugin adds such a metric",
-            where=where,
-            came=name,
-            expected=f"one of {', '.join(ROW_METRICS)}" if ROW_METRICS else None,
-            hint=f"did you mean {near[0]}?" if near else "the hook pytest_h2o_metrics adds metrics",
-        )
-    return ROW_METRICS[name]
-
-
-def row_cell(row: Row, metric: str) -> Measurement | None:
-    """Return what a row measured of a metric or column; None if it is missing."""
-    if metric == "decode_tok_per_s":
-        return row.decode_tok_per_s
-    function = ROW_METRICS[metric].value if metric in ROW_METRICS else None
-    if function is None:
-        return row.get(metric)
-    try:
-        value = function(row)
-        return value if value is None or isinstance(value, Measurement) else Measurement(float(value), None)
-    except Exception as error:  # a plugin's own function: whatever it raises is told, and is no measurement
-        raise NotMeasured(
-            f"the metric {metric} cannot be made of a row",
-            where=row.log_file,
-            came=f"{type(error).__name__}: {error}",
-            expected="a number, or None where the row lacks what it needs",
-            hint="mend the function of the metric in its plugin",
-        ) from error
-
-
-Better = Literal["higher", "lower", "same"]
+    return METRICS[metric].render_figure(value) if metric in METRICS else f"{value:g}"
 
 
 @dataclass(frozen=True)
 class MetricFacts:
-    """What a reader must know of a metric to compare two figures of it.
-
-    Attributes
-    ----------
-    unit : str
-        Empty for a ratio or a count.
-    better : {"higher", "lower", "same"}
-        Which way is better; ``same`` for what only says what was measured: any change of it is one too many.
-    exact : bool
-        True if two runs of the same binary and input give the same figure to the last digit; false for timings.
-    """
+    """What a record of a run keeps of a metric, for versions that know it no more or not yet."""
 
     unit: str
     better: Better
     exact: bool
+
+
+def metric_facts() -> dict[str, MetricFacts]:
+    """The table as it is kept with every record."""
+    return {name: MetricFacts(m.unit, m.better, m.exact) for name, m in recorded_metrics().items()}

@@ -1,77 +1,57 @@
 """The rule that decides: the original one (best of each) and ours (one row meets every target). Pure.
 
-Original rule (`decide_best_of`): the best lossy ratio of any row, the best decode speed of any row and the
-lossless ratio each against its target. The rows may differ, so it can pass where no configuration does.
+Original rule (`decide_best_of`): the best value of each metric over all rows, each against its target. The rows may
+differ, so it can pass where no configuration does.
 Joint rule (`decide_joint`): at least one single row meets every target at once.
+
+What is asked is a mapping metric -> target; a metric that is not in it is left out, on purpose and visibly. Of a metric
+that every row must hold (`Metric.over`) the worst value of all counts for each row.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from pytest_h2o.bench.llm_bench import ESTIMATE_SLACK
+from pytest_h2o.bench.rows import Row
 from pytest_h2o.gate.decode import DecodeVerdict
-from pytest_h2o.gate.values import Interval, Outcome
+from pytest_h2o.gate.metrics import DROP, LOSSLESS, METRICS
+from pytest_h2o.gate.values import Interval, Outcome, row_cell
 
-
-@dataclass(frozen=True)
-class Thresholds:
-    """What is asked; None leaves a threshold out, on purpose and visibly.
-
-    `lossy` and `lossless` are ratios (raw over kept or encoded bytes, higher is better); `decode_drop` is the
-    largest allowed fraction of decode speed lost against the baseline, `quality` the largest allowed rise of
-    perplexity under eviction, a fraction of the full cache's.
-    """
-
-    lossy: float | None
-    lossless: float | None
-    decode_drop: float | None
-    quality: float | None = None
+Asked = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class RowFacts:
-    """The deciding figures of one row; None where the column is missing."""
+    """What a verdict needs of one row: metric -> value, None where it is missing."""
 
     run_id: str
-    lossy: float | None
-    decode_tok_per_s: float | None
-    quality_ppl_rise: float | None = None
+    values: Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
-class RowMargins:
-    """How one row stands to every threshold: relative margins, negative = missed, None = left out.
-
-    A value that is missing or not finite counts as missed by everything (minus infinity).
-    """
+class Margins:
+    """How one row stands to every target, as `Metric.margin` has it: metric -> margin."""
 
     run_id: str
-    lossy: float | None
-    decode: float | None
-    lossless: float | None
-    quality: float | None = None
+    by_metric: Mapping[str, float]
 
     @property
     def smallest(self) -> float:
         return self.rank[0]
 
-    @property
+    @cached_property
     def rank(self) -> tuple[float, ...]:
         """The margins from the smallest: rows are better in this order, the next margin deciding between equal ones."""
-        return tuple(sorted(margin for _, margin in self._named if margin is not None)) or (-math.inf,)
+        return tuple(sorted(self.by_metric.values())) or (-math.inf,)
 
     @property
     def missed(self) -> tuple[str, ...]:
-        return tuple(name for name, margin in self._named if margin is not None and not margin >= 0)
-
-    @property
-    def _named(self) -> tuple[tuple[str, float | None], ...]:
-        names = ("lossy", "decode", "lossless", "quality")
-        return tuple((name, getattr(self, name)) for name in names)
+        return tuple(METRICS[name].short for name, margin in self.by_metric.items() if not margin >= 0)
 
 
 def decode_drop(baseline_tok_per_s: float, tok_per_s: float) -> float:
@@ -81,162 +61,108 @@ def decode_drop(baseline_tok_per_s: float, tok_per_s: float) -> float:
     return (baseline_tok_per_s - tok_per_s) / baseline_tok_per_s
 
 
-def _ratio_margin(value: float | None, target: float | None) -> float | None:
-    if target is None:
-        return None
-    # The difference first: its sign is exact, a rounded quotient's is not.
-    return -math.inf if value is None or not math.isfinite(value) else (value - target) / target
+def row_facts(
+    row: Row, asked: Iterable[str], *, baseline_tok_per_s: float | None = None, lossless: float | None = None
+) -> RowFacts:
+    """What a row has of the metrics that are asked for, and its decode speed."""
+    speed = METRICS[DROP].made_of
+    values: dict[str, float | None] = {
+        name: None if (cell := row_cell(row, name)) is None else cell.mean
+        for name in (*asked, speed)
+        if METRICS[name].of == "row"
+    }
+    tok_per_s = values[speed]
+    if baseline_tok_per_s is not None and tok_per_s is not None:
+        values[DROP] = decode_drop(baseline_tok_per_s, tok_per_s)
+    return RowFacts(row.run_id, {**values, LOSSLESS: lossless})
 
 
-def row_margins(
-    row: RowFacts, thresholds: Thresholds, *, baseline_tok_per_s: float | None, lossless: float | None
-) -> RowMargins:
-    """Hold one row against every threshold.
+def best_row(rows: Sequence[RowFacts], metric: str) -> RowFacts | None:
+    """The first row that is best in a metric; rows without a value do not count."""
+    pick: Callable[..., RowFacts | None] = max if METRICS[metric].higher_is_better else min
+    return pick(_measured(rows, metric), key=lambda row: row.values[metric], default=None)
 
-    The margin of the decode threshold is the allowed drop minus the drop: a fraction of the baseline speed; that of
-    quality is the allowed rise minus the rise: a fraction of the full cache's perplexity.
-    """
-    decode: float | None = None
-    if thresholds.decode_drop is not None:
-        if baseline_tok_per_s is None or row.decode_tok_per_s is None or not math.isfinite(row.decode_tok_per_s):
-            decode = -math.inf
-        else:
-            decode = thresholds.decode_drop - decode_drop(baseline_tok_per_s, row.decode_tok_per_s)
-    return RowMargins(
-        run_id=row.run_id,
-        lossy=_ratio_margin(row.lossy, thresholds.lossy),
-        decode=decode,
-        lossless=_ratio_margin(lossless, thresholds.lossless),
-        quality=_rise_margin(row.quality_ppl_rise, thresholds.quality),
+
+def worst_row(rows: Sequence[RowFacts], metric: str) -> RowFacts | None:
+    """The first row that is worst in a metric: one without a value, if there is one."""
+    measured = _measured(rows, metric)
+    pick: Callable[..., RowFacts | None] = min if METRICS[metric].higher_is_better else max
+    missing = next((row for row in rows if row not in measured), None)
+    return missing or pick(measured, key=lambda row: row.values[metric], default=None)
+
+
+def _measured(rows: Sequence[RowFacts], metric: str) -> list[RowFacts]:
+    return [row for row in rows if (value := row.values.get(metric)) is not None and math.isfinite(value)]
+
+
+def hold_rows(rows: Sequence[RowFacts], asked: Asked) -> tuple[Margins, ...]:
+    """Hold every row against every target."""
+    every = [name for name in asked if METRICS[name].over == "every row"]
+    worst = {name: None if (row := worst_row(rows, name)) is None else row.values.get(name) for name in every}
+    return tuple(
+        Margins(
+            row.run_id,
+            {name: METRICS[name].margin(worst.get(name, row.values.get(name)), asked[name]) for name in asked},
+        )
+        for row in rows
     )
-
-
-def _rise_margin(rise: float | None, target: float | None) -> float | None:
-    if target is None:
-        return None
-    return -math.inf if rise is None or not math.isfinite(rise) else target - rise
 
 
 @dataclass(frozen=True)
 class JointVerdict:
     """The joint rule's answer: the row of the best rank (largest smallest margin), and every row's margins."""
 
-    best: RowMargins | None
-    rows: tuple[RowMargins, ...]
+    best: Margins | None
+    rows: tuple[Margins, ...]
 
     @property
     def passed(self) -> bool:
         return self.best is not None and self.best.smallest >= 0
 
 
-def decide_joint(
-    rows: Sequence[RowFacts],
-    thresholds: Thresholds,
-    *,
-    baseline_tok_per_s: float | None,
-    lossless: float | None,
-) -> JointVerdict:
-    """At least one row must meet every threshold that is not left out; without rows nothing passes."""
-    margins = tuple(
-        row_margins(row, thresholds, baseline_tok_per_s=baseline_tok_per_s, lossless=lossless) for row in rows
-    )
-    best = max(margins, key=lambda m: m.rank, default=None)
-    return JointVerdict(best, margins)
+def decide_joint(rows: Sequence[RowFacts], asked: Asked) -> JointVerdict:
+    """At least one row must meet every target; without rows, or without targets, nothing passes."""
+    margins = hold_rows(rows, asked)
+    return JointVerdict(max(margins, key=lambda m: m.rank, default=None), margins)
 
 
 @dataclass(frozen=True)
 class BestOfVerdict:
-    """The original rule's answer; a flag is None where its threshold was left out."""
+    """The original rule's answer.
 
-    lossy_best: RowFacts | None
-    decode_best: RowFacts | None
-    decode_drop: float | None
-    lossy_pass: bool | None
-    decode_pass: bool | None
-    lossless_pass: bool | None
-    quality_pass: bool | None = None
+    Attributes
+    ----------
+    rows : mapping
+        Metric -> the row that gave its value; None where no row has it.
+    margins : Margins
+        Those of a row, which need not exist, with these values.
+    """
+
+    rows: Mapping[str, RowFacts | None]
+    margins: Margins
 
     @property
     def passed(self) -> bool:
-        all_flags = (self.lossy_pass, self.decode_pass, self.lossless_pass, self.quality_pass)
-        flags = [flag for flag in all_flags if flag is not None]
-        return bool(flags) and all(flags)
+        return self.margins.smallest >= 0
 
 
-def best_row(rows: Sequence[RowFacts], column: str) -> RowFacts | None:
-    """The first row that is best in one field of `RowFacts`; rows without the value do not count."""
-    with_value = [row for row in rows if getattr(row, column) is not None and math.isfinite(getattr(row, column))]
-    pick = min if column == "quality_ppl_rise" else max
-    return pick(with_value, key=lambda row: float(getattr(row, column)), default=None)
+def decide_best_of(rows: Sequence[RowFacts], asked: Asked) -> BestOfVerdict:
+    """Best of each metric against its own target, whichever row gave it.
 
-
-def decide_best_of(
-    rows: Sequence[RowFacts],
-    thresholds: Thresholds,
-    *,
-    baseline_tok_per_s: float | None,
-    lossless: float | None,
-) -> BestOfVerdict:
-    """Best of each column against its own threshold, whichever row gave it.
-
-    Unlike the original, a value that is missing fails its threshold; a threshold is left out only by None. Quality,
-    which the original does not know, is held against its threshold the same way.
+    Unlike the original, a value that is missing fails its target.
     """
-    lossy, quality = best_row(rows, "lossy"), best_row(rows, "quality_ppl_rise")
-    decode = best_row(rows, "decode_tok_per_s")
-    drop = None
-    if baseline_tok_per_s is not None and decode is not None and decode.decode_tok_per_s is not None:
-        drop = decode_drop(baseline_tok_per_s, decode.decode_tok_per_s)
-
-    def holds(value: float | None, target: float | None) -> bool | None:
-        return None if target is None else value is not None and math.isfinite(value) and value >= target
-
-    return BestOfVerdict(
-        lossy_best=lossy,
-        decode_best=decode,
-        decode_drop=drop,
-        lossy_pass=holds(lossy.lossy if lossy else None, thresholds.lossy),
-        decode_pass=None if thresholds.decode_drop is None else drop is not None and drop <= thresholds.decode_drop,
-        lossless_pass=holds(lossless, thresholds.lossless),
-        quality_pass=_rise_holds(quality, thresholds.quality),
-    )
+    chosen = {name: (worst_row if METRICS[name].over == "every row" else best_row)(rows, name) for name in asked}
+    values = {name: None if row is None else row.values.get(name) for name, row in chosen.items()}
+    (margins,) = hold_rows([RowFacts("best of each column", values)], asked)
+    return BestOfVerdict(chosen, margins)
 
 
-def _rise_holds(best: RowFacts | None, target: float | None) -> bool | None:
-    margin = _rise_margin(best.quality_ppl_rise if best else None, target)
-    return None if margin is None else margin >= 0
-
-
-def best_of_margins(
-    rows: Sequence[RowFacts],
-    thresholds: Thresholds,
-    *,
-    baseline_tok_per_s: float | None,
-    lossless: float | None,
-) -> RowMargins:
-    """The margins of the original rule: those of a row, which need not exist, with the best of each column."""
-    lossy, decode = best_row(rows, "lossy"), best_row(rows, "decode_tok_per_s")
-    quality = best_row(rows, "quality_ppl_rise")
-    best = RowFacts(
-        run_id="best of each column",
-        lossy=lossy.lossy if lossy else None,
-        decode_tok_per_s=decode.decode_tok_per_s if decode else None,
-        quality_ppl_rise=quality.quality_ppl_rise if quality else None,
-    )
-    return row_margins(best, thresholds, baseline_tok_per_s=baseline_tok_per_s, lossless=lossless)
-
-
-def eligible_rows(rows: Sequence[RowFacts], asked: Thresholds, *, rule: str) -> tuple[RowFacts, ...]:
+def eligible_rows(rows: Sequence[RowFacts], asked: Asked, *, rule: str) -> tuple[RowFacts, ...]:
     """The rows for which a decode speed can matter: under the joint rule those that meet the targets of their own."""
-    own = Thresholds(asked.lossy, None, None, asked.quality)
-    if rule != "joint" or own == Thresholds(None, None, None):
+    own = {name: target for name, target in asked.items() if METRICS[name].of == "row"}
+    if rule != "joint" or not own:
         return tuple(rows)
-    return tuple(row for row in rows if not row_margins(row, own, baseline_tok_per_s=None, lossless=None).missed)
-
-
-def choose_timed_row(eligible: Sequence[RowFacts]) -> RowFacts | None:
-    """The row to time: the fastest of the eligible ones as the sweep saw them; None if there is none."""
-    return best_row(eligible, "decode_tok_per_s") or (eligible[0] if eligible else None)
+    return tuple(row for row, margins in zip(rows, hold_rows(rows, own), strict=True) if not margins.missed)
 
 
 def drop_interval(verdict: DecodeVerdict, *, inconclusive_fails: bool) -> Interval:
@@ -246,26 +172,26 @@ def drop_interval(verdict: DecodeVerdict, *, inconclusive_fails: bool) -> Interv
     return Interval(verdict.low, verdict.high, verdict.outcome, verdict.target, pairs + left_out, inconclusive_fails)
 
 
-def add_decode_margin(joint: JointVerdict, run_id: str, verdict: DecodeVerdict) -> JointVerdict:
-    """The margins of all rows with that of the timed row added; other rows have none, since nothing timed them.
+def add_margin(margins: Margins, metric: str, verdict: DecodeVerdict) -> Margins:
+    """The margins with that of what pairs measured: the allowed drop minus the estimated one.
 
-    The margin is the allowed drop minus the estimated one; minus infinity where no pair could be compared.
+    Minus infinity where no pair could be compared.
     """
-    decode = -math.inf if verdict.drop is None else verdict.target - verdict.drop
-    rows = tuple(replace(row, decode=decode) if row.run_id == run_id else row for row in joint.rows)
-    return JointVerdict(next((row for row in rows if row.run_id == run_id), joint.best), rows)
+    margin = -math.inf if verdict.drop is None else verdict.target - verdict.drop
+    by_metric = {**margins.by_metric, metric: margin}
+    return replace(margins, by_metric={name: by_metric[name] for name in METRICS if name in by_metric})
 
 
-def joint_interval(row: RowMargins, verdict: DecodeVerdict, *, inconclusive_fails: bool) -> Interval:
+def joint_interval(others: Margins, verdict: DecodeVerdict, *, inconclusive_fails: bool) -> Interval:
     """The smallest margin of the timed row, with the interval that its slow-down gives it.
 
-    `row` carries the margins of the other targets. The joint rule holds if those are held and the decode verdict is a
+    `others` are its margins over the other targets. The joint rule holds if those are held and the decode verdict is a
     pass; it is missed if one of those is missed or the verdict is a fail; else it is inconclusive.
     """
-    others = [margin for margin in (row.lossy, row.lossless, row.quality) if margin is not None]
-    low = None if verdict.high is None else min([*others, verdict.target - verdict.high])
-    high = None if verdict.low is None else min([*others, verdict.target - verdict.low])
-    outcome: Outcome = "fail" if any(not margin >= 0 for margin in others) else verdict.outcome
+    margins = others.by_metric.values()
+    low = None if verdict.high is None else min([*margins, verdict.target - verdict.high])
+    high = None if verdict.low is None else min([*margins, verdict.target - verdict.low])
+    outcome: Outcome = "fail" if others.missed else verdict.outcome
     of_drop = drop_interval(verdict, inconclusive_fails=inconclusive_fails)
     return Interval(low, high, outcome, 0.0, of_drop.basis, inconclusive_fails)
 

@@ -12,86 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pytest_h2o.errors import UsageError
+from pytest_h2o.bench.rows import Measurement, Row
+from pytest_h2o.errors import NotMeasured, UsageError
+from pytest_h2o.gate.metrics import METRICS
 
 Outcome = Literal["pass", "fail", "reported", "inconclusive"]
-_MOST_DECIMALS = 15
-"""Beyond these two numbers that differ are taken for rounding of the arithmetic."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One kind of figure: its name in tables, unit, direction and number format."""
-
-    name: str
-    title: str
-    unit: str
-    higher_is_better: bool
-    decimals: int = 3
-    style: Literal["number", "percent", "signed percent"] = "number"
-
-    def render(self, value: float, decimals: int | None = None) -> str:
-        """The value with its unit, rounded to the metric's decimals or to others."""
-        text = self.render_bare(value, decimals)
-        return f"{text} {self.unit}" if self.unit else text
-
-    def render_bare(self, value: float, decimals: int | None = None) -> str:
-        """`render` without the unit."""
-        decimals = self.decimals if decimals is None else decimals
-        if self.style == "number":
-            return f"{value:.{decimals}f}"
-        return f"{value:+.{decimals}%}" if self.style == "signed percent" else f"{value:.{decimals}%}"
-
-    def render_target(self, target: float) -> str:
-        """A target as it was given: with more decimals than the metric's where those would round it."""
-        return self.render(target, next((d for d in self._decimals() if self._shows(target, d)), _MOST_DECIMALS))
-
-    def render_measured(self, value: float, std: float | None, target: float | None = None) -> str:
-        """A value with its spread, and as many decimals as tell it from a target that it differs from."""
-        text = self.render_bare(value)
-        if target is not None and value != target and math.isfinite(value):
-            enough = (d for d in self._decimals() if not self._shows(target, d, of=value))
-            text = self.render_bare(value, next(enough, None))
-        spread = "" if std is None else f" ± {self.render_bare(std).lstrip('+')}"
-        return f"{text}{spread} {self.unit}" if self.unit else f"{text}{spread}"
-
-    def render_gap(self, gap: float) -> str:
-        """A distance of at least 0, with as many decimals as show that it is not 0."""
-        decimals = next((d for d in self._decimals() if gap == 0 or self._number(gap, d) > 0), self.decimals)
-        return self.render_bare(gap, decimals).lstrip("+") + (f" {self.unit}" if self.unit else "")
-
-    def _decimals(self) -> range:
-        return range(self.decimals, _MOST_DECIMALS + 1)
-
-    def _number(self, value: float, decimals: int) -> float:
-        """What a reader makes of the rendered value."""
-        text = self.render_bare(value, decimals)
-        return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
-
-    def _shows(self, value: float, decimals: int, *, of: float | None = None) -> bool:
-        """Whether a reader takes the value, or another one, for `value` when it is rendered with so many decimals."""
-        return math.isclose(self._number(value if of is None else of, decimals), value, rel_tol=1e-12)
-
-
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        Metric("h2o_lossy", "lossy ratio", "", True),
-        Metric("h2o_keep", "keep ratio", "", False, 4),
-        Metric("h2o_lossless", "runtime lossless ratio", "", True),
-        Metric("decode_tok_per_s", "decode speed", "tok/s", True, 2),
-        Metric("decode_drop", "decode slow-down", "", False, 2, "percent"),
-        Metric("lossless_ratio", "lossless ratio", "", True, 4),
-        Metric("quality_ppl_rise", "rise in perplexity", "", False, 2, "signed percent"),
-        Metric("runtime_difference", "difference of runtime and dump", "bytes", False, 0),
-        Metric("demo_similarity", "similarity of generated text", "", True, 3),
-        Metric("joint_margin", "joint margin", "", True, 2, "signed percent"),
-    )
-}
-"""Every metric that a verdict can rest on, declared once; plugins add theirs (`pytest_h2o.gate.row_metrics`)."""
-
-BUILT_IN = tuple(METRICS)
-"""Those of this package, in the order in which reports show them."""
 
 
 @dataclass(frozen=True)
@@ -165,17 +90,6 @@ class Interval:
             return "inconclusive"
         return "pass" if above == (relation == ">=") else "fail"
 
-    def render(self, metric: Metric) -> str:
-        return render_interval(metric, self.low, self.high, self.basis)
-
-
-def render_interval(metric: Metric, low: float | None, high: float | None, basis: str) -> str:
-    """An interval and what it rests on, in brackets."""
-    if low is None and high is None:
-        return f"(no interval, {basis})"
-    low_text, high_text = ("unbounded" if bound is None else metric.render(bound) for bound in (low, high))
-    return f"(interval {low_text} to {high_text}, {basis})"
-
 
 @dataclass(frozen=True)
 class Measured:
@@ -243,7 +157,7 @@ class Measured:
                 came=f"the target of {METRICS[target.metric].title}, {target!r}",
                 expected=f"the target of {metric.title}, or a number",
             )
-        if metric.higher_is_better != (relation == ">="):
+        if relation != metric.relation:
             sense = "higher is better: >=" if metric.higher_is_better else "lower is better: <="
             raise UsageError(f"a {metric.title} was compared the wrong way round", came=relation, expected=sense)
 
@@ -251,5 +165,24 @@ class Measured:
         metric = METRICS[self.metric]
         if self.interval is not None:
             text = "no value" if math.isnan(self.value) else metric.render(self.value)
-            return f"{text} {self.interval.render(metric)}"
+            bounds = metric.render_interval(self.interval.low, self.interval.high, self.interval.basis)
+            return f"{text} {bounds}"
         return metric.render_measured(self.value, self.std)
+
+
+def row_cell(row: Row, metric: str) -> Measurement | None:
+    """What a row measured of a metric or column; None if it is missing."""
+    function = METRICS[metric].value if metric in METRICS else None
+    if function is None:
+        return row.get(metric)
+    try:
+        value = function(row)
+        return value if value is None or isinstance(value, Measurement) else Measurement(float(value), None)
+    except Exception as error:  # a plugin's own function: whatever it raises is told, and is no measurement
+        raise NotMeasured(
+            f"the metric {metric} cannot be made of a row",
+            where=row.log_file,
+            came=f"{type(error).__name__}: {error}",
+            expected="a number, or None where the row lacks what it needs",
+            hint="mend the function of the metric in its plugin",
+        ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -111,16 +111,22 @@ def _find_faults(errors: Sequence[Any], source: Source, schema: dict[str, Any]) 
 def _fault(item: Any, source: Source, schema: dict[str, Any]) -> Fault:
     path, kind, context = item["loc"], item["type"], item.get("ctx", {})
     place = _known_path(path, source)
-    if kind == "extra_forbidden":  # with no likely name, the nearest one still shows what keys look like
-        names, name = list(find_node(schema, path[:-1]).get("properties", {})), str(path[-1])
-        other = f"the nearest known key is {nearest_name(name, names, 0.0)}; `pytest-h2o schema` lists all"
-        return source.fault(_WHAT[kind], place, at_key=True, hint=did_you_mean(name, names) or other)
+    if kind == "extra_forbidden":
+        names = find_node(schema, path[:-1]).get("properties", {})
+        return source.fault(_WHAT[kind], place, at_key=True, hint=hint_key(str(path[-1]), names))
     expected = expect_text(find_node(schema, path), context.get("le"))
     if kind == "missing":
         return source.fault(_WHAT[kind], place, expected=expected)
     known = re.findall("'([^']*)'", context["expected"]) if kind == "literal_error" else []
     hint, came = did_you_mean(str(item["input"]), known), describe(item["input"])
     return source.fault(_WHAT.get(kind, "wrong type"), place, came=came, expected=expected, hint=hint)
+
+
+def hint_key(name: str, names: Iterable[str]) -> str:
+    """What to do about an unknown key; with no likely name, the nearest one still shows what keys look like."""
+    names = list(names)
+    other = f"the nearest known key is {nearest_name(name, names, 0.0)}; `pytest-h2o schema` lists all"
+    return did_you_mean(name, names) or other
 
 
 def _known_path(path: KeyPath, source: Source) -> KeyPath:

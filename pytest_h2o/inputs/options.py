@@ -1,6 +1,7 @@
-"""The one table of options, and the settings that come of them.
+"""The table of options, and the settings that come of them.
 
-Every option exists once, here: its command-line name, the same-named ini key, its type, its default and its help.
+Every option exists once: its command-line name, the same-named ini key, its type, its default and its help. Those that
+set a target come from the table of metrics, which puts them between these.
 Only the standard library is imported: this module is loaded by every pytest run of its environment. That is also why
 its values are named tuples: a dataclass takes several times as long to define.
 """
@@ -11,13 +12,24 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pytest_h2o.errors import UsageError, did_you_mean
 
 Kind = Literal["text", "path", "paths", "flag", "int", "float", "texts"]
+
+
+class Range(NamedTuple):
+    """What a number may be: at least so much, and below so much."""
+
+    text: str
+    least: float = -math.inf
+    below: float = math.inf
+
+    def holds(self, value: float) -> bool:
+        return math.isfinite(value) and self.least <= value < self.below
 
 
 def limit(holds: Callable[[Any], bool], expected: str) -> Callable[[Any, str], object]:
@@ -173,20 +185,6 @@ OPTIONS: tuple[Option, ...] = (
         "rule", "text", "joint: one row meets every target; best-of: best of each column", "joint", ("joint", "best-of")
     ),
     Option(
-        "lossy-target",
-        "float",
-        "smallest lossy ratio (default: 3.0)",
-        metavar="RATIO",
-        check=limit(lambda ratio: 1 <= ratio < math.inf, "a ratio of at least 1"),
-    ),
-    Option(
-        "lossless-target",
-        "float",
-        "smallest lossless ratio of the deciding scope (default: 1.3)",
-        metavar="RATIO",
-        check=limit(lambda ratio: 0 <= ratio < math.inf, "a ratio of at least 0"),
-    ),
-    Option(
         "decode-baseline",
         "text",
         "what decode speed is held against: paired (launched beside, H2O off), tok/s with H2O off, or none to leave it "
@@ -209,20 +207,6 @@ OPTIONS: tuple[Option, ...] = (
         "an inconclusive decode verdict: warn (the item passes, the gate is inconclusive) or fail",
         "warn",
         ("warn", "fail"),
-    ),
-    Option(
-        "decode-drop-target",
-        "float",
-        "largest fraction of decode speed that may be lost (default: 0.05)",
-        metavar="FRACTION",
-        check=limit(lambda drop: 0 <= drop < 1, "a fraction from 0 to below 1, 0.05 for 5 %"),
-    ),
-    Option(
-        "quality-target",
-        "float",
-        "largest rise of perplexity under eviction, where the bench tells it (default: 0.01)",
-        metavar="FRACTION",
-        check=limit(lambda rise: rise >= 0, "a fraction of at least 0, 0.1 for 10 %"),
     ),
     # what is kept
     Option("out-dir", "path", "parent of the run folders, the history and the baselines", "h2o-runs", metavar="DIR"),
@@ -269,9 +253,6 @@ DEFAULT_THREADS = min(4, os.cpu_count() or 1)
 EMBEDDED_THREADS = 1
 """The embedded model is so small that a second thread gains it nothing, and costs it dearly beside other work."""
 
-DEFAULT_TARGETS: Mapping[str, float] = {"lossy": 3.0, "lossless": 1.3, "decode_drop": 0.05, "quality": 0.01}
-"""What is asked where neither option, preset or scope, nor ini key says otherwise."""
-
 
 class Given(NamedTuple):
     """A resolved option value and where it was said: the flag, the ini key, or ``default``."""
@@ -312,22 +293,21 @@ class Settings:
         for name, given in self.given.items():
             if not given.on_command_line or name in NOT_REPEATED:
                 continue
-            option = BY_NAME[name]
-            if option.kind == "flag":
-                flags.append(option.flag)
+            if given.value is True:
+                flags.append(f"--h2o-{name}")
             else:
                 values = given.value if isinstance(given.value, tuple) else (given.value,)
                 named = (EMBEDDED_WORD if value == EMBEDDED_BENCH else value for value in values)
-                flags.extend(f"{option.flag}={value}" for value in named)
+                flags.extend(f"--h2o-{name}={value}" for value in named)
         return flags
 
 
-def refuse_unknown_keys(config: Any) -> None:
+def refuse_unknown_keys(config: Any, options: Iterable[Option]) -> None:
     """Refuse an ini key that begins like ours and is none: a misspelt target would silently not be asked for.
 
     pytest 9.1 deprecates ``config.inicfg`` and has no other way to see the keys that nothing has declared.
     """
-    known = {option.key for option in OPTIONS}
+    known = {option.key for option in options}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         keys = tuple(getattr(config, "inicfg", ()))
@@ -372,15 +352,17 @@ def _convert(option: Option, raw: Any, folder: Path, origin: str) -> Any:
 
 
 def resolve_settings(
+    options: Iterable[Option],
     *,
     command_line: Callable[[str], Any],
     ini: Callable[[str], Any],
     invocation_dir: Path,
     ini_dir: Path,
 ) -> Settings:
-    """Resolve every option of the table."""
+    """Resolve every option."""
+    options = tuple(options)
     given: dict[str, Given] = {}
-    for option in OPTIONS:
+    for option in options:
         raw, of_ini, key = command_line(option.key), ini(option.key), f"ini key {option.key}"
         if raw is not None and raw != []:
             value = _convert(option, raw, invocation_dir, option.flag)
@@ -398,7 +380,7 @@ def resolve_settings(
     if given["resume"].value is not None:
         given["out-dir"] = Given(given["resume"].value.parent, given["resume"].origin)
 
-    for option in OPTIONS:
+    for option in options:
         value, origin = given[option.name]
         if option.check is not None and value is not None:
             option.check(value, origin)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import product
+from dataclasses import dataclass, field, replace
+from itertools import islice, product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,14 +20,13 @@ from pydantic_core.core_schema import ValidationInfo
 from pytest_h2o.errors import Fault, PresetError
 from pytest_h2o.inputs.checking import (
     LLM_BENCH,
+    MAX_FAULTS,
     MAX_POINTS,
     Above0,
-    AtLeast0,
     BenchOptions,
     Count,
     FilePath,
     Flag,
-    Fraction,
     Given,
     LayerEnd,
     LossyRatio,
@@ -46,13 +45,16 @@ from pytest_h2o.inputs.checking import (
     Trouble,
     check_name,
     check_source,
+    describe,
     fault_error,
+    hint_key,
     merge_settings,
     name_option,
     parse_assignments,
     parse_setting,
 )
-from pytest_h2o.inputs.yaml import Source, read_source
+from pytest_h2o.inputs.options import Range
+from pytest_h2o.inputs.yaml import REFUSED, Source, read_source
 
 
 def _check_baseline(value: Any) -> Any:
@@ -71,16 +73,21 @@ Baseline = Annotated[
 ]
 
 
+Metrics = Mapping[str, Range]
+"""Ranges of the targets that a preset may set, by the keys that name them. The gate knows them; where nothing is gated
+any name will do."""
+
+
 class Targets(BaseModel):
-    """What a preset asks for; a key that is left out is left to the options."""
+    """What a preset asks for; a key that is left out is left to the options.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Beside the keys below every metric is one, with its target: `of` gives it.
+    """
 
-    lossy: Annotated[LossyRatio | None, Given] = Field(default=None, description="least raw over kept bytes")
-    lossless: Annotated[Above0 | None, Given] = Field(default=None, description="least raw over coded bytes")
-    decode_drop: Annotated[Fraction | None, Given] = Field(
-        default=None, description="largest fraction of decode speed that may be lost against the baseline"
+    model_config = ConfigDict(
+        frozen=True, extra="allow", json_schema_extra={"additionalProperties": {"type": "number"}}
     )
+
     decode_baseline: Annotated[Baseline | None, Given] = Field(
         default=None, description="paired (H2O off, measured beside), a speed in tok/s, or none (decode is not judged)"
     )
@@ -90,16 +97,33 @@ class Targets(BaseModel):
     decode_time_s: Annotated[Above0 | None, Given] = Field(
         default=None, description="longest time of all launches for the paired decode verdict, seconds"
     )
-    quality: Annotated[AtLeast0 | None, Given] = Field(
-        default=None, description="largest rise of perplexity under eviction, as a fraction of the full cache's"
-    )
-    similarity: Annotated[Fraction | None, Given] = Field(
-        default=None,
-        description="least similarity of what llm_demo says with eviction on and off, 0 to 1",
-    )
     metrics: NamedNumbers = Field(
-        default={}, validate_default=True, description="targets of metrics that a plugin adds, by name"
+        default={}, validate_default=True, description="targets by name, of metrics that may be called like another key"
     )
+
+    def of(self, *names: str) -> float | None:
+        """The target that stands under the first of these names; None under none of them."""
+        given = {**self.metrics, **(self.model_extra or {})}
+        return next((given[name] for name in names if name in given), None)
+
+
+def _target_faults(source: Source, metrics: Metrics | None) -> Iterator[Fault]:
+    """What is wrong with the targets of metrics: the model above does not know their names."""
+    given = source.data.get("targets") if isinstance(source.data, Mapping) else None
+    for key, value in given.items() if isinstance(given, Mapping) else ():
+        path = ("targets", key)
+        asked = Range("a number") if metrics is None else metrics.get(key)
+        if key in Targets.model_fields or value is REFUSED:
+            continue
+        if asked is None:
+            known = [*Targets.model_fields, *(metrics or ())]
+            yield source.fault("unknown key", path, at_key=True, hint=hint_key(str(key), known))
+        elif value is None:
+            yield source.fault("no value", path, came=describe(value), expected="a value, or the key left out")
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            yield source.fault("wrong type", path, came=describe(value), expected=asked.text)
+        elif not asked.holds(value):
+            yield source.fault("out of range", path, came=describe(value), expected=asked.text)
 
 
 class PresetKeys(BaseModel):
@@ -247,7 +271,7 @@ class Preset(PresetKeys):
     name: str
     path: Path | None = None
 
-    def override(self, *assignments: str) -> Preset:
+    def override(self, *assignments: str, metrics: Metrics | None = None) -> Preset:
         """A copy with ``KEY=VALUE`` settings, checked like a file.
 
         KEY may be dotted (``targets.lossy=3.1``), a swept key takes values separated by commas. Paths are relative
@@ -263,7 +287,7 @@ class Preset(PresetKeys):
         if many in settings and single not in settings:
             data.pop(single[0], None)
         try:
-            checked = check_source(PresetKeys, Source("", merge_settings(data, settings)))
+            checked = _check(Source("", merge_settings(data, settings)), None, metrics)
         except PresetError as error:
             raise name_option(error, assignments, f"preset {self.name}") from None
         return _preset(checked, self.name, self.path)
@@ -280,23 +304,28 @@ def _preset(keys: PresetKeys, name: str, path: Path | None) -> Preset:
     return Preset.model_construct(keys.model_fields_set | {"name", "path"}, **values, name=name, path=path)
 
 
-def load_preset(path: str | Path) -> Preset:
+def _check(source: Source, folder: Path | None = None, metrics: Metrics | None = None) -> PresetKeys:
+    faults = islice(_target_faults(source, metrics), MAX_FAULTS)
+    return check_source(PresetKeys, replace(source, faults=(*source.faults, *faults)), folder)
+
+
+def load_preset(path: str | Path, metrics: Metrics | None = None) -> Preset:
     """Read and check one preset file."""
     path = Path(path)
     source = read_source(path)
     if expected := check_name(path.stem):
         fault = Fault("the file name cannot name a test item", str(path), came=path.stem, expected=expected)
         source = Source(source.name, source.data, source.places, source.key_places, (*source.faults, fault))
-    return _preset(check_source(PresetKeys, source, path.parent), path.stem, path)
+    return _preset(_check(source, path.parent, metrics), path.stem, path)
 
 
-def load_presets(paths: Iterable[str | Path]) -> tuple[Preset, ...]:
+def load_presets(paths: Iterable[str | Path], metrics: Metrics | None = None) -> tuple[Preset, ...]:
     """Read and check preset files, and all those in folders and their subfolders."""
     presets: dict[str, Preset] = {}
     faults: list[Fault] = []
     for path in find_preset_files(paths):
         try:
-            preset = load_preset(path)
+            preset = load_preset(path, metrics)
         except PresetError as error:
             faults += error.faults
             continue
@@ -334,7 +363,7 @@ def preset_from_flags(**values: Any) -> Preset:
     """A preset of a grid given on a command line, named ``adhoc``."""
     given = {key: value for key, value in values.items() if value is not None}
     data = {key: parse_setting(PresetKeys, (key,), v) if isinstance(v, str) else v for key, v in given.items()}
-    return _preset(check_source(PresetKeys, Source("command line", data)), "adhoc", None)
+    return _preset(_check(Source("command line", data)), "adhoc", None)
 
 
 _DIMENSIONS = (

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from pytest_h2o.errors import H2OError, UsageError
+from pytest_h2o.gate.metrics import GATE_OPTIONS, Metric, register_metric
 from pytest_h2o.inputs.options import Settings, refuse_unknown_keys, resolve_settings
 
 if TYPE_CHECKING:
@@ -45,8 +46,9 @@ def settings_of(config: pytest.Config) -> Settings:
     if _settings not in config.stash:
         try:
             with bad_usage():
-                refuse_unknown_keys(config)
+                refuse_unknown_keys(config, GATE_OPTIONS)
                 settings = resolve_settings(
+                    GATE_OPTIONS,
                     command_line=config.getoption,
                     ini=config.getini,
                     invocation_dir=config.invocation_params.dir,
@@ -88,7 +90,6 @@ def register_extensions(hook: Any, config: Any) -> None:
     """Make the codecs, bench adapters and metrics of all plugins known in this process."""
     from pytest_h2o.bench.llm_bench import register_adapter
     from pytest_h2o.codecs.registry import register
-    from pytest_h2o.gate.metrics import RowMetric, register_metric
 
     for codecs in hook.pytest_h2o_codecs(config=config):
         for codec in codecs:
@@ -98,8 +99,8 @@ def register_extensions(hook: Any, config: Any) -> None:
             raise _other("pytest_h2o_benches", adapter, "bench adapters, each an object with a name and parse()")
         register_adapter(adapter)
     for metric in _given("pytest_h2o_metrics", hook.pytest_h2o_metrics(config=config)):
-        if not isinstance(metric, RowMetric):
-            raise _other("pytest_h2o_metrics", metric, "RowMetric objects")
+        if not isinstance(metric, Metric):
+            raise _other("pytest_h2o_metrics", metric, "Metric objects")
         register_metric(metric)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from pytest_h2o.errors import H2OError, InconclusiveDecode, OptedOut, UsageError
-from pytest_h2o.inputs.options import OPTIONS
+from pytest_h2o.gate.metrics import GATE_OPTIONS
 from pytest_h2o.plugin.config import (
     added_sections,
     bad_usage,
@@ -58,7 +58,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("h2o", "KV-cache compression gate (pytest-h2o)")
-    for option in OPTIONS:
+    for option in GATE_OPTIONS:
         group.addoption(option.flag, **option.argparse_keywords())
         if option.is_list:
             parser.addini(option.key, option.full_help, type="linelist")
@@ -96,7 +96,7 @@ def pytest_configure_node(node: Any) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "h2o: an item of the KV-cache compression gate (set by pytest-h2o)")
-    given = (config.getoption(option.key) is not None for option in OPTIONS)
+    given = (config.getoption(option.key) is not None for option in GATE_OPTIONS)
     if any(given) or config.getini("h2o_resume"):
         settings_of(config)  # a fault among the options is told before anything is collected
         if settings_of(config)["resume"] is not None:

@@ -15,7 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from pytest_h2o.bench.adapter import BenchAdapter
     from pytest_h2o.codecs.base import Codec
-    from pytest_h2o.gate.metrics import RowMetric
+    from pytest_h2o.gate.metrics import Metric
     from pytest_h2o.run.journal import ReportSection
 
 
@@ -38,7 +38,7 @@ def pytest_h2o_benches(config: pytest.Config) -> Sequence[BenchAdapter]:
 
 
 @pytest.hookspec
-def pytest_h2o_metrics(config: pytest.Config) -> Sequence[RowMetric]:
+def pytest_h2o_metrics(config: pytest.Config) -> Sequence[Metric]:
     """Give metrics of the rows of a sweep, each with unit, direction and target.
 
     ``h2o_sweep.best(name)`` measures it and ``h2o_targets.metric(name)`` is its target, which a preset can change under

@@ -21,7 +21,8 @@ from pytest_h2o.bench.command import RunFiles
 from pytest_h2o.bench.embedded import digest_program
 from pytest_h2o.errors import StoreError, UsageError
 from pytest_h2o.gate.decode import DECODE_FOLDER
-from pytest_h2o.inputs.options import BY_NAME, EMBEDDED_BENCH, Given, Settings
+from pytest_h2o.gate.metrics import GATE_OPTIONS
+from pytest_h2o.inputs.options import EMBEDDED_BENCH, Given, Settings
 from pytest_h2o.report.diagnosis import ItemReport
 from pytest_h2o.run.journal import MAX_FILE_BYTES, MAX_OUTPUT_BYTES
 from pytest_h2o.run.resume import make_ready
@@ -160,9 +161,10 @@ def _with_paths(given: Mapping[str, Given], there: Path, here: Path) -> Settings
             return moved if moved.exists() or not path.exists() else path
         return path
 
+    kinds = {option.name: option.kind for option in GATE_OPTIONS}
     moved: dict[str, Given] = {}
     for name, (value, origin) in given.items():
-        kind = BY_NAME[name].kind
+        kind = kinds[name]
         if value is not None and kind == "path":
             value = move(value)
         elif value is not None and kind in ("paths", "texts"):

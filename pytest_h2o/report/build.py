@@ -10,10 +10,19 @@ from typing import Any
 from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import one_line
 from pytest_h2o.gate.decode import PairedComparison
-from pytest_h2o.gate.rule import Thresholds, decide_best_of, decide_joint, split_layers, whole_cache_ratio
-from pytest_h2o.gate.values import BUILT_IN, METRICS, Metric, render_interval
+from pytest_h2o.gate.metrics import (
+    BUILT_IN,
+    DROP,
+    JOINT,
+    LOSSLESS,
+    METRICS,
+    TARGET_OPTIONS,
+    Metric,
+    added_from_json,
+    asked_of_json,
+)
+from pytest_h2o.gate.rule import decide_best_of, decide_joint, row_facts, split_layers, whole_cache_ratio
 from pytest_h2o.inputs.checking import LLM_BENCH
-from pytest_h2o.inputs.options import DEFAULT_TARGETS
 from pytest_h2o.report.changes import failing_changes, name_earlier, read_comparison, render_change
 from pytest_h2o.report.original import MISSING, collect_original
 from pytest_h2o.report.summary import (
@@ -30,7 +39,6 @@ from pytest_h2o.report.summary import (
     Verdict,
     unreadable,
 )
-from pytest_h2o.run.items import row_facts
 from pytest_h2o.run.journal import Collector, ReportSection, SectionBlock, SectionTable, is_refused, subject_kind
 from pytest_h2o.run.launching import paired_baseline
 
@@ -140,22 +148,13 @@ def _paired_facts(collector: Collector, name: str) -> dict[str, Any]:
 def _whole(preset: Preset, facts: Mapping[str, Any], results: list[Row], collector: Collector) -> Preset:
     """What can be said only of a preset all of whose rows are there."""
     deciding, upper = collector.accepted_scope(decides=True), collector.accepted_scope(decides=False)
-    targets = facts["targets"]
-    thresholds = Thresholds(**targets)
-    if facts["decode_left_out"]:
-        thresholds = replace(thresholds, decode_drop=None)
+    targets = asked_of_json(facts["targets"], facts.get("metric_targets", {}))
+    asked = {name: t for name, t in targets.items() if not (name == DROP and facts["decode_left_out"])}
     baseline = facts["baseline_tok_per_s"]
     ratio = None if deciding is None else float(deciding["lossless_ratio"])
-    original = collect_original(
-        results,
-        replace(Thresholds(**targets), quality=None),
-        baseline_tok_per_s=baseline,
-        upper=upper,
-        online=deciding,
-    )
-    rows = [row_facts(result) for result in results]
-    joint = decide_joint(rows, thresholds, baseline_tok_per_s=baseline, lossless=ratio)
-    best_of = decide_best_of(rows, thresholds, baseline_tok_per_s=baseline, lossless=ratio)
+    original = collect_original(results, targets, baseline_tok_per_s=baseline, upper=upper, online=deciding)
+    rows = [row_facts(r, asked, baseline_tok_per_s=baseline, lossless=ratio) for r in results]
+    joint, best_of = decide_joint(rows, asked), decide_best_of(rows, asked)
     layers = None
     if facts["model_layers"] is not None:
         coded = deciding["selected_layers"] if deciding is not None else []
@@ -166,7 +165,7 @@ def _whole(preset: Preset, facts: Mapping[str, Any], results: list[Row], collect
     )
     rules = {"joint": "PASS" if joint.passed else "FAIL", "best-of": "PASS" if best_of.passed else "FAIL"}
     if facts["paired"]:
-        rules["joint"] = next((v.outcome.upper() for v in preset.verdicts if v.metric == "joint_margin"), "NOT TIMED")
+        rules["joint"] = next((v.outcome.upper() for v in preset.verdicts if v.metric == JOINT), "NOT TIMED")
     own = facts.get("bench", LLM_BENCH) == LLM_BENCH  # the original knew no other bench
     top = [{**row, "whole_cache": whole} for row, whole in zip(original.top, whole_cache, strict=True)]
     return replace(
@@ -183,8 +182,8 @@ def _decode(collector: Collector, name: str, facts: Mapping[str, Any] | None) ->
     if name not in collector.comparisons or facts is None:
         return None
     comparison = PairedComparison.from_json(collector.comparisons[name])
-    target = facts["targets"]["decode_drop"]
-    verdict = comparison.judge(DEFAULT_TARGETS["decode_drop"] if target is None else target)
+    target = facts["targets"][METRICS[DROP].key]
+    verdict = comparison.judge(METRICS[DROP].target or 0.0 if target is None else target)
     told = {part.name: getattr(source, part.name) for source in (verdict, comparison) for part in fields(source)}
     told |= {"launches": comparison.launches, "is_comparable": comparison.is_comparable, "pairs": verdict.pairs}
     told |= {"excluded": list(verdict.excluded), "measured_again": list(comparison.measured_again)}
@@ -193,7 +192,7 @@ def _decode(collector: Collector, name: str, facts: Mapping[str, Any] | None) ->
 
 def make_verdict(comparison: Mapping[str, Any]) -> Verdict:
     """A comparison of the journal, as figures and as texts: measured with spread or interval, target, margin."""
-    metric = METRICS.get(comparison["metric"]) or Metric(**comparison["added_metric"])
+    metric = METRICS.get(comparison["metric"]) or added_from_json(comparison["added_metric"])
     # What JSON cannot hold as a number is there as text: nan, inf.
     value, target = float(comparison["value"]), comparison["target"]
     std, margin = (None if comparison[key] is None else float(comparison[key]) for key in ("std", "margin"))
@@ -202,7 +201,7 @@ def make_verdict(comparison: Mapping[str, Any]) -> Verdict:
         measured = metric.render_measured(value, std, target)
     else:
         text = "no value" if math.isnan(value) else metric.render(value)
-        measured = f"{text} {render_interval(metric, interval['low'], interval['high'], interval['basis'])}"
+        measured = f"{text} {metric.render_interval(interval['low'], interval['high'], interval['basis'])}"
     return Verdict(
         metric=metric.name,
         title=metric.title,
@@ -213,7 +212,7 @@ def make_verdict(comparison: Mapping[str, Any]) -> Verdict:
         margin="none" if margin is None else ("-" if margin < 0 else "") + metric.render_gap(abs(margin)),
         source=comparison["source"],
         outcome=comparison["outcome"],
-        unit=comparison["unit"] or ("fraction" if metric.style != "number" else "ratio"),
+        unit=comparison["unit"] or ("fraction" if metric.is_fraction else "ratio"),
         value=comparison["value"],
         std=comparison["std"],
         low=None if interval is None else interval["low"],
@@ -229,8 +228,8 @@ def _relative(metric: Metric, value: float, target: float, margin: float) -> flo
     """A margin as a part of the target, None if that is 0; of what is a fraction already it is the margin itself."""
     if not math.isfinite(margin):
         return None
-    if metric.style != "number":
-        return value if metric.name == "joint_margin" else margin
+    if metric.is_fraction:
+        return value if metric.name == JOINT else margin
     return margin / abs(target) if target else None
 
 
@@ -252,7 +251,7 @@ def _why(item: Mapping[str, Any], *outcomes: str) -> str:
     for comparison in item["comparisons"]:
         if comparison["outcome"] in outcomes:
             v = make_verdict(comparison)
-            if v.metric == "joint_margin" and comparison["interval"] is None:
+            if v.metric == JOINT and comparison["interval"] is None:
                 return f"no row meets every target; the nearest, {v.source}, has a joint margin of {v.measured}"
             target = f"{v.relation} {v.target} ({v.target_origin})"
             word = "inconclusive: " if v.outcome == "inconclusive" else ""
@@ -300,31 +299,31 @@ def _missing(collector: Collector, items: list[dict[str, Any]]) -> list[str]:
     for name in presets:
         held = _held_metrics(items, "sweep", name)
         left_out = any("decode threshold is left out" in (i["reason"] or "") for i in items if i["name"] == name)
-        for metric, target in (
-            ("h2o_lossy", "the lossy target"),
-            ("decode_drop", "the decode target"),
-            ("joint_margin", f"the {collector.settings['rule']} rule"),
-        ):
-            if metric not in held and not (metric == "decode_drop" and left_out):
-                missing.append(f"preset {name} was not held against {target}")
-        for metric in collector.presets.get(name, {}).get("metric_targets", {}):
-            if metric not in held:
-                missing.append(f"preset {name} was not held against the target of {metric}")
+        for metric in (METRICS[target] for target in TARGET_OPTIONS):
+            needed = metric.of != "scope" and not metric.optional and not (metric.name == DROP and left_out)
+            if needed and metric.name not in held:
+                missing.append(f"preset {name} was not held against the {metric.short} target")
+        if JOINT not in held:
+            missing.append(f"preset {name} was not held against the {collector.settings['rule']} rule")
+        for other in collector.presets.get(name, {}).get("metric_targets", {}):
+            if other not in held:
+                missing.append(f"preset {name} was not held against the target of {other}")
     if not presets:
         missing.append("no preset was held against its targets")
     deciding = {name for name, facts in collector.scopes.items() if facts["decides"]}
     for name in sorted(deciding):
-        if "lossless_ratio" not in _held_metrics(items, "scope", name):
+        if LOSSLESS not in _held_metrics(items, "scope", name):
             missing.append(f"the deciding scope {name} was not held against its target")
         if not any(i["kind"] == "scope" and i["name"] == name and not i["comparisons"] for i in items):
             missing.append(f"the streams of the deciding scope {name} were not decoded and compared")
     # Presets that ask for no lossless ratio, as those of another bench, need no scope that decides.
-    wanted = [collector.presets[name]["targets"]["lossless"] for name in presets if name in collector.presets]
+    key = METRICS[LOSSLESS].key
+    wanted = [collector.presets[name]["targets"][key] for name in presets if name in collector.presets]
     if not deciding and (not wanted or any(target is not None for target in wanted)):
         missing.append("the deciding scope was not evaluated")
     for name, facts in sorted(collector.scopes.items()):
         asked = facts["target"] is not None and name not in deciding
-        if asked and "lossless_ratio" not in _held_metrics(items, "scope", name):
+        if asked and LOSSLESS not in _held_metrics(items, "scope", name):
             missing.append(f"scope {name} was not held against its target")
     return missing
 

@@ -21,7 +21,7 @@ from pytest_h2o.gate.compare import (
     parse_allowances,
     refuse_other_model,
 )
-from pytest_h2o.gate.metrics import FIGURE_METRICS, HEADLINES, ROW_METRICS, MetricFacts, metric_facts, render_figure
+from pytest_h2o.gate.metrics import HEADLINES, METRICS, MetricFacts, metric_facts, render_figure
 from pytest_h2o.inputs.options import Settings
 from pytest_h2o.report.summary import Change, Comparison, HistoryBaseline, HistoryFigure, HistoryRun
 from pytest_h2o.run.history import HISTORY_NAME, LAST, RunRecord, baseline_path, read_baseline, read_history
@@ -65,7 +65,7 @@ def _both(change: Change | FigureChange) -> tuple[str, str]:
 
 def render_change(change: Change) -> str:
     """``lossless ratio 1.4676 -> 1.4600 (-0.52 %)``."""
-    metric = FIGURE_METRICS.get(change.metric)
+    metric = METRICS.get(change.metric)
     then, now = _both(change)
     percent = render_percent(change)
     return f"{metric.title if metric else one_line(change.metric)} {then} -> {now}{f' ({percent})' if percent else ''}"
@@ -216,7 +216,8 @@ def collect_history(record: RunRecord | None, out_dir: Path, settings: Settings)
     """Every figure with an earlier run in the history, before the run itself is added there."""
     if record is None:
         return []
-    wanted = [(subject, metric) for subject in record.subjects for metric in (*HEADLINES[subject.kind], *ROW_METRICS)]
+    added = [metric.name for metric in METRICS.values() if metric.added]
+    wanted = [(subject, metric) for subject in record.subjects for metric in (*HEADLINES[subject.kind], *added)]
     earlier: dict[tuple[str, str], deque[_Run]] = {(s.title, m): deque(maxlen=MAX_RUNS - 1) for s, m in wanted}
     for old in read_history(out_dir / HISTORY_NAME):
         if isinstance(old, RunRecord) and old.run != record.run:  # a run that goes on may stand there already
@@ -264,7 +265,7 @@ def _baseline(
 def _figure(
     subject: SubjectRecord, metric: str, runs: list[_Run], baseline: HistoryBaseline | None, allowances: Allowances
 ) -> HistoryFigure:
-    known = FIGURE_METRICS[metric]
+    known = METRICS[metric]
     low, high, band = None, None, None
     allowed = allowances.find(metric)
     alike = [run.value for run in runs[:-1] if run.held and run.is_alike]

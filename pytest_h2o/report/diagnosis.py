@@ -10,19 +10,19 @@ import math
 import shlex
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_h2o.bench.command import repeat_command
 from pytest_h2o.bench.llm_bench import get_adapter
 from pytest_h2o.errors import BenchError, H2OError, make_printable
-from pytest_h2o.gate.metrics import ROW_METRICS, row_cell
-from pytest_h2o.gate.rule import RowMargins, find_bound
-from pytest_h2o.gate.values import METRICS, Comparison, Measured, Target
+from pytest_h2o.gate.metrics import DROP, JOINT, LOSSLESS, LOSSY, METRICS, TARGET_OPTIONS
+from pytest_h2o.gate.rule import Margins, find_bound
+from pytest_h2o.gate.values import Comparison, Measured, Target, row_cell
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.report.changes import explain_changes, read_comparison
-from pytest_h2o.run.items import ComparisonItem, GateItem, LosslessItem, PointItem, SweepItem, row_facts
+from pytest_h2o.run.items import ComparisonItem, GateItem, LosslessItem, PointItem, SweepItem
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.rows import Row
@@ -46,8 +46,8 @@ def explain_comparison(left: Measured, op: str, right: object) -> list[str] | No
     target = right if isinstance(right, Target) else Target(left.metric, float(right), "gate file")
     relation: Literal[">=", "<="] = ">=" if op == ">=" else "<="
     comparison = Comparison(left, relation, target, left.judge(relation, target))
-    if left.metric == "joint_margin" and target.value == 0 and -math.inf < left.value < 0 and left.interval is None:
-        gap = METRICS["joint_margin"].render_gap(-left.value)
+    if left.metric == JOINT and target.value == 0 and -math.inf < left.value < 0 and left.interval is None:
+        gap = METRICS[JOINT].render_gap(-left.value)
         head = f"no row meets every target; the nearest misses by {gap}"
         if left.source == BEST_OF_EACH:
             head = f"the best of each column together do not meet every target; they miss by {gap}"
@@ -119,22 +119,22 @@ def _margin_text(comparison: Comparison) -> str:
     side = "held with a margin of" if margin >= 0 else "missed by"
     share = ""
     if relative is not None and metric.higher_is_better:
-        share = f" ({METRICS['joint_margin'].render_gap(abs(relative))} of the target)"
-    of = " of the baseline speed" if metric.name == "decode_drop" else share
+        share = f" ({METRICS[JOINT].render_gap(abs(relative))} of the target)"
+    of = f" of {metric.share}" if metric.made_of else share
     return f"{side} {metric.render_gap(abs(margin))}{of}"
 
 
 def _verdict_lines(item: GateItem) -> list[str]:
     lines: list[str] = []
     for comparison in item.comparisons:
-        if isinstance(item, SweepItem) and comparison.measured.metric == "joint_margin":
+        if isinstance(item, SweepItem) and comparison.measured.metric == JOINT:
             lines += _joint_lines(item)
             continue
         measured = comparison.measured
         lines.append(f"{item.name}: {METRICS[measured.metric].title}")
         lines.append(f"target     {comparison.relation} {comparison.target!r} ({comparison.target.origin})")
         lines.append(f"measured   {_measured_text(comparison)} on {measured.source}")
-        if isinstance(item, SweepItem) and measured.metric == "decode_drop":
+        if isinstance(item, SweepItem) and METRICS[measured.metric].made_of:
             lines += _speed_lines(item, measured.source)
         lines.append(f"margin     {_margin_text(comparison)}")
     if lines:
@@ -150,22 +150,22 @@ def _speed_lines(item: SweepItem, run_id: str) -> list[str]:
     """The two speeds behind a slow-down; of pairs the median of each side."""
     lines = []
     known = item.session.decode.known_comparison(item.preset)
-    if item.session.decode.is_paired(item.preset):
+    if item.is_paired:
         return [] if known is None else _pair_speed_lines(known)
     is_h2o = item.preset.bench == LLM_BENCH
     cell = next((r.decode_tok_per_s for r in item.results if r.run_id == run_id), None)
     if cell is not None:
-        speed = METRICS["decode_tok_per_s"].render_measured(cell.mean, cell.std)
+        speed = METRICS[METRICS[DROP].made_of].render_measured(cell.mean, cell.std)
         lines.append(f"decode     {speed}{' with H2O on' * is_h2o}")
     baseline = item.baseline()
     if baseline is not None:
-        speed = METRICS["decode_tok_per_s"].render(baseline.tok_per_s)
+        speed = METRICS[METRICS[DROP].made_of].render(baseline.tok_per_s)
         lines.append(f"baseline   {speed} with {get_adapter(item.preset.bench).uncompressed} ({baseline.origin})")
     return lines
 
 
 def _pair_speed_lines(comparison: PairedComparison) -> list[str]:
-    render = METRICS["decode_tok_per_s"].render
+    render = METRICS[METRICS[DROP].made_of].render
     baseline, candidate = comparison.baseline_tok_per_s(), comparison.candidate_tok_per_s()
     if baseline is None or candidate is None:
         return []
@@ -177,30 +177,32 @@ def _pair_speed_lines(comparison: PairedComparison) -> list[str]:
 
 def _joint_lines(item: SweepItem) -> list[str]:
     """Every target of the joint rule, and how far the nearest row is from each."""
-    verdict, targets = item.joint(), item.targets
+    verdict, best = item.joint(), item.joint().best
     head = "one row meets every target" if verdict.passed else "no row meets every target"
-    lines = [f"{item.name}: {head}", f"targets    lossy ratio >= {targets.lossy!r} ({targets.lossy.origin})"]
-    best = verdict.best
+    texts = list(_joint_targets(item, best))
+    lines = [f"{item.name}: {head}", *(f"{'' if n else 'targets':<10} {text}" for n, text in enumerate(texts))]
     if best is None:
         return lines
-    if best.decode is None:
-        paired = item.session.decode.is_paired(item.preset)
-        lines.append(f"           decode slow-down: {'not timed' if paired else 'left out on purpose'}")
-    else:
-        lines.append(f"           decode slow-down <= {targets.decode_drop!r} ({targets.decode_drop.origin})")
-    asked = "none asked for" if targets.lossless.value is None else f">= {targets.lossless!r}"
-    lines.append(f"           lossless ratio {asked} ({targets.lossless.origin})")
-    if best.quality is not None:
-        lines.append(f"           rise in perplexity <= {targets.quality!r} ({targets.quality.origin})")
     lines.append(f"nearest    {best.run_id}")
-    render = METRICS["joint_margin"].render_gap
-    of_what = {"decode": "of the baseline speed", "quality": "of the full cache's perplexity"}
-    for name in ("lossy", "decode", "lossless", "quality"):
-        margin: float | None = getattr(best, name)
-        if margin is not None:
-            of = of_what.get(name, "of the target")
-            lines.append(f"           {name} {'held' if margin >= 0 else 'missed'} by {render(abs(margin))} {of}")
-    return lines + (_speed_lines(item, best.run_id) if best.decode is not None else [])
+    for name, margin in best.by_metric.items():
+        metric, held = METRICS[name], "held" if margin >= 0 else "missed"
+        lines.append(f"           {metric.short} {held} by {METRICS[JOINT].render_gap(abs(margin))} of {metric.share}")
+    return lines + (_speed_lines(item, best.run_id) if DROP in best.by_metric else [])
+
+
+def _joint_targets(item: SweepItem, best: Margins | None) -> Iterator[str]:
+    """Every target of the joint rule, and of which there is none."""
+    asked = item.targets.asked
+    for metric in METRICS.values():
+        if (metric.name not in asked and metric.name not in TARGET_OPTIONS) or not metric.joint:
+            continue
+        target = item.targets.metric(metric.name)
+        if metric.name == LOSSLESS and target.value is None:
+            yield f"{metric.title} none asked for ({target.origin})"
+        elif metric.name == DROP and best is not None and DROP not in best.by_metric:
+            yield f"{metric.title}: {'not timed' if item.is_paired else 'left out on purpose'}"
+        elif not metric.optional or (best is not None and metric.name in best.by_metric):
+            yield f"{metric.title} {metric.relation} {target!r} ({target.origin})"
 
 
 # -- rows of a sweep -----------------------------------------------------------------------------------------------
@@ -211,12 +213,13 @@ def _row_lines(item: SweepItem) -> list[str]:
     if failed is None:
         return []
     metric = failed.measured.metric
-    joint = metric == "joint_margin"
-    margins = {row.run_id: row for row in (item.joint().rows if joint else item.known_margins())}
+    margins = {row.run_id: row for row in item.joint(known_only=metric != JOINT).rows}
     results = {result.run_id: result for result in item.results}
     source = results.get(failed.measured.source)
     lines = []
-    if source is not None and (metric == "h2o_lossy" or (joint and "lossy" in margins[source.run_id].missed)):
+    if source is not None and (
+        metric == LOSSY or (metric == JOINT and margins[source.run_id].by_metric.get(LOSSY, 0.0) < 0)
+    ):
         lines += _bound_lines(source, item)
     lines += _table_lines(item, margins, metric)
     lines += _warning_lines(list(results.values()))
@@ -236,43 +239,45 @@ def _bound_lines(result: Row, item: SweepItem) -> list[str]:
     return [f"bound      {bound.render(item.targets.lossy.value)}"]
 
 
-def _table_lines(item: SweepItem, margins: dict[str, RowMargins], metric: str) -> list[str]:
-    results, paired = item.results, item.session.decode.is_paired(item.preset)
-    sign = -1.0 if METRICS[metric].higher_is_better else 1.0
+def _table_lines(item: SweepItem, margins: dict[str, Margins], metric: str) -> list[str]:
+    """The nearest rows: the metric that failed, those that one row must meet, and which of those it misses."""
+    failed = METRICS[metric]
 
     def rank(result: Row) -> tuple[float, ...]:
-        row = row_facts(result)
-        if metric == "joint_margin":
-            return tuple(-margin for margin in margins[row.run_id].rank)
-        if metric == "decode_drop":
+        own = margins[result.run_id]
+        if metric == JOINT:
+            return tuple(-margin for margin in own.rank)
+        if metric == DROP:
             # Rows that miss the lossy target do not decide on decode while there are others.
-            return ("lossy" in margins[row.run_id].missed, -(row.decode_tok_per_s or 0.0))
+            cell = result.decode_tok_per_s
+            return (own.by_metric.get(LOSSY, 0.0) < 0, -(cell.mean if cell else 0.0))
         cell = row_cell(result, metric)
+        sign = 1.0 if failed.higher_is_better == (failed.over == "every row") else -1.0
         return (math.inf if cell is None else sign * cell.mean,)
 
-    ranked = sorted(results, key=rank)[:NEAREST]
-    added = METRICS[metric] if metric in ROW_METRICS else None
-    head = f"  {metric:>12}" if added else ""
-    has_rise = any(row_facts(result).quality_ppl_rise is not None for result in ranked)
-    rise_head = f"  {'rise':>7}" if has_rise else ""
-    lines = ["rows       nearest first", f"{head}  {'lossy':>8}  {'decode':>8}{rise_head}  {'misses':<15}  run"]
+    ranked = sorted(item.results, key=rank)[:NEAREST]
+    shown = {METRICS[LOSSY]: 8, METRICS[METRICS[DROP].made_of]: 8}
+    for m in (METRICS[name] for name in TARGET_OPTIONS if METRICS[name].of == "row"):
+        if not m.optional or any(row_cell(result, m.name) for result in ranked):
+            shown.setdefault(m, max(7, len(m.head)))
+    heads = [m.head for m in shown]
+    if failed.added:
+        shown, heads = {failed: max(12, len(metric)), **shown}, [metric, *heads]
+    head = "".join(f"  {text:>{width}}" for text, width in zip(heads, shown.values(), strict=True))
+    lines = ["rows       nearest first", f"{head}  {'misses':<15}  run"]
     for result in ranked:
-        row, own = row_facts(result), row_cell(result, metric) if added else None
-        shown = f"  {added.render_bare(own.mean) if own else 'missing':>{max(12, len(metric))}}" if added else ""
-        missed = _missed(margins[row.run_id], paired)
-        lossy = "missing" if row.lossy is None else f"{row.lossy:.3f}"
-        decode = "missing" if row.decode_tok_per_s is None else f"{row.decode_tok_per_s:.2f}"
-        rise = "missing" if row.quality_ppl_rise is None else f"{row.quality_ppl_rise:+.2%}"
-        cell = f"  {rise:>7}" if has_rise else ""
-        lines.append(f"{shown}  {lossy:>8}  {decode:>8}{cell}  {missed:<15}  {row.run_id}")
-    if len(results) > NEAREST:
-        lines.append(f"  … and {len(results) - NEAREST} more rows")
+        cells = ((m, width, row_cell(result, m.name)) for m, width in shown.items())
+        figures = "".join(f"  {'missing' if c is None else m.render_bare(c.mean):>{width}}" for m, width, c in cells)
+        missed = _missed(margins[result.run_id], item.is_paired)
+        lines.append(f"{figures}  {missed:<15}  {result.run_id}")
+    if len(item.results) > NEAREST:
+        lines.append(f"  … and {len(item.results) - NEAREST} more rows")
     return lines
 
 
-def _missed(margins: RowMargins, paired: bool) -> str:
+def _missed(margins: Margins, paired: bool) -> str:
     """The targets that a row misses; one that could hold them all and was not timed is called so."""
-    return ", ".join(margins.missed) or ("not timed" if paired and margins.decode is None else "-")
+    return ", ".join(margins.missed) or ("not timed" if paired and DROP not in margins.by_metric else "-")
 
 
 def _warning_lines(results: Sequence[Row]) -> list[str]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.errors import UsageError
-from pytest_h2o.gate.rule import RowFacts, Thresholds, decide_best_of, decide_joint, split_layers, whole_cache_ratio
+from pytest_h2o.gate.metrics import DROP, LOSSLESS, LOSSY, METRICS
+from pytest_h2o.gate.rule import best_row, decide_best_of, decide_joint, row_facts, split_layers, whole_cache_ratio
 from pytest_h2o.report.markdown import escape, render_table
 from pytest_h2o.report.summary import Original
 
@@ -67,7 +68,7 @@ def lossless_ratio_of(result: Mapping[str, Any], where: str) -> float:
 
 def collect_original(
     rows: Sequence[Row],
-    thresholds: Thresholds,
+    asked: Mapping[str, float],
     *,
     baseline_tok_per_s: float | None,
     upper: Mapping[str, Any] | None,
@@ -92,7 +93,7 @@ def collect_original(
         "Avg total ratio (selected)": _text(None if lossy is None or selected is None else lossy * selected, 4),
         **{title: _text(mean_of(rows, column), decimals) for title, column, decimals in AVERAGED},
     }
-    gate = _gate(rows, thresholds, baseline_tok_per_s, (source, selected), online_ratio)
+    gate = _gate(rows, asked, baseline_tok_per_s, (source, selected), online_ratio)
     for name, result in (("upper", upper), ("online", online)):
         if result is not None:
             gate[f"{name}_selected_entries"] = str(result.get("selected_entries", MISSING))
@@ -100,68 +101,71 @@ def collect_original(
     return Original(averages, _top(rows, selected), gate)
 
 
-def facts_of_row(row: Row) -> RowFacts:
-    """The deciding figures of a row of a file, under the name of its log."""
-    lossy, decode = row.get("h2o_lossy"), row.decode_tok_per_s
-    return RowFacts(row.log_file, lossy.mean if lossy else None, decode.mean if decode else None)
-
-
 def _top(rows: Sequence[Row], lossless: float | None) -> list[dict[str, str]]:
     """Rows by (total ratio, decode speed) downwards; the original called this its Pareto top 5."""
-    ranked = sorted(
-        (row for row in map(facts_of_row, rows) if row.lossy is not None and row.decode_tok_per_s is not None),
-        key=lambda row: ((row.lossy or 0.0) * (lossless or 1.0), row.decode_tok_per_s or 0.0),
-        reverse=True,
-    )
+    measured = [
+        (lossy.mean, decode.mean, row.log_file)
+        for row in rows
+        if (lossy := row.get(LOSSY)) is not None and (decode := row.decode_tok_per_s) is not None
+    ]
+    measured.sort(key=lambda figures: (figures[0] * (lossless or 1.0), figures[1]), reverse=True)
     return [
         {
-            "total": _text(None if lossless is None else (row.lossy or 0.0) * lossless, 4),
-            "decode": _text(row.decode_tok_per_s, 2),
-            "lossy": _text(row.lossy, 4),
-            "log": row.run_id,
+            "total": _text(None if lossless is None else lossy * lossless, 4),
+            "decode": _text(decode, 2),
+            "lossy": _text(lossy, 4),
+            "log": log,
         }
-        for row in ranked[:TOP_ROWS]
+        for lossy, decode, log in sorted(measured, key=lambda m: (m[0] * (lossless or 1.0), m[1]), reverse=True)[
+            :TOP_ROWS
+        ]
     ]
 
 
 def _gate(
     rows: Sequence[Row],
-    thresholds: Thresholds,
+    asked: Mapping[str, float],
     baseline: float | None,
     selected: tuple[str, float | None],
     online: float | None,
 ) -> dict[str, str]:
+    asked = {name: asked[name] for name in (LOSSY, LOSSLESS, DROP) if name in asked}
     if baseline is None:
-        thresholds = Thresholds(thresholds.lossy, thresholds.lossless, None)
-    facts = [facts_of_row(row) for row in rows]
-    verdict = decide_best_of(facts, thresholds, baseline_tok_per_s=baseline, lossless=online)
+        asked.pop(DROP, None)
+    speed = METRICS[DROP].made_of
+    facts = [row_facts(r, (LOSSY,), baseline_tok_per_s=baseline, lossless=online) for r in rows]
+    verdict = decide_best_of(facts, asked)
     source, value = selected
 
-    def flag(held: bool | None) -> str:
+    def best(metric: str) -> float | None:
+        row = best_row(facts, metric)
+        return None if row is None else row.values[metric]
+
+    def flag(held: bool) -> str:
         return "true" if held else "false"
 
-    best = verdict.lossy_best.lossy if verdict.lossy_best else None
-    selected_pass = value is not None and thresholds.lossless is not None and value >= thresholds.lossless
+    def holds(metric: str) -> bool:
+        return metric in asked and verdict.margins.by_metric[metric] >= 0
+
     gate = {
         "quality_status": "PASS" if verdict.passed else "FAIL",
-        "lossy_target": _text(thresholds.lossy, 4),
-        "lossy_best": _text(best, 4),
-        "lossy_pass": flag(verdict.lossy_pass),
-        "lossless_target": _text(thresholds.lossless, 4),
+        "lossy_target": _text(asked.get(LOSSY), 4),
+        "lossy_best": _text(best(LOSSY), 4),
+        "lossy_pass": flag(holds(LOSSY)),
+        "lossless_target": _text(asked.get(LOSSLESS), 4),
         "lossless_selected_source": source,
         "lossless_selected_value": _text(value, 4),
-        "lossless_selected_pass": flag(selected_pass),
+        "lossless_selected_pass": flag(value is not None and LOSSLESS in asked and value >= asked[LOSSLESS]),
         "lossless_online_value": _text(online, 4),
-        "lossless_online_pass": flag(verdict.lossless_pass),
+        "lossless_online_pass": flag(holds(LOSSLESS)),
         "overall_pass": flag(verdict.passed),
     }
     if baseline is not None:
-        decode = verdict.decode_best.decode_tok_per_s if verdict.decode_best else None
         gate["decode_baseline"] = _text(baseline, 4)
-        gate["decode_best"] = _text(decode, 4)
-        gate["decode_drop_ratio"] = _text(verdict.decode_drop, 6)
-        gate["decode_drop_target"] = _text(thresholds.decode_drop, 6)
-        gate["decode_pass"] = flag(verdict.decode_pass)
+        gate["decode_best"] = _text(best(speed), 4)
+        gate["decode_drop_ratio"] = _text(best(DROP), 6)
+        gate["decode_drop_target"] = _text(asked.get(DROP), 6)
+        gate["decode_pass"] = flag(holds(DROP))
     return gate
 
 
@@ -170,7 +174,7 @@ ANALYSIS_VERSION = 1
 
 def analyze_rows(
     rows: Sequence[Row],
-    thresholds: Thresholds,
+    asked: Mapping[str, float],
     *,
     baseline_tok_per_s: float | None,
     decode_left_out: bool,
@@ -188,12 +192,14 @@ def analyze_rows(
     `notes` are shown as they are. `layers` are the number of layers of the model, and the first and the last one under
     eviction (-1: the last of the model); with them the best rows get a ratio over the whole cache.
     """
-    original = collect_original(rows, thresholds, baseline_tok_per_s=baseline_tok_per_s, upper=upper, online=online)
-    asked = Thresholds(thresholds.lossy, thresholds.lossless, None if decode_left_out else thresholds.decode_drop)
-    facts = [facts_of_row(row) for row in rows]
+    original = collect_original(rows, asked, baseline_tok_per_s=baseline_tok_per_s, upper=upper, online=online)
+    held = {name: target for name, target in asked.items() if not (name == DROP and decode_left_out)}
     lossless = None if online is None else lossless_ratio_of(online, "the online simulation")
-    joint = decide_joint(facts, asked, baseline_tok_per_s=baseline_tok_per_s, lossless=lossless)
-    best_of = decide_best_of(facts, asked, baseline_tok_per_s=baseline_tok_per_s, lossless=lossless)
+    facts = [
+        replace(row_facts(row, held, baseline_tok_per_s=baseline_tok_per_s, lossless=lossless), run_id=row.log_file)
+        for row in rows
+    ]
+    joint, best_of = decide_joint(facts, held), decide_best_of(facts, held)
     missing = []
     if baseline_tok_per_s is None and not decode_left_out:
         missing.append(
@@ -222,13 +228,12 @@ def analyze_rows(
 def check_finite(rows: Sequence[Row], where: str) -> None:
     """Refuse rows whose deciding figures are no numbers: UsageError for the first infinite or undefined one."""
     for row in rows:
-        facts = facts_of_row(row)
-        for name, value in (("h2o_lossy", facts.lossy), ("decode speed", facts.decode_tok_per_s)):
-            if value is not None and not math.isfinite(value):
+        for name, cell in ((LOSSY, row.get(LOSSY)), ("decode speed", row.decode_tok_per_s)):
+            if cell is not None and not math.isfinite(cell.mean):
                 raise UsageError(
                     "a row has a deciding figure that is no finite number",
                     where=f"{where}: {row.log_file}: {name}",
-                    came=str(value),
+                    came=str(cell.mean),
                     expected="a finite number, as the bench prints it",
                 )
 

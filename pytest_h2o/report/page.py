@@ -18,7 +18,8 @@ from urllib.parse import quote
 
 from pytest_h2o.bench.command import RunFiles, repeat_command
 from pytest_h2o.errors import make_printable
-from pytest_h2o.gate.rule import RowMargins, Thresholds, find_bound, row_margins, split_layers, whole_cache_ratio
+from pytest_h2o.gate.metrics import DROP, LOSSY, asked_of_json
+from pytest_h2o.gate.rule import Margins, find_bound, hold_rows, row_facts, split_layers, whole_cache_ratio
 from pytest_h2o.inputs.options import EMBEDDED_BENCH
 from pytest_h2o.report.build import why_failed
 from pytest_h2o.report.charts import (
@@ -50,7 +51,6 @@ from pytest_h2o.report.summary import (
     overall_outcome,
     render_verdict,
 )
-from pytest_h2o.run.items import row_facts
 from pytest_h2o.run.journal import Collector
 
 if TYPE_CHECKING:
@@ -223,14 +223,14 @@ class Limits:
         Decode speed with H2O off.
     """
 
-    thresholds: Thresholds
+    asked: Mapping[str, float]
     lossless: float | None
     baseline_tok_per_s: float | None
 
     @property
     def least_decode_tok_per_s(self) -> float | None:
         """The decode speed at which the allowed drop is reached."""
-        drop = self.thresholds.decode_drop
+        drop = self.asked.get(DROP)
         return None if drop is None or self.baseline_tok_per_s is None else self.baseline_tok_per_s * (1 - drop)
 
 
@@ -256,7 +256,7 @@ class ReportRow:
     decode: Measurement | None
     total: float | None
     whole_cache: float | None
-    margins: RowMargins | None
+    margins: Margins | None
     on_front: bool = False
 
     @property
@@ -268,12 +268,12 @@ class ReportRow:
 def limits_of(facts: Mapping[str, Any] | None, lossless: float | None) -> Limits:
     """The limits of a preset, from what the run kept of it; all None if nothing was."""
     if facts is None:
-        return Limits(Thresholds(None, None, None), lossless, None)
-    targets = facts["targets"]
-    # Paired launches give the slow-down of one row; other rows are not held against the decode target.
-    is_free = facts["decode_left_out"] or facts.get("paired")
-    drop = None if is_free else targets["decode_drop"]
-    return Limits(replace(Thresholds(**targets), decode_drop=drop), lossless, facts["baseline_tok_per_s"])
+        return Limits({}, lossless, None)
+    asked = asked_of_json(facts["targets"], facts.get("metric_targets", {}))
+    if facts["decode_left_out"] or facts.get("paired"):
+        # Paired launches give the slow-down of one row; other rows are not held against the decode target.
+        asked.pop(DROP, None)
+    return Limits(asked, lossless, facts["baseline_tok_per_s"])
 
 
 def build_rows(
@@ -287,19 +287,16 @@ def build_rows(
     layers = None
     if facts is not None and facts["model_layers"] is not None:
         layers = split_layers(facts["model_layers"], facts["h2o_layer_start"], facts["h2o_layer_end"], coded_layers)
+    held = [
+        row_facts(r, limits.asked, baseline_tok_per_s=limits.baseline_tok_per_s, lossless=limits.lossless)
+        for r in results
+    ]
+    margins: Sequence[Margins | None] = [None] * len(held) if facts is None else hold_rows(held, limits.asked)
     rows = []
-    for number, result in zip(numbers, results, strict=True):
+    for number, result, own in zip(numbers, results, margins, strict=True):
         lossy, decode = result.get("h2o_lossy"), result.decode_tok_per_s
         is_usable = lossy is not None and math.isfinite(lossy.mean) and lossy.mean > 0
         known = lossy.mean if lossy is not None and is_usable else None
-        margins = None
-        if facts is not None:
-            margins = row_margins(
-                row_facts(result),
-                limits.thresholds,
-                baseline_tok_per_s=limits.baseline_tok_per_s,
-                lossless=limits.lossless,
-            )
         rows.append(
             ReportRow(
                 number,
@@ -310,7 +307,7 @@ def build_rows(
                 whole_cache=None
                 if layers is None or known is None
                 else whole_cache_ratio(layers, known, limits.lossless),
-                margins=margins,
+                margins=own,
             )
         )
     front = find_front([(row.lossy.mean, row.decode.mean) if row.lossy and row.decode else None for row in rows])
@@ -528,7 +525,7 @@ def _drawn_limits(limits: Limits, facts: Mapping[str, Any] | None, preset: Prese
     """
     if facts is None or not facts.get("paired"):
         return limits
-    asked = Thresholds(limits.thresholds.lossy, limits.thresholds.lossless, facts["targets"]["decode_drop"])
+    asked = asked_of_json(facts["targets"], {})
     return Limits(asked, limits.lossless, None if preset.baseline is None else preset.baseline.tok_per_s)
 
 
@@ -548,7 +545,7 @@ def _trade_chart(chart_id: str, name: str, rows: Sequence[ReportRow], limits: Li
         Series("Pareto front", "c1", tuple(dot(row, f"{row.number}") for row in front), line="solid"),
     )
     rules = []
-    target = limits.thresholds.lossy
+    target = limits.asked.get(LOSSY)
     if target is not None:
         rules.append(Rule(f"lossy target {target:g}", "c2", target * scale, "y"))
     if limits.least_decode_tok_per_s is not None:

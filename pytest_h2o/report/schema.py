@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
+from pytest_h2o.gate.metrics import METRICS, TARGET_OPTIONS
 from pytest_h2o.report.summary import Summary
 
 SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -37,6 +38,12 @@ _COMPARISON = """
 {at}headlines[].percent | percent of `then` | then and now
 {at}headlines[].allowed_percent | percent of `then` | --h2o-compare-fail
 """
+
+_TARGETS = "\n".join(
+    f"data.presets.<preset>.targets.{metric.key} | {metric.target_unit} | "
+    f"option, {'scope, ' * (metric.of == 'scope')}preset, ini key or default"
+    for metric in (METRICS[name] for name in TARGET_OPTIONS)
+)
 
 _PAIR_SIDES = "\n".join(
     f"data.comparisons.<preset>.pairs[].{side}.decode_tok_per_s | tok/s | decode/logs of its run id\n"
@@ -72,9 +79,7 @@ data.scopes.<scope>.result.<field> | docs/artifacts.md, offline_lossless_<scope>
 data.presets.<preset>.model_layers | layers# | base config, preset or --h2o-set
 data.presets.<preset>.h2o_layer_start | number of a layer# | the preset
 data.presets.<preset>.h2o_layer_end | number of a layer# | the preset
-data.presets.<preset>.targets.lossy | ratio | option, preset, ini key or default
-data.presets.<preset>.targets.lossless | ratio | option, scope, preset, ini key or default
-data.presets.<preset>.targets.decode_drop | fraction of the baseline speed | option, preset, ini key or default
+{_TARGETS}
 data.presets.<preset>.baseline_tok_per_s | tok/s | `baseline_origin`
 data.comparisons.<preset>.version | number of the format# | this version of pytest-h2o
 data.comparisons.<preset>.seed | none# | drawn before the first pair

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 from pytest_h2o.errors import H2OError, make_printable
 from pytest_h2o.gate.compare import FAILING
-from pytest_h2o.gate.values import METRICS
+from pytest_h2o.gate.metrics import JOINT, LOSSLESS, METRICS
 from pytest_h2o.inputs.options import Settings
 from pytest_h2o.report.artifacts import write_artifacts
 from pytest_h2o.report.changes import render_lines
@@ -79,7 +79,10 @@ def smallest_margin(subject: Subject) -> float | None:
     return min(numbers) if numbers else None
 
 
-def _metric(*names: str) -> Callable[[Subject], str]:
+def _column(head: str) -> Callable[[Subject], str]:
+    """The verdict of the first metric of a column."""
+    names = [metric.name for metric in METRICS.values() if metric.column == head]
+
     def cell(subject: Subject) -> str:
         found = next((v for name in names for v in subject.verdicts if v.metric == name), None)
         return NOTHING if found is None else render_value(found)
@@ -92,7 +95,7 @@ def render_value(verdict: Verdict) -> str:
     metric, value = METRICS[verdict.metric], float(verdict.value)
     if verdict.basis is None:
         return metric.render_bare(value)
-    percent = metric.style != "number"
+    percent = metric.is_fraction
     scale, decimals = (100.0, 1) if percent else (1.0, metric.decimals)
     bounds = ("..." if end is None else f"{end * scale:.{decimals}f}" for end in (verdict.low, verdict.high))
     text = "no value" if value != value else f"{value * scale:.{decimals}f}" + ("%" if percent else "")
@@ -101,13 +104,13 @@ def render_value(verdict: Verdict) -> str:
 
 def _lossless(subject: Subject) -> str:
     if isinstance(subject, Scope):
-        return "none" if subject.refused else METRICS["lossless_ratio"].render_bare(subject.lossless_ratio)
-    return _metric("lossless_ratio")(subject)
+        return "none" if subject.refused else METRICS[LOSSLESS].render_bare(subject.lossless_ratio)
+    return _column("lossless")(subject)
 
 
 def _margin(subject: Subject) -> str:
     margin = smallest_margin(subject)
-    return NOTHING if margin is None else METRICS["joint_margin"].render_bare(margin)
+    return NOTHING if margin is None else METRICS[JOINT].render_bare(margin)
 
 
 def _change(subject: Subject) -> str:
@@ -123,21 +126,23 @@ def _change(subject: Subject) -> str:
     return "equal"
 
 
-QUALITY = tuple(name for name in METRICS if name.startswith(("quality", "demo")))
+_OF_METRICS = dict.fromkeys(("lossy", "lossless", *(m.column for m in METRICS.values() if m.name != JOINT)))
 
 COLUMNS: Sequence[tuple[str, Callable[[Subject], str]]] = (
-    ("lossy", _metric("h2o_lossy")),
-    ("lossless", _lossless),
-    ("decode", _metric("decode_drop", "decode_tok_per_s")),
-    ("quality", _metric(*QUALITY)),
+    *((head, _lossless if head == "lossless" else _column(head)) for head in _OF_METRICS if head),
     ("verdict", name_verdict),
     ("margin", _margin),
     ("change", _change),
 )
 """Heads of the columns, and how each is made of the summary of a preset or scope."""
 
-SHOWN_METRICS = frozenset({"h2o_lossy", "lossless_ratio", "decode_drop", "joint_margin", *QUALITY})
-"""Metrics that the table shows; any other that a gate file compares is told below it."""
+
+def _shown_metrics(subject: Subject) -> set[str]:
+    """Metrics that the table shows of a preset or scope; any other that a gate file compares is told below it."""
+    compared = {verdict.metric for verdict in subject.verdicts}
+    first = {m.column: m.name for m in reversed(METRICS.values()) if m.column and m.name in compared}
+    return set(first.values())
+
 
 NOTES_SHOWN = 6
 """Notes of a preset on the terminal; all of them are in summary.md."""
@@ -167,7 +172,8 @@ def render_terminal(summary: Summary, run_dir: Path) -> list[str]:
 def _beside(name: str, subject: Subject) -> list[str]:
     """What the table cannot say of a preset or scope, below its name."""
     missed = [v for v in subject.verdicts if v.outcome in ("fail", "inconclusive")]
-    others = [v for v in subject.verdicts if v.metric not in SHOWN_METRICS and v not in missed]
+    shown = _shown_metrics(subject)
+    others = [v for v in subject.verdicts if v.metric not in shown and v not in missed]
     own = _preset_lines(subject) if isinstance(subject, Preset) else _scope_lines(subject)
     lines = [*map(_threshold, missed + others), *own, *_comparison(subject)]
     return [f"{name}:", *_wrapped(lines, "    ")] if lines else []

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.bench.llm_bench import get_adapter
 from pytest_h2o.bench.machine import describe_machine
-from pytest_h2o.errors import BenchError, H2OError, NotMeasured, OptedOut
+from pytest_h2o.errors import BenchError, H2OError, NotMeasured, OptedOut, UsageError
 from pytest_h2o.gate.compare import (
     FigureChange,
     SubjectComparison,
@@ -23,33 +23,40 @@ from pytest_h2o.gate.compare import (
     scope_fingerprint,
 )
 from pytest_h2o.gate.decode import explain
-from pytest_h2o.gate.metrics import ROW_METRICS, metric_facts, row_cell
+from pytest_h2o.gate.metrics import (
+    DROP,
+    JOINT,
+    LOSSLESS,
+    LOSSY,
+    METRICS,
+    TARGET_OPTIONS,
+    Metric,
+    added_to_json,
+    find_metric,
+    metric_facts,
+)
 from pytest_h2o.gate.rule import (
     BestOfVerdict,
     JointVerdict,
     RowFacts,
-    RowMargins,
-    Thresholds,
-    add_decode_margin,
-    best_of_margins,
+    add_margin,
     best_row,
-    choose_timed_row,
     decide_best_of,
     decide_joint,
     decode_drop,
     drop_interval,
     eligible_rows,
     joint_interval,
+    row_facts,
 )
 from pytest_h2o.gate.targets import Targets, preset_targets, scope_targets
-from pytest_h2o.gate.values import METRICS, Comparison, Interval, Measured
-from pytest_h2o.inputs.options import DEFAULT_TARGETS
+from pytest_h2o.gate.values import Comparison, Interval, Measured, row_cell
 from pytest_h2o.run.history import Earlier
 from pytest_h2o.run.launching import Baseline
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.rows import Row
-    from pytest_h2o.gate.decode import DecodeVerdict, PairedComparison
+    from pytest_h2o.gate.decode import DecodeVerdict
     from pytest_h2o.inputs.presets import Point, Preset
     from pytest_h2o.inputs.scopes import Scope
     from pytest_h2o.lossless.result import LosslessResult
@@ -72,7 +79,7 @@ class GateItem:
         self.targets = targets
         self.comparisons: list[Comparison] = []
         self.notes: list[str] = []
-        self.asked = False
+        self.has_measured = False
         """Whether anything was measured or read for this item."""
 
     def __repr__(self) -> str:
@@ -106,7 +113,7 @@ class GateItem:
 
     def refuse_idle(self) -> None:
         """A gate test that ended well without asking for a single figure has shown nothing: NotMeasured."""
-        if not self.asked:
+        if not self.has_measured:
             raise NotMeasured(
                 f"the test passed without measuring {self.name}",
                 expected="an assertion on what its fixture measures",
@@ -130,7 +137,7 @@ def _interval_json(interval: Interval | None) -> dict[str, Any] | None:
 def _comparison_json(comparison: Comparison) -> dict[str, Any]:
     measured, target = comparison.measured, comparison.target
     # Whoever reads the record later may not have the plugin.
-    added = {"added_metric": asdict(METRICS[measured.metric])} if measured.metric in ROW_METRICS else {}
+    added = {"added_metric": added_to_json(METRICS[measured.metric])} if METRICS[measured.metric].added else {}
     return {
         "metric": measured.metric,
         "unit": METRICS[measured.metric].unit,
@@ -147,88 +154,7 @@ def _comparison_json(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-QUALITY_COLUMN = "quality_ppl_rise"
-"""Rise in perplexity under eviction over the full cache, a fraction: the column that a quality target is for."""
-
-
-class QualityVerdict:
-    """What a sweep item says of quality.
-
-    A bench that prints no `QUALITY_COLUMN` cannot tell. Where somebody set a target that is a failure; where only the
-    default asks, quality is left out of the joint rule, and its item is skipped: both say so.
-    """
-
-    def __init__(self, item: SweepItem) -> None:
-        self._item = item
-
-    def asked(self) -> Thresholds:
-        """The thresholds of the preset, that of quality left out where no row tells it and nobody set a target."""
-        asked = self._item.targets.thresholds
-        if asked.quality is None or self._is_wanted or self._is_measured():
-            return asked
-        return replace(asked, quality=None)
-
-    def rise(self) -> Measured:
-        """The rise of the row that decides; lower is better.
-
-        Under the joint rule it is the least of the rows that meet the lossy target (of all rows, with a note, where
-        none does); under the rule best-of the least of all.
-        """
-        item, target = self._item, self._item.targets.quality
-        if not self._is_measured():
-            missing = f"quality is not measured: the rows of {item.name} have no column {QUALITY_COLUMN}"
-            if not self._is_wanted:
-                raise OptedOut(f"{missing}, and no target asks for it")
-            raise NotMeasured(
-                missing,
-                expected=f"that column, for a target of {target!r} ({target.origin})",
-                hint="the reference bench prints it; of another bench --h2o-demo PATH compares generated text",
-            )
-        facts, lossy = item.facts(), Thresholds(item.targets.lossy.value, None, None)
-        eligible = eligible_rows(facts, lossy, rule=item.session.rule)
-        least = item.best(QUALITY_COLUMN, eligible)
-        if not eligible:
-            item.note("no row meets the lossy target; the rise is the least of all rows")
-        return item.measured(QUALITY_COLUMN, least.value, least.source)
-
-    def similarity(self) -> Measured:
-        """How alike the texts are that llm_demo says with H2O off and on, mean over the prompts; higher is better.
-
-        They are those of the row that evicts most among those that meet the lossy target; among all where none does.
-        """
-        item = self._item
-        facts, lossy = item.facts(), Thresholds(item.targets.lossy.value, None, None)
-        row = best_row(eligible_rows(facts, lossy, rule=item.session.rule) or facts, "lossy")
-        if row is None:
-            raise NotMeasured(f"no row of {item.name} has a lossy ratio", where=item.name)
-        point = next(point for point in item.session.points(item.preset) if point.run_id == row.run_id)
-        comparison = item.session.texts.compare(item.preset, point)
-        for pair in comparison.pairs:
-            item.note(pair.render())
-        return item.measured("demo_similarity", comparison.similarity, row.run_id)
-
-    @property
-    def _is_wanted(self) -> bool:
-        """Whether somebody set a target."""
-        return self._item.targets.quality.origin != "default"
-
-    def _is_measured(self) -> bool:
-        return any(fact.quality_ppl_rise is not None for fact in self._item.facts())
-
-
 _LAUNCH_FACTS = ("argv", "returncode", "signal_name", "elapsed_s", "output_tail")
-
-
-def row_facts(result: Row) -> RowFacts:
-    """The deciding figures of a run."""
-    lossy, decode = result.get("h2o_lossy"), result.decode_tok_per_s
-    rise = result.get(QUALITY_COLUMN)
-    return RowFacts(
-        run_id=result.run_id,
-        lossy=lossy.mean if lossy else None,
-        decode_tok_per_s=decode.mean if decode else None,
-        quality_ppl_rise=rise.mean if rise else None,
-    )
 
 
 class SweepItem(GateItem):
@@ -246,7 +172,7 @@ class SweepItem(GateItem):
     @property
     def results(self) -> tuple[Row, ...]:
         """The runs of all points, in their order."""
-        self.asked = True
+        self.has_measured = True
         results: list[Row] = []
         failed: list[tuple[str, H2OError]] = []
         for point in self.session.points(self.preset):
@@ -278,32 +204,128 @@ class SweepItem(GateItem):
             **launch,
         )
 
-    def facts(self) -> tuple[RowFacts, ...]:
-        return tuple(row_facts(result) for result in self.results)
+    def facts(
+        self,
+        asked: Iterable[str] | None = None,
+        *,
+        baseline_tok_per_s: float | None = None,
+        lossless: float | None = None,
+    ) -> tuple[RowFacts, ...]:
+        """What the rows have of what is asked of them."""
+        names = tuple(self.asked if asked is None else asked)
+        return tuple(
+            row_facts(r, names, baseline_tok_per_s=baseline_tok_per_s, lossless=lossless) for r in self.results
+        )
 
     def best(self, column: str, among: Sequence[RowFacts] = ()) -> Measured:
-        """The best value of one column over all rows, or over those of `among` if there are any.
+        """The best value of one metric over all rows, or over those of `among` if there are any.
 
-        Every row must have the column all the same.
+        Every row must have it all the same. Of a metric that every row must hold the best says nothing: see `worst`.
         """
-        if column not in METRICS:
-            raise NotMeasured(
-                f"no metric is called {column!r}", expected=", ".join(METRICS), hint="see the table of metrics"
+        metric = find_metric(column, f"h2o_sweep.best of {self.name}")
+        if metric.over == "every row":
+            raise UsageError(
+                f"a {metric.title} was asked of the best row, and every row must hold it",
+                came=f"h2o_sweep.best({column!r})",
+                expected=f"h2o_sweep.worst({column!r})",
             )
+        return self._extreme(metric, max if metric.higher_is_better else min, among)
+
+    def worst(self, column: str) -> Measured:
+        """The worst value of one metric over all rows, and the row that has it."""
+        metric = find_metric(column, f"h2o_sweep.worst of {self.name}")
+        return self._extreme(metric, min if metric.higher_is_better else max)
+
+    def _extreme(self, metric: Metric, pick: Callable[..., Any], among: Sequence[RowFacts] = ()) -> Measured:
         found = []
         for result in self.results:
-            cell = row_cell(result, column)
+            cell = row_cell(result, metric.name)
             if cell is None or not math.isfinite(cell.mean):
                 raise NotMeasured(
-                    f"the column {column} of {self.name} is missing or not a number",
+                    f"the column {metric.name} of {self.name} is missing or not a number",
                     where=f"{result.run_id}: {result.log_path}",
                     hint="an older or other binary prints other columns; a missing column never counts as 0",
                 )
             found.append((cell, result.run_id))
-        pick = max if METRICS[column].higher_is_better else min
-        wanted = {row.run_id for row in among or self.facts()}
+        wanted = {row.run_id for row in among} or {run_id for _, run_id in found}
         cell, run_id = pick((pair for pair in found if pair[1] in wanted), key=lambda pair: pair[0].mean)
-        return self.measured(column, cell.mean, run_id, cell.std)
+        return self.measured(metric.name, cell.mean, run_id, cell.std)
+
+    # -- what is asked of one and the same row ---------------------------------------------------------------------
+
+    @cached_property
+    def asked(self) -> dict[str, float]:
+        """Targets by metric; one that is optional is left out where no row has it and nobody set a target."""
+        return {name: target for name, target in self.targets.asked.items() if self._is_asked(METRICS[name])}
+
+    def _is_asked(self, metric: Metric) -> bool:
+        is_default = self.targets.metric(metric.name).origin == "default"
+        return not (metric.optional and is_default) or self._is_measured(metric)
+
+    def _is_measured(self, metric: Metric) -> bool:
+        return any(row_cell(result, metric.name) is not None for result in self.results)
+
+    def _meeting(self, *metrics: str) -> tuple[RowFacts, ...]:
+        """The rows that meet the targets of these metrics; all of them under the rule best-of."""
+        asked = {name: target for name, target in self.targets.asked.items() if name in metrics}
+        return eligible_rows(self.facts(asked), asked, rule=self.session.rule)
+
+    # -- quality ---------------------------------------------------------------------------------------------------
+
+    def quality_rise(self) -> Measured:
+        """Rise in perplexity under eviction of the row that decides, a fraction of the full cache's; lower is better.
+
+        Under the joint rule it is the least of the rows that meet the lossy target (of all rows, with a note, where
+        none does); under the rule best-of the least of all. A bench that prints no such column cannot tell: where
+        somebody set a target that is a failure, where only the default asks, the item is skipped.
+        """
+        metric = METRICS["quality_ppl_rise"]
+        if not self._is_measured(metric):
+            missing = f"quality is not measured: the rows of {self.name} have no column {metric.name}"
+            if not self._is_asked(metric):
+                raise OptedOut(f"{missing}, and no target asks for it")
+            raise NotMeasured(
+                missing,
+                expected=f"that column, for a target of {self.targets.quality!r} ({self.targets.quality.origin})",
+                hint="the reference bench prints it; of another bench --h2o-demo PATH compares generated text",
+            )
+        eligible = self._meeting(LOSSY)
+        if not eligible:
+            self.note("no row meets the lossy target; the rise is the least of all rows")
+        return self.best(metric.name, eligible)
+
+    @property
+    def compares_text(self) -> bool:
+        """Whether there is an llm_demo, whose text tells of quality where the bench prints no perplexity."""
+        return self.session.texts.are_compared
+
+    def text_similarity(self) -> Measured:
+        """How alike the texts are that llm_demo says with H2O off and on, mean over the prompts; higher is better.
+
+        They are those of the row that evicts most among those that meet the lossy target; among all where none does.
+        """
+        row = best_row(self._meeting(LOSSY) or self.facts((LOSSY,)), LOSSY)
+        if row is None:
+            raise NotMeasured(f"no row of {self.name} has a lossy ratio", where=self.name)
+        point = next(point for point in self.session.points(self.preset) if point.run_id == row.run_id)
+        comparison = self.session.texts.compare(self.preset, point)
+        for pair in comparison.pairs:
+            self.note(pair.render())
+        return self.measured("demo_similarity", comparison.similarity, row.run_id)
+
+    def runtime_difference(self) -> Measured:
+        """Bytes by which the bench's own lossless sizes differ from those of its dumps, same tokens and codec.
+
+        One launch of the first point, with its statistics and its dump switched on. 0 is held on the embedded bench;
+        of another build it is reported: its statistics come from its own code.
+        """
+        self.has_measured = True
+        point = self.session.points(self.preset)[0]
+        difference, text = self.session.consistency.compare(self.preset, point)
+        self.note(text)
+        return self.measured("runtime_difference", difference, f"{point.run_id}, launched again with its dump")
+
+    # -- decode speed ----------------------------------------------------------------------------------------------
 
     def baseline(self) -> Baseline | None:
         """The decode speed with H2O off; None if there is none. OptedOut if it was left out on purpose."""
@@ -321,63 +343,187 @@ class SweepItem(GateItem):
             )
         return found
 
+    @property
+    def is_paired(self) -> bool:
+        """Whether the decode verdict rests on pairs of launches."""
+        return self.session.decode.is_paired(self.preset)
+
     def decode_drop(self) -> Measured:
         """Fraction of decode speed lost against the baseline, of the row that decides.
 
-        Paired, that is the row of `pytest_h2o.gate.timed_row`; the value carries the interval of its pairs, and the
-        interval decides: pass, fail or inconclusive.
+        Paired, that is the fastest of the rows that meet the targets beside it; the value carries the interval of its
+        pairs, which are launched if nobody has, and the interval decides: pass, fail or inconclusive.
 
         Against a number or a recorded row it is, under the joint rule, the fastest of the rows that meet the targets
         beside it (of all rows, with a note, where none does); under the rule best-of the fastest of all.
         """
-        if self.session.decode.is_paired(self.preset):
-            return self._paired().drop()
+        if self.is_paired:
+            return self._paired_drop()
         baseline = self._needed_baseline()
-        eligible = eligible_rows(self.facts(), self.asked_thresholds(), rule=self.session.rule)
-        fastest = self.best("decode_tok_per_s", eligible)
+        eligible = eligible_rows(self.facts(), self.asked, rule=self.session.rule)
+        fastest = self.best(METRICS[DROP].made_of, eligible)
         if not eligible:
             self.note("no row meets the targets beside that of decode; the slow-down is that of the fastest row")
         self._note_all(baseline.notes)
-        disturbance = next(result.disturbance for result in self.results if result.run_id == fastest.source)
+        disturbance = self._result_of(fastest.source).disturbance
         if disturbance:
             self.note(f"the launch of {fastest.source} was disturbed, so its speed is doubtful: {disturbance}")
-        return self.measured("decode_drop", decode_drop(baseline.tok_per_s, fastest.value), fastest.source)
+        return self.measured(DROP, decode_drop(baseline.tok_per_s, fastest.value), fastest.source)
 
-    def asked_thresholds(self) -> Thresholds:
-        """What is asked of the rows; quality left out, with a note, where no row tells it and nobody set a target."""
-        return self._quality().asked()
+    def _result_of(self, run_id: str) -> Row:
+        return next(result for result in self.results if result.run_id == run_id)
 
-    def quality_rise(self) -> Measured:
-        """Rise in perplexity under eviction, a fraction of the full cache's; see `gate.quality.QualityVerdict.rise`."""
-        return self._quality().rise()
-
-    def runtime_difference(self) -> Measured:
-        """Bytes by which the bench's own lossless sizes differ from those of its dumps, same tokens and codec.
-
-        One launch of the first point, with its statistics and its dump switched on. 0 is held on the embedded bench;
-        of another build it is reported: its statistics come from its own code.
-        """
-        self.asked = True
-        point = self.session.points(self.preset)[0]
-        difference, text = self.session.consistency.compare(self.preset, point)
-        self.note(text)
-        return self.measured("runtime_difference", difference, f"{point.run_id}, launched again with its dump")
+    def _paired_drop(self) -> Measured:
+        timed = self._timed_row()
+        if timed is None:
+            own = [METRICS[name] for name in self.asked if METRICS[name].of == "row"]
+            wanted = [(m, self.targets.metric(m.name)) for m in own]
+            items = " and ".join(f"test_{metric.short}" for metric in own)
+            raise NotMeasured(
+                f"nothing was timed: no row of {self.name} meets the targets beside that of decode",
+                came="no row whose decode speed could matter",
+                expected=" and, on the same row, ".join(
+                    f"a {m.title} {m.relation} {t!r} ({t.origin})" for m, t in wanted
+                ),
+                hint=f"{items} show{'s' * (len(own) == 1)} the rows and what bounds them",
+            )
+        verdict = self._verdict_of(timed)
+        value = math.nan if verdict.drop is None else verdict.drop
+        interval = drop_interval(verdict, inconclusive_fails=self._inconclusive_fails)
+        return self.measured(DROP, value, timed.run_id, interval=interval)
 
     @property
-    def compares_text(self) -> bool:
-        """Whether there is an llm_demo, whose text tells of quality where the bench prints no perplexity."""
-        return self.session.texts.are_compared
+    def _inconclusive_fails(self) -> bool:
+        return bool(self.session.settings["inconclusive"] == "fail")
 
-    def text_similarity(self) -> Measured:
-        """How alike what llm_demo says with H2O off and on is, 0 to 1; see `gate.quality.QualityVerdict.similarity`."""
-        return self._quality().similarity()
+    @property
+    def _drop_target(self) -> float:
+        return self.asked.get(DROP, METRICS[DROP].target or 0.0)
 
-    def _quality(self) -> QualityVerdict:
-        return QualityVerdict(self)
+    def _timed_row(self) -> RowFacts | None:
+        """The row that is timed, or was; None if none could pass whatever its speed."""
+        rule = self.session.rule
+        eligible = eligible_rows(self.facts(), self.asked, rule=rule)
+        known = self.session.decode.known_comparison(self.preset)
+        fastest = best_row(eligible, METRICS[DROP].made_of) or next(iter(eligible), None)
+        timed = next((row for row in eligible if known is not None and row.run_id == known.candidate), fastest)
+        if timed is not None:
+            own = " and the ".join(METRICS[name].short for name in self.asked if METRICS[name].of == "row")
+            which = f"rows that meet the {own} target" if rule == "joint" and own else "rows"
+            self.note(f"timed {timed.run_id}: in the sweep the fastest of {len(eligible)} {which}")
+        return timed
 
-    def _paired(self) -> PairedDecode:
+    def _verdict_of(self, timed: RowFacts) -> DecodeVerdict:
+        """The verdict on the pairs of a row; what there is to say beside it becomes notes."""
+        result = self._result_of(timed.run_id)
+        comparison = self.session.decode.compare(self.preset, result, self._drop_target)
+        verdict = comparison.judge(self._drop_target)
+        self._note_all(explain(comparison, verdict))
+        return verdict
 
-        return PairedDecode(self)
+    # -- one and the same row --------------------------------------------------------------------------------------
+
+    def joint(self, *, known_only: bool = False) -> JointVerdict:
+        """Every row against every target; with `known_only` against those that need no more measuring.
+
+        Paired, a decode margin is there for the timed row alone, once it was timed.
+        """
+        asked = {name: target for name, target in self.asked.items() if not (known_only and name == LOSSLESS)}
+        if self.is_paired:
+            known = self.session.decode.known_comparison(self.preset)
+            asked.pop(DROP, None)
+            verdict = decide_joint(self.facts(asked, lossless=self._lossless(asked)), asked)
+            if known is None:
+                return verdict
+            drop = known.judge(self._drop_target)
+            rows = tuple(add_margin(row, DROP, drop) if row.run_id == known.candidate else row for row in verdict.rows)
+            return JointVerdict(next((row for row in rows if row.run_id == known.candidate), verdict.best), rows)
+        if known_only:
+            baseline = None
+            with contextlib.suppress(H2OError):
+                baseline = self.baseline()
+            if baseline is None:
+                asked.pop(DROP, None)
+            speed = None if baseline is None else baseline.tok_per_s
+            return decide_joint(self.facts(asked, baseline_tok_per_s=speed), asked)
+        return decide_joint(*self._limited())
+
+    def best_of(self) -> BestOfVerdict:
+        """The original rule on the same rows."""
+        return decide_best_of(*self._limited())
+
+    def _limited(self) -> tuple[tuple[RowFacts, ...], dict[str, float]]:
+        """The rows and what is asked of them, without what was left out on purpose."""
+        asked, baseline = dict(self.asked), None
+        try:
+            baseline = self._needed_baseline().tok_per_s
+        except OptedOut:
+            asked.pop(DROP, None)
+            self.note("the decode threshold is left out (decode baseline: none)")
+        lossless = None
+        if LOSSLESS in asked:
+            try:
+                lossless = self.session.dumps.deciding_ratio()
+            except H2OError:
+                self.note("the joint rule needs the lossless ratio of the scope that decides")
+                raise
+        return self.facts(asked, baseline_tok_per_s=baseline, lossless=lossless), asked
+
+    def _lossless(self, asked: Mapping[str, float]) -> float | None:
+        return self.session.dumps.deciding_ratio() if LOSSLESS in asked else None
+
+    def joint_margin(self) -> Measured:
+        """The best row's smallest margin over all targets; at least 0 where one row meets them all.
+
+        Under the rule best-of it is that of the best of each column, whichever rows they are of. Paired, it is that of
+        the timed row; of the best row, decode left aside, where none could pass.
+        """
+        for name in self.targets.asked.keys() - self.asked.keys():
+            self.note(f"{METRICS[name].short} is left out: the bench does not measure it, and no target asks for it")
+        if self.is_paired:
+            return self._paired_joint_margin()
+        if self.session.rule == "best-of":
+            margins = self.best_of().margins
+            return self.measured(JOINT, margins.smallest, margins.run_id)
+        joint, best_of = self.joint(), self.best_of()
+        if best_of.passed and not joint.passed:
+            sources = {name: row.run_id for name, row in best_of.rows.items() if row is not None}
+            if {LOSSY, DROP} <= sources.keys():
+                self.note(
+                    f"the rules differ: best-of would pass, with the lossy ratio of {sources[LOSSY]} and the "
+                    f"decode speed of {sources[DROP]}, but no single row meets every target"
+                )
+        if joint.best is None:
+            raise NotMeasured(f"{self.name} has no row")
+        if not joint.passed:
+            self.note(
+                f"no row meets every target; the nearest, {joint.best.run_id}, misses {' and '.join(joint.best.missed)}"
+            )
+        return self.measured(JOINT, joint.best.smallest, joint.best.run_id)
+
+    def _paired_joint_margin(self) -> Measured:
+        others = {name: target for name, target in self.asked.items() if name != DROP}
+        facts = self.facts(others, lossless=self._lossless(others))
+        untimed = decide_joint(facts, others)
+        if self.session.rule == "joint" and untimed.best is not None and untimed.best.missed:
+            missed = " and ".join(untimed.best.missed)
+            self.note(
+                f"no row meets the other targets ({missed}): no decode speed could matter, and none was asked for"
+            )
+            return self.measured(JOINT, untimed.best.smallest, untimed.best.run_id)
+        timed = self._timed_row()
+        if timed is None:
+            raise NotMeasured(f"no row of {self.name} can be timed", where=self.name)
+        verdict = self._verdict_of(timed)
+        if self.session.rule == "best-of":
+            margins = decide_best_of(facts, others).margins
+        else:
+            margins = next(row for row in untimed.rows if row.run_id == timed.run_id)
+        interval = joint_interval(margins, verdict, inconclusive_fails=self._inconclusive_fails)
+        value = math.nan if verdict.drop is None else add_margin(margins, DROP, verdict).smallest
+        return self.measured(JOINT, value, margins.run_id, interval=interval)
+
+    # -- what the journal keeps ------------------------------------------------------------------------------------
 
     def record(self, nodeid: str, outcome: str, reason: str | None) -> dict[str, Any]:
         if self.comparisons:
@@ -397,6 +543,7 @@ class SweepItem(GateItem):
             left_out = True
         except H2OError:
             pass  # test_decode and test_joint fail with it; to the summary it is no baseline
+        others = {name: t.value for name, t in self.targets.by_metric.items() if name not in TARGET_OPTIONS}
         return {
             "run_ids": [result.run_id for result in self.results],
             "path": str(self.preset.path) if self.preset.path else None,
@@ -404,201 +551,15 @@ class SweepItem(GateItem):
             "model_layers": self.session.model_layers(self.preset),
             "h2o_layer_start": self.preset.h2o_layer_start,
             "h2o_layer_end": self.preset.h2o_layer_end,
-            "targets": asdict(self.asked_thresholds()),
-            "metric_targets": {name: t.value for name, t in self.targets.metrics.items() if t.value is not None},
+            "targets": {METRICS[name].key: self.asked.get(name) for name in TARGET_OPTIONS},
+            "metric_targets": {name: t for name, t in others.items() if t is not None and METRICS[name].of == "row"},
             "decode_left_out": left_out,
-            "paired": self.session.decode.is_paired(self.preset),
+            "paired": self.is_paired,
             "baseline_tok_per_s": baseline.tok_per_s if baseline else None,
             "baseline_origin": baseline.origin if baseline else None,
             "baseline_files": [str(path) for path in baseline.files] if baseline else [],
             "fingerprint": self.session.fingerprint(self.preset, self.results),
         }
-
-    def known_margins(self) -> tuple[RowMargins, ...]:
-        """Every row against the lossy and the decode target, as far as they can be held without measuring more."""
-        asked, baseline = replace(self.asked_thresholds(), lossless=None), None
-        if self.session.decode.is_paired(self.preset):
-            return self._paired().margins(replace(asked, decode_drop=None)).rows
-        with contextlib.suppress(H2OError):
-            baseline = self.baseline()
-        speed = None if baseline is None else baseline.tok_per_s
-        thresholds = replace(asked, decode_drop=None if speed is None else asked.decode_drop)
-        return decide_joint(self.facts(), thresholds, baseline_tok_per_s=speed, lossless=None).rows
-
-    def joint(self) -> JointVerdict:
-        """Every row against every target (lossy, decode, lossless of the deciding scope).
-
-        Paired, a decode margin is there for the timed row alone, once it was timed.
-        """
-        if self.session.decode.is_paired(self.preset):
-            return self._paired().joint()
-        thresholds, baseline, lossless = self._limits()
-        return decide_joint(self.facts(), thresholds, baseline_tok_per_s=baseline, lossless=lossless)
-
-    def best_of(self) -> BestOfVerdict:
-        """The original rule on the same rows."""
-        thresholds, baseline, lossless = self._limits()
-        return decide_best_of(self.facts(), thresholds, baseline_tok_per_s=baseline, lossless=lossless)
-
-    def _limits(self) -> tuple[Thresholds, float | None, float | None]:
-        """Thresholds, decode baseline and lossless ratio, without those left out on purpose."""
-        thresholds = self.asked_thresholds()
-        baseline: float | None = None
-        try:
-            baseline = self._needed_baseline().tok_per_s
-        except OptedOut:
-            thresholds = replace(thresholds, decode_drop=None)
-            self.note("the decode threshold is left out (decode baseline: none)")
-        lossless: float | None = None
-        if thresholds.lossless is not None:
-            try:
-                lossless = self.session.dumps.deciding_ratio()
-            except H2OError:
-                self.note("the joint rule needs the lossless ratio of the scope that decides")
-                raise
-        return thresholds, baseline, lossless
-
-    def joint_margin(self) -> Measured:
-        """The best row's smallest margin over all targets; at least 0 where one row meets them all.
-
-        Under the rule best-of it is that of the best of each column, whichever rows they are of.
-        """
-        if self.asked_thresholds() != self.targets.thresholds:
-            self.note("quality is left out: the bench does not measure it, and no target asks for it")
-        if self.session.decode.is_paired(self.preset):
-            return self._paired().joint_margin()
-        if self.session.rule == "best-of":
-            thresholds, baseline, lossless = self._limits()
-            margins = best_of_margins(self.facts(), thresholds, baseline_tok_per_s=baseline, lossless=lossless)
-            return self.measured("joint_margin", margins.smallest, margins.run_id)
-        joint, best_of = self.joint(), self.best_of()
-        if best_of.passed and not joint.passed and best_of.lossy_best and best_of.decode_best:
-            self.note(
-                f"the rules differ: best-of would pass, with the lossy ratio of {best_of.lossy_best.run_id} and the "
-                f"decode speed of {best_of.decode_best.run_id}, but no single row meets every target"
-            )
-        if joint.best is None:
-            raise NotMeasured(f"{self.name} has no row")
-        if not joint.passed:
-            self.note(
-                f"no row meets every target; the nearest, {joint.best.run_id}, misses {' and '.join(joint.best.missed)}"
-            )
-        return self.measured("joint_margin", joint.best.smallest, joint.best.run_id)
-
-
-class PairedDecode:
-    """What a sweep item says of decode speed where it rests on pairs of launches."""
-
-    def __init__(self, item: SweepItem) -> None:
-        self._item = item
-        self._session = item.session
-        self._thresholds = item.asked_thresholds()
-
-    def drop(self) -> Measured:
-        """The slow-down of the timed row with its interval; launches its pairs if nobody has."""
-        timed = self._timed_row()
-        if timed is None:
-            targets, asked = self._item.targets, self._thresholds
-            wanted = [f"a lossy ratio >= {targets.lossy!r} ({targets.lossy.origin})"] if asked.lossy is not None else []
-            if asked.quality is not None:
-                wanted.append(f"a rise in perplexity <= {targets.quality!r} ({targets.quality.origin})")
-            items = "test_lossy" if asked.quality is None else "test_lossy and test_quality"
-            raise NotMeasured(
-                f"nothing was timed: no row of {self._item.name} meets the targets beside that of decode",
-                came="no row whose decode speed could matter",
-                expected=" and, on the same row, ".join(wanted),
-                hint=f"{items} show{'s' * (asked.quality is None)} the rows and what bounds them",
-            )
-        verdict = self._compare(timed)
-        value = math.nan if verdict.drop is None else verdict.drop
-        interval = drop_interval(verdict, inconclusive_fails=self._inconclusive_fails)
-        return self._item.measured("decode_drop", value, timed.run_id, interval=interval)
-
-    def joint_margin(self) -> Measured:
-        """The smallest margin of the timed row; of the best row, decode left aside, where none could pass.
-
-        Under the rule best-of the margins beside that of decode are those of the best of each column.
-        """
-        others = replace(self._thresholds, decode_drop=None)
-        if self._session.rule == "best-of":
-            return self._best_of_margin(others)
-        item, untimed = self._item, self._untimed(others)
-        if untimed.best is not None and untimed.best.missed:
-            missed = " and ".join(untimed.best.missed)
-            item.note(
-                f"no row meets the other targets ({missed}): no decode speed could matter, and none was asked for"
-            )
-            return item.measured("joint_margin", untimed.best.smallest, untimed.best.run_id)
-        timed = self._needed_row()
-        verdict = self._compare(timed)
-        row = next(row for row in untimed.rows if row.run_id == timed.run_id)
-        interval = joint_interval(row, verdict, inconclusive_fails=self._inconclusive_fails)
-        with_decode = add_decode_margin(untimed, timed.run_id, verdict).best
-        value = math.nan if with_decode is None or verdict.drop is None else with_decode.smallest
-        return item.measured("joint_margin", value, timed.run_id, interval=interval)
-
-    def _best_of_margin(self, others: Thresholds) -> Measured:
-        lossless = None if others.lossless is None else self._session.dumps.deciding_ratio()
-        best = best_of_margins(self._item.facts(), others, baseline_tok_per_s=None, lossless=lossless)
-        timed = self._needed_row()
-        verdict = self._compare(timed)
-        interval = joint_interval(best, verdict, inconclusive_fails=self._inconclusive_fails)
-        decode = None if verdict.drop is None else verdict.target - verdict.drop
-        value = math.nan if decode is None else replace(best, decode=decode).smallest
-        return self._item.measured("joint_margin", value, best.run_id, interval=interval)
-
-    def joint(self) -> JointVerdict:
-        """Every row's margins; the decode margin of the timed row alone, once it was timed."""
-        return self.margins(replace(self._thresholds, decode_drop=None))
-
-    def margins(self, others: Thresholds) -> JointVerdict:
-        """Margins over the other targets that are named, and the decode margin of the row that was timed."""
-        untimed = self._untimed(others)
-        known = self._session.decode.known_comparison(self._item.preset)
-        if known is None:
-            return untimed
-        return add_decode_margin(untimed, known.candidate, known.judge(self._target))
-
-    def _untimed(self, others: Thresholds) -> JointVerdict:
-        lossless = None if others.lossless is None else self._session.dumps.deciding_ratio()
-        return decide_joint(self._item.facts(), others, baseline_tok_per_s=None, lossless=lossless)
-
-    @property
-    def _inconclusive_fails(self) -> bool:
-        return bool(self._session.settings["inconclusive"] == "fail")
-
-    @property
-    def _target(self) -> float:
-        given = self._thresholds.decode_drop
-        return DEFAULT_TARGETS["decode_drop"] if given is None else given
-
-    def _timed_row(self) -> RowFacts | None:
-        """The row that is timed, or was; None if none could pass whatever its speed."""
-        rule = self._session.rule
-        eligible = eligible_rows(self._item.facts(), self._thresholds, rule=rule)
-        known = self._session.decode.known_comparison(self._item.preset)
-        chosen = choose_timed_row(eligible)
-        timed = chosen if known is None else next((row for row in eligible if row.run_id == known.candidate), chosen)
-        if timed is not None:
-            own = "lossy target" if self._thresholds.quality is None else "lossy and the quality target"
-            which = "rows" if rule != "joint" else f"rows that meet the {own}"
-            self._item.note(f"timed {timed.run_id}: in the sweep the fastest of {len(eligible)} {which}")
-        return timed
-
-    def _needed_row(self) -> RowFacts:
-        timed = self._timed_row()
-        if timed is None:
-            raise NotMeasured(f"no row of {self._item.name} can be timed", where=self._item.name)
-        return timed
-
-    def _compare(self, timed: RowFacts) -> DecodeVerdict:
-        """The verdict on the pairs of a row; what there is to say beside it becomes notes."""
-        result = next(result for result in self._item.results if result.run_id == timed.run_id)
-        comparison: PairedComparison = self._session.decode.compare(self._item.preset, result, self._target)
-        verdict = comparison.judge(self._target)
-        for line in explain(comparison, verdict):
-            self._item.note(line)
-        return verdict
 
 
 class PointItem(GateItem):
@@ -614,7 +575,7 @@ class PointItem(GateItem):
     @property
     def result(self) -> Row:
         """The run of this point. BenchError if it failed or its row is not sound."""
-        self.asked = True
+        self.has_measured = True
         result = self.session.result(self.preset, self.point)
         if result.shares_run_with:
             self.note(f"shares the run of {result.shares_run_with}")
@@ -647,7 +608,7 @@ class LosslessItem(GateItem):
     @property
     def result(self) -> LosslessResult:
         """The evaluation of this scope. DumpError if it cannot be read, or entries of it cannot."""
-        self.asked = True
+        self.has_measured = True
         return self.session.dumps.evaluate(self.scope)
 
     @property
@@ -699,7 +660,7 @@ class ComparisonItem(GateItem):
     @property
     def comparison(self) -> SubjectComparison:
         """Every figure, then and now."""
-        self.asked = True
+        self.has_measured = True
         if self._comparison is None:
             now = self.now()
             self.earlier = self.session.comparer.find_earlier(now)

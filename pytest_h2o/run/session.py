@@ -61,14 +61,17 @@ class GateFiles:
 
     def load_presets(self, gate_dir: Path) -> list[Preset]:
         """The presets beside a gate file, or those that the options name; PresetError with every fault."""
+        from pytest_h2o.gate.targets import target_ranges
         from pytest_h2o.inputs.presets import load_presets
 
         places = self._settings["presets"] or (gate_dir / "presets",)
         if ("presets", gate_dir) not in self._in_folder:
-            presets = load_presets(places)
+            metrics = target_ranges()
+            presets = load_presets(places, metrics)
             mine, _ = self._assignments()
             for preset in presets:
-                other = self.presets.setdefault(preset.name, preset.override(*mine) if mine else preset)
+                changed = preset.override(*mine, metrics=metrics) if mine else preset
+                other = self.presets.setdefault(preset.name, changed)
                 if other.path != preset.path:
                     raise PresetError(f"two presets are called {preset.name}", where=f"{other.path} and {preset.path}")
             self._in_folder["presets", gate_dir] = sorted(preset.name for preset in presets)

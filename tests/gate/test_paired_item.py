@@ -12,38 +12,37 @@ import pytest
 from pytest_h2o.errors import NotMeasured
 from pytest_h2o.gate.decode import Budget, DecodeVerdict
 from pytest_h2o.gate.rule import (
-    JointVerdict,
-    RowFacts,
-    RowMargins,
-    Thresholds,
-    add_decode_margin,
-    choose_timed_row,
+    Margins,
+    add_margin,
     drop_interval,
     eligible_rows,
     joint_interval,
 )
 from pytest_h2o.gate.values import Comparison, Interval, Measured, Target
 from pytest_h2o.run.launching import choose_baseline, decode_budget, describe_decode, plan_pairs
-from tests.sweeps import make_pairs, make_row, make_sweep
+from tests.sweeps import make_asked, make_facts, make_pairs, make_row, make_sweep
 from tests.test_options import resolve
 
-ROWS = (RowFacts("slow", 3.4, 50.0), RowFacts("fast", 3.0, 58.0), RowFacts("fastest", 2.9, 66.0))
+ROWS = (make_facts("slow", 3.4, 50.0), make_facts("fast", 3.0, 58.0), make_facts("fastest", 2.9, 66.0))
 
 
 def make_verdict(outcome: str, low: float | None, high: float | None, drop: float | None = 0.03) -> DecodeVerdict:
     return DecodeVerdict(outcome, drop, low, high, 12, 0.05, 0.95, None, 20)  # type: ignore[arg-type]
 
 
-def test_only_a_row_that_can_pass_is_timed_and_of_those_the_fastest() -> None:
-    eligible = eligible_rows(ROWS, Thresholds(3.0, None, None), rule="joint")
-    assert [row.run_id for row in eligible] == ["slow", "fast"]
-    assert choose_timed_row(eligible) == ROWS[1]
-    assert eligible_rows(ROWS, Thresholds(3.5, None, None), rule="joint") == ()
-    assert choose_timed_row(()) is None
-    assert choose_timed_row(eligible_rows(ROWS, Thresholds(3.5, None, None), rule="best-of")) == ROWS[2]
-    assert choose_timed_row(eligible_rows(ROWS, Thresholds(None, None, None), rule="joint")) == ROWS[2]
-    assert choose_timed_row((RowFacts("unknown", 3.1, None),)) == RowFacts("unknown", 3.1, None)
-    assert eligible_rows((RowFacts("missing", None, 60.0),), Thresholds(1.0, None, None), rule="joint") == ()
+def test_only_a_row_that_meets_its_own_targets_can_be_timed() -> None:
+    def eligible(rule: str = "joint", **asked: float) -> tuple[str, ...]:
+        return tuple(row.run_id for row in eligible_rows(ROWS, make_asked(**asked, decode_drop=0.05), rule=rule))
+
+    assert eligible(lossy=3.0) == ("slow", "fast")
+    assert eligible(lossy=3.5) == ()
+    assert eligible("best-of", lossy=3.5) == eligible() == ("slow", "fast", "fastest")
+    assert eligible_rows([make_facts("missing", None, 60.0)], make_asked(lossy=1.0), rule="joint") == ()
+
+
+def test_of_rows_without_a_speed_the_first_is_timed() -> None:
+    sweep = make_sweep(make_row("a", None), make_row("b", None), pairs_drop=0.01)
+    assert sweep.decode_drop().source == "a"
 
 
 @pytest.mark.parametrize(
@@ -98,18 +97,17 @@ def test_a_value_above_the_target_passes_or_fails_by_its_interval_alone() -> Non
 def test_the_joint_margin_is_as_certain_as_the_slow_down(
     lossy: float, verdict: DecodeVerdict, expected: tuple[Any, ...]
 ) -> None:
-    found = joint_interval(RowMargins("r", lossy, None, 0.2), verdict, inconclusive_fails=False)
+    found = joint_interval(Margins("r", {"h2o_lossy": lossy, "lossless_ratio": 0.2}), verdict, inconclusive_fails=False)
     assert (found.low, found.high, found.outcome) == expected
 
 
-def test_only_the_timed_row_has_a_decode_margin() -> None:
-    rows = (RowMargins("a", 0.1, None, 0.2), RowMargins("b", 0.2, None, 0.2))
-    joint = add_decode_margin(JointVerdict(rows[1], rows), "a", make_verdict("fail", 0.07, 0.3, drop=0.25))
-    assert [row.decode for row in joint.rows] == [pytest.approx(-0.2), None]
-    assert joint.best is not None
-    assert joint.best.run_id == "a"
-    nothing = add_decode_margin(JointVerdict(rows[1], rows), "a", make_verdict("inconclusive", None, None, drop=None))
-    assert not nothing.passed
+def test_the_margin_of_pairs_stands_in_its_place() -> None:
+    others = Margins("a", {"h2o_lossy": 0.1, "lossless_ratio": 0.2})
+    timed = add_margin(others, "decode_drop", make_verdict("fail", 0.07, 0.3, drop=0.25))
+    assert timed.by_metric == {**others.by_metric, "decode_drop": pytest.approx(-0.2)}
+    assert list(timed.by_metric) == ["h2o_lossy", "decode_drop", "lossless_ratio"]
+    nothing = add_margin(others, "decode_drop", make_verdict("inconclusive", None, None, drop=None))
+    assert nothing.smallest == -math.inf
 
 
 def test_the_fastest_row_that_keeps_quality_is_timed_and_decides() -> None:
@@ -249,10 +247,11 @@ def test_a_row_that_was_timed_before_stays_the_timed_one_while_it_is_eligible(kn
 def test_the_margins_of_a_row_that_was_timed_before_are_known() -> None:
     sweep = make_sweep(*TWO_ROWS, pairs_drop=0.01, known=make_pairs("fast", 0.01), targets={"lossless": 1.3})
     untimed, timed = sweep.joint().rows
-    assert (untimed.run_id, untimed.decode, timed.run_id) == ("evicts", None, "fast")
-    assert timed.decode == pytest.approx(0.04, abs=2e-3)
-    assert [row.lossless for row in sweep.joint().rows] == [pytest.approx(1.4 / 1.3 - 1)] * 2
-    assert [row.lossless for row in sweep.known_margins()] == [None, None]
+    assert (untimed.run_id, timed.run_id) == ("evicts", "fast")
+    assert "decode_drop" not in untimed.by_metric
+    assert timed.by_metric["decode_drop"] == pytest.approx(0.04, abs=2e-3)
+    assert [row.by_metric["lossless_ratio"] for row in (untimed, timed)] == [pytest.approx(1.4 / 1.3 - 1)] * 2
+    assert not any("lossless_ratio" in row.by_metric for row in sweep.joint(known_only=True).rows)
 
 
 def test_what_was_not_timed_names_only_what_was_asked() -> None:
@@ -271,7 +270,7 @@ def test_what_was_not_timed_names_only_what_was_asked() -> None:
 
 def test_a_margin_of_nothing_is_held() -> None:
     """A row that meets a target to the digit has missed nothing."""
-    row = RowMargins("r", 0.0, None, None)
+    row = Margins("r", {"h2o_lossy": 0.0})
     found = joint_interval(row, make_verdict("pass", -0.02, 0.04), inconclusive_fails=True)
     assert (found.outcome, found.low, found.inconclusive_fails) == ("pass", 0.0, True)
 

@@ -8,71 +8,79 @@ import pytest
 
 from pytest_h2o.bench.rows import Measurement, Row
 from pytest_h2o.errors import NotMeasured, UsageError
-from pytest_h2o.gate.metrics import FIGURE_METRICS, ROW_METRICS, RowMetric, register_metric, require_metric, row_cell
-from pytest_h2o.gate.values import METRICS
+from pytest_h2o.gate.metrics import (
+    METRICS,
+    Metric,
+    MetricFacts,
+    RowMetric,
+    added_from_json,
+    added_to_json,
+    find_metric,
+    metric_facts,
+    register_metric,
+)
+from pytest_h2o.gate.values import row_cell
 from tests.sweeps import make_row
 
-TABLES = (ROW_METRICS, METRICS, FIGURE_METRICS)
 ROW = make_row("run_0001", 60.0, first_token_s="1.25 ± 0.05")
 
 
 @pytest.fixture(autouse=True)
-def _tables_restored() -> Iterator[None]:
-    before = [dict(table) for table in TABLES]  # type: ignore[call-overload]
+def _restored() -> Iterator[None]:
+    before = dict(METRICS)
     yield
-    for table, entries in zip(TABLES, before, strict=True):
-        table.clear()
-        table.update(entries)
+    METRICS.clear()
+    METRICS.update(before)
 
 
 @pytest.mark.parametrize(("higher_is_better", "better"), [(True, "higher"), (False, "lower")])
 @pytest.mark.parametrize("exact", [True, False])
-def test_a_metric_stands_in_every_table(higher_is_better: bool, better: str, exact: bool) -> None:
+def test_a_metric_of_a_plugin_is_one_like_ours(higher_is_better: bool, better: str, exact: bool) -> None:
     register_metric(RowMetric("Mine_2", "my metric", "ms", higher_is_better, decimals=1, exact=exact))
-    assert require_metric("Mine_2", "here").title == "my metric"
-    shown = METRICS["Mine_2"]
-    assert (shown.name, shown.title, shown.unit) == ("Mine_2", "my metric", "ms")
-    assert (shown.higher_is_better, shown.decimals) == (higher_is_better, 1)
-    kept = FIGURE_METRICS["Mine_2"]
-    assert (kept.name, kept.title, kept.unit, kept.better, kept.exact) == ("Mine_2", "my metric", "ms", better, exact)
-    assert kept.render(2.25) == "2.2 ms"
+    mine = find_metric("Mine_2", "here")
+    assert (mine.name, mine.title, mine.unit, mine.better, mine.exact) == ("Mine_2", "my metric", "ms", better, exact)
+    assert (mine.added, mine.joint, mine.render(2.25), mine.render_figure(2.25)) == (True, False, "2.2 ms", "2.2 ms")
+    assert metric_facts()["Mine_2"] == MetricFacts("ms", better, exact)  # type: ignore[arg-type]
 
 
 def test_a_metric_that_a_plugin_added_before_is_replaced() -> None:
     register_metric(RowMetric("mine", "one"))
-    register_metric(RowMetric("mine", "two"))
-    assert (ROW_METRICS["mine"].title, METRICS["mine"].title, FIGURE_METRICS["mine"].title) == ("two",) * 3
+    register_metric(Metric("mine", "two", "lower"))
+    assert METRICS["mine"].title == "two"
+    assert METRICS["mine"].joint
+
+
+def test_a_record_tells_a_metric_to_who_has_not_the_plugin() -> None:
+    metric = Metric("mine", "my share", "lower", "", ".1%")
+    assert added_from_json(added_to_json(metric)) == metric
+    of_0_1 = {"name": "mine", "title": "m", "unit": "s", "higher_is_better": False, "decimals": 1, "style": "number"}
+    assert added_from_json(of_0_1).render(0.25) == "0.2 s"
+    assert added_from_json(of_0_1).better == "lower"
 
 
 @pytest.mark.parametrize("name", ["", "1st", "a b", "a-b", "a\n", "é"])
 def test_a_name_that_no_keyword_can_have_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="the name of a metric cannot be used"):
         register_metric(RowMetric(name, "t"))
-    assert name not in ROW_METRICS
+    assert name not in METRICS
 
 
 @pytest.mark.parametrize("name", ["h2o_lossy", "decode_tok_per_s", "encode_s"])
 def test_a_name_of_our_own_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="a metric has the name of a built-in one"):
         register_metric(RowMetric(name, "t"))
-    assert name not in ROW_METRICS
+    assert not METRICS[name].added
 
 
 def test_an_unknown_metric_names_its_neighbour_or_the_hook() -> None:
     with pytest.raises(UsageError) as caught:
-        require_metric("first_token", "a preset")
+        find_metric("first_token", "a preset", {"first_token_s": METRICS["encode_s"], "other": METRICS["decode_s"]})
     assert str(caught.value) == (
-        "no plugin adds such a metric\n  where: a preset\n  came: first_token\n"
-        "  next: the hook pytest_h2o_metrics adds metrics"
-    )
-    for name in ("first_token_s", "other"):
-        register_metric(RowMetric(name, "t"))
-    with pytest.raises(UsageError) as caught:
-        require_metric("first_token", "a preset")
-    assert str(caught.value) == (
-        "no plugin adds such a metric\n  where: a preset\n  came: first_token\n"
+        "no metric is called 'first_token'\n  where: a preset\n"
         "  expected: one of first_token_s, other\n  next: did you mean first_token_s?"
     )
+    with pytest.raises(UsageError, match="next: the hook pytest_h2o_metrics adds metrics"):
+        find_metric("zzz", "a preset")
 
 
 def test_a_column_is_read_and_decode_speed_is_that_of_the_row() -> None:

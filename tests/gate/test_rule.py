@@ -3,60 +3,54 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_h2o.gate.rule import RowFacts, Thresholds, decide_best_of, decide_joint, decode_drop, row_margins
+from pytest_h2o.gate.metrics import METRICS, Metric
+from pytest_h2o.gate.rule import RowFacts, decide_best_of, decide_joint, decode_drop, eligible_rows, worst_row
+from tests.sweeps import make_asked, make_facts
 
-ASKED = Thresholds(lossy=3.0, lossless=1.3, decode_drop=0.05)
+ASKED = make_asked(lossy=3.0, decode_drop=0.05, lossless=1.3)
 BASELINE = 100.0
 
 
-def decide(rows: list[RowFacts], asked: Thresholds = ASKED, *, lossless: float | None = 1.3) -> tuple[bool, bool]:
-    joint = decide_joint(rows, asked, baseline_tok_per_s=BASELINE, lossless=lossless)
-    best_of = decide_best_of(rows, asked, baseline_tok_per_s=BASELINE, lossless=lossless)
-    return joint.passed, best_of.passed
+def facts(run_id: str, lossy: float | None, speed: float | None, lossless: float | None = 1.3) -> RowFacts:
+    return make_facts(run_id, lossy, speed, baseline=BASELINE, lossless=lossless)
+
+
+def decide(rows: list[RowFacts], asked: dict[str, float] = ASKED) -> tuple[bool, bool]:
+    return decide_joint(rows, asked).passed, decide_best_of(rows, asked).passed
 
 
 def test_a_row_exactly_on_every_target_passes() -> None:
-    assert decide([RowFacts("a", 3.0, 95.0)]) == (True, True)
+    assert decide([facts("a", 3.0, 95.0)]) == (True, True)
 
 
 @pytest.mark.parametrize(
-    ("row", "lossless"),
+    "row",
     [
-        (RowFacts("a", math.nextafter(3.0, 0), 95.0), 1.3),
-        (RowFacts("a", 3.0, 94.999999), 1.3),
-        (RowFacts("a", 3.0, 95.0), math.nextafter(1.3, 0)),
-        (RowFacts("a", None, 95.0), 1.3),
-        (RowFacts("a", 3.0, None), 1.3),
-        (RowFacts("a", 3.0, 95.0), None),
-        (RowFacts("a", math.nan, 95.0), 1.3),
-        (RowFacts("a", 3.0, math.nan), 1.3),
-        (RowFacts("a", 3.0, 95.0), math.nan),
-    ],
-    ids=[
-        "lossy",
-        "decode",
-        "lossless",
-        "no-lossy",
-        "no-decode",
-        "no-lossless",
-        "nan-lossy",
-        "nan-decode",
-        "nan-lossless",
+        pytest.param(facts("a", math.nextafter(3.0, 0), 95.0), id="lossy"),
+        pytest.param(facts("a", 3.0, 94.999999), id="decode"),
+        pytest.param(facts("a", 3.0, 95.0, math.nextafter(1.3, 0)), id="lossless"),
+        pytest.param(facts("a", None, 95.0), id="no-lossy"),
+        pytest.param(facts("a", 3.0, None), id="no-decode"),
+        pytest.param(facts("a", 3.0, 95.0, None), id="no-lossless"),
+        pytest.param(facts("a", math.nan, 95.0), id="nan-lossy"),
+        pytest.param(facts("a", 3.0, math.nan), id="nan-decode"),
+        pytest.param(facts("a", 3.0, 95.0, math.nan), id="nan-lossless"),
     ],
 )
-def test_one_figure_slightly_worse_or_missing_fails_both_rules(row: RowFacts, lossless: float | None) -> None:
-    assert decide([row], lossless=lossless) == (False, False)
+def test_one_figure_slightly_worse_or_missing_fails_both_rules(row: RowFacts) -> None:
+    assert decide([row]) == (False, False)
 
 
 def test_two_rows_that_share_the_targets_pass_best_of_but_not_joint() -> None:
-    rows = [RowFacts("lossy", 3.4, 80.0), RowFacts("fast", 2.0, 110.0)]
+    rows = [facts("lossy", 3.4, 80.0, 1.4), facts("fast", 2.0, 110.0, 1.4)]
     assert decide(rows) == (False, True)
-    joint = decide_joint(rows, ASKED, baseline_tok_per_s=BASELINE, lossless=1.4)
+    joint = decide_joint(rows, ASKED)
     assert [m.missed for m in joint.rows] == [("decode",), ("lossy",)]
     assert joint.best is not None
     assert joint.best.run_id == "lossy"
@@ -65,20 +59,34 @@ def test_two_rows_that_share_the_targets_pass_best_of_but_not_joint() -> None:
 
 def test_no_row_and_no_threshold_never_pass() -> None:
     assert decide([]) == (False, False)
-    assert decide([RowFacts("a", 9.0, 200.0)], Thresholds(None, None, None)) == (False, False)
+    assert decide([facts("a", 9.0, 200.0)], {}) == (False, False)
 
 
 def test_a_missing_baseline_fails_and_a_threshold_left_out_does_not() -> None:
-    rows = [RowFacts("a", 3.0, 10.0)]
-    missing = decide_joint(rows, ASKED, baseline_tok_per_s=None, lossless=1.3)
+    rows = [make_facts("a", 3.0, 10.0, lossless=1.3)]
+    missing = decide_joint(rows, ASKED)
     assert not missing.passed
     assert missing.rows[0].missed == ("decode",)
-    assert not decide_best_of(rows, ASKED, baseline_tok_per_s=None, lossless=1.3).passed
-    left_out = Thresholds(3.0, 1.3, None)
-    assert decide_joint(rows, left_out, baseline_tok_per_s=None, lossless=1.3).passed
-    verdict = decide_best_of(rows, left_out, baseline_tok_per_s=None, lossless=1.3)
-    assert verdict.passed
-    assert verdict.decode_pass is None
+    assert not decide_best_of(rows, ASKED).passed
+    assert decide(rows, make_asked(lossy=3.0, lossless=1.3)) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("values", "target", "held"),
+    [((3.0, 2.0), 2.0, True), ((3.0, 2.0), 2.5, False), ((3.0, None), 2.0, False), ((3.0, math.nan), 2.0, False)],
+)
+def test_a_metric_that_every_row_must_hold_is_decided_by_the_worst(
+    values: tuple[float | None, ...], target: float, held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the row that meets the other targets has; a row without a value is the worst."""
+    monkeypatch.setitem(METRICS, "mine", Metric("mine", "my metric", "higher", over="every row"))
+    rows = [replace(facts(f"row {n}", 3.0, 95.0), values={"mine": value}) for n, value in enumerate(values)]
+    assert decide(rows, {"mine": target}) == (held, held)
+    assert {row.missed for row in decide_joint(rows, {"mine": target}).rows} == {() if held else ("mine",)}
+    worst = worst_row(rows, "mine")
+    assert worst is not None
+    assert worst.run_id == "row 1"
+    assert len(eligible_rows(rows, {"mine": target}, rule="joint")) == 2 * held
 
 
 @pytest.mark.parametrize("baseline", [0.0, -1.0, math.nan, math.inf])
@@ -94,30 +102,22 @@ def test_the_drop_is_a_fraction_of_the_baseline() -> None:
 
 ratios = st.floats(0.5, 10.0)
 speeds = st.floats(1.0, 200.0)
-rows_of = st.lists(st.builds(RowFacts, st.text(max_size=3), ratios, speeds), min_size=1, max_size=6)
 
 
-@given(rows_of, ratios, ratios, st.floats(0.0, 0.5), ratios)
+@given(st.lists(st.tuples(ratios, speeds), min_size=1, max_size=6), ratios, ratios, st.floats(0.0, 0.5), ratios)
 def test_joint_is_some_row_meeting_all_and_implies_best_of(
-    rows: list[RowFacts], lossy: float, lossless_target: float, drop: float, lossless: float
+    figures: list[tuple[float, float]], lossy: float, lossless_target: float, drop: float, lossless: float
 ) -> None:
-    asked = Thresholds(lossy, lossless_target, drop)
-    expected = any(
-        row.lossy is not None
-        and row.decode_tok_per_s is not None
-        and row.lossy >= lossy
-        and decode_drop(BASELINE, row.decode_tok_per_s) <= drop
-        and lossless >= lossless_target
-        for row in rows
+    rows = [facts("a", ratio, speed, lossless) for ratio, speed in figures]
+    expected = lossless >= lossless_target and any(
+        ratio >= lossy and decode_drop(BASELINE, speed) <= drop for ratio, speed in figures
     )
-    joint, best_of = decide(rows, asked, lossless=lossless)
+    joint, best_of = decide(rows, make_asked(lossy=lossy, lossless=lossless_target, decode_drop=drop))
     assert joint == expected
     assert best_of or not joint
 
 
 @given(ratios, ratios)
 def test_the_sign_of_a_ratio_margin_is_exact(value: float, target: float) -> None:
-    asked = Thresholds(target, None, None)
-    margin = row_margins(RowFacts("a", value, None), asked, baseline_tok_per_s=None, lossless=None).lossy
-    assert margin is not None
-    assert (margin >= 0) == (value >= target)
+    assert (METRICS["h2o_lossy"].margin(value, target) >= 0) == (value >= target)
+    assert (METRICS["h2o_keep"].margin(value, target) >= 0) == (value <= target)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +11,8 @@ import pytest
 from pytest_h2o.bench.demo import TextComparison, compare_texts
 from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import NotMeasured, OptedOut, UsageError
-from pytest_h2o.gate.metrics import ROW_METRICS, RowMetric
+from pytest_h2o.gate.metrics import METRICS, Metric, RowMetric
+from pytest_h2o.gate.targets import Targets
 from pytest_h2o.gate.values import Target
 from pytest_h2o.run.launching import Baseline
 from tests.sweeps import make_row, make_sweep
@@ -120,7 +120,7 @@ def test_without_a_row_the_joint_rule_is_no_pass() -> None:
 
 def test_the_best_value_of_a_column_has_its_spread_and_row() -> None:
     sweep = make_sweep(make_row("a", h2o_lossy="3.2 ± 0.02"), make_row("b", h2o_lossy="3.1 ± 0.01"))
-    assert sweep.asked is False
+    assert sweep.has_measured is False
     assert sweep.comparisons == []
     best = sweep.best("h2o_lossy")
     assert (best.metric, best.value, best.std, best.source) == ("h2o_lossy", 3.2, 0.02, "a")
@@ -143,7 +143,7 @@ def test_one_row_must_meet_every_target() -> None:
         "single row meets every target",
         "no row meets every target; the nearest, fast, misses lossy",
     ]
-    rows = {row.run_id: (row.lossy, row.decode, row.lossless) for row in sweep.joint().rows}
+    rows = {row.run_id: tuple(row.by_metric.values()) for row in sweep.joint().rows}
     assert rows == {
         "evicts": (pytest.approx(0.2), pytest.approx(0.05 - 1 / 6), pytest.approx(0.1)),
         "fast": (pytest.approx(-0.1), pytest.approx(0.05), pytest.approx(0.1)),
@@ -193,7 +193,7 @@ def test_a_decode_threshold_that_was_left_out_holds_nobody_back() -> None:
     assert "the decode threshold is left out (decode baseline: none)" in sweep.notes
 
 
-def test_what_the_summary_is_told_of_a_preset() -> None:
+def test_what_the_summary_is_told_of_a_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[tuple[Any, dict[str, Any]]] = []
     sweep = make_sweep(
         make_row("r"),
@@ -202,7 +202,9 @@ def test_what_the_summary_is_told_of_a_preset() -> None:
         fingerprint=lambda preset, found: {"preset": preset.name, "rows": str(len(found))},
     )
     metrics = {"mine": Target("mine", 2.0, "preset"), "told": Target("told", None, "the plugin that adds it")}
-    sweep.targets = replace(sweep.targets, metrics=metrics)
+    for name in metrics:
+        monkeypatch.setitem(METRICS, name, RowMetric(name, name))
+    sweep.targets = Targets({**sweep.targets.by_metric, **metrics})
     sweep.preset = sweep.preset.model_copy(update={"path": Path("a.yaml")})
     sweep.session.decode.baseline = lambda preset, found: Baseline(60.0, "a number", files=(Path("off.log"),))  # type: ignore[method-assign, assignment]
     sweep.session.decode.is_paired = lambda preset: preset is None  # type: ignore[method-assign]
@@ -236,8 +238,9 @@ def test_quality_is_asked_where_somebody_asks_or_a_row_tells_it(
 ) -> None:
     cells = {} if rise is None else {"quality_ppl_rise": rise}
     sweep = make_sweep(make_row("r", **cells), targets={"quality": 0.01})
-    sweep.targets = replace(sweep.targets, quality=Target("quality_ppl_rise", 0.01, origin))
-    assert sweep.asked_thresholds().quality == asked
+    own = Target("quality_ppl_rise", 0.01, origin)
+    sweep.targets = Targets({**sweep.targets.by_metric, own.metric: own})
+    assert sweep.asked.get(own.metric) == asked
 
 
 @pytest.mark.parametrize(("lossy", "said"), [(3.0, "most"), (9.0, "most")])
@@ -257,7 +260,24 @@ def test_texts_are_those_of_the_row_that_evicts_most(lossy: float, said: str) ->
 
 
 def test_a_metric_that_the_item_has_no_target_for_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ROW_METRICS, "mine", RowMetric("mine", "my metric"))
-    assert make_sweep(make_row("r")).targets.metric("mine") == Target("mine", None, "not for a scope")
-    with pytest.raises(UsageError, match=r"where: h2o_targets.metric"):
-        make_sweep(make_row("r")).targets.metric("other")
+    sweep = make_sweep(make_row("r"))
+    monkeypatch.setitem(METRICS, "mine", RowMetric("mine", "my metric"))
+    assert sweep.targets.metric("mine") == Target("mine", None, "not for a scope")
+    with pytest.raises(UsageError, match=r"no metric is called 'other'\n  where: h2o_targets.metric"):
+        sweep.targets.metric("other")
+    with pytest.raises(AttributeError, match="no target is called 'losy'"):
+        _ = sweep.targets.losy
+
+
+def test_of_a_metric_that_every_row_must_hold_the_worst_row_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METRICS, "heat", Metric("heat", "heat", "lower", over="every row", target=3.0))
+    sweep = make_sweep(make_row("cool", heat="1.0"), make_row("hot", heat="4.0 ± 0.5"), make_row("mild", heat="2.0"))
+    worst = sweep.worst("heat")
+    assert (worst.value, worst.std, worst.source) == (4.0, 0.5, "hot")
+    assert worst <= 4.0
+    assert not worst <= 3.9
+    assert sweep.worst("h2o_lossy").source == "cool"
+    with pytest.raises(UsageError, match=r"(?s)every row must hold it.*expected: h2o_sweep.worst\('heat'\)"):
+        sweep.best("heat")
+    with pytest.raises(NotMeasured, match="the column heat of adhoc is missing or not a number"):
+        make_sweep(make_row("cool", heat="1.0"), make_row("silent")).worst("heat")

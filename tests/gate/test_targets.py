@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_h2o.errors import UsageError
-from pytest_h2o.gate.metrics import ROW_METRICS, RowMetric
+from pytest_h2o.gate.metrics import GATE_OPTIONS, METRICS, RowMetric
 from pytest_h2o.gate.targets import choose_target, preset_targets, refuse_unmeasured, scope_targets
 from pytest_h2o.gate.values import Target
-from pytest_h2o.inputs.options import DEFAULT_TARGETS, Settings, resolve_settings
+from pytest_h2o.inputs.options import Settings, resolve_settings
 from pytest_h2o.inputs.presets import Preset, preset_from_flags
 from pytest_h2o.inputs.scopes import Scope
 
@@ -26,7 +27,9 @@ PRESET = "targets of preset adhoc"
 
 def settings_of(*, line: dict[str, str] | None = None, ini: dict[str, str] | None = None) -> Settings:
     here = Path.cwd()
-    return resolve_settings(command_line=(line or {}).get, ini=(ini or {}).get, invocation_dir=here, ini_dir=here)
+    return resolve_settings(
+        GATE_OPTIONS, command_line=(line or {}).get, ini=(ini or {}).get, invocation_dir=here, ini_dir=here
+    )
 
 
 def scope(name: str = "front", **keys: Any) -> Scope:
@@ -40,30 +43,40 @@ def preset(**keys: Any) -> Preset:
 @pytest.mark.parametrize("kind", KINDS)
 def test_command_line_stands_over_the_file_and_that_over_ini_and_that_over_the_default(kind: str) -> None:
     key, flag = f"h2o_{kind}_target", f"--h2o-{kind.replace('_', '-')}-target"
+    metric = METRICS[KINDS[kind]]
     least = 1.0 if kind == "lossy" else 0.0
     line, ini = {key: str(least + 0.25)}, {key: str(least + 0.5)}
     chosen = [
-        choose_target(settings_of(line=line, ini=ini), kind, 0.75, "a preset"),
-        choose_target(settings_of(ini=ini), kind, 0.75, "a preset"),
-        choose_target(settings_of(ini=ini), kind, None, "a preset"),
-        choose_target(settings_of(), kind, None, "a preset"),
-        choose_target(settings_of(), kind, 0.0, "a preset"),
+        choose_target(settings_of(line=line, ini=ini), metric, 0.75, "a preset"),
+        choose_target(settings_of(ini=ini), metric, 0.75, "a preset"),
+        choose_target(settings_of(ini=ini), metric, None, "a preset"),
+        choose_target(settings_of(), metric, None, "a preset"),
+        choose_target(settings_of(), metric, 0.0, "a preset"),
     ]
     assert chosen == [
-        Target(KINDS[kind], least + 0.25, flag),
-        Target(KINDS[kind], 0.75, "a preset"),
-        Target(KINDS[kind], least + 0.5, f"ini key {key}"),
-        Target(KINDS[kind], DEFAULT_TARGETS[kind], "default"),
-        Target(KINDS[kind], 0.0, "a preset"),
+        Target(metric.name, least + 0.25, flag),
+        Target(metric.name, 0.75, "a preset"),
+        Target(metric.name, least + 0.5, f"ini key {key}"),
+        Target(metric.name, metric.target, "default"),
+        Target(metric.name, 0.0, "a preset"),
     ]
 
 
 def test_the_defaults_are_those_of_the_joint_rule() -> None:
     targets = preset_targets(settings_of(), preset(), None)
-    asked = targets.thresholds
-    assert (asked.lossy, asked.lossless, asked.decode_drop, asked.quality) == (3.0, 1.3, 0.05, 0.01)
+    assert targets.asked == {"h2o_lossy": 3.0, "decode_drop": 0.05, "quality_ppl_rise": 0.01, "lossless_ratio": 1.3}
     assert {targets.lossy.origin, targets.lossless.origin, targets.decode_drop.origin} == {"default"}
     assert targets.similarity == Target("demo_similarity", None, "no target")
+
+
+def test_any_metric_of_a_row_can_have_a_target_and_is_then_asked_of_one_row() -> None:
+    """By its key or its name, beside the fixed keys or under `metrics`."""
+    for key in ("targets.h2o_keep", "targets.metrics.h2o_keep"):
+        targets = preset_targets(settings_of(), preset(**{key: 0.4}), None)
+        assert targets.metric("h2o_keep") == targets.h2o_keep == Target("h2o_keep", 0.4, PRESET)
+        assert targets.asked["h2o_keep"] == 0.4
+    named = preset_targets(settings_of(), preset(**{"targets.h2o_lossy": 3.2}), None)
+    assert named.lossy == Target("h2o_lossy", 3.2, PRESET)
 
 
 def test_a_preset_says_its_own_targets() -> None:
@@ -121,17 +134,19 @@ def test_a_scope_is_asked_for_its_ratio_alone() -> None:
 
 
 def test_metrics_of_plugins_have_the_target_of_the_preset_or_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ROW_METRICS, "first_token_s", RowMetric("first_token_s", "first token", target=2.0))
+    metric = replace(RowMetric("first_token_s", "first token", target=2.0), added=True)
+    monkeypatch.setitem(METRICS, "first_token_s", metric)
     asked = preset_targets(settings_of(), preset(**{"targets.metrics.first_token_s": 1.5}), None)
     assert asked.metric("first_token_s") == Target("first_token_s", 1.5, PRESET)
     silent = preset_targets(settings_of(), preset(), None)
     assert silent.metric("first_token_s") == Target("first_token_s", 2.0, "the plugin that adds it")
+    assert "first_token_s" not in silent.asked
     assert scope_targets(settings_of(), scope()).metric("first_token_s").value is None
 
 
 def test_what_nothing_here_measures_is_refused() -> None:
     refuse_unmeasured(preset(), takes_prompt=False)
-    with pytest.raises(UsageError, match=r"(?s)no plugin adds such a metric\n  where: targets.metrics of adhoc.*nope"):
+    with pytest.raises(UsageError, match=r"(?s)no metric is called 'nope'\n  where: targets.metrics of adhoc"):
         refuse_unmeasured(preset(**{"targets.metrics.nope": 1}), takes_prompt=True)
     prompted = preset(prompt_file=__file__)
     refuse_unmeasured(prompted, takes_prompt=True)

@@ -9,18 +9,17 @@ import pytest
 from pytest_h2o.errors import UsageError
 from pytest_h2o.gate.compare import Allowances, FigureChange, parse_allowances
 from pytest_h2o.gate.decode import FIT_SLACK, Budget, Pair, judge, next_action
+from pytest_h2o.gate.metrics import METRICS
 from pytest_h2o.gate.rule import (
     Bound,
-    RowFacts,
-    Thresholds,
-    best_of_margins,
     decide_best_of,
     decide_joint,
     decode_drop,
     find_bound,
 )
 from pytest_h2o.gate.sequential import FAIL_POWER, MAX_PAIRS, critical_counts, fixed_count, signed_rank_tail
-from pytest_h2o.gate.values import METRICS, Interval, Measured, Target
+from pytest_h2o.gate.values import Interval, Measured, Target
+from tests.sweeps import make_asked, make_facts
 
 LOSSY, DROP = "h2o_lossy", "decode_drop"
 
@@ -87,19 +86,17 @@ def test_a_slow_baseline_is_a_baseline() -> None:
 
 def test_margins_are_fractions_of_their_target() -> None:
     """A row that misses a target of 4 by a fifth of it ranks behind one that misses by a tenth."""
-    verdict = decide_joint(
-        [RowFacts("row", 3.2, None)], Thresholds(4.0, 1.25, None), baseline_tok_per_s=None, lossless=1.5
-    )
+    verdict = decide_joint([make_facts("row", 3.2, lossless=1.5)], make_asked(lossy=4.0, lossless=1.25))
     assert verdict.best is not None
-    assert (verdict.best.lossy, verdict.best.lossless) == (pytest.approx(-0.2), pytest.approx(0.2))
+    assert verdict.best.by_metric == {LOSSY: pytest.approx(-0.2), "lossless_ratio": pytest.approx(0.2)}
     assert not verdict.passed
 
 
 def test_the_best_of_rule_names_its_rows_and_its_drop() -> None:
-    rows = [RowFacts("a", 3.5, 40.0), RowFacts("b", 2.0, 59.0)]
-    verdict = decide_best_of(rows, Thresholds(3.0, None, 0.05), baseline_tok_per_s=60.0, lossless=None)
-    assert (verdict.lossy_best, verdict.decode_best) == (rows[0], rows[1])
-    assert verdict.decode_drop == pytest.approx(1 / 60)
+    rows = [make_facts("a", 3.5, 40.0, baseline=60.0), make_facts("b", 2.0, 59.0, baseline=60.0)]
+    verdict = decide_best_of(rows, make_asked(lossy=3.0, decode_drop=0.05))
+    assert verdict.rows == {LOSSY: rows[0], DROP: rows[1]}
+    assert verdict.margins.by_metric[DROP] == pytest.approx(0.05 - 1 / 60)
     assert verdict.passed
 
 
@@ -179,16 +176,13 @@ def test_what_a_verdict_says_of_its_plan() -> None:
 
 
 def test_margins_of_the_best_of_each_column() -> None:
-    rows = [RowFacts("a", 3.6, 40.0), RowFacts("b", 2.0, 57.0), RowFacts("c", None, None)]
-    asked = Thresholds(3.0, None, 0.10)
-    best = best_of_margins(rows, asked, baseline_tok_per_s=60.0, lossless=None)
-    assert (best.run_id, best.lossless) == ("best of each column", None)
-    assert (best.lossy, best.decode) == (pytest.approx(0.2), pytest.approx(0.05))
-    rows = [RowFacts("a", 3.6, 40.0, 0.03), RowFacts("b", 2.0, 57.0, 0.01)]
-    more = best_of_margins(rows, Thresholds(3.0, 1.25, 0.10, 0.02), baseline_tok_per_s=60.0, lossless=1.5)
-    assert (more.lossless, more.quality) == (pytest.approx(0.2), pytest.approx(0.01))
-    none = best_of_margins([], asked, baseline_tok_per_s=60.0, lossless=None)
-    assert (none.lossy, none.decode) == (-math.inf, -math.inf)
+    rows = [make_facts(*row, baseline=60.0, lossless=1.5) for row in (("a", 3.6, 40.0, 0.03), ("b", 2.0, 57.0, 0.01))]
+    asked = make_asked(lossy=3.0, decode_drop=0.10, quality=0.02, lossless=1.25)
+    best = decide_best_of([*rows, make_facts("c", None, lossless=1.5)], asked).margins
+    assert best.run_id == "best of each column"
+    assert list(best.by_metric.values()) == [pytest.approx(margin) for margin in (0.2, 0.05, 0.01, 0.2)]
+    none = decide_best_of([], asked).margins
+    assert set(none.by_metric.values()) == {-math.inf}
 
 
 @pytest.mark.parametrize(
@@ -222,23 +216,20 @@ def test_a_value_is_shown_apart_from_a_target_that_it_differs_from() -> None:
 def test_the_best_of_rule_takes_the_smallest_rise_of_perplexity(
     rises: tuple[float | None, ...], target: float | None, holds: bool | None
 ) -> None:
-    rows = [RowFacts(f"row {n}", 3.0, None, rise) for n, rise in enumerate(rises)]
-    verdict = decide_best_of(rows, Thresholds(3.0, None, None, target), baseline_tok_per_s=None, lossless=None)
-    assert verdict.quality_pass is holds
+    rows = [make_facts(f"row {n}", 3.0, rise=rise) for n, rise in enumerate(rises)]
+    verdict = decide_best_of(rows, make_asked(lossy=3.0, quality=target))
     assert verdict.passed is (holds is not False)
+    assert verdict.margins.missed == (("quality",) if holds is False else ())
 
 
 def test_the_joint_rule_asks_one_row_for_quality_too() -> None:
     """Each row meets one of the two targets; together they would pass."""
-    rows = [RowFacts("dense", 3.2, None, 0.05), RowFacts("sound", 2.8, None, 0.01)]
-    asked = Thresholds(3.0, None, None, 0.02)
-    verdict = decide_joint(rows, asked, baseline_tok_per_s=None, lossless=None)
+    rows = [make_facts("dense", 3.2, rise=0.05), make_facts("sound", 2.8, rise=0.01)]
+    asked = make_asked(lossy=3.0, quality=0.02)
+    verdict = decide_joint(rows, asked)
     assert not verdict.passed
-    assert [row.quality for row in verdict.rows] == [pytest.approx(-0.03), pytest.approx(0.01)]
-    assert decide_best_of(rows, asked, baseline_tok_per_s=None, lossless=None).passed
-    assert decide_joint(
-        [*rows, RowFacts("both", 3.0, None, 0.02)], asked, baseline_tok_per_s=None, lossless=None
-    ).passed
-    assert not decide_joint(
-        [RowFacts("unknown", 9.0, None, None)], asked, baseline_tok_per_s=None, lossless=None
-    ).passed
+    margins = [row.by_metric["quality_ppl_rise"] for row in verdict.rows]
+    assert margins == [pytest.approx(-0.03), pytest.approx(0.01)]
+    assert decide_best_of(rows, asked).passed
+    assert decide_joint([*rows, make_facts("both", 3.0, rise=0.02)], asked).passed
+    assert not decide_joint([make_facts("unknown", 9.0)], asked).passed

@@ -34,7 +34,7 @@ def add(project: Project, *lines: str, gate: str = GATE) -> None:
 
 METRIC = "from my_metric import pytest_h2o_metrics"
 SHOWN = ("metric", "title", "measured", "relation", "target", "target_origin", "margin", "source", "outcome")
-IMPORT = "from pytest_h2o.gate.row_metrics import RowMetric"
+IMPORT = "from pytest_h2o.gate.metrics import RowMetric"
 SECTION = "from my_section import pytest_h2o_report_sections"
 
 
@@ -112,7 +112,7 @@ def test_a_metric_without_its_column_fails(project: Project) -> None:
     lines = (
         "def made(row):",
         "    return row.get('no_column').mean",
-        "from pytest_h2o.gate.row_metrics import RowMetric",
+        "from pytest_h2o.gate.metrics import RowMetric",
     )
     hook = ("def pytest_h2o_metrics(config):", "    return [RowMetric('first_token_s', 'made'{})]")
     add(project, *lines, hook[0], hook[1].format(""))
@@ -134,14 +134,14 @@ def test_a_metric_without_its_column_fails(project: Project) -> None:
         (
             [METRIC],
             ["--h2o-set=targets.metrics.first_tokens=1"],
-            ["no plugin adds such a metric", "first_token_s?"],
+            ["no metric is called", "first_token_s?"],
         ),
         (
             ["def pytest_h2o_metrics(config): return 3"],
             [],
             ["metrics gave something else", "expected: a list"],
         ),
-        (["def pytest_h2o_metrics(config): return [3]"], [], ["expected: RowMetric objects"]),
+        (["def pytest_h2o_metrics(config): return [3]"], [], ["expected: Metric objects"]),
         (
             ["def pytest_h2o_benches(config): return [dict]"],
             [],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_h2o.inputs.options import OPTIONS
+from pytest_h2o.gate.metrics import GATE_OPTIONS
 from tests.plugin.project import Project, check_no_traceback
 
 
@@ -55,10 +55,10 @@ def test_help_has_one_group_with_every_option(without_gates: Project) -> None:
     start = lines.index(title) + 1
     group = lines[start : lines.index("", start)]
     flags = [line.split()[0].split("=")[0] for line in group if line.startswith("  --")]
-    assert flags == [option.flag for option in OPTIONS]
+    assert flags == [option.flag for option in GATE_OPTIONS]
     assert all(len(line) <= 100 for line in group)
     text = " ".join(" ".join(lines).split())
-    for option in OPTIONS:
+    for option in GATE_OPTIONS:
         assert f"{option.key} (" in text, f"{option.key} is no ini key"
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_h2o.errors import StoreError, UsageError
+from pytest_h2o.gate.metrics import GATE_OPTIONS
 from pytest_h2o.inputs.options import resolve_settings
 from pytest_h2o.plugin.workers import _pack, hear_controller, tell_worker
 from pytest_h2o.run.journal import MAX_OUTPUT_BYTES, receive_files
@@ -92,7 +93,9 @@ def test_another_bench_there_is_refused(tmp_path: Path) -> None:
         (tmp_path / name / "model.json").write_text("{}")
     given = {"h2o_bench": "llm_bench", "h2o_base_config": "model.json"}
     here = tmp_path / "here"
-    settings = resolve_settings(command_line=given.get, ini=lambda key: None, invocation_dir=here, ini_dir=here)
+    settings = resolve_settings(
+        GATE_OPTIONS, command_line=given.get, ini=lambda key: None, invocation_dir=here, ini_dir=here
+    )
     told = json.loads(json.dumps(tell_worker(settings, here / "h2o-runs" / "run", here, away=True)))
     with pytest.raises(UsageError) as caught:
         hear_controller(told, tmp_path / "there")

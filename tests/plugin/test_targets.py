@@ -127,7 +127,7 @@ def test_an_error_of_a_gate_file_is_its_own(project: Project) -> None:
     result = project.run(what=str(Path("gates") / "test_own.py"))
     assert result.parseoutcomes()["failed"] == 2
     assert failure_of(result, f"test_name[{PRESET}]").startswith(
-        "no metric is called 'h2o_lossi'\n  expected: h2o_lossy"
+        "no metric is called 'h2o_lossi'\n  where: h2o_sweep.best of target_ratio_v3\n  expected: one of h2o_lossy"
     )
     assert "AttributeError: 'SweepItem' object has no attribute 'bets'" in failure_of(
         result, f"test_attribute[{PRESET}]"

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pytest_h2o.gate.metrics import GATE_OPTIONS
 from pytest_h2o.gate.values import Measured, Target
 from pytest_h2o.inputs.options import resolve_settings
 from pytest_h2o.report.diagnosis import explain_comparison, report_item
@@ -25,7 +26,11 @@ def make_session(folder: Path, gates: Path = GATES, **options: str) -> GateSessi
     if "bench" not in options and "logs" not in options:
         given["h2o_logs"] = str(RECORDINGS)
     settings = resolve_settings(
-        command_line=given.get, ini={"h2o_set": ["model_layers=30"]}.get, invocation_dir=folder, ini_dir=folder
+        GATE_OPTIONS,
+        command_line=given.get,
+        ini={"h2o_set": ["model_layers=30"]}.get,
+        invocation_dir=folder,
+        ini_dir=folder,
     )
     session = GateSession(settings, run_dir=folder / "run")
     names = [name for _, name in session.parameters("h2o_sweep", gates)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_h2o.errors import NotMeasured
-from pytest_h2o.gate.rule import Thresholds, best_of_margins
+from pytest_h2o.gate.rule import decide_best_of
 from pytest_h2o.gate.values import Measured, Target
 from pytest_h2o.report.diagnosis import explain_comparison
 from pytest_h2o.run.session import GateSession
@@ -26,7 +26,6 @@ from tests.report.gate_items import (
 
 PRESET = "target_ratio_v3"
 DECIDING = "front2_grouped_192_8"
-NOTHING = Thresholds(None, 1.3, None)
 GOLDENS = Path(__file__).parent / "goldens"
 
 sweep_gates, dump_gates = load_gate_file("test_sweep"), load_gate_file("test_dumps")
@@ -211,7 +210,7 @@ def test_a_comparison_shows_as_many_digits_as_tell_the_two_apart() -> None:
 
 
 def test_a_joint_margin_is_told_in_words_only_where_a_target_is_missed() -> None:
-    best = Measured("joint_margin", -0.0343, best_of_margins([], NOTHING, baseline_tok_per_s=None, lossless=1.0).run_id)
+    best = Measured("joint_margin", -0.0343, decide_best_of([], {}).margins.run_id)
     check_comparison(
         best,
         ">=",

@@ -11,16 +11,16 @@ import pytest
 from pytest_h2o.bench.recorded import read_recording
 from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import UsageError
-from pytest_h2o.gate.rule import Thresholds
 from pytest_h2o.report.original import analyze_rows, collect_original, lossless_ratio_of, render_analysis_md
 from tests.plugin.project import ROOT, SWEEP
+from tests.sweeps import make_asked
 
 EXPECTED = json.loads((ROOT / "fixtures" / "recordings" / "gate.expected.json").read_text(encoding="utf-8"))
 ROWS = [result for _, result in sorted(read_recording(SWEEP).results.items())]
 UPPER, ONLINE = (
     json.loads((ROOT / "fixtures" / EXPECTED[kind]).read_text(encoding="utf-8")) for kind in ("upper", "online")
 )
-ASKED = Thresholds(3.0, 1.3, 0.05)
+ASKED = make_asked(lossy=3.0, lossless=1.3, decode_drop=0.05)
 
 
 def without(rows: list[Row], column: str, *, number: int = 0) -> list[Row]:
@@ -30,7 +30,7 @@ def without(rows: list[Row], column: str, *, number: int = 0) -> list[Row]:
     return [*rows[:number], changed, *rows[number + 1 :]]
 
 
-def analyze(rows: list[Row] = ROWS, thresholds: Thresholds = ASKED, **changes: Any) -> dict[str, Any]:
+def analyze(rows: list[Row] = ROWS, thresholds: dict[str, float] = ASKED, **changes: Any) -> dict[str, Any]:
     settings = {
         "baseline_tok_per_s": 56.02,
         "decode_left_out": False,
@@ -48,7 +48,11 @@ def analyze(rows: list[Row] = ROWS, thresholds: Thresholds = ASKED, **changes: A
 @pytest.mark.parametrize("gate", EXPECTED["gates"], ids=["holds", "lossy-missed", "lossless-and-decode-missed"])
 def test_the_three_recorded_settings_are_reproduced_value_by_value(gate: dict[str, Any]) -> None:
     asked = gate["arguments"]
-    thresholds = Thresholds(asked["lossy_target"], asked["lossless_target"], asked.get("decode_drop_target", 0.05))
+    thresholds = make_asked(
+        lossy=asked["lossy_target"],
+        lossless=asked["lossless_target"],
+        decode_drop=asked.get("decode_drop_target", 0.05),
+    )
     baseline = asked["decode_baseline"]
     facts = collect_original(ROWS, thresholds, baseline_tok_per_s=baseline, upper=UPPER, online=ONLINE)
     assert facts.averages == EXPECTED["averages"]

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_h2o.report.document import escape, render_list, render_table
 
+from pytest_h2o.gate.metrics import GATE_OPTIONS
 from pytest_h2o.inputs.options import resolve_settings
 from pytest_h2o.report.diagnosis import report_item
-from pytest_h2o.report.document import escape, render_list, render_table
 from pytest_h2o.report.summary import build_summary, render_summary_md
 from pytest_h2o.report.terminal import render_terminal
 from pytest_h2o.run.items import GateItem
@@ -200,7 +201,9 @@ def test_hostile_text_is_shown_as_it_is(text: str) -> None:
 
 
 def test_hostile_names_in_a_run_do_no_harm(tmp_path: Path) -> None:
-    settings = resolve_settings(command_line={}.get, ini={}.get, invocation_dir=tmp_path, ini_dir=tmp_path)
+    settings = resolve_settings(
+        GATE_OPTIONS, command_line={}.get, ini={}.get, invocation_dir=tmp_path, ini_dir=tmp_path
+    )
     collector = Collector(tmp_path, settings)
     evil = "x|<script>alert(1)</script>\n\n# [a](http://evil)"
     record = {
