@@ -21,7 +21,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "codecs")]
 
 from goldens import GOLDENS, digest, read_cases, read_index  # noqa: E402
 
-from pytest_h2o.cli.codecs import streams  # noqa: E402
+from pytest_h2o.cli.codecs_bench import streams  # noqa: E402
 from pytest_h2o.codecs.base import Rope, Stream  # noqa: E402
 from pytest_h2o.codecs.registry import BUILT_IN, parse_codec, render_codec  # noqa: E402
 

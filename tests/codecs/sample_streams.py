@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pytest_h2o.cli.codecs import streams
+from pytest_h2o.cli.codecs_bench import streams
 from pytest_h2o.codecs.base import Codec, Rope, Stream, Words
 
 DUMP = Path(__file__).parents[2] / "fixtures" / "dumps" / "fp16.zip"

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from sample_streams import DUMP, ROPE, SHAPES, any_stream, cut, real_streams, worst_words
 
 import pytest_h2o.codecs
-from pytest_h2o.cli.codecs import streams as dumped_streams
+from pytest_h2o.cli.codecs_bench import streams as dumped_streams
 from pytest_h2o.codecs.base import Codec, Stream
 from pytest_h2o.codecs.registry import BUILT_IN, codec_class, get_codec, parse_codec, render_codec
 
