@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
@@ -16,36 +17,23 @@ from pytest_h2o.inputs.presets import Point
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """How the bench is launched.
-
-    Attributes
-    ----------
-    command : tuple of str
-        The program, and arguments that come before ours (``python -m module``).
-    backend : str
-        cpu, opencl or metal.
-    threads : int
-        Threads of the bench.
-    attention_option : int
-        ``-qatten``; other than 0 this engine quantises the cache and switches H2O off.
-    timeout_s : float
-        Seconds after which a run is ended.
-    grace_s : float
-        Seconds that it then has to end by itself.
-    program : Path or None
-        The bench where `command` does not begin with it.
-    with_json : bool
-        Whether llm_bench is asked for its rows as JSON too; older ones refuse that.
-    """
+    """How the bench is launched."""
 
     command: tuple[str, ...]
+    """The program, and arguments that come before ours (``python -m module``)."""
     backend: str = "cpu"
+    """cpu, opencl or metal."""
     threads: int = 4
     attention_option: int = 0
+    """``-qatten``; other than 0 this engine quantises the cache and switches H2O off."""
     timeout_s: float = 1800.0
+    """After which a run is ended."""
     grace_s: float = 5.0
+    """That it then has to end by itself."""
     program: Path | None = None
+    """The bench where `command` does not begin with it."""
     with_json: bool = True
+    """Whether llm_bench is asked for its rows as JSON too; older ones refuse that."""
 
     @classmethod
     def for_program(
@@ -76,39 +64,37 @@ class RunFiles:
     run_id: str
 
     @property
-    def config(self) -> Path:
-        """The config that the run reads."""
-        return self.directory / "configs" / f"{self.run_id}.json"
-
-    @property
-    def log(self) -> Path:
-        """Its table (``-fp``)."""
-        return self.directory / self.log_file
+    def config_file(self) -> str:
+        """The config that the run reads, as the manifest names it: relative to the folder of the sweep."""
+        return f"configs/{self.run_id}.json"
 
     @property
     def log_file(self) -> str:
-        """The log as rows and the manifest name it: relative to the folder of the sweep."""
+        """Its table (``-fp``), as rows and the manifest name it."""
         return f"logs/{self.run_id}.log"
 
     @property
-    def config_file(self) -> str:
-        """The config as the manifest names it."""
-        return f"configs/{self.run_id}.json"
+    def config(self) -> Path:
+        return self.directory / self.config_file
+
+    @property
+    def log(self) -> Path:
+        return self.directory / self.log_file
 
     @property
     def stdout(self) -> Path:
         """All that it prints besides."""
-        return self.directory / "logs" / f"{self.run_id}.stdout.txt"
+        return self.log.with_name(f"{self.run_id}.stdout.txt")
 
     @property
     def json(self) -> Path:
         """Its results as JSON (``-j``)."""
-        return self.directory / "logs" / f"{self.run_id}.json"
+        return self.log.with_name(f"{self.run_id}.json")
 
     @property
     def marker(self) -> Path:
         """Stands while the run is launched; one that nobody launches any more tells of a process that died."""
-        return self.directory / "logs" / f".{self.run_id}.launching"
+        return self.log.with_name(f".{self.run_id}.launching")
 
     def move_broken_off(self, *, unmarked: bool = False) -> str | None:
         """Move what a launch left whose process died to other names; nothing is deleted.
@@ -120,25 +106,17 @@ class RunFiles:
 
     def move_aside(self, why: str) -> str:
         """Move what a launch left to other names, ``RUN_ID.WHY-1`` say, and return that; StoreError if it cannot be."""
-        number = 1
-        while any(path.exists() for path in self._renamed(why, number)._outputs):
-            number += 1
-        moved = self._renamed(why, number)
+        names = (replace(self, run_id=f"{self.run_id}.{why}-{number}") for number in itertools.count(1))
+        moved = next(files for files in names if not any(path.exists() for path in files._outputs))
         try:
             for source, target in zip(self._outputs, moved._outputs, strict=True):
                 if source.exists():
                     source.rename(target)
         except OSError as error:
-            raise StoreError(
-                f"what a launch left ({why}) cannot be moved aside",
-                where=str(self.directory),
-                came=error.strerror or str(error),
-                hint="choose another output folder",
-            ) from error
+            what, came = f"what a launch left ({why}) cannot be moved aside", error.strerror or str(error)
+            hint = "choose another output folder"
+            raise StoreError(what, where=str(self.directory), came=came, hint=hint) from error
         return moved.run_id
-
-    def _renamed(self, why: str, number: int) -> RunFiles:
-        return RunFiles(self.directory, f"{self.run_id}.{why}-{number}")
 
     @property
     def _outputs(self) -> tuple[Path, ...]:

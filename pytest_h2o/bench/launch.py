@@ -39,34 +39,20 @@ class JsonSupport:
 
 @dataclass(frozen=True)
 class Launcher:
-    """Launches the points of one sweep into one folder.
-
-    Attributes
-    ----------
-    base : BaseConfig
-        The model.
-    settings : BenchSettings
-        The bench and its options.
-    directory : Path
-        Takes ``configs/`` and ``logs/``; files that exist are never touched.
-    json_support : JsonSupport
-        Remembered from launch to launch.
-    env : mapping, optional
-        Environment of the bench; ours if left out.
-    keeps_outcomes : bool
-        Whoever launches keeps each outcome, under a lock of its run: then the files of a run that is launched are those
-        of a launch that was broken off or failed before, and are moved aside.
-    on_wait : callable, optional
-        Called with the seconds waited for another timed run, about once a second.
-    """
+    """Launches the points of one sweep into one folder."""
 
     base: BaseConfig
     settings: BenchSettings
     directory: Path
+    """Takes ``configs/`` and ``logs/``; files that exist are never touched."""
     json_support: JsonSupport
     env: Mapping[str, str] | None = None
+    """Environment of the bench; ours if left out."""
     on_wait: Callable[[float], None] | None = None
+    """Called with the seconds waited for another timed run, about once a second."""
     keeps_outcomes: bool = False
+    """Whoever launches keeps each outcome, under a lock of its run: then the files of a run that is launched are those
+    of a launch that was broken off or failed before, and are moved aside."""
 
     def launch_point(self, point: Point) -> Row:
         """Run one point and return its sound row."""
@@ -75,7 +61,10 @@ class Launcher:
         files.refuse_existing()
         with _marked(files.marker):
             result = self._launch_into(files, point)
-        return result if broken_off is None else replace(result, notes=(*result.notes, _describe_broken(broken_off)))
+        if broken_off is None:
+            return result
+        note = f"launched again: an earlier launch was broken off or failed; what it left is {broken_off}.*"
+        return replace(result, notes=(*result.notes, note))
 
     def launch_baseline(self, point: Point, run_id: str = BASELINE_RUN_ID) -> Row:
         """Run the lengths and repeats of a point with nothing compressed; errors as in `launch_point`."""
@@ -87,20 +76,22 @@ class Launcher:
         config = adapter.run_config(self.base, point)
         argv = adapter.argv(settings, files, point, config)
         write_new_json(files.config, config)
-        child, disturbance = self._run(argv, files, adapter)
-        output = _summarize(child)
+        child, disturbance, output = self._run(argv, files, adapter)
         if settings.with_json and _rejects_json(child, output):
             self.json_support.rejected = True
             _remove_refused_launch(files)
             argv = adapter.argv(replace(settings, with_json=False), files, point, config)
-            child, disturbance = self._run(argv, files, adapter)
-            output = _summarize(child)
+            child, disturbance, output = self._run(argv, files, adapter)
         _check_end(child, output, self.settings.timeout_s)
         try:
             row = only_row(_read_log(adapter, files, point), files.log_file)
             adapter.check(row, point, settings)
         except TableError as error:
-            raise _with_launch(error, child, output) from error
+            error.argv, error.returncode, error.signal_name = child.argv, child.returncode, child.signal_name
+            error.elapsed_s, error.output_tail = child.elapsed_s, read_tail(child.stdout_path)
+            said = None if output.reason is None else f"the bench said: {output.reason}"
+            error.came = "; ".join(part for part in (error.came, said) if part) or None
+            raise
         return replace(
             row,
             run_id=point.run_id,
@@ -114,8 +105,10 @@ class Launcher:
             disturbance=disturbance,
         )
 
-    def _run(self, argv: tuple[str, ...], files: RunFiles, adapter: BenchAdapter) -> tuple[ChildResult, str | None]:
-        """Run the bench alone on the machine; how it ended, and what disturbed it meanwhile."""
+    def _run(
+        self, argv: tuple[str, ...], files: RunFiles, adapter: BenchAdapter
+    ) -> tuple[ChildResult, str | None, OutputSummary]:
+        """Run the bench alone on the machine; how it ended, what disturbed it meanwhile, and what it printed."""
         with machine_lock(self.on_wait):
             before = read_machine()
             child = run_child(
@@ -126,7 +119,19 @@ class Launcher:
                 env=self.env,
                 rows_path=files.log if adapter.rows_on_stdout else None,
             )
-            return child, find_disturbance(before, read_machine(), cores=os.cpu_count() or 1)
+            disturbance = find_disturbance(before, read_machine(), cores=os.cpu_count() or 1)
+        try:
+            return child, disturbance, count_warnings(child.stdout_path)
+        except OSError as error:
+            raise BenchError(
+                "the output of a run has gone",
+                argv=child.argv,
+                returncode=child.returncode,
+                elapsed_s=child.elapsed_s,
+                where=str(child.stdout_path),
+                came=error.strerror or str(error),
+                hint="leave the run folder alone while a run writes to it",
+            ) from error
 
 
 @contextlib.contextmanager
@@ -148,25 +153,6 @@ def _read_log(adapter: BenchAdapter, files: RunFiles, point: Point) -> tuple[Row
     return adapter.parse(read_text(files.log, files.log_file), log_file=files.log_file, repeat=point.repeat)
 
 
-def _describe_broken(run_id: str) -> str:
-    return f"launched again: an earlier launch was broken off or failed; what it left is {run_id}.*"
-
-
-def _summarize(child: ChildResult) -> OutputSummary:
-    try:
-        return count_warnings(child.stdout_path)
-    except OSError as error:
-        raise BenchError(
-            "the output of a run has gone",
-            argv=child.argv,
-            returncode=child.returncode,
-            elapsed_s=child.elapsed_s,
-            where=str(child.stdout_path),
-            came=error.strerror or str(error),
-            hint="leave the run folder alone while a run writes to it",
-        ) from error
-
-
 def _rejects_json(child: ChildResult, output: OutputSummary) -> bool:
     """Whether the bench refused ``-j`` before it did anything."""
     return child.returncode == _USAGE_EXIT_CODE and _JSON_REJECTED.search(output.reason or "") is not None
@@ -182,22 +168,20 @@ def _remove_refused_launch(files: RunFiles) -> None:
 
 def _check_end(child: ChildResult, output: OutputSummary, timeout_s: float) -> None:
     """Raise unless the bench ended by itself, and well."""
+    hint = ""
     if child.timed_out:
         what = f"the bench did not end within {timeout_s:g} s"
-        raise _launch_error(what, child, output, hint="raise the time limit, or look at the end of its output")
-    if child.signal_name is not None:
-        hint = "a missing or broken model or config ends like this" if child.signal_name == "SIGSEGV" else None
-        raise _launch_error(f"the bench was ended by {child.signal_name}", child, output, hint=hint)
-    if child.returncode != 0:
+        hint = "raise the time limit, or look at the end of its output; "
+    elif child.signal_name is not None:
+        what = f"the bench was ended by {child.signal_name}"
+        hint = "a missing or broken model or config ends like this; " if child.signal_name == "SIGSEGV" else ""
+    elif child.returncode != 0:
         # A shell script around the bench reports a signal as 128 and its number.
         behind = signal_name(128 - child.returncode) if 128 < child.returncode < 160 else None
         what = f"the bench ended with exit code {child.returncode}" + (f" ({behind})" if behind else "")
-        raise _launch_error(what, child, output)
-
-
-def _launch_error(what: str, child: ChildResult, output: OutputSummary, *, hint: str | None = None) -> BenchError:
-    repeat = f"repeat it: {repeat_command(child.argv)}"
-    return BenchError(
+    else:
+        return
+    raise BenchError(
         what,
         argv=child.argv,
         returncode=child.returncode,
@@ -207,26 +191,7 @@ def _launch_error(what: str, child: ChildResult, output: OutputSummary, *, hint:
         where=f"{child.stdout_path}, after {child.elapsed_s:.1f} s",
         came=output.reason or "no reason in its output",
         expected="a run that ends with exit code 0",
-        hint=repeat if hint is None else f"{hint}; {repeat}",
-    )
-
-
-def _with_launch(error: TableError, child: ChildResult, output: OutputSummary) -> TableError:
-    """The same error with what is known of the launch that gave the row."""
-    came = error.came
-    if output.reason is not None:
-        came = f"{came}; the bench said: {output.reason}" if came else f"the bench said: {output.reason}"
-    return TableError(
-        error.what,
-        argv=child.argv,
-        returncode=child.returncode,
-        signal_name=child.signal_name,
-        elapsed_s=child.elapsed_s,
-        output_tail=read_tail(child.stdout_path),
-        where=error.where,
-        came=came,
-        expected=error.expected,
-        hint=error.hint,
+        hint=f"{hint}repeat it: {repeat_command(child.argv)}",
     )
 
 
@@ -244,13 +209,7 @@ SAME_LAUNCH = 2
 
 @dataclass
 class Relaunches:
-    """Decides whether a launch is made again.
-
-    Attributes
-    ----------
-    left : int
-        What may still be spent; 0 only marks.
-    """
+    """Decides whether a launch is made again; `left` is what may still be spent, 0 only marks."""
 
     left: int = RELAUNCHES
 
@@ -267,14 +226,7 @@ class Relaunches:
 
 @dataclass
 class Relauncher:
-    """Launches the points of a sweep whose own speeds are judged.
-
-    Attributes
-    ----------
-    launcher : Launcher
-    relaunches : Relaunches
-        Of all points together.
-    """
+    """Launches the points of a sweep whose own speeds are judged; the relaunches are those of all together."""
 
     launcher: Launcher
     relaunches: Relaunches = field(default_factory=Relaunches)

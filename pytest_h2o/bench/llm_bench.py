@@ -17,51 +17,6 @@ from pytest_h2o.errors import TableError, UsageError, one_line
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.presets import Point
 
-_adapters: dict[str, BenchAdapter] = {}
-
-
-def _known() -> dict[str, BenchAdapter]:
-    """Every adapter by its name; the built-in one is there from the first call on."""
-    if not _adapters:
-        _adapters[LLM_BENCH] = LlmBench()
-    return _adapters
-
-
-def register_adapter(adapter: BenchAdapter) -> None:
-    """Make an adapter known by its name; one of the same class takes its place."""
-    known = _known().setdefault(adapter.name, adapter)
-    _adapters[adapter.name] = adapter if _place(known) == _place(adapter) else known
-    if _adapters[adapter.name] is not adapter:
-        raise UsageError(
-            f"two bench adapters are called {adapter.name!r}",
-            came=f"{_place(known)} and {_place(adapter)}",
-            expected="one adapter a name",
-        )
-
-
-def get_adapter(name: str, where: str | None = None) -> BenchAdapter:
-    """Return the adapter of a name."""
-    if name not in _known():
-        near = get_close_matches(name, _adapters, n=1)
-        raise UsageError(
-            "no such bench adapter",
-            where=where,
-            came=name,
-            expected=f"one of {', '.join(sorted(_adapters))}",
-            hint=f"did you mean {near[0]}?" if near else "a plugin adds adapters by the hook pytest_h2o_benches",
-        )
-    return _adapters[name]
-
-
-def name_bench_of(text: str) -> str | None:
-    """Name the bench that an output looks like; None if it looks like none that is known."""
-    return next((name for name, adapter in _known().items() if adapter.recognises(text)), None)
-
-
-def _place(adapter: BenchAdapter) -> str:
-    return f"{type(adapter).__module__}.{type(adapter).__qualname__}"
-
-
 _RATIO_COLUMNS = (
     "h2o_keep",
     "h2o_lossy",
@@ -102,17 +57,22 @@ def check_row(
     attention_option: int | None = None,
 ) -> None:
     """Check that a row of a run with H2O on is what was asked for, and that a verdict may rest on it."""
-    if point is not None:
-        _check_equal(row, "prompt length", row.prompt_len, point.prompt_len)
-        _check_equal(row, "generated length", row.gen_len, point.gen_len)
-    _check_machine(row, backend, threads)
+    _check_asked(row, point, backend, threads)
     require_h2o(row)
-    for column in _RATIO_COLUMNS:
-        _check_measured(row, column, row.get(column), zero_is_sound=column == "h2o_floor_keep")
-    keep = row.get("h2o_keep")
-    if keep is not None and keep.mean > 1:
-        raise _unsound(row, "h2o_keep", f"{keep.mean:g}", "a share of the cache, at most 1")
-    _check_consistent(row)
+    keep, lossy, *_ = (
+        _measured(row, column, row.get(column), zero_is_sound=column == "h2o_floor_keep") for column in _RATIO_COLUMNS
+    )
+    if keep > 1:
+        raise _unsound(row, "h2o_keep", f"{keep:g}", "a share of the cache, at most 1")
+    # Raw over kept is at most 1 / keep.
+    if lossy * (keep - _KEEP_ROUNDING) > ESTIMATE_SLACK:
+        raise TableError(
+            "the row contradicts itself: its lossy ratio is above what its keep ratio leaves",
+            where=row.log_file,
+            came=f"h2o_lossy {lossy:g} beside h2o_keep {keep:g}",
+            expected=f"h2o_lossy of at most {ESTIMATE_SLACK / keep:.3f}, about 1 / h2o_keep",
+            hint="the table was edited, or the bench has an error; run this point again",
+        )
     _check_speeds(row)
     if is_idle(row):
         raise _idle_error(row, point, attention_option)
@@ -122,10 +82,7 @@ def check_baseline_row(
     row: Row, point: Point | None, *, backend: str | None = None, threads: int | None = None
 ) -> None:
     """Check that a row of a run with H2O off is what was asked for, has its speeds, and shows no eviction."""
-    if point is not None:
-        _check_equal(row, "prompt length", row.prompt_len, point.prompt_len)
-        _check_equal(row, "generated length", row.gen_len, point.gen_len)
-    _check_machine(row, backend, threads)
+    _check_asked(row, point, backend, threads)
     _check_speeds(row)
     for column in _IDLE_COLUMNS:
         value = row.get(column)
@@ -139,7 +96,11 @@ def is_idle(row: Row) -> bool:
     return all(value is not None and value.mean == 1 for value in values)
 
 
-def _check_machine(row: Row, backend: str | None, threads: int | None) -> None:
+def _check_asked(row: Row, point: Point | None, backend: str | None, threads: int | None) -> None:
+    """Check lengths, backend and threads, as far as it is known what was asked for."""
+    if point is not None:
+        _check_equal(row, "prompt length", row.prompt_len, point.prompt_len)
+        _check_equal(row, "generated length", row.gen_len, point.gen_len)
     if backend is not None and (row.backend or "").lower() != backend.lower():
         raise TableError(
             "the bench ran on another backend than asked",
@@ -163,37 +124,23 @@ def _check_equal(row: Row, name: str, came: int | None, expected: int | None) ->
 
 
 def _check_speeds(row: Row) -> None:
-    _check_measured(row, "prefill speed", row.prefill_tok_per_s)
-    _check_measured(row, "decode speed", row.decode_tok_per_s)
+    _measured(row, "prefill speed", row.prefill_tok_per_s)
+    _measured(row, "decode speed", row.decode_tok_per_s)
 
 
-def _check_consistent(row: Row) -> None:
-    """Check that the lossy ratio is not above what the kept share leaves: raw over kept is at most ``1 / keep``."""
-    keep, lossy = row.get("h2o_keep"), row.get("h2o_lossy")
-    if keep is None or lossy is None or lossy.mean * (keep.mean - _KEEP_ROUNDING) <= ESTIMATE_SLACK:
-        return
-    raise TableError(
-        "the row contradicts itself: its lossy ratio is above what its keep ratio leaves",
-        where=row.log_file,
-        came=f"h2o_lossy {lossy.mean:g} beside h2o_keep {keep.mean:g}",
-        expected=f"h2o_lossy of at most {ESTIMATE_SLACK / keep.mean:.3f}, about 1 / h2o_keep",
-        hint="the table was edited, or the bench has an error; run this point again",
-    )
-
-
-def _check_measured(row: Row, name: str, value: Measurement | None, *, zero_is_sound: bool = False) -> None:
+def _measured(row: Row, name: str, value: Measurement | None, *, zero_is_sound: bool = False) -> float:
+    """The mean of what was measured, if it is sound."""
     if value is None:
         raise _unsound(row, name, "nothing", "a measured number")
     if not math.isfinite(value.mean) or value.mean < 0 or (value.mean == 0 and not zero_is_sound):
-        raise _unsound(
-            row, name, f"{value.mean:g}", "a finite number" + (" of at least 0" if zero_is_sound else " above 0")
-        )
+        expected = "a finite number of at least 0" if zero_is_sound else "a finite number above 0"
+        raise _unsound(row, name, f"{value.mean:g}", expected)
+    return value.mean
 
 
 def _unsound(row: Row, name: str, came: str, expected: str) -> TableError:
-    return TableError(
-        f"the row has no sound {name}", where=row.log_file, came=came, expected=expected, hint="run this point again"
-    )
+    what, hint = f"the row has no sound {name}", "run this point again"
+    return TableError(what, where=row.log_file, came=came, expected=expected, hint=hint)
 
 
 def _idle_error(row: Row, point: Point | None, attention_option: int | None) -> TableError:
@@ -202,21 +149,14 @@ def _idle_error(row: Row, point: Point | None, attention_option: int | None) -> 
         came = f"-qatten {attention_option}, which quantises the cache and switches H2O off in this engine"
         hint = "gate with attention option 0"
     elif point is not None and point.prompt_len + point.gen_len < point.trigger_min_tokens:
-        came = (
-            f"a cache of at most {point.prompt_len} + {point.gen_len} tokens, "
-            f"and kv_h2o_trigger_min_tokens {point.trigger_min_tokens}: it never begins"
-        )
+        came = f"a cache of at most {point.prompt_len} + {point.gen_len} tokens, and kv_h2o_trigger_min_tokens "
+        came += f"{point.trigger_min_tokens}: it never begins"
         hint = "lower h2o_trigger_min_tokens, or raise prompts or gens"
     else:
         came = "keep, lossy and floor of exactly 1"
         hint = "look at the config: kv_h2o_enable, the layer range, kv_h2o_trigger_min_tokens; and at -qatten"
-    return TableError(
-        "H2O is on but did nothing: this row is no measurement of it",
-        where=row.log_file,
-        came=came,
-        expected="tokens evicted",
-        hint=hint,
-    )
+    what = "H2O is on but did nothing: this row is no measurement of it"
+    return TableError(what, where=row.log_file, came=came, expected="tokens evicted", hint=hint)
 
 
 _TABLE = re.compile(r"\s*\|\s*model\s*\|", re.ASCII)
@@ -259,3 +199,34 @@ class LlmBench:
             return
         option = None if settings is None else settings.attention_option
         check_row(row, point, backend=backend, threads=threads, attention_option=option)
+
+
+_ADAPTERS: dict[str, BenchAdapter] = {LLM_BENCH: LlmBench()}
+"""By name; plugins add theirs."""
+
+
+def register_adapter(adapter: BenchAdapter) -> None:
+    """Make an adapter known by its name; one of the same class takes its place."""
+    known = _ADAPTERS.get(adapter.name, adapter)
+    if _place(known) != _place(adapter):
+        what, came = f"two bench adapters are called {adapter.name!r}", f"{_place(known)} and {_place(adapter)}"
+        raise UsageError(what, came=came, expected="one adapter a name")
+    _ADAPTERS[adapter.name] = adapter
+
+
+def get_adapter(name: str, where: str | None = None) -> BenchAdapter:
+    """Return the adapter of a name."""
+    if name not in _ADAPTERS:
+        near, expected = get_close_matches(name, _ADAPTERS, n=1), f"one of {', '.join(sorted(_ADAPTERS))}"
+        hint = f"did you mean {near[0]}?" if near else "a plugin adds adapters by the hook pytest_h2o_benches"
+        raise UsageError("no such bench adapter", where=where, came=name, expected=expected, hint=hint)
+    return _ADAPTERS[name]
+
+
+def name_bench_of(text: str) -> str | None:
+    """Name the bench that an output looks like; None if it looks like none that is known."""
+    return next((name for name, adapter in _ADAPTERS.items() if adapter.recognises(text)), None)
+
+
+def _place(adapter: BenchAdapter) -> str:
+    return f"{type(adapter).__module__}.{type(adapter).__qualname__}"
