@@ -89,39 +89,39 @@ def make_sweep(
     """An item over these rows; nobody is asked but for its own preset, rows and target.
 
     Decode is held against 60 tok/s, or paired with the given slow-down (`pairs`: what else `make_pairs` takes); `known`
-    is a comparison that was made before; `own`: of the session.
+    is a comparison that was made before; `own`: of the session or its source.
     """
     preset = preset_from_flags()
     asked = make_targets(**(targets or {}))
 
-    def baseline(of: object, found: object) -> Baseline:
-        assert (of, found) == (preset, results)
+    def baseline(found: object) -> Baseline:
+        assert found == results
         return Baseline(60.0, "a number", files=(Path("off.log"),))
 
-    def is_paired(of: object) -> bool:
-        assert of is preset
-        return pairs_drop is not None
+    def pairs_of(point: Any, target: float) -> PairedComparison:
+        assert target == asked.decode_drop.value
+        return make_pairs(point.run_id, pairs_drop or 0.0, **(pairs or {}))
 
-    def compare(of: object, result: Row, target: float) -> PairedComparison:
-        assert (of, target) == (preset, asked.decode_drop.value)
-        return make_pairs(result.run_id, pairs_drop or 0.0, **(pairs or {}))
-
-    def known_comparison(of: object) -> PairedComparison | None:
-        assert of is preset
-        return known
-
-    decode = SimpleNamespace(baseline=baseline, is_paired=is_paired, compare=compare, known_comparison=known_comparison)
     by_id = {result.run_id: result for result in results}
+    source = SimpleNamespace(
+        baseline=baseline,
+        is_paired=pairs_drop is not None,
+        pairs=pairs_of,
+        known_pairs=lambda: known,
+        result=lambda point: by_id[point.run_id],
+        model_layers=30,
+        fingerprint=lambda found: {},
+    )
+    kept: list[tuple[str, dict[str, Any]]] = []
     session: Any = SimpleNamespace(
         settings={"inconclusive": "warn"},
         rule="joint",
-        decode=decode,
-        dumps=SimpleNamespace(deciding_ratio=lambda: 1.4),
-        points=lambda preset: tuple(SimpleNamespace(run_id=run_id, manifest_fields=dict) for run_id in by_id),
-        result=lambda preset, point: by_id[point.run_id],
-        notes=lambda preset: (),
-        model_layers=lambda preset: 30,
-        fingerprint=lambda preset, found: {},
+        source=lambda of: source,
+        deciding_ratio=lambda: 1.4,
+        points=lambda of: tuple(SimpleNamespace(run_id=run_id, manifest_fields=dict) for run_id in by_id),
+        notes=lambda of: (),
+        run=SimpleNamespace(new=SimpleNamespace(kept=kept, add_preset=lambda *facts: kept.append(facts))),
     )
-    vars(session).update(own)
+    for name, value in own.items():
+        setattr(session if hasattr(session, name) else source, name, value)
     return SweepItem(session, preset, asked)

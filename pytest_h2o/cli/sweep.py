@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pytest_h2o.gate.decode import TimedPair
     from pytest_h2o.gate.noise import Noise
     from pytest_h2o.inputs.presets import Point, Preset
-    from pytest_h2o.run.sources import RowSource
+    from pytest_h2o.run.sources import Source
 
 
 _NO_FLAG = (
@@ -79,12 +79,10 @@ def read_preset(args: argparse.Namespace) -> Preset:
 
 
 def run_sweep(args: argparse.Namespace) -> int:
-    from pytest_h2o.bench.command import BenchSettings
+    from pytest_h2o.inputs.options import OPTIONS, Settings
     from pytest_h2o.inputs.presets import expand_points
-    from pytest_h2o.run.launching import check_bench, choose_base_config
-    from pytest_h2o.run.progress import ProgressWriter
-    from pytest_h2o.run.sources import LaunchedRows
-    from pytest_h2o.run.store import OnceStore
+    from pytest_h2o.run.sources import Launched, Run
+    from pytest_h2o.run.store import SHARED
 
     preset = read_preset(args)
     if args.out_dir.exists() and not args.out_dir.is_dir():
@@ -96,22 +94,18 @@ def run_sweep(args: argparse.Namespace) -> int:
             hint="name a folder that is new or empty",
         )
     points = expand_points(preset)
-    scratch = args.out_dir / ".results"
-    rows = LaunchedRows(
-        points,
-        base=choose_base_config(preset, Given(args.base_config, "--base-config")),
-        bench=BenchSettings.for_program(
-            check_bench(args.llm_bench, "--llm-bench"),
-            backend=args.backend,
-            threads=args.threads,
-            attention_option=args.attention_option,
-            timeout_s=preset.timeout_s or args.timeout,
-        ),
-        folder=args.out_dir,
-        store=OnceStore(scratch),
-        fold=not args.no_fold,
-        progress=ProgressWriter(scratch / "progress", on_wait=WaitNotice()),
-    )
+    given = {
+        "bench": Given(args.llm_bench, "--llm-bench"),
+        "base-config": Given(args.base_config, "--base-config"),
+        "backend": Given(args.backend, "--backend"),
+        "threads": Given(args.threads, "--threads"),
+        "attention-option": Given(args.attention_option, "--attention-option"),
+        "bench-timeout": Given(args.timeout, "default"),
+        "no-fold": Given(args.no_fold, "--no-fold"),
+        "disturbed": Given("keep", "a sweep only marks"),
+    }
+    settings = Settings({**{option.name: Given(option.default, "default") for option in OPTIONS}, **given})
+    rows = Launched(Run(settings, args.out_dir, on_wait=WaitNotice()), preset, points, args.out_dir)
     if args.dry_run:
         rows.write_dry_run()
         print(f"{len(points)} configs, manifest.json and commands.sh in {args.out_dir}; nothing was run")
@@ -120,7 +114,7 @@ def run_sweep(args: argparse.Namespace) -> int:
     for note in rows.notes:
         print(f"note: {note}")
     code = _write(args.out_dir, outcomes)
-    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.rmtree(args.out_dir / SHARED, ignore_errors=True)
     return code
 
 
@@ -141,7 +135,7 @@ class WaitNotice:
             print(line, file=sys.__stderr__, flush=True)
 
 
-def _run_point(rows: RowSource, point: Point, count: int) -> Row | H2OError:
+def _run_point(rows: Source, point: Point, count: int) -> Row | H2OError:
     try:
         result = rows.result(point)
     except H2OError as error:

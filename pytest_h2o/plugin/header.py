@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from pytest_h2o import __version__
@@ -14,7 +14,7 @@ from pytest_h2o.report.terminal import render_header
 
 if TYPE_CHECKING:
     from pytest_h2o.run.session import GateSession
-    from pytest_h2o.run.sources import RowSource
+    from pytest_h2o.run.sources import Source
 
 
 def describe_run(session: GateSession) -> list[str]:
@@ -44,12 +44,12 @@ def _describe_bench(settings: Settings) -> str:
     return "neither a bench nor recorded logs: sweep items cannot be measured"
 
 
-def _name_models(sources: Mapping[str, RowSource]) -> list[str]:
+def _name_models(sources: Iterable[Source]) -> list[str]:
     """Every model that is measured, once, in the order of the presets."""
-    return list(dict.fromkeys(name for source in sources.values() if (name := _name_model(source)) is not None))
+    return list(dict.fromkeys(name for source in sources if (name := _name_model(source)) is not None))
 
 
-def _name_model(source: RowSource) -> str | None:
+def _name_model(source: Source) -> str | None:
     """The model of a preset: where its base config lies, or what the first of its recorded logs says."""
     if source.base_config is not None:
         return f"{one_line(source.base_config.base_dir.name)} (base config {source.base_config.path})"

@@ -149,7 +149,7 @@ def _verdict_lines(item: GateItem) -> list[str]:
 def _speed_lines(item: SweepItem, run_id: str) -> list[str]:
     """The two speeds behind a slow-down; of pairs the median of each side."""
     lines = []
-    known = item.session.decode.known_comparison(item.preset)
+    known = item.source.known_pairs()
     if item.is_paired:
         return [] if known is None else _pair_speed_lines(known)
     is_h2o = item.preset.bench == LLM_BENCH
@@ -314,12 +314,12 @@ def _bench_lines(error: BenchError) -> list[str]:
 
 
 def _folder_lines(item: PointItem | SweepItem) -> list[str]:
-    folder = item.session.rows_folder(item.preset)
+    folder = item.source.folder
     return [] if folder is None else [f"folder     {folder}"]
 
 
 def _scope_lines(item: LosslessItem, error: H2OError | None) -> list[str]:
-    lines = [f"dump       {item.session.dumps.root(item.scope).resolve()}"]
+    lines = [f"dump       {item.session.root(item.scope).resolve()}"]
     if error is not None:
         return lines
     result = item.result
@@ -337,7 +337,7 @@ def _repeat_lines(item: GateItem, nodeid: str) -> list[str]:
     command = ["pytest", nodeid, *item.session.settings.command_line()]
     lines = [f"repeat     {shlex.join(command)}"]
     if isinstance(item, PointItem):
-        bench = item.session.bench_command(item.preset, item.point)
+        bench = item.source.command(item.point)
         lines += [f"or         {bench}"] if bench else []
     return lines
 

@@ -1,9 +1,9 @@
-"""The record of a run: every figure with its unit, direction and place, what it was measured with, and a checksum.
+"""What is kept of runs: one line a run in the history, baselines by name, and what a run is compared with.
 
-One form for all places where a record is kept: a JSON object ``{"schema": 1, "sha256": …, "record": {…}}``, on one
-line in the history, indented in a baseline and in ``figures.json`` of a run folder. The checksum is SHA-256 over the
-record as JSON with sorted keys, no blanks and ASCII only, so that a digit that was changed by hand or by a failing disk
-is told, and a reordered or indented file is not.
+One form wherever a record is kept: ``{"schema": 1, "sha256": …, "record": {…}}``, on one line in the history, indented
+in a baseline and in ``figures.json`` of a run folder. The checksum is SHA-256 over the record as JSON with sorted keys,
+no blanks and ASCII only, so that a digit that was changed by hand or by a failing disk is told, and a reordered or
+indented file is not.
 """
 
 from __future__ import annotations
@@ -12,29 +12,38 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
-from pytest_h2o.bench.embedded import digest_program
-from pytest_h2o.bench.machine import describe_machine
 from pytest_h2o.errors import OptedOut, StoreError, UsageError
-from pytest_h2o.files import digest_file, write_new_json
-from pytest_h2o.gate.compare import Allowances, SubjectRecord, parse_allowances, preset_fingerprint, refuse_other_model
+from pytest_h2o.files import load, plain, write_new_json
+from pytest_h2o.gate.compare import Allowances, SubjectRecord, parse_allowances, refuse_other_model
 from pytest_h2o.gate.metrics import MetricFacts
 from pytest_h2o.inputs.options import Settings
-from pytest_h2o.run.store import OnceStore, keep_error, kept_value
-
-if TYPE_CHECKING:
-    from pytest_h2o.bench.config import BaseConfig
-    from pytest_h2o.bench.rows import Row
-    from pytest_h2o.inputs.presets import Preset
-
+from pytest_h2o.run.store import OnceStore
 
 SCHEMA = 1
+MAX_RECORD_BYTES = 64 * 1024 * 1024
+"""A longer file or line is damage: the record of a sweep of 10,000 points has about 5 MB."""
+
+FIGURES_NAME = "figures.json"
+"""The record of a run in its own folder."""
+
+HISTORY_NAME = "history.jsonl"
+LOCK_TIMEOUT_S = 60.0
+LAST = "last"
+"""The name that stands for the newest run in the history; no baseline can have it."""
+
 _LARGEST = 1e300
+_SHOWN_DAMAGE = 3
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+
+# -- records ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -55,34 +64,9 @@ class RunRecord:
         return next((s for s in self.subjects if (s.kind, s.name) == (kind, name)), None)
 
 
-def subject_to_json(subject: SubjectRecord) -> dict[str, Any]:
-    """Built-in types only."""
-    return {
-        "kind": subject.kind,
-        "name": subject.name,
-        "held": subject.held,
-        "fingerprint": dict(subject.fingerprint),
-        "figures": {row: dict(values) for row, values in subject.figures.items()},
-    }
-
-
-def metrics_to_json(metrics: Mapping[str, MetricFacts]) -> dict[str, Any]:
-    return {name: {"unit": m.unit, "better": m.better, "exact": m.exact} for name, m in metrics.items()}
-
-
 def record_to_json(record: RunRecord) -> dict[str, Any]:
-    """The record with its schema and checksum; `record_from_json` reads it back."""
-    value = {
-        "run": record.run,
-        "started": record.started,
-        "ended": record.ended,
-        "overall_pass": record.overall_pass,
-        "rule": record.rule,
-        "settings": dict(record.settings),
-        "versions": dict(record.versions),
-        "metrics": metrics_to_json(record.metrics),
-        "subjects": [subject_to_json(subject) for subject in record.subjects],
-    }
+    """The record with its schema and checksum; `read_record` reads it back."""
+    value = plain(record)
     return {"schema": SCHEMA, "sha256": _checksum(value), "record": value}
 
 
@@ -96,24 +80,12 @@ def _checksum(value: object) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def parse_record(data: bytes, where: str) -> RunRecord:
-    """Read a record."""
-    try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        came = "values nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
-        raise StoreError("a record of a run cannot be read", where=where, came=came, expected="a JSON object") from None
-    return record_from_json(value, where)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number that JSON has")
-
-
-def record_from_json(value: object, where: str) -> RunRecord:
-    """Take back what `record_to_json` gave; StoreError as in `parse_record`."""
-    schema = value.get("schema") if isinstance(value, dict) else None
-    if not isinstance(value, dict) or schema is None:
+def read_record(source: Path | bytes | Mapping[str, Any], where: str = "") -> RunRecord:
+    """The record in a file, in a line, or in JSON that was parsed; StoreError if it is none, or was changed since."""
+    where = str(source) if isinstance(source, Path) else where
+    value = load(dict[str, Any], source, "a record of a run", where=where, most_bytes=MAX_RECORD_BYTES)
+    schema = value.get("schema")
+    if schema is None:
         raise StoreError(
             "this is no record of a run", where=where, came=f"{value!r:.60}", expected='{"schema": 1, "record": {…}}'
         )
@@ -125,11 +97,7 @@ def record_from_json(value: object, where: str) -> RunRecord:
             expected=f"schema {SCHEMA}",
             hint="read it with the version of pytest-h2o that wrote it, or record the run again",
         )
-    inner = value.get("record")
-    try:
-        checksum = _checksum(inner)
-    except (ValueError, TypeError, RecursionError):
-        checksum = "none: a value that cannot be"
+    checksum = _checksum(value.get("record"))
     if value.get("sha256") != checksum:
         raise StoreError(
             "a record of a run was changed after it was written",
@@ -138,113 +106,26 @@ def record_from_json(value: object, where: str) -> RunRecord:
             expected=checksum,
             hint="take the file from a backup or from version control, or record the run again",
         )
-    return _Reader(where).run(inner)
+    record = load(RunRecord, value.get("record"), "a record of a run", where=where)
+    for number, subject in enumerate(record.subjects):
+        for row, figures in subject.figures.items():
+            for metric, figure in figures.items():
+                if abs(figure) > _LARGEST:
+                    raise StoreError(
+                        "a record of a run has another shape than this version reads",
+                        where=f"{where}: subjects[{number}].figures.{row}.{metric}",
+                        came=f"{figure!r:.60}",
+                        expected=f"a number of at most {_LARGEST:g}",
+                    )
+    return record
 
 
-def subject_from_json(value: object, where: str) -> SubjectRecord:
-    """Take back what `subject_to_json` gave; StoreError if it has another shape."""
-    return _Reader(where).subject(value, "subject")
-
-
-def metrics_from_json(value: object, where: str) -> dict[str, MetricFacts]:
-    """Take back what `metrics_to_json` gave; StoreError if it has another shape."""
-    return _Reader(where).metrics(value)
-
-
-class _Reader:
-    """Values of JSON, checked to have the shape of a record."""
-
-    def __init__(self, where: str) -> None:
-        self._where = where
-
-    def run(self, value: object) -> RunRecord:
-        get = self._fields(value, "record")
-        subjects = get("subjects", list)
-        return RunRecord(
-            run=get("run", str),
-            started=get("started", str),
-            ended=get("ended", str),
-            overall_pass=get("overall_pass", bool, str),
-            rule=get("rule", str),
-            settings=get("settings", dict),
-            versions=get("versions", dict),
-            metrics=self.metrics(get("metrics", dict)),
-            subjects=tuple(self.subject(inner, f"subjects[{i}]") for i, inner in enumerate(subjects)),
-        )
-
-    def metrics(self, value: object) -> dict[str, MetricFacts]:
-        found = {}
-        for name, facts in self._mapping(value, "metrics").items():
-            get = self._fields(facts, f"metrics.{name}")
-            better = get("better", str)
-            if better not in ("higher", "lower", "same"):
-                self._refuse(f"metrics.{name}.better", better, "higher, lower or same")
-            found[name] = MetricFacts(get("unit", str), better, get("exact", bool))
-        return found
-
-    def subject(self, value: object, key: str) -> SubjectRecord:
-        get = self._fields(value, key)
-        kind = get("kind", str)
-        if kind not in ("preset", "scope"):
-            self._refuse(f"{key}.kind", kind, "preset or scope")
-        fingerprint = get("fingerprint", dict)
-        for part, text in fingerprint.items():
-            if text is not None and not isinstance(text, str):
-                self._refuse(f"{key}.fingerprint.{part}", text, "text or null")
-        figures = {}
-        for row, values in get("figures", dict).items():
-            figures[row] = self._mapping(values, f"{key}.figures.{row}")
-            for metric, number in figures[row].items():
-                if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= _LARGEST:
-                    self._refuse(f"{key}.figures.{row}.{metric}", number, "a finite number")
-        return SubjectRecord(kind, get("name", str), get("held", bool), fingerprint, figures)
-
-    def _mapping(self, value: object, key: str) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            self._refuse(key, value, "an object")
-        return value
-
-    def _fields(self, value: object, key: str) -> Callable[..., Any]:
-        """A function that gives a field of an object, of one of the types that are allowed."""
-        fields = self._mapping(value, key)
-
-        def get(name: str, *types: type) -> Any:
-            if name not in fields:
-                self._refuse(f"{key}.{name}", "nothing", " or ".join(t.__name__ for t in types))
-            if type(fields[name]) not in types:
-                self._refuse(f"{key}.{name}", fields[name], " or ".join(t.__name__ for t in types))
-            return fields[name]
-
-        return get
-
-    def _refuse(self, key: str, value: object, expected: str) -> NoReturn:
-        came = value if value == "nothing" else f"{value!r:.60}"
-        raise StoreError(
-            "a record of a run has another shape than this version reads",
-            where=f"{self._where}: {key}",
-            came=str(came),
-            expected=expected,
-        )
-
-
-HISTORY_NAME = "history.jsonl"
-MAX_LINE_BYTES = 64 * 1024 * 1024
-"""A longer line is damage: the record of a sweep of 10,000 points has about 5 MB."""
-
-LOCK_TIMEOUT_S = 60.0
+# -- the history --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A line that holds no record.
-
-    Attributes
-    ----------
-    where : str
-        File and line.
-    what : str
-        What is wrong with it, on one line.
-    """
+    """A line that holds no record: file and line, and what is wrong with it, on one line."""
 
     where: str
     what: str
@@ -289,12 +170,12 @@ def read_history(path: Path) -> Iterator[RunRecord | Damage]:
     try:
         with path.open("rb") as file:
             number = 0
-            while line := file.readline(MAX_LINE_BYTES):
+            while line := file.readline(MAX_RECORD_BYTES):
                 number += 1
                 where = f"{path}:{number}"
-                if not line.endswith(b"\n") and len(line) == MAX_LINE_BYTES:
-                    yield Damage(where, f"a line of more than {MAX_LINE_BYTES:,} bytes")
-                    while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+                if not line.endswith(b"\n") and len(line) == MAX_RECORD_BYTES:
+                    yield Damage(where, f"a line of more than {MAX_RECORD_BYTES:,} bytes")
+                    while (rest := file.readline(MAX_RECORD_BYTES)) and not rest.endswith(b"\n"):
                         pass
                 elif line.strip():
                     yield _read_line(line, where)
@@ -306,24 +187,19 @@ def read_history(path: Path) -> Iterator[RunRecord | Damage]:
 
 def _read_line(line: bytes, where: str) -> RunRecord | Damage:
     try:
-        return parse_record(line, where)
+        return read_record(line, where)
     except StoreError as error:
         if not line.endswith(b"\n"):
             return Damage(where, "a torn last line: whoever wrote it was stopped; left out")
         inner = (error.where or "").removeprefix(where).lstrip(": ")
-        place = f" ({inner})" if inner else ""
-        return Damage(where, f"{error.what}{place}: {error.came}; left out")
+        return Damage(where, f"{error.what}{f' ({inner})' if inner else ''}: {error.came}; left out")
 
 
-LAST = "last"
-"""The name that stands for the newest run in the history; no baseline can have it."""
-
-MAX_FILE_BYTES = 64 * 1024 * 1024
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+# -- baselines ----------------------------------------------------------------------------------------------------
 
 
-def check_baseline_name(name: str, origin: str) -> str:
-    """The name, if a file may be called so."""
+def check_baseline_name(name: str, origin: str) -> None:
+    """UsageError unless a file may be called so."""
     if name == LAST:
         raise UsageError(
             f"{origin}: no baseline can be called last",
@@ -337,21 +213,16 @@ def check_baseline_name(name: str, origin: str) -> str:
             came=repr(name),
             expected="a letter or digit, then letters, digits, dots, underscores or dashes, at most 80 in all",
         )
-    return name
-
-
-def baselines_folder(out_dir: Path) -> Path:
-    return out_dir / "baselines"
 
 
 def baseline_path(out_dir: Path, name: str) -> Path:
     """Where a baseline of that name lies; the name must have been checked."""
-    return baselines_folder(out_dir) / f"{name}.json"
+    return out_dir / "baselines" / f"{name}.json"
 
 
 def list_baselines(out_dir: Path) -> list[str]:
     """Names of the saved baselines, sorted."""
-    return sorted(path.stem for path in baselines_folder(out_dir).glob("*.json") if _NAME.fullmatch(path.stem))
+    return sorted(path.stem for path in (out_dir / "baselines").glob("*.json") if _NAME.fullmatch(path.stem))
 
 
 def save_baseline(out_dir: Path, name: str, record: RunRecord, *, overwrite: bool = False) -> Path:
@@ -362,64 +233,37 @@ def save_baseline(out_dir: Path, name: str, record: RunRecord, *, overwrite: boo
 
 
 def read_baseline(out_dir: Path, name: str) -> RunRecord:
-    """Read a saved baseline."""
+    """Read a saved baseline; UsageError that names those that there are if there is none of that name."""
     path = baseline_path(out_dir, name)
-    if not path.is_file():
-        raise missing_baseline(out_dir, name)
-    return read_record_file(path)
-
-
-def missing_baseline(out_dir: Path, name: str) -> UsageError:
-    """The error of a name that no baseline has."""
+    if path.is_file():
+        return read_record(path)
     names = list_baselines(out_dir)
     near = get_close_matches(name, names, n=1, cutoff=0.6)
-    return UsageError(
+    raise UsageError(
         f"there is no baseline called {name}",
-        where=str(baselines_folder(out_dir)),
+        where=str(path.parent),
         came=f"baselines there: {', '.join(names) or 'none'}",
         hint=(f"did you mean {near[0]}? " if near else "") + f"--h2o-save {name} saves a run under that name",
     )
-
-
-def read_record_file(path: Path) -> RunRecord:
-    """Read the record in a baseline, or in ``figures.json`` of a run folder; StoreError if it cannot be."""
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size  # to ask for the most at once would take that memory
-            data = file.read(min(size, MAX_FILE_BYTES) + 1)
-    except OSError as error:
-        raise StoreError(
-            "a record of a run cannot be read", where=str(path), came=error.strerror or str(error)
-        ) from error
-    if len(data) > MAX_FILE_BYTES:
-        raise StoreError(
-            "a record of a run is too large", where=str(path), expected=f"at most {MAX_FILE_BYTES:,} bytes"
-        )
-    return parse_record(data, str(path))
-
-
-FIGURES_NAME = "figures.json"
-"""The record of a run in its own folder."""
 
 
 def resolve_record(text: str, out_dir: Path) -> tuple[str, RunRecord]:
     """The record that a command line names: a run folder, a file, a baseline, ``last``, or a run of the history."""
     path = Path(text)
     if path.is_dir():
-        file = path / FIGURES_NAME
-        if not file.is_file():
+        if not (path / FIGURES_NAME).is_file():
             raise UsageError(
                 "the folder holds no figures of a run",
                 where=str(path),
                 expected="figures.json, as every complete run writes it",
             )
-        return f"run folder {path}", read_record_file(file)
+        return f"run folder {path}", read_record(path / FIGURES_NAME)
     if path.is_file():
-        return f"file {path}", read_record_file(path)
+        return f"file {path}", read_record(path)
     names = list_baselines(out_dir)
     if text in names:
         return f"baseline {text}", read_baseline(out_dir, text)
-    runs = list(_good_records(out_dir))
+    runs = [record for record in read_history(out_dir / HISTORY_NAME) if isinstance(record, RunRecord)]
     found = runs[-1:] if text == LAST else [r for r in runs if r.run == text] or [r for r in runs if text in r.run]
     if len({record.run for record in found}) == 1:
         return "the history", found[-1]
@@ -433,28 +277,20 @@ def resolve_record(text: str, out_dir: Path) -> tuple[str, RunRecord]:
     )
 
 
-def _good_records(out_dir: Path) -> Iterator[RunRecord]:
-    return (record for record in read_history(out_dir / HISTORY_NAME) if isinstance(record, RunRecord))
+# -- what a run is compared with, and saved as --------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class ComparisonRequest:
-    """The options about earlier runs, checked.
-
-    Attributes
-    ----------
-    compare : str or None
-        Name of a baseline, ``last``, or None: nothing is compared.
-    save : str or None
-        Name under which this run is saved at its end.
-    saves : bool
-        Whether it will be: not where the baseline is there already and is only compared with.
-    """
+    """The options about earlier runs, checked."""
 
     out_dir: Path
     compare: str | None
+    """Name of a baseline, ``last``, or None: nothing is compared."""
     save: str | None
+    """Name under which this run is saved at its end."""
     saves: bool
+    """Whether it will be: not where the baseline is there already and is only compared with."""
     overwrite: bool
     allowances: Allowances
 
@@ -481,182 +317,108 @@ def read_request(settings: Settings) -> ComparisonRequest:
         check_baseline_name(save, settings.origin("save"))
     if compare is not None and compare != LAST:
         check_baseline_name(compare, settings.origin("compare"))
-        if baseline_path(out_dir, compare).is_file():
+        if baseline_path(out_dir, compare).is_file() or save != compare:
             read_baseline(out_dir, compare)
-        elif save != compare:
-            raise missing_baseline(out_dir, compare)
-    return ComparisonRequest(
-        out_dir, compare, save, _will_save(out_dir, compare, save, overwrite, settings), overwrite, allowances
-    )
+    is_free = save is not None and (overwrite or not baseline_path(out_dir, save).exists())
+    if save is not None and not is_free and save != compare:
+        raise UsageError(
+            f"{settings.origin('save')}: there is a baseline called {save} already",
+            where=str(baseline_path(out_dir, save)),
+            came=f"baselines there: {', '.join(list_baselines(out_dir))}",
+            expected="a new name",
+            hint="--h2o-overwrite replaces it; --h2o-compare with the same name compares with it and keeps it",
+        )
+    return ComparisonRequest(out_dir, compare, save, is_free, overwrite, allowances)
 
 
-def _will_save(out_dir: Path, compare: str | None, save: str | None, overwrite: bool, settings: Settings) -> bool:
-    """Whether a baseline is written at the end; UsageError if one would be replaced that nobody said to replace."""
-    if save is None:
-        return False
-    path = baseline_path(out_dir, save)
-    if overwrite or not path.exists():
-        return True
-    if save == compare:
-        return False
-    raise UsageError(
-        f"{settings.origin('save')}: there is a baseline called {save} already",
-        where=str(path),
-        came=f"baselines there: {', '.join(list_baselines(out_dir))}",
-        expected="a new name",
-        hint="--h2o-overwrite replaces it; --h2o-compare with the same name compares with it and keeps it",
-    )
-
-
-_SHOWN_DAMAGE = 3
+def describe_request(request: ComparisonRequest, settings: Settings) -> list[str]:
+    """Lines for the header: what is compared with and saved."""
+    lines = []
+    if request.compare is not None:
+        lines.append(f"h2o: compared with {request.compare} ({settings.origin('compare')})")
+    if request.saves:
+        lines.append(f"h2o: to be saved as baseline {request.save} ({settings.origin('save')})")
+    elif request.save is not None:
+        lines.append(f"h2o: baseline {request.save} is there already and stays as it is")
+    return lines
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """The earlier figures of a preset or scope, and where they come from.
-
-    Attributes
-    ----------
-    asked : str
-        As it was asked for: the name of a baseline, or ``last``.
-    run, ended : str
-        The run that gave them, and when it ended.
-    beside : tuple of str
-        Everything that a named baseline holds, as ``preset NAME`` or ``scope NAME``; of the history nothing.
-    notes : tuple of str
-        What there is to say, for example that lines of the history are damaged.
-    """
+    """The earlier figures of a preset or scope, and where they come from."""
 
     asked: str
+    """As it was asked for: the name of a baseline, or ``last``."""
     run: str
     ended: str
     subject: SubjectRecord
     metrics: Mapping[str, MetricFacts]
     beside: tuple[str, ...] = ()
+    """Everything that a named baseline holds, as ``preset NAME`` or ``scope NAME``; of the history nothing."""
     notes: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
-        return f"the last run {self.run}" if self.asked == "last" else f"baseline {self.asked} (run {self.run})"
+        return f"the last run {self.run}" if self.asked == LAST else f"baseline {self.asked} (run {self.run})"
 
 
-class Comparer:
-    """Finds the earlier figures that this run is held against, the same ones for every process of the run."""
+def find_earlier(store: OnceStore, request: ComparisonRequest, now: SubjectRecord) -> Earlier:
+    """The earlier figures that a preset or scope is held against, the same ones for every process of the run.
 
-    def __init__(self, settings: Settings, store: OnceStore) -> None:
-        self.request = read_request(settings)
-        self._settings = settings
-        self._store = store
+    OptedOut where there are none yet.
+    """
+    find = _find_last if request.compare == LAST else _find_in_baseline
+    return store.keep(f"earlier/{now.kind}-{now.name}", Earlier, lambda: find(request, now))
 
-    def describe(self) -> list[str]:
-        """Lines for the header: what is compared with and saved."""
-        request, lines = self.request, []
-        if request.compare is not None:
-            lines.append(f"h2o: compared with {request.compare} ({self._settings.origin('compare')})")
-        if request.saves:
-            lines.append(f"h2o: to be saved as baseline {request.save} ({self._settings.origin('save')})")
-        elif request.save is not None:
-            lines.append(f"h2o: baseline {request.save} is there already and stays as it is")
-        return lines
 
-    @property
-    def allowances(self) -> Allowances:
-        """By how much a metric may be worse."""
-        return self.request.allowances
+def _find_in_baseline(request: ComparisonRequest, now: SubjectRecord) -> Earlier:
+    name, out_dir = request.compare, request.out_dir
+    if name is None:
+        raise OptedOut("nothing to compare with was asked for (--h2o-compare NAME or last)")
+    if not baseline_path(out_dir, name).is_file():
+        raise OptedOut(f"no baseline yet: this run is saved as {name}")
+    record = read_baseline(out_dir, name)
+    subject = record.subject(now.kind, now.name)
+    held = tuple(subject.title for subject in record.subjects)
+    if subject is None:
+        raise OptedOut(f"baseline {name} has no figures of it, only of {', '.join(held) or 'nothing'}")
+    refuse_other_model(subject, now, f"baseline {name} ({baseline_path(out_dir, name)})")
+    return Earlier(name, record.run, record.ended, subject, record.metrics, beside=held)
 
-    def fingerprint(self, preset: Preset, results: Sequence[Row], base: BaseConfig | None) -> dict[str, str | None]:
-        """What the figures of a preset were measured with. Where recorded logs are read, the machine is not known."""
-        bench = self._settings["bench"]
-        return preset_fingerprint(
-            preset,
-            results,
-            machine=None if bench is None else describe_machine(),
-            binary=None if bench is None else digest_program(bench)[:16],
-            base_config=None if base is None else digest_file(base.path)[:16],
-        )
 
-    def find_earlier(self, now: SubjectRecord) -> Earlier:
-        """The earlier figures of a preset or scope."""
-        key = f"earlier/{now.kind}-{now.name}"
-        kept = kept_value(self._store.once(key, keep_error(lambda: self._find(now))))
-        if "absent" in kept:
-            raise OptedOut(kept["absent"])
-        where = f"{self.request.compare} as it was read for this run"
-        return Earlier(
-            asked=kept["asked"],
-            run=kept["run"],
-            ended=kept["ended"],
-            subject=subject_from_json(kept["subject"], where),
-            metrics=metrics_from_json(kept["metrics"], where),
-            beside=tuple(kept["beside"]),
-            notes=tuple(kept["notes"]),
-        )
-
-    def _find(self, now: SubjectRecord) -> dict[str, Any]:
-        if self.request.compare is None:
-            return {"absent": "nothing to compare with was asked for (--h2o-compare NAME or last)"}
-        if self.request.compare == LAST:
-            return self._find_last(now)
-        name, out_dir = self.request.compare, self.request.out_dir
-        if not baseline_path(out_dir, name).is_file():
-            return {"absent": f"no baseline yet: this run is saved as {name}"}
-        record = read_baseline(out_dir, name)
-        subject = record.subject(now.kind, now.name)
-        if subject is None:
-            held = ", ".join(s.title for s in record.subjects) or "nothing"
-            return {"absent": f"baseline {name} has no figures of it, only of {held}"}
-        refuse_other_model(subject, now, f"baseline {name} ({baseline_path(out_dir, name)})")
-        return _found(name, record, subject, ())
-
-    def _find_last(self, now: SubjectRecord) -> dict[str, Any]:
-        """The newest run in the history that has this preset or scope of the same model, and in which it held."""
-        path = self.request.out_dir / HISTORY_NAME
-        newest: tuple[RunRecord, SubjectRecord] | None = None
-        damage: list[Damage] = []
-        passed_over: dict[str, int] = {}
-        for record in read_history(path):
-            if isinstance(record, Damage):
-                damage.append(record)
-                continue
-            subject = record.subject(now.kind, now.name)
-            why = _why_not(subject, now)
-            if why:
-                passed_over[why] = passed_over.get(why, 0) + 1
-            elif subject is not None:
-                newest = (record, subject)
-        notes = tuple(f"the history is damaged: {line}" for line in damage[:_SHOWN_DAMAGE])
-        if len(damage) > _SHOWN_DAMAGE:
-            notes += (f"the history is damaged in {len(damage) - _SHOWN_DAMAGE} more lines",)
-        if newest is not None:
-            return _found(LAST, *newest, notes)
+def _find_last(request: ComparisonRequest, now: SubjectRecord) -> Earlier:
+    """The newest run in the history that has this preset or scope of the same model, and in which it held."""
+    path = request.out_dir / HISTORY_NAME
+    newest: Earlier | None = None
+    damage: list[Damage] = []
+    passed_over: Counter[str] = Counter()
+    for record in read_history(path):
+        if isinstance(record, Damage):
+            damage.append(record)
+        elif (subject := record.subject(now.kind, now.name)) is None:
+            passed_over["without it"] += 1
+        elif not subject.held:
+            passed_over["in which items of it failed"] += 1
+        elif _is_of_another_model(subject, now):
+            passed_over["of another model"] += 1
+        else:
+            newest = Earlier(LAST, record.run, record.ended, subject, record.metrics)
+    notes = tuple(f"the history is damaged: {line}" for line in damage[:_SHOWN_DAMAGE])
+    if len(damage) > _SHOWN_DAMAGE:
+        notes += (f"the history is damaged in {len(damage) - _SHOWN_DAMAGE} more lines",)
+    if newest is None:
         others = "".join(f", {number} {why}" for why, number in passed_over.items())
         damaged = "".join(f"; {note}" for note in notes)
-        return {
-            "absent": f"no baseline yet: {path} has no earlier run to compare with{others}{damaged}; "
+        raise OptedOut(
+            f"no baseline yet: {path} has no earlier run to compare with{others}{damaged}; "
             "this run is recorded as the last"
-        }
+        )
+    return replace(newest, notes=notes)
 
 
-def _why_not(subject: SubjectRecord | None, now: SubjectRecord) -> str | None:
-    """Why the newest run cannot be this one; None if it can."""
-    if subject is None:
-        return "without it"
-    if not subject.held:
-        return "in which items of it failed"
+def _is_of_another_model(subject: SubjectRecord, now: SubjectRecord) -> bool:
     try:
         refuse_other_model(subject, now, "the last run")
     except StoreError:
-        return "of another model"
-    return None
-
-
-def _found(asked: str, record: RunRecord, subject: SubjectRecord, notes: tuple[str, ...]) -> dict[str, Any]:
-    return {
-        "asked": asked,
-        "run": record.run,
-        "ended": record.ended,
-        "subject": subject_to_json(subject),
-        "metrics": metrics_to_json(record.metrics),
-        "beside": [] if asked == LAST else [held.title for held in record.subjects],
-        "notes": list(notes),
-    }
+        return True
+    return False

@@ -51,7 +51,7 @@ from pytest_h2o.gate.rule import (
 )
 from pytest_h2o.gate.targets import Targets, preset_targets, scope_targets
 from pytest_h2o.gate.values import Comparison, Interval, Measured, row_cell
-from pytest_h2o.run.history import Earlier
+from pytest_h2o.run.history import Earlier, find_earlier
 from pytest_h2o.run.launching import Baseline
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from pytest_h2o.inputs.scopes import Scope
     from pytest_h2o.lossless.result import LosslessResult
     from pytest_h2o.run.session import GateSession, Subject
+    from pytest_h2o.run.sources import Source
 
 
 def _plain(value: float | None) -> float | str | None:
@@ -108,7 +109,7 @@ class GateItem:
             "reason": reason,
             "comparisons": [_comparison_json(c) for c in self.comparisons],
             "notes": list(self.notes),
-            "data": self.session.take_new_data(),
+            "data": self.session.run.new.take(self.session.left_out),
         }
 
     def refuse_idle(self) -> None:
@@ -157,17 +158,25 @@ def _comparison_json(comparison: Comparison) -> dict[str, Any]:
 _LAUNCH_FACTS = ("argv", "returncode", "signal_name", "elapsed_s", "output_tail")
 
 
-class SweepItem(GateItem):
-    """All rows of one preset."""
-
-    kind = "sweep"
+class PresetItem(GateItem):
+    """What is about a preset: all of it, or one point."""
 
     def __init__(self, session: GateSession, preset: Preset, targets: Targets) -> None:
         super().__init__(session, preset.name, targets)
         self.preset = preset
 
+    @property
+    def source(self) -> Source:
+        return self.session.source(self.preset)
+
     def write_dry_run(self) -> str:
         return f"{super().write_dry_run()}; {self.session.write_dry_run(self.preset)}"
+
+
+class SweepItem(PresetItem):
+    """All rows of one preset."""
+
+    kind = "sweep"
 
     @property
     def results(self) -> tuple[Row, ...]:
@@ -177,7 +186,7 @@ class SweepItem(GateItem):
         failed: list[tuple[str, H2OError]] = []
         for point in self.session.points(self.preset):
             try:
-                results.append(self.session.result(self.preset, point))
+                results.append(self.source.result(point))
             except H2OError as error:
                 failed.append((point.run_id, error))
         if failed:
@@ -297,7 +306,7 @@ class SweepItem(GateItem):
     @property
     def compares_text(self) -> bool:
         """Whether there is an llm_demo, whose text tells of quality where the bench prints no perplexity."""
-        return self.session.texts.are_compared
+        return self.session.settings["demo"] is not None
 
     def text_similarity(self) -> Measured:
         """How alike the texts are that llm_demo says with H2O off and on, mean over the prompts; higher is better.
@@ -308,7 +317,7 @@ class SweepItem(GateItem):
         if row is None:
             raise NotMeasured(f"no row of {self.name} has a lossy ratio", where=self.name)
         point = next(point for point in self.session.points(self.preset) if point.run_id == row.run_id)
-        comparison = self.session.texts.compare(self.preset, point)
+        comparison = self.source.texts(point)
         for pair in comparison.pairs:
             self.note(pair.render())
         return self.measured("demo_similarity", comparison.similarity, row.run_id)
@@ -321,7 +330,7 @@ class SweepItem(GateItem):
         """
         self.has_measured = True
         point = self.session.points(self.preset)[0]
-        difference, text = self.session.consistency.compare(self.preset, point)
+        difference, text = self.source.sizes(point)
         self.note(text)
         return self.measured("runtime_difference", difference, f"{point.run_id}, launched again with its dump")
 
@@ -329,14 +338,14 @@ class SweepItem(GateItem):
 
     def baseline(self) -> Baseline | None:
         """The decode speed with H2O off; None if there is none. OptedOut if it was left out on purpose."""
-        return self.session.decode.baseline(self.preset, self.results)
+        return self.source.baseline(self.results)
 
     def _needed_baseline(self) -> Baseline:
         found, off = self.baseline(), get_adapter(self.preset.bench).uncompressed
         if found is None:
             raise NotMeasured(
                 f"no baseline: nothing says how fast {self.name} decodes with {off}",
-                came="; ".join(self.session.decode.unfit_baselines(self.preset, self.results)) or None,
+                came="; ".join(self.source.unfit_baselines(self.results)) or None,
                 expected=f"a row with {off} and the same prompt, gen, model, backend and threads; or a number",
                 hint="give --h2o-decode-baseline TOK_PER_S, or decode_baseline under targets: in the preset; "
                 "--h2o-decode-baseline none leaves the decode threshold out on purpose",
@@ -346,7 +355,7 @@ class SweepItem(GateItem):
     @property
     def is_paired(self) -> bool:
         """Whether the decode verdict rests on pairs of launches."""
-        return self.session.decode.is_paired(self.preset)
+        return self.source.is_paired
 
     def decode_drop(self) -> Measured:
         """Fraction of decode speed lost against the baseline, of the row that decides.
@@ -365,13 +374,10 @@ class SweepItem(GateItem):
         if not eligible:
             self.note("no row meets the targets beside that of decode; the slow-down is that of the fastest row")
         self._note_all(baseline.notes)
-        disturbance = self._result_of(fastest.source).disturbance
+        disturbance = next(result.disturbance for result in self.results if result.run_id == fastest.source)
         if disturbance:
             self.note(f"the launch of {fastest.source} was disturbed, so its speed is doubtful: {disturbance}")
         return self.measured(DROP, decode_drop(baseline.tok_per_s, fastest.value), fastest.source)
-
-    def _result_of(self, run_id: str) -> Row:
-        return next(result for result in self.results if result.run_id == run_id)
 
     def _paired_drop(self) -> Measured:
         timed = self._timed_row()
@@ -404,7 +410,7 @@ class SweepItem(GateItem):
         """The row that is timed, or was; None if none could pass whatever its speed."""
         rule = self.session.rule
         eligible = eligible_rows(self.facts(), self.asked, rule=rule)
-        known = self.session.decode.known_comparison(self.preset)
+        known = self.source.known_pairs()
         fastest = best_row(eligible, METRICS[DROP].made_of) or next(iter(eligible), None)
         timed = next((row for row in eligible if known is not None and row.run_id == known.candidate), fastest)
         if timed is not None:
@@ -415,8 +421,8 @@ class SweepItem(GateItem):
 
     def _verdict_of(self, timed: RowFacts) -> DecodeVerdict:
         """The verdict on the pairs of a row; what there is to say beside it becomes notes."""
-        result = self._result_of(timed.run_id)
-        comparison = self.session.decode.compare(self.preset, result, self._drop_target)
+        point = next(point for point in self.session.points(self.preset) if point.run_id == timed.run_id)
+        comparison = self.source.pairs(point, self._drop_target)
         verdict = comparison.judge(self._drop_target)
         self._note_all(explain(comparison, verdict))
         return verdict
@@ -430,7 +436,7 @@ class SweepItem(GateItem):
         """
         asked = {name: target for name, target in self.asked.items() if not (known_only and name == LOSSLESS)}
         if self.is_paired:
-            known = self.session.decode.known_comparison(self.preset)
+            known = self.source.known_pairs()
             asked.pop(DROP, None)
             verdict = decide_joint(self.facts(asked, lossless=self._lossless(asked)), asked)
             if known is None:
@@ -463,14 +469,14 @@ class SweepItem(GateItem):
         lossless = None
         if LOSSLESS in asked:
             try:
-                lossless = self.session.dumps.deciding_ratio()
+                lossless = self.session.deciding_ratio()
             except H2OError:
                 self.note("the joint rule needs the lossless ratio of the scope that decides")
                 raise
         return self.facts(asked, baseline_tok_per_s=baseline, lossless=lossless), asked
 
     def _lossless(self, asked: Mapping[str, float]) -> float | None:
-        return self.session.dumps.deciding_ratio() if LOSSLESS in asked else None
+        return self.session.deciding_ratio() if LOSSLESS in asked else None
 
     def joint_margin(self) -> Measured:
         """The best row's smallest margin over all targets; at least 0 where one row meets them all.
@@ -532,7 +538,7 @@ class SweepItem(GateItem):
 
     def remember(self) -> None:
         """Hand what the summary needs of this preset to the controller; every row must have been asked for before."""
-        self.session.remember_preset(self.preset, self._summary_facts())
+        self.session.run.new.add_preset(self.name, self._summary_facts())
 
     def _summary_facts(self) -> dict[str, Any]:
         """What the summary needs to hold all rows of this preset against both rules again."""
@@ -548,7 +554,7 @@ class SweepItem(GateItem):
             "run_ids": [result.run_id for result in self.results],
             "path": str(self.preset.path) if self.preset.path else None,
             "bench": self.preset.bench,
-            "model_layers": self.session.model_layers(self.preset),
+            "model_layers": self.source.model_layers,
             "h2o_layer_start": self.preset.h2o_layer_start,
             "h2o_layer_end": self.preset.h2o_layer_end,
             "targets": {METRICS[name].key: self.asked.get(name) for name in TARGET_OPTIONS},
@@ -558,25 +564,24 @@ class SweepItem(GateItem):
             "baseline_tok_per_s": baseline.tok_per_s if baseline else None,
             "baseline_origin": baseline.origin if baseline else None,
             "baseline_files": [str(path) for path in baseline.files] if baseline else [],
-            "fingerprint": self.session.fingerprint(self.preset, self.results),
+            "fingerprint": self.source.fingerprint(self.results),
         }
 
 
-class PointItem(GateItem):
+class PointItem(PresetItem):
     """One point of a sweep: is its row sound?"""
 
     kind = "point"
 
     def __init__(self, session: GateSession, preset: Preset, point: Point, targets: Targets) -> None:
-        super().__init__(session, preset.name, targets)
-        self.preset = preset
+        super().__init__(session, preset, targets)
         self.point = point
 
     @property
     def result(self) -> Row:
         """The run of this point. BenchError if it failed or its row is not sound."""
         self.has_measured = True
-        result = self.session.result(self.preset, self.point)
+        result = self.source.result(self.point)
         if result.shares_run_with:
             self.note(f"shares the run of {result.shares_run_with}")
         if result.disturbance:
@@ -592,9 +597,6 @@ class PointItem(GateItem):
     def record(self, nodeid: str, outcome: str, reason: str | None) -> dict[str, Any]:
         return {**super().record(nodeid, outcome, reason), "run_id": self.point.run_id}
 
-    def write_dry_run(self) -> str:
-        return f"{super().write_dry_run()}; {self.session.write_dry_run(self.preset)}"
-
 
 class LosslessItem(GateItem):
     """One dump scope: its streams really encoded, decoded and compared."""
@@ -609,7 +611,7 @@ class LosslessItem(GateItem):
     def result(self) -> LosslessResult:
         """The evaluation of this scope. DumpError if it cannot be read, or entries of it cannot."""
         self.has_measured = True
-        return self.session.dumps.evaluate(self.scope)
+        return self.session.evaluate(self.scope)
 
     @property
     def ratio(self) -> Measured:
@@ -651,7 +653,7 @@ class ComparisonItem(GateItem):
             points = self.session.points(preset)
             rows = [(point.manifest_fields(), result) for point, result in zip(points, results, strict=True)]
             self.subject.remember()
-            fingerprint = self.session.fingerprint(preset, results)
+            fingerprint = self.subject.source.fingerprint(results)
             return SubjectRecord("preset", self.name, True, fingerprint, preset_figures(rows))
         result = self.subject.result
         fingerprint = scope_fingerprint(result, describe_machine())
@@ -663,7 +665,7 @@ class ComparisonItem(GateItem):
         self.has_measured = True
         if self._comparison is None:
             now = self.now()
-            self.earlier = self.session.comparer.find_earlier(now)
+            self.earlier = find_earlier(self.session.run.store, self.session.request, now)
             self._note_all(self.earlier.notes)
             if not self.earlier.subject.held:
                 self.note(f"{self.earlier.title} had itself failed items of {now.title}")
@@ -672,7 +674,7 @@ class ComparisonItem(GateItem):
                 self.earlier.subject,
                 now,
                 metrics,
-                self.session.comparer.allowances,
+                self.session.request.allowances,
                 where=self.earlier.title,
             )
             self._headlines = headlines(self.earlier.subject, now, metrics, comparable=not self._comparison.differing)
@@ -715,7 +717,7 @@ def make_item(session: GateSession, subject: Subject, *, compared: bool = False)
         item = LosslessItem(session, scope, scope_targets(session.settings, scope))
     else:
         preset = session.presets[subject.name]
-        targets = preset_targets(session.settings, preset, session.dumps.deciding_scope())
+        targets = preset_targets(session.settings, preset, session.deciding_scope())
         if subject.point is not None:
             return PointItem(session, preset, session.points(preset)[subject.point], targets)
         item = SweepItem(session, preset, targets)

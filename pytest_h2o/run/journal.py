@@ -35,7 +35,7 @@ from pytest_h2o.run.store import SHARED, OnceStore
 if TYPE_CHECKING:
     from pytest_h2o.gate.decode import PairedComparison
     from pytest_h2o.gate.targets import Targets
-    from pytest_h2o.inputs.presets import Point, Preset
+    from pytest_h2o.inputs.presets import Point
     from pytest_h2o.inputs.scopes import Scope
     from pytest_h2o.lossless.result import LosslessResult
 
@@ -165,46 +165,24 @@ class Collector:
 
 
 class NewData:
-    """Collects results between two records; each is handed over once a process."""
+    """What a process has measured or read since its last record; each result is handed over once a process."""
 
     def __init__(self) -> None:
-        self._seen: set[tuple[str, str]] = set()
-        self._points: list[dict[str, Any]] = []
-        self._failed: list[dict[str, Any]] = []
-        self._scopes: dict[str, dict[str, Any]] = {}
-        self._presets: dict[str, dict[str, Any]] = {}
-        self._comparisons: dict[str, dict[str, Any]] = {}
+        self._seen: set[tuple[str, ...]] = set()
+        self._data = _no_data()
 
-    def add_point(self, preset: Preset, point: Point, result: Row) -> None:
-        if (preset.name, point.run_id) in self._seen:
-            return
-        self._seen.add((preset.name, point.run_id))
-        self._points.append(
-            {
-                "preset": preset.name,
-                "index": point.index,
-                "manifest": point.manifest_fields(),
-                "result": plain(result),
-            }
-        )
+    def add_point(self, point: Point, result: Row) -> None:
+        if self._is_new(point.preset, point.run_id):
+            self._data["points"].append({**_facts(point), "result": plain(result)})
 
-    def add_failed(self, preset: Preset, point: Point, return_code: int, shares_run_with: str | None) -> None:
+    def add_failed(self, point: Point, return_code: int, shares_run_with: str | None) -> None:
         """A launch that gave no sound row: the manifest lists it with its return code."""
-        if (preset.name, point.run_id) in self._seen:
-            return
-        self._seen.add((preset.name, point.run_id))
-        self._failed.append(
-            {
-                "preset": preset.name,
-                "index": point.index,
-                "manifest": point.manifest_fields(),
-                "return_code": return_code,
-                "shares_run_with": shares_run_with,
-            }
-        )
+        if self._is_new(point.preset, point.run_id):
+            failed = {**_facts(point), "return_code": return_code, "shares_run_with": shares_run_with}
+            self._data["failed"].append(failed)
 
     def add_scope(self, scope: Scope, targets: Targets, result: LosslessResult, *, allow_skips: bool) -> None:
-        self._scopes[scope.name] = {
+        self._data["scopes"][scope.name] = {
             "decides": scope.decides,
             "target": targets.lossless.value,
             "allow_skips": allow_skips,
@@ -212,26 +190,30 @@ class NewData:
             "machine": describe_machine(),
         }
 
-    def add_preset(self, preset: Preset, facts: dict[str, Any]) -> None:
-        self._presets[preset.name] = facts
+    def add_preset(self, preset: str, facts: dict[str, Any]) -> None:
+        self._data["presets"][preset] = facts
 
-    def add_comparison(self, preset: Preset, comparison: PairedComparison) -> None:
-        if ("decode", preset.name) not in self._seen:
-            self._seen.add(("decode", preset.name))
-            self._comparisons[preset.name] = comparison.to_json()
+    def add_comparison(self, preset: str, comparison: PairedComparison) -> None:
+        if self._is_new("decode", preset):
+            self._data["comparisons"][preset] = comparison.to_json()
 
     def take(self, left_out: Collection[str]) -> dict[str, Any]:
         """Everything new, and the presets that were left out; then start again."""
-        data = {
-            "points": self._points,
-            "failed": self._failed,
-            "scopes": self._scopes,
-            "presets": self._presets,
-            "comparisons": self._comparisons,
-            "left_out": sorted(left_out),
-        }
-        self._points, self._failed, self._scopes, self._presets, self._comparisons = [], [], {}, {}, {}
-        return data
+        data, self._data = self._data, _no_data()
+        return {**data, "left_out": sorted(left_out)}
+
+    def _is_new(self, *key: str) -> bool:
+        is_new = key not in self._seen
+        self._seen.add(key)
+        return is_new
+
+
+def _no_data() -> dict[str, Any]:
+    return {"points": [], "failed": [], "scopes": {}, "presets": {}, "comparisons": {}}
+
+
+def _facts(point: Point) -> dict[str, Any]:
+    return {"preset": point.preset, "index": point.index, "manifest": point.manifest_fields()}
 
 
 def build_record(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.bench.embedded import digest_program
 from pytest_h2o.bench.machine import describe_machine
-from pytest_h2o.errors import StoreError, UsageError
+from pytest_h2o.errors import OptedOut, StoreError, UsageError
 from pytest_h2o.files import digest_file
 from pytest_h2o.inputs.options import Given, Settings
 from pytest_h2o.run.journal import JOURNAL_NAME
@@ -33,6 +33,9 @@ _FREE = frozenset({"resume", "out-dir", "save", "overwrite", "html"})
 
 _PACKAGES = ("pytest-h2o", "numpy", "zstandard")
 """What figures depend on besides."""
+
+_FORM = "2"
+"""Changes when what processes share is written in another form than before."""
 
 
 def describe_asked(
@@ -59,7 +62,7 @@ def describe_asked(
         asked[f"scope {scope.name}"] = _digest(scope.model_dump(mode="json", exclude={"path"}))
         asked[f"dump of scope {scope.name}"] = _digest_listing(root)
     asked |= {f"version of {name}": version(name) for name in _PACKAGES}
-    return {**asked, "machine": describe_machine()}
+    return {**asked, "machine": describe_machine(), "form of shared results": _FORM}
 
 
 def refuse_changes(then: Mapping[str, str], now: Mapping[str, str], run_dir: Path, resume: Given) -> None:
@@ -193,10 +196,11 @@ def _set_aside(journal: Path) -> None:
 
 
 def _failures(results: Path) -> Iterator[Path]:
-    """Results that remember a failure: what failed is measured again."""
+    """Results that remember a failure: what failed is measured again; what was left out on purpose is no failure."""
     for path in results.rglob("*.json"):
         try:
-            if "error" in json.loads(path.read_text(encoding="utf-8")):
+            error = json.loads(path.read_text(encoding="utf-8")).get("error")
+            if error is not None and error.get("kind") != OptedOut.__name__:
                 yield path
-        except ValueError:
+        except (ValueError, AttributeError):
             yield path  # not one of ours, or damaged: made again

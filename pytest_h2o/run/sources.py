@@ -1,106 +1,507 @@
-"""Where the rows of a preset come from: recorded logs, a bench that is run, or nowhere."""
+"""Where the figures of a preset come from: a bench that is launched, logs that were recorded, or nowhere.
+
+A source is the whole answer for one preset: its rows, the pairs of its decode verdict, texts, the bench's own lossless
+sizes, and what there is to say beside them. What is measured is made once for all processes of the run.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.bench.demo import TextComparison, compare_texts
-from pytest_h2o.bench.embedded import is_embedded, shipped
+from pytest_h2o.bench.embedded import digest_program, is_embedded, shipped
 from pytest_h2o.bench.llm_bench import get_adapter
-from pytest_h2o.errors import DumpError, NotMeasured, OptedOut, UsageError
-from pytest_h2o.files import load, plain, unused_folder
-from pytest_h2o.gate.targets import preset_targets
+from pytest_h2o.bench.machine import describe_machine
+from pytest_h2o.errors import BenchError, DumpError, NotMeasured, OptedOut, StoreError, UsageError
+from pytest_h2o.files import digest_file, load, unused_folder
+from pytest_h2o.gate.compare import preset_fingerprint
+from pytest_h2o.gate.decode import DECODE_FOLDER, PAIRS_NAME, PairedComparison
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import Settings, parse_baseline
+from pytest_h2o.run.journal import NewData
 from pytest_h2o.run.launching import (
     Baseline,
+    PairPlan,
     bench_settings,
+    choose_base_config,
     choose_baseline,
-    describe_decode,
+    decode_budget,
     describe_unfit,
-    flag_targets,
+    other_build,
     paired_baseline,
     pick_recorded,
     plan_pairs,
     unlike_contexts,
 )
-from pytest_h2o.run.progress import ProgressWriter
-from pytest_h2o.run.store import OnceStore, keep_error, kept_value
+from pytest_h2o.run.pairs import PairRunner, compare_pairs
+from pytest_h2o.run.progress import Plan, ProgressWriter
+from pytest_h2o.run.store import PROGRESS, SHARED, OnceStore
 
 if TYPE_CHECKING:
-    from pytest_h2o.bench.command import BenchSettings
     from pytest_h2o.bench.config import BaseConfig
     from pytest_h2o.bench.launch import Launcher
     from pytest_h2o.bench.recorded import Recording
     from pytest_h2o.bench.rows import Row
     from pytest_h2o.bench.sweep import FoldCheck
-    from pytest_h2o.gate.decode import PairedComparison
     from pytest_h2o.inputs.presets import Point, Preset
-    from pytest_h2o.reference.dump import Consistency
-    from pytest_h2o.run.journal import NewData
-    from pytest_h2o.run.pairs import PairSource
 
 
-class RowSource(Protocol):
-    """The rows of one preset."""
+class Run:
+    """What all parts of one run share in this process."""
+
+    def __init__(self, settings: Settings, folder: Path, on_wait: Callable[[float], None] | None = None) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.store = OnceStore(folder / SHARED)
+        self.progress = ProgressWriter(folder / PROGRESS, on_wait)
+        self.new = NewData()
+
+
+class Source(ABC):
+    """The figures of one preset, and what its decode speed is held against; where nothing is launched."""
+
+    folder: Path | None = None
+    """Folder of configs and logs."""
+    base_config: BaseConfig | None = None
+
+    def __init__(self, run: Run, preset: Preset) -> None:
+        self.run = run
+        self.preset = preset
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What there is to say of all rows."""
-        ...
+        return ()
 
     @property
     def baselines(self) -> Sequence[Row]:
         """Rows with H2O off that came with them."""
-        ...
+        return ()
 
     @property
     def unused(self) -> Mapping[str, str]:
         """Logs beside them that are neither a point's nor a baseline -> why."""
-        ...
-
-    @property
-    def folder(self) -> Path | None:
-        """Folder of their configs and logs."""
-        ...
-
-    @property
-    def base_config(self) -> BaseConfig | None:
-        """The model's config, where there is one."""
-        ...
-
-    @property
-    def pairs(self) -> PairSource:
-        """The pairs of launches that came with them, or that can be launched."""
-        ...
-
-    @property
-    def planned_runs(self) -> int:
-        """Launches that all rows take, as far as is known before the first; 0 where nothing is launched."""
-        ...
+        return {}
 
     def result(self, point: Point) -> Row:
         """The sound result of one point; an H2OError that says why there is none."""
-        ...
+        try:
+            result = self._result(point)
+        except BenchError as error:
+            if error.argv and error.returncode is not None:
+                self.run.new.add_failed(point, error.returncode, self.shared_run(point))
+            raise
+        self.run.new.add_point(point, result)
+        return result
+
+    @abstractmethod
+    def _result(self, point: Point) -> Row: ...
 
     def shared_run(self, point: Point) -> str | None:
         """Run id of the launch that a point shares; None if it has its own, or nothing is launched."""
-        ...
+        return None
 
     def command(self, point: Point) -> str | None:
         """The command line that launches a point; None where nothing is launched."""
-        ...
+        return None
 
+    @abstractmethod
     def write_dry_run(self) -> str:
         """Write what would be run, and say where."""
-        ...
+
+    def plan(self) -> list[Plan]:
+        """How many launches the rows take, as far as is known before the first, and the decode verdict at most."""
+        return []
+
+    @property
+    def model_layers(self) -> int | None:
+        """Number of layers of the model, where it is known."""
+        if self.preset.model_layers is not None or self.base_config is None:
+            return self.preset.model_layers
+        from pytest_h2o.bench.config import layer_count
+
+        return layer_count(self.base_config)
+
+    def fingerprint(self, results: Sequence[Row]) -> dict[str, str | None]:
+        """What the figures were measured with, part by part. Where recorded logs are read, the machine is not known."""
+        bench, base = self.run.settings["bench"], self.base_config
+        return preset_fingerprint(
+            self.preset,
+            results,
+            machine=None if bench is None else describe_machine(),
+            binary=None if bench is None else digest_program(bench)[:16],
+            base_config=None if base is None else digest_file(base.path)[:16],
+        )
+
+    # -- decode speed ------------------------------------------------------------------------------------------------
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether the decode verdict rests on pairs of launches, and not on `baseline`."""
+        chosen = choose_baseline(self.run.settings, self.preset).value
+        return chosen == "paired" or (chosen is None and self.known_pairs() is not None)
+
+    def baseline(self, results: Sequence[Row]) -> Baseline | None:
+        """Decode speed with H2O off, None if nothing says it. OptedOut if it is left out on purpose."""
+        chosen = choose_baseline(self.run.settings, self.preset)
+        if chosen.value == "none":
+            raise OptedOut(f"the decode threshold is left out: decode baseline none ({chosen.origin})")
+        if self.is_paired:
+            return paired_baseline(self.known_pairs())
+        if chosen.value is not None:
+            speed = parse_baseline(str(chosen.value), chosen.origin)
+            return Baseline(speed, chosen.origin, unlike_contexts(results))
+        return pick_recorded(self.baselines, results, get_adapter(self.preset.bench).uncompressed)
+
+    def unfit_baselines(self, results: Sequence[Row]) -> list[str]:
+        """What lies beside the runs and gave no baseline, and why: a line each."""
+        unused = [f"{log}: {why}" for log, why in self.unused.items()]
+        return [*describe_unfit(self.baselines, results), *unused][:4]
+
+    def pairs(self, point: Point, target: float) -> PairedComparison:
+        """The pairs of a point against its baseline, launched if they have not been; an H2OError if there are none."""
+        comparison = self._pairs(point, plan_pairs(self.run.settings, self.preset, target))
+        self.run.new.add_comparison(self.preset.name, comparison)
+        return comparison
+
+    def known_pairs(self) -> PairedComparison | None:
+        """The pairs, if they were launched or recorded already."""
+        return None
+
+    def _pairs(self, point: Point, plan: PairPlan) -> PairedComparison:
+        raise NotMeasured(f"not measured: {point.preset}", expected="a bench to run, or recorded pairs")
+
+    # -- text, and the runtime's own sizes -----------------------------------------------------------------------------
+
+    def texts(self, point: Point) -> TextComparison:
+        """What llm_demo says with H2O off and on, for one point; BenchError if it says nothing."""
+        raise NotMeasured("no llm_demo is given", expected="--h2o-demo PATH")
+
+    def sizes(self, point: Point) -> tuple[int, str]:
+        """Bytes by which the bench's own lossless sizes differ from those of its dump, without sign, and in words.
+
+        OptedOut, NotMeasured where they cannot be compared.
+        """
+        if self.run.settings["bench"] is None:
+            raise OptedOut("the runtime's own lossless sizes are not checked: recorded logs hold no dumps")
+        raise OptedOut(f"{self.preset.name} codes nothing at runtime, so there are no sizes to check")
+
+
+class Missing(Source):
+    """Nothing can measure this preset: every question is answered with what is missing."""
+
+    def __init__(self, run: Run, preset: Preset, logs: Path | None, why: str | None = None) -> None:
+        super().__init__(run, preset)
+        self._logs = logs
+        self._why = why or ("neither a bench nor recorded logs" if logs is None else None)
+
+    def _result(self, point: Point) -> Row:
+        raise NotMeasured(
+            f"not measured: {self.preset.name}",
+            where=None if self._logs is None else f"no recording of it in {self._logs}",
+            came=self._why,
+            expected="a bench to run, or recorded logs of this preset",
+            hint="--h2o-bench PATH --h2o-base-config FILE runs it; --h2o-logs DIR reads logs of it",
+        )
+
+    def write_dry_run(self) -> str:
+        return "there is no bench to run"
+
+
+class Recorded(Source):
+    """Logs that were recorded before; nothing is run, and nothing is folded."""
+
+    def __init__(self, run: Run, preset: Preset, points: Sequence[Point], folder: Path) -> None:
+        super().__init__(run, preset)
+        self.folder = self._folder = folder
+        self._points = points
+        self._read: Recording | None = None
+        self._comparison: PairedComparison | None = None
+
+    @property
+    def _recording(self) -> Recording:
+        if self._read is None:
+            from pytest_h2o.bench.recorded import read_recording, read_row_files
+
+            read = read_recording if self.preset.bench == LLM_BENCH else read_row_files
+            self._read = read(self._folder, self._points)
+        return self._read
+
+    @property
+    def baselines(self) -> Sequence[Row]:
+        return self._recording.baselines
+
+    @property
+    def unused(self) -> Mapping[str, str]:
+        return self._recording.unused
+
+    def _result(self, point: Point) -> Row:
+        return self._recording.get(point.run_id)
+
+    def write_dry_run(self) -> str:
+        return "recorded logs are read, not run"
+
+    def known_pairs(self) -> PairedComparison | None:
+        path = self._folder / DECODE_FOLDER / PAIRS_NAME
+        if self._comparison is None and path.exists():
+            kept = load(dict[str, Any], path, "recorded pairs")
+            try:
+                self._comparison = PairedComparison.from_json(kept)
+            except StoreError as error:
+                raise StoreError(error.what, where=str(path), came=error.came, expected=error.expected) from error
+        return self._comparison
+
+    def _pairs(self, point: Point, plan: PairPlan) -> PairedComparison:
+        found = self.known_pairs()
+        if found is None or found.candidate != point.run_id:
+            raise NotMeasured(
+                "no pairs of launches are recorded of the row that the decode verdict is for",
+                where=str(self._folder / DECODE_FOLDER / PAIRS_NAME),
+                came="no such file" if found is None else f"pairs of {found.candidate}",
+                expected=f"pairs of {point.run_id}",
+                hint="run the bench, or give a speed: --h2o-decode-baseline TOK_PER_S",
+            )
+        return found
+
+
+CONSISTENCY_FOLDER = "consistency"
+"""In the folder of a preset: config, log and output of the launch that its own lossless sizes are checked on."""
+
+TEXT_FOLDER = "demo"
+"""In the folder of a preset: configs and outputs of llm_demo."""
+
+_MAX_OUTPUT_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Kept of a check of the bench's own sizes."""
+
+    difference_bytes: int
+    text: str
+
+
+class Launched(Source):
+    """A bench that is run, each point once for all processes of the run."""
+
+    def __init__(self, run: Run, preset: Preset, points: Sequence[Point], folder: Path) -> None:
+        from pytest_h2o.bench.launch import JsonSupport, Launcher, Relauncher
+        from pytest_h2o.bench.sweep import Sweep
+
+        super().__init__(run, preset)
+        settings = run.settings
+        self.folder = self._folder = folder
+        self._bench = bench_settings(settings, preset)
+        self._other = other_build(settings, preset)
+        on_embedded = is_embedded(settings["bench"])
+        self.base_config = self._base = choose_base_config(preset, settings.given["base-config"], embedded=on_embedded)
+        self._launcher = Launcher(
+            self._base, self._bench, folder, JsonSupport(), on_wait=run.progress.wait, keeps_outcomes=True
+        )
+        launch_point = self._launcher.launch_point
+        if settings["disturbed"] == "again" and choose_baseline(settings, preset).value not in ("paired", "none"):
+            launch_point = Relauncher(self._launcher).launch_point  # a row's own speed decides
+
+        def launch(point: Point) -> Row:
+            with run.progress.step(preset.name, short_run_id(point.run_id), unit="run", total=self._sweep.runs):
+                return launch_point(point)
+
+        fold = not settings["no-fold"]
+        self._sweep = Sweep(points, launch, run.store.once, binary=self._bench.digest[:16], fold=fold)
+        self._comparison: PairedComparison | None = None
+
+    def _result(self, point: Point) -> Row:
+        return self._sweep.result(point)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(_describe_fold(check) for check in self._sweep.fold_checks())
+
+    def shared_run(self, point: Point) -> str | None:
+        return self._sweep.shared_run(point)
+
+    def command(self, point: Point) -> str | None:
+        from pytest_h2o.bench.command import RunFiles, repeat_command
+
+        adapter, files = get_adapter(point.bench), RunFiles(self._folder, point.run_id)
+        return repeat_command(adapter.argv(self._bench, files, point, adapter.run_config(self._base, point)))
+
+    def write_dry_run(self) -> str:
+        from pytest_h2o.bench.launch import write_dry_run
+
+        runs = len(write_dry_run(self._sweep.points, self._base, self._bench, self._folder))
+        return f"configs, manifest and commands.sh of {runs} run{'s' * (runs != 1)} are in {self._folder}"
+
+    def plan(self) -> list[Plan]:
+        plan, settings = [Plan(self.preset.name, self._sweep.runs)], self.run.settings
+        if choose_baseline(settings, self.preset).value == "paired":
+            budget = decode_budget(settings, self.preset)
+            plan.append(Plan(f"{self.preset.name} decode", 2 * budget.pairs, budget.elapsed_s))
+        return plan if self._sweep.runs else []
+
+    # -- pairs -------------------------------------------------------------------------------------------------------
+
+    def known_pairs(self) -> PairedComparison | None:
+        if self._comparison is None:
+            kept = self.run.store.kept(f"decode/{self.preset.name}", dict[str, Any])
+            self._comparison = None if kept is None else PairedComparison.from_json(kept)
+        return self._comparison
+
+    def _pairs(self, point: Point, plan: PairPlan) -> PairedComparison:
+        """The pairs of the row that was asked for first; errors of a launch are raised for whoever asks."""
+        if self._comparison is None:
+            key = f"decode/{self.preset.name}"
+            kept = self.run.store.keep(key, dict[str, Any], lambda: self._launch_pairs(point, plan).to_json())
+            self._comparison = PairedComparison.from_json(kept)
+        return self._comparison
+
+    def _launch_pairs(self, point: Point, plan: PairPlan) -> PairedComparison:
+        from pytest_h2o.bench.config import without_quality
+        from pytest_h2o.bench.launch import JsonSupport, Relaunches
+
+        key, what = f"decode/{self.preset.name}", f"{self.preset.name} decode"
+        candidate = replace(self._launcher, directory=self._folder / DECODE_FOLDER, base=without_quality(self._base))
+
+        def launch_with(launcher: Launcher) -> Callable[[str], Row]:
+            return lambda run_id: launcher.launch_point(replace(point, run_id=run_id))
+
+        def shown(launch: Callable[[str], Row]) -> Callable[[str], Row]:
+            def launch_side(run_id: str) -> Row:
+                _, number, side = run_id.split("_", 2)  # pair_04_baseline
+                most = plan.budget.pairs
+                with self.run.progress.step(what, side, unit="pair", total=most, number=int(number)):
+                    return launch(run_id)
+
+            return launch_side
+
+        if self._other is None:
+            against = f"{get_adapter(point.bench).uncompressed} in the same bench"
+            baseline: Callable[[str], Row] = partial(candidate.launch_baseline, point)
+        else:
+            against = f"another build, {self._other.command[0]}"
+            baseline = launch_with(replace(candidate, settings=self._other, json_support=JsonSupport()))
+        runner = PairRunner(
+            shown(baseline),
+            shown(launch_with(candidate)),
+            # If a process dies among its pairs, whoever goes on has those that are whole.
+            lambda name, make: self.run.store.once(f"{key}/{name}", make),
+            Relaunches() if plan.relaunch else Relaunches(0),
+        )
+        try:
+            return compare_pairs(
+                runner, plan.budget, plan.target, candidate=point.run_id, baseline=against, notes=plan.notes
+            )
+        finally:
+            self.run.progress.finish(what)
+
+    # -- text, and the runtime's own sizes -----------------------------------------------------------------------------
+
+    def texts(self, point: Point) -> TextComparison:
+        if self.run.settings["demo"] is None:
+            return super().texts(point)
+        return self.run.store.keep(f"demo/{self.preset.name}", TextComparison, lambda: self._say(point))
+
+    def _say(self, point: Point) -> TextComparison:
+        from pytest_h2o.bench.config import baseline_run_config, build_run_config
+        from pytest_h2o.bench.demo import Demo, find_prompts
+        from pytest_h2o.bench.machine import heavy_work
+
+        folder = unused_folder(self._folder, TEXT_FOLDER)
+        demo = Demo(self.run.settings["demo"], folder, point.gen_len, self._bench.timeout_s)
+        pairs = []
+        with heavy_work():
+            for prompt in find_prompts(self.preset.prompt_file, shipped("prompts")):
+                off = demo.say(f"{prompt.stem}_h2o_off", baseline_run_config(self._base), prompt)
+                on = demo.say(f"{prompt.stem}_h2o_on", build_run_config(self._base, point), prompt)
+                pairs.append(compare_texts(prompt.stem, off, on))
+        return TextComparison(point.run_id, tuple(pairs))
+
+    def sizes(self, point: Point) -> tuple[int, str]:
+        preset = self.preset
+        if preset.bench != LLM_BENCH or not (preset.kv_lossless_enable and preset.kv_lossless_runtime_enable):
+            return super().sizes(point)
+        found = self.run.store.keep(f"{CONSISTENCY_FOLDER}/{preset.name}", _Sizes, lambda: self._check_sizes(point))
+        return found.difference_bytes, found.text
+
+    def _check_sizes(self, point: Point) -> _Sizes:
+        """Launch with a dump that goes again: its thousands of files say nothing that the comparison does not."""
+        from pytest_h2o.bench.config import without_quality
+        from pytest_h2o.reference.dump import CONFIG_KEYS, compare_run
+
+        folder, name = self._folder / CONSISTENCY_FOLDER, CONSISTENCY_FOLDER
+        lossless = {**point.lossless, **{k: v for k, v in CONFIG_KEYS.items() if k.startswith("kv_lossless_")}}
+        checked = replace(point, run_id=name, repeat=1, h2o_log_stats=True, lossless=lossless)
+        with tempfile.TemporaryDirectory(prefix="pytest-h2o-dump-") as dump_dir:
+            asked = {
+                "MNN_KV_DUMP_DIR": dump_dir,
+                "MNN_KV_DUMP_RUN_ID": name,
+                "MNN_KV_DUMP_STAGE": "both",
+                "MNN_KV_DUMP_MAX_TOKENS": str(point.prompt_len + point.gen_len),
+            }
+            launcher = replace(
+                self._launcher,
+                base=without_quality(self._base),
+                directory=folder,
+                env={**os.environ, **asked},
+            )
+            result = launcher.launch_point(checked)
+            config = json.loads((folder / "configs" / f"{name}.json").read_text(encoding="utf-8"))
+            try:
+                found = compare_run(_read_output(result.stdout_path), Path(dump_dir), run_id=name, config=config)
+            except DumpError as error:
+                if not is_embedded(self.run.settings["bench"]) and not any(Path(dump_dir).iterdir()):
+                    # Only a build made for it writes dumps, and what is reported of others never gates.
+                    left_out = "this build wrote no dump (one with MNN_KV_DUMP_DIR does)"
+                    raise OptedOut(f"the runtime's own lossless sizes are not checked: {left_out}") from error
+                raise NotMeasured(
+                    "the bench wrote no dump to hold its own lossless sizes against",
+                    where=str(folder),
+                    came=error.what,
+                    expected="a build with MNN_KV_DUMP_DIR",
+                ) from error
+        if found.offline_bytes is None or not found.compared:
+            raise NotMeasured(
+                "the bench's own lossless sizes cannot be held against its dump",
+                where=str(folder),
+                came=found.render(),
+                expected="samples in its output, and their tokens in the dump",
+            )
+        return _Sizes(abs(found.runtime_bytes - found.offline_bytes), found.render())
+
+
+def _read_output(path: Path | None) -> str:
+    if path is None:
+        return ""
+    with path.open("rb") as file:
+        return file.read(_MAX_OUTPUT_BYTES).decode("utf-8", "replace")
+
+
+def short_run_id(run_id: str) -> str:
+    """``run_0003`` of ``run_0003_p512_g128_…``: enough to find it by."""
+    return run_id.split("_p", 1)[0]
+
+
+def _describe_fold(check: FoldCheck) -> str:
+    """What the check of a fold showed, in one line."""
+    ignored = "keep ratio" if check.target_mode == "adaptive" else "target lossy ratio"
+    if check.folds:
+        return (
+            f"rows that differ only in the {ignored} share a run ({check.target_mode} mode does not read it): "
+            f"{check.preset} {check.probe} was run too and has every deterministic column of {check.leader}"
+        )
+    seen = check.problem or ", ".join(f"{d.column} {d.leader} and {d.probe}" for d in check.differences)
+    return (
+        f"nothing is folded: {check.preset} {check.leader} and {check.probe} differ only in the {ignored}, "
+        f"which {check.target_mode} mode should not read, and gave {seen or 'no row'}"
+    )
 
 
 def find_recordings(folder: Path, presets: Sequence[Preset], selected: Sequence[Preset]) -> dict[str, Path]:
@@ -166,387 +567,3 @@ def _is_listed(manifest: Path, preset: Preset) -> bool:
     entries = {entry.run_id: entry for entry in read_manifest(manifest)}
     points = expand_points(preset)
     return any(p.run_id in entries and not entries[p.run_id].differences(p) for p in points)
-
-
-class RecordedRows:
-    """Rows of logs that were recorded before; nothing is run, and nothing is folded."""
-
-    base_config: BaseConfig | None = None
-    planned_runs = 0
-
-    def __init__(self, folder: Path, points: Sequence[Point]) -> None:
-        self.folder: Path | None = folder
-        self._folder = folder
-        self._points = points
-        self._recording: Recording | None = None
-        self.pairs: PairSource = _recorded_pairs(folder)
-
-    def _read(self) -> Recording:
-        if self._recording is None:
-            from pytest_h2o.bench.recorded import read_recording, read_row_files
-
-            read = read_recording if self._points[0].bench == LLM_BENCH else read_row_files
-            self._recording = read(self._folder, self._points)
-        return self._recording
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def baselines(self) -> Sequence[Row]:
-        return self._read().baselines
-
-    @property
-    def unused(self) -> Mapping[str, str]:
-        return self._read().unused
-
-    def result(self, point: Point) -> Row:
-        return self._read().get(point.run_id)
-
-    def shared_run(self, point: Point) -> str | None:
-        return None
-
-    def command(self, point: Point) -> str | None:
-        return None
-
-    def write_dry_run(self) -> str:
-        return "recorded logs are read, not run"
-
-
-class LaunchedRows:
-    """Rows of a bench that is run, each point once for all processes of the run."""
-
-    baselines: Sequence[Row] = ()
-    unused: Mapping[str, str] = MappingProxyType({})
-
-    def __init__(
-        self,
-        points: Sequence[Point],
-        *,
-        base: BaseConfig,
-        bench: BenchSettings,
-        folder: Path,
-        store: OnceStore,
-        fold: bool,
-        progress: ProgressWriter,
-        other: BenchSettings | None = None,
-        again: bool = False,
-    ) -> None:
-        """`again`: a row's own speed decides, so that a launch which others disturbed is made again."""
-        from pytest_h2o.bench.launch import JsonSupport, Launcher, Relauncher
-        from pytest_h2o.bench.sweep import Sweep
-
-        self.base_config: BaseConfig | None = base
-        self.folder: Path | None = folder
-        self._base = base
-        self._bench = bench
-        self._folder = folder
-        self._launcher = Launcher(base, bench, folder, JsonSupport(), on_wait=progress.wait, keeps_outcomes=True)
-        self.pairs: PairSource = _launched_pairs(self._launcher, other, store, points, progress)
-        self._progress = progress
-        self._launch_point = Relauncher(self._launcher).launch_point if again else self._launcher.launch_point
-        self._sweep = Sweep(points, self._launch, store.once, binary=bench.digest[:16], fold=fold)
-
-    def _launch(self, point: Point) -> Row:
-        with self._progress.step(point.preset, short_run_id(point.run_id), unit="run", total=self.planned_runs):
-            return self._launch_point(point)
-
-    @property
-    def planned_runs(self) -> int:
-        return self._sweep.runs
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return tuple(_describe_fold(check) for check in self._sweep.fold_checks())
-
-    def result(self, point: Point) -> Row:
-        return self._sweep.result(point)
-
-    def shared_run(self, point: Point) -> str | None:
-        return self._sweep.shared_run(point)
-
-    def command(self, point: Point) -> str | None:
-        from pytest_h2o.bench.command import RunFiles, repeat_command
-        from pytest_h2o.bench.llm_bench import get_adapter
-
-        adapter, files = get_adapter(point.bench), RunFiles(self._folder, point.run_id)
-        return repeat_command(adapter.argv(self._bench, files, point, adapter.run_config(self._base, point)))
-
-    def write_dry_run(self) -> str:
-        from pytest_h2o.bench.launch import write_dry_run
-
-        runs = len(write_dry_run(self._sweep.points, self._base, self._bench, self._folder))
-        return f"configs, manifest and commands.sh of {runs} run{'s' * (runs != 1)} are in {self._folder}"
-
-
-class NoRows:
-    """Nothing can measure this preset: every question is answered with what is missing."""
-
-    notes: tuple[str, ...] = ()
-    baselines: Sequence[Row] = ()
-    unused: Mapping[str, str] = MappingProxyType({})
-    folder: Path | None = None
-    base_config: BaseConfig | None = None
-    planned_runs = 0
-
-    @property
-    def pairs(self) -> PairSource:
-        from pytest_h2o.run.pairs import NoPairs
-
-        return NoPairs()
-
-    def __init__(self, preset: Preset, logs: Path | None, why: str | None = None) -> None:
-        self._preset = preset
-        self._logs = logs
-        self._why = why or ("neither a bench nor recorded logs" if logs is None else None)
-
-    def result(self, point: Point) -> Row:
-        raise NotMeasured(
-            f"not measured: {self._preset.name}",
-            where=None if self._logs is None else f"no recording of it in {self._logs}",
-            came=self._why,
-            expected="a bench to run, or recorded logs of this preset",
-            hint="--h2o-bench PATH --h2o-base-config FILE runs it; --h2o-logs DIR reads logs of it",
-        )
-
-    def shared_run(self, point: Point) -> str | None:
-        return None
-
-    def command(self, point: Point) -> str | None:
-        return None
-
-    def write_dry_run(self) -> str:
-        return "there is no bench to run"
-
-
-def _recorded_pairs(folder: Path) -> PairSource:
-    from pytest_h2o.run.pairs import RecordedPairs
-
-    return RecordedPairs(folder)
-
-
-def _launched_pairs(
-    launcher: Launcher,
-    other: BenchSettings | None,
-    store: OnceStore,
-    points: Sequence[Point],
-    progress: ProgressWriter,
-) -> PairSource:
-    from pytest_h2o.run.pairs import LaunchedPairs
-
-    return LaunchedPairs(launcher, other, store, points[0].preset if points else "", progress)
-
-
-def short_run_id(run_id: str) -> str:
-    """``run_0003`` of ``run_0003_p512_g128_…``: enough to find it by."""
-    return run_id.split("_p", 1)[0]
-
-
-def _describe_fold(check: FoldCheck) -> str:
-    """What the check of a fold showed, in one line."""
-    ignored = "keep ratio" if check.target_mode == "adaptive" else "target lossy ratio"
-    if check.folds:
-        return (
-            f"rows that differ only in the {ignored} share a run ({check.target_mode} mode does not read it): "
-            f"{check.preset} {check.probe} was run too and has every deterministic column of {check.leader}"
-        )
-    seen = check.problem or ", ".join(f"{d.column} {d.leader} and {d.probe}" for d in check.differences)
-    return (
-        f"nothing is folded: {check.preset} {check.leader} and {check.probe} differ only in the {ignored}, "
-        f"which {check.target_mode} mode should not read, and gave {seen or 'no row'}"
-    )
-
-
-FOLDER = "consistency"
-"""In the folder of a preset: config, log and output of that launch."""
-
-_RUN_ID = "consistency"
-_MAX_OUTPUT_BYTES = 64 * 1024 * 1024
-
-
-class ConsistencyFigures:
-    """Answers for the difference of the two, launched once for all processes of the run."""
-
-    def __init__(
-        self, settings: Settings, *, run_dir: Path, store: OnceStore, base: Callable[[Preset], BaseConfig]
-    ) -> None:
-        self._settings = settings
-        self._run_dir = run_dir
-        self._store = store
-        self._base = base
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether the two must agree to the byte: on the bench that comes with the plugin."""
-        return is_embedded(self._settings["bench"])
-
-    def compare(self, preset: Preset, point: Point) -> tuple[int, str]:
-        """Bytes by which the two differ over all samples, without sign, and what was compared, in words."""
-        if self._settings["bench"] is None:
-            raise OptedOut("the runtime's own lossless sizes are not checked: recorded logs hold no dumps")
-        if preset.bench != LLM_BENCH or not (preset.kv_lossless_enable and preset.kv_lossless_runtime_enable):
-            raise OptedOut(f"{preset.name} codes nothing at runtime, so there are no sizes to check")
-        kept = self._store.once(f"consistency/{preset.name}", keep_error(lambda: self._launch(preset, point)))
-        found = kept_value(kept)
-        if "left_out" in found:
-            raise OptedOut(f"the runtime's own lossless sizes are not checked: {found['left_out']}")
-        return int(found["difference_bytes"]), str(found["text"])
-
-    def _launch(self, preset: Preset, point: Point) -> dict[str, Any]:
-        """Launch with a dump that goes again: its thousands of files say nothing that the comparison does not."""
-        with tempfile.TemporaryDirectory(prefix="pytest-h2o-dump-") as dump_dir:
-            return self._launch_and_dump(preset, point, Path(dump_dir))
-
-    def _launch_and_dump(self, preset: Preset, point: Point, dump_dir: Path) -> dict[str, Any]:
-        from pytest_h2o.bench.config import without_quality
-        from pytest_h2o.bench.launch import JsonSupport, Launcher
-        from pytest_h2o.reference.dump import CONFIG_KEYS, compare_run
-
-        folder = self._run_dir / preset.name / FOLDER
-        asked = {
-            "MNN_KV_DUMP_DIR": str(dump_dir),
-            "MNN_KV_DUMP_RUN_ID": _RUN_ID,
-            "MNN_KV_DUMP_STAGE": "both",
-            "MNN_KV_DUMP_MAX_TOKENS": str(point.prompt_len + point.gen_len),
-        }
-        lossless = {**point.lossless, **{k: v for k, v in CONFIG_KEYS.items() if k.startswith("kv_lossless_")}}
-        checked = replace(point, run_id=_RUN_ID, repeat=1, h2o_log_stats=True, lossless=lossless)
-        base = without_quality(self._base(preset))
-        bench, env = bench_settings(self._settings, preset), {**os.environ, **asked}
-        launcher = Launcher(base, bench, folder, JsonSupport(), env=env, keeps_outcomes=True)
-        result = launcher.launch_point(checked)
-        output = _read_output(result.stdout_path)
-        config = json.loads((folder / "configs" / f"{_RUN_ID}.json").read_text(encoding="utf-8"))
-        try:
-            found = compare_run(output, dump_dir, run_id=_RUN_ID, config=config)
-        except DumpError as error:
-            if not self.is_exact and not any(dump_dir.iterdir()):
-                # Only a build made for it writes dumps, and what is reported of others never gates.
-                return {"left_out": "this build wrote no dump (one with MNN_KV_DUMP_DIR does)"}
-            raise NotMeasured(
-                "the bench wrote no dump to hold its own lossless sizes against",
-                where=str(folder),
-                came=error.what,
-                expected="a build with MNN_KV_DUMP_DIR",
-            ) from error
-        return _describe(found, folder)
-
-
-def _describe(found: Consistency, folder: Path) -> dict[str, Any]:
-    if found.offline_bytes is None or not found.compared:
-        raise NotMeasured(
-            "the bench's own lossless sizes cannot be held against its dump",
-            where=str(folder),
-            came=found.render(),
-            expected="samples in its output, and their tokens in the dump",
-        )
-    return {"difference_bytes": abs(found.runtime_bytes - found.offline_bytes), "text": found.render()}
-
-
-def _read_output(path: Path | None) -> str:
-    if path is None:
-        return ""
-    with path.open("rb") as file:
-        return file.read(_MAX_OUTPUT_BYTES).decode("utf-8", "replace")
-
-
-TEXT_FOLDER = "demo"
-"""In the folder of a preset: configs and outputs of llm_demo."""
-
-
-class TextFigures:
-    """Answers for the texts of presets."""
-
-    def __init__(
-        self, settings: Settings, *, run_dir: Path, store: OnceStore, base: Callable[[Preset], BaseConfig]
-    ) -> None:
-        self._settings = settings
-        self._run_dir = run_dir
-        self._store = store
-        self._base = base
-
-    @property
-    def are_compared(self) -> bool:
-        """Whether there is an llm_demo to say them."""
-        return self._settings["demo"] is not None
-
-    def compare(self, preset: Preset, point: Point) -> TextComparison:
-        """The texts of one point; BenchError where llm_demo gives none, NotMeasured where there is no llm_demo."""
-        if not self.are_compared:
-            raise NotMeasured("no llm_demo is given", expected="--h2o-demo PATH")
-        kept = self._store.once(f"demo/{preset.name}", keep_error(lambda: plain(self._say(preset, point))))
-        return load(TextComparison, kept_value(kept), "a comparison of texts")
-
-    def _say(self, preset: Preset, point: Point) -> TextComparison:
-        from pytest_h2o.bench.config import baseline_run_config, build_run_config
-        from pytest_h2o.bench.demo import Demo, find_prompts
-        from pytest_h2o.bench.machine import heavy_work
-
-        base = self._base(preset)
-        folder = unused_folder(self._run_dir / preset.name, TEXT_FOLDER)
-        timeout_s = bench_settings(self._settings, preset).timeout_s
-        demo = Demo(self._settings["demo"], folder, point.gen_len, timeout_s)
-        pairs = []
-        with heavy_work():
-            for prompt in find_prompts(preset.prompt_file, shipped("prompts")):
-                off = demo.say(f"{prompt.stem}_h2o_off", baseline_run_config(base), prompt)
-                on = demo.say(f"{prompt.stem}_h2o_on", build_run_config(base, point), prompt)
-                pairs.append(compare_texts(prompt.stem, off, on))
-        return TextComparison(point.run_id, tuple(pairs))
-
-
-class DecodeFigures:
-    """Answers for the decode speed of presets; where their rows come from, the session says."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        points: Callable[[Preset], tuple[Point, ...]],
-        source: Callable[[Preset], RowSource],
-        new: NewData,
-    ) -> None:
-        self._settings = settings
-        self._points = points
-        self._source = source
-        self._new = new
-
-    def describe(self, presets: Sequence[Preset]) -> list[str]:
-        """Lines for the header."""
-        wanted = [(preset, preset_targets(self._settings, preset, None).decode_drop.value) for preset in presets]
-        return [*describe_decode(self._settings, presets), *flag_targets(self._settings, wanted)]
-
-    def baseline(self, preset: Preset, results: Sequence[Row]) -> Baseline | None:
-        chosen = choose_baseline(self._settings, preset)
-        if chosen.value == "none":
-            raise OptedOut(f"the decode threshold is left out: decode baseline none ({chosen.origin})")
-        if self.is_paired(preset):
-            return paired_baseline(self.known_comparison(preset))
-        if chosen.value is not None:
-            speed = parse_baseline(str(chosen.value), chosen.origin)
-            return Baseline(speed, chosen.origin, unlike_contexts(results))
-        return pick_recorded(self._source(preset).baselines, results, get_adapter(preset.bench).uncompressed)
-
-    def unfit_baselines(self, preset: Preset, results: Sequence[Row]) -> list[str]:
-        source = self._source(preset)
-        unused = [f"{log}: {why}" for log, why in source.unused.items()]
-        return [*describe_unfit(source.baselines, results), *unused][:4]
-
-    def is_paired(self, preset: Preset) -> bool:
-        chosen = choose_baseline(self._settings, preset).value
-        return chosen == "paired" or (chosen is None and self._source(preset).pairs.known() is not None)
-
-    def rests_on_rows(self, preset: Preset) -> bool:
-        """Whether the speeds of the rows themselves are judged, by a number, where a bench runs."""
-        return choose_baseline(self._settings, preset).value not in ("paired", "none")
-
-    def known_comparison(self, preset: Preset) -> PairedComparison | None:
-        return self._source(preset).pairs.known()
-
-    def compare(self, preset: Preset, result: Row, target: float) -> PairedComparison:
-        point = next(point for point in self._points(preset) if point.run_id == result.run_id)
-        plan = plan_pairs(self._settings, preset, target)
-        comparison = self._source(preset).pairs.compare(point, plan)
-        self._new.add_comparison(preset, comparison)
-        return comparison

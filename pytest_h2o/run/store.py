@@ -1,4 +1,8 @@
-"""run/store.py"""
+"""What the processes of one run share: results in the run folder, each made by whoever asks for it first.
+
+A result is JSON under a key, made under a lock of that key; everyone else waits and reads. The store is in use from the
+first question on until the process ends, by KILL even: see `is_in_use`.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,12 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pytest_h2o.errors import H2OError, StoreError, error_from_json, error_to_json
-from pytest_h2o.files import make_folder, write_new_json
+from pytest_h2o.files import load, make_folder, plain, write_new_json
+
+T = TypeVar("T")
 
 SHARED = ".results"
 """Folder in an unfinished run for what its processes share: what was measured, by key."""
@@ -32,12 +38,7 @@ def name_run() -> str:
 
 
 class OnceStore:
-    """Results that several processes need and one of them makes.
-
-    A result is a JSON object under a key. Whoever asks first computes it, under a lock of that key; everyone else
-    waits and reads. An exception of `compute` is not stored: make it a result with `keep_error` if it is to be kept.
-    The store is in use from the first question on until the process ends, by KILL even: see `is_in_use`.
-    """
+    """Results that several processes need and one of them makes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -62,7 +63,7 @@ class OnceStore:
                 ) from error
 
     def once(self, key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Give the result of `key`, computing it if nobody has."""
+        """The object of `key`, computed if nobody has; an exception of `compute` is not stored."""
         if key in self._seen:
             return self._seen[key]
         from filelock import FileLock
@@ -81,15 +82,34 @@ class OnceStore:
         self._seen[key] = result
         return result
 
-    def peek(self, key: str) -> dict[str, Any] | None:
-        """The result of `key` if somebody has made it; None if not, also while it is being made."""
-        if key not in self._seen and not (self._folder / f"{key}.json").exists():
+    def keep(self, key: str, kind: type[T], make: Callable[[], T]) -> T:
+        """What `make` gave whoever asked first; an error of ours is kept too, and raised for everyone who asks."""
+
+        def attempt() -> dict[str, Any]:
+            try:
+                return {"value": plain(make())}
+            except H2OError as error:
+                return {"error": error_to_json(error)}
+
+        return self._value(self.once(key, attempt), key, kind)
+
+    def kept(self, key: str, kind: type[T]) -> T | None:
+        """What `keep` has of a key; None if nobody has made it yet, or it is an error."""
+        path = self._folder / f"{key}.json"
+        if key not in self._seen and not path.exists():
             return None
 
-        def never() -> dict[str, Any]:
-            raise StoreError("a shared result has vanished", where=str(self._folder / f"{key}.json"))
+        def vanished() -> dict[str, Any]:
+            raise StoreError("a shared result has vanished", where=str(path))
 
-        return self.once(key, never)
+        found = self.once(key, vanished)
+        return None if "error" in found else self._value(found, key, kind)
+
+    def _value(self, kept: dict[str, Any], key: str, kind: type[T]) -> T:
+        if "error" in kept:
+            raise error_from_json(kept["error"])
+        where = str(self._folder / f"{key}.json")
+        return load(kind, kept.get("value"), "a shared result", where=where, hint="start a new run folder")
 
 
 def is_in_use(folder: Path) -> bool:
@@ -102,23 +122,3 @@ def is_in_use(folder: Path) -> bool:
     except BlockingIOError:
         return True
     return False
-
-
-def keep_error(compute: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-    """Make an error of ours a result too, so that what failed is not tried again by everyone who needs it."""
-
-    def computed() -> dict[str, Any]:
-        try:
-            return {"value": compute()}
-        except H2OError as error:
-            return {"error": error_to_json(error)}
-
-    return computed
-
-
-def kept_value(kept: dict[str, Any]) -> dict[str, Any]:
-    """The value of a result that `keep_error` made; its error is raised again."""
-    if "error" in kept:
-        raise error_from_json(kept["error"])
-    value: dict[str, Any] = kept["value"]
-    return value

@@ -24,10 +24,8 @@ from pytest_h2o.reference.gguf import GgufFile
 from pytest_h2o.report.artifacts import read_run
 from pytest_h2o.run.history import (
     RunRecord,
-    parse_record,
     read_history,
-    read_record_file,
-    record_from_json,
+    read_record,
     record_to_json,
     render_line,
 )
@@ -97,7 +95,7 @@ def run_history(data: bytes, folder: Path) -> bool:
     found = list(read_history(write(folder, "history.jsonl", data)))
     for record in found:
         if isinstance(record, RunRecord):
-            assert parse_record(render_line(record).encode(), "again") == record
+            assert read_record(render_line(record).encode(), "again") == record
         else:
             check_harmless(str(record))
             assert "\n" not in str(record)
@@ -112,14 +110,14 @@ def run_record_signed(data: bytes, folder: Path) -> bool:
     except (ValueError, RecursionError):
         return False  # this would be no record at all
     signed = {"schema": 1, "sha256": hashlib.sha256(text.encode("ascii")).hexdigest(), "record": value}
-    record = record_from_json(signed, "record")
-    assert record_from_json(record_to_json(record), "again") == record
+    record = read_record(signed, "record")
+    assert read_record(record_to_json(record), "again") == record
     return True
 
 
 def run_baseline(data: bytes, folder: Path) -> bool:
-    record = read_record_file(write(folder, "main.json", data))
-    assert parse_record(render_line(record).encode(), "again") == record
+    record = read_record(write(folder, "main.json", data))
+    assert read_record(render_line(record).encode(), "again") == record
     return True
 
 

@@ -176,14 +176,14 @@ def test_the_margin_is_that_of_the_timed_row_and_not_of_the_one_that_evicts_most
 
 def test_the_row_that_is_timed_is_the_one_that_is_launched() -> None:
     launched: list[str] = []
-    sweep = make_sweep(*TWO_ROWS, pairs_drop=0.01)
-    compare = sweep.session.decode.compare
+    sweep: Any = make_sweep(*TWO_ROWS, pairs_drop=0.01)
+    pairs = sweep.source.pairs
 
-    def watch(preset: Any, result: Any, target: float) -> Any:
-        launched.append(result.run_id)
-        return compare(preset, result, target)
+    def watch(point: Any, target: float) -> Any:
+        launched.append(point.run_id)
+        return pairs(point, target)
 
-    sweep.session.decode.compare = watch  # type: ignore[method-assign]
+    sweep.source.pairs = watch
     sweep.decode_drop()
     sweep.joint_margin()
     assert launched == ["fast", "fast"]
@@ -203,7 +203,7 @@ def test_a_lossless_ratio_that_nobody_asks_for_is_not_measured() -> None:
         raise NotMeasured("no dump")
 
     for rule in ("joint", "best-of"):
-        sweep = make_sweep(*TWO_ROWS, pairs_drop=0.01, rule=rule, dumps=SimpleNamespace(deciding_ratio=refuse))
+        sweep = make_sweep(*TWO_ROWS, pairs_drop=0.01, rule=rule, deciding_ratio=refuse)
         assert sweep.joint_margin() >= 0
         sweep.joint()
 

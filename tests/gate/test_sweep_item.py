@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from pytest_h2o.errors import NotMeasured, OptedOut, UsageError
 from pytest_h2o.gate.metrics import METRICS, Metric, RowMetric
 from pytest_h2o.gate.targets import Targets
 from pytest_h2o.gate.values import Target
-from pytest_h2o.run.launching import Baseline
 from tests.sweeps import make_row, make_sweep
 
 
@@ -87,11 +85,11 @@ def test_texts_are_not_compared_where_no_row_says_what_it_evicts() -> None:
 def test_the_consistency_of_the_first_point_is_measured_and_told() -> None:
     asked: list[str] = []
 
-    def compare(preset: object, point: Any) -> tuple[int, str]:
+    def sizes(point: Any) -> tuple[int, str]:
         asked.append(point.run_id)
         return 3, "1003 bytes by the bench, 1000 by its dump"
 
-    sweep = make_sweep(make_row("first"), make_row("second"), consistency=SimpleNamespace(compare=compare))
+    sweep = make_sweep(make_row("first"), make_row("second"), sizes=sizes)
     difference = sweep.runtime_difference()
     assert asked == ["first"]
     assert (difference.value, difference.source) == (3, "first, launched again with its dump")
@@ -101,14 +99,14 @@ def test_the_consistency_of_the_first_point_is_measured_and_told() -> None:
 
 
 def test_a_baseline_that_cannot_be_told_is_none_in_the_summary() -> None:
-    def refuse(preset: object, results: object) -> None:
+    def refuse(results: object) -> None:
         raise NotMeasured("the recorded pairs cannot be read")
 
-    kept: list[dict[str, Any]] = []
-    sweep = make_sweep(make_row("r"), remember_preset=lambda preset, facts: kept.append(facts))
+    sweep: Any = make_sweep(make_row("r"))
     sweep.remember()
-    sweep.session.decode.baseline = refuse  # type: ignore[method-assign, assignment]
+    sweep.source.baseline = refuse
     sweep.remember()
+    kept = [facts for _, facts in sweep.session.run.new.kept]
     assert [facts["baseline_tok_per_s"] for facts in kept] == [60.0, None]
     assert [facts["decode_left_out"] for facts in kept] == [False, False]
 
@@ -173,44 +171,35 @@ def test_a_lossless_ratio_that_nobody_asks_for_is_not_measured() -> None:
     def refuse() -> float:
         raise NotMeasured("no dump")
 
-    dumps = SimpleNamespace(deciding_ratio=refuse)
-    assert make_sweep(make_row("r"), dumps=dumps).joint_margin() >= 0
-    asking = make_sweep(make_row("r"), dumps=dumps, targets={"lossless": 1.3})
+    assert make_sweep(make_row("r"), deciding_ratio=refuse).joint_margin() >= 0
+    asking = make_sweep(make_row("r"), deciding_ratio=refuse, targets={"lossless": 1.3})
     with pytest.raises(NotMeasured, match="no dump"):
         asking.joint_margin()
     assert asking.notes == ["the joint rule needs the lossless ratio of the scope that decides"]
 
 
 def test_a_decode_threshold_that_was_left_out_holds_nobody_back() -> None:
-    def leave_out(preset: object, results: object) -> None:
+    def leave_out(results: object) -> None:
         raise OptedOut("none")
 
-    sweep = make_sweep(make_row("slow", 1.0))
+    sweep: Any = make_sweep(make_row("slow", 1.0))
     assert not sweep.joint_margin() >= 0
-    sweep.session.decode.baseline = leave_out  # type: ignore[method-assign, assignment]
+    sweep.source.baseline = leave_out
     margin = sweep.joint_margin()
     assert (margin.value, margin >= 0) == (pytest.approx(0.1 / 3), True)
     assert "the decode threshold is left out (decode baseline: none)" in sweep.notes
 
 
 def test_what_the_summary_is_told_of_a_preset(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[tuple[Any, dict[str, Any]]] = []
-    sweep = make_sweep(
-        make_row("r"),
-        remember_preset=lambda preset, facts: kept.append((preset, facts)),
-        model_layers=lambda preset: 30 if preset.name == "adhoc" else None,
-        fingerprint=lambda preset, found: {"preset": preset.name, "rows": str(len(found))},
-    )
+    sweep: Any = make_sweep(make_row("r"), fingerprint=lambda found: {"preset": "adhoc", "rows": str(len(found))})
     metrics = {"mine": Target("mine", 2.0, "preset"), "told": Target("told", None, "the plugin that adds it")}
     for name in metrics:
         monkeypatch.setitem(METRICS, name, RowMetric(name, name))
     sweep.targets = Targets({**sweep.targets.by_metric, **metrics})
     sweep.preset = sweep.preset.model_copy(update={"path": Path("a.yaml")})
-    sweep.session.decode.baseline = lambda preset, found: Baseline(60.0, "a number", files=(Path("off.log"),))  # type: ignore[method-assign, assignment]
-    sweep.session.decode.is_paired = lambda preset: preset is None  # type: ignore[method-assign]
     sweep.remember()
-    ((preset, facts),) = kept
-    assert preset is sweep.preset
+    ((preset, facts),) = sweep.session.run.new.kept
+    assert preset == sweep.name
     assert facts == {
         "run_ids": ["r"],
         "path": "a.yaml",
@@ -247,15 +236,15 @@ def test_quality_is_asked_where_somebody_asks_or_a_row_tells_it(
 def test_texts_are_those_of_the_row_that_evicts_most(lossy: float, said: str) -> None:
     asked: list[str] = []
 
-    def compare(preset: Any, point: Any) -> TextComparison:
-        asked.append(f"{preset.name} {point.run_id}")
+    def texts(point: Any) -> TextComparison:
+        asked.append(point.run_id)
         return TextComparison(point.run_id, (compare_texts("p", "a b", "a c"),))
 
     rows = make_row("less", h2o_lossy="3.1"), make_row("most", h2o_lossy="3.4"), make_row("none", h2o_lossy="1.0")
-    sweep = make_sweep(*rows, targets={"lossy": lossy}, texts=SimpleNamespace(compare=compare))
+    sweep = make_sweep(*rows, targets={"lossy": lossy}, texts=texts)
     similarity = sweep.text_similarity()
     assert (similarity.metric, similarity.value, similarity.source) == ("demo_similarity", 0.5, said)
-    assert asked == [f"adhoc {said}"]
+    assert asked == [said]
     assert sweep.notes == [compare_texts("p", "a b", "a c").render()]
 
 

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
-from pytest_h2o.bench.command import BenchSettings
-from pytest_h2o.bench.config import read_base_config
 from pytest_h2o.bench.sweep import FoldCheck
 from pytest_h2o.cli.sweep import WaitNotice
-from pytest_h2o.errors import H2OError
+from pytest_h2o.errors import H2OError, UsageError
 from pytest_h2o.inputs.options import Given, Settings
-from pytest_h2o.inputs.presets import load_presets
+from pytest_h2o.inputs.presets import Preset, expand_points, load_presets
 from pytest_h2o.run.launching import bench_settings
-from pytest_h2o.run.progress import ProgressWriter, read_board
-from pytest_h2o.run.sources import LaunchedRows, RecordedRows, _describe_fold, find_recordings
-from pytest_h2o.run.store import OnceStore
+from pytest_h2o.run.progress import read_board
+from pytest_h2o.run.sources import Launched, Recorded, Run, _describe_fold, find_recordings
+from pytest_h2o.run.store import PROGRESS
 from tests.plugin.project import RECORDINGS, ROOT, SWEEP
+from tests.report.gate_items import make_session
 
 PRESETS = {preset.name: preset for preset in load_presets([ROOT / "gates" / "presets"])}
 V3 = PRESETS["target_ratio_v3"]
@@ -44,21 +44,53 @@ def test_the_command_line_decides_the_time_limit(origin: str, of_preset: float |
     assert bench_settings(Settings(given), preset).timeout_s == timeout_s
 
 
+def find(folder: Path, *selected: Preset) -> dict[str, Path]:
+    return find_recordings(folder, list(PRESETS.values()), selected)
+
+
 def test_a_half_recorded_preset_is_a_recording_that_fails(tmp_path: Path) -> None:
     """Beside a whole recording, too: it is not left out as not recorded."""
     shutil.copytree(SWEEP, tmp_path / "target_ratio_v3")
     (tmp_path / "target_speed_v3" / "configs").mkdir(parents=True)
-    found = find_recordings(tmp_path, list(PRESETS.values()), [V3])
+    found = find(tmp_path, V3)
     assert found == {name: tmp_path / name for name in ("target_ratio_v3", "target_speed_v3")}
-    from pytest_h2o.inputs.presets import expand_points
-
-    points = expand_points(PRESETS["target_speed_v3"])
+    preset = PRESETS["target_speed_v3"]
+    points = expand_points(preset)
+    run = Run(make_session(tmp_path).settings, tmp_path / "run")
     with pytest.raises(H2OError, match="is not in the recording"):
-        RecordedRows(found["target_speed_v3"], points).result(points[0])
+        Recorded(run, preset, points, found["target_speed_v3"]).result(points[0])
 
 
-def test_a_preset_without_a_folder_is_not_recorded() -> None:
-    assert find_recordings(RECORDINGS, list(PRESETS.values()), [V3]).keys() == {"target_ratio_v3"}
+def test_a_folder_of_run_folders_or_of_one_run(tmp_path: Path) -> None:
+    assert find(RECORDINGS) == {"target_ratio_v3": SWEEP}
+    assert find(SWEEP) == {"target_ratio_v3": SWEEP}
+    shutil.copytree(SWEEP / "logs", tmp_path / "logs")
+    assert find(tmp_path, V3) == {"target_ratio_v3": tmp_path}
+    with pytest.raises(UsageError, match="bare logs can be those of one preset only"):
+        find(tmp_path)
+
+
+def test_a_folder_of_something_else(tmp_path: Path) -> None:
+    (tmp_path / "readme.txt").touch()
+    with pytest.raises(UsageError) as caught:
+        find(tmp_path, V3)
+    assert str(caught.value) == (
+        "the folder holds no recorded logs of these presets\n"
+        f"  where: {tmp_path}\n"
+        "  came: readme.txt\n"
+        "  expected: a folder for one of smoke, target_ratio, target_ratio_v3, target_speed, target_speed_v3, "
+        "a manifest.json, or *.log files"
+    )
+
+
+def test_a_manifest_of_another_setting_is_taken_for_the_one_preset_that_is_selected(tmp_path: Path) -> None:
+    """Its rows then say in what they differ; that is more than to say that there is no recording."""
+    entries = json.loads((SWEEP / "manifest.json").read_text())
+    for entry in entries:
+        entry["recent_tokens"] = 96
+    (tmp_path / "manifest.json").write_text(json.dumps(entries))
+    assert find(tmp_path, V3) == {"target_ratio_v3": tmp_path}
+    assert find(tmp_path, V3, PRESETS["smoke"]) == {}
 
 
 def test_a_sweep_that_waits_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,17 +108,15 @@ def test_a_sweep_that_waits_says_so_once(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_launch_that_waits_shows_it(tmp_path: Path) -> None:
-    base = read_base_config(ROOT / "fixtures" / "recordings" / "base_config.json")
-    bench = BenchSettings.for_program(sys.executable)
+    base = ROOT / "fixtures" / "recordings" / "base_config.json"
+    settings = make_session(tmp_path, bench=sys.executable, base_config=str(base)).settings
     told: list[float] = []
-    progress = ProgressWriter(tmp_path / "progress", on_wait=told.append)
-    rows = LaunchedRows(
-        (), base=base, bench=bench, folder=tmp_path, store=OnceStore(tmp_path), fold=True, progress=progress
-    )
-    assert rows._launcher.on_wait is not None
-    with progress.step("preset", "run_0001", unit="run", total=3):
-        rows._launcher.on_wait(2.0)
-        (activity,) = read_board(tmp_path / "progress").activities
+    run = Run(settings, tmp_path / "waits", on_wait=told.append)
+    launcher = Launched(run, V3, (), tmp_path)._launcher
+    assert launcher.on_wait is not None
+    with run.progress.step("preset", "run_0001", unit="run", total=3):
+        launcher.on_wait(2.0)
+        (activity,) = read_board(tmp_path / "waits" / PROGRESS).activities
     assert (activity.what, activity.label, activity.waits) == ("preset", "run_0001", True)
     assert told == [2.0]
 

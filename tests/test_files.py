@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_h2o.errors import StoreError
-from pytest_h2o.files import write_new_json, write_new_text
+from pytest_h2o.files import append_line, write_new_bytes, write_new_json, write_new_text
 
 
 def test_text_is_written_as_it_is(tmp_path: Path) -> None:
@@ -23,7 +23,9 @@ def test_text_is_written_as_it_is(tmp_path: Path) -> None:
 def test_json_has_one_space_of_indent(tmp_path: Path) -> None:
     write_new_json(tmp_path / "x.json", {"a": ["é", 1.0]})
     assert (tmp_path / "x.json").read_text(encoding="utf-8") == '{\n "a": [\n  "é",\n  1.0\n ]\n}\n'
-    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"a": ["é", 1.0]}
+    with pytest.raises(ValueError, match="Out of range"):
+        write_new_json(tmp_path / "a.json", {"x": float("nan")})
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
@@ -37,6 +39,8 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         "  next: choose another output, or move the old file away"
     )
     assert [file.read_text() for file in tmp_path.iterdir()] == ["precious"]
+    write_new_text(path, "asked for\n", overwrite=True)
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["asked for\n"]
 
 
 def test_a_dangling_link_counts_as_a_file(tmp_path: Path) -> None:
@@ -91,3 +95,37 @@ def test_text_that_utf8_cannot_carry(tmp_path: Path) -> None:
         "'\\udcff' at character 1",
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_files_get_the_usual_rights(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("")
+    write_new_text(tmp_path / "ours", "")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_the_journal_grows_by_lines(tmp_path: Path) -> None:
+    for number in range(3):
+        append_line(tmp_path / "run" / "journal.jsonl", {"n": number})
+    lines = (tmp_path / "run" / "journal.jsonl").read_text().splitlines()
+    assert [json.loads(line)["n"] for line in lines] == [0, 1, 2]
+
+
+def test_file_and_name_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is synced, by what it is: each new folder in the one above it, the file, then its name."""
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_new_bytes(tmp_path / "run" / "logs" / "a.log", b"x")
+    temporary = synced.pop(2)
+    assert synced == [str(tmp_path), f"{tmp_path}/run", f"{tmp_path}/run/logs"]
+    assert temporary.startswith(f"{tmp_path}/run/logs/.a.log.")
+    del synced[:]
+    for _ in range(2):
+        append_line(tmp_path / "run" / "journal.jsonl", {})
+    journal = f"{tmp_path}/run/journal.jsonl"
+    assert synced == [journal, f"{tmp_path}/run", journal]

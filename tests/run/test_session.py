@@ -1,28 +1,18 @@
-"""What a command line asks for by name, and which recording holds which preset."""
+"""What a command line asks for by name, and which presets and scopes a run has."""
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import pytest
 
-from pytest_h2o.errors import PresetError, UsageError
+from pytest_h2o.errors import PresetError
 from pytest_h2o.inputs.checking import share_assignments
-from pytest_h2o.inputs.presets import Preset, load_presets
+from pytest_h2o.inputs.presets import Preset
 from pytest_h2o.inputs.scopes import Scope
 from pytest_h2o.run.session import GateSession, names_asked_for
-from pytest_h2o.run.sources import find_recordings
-from tests.plugin.project import RECORDINGS, ROOT, SWEEP
+from tests.plugin.project import ROOT
 from tests.report.gate_items import make_session
-
-PRESETS = {preset.name: preset for preset in load_presets([ROOT / "gates" / "presets"])}
-V3 = PRESETS["target_ratio_v3"]
-
-
-def find(folder: Path, *selected: Preset) -> dict[str, Path]:
-    return find_recordings(folder, list(PRESETS.values()), selected)
 
 
 @pytest.mark.parametrize(
@@ -66,38 +56,6 @@ def test_where_nothing_selected_is_recorded_nothing_is_left_out(tmp_path: Path) 
     session = GateSession(session.settings, run_dir=tmp_path)
     session.parameters("h2o_sweep", ROOT / "gates")
     assert session.leave_out({"smoke", "target_speed"}) == {}
-
-
-def test_a_folder_of_run_folders_or_of_one_run(tmp_path: Path) -> None:
-    assert find(RECORDINGS) == {"target_ratio_v3": SWEEP}
-    assert find(SWEEP) == {"target_ratio_v3": SWEEP}
-    shutil.copytree(SWEEP / "logs", tmp_path / "logs")
-    assert find(tmp_path, V3) == {"target_ratio_v3": tmp_path}
-    with pytest.raises(UsageError, match="bare logs can be those of one preset only"):
-        find(tmp_path)
-
-
-def test_a_folder_of_something_else(tmp_path: Path) -> None:
-    (tmp_path / "readme.txt").touch()
-    with pytest.raises(UsageError) as caught:
-        find(tmp_path, V3)
-    assert str(caught.value) == (
-        "the folder holds no recorded logs of these presets\n"
-        f"  where: {tmp_path}\n"
-        "  came: readme.txt\n"
-        "  expected: a folder for one of smoke, target_ratio, target_ratio_v3, target_speed, target_speed_v3, "
-        "a manifest.json, or *.log files"
-    )
-
-
-def test_a_manifest_of_another_setting_is_taken_for_the_one_preset_that_is_selected(tmp_path: Path) -> None:
-    """Its rows then say in what they differ; that is more than to say that there is no recording."""
-    entries = json.loads((SWEEP / "manifest.json").read_text())
-    for entry in entries:
-        entry["recent_tokens"] = 96
-    (tmp_path / "manifest.json").write_text(json.dumps(entries))
-    assert find(tmp_path, V3) == {"target_ratio_v3": tmp_path}
-    assert find(tmp_path, V3, PRESETS["smoke"]) == {}
 
 
 def make_gates(folder: Path, preset: str, scope: str | None = None) -> None:
