@@ -1,4 +1,6 @@
-"""Every command and snippet of README.md and docs/ is run, or stands in NOT_RUN with the reason that the page gives.
+"""What README.md and docs/ say is so: their commands run, their tables name what there is, their promises are tested.
+
+Every command and snippet is run, or stands in NOT_RUN with the reason that the page gives.
 
 A comment before a block says how it is tested:
 
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -30,7 +33,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pytest_h2o.cli.main import COMMANDS
 from pytest_h2o.gate.metrics import GATE_OPTIONS
+from tests.plugin import warm
 from tests.plugin.project import BASE_CONFIG, BENCH, FAKE_BENCH, ROOT, SWEEP
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -42,7 +47,7 @@ NOT_RUN: set[tuple[str, str]] = {
     ("docs/codecs.md", "a model out of a package, and minutes of processor time"),
     (
         "docs/size-and-machines.md",
-        "it needs a dask scheduler; tests/test_dask_executor.py runs one",
+        "it needs a dask scheduler; tests/lossless/test_dask.py runs one",
     ),
     ("docs/remote-workers.md", "the first of these is killed; tests/plugin/test_kill.py does that"),
     (
@@ -145,11 +150,14 @@ class DocsProject:
             "FAKE_DECODE": "base=60,drop=0.0,spread=0.01,seed=1",
             "FAKE_MODE": "ok",
         }
-        done = subprocess.run(
-            ["bash", "-e", "-c", block.body], cwd=self.path, env=env, capture_output=True, text=True, timeout=300
-        )
-        self.output = done.stdout + done.stderr
-        assert done.returncode == block.exit_code, f"{block}: exit code {done.returncode}\n{self.output}"
+        body = block.body.replace("\\\n", " ").strip()
+        if body.startswith("pytest ") and "\n" not in body:
+            code, self.output = warm.run_pytest(shlex.split(body)[1:], cwd=self.path, env=env, timeout_s=300)
+        else:
+            command = ["bash", "-e", "-c", block.body]
+            done = subprocess.run(command, cwd=self.path, env=env, capture_output=True, text=True, timeout=300)
+            code, self.output = done.returncode, done.stdout + done.stderr
+        assert code == block.exit_code, f"{block}: exit code {code}\n{self.output}"
 
     def check_output(self, block: Block) -> None:
         """Every line of the block, in its order, nothing between them but where ``...`` stands."""
@@ -166,7 +174,13 @@ class DocsProject:
             place, free = found[0] + 1, False
 
 
-@pytest.mark.parametrize("page", [str(page.relative_to(ROOT)) for page in PAGES])
+SLOW = {"docs/reference-bench.md": pytest.mark.slow}
+"""Its command is one of tests/reference on a longer prompt."""
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=SLOW.get(page, ())) for page in (str(path.relative_to(ROOT)) for path in PAGES)]
+)
 def test_the_commands_of_a_page_run(page: str, tmp_path: Path) -> None:
     project = DocsProject(tmp_path / "project", every_scope=page == "docs/first-gate.md")
     for block in (block for block in BLOCKS if block.page == page):
@@ -235,3 +249,39 @@ def test_every_page_is_listed() -> None:
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     for page in (ROOT / "docs").glob("*.md"):
         assert page.name == "README.md" or f"({page.name})" in index, page.name
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_option_and_every_command_is_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(--h2o-[a-z-]+)", readme, re.MULTILINE) == [option.flag for option in GATE_OPTIONS]
+    assert set(re.findall(r"^\| `pytest-h2o ([a-z]+)`", readme, re.MULTILINE)) == set(COMMANDS)
+
+
+PROMISES = [
+    line
+    for line in (ROOT / "docs" / "promises.md").read_text(encoding="utf-8").splitlines()
+    if line.startswith("| ") and not line.startswith(("| ---", "| promise"))
+]
+
+
+@pytest.mark.parametrize("row", PROMISES, ids=range(len(PROMISES)))
+def test_a_promise_names_its_test(row: str) -> None:
+    _, promise, held_by, _ = row.split("|")
+    assert promise.strip()
+    if held_by.strip().startswith("the same"):
+        return
+    named = re.findall(r"`([^`]+)`", held_by)
+    assert named
+    file = ""
+    for name in named:
+        path, _, function = name.partition("::")
+        file = path or file
+        text = (ROOT / file).read_text(encoding="utf-8")
+        assert f"def {function}(" in text if function else "def test_" in text, name
+
+
+def test_there_are_promises() -> None:
+    assert len(PROMISES) > 10

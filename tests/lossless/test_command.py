@@ -199,7 +199,7 @@ def imports_of(code: str, *heavy: str) -> subprocess.CompletedProcess[str]:
 
 def test_flags_are_known_without_importing_numpy() -> None:
     code = (
-        "import argparse; from pytest_h2o.cli.lossless import add_arguments; add_arguments(argparse.ArgumentParser())"
+        "import argparse; from pytest_h2o.cli import lossless as m; m.add_arguments_lossless(argparse.ArgumentParser())"
     )
     done = imports_of(code, "numpy", "zstandard", "pydantic", "yaml", "pytest")
     assert (done.returncode, done.stderr) == (0, "")
