@@ -1,4 +1,4 @@
-"""One gate run that all tests of the reports share: a failing one, spread over two workers, as in GitHub Actions."""
+"""Runs that all tests of the reports share: a failing one over two workers, as on GitHub, and one that 0.1 wrote."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.plugin.project import Project
+from pytest_h2o.report.artifacts import RunRecords, read_run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,19 +60,21 @@ def gate_run(tmp_path_factory: pytest.TempPathFactory) -> GateRun:
 
 
 @pytest.fixture(scope="session")
-def paired_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a run with launches, pairs of them, and a comparison with an earlier run: do not write into it."""
-    project = Project(tmp_path_factory.mktemp("paired-run"))
-    options = (*project.make_bench(), "-k", "target_ratio_v3 or grouped_192_8", "--h2o-disturbed=keep")
-    project.env["FAKE_DECODE"] = "base=60,drop=0.01,spread=0.02,seed=1"
-    before = project.run(*options, "--h2o-save=main", "-n2")
-    assert before.ret == 0, before.outlines
-    again = project.run(*options, "--h2o-compare=main")
-    assert again.ret == 0, again.outlines
-    return project.runs()[-1]
+def old_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of 0.1, with pairs of launches, a comparison and a history: do not write into it."""
+    folder = tmp_path_factory.mktemp("old-run")
+    with zipfile.ZipFile(ROOT / "fixtures" / "run-of-0.1.zip") as archive:
+        archive.extractall(folder)
+    (run_dir,) = folder.glob("2*")
+    return run_dir
 
 
 @pytest.fixture
 def run_copy(gate_run: GateRun, tmp_path: Path) -> Path:
     """The run folder, for a test to damage."""
     return Path(shutil.copytree(gate_run.run_dir, tmp_path / "run"))
+
+
+@pytest.fixture
+def records(gate_run: GateRun) -> RunRecords:
+    return read_run(gate_run.run_dir)

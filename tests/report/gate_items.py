@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,9 +14,11 @@ from pytest_h2o.gate.metrics import GATE_OPTIONS
 from pytest_h2o.gate.values import Measured, Target
 from pytest_h2o.inputs.options import resolve_settings
 from pytest_h2o.report.diagnosis import explain_comparison, report_item
+from pytest_h2o.run.history import save_baseline
 from pytest_h2o.run.items import GateItem, make_item
 from pytest_h2o.run.session import GateSession, Subject
 from tests.plugin.project import RECORDINGS, ROOT
+from tests.records import make_record
 
 GATES = ROOT / "gates"
 
@@ -45,6 +48,17 @@ def preset_item(session: GateSession, name: str, point: int | None = None) -> An
 
 def scope_item(session: GateSession, name: str, *, compared: bool = False) -> Any:
     return make_item(session, Subject("scope", name), compared=compared)
+
+
+def make_comparison(folder: Path, name: str = "front2_grouped_192_8") -> Any:
+    """A scope held against a baseline that was better, and that had a layer more."""
+    measured = scope_item(make_session(folder), name, compared=True).now()
+    better = {**measured.figures["all"], "lossless_ratio": 1.5, "compressed_bytes": 2_600_000.0}
+    subject = replace(measured, figures={**measured.figures, "all": better, "layer 9": {"lossless_ratio": 1.2}})
+    save_baseline(folder / "h2o-runs", "main", make_record("20260101-000000-aaaaaa", subject))
+    item = scope_item(make_session(folder, compare="main"), name, compared=True)
+    assert item.regressions
+    return item
 
 
 def load_gate_file(name: str) -> ModuleType:

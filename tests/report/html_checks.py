@@ -55,6 +55,13 @@ class Document(HTMLParser):
     def all(self, *tags: str) -> list[Element]:
         return [element for element in self.elements if element.tag in tags]
 
+    def rows(self, caption: str) -> list[list[str]]:
+        """The cells of the one table whose caption begins so, without its header."""
+        (table,) = (t for t in self.all("table") if t.text.lstrip().startswith(caption))
+        rows = [row for row in self.all("tr") if _is_inside(row, table)]
+        cells = [[e.text.strip() for e in self.all("td", "th") if e.parent is row] for row in rows]
+        return cells[1:]
+
 
 KNOWN_TAGS = {
     *("html", "head", "meta", "title", "style", "body", "header", "nav", "main", "section", "footer"),

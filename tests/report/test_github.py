@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_h2o.report.artifacts import RunRecords
 from pytest_h2o.report.github import (
     STEP_SUMMARY_LIMIT_BYTES,
     Place,
@@ -16,6 +17,7 @@ from pytest_h2o.report.github import (
     render_annotations,
     tell_github,
 )
+from pytest_h2o.report.summary import Reason
 from tests.report.conftest import GateRun
 
 
@@ -50,15 +52,15 @@ def test_junit_has_the_main_figures(gate_run: GateRun) -> None:
 
 
 def test_annotations_are_escaped() -> None:
-    failed = [{"item": "a,b:c%\n::error::x", "why": "50 % of\r\n::warning::this\x1b[31m"}]
+    failed = [Reason("a,b:c%\n::error::x", "50 % of\r\n::warning::this\x1b[31m")]
     assert render_annotations(failed, {"a,b:c%\n::error::x": Place("d,e.py", 3)}) == [
         "::error file=d%2Ce.py,line=3,title=a%2Cb%3Ac%25%0A%3A%3Aerror%3A%3Ax::50 %25 of%0D%0A::warning::this\\x1b[31m"
     ]
-    assert render_annotations([{"item": "x", "why": "y"}], {}) == ["::error title=x::y"]
+    assert render_annotations([Reason("x", "y")], {}) == ["::error title=x::y"]
 
 
 def test_many_failures_are_cut_and_counted() -> None:
-    lines = render_annotations([{"item": f"i{n}", "why": "w"} for n in range(60)], {})
+    lines = render_annotations([Reason(f"i{n}", "w") for n in range(60)], {})
     assert len(lines) == 51
     assert lines[-1] == "::error title=pytest-h2o::10 more items failed"
 
@@ -93,14 +95,13 @@ def test_without_room_nothing_is_written(room: int) -> None:
     assert cut_step_summary("", max(room, 0)) == ""
 
 
-def test_outside_of_github_nothing_is_done(tmp_path: Path) -> None:
-    summary = {"failed": [{"item": "i", "why": "w"}]}
-    assert tell_github({}, summary, {}, tmp_path) == []
-    assert tell_github({"GITHUB_ACTIONS": "false"}, summary, {}, tmp_path) == []
+def test_outside_of_github_nothing_is_done(records: RunRecords, tmp_path: Path) -> None:
+    assert tell_github({}, records.summary, {}, tmp_path) == []
+    assert tell_github({"GITHUB_ACTIONS": "false"}, records.summary, {}, tmp_path) == []
 
 
-def test_a_summary_that_cannot_be_written_is_told(gate_run: GateRun, tmp_path: Path) -> None:
-    lines = tell_github({"GITHUB_STEP_SUMMARY": str(tmp_path)}, gate_run.read("summary.json"), {}, tmp_path)
+def test_a_summary_that_cannot_be_written_is_told(records: RunRecords, tmp_path: Path) -> None:
+    lines = tell_github({"GITHUB_STEP_SUMMARY": str(tmp_path)}, records.summary, {}, tmp_path)
     assert lines == [
         "the summary of the step cannot be written",
         f"  where: GITHUB_STEP_SUMMARY {tmp_path}",

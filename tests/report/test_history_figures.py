@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,7 +13,7 @@ from pytest_h2o.gate.metrics import metric_facts
 from pytest_h2o.inputs.options import Given, Settings
 from pytest_h2o.report import changes as history_figures
 from pytest_h2o.report.changes import collect_history
-from pytest_h2o.report.page import history_section
+from pytest_h2o.report.summary import HistoryBaseline, HistoryFigure
 from pytest_h2o.run.history import HISTORY_NAME, RunRecord, append_record, save_baseline
 
 FINGERPRINT = {"model": "m", "machine": "here"}
@@ -34,22 +33,24 @@ def settings(compare: str | None = None, *fail: str) -> Settings:
     return Settings(given)
 
 
-def collect(folder: Path, now: RunRecord, *earlier: RunRecord, asked: Settings | None = None) -> dict[str, Any]:
+def collect(
+    folder: Path, now: RunRecord, *earlier: RunRecord, asked: Settings | None = None
+) -> dict[str, HistoryFigure]:
     for one in earlier:
         append_record(folder / HISTORY_NAME, one)
-    return {figure["metric"]: figure for figure in collect_history(now, folder, asked or settings())}
+    return {figure.metric: figure for figure in collect_history(now, folder, asked or settings())}
 
 
 def test_the_best_row_of_every_run_oldest_first(tmp_path: Path) -> None:
     figures = collect(tmp_path, record(3, 3.3, 60.0), record(1, 3.1, 50.0), record(2, 3.2, 55.0, held=False))
     assert list(figures) == ["h2o_lossy", "decode_tok_per_s"]
     lossy = figures["h2o_lossy"]
-    assert [(r["run"], r["ended"], r["value"], r["held"]) for r in lossy["runs"]] == [
+    assert [(r.run, r.ended, r.value, r.held) for r in lossy.runs] == [
         ("r1", "e1", 3.1, True),
         ("r2", "e2", 3.2, False),
         ("r3", "e3", 3.3, True),
     ]
-    assert (lossy["subject"], lossy["baseline"], lossy["low"], lossy["high"]) == ("preset p", None, None, None)
+    assert (lossy.subject, lossy.baseline, lossy.low, lossy.high) == ("preset p", None, None, None)
 
 
 def test_without_earlier_runs_of_the_model_there_is_nothing(tmp_path: Path) -> None:
@@ -63,69 +64,46 @@ def test_the_band_of_an_exact_figure_is_what_may_be_worse_than_the_baseline(tmp_
     now, before = record(2, 3.1, 50.0), record(1, 3.2, 50.0)
     figures = collect(tmp_path, now, before, asked=settings("main", "h2o_lossy:1"))
     lossy = figures["h2o_lossy"]
-    assert lossy["baseline"] == {"name": "baseline main", "value": 3.0}
-    assert (lossy["low"], lossy["high"]) == (pytest.approx(2.97), 3.0)
-    assert lossy["band"] == "allowed against baseline main: 1 %"
-    assert figures["decode_tok_per_s"]["baseline"]["value"] == 40.0
+    assert lossy.baseline == HistoryBaseline("baseline main", 3.0)
+    assert (lossy.low, lossy.high) == (pytest.approx(2.97), 3.0)
+    assert lossy.band == "allowed against baseline main: 1 %"
+    assert figures["decode_tok_per_s"].baseline == HistoryBaseline("baseline main", 40.0)
 
 
 def test_the_last_run_that_held_is_the_baseline_of_last(tmp_path: Path) -> None:
     runs = (record(1, 3.1, 50.0), record(2, 3.2, 50.0, held=False))
     lossy = collect(tmp_path, record(3, 3.3, 50.0), *runs, asked=settings("last"))["h2o_lossy"]
-    assert lossy["baseline"] == {"name": "run r1", "value": 3.1}
-    assert lossy["band"] is None
+    assert lossy.baseline == HistoryBaseline("run r1", 3.1)
+    assert lossy.band is None
 
 
 def test_the_band_of_a_timing_is_that_of_runs_measured_alike(tmp_path: Path) -> None:
     alike = [record(n, 3.0, 50.0 + n) for n in (1, 2, 3)]
     others = [record(4, 3.0, 99.0, machine="there"), record(5, 3.0, 10.0, held=False)]
     decode = collect(tmp_path, record(6, 3.0, 50.0), *alike, *others)["decode_tok_per_s"]
-    assert (decode["low"], decode["high"], decode["band"]) == (51.0, 53.0, "3 earlier runs, measured alike")
-    assert len(decode["runs"]) == 6
+    assert (decode.low, decode.high, decode.band) == (51.0, 53.0, "3 earlier runs, measured alike")
+    assert len(decode.runs) == 6
     (tmp_path / "unknown").mkdir()
     unknown = [record(n, 3.0, 50.0 + n, machine=None) for n in (1, 2)]
     decode = collect(tmp_path / "unknown", record(3, 3.0, 50.0, machine=None), *unknown)["decode_tok_per_s"]
-    assert decode["band"] is None
+    assert decode.band is None
 
 
 def test_the_newest_runs_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history_figures, "MAX_RUNS", 3)
     figures = collect(tmp_path, record(6, 3.0, 50.0), *(record(n, 3.0, 50.0) for n in range(6)))
-    assert [run["run"] for run in figures["h2o_lossy"]["runs"]] == ["r4", "r5", "r6"]
+    assert [run.run for run in figures["h2o_lossy"].runs] == ["r4", "r5", "r6"]
 
 
 def test_damaged_lines_are_passed_over_and_a_damaged_baseline_is_told(tmp_path: Path) -> None:
     append_record(tmp_path / HISTORY_NAME, record(1, 3.1, 50.0))
     with (tmp_path / HISTORY_NAME).open("a") as file:
         file.write("torn")
-    assert len(collect(tmp_path, record(2, 3.2, 50.0))["h2o_lossy"]["runs"]) == 2
+    assert len(collect(tmp_path, record(2, 3.2, 50.0))["h2o_lossy"].runs) == 2
     path = save_baseline(tmp_path, "main", record(0, 3.0, 40.0))
     path.write_text(path.read_text().replace("3.0", "3.5"))
     with pytest.raises(StoreError, match="changed after it was written"):
         collect_history(record(3, 3.0, 50.0), tmp_path, settings("main"))
-
-
-def test_the_page_shows_baseline_band_and_failed_runs(tmp_path: Path) -> None:
-    save_baseline(tmp_path, "main", record(0, 3.0, 40.0))
-    runs = (record(1, 3.1, 50.0), record(2, 3.2, 50.0, held=False))
-    figures = collect(tmp_path, record(3, 3.3, 50.0), *runs, asked=settings("main", "h2o_lossy:2"))
-    section = history_section({"history": [figures["h2o_lossy"]]})
-    assert section is not None
-    (figure,) = section.blocks
-    assert figure.kind == "figure"
-    chart: Any = figure.charts[0]  # type: ignore[union-attr]
-    assert [(s.name, [dot.y for dot in s.dots]) for s in chart.series] == [
-        ("", [3.1, 3.2, 3.3]),
-        ("held", [3.1, 3.3]),
-        ("failed", [3.2]),
-    ]
-    assert [(rule.name, rule.value) for rule in chart.rules] == [("baseline", 3.0)]
-    assert [(band.low, band.high) for band in chart.bands] == [(pytest.approx(2.94), 3.0)]
-    assert figure.caption == (  # type: ignore[union-attr]
-        "Lossy ratio of preset p in this run and in those before it, the best row of each. "
-        "Baseline: 3 (baseline main). Band: 2.94 to 3 (allowed against baseline main: 2 %)."
-    )
-    assert [cell.text for cell in figure.table.rows[1]] == ["r2", "e2", "3.2", "failed"]  # type: ignore[union-attr]
 
 
 def test_figures_that_no_other_record_has_are_left_out(tmp_path: Path) -> None:

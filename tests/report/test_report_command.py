@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -24,18 +23,6 @@ def test_reports_made_again_are_the_same_bytes(run_copy: Path, capsys: pytest.Ca
     assert main(["report", str(run_copy)]) == 0
     assert {name: (run_copy / name).read_bytes() for name in names} == before
     assert capsys.readouterr().out == f"wrote {run_copy / 'summary.md'}\nwrote {run_copy / 'report.html'}\n"
-
-
-def test_so_are_those_of_a_run_with_pairs_and_a_comparison(paired_run: Path, tmp_path: Path) -> None:
-    run = Path(shutil.copytree(paired_run, tmp_path / "run"))
-    names = ("report.html", "summary.md")
-    before = {name: (run / name).read_bytes() for name in names}
-    assert b"paired with H2O off" in before["summary.md"]
-    assert b"## Change against an earlier run" in before["summary.md"]
-    for name in names:
-        (run / name).unlink()
-    assert main(["report", str(run)]) == 0
-    assert {name: (run / name).read_bytes() for name in names} == before
 
 
 def test_elsewhere_the_links_lead_back(run_copy: Path, tmp_path: Path) -> None:

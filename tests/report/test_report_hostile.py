@@ -101,14 +101,12 @@ def test_a_browser_runs_and_fetches_nothing(hostile_page: Path, tmp_path: Path) 
 
 
 @needs_chromium
-@pytest.mark.parametrize(
-    ("width", "scheme", "charts"), [(390, "light", 13), (390, "dark", 13), (768, "light", 13), (1280, "dark", 13)]
-)
-def test_it_fits_and_can_be_read(width: int, scheme: Any, charts: int, gate_run: GateRun, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (768, "light"), (1280, "dark")])
+def test_it_fits_and_can_be_read(width: int, scheme: Any, gate_run: GateRun, tmp_path: Path) -> None:
     measured = measure(gate_run.run_dir / "report.html", tmp_path / "page", width=width, scheme=scheme)
     assert measured["width"] == width
     assert measured["page_width"] <= width
-    assert measured["charts"] == charts
+    assert measured["charts"] == 13
     assert measured["texts"] > 500
     assert measured["squeezed"] == measured["covered"] == measured["outside"] == []
     assert measured["small"] == 0

@@ -1,24 +1,28 @@
-"""The run in one value, as Markdown and on the terminal: the verdict first, and nothing that breaks the page."""
+"""The run in one value, as JSON, as Markdown and on the terminal: the verdict first, and nothing that breaks a page."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pytest_h2o.report.document import escape, render_list, render_table
+from syrupy.assertion import SnapshotAssertion
 
+from pytest_h2o.files import load
 from pytest_h2o.gate.metrics import GATE_OPTIONS
 from pytest_h2o.inputs.options import resolve_settings
+from pytest_h2o.report.artifacts import read_run
+from pytest_h2o.report.build import build_summary
 from pytest_h2o.report.diagnosis import report_item
-from pytest_h2o.report.summary import build_summary, render_summary_md
+from pytest_h2o.report.markdown import escape, render_list, render_summary_md, render_table
+from pytest_h2o.report.summary import Items, Summary
 from pytest_h2o.report.terminal import render_terminal
 from pytest_h2o.run.items import GateItem
 from pytest_h2o.run.journal import Collector
 from pytest_h2o.run.session import GateSession
 from tests.plugin.project import Project
+from tests.report.conftest import GateRun
 from tests.report.gate_items import load_gate_file, make_session, preset_item, scope_item
 
 PRESET = "target_ratio_v3"
@@ -59,81 +63,59 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def passed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def passed(tmp_path_factory: pytest.TempPathFactory) -> Summary:
     run = Run(make_session(tmp_path_factory.mktemp("passed")))
     run.judge_all()
     return build_summary(run.collector)
 
 
-def test_a_run_that_holds(passed: dict[str, Any]) -> None:
-    assert passed["overall_pass"] is True
-    assert passed["items"] == {"passed": 32, "failed": 0, "skipped": 0}
-    assert passed["failed"] == passed["left_out_on_purpose"] == passed["incomplete_for"] == []
-    preset = passed["presets"][PRESET]
-    assert preset["rules"] == {"joint": "PASS", "best-of": "PASS"}
-    assert preset["baseline"] == {
-        "tok_per_s": 56.02,
-        "origin": "recorded row with H2O off, logs/baseline_h2o_off.log",
-    }
+def test_a_run_that_holds(passed: Summary) -> None:
+    assert passed.overall_pass is True
+    assert passed.items == Items(passed=32, failed=0, skipped=0)
+    assert passed.failed == passed.left_out_on_purpose == passed.incomplete_for == []
+    preset = passed.presets[PRESET]
+    assert preset.rules == {"joint": "PASS", "best-of": "PASS"}
+    assert preset.baseline is not None
+    assert preset.baseline.tok_per_s == 56.02
+    assert preset.baseline.origin == "recorded row with H2O off, logs/baseline_h2o_off.log"
     # The product counts no byte twice over; the ratio over the whole cache of 30 layers stands beside it.
-    assert [(row["total"], row["whole_cache"]) for row in preset["top"][:1]] == [("4.9604", "3.1098")]
-    assert json.loads(json.dumps(passed, allow_nan=False)) == passed
+    assert preset.top is not None
+    assert [(row["total"], row["whole_cache"]) for row in preset.top[:1]] == [("4.9604", "3.1098")]
 
 
-def test_the_page_has_the_verdict_first(passed: dict[str, Any]) -> None:
-    lines = render_summary_md(passed).splitlines()
-    assert lines[:3] == [
-        "# KV-cache compression gate: PASS",
-        "",
-        "32 items passed, 0 failed, 0 skipped; rule: joint.",
-    ]
-    table = lines[lines.index(f"## Preset {PRESET}") :]
-    assert table[2:9] == [
-        "27 rows of 27 runs.",
-        "",
-        "| threshold | measured | target | margin | row | outcome |",
-        "| --- | --- | --- | --- | --- | --- |",
-        "| lossy ratio | 3.380 ± 0.019 | \\>= 3.000 | 0.380 | run_0003_p512_g128_k0.28_b8_lr3.4 | pass |",
-        "| decode slow-down | -19.17% | &lt;= 5.00% | 24.17% | run_0006_p512_g128_k0.28_b16_lr3.4 | pass |",
-        "| joint margin | +12.67% | \\>= +0.00% | 12.67% | run_0003_p512_g128_k0.28_b8_lr3.4 | pass |",
-    ]
-    scopes = lines[lines.index("## KV dumps") :]
-    assert scopes[4] == (f"| {DECIDING} (decides) | 1.4676 | 1.2507 / 1.7753 | \\>= 1.3000 | 432 | 60 | passed |")
+def test_it_is_read_back_as_it_was_written(passed: Summary, old_run: Path, gate_run: GateRun) -> None:
+    assert load(Summary, json.dumps(passed.to_json(), allow_nan=False), "the summary") == passed
+    for folder in (old_run, gate_run.run_dir):
+        written = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        assert load(Summary, written, "the summary").to_json() == written
 
 
-def test_the_last_lines_on_the_terminal(passed: dict[str, Any]) -> None:
-    assert render_terminal(passed, Path("runs/1")) == [
-        "preset or scope       lossy  lossless   decode  verdict   margin",
-        f"{PRESET}       3.380         -  -19.17%     PASS  +12.67%",
-        f"{DECIDING}      -    1.4676        -     PASS  +12.89%",
-        f"{PRESET}:",
-        "    27 rows of 27 runs",
-        "    note: decode speeds are not comparable: warnings of",
-        "      run_0001_p512_g128_k0.28_b8_lr3.0 show a kv_len of 2566, above prompt +",
-        "      gen = 640, so H2O on decoded a longer context than H2O off",
-        "    note: quality is left out: the bench does not measure it, and no target asks",
-        "      for it",
-        "    warnings of the binary: 917 x Drop stale per-layer pending plan",
-        "    warnings of the binary: 3 x Clamp invalid meta remove",
-        f"{DECIDING}:",
-        "    its ratio decides",
-        "60 streams decoded bit for bit",
-        "gate PASS (rule joint); artifacts in runs/1",
-    ]
+def test_markdown_has_the_verdict_first(passed: Summary, snapshot: SnapshotAssertion) -> None:
+    assert render_summary_md(passed) == snapshot
+
+
+def test_a_run_of_an_older_version_gives_the_same_markdown(old_run: Path) -> None:
+    assert render_summary_md(read_run(old_run).summary) == (old_run / "summary.md").read_text(encoding="utf-8")
+
+
+def test_the_last_lines_on_the_terminal(passed: Summary, old_run: Path, snapshot: SnapshotAssertion) -> None:
+    assert "\n".join(render_terminal(passed, Path("runs/1"))) == snapshot(name="a run that holds")
+    old = read_run(old_run).summary
+    assert "\n".join(render_terminal(old, Path("runs/0"))) == snapshot(name="pairs and a comparison")
 
 
 def test_part_of_a_run_is_incomplete_and_says_what_is_not_there(tmp_path: Path) -> None:
     run = Run(make_session(tmp_path))
     run.judge(preset_item(run.session, PRESET, 2), "test_sweep", "test_bench")
     summary = build_summary(run.collector)
-    assert summary["overall_pass"] == "incomplete"
-    assert summary["incomplete_for"] == [
+    assert summary.overall_pass == "incomplete"
+    assert summary.incomplete_for == [
         f"preset {PRESET} was not held against the lossy target",
         f"preset {PRESET} was not held against the decode target",
         f"preset {PRESET} was not held against the joint rule",
         "the deciding scope was not evaluated",
     ]
-    assert summary["presets"][PRESET]["original"] is None
+    assert summary.presets[PRESET].original is None
     assert render_summary_md(summary).startswith("# KV-cache compression gate: INCOMPLETE\n")
 
 
@@ -142,8 +124,8 @@ def test_every_failure_has_one_line_that_says_why(project: Project) -> None:
     run = Run(session)
     run.judge_all()
     summary = build_summary(run.collector)
-    assert summary["overall_pass"] is False
-    assert {failed["item"].split("::")[1].split("[")[0]: failed["why"] for failed in summary["failed"]} == {
+    assert summary.overall_pass is False
+    assert {failed.item.split("::")[1].split("[")[0]: failed.why for failed in summary.failed} == {
         "test_lossy": (
             "lossy ratio 3.380 ± 0.019 on run_0003_p512_g128_k0.28_b8_lr3.4, target >= 3.500 (--h2o-lossy-target)"
         ),
