@@ -52,7 +52,7 @@ class Metric:
     key : str
         Under ``targets:`` and in the option; the name where it is left out.
     short : str
-        In lists of missed targets; the key where it is left out.
+        In lists of missed targets; the key without ``h2o_`` where it is left out.
     column : str
         Head of its column in the table of the terminal; `short` for what has a target, else none.
     head : str
@@ -105,7 +105,7 @@ class Metric:
     def __post_init__(self) -> None:
         word = "smallest" if self.better == "higher" else "largest"
         key = self.key or self.name
-        short = self.short or key
+        short = self.short or key.removeprefix("h2o_")
         usual = {"key": key, "short": short, "head": short, "asks": f"{word} {self.title}"}
         usual["column"] = short if self.target is not None and not self.added else ""
         for name, text in usual.items():

@@ -1,0 +1,100 @@
+"""A built-in metric takes a row in gate/metrics.py, an assertion in a gate file, and a line of docs: nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.plugin.project import ROOT, Project, failure_of, finish, replace_in
+
+NAME = "h2o_lossless_decode_cache_miss"
+ROW = f'        Metric("{NAME}", "cache misses", "lower", fmt=".2f", target=9.0),\n'
+ASSERTION = f"""
+
+def test_misses(h2o_sweep, h2o_targets):
+    assert h2o_sweep.best("{NAME}") <= h2o_targets.{NAME}
+"""
+SHORT = NAME.removeprefix("h2o_")
+FLAG = "--h2o-lossless-decode-cache-miss-target"
+ITEMS = ("-k", "target_ratio_v3 and (misses or joint or regression)", "--h2o-decode-baseline=none")
+JOINT, MISSES = "test_joint[target_ratio_v3]", "test_misses[target_ratio_v3]"
+
+
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose gates run in a copy of the package that has the metric."""
+    package = tmp_path_factory.mktemp("package")
+    shutil.copytree(ROOT / "pytest_h2o", package / "pytest_h2o", ignore=shutil.ignore_patterns("__pycache__"))
+    replace_in(package / "pytest_h2o" / "gate" / "metrics.py", "        # timings\n", f"{ROW}        # timings\n")
+    project = Project(tmp_path_factory.mktemp("project"))
+    project.copy_recordings()
+    with (project.path / "gates" / "test_sweep.py").open("a") as file:
+        file.write(ASSERTION)
+    project.env = {"PYTHONPATH": str(package)}
+    return project
+
+
+def run(project: Project, *options: str) -> pytest.RunResult:
+    return finish(project.start(*ITEMS, *options), time.monotonic())
+
+
+def schema(project: Project, kind: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "pytest_h2o", "schema", kind]
+    done = subprocess.run(command, cwd=project.path, env=project.env, capture_output=True, text=True, check=True)
+    value: dict[str, Any] = json.loads(done.stdout)
+    return value
+
+
+def test_it_holds_and_is_found_in_option_rule_tables_page_figures_and_schemas(changed: Project) -> None:
+    result = run(changed, f"{FLAG}=8.5", "--h2o-save=main")
+    assert result.ret == 0, result.outlines
+    place = next(n for n, line in enumerate(result.outlines) if line.startswith("preset or scope"))
+    assert [line.split()[-3:] for line in result.outlines[place : place + 2]] == [
+        [SHORT, "verdict", "margin"],
+        ["2.33", "PASS", "+12.67%"],
+    ]
+    folder = changed.run_dir()
+    (verdict,) = (v for v in changed.summary()["presets"]["target_ratio_v3"]["verdicts"] if v["metric"] == NAME)
+    assert (verdict["target_origin"], verdict["outcome"], verdict["unit"]) == (FLAG, "pass", "ratio")
+    assert "| cache misses | 2.33" in (folder / "summary.md").read_text()
+    assert "cache misses" in (folder / "report.html").read_text()
+    record = json.loads((folder / "figures.json").read_text())["record"]
+    assert record["metrics"][NAME] == {"unit": "", "better": "lower", "exact": True}
+    (figures,) = (subject["figures"] for subject in record["subjects"] if subject["kind"] == "preset")
+    assert len([row for row in figures.values() if NAME in row]) == 27
+    lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    assert [line["data"]["presets"]["target_ratio_v3"]["targets"][NAME] for line in lines if line["data"]["presets"]]
+    asked = schema(changed, "preset")["$defs"]["Targets"]["properties"][NAME]
+    assert asked == {"type": "number", "description": "largest cache misses"}
+    kept = schema(changed, "journal")["properties"]["data"]["properties"]["presets"]["additionalProperties"]
+    assert kept["properties"]["targets"]["properties"][NAME]["unit"] == "ratio"
+
+
+def test_a_worse_value_fails_the_item_the_rule_and_the_comparison(changed: Project) -> None:
+    """The target is one of the preset."""
+    (baseline,) = (changed.path / "h2o-runs" / "baselines").iterdir()
+    for log in Path(changed.path, "recordings", "target_ratio_v3", "logs").glob("run_*.log"):
+        lines = log.read_text().splitlines()
+        place = [cell.strip() for cell in lines[0].split("|")].index(NAME)
+        cells = lines[-1].split("|")
+        cells[place] = " 9.50 ± 0.00 "
+        log.write_text("\n".join([*lines[:-1], "|".join(cells)]) + "\n")
+    with changed.preset().open("a") as file:
+        file.write(f"targets: {{{NAME}: 9.25}}\n")
+    result = run(changed, "--h2o-compare=main", f"--h2o-compare-fail={NAME}:1")
+    assert result.ret == 1
+    told = failure_of(result, MISSES)
+    assert "target     <= 9.25 (targets of preset target_ratio_v3)\nmeasured   9.50 ± 0.00 on run_" in told
+    assert "margin     missed by 0.25\n" in told
+    assert f"           {SHORT} missed by 2.70% of the target\n" in failure_of(result, JOINT)
+    told = failure_of(result, "test_no_regression[target_ratio_v3]")
+    assert "cache misses 2.33 -> 9.50" in told
+    assert "allowed 1 %" in told
+    assert baseline.exists()
