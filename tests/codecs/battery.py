@@ -30,6 +30,8 @@ def check_round_trip(codec: Codec, stream: Stream) -> bytes:
     before = stream.words.copy()
     payload = codec.encode(stream)
     assert type(payload) is bytes
+    if codec.max_overhead_bytes is not None:
+        assert len(payload) <= stream.raw_bytes + codec.max_overhead_bytes, "more than its promised worst case"
     assert np.array_equal(stream.words, before), "encode changed its input"
     assert codec.encode(replace(stream, words=before)) == payload, "equal streams gave unlike bytes"
 
@@ -82,50 +84,10 @@ def check_repr(codec: Codec) -> None:
         codec.anything = 1  # type: ignore[attr-defined]
 
 
-def check_overhead(codec: Codec, stream: Stream) -> None:
-    """A codec that promises a worst case keeps to it."""
-    assert codec.max_overhead_bytes is not None
-    assert len(codec.encode(stream)) <= stream.raw_bytes + codec.max_overhead_bytes
-
-
-def check_not_larger_than(codec: Codec, other: Codec, stream: Stream) -> None:
-    """`codec` takes no more bytes than `other` for this stream."""
-    ours, theirs = len(codec.encode(stream)), len(other.encode(stream))
-    assert ours <= theirs, f"{codec.id} takes {ours} bytes, {other.id} {theirs}"
-
-
-def check_every_chunk_not_larger(codec: Codec, payloads: Sequence[bytes], other: Codec) -> None:
-    """No chunk of the recordings is larger with `codec`, which made `payloads` of them, than with `other`."""
-    sizes = [len(other.encode(chunk.stream)) for chunk in all_chunks()]
-    larger = [
-        (chunk.run_id, chunk.layer, chunk.stream.tensor, len(payload), size)
-        for chunk, payload, size in zip(all_chunks(), payloads, sizes, strict=True)
-        if len(payload) > size
-    ]
-    assert larger == [], f"larger with {codec.id} than with {other.id}"
-
-
 def check_decodes(codec: Codec, payloads: Sequence[bytes], *, every: int) -> None:
     """Every `every`-th chunk of the recordings comes back from its payload."""
     for chunk, payload in list(zip(all_chunks(), payloads, strict=True))[::every]:
         check_words(codec.decode(payload, chunk.stream.side_info()), chunk.stream.words)
-
-
-def check_bytes(codec: Codec, data: bytes) -> None:
-    """Bytes of no codec at all give an error of ours, or words of the shape that was asked for."""
-    for shape in ((0, 1, 1), (1, 1, 1), (9, 2, 4)):
-        try:
-            words = codec.decode(data, SideInfo("k", shape))
-        except CodecError:
-            continue
-        assert words.shape == shape
-
-
-def check_other_shape_is_refused(codec: Codec, stream: Stream) -> None:
-    """A payload that holds its shape is decoded for no other."""
-    rows, heads, dim = stream.words.shape
-    with pytest.raises(CodecError, match="another shape"):
-        codec.decode(codec.encode(stream), SideInfo(stream.tensor, (rows + 1, heads, dim)))
 
 
 def check_threads(codec: Codec, streams: Sequence[Stream]) -> None:

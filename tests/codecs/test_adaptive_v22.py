@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import threading
 
 import numpy as np
 import pytest
@@ -266,19 +265,7 @@ def test_frame_with_a_checksum_is_walked_to_its_end() -> None:
     assert np.array_equal(Legacy().decode(payload, side), row)
 
 
-def test_one_codec_serves_many_threads() -> None:
-    codec, streams = AdaptiveV22(), real_streams()
-    expected = [codec.encode(stream) for stream in streams]
-    unlike: list[int] = []
-
-    def encode(thread: int) -> None:
-        for place, stream in enumerate(streams):
-            if codec.encode(stream) != expected[place]:
-                unlike.append(thread)
-
-    threads = [threading.Thread(target=encode, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert unlike == []
+def test_a_plane_that_its_header_cannot_count_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_trials, "_U32_MAX", 8)
+    with pytest.raises(CodecError, match="the stream is too large"):
+        AdaptiveV22().encode(real_streams()[0])

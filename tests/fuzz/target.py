@@ -105,7 +105,11 @@ _OTHER_DEEDS = frozenset(
     | {"os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect", "shutil.rmtree"}
 )
 _LIBRARIES = tuple(
-    os.path.realpath(path) for path in (sys.prefix, sys.base_prefix, Path(pytest_h2o.__file__).parent, "/proc", "/dev")
+    os.path.realpath(path)
+    for path in (
+        *(path for path in sys.path if path.endswith("site-packages")),
+        *(sys.prefix, sys.base_prefix, Path(pytest_h2o.__file__).parent, "/proc", "/dev"),
+    )
 )
 _inside: list[str] = []
 """The one folder in which files may be touched, while a target is watched."""

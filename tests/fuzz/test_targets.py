@@ -21,7 +21,7 @@ from tests.fuzz.target import SEEDS, Target, check, check_memory
 from tests.fuzz.targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = 40
+EXAMPLES = 25
 every_target = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 
 
@@ -124,7 +124,7 @@ def run_tool(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_long_run_ends_well_where_nothing_is_found(tmp_path: Path) -> None:
-    done = run_tool("--seconds", "0.5", "--target", "rle", "--target", "table", "--findings", str(tmp_path / "found"))
+    done = run_tool("--seconds", "0.3", "--target", "rle", "--target", "table", "--findings", str(tmp_path / "found"))
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["rle", "table"]
@@ -149,10 +149,10 @@ def test_the_long_run_keeps_what_it_finds(tmp_path: Path) -> None:
     marker = "    from tests.fuzz.targets import TARGETS\n"
     assert tool.count(marker) >= 2
     indented = "".join(f"    {line}\n" for line in spoiled.splitlines())
-    tool = tool.replace(marker, indented).replace("parent.parent", "parent").replace("_INPUT_S = 20", "_INPUT_S = 1")
+    tool = tool.replace(marker, indented).replace("parent.parent", "parent").replace("_INPUT_S = 20", "_INPUT_S = 0.3")
     script.write_text(tool.replace("ROOT = Path(__file__).resolve().parent", f"ROOT = Path({str(ROOT)!r})"))
     found = tmp_path / "found"
-    flags = ["--seconds", "5", "--engine", "plain", "--findings", str(found)]
+    flags = ["--seconds", "0.5", "--engine", "plain", "--findings", str(found)]
     names = [flag for name in bodies for flag in ("--target", name)]
     done = subprocess.run(
         [sys.executable, str(script), *flags, *names], capture_output=True, text=True, check=False, timeout=200

@@ -13,6 +13,7 @@ from pytest_h2o.bench.manifest import read_manifest
 from pytest_h2o.bench.output import OutputSummary, summarize_output
 from pytest_h2o.bench.recorded import read_recording
 from pytest_h2o.bench.rows import parse_json, read_metrics_csv, read_rows, read_table, read_text, render_metrics_csv
+from pytest_h2o.files import dump, load
 from pytest_h2o.inputs.presets import SWEPT_KEYS, expand_points, load_preset, preset_from_flags
 from pytest_h2o.inputs.scopes import load_scopes
 from tests.fuzz.target import Target, check_harmless
@@ -110,7 +111,7 @@ def run_metrics_csv(data: bytes, folder: Path) -> bool:
 def run_output(data: bytes, folder: Path) -> bool:
     """What a run printed: never refused, only counted."""
     summary = summarize_output(io.BytesIO(data))
-    assert OutputSummary.from_json(summary.to_json()) == summary
+    assert load(OutputSummary, dump(summary), "a summary") == summary
     assert len(summary.warnings) <= 65
     for text in (*summary.warnings, summary.reason or ""):
         check_harmless(text)

@@ -1,4 +1,4 @@
-"""Varints, zigzag and runs of positions."""
+"""Varints and runs of positions."""
 
 from __future__ import annotations
 
