@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_h2o.cli.main import main
-from tests.test_commands import FIXTURES, ORACLE, RECORDED, analyze, read_csv
+from tests.cli.test_commands import FIXTURES, ORACLE, RECORDED, analyze, read_csv
 
 ONLINE = json.loads((ORACLE / "online_grouped_192_8_front2.json").read_text(encoding="utf-8"))
 

@@ -13,10 +13,10 @@ import pytest
 
 from pytest_h2o.cli.main import COMMANDS, main
 
-FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 RECORDED = FIXTURES / "recordings" / "smollm2-135m" / "target_ratio_v3"
 ORACLE = FIXTURES / "oracle" / "fp16"
-FAKE_BENCH = Path(__file__).with_name("fake_llm_bench.py")
+FAKE_BENCH = Path(__file__).parents[1] / "fake_llm_bench.py"
 BASE_CONFIG = FIXTURES / "recordings" / "base_config.json"
 
 

@@ -1,0 +1,183 @@
+"""The whole text of what is said about a preset that breaks its schema."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+from syrupy.assertion import SnapshotAssertion
+
+from pytest_h2o.errors import Fault, PresetError
+from pytest_h2o.gate.targets import target_ranges
+from pytest_h2o.inputs.checking import check_source
+from pytest_h2o.inputs.presets import PresetKeys, load_preset, load_presets, preset_from_flags
+from pytest_h2o.inputs.scopes import ScopeFile, ScopeKeys
+from pytest_h2o.inputs.yaml import Source
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _work_in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def error_of(text: str, name: str = "a.yaml") -> PresetError:
+    Path(name).write_text(text, encoding="utf-8")
+    with pytest.raises(PresetError) as caught:
+        load_preset(name, target_ranges())
+    return caught.value
+
+
+MANY = """\
+prompts: []
+h2o_block_tokns: 8
+gens: [128, true, "16", 1.5, 0]
+h2o_keep_ratios: 1.2
+h2o_target_mode: adaptve
+h2o_recent_tokens: [1, 2, 1]
+repeat: 99999999999
+repeat: 3
+h2o_sink_tokens: !!int 3
+targets: {lossy: 0.5, losless: 1, decode_baseline: fast, quality: null}
+h2o_log_stats: yes
+"""
+
+
+def test_all_faults_of_a_file_come_at_once(snapshot: SnapshotAssertion) -> None:
+    error = error_of(MANY)
+    assert str(error) == snapshot
+    assert error.faults[1] == Fault(
+        "unknown key", "a.yaml", "h2o_block_tokns", 2, 1, hint="did you mean h2o_block_tokens?"
+    )
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+WRONG = [
+    "repeat: 99999999999",
+    "h2o_keep_ratios: [0.5, 0.50]",
+    "h2o_target_lossy_ratios: [3, 3.0]",
+    "gens: {a: 1}",
+    "gens:",
+    "targets: 3",
+    "kv_lossless_predictors_k: [raw]",
+    "kv_lossless_predictors_v: raw delta",
+    "kv_lossless_scope: front",
+    'description: ""',
+    'description: "a\\nb"',
+    "base_config: 3",
+    "prompt_file: ''",
+    "timeout_s: 0",
+    "name: x",
+    "path: x",
+    '"a\\e[31m\\n": x',
+    "h2o_layer_start: 3\nh2o_layer_end: 2",
+    "model_layers: 2\nh2o_layer_end: 2",
+    "h2o_target_lossy_ratio: 2\nh2o_target_lossy_ratios: 3",
+    f"prompts: {list(range(1, 1002))}\ngens: {list(range(1, 101))}",
+    f"prompts: [{'x,' * 100_001}]",
+    "gens: [1\nrepeat: 2",
+]
+
+
+def test_messages(snapshot: SnapshotAssertion) -> None:
+    assert {text[:60]: str(error_of(text)) for text in WRONG} == snapshot
+
+
+def test_json_has_lines_too() -> None:
+    assert str(error_of('{\n\t"gens":\t[1,\n\t\t"2"]\n}', "a.json")) == (
+        '1 fault in a.json\na.json:3:3: gens[1]: wrong type\n  came: "2" (text)\n  expected: a whole number, at least 1'
+    )
+
+
+@pytest.mark.parametrize("name", ["a b", "-k", ".a", "ä", "a[1]", "a+b"])
+def test_names_that_cannot_be_selected(name: str) -> None:
+    assert str(error_of("gens: 1", f"{name}.yaml")) == (
+        f"1 fault in {name}.yaml\n{name}.yaml: the file name cannot name a test item\n  came: {name}\n"
+        "  expected: letters, digits, `_`, `-` and `.`, the first one no `-` or `.`: `-k` must be able to select it"
+    )
+
+
+def test_names_that_are_words_of_selection() -> None:
+    assert "a name that is no word of `-k` expressions (and, or, not)" in str(error_of("{}", "not.yaml"))
+
+
+def test_faults_of_all_files_come_at_once_with_second_names() -> None:
+    for folder in ("x", "y"):
+        Path(folder).mkdir()
+    for name, text in (("x/a.yaml", "gens: 0"), ("x/b.yaml", "gens: 1"), ("y/b.json", "{}"), ("y/c.yaml", "")):
+        Path(name).write_text(text)
+    with pytest.raises(PresetError) as caught:
+        load_presets(["y", "x", "z.yaml"])
+    assert str(caught.value) == (
+        "4 faults in 4 files\n"
+        "x/a.yaml:1:7: gens: out of range\n  came: 0 (whole number)\n  expected: a whole number, at least 1\n"
+        "y/b.json: a second preset named b\n  came: the first one is x/b.yaml\n  expected: one preset a name\n"
+        "y/c.yaml:1:1: the file is empty\n  expected: a mapping of keys\n"
+        "z.yaml: no such file\n  next: no YAML or JSON file in ."
+    )
+
+
+def test_folder_without_a_preset() -> None:
+    Path("empty").mkdir()
+    with pytest.raises(PresetError) as caught:
+        load_presets(["empty"])
+    assert str(caught.value) == (
+        "1 fault in empty\nempty: no preset in this folder\n  expected: a file .yaml, .yml, .json"
+    )
+
+
+OVERRIDES = (
+    ("h2o_blok_tokens=8", "gens=8,0", "targets.lossy=0.5", "targets=3", "name=x", "prompts.x=1"),
+    *(("gens",), ("=3",), ("gens=",), ("h2o_layer_end=1",), ("h2o_target_lossy_ratio=3.5",)),
+)
+
+
+def test_overrides_name_the_option(snapshot: SnapshotAssertion) -> None:
+    preset, told = load_preset(ROOT / "gates/presets/target_ratio_v3.yaml"), {}
+    for assignments in OVERRIDES:
+        with pytest.raises(PresetError) as caught:
+            preset.override(*assignments)
+        told[" ".join(assignments)] = str(caught.value)
+    assert told == snapshot
+
+
+def test_flags_are_checked_like_a_file() -> None:
+    with pytest.raises(PresetError) as caught:
+        preset_from_flags(gens="8,x", prompt=[512], repeat=True)
+    assert str(caught.value) == (
+        "3 faults in command line\n"
+        'command line: gens[1]: wrong type\n  came: "x" (text)\n  expected: a whole number, at least 1\n'
+        "command line: repeat: wrong type\n  came: true (truth value)\n  expected: a whole number, at least 1\n"
+        "command line: prompt: unknown key\n  next: did you mean prompts?"
+    )
+
+
+def test_a_flood_of_faults_is_cut_and_counted() -> None:
+    error = error_of("\n".join(f"k{number}: 1" for number in range(2000)))
+    assert len(error.faults) == 1001
+    assert error.faults[0].what == "1000 more faults than are listed"
+    assert str(error).splitlines()[-1] == "and 901 more"
+
+
+scalars = st.none() | st.booleans() | st.integers(-2, 40) | st.floats() | st.sampled_from(["", "raw", "front_n", "x\0"])
+values = scalars | st.lists(scalars, max_size=3) | st.dictionaries(st.sampled_from(["lossy", "theta", "0"]), scalars)
+preset_data = st.dictionaries(st.sampled_from([*PresetKeys.model_fields, "x"]), values, max_size=6)
+scope_data = st.dictionaries(st.sampled_from([*ScopeKeys.model_fields, "x"]), values, max_size=6)
+scope_file_data = st.fixed_dictionaries({"scopes": st.dictionaries(st.sampled_from("ab"), scope_data | values)})
+
+
+@given(st.tuples(st.just(PresetKeys), preset_data) | st.tuples(st.just(ScopeFile), scope_file_data | preset_data))
+@settings(deadline=None, max_examples=200)
+def test_any_data_is_checked_or_refused_with_every_fault_named(case: tuple[type[BaseModel], dict[str, Any]]) -> None:
+    model, data = case
+    try:
+        outcome: object = check_source(model, Source("a.yaml", data))
+    except PresetError as error:
+        outcome = all(fault.what and fault.file == "a.yaml" and fault.key for fault in error.faults)
+    assert outcome
