@@ -160,26 +160,29 @@ def load(
     """
     if isinstance(source, Path):
         where, source = str(source), _read_bounded(source, what, most_bytes)
+
+    def unreadable(came: str, place: str = where) -> StoreError:
+        return StoreError(f"{what} cannot be read", where=place or None, came=came, expected="JSON", hint=hint)
+
     try:
         if isinstance(source, bytes):
             source = source.decode("utf-8")
         value = json.loads(source, parse_constant=_refuse_constant) if isinstance(source, str) else source
         text = json.dumps(value, allow_nan=False)
     except json.JSONDecodeError as error:
-        place = f"{where}:{error.lineno}:{error.colno}" if where else f"line {error.lineno}, column {error.colno}"
-        raise StoreError(f"{what} cannot be read", where=place, came=error.msg, expected="JSON", hint=hint) from None
-    except (ValueError, TypeError, RecursionError) as error:
-        came = "values nested too deep" if isinstance(error, RecursionError) else str(error)[:200]
-        raise StoreError(f"{what} cannot be read", where=where or None, came=came, expected="JSON", hint=hint) from None
+        raise unreadable(error.msg, f"{where or 'text'}:{error.lineno}:{error.colno}") from None
+    except RecursionError:
+        raise unreadable("values nested too deep") from None
+    except (ValueError, TypeError) as error:
+        raise unreadable(str(error)[:200]) from None
     from pydantic import ValidationError
 
     try:
         return cast(T, _adapter(cast(Any, kind)).validate_json(text, strict=True))
     except ValidationError as error:
         faults = error.errors(include_url=False)
-        if faults[0]["type"] == "json_invalid":  # half of a surrogate pair, which Python's parser lets through
-            came = faults[0]["msg"]
-            raise StoreError(f"{what} cannot be read", where=where or None, came=came, expected="JSON") from None
+        if faults[0]["type"] == "json_invalid":  # the one thing that Python's parser lets through
+            raise unreadable("half of a surrogate pair") from None
         place, came, expected = _first_fault(value, faults)
         raise StoreError(
             f"{what} has another shape than this version reads",

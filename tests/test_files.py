@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
+from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.errors import StoreError
-from pytest_h2o.files import append_line, write_new_bytes, write_new_json, write_new_text
+from pytest_h2o.files import append_line, dump, load, plain, write_new_bytes, write_new_json, write_new_text
 
 
 def test_text_is_written_as_it_is(tmp_path: Path) -> None:
@@ -129,3 +133,49 @@ def test_file_and_name_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         append_line(tmp_path / "run" / "journal.jsonl", {})
     journal = f"{tmp_path}/run/journal.jsonl"
     assert synced == [journal, f"{tmp_path}/run", journal]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a test keeps as JSON."""
+
+    run: str
+    values: dict[str, int | float]
+    places: tuple[Path, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    elapsed_s: float | None = None
+
+
+def test_what_is_dumped_is_loaded(tmp_path: Path) -> None:
+    value = Figures("a", {"lossy": 3, "drop": 0.5}, (Path("/x"),), {"deep": [1, {"y": None}]}, 2.0)
+    assert plain(value) == json.loads(dump(value))
+    write_new_text(tmp_path / "a.json", dump(value))
+    for source in (tmp_path / "a.json", dump(value), dump(value).encode(), plain(value)):
+        assert load(Figures, source, "figures") == value
+    assert load(Figures, {**plain(value), "later": 1}, "figures") == value
+    assert [type(number) for number in load(Figures, dump(value), "figures").values.values()] == [int, float]
+
+
+def test_what_cannot_be_loaded_is_told_with_its_place(tmp_path: Path, snapshot: SnapshotAssertion) -> None:
+    sources = {
+        **dict.fromkeys(('{"run"', "[]", "{}", '{"run": 1, "values": {}}', '{"run": "a", "values": {"lossy": "3"}}')),
+        '{"run": "a", "values": {"lossy": true}, "places": [1]}': None,
+        '{"run": "a", "values": {}, "places": ["x", null]}': None,
+        '{"run": "a", "values": {"x": NaN}}': None,
+        '{"run": "\\ud800", "values": {}}': None,
+        "nested": "[" * 100_000,
+        "not UTF-8": b"\xff",
+    }
+    told = {}
+    for name, source in sources.items():
+        with pytest.raises(StoreError) as caught:
+            load(Figures, source or name, "figures", where="f.json", hint="write them again")
+        told[name] = str(caught.value)
+    (tmp_path / "large.json").write_text("[1, 2]")
+    for path in (tmp_path / "large.json", tmp_path, tmp_path / "none"):
+        with pytest.raises(StoreError) as caught:
+            load(Figures, path, "figures", most_bytes=5)
+        told[path.name if path != tmp_path else "folder"] = str(caught.value).replace(str(tmp_path), "DIR")
+    assert told == snapshot
+    with pytest.raises(StoreError, match="figures cannot be read"):
+        load(Figures, '{"run": "a", "values": {"x": 1e999}}', "figures")
