@@ -29,12 +29,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.lossless_command import SETS
+from pytest_h2o.inputs.scope import Scope
+from pytest_h2o.lossless.evaluate import make_codec
 from pytest_h2o.lossless.executors import open_executor, pack, run_on_processes, spread
 from pytest_h2o.lossless.index import index_dump
 from pytest_h2o.lossless.measure import Measurement
-from pytest_h2o.lossless.plan import LosslessSettings, Task, plan_groups, plan_tasks
+from pytest_h2o.lossless.plan import Task, plan_groups, plan_tasks
 
-SETTINGS = LosslessSettings(
+SETTINGS = Scope(
     scope="layer_range",
     layer_start=0,
     entry_mode="chunked_grouped",
@@ -43,24 +45,24 @@ SETTINGS = LosslessSettings(
 )
 
 
-def on_threads(tasks: list[Task], workers: int, settings: LosslessSettings) -> int:
-    measurement = Measurement(settings.make_codec(), verify=True)
+def on_threads(tasks: list[Task], workers: int, settings: Scope) -> int:
+    measurement = Measurement(make_codec(settings.codec), verify=True)
     return sum(measured.tally.coded_bytes for measured in spread(measurement, tasks, workers))
 
 
-def on_processes(tasks: list[Task], workers: int, settings: LosslessSettings) -> int:
-    packed = pack(Measurement(settings.make_codec(), verify=True), tasks[0])
+def on_processes(tasks: list[Task], workers: int, settings: Scope) -> int:
+    packed = pack(Measurement(make_codec(settings.codec), verify=True), tasks[0])
     return sum(measured.tally.coded_bytes for measured in run_on_processes(packed, tasks, workers))
 
 
-def alone(tasks: list[Task], settings: LosslessSettings, barrier: Any, seconds: Any) -> None:
+def alone(tasks: list[Task], settings: Scope, barrier: Any, seconds: Any) -> None:
     barrier.wait()
     started = time.perf_counter()
     on_threads(tasks, 1, settings)
     seconds.put(time.perf_counter() - started)
 
 
-def as_copies(tasks: list[Task], workers: int, settings: LosslessSettings) -> float:
+def as_copies(tasks: list[Task], workers: int, settings: Scope) -> float:
     """Wall seconds of the slowest of `workers` processes that each do all tasks on one thread, at the same time."""
     context = get_context("spawn")
     barrier, seconds = context.Barrier(workers), context.SimpleQueue()
@@ -73,13 +75,13 @@ def as_copies(tasks: list[Task], workers: int, settings: LosslessSettings) -> fl
     return slowest
 
 
-def on_dask(tasks: list[Task], settings: LosslessSettings, address: str) -> int:
-    measurement = Measurement(settings.make_codec(), verify=True)
+def on_dask(tasks: list[Task], settings: Scope, address: str) -> int:
+    measurement = Measurement(make_codec(settings.codec), verify=True)
     with open_executor(address) as executor:
         return sum(measured.tally.coded_bytes for measured in executor.run(measurement, tasks))
 
 
-def compare(root: Path, workers: int, rounds: int, settings: LosslessSettings, address: str | None) -> dict[str, float]:
+def compare(root: Path, workers: int, rounds: int, settings: Scope, address: str | None) -> dict[str, float]:
     tasks = list(plan_tasks(plan_groups(index_dump(root).entries, settings), settings))
     ways: dict[str, Callable[[], int]] = {
         "1 thread": lambda: on_threads(tasks, 1, settings),
@@ -121,10 +123,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--work-dir", type=Path)
-    parser.add_argument("--codec", default=SETTINGS.codec_mode)
+    parser.add_argument("--codec", default=SETTINGS.codec)
     parser.add_argument("--dask", action="store_true")
     args = parser.parse_args()
-    settings = replace(SETTINGS, codec_mode=args.codec)
+    settings = replace(SETTINGS, codec=args.codec)
     for name in args.sets.split(","):
         with tempfile.TemporaryDirectory(dir=args.work_dir) as work, start_dask(args) as cluster:
             SETS[name](Path(work))

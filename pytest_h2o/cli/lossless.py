@@ -1,7 +1,7 @@
 """``pytest-h2o lossless``: encode, count, decode and compare the streams of a KV dump.
 
-Flags are those of the original evaluation script, and a few more. What is not given has the default of
-`LosslessSettings`, which also checks the values: so this module needs nothing but argparse until it runs.
+Flags are those of the original evaluation script, and a few more; most are keys of `Scope`, which has their defaults
+and checks the values. This module needs nothing but argparse until it runs.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ import argparse
 import gc
 import math
 import sys
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pytest_h2o.cli.flags import check_outputs
 from pytest_h2o.cli.progress import ProgressLines
 from pytest_h2o.errors import UsageError
+from pytest_h2o.inputs.scope import FLAT_KEYS, EntryMode, LayerChoice, Scope, Stage, flag_of, fold_codec, idle_keys
 
 if TYPE_CHECKING:
     from pytest_h2o.codecs.base import Rope
-    from pytest_h2o.lossless.plan import LosslessSettings
     from pytest_h2o.lossless.result import LosslessResult
 
 
@@ -57,36 +58,25 @@ def rope_from_args(args: argparse.Namespace) -> Rope | None:
     return Rope(theta, args.rope_pairing or "half")
 
 
-_TEXT: dict[str, tuple[str, str]] = {
-    "stage": ("{prefill,decode,both}", "entries of which stage"),
-    "scope": ("{front_n,layer_range,layer_ids}", "how layers are chosen"),
-    "entry_mode": ("{per_meta,aggregate,chunked,chunked_grouped}", "how entries are put together and cut"),
-    "codec_mode": ("NAME", "adaptive_v22, legacy, or another codec as NAME or NAME:SETTING=VALUE"),
-}
+_METAVARS = {"stage": Stage, "scope": LayerChoice, "entry_mode": EntryMode}
+_NO_FLAG = ("description", "root", "allow_skips", "codec", "rope", "target", "decides")
+"""Keys of a scope that are no flags here, or flags of their own."""
 
-_NUMBERS: dict[str, tuple[str, str]] = {
-    "front_n": ("N", "layers 0 to N-1, with --scope front_n"),
-    "layer_start": ("N", "first layer, with --scope layer_range"),
-    "layer_end": ("N", "last layer, with --scope layer_range; -1: no bound"),
-    "min_seq_len": ("N", "leave out entries of fewer tokens; 0: no bound"),
-    "max_seq_len": ("N", "leave out entries of more tokens; 0: no bound"),
-    "online_chunk_seq": ("N", "tokens a chunk; 0: whole"),
-    "online_framing_bytes": ("N", "framing of each chunk of K and of V"),
-    "zstd_level": ("N", "1 to 22"),
-    "adaptive_block_seq": ("N", "tokens for which one predictor is chosen"),
+_CODEC_FLAGS: dict[str, dict[str, Any]] = {
+    "codec_mode": {"metavar": "NAME", "help": "adaptive_v22, legacy, or another codec as NAME or NAME:SETTING=VALUE"},
+    "zstd_level": {"type": int, "metavar": "N", "help": "of these two: 1 to 22"},
+    "adaptive_block_seq": {"type": int, "metavar": "N", "help": "tokens for which one predictor is chosen"},
+    "bitshuffle": {"action": "store_true", "help": "transpose bits before zstd"},
+    **{
+        name: {"metavar": "NAMES", "help": "candidates, separated by commas"}
+        for name in FLAT_KEYS["adaptive_v22"]
+        if name.endswith("predictors")
+    },
 }
-
-_SWITCHES: dict[str, str] = {
-    "strict_fp16": "skip fp32 entries instead of rounding them",
-    "aggregate_by_stage": "join prefill and decode entries apart",
-    "bitshuffle": "transpose bits before zstd",
-}
-
-_PREDICTORS = ("k_hi_predictors", "k_lo_predictors", "v_hi_predictors", "v_lo_predictors")
 
 
 def add_arguments_lossless(parser: argparse.ArgumentParser) -> None:
-    """Add the flags; those of `LosslessSettings` leave no trace in the namespace unless they are given."""
+    """Add the flags; those of a scope leave no trace in the namespace unless they are given."""
     parser.add_argument("--dump-dir", required=True, metavar="DIR", help="dump folder, or a .zip of one")
     parser.add_argument("--out-json", type=Path, required=True, metavar="FILE")
     parser.add_argument("--out-md", type=Path, metavar="FILE", help="also a summary to read")
@@ -96,37 +86,45 @@ def add_arguments_lossless(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--executor", default="cores", metavar="WHERE", help="cores (default), or dask://HOST:PORT")
     parser.add_argument("--no-verify", action="store_true", help="count without decoding; the result says so")
     add_rope_arguments(parser)
-    for name, (metavar, text) in {**_TEXT, **_NUMBERS}.items():
-        kind = int if name in _NUMBERS else str
-        parser.add_argument(_flag(name), type=kind, metavar=metavar, help=text, default=argparse.SUPPRESS)
-    for name, text in _SWITCHES.items():
-        parser.add_argument(_flag(name), action="store_true", help=text, default=argparse.SUPPRESS)
-    parser.add_argument("--layer-ids", nargs="+", metavar="N", help="layers", default=argparse.SUPPRESS)
-    for name in _PREDICTORS:
-        text = "candidates, separated by commas"
-        parser.add_argument(_flag(name), metavar="NAMES", help=text, default=argparse.SUPPRESS)
+    for key in fields(Scope):
+        if key.metadata and key.name not in _NO_FLAG:
+            options: dict[str, Any] = {"metavar": "N", "type": int}
+            if key.name in _METAVARS:
+                options = {"metavar": f"{{{','.join(get_args(_METAVARS[key.name]))}}}"}
+            elif key.name == "layer_ids":
+                options = {"metavar": "N", "nargs": "+"}
+            elif key.default is False:
+                options = {"action": "store_true"}
+            _add_flag(parser, key.name, help=key.metadata["description"], **options)
+    for name, options in _CODEC_FLAGS.items():
+        _add_flag(parser, name, **options)
 
 
-def settings_from_args(args: argparse.Namespace) -> LosslessSettings:
-    """The settings that were given, and defaults for the others."""
-    from pytest_h2o.lossless.plan import LosslessSettings, refuse_idle_settings
+def _add_flag(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
+    parser.add_argument(flag_of(name), default=argparse.SUPPRESS, **options)
 
-    given: dict[str, Any] = {
-        name: getattr(args, name) for name in (*_TEXT, *_NUMBERS, *_SWITCHES) if hasattr(args, name)
-    }
-    if hasattr(args, "layer_ids"):
-        given["layer_ids"] = _layer_ids(args.layer_ids)
-    for name in _PREDICTORS:
-        if hasattr(args, name):
-            given[name] = tuple(part.strip() for part in getattr(args, name).split(",") if part.strip())
-    settings = LosslessSettings(**given)
-    refuse_idle_settings(given, settings)
-    return settings
+
+def scope_from_args(args: argparse.Namespace) -> Scope:
+    """The scope of the flags that were given, and defaults for the others."""
+    names = ({key.name for key in fields(Scope) if key.metadata} - {*_NO_FLAG}) | {*_CODEC_FLAGS}
+    given = {name: value for name, value in vars(args).items() if name in names}
+    if "layer_ids" in given:
+        given["layer_ids"] = _layer_ids(given["layer_ids"])
+    for name in given:
+        if name.endswith("predictors"):
+            given[name] = tuple(part.strip() for part in given[name].split(",") if part.strip())
+    scope = Scope(**fold_codec(given))
+    for key, other, values in idle_keys(given, scope):
+        raise UsageError(
+            f"{flag_of(key)} means nothing with {flag_of(other)} {getattr(scope, other)}",
+            expected=f"{flag_of(other)} {' or '.join(values)}, or {flag_of(key)} left out",
+        )
+    return scope
 
 
 def run_lossless(args: argparse.Namespace) -> int:
     """Evaluate and write; 1 if entries were skipped (the files are written), else 0."""
-    settings = settings_from_args(args)
+    scope = scope_from_args(args)
     rope = rope_from_args(args)
     outputs = [path for path in (args.out_json, args.out_md) if path is not None]
     check_outputs(*outputs, inputs=(Path(args.dump_dir), args.base_config), overwrite=args.overwrite)
@@ -140,7 +138,7 @@ def run_lossless(args: argparse.Namespace) -> int:
         with ProgressLines(verbose=args.verbose) as lines:
             result = evaluate_lossless(
                 args.dump_dir,
-                settings,
+                scope,
                 verify=not args.no_verify,
                 rope=rope,
                 workers=args.workers,
@@ -174,7 +172,3 @@ def _layer_ids(texts: list[str]) -> tuple[int, ...]:
         return tuple(int(part) for part in parts)
     except ValueError as error:
         raise UsageError("--layer-ids does not fit", came=" ".join(texts), expected="whole numbers: 0,1,2") from error
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

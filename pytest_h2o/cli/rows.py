@@ -16,7 +16,7 @@ from pytest_h2o.inputs.options import parse_baseline
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.rows import Row
-    from pytest_h2o.lossless.plan import LosslessSettings
+    from pytest_h2o.inputs.scope import Scope
     from pytest_h2o.lossless.result import LosslessResult
     from pytest_h2o.run.launching import Baseline
 
@@ -258,16 +258,18 @@ def name_outputs(run_dir: Path, evaluations: list[str], *, overwrite: bool) -> l
 def run_eval(args: argparse.Namespace) -> int:
     from pytest_h2o.bench.rows import render_metrics_csv
     from pytest_h2o.files import render_json, write_new_text
-    from pytest_h2o.lossless.plan import LosslessSettings
+    from pytest_h2o.inputs.scope import CHUNKED, Scope, fold_codec
     from pytest_h2o.lossless.result import render_markdown
     from pytest_h2o.report.original import analyze_rows, render_analysis_md
 
     baseline, left_out = read_baseline(args)
-    common = {"front_n": args.front_n, "codec_mode": args.codec_mode, "adaptive_block_seq": args.adaptive_block_seq}
+    codec = fold_codec({"codec_mode": args.codec_mode, "adaptive_block_seq": args.adaptive_block_seq})
+    common = {"front_n": args.front_n, **codec}
     online = {"online_chunk_seq": args.online_chunk_seq, "online_framing_bytes": args.online_framing_bytes}
-    settings = {"upper_bound": LosslessSettings(**common, entry_mode="aggregate", aggregate_by_stage=True)}
-    modes = ("chunked", "chunked_grouped") if args.online_entry_mode == "both" else (args.online_entry_mode,)
-    settings |= {mode: LosslessSettings(**common, **online, entry_mode=mode) for mode in modes}
+    settings = {"upper_bound": Scope(**common, entry_mode="aggregate", aggregate_by_stage=True)}
+    both = args.online_entry_mode == "both"
+    modes: tuple[Any, ...] = CHUNKED if both else (args.online_entry_mode,)
+    settings |= {mode: Scope(**common, **online, entry_mode=mode) for mode in modes}
     names = name_outputs(args.run_dir, list(settings), overwrite=args.overwrite)
     check_outputs(*(args.run_dir / name for name in names), inputs=(args.dump_dir,), overwrite=args.overwrite)
     runs, recorded = read_rows(args.run_dir)
@@ -300,12 +302,12 @@ def run_eval(args: argparse.Namespace) -> int:
     return 0 if analysis["overall_pass"] else 1
 
 
-def _evaluate(dump_dir: Path, settings: LosslessSettings) -> LosslessResult:
+def _evaluate(dump_dir: Path, scope: Scope) -> LosslessResult:
     """One evaluation, every stream decoded and compared."""
     from pytest_h2o.lossless.evaluate import evaluate_lossless
 
     with ProgressLines(verbose=False) as lines:
-        return evaluate_lossless(dump_dir, settings, verify=True, on_entries=lines.entries, progress=lines.coded)
+        return evaluate_lossless(dump_dir, scope, verify=True, on_entries=lines.entries, progress=lines.coded)
 
 
 def _notes(runs: list[Row], baseline: float | None, recorded: Baseline | None) -> list[str]:

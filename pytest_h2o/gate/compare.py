@@ -399,11 +399,22 @@ def preset_fingerprint(
     }
 
 
+_PREDICTORS = ("raw", "delta_seq", "xor_seq", "pair_delta", "pair_delta_delta_seq")
+_BESIDE: Mapping[str, Any] = {
+    "bitshuffle": False,
+    "adaptive_block_seq": 64,
+    "zstd_level": 3,
+    **dict.fromkeys(("k_hi_predictors", "k_lo_predictors"), _PREDICTORS),
+    **dict.fromkeys(("v_hi_predictors", "v_lo_predictors"), _PREDICTORS[:3]),
+}
+"""adaptive_v22's settings as 0.1 wrote them beside another codec: its baselines are still of the same codec."""
+
+
 def scope_fingerprint(result: LosslessResult, machine: str | None) -> dict[str, str | None]:
     """What the figures of a scope were measured with."""
     framing = f"{result.online_chunk_seq}/{result.online_framing_bytes}" if result.online_chunks else "whole"
-    config = {name: getattr(result, name) for name in ("bitshuffle", "adaptive_block_seq", "zstd_level")}
-    config |= {name: getattr(result, f"{name}_predictors") for name in ("k_hi", "k_lo", "v_hi", "v_lo")}
+    config = {name: _BESIDE[name] if (own := getattr(result, name)) is None else own for name in _BESIDE}
+    config = {name.removesuffix("_predictors"): value for name, value in config.items()}
     config |= {"codec_config": dict(result.codec_config), "rope": result.rope and dict(result.rope)}
     text = json.dumps(config, sort_keys=True, default=list)
     return {

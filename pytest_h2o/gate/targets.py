@@ -14,7 +14,7 @@ from pytest_h2o.gate.values import Target
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import Range, Settings
 from pytest_h2o.inputs.presets import Preset
-from pytest_h2o.inputs.scopes import Scope
+from pytest_h2o.inputs.scope import Scope
 
 
 @dataclass(frozen=True)

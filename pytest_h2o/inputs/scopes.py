@@ -1,30 +1,26 @@
-"""Scope files: named sets of KV-dump streams with a codec and a target.
-
-A scope says which dump entries are taken, how they are put together and coded, and what ratio is asked for. Names
-of the settings are those of the original evaluation script's flags.
-"""
+"""Scope files: checked, with every fault and its place; see `inputs.scope` for what a scope is."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, create_model, model_validator
 
 from pytest_h2o.errors import Fault, PresetError
 from pytest_h2o.inputs.checking import (
+    MAX_INT,
     Above0,
     AtLeast0,
     Count,
     FilePath,
     Flag,
     Given,
-    LayerEnd,
     OneLine,
     OneOrMore,
-    PlainName,
     Positive,
     Trouble,
     ZstdLevel,
@@ -35,95 +31,108 @@ from pytest_h2o.inputs.checking import (
     name_option,
     parse_assignments,
 )
+from pytest_h2o.inputs.scope import FLAT_KEYS, ONLY_WITH, RopeKeys, Scope, fold_codec, idle_keys
 from pytest_h2o.inputs.yaml import Source, read_source
 
+_CODEC = r"^[A-Za-z0-9_.-]+(:[A-Za-z0-9_]+=[A-Za-z0-9_.+-]+)*$"
+CodecText = Annotated[str, Field(strict=True, pattern=_CODEC, examples=["adaptive_v22"])]
 Predictor = Literal["raw", "delta_seq", "xor_seq", "pair_delta", "pair_delta_delta_seq"]
 Predictors = Annotated[tuple[Predictor, ...], OneOrMore()]
-LayerIds = Annotated[tuple[Count, ...], OneOrMore()]
-_K_PREDICTORS: tuple[Predictor, ...] = ("raw", "delta_seq", "xor_seq", "pair_delta", "pair_delta_delta_seq")
-_V_PREDICTORS: tuple[Predictor, ...] = ("raw", "delta_seq", "xor_seq")
-
-_ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
-    "front_n": ("scope", ("front_n",)),
-    "layer_start": ("scope", ("layer_range",)),
-    "layer_end": ("scope", ("layer_range",)),
-    "layer_ids": ("scope", ("layer_ids",)),
-    "online_chunk_seq": ("entry_mode", ("chunked", "chunked_grouped")),
-    "online_framing_bytes": ("entry_mode", ("chunked", "chunked_grouped")),
-    "aggregate_by_stage": ("entry_mode", ("aggregate", "chunked_grouped")),
-}
-"""Keys that mean something only where another key has one of some values."""
 
 
-class RopeKeys(BaseModel):
-    """How K was rotated, where it is known: angle = position * theta ** (-2 i / head_dim) for pair i."""
+def _check_codec(value: Any) -> Any:
+    """A codec as text or as a mapping; lists of a mapping become the tuples that codecs have."""
+    if isinstance(value, str) and re.fullmatch(_CODEC, value):
+        return value
+    if isinstance(value, dict) and isinstance(value.get("id"), str):
+        return {str(key): tuple(one) if isinstance(one, list) else one for key, one in value.items()}
+    expected = "a codec: zstd, zstd:level=19, or a mapping with its id and settings, {id: zstd, level: 19}"
+    raise fault_error(Trouble("this names no codec", expected))
 
+
+CodecChoice = Annotated[
+    Any,
+    AfterValidator(_check_codec),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": _CODEC},
+                {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]},
+            ]
+        }
+    ),
+]
+
+
+class _Keys(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    theta: Above0
-    pairing: Literal["half", "interleaved"] = Field(
-        default="half", description="i with i + head_dim / 2, or 2i with 2i + 1"
-    )
 
-
-class ScopeKeys(BaseModel):
-    """The keys of one scope. Ratios are raw fp16 bytes over coded bytes, every header counted; higher is better."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    description: Annotated[OneLine | None, Given] = Field(default=None, description="one line for reports")
-    root: FilePath = Field(description="folder or .zip of the dump, relative to this file")
-    stage: Literal["prefill", "decode", "both"] = "both"
-    scope: Literal["front_n", "layer_range", "layer_ids"] = Field(default="front_n", description="choice of layers")
-    front_n: Positive = Field(default=2, description="layers 0 to n - 1")
-    layer_start: Count = Field(default=2, description="first layer of layer_range")
-    layer_end: LayerEnd = Field(default=-1, description="last layer of layer_range; -1: no bound")
-    layer_ids: LayerIds = ()
-    min_seq_len: Count = Field(default=0, description="entries of fewer tokens are left out; 0: no bound")
-    max_seq_len: Count = Field(default=0, description="entries of more tokens are left out; 0: no bound")
-    strict_fp16: Flag = Field(default=False, description="refuse fp32 entries instead of rounding them to fp16")
-    allow_skips: Flag = Field(default=False, description="take the ratio even if entries could not be read")
-    entry_mode: Literal["per_meta", "aggregate", "chunked", "chunked_grouped"] = Field(
-        default="per_meta", description="each entry alone, joined by layer, cut in chunks, or joined and then cut"
-    )
-    online_chunk_seq: Count = Field(default=0, description="tokens a chunk; 0: the whole")
-    online_framing_bytes: Count = Field(default=16, description="bytes of framing counted a chunk of a tensor")
-    aggregate_by_stage: Flag = Field(default=False, description="prefill and decode are not joined")
-    codec_mode: PlainName = Field(default="adaptive_v22", description="name of a registered codec")
-    zstd_level: ZstdLevel = 3
-    adaptive_block_seq: Positive = Field(default=64, description="tokens for which one predictor is chosen")
-    bitshuffle: Flag = Field(default=False, description="transpose bits before zstd")
-    k_hi_predictors: Predictors = _K_PREDICTORS
-    k_lo_predictors: Predictors = _K_PREDICTORS
-    v_hi_predictors: Predictors = _V_PREDICTORS
-    v_lo_predictors: Predictors = _V_PREDICTORS
-    rope: Annotated[RopeKeys | None, Given] = Field(default=None, description="rotation of K, for codecs that use it")
-    target: Annotated[AtLeast0 | None, Given] = Field(default=None, description="least ratio; left out: only reported")
-    decides: Flag = Field(default=False, description="its ratio is the gate's; true in exactly one scope")
-
+class _Checked(_Keys):
     @model_validator(mode="after")
-    def _check_together(self) -> ScopeKeys:
-        if troubles := tuple(self._troubles()):
+    def _check_together(self) -> _Checked:
+        if troubles := tuple(_troubles(self)):
             raise fault_error(*troubles)
         return self
 
-    def _troubles(self) -> Iterator[Trouble]:
-        for key, (other, values) in _ONLY_WITH.items():
-            value = getattr(self, other)
-            if key in self.model_fields_set and getattr(self, key) is not False and value not in values:
-                expected = f"{other}: {' or '.join(values)}, or {key} left out"
-                yield Trouble(f"means nothing with {other}: {value}", expected, (key,))
-        if self.decides and self.entry_mode == "aggregate":
-            yield Trouble(
-                "an upper bound cannot decide", "entry_mode: chunked_grouped, chunked or per_meta", ("decides",)
-            )
-        if self.scope == "layer_ids" and not self.layer_ids:
-            yield Trouble("scope: layer_ids without layer_ids", "layer_ids: [0, 1]", ("scope",))
-        if -1 < self.layer_end < self.layer_start:
-            yield Trouble("empty range of layers", f"-1, or at least layer_start ({self.layer_start})", ("layer_end",))
-        if 0 < self.max_seq_len < self.min_seq_len:
-            expected = f"0, or at least min_seq_len ({self.min_seq_len})"
-            yield Trouble("empty range of lengths", expected, ("max_seq_len",))
+
+def _troubles(keys: Any) -> Iterator[Trouble]:
+    for key, other, values in idle_keys(keys.model_fields_set, keys):
+        expected = f"{other}: {' or '.join(values)}, or {key} left out"
+        yield Trouble(f"means nothing with {other}: {getattr(keys, other)}", expected, (key,))
+    if keys.codec_mode is not None and "codec" in keys.model_fields_set:
+        yield Trouble("says again what codec says", "one of codec and codec_mode", ("codec_mode",))
+    if keys.decides and keys.entry_mode == "aggregate":
+        yield Trouble("an upper bound cannot decide", "entry_mode: chunked_grouped, chunked or per_meta", ("decides",))
+    if keys.scope == "layer_ids" and not keys.layer_ids:
+        yield Trouble("scope: layer_ids without layer_ids", "layer_ids: [0, 1]", ("scope",))
+    if -1 < keys.layer_end < keys.layer_start:
+        yield Trouble("empty range of layers", f"-1, or at least layer_start ({keys.layer_start})", ("layer_end",))
+    if 0 < keys.max_seq_len < keys.min_seq_len:
+        yield Trouble("empty range of lengths", f"0, or at least min_seq_len ({keys.min_seq_len})", ("max_seq_len",))
+
+
+def _declared(cls: type, **special: Any) -> dict[str, Any]:
+    """What `create_model` takes for the keys of a dataclass; types are those there, but for the `special` ones."""
+    declared: dict[str, Any] = {}
+    for key, kind in get_type_hints(cls).items():
+        known = cls.__dataclass_fields__[key]  # type: ignore[attr-defined]
+        if known.metadata:
+            limits: dict[str, Any] = {"strict": True} if kind in (bool, int) else {}
+            limits |= {"le": MAX_INT} if kind is int else {}
+            declared[key] = (special.get(key, kind), Field(default=known.default, **known.metadata, **limits))
+    return declared
+
+
+def _older(kind: Any, description: str) -> tuple[Any, Any]:
+    return Annotated[kind | None, Given], Field(default=None, description=description)
+
+
+_Rope = create_model("RopeKeys", __base__=_Keys, __doc__=RopeKeys.__doc__, theta=(Above0, ...), **_declared(RopeKeys))
+
+_KEYS = _declared(
+    Scope,
+    description=Annotated[OneLine | None, Given],
+    layer_ids=Annotated[tuple[Count, ...], OneOrMore()],
+    codec=CodecChoice,
+    rope=Annotated[_Rope | None, Given],
+    target=Annotated[AtLeast0 | None, Given],
+)
+_KEYS["root"] = (FilePath, Field(description=_KEYS["root"][1].description))
+_KEYS |= {
+    "codec_mode": _older(CodecText, "older spelling of `codec`, as text"),
+    "zstd_level": _older(ZstdLevel, "of adaptive_v22 and legacy"),
+    "adaptive_block_seq": _older(Positive, "of adaptive_v22: tokens for which one predictor is chosen"),
+    "bitshuffle": _older(Flag, "of adaptive_v22 and legacy: transpose bits before zstd"),
+    **{
+        name: _older(Predictors, "of adaptive_v22: candidates")
+        for name in FLAT_KEYS["adaptive_v22"]
+        if name.endswith("predictors")
+    },
+}
+
+ScopeKeys: Any = create_model("ScopeKeys", __base__=_Checked, __doc__="The keys of one scope.", **_KEYS)
+"""The keys of `Scope`, and older spellings of its codec."""
 
 
 class ScopeFile(BaseModel):
@@ -134,32 +143,6 @@ class ScopeFile(BaseModel):
     scopes: Annotated[dict[str, ScopeKeys], Field(min_length=1)]
 
 
-class Scope(ScopeKeys):
-    """A checked scope: its keys, its name, and the file it is from. `root` is resolved against that file's folder."""
-
-    name: str
-    path: Path | None = None
-
-    def override(self, *assignments: str) -> Scope:
-        """A copy with ``KEY=VALUE`` settings, checked like a file; lists separated by commas, keys may be dotted."""
-        settings = parse_assignments(ScopeKeys, assignments)
-        data = self.model_dump(exclude_unset=True, exclude={"name", "path"})
-        for key, (other, values) in _ONLY_WITH.items():
-            if (other,) in settings and settings[other,] not in values:
-                data.pop(key, None)  # it belonged to the value that is replaced
-        try:
-            checked = check_source(ScopeKeys, Source("", merge_settings(data, settings)))
-        except PresetError as error:
-            raise name_option(error, assignments, f"scope {self.name}") from None
-        return _scope(checked, self.name, self.path)
-
-
-def _scope(keys: ScopeKeys, name: str, path: Path | None) -> Scope:
-    # The keys are checked already, and a file must not be able to set name and path.
-    values: dict[str, Any] = dict(keys)
-    return Scope.model_construct(keys.model_fields_set | {"name", "path"}, **values, name=name, path=path)
-
-
 def load_scopes(path: str | Path) -> tuple[Scope, ...]:
     """Read and check a scope file."""
     path = Path(path)
@@ -167,6 +150,31 @@ def load_scopes(path: str | Path) -> tuple[Scope, ...]:
     source = replace(source, faults=(*source.faults, *_name_faults(source), *_decision_faults(source)))
     checked = check_source(ScopeFile, source, path.parent)
     return tuple(_scope(keys, name, path) for name, keys in checked.scopes.items())
+
+
+def override(scope: Scope, *assignments: str) -> Scope:
+    """A copy with ``KEY=VALUE`` settings, checked like a file; lists separated by commas, keys may be dotted."""
+    settings = parse_assignments(ScopeKeys, assignments)
+    data = dict(scope.given)
+    for key, (other, values) in ONLY_WITH.items():
+        if (other,) in settings and settings[other,] not in values:
+            data.pop(key, None)  # it belonged to the value that is replaced
+    for key, other in (("codec", "codec_mode"), ("codec_mode", "codec")):
+        if (key,) in settings:
+            data.pop(other, None)
+    try:
+        checked = check_source(ScopeKeys, Source("", merge_settings(data, settings)))
+    except PresetError as error:
+        raise name_option(error, assignments, f"scope {scope.name}") from None
+    return _scope(checked, scope.name, scope.path)
+
+
+def _scope(keys: BaseModel, name: str, path: Path | None) -> Scope:
+    given = keys.model_dump(exclude_unset=True)
+    values = fold_codec(given)
+    if "rope" in values:
+        values["rope"] = RopeKeys(**values["rope"])
+    return Scope(name, path, given, **values)
 
 
 def _named(source: Source) -> dict[str, Any]:

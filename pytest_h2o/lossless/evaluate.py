@@ -1,4 +1,4 @@
-"""From a dump and settings to a result."""
+"""From a dump and a scope to a result."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from time import perf_counter
 from typing import Any
 
@@ -17,22 +17,27 @@ from pytest_h2o import __version__
 from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22
 from pytest_h2o.codecs.base import Codec, Rope
 from pytest_h2o.codecs.legacy import Legacy
+from pytest_h2o.codecs.planes import PREDICTORS
 from pytest_h2o.errors import DumpError
 from pytest_h2o.inputs.options import CORES
+from pytest_h2o.inputs.scope import CHUNKED, FLAT_KEYS, Scope
 from pytest_h2o.lossless.executors import Executor, open_executor
-from pytest_h2o.lossless.index import DumpIndex, find_overlaps_and_gaps, index_dump
+from pytest_h2o.lossless.index import DumpEntry, DumpIndex, SkippedEntry, find_overlaps_and_gaps, index_dump
 from pytest_h2o.lossless.measure import Measurement, Tally
-from pytest_h2o.lossless.plan import LosslessSettings, Selection, plan_groups, plan_tasks, select
+from pytest_h2o.lossless.plan import plan_groups, plan_tasks, select
 from pytest_h2o.lossless.result import SCHEMA_VERSION, LayerBytes, LosslessResult
 
 Progress = Callable[[int, int], None]
 _ORIGINAL_NAME = "fp16_gear_predictive_zstd"
 """What the original evaluation script calls its codec, in both modes."""
 
+_SELECTION = ("stage", "scope", "front_n", "layer_start", "layer_end", "layer_ids", "min_seq_len", "max_seq_len")
+_STREAMS = ("strict_fp16", "entry_mode", "online_chunk_seq", "online_framing_bytes", "aggregate_by_stage")
+
 
 def evaluate_lossless(
     root: str | os.PathLike[str],
-    settings: LosslessSettings,
+    scope: Scope,
     *,
     verify: bool,
     codec: Codec | None = None,
@@ -42,28 +47,28 @@ def evaluate_lossless(
     on_entries: Callable[[int], None] | None = None,
     progress: Progress | None = None,
 ) -> LosslessResult:
-    """Encode the selected streams of a dump, count the bytes, and decode them again.
+    """Encode the streams of a scope, of the dump at `root`, count the bytes, and decode them again.
 
     Entries that cannot be read are listed in the result; the caller decides what they mean. Sizes do not depend on
     the number of workers. Memory is bounded by the index and a few streams, not by the dump; in mode ``aggregate`` a
-    stream is all of a run and layer.
+    stream is all of a run and layer. A `codec` stands in the place of the scope's.
     """
     started = perf_counter()
-    if codec is None:
-        codec = settings.make_codec()
-    else:
-        settings = _settings_of(codec, settings)
+    codec = make_codec(scope.codec) if codec is None else codec
     measurement = Measurement(codec, verify, rope)
     with open_executor(executor, workers) as opened:
         workers = opened.workers
         try:
             index = index_dump(root, sized=False, on_entries=on_entries)
-            counted = _evaluate(index, settings, measurement, opened, progress)
+            counted = _evaluate(index, scope, measurement, opened, progress)
         except DumpError:  # a file has another size, or cannot be read: look again at all of them, and tell each
             index = index_dump(root, on_entries=on_entries)
-            counted = _evaluate(index, settings, measurement, opened, progress)
+            counted = _evaluate(index, scope, measurement, opened, progress)
     return LosslessResult(
-        **_described(settings, codec),
+        schema_version=SCHEMA_VERSION,
+        dump_dir=index.root,
+        **{name: getattr(scope, name) for name in (*_SELECTION, *_STREAMS)},
+        **_describe_codec(codec),
         **counted,
         rope=None if rope is None else asdict(rope),
         workers=workers,
@@ -78,78 +83,68 @@ def evaluate_lossless(
     )
 
 
+def make_codec(codec: str | Mapping[str, Any]) -> Codec:
+    """The codec of a scope: of a text, ``NAME:SETTING=VALUE``, or of a mapping of its id and settings."""
+    if codec == AdaptiveV22.id:
+        return AdaptiveV22()
+    from pytest_h2o.codecs.registry import codec_from_config, parse_codec  # knows of distributions, which takes time
+
+    return parse_codec(codec) if isinstance(codec, str) else codec_from_config(codec)
+
+
+def _describe_codec(codec: Codec) -> dict[str, Any]:
+    """Name and settings; those of the original script's own codecs by the names that it has for them, too."""
+    described: dict[str, Any] = {"codec_config": codec.config()}
+    if isinstance(codec, AdaptiveV22 | Legacy):
+        own = {name: getattr(codec, name, getattr(AdaptiveV22, name)) for name in FLAT_KEYS[AdaptiveV22.id]}
+        return {**described, "codec": _ORIGINAL_NAME, "codec_mode": codec.id, **own}
+    from pytest_h2o.codecs.registry import render_codec
+
+    return {**described, "codec": codec.id, "codec_mode": render_codec(codec)}
+
+
 def _evaluate(
-    index: DumpIndex,
-    settings: LosslessSettings,
-    measurement: Measurement,
-    executor: Executor,
-    progress: Progress | None,
+    index: DumpIndex, scope: Scope, measurement: Measurement, executor: Executor, progress: Progress | None
 ) -> dict[str, Any]:
     """Everything that was counted, by its name in the result."""
-    selection = select(index, settings)
-    groups = plan_groups(selection.entries, settings)
-    to_do = sum(entry.seq_len * entry.row_elements * 4 for entry in selection.entries)
+    entries, skipped = select(index, scope)
+    groups = plan_groups(entries, scope)
+    to_do = sum(entry.seq_len * entry.row_elements * 4 for entry in entries)
     tallies: dict[tuple[int, str], Tally] = {}
     done = 0
-    for measured in executor.run(measurement, plan_tasks(groups, settings)):
+    for measured in executor.run(measurement, plan_tasks(groups, scope)):
         tallies.setdefault((measured.layer_id, measured.tensor), Tally()).add(measured.tally)
         done += measured.tally.raw_bytes
         if progress is not None:
             progress(done, to_do)
+    streams = sum(tally.streams for tally in tallies.values())
     return {
-        **_counted(index, selection, settings, len(groups), tallies),
-        **_sizes(settings, tallies),
+        **_counted(index, entries, skipped),
+        **_sizes(measurement.codec, tallies),
+        "aggregate_groups": len(groups) if scope.entry_mode in ("aggregate", "chunked_grouped") else 0,
+        "online_chunks": streams if scope.entry_mode in CHUNKED else 0,
+        "encoded_streams": streams,
+        "verified_streams": sum(tally.verified for tally in tallies.values()),
         "by_layer": tuple(_layer_bytes(layer, tallies) for layer in sorted({layer for layer, _ in tallies})),
     }
 
 
-def _settings_of(codec: Codec, settings: LosslessSettings) -> LosslessSettings:
-    """`settings` with the codec's own in place of those that it does not follow."""
-    own = codec.config()
-    shared = {name: getattr(codec, name) for name in own if hasattr(settings, name)}
-    return replace(settings, codec_mode=codec.id, **shared)
-
-
-def _described(settings: LosslessSettings, codec: Codec) -> dict[str, Any]:
-    original = isinstance(codec, AdaptiveV22 | Legacy)
-    described = {name: getattr(settings, name) for name in settings.__dataclass_fields__}
+def _counted(index: DumpIndex, entries: Sequence[DumpEntry], skipped: Sequence[SkippedEntry]) -> dict[str, Any]:
+    layers = {entry.layer_id for entry in entries}
     return {
-        **described,
-        "schema_version": SCHEMA_VERSION,
-        "codec": _ORIGINAL_NAME if original else codec.id,
-        "codec_config": codec.config(),
-    }
-
-
-def _counted(
-    index: DumpIndex,
-    selection: Selection,
-    settings: LosslessSettings,
-    groups: int,
-    tallies: Mapping[tuple[int, str], Tally],
-) -> dict[str, Any]:
-    entries, skipped = selection.entries, selection.skipped
-    layers = tuple(sorted({entry.layer_id for entry in entries}))
-    streams = sum(tally.streams for tally in tallies.values())
-    return {
-        "dump_dir": index.root,
-        "selected_layers": layers,
+        "selected_layers": tuple(sorted(layers)),
         "selected_entries": len(entries),
         "selected_dumps": len({entry.run_id for entry in entries}),
-        "aggregate_groups": groups if settings.entry_mode in ("aggregate", "chunked_grouped") else 0,
-        "online_chunks": streams if settings.entry_mode in ("chunked", "chunked_grouped") else 0,
         "scanned_entries": index.scanned_entries,
         "converted_fp32_entries": sum(entry.bytes_per_elem == 4 for entry in entries),
         "skipped_entries": len(skipped),
         "skip_reasons": dict(sorted(Counter(entry.reason for entry in skipped).items())),
-        "skipped": skipped,
-        "findings": find_overlaps_and_gaps(entry for entry in index.entries if entry.layer_id in set(layers)),
-        "encoded_streams": streams,
-        "verified_streams": sum(tally.verified for tally in tallies.values()),
+        "skipped": tuple(skipped),
+        "findings": find_overlaps_and_gaps(entry for entry in index.entries if entry.layer_id in layers),
     }
 
 
-def _sizes(settings: LosslessSettings, tallies: Mapping[tuple[int, str], Tally]) -> dict[str, Any]:
+def _sizes(codec: Codec, tallies: Mapping[tuple[int, str], Tally]) -> dict[str, Any]:
     k, v = (_total([tally for (_, kind), tally in tallies.items() if kind == tensor]) for tensor in "kv")
     raw_bytes, coded_bytes = k.raw_bytes + v.raw_bytes, k.coded_bytes + v.coded_bytes
     ratio = raw_bytes / coded_bytes
@@ -169,7 +164,7 @@ def _sizes(settings: LosslessSettings, tallies: Mapping[tuple[int, str], Tally])
         "weighted_lossless_ratio": ratio,
         **{
             f"{tensor}_{plane}_mode_counts": _ordered(
-                total.mode_counts.get(plane, {}), getattr(settings, f"{tensor}_{plane}_predictors")
+                total.mode_counts.get(plane, {}), getattr(codec, f"{tensor}_{plane}_predictors", PREDICTORS)
             )
             for tensor, total in (("k", k), ("v", v))
             for plane in ("hi", "lo")

@@ -50,7 +50,8 @@ class DumpEntry(NamedTuple):
         return self.kv_heads * self.head_dim
 
 
-class SkippedEntry(NamedTuple):
+@dataclass(frozen=True)
+class SkippedEntry:
     """An entry that cannot be read: its meta file below the root, why, and what exactly.
 
     Reasons are ``meta_parse_error``, ``meta_invalid_numeric_fields``, ``meta_invalid_text_fields``, ``invalid_shape``,

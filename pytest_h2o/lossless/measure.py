@@ -11,9 +11,9 @@ from time import thread_time
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream, Tensor, Words
+from pytest_h2o.codecs.base import Codec, Rope, Stream, Tensor, Words
 from pytest_h2o.errors import CodecError, H2OError, RoundTripError
-from pytest_h2o.lossless.plan import Chunk, Task, decode_tensor, write_record
+from pytest_h2o.lossless.plan import Chunk, Task
 from pytest_h2o.lossless.read import Piece, read_pieces
 
 _MANY_FILES = 64
@@ -26,16 +26,8 @@ call, which takes longer (0.44 s for 100,000 files) than one after the other (0.
 class Tally:
     """What streams of one tensor came to; tallies add up in any order.
 
-    Attributes
-    ----------
-    streams, verified : int
-        How many there were, and how many were decoded and compared.
-    raw_bytes, coded_bytes, framing_bytes : int
-        fp16 bytes; bytes written, framing included; the framing alone.
-    plane_bytes, mode_counts : dict
-        Payload bytes by plane, and how often each mode was chosen, by plane, where the codec tells.
-    encode_s, decode_s : float
-        Processor seconds of the threads that did it.
+    Bytes are those of fp16 words, those written (framing included), and the framing alone; by plane, payload bytes and
+    how often each mode was chosen, where the codec tells; seconds are processor seconds of the threads that did it.
     """
 
     streams: int = 0
@@ -43,10 +35,10 @@ class Tally:
     raw_bytes: int = 0
     coded_bytes: int = 0
     framing_bytes: int = 0
-    plane_bytes: dict[str, int] = field(default_factory=dict)
-    mode_counts: dict[str, dict[str, int]] = field(default_factory=dict)
     encode_s: float = 0.0
     decode_s: float = 0.0
+    plane_bytes: dict[str, int] = field(default_factory=dict)
+    mode_counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def add(self, other: Tally) -> None:
         self.streams += other.streams
@@ -56,9 +48,17 @@ class Tally:
         self.framing_bytes += other.framing_bytes
         self.encode_s += other.encode_s
         self.decode_s += other.decode_s
-        _add_counts(self.plane_bytes, other.plane_bytes)
-        for plane, counts in other.mode_counts.items():
+        self.add_planes(other.plane_bytes, other.mode_counts)
+
+    def add_planes(self, plane_bytes: Mapping[str, int], mode_counts: Mapping[str, Mapping[str, int]]) -> None:
+        _add_counts(self.plane_bytes, plane_bytes)
+        for plane, counts in mode_counts.items():
             _add_counts(self.mode_counts.setdefault(plane, {}), counts)
+
+
+def _add_counts(to: dict[str, int], counts: Mapping[str, int]) -> None:
+    for name, count in counts.items():
+        to[name] = to.get(name, 0) + count
 
 
 @dataclass(frozen=True)
@@ -105,22 +105,23 @@ class Measurement:
             streams.append(Stream(words[span], task.tensor, positions[span], rope))
             start += chunk.rows
         tally = Tally()
-        coded = self._encode(task, streams, tally)
+        records = self._encode(task, streams, tally)
         if self.verify:
-            self._verify(task, coded, tally)
+            self._verify(task, streams, records, tally)
         return Measured(task.layer_id, task.tensor, tally)
 
-    def _encode(self, task: Task, streams: Sequence[Stream], tally: Tally) -> list[_Coded]:
-        """Encode all streams of a task together, and count each."""
+    def _encode(self, task: Task, streams: Sequence[Stream], tally: Tally) -> list[bytes]:
+        """The record of each stream, counted; all are encoded together."""
         started = thread_time()
         try:
             payloads = self.codec.encode_many(streams)
         except (H2OError, MemoryError):
             raise
-        except Exception:  # which of them it was comes out one by one, and is said by `_encode_one`
-            payloads = [
-                _encode_one(stream, self.codec, task, chunk) for stream, chunk in zip(streams, task.chunks, strict=True)
-            ]
+        except Exception:  # which of them it was comes out one by one
+            payloads = []
+            for stream, chunk in zip(streams, task.chunks, strict=True):
+                with self._naming(task, chunk):
+                    payloads.append(self.codec.encode(stream))
         if len(payloads) != len(streams):
             raise CodecError(
                 f"codec {self.codec.id} gave another number of payloads than streams",
@@ -129,126 +130,100 @@ class Measurement:
                 expected=str(len(streams)),
                 hint="mend encode_many of the codec, or leave it out",
             )
-        coded = [
-            _Coded(chunk, stream, write_record(payload, task.framing))
-            for chunk, stream, payload in zip(task.chunks, streams, payloads, strict=True)
-        ]
+        records = [task.framing.header(payload) + payload for payload in payloads]
         tally.encode_s += thread_time() - started
-        for one, payload in zip(coded, payloads, strict=True):
-            self._count(one, payload, task, tally)
-        return coded
+        tally.streams += len(streams)
+        tally.framing_bytes += len(streams) * task.framing.overhead_bytes
+        for stream, chunk, payload, record in zip(streams, task.chunks, payloads, records, strict=True):
+            tally.raw_bytes += stream.raw_bytes
+            tally.coded_bytes += len(record)
+            side = stream.side_info()
+            with self._naming(task, chunk):
+                tally.add_planes(self.codec.plane_bytes(payload, side), self.codec.modes(payload, side))
+        return records
 
-    def _count(self, one: _Coded, payload: bytes, task: Task, tally: Tally) -> None:
-        side = one.stream.side_info()
-        with _naming(self.codec, task, one.chunk):
-            plane_bytes, modes = self.codec.plane_bytes(payload, side), self.codec.modes(payload, side)
-        tally.streams += 1
-        tally.raw_bytes += one.stream.raw_bytes
-        tally.coded_bytes += len(one.record)
-        tally.framing_bytes += task.framing.overhead_bytes
-        _add_counts(tally.plane_bytes, plane_bytes)
-        for plane, counts in modes.items():
-            _add_counts(tally.mode_counts.setdefault(plane, {}), counts)
-
-    def _verify(self, task: Task, coded: Sequence[_Coded], tally: Tally) -> None:
-        """Decode all streams of a task together, and compare each."""
-        started = thread_time()
-        sides = [one.stream.side_info() for one in coded]
+    @contextmanager
+    def _naming(self, task: Task, chunk: Chunk) -> Iterator[None]:
+        """A codec may be anybody's: whatever it raises must name the codec and the stream."""
         try:
-            payloads = [task.framing.unwrap(memoryview(one.record)) for one in coded]
+            yield
+        except (H2OError, MemoryError):
+            raise
+        except Exception as error:
+            raise CodecError(
+                f"codec {self.codec.id} cannot encode a stream",
+                where=_where(task, chunk),
+                came=f"{type(error).__name__}: {error}",
+                hint="mend the codec: every shape and bit pattern can be encoded",
+            ) from error
+
+    def _verify(self, task: Task, streams: Sequence[Stream], records: Sequence[bytes], tally: Tally) -> None:
+        """Decode all streams of a task together, from the counted bytes, and compare each."""
+        started = thread_time()
+        sides = [stream.side_info() for stream in streams]
+        try:
+            payloads = [task.framing.unwrap(memoryview(record)) for record in records]
             decoded = self.codec.decode_many(payloads, sides)
         except MemoryError:
             raise
-        except Exception:  # which of them it was comes out one by one, and is said by `_decode`
+        except Exception:  # which of them it was comes out one by one
             decoded = [
-                _decode(one.record, side, self.codec, task, one.chunk) for one, side in zip(coded, sides, strict=True)
+                self._decode_one(task, chunk, stream, record)
+                for chunk, stream, record in zip(task.chunks, streams, records, strict=True)
             ]
         tally.decode_s += thread_time() - started
-        if len(decoded) != len(coded):
+        if len(decoded) != len(streams):
             raise RoundTripError(
                 f"codec {self.codec.id} gave back another number of streams",
-                where=_where(task, coded[0].chunk),
+                where=_where(task, task.chunks[0]),
                 came=str(len(decoded)),
-                expected=str(len(coded)),
+                expected=str(len(streams)),
                 hint="mend decode_many of the codec, or leave it out",
             )
-        for one, words in zip(coded, decoded, strict=True):
-            _compare(one.stream.words, words, self.codec, task, one.chunk)
-            tally.verified += 1
+        for chunk, stream, words in zip(task.chunks, streams, decoded, strict=True):
+            self._compare(stream.words, words, _where(task, chunk))
+        tally.verified += len(streams)
 
-
-@dataclass(frozen=True)
-class _Coded:
-    """A stream and its record."""
-
-    chunk: Chunk
-    stream: Stream
-    record: bytes
-
-
-@contextmanager
-def _naming(codec: Codec, task: Task, chunk: Chunk) -> Iterator[None]:
-    """A codec may be anybody's: whatever it raises must name the codec and the stream."""
-    try:
-        yield
-    except (H2OError, MemoryError):
-        raise
-    except Exception as error:
-        raise CodecError(
-            f"codec {codec.id} cannot encode a stream",
-            where=_where(task, chunk),
-            came=f"{type(error).__name__}: {error}",
-            hint="mend the codec: every shape and bit pattern can be encoded",
-        ) from error
-
-
-def _encode_one(stream: Stream, codec: Codec, task: Task, chunk: Chunk) -> bytes:
-    with _naming(codec, task, chunk):
-        return codec.encode(stream)
-
-
-def _decode(record: bytes, side: SideInfo, codec: Codec, task: Task, chunk: Chunk) -> Words:
-    try:
-        return decode_tensor(record, side, codec, task.framing)
-    except CodecError as error:
-        came, expected = error.what if error.came is None else f"{error.what}: {error.came}", error.expected
-        cause: Exception = error
-    except MemoryError:
-        raise
-    except Exception as error:
-        came, expected = f"{type(error).__name__}: {error}", None
-        cause = error
-    raise RoundTripError(
-        f"codec {codec.id} cannot decode what it encoded",
-        where=_where(task, chunk),
-        came=came,
-        expected=expected,
-        hint="the size of such a stream means nothing; mend the codec",
-    ) from cause
-
-
-def _compare(words: Words, decoded: Words, codec: Codec, task: Task, chunk: Chunk) -> None:
-    """Bits, as unsigned words: as floats -0.0 would pass for 0.0, and no NaN for itself."""
-    where = _where(task, chunk)
-    if decoded.dtype != np.uint16 or decoded.shape != words.shape:
+    def _decode_one(self, task: Task, chunk: Chunk, stream: Stream, record: bytes) -> Words:
+        came: str | None
+        try:
+            return self.codec.decode(task.framing.unwrap(memoryview(record)), stream.side_info())
+        except CodecError as error:
+            came, expected = error.what if error.came is None else f"{error.what}: {error.came}", error.expected
+            cause: Exception = error
+        except MemoryError:
+            raise
+        except Exception as error:
+            came, expected, cause = f"{type(error).__name__}: {error}", None, error
         raise RoundTripError(
-            f"codec {codec.id} gave back another shape",
-            where=where,
-            came=f"{decoded.dtype} {list(decoded.shape)}",
-            expected=f"uint16 {list(words.shape)}",
+            f"codec {self.codec.id} cannot decode what it encoded",
+            where=_where(task, chunk),
+            came=came,
+            expected=expected,
+            hint="the size of such a stream means nothing; mend the codec",
+        ) from cause
+
+    def _compare(self, words: Words, decoded: Words, where: str) -> None:
+        """Bits, as unsigned words: as floats -0.0 would pass for 0.0, and no NaN for itself."""
+        if decoded.dtype != np.uint16 or decoded.shape != words.shape:
+            raise RoundTripError(
+                f"codec {self.codec.id} gave back another shape",
+                where=where,
+                came=f"{decoded.dtype} {list(decoded.shape)}",
+                expected=f"uint16 {list(words.shape)}",
+            )
+        if np.array_equal(decoded, words):
+            return
+        wrong = np.flatnonzero(decoded.reshape(-1) != words.reshape(-1))
+        first = int(wrong[0])
+        row, head, dim = (int(i) for i in np.unravel_index(first, words.shape))
+        raise RoundTripError(
+            f"codec {self.codec.id} gave back other bits",
+            where=f"{where}, first at word {first} (byte {2 * first}): token {row}, head {head}, dimension {dim}",
+            came=f"0x{int(decoded.reshape(-1)[first]):04x}; {wrong.size} of {words.size} words differ",
+            expected=f"0x{int(words.reshape(-1)[first]):04x}",
+            hint="the codec is not lossless on this stream; no ratio of it counts",
         )
-    if np.array_equal(decoded, words):
-        return
-    wrong = np.flatnonzero(decoded.reshape(-1) != words.reshape(-1))
-    first = int(wrong[0])
-    row, head, dim = (int(i) for i in np.unravel_index(first, words.shape))
-    raise RoundTripError(
-        f"codec {codec.id} gave back other bits",
-        where=f"{where}, first at word {first} (byte {2 * first}): token {row}, head {head}, dimension {dim}",
-        came=f"0x{int(decoded.reshape(-1)[first]):04x}; {wrong.size} of {words.size} words differ",
-        expected=f"0x{int(words.reshape(-1)[first]):04x}",
-        hint="the codec is not lossless on this stream; no ratio of it counts",
-    )
 
 
 def _where(task: Task, chunk: Chunk) -> str:
@@ -265,8 +240,3 @@ def _positions(pieces: Sequence[Piece]) -> NDArray[np.int64]:
     rows = np.array([piece.rows for piece in pieces], np.int64)
     ends = np.cumsum(rows)
     return np.repeat(starts - (ends - rows), rows) + np.arange(ends[-1])
-
-
-def _add_counts(to: dict[str, int], counts: Mapping[str, int]) -> None:
-    for name, count in counts.items():
-        to[name] = to.get(name, 0) + count

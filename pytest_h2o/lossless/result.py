@@ -1,13 +1,14 @@
-"""What an evaluation found, as a value and as JSON."""
+"""What an evaluation found, as a value, as JSON and as Markdown."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pytest_h2o.errors import DumpError, StoreError
+from pytest_h2o.files import load
+from pytest_h2o.inputs.scope import CHUNKED, FLAT_KEYS
 from pytest_h2o.lossless.index import Finding, SkippedEntry
 
 SCHEMA_VERSION = 3
@@ -15,14 +16,9 @@ SCHEMA_VERSION = 3
 
 @dataclass(frozen=True)
 class LayerBytes:
-    """Bytes of one layer, over all runs.
+    """fp16 bytes of one layer over all runs, bytes written with all framing, and those of the coded byte planes.
 
-    Attributes
-    ----------
-    raw, compressed : int
-        fp16 bytes, and bytes written with all framing; K (`k_`) and V (`v_`).
-    hi, lo : int or None
-        Bytes of the coded high and low byte planes, where the codec tells.
+    The planes are None where the codec does not tell.
     """
 
     layer_id: int
@@ -36,35 +32,13 @@ class LayerBytes:
     v_lo_bytes: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LosslessResult:
     """One evaluation. Ratios are raw over compressed bytes, framing counted; higher is better.
 
-    The fields up to `skip_reasons` are those of the original evaluation script, schema 3, in its order; the
-    others are this project's, and are missing in a file that the script wrote.
-
-    Attributes
-    ----------
-    selected_entries, selected_dumps, selected_layers
-        What was evaluated: entries, distinct run ids (none counts as one), layers.
-    aggregate_groups : int
-        Joined sequences; 0 where entries are not joined.
-    online_chunks : int
-        Chunks of K and of V; 0 where nothing is cut.
-    k_chunk_meta_bytes, v_chunk_meta_bytes : int
-        Framing and entry tables, counted in the compressed bytes.
-    scanned_entries, converted_fp32_entries, skipped_entries : int
-        Metas found; selected entries that were rounded to fp16; selected entries that could not be read.
-    skipped : tuple of SkippedEntry
-        Each of them; a ratio with any of them is one over the rest of the dump.
-    findings : tuple of Finding
-        Overlaps and gaps in the evaluated layers.
-    encoded_streams, verified_streams : int
-        Streams encoded; streams decoded again and equal bit for bit.
-    encode_s, decode_s : float
-        Processor seconds of all workers together; None for `decode_s` if nothing was decoded.
-    elapsed_s : float
-        From start to end.
+    The fields up to `skip_reasons` are those of the original evaluation script, schema 3, in its order; the others are
+    this project's, and are missing in a file that the script wrote. Settings of the script's own codecs are None beside
+    another one. docs/artifacts.md says what each field is.
     """
 
     schema_version: int
@@ -85,13 +59,13 @@ class LosslessResult:
     online_chunks: int
     codec: str
     codec_mode: str
-    bitshuffle: bool
-    adaptive_block_seq: int
-    k_hi_predictors: tuple[str, ...]
-    k_lo_predictors: tuple[str, ...]
-    v_hi_predictors: tuple[str, ...]
-    v_lo_predictors: tuple[str, ...]
-    zstd_level: int
+    bitshuffle: bool | None = None
+    adaptive_block_seq: int | None = None
+    k_hi_predictors: tuple[str, ...] | None = None
+    k_lo_predictors: tuple[str, ...] | None = None
+    v_hi_predictors: tuple[str, ...] | None = None
+    v_lo_predictors: tuple[str, ...] | None = None
+    zstd_level: int | None = None
     k_raw_bytes: int
     k_compressed_bytes: int
     v_raw_bytes: int
@@ -131,65 +105,28 @@ class LosslessResult:
 
     def to_json(self) -> dict[str, Any]:
         """Built-in types only, the original fields first and in their order."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values["by_layer"] = [asdict(layer) for layer in self.by_layer]
-        values["skipped"] = [entry._asdict() for entry in self.skipped]
-        values["findings"] = [asdict(finding) for finding in self.findings]
-        plain: dict[str, Any] = json.loads(json.dumps(values, allow_nan=False))
-        return plain
+        values: dict[str, Any] = _plain(asdict(self))  # not by `files.plain`: the command does without pydantic
+        own = FLAT_KEYS["adaptive_v22"]
+        return {key: value for key, value in values.items() if value is not None or key not in own}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any], where: str = "a lossless result") -> LosslessResult:
-        """Take back what `to_json` gave, or a file of the original script.
-
-        Fields that this version does not know are left out.
-        """
-        if not isinstance(values, Mapping) or values.get("schema_version") != SCHEMA_VERSION:
-            came = values.get("schema_version", "missing") if isinstance(values, Mapping) else type(values).__name__
+    def from_json(cls, values: Any, where: str = "a lossless result") -> LosslessResult:
+        """Take back what `to_json` gave, or a file of the original script."""
+        version = values.get("schema_version", "missing") if isinstance(values, Mapping) else type(values).__name__
+        if version != SCHEMA_VERSION:
             raise StoreError(
                 "this is no lossless result that can be read",
                 where=where,
-                came=f"schema_version {came!r}",
+                came=f"schema_version {version!r}",
                 expected=f"a JSON object with schema_version {SCHEMA_VERSION}",
             )
-        taken = {}
-        for known in fields(cls):
-            if known.name in values:
-                try:
-                    taken[known.name] = _typed(values[known.name], str(known.type))
-                except (TypeError, ValueError) as error:
-                    raise StoreError(
-                        "a lossless result has a field of another type",
-                        where=f"{where}: {known.name}",
-                        came=repr(values[known.name])[:80],
-                        expected=str(known.type),
-                    ) from error
-            elif known.default is MISSING and known.default_factory is MISSING:
-                raise StoreError("a lossless result lacks a field", where=where, expected=known.name)
-        return cls(**taken)
+        return load(cls, values, "a lossless result", where=where)
 
 
-_PLAIN: Mapping[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
-_NESTED: Mapping[str, type] = {"LayerBytes": LayerBytes, "SkippedEntry": SkippedEntry, "Finding": Finding}
-
-
-def _typed(value: Any, annotation: str) -> Any:
-    """`value` of JSON as the annotation of a field has it; TypeError if it is not of that type."""
-    if annotation.endswith(" | None"):
-        return None if value is None else _typed(value, annotation.removesuffix(" | None"))
-    if annotation in _PLAIN:
-        if type(value) not in _PLAIN[annotation]:
-            raise TypeError
-        return value
-    if annotation.startswith("tuple["):
-        if type(value) is not list:
-            raise TypeError
-        inner = annotation.removeprefix("tuple[").removesuffix(", ...]")
-        return tuple(_NESTED[inner](**item) if inner in _NESTED else _typed(item, inner) for item in value)
-    if not isinstance(value, dict):
-        raise TypeError
-    inner = annotation.removeprefix("Mapping[str, ").removesuffix("]")
-    return dict(value) if inner == "Any" else {key: _typed(item, inner) for key, item in value.items()}
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def refuse_skips(result: LosslessResult, name: str) -> None:
@@ -233,7 +170,7 @@ def _summary(result: LosslessResult) -> Iterator[str]:
     yield "| --- | --- |"
     facts = {
         "dump": _code(result.dump_dir or "unknown"),
-        "selection": f"{result.scope}, stage {result.stage}, layers {_numbers(result.selected_layers)}",
+        "selection": f"{result.scope}, stage {result.stage}, layers {', '.join(map(str, result.selected_layers))}",
         "entries": f"{result.selected_entries} of {result.scanned_entries}, from {result.selected_dumps} runs",
         "entry mode": _entry_mode(result),
         "codec": f"{_code(result.codec_mode)} (zstd {result.versions.get('libzstd', 'unknown')})",
@@ -287,7 +224,7 @@ def _troubles(result: LosslessResult) -> Iterator[str]:
 
 
 def _entry_mode(result: LosslessResult) -> str:
-    if result.entry_mode in ("chunked", "chunked_grouped"):
+    if result.entry_mode in CHUNKED:
         size = f"{result.online_chunk_seq} tokens" if result.online_chunk_seq else "whole"
         return f"{result.entry_mode}, chunks of {size} + {result.online_framing_bytes} bytes"
     return result.entry_mode
@@ -297,10 +234,6 @@ def _speed(raw_bytes: int, seconds: float | None) -> str:
     if not seconds:
         return "not measured"
     return f"{seconds:.3f} s of processor time, {raw_bytes / seconds / 1e6:.0f} MB/s a thread"
-
-
-def _numbers(values: tuple[int, ...]) -> str:
-    return ", ".join(map(str, values))
 
 
 def _code(text: str) -> str:

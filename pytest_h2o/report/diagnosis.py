@@ -327,7 +327,7 @@ def _scope_lines(item: LosslessItem, error: H2OError | None) -> list[str]:
         f"K          {result.k_lossless_ratio:.4f}  ({result.k_raw_bytes:,} -> {result.k_compressed_bytes:,} bytes)",
         f"V          {result.v_lossless_ratio:.4f}  ({result.v_raw_bytes:,} -> {result.v_compressed_bytes:,} bytes)",
         *lines,
-        f"codec      {item.scope.codec_mode}, {item.scope.entry_mode}, {result.selected_entries} entries, "
+        f"codec      {result.codec_mode}, {result.entry_mode}, {result.selected_entries} entries, "
         f"layers {', '.join(map(str, result.selected_layers))}",
         *([f"skipped    {', '.join(f'{n} {why}' for why, n in result.skip_reasons.items())}"] * bool(result.skipped)),
     ]

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from pytest_h2o.bench.rows import Row
     from pytest_h2o.gate.decode import DecodeVerdict
     from pytest_h2o.inputs.presets import Point, Preset
-    from pytest_h2o.inputs.scopes import Scope
+    from pytest_h2o.inputs.scope import Scope
     from pytest_h2o.lossless.result import LosslessResult
     from pytest_h2o.run.session import GateSession, Subject
     from pytest_h2o.run.sources import Source

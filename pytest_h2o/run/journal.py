@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pytest_h2o.gate.decode import PairedComparison
     from pytest_h2o.gate.targets import Targets
     from pytest_h2o.inputs.presets import Point
-    from pytest_h2o.inputs.scopes import Scope
+    from pytest_h2o.inputs.scope import Scope
     from pytest_h2o.lossless.result import LosslessResult
 
 

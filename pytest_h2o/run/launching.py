@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pytest_h2o.gate.decode import Budget, PairedComparison
     from pytest_h2o.gate.noise import Noise
     from pytest_h2o.inputs.presets import Preset
-    from pytest_h2o.inputs.scopes import Scope
+    from pytest_h2o.inputs.scope import Scope
 
 
 def check_bench(bench: Path, origin: str) -> Path:

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from pytest_h2o.run.store import SHARED, is_in_use, name_run
 
 if TYPE_CHECKING:
     from pytest_h2o.inputs.presets import Preset
-    from pytest_h2o.inputs.scopes import Scope
+    from pytest_h2o.inputs.scope import Scope
 
 
 _FREE = frozenset({"resume", "out-dir", "save", "overwrite", "html"})
@@ -59,7 +60,7 @@ def describe_asked(
         if base_config is not None:
             asked[f"base config of preset {preset.name}"] = digest_file(base_config)[:16]
     for scope, root in scopes:
-        asked[f"scope {scope.name}"] = _digest(scope.model_dump(mode="json", exclude={"path"}))
+        asked[f"scope {scope.name}"] = _digest(repr(replace(scope, path=None)))
         asked[f"dump of scope {scope.name}"] = _digest_listing(root)
     asked |= {f"version of {name}": version(name) for name in _PACKAGES}
     return {**asked, "machine": describe_machine(), "form of shared results": _FORM}

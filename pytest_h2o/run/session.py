@@ -6,7 +6,6 @@ scope) goes through the run folder's `OnceStore`, so that it is made once whiche
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from pytest_h2o.bench.config import BaseConfig
     from pytest_h2o.gate.values import Target
     from pytest_h2o.inputs.presets import Point, Preset
-    from pytest_h2o.inputs.scopes import Scope
+    from pytest_h2o.inputs.scope import Scope
     from pytest_h2o.lossless.result import LosslessResult
 
 
@@ -103,13 +102,13 @@ class GateFiles:
 
     def load_scopes(self, gate_dir: Path) -> list[Scope]:
         """The scopes beside a gate file, or those that the options name; PresetError with every fault."""
-        from pytest_h2o.inputs.scopes import load_scopes
+        from pytest_h2o.inputs.scopes import load_scopes, override
 
         if ("scopes", gate_dir) not in self._in_folder:
             scopes = load_scopes(self._settings["scopes"] or gate_dir / "scopes.yaml")
             _, mine = self._assignments()
             for scope in scopes:
-                other = self.scopes.setdefault(scope.name, scope.override(*mine) if mine else scope)
+                other = self.scopes.setdefault(scope.name, override(scope, *mine) if mine else scope)
                 if other.path != scope.path:
                     raise PresetError(f"two scopes are called {scope.name}", where=f"{other.path} and {scope.path}")
             deciding = [scope for scope in self.scopes.values() if scope.decides]
@@ -124,11 +123,11 @@ class GateFiles:
         """What ``--h2o-set`` says to presets, and what to scopes."""
         from pytest_h2o.inputs.checking import refuse_unknown_settings, share_assignments
         from pytest_h2o.inputs.presets import Preset
-        from pytest_h2o.inputs.scopes import Scope
+        from pytest_h2o.inputs.scopes import ScopeKeys
 
         given = self._settings["set"] or ()
-        refuse_unknown_settings(given, self._settings.origin("set"), (Preset, Scope))
-        presets, scopes = share_assignments(given, (Preset, Scope))
+        refuse_unknown_settings(given, self._settings.origin("set"), (Preset, ScopeKeys))
+        presets, scopes = share_assignments(given, (Preset, ScopeKeys))
         return presets, scopes
 
 
@@ -362,16 +361,12 @@ class GateSession:
     def _encode(self, scope: Scope) -> dict[str, Any]:
         from pytest_h2o.bench.machine import heavy_work
         from pytest_h2o.lossless.evaluate import evaluate_lossless
-        from pytest_h2o.lossless.plan import LosslessSettings
 
-        settings = LosslessSettings(
-            **{field.name: getattr(scope, field.name) for field in dataclasses.fields(LosslessSettings)}
-        )
         rope = find_rope(scope, self.settings.given["base-config"])
         root, executor, progress = self.root(scope), self.settings["executor"], self.run.progress
         with progress.step(scope.name, "coded and decoded"), heavy_work(progress.wait):
             return evaluate_lossless(
-                root, settings, verify=True, rope=rope, executor=executor, progress=progress.amount
+                root, scope, verify=True, rope=rope, executor=executor, progress=progress.amount
             ).to_json()
 
     def root(self, scope: Scope) -> Path:

@@ -11,7 +11,7 @@ from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream, Words
 from pytest_h2o.codecs.byteplane import Byteplane
 from pytest_h2o.codecs.gear_v3 import decode_rle
 from pytest_h2o.codecs.registry import BUILT_IN, get_codec
-from pytest_h2o.lossless.plan import ChunkFraming, decode_tensor, encode_tensor
+from pytest_h2o.lossless.plan import ChunkFraming
 from tests.fuzz.target import Target
 
 DIMS = (0, 1, 2, 7, 8, 16, 64, 128)
@@ -45,7 +45,7 @@ def _check_again(codec: Codec, words: Words, side: SideInfo) -> None:
 
 
 def run_chunk(data: bytes, folder: Path) -> bool:
-    _check_again(Byteplane(), decode_tensor(data, _CHUNK_SIDE, Byteplane(), _CHUNKS), _CHUNK_SIDE)
+    _check_again(Byteplane(), Byteplane().decode(_CHUNKS.unwrap(memoryview(data)), _CHUNK_SIDE), _CHUNK_SIDE)
     return True
 
 
@@ -92,7 +92,8 @@ def _allow_payload(data: bytes) -> int:
 
 
 def _chunks() -> Sequence[bytes]:
-    return [encode_tensor(Byteplane(), Stream(sample_words(9, 2, 8, kind), "v"), _CHUNKS) for kind in range(4)]
+    payloads = [Byteplane().encode(Stream(sample_words(9, 2, 8, kind), "v")) for kind in range(4)]
+    return [_CHUNKS.header(payload) + payload for payload in payloads]
 
 
 def _payload_target(name: str) -> Target:

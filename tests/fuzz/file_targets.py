@@ -16,9 +16,9 @@ from pytest_h2o.cli.rows import read_result
 from pytest_h2o.codecs.registry import get_codec
 from pytest_h2o.gate.decode import Budget
 from pytest_h2o.gate.noise import Noise
+from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless.evaluate import evaluate_lossless
 from pytest_h2o.lossless.index import find_overlaps_and_gaps, index_dump
-from pytest_h2o.lossless.plan import LosslessSettings
 from pytest_h2o.lossless.read import Piece, read_pieces
 from pytest_h2o.reference.gguf import GgufFile
 from pytest_h2o.report.artifacts import read_run
@@ -59,7 +59,7 @@ def _check_dump(root: Path) -> None:
             for tensor in ("k", "v"):
                 words = read_pieces([Piece(entry, 0, entry.seq_len)], tensor)  # type: ignore[arg-type]
                 assert words.shape == (entry.seq_len, entry.kv_heads, entry.head_dim)
-    settings = LosslessSettings(scope="layer_range", layer_start=0, codec_mode="byteplane")
+    settings = Scope(scope="layer_range", layer_start=0, codec="byteplane")
     result = evaluate_lossless(root, settings, verify=True, workers=1)
     assert result.verified_streams == result.encoded_streams > 0
 

@@ -15,7 +15,7 @@ from pytest_h2o.bench.recorded import read_recording
 from pytest_h2o.bench.rows import parse_json, read_metrics_csv, read_rows, read_table, read_text, render_metrics_csv
 from pytest_h2o.files import dump, load
 from pytest_h2o.inputs.presets import SWEPT_KEYS, expand_points, load_preset, preset_from_flags
-from pytest_h2o.inputs.scopes import load_scopes
+from pytest_h2o.inputs.scopes import load_scopes, override
 from tests.fuzz.target import Target, check_harmless
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +73,10 @@ _POINT = expand_points(_PRESET)[0]
 def run_setting(data: bytes, folder: Path) -> bool:
     """``--h2o-set`` as the system hands it over: bytes that are no UTF-8 come as lone surrogates."""
     assignments = data.decode("utf-8", "surrogateescape").split("\n")
-    (_SCOPE if data[:1] == b"s" else _PRESET).override(*assignments)
+    if data[:1] == b"s":
+        override(_SCOPE, *assignments)
+    else:
+        _PRESET.override(*assignments)
     return True
 
 

@@ -14,7 +14,7 @@ from pytest_h2o.gate.targets import choose_target, preset_targets, refuse_unmeas
 from pytest_h2o.gate.values import Target
 from pytest_h2o.inputs.options import Settings, resolve_settings
 from pytest_h2o.inputs.presets import Preset, preset_from_flags
-from pytest_h2o.inputs.scopes import Scope
+from pytest_h2o.inputs.scope import Scope
 
 KINDS = {
     "lossy": "h2o_lossy",

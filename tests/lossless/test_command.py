@@ -8,23 +8,23 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from pytest_h2o.cli.lossless import add_arguments_lossless, settings_from_args
+from pytest_h2o.cli.lossless import add_arguments_lossless, scope_from_args
 from pytest_h2o.cli.main import main
 from pytest_h2o.errors import UsageError
-from pytest_h2o.inputs.scopes import _ONLY_WITH
-from pytest_h2o.lossless.plan import ONLY_WITH, LosslessSettings
+from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless.result import LosslessResult, render_markdown
 from tests.lossless.samples import FIXTURES, FP32, SMALL, write_entry
 
 
-def parse(*flags: str) -> LosslessSettings:
+def parse(*flags: str) -> Scope:
     parser = argparse.ArgumentParser()
     add_arguments_lossless(parser)
-    return settings_from_args(parser.parse_args(["--dump-dir", "d", "--out-json", "o", *flags]))
+    return scope_from_args(parser.parse_args(["--dump-dir", "d", "--out-json", "o", *flags]))
 
 
 def run(tmp_path: Path, *flags: str, dump: Path = FP32) -> int:
@@ -32,21 +32,20 @@ def run(tmp_path: Path, *flags: str, dump: Path = FP32) -> int:
 
 
 def test_no_flags_are_the_defaults() -> None:
-    assert parse() == LosslessSettings()
+    assert parse() == Scope()
 
 
 def test_every_setting_has_its_flag() -> None:
     flags = """--stage decode --scope layer_ids --layer-ids 6,7 8
         --zstd-level 9 --strict-fp16 --min-seq-len 10 --max-seq-len 11 --entry-mode chunked_grouped
         --online-chunk-seq 12
-        --online-framing-bytes 13 --aggregate-by-stage --codec-mode legacy --adaptive-block-seq 14 --bitshuffle
+        --online-framing-bytes 13 --aggregate-by-stage --codec-mode adaptive_v22 --adaptive-block-seq 14 --bitshuffle
         --k-hi-predictors raw,xor_seq --k-lo-predictors xor_seq --v-hi-predictors pair_delta, --v-lo-predictors raw"""
     settings = parse(*flags.split())
-    assert settings == LosslessSettings(
+    assert settings == Scope(
         stage="decode",
         scope="layer_ids",
         layer_ids=(6, 7, 8),
-        zstd_level=9,
         strict_fp16=True,
         min_seq_len=10,
         max_seq_len=11,
@@ -54,21 +53,22 @@ def test_every_setting_has_its_flag() -> None:
         online_chunk_seq=12,
         online_framing_bytes=13,
         aggregate_by_stage=True,
-        codec_mode="legacy",
-        adaptive_block_seq=14,
-        bitshuffle=True,
-        k_hi_predictors=("raw", "xor_seq"),
-        k_lo_predictors=("xor_seq",),
-        v_hi_predictors=("pair_delta",),
-        v_lo_predictors=("raw",),
+        codec={
+            "id": "adaptive_v22",
+            "zstd_level": 9,
+            "adaptive_block_seq": 14,
+            "bitshuffle": True,
+            "k_hi_predictors": ("raw", "xor_seq"),
+            "k_lo_predictors": ("xor_seq",),
+            "v_hi_predictors": ("pair_delta",),
+            "v_lo_predictors": ("raw",),
+        },
     )
-    default = LosslessSettings()
-    others = {"front_n", "layer_start", "layer_end"}
-    assert {
-        name for name in settings.__dataclass_fields__ if getattr(settings, name) == getattr(default, name)
-    } == others
-    assert parse("--front-n", "3") == LosslessSettings(front_n=3)
-    assert parse("--scope", "layer_range", "--layer-start", "4", "--layer-end", "5") == LosslessSettings(
+    others = {"front_n", "layer_start", "layer_end", "name", "path", "given", "description", "root", "allow_skips"}
+    others |= {"rope", "target", "decides"}
+    assert {key.name for key in fields(Scope) if getattr(settings, key.name) == getattr(Scope(), key.name)} == others
+    assert parse("--front-n", "3") == Scope(front_n=3)
+    assert parse("--scope", "layer_range", "--layer-start", "4", "--layer-end", "5") == Scope(
         scope="layer_range", layer_start=4, layer_end=5
     )
 
@@ -91,10 +91,6 @@ def test_a_flag_that_would_do_nothing_is_refused(flags: str, message: str) -> No
     with pytest.raises(UsageError) as caught:
         parse(*flags.split())
     assert str(caught.value) == message
-
-
-def test_flags_and_scope_files_have_the_same_rule() -> None:
-    assert ONLY_WITH == _ONLY_WITH
 
 
 def test_layers_that_are_no_numbers_are_refused() -> None:

@@ -21,22 +21,22 @@ import pytest
 from pytest_h2o.cli.main import main
 from pytest_h2o.errors import CodecError, ExecutorError, RoundTripError, UsageError
 from pytest_h2o.inputs.options import dask_address
+from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless import dask as dask_executor
 from pytest_h2o.lossless import executors as executor
 from pytest_h2o.lossless.evaluate import evaluate_lossless
-from pytest_h2o.lossless.plan import LosslessSettings
 from pytest_h2o.lossless.result import LosslessResult
 from tests.lossless.samples import FP16, FP32
 
 pytest.importorskip("distributed")
 
-SETTINGS = LosslessSettings(
+SETTINGS = Scope(
     scope="layer_range",
     layer_start=0,
     entry_mode="chunked_grouped",
     online_chunk_seq=192,
     online_framing_bytes=8,
-    codec_mode="byteplane",
+    codec="byteplane",
 )
 TIMES = ("elapsed_s", "encode_s", "decode_s", "workers")
 ROOT = Path(__file__).parents[2]
@@ -124,9 +124,9 @@ def counted(result: LosslessResult) -> dict[str, Any]:
     ("root", "changes"),
     [
         (FP16, {}),
-        (FP16, {"codec_mode": "adaptive_v22"}),
-        (FP32, {"entry_mode": "aggregate", "online_chunk_seq": 0, "codec_mode": "gear_v3"}),
-        (FP16, {"entry_mode": "per_meta", "online_chunk_seq": 0, "codec_mode": "rowref", "scope": "front_n"}),
+        (FP16, {"codec": "adaptive_v22"}),
+        (FP32, {"entry_mode": "aggregate", "online_chunk_seq": 0, "codec": "gear_v3"}),
+        (FP16, {"entry_mode": "per_meta", "online_chunk_seq": 0, "codec": "rowref", "scope": "front_n"}),
     ],
     ids=["chunked_grouped", "adaptive_v22", "aggregate_fp32", "per_meta"],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +12,25 @@ import pytest
 
 from pytest_h2o.codecs.base import Rope
 from pytest_h2o.errors import DumpError, StoreError, UsageError
-from pytest_h2o.lossless.evaluate import evaluate_lossless
+from pytest_h2o.inputs.scope import FLAT_KEYS, Scope, fold_codec
+from pytest_h2o.lossless.evaluate import evaluate_lossless, make_codec
 from pytest_h2o.lossless.index import Finding
-from pytest_h2o.lossless.plan import LosslessSettings
 from pytest_h2o.lossless.result import LosslessResult
 from tests.lossless.samples import FIXTURES, FP16, FP32, write_entry
 
 ORACLES = sorted(FIXTURES.glob("oracle/*/*.json"))
 TIMES = {"elapsed_s", "encode_s", "decode_s", "workers"}
-GROUPED = LosslessSettings(entry_mode="chunked_grouped", online_chunk_seq=192, online_framing_bytes=8)
+GROUPED = Scope(entry_mode="chunked_grouped", online_chunk_seq=192, online_framing_bytes=8)
 
 
-def read_oracle(path: Path) -> tuple[dict[str, Any], LosslessSettings]:
+def read_oracle(path: Path) -> tuple[dict[str, Any], Scope]:
     """A recorded result, and the settings that its fields tell; two flags of one recording are in none of them."""
     values = json.loads(path.read_text(encoding="utf-8"))
-    names = {field.name for field in fields(LosslessSettings)}
+    names = {key.name for key in fields(Scope)} - {"codec"} | {"codec_mode", *FLAT_KEYS["adaptive_v22"]}
     told = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if key in names}
     if path.stem == "minmax_seq_front2":
         told |= {"min_seq_len": 2, "max_seq_len": 500}
-    return values, LosslessSettings(**told)
+    return values, Scope(**fold_codec(told))
 
 
 def test_there_are_recorded_results() -> None:
@@ -62,10 +63,9 @@ def check_sums(result: LosslessResult) -> None:
 
 
 def test_defaults_are_those_of_the_recordings() -> None:
-    settings = LosslessSettings()
-    named = {"entry_mode", "online_chunk_seq", "online_framing_bytes", "aggregate_by_stage", "bitshuffle"}
-    assert read_oracle(FIXTURES / "oracle" / "fp16" / "per_meta_front2.json")[1] == settings
-    assert named <= {field.name for field in fields(settings)}
+    scope = read_oracle(FIXTURES / "oracle" / "fp16" / "per_meta_front2.json")[1]
+    assert replace(scope, codec="adaptive_v22") == Scope()
+    assert make_codec(scope.codec) == make_codec("adaptive_v22")
 
 
 def test_sizes_do_not_depend_on_the_number_of_workers() -> None:
@@ -77,7 +77,7 @@ def test_sizes_do_not_depend_on_the_number_of_workers() -> None:
 
 @pytest.mark.parametrize("mode", ["per_meta", "aggregate", "chunked", "chunked_grouped"])
 def test_archive_gives_what_its_folder_gives(fp32_folder: Path, mode: str) -> None:
-    settings = LosslessSettings(entry_mode=mode, online_chunk_seq=100)
+    settings = Scope(entry_mode=mode, online_chunk_seq=100)
     both = [evaluate_lossless(root, settings, verify=True).to_json() for root in (FP32, fp32_folder)]
     for values in both:
         for key in (*TIMES, "dump_dir"):
@@ -104,46 +104,20 @@ def test_files_of_the_original_script_are_read() -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (
-            lambda v: [],
-            "this is no lossless result that can be read\n  where: x.json\n  came: schema_version 'list'\n"
-            "  expected: a JSON object with schema_version 3",
-        ),
-        (
-            lambda v: {**v, "schema_version": 2},
-            "this is no lossless result that can be read\n  where: x.json\n  came: schema_version 2\n"
-            "  expected: a JSON object with schema_version 3",
-        ),
-        (
-            lambda v: {k: v[k] for k in v if k != "raw_bytes"},
-            "a lossless result lacks a field\n  where: x.json\n  expected: raw_bytes",
-        ),
-        (
-            lambda v: {**v, "raw_bytes": True},
-            "a lossless result has a field of another type\n  where: x.json: raw_bytes\n  came: True\n  expected: int",
-        ),
-        (
-            lambda v: {**v, "by_layer": [{"layer": 0}]},
-            "a lossless result has a field of another type\n  where: x.json: by_layer\n  came: [{'layer': 0}]\n"
-            "  expected: tuple[LayerBytes, ...]",
-        ),
-        (
-            lambda v: {**v, "skip_reasons": {"x": "1"}},
-            "a lossless result has a field of another type\n  where: x.json: skip_reasons\n  came: {'x': '1'}\n"
-            "  expected: Mapping[str, int]",
-        ),
-        (
-            lambda v: {**v, "layer_ids": "0,1"},
-            "a lossless result has a field of another type\n  where: x.json: layer_ids\n  came: '0,1'\n"
-            "  expected: tuple[int, ...]",
-        ),
+        (lambda v: [], "this is no lossless result that can be read\n  where: x.json\n  came: schema_version 'list'*"),
+        (lambda v: {**v, "schema_version": 2}, "this is no lossless result that can be read\n*: schema_version 2\n*"),
+        (lambda v: {k: v[k] for k in v if k != "raw_bytes"}, "*where: x.json: raw_bytes\n  came: nothing\n*: a value"),
+        (lambda v: {**v, "raw_bytes": True}, "*: x.json: raw_bytes\n  came: True\n  expected: a whole number"),
+        (lambda v: {**v, "by_layer": [{"layer": 0}]}, "*: x.json: by_layer[0].layer_id\n  came: nothing\n*"),
+        (lambda v: {**v, "skip_reasons": {"x": "1"}}, "*: x.json: skip_reasons.x\n  came: '1'\n*"),
+        (lambda v: {**v, "layer_ids": "0,1"}, "*: x.json: layer_ids\n  came: '0,1'\n  expected: a list"),
     ],
 )
 def test_other_files_are_refused(spoil: Any, message: str) -> None:
     oracle, _ = read_oracle(ORACLES[0])
     with pytest.raises(StoreError) as caught:
         LosslessResult.from_json(spoil(oracle), "x.json")
-    assert str(caught.value) == message
+    assert fnmatchcase(str(caught.value), message.replace("[0]", "[[]0]")), str(caught.value)
 
 
 def test_entries_that_cannot_be_read_are_listed_and_the_rest_is_counted(tmp_path: Path) -> None:
@@ -183,7 +157,7 @@ def test_strict_fp16_skips_fp32(tmp_path: Path) -> None:
 
 
 def test_selection_of_nothing_says_what_there_is() -> None:
-    settings = LosslessSettings(scope="layer_ids", layer_ids=(3, 4), stage="decode", min_seq_len=2, max_seq_len=9)
+    settings = Scope(scope="layer_ids", layer_ids=(3, 4), stage="decode", min_seq_len=2, max_seq_len=9)
     with pytest.raises(DumpError) as caught:
         evaluate_lossless(FP32, settings, verify=False)
     assert str(caught.value) == (
@@ -195,9 +169,9 @@ def test_selection_of_nothing_says_what_there_is() -> None:
 
 
 def test_overlap_of_the_evaluated_layers_is_told() -> None:
-    layer_0 = evaluate_lossless(FP32, LosslessSettings(front_n=1), verify=False)
+    layer_0 = evaluate_lossless(FP32, Scope(front_n=1), verify=False)
     assert layer_0.findings == (Finding("overlap", "code", 0, tokens=7, first=0),)
-    layer_1 = evaluate_lossless(FP32, LosslessSettings(scope="layer_ids", layer_ids=(1,)), verify=False)
+    layer_1 = evaluate_lossless(FP32, Scope(scope="layer_ids", layer_ids=(1,)), verify=False)
     assert layer_1.findings == ()
 
 
@@ -213,7 +187,7 @@ def test_counting_alone_verifies_nothing_and_says_so() -> None:
     ("wrong", "message"),
     [
         ({"stage": "all"}, "--stage does not fit\n  came: 'all'\n  expected: one of prefill, decode, both"),
-        ({"front_n": -1}, "--front-n does not fit\n  came: -1\n  expected: a whole number, at least 0"),
+        ({"front_n": 0}, "--front-n does not fit\n  came: 0\n  expected: a whole number, at least 1"),
         (
             {"online_chunk_seq": 1.5},
             "--online-chunk-seq does not fit\n  came: 1.5\n  expected: a whole number, at least 0",
@@ -228,7 +202,7 @@ def test_counting_alone_verifies_nothing_and_says_so() -> None:
 )
 def test_impossible_settings_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        LosslessSettings(**wrong)
+        Scope(**wrong)
     assert str(caught.value) == message
 
 

@@ -15,11 +15,11 @@ from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22
 from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream, Words
 from pytest_h2o.codecs.legacy import Legacy
 from pytest_h2o.errors import CodecError, RoundTripError
+from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless.evaluate import evaluate_lossless
-from pytest_h2o.lossless.plan import LosslessSettings
 from tests.lossless.samples import FP32, write_entry
 
-GROUPED = LosslessSettings(entry_mode="chunked_grouped", online_chunk_seq=192, online_framing_bytes=8)
+GROUPED = Scope(entry_mode="chunked_grouped", online_chunk_seq=192, online_framing_bytes=8)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def test_codec_that_loses_a_bit_is_found(tmp_path: Path) -> None:
     words[2, 1, 3] = words[3, 0, 0] = 0x8000
     write_entry(tmp_path, data=words.tobytes())
     with pytest.raises(RoundTripError) as caught:
-        evaluate_lossless(tmp_path, LosslessSettings(), verify=True, codec=Broken(), workers=1)
+        evaluate_lossless(tmp_path, Scope(), verify=True, codec=Broken(), workers=1)
     assert str(caught.value) == (
         "codec broken gave back other bits\n"
         "  where: run/layer_0/meta_t0_4.json, layer 0, K, tokens 0 to 3, first at word 43 (byte 86): "
@@ -72,7 +72,7 @@ def test_codec_that_loses_a_bit_is_found(tmp_path: Path) -> None:
 def test_codec_that_cannot_decode_or_gives_another_shape_is_found(tmp_path: Path) -> None:
     write_entry(tmp_path)
     write_entry(tmp_path, start=4)
-    settings = LosslessSettings(entry_mode="aggregate")
+    settings = Scope(entry_mode="aggregate")
     with pytest.raises(RoundTripError) as caught:
         evaluate_lossless(tmp_path, settings, verify=True, codec=Broken("error"), workers=1)
     assert str(caught.value) == (
@@ -88,7 +88,7 @@ def test_codec_that_cannot_decode_or_gives_another_shape_is_found(tmp_path: Path
 def test_bug_in_a_codec_names_the_codec_and_the_stream(tmp_path: Path) -> None:
     write_entry(tmp_path)
     with pytest.raises(CodecError) as caught:
-        evaluate_lossless(tmp_path, LosslessSettings(), verify=True, codec=Broken("encode"), workers=1)
+        evaluate_lossless(tmp_path, Scope(), verify=True, codec=Broken("encode"), workers=1)
     assert str(caught.value) == (
         "codec broken cannot encode a stream\n"
         "  where: run/layer_0/meta_t0_4.json, layer 0, K, tokens 0 to 3\n"
@@ -96,16 +96,16 @@ def test_bug_in_a_codec_names_the_codec_and_the_stream(tmp_path: Path) -> None:
         "  next: mend the codec: every shape and bit pattern can be encoded"
     )
     with pytest.raises(CodecError, match=r"another number of payloads than streams\n.*layer 0, K.*\n  came: 0\n"):
-        evaluate_lossless(tmp_path, LosslessSettings(), verify=True, codec=Broken("few"), workers=1)
+        evaluate_lossless(tmp_path, Scope(), verify=True, codec=Broken("few"), workers=1)
     with pytest.raises(RoundTripError, match="IndexError: list index out of range"):
-        evaluate_lossless(tmp_path, LosslessSettings(), verify=True, codec=Broken("decode"))
+        evaluate_lossless(tmp_path, Scope(), verify=True, codec=Broken("decode"))
 
 
 def test_codec_is_told_positions_and_rotation(tmp_path: Path) -> None:
     for start, tokens in ((0, 1), (10, 5), (15, 2)):
         write_entry(tmp_path, start=start, tokens=tokens)
     Broken.seen.clear()
-    settings = LosslessSettings(entry_mode="chunked_grouped", online_chunk_seq=3)
+    settings = Scope(entry_mode="chunked_grouped", online_chunk_seq=3)
     evaluate_lossless(tmp_path, settings, verify=False, codec=Broken(), rope=Rope(1e4), workers=1)
     k = [stream for stream in Broken.seen if stream.tensor == "k"]
     assert [list(stream.positions) for stream in k] == [[0, 10, 11], [12, 13, 14], [15, 16]]
@@ -119,15 +119,14 @@ def test_codec_that_is_given_names_itself_in_the_result() -> None:
     assert given.codec == "fp16_gear_predictive_zstd"
     legacy = evaluate_lossless(FP32, GROUPED, verify=True, codec=Legacy())
     assert (
-        legacy.lossless_ratio
-        == evaluate_lossless(FP32, replace(GROUPED, codec_mode="legacy"), verify=True).lossless_ratio
+        legacy.lossless_ratio == evaluate_lossless(FP32, replace(GROUPED, codec="legacy"), verify=True).lossless_ratio
     )
 
 
 def test_any_registered_codec_is_taken_by_name() -> None:
-    result = evaluate_lossless(FP32, replace(GROUPED, codec_mode="byteplane:level=1"), verify=True)
+    result = evaluate_lossless(FP32, replace(GROUPED, codec="byteplane:level=1"), verify=True)
     assert result.codec == "byteplane"
     assert result.codec_config == {"id": "byteplane", "level": 1}
     assert result.lossless_ratio > 1.3
     with pytest.raises(CodecError, match="there is no codec 'bytplane'"):
-        evaluate_lossless(FP32, replace(GROUPED, codec_mode="bytplane"), verify=True)
+        evaluate_lossless(FP32, replace(GROUPED, codec="bytplane"), verify=True)

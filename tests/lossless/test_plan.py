@@ -1,37 +1,33 @@
-"""Which streams there are, and the threads that work on them."""
+"""Which streams there are, their framing, and the threads that work on them."""
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 from collections.abc import Iterator
+from typing import get_args
+from zlib import crc32
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_h2o.errors import CodecError
+from pytest_h2o.inputs.scope import EntryMode, Scope
 from pytest_h2o.lossless import plan
 from pytest_h2o.lossless.executors import spread
 from pytest_h2o.lossless.index import DumpEntry, index_dump
-from pytest_h2o.lossless.plan import (
-    ENTRY_MODES,
-    ChunkFraming,
-    EntryTable,
-    LosslessSettings,
-    NoFraming,
-    Task,
-    plan_groups,
-    plan_tasks,
-)
-from tests.lossless.samples import FP32
+from pytest_h2o.lossless.plan import ChunkFraming, EntryTable, Framing, Task, plan_groups, plan_tasks
+from tests.lossless.samples import SMALL
 
-A_REAL_ENTRY = index_dump(FP32).entries[0]
+A_REAL_ENTRY = index_dump(SMALL).entries[0]
+PAYLOAD = bytes(range(60))
 
 
 @st.composite
 def some_entries(draw: st.DrawFn) -> list[DumpEntry]:
     """Entries of some runs, layers, stages and shapes, in the order of their paths."""
-    count = draw(st.integers(1, 12))
     return [
         A_REAL_ENTRY._replace(
             meta=f"meta_{number:02}.json",
@@ -42,7 +38,7 @@ def some_entries(draw: st.DrawFn) -> list[DumpEntry]:
             seq_start=draw(st.integers(0, 6)),
             seq_len=draw(st.integers(1, 9)),
         )
-        for number in range(count)
+        for number in range(draw(st.integers(1, 12)))
     ]
 
 
@@ -54,31 +50,31 @@ def rows_of(tasks: list[Task], tensor: str) -> list[tuple[str, int]]:
 
 @given(
     entries=some_entries(),
-    mode=st.sampled_from(ENTRY_MODES),
+    mode=st.sampled_from(get_args(EntryMode)),
     chunk=st.integers(0, 10),
     by_stage=st.booleans(),
     task_bytes=st.sampled_from([1, 3000, 1 << 20]),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_every_token_is_in_one_stream_of_its_group(
-    entries: list[DumpEntry], mode: str, chunk: int, by_stage: bool, task_bytes: int
+    entries: list[DumpEntry], mode: EntryMode, chunk: int, by_stage: bool, task_bytes: int
 ) -> None:
-    chosen = LosslessSettings(entry_mode=mode, online_chunk_seq=chunk, aggregate_by_stage=by_stage)
-    groups = plan_groups(entries, chosen)
+    scope = Scope(entry_mode=mode, online_chunk_seq=chunk, aggregate_by_stage=by_stage)
+    groups = plan_groups(entries, scope)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "_TASK_BYTES", task_bytes)
-        tasks = list(plan_tasks(groups, chosen))
+        tasks = list(plan_tasks(groups, scope))
     by_layer = sorted(groups, key=lambda group: (group[0].layer_id, group[0].kv_heads, group[0].head_dim))
     expected = [(entry.meta, row) for group in by_layer for entry in group for row in range(entry.seq_len)]
     assert rows_of(tasks, "k") == rows_of(tasks, "v") == expected
     assert sorted(expected) == sorted((entry.meta, row) for entry in entries for row in range(entry.seq_len))
-    check_groups(groups, chosen)
+    check_groups(groups, scope)
     for task in tasks:
-        check_chunks(task, chosen)
+        check_chunks(task, scope)
 
 
-def check_groups(groups: list[list[DumpEntry]], chosen: LosslessSettings) -> None:
-    joined = chosen.entry_mode in ("aggregate", "chunked_grouped")
+def check_groups(groups: list[list[DumpEntry]], scope: Scope) -> None:
+    joined = scope.entry_mode in ("aggregate", "chunked_grouped")
     keys = []
     for group in groups:
         assert joined or len(group) == 1
@@ -86,13 +82,14 @@ def check_groups(groups: list[list[DumpEntry]], chosen: LosslessSettings) -> Non
         assert order == sorted(order)
         stages = {entry.stage for entry in group}
         (key,) = {(e.run_id, e.layer_id, e.kv_heads, e.head_dim) for e in group}
-        assert len(stages) == 1 or not chosen.aggregate_by_stage
-        keys.append((key, stages.pop() if chosen.aggregate_by_stage else None))
+        assert len(stages) == 1 or not scope.aggregate_by_stage
+        keys.append((key, stages.pop() if scope.aggregate_by_stage else None))
     assert not joined or len(set(keys)) == len(keys)
 
 
-def check_chunks(task: Task, chosen: LosslessSettings) -> None:
-    rows = chosen.online_chunk_seq if chosen.entry_mode.startswith("chunked") else 0
+def check_chunks(task: Task, scope: Scope) -> None:
+    framed = scope.entry_mode.startswith("chunked")
+    rows = scope.online_chunk_seq if framed else 0
     for chunk in task.chunks:
         assert chunk.rows == sum(piece.rows for piece in chunk.pieces) > 0
         assert not rows or chunk.rows <= rows
@@ -100,12 +97,60 @@ def check_chunks(task: Task, chosen: LosslessSettings) -> None:
         if rows and chunk.rows < rows:  # only the end of a sequence is short
             last = chunk.pieces[-1]
             assert last.first + last.rows == last.entry.seq_len
-    if chosen.entry_mode == "aggregate":
+    if scope.entry_mode == "aggregate":
         (chunk,) = task.chunks
         assert task.framing == EntryTable(tuple(piece.rows for piece in chunk.pieces))
     else:
-        framed = chosen.entry_mode.startswith("chunked")
-        assert task.framing == (ChunkFraming(chosen.online_framing_bytes) if framed else NoFraming())
+        assert task.framing == (ChunkFraming(scope.online_framing_bytes) if framed else Framing())
+
+
+@pytest.mark.parametrize("framing", [Framing(), *map(ChunkFraming, (0, 1, 8, 16)), EntryTable((20, 3, 1))], ids=str)
+def test_a_record_is_framing_and_payload(framing: Framing) -> None:
+    header = framing.header(PAYLOAD)
+    assert len(header) == framing.overhead_bytes
+    assert framing.unwrap(memoryview(header + PAYLOAD)) == PAYLOAD
+
+
+def test_framing_is_length_checksum_and_zero_bytes() -> None:
+    header = struct.pack("<II", 60, crc32(PAYLOAD))
+    assert [ChunkFraming(n).header(PAYLOAD) for n in (0, 6, 8, 16)] == [b"", header[:6], header, header + bytes(8)]
+    assert EntryTable((5, 6)).header(PAYLOAD) == struct.pack("<III", 2, 5, 6)
+
+
+@pytest.mark.parametrize("overhead", [8, 16])
+def test_every_flipped_bit_and_every_truncation_of_a_framed_chunk_is_refused(overhead: int) -> None:
+    framing = ChunkFraming(overhead)
+    record = framing.header(PAYLOAD) + PAYLOAD
+    damaged = [record[:length] for length in range(len(record))]
+    damaged += [record + b"\0"]
+    for index in range(len(record)):
+        for bit in range(8):
+            damaged.append(record[:index] + bytes([record[index] ^ 1 << bit]) + record[index + 1 :])
+    for one in damaged:
+        with pytest.raises(CodecError, match="a chunk is damaged"):
+            framing.unwrap(memoryview(one))
+
+
+def test_a_damaged_record_says_what_was_found() -> None:
+    with pytest.raises(CodecError) as caught:
+        ChunkFraming(4).unwrap(memoryview(b"\5\0\0\0abcd"))
+    assert str(caught.value) == (
+        "a chunk is damaged: its framing does not fit its payload\n  came: 05000000\n"
+        "  expected: 04000000 (length, CRC-32, zero bytes)"
+    )
+    record = EntryTable((20, 3, 1)).header(b"")
+    for entries, given_record in (((20, 4), record), ((24,), record), ((20, 3, 1), record[:6])):
+        with pytest.raises(CodecError, match="the table of a joined stream is damaged"):
+            EntryTable(entries).unwrap(memoryview(given_record))
+
+
+def test_a_chunk_that_is_too_long_is_refused() -> None:
+    class Huge(bytes):
+        def __len__(self) -> int:
+            return 1 << 32
+
+    with pytest.raises(CodecError, match="a chunk is too long for its framing"):
+        ChunkFraming(8).header(Huge())
 
 
 @pytest.mark.parametrize("workers", [1, 2, 7])
@@ -115,7 +160,7 @@ def test_all_tasks_are_done_once(workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_plan_is_not_held_whole(workers: int) -> None:
+def test_the_plan_is_not_held_whole(workers: int) -> None:
     taken = 0
 
     def endless() -> Iterator[int]:
@@ -125,14 +170,13 @@ def test_plan_is_not_held_whole(workers: int) -> None:
             yield taken
 
     results = spread(lambda task: task, endless(), workers)
-    first = next(results)
+    assert next(results) >= 1
     results.close()  # type: ignore[attr-defined]
-    assert first >= 1
-    assert threading.active_count() == 1 or all(not t.name.startswith("h2o-codec") for t in threading.enumerate())
+    assert all(not thread.name.startswith("h2o-codec") for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_first_error_ends_the_work(workers: int) -> None:
+def test_the_first_error_ends_the_work(workers: int) -> None:
     done: list[int] = []
 
     def work(task: int) -> int:
@@ -148,7 +192,7 @@ def test_first_error_ends_the_work(workers: int) -> None:
     assert not any(thread.name.startswith("h2o-codec") for thread in threading.enumerate())
 
 
-def test_error_of_the_plan_itself_is_raised() -> None:
+def test_an_error_of_the_plan_itself_is_raised() -> None:
     def broken() -> Iterator[int]:
         yield 1
         raise ValueError("no more plan")

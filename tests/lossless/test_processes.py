@@ -22,15 +22,16 @@ import pytest
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
 from pytest_h2o.codecs.byteplane import Byteplane
 from pytest_h2o.errors import CodecError, DumpError, ExecutorError, RoundTripError
+from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless import executors as executor
 from pytest_h2o.lossless.evaluate import evaluate_lossless
 from pytest_h2o.lossless.executors import CannotTravel, pack, run_on_processes, serve
 from pytest_h2o.lossless.index import index_dump
 from pytest_h2o.lossless.measure import Measured, Measurement
-from pytest_h2o.lossless.plan import LosslessSettings, Task, plan_groups, plan_tasks
+from pytest_h2o.lossless.plan import Task, plan_groups, plan_tasks
 from tests.lossless.samples import FP16, SMALL, write_entry
 
-SETTINGS = LosslessSettings(
+SETTINGS = Scope(
     scope="layer_range",
     layer_start=0,
     entry_mode="chunked_grouped",
@@ -67,7 +68,7 @@ class Odd(Codec):
         return words ^ np.uint16(1) if self.how == "wrong" else words
 
 
-def tasks_of(root: Path = SMALL, settings: LosslessSettings = SETTINGS) -> list[Task]:
+def tasks_of(root: Path = SMALL, settings: Scope = SETTINGS) -> list[Task]:
     return list(plan_tasks(plan_groups(index_dump(root).entries, settings), settings))
 
 
@@ -111,7 +112,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.parametrize("codec", ["adaptive_v22", "expbias", "rowref"])
 @pytest.mark.usefixtures("all_work_is_long")
 def test_the_result_is_that_of_one_thread(codec: str, used: list[str]) -> None:
-    settings = replace(SETTINGS, codec_mode=codec)
+    settings = replace(SETTINGS, codec=codec)
     one = evaluate_lossless(SMALL, settings, verify=True, workers=1)
     two = evaluate_lossless(SMALL, settings, verify=True, workers=2)
     assert used == ["threads", "processes"]

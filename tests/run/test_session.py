@@ -9,7 +9,7 @@ import pytest
 from pytest_h2o.errors import PresetError
 from pytest_h2o.inputs.checking import share_assignments
 from pytest_h2o.inputs.presets import Preset
-from pytest_h2o.inputs.scopes import Scope
+from pytest_h2o.inputs.scopes import ScopeKeys
 from pytest_h2o.run.session import GateSession, names_asked_for
 from tests.plugin.project import ROOT
 from tests.report.gate_items import make_session
@@ -86,4 +86,4 @@ def test_two_gate_folders_do_not_mix(tmp_path: Path) -> None:
     [("repeat=1", 0), ("targets.lossy=3", 0), ("zstd_level=3", 1), ("zstd_levl=3", 1), ("repeet=3", 0), ("xyz=1", 0)],
 )
 def test_a_setting_goes_to_what_knows_its_key_or_the_nearest(assignment: str, place: int) -> None:
-    assert share_assignments([assignment], (Preset, Scope))[place] == [assignment]
+    assert share_assignments([assignment], (Preset, ScopeKeys))[place] == [assignment]
