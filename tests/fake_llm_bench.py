@@ -159,7 +159,7 @@ def print_output(mode: str, recorded: Path) -> None:
         code = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
         print("grandchild", subprocess.Popen([sys.executable, "-c", code]).pid, flush=True)
     if mode == "chatter":
-        for _ in range(8):
+        for _ in range(2):
             sys.stdout.write("chatter chatter chatter chatter\n" * 32768)
     sys.stdout.write(recorded.read_text(encoding="utf-8") if recorded.exists() else DEVICE)
 

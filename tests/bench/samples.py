@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from pytest_h2o.inputs.presets import Point
@@ -12,6 +13,7 @@ RECORDINGS = FIXTURES / "recordings"
 SWEEP = RECORDINGS / "smollm2-135m" / "target_ratio_v3"
 OTHER = RECORDINGS / "other"
 FAKE_BENCH = Path(__file__).resolve().parents[1] / "fake_llm_bench.py"
+COMMAND = (sys.executable, str(FAKE_BENCH))
 
 
 def recorded_points() -> tuple[Point, ...]:

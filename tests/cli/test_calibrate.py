@@ -19,6 +19,7 @@ from pytest_h2o.gate.noise import Noise, measure_noise
 from pytest_h2o.run.launching import flag_target, read_noise
 from tests.plugin import warm
 from tests.plugin.project import BASE_CONFIG, QUICK, ROOT
+from tests.quick_bench import launch_here
 
 
 def make_pairs(count: int, spread: float, excluded: int = 0) -> list[TimedPair]:
@@ -36,7 +37,7 @@ def make_pairs(count: int, spread: float, excluded: int = 0) -> list[TimedPair]:
 
 
 def test_the_noise_of_a_bench_against_itself() -> None:
-    noise = measure_noise(make_pairs(100, 0.12))
+    noise = measure_noise(make_pairs(40, 0.12))
     assert noise.launch_spread == pytest.approx(0.12, rel=0.15)
     assert noise.pair_spread == pytest.approx(0.12 * math.sqrt(2), rel=0.25)
     assert abs(noise.drop) < 0.06
@@ -55,7 +56,7 @@ def test_a_candidate_that_is_slower_drops() -> None:
 
 def test_more_pairs_lower_the_floor_and_too_few_have_none() -> None:
     noise = Noise(launch_spread=0.12, pair_spread=0.17, drop=0.0, pairs=20)
-    floors = [noise.floor(pairs) for pairs in (10, 20, 40, 80)]
+    floors = [noise.floor(pairs) for pairs in (10, 20, 30)]
     assert all(floor is not None for floor in floors)
     assert floors == sorted(floors, reverse=True)  # type: ignore[type-var]
     assert 0.08 < floors[1] < 0.13  # type: ignore[operator]
@@ -101,6 +102,7 @@ def test_a_damaged_calibration_is_said_and_not_used(text: str, tmp_path: Path) -
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    launch_here(monkeypatch)
     path = tmp_path / "bench.sh"
     path.write_text(f"#!/bin/sh\nexec '{sys.executable}' '{ROOT}/tests/fake_llm_bench.py' \"$@\"\n")
     path.chmod(0o755)

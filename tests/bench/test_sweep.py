@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pytest_h2o.bench.launch import Launcher
 from pytest_h2o.bench.manifest import manifest_entry
 from pytest_h2o.bench.recorded import read_recording
 from pytest_h2o.bench.rows import DETERMINISTIC_COLUMNS, Row, read_table
-from pytest_h2o.bench.sweep import ColumnDifference, FoldCheck, Sweep
+from pytest_h2o.bench.sweep import ColumnDifference, FoldCheck, Sweep, compare_rows, fold_points
 from pytest_h2o.errors import BenchError, H2OError, UsageError
-from pytest_h2o.files import write_new_json
+from pytest_h2o.files import load, plain, write_new_json
 from pytest_h2o.inputs.presets import Point
 
 from .samples import SWEEP, recorded_points
 
 POINTS = recorded_points()
 Make = Callable[..., Launcher]
-Launched = Callable[[], list[str]]
 
 
 class Memory:
@@ -66,10 +65,10 @@ def make_sweep(replay: Replay, points: tuple[Point, ...] = POINTS, fold: bool = 
     return Sweep(points, replay, Memory().once, binary="b", fold=fold)
 
 
-def outcomes_of(sweep: Sweep) -> dict[str, Row | H2OError]:
-    """Run id -> row, or the error that it ended in, for every point."""
+def outcomes_of(sweep: Sweep, points: Sequence[Point] | None = None) -> dict[str, Row | H2OError]:
+    """Run id -> row, or the error that it ended in, for every point, in the order in which they are asked for."""
     found: dict[str, Row | H2OError] = {}
-    for point in sweep.points:
+    for point in points or sweep.points:
         try:
             found[point.run_id] = sweep.result(point)
         except H2OError as error:
@@ -81,22 +80,18 @@ def verdict_cells(results: dict[str, Any]) -> dict[str, list[str]]:
     return {run_id: [result.cells[c] for c in DETERMINISTIC_COLUMNS] for run_id, result in results.items()}
 
 
-def test_the_preset_costs_ten_launches_instead_of_27(
-    make_launcher: Make, count_launches: Launched, tmp_path: Path
-) -> None:
-    launcher = make_launcher()
-    sweep = Sweep(POINTS, launcher.launch_point, Memory().once, binary="fake")
+def test_the_preset_costs_ten_launches_instead_of_27() -> None:
+    replay, alone = Replay(), Replay()
+    sweep, unfolded = make_sweep(replay), make_sweep(alone, fold=False)
     folded = outcomes_of(sweep)
-    assert len(count_launches()) == 10
-    launch = replace(launcher, directory=tmp_path / "all").launch_point
-    unfolded = outcomes_of(Sweep(POINTS, launch, Memory().once, binary="fake", fold=False))
-    assert len(count_launches()) == 10 + 27
-    assert verdict_cells(folded) == verdict_cells(unfolded)
-    assert verdict_cells(folded) == verdict_cells(dict(read_recording(SWEEP, POINTS).results))
+    assert (len(replay.launched), sweep.runs) == (10, 10)
+    recorded = verdict_cells(dict(read_recording(SWEEP, POINTS).results))
+    assert verdict_cells(folded) == verdict_cells(outcomes_of(unfolded)) == recorded
+    assert (alone.launched, unfolded.fold_checks()) == (list(range(1, 28)), ())
     shared = [run_id for run_id, result in folded.items() if isinstance(result, Row) and result.shares_run_with]
     assert len(shared) == 17
     assert sweep.fold_checks() == (FoldCheck("adaptive", "target_ratio_v3", POINTS[0].run_id, POINTS[9].run_id),)
-    assert len(count_launches()) == 37
+    assert len(replay.launched) == 10
 
 
 def test_a_shared_row_names_its_run() -> None:
@@ -126,14 +121,6 @@ def test_points_that_were_deselected_take_no_part() -> None:
     assert replay.launched == [14, 23, 4]
 
 
-def test_without_folding_every_point_is_run() -> None:
-    replay = Replay()
-    sweep = make_sweep(replay, fold=False)
-    outcomes_of(sweep)
-    assert replay.launched == list(range(1, 28))
-    assert sweep.fold_checks() == ()
-
-
 def test_nothing_is_folded_if_the_probe_differs() -> None:
     replay = Replay(changed={10: {"h2o_keep": "0.3000 ± 0.0000"}})
     sweep = make_sweep(replay)
@@ -146,13 +133,6 @@ def test_nothing_is_folded_if_the_probe_differs() -> None:
             (ColumnDifference("h2o_keep", "0.3377 ± 0.0030", "0.3000 ± 0.0000"),),
         ),
     )  # fmt: skip
-
-
-def test_nothing_is_folded_if_the_bench_itself_differs(make_launcher: Make, count_launches: Launched) -> None:
-    sweep = Sweep(POINTS, make_launcher("not_deterministic").launch_point, Memory().once, binary="fake")
-    outcomes_of(sweep)
-    assert len(count_launches()) == 27
-    assert [difference.column for difference in sweep.fold_checks()[0].differences] == ["h2o_keep"]
 
 
 def test_timings_may_differ() -> None:
@@ -228,60 +208,109 @@ def test_a_point_of_another_sweep() -> None:
 
 
 def test_a_folded_sweep_is_read_back_from_its_folder(make_launcher: Make, tmp_path: Path) -> None:
-    sweep = Sweep(POINTS, make_launcher().launch_point, Memory().once, binary="fake")
+    points = (POINTS[0], POINTS[9], POINTS[18])
+    sweep = Sweep(points, make_launcher().launch_point, Memory().once, binary="fake")
     outcomes = outcomes_of(sweep)
-    entries = [manifest_entry(p.manifest_fields(), 0, shares_run_with=sweep.shared_run(p)) for p in POINTS]
+    entries = [manifest_entry(p.manifest_fields(), 0, shares_run_with=sweep.shared_run(p)) for p in points]
     write_new_json(tmp_path / "sweep" / "manifest.json", entries)
-    recording = read_recording(tmp_path / "sweep", POINTS)
+    recording = read_recording(tmp_path / "sweep", points)
     assert (recording.failures, recording.unused) == ({}, {})
-    for run_id, outcome in outcomes.items():
-        assert isinstance(outcome, Row)
-        again = recording.get(run_id)
-        assert (again.cells, again.output, again.shares_run_with) == (
-            outcome.cells,
-            outcome.output,
-            outcome.shares_run_with,
-        )
+    told = [(row.cells, row.output, row.shares_run_with) for row in outcomes.values() if isinstance(row, Row)]
+    assert [(row.cells, row.output, row.shares_run_with) for row in recording.results.values()] == told
+    assert [shared for *_, shared in told] == [None, None, POINTS[0].run_id]
 
 
-WORKER = """
-import json, random, sys
-from pathlib import Path
-from filelock import FileLock
-from pytest_h2o.bench.sweep import Sweep
-from tests.bench.samples import recorded_points
-from tests.bench.test_bench_sweep import Replay
-
-folder, seed = Path(sys.argv[1]), int(sys.argv[2])
-
-def once(key, make):
-    path = folder / key.replace("/", "_")
-    with FileLock(str(path) + ".lock"):
-        if not path.exists():
-            path.write_text(json.dumps(make()))
-        return json.loads(path.read_text())
-
-points = list(recorded_points())
-replay = Replay(failing={3})
-sweep = Sweep(points, replay, once, binary="b")
-random.Random(seed).shuffle(points)
-shared = {}
-for point in points:
-    try:
-        shared[point.run_id] = sweep.result(point).shares_run_with
-    except Exception as error:
-        shared[point.run_id] = str(error)
-print(json.dumps([replay.launched, shared]))
-"""
+def test_whoever_asks_first_every_process_comes_to_the_same() -> None:
+    """Each process has a sweep of its own and asks in an order of its own; what is kept is all that they share."""
+    memory, replay = Memory(), Replay(failing={3})
+    told: list[dict[str, str | None]] = []
+    for seed in range(3):
+        points = random.Random(seed).sample(POINTS, len(POINTS))
+        outcomes = outcomes_of(Sweep(POINTS, replay, memory.once, binary="b"), points[: 9 * (seed + 1)])
+        told.append({i: str(row) if isinstance(row, H2OError) else row.shares_run_with for i, row in outcomes.items()})
+    assert sorted(replay.launched) == list(range(1, 11))
+    assert [told[2][run_id] for run_id in told[0]] == list(told[0].values())
+    assert [told[2][run_id] for run_id in told[1]] == list(told[1].values())
+    assert [run_id for run_id, value in told[2].items() if value == "run 3 crashed"] != []
 
 
-def test_several_processes_come_to_the_same(tmp_path: Path) -> None:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
-    workers = [
-        subprocess.Popen([sys.executable, "-c", WORKER, str(tmp_path), str(n)], env=env, stdout=subprocess.PIPE)
-        for n in range(3)
-    ]
-    told = [json.loads(worker.communicate()[0]) for worker in workers]
-    assert sorted(index for launched, _ in told for index in launched) == list(range(1, 11))
-    assert told[0][1] == told[1][1] == told[2][1]
-    assert [run_id for run_id, value in told[0][1].items() if value == "run 3 crashed"] != []
+# -- folding ---------------------------------------------------------------------------------------------------------
+
+
+def indices(points: tuple[Point, ...]) -> list[list[int]]:
+    return [[point.index for point in group.members] for group in fold_points(points)]
+
+
+def read_row(point: Point) -> Row:
+    (row,) = read_table(SWEEP / "logs" / f"{point.run_id}.log")
+    return row
+
+
+def test_adaptive_mode_does_not_read_the_keep_ratio() -> None:
+    assert indices(POINTS) == [[n, n + 9, n + 18] for n in range(1, 10)]
+
+
+def test_the_recording_bears_it_out() -> None:
+    for group in fold_points(POINTS):
+        rows = [read_row(point) for point in group.members]
+        assert [compare_rows(rows[0], row) for row in rows] == [(), (), ()]
+    assert (
+        len({tuple(read_row(group.leader).cells[c] for c in DETERMINISTIC_COLUMNS) for group in fold_points(POINTS)})
+        == 9
+    )
+
+
+def test_static_mode_does_not_read_the_lossy_target() -> None:
+    static = tuple(replace(point, h2o_target_mode="static") for point in POINTS)
+    assert indices(static) == [[n, n + 1, n + 2] for n in range(1, 28, 3)]
+
+
+def test_an_unknown_mode_folds_nothing() -> None:
+    other = tuple(replace(point, h2o_target_mode="other") for point in POINTS)
+    assert indices(other) == [[n] for n in range(1, 28)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prompt_len": 513}, {"gen_len": 1}, {"repeat": 1}, {"block_tokens": 4}, {"sink_tokens": 0},
+        {"recent_tokens": 0}, {"ema_alpha": 0.5}, {"update_interval": 1}, {"trigger_min_tokens": 1},
+        {"h2o_layer_start": 0}, {"h2o_layer_end": 5}, {"h2o_log_stats": True}, {"h2o_target_lossy_ratio": 3.1},
+        {"h2o_target_mode": "static"},
+        {"lossless": {**POINTS[0].lossless, "kv_lossless_front_n": 3}},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)  # fmt: skip
+def test_whatever_else_differs_is_another_run(changes: dict[str, object]) -> None:
+    other = replace(POINTS[9], **changes)  # type: ignore[arg-type]
+    assert indices((POINTS[0], POINTS[9])) == [[1, 10]]
+    assert indices((POINTS[0], other)) == [[1], [10]]
+
+
+def test_the_order_of_lossless_keys_does_not_matter() -> None:
+    turned = replace(POINTS[9], lossless=dict(reversed(POINTS[9].lossless.items())))
+    assert indices((POINTS[0], turned)) == [[1, 10]]
+
+
+@given(st.permutations(POINTS), st.integers(0, 27))
+def test_every_point_is_in_one_group(points: list[Point], count: int) -> None:
+    groups = fold_points(points[:count])
+    assert sorted(point.index for group in groups for point in group.members) == sorted(p.index for p in points[:count])
+    assert [group.leader.index for group in groups] == sorted(
+        (group.leader.index for group in groups), key=[point.index for point in points].index
+    )
+
+
+def test_differences_name_column_and_cells() -> None:
+    one, other = read_row(POINTS[0]), read_row(POINTS[1])
+    assert compare_rows(one, other)[0] == ColumnDifference("h2o_keep", "0.3377 ± 0.0030", "0.3152 ± 0.0009")
+    cells = {name: cell for name, cell in one.cells.items() if name != "h2o_lossless"}
+    bare = Row.from_cells(cells, log_file="x")
+    assert compare_rows(one, bare) == (ColumnDifference("h2o_lossless", "1.365 ± 0.021", None),)
+
+
+def test_a_check_survives_json() -> None:
+    check = FoldCheck("adaptive", "p", "a", "b", (ColumnDifference("h2o_keep", "1", None),), "why")
+    assert load(FoldCheck, json.loads(json.dumps(plain(check))), "a check") == check
+    assert not check.folds
+    assert FoldCheck("adaptive", "p", "a", "b").folds

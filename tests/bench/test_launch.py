@@ -14,18 +14,21 @@ from pathlib import Path
 
 import pytest
 
+from pytest_h2o.bench import launch
 from pytest_h2o.bench.command import BenchSettings, RunFiles, bench_argv, repeat_command
-from pytest_h2o.bench.launch import JsonSupport, Launcher
+from pytest_h2o.bench.launch import JsonSupport, Launcher, Relauncher, Relaunches, write_dry_run
 from pytest_h2o.bench.output import OutputSummary
 from pytest_h2o.bench.recorded import read_recording
 from pytest_h2o.bench.rows import load_row, read_table
 from pytest_h2o.errors import BenchError, StoreError, TableError, UsageError, error_from_json, error_to_json
 from pytest_h2o.files import plain
 
-from .samples import FAKE_BENCH, SWEEP, recorded_points
+from .samples import COMMAND, FAKE_BENCH, SWEEP, recorded_points
 
-POINT = recorded_points()[0]
+POINTS = recorded_points()
+POINT = POINTS[0]
 Make = Callable[..., Launcher]
+Launched = Callable[[], list[str]]
 
 
 def check_fails(launcher: Launcher, kind: type[BenchError] = BenchError) -> BenchError:
@@ -40,8 +43,8 @@ def check_fails(launcher: Launcher, kind: type[BenchError] = BenchError) -> Benc
     return error
 
 
-def test_a_sound_launch(make_launcher: Make, tmp_path: Path, count_launches: Callable[[], list[str]]) -> None:
-    result = make_launcher().launch_point(POINT)
+def test_a_sound_launch(make_launcher: Make, tmp_path: Path, count_launches: Launched) -> None:
+    result = make_launcher(command=COMMAND).launch_point(POINT)
     sweep = tmp_path / "sweep"
     (expected,) = read_table(SWEEP / "logs" / f"{POINT.run_id}.log", log_file=f"logs/{POINT.run_id}.log", repeat=3)
     assert result.cells == expected.cells
@@ -59,24 +62,11 @@ def test_a_sound_launch(make_launcher: Make, tmp_path: Path, count_launches: Cal
     written = json.loads((sweep / "configs" / f"{POINT.run_id}.json").read_text())
     assert written == {**recorded, "base_dir": written["base_dir"]}
     assert count_launches() == [POINT.run_id]
-
-
-def test_the_command_line(make_launcher: Make, tmp_path: Path) -> None:
-    run = tmp_path / "sweep"
-    result = make_launcher().launch_point(POINT)
-    assert shlex.join(result.argv) == (
-        f"{sys.executable} {FAKE_BENCH} -m {run}/configs/{POINT.run_id}.json -a cpu -t 2 -p 512 -n 128 -rep 3 "
-        f"-kv true -qatten 0 -fp {run}/logs/{POINT.run_id}.log -j {run}/logs/{POINT.run_id}.json"
-    )
-    assert repeat_command(result.argv) == (
-        f"{sys.executable} {FAKE_BENCH} -m {run}/configs/{POINT.run_id}.json -a cpu -t 2 -p 512 -n 128 -rep 3 "
-        "-kv true -qatten 0"
-    )
-
-
-def test_a_result_survives_json(make_launcher: Make) -> None:
-    result = make_launcher().launch_point(POINT)
     assert load_row(json.loads(json.dumps(plain(result)))) == result
+    command = f"{shlex.join(COMMAND)} -m {sweep}/configs/{POINT.run_id}.json -a cpu -t 2 -p 512 -n 128 -rep 3 -kv true"
+    assert repeat_command(result.argv) == f"{command} -qatten 0"
+    files = f"-fp {sweep}/logs/{POINT.run_id}.log -j {sweep}/logs/{POINT.run_id}.json"
+    assert shlex.join(result.argv) == f"{command} -qatten 0 {files}"
 
 
 @pytest.mark.parametrize("value", [{}, {"cells": 1}, {"cells": {"threads": "x"}, "log_file": "x.log"}])
@@ -107,7 +97,7 @@ def test_baseline(make_launcher: Make) -> None:
 
 
 def test_an_older_binary_is_launched_without_json(
-    make_launcher: Make, tmp_path: Path, count_launches: Callable[[], list[str]]
+    make_launcher: Make, tmp_path: Path, count_launches: Launched
 ) -> None:
     launcher = make_launcher("no_json")
     first, second = recorded_points()[:2]
@@ -177,8 +167,8 @@ def test_chatter(make_launcher: Make, tmp_path: Path) -> None:
     result = make_launcher("chatter").launch_point(POINT)
     assert result.cells == make_row(POINT.run_id).cells
     assert result.output is not None
-    assert result.output.warnings["chatter chatter chatter chatter"] == 8 * 32768
-    assert (tmp_path / "sweep" / "logs" / f"{POINT.run_id}.stdout.txt").stat().st_size > 8_000_000
+    assert result.output.warnings["chatter chatter chatter chatter"] == 2 * 32768
+    assert (tmp_path / "sweep" / "logs" / f"{POINT.run_id}.stdout.txt").stat().st_size > 2_000_000
 
 
 def test_truncated_table(make_launcher: Make) -> None:
@@ -274,7 +264,7 @@ def test_other_threads_than_asked(make_launcher: Make) -> None:
     assert make_launcher(threads=4).launch_point(replace(POINT, run_id="b")).threads == 4
 
 
-def test_json_support_is_asked_once_a_binary(make_launcher: Make, count_launches: Callable[[], list[str]]) -> None:
+def test_json_support_is_asked_once_a_binary(make_launcher: Make, count_launches: Launched) -> None:
     launcher = replace(make_launcher("no_json"), json_support=JsonSupport(rejected=True))
     assert launcher.launch_point(POINT).returncode == 0
     assert count_launches() == [POINT.run_id]
@@ -346,3 +336,86 @@ def test_a_failed_launch_is_not_one_that_was_broken_off(make_launcher: Make) -> 
     check_fails(launcher)
     with pytest.raises(BenchError, match="has been run into this folder before"):
         launcher.launch_point(POINT)
+
+
+# -- launched again --------------------------------------------------------------------------------------------------
+
+REASON = "others used 1.5 of 2 cores"
+
+
+def disturb(monkeypatch: pytest.MonkeyPatch, *disturbed: bool) -> None:
+    """Say of each launch whether it was disturbed; of those after these, that it was as the last of them."""
+    answers = list(disturbed)
+
+    def find(*_: object, cores: int) -> str | None:
+        return REASON if (answers.pop(0) if len(answers) > 1 else answers[0]) else None
+
+    monkeypatch.setattr(launch, "find_disturbance", find)
+
+
+def test_a_disturbed_launch_is_made_again_and_its_files_stay(
+    make_launcher: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disturb(monkeypatch, True, False)
+    result = Relauncher(make_launcher()).launch_point(POINTS[0])
+    run_id = POINTS[0].run_id
+    assert (result.run_id, result.disturbance, result.log_path.name) == (run_id, None, f"{run_id}.log")
+    assert result.notes == (f"measured again: {REASON}; what that launch left is {run_id}.disturbed-1.*",)
+    logs = {path.name for path in (tmp_path / "sweep" / "logs").glob("*.log")}
+    assert logs == {f"{run_id}.log", f"{run_id}.disturbed-1.log"}
+    recording = read_recording(tmp_path / "sweep", [POINTS[0]])
+    assert recording.get(run_id).cells == result.cells
+    assert recording.baselines == ()
+
+
+def test_a_machine_that_is_never_quiet_ends_all_the_same(
+    make_launcher: Make, count_launches: Launched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disturb(monkeypatch, True)
+    relauncher = Relauncher(make_launcher(), Relaunches(4))
+    results = [relauncher.launch_point(point) for point in POINTS[:3]]
+    assert [len(result.notes) for result in results] == [2, 0, 0]
+    assert all(result.disturbance == REASON for result in results)
+    assert len(count_launches()) == 3 + 2
+
+
+def test_a_quiet_launch_is_made_once(
+    make_launcher: Make, count_launches: Launched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disturb(monkeypatch, False)
+    assert Relauncher(make_launcher()).launch_point(POINTS[0]).notes == ()
+    assert count_launches() == [POINTS[0].run_id]
+
+
+# -- only written down -----------------------------------------------------------------------------------------------
+
+
+def test_dry_run_writes_all_and_runs_nothing(make_launcher: Make, tmp_path: Path, count_launches: Launched) -> None:
+    launcher = make_launcher()
+    commands = write_dry_run(POINTS, launcher.base, launcher.settings, tmp_path / "dry")
+    files = {str(path.relative_to(tmp_path / "dry")) for path in (tmp_path / "dry").rglob("*") if path.is_file()}
+    assert files == {"commands.sh", "manifest.json", *(f"configs/{point.run_id}.json" for point in POINTS)}
+    entries = json.loads((tmp_path / "dry" / "manifest.json").read_text())
+    assert [(entry["run_id"], entry["return_code"]) for entry in entries] == [(point.run_id, None) for point in POINTS]
+    assert len(commands) == 27
+    assert count_launches() == []
+    with pytest.raises(BenchError, match="has been run into this folder before"):
+        write_dry_run(POINTS, launcher.base, launcher.settings, tmp_path / "dry")
+    script = (tmp_path / "dry" / "commands.sh").read_text().splitlines()
+    assert script[3:] == list(commands)
+    subprocess.run(["sh", "-c", "\n".join(script[:4])], check=True, stdout=subprocess.DEVNULL)
+    assert count_launches() == [POINTS[0].run_id]
+    assert read_table(tmp_path / "dry" / "logs" / f"{POINTS[0].run_id}.log")
+
+
+def test_commands_make_their_folder_wherever_they_are_started(
+    make_launcher: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count_launches: Launched
+) -> None:
+    launcher = make_launcher()
+    monkeypatch.chdir(tmp_path)
+    write_dry_run(POINTS[:1], launcher.base, launcher.settings, Path("dry"))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    subprocess.run(["sh", str(tmp_path / "dry" / "commands.sh")], cwd=elsewhere, check=True, stdout=subprocess.DEVNULL)
+    assert list(elsewhere.iterdir()) == []
+    assert read_table(tmp_path / "dry" / "logs" / f"{POINTS[0].run_id}.log")

@@ -21,13 +21,15 @@ def summarize(text: str) -> OutputSummary:
     return summarize_output(io.BytesIO(text.encode()))
 
 
-def test_recorded_run_with_h2o() -> None:
-    summary = count_warnings(SWEEP / "logs" / "run_0001_p512_g128_k0.28_b8_lr3.0.stdout.txt")
-    assert summary == OutputSummary({STALE: 917, CLAMP: 3}, max_kv_len=2566, reason=None)
-
-
-def test_recorded_run_without_h2o() -> None:
-    assert count_warnings(SWEEP / "logs" / "baseline_h2o_off.stdout.txt") == OutputSummary({CLAMP: 3}, 640, None)
+@pytest.mark.parametrize(
+    ("name", "summary"),
+    [
+        ("run_0001_p512_g128_k0.28_b8_lr3.0", OutputSummary({STALE: 917, CLAMP: 3}, max_kv_len=2566)),
+        ("baseline_h2o_off", OutputSummary({CLAMP: 3}, max_kv_len=640)),
+    ],
+)
+def test_recorded_runs(name: str, summary: OutputSummary) -> None:
+    assert count_warnings(SWEEP / "logs" / f"{name}.stdout.txt") == summary
 
 
 @pytest.mark.parametrize(
@@ -109,9 +111,9 @@ def test_number_of_kinds_is_bounded() -> None:
 
 def test_memory_is_bounded() -> None:
     class Endless(io.RawIOBase):
-        """12 MB of one line, then of many."""
+        """1.2 MB of one line, then 0.1 MB of many."""
 
-        left = 13_000_000
+        left = 1_300_000
 
         def readable(self) -> bool:
             return True
@@ -119,7 +121,7 @@ def test_memory_is_bounded() -> None:
         def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
             count = min(len(buffer), self.left)
             self.left -= count
-            text = b"kv_len=12345 " if self.left > 1_000_000 else b"kv_len=123 x\n"
+            text = b"kv_len=12345 " if self.left > 100_000 else b"kv_len=123 x\n"
             buffer[:count] = (text * (count // len(text) + 1))[:count]
             return count
 
@@ -128,7 +130,7 @@ def test_memory_is_bounded() -> None:
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert summary.max_kv_len is not None
-    assert peak_bytes < 4_000_000
+    assert peak_bytes < 600_000
 
 
 def test_a_number_at_the_end_of_a_piece_is_not_cut() -> None:
@@ -138,7 +140,7 @@ def test_a_number_at_the_end_of_a_piece_is_not_cut() -> None:
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_bytes_are_taken(data: bytes) -> None:
     summary = summarize_output(io.BytesIO(data))
     assert all(kind.isprintable() for kind in summary.warnings)

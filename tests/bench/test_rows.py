@@ -1,0 +1,561 @@
+"""Rows of every shape and every way in which a log, a JSON or a CSV of them can be damaged."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_h2o.bench.rows import (
+    COLUMN_DECIMALS,
+    DETERMINISTIC_COLUMNS,
+    H2O_COLUMNS,
+    Measurement,
+    Row,
+    parse_json,
+    parse_measurement,
+    parse_table,
+    read_metrics_csv,
+    read_rows,
+    read_table,
+    render_metrics_csv,
+    require_h2o,
+    write_metrics_csv,
+)
+from pytest_h2o.errors import StoreError, TableError
+
+from .checks import check_error, check_rows_or_error
+from .samples import OTHER, RECORDINGS, SWEEP, recorded_points
+
+RUN_1 = SWEEP / "logs" / "run_0001_p512_g128_k0.28_b8_lr3.0.log"
+HEADER = "| model | threads | h2o_keep |\n| ----- | ------: | -------: |\n"
+
+
+def parse(text: str, repeat: int | None = None) -> tuple[Row, ...]:
+    return parse_table(text, log_file="x.log", repeat=repeat)
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        ("12.34 ± 0.56", Measurement(12.34, 0.56)),
+        ("1e-05 ± 2E+1", Measurement(1e-05, 20.0)),
+        ("12.34", Measurement(12.34, None)),
+        ("3.00 ± -nan", Measurement(3.0, None)),
+        ("3.00 ± nan", Measurement(3.0, None)),
+        ("3.00 ± -nan(ind)", Measurement(3.0, None)),
+        ("inf ± 1.0", Measurement(math.inf, 1.0)),
+        ("-.5 ± 1.", Measurement(-0.5, 1.0)),
+        ("", None),
+        ("Low", None),
+        ("1.0 ±", None),
+        ("1.0 ± x", None),
+        ("1,5", None),
+        ("1_0", None),
+        ("٣", None),
+        ("0x10", None),
+    ],
+)
+def test_parse_measurement(cell: str, expected: Measurement | None) -> None:
+    assert parse_measurement(cell) == expected
+
+
+def test_mean_that_is_not_a_number_stays_one() -> None:
+    assert str(parse_measurement("-nan ± 0.00")) == "Measurement(mean=nan, std=0.0)"
+
+
+def test_spread_is_not_known_at_one_repeat() -> None:
+    (once,) = read_table(OTHER / "baseline_h2o_off.log", repeat=1)
+    assert once.decode_tok_per_s == Measurement(56.02, None)
+    assert once.get("h2o_keep") == Measurement(1.0, None)
+
+
+def test_columns_come_by_name_and_others_are_kept() -> None:
+    text = (
+        "| loadingTime(s) | h2o_new | speed(tok/s) | threads |\n| - | - | :-: | -: |\n"
+        "| 1.25 ± 0.03 | yes | 1e2 ± 1<br>5.5 ± -nan | 4 |\n"
+    )
+    (row,) = parse(text)
+    assert row.get("loadingTime(s)") == Measurement(1.25, 0.03)
+    assert (row.cells["h2o_new"], row.get("h2o_new"), row.threads) == ("yes", None, 4)
+    assert (row.prefill_tok_per_s, row.decode_tok_per_s) == (Measurement(100.0, 1.0), Measurement(5.5, None))
+    assert (row.model, row.backend, row.prompt_len, row.gen_len) == (None, None, None, None)
+
+
+def test_other_text_around_the_table_is_passed_over() -> None:
+    text = "The device supports: fp16:0\n" + HEADER + "Drop stale plan: layer=3.\n| m | 2 | 0.5 |\n\ndone\n"
+    assert [row.get("h2o_keep") for row in parse(text)] == [Measurement(0.5, None)]
+
+
+def test_tables_with_other_columns_may_follow() -> None:
+    text = HEADER + "| m | 2 | 0.5 |\n| test | t/s |\n| - | - |\n| pp16+tg8 | 9.0 ± 1.0 |\n"
+    first, second = parse(text)
+    assert first.get("h2o_keep") == Measurement(0.5, None)
+    assert (second.prompt_len, second.gen_len) == (16, 8)
+    assert (second.prefill_tok_per_s, second.decode_tok_per_s) == (None, None)
+
+
+def test_windows_line_ends_and_a_missing_last_one() -> None:
+    assert len(parse((HEADER + "| m | 2 | 0.5 |").replace("\n", "\r\n"))) == 1
+
+
+def test_blank_cells_are_missing() -> None:
+    (row,) = parse(HEADER + "| m |  |  |\n")
+    assert (row.threads, row.get("h2o_keep")) == (None, None)
+    check_error(
+        lambda: require_h2o(row, ["h2o_keep"]),
+        "this bench has no H2O columns",
+        "  where: x.log",
+        "  came: no h2o_keep among model, threads, h2o_keep",
+        "  expected: h2o_keep",
+        "  next: build llm_bench from the branch of the engine that has H2O",
+    )
+
+
+CUT = "the bench was ended, or the disk was full, while it wrote; run this point again"
+ENDED = "the bench ended before its first result"
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "line", "came", "expected", "hint"),
+    [
+        (HEADER + "| m | 2 | 0.5 |\n| m | 2 |\n", "the last row was cut", 4,
+         "2 of 3 cells, the line ends in '| m | 2 |'", "a whole row", CUT),
+        (HEADER + "| m | 2 | 0.", "the last row was cut", 3, "3 of 3 cells, the line ends in '| m | 2 | 0.'",
+         "a whole row", CUT),
+        (HEADER + "| m | 2 |\n| m | 2 | 0.5 |\n", "a row does not fit its header", 3, "2 cells",
+         "3 cells, as in the header", None),
+        (HEADER + "| m | 2 | 0.5 | 7 |\n", "a row does not fit its header", 3, "4 cells",
+         "3 cells, as in the header", None),
+        (HEADER + " m | 2 | 0.5 |\n| m | 2 | 0.5 |\n", "a line in a table is damaged", 3, "'m | 2 | 0.5 |'",
+         "a row that starts with |", None),
+        (HEADER + "| m | two | 0.5 |\n", "the cell of threads cannot be read", 3, "'two'", "a whole number", None),
+        (HEADER + "| m | 2 | much |\n", "the cell of h2o_keep cannot be read", 3, "'much'",
+         "a number, or mean ± standard deviation", None),
+        (HEADER, "a table has no row", 1, "a header alone", "a row", ENDED),
+        (HEADER + HEADER + "| m | 2 | 0.5 |\n", "a table has no row", 1, "a header alone", "a row", ENDED),
+        ("| m | 2 | 0.5 |\n" + HEADER, "a row stands before any header", 1, "'| m | 2 | 0.5 |'",
+         "a header line first", None),
+        ("| model | modelS", "the table was cut in its header", 1, "'| model | modelS'",
+         "a header line and its rules", None),
+        ("| model | threads |\n| ---- |\n", "a table's header is damaged", 2, "2 names over 1 rules",
+         "as many of both", None),
+        ("| model | model |\n| - | - |\n| a | b |\n", "a table's header is damaged", 1,
+         "the column 'model' more than once or unnamed", None, None),
+        ("Segmentation fault\x1b[0m\n", "the log has no table", 0, "'Segmentation fault\\\\x1b[0m'",
+         "a header line of the bench (| model | modelSize | …) and a line of dashes under it", None),
+        ("| llm_demo |\n| - |\n| prompt=512 |\n", "the cell of llm_demo cannot be read", 3, "'prompt=512'",
+         "prompt=512<br>decode=128", None),
+        ("| test |\n| - |\n| qq7 |\n", "the cell of test cannot be read", 3, "'qq7'",
+         "pp512, tg128 or pp512+tg128", None),
+        ("| test |\n| - |\n| + |\n", "the cell of test cannot be read", 3, "'+'", "pp512, tg128 or pp512+tg128", None),
+        ("| speed(tok/s) |\n| - |\n| 3.0 ± 1.0 |\n", "the cell of speed(tok/s) cannot be read", 3, "'3.0 ± 1.0'",
+         "prefill ± std<br>decode ± std", None),
+        ("| test | t/s |\n| - | - |\n| pp1 | fast |\n", "the cell of t/s cannot be read", 3, "'fast'",
+         "mean ± std", None),
+    ],
+)  # fmt: skip
+def test_damage_names_file_and_line(
+    text: str, what: str, line: int, came: str, expected: str | None, hint: str | None
+) -> None:
+    with pytest.raises(TableError) as caught:
+        parse(text)
+    error = caught.value
+    assert (error.what, error.where) == (what, f"x.log:{line}" if line else "x.log")
+    assert (error.came, error.expected, error.hint) == (came, expected, hint)
+
+
+def test_every_truncation_of_a_log_is_noticed() -> None:
+    text = RUN_1.read_text(encoding="utf-8")
+    for end in range(len(text) - 1):
+        with pytest.raises(TableError):
+            parse(text[:end])
+
+
+def test_log_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "x.log").write_bytes(b"| a |\xff")
+    check_error(
+        lambda: read_table(tmp_path / "x.log", log_file="x.log"),
+        "a log is not text",
+        "  where: x.log",
+        "  came: a byte that is not UTF-8 at offset 5",
+        "  expected: the file that the bench wrote (-fp)",
+    )
+    check_error(
+        lambda: read_table(tmp_path / "y.log", log_file="y.log"),
+        "a log cannot be read",
+        "  where: y.log",
+        "  came: No such file or directory",
+    )
+
+
+@given(st.text(alphabet=st.sampled_from("|-: \n\rm±.0123456789enaif<br>=/()\x00é"), max_size=200))
+@settings(max_examples=150, deadline=None)
+def test_any_text_gives_rows_or_an_error(text: str) -> None:
+    check_rows_or_error(lambda: parse(text), "x.log")
+
+
+numbers = st.floats(allow_nan=False, allow_infinity=False, width=32)
+cell_texts = st.text(alphabet=st.characters(codec="utf-8", exclude_characters="|\n\r"), max_size=8).map(str.strip)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[str, list[dict[str, str]]]:
+    columns = draw(st.lists(st.sampled_from([*H2O_COLUMNS, "model", "power", "x y"]), min_size=1, unique=True))
+    rows = []
+    for _ in range(draw(st.integers(1, 3))):
+        row = {}
+        for column in columns:
+            mean, std = draw(numbers), draw(numbers)
+            row[column] = f"{mean!r} ± {std:.3f}" if column.startswith("h2o") else draw(cell_texts)
+        rows.append(row)
+    lines = ["| " + " | ".join(columns) + " |", "|" + " ---: |" * len(columns)]
+    lines += ["| " + " | ".join(row[column] for column in columns) + " |" for row in rows]
+    return "\n".join(lines) + "\n", rows
+
+
+@given(tables(), st.sampled_from([None, 1, 3]))
+@settings(max_examples=150, deadline=None)
+def test_what_was_printed_is_read(table: tuple[str, list[dict[str, str]]], repeat: int | None) -> None:
+    text, expected = table
+    rows = parse(text, repeat)
+    assert [row.cells for row in rows] == expected
+    for row, cells in zip(rows, expected, strict=True):
+        for column in DETERMINISTIC_COLUMNS:
+            value = row.get(column)
+            if column in cells:
+                mean, std = (float(part) for part in cells[column].split(" ± "))
+                assert value == Measurement(mean, None if repeat == 1 else std)
+            else:
+                assert value is None
+
+
+def test_a_log_that_is_far_too_large_is_not_read(tmp_path: Path) -> None:
+    """A hole in a file: nothing of its size is on the disk, and nothing of it must come into memory."""
+    path = tmp_path / "run_0001.log"
+    path.touch()
+    os.truncate(path, 1 << 40)
+    with pytest.raises(TableError) as caught:
+        read_table(path)
+    assert caught.value.what == "a log is too large for one of the bench"
+
+
+# -- recordings ------------------------------------------------------------------------------------------------------
+
+
+def test_first_run_of_the_sweep() -> None:
+    (row,) = read_table(RUN_1, log_file="logs/run_0001.log", repeat=3)
+    assert (row.model, row.backend, row.threads, row.log_file) == ("smol_mnn", "CPU", 2, "logs/run_0001.log")
+    assert (row.prompt_len, row.gen_len) == (512, 128)
+    assert row.prefill_tok_per_s == Measurement(333.20, 19.41)
+    assert row.decode_tok_per_s == Measurement(62.08, 11.44)
+    assert row.get("h2o_lossy") == Measurement(2.961, 0.026)
+    assert row.get("h2o_lossless_fallback") == Measurement(0.0, 0.0)
+    assert row.cells["h2o_keep"] == "0.3377 ± 0.0030"
+    assert row.cells["modelSize"] == "144.60 MiB"
+    assert list(row.cells)[:8] == [
+        "model", "modelSize", "backend", "threads", "precision", "llm_demo", "speed(tok/s)", "h2o_keep",
+    ]  # fmt: skip
+    assert list(row.cells)[7:] == list(COLUMN_DECIMALS)
+    require_h2o(row)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "decode", "prefill"),
+    [
+        ("appended.log", 2, (78.36, 72.10), (171.53, 257.23)),
+        ("baseline_h2o_off.log", 1, (56.02,), (276.89,)),
+        ("baseline_h2o_off_after.log", 1, (52.39,), (251.82,)),
+        ("multi.log", 2, (73.46, 56.78), (270.39, 212.54)),
+    ],
+)
+def test_other_logs(name: str, rows: int, decode: tuple[float, ...], prefill: tuple[float, ...]) -> None:
+    found = read_table(OTHER / name)
+    assert len(found) == rows
+    assert tuple(row.decode_tok_per_s.mean for row in found if row.decode_tok_per_s) == decode
+    assert tuple(row.prefill_tok_per_s.mean for row in found if row.prefill_tok_per_s) == prefill
+    assert all(row.get("h2o_keep") == Measurement(1.0, 0.0) for row in found)
+
+
+def test_log_without_cache_use_has_one_speed_a_row() -> None:
+    prefill, decode = read_table(OTHER / "kv_false.log")
+    assert (prefill.prompt_len, prefill.gen_len) == (128, None)
+    assert (prefill.prefill_tok_per_s, prefill.decode_tok_per_s) == (Measurement(253.22, 2.23), None)
+    assert (decode.prompt_len, decode.gen_len) == (None, 32)
+    assert (decode.prefill_tok_per_s, decode.decode_tok_per_s) == (None, Measurement(86.52, 4.73))
+    assert decode.get("h2o_lossy") is None
+    check_error(
+        lambda: require_h2o(decode),
+        "this bench has no H2O columns",
+        f"  where: {OTHER / 'kv_false.log'}",
+        f"  came: no {', '.join(H2O_COLUMNS)} among model, modelSize, backend, threads, precision, test, t/s",
+        f"  expected: {', '.join(H2O_COLUMNS)}",
+        "  next: build llm_bench from the branch of the engine that has H2O",
+    )
+
+
+def test_empty_log() -> None:
+    check_error(
+        lambda: read_table(OTHER / "missing_model.log"),
+        "the log is empty",
+        f"  where: {OTHER / 'missing_model.log'}",
+        "  expected: a table of the bench",
+        "  next: the bench ended before it printed its table: its standard output says why",
+    )
+
+
+def test_json_gives_the_rows_of_the_table() -> None:
+    of_json = parse_json((OTHER / "multi.json").read_text(encoding="utf-8"), log_file="multi", repeat=2)
+    of_table = read_table(OTHER / "multi.log", log_file="multi", repeat=2)
+    assert [list(row.cells.items()) for row in of_json] == [list(row.cells.items()) for row in of_table]
+    assert of_json == of_table
+    assert len(of_json) == 2
+
+
+def test_json_cells_have_the_decimals_of_the_table() -> None:
+    logs = [*(SWEEP / "logs").glob("*.log"), OTHER / "appended.log", OTHER / "multi.log"]
+    rows = [row for log in logs for row in read_table(log)]
+    seen = {(column, decimals(row.cells[column])) for row in rows for column in COLUMN_DECIMALS}
+    assert seen == {(column, (count, count)) for column, count in COLUMN_DECIMALS.items()}
+    assert {decimals(part) for row in rows for part in row.cells["speed(tok/s)"].split("<br>")} == {(2, 2)}
+
+
+def decimals(cell: str) -> tuple[int, ...]:
+    return tuple(len(number.partition(".")[2]) for number in cell.split(" ± "))
+
+
+# -- the JSON --------------------------------------------------------------------------------------------------------
+
+
+def parse_results(*results: dict[str, object], **head: object) -> tuple[Row, ...]:
+    return parse_json(json.dumps({**head, "results": list(results)}), log_file="x.json")
+
+
+def test_json_without_cache_use() -> None:
+    prefill, decode, both = parse_results(
+        {"type": "prefill", "prompt_len": 16, "tps": 12.345, "std": 0.5},
+        {"type": "decode", "generate_len": 8, "tps": 5, "std": 0.25, "loading_time": 1.5, "loading_time_std": 0.125},
+        {"type": "prefill_and_decode", "prompt_len": 16, "generate_len": 8},
+        modelSize=1.5, precision=1, useMmap=True,
+    )  # fmt: skip
+    assert prefill.cells == {
+        "modelSize": "1.50 GiB", "precision": "High", "mmap": "true", "test": "pp16", "t/s": "12.35 ± 0.50",
+    }  # fmt: skip
+    assert prefill.prefill_tok_per_s == Measurement(12.35, 0.5)
+    assert (decode.cells["test"], decode.cells["loadingTime(s)"]) == ("tg8", "1.50 ± 0.12")
+    assert decode.decode_tok_per_s == Measurement(5.0, 0.25)
+    assert (both.cells["test"], both.decode_tok_per_s) == ("pp16+tg8", None)
+
+
+def test_json_with_numbers_that_its_writer_could_not_print() -> None:
+    text = (OTHER / "multi.json").read_text(encoding="utf-8")
+    text = text.replace('"decode_std":3.80824420573218', '"decode_std":', 1)
+    text = text.replace('"h2o_keep_ratio":1.0', '"h2o_keep_ratio":', 1)
+    text = text.replace('"h2o_lossless_decode_cache_miss_std":0.0}', '"h2o_lossless_decode_cache_miss_std":}', 1)
+    first, _ = parse_json(text, log_file="x.json")
+    assert first.decode_tok_per_s == Measurement(73.46, None)
+    assert str(first.get("h2o_keep")) == "Measurement(mean=nan, std=0.0)"
+    assert first.get("h2o_lossless_decode_cache_miss") == Measurement(0.0, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "where", "came"),
+    [
+        ("", "the JSON of the bench cannot be read", "x.json:1:1", "Expecting value"),
+        ('{"results": [', "the JSON of the bench cannot be read", "x.json:1:14", "Expecting value"),
+        ("[" * 100000, "the JSON of the bench cannot be read", "x.json", "values nested too deeply"),
+        ("[]", "the JSON is not from the bench", "x.json", None),
+        ("{}", "the JSON has no results", "x.json", "NoneType"),
+        ('{"results": []}', "the JSON has no results", "x.json", "an empty list"),
+        ('{"results": [1]}', "the JSON has a result of another kind", "x.json: results[0]", "int"),
+        ('{"results": [{}]}', "the JSON of the bench has another value than it writes", "x.json: results[0]",
+         "type: None"),
+        ('{"model": 3, "results": [{}]}', "the JSON of the bench has another value than it writes", "x.json",
+         "model: 3"),
+        ('{"threads": true, "results": [{}]}', "the JSON of the bench has another value than it writes", "x.json",
+         "threads: True"),
+        ('{"results": [{"type": "decode", "generate_len": 8, "tps": "5"}]}',
+         "the JSON of the bench has another value than it writes", "x.json: results[0]", "tps: '5'"),
+    ],
+)  # fmt: skip
+def test_json_that_is_damaged(text: str, what: str, where: str, came: str | None) -> None:
+    with pytest.raises(TableError) as caught:
+        parse_json(text, log_file="x.json")
+    assert (caught.value.what, caught.value.where, caught.value.came) == (what, where, came)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(["results", "type", "prompt_len", "generate_len", "tps", "std", "model", "threads", "modelSize",
+                         "prefill_tps", "decode_tps", "h2o_keep_ratio", "h2o_keep_ratio_std"]), inner, max_size=6,
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(json_values, st.sampled_from(["decode", "prefill", "prefill_and_decode"]))
+@settings(max_examples=100, deadline=None)
+def test_any_json_gives_rows_or_an_error(value: object, kind: str) -> None:
+    result = {"type": kind, "prompt_len": 1, "generate_len": 1, **(value if isinstance(value, dict) else {})}
+    for document in (value, {"results": [result]}):
+        text = json.dumps(document)
+        check_rows_or_error(functools.partial(parse_json, text, log_file="x.json"), "x.json")
+
+
+@given(st.text(max_size=60))
+@settings(max_examples=100, deadline=None)
+def test_any_text_as_json_gives_rows_or_an_error(text: str) -> None:
+    with pytest.raises(TableError):
+        parse_json(text, log_file="x.json")
+
+
+# -- both of one launch ----------------------------------------------------------------------------------------------
+
+
+def copy_pair(folder: Path, table: str, of_json: str) -> tuple[Path, Path]:
+    (folder / "x.log").write_text(table, encoding="utf-8")
+    (folder / "x.json").write_text(of_json, encoding="utf-8")
+    return folder / "x.log", folder / "x.json"
+
+
+def cells_of(rows: tuple[Row, ...]) -> list[dict[str, str]]:
+    return [dict(row.cells) for row in rows]
+
+
+TABLE, JSON = ((OTHER / f"multi.{kind}").read_text(encoding="utf-8") for kind in ("log", "json"))
+
+
+def test_table_and_json_agree(tmp_path: Path) -> None:
+    read = read_rows(*copy_pair(tmp_path, TABLE, JSON), log_file="x.log", repeat=2)
+    assert read == parse_table(TABLE, log_file="x.log", repeat=2)
+
+
+def test_a_missing_json_is_no_matter(tmp_path: Path) -> None:
+    log, _ = copy_pair(tmp_path, TABLE, JSON)
+    assert read_rows(log, None, log_file="x.log") == read_rows(log, tmp_path / "no.json", log_file="x.log")
+
+
+def test_the_json_serves_if_the_log_is_empty(tmp_path: Path) -> None:
+    read = read_rows(*copy_pair(tmp_path, "", JSON), log_file="x.log")
+    assert cells_of(read) == cells_of(parse_table(TABLE, log_file="x.log"))
+    assert {row.notes for row in read} == {("the log is empty; the row is from the JSON",)}
+
+
+def test_the_table_serves_if_the_json_is_cut(tmp_path: Path) -> None:
+    read = read_rows(*copy_pair(tmp_path, TABLE, JSON[:100]), log_file="x.log")
+    assert cells_of(read) == cells_of(parse_table(TABLE, log_file="x.log"))
+    assert {row.notes for row in read} == {
+        ("its JSON was passed over (Unterminated string starting at); the row is from the table",)
+    }
+
+
+def test_a_damaged_table_is_an_error_whatever_the_json_says(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match="the last row was cut"):
+        read_rows(*copy_pair(tmp_path, TABLE[:-20], JSON), log_file="x.log")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "came"),
+    [
+        ('"decode_tps":56.7', '"decode_tps":57.7',
+         "speed(tok/s): 212.54 ± 24.98<br>56.78 ± 2.83 in the table, 212.54 ± 24.98<br>57.78 ± 2.83 in the JSON"),
+        ('"h2o_lossy_ratio":1.0', '"h2o_lossy_ratio":1.002',
+         "h2o_lossy: 1.000 ± 0.000 in the table, 1.002 ± 0.000 in the JSON"),
+        ('"backend":"CPU"', '"backend":"OPENCL"', "backend: CPU in the table, OPENCL in the JSON"),
+    ],
+)  # fmt: skip
+def test_table_and_json_that_disagree(tmp_path: Path, old: str, new: str, came: str) -> None:
+    assert old in JSON
+    log, of_json = copy_pair(tmp_path, TABLE, JSON.replace(old, new))
+    check_error(
+        lambda: read_rows(log, of_json, log_file="x.log"),
+        "table and JSON of one run disagree",
+        "  where: x.log",
+        f"  came: {came}",
+        "  expected: the same rows in both",
+        "  next: the bench or the disk failed while they were written: run this point again",
+    )
+
+
+def test_table_and_json_with_other_numbers_of_rows(tmp_path: Path) -> None:
+    log, of_json = copy_pair(tmp_path, TABLE + TABLE, JSON)
+    with pytest.raises(TableError) as caught:
+        read_rows(log, of_json, log_file="x.log")
+    assert caught.value.came == "4 rows in the table, 2 in the JSON"
+
+
+def test_the_sign_of_nan_is_no_disagreement(tmp_path: Path) -> None:
+    table = TABLE.replace("73.46 ± 3.81", "73.46 ± -nan").replace("1.000 ± 0.000", "-nan ± nan")
+    of_json = JSON.replace('"decode_std":3.80824420573218', '"decode_std":')
+    for key in ("lossy", "lossless"):
+        of_json = of_json.replace(
+            f'"h2o_{key}_ratio":1.0,"h2o_{key}_ratio_std":0.0', f'"h2o_{key}_ratio":,"h2o_{key}_ratio_std":'
+        )
+    read = read_rows(*copy_pair(tmp_path, table, of_json), log_file="x.log")
+    assert {row.notes for row in read} == {()}
+    infinite = TABLE.replace("270.39 ± 14.02", "inf ± inf")
+    of_json = JSON.replace(
+        '"prefill_tps":270.38500935417189,"prefill_std":14.022422445177279', '"prefill_tps":,"prefill_std":'
+    )
+    assert {row.notes for row in read_rows(*copy_pair(tmp_path, infinite, of_json), log_file="x.log")} == {()}
+    with pytest.raises(TableError, match="table and JSON of one run disagree"):
+        read_rows(*copy_pair(tmp_path, TABLE, of_json), log_file="x.log")
+
+
+# -- CSV -------------------------------------------------------------------------------------------------------------
+
+
+def recorded_rows() -> list[Row]:
+    names = [f"logs/{point.run_id}.log" for point in recorded_points()]
+    return [row for name in names for row in read_table(SWEEP / name, log_file=name, repeat=3)]
+
+
+def test_csv_equals_the_recorded_one() -> None:
+    text = render_metrics_csv(recorded_rows())
+    assert text.encode() == (RECORDINGS / "h2o_metrics.expected.csv").read_bytes()
+    assert {(row.prompt_len, row.gen_len, row.threads) for row in recorded_rows()} == {(512, 128, 2)}
+
+
+def test_csv_is_read_back(tmp_path: Path) -> None:
+    rows = recorded_rows()
+    write_metrics_csv(tmp_path / "m.csv", rows)
+    read = read_metrics_csv(tmp_path / "m.csv", repeat=3)
+    assert list(read) == rows
+    with pytest.raises(StoreError, match="a file that exists would be overwritten"):
+        write_metrics_csv(tmp_path / "m.csv", rows)
+
+
+def test_rows_of_unlike_binaries_keep_what_they_lack(tmp_path: Path) -> None:
+    old = Row.from_cells({"model": 'a "b", c', "h2o_keep": "0.5"}, log_file="old.log")
+    new = Row.from_cells({"model": "m", "zeta": "1", "alpha": "2\n3"}, log_file="new.log")
+    write_metrics_csv(tmp_path / "m.csv", [old, new])
+    assert (tmp_path / "m.csv").read_text(encoding="utf-8").split("\n")[0] == "model,h2o_keep,log_file,alpha,zeta"
+    assert read_metrics_csv(tmp_path / "m.csv") == (old, new)
+    assert read_metrics_csv(tmp_path / "m.csv")[1].get("h2o_keep") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "where"),
+    [
+        ("", "a CSV has no sound header", ":1"),
+        ("a,a\n1,2\n", "a CSV has no sound header", ":1"),
+        ("model,threads\n", "a CSV has no row", ""),
+        ("model,threads\nm,2\nm\n", "a row of a CSV is damaged", ":3"),
+        ("model,threads\nm,two\n", "the cell of threads cannot be read", ":2"),
+        ('model,threads\n"m,2\n', "a CSV cannot be read", ":2"),
+    ],
+)
+def test_csv_that_is_damaged(tmp_path: Path, text: str, what: str, where: str) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text(text)
+    with pytest.raises(TableError) as caught:
+        read_metrics_csv(path)
+    assert (caught.value.what, caught.value.where) == (what, f"{path}{where}")
