@@ -194,25 +194,6 @@ DARK: Mapping[str, str] = {
     "c5": "#dfc44c",
 }
 
-TEXT_COLOURS = ("ink", "quiet", "link", "good", "bad", "warn")
-MARK_COLOURS = ("ink", "quiet", "c1", "c2", "c3", "c4", "c5", "good", "bad")
-
-
-def contrast(one: str, other: str) -> float:
-    """Contrast of two colours ``#rrggbb``: 1 (none) to 21 (black and white)."""
-    lighter, darker = sorted((_luminance(one), _luminance(other)), reverse=True)
-    return (lighter + 0.05) / (darker + 0.05)
-
-
-def _luminance(colour: str) -> float:
-    """Relative luminance of an sRGB colour, 0 to 1."""
-
-    def linear(channel: float) -> float:
-        return channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4
-
-    red, green, blue = (linear(int(colour[i : i + 2], 16) / 255) for i in (1, 3, 5))
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
 
 def render_variables(palette: Mapping[str, str]) -> str:
     """The palette as CSS custom properties."""

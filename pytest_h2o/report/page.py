@@ -212,29 +212,6 @@ def links_of(run_dir: Path, page: Path | None = None) -> Links:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What the rows of a preset are held against; None where it is not known or left out.
-
-    Attributes
-    ----------
-    lossless : float or None
-        Lossless ratio of the deciding scope, raw over coded bytes.
-    baseline_tok_per_s : float or None
-        Decode speed with H2O off.
-    """
-
-    asked: Mapping[str, float]
-    lossless: float | None
-    baseline_tok_per_s: float | None
-
-    @property
-    def least_decode_tok_per_s(self) -> float | None:
-        """The decode speed at which the allowed drop is reached."""
-        drop = self.asked.get(DROP)
-        return None if drop is None or self.baseline_tok_per_s is None else self.baseline_tok_per_s * (1 - drop)
-
-
-@dataclass(frozen=True)
 class ReportRow:
     """One row.
 
@@ -257,7 +234,7 @@ class ReportRow:
     total: float | None
     whole_cache: float | None
     margins: Margins | None
-    on_front: bool = False
+    on_front: bool
 
     @property
     def is_launch(self) -> bool:
@@ -265,53 +242,29 @@ class ReportRow:
         return self.result.shares_run_with is None
 
 
-def limits_of(facts: Mapping[str, Any] | None, lossless: float | None) -> Limits:
-    """The limits of a preset, from what the run kept of it; all None if nothing was."""
-    if facts is None:
-        return Limits({}, lossless, None)
-    asked = asked_of_json(facts["targets"], facts.get("metric_targets", {}))
-    if facts["decode_left_out"] or facts.get("paired"):
-        # Paired launches give the slow-down of one row; other rows are not held against the decode target.
-        asked.pop(DROP, None)
-    return Limits(asked, lossless, facts["baseline_tok_per_s"])
-
-
 def build_rows(
-    results: Sequence[Row],
-    numbers: Sequence[int],
-    facts: Mapping[str, Any] | None,
-    limits: Limits,
-    coded_layers: Sequence[int],
-) -> tuple[ReportRow, ...]:
-    """Every row with what is said of it."""
-    layers = None
-    if facts is not None and facts["model_layers"] is not None:
-        layers = split_layers(facts["model_layers"], facts["h2o_layer_start"], facts["h2o_layer_end"], coded_layers)
-    held = [
-        row_facts(r, limits.asked, baseline_tok_per_s=limits.baseline_tok_per_s, lossless=limits.lossless)
-        for r in results
-    ]
-    margins: Sequence[Margins | None] = [None] * len(held) if facts is None else hold_rows(held, limits.asked)
+    collector: Collector, name: str, asked: Mapping[str, float], lossless: float | None, layers: Sequence[int]
+) -> list[ReportRow]:
+    """Every row with what is said of it; `layers` are those that the deciding scope coded."""
+    facts, results = collector.presets.get(name), collector.results_of(name)
+    split = None
+    margins: Sequence[Margins | None] = [None] * len(results)
+    if facts is not None:
+        baseline = facts["baseline_tok_per_s"]
+        held = [row_facts(row, asked, baseline_tok_per_s=baseline, lossless=lossless) for row in results]
+        margins = hold_rows(held, asked)
+        if facts["model_layers"] is not None:
+            split = split_layers(facts["model_layers"], facts["h2o_layer_start"], facts["h2o_layer_end"], layers)
+    points = [(row.get(LOSSY), row.decode_tok_per_s) for row in results]
+    front = find_front([(lossy.mean, decode.mean) if lossy and decode else None for lossy, decode in points])
+    numbers = [int(point["index"]) for point in collector.points_in_order(name)]
     rows = []
-    for number, result, own in zip(numbers, results, margins, strict=True):
-        lossy, decode = result.get("h2o_lossy"), result.decode_tok_per_s
-        is_usable = lossy is not None and math.isfinite(lossy.mean) and lossy.mean > 0
-        known = lossy.mean if lossy is not None and is_usable else None
-        rows.append(
-            ReportRow(
-                number,
-                result,
-                lossy,
-                decode,
-                total=None if known is None or limits.lossless is None else known * limits.lossless,
-                whole_cache=None
-                if layers is None or known is None
-                else whole_cache_ratio(layers, known, limits.lossless),
-                margins=own,
-            )
-        )
-    front = find_front([(row.lossy.mean, row.decode.mean) if row.lossy and row.decode else None for row in rows])
-    return tuple(replace(row, on_front=on_front) for row, on_front in zip(rows, front, strict=True))
+    for n, (lossy, decode) in enumerate(points):
+        known = lossy.mean if lossy is not None and math.isfinite(lossy.mean) and lossy.mean > 0 else None
+        total = None if known is None or lossless is None else known * lossless
+        whole = None if known is None or split is None else whole_cache_ratio(split, known, lossless)
+        rows.append(ReportRow(numbers[n], results[n], lossy, decode, total, whole, margins[n], front[n]))
+    return rows
 
 
 def find_front(points: Sequence[tuple[float, float] | None]) -> list[bool]:
@@ -436,23 +389,25 @@ class PresetView:
         Launches that gave no sound row, in the order of the sweep.
     pairs : list
         Pairs of launches, in their order.
-    drawn : Limits
-        The limits as lines of a chart.
-    quality_target : float or None
-        The largest rise in perplexity that the preset allows, a fraction.
+    lossless : float or None
+        Lossless ratio of the deciding scope, raw over coded bytes.
+    asked : mapping
+        Targets that stand as lines in a chart, and with them `baseline_tok_per_s`, the decode speed with H2O off. Of
+        pairs, whose verdict does not rest on the rows, the lines only show where the rows lie.
     """
 
     name: str
-    rows: Sequence[ReportRow]
+    rows: list[ReportRow]
     failed: list[Mapping[str, Any]]
     pairs: list[Mapping[str, Any]]
-    drawn: Limits
-    quality_target: float | None
+    lossless: float | None
+    asked: Mapping[str, float]
+    baseline_tok_per_s: float | None
 
     def trade_chart(self, chart_id: str) -> XYChart | None:
         """Total ratio against decode speed; None where no row has both."""
         rows = [row for row in self.rows if row.is_launch and row.lossy is not None and row.decode is not None]
-        return _trade_chart(chart_id, self.name, rows, self.drawn) if rows else None
+        return _trade_chart(chart_id, self, rows) if rows else None
 
     def quality(self) -> list[list[str]]:
         """The quality columns of every run, the header first; nothing if no row has any."""
@@ -482,8 +437,8 @@ class PresetView:
         if not dots:
             return None
         rules = [Rule("no rise", "quiet", 0.0, "y")]
-        if self.quality_target is not None:
-            rules.append(Rule(f"target {100 * self.quality_target:g} %", "c2", 100 * self.quality_target, "y"))
+        if (target := self.asked.get("quality_ppl_rise")) is not None:
+            rules.append(Rule(f"target {100 * target:g} %", "c2", 100 * target, "y"))
         return XYChart(
             chart_id,
             "Rise in perplexity against keep ratio",
@@ -499,38 +454,27 @@ class PresetView:
 
 def view_preset(collector: Collector, name: str, preset: Preset) -> PresetView:
     deciding = collector.accepted_scope(decides=True)
-    facts = collector.presets.get(name)
-    limits = limits_of(facts, None if deciding is None else float(deciding["lossless_ratio"]))
-    rows = build_rows(
-        collector.results_of(name),
-        [int(point["index"]) for point in collector.points_in_order(name)],
-        facts,
-        limits,
-        [] if deciding is None else deciding["selected_layers"],
-    )
+    lossless = None if deciding is None else float(deciding["lossless_ratio"])
+    facts = collector.presets.get(name) or {"targets": {}, "decode_left_out": True, "baseline_tok_per_s": None}
+    asked = asked_of_json(facts["targets"], facts.get("metric_targets", {}))
+    paired, baseline = facts.get("paired"), facts["baseline_tok_per_s"]
+    # Paired launches give the slow-down of one row; other rows are not held against the decode target.
+    held = {key: target for key, target in asked.items() if key != DROP or not (paired or facts["decode_left_out"])}
+    if paired:
+        baseline = None if preset.baseline is None else preset.baseline.tok_per_s
     return PresetView(
         name,
-        rows,
+        build_rows(collector, name, held, lossless, [] if deciding is None else deciding["selected_layers"]),
         sorted(collector.failed.get(name, {}).values(), key=lambda point: int(point["index"])),
         list(collector.comparisons.get(name, {}).get("pairs", ())),
-        _drawn_limits(limits, facts, preset),
-        None if facts is None else facts["targets"].get("quality"),
+        lossless,
+        asked if paired else held,
+        baseline,
     )
 
 
-def _drawn_limits(limits: Limits, facts: Mapping[str, Any] | None, preset: Preset) -> Limits:
-    """The limits as lines of a chart: of pairs, the median speed of their baseline, and the target beside it.
-
-    The verdict rests on the pairs; the other rows are not held against these lines, which only show where they lie.
-    """
-    if facts is None or not facts.get("paired"):
-        return limits
-    asked = asked_of_json(facts["targets"], {})
-    return Limits(asked, limits.lossless, None if preset.baseline is None else preset.baseline.tok_per_s)
-
-
-def _trade_chart(chart_id: str, name: str, rows: Sequence[ReportRow], limits: Limits) -> XYChart:
-    scale = limits.lossless if limits.lossless is not None else 1.0
+def _trade_chart(chart_id: str, view: PresetView, rows: Sequence[ReportRow]) -> XYChart:
+    scale = 1.0 if view.lossless is None else view.lossless
 
     def dot(row: ReportRow, label: str = "") -> Dot:
         lossy, decode = row.lossy, row.decode
@@ -545,22 +489,20 @@ def _trade_chart(chart_id: str, name: str, rows: Sequence[ReportRow], limits: Li
         Series("Pareto front", "c1", tuple(dot(row, f"{row.number}") for row in front), line="solid"),
     )
     rules = []
-    target = limits.asked.get(LOSSY)
-    if target is not None:
-        rules.append(Rule(f"lossy target {target:g}", "c2", target * scale, "y"))
-    if limits.least_decode_tok_per_s is not None:
-        rules.append(
-            Rule(f"decode target {limits.least_decode_tok_per_s:.1f}", "c4", limits.least_decode_tok_per_s, "x")
-        )
-    if limits.baseline_tok_per_s is not None:
-        rules.append(Rule(f"baseline {limits.baseline_tok_per_s:.1f}", "c3", limits.baseline_tok_per_s, "x"))
+    lossy, drop, baseline = view.asked.get(LOSSY), view.asked.get(DROP), view.baseline_tok_per_s
+    if lossy is not None:
+        rules.append(Rule(f"lossy target {lossy:g}", "c2", lossy * scale, "y"))
+    if baseline is not None:
+        if drop is not None:
+            rules.append(Rule(f"decode target {baseline * (1 - drop):.1f}", "c4", baseline * (1 - drop), "x"))
+        rules.append(Rule(f"baseline {baseline:.1f}", "c3", baseline, "x"))
     best = "; ".join(
         f"run {r.number}: {fixed(r.total, 3, '?')} at {r.decode.mean:.1f} tok/s" for r in front if r.decode
     )
-    y_label = "lossy ratio" if limits.lossless is None else "total ratio (lossy × lossless)"
+    y_label = "lossy ratio" if view.lossless is None else "total ratio (lossy × lossless)"
     return XYChart(
         chart_id,
-        f"{y_label} against decode speed, {name}",
+        f"{y_label} against decode speed, {view.name}",
         f"{len(rows)} runs. On the Pareto front: {best or 'none'}.",
         "decode speed, tokens per second",
         y_label,

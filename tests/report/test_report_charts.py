@@ -16,8 +16,6 @@ import pytest
 from pytest_h2o.report.charts import (
     DARK,
     LIGHT,
-    MARK_COLOURS,
-    TEXT_COLOURS,
     Band,
     ChartsMissing,
     Dot,
@@ -25,10 +23,12 @@ from pytest_h2o.report.charts import (
     Series,
     ShareChart,
     XYChart,
-    contrast,
     drawable_dots,
     render_chart,
 )
+
+TEXT_COLOURS = ("ink", "quiet", "link", "good", "bad", "warn")
+MARK_COLOURS = ("ink", "quiet", "c1", "c2", "c3", "c4", "c5", "good", "bad")
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "</svg><script>alert(1)</script>\"' $x^2$ \x00\x1b[31m\u202e\nend"
@@ -149,6 +149,22 @@ def test_without_matplotlib_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(ChartsMissing, match="matplotlib cannot be loaded: No module named 'matplotlib'"):
         render_chart(xy_chart(Dot(1, 2)))
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast of two colours ``#rrggbb``: 1 (none) to 21 (black and white)."""
+    lighter, darker = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance of an sRGB colour, 0 to 1."""
+
+    def linear(channel: float) -> float:
+        return channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4
+
+    red, green, blue = (linear(int(colour[i : i + 2], 16) / 255) for i in (1, 3, 5))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 @pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])
