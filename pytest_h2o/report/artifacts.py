@@ -65,8 +65,8 @@ def write_artifacts(collector: Collector, *, started: float, ended: float, exit_
         versions=packages,
     )
     history, untold = _history(record, collector)
-    kept = Recorded(**keep_record(record, collector, finished=exit_status in (0, 1)))
-    kept.notes.extend(untold)
+    told = keep_record(record, collector, finished=exit_status in (0, 1))
+    kept = Recorded(**{**told, "notes": [*told["notes"], *untold]})
     lost = ["the figures of this run could not be kept"] if kept.trouble is not None else []
     summary = _incomplete_for(replace(summary, history=history, recorded=kept), lost)
     sections, troubles = build_sections(collector.sections, summary)

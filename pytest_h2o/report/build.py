@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -99,6 +100,12 @@ def _preset(collector: Collector, name: str) -> Preset:
     facts = collector.presets.get(name)
     results = collector.results_of(name)
     sweeps = [item for item in items if item["kind"] == "sweep"]
+    warnings: Counter[str] = Counter()
+    for result in results:
+        if result.output is not None and not result.shares_run_with:
+            warnings.update(result.output.warnings)
+    timed = collector.comparisons.get(name)
+    pairs = None if timed is None else PairedComparison.from_json(timed)
     preset = Preset(
         outcomes={item["item"]: item["outcome"] for item in items},
         verdicts=[
@@ -112,15 +119,17 @@ def _preset(collector: Collector, name: str) -> Preset:
         points_failed=sum(item["kind"] == "point" and item["outcome"] == "failed" for item in items),
         launches=len({result.shares_run_with or result.run_id for result in results}),
         shared_runs={r.run_id: r.shares_run_with for r in results if r.shares_run_with},
-        warnings=_warnings(results),
+        warnings=dict(warnings),
         notes=list(dict.fromkeys(note for item in sweeps for note in item["notes"])),
-        decode=_decode(collector, name, facts),
+        decode=None if pairs is None or facts is None else _decode(pairs, facts),
         original=None,
         **_compared(items),
     )
     if facts is None or [result.run_id for result in results] != facts["run_ids"]:
         return preset
-    return _whole(preset, {**facts, **_paired_facts(collector, name)}, results, collector)
+    if (baseline := paired_baseline(pairs)) is not None:  # for the facts that want one number
+        facts = {**facts, "baseline_tok_per_s": baseline.tok_per_s, "baseline_origin": baseline.origin}
+    return _whole(preset, facts, results, collector)
 
 
 def _compared(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -133,16 +142,6 @@ def _compared(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 "not_compared": None if item["comparison"] else item["reason"],
             }
     return {}
-
-
-def _paired_facts(collector: Collector, name: str) -> dict[str, Any]:
-    """The baseline of a preset's pairs, for the facts that want one number."""
-    if name not in collector.comparisons:
-        return {}
-    baseline = paired_baseline(PairedComparison.from_json(collector.comparisons[name]))
-    if baseline is None:
-        return {}
-    return {"baseline_tok_per_s": baseline.tok_per_s, "baseline_origin": baseline.origin}
 
 
 def _whole(preset: Preset, facts: Mapping[str, Any], results: list[Row], collector: Collector) -> Preset:
@@ -177,16 +176,13 @@ def _whole(preset: Preset, facts: Mapping[str, Any], results: list[Row], collect
     )
 
 
-def _decode(collector: Collector, name: str, facts: Mapping[str, Any] | None) -> Decode | None:
-    """The paired verdict of a preset as figures; None where there is none."""
-    if name not in collector.comparisons or facts is None:
-        return None
-    comparison = PairedComparison.from_json(collector.comparisons[name])
+def _decode(pairs: PairedComparison, facts: Mapping[str, Any]) -> Decode:
+    """The verdict of the pairs of a preset as figures."""
     target = facts["targets"][METRICS[DROP].key]
-    verdict = comparison.judge(METRICS[DROP].target or 0.0 if target is None else target)
-    told = {part.name: getattr(source, part.name) for source in (verdict, comparison) for part in fields(source)}
-    told |= {"launches": comparison.launches, "is_comparable": comparison.is_comparable, "pairs": verdict.pairs}
-    told |= {"excluded": list(verdict.excluded), "measured_again": list(comparison.measured_again)}
+    verdict = pairs.judge(METRICS[DROP].target or 0.0 if target is None else target)
+    told = {part.name: getattr(source, part.name) for source in (pairs, verdict) for part in fields(source)}
+    told |= {"launches": pairs.launches, "is_comparable": pairs.is_comparable}
+    told |= {"excluded": list(verdict.excluded), "measured_again": list(pairs.measured_again)}
     return Decode(**{part.name: told[part.name] for part in fields(Decode)})
 
 
@@ -231,15 +227,6 @@ def _relative(metric: Metric, value: float, target: float, margin: float) -> flo
     if metric.is_fraction:
         return value if metric.name == JOINT else margin
     return margin / abs(target) if target else None
-
-
-def _warnings(results: list[Row]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for result in results:
-        if result.output is not None and not result.shares_run_with:
-            for kind, count in result.output.warnings.items():
-                counts[kind] = counts.get(kind, 0) + count
-    return counts
 
 
 def why_failed(item: Mapping[str, Any]) -> str:

@@ -54,18 +54,6 @@ def subject_kind(item: Mapping[str, Any]) -> str:
     return str(item.get("subject") or ("scope" if item["kind"] == "scope" else "preset"))
 
 
-def comparison_facts(items: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the summary says of the comparison of one preset or scope; `not_compared` is why there is none."""
-    for item in items:
-        if item["kind"] == "comparison":
-            return {
-                "comparison": item["comparison"],
-                "comparison_notes": item["notes"],
-                "not_compared": None if item["comparison"] else item["reason"],
-            }
-    return {"comparison": None, "comparison_notes": [], "not_compared": None}
-
-
 class Collector:
     """Gathers the records of all items, from this process or from workers.
 
