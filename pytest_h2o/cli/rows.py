@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.cli.flags import add_number, add_option, check_outputs
 from pytest_h2o.cli.progress import ProgressLines
 from pytest_h2o.errors import UsageError
+from pytest_h2o.files import load, render_json, write_new_json, write_new_text
 from pytest_h2o.gate.metrics import DROP, LOSSLESS, LOSSY, METRICS, TARGET_OPTIONS
 from pytest_h2o.inputs.options import parse_baseline
 
@@ -60,7 +60,6 @@ def name_logs(folder: Path) -> dict[Path, str]:
 
 def run_parse(args: argparse.Namespace) -> int:
     from pytest_h2o.bench.rows import read_table, render_metrics_csv
-    from pytest_h2o.files import write_new_text
 
     logs = {log: str(log) for log in args.log_files or ()} if args.log_dir is None else name_logs(args.log_dir)
     check_outputs(args.out_csv, inputs=logs, overwrite=args.overwrite)
@@ -72,27 +71,22 @@ def run_parse(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_result(path: Path | None) -> Mapping[str, Any] | None:
+def read_result(path: Path | None) -> dict[str, Any] | None:
     """A lossless result file, ours or one of the original script, checked field by field."""
     from pytest_h2o.lossless.result import LosslessResult
 
     if path is None:
         return None
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError("a lossless result cannot be read", where=str(path), came=str(error)) from error
-    if not isinstance(value, dict):
-        raise UsageError("a lossless result is not a JSON object", where=str(path), came=type(value).__name__)
-    LosslessResult.from_json(value, str(path))
-    return value
+    values = load(dict[str, Any], path, "a lossless result")
+    LosslessResult.from_json(values, str(path))
+    return values
 
 
-def check_result(values: Mapping[str, Any], where: str, *, decides: bool, allow_skips: bool) -> list[str]:
+def check_result(values: Mapping[str, Any], where: str, *, decides: bool, allow_skips: bool) -> Iterator[str]:
     """What a reader should know of a result, for the notes of the analysis."""
     from pytest_h2o.lossless.result import LosslessResult
 
-    result = LosslessResult.from_json(values, where)
+    result, name = LosslessResult.from_json(values, where), "online simulation" if decides else "upper bound"
     if decides and result.entry_mode == "aggregate":
         raise UsageError(
             "an upper bound cannot decide",
@@ -101,32 +95,22 @@ def check_result(values: Mapping[str, Any], where: str, *, decides: bool, allow_
             expected="an online simulation: entry_mode chunked_grouped, chunked or per_meta",
             hint="make one with: pytest-h2o lossless --entry-mode chunked_grouped --online-chunk-seq 192",
         )
-    name = "online simulation" if decides else "upper bound"
-    notes = [] if not result.skipped_entries else [_skip_note(result, name, where, allow_skips)]
-    return notes + _verify_note(values, result, name)
-
-
-def _skip_note(result: LosslessResult, name: str, where: str, allow_skips: bool) -> str:
-    reasons = ", ".join(f"{count} {reason}" for reason, count in result.skip_reasons.items())
-    total = result.skipped_entries + result.selected_entries
-    if not allow_skips:
+    skipped = f"{result.skipped_entries} of {result.skipped_entries + result.selected_entries} entries"
+    if result.skipped_entries and not allow_skips:
         first = f": {result.skipped[0].path}: {result.skipped[0].detail}" if result.skipped else ""
         raise UsageError(
-            f"{result.skipped_entries} of {total} entries of the {name} could not be read",
+            f"{skipped} of the {name} could not be read",
             where=where + first,
-            came=reasons or None,
+            came=", ".join(f"{count} {reason}" for reason, count in result.skip_reasons.items()) or None,
             expected="every selected entry: a ratio over the rest would be one of another dump",
             hint="mend or remove the entries; --allow-skips takes the ratio over the rest on purpose",
         )
-    return f"{name}: {result.skipped_entries} of {total} entries could not be read and are left out (--allow-skips)"
-
-
-def _verify_note(values: Mapping[str, Any], result: LosslessResult, name: str) -> list[str]:
+    if result.skipped_entries:
+        yield f"{name}: {skipped} could not be read and are left out (--allow-skips)"
     if "encoded_streams" not in values:
-        return [f"{name}: the file does not say whether its streams were decoded again"]
-    if result.verified_streams >= result.encoded_streams > 0:
-        return []
-    return [f"{name}: not decoded, {result.verified_streams} of {result.encoded_streams} streams were compared"]
+        yield f"{name}: the file does not say whether its streams were decoded again"
+    elif not result.verified_streams >= result.encoded_streams > 0:
+        yield f"{name}: not decoded, {result.verified_streams} of {result.encoded_streams} streams were compared"
 
 
 def add_target_arguments(parser: argparse.ArgumentParser) -> None:
@@ -144,10 +128,8 @@ def read_targets(args: argparse.Namespace) -> dict[str, float]:
 
 def read_baseline(args: argparse.Namespace) -> tuple[float | None, bool]:
     """Baseline in tok/s, and whether the decode threshold is left out on purpose."""
-    if args.decode_baseline is None:
-        return None, False
-    if args.decode_baseline == "none":
-        return None, True
+    if args.decode_baseline in (None, "none"):
+        return None, args.decode_baseline == "none"
     return parse_baseline(args.decode_baseline, "--decode-baseline"), False
 
 
@@ -166,7 +148,6 @@ def add_arguments_analyze(parser: argparse.ArgumentParser) -> None:
 
 def run_analyze(args: argparse.Namespace) -> int:
     from pytest_h2o.bench.rows import read_metrics_csv
-    from pytest_h2o.files import write_new_json, write_new_text
     from pytest_h2o.report.original import analyze_rows, check_finite, render_analysis_md
 
     if args.out.suffix == ".json":
@@ -239,28 +220,18 @@ def read_layer_range(results: list[Row]) -> tuple[int, int] | None:
     ranges: set[tuple[int, int] | None] = set()
     for result in results:
         path = result.config_path
-        try:
-            config = json.loads(path.read_text(encoding="utf-8")) if path else {}
-        except (OSError, ValueError) as error:
-            raise UsageError("a recorded config cannot be read", where=str(path), came=str(error)) from error
+        config = load(dict[str, Any], path, "a recorded config") if path else {}
         start, end = (config.get(f"kv_h2o_layer_{end}") for end in ("start", "end"))
         ranges.add((start, end) if type(start) is int and type(end) is int else None)
     return ranges.pop() if len(ranges) == 1 else None
 
 
-def name_outputs(run_dir: Path, evaluations: list[str], *, overwrite: bool) -> list[str]:
-    """The files that an eval writes into the run folder; not the CSV of the sweep, which has the same rows."""
-    names = ["analysis.md", "analysis.json"]
-    names += [f"offline_lossless_{name}{suffix}" for name in evaluations for suffix in (".json", ".md")]
-    return names if (run_dir / "h2o_metrics.csv").exists() and not overwrite else ["h2o_metrics.csv", *names]
-
-
 def run_eval(args: argparse.Namespace) -> int:
     from pytest_h2o.bench.rows import render_metrics_csv
-    from pytest_h2o.files import render_json, write_new_text
     from pytest_h2o.inputs.scope import CHUNKED, Scope, fold_codec
     from pytest_h2o.lossless.result import render_markdown
     from pytest_h2o.report.original import analyze_rows, render_analysis_md
+    from pytest_h2o.run.launching import unlike_contexts
 
     baseline, left_out = read_baseline(args)
     codec = fold_codec({"codec_mode": args.codec_mode, "adaptive_block_seq": args.adaptive_block_seq})
@@ -270,20 +241,26 @@ def run_eval(args: argparse.Namespace) -> int:
     both = args.online_entry_mode == "both"
     modes: tuple[Any, ...] = CHUNKED if both else (args.online_entry_mode,)
     settings |= {mode: Scope(**common, **online, entry_mode=mode) for mode in modes}
-    names = name_outputs(args.run_dir, list(settings), overwrite=args.overwrite)
+    names = ["analysis.md", "analysis.json"]
+    names += [f"offline_lossless_{name}{suffix}" for name in settings for suffix in (".json", ".md")]
+    if args.overwrite or not (args.run_dir / "h2o_metrics.csv").exists():  # that of the sweep has the same rows
+        names.insert(0, "h2o_metrics.csv")
     check_outputs(*(args.run_dir / name for name in names), inputs=(args.dump_dir,), overwrite=args.overwrite)
-    runs, recorded = read_rows(args.run_dir)
-    rows = runs
+    rows, recorded = read_rows(args.run_dir)
+    if baseline is None and not left_out and recorded is not None:
+        baseline, origin = recorded.tok_per_s, recorded.origin
+    else:
+        origin = "--decode-baseline"
     results = {name: _evaluate(args.dump_dir, chosen) for name, chosen in settings.items()}
-    notes = _notes(runs, baseline, None if left_out else recorded)
+    notes = [] if baseline is None else [f"decode baseline: {baseline:g} tok/s ({origin})", *unlike_contexts(rows)]
     for name in (modes[-1], "upper_bound"):
         values, decides = results[name].to_json(), name == modes[-1]
         notes += check_result(values, str(args.dump_dir), decides=decides, allow_skips=args.allow_skips)
-    evicted = read_layer_range(runs)
+    evicted = read_layer_range(rows)
     analysis = analyze_rows(
         rows,
         read_targets(args),
-        baseline_tok_per_s=recorded.tok_per_s if recorded and baseline is None and not left_out else baseline,
+        baseline_tok_per_s=baseline,
         decode_left_out=left_out,
         upper=results["upper_bound"].to_json(),
         online=results[modes[-1]].to_json(),
@@ -308,17 +285,3 @@ def _evaluate(dump_dir: Path, scope: Scope) -> LosslessResult:
 
     with ProgressLines(verbose=False) as lines:
         return evaluate_lossless(dump_dir, scope, verify=True, on_entries=lines.entries, progress=lines.coded)
-
-
-def _notes(runs: list[Row], baseline: float | None, recorded: Baseline | None) -> list[str]:
-    """Where the decode baseline comes from, and what speaks against the comparison."""
-    from pytest_h2o.run.launching import unlike_contexts
-
-    notes = []
-    if baseline is not None:
-        notes.append(f"decode baseline: {baseline:g} tok/s (--decode-baseline)")
-    elif recorded is not None:
-        notes.append(f"decode baseline: {recorded.tok_per_s:g} tok/s ({recorded.origin})")
-    if baseline is not None or recorded is not None:
-        notes += unlike_contexts(runs)
-    return notes

@@ -1,36 +1,40 @@
-"""``pytest-h2o sweep``: the points of a preset, or of a grid given by flags, run on a bench into one folder."""
+"""``pytest-h2o sweep`` and ``calibrate``: a bench is launched, on a grid or against itself."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import platform
 import secrets
 import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_h2o.cli.flags import add_number, add_option
 from pytest_h2o.errors import H2OError, UsageError
+from pytest_h2o.files import digest_file, refuse_existing, write_new_json
 from pytest_h2o.inputs.options import (
     BY_NAME,
     DEFAULT_THREADS,
     EMBEDDED_BENCH,
     EMBEDDED_WORD,
     MAX_DECODE_PAIRS,
+    OPTIONS,
     Given,
+    Settings,
 )
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.config import BaseConfig
-    from pytest_h2o.bench.launch import Launcher
-    from pytest_h2o.bench.rows import Row
     from pytest_h2o.gate.decode import TimedPair
     from pytest_h2o.gate.noise import Noise
-    from pytest_h2o.inputs.presets import Point, Preset
-    from pytest_h2o.run.sources import Source
+    from pytest_h2o.inputs.presets import Preset
 
 
 _NO_FLAG = (
@@ -79,7 +83,8 @@ def read_preset(args: argparse.Namespace) -> Preset:
 
 
 def run_sweep(args: argparse.Namespace) -> int:
-    from pytest_h2o.inputs.options import OPTIONS, Settings
+    from pytest_h2o.bench.manifest import MANIFEST_NAME, manifest_entry
+    from pytest_h2o.bench.rows import write_metrics_csv
     from pytest_h2o.inputs.presets import expand_points
     from pytest_h2o.run.sources import Launched, Run
     from pytest_h2o.run.store import SHARED
@@ -94,28 +99,39 @@ def run_sweep(args: argparse.Namespace) -> int:
             hint="name a folder that is new or empty",
         )
     points = expand_points(preset)
-    given = {
-        "bench": Given(args.llm_bench, "--llm-bench"),
-        "base-config": Given(args.base_config, "--base-config"),
-        "backend": Given(args.backend, "--backend"),
-        "threads": Given(args.threads, "--threads"),
-        "attention-option": Given(args.attention_option, "--attention-option"),
-        "bench-timeout": Given(args.timeout, "default"),
-        "no-fold": Given(args.no_fold, "--no-fold"),
-        "disturbed": Given("keep", "a sweep only marks"),
-    }
+    flags = ("base-config", "backend", "threads", "attention-option", "no-fold")
+    given = {name: Given(getattr(args, name.replace("-", "_")), f"--{name}") for name in flags}
+    given["bench"] = Given(args.llm_bench, "--llm-bench")
+    given["bench-timeout"] = Given(args.timeout, "default")
+    given["disturbed"] = Given("keep", "a sweep only marks")
     settings = Settings({**{option.name: Given(option.default, "default") for option in OPTIONS}, **given})
-    rows = Launched(Run(settings, args.out_dir, on_wait=WaitNotice()), preset, points, args.out_dir)
+    launched = Launched(Run(settings, args.out_dir, on_wait=WaitNotice()), preset, points, args.out_dir)
     if args.dry_run:
-        rows.write_dry_run()
+        launched.write_dry_run()
         print(f"{len(points)} configs, manifest.json and commands.sh in {args.out_dir}; nothing was run")
         return 0
-    outcomes = [(point, _run_point(rows, point, len(points))) for point in points]
-    for note in rows.notes:
+    rows, entries = [], []
+    for count, point in enumerate(points, start=1):
+        try:
+            row = launched.result(point)
+        except H2OError as error:
+            outcome = str(error)
+            entries.append(manifest_entry(point.manifest_fields(), getattr(error, "returncode", None)))
+        else:
+            outcome = f"done (the run of {row.shares_run_with})" if row.shares_run_with else "done"
+            rows.append(row)
+            shared = row.shares_run_with
+            entries.append(manifest_entry(point.manifest_fields(), row.returncode, shares_run_with=shared))
+        print(f"[{count}/{len(points)}] {point.run_id}: {outcome}", flush=True)
+    for note in launched.notes:
         print(f"note: {note}")
-    code = _write(args.out_dir, outcomes)
+    write_new_json(args.out_dir / MANIFEST_NAME, entries)
+    if rows:
+        write_metrics_csv(args.out_dir / "h2o_metrics.csv", rows)
+    failed = len(points) - len(rows)
+    print(f"{len(rows)} rows in {args.out_dir}" + (f"; {failed} points FAILED" if failed else ""))
     shutil.rmtree(args.out_dir / SHARED, ignore_errors=True)
-    return code
+    return 2 if failed else 0
 
 
 class WaitNotice:
@@ -133,39 +149,6 @@ class WaitNotice:
         line = f"h2o: waiting for another timed run on this machine since {waited_s:.0f} s (one runs at a time)"
         with contextlib.suppress(OSError, ValueError):  # a closed stderr is no reason to stop
             print(line, file=sys.__stderr__, flush=True)
-
-
-def _run_point(rows: Source, point: Point, count: int) -> Row | H2OError:
-    try:
-        result = rows.result(point)
-    except H2OError as error:
-        print(f"[{point.index}/{count}] {point.run_id}: {error}", flush=True)
-        return error
-    shared = f" (the run of {result.shares_run_with})" if result.shares_run_with else ""
-    print(f"[{point.index}/{count}] {point.run_id}: done{shared}", flush=True)
-    return result
-
-
-def _write(folder: Path, outcomes: list[tuple[Point, Row | H2OError]]) -> int:
-    """Write manifest and CSV; exit code 0 if every point gave a sound row, else 2."""
-    from pytest_h2o.bench.manifest import MANIFEST_NAME, manifest_entry
-    from pytest_h2o.bench.rows import write_metrics_csv
-    from pytest_h2o.files import write_new_json
-
-    entries, results, failed = [], [], 0
-    for point, outcome in outcomes:
-        if isinstance(outcome, H2OError):
-            failed += 1
-            entries.append(manifest_entry(point.manifest_fields(), getattr(outcome, "returncode", None)))
-        else:
-            results.append(outcome)
-            shared = outcome.shares_run_with
-            entries.append(manifest_entry(point.manifest_fields(), outcome.returncode, shares_run_with=shared))
-    write_new_json(folder / MANIFEST_NAME, entries)
-    if results:
-        write_metrics_csv(folder / "h2o_metrics.csv", results)
-    print(f"{len(results)} rows in {folder}" + (f"; {failed} points FAILED" if failed else ""))
-    return 2 if failed else 0
 
 
 def add_arguments_calibrate(parser: argparse.ArgumentParser) -> None:
@@ -192,28 +175,46 @@ def add_arguments_calibrate(parser: argparse.ArgumentParser) -> None:
 def run_calibrate(args: argparse.Namespace) -> int:
     from pytest_h2o.bench.command import BenchSettings
     from pytest_h2o.bench.config import without_quality
+    from pytest_h2o.bench.embedded import digest_program
     from pytest_h2o.bench.launch import JsonSupport, Launcher
     from pytest_h2o.bench.machine import describe_sources, read_machine
-    from pytest_h2o.files import refuse_existing, write_new_json
     from pytest_h2o.gate.noise import measure_noise
+    from pytest_h2o.inputs.presets import expand_points, preset_from_flags
     from pytest_h2o.run.launching import calibration_path, check_bench
+    from pytest_h2o.run.pairs import PairRunner, launch_pairs
 
-    bench = BenchSettings.for_program(
-        check_bench(args.llm_bench, "--llm-bench"), backend=args.backend, threads=args.threads, timeout_s=args.timeout
-    )
+    program = check_bench(args.llm_bench, "--llm-bench")
+    bench = BenchSettings.for_program(program, backend=args.backend, threads=args.threads, timeout_s=args.timeout)
     base = _base_config(args)
     if args.out is not None:
         refuse_existing(args.out)
     print(f"{args.pairs} pairs, both sides with H2O off; {describe_sources(read_machine())}", flush=True)
+    (point,) = expand_points(preset_from_flags(prompts=args.prompt, gens=args.gen, repeat=args.repeat))
+    seed, pairs = secrets.randbelow(2**32), []
     with tempfile.TemporaryDirectory(prefix="pytest-h2o-calibrate-") as folder:
         launcher = Launcher(without_quality(base), bench, Path(folder), JsonSupport())
-        pairs, again, seed = _launch(launcher, _point(args), args.pairs)
-    noise = measure_noise(pairs)
-    path = args.out or calibration_path(bench, base)
-    write_new_json(
-        path, {**noise.to_json(), **_provenance(args, base.path, seed, pairs, again)}, overwrite=args.out is None
-    )
-    print("\n".join([*_lines(noise), *_disturbed(pairs), f"written to {path}"]))
+        launch = partial(launcher.launch_baseline, point)
+        runner = PairRunner(launch, launch)
+        for pair in launch_pairs(runner, args.pairs, seed):
+            pairs.append(pair)
+            speeds = f"{pair.baseline.decode_tok_per_s:.2f} and {pair.candidate.decode_tok_per_s:.2f} tok/s"
+            left_out = f"; left out: {pair.excluded}" if pair.excluded else ""
+            print(f"[{len(pairs)}/{args.pairs}] {speeds}{left_out}", flush=True)
+    noise, path = measure_noise(pairs), args.out or calibration_path(bench, base)
+    provenance = {
+        "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "machine": platform.node(),
+        "bench": str(args.llm_bench.absolute()),
+        "bench_digest": digest_program(args.llm_bench),
+        "base_config": str(base.path.absolute()),
+        "base_config_digest": digest_file(base.path),
+        **{name: getattr(args, name) for name in ("backend", "threads", "prompt", "gen", "repeat")},
+        "seed": seed,
+        "launched": [asdict(pair) for pair in pairs],
+        "measured_again": runner.measured_again,
+    }
+    write_new_json(path, {**noise.to_json(), **provenance}, overwrite=args.out is None)
+    print("\n".join([*_render_noise(noise, pairs), f"written to {path}"]))
     return 0
 
 
@@ -233,73 +234,19 @@ def _base_config(args: argparse.Namespace) -> BaseConfig:
     )
 
 
-def _point(args: argparse.Namespace) -> Point:
-    from pytest_h2o.inputs.presets import expand_points, preset_from_flags
-
-    keys = {"prompts": str(args.prompt), "gens": str(args.gen), "repeat": str(args.repeat)}
-    (point,) = expand_points(preset_from_flags(**keys))
-    return point
-
-
-def _launch(launcher: Launcher, point: Point, count: int) -> tuple[list[TimedPair], list[str], int]:
-    from pytest_h2o.run.pairs import PairRunner, launch_pairs
-
-    seed = secrets.randbelow(2**32)
-
-    def launch(run_id: str) -> Any:
-        return launcher.launch_baseline(point, run_id)
-
-    runner = PairRunner(launch, launch)
-    pairs = []
-    for number, pair in enumerate(launch_pairs(runner, count, seed), start=1):
-        pairs.append(pair)
-        speeds = f"{pair.baseline.decode_tok_per_s:.2f} and {pair.candidate.decode_tok_per_s:.2f} tok/s"
-        print(f"[{number}/{count}] {speeds}" + (f"; left out: {pair.excluded}" if pair.excluded else ""), flush=True)
-    return pairs, runner.measured_again, seed
-
-
-def _provenance(
-    args: argparse.Namespace, base: Path, seed: int, pairs: list[TimedPair], again: list[str]
-) -> dict[str, Any]:
-    import platform
-    from dataclasses import asdict
-
-    from pytest_h2o.bench.embedded import digest_program
-    from pytest_h2o.files import digest_file
-
-    return {
-        "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "machine": platform.node(),
-        "bench": str(args.llm_bench.absolute()),
-        "bench_digest": digest_program(args.llm_bench),
-        "base_config": str(base.absolute()),
-        "base_config_digest": digest_file(base),
-        **{name: getattr(args, name) for name in ("backend", "threads", "prompt", "gen", "repeat")},
-        "seed": seed,
-        "launched": [asdict(pair) for pair in pairs],
-        "measured_again": again,
-    }
-
-
-def _lines(noise: Noise) -> list[str]:
-    lines = [
+def _render_noise(noise: Noise, pairs: list[TimedPair]) -> Iterator[str]:
+    yield (
         f"a launch spreads by {noise.launch_spread:.2%}, the ratio of a pair by {noise.pair_spread:.2%} "
-        f"({noise.pairs} pairs; against itself {noise.drop:+.2%})",
-        "smallest drop that is told from none (chance 80 %):",
-    ]
-    for pairs in (10, 20, 40, 80):
-        floor = noise.floor(pairs)
-        lines.append(f"  {pairs:>3} pairs  " + ("no verdict is possible" if floor is None else f"{floor:.1%}"))
-    return lines
-
-
-def _disturbed(pairs: list[TimedPair]) -> list[str]:
-    """What to say where the noise is that of a busy machine."""
+        f"({noise.pairs} pairs; against itself {noise.drop:+.2%})"
+    )
+    yield "smallest drop that is told from none (chance 80 %):"
+    for count in (10, 20, 40, 80):
+        floor = noise.floor(count)
+        yield f"  {count:>3} pairs  " + ("no verdict is possible" if floor is None else f"{floor:.1%}")
     launches = [side for pair in pairs for side in (pair.baseline, pair.candidate)]
     found = [launch.disturbance for launch in launches if launch.disturbance is not None]
-    if not found:
-        return []
-    return [
-        f"{len(found)} of {len(launches)} launches were disturbed (first: {found[0]}): this is the noise of a busy "
-        "machine; calibrate again when it is quiet"
-    ]
+    if found:
+        yield (
+            f"{len(found)} of {len(launches)} launches were disturbed (first: {found[0]}): this is the noise of a busy "
+            "machine; calibrate again when it is quiet"
+        )
