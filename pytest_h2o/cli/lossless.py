@@ -10,14 +10,23 @@ import argparse
 import gc
 import math
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from pytest_h2o.cli.flags import check_outputs
 from pytest_h2o.cli.progress import ProgressLines
 from pytest_h2o.errors import UsageError
-from pytest_h2o.inputs.scope import FLAT_KEYS, EntryMode, LayerChoice, Scope, Stage, flag_of, fold_codec, idle_keys
+from pytest_h2o.inputs.scope import (
+    FLAT_KEYS,
+    EntryMode,
+    LayerChoice,
+    Scope,
+    Stage,
+    flag_of,
+    fold_codec,
+    idle_keys,
+    stream_keys,
+)
 
 if TYPE_CHECKING:
     from pytest_h2o.codecs.base import Rope
@@ -59,9 +68,6 @@ def rope_from_args(args: argparse.Namespace) -> Rope | None:
 
 
 _METAVARS = {"stage": Stage, "scope": LayerChoice, "entry_mode": EntryMode}
-_NO_FLAG = ("description", "root", "allow_skips", "codec", "rope", "target", "decides")
-"""Keys of a scope that are no flags here, or flags of their own."""
-
 _CODEC_FLAGS: dict[str, dict[str, Any]] = {
     "codec_mode": {"metavar": "NAME", "help": "adaptive_v22, legacy, or another codec as NAME or NAME:SETTING=VALUE"},
     "zstd_level": {"type": int, "metavar": "N", "help": "of these two: 1 to 22"},
@@ -86,16 +92,15 @@ def add_arguments_lossless(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--executor", default="cores", metavar="WHERE", help="cores (default), or dask://HOST:PORT")
     parser.add_argument("--no-verify", action="store_true", help="count without decoding; the result says so")
     add_rope_arguments(parser)
-    for key in fields(Scope):
-        if key.metadata and key.name not in _NO_FLAG:
-            options: dict[str, Any] = {"metavar": "N", "type": int}
-            if key.name in _METAVARS:
-                options = {"metavar": f"{{{','.join(get_args(_METAVARS[key.name]))}}}"}
-            elif key.name == "layer_ids":
-                options = {"metavar": "N", "nargs": "+"}
-            elif key.default is False:
-                options = {"action": "store_true"}
-            _add_flag(parser, key.name, help=key.metadata["description"], **options)
+    for key in stream_keys():
+        options: dict[str, Any] = {"metavar": "N", "type": int}
+        if key.name in _METAVARS:
+            options = {"metavar": f"{{{','.join(get_args(_METAVARS[key.name]))}}}"}
+        elif key.name == "layer_ids":
+            options = {"metavar": "N", "nargs": "+"}
+        elif key.default is False:
+            options = {"action": "store_true"}
+        _add_flag(parser, key.name, help=key.metadata["description"], **options)
     for name, options in _CODEC_FLAGS.items():
         _add_flag(parser, name, **options)
 
@@ -106,7 +111,7 @@ def _add_flag(parser: argparse.ArgumentParser, name: str, **options: Any) -> Non
 
 def scope_from_args(args: argparse.Namespace) -> Scope:
     """The scope of the flags that were given, and defaults for the others."""
-    names = ({key.name for key in fields(Scope) if key.metadata} - {*_NO_FLAG}) | {*_CODEC_FLAGS}
+    names = {*_CODEC_FLAGS, *(key.name for key in stream_keys())}
     given = {name: value for name, value in vars(args).items() if name in names}
     if "layer_ids" in given:
         given["layer_ids"] = _layer_ids(given["layer_ids"])

@@ -10,7 +10,7 @@ without pydantic; `inputs.scopes` makes the model of it that checks files.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -75,12 +75,12 @@ class Scope:
 
     description: str | None = _key(None, "one line for reports")
     root: Path = _key(Path(), "folder or .zip of the dump, relative to this file")
-    stage: Stage = _key("both")
+    stage: Stage = _key("both", "entries of which stage")
     scope: LayerChoice = _key("front_n", "choice of layers")
     front_n: int = _key(2, "layers 0 to n - 1", ge=1)
     layer_start: int = _key(2, "first layer of layer_range", ge=0)
     layer_end: int = _key(-1, "last layer of layer_range; -1: no bound", ge=-1)
-    layer_ids: tuple[int, ...] = _key(())
+    layer_ids: tuple[int, ...] = _key((), "the layers of layer_ids")
     min_seq_len: int = _key(0, "entries of fewer tokens are left out; 0: no bound", ge=0)
     max_seq_len: int = _key(0, "entries of more tokens are left out; 0: no bound", ge=0)
     strict_fp16: bool = _key(False, "refuse fp32 entries instead of rounding them to fp16")
@@ -136,6 +136,12 @@ class Scope:
         if self.max_seq_len:
             parts.append(f"at most {self.max_seq_len} tokens")
         return ", ".join(parts)
+
+
+def stream_keys() -> list[Field[Any]]:
+    """The keys that say which streams there are: flags of the command, and fields of a result."""
+    others = ("description", "root", "allow_skips", "codec", "rope", "target", "decides")
+    return [key for key in fields(Scope) if key.metadata and key.name not in others]
 
 
 def flag_of(name: str) -> str:

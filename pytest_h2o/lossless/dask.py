@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -40,18 +40,10 @@ _CODED_BY = ("codecs", "lossless")
 
 @dataclass(frozen=True)
 class Parcel:
-    """One task with everything that measuring it needs.
+    """One task, its entries without their files, with everything that measuring it needs.
 
-    Attributes
-    ----------
-    task : Task
-        Its entries without their files.
-    words : uint16 ``[rows, kv_heads, head_dim]``
-        Of all its streams.
-    codec : mapping
-        Configuration of the codec; the worker must have a codec of that name.
-    versions : mapping of str to str
-        What the sender codes with; a worker that codes with something else refuses.
+    `words` are those of all its streams, uint16 ``[rows, kv_heads, head_dim]``; `codec` is the configuration of the
+    codec, which the worker must have by that name; `versions` what the sender codes with, and the worker must too.
     """
 
     task: Task
@@ -102,25 +94,21 @@ def pack(measurement: Measurement, task: Task) -> Parcel:
     )
 
 
-@lru_cache(maxsize=1)
+@cache
 def coding_versions() -> dict[str, str]:
     """What decides how many bytes come out: this package and its code, and the libraries."""
-    return {
-        "pytest_h2o": __version__,
-        "code": _digest_code(),
-        "numpy": np.__version__,
-        "libzstd": ".".join(map(str, zstandard.ZSTD_VERSION)),
-        "byteorder": sys.byteorder,
-    }
-
-
-def _digest_code() -> str:
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
     for folder in _CODED_BY:
         for path in sorted((package / folder).rglob("*.py")):
             digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:12]
+    return {
+        "pytest_h2o": __version__,
+        "code": digest.hexdigest()[:12],
+        "numpy": np.__version__,
+        "libzstd": ".".join(map(str, zstandard.ZSTD_VERSION)),
+        "byteorder": sys.byteorder,
+    }
 
 
 _CONNECT_S = 5.0
@@ -136,10 +124,7 @@ _MOST_BYTES = 1 << 26
 class DaskExecutor:
     """A connection to the scheduler at `address`, ``HOST:PORT``; a context manager.
 
-    Raises
-    ------
-    ExecutorError
-        dask is not installed, or nothing answers there within seconds, or no worker is there within half a minute.
+    ExecutorError where dask is not installed, nothing answers within seconds, or no worker is there in half a minute.
     """
 
     def __init__(self, address: str) -> None:
@@ -239,12 +224,7 @@ class DaskExecutor:
                 hint="have the workers enough memory? their logs say why they ended",
             )
         if "Cancelled" in kind or kind == "CommClosedError":
-            return ExecutorError(
-                "the dask scheduler is gone",
-                where=where,
-                came=f"{kind}: {error}",
-                hint="nothing was counted that had not come back; start it again and repeat the run",
-            )
+            return self._gone(f"{kind}: {error}")
         return ExecutorError(
             "a worker cannot do the work",
             where=where,
@@ -253,18 +233,21 @@ class DaskExecutor:
             hint="install it there with the libraries and codecs of this environment",
         )
 
+    def _gone(self, came: str) -> ExecutorError:
+        return ExecutorError(
+            "the dask scheduler is gone",
+            where=f"dask://{self._address}",
+            came=came,
+            hint="nothing was counted that had not come back; start it again and repeat the run",
+        )
+
     def _wait_for_workers(self) -> int:
         """Threads of all workers; waits a while for the first."""
         end = time.monotonic() + _WITHOUT_WORKERS_S
         while True:
             workers = self._client.scheduler_info(n_workers=-1)["workers"]
             if self._client.status != "running":
-                raise ExecutorError(
-                    "the dask scheduler is gone",
-                    where=f"dask://{self._address}",
-                    came=f"a connection that is {self._client.status}",
-                    hint="nothing was counted that had not come back; start it again and repeat the run",
-                )
+                raise self._gone(f"a connection that is {self._client.status}")
             if workers:
                 return sum(int(worker["nthreads"]) for worker in workers.values())
             if time.monotonic() > end:

@@ -20,7 +20,7 @@ from pytest_h2o.codecs.legacy import Legacy
 from pytest_h2o.codecs.planes import PREDICTORS
 from pytest_h2o.errors import DumpError
 from pytest_h2o.inputs.options import CORES
-from pytest_h2o.inputs.scope import CHUNKED, FLAT_KEYS, Scope
+from pytest_h2o.inputs.scope import CHUNKED, FLAT_KEYS, Scope, stream_keys
 from pytest_h2o.lossless.executors import Executor, open_executor
 from pytest_h2o.lossless.index import DumpEntry, DumpIndex, SkippedEntry, find_overlaps_and_gaps, index_dump
 from pytest_h2o.lossless.measure import Measurement, Tally
@@ -30,9 +30,6 @@ from pytest_h2o.lossless.result import SCHEMA_VERSION, LayerBytes, LosslessResul
 Progress = Callable[[int, int], None]
 _ORIGINAL_NAME = "fp16_gear_predictive_zstd"
 """What the original evaluation script calls its codec, in both modes."""
-
-_SELECTION = ("stage", "scope", "front_n", "layer_start", "layer_end", "layer_ids", "min_seq_len", "max_seq_len")
-_STREAMS = ("strict_fp16", "entry_mode", "online_chunk_seq", "online_framing_bytes", "aggregate_by_stage")
 
 
 def evaluate_lossless(
@@ -67,7 +64,7 @@ def evaluate_lossless(
     return LosslessResult(
         schema_version=SCHEMA_VERSION,
         dump_dir=index.root,
-        **{name: getattr(scope, name) for name in (*_SELECTION, *_STREAMS)},
+        **{key.name: getattr(scope, key.name) for key in stream_keys()},
         **_describe_codec(codec),
         **counted,
         rope=None if rope is None else asdict(rope),
@@ -123,8 +120,6 @@ def _evaluate(
         **_sizes(measurement.codec, tallies),
         "aggregate_groups": len(groups) if scope.entry_mode in ("aggregate", "chunked_grouped") else 0,
         "online_chunks": streams if scope.entry_mode in CHUNKED else 0,
-        "encoded_streams": streams,
-        "verified_streams": sum(tally.verified for tally in tallies.values()),
         "by_layer": tuple(_layer_bytes(layer, tallies) for layer in sorted({layer for layer, _ in tallies})),
     }
 
@@ -145,40 +140,34 @@ def _counted(index: DumpIndex, entries: Sequence[DumpEntry], skipped: Sequence[S
 
 
 def _sizes(codec: Codec, tallies: Mapping[tuple[int, str], Tally]) -> dict[str, Any]:
-    k, v = (_total([tally for (_, kind), tally in tallies.items() if kind == tensor]) for tensor in "kv")
-    raw_bytes, coded_bytes = k.raw_bytes + v.raw_bytes, k.coded_bytes + v.coded_bytes
-    ratio = raw_bytes / coded_bytes
-    verified = k.verified + v.verified
+    sizes: dict[str, Any] = {}
+    both = Tally()
+    for tensor in "kv":
+        total = Tally()
+        for (_, kind), tally in tallies.items():
+            if kind == tensor:
+                total.add(tally)
+        sizes |= {
+            f"{tensor}_raw_bytes": total.raw_bytes,
+            f"{tensor}_compressed_bytes": total.coded_bytes,
+            f"{tensor}_chunk_meta_bytes": total.framing_bytes,
+            f"{tensor}_lossless_ratio": total.raw_bytes / total.coded_bytes,
+        }
+        for plane in ("hi", "lo"):
+            names = getattr(codec, f"{tensor}_{plane}_predictors", PREDICTORS)
+            sizes[f"{tensor}_{plane}_mode_counts"] = _ordered(total.mode_counts.get(plane, {}), names)
+        both.add(total)
     return {
-        "k_raw_bytes": k.raw_bytes,
-        "k_compressed_bytes": k.coded_bytes,
-        "v_raw_bytes": v.raw_bytes,
-        "v_compressed_bytes": v.coded_bytes,
-        "k_chunk_meta_bytes": k.framing_bytes,
-        "v_chunk_meta_bytes": v.framing_bytes,
-        "raw_bytes": raw_bytes,
-        "compressed_bytes": coded_bytes,
-        "k_lossless_ratio": k.raw_bytes / k.coded_bytes,
-        "v_lossless_ratio": v.raw_bytes / v.coded_bytes,
-        "lossless_ratio": ratio,
-        "weighted_lossless_ratio": ratio,
-        **{
-            f"{tensor}_{plane}_mode_counts": _ordered(
-                total.mode_counts.get(plane, {}), getattr(codec, f"{tensor}_{plane}_predictors", PREDICTORS)
-            )
-            for tensor, total in (("k", k), ("v", v))
-            for plane in ("hi", "lo")
-        },
-        "encode_s": k.encode_s + v.encode_s,
-        "decode_s": k.decode_s + v.decode_s if verified else None,
+        **sizes,
+        "raw_bytes": both.raw_bytes,
+        "compressed_bytes": both.coded_bytes,
+        "lossless_ratio": both.raw_bytes / both.coded_bytes,
+        "weighted_lossless_ratio": both.raw_bytes / both.coded_bytes,
+        "encoded_streams": both.streams,
+        "verified_streams": both.verified,
+        "encode_s": both.encode_s,
+        "decode_s": both.decode_s if both.verified else None,
     }
-
-
-def _total(tallies: Sequence[Tally]) -> Tally:
-    total = Tally()
-    for tally in tallies:
-        total.add(tally)
-    return total
 
 
 def _ordered(counts: Mapping[str, int], names: Sequence[str]) -> dict[str, int]:
@@ -188,15 +177,9 @@ def _ordered(counts: Mapping[str, int], names: Sequence[str]) -> dict[str, int]:
 
 
 def _layer_bytes(layer_id: int, tallies: Mapping[tuple[int, str], Tally]) -> LayerBytes:
-    k, v = tallies[layer_id, "k"], tallies[layer_id, "v"]
-    return LayerBytes(
-        layer_id,
-        k_raw_bytes=k.raw_bytes,
-        k_compressed_bytes=k.coded_bytes,
-        k_hi_bytes=k.plane_bytes.get("hi"),
-        k_lo_bytes=k.plane_bytes.get("lo"),
-        v_raw_bytes=v.raw_bytes,
-        v_compressed_bytes=v.coded_bytes,
-        v_hi_bytes=v.plane_bytes.get("hi"),
-        v_lo_bytes=v.plane_bytes.get("lo"),
-    )
+    sizes: dict[str, Any] = {}
+    for tensor in "kv":
+        tally = tallies[layer_id, tensor]
+        sizes |= {f"{tensor}_raw_bytes": tally.raw_bytes, f"{tensor}_compressed_bytes": tally.coded_bytes}
+        sizes |= {f"{tensor}_{plane}_bytes": tally.plane_bytes.get(plane) for plane in ("hi", "lo")}
+    return LayerBytes(layer_id, **sizes)

@@ -14,11 +14,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from queue import SimpleQueue
-from typing import IO, Any, BinaryIO, Protocol, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from pytest_h2o.errors import ExecutorError, UsageError
 from pytest_h2o.files import usable_cores
@@ -108,31 +108,28 @@ class LocalCores:
 
     def run(self, measurement: Measurement, tasks: Iterable[Task]) -> Iterator[Measured]:
         todo = iter(tasks)
-        first = list(_take_until(todo, LONG_WORK_BYTES))
+        first: list[Task] = []
+        size = 0
+        while size < LONG_WORK_BYTES and (task := next(todo, None)) is not None:
+            first.append(task)
+            size += task.raw_bytes
         work = chain(first, todo)
-        if self.workers == 1 or sum(task.raw_bytes for task in first) < LONG_WORK_BYTES:
+        if self.workers == 1 or size < LONG_WORK_BYTES:
             yield from spread(measurement, work, self.workers)
             return
-
         try:
             yield from run_on_processes(pack(measurement, first[0]), work, self.workers)
         except CannotTravel:
             yield from spread(measurement, work, self.workers)
 
 
-def _take_until(tasks: Iterator[Task], most: int) -> Iterator[Task]:
-    """Tasks up to the one with which they come to `most` raw bytes."""
-    size = 0
-    while size < most and (task := next(tasks, None)) is not None:
-        size += task.raw_bytes
-        yield task
-
-
 def open_executor(name: str = CORES, workers: int | None = None) -> AbstractContextManager[Executor]:
     """The executor of a name; leaving the context closes what it has opened."""
     address = dask_address(name, "--executor")
+    if workers is not None and workers < 1:
+        raise UsageError("--workers does not fit", came=str(workers), expected="at least 1")
     if address is None:
-        return nullcontext(LocalCores(_count_workers(workers)))
+        return nullcontext(LocalCores(workers or usable_cores()))
     if workers is not None:
         raise UsageError(
             "--workers means nothing with an executor elsewhere",
@@ -142,14 +139,6 @@ def open_executor(name: str = CORES, workers: int | None = None) -> AbstractCont
     from pytest_h2o.lossless.dask import DaskExecutor  # takes a second, and the extra `dask`
 
     return DaskExecutor(address)
-
-
-def _count_workers(workers: int | None) -> int:
-    if workers is None:
-        return usable_cores()
-    if workers < 1:
-        raise UsageError("--workers does not fit", came=str(workers), expected="at least 1")
-    return workers
 
 
 _START = "import sys; sys.path[:] = {path!r}; from pytest_h2o.lossless.executors import main; main()"
@@ -175,14 +164,16 @@ def run_on_processes(packed: bytes, tasks: Iterable[Task], workers: int) -> Iter
     def measure(task: Task) -> Measured:
         worker = idle.get()
         try:
-            return worker.measure(task)
+            measured: Measured = worker.ask(pickle.dumps(task))
         finally:
             idle.put(worker)
+        return measured
 
     with ExitStack() as opened:
-        started = [opened.enter_context(_start()) for _ in range(workers)]
+        started = [opened.enter_context(_Worker()) for _ in range(workers)]
         for worker in started:
-            worker.greet(packed)
+            if trouble := worker.ask(packed):
+                raise CannotTravel(trouble)
             idle.put(worker)
 
         def end_all() -> None:
@@ -192,69 +183,38 @@ def run_on_processes(packed: bytes, tasks: Iterable[Task], workers: int) -> Iter
         yield from spread(measure, tasks, workers, give_up=end_all)
 
 
-@contextmanager
-def _start() -> Iterator[_Worker]:
-    """A process that ends with the context; at once, where it is left by an error."""
-    command = [sys.executable, "-c", _START.format(path=sys.path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+class _Worker(subprocess.Popen[bytes]):
+    """One process, asked one thing at a time; it ends with its context, at once where that is left by an error."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-c", _START.format(path=sys.path)]
+        super().__init__(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def __exit__(self, kind: type[BaseException] | None, error: Any, traceback: Any) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, error, traceback)
+
+    def ask(self, packed: bytes) -> Any:
+        """Send something and take the answer; an error over there is raised here."""
+        assert self.stdin is not None
+        assert self.stdout is not None
         try:
-            yield _Worker(child)
-        except BaseException:
-            child.kill()
-            raise
-
-
-class _Worker:
-    """One process, asked one thing at a time."""
-
-    def __init__(self, child: subprocess.Popen[bytes]) -> None:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        self._child = child
-        self._asked: IO[bytes] = child.stdin
-        self._answers: IO[bytes] = child.stdout
-
-    def greet(self, measurement: bytes) -> None:
-        """Hand over what all tasks have in common; CannotTravel if it does not arrive."""
-        self._send(measurement)
-        trouble = self._receive()
-        if trouble is not None:
-            raise CannotTravel(trouble)
-
-    def measure(self, task: Task) -> Measured:
-        self._send(pickle.dumps(task))
-        answer = self._receive()
+            self.stdin.write(packed)
+            self.stdin.flush()
+            answer = pickle.load(self.stdout)
+        except (BrokenPipeError, EOFError, pickle.UnpicklingError) as error:
+            self.kill()
+            status = self.wait()
+            raise ExecutorError(
+                "a process that codes streams ended before its work",
+                where=f"process {self.pid}",
+                came=f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}",
+                hint="has the machine enough memory? --workers 1 codes in one process",
+            ) from error
         if isinstance(answer, BaseException):
             raise answer
-        assert isinstance(answer, Measured)
         return answer
-
-    def kill(self) -> None:
-        """End it in the middle of whatever it does."""
-        self._child.kill()
-
-    def _send(self, packed: bytes) -> None:
-        try:
-            self._asked.write(packed)
-            self._asked.flush()
-        except BrokenPipeError as error:
-            raise self._died() from error
-
-    def _receive(self) -> Any:
-        try:
-            return pickle.load(self._answers)
-        except (EOFError, pickle.UnpicklingError) as error:
-            raise self._died() from error
-
-    def _died(self) -> ExecutorError:
-        self.kill()
-        status = self._child.wait()
-        return ExecutorError(
-            "a process that codes streams ended before its work",
-            where=f"process {self._child.pid}",
-            came=f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}",
-            hint="has the machine enough memory? --workers 1 codes in one process",
-        )
 
 
 _LOOK_S = 1.0
