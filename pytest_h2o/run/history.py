@@ -192,7 +192,8 @@ def _read_line(line: bytes, where: str) -> RunRecord | Damage:
         if not line.endswith(b"\n"):
             return Damage(where, "a torn last line: whoever wrote it was stopped; left out")
         inner = (error.where or "").removeprefix(where).lstrip(": ")
-        return Damage(where, f"{error.what}{f' ({inner})' if inner else ''}: {error.came}; left out")
+        place = f" ({inner})" if inner and not inner[0].isdigit() else ""  # a column says nothing in a line so long
+        return Damage(where, f"{error.what}{place}: {error.came}; left out")
 
 
 # -- baselines ----------------------------------------------------------------------------------------------------

@@ -24,14 +24,14 @@ LINE = re.compile(r"h2o: target_ratio_v3: run \d of 3 \(run_000\d\), \d+ s(; abo
 
 @pytest.fixture
 def slow(project: Project) -> tuple[str, ...]:
-    """Options of a run whose three launches take a second each; progress is shown often."""
+    """Options of a run whose three launches take half a second each; progress is shown often."""
     options = (*project.make_bench(), "-k", "target_ratio_v3 and (run_0001 or run_0002 or run_0003)")
-    project.env["FAKE_SLEEP_S"] = "1.0"
+    project.env["FAKE_SLEEP_S"] = "0.6"
     (project.path / "conftest.py").write_text(OFTEN, encoding="utf-8")
     return options
 
 
-@pytest.mark.parametrize("mode", ["plain", "n2", "no-xdist"])
+@pytest.mark.parametrize("mode", ["n2", "no-xdist"])
 def test_a_log_has_plain_lines(mode: str, slow: tuple[str, ...], project: Project) -> None:
     result = project.run(*slow, *MODES[mode])
     assert result.ret == 0
@@ -43,7 +43,7 @@ def test_a_log_has_plain_lines(mode: str, slow: tuple[str, ...], project: Projec
     assert result.parseoutcomes()["passed"] == 3
 
 
-@pytest.mark.parametrize("options", [("-s",), ("-v",), ("-q",), ("--capture=sys",)], ids=str)
+@pytest.mark.parametrize("options", [("-s", "-v"), ("-q", "--capture=sys")], ids=str)
 def test_nothing_of_the_output_is_lost(options: tuple[str, ...], slow: tuple[str, ...], project: Project) -> None:
     result = project.run(*slow, *options)
     assert result.ret == 0

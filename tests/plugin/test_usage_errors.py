@@ -80,13 +80,6 @@ def test_a_bench_that_is_not_there(project: Project) -> None:
     )
 
 
-def test_logs_that_are_not_there(project: Project) -> None:
-    result = project.run("--h2o-logs=nowhere")
-    check_refused(
-        project, result, "the folder of recorded logs is not there", "  where: PROJECT/nowhere", "  expected: a folder"
-    )
-
-
 @pytest.fixture
 def bare(project: Project) -> Project:
     """Recorded logs with neither manifest nor configs."""
@@ -146,12 +139,7 @@ def test_a_broken_preset_names_file_line_and_key(project: Project) -> None:
     check_refused(project, project.run("-k", PRESET), *BROKEN_PRESET)
 
 
-def test_under_xdist_it_is_an_error_of_collection_and_nothing_is_run(project: Project) -> None:
-    replace_in(project.preset("smoke"), "h2o_target_mode:", "h2o_target_mod:")
-    check_refused(project, project.run("-n2"), *BROKEN_PRESET)
-
-
-def test_logs_that_are_not_there_under_xdist(project: Project) -> None:
+def test_logs_that_are_not_there(project: Project) -> None:
     """Found out when all is collected, where a worker that raises would end the session with a traceback."""
     result = project.run("--h2o-logs=nowhere", "-n2")
     check_refused(

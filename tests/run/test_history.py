@@ -174,7 +174,7 @@ def test_a_torn_last_line_is_left_out_and_nothing_is_glued_to_it(tmp_path: Path)
     append_record(path, RECORDS[2])
     first, damage, last = read_history(path)
     assert (first, last) == (RECORDS[0], RECORDS[2])
-    assert str(damage).startswith(f"{path}:2: a record of a run cannot be read (")
+    assert str(damage).startswith(f"{path}:2: a record of a run cannot be read: ")
     assert path.read_bytes() == LINES[0] + LINES[1][:500] + b"\n" + LINES[2]
 
 
@@ -191,7 +191,7 @@ def test_damaged_lines_are_named_and_good_ones_stay_usable(tmp_path: Path) -> No
     found = list(read_history(path))
     assert [entry for entry in found if isinstance(entry, RunRecord)] == [RECORDS[0], RECORDS[2]]
     named = [str(entry) for entry in found if isinstance(entry, Damage)]
-    assert named[0] == f"{path}:2: a record of a run cannot be read (1:1): Expecting value; left out"
+    assert named[0] == f"{path}:2: a record of a run cannot be read: Expecting value; left out"
     assert named[1] == f"{path}:3: a record of a run has another schema than this version reads: schema 2; left out"
     assert named[2].startswith(f"{path}:5: a record of a run was changed after it was written: SHA-256 ")
     assert len(named) == 3
@@ -202,7 +202,7 @@ def test_a_line_without_end_takes_no_memory(tmp_path: Path, monkeypatch: pytest.
     path = write_history(tmp_path, b"x" * 50_001 + b"\n", LINES[0][:0], b"y\n")
     assert [str(entry).removeprefix(str(path)) for entry in read_history(path)] == [
         ":1: a line of more than 4,000 bytes",
-        ":2: a record of a run cannot be read (1:1): Expecting value; left out",
+        ":2: a record of a run cannot be read: Expecting value; left out",
     ]
 
 
