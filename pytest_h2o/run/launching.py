@@ -154,13 +154,13 @@ def _identity(row: Row) -> tuple[object, ...]:
 
 def unlike_contexts(results: Sequence[Row]) -> tuple[str, ...]:
     """Say where the binary's own warnings show that H2O on and off decoded different contexts."""
-    for result in results:
-        row, seen = result, result.output.max_kv_len if result.output else None
+    for row in results:
+        seen = row.output.max_kv_len if row.output else None
         if seen is None or row.prompt_len is None or row.gen_len is None:
             continue
         if seen > row.prompt_len + row.gen_len:
             return (
-                f"decode speeds are not comparable: warnings of {result.run_id} show a kv_len of {seen}, above prompt "
+                f"decode speeds are not comparable: warnings of {row.run_id} show a kv_len of {seen}, above prompt "
                 f"+ gen = {row.prompt_len + row.gen_len}, so H2O on decoded a longer context than H2O off",
             )
     return ()
@@ -173,23 +173,13 @@ EMBEDDED_BUDGET = "20,60s"
 
 @dataclass(frozen=True)
 class PairPlan:
-    """What is fixed before the first pair of a comparison.
-
-    Attributes
-    ----------
-    budget : Budget
-        Pairs and seconds.
-    target : float
-        The largest allowed drop, a fraction.
-    relaunch : bool
-        Whether a disturbed launch is made again.
-    notes : tuple of str
-        What a reader should know of the plan.
-    """
+    """What is fixed before the first pair of a comparison."""
 
     budget: Budget
     target: float
+    """The largest allowed drop, a fraction."""
     relaunch: bool = True
+    """Whether a disturbed launch is made again."""
     notes: tuple[str, ...] = ()
 
 

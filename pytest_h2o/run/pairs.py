@@ -76,17 +76,7 @@ off; the value is plain JSON."""
 
 @dataclass
 class PairRunner:
-    """Launches the pairs of one comparison, and keeps what was measured again.
-
-    Attributes
-    ----------
-    baseline, candidate : callable
-        Launch either side.
-    keep : callable
-        Remembers each pair as soon as it is whole.
-    relaunches : Relaunches
-        Of disturbed launches, both sides together.
-    """
+    """Launches the pairs of one comparison, keeps each as soon as it is whole, and what was measured again."""
 
     baseline: Launch
     candidate: Launch

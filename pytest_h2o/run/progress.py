@@ -22,52 +22,35 @@ _REWRITE_S = 0.5
 
 
 class Plan(NamedTuple):
-    """Steps that a run will take, known before it starts.
-
-    Attributes
-    ----------
-    what : str
-        What the steps are of: a preset, or its decode verdict.
-    total : int
-        How many; of a verdict that may end early, at most.
-    at_most_s : float or None
-        Seconds that all of them may take.
-    """
+    """Steps that a run will take, known before it starts."""
 
     what: str
+    """What the steps are of: a preset, or its decode verdict."""
     total: int
+    """How many; of a verdict that may end early, at most."""
     at_most_s: float | None = None
+    """Seconds that all of them may take."""
 
 
 class Activity(NamedTuple):
-    """What one process is doing.
-
-    Attributes
-    ----------
-    what, label : str
-        A preset, its verdict or a scope; and which part of it.
-    unit : str
-        What is counted: ``run``, ``pair``; empty for an amount.
-    total : int
-        How many of the unit there are at most; 0 where that is not known.
-    number : int or None
-        Which of them this is; None: the one after those that ended.
-    since : float
-        Start of the work, or of waiting, in seconds since the epoch.
-    waits : bool
-        Whether it waits for the machine.
-    share : float or None
-        The part of an amount that is done, from 0 to 1.
-    """
+    """What one process is doing."""
 
     what: str
+    """A preset, its verdict or a scope."""
     label: str
+    """Which part of it."""
     unit: str
+    """What is counted: ``run``, ``pair``; empty for an amount."""
     total: int
+    """How many of the unit there are at most; 0 where that is not known."""
     number: int | None
+    """Which of them this is; None: the one after those that ended."""
     since: float
+    """Start of the work, or of waiting, in seconds since the epoch."""
     waits: bool = False
+    """Whether it waits for the machine."""
     share: float | None = None
+    """The part of an amount that is done, from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -82,15 +65,7 @@ class Board:
 
 
 class ProgressWriter:
-    """Writes what this process is doing; one step at a time.
-
-    Parameters
-    ----------
-    folder : Path
-        Takes the files; made when the first is written.
-    on_wait : callable, optional
-        Told too of every second that is waited for the machine.
-    """
+    """Writes what this process is doing, one step at a time; `on_wait` is told too of every second that it waits."""
 
     def __init__(self, folder: Path, on_wait: Callable[[float], None] | None = None) -> None:
         self._folder = folder

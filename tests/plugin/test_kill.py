@@ -17,7 +17,7 @@ from tests.plugin.broken_off import check_gone, check_journal, check_same, famil
 from tests.plugin.project import Project, check_no_traceback, finish
 
 MOMENTS = 50
-USUAL = 4
+USUAL = 3
 
 VICTIMS = ("controller", "controller -n2", "bench", "worker", "terminated", "interrupted")
 

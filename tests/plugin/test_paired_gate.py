@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.plugin.project import BASE_CONFIG, MODES, ROOT, SWEEP, Project
+from tests.plugin.project import BASE_CONFIG, ROOT, SWEEP, Project
 
 PRESET = """
 prompts: 512
@@ -74,7 +74,7 @@ def bench_project(tmp_path: Path) -> BenchProject:
 
 def test_no_slow_down_passes(bench_project: BenchProject) -> None:
     bench_project.set_decode(base=60, drop=0.0, spread=0.01, seed=1)
-    result = bench_project.run()
+    result = bench_project.run("-k", "small or front2_grouped")
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         [
@@ -236,10 +236,9 @@ def test_a_run_folder_with_pairs_is_judged_again(bench_project: BenchProject) ->
     assert bench_project.count() == launched
 
 
-@pytest.mark.parametrize("mode", ["plain", "n2"])
-def test_pairs_are_launched_once_in_every_way_of_running(mode: str, bench_project: BenchProject) -> None:
+def test_two_workers_launch_pairs_once(bench_project: BenchProject) -> None:
     bench_project.set_decode(base=60, drop=0.3, spread=0.03, seed=2)
-    result = bench_project.run("-k", "test_sweep", *MODES[mode])
+    result = bench_project.run("-k", "test_sweep", "-n2")
     outcomes = result.parseoutcomes()
     assert (outcomes["failed"], outcomes["passed"]) == (2, 4)
     assert bench_project.count() == 3 + 12
@@ -286,16 +285,3 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-def test_choosing_the_row_first_saves_nine_tenths_of_the_launches(bench_project: BenchProject) -> None:
-    """All of target_ratio_v3: ten launches for its 27 rows, then pairs for one row and not for each."""
-    presets = bench_project.path / "gates" / "presets"
-    (presets / "small.yaml").unlink()
-    (presets / "target_ratio_v3.yaml").write_text((ROOT / "gates" / "presets" / "target_ratio_v3.yaml").read_text())
-    bench_project.set_decode(base=60, drop=0.3, spread=0.03, seed=2)
-    assert bench_project.run("-k", "test_decode").ret == 1
-    assert bench_project.count() == 10 + 12
-    one_row, nine_rows = 12, 9 * 12
-    assert bench_project.count("/decode/") == one_row
-    assert 1 - (10 + one_row) / (10 + nine_rows) > 0.8

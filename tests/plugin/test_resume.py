@@ -190,12 +190,22 @@ def test_a_dry_run_cannot_go_on(broken: tuple[Project, tuple[str, ...], Path]) -
 # -- signals ---------------------------------------------------------------------------------------------------------
 
 
-def test_control_c_says_how_to_go_on(tmp_path: Path) -> None:
+def test_control_c_keeps_what_was_measured_and_says_how_to_go_on(tmp_path: Path) -> None:
     project, bench = small_project(tmp_path)
     options = (*bench[:2], *ROWS)
     run_dir, result = break_off(project, options, 2, signal.SIGINT, run_0002="hang_ignoring_term")
     assert result.ret == pytest.ExitCode.INTERRUPTED
-    result.stdout.fnmatch_lines([f"to go on with it: the same command with --h2o-resume={run_dir}"])
+    result.stdout.fnmatch_lines(
+        [
+            "gate UNFINISHED: the run was broken off, so nothing is said of the gate",
+            f"what was measured until then is in {run_dir}/journal.jsonl",
+            f"to go on with it: the same command with --h2o-resume={run_dir}",
+        ]
+    )
+    (record,) = [json.loads(line) for line in (run_dir / "journal.jsonl").read_text().splitlines()]
+    assert (record["run_id"][:8], record["outcome"]) == ("run_0001", "passed")
+    assert record["data"]["points"][0]["result"]["cells"]["h2o_lossy"] == "2.961 ± 0.026"
+    assert not {"run.json", "summary.json"} & {path.name for path in run_dir.iterdir()}
     assert project.run(*options, f"--h2o-resume={run_dir}").ret == 0
 
 
