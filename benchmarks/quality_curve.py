@@ -25,18 +25,19 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
 from pytest_h2o.reference.bench import read_text
 from pytest_h2o.reference.cache import EvictingCache, Watcher
-from pytest_h2o.reference.config import read_config
+from pytest_h2o.reference.config import PolicySettings, read_config
 from pytest_h2o.reference.gguf import GgufFile
 from pytest_h2o.reference.model import Model, Tokens, read_tokenizer
-from pytest_h2o.reference.policy import Plan, PolicySettings, Ranking, Scores
+from pytest_h2o.reference.policy import Plan, Scores
 from pytest_h2o.reference.quality import predict_decoded, predict_full
 
+Ranking = Literal["h2o", "recent", "random"]
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT, PREDICTED = 512, 128
 RATIOS = (0.05, 0.1, 0.2, 0.35, 0.6)
@@ -54,11 +55,26 @@ LABELS = {
 
 def policy(ratio: float, layers: int, alpha: float = EMA_ALPHA) -> PolicySettings:
     """One plan a layer: the trigger is the prompt, which no layer reaches again after the cut."""
-    return PolicySettings(BLOCK, SINK, RECENT, ratio, alpha, INTERVAL, PROMPT, LAYER_START, layers - 1)
+    return PolicySettings(BLOCK, SINK, RECENT, ratio, PROMPT, alpha, INTERVAL, LAYER_START, layers - 1)
 
 
 class CurveCache(EvictingCache):
-    """Takes over what another cache holds after the prompt, and scores if there are any."""
+    """Takes over what another cache holds after the prompt, and scores if there are any.
+
+    What makes a block worth keeping: ``h2o`` its score, ``recent`` its place, ``random`` chance, by `seed`.
+    """
+
+    def __init__(self, *args: Any, ranking: Ranking = "h2o", seed: int = 0, **options: Any) -> None:
+        self._ranking, self._random = ranking, np.random.RandomState(seed)
+        super().__init__(*args, clock="layer", **options)
+
+    def rank(self, layer: int) -> Scores:
+        blocks = len(self.scores[layer])
+        if self._ranking == "recent":
+            return np.arange(blocks, dtype=np.float64)
+        if self._ranking == "random":
+            return self._random.random_sample(blocks)
+        return self.scores[layer]
 
     def take_over(self, prefilled: EvictingCache, scores: list[Scores] | None = None) -> None:
         self.clear()
@@ -66,14 +82,14 @@ class CurveCache(EvictingCache):
             mine.append(*(held.transpose(1, 0, 2) for held in (other.keys, other.values)), 0)
         self.advance(prefilled.next_position)
         if scores is not None:
-            self._scores = [one.copy() for one in scores]
+            self.scores = [one.copy() for one in scores]
 
     def score_prompt(self, model: Model, prompt: Tokens) -> list[Scores]:
         """Decode a prompt token by token, and give the scores: an attention call each, where a prefill has none."""
         self.clear()
         for token in prompt:
             model.decode(int(token), self)
-        return self._scores
+        return self.scores
 
 
 def windows_of(model: Model, tokens: list[int], count: int) -> Iterator[tuple[int, Tokens]]:
@@ -121,14 +137,13 @@ def measure_window(model: Model, window: Tokens, seed: int) -> dict[str, Any]:
                 len(window),
                 policy=policy(ratio, layers, SUM_ALPHA if counts_prompt else EMA_ALPHA),
                 ranking=cast(Ranking, "h2o" if counts_prompt else name),
-                clock="layer",
                 seed=seed,
             )
             cache.take_over(prefilled, prompt_scores if counts_prompt else None)
             bits, _ = predict_decoded(model, logits, targets, cache)
             expected = layers - LAYER_START
-            if cache.counters.evictions != expected:
-                raise SystemExit(f"{cache.counters.evictions} evictions at keep ratio {ratio}, expected {expected}")
+            if cache.evictions != expected:
+                raise SystemExit(f"{cache.evictions} evictions at keep ratio {ratio}, expected {expected}")
             evicted[name][str(ratio)] = bits / PREDICTED
     return {"full": full / PREDICTED, **evicted}
 
@@ -155,7 +170,7 @@ def overlap(arguments: argparse.Namespace) -> None:
         for ratio in RATIOS:
             seen = Plans()
             settings = policy(ratio, model.hyper.layers)
-            cache = CurveCache(model.hyper, len(window), policy=settings, clock="layer", watchers=[seen])
+            cache = CurveCache(model.hyper, len(window), policy=settings, watchers=[seen])
             cache.take_over(prefilled)
             for token in window[PROMPT : PROMPT + INTERVAL + 1]:
                 model.decode(int(token), cache)

@@ -76,15 +76,14 @@ def write_golden(path: Path) -> None:
 
 def compare_real(path: Path) -> None:
     """Print the largest difference of logits on a real model."""
-    from reference_cache import PlainCache
-
+    from pytest_h2o.reference.cache import EvictingCache
     from pytest_h2o.reference.gguf import GgufFile
     from pytest_h2o.reference.model import Model, read_tokenizer
 
     file = GgufFile(path)
     tokens = read_tokenizer(file).encode((ROOT / "fixtures/prompts/prose.txt").read_text("utf-8"))[:256]
     model = Model(file)
-    cache = PlainCache(file.hyper, len(tokens))
+    cache = EvictingCache(file.hyper, len(tokens), half=False)
     ours = model.logits(model.prefill(np.array(tokens[:200]), cache))
     ours = np.concatenate([ours, [model.decode(token, cache) for token in tokens[200:]]])
     theirs = other_logits(real_shape(file), original_weights(file), tokens)

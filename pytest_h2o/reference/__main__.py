@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from pytest_h2o.errors import H2OError
-from pytest_h2o.reference.arguments import USAGE, ArgumentsError, parse_arguments
+from pytest_h2o.reference.config import USAGE, ArgumentsError, check_arguments, parse_arguments, read_config
 
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 SPIN_VARIABLE = "OPENBLAS_THREAD_TIMEOUT"
@@ -29,11 +29,12 @@ def main(argv: Sequence[str]) -> int:
     if arguments.help:
         print(USAGE, end="")
         return 0
-    _set_threads(arguments.threads)
-    from pytest_h2o.reference.bench import run_bench
-
     try:
-        run_bench(arguments)
+        config = read_config(check_arguments(arguments))
+        _set_threads(arguments.threads)
+        from pytest_h2o.reference.bench import run_bench
+
+        run_bench(arguments, config)
     except H2OError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,49 +1,41 @@
-"""The KV cache of one layer: keys, values and the positions at which they were written."""
+"""The KV cache of a model under H2O eviction: what each layer holds, whose turn it is to plan, and what the plan does.
+
+In decoding each attention call of a layer takes its pending plan (tokens move together, the scores of kept blocks
+with them), appends the token, and blends the attention of that token into its scores. A plan is made when the clock
+stands at least `update_interval` past the last one, and is applied at that layer's next call. Two clocks are known:
+
+``shared``
+    That of the engine: it counts the attention calls of all layers, and one layer at a time plans. Where the interval
+    and the number of layers fit each other badly the same few layers plan again and again and the others never do:
+    the recorded warnings of the engine name layers 15 and 31 five hundred times of nine hundred.
+``layer``
+    Each layer counts its own calls, so that every layer in the range evicts. A row then claims no more than was done.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytest_h2o.errors import UsageError
+from pytest_h2o.reference.config import Clock, PolicySettings
 from pytest_h2o.reference.gguf import Floats, HyperParameters
-from pytest_h2o.reference.model import Stage
-from pytest_h2o.reference.policy import (
-    KeepTarget,
-    Plan,
-    PolicySettings,
-    Ranking,
-    Scores,
-    choose_blocks,
-    plan_keep,
-    update_scores,
-)
+from pytest_h2o.reference.policy import Plan, Scores, choose_blocks, plan_keep, update_scores
 
+Stage = Literal["prefill", "decode"]
 Words = NDArray[np.uint16]
 
 
 class LayerCache:
-    """What one layer holds, in memory that is taken once.
+    """What one layer holds, `length` tokens, in memory for `capacity` of them that is taken once.
 
     Keys stand rotated as they were written: their rotation is that of their original position, wherever they move.
-
-    Parameters
-    ----------
-    kv_heads, head_dim, capacity : int
-        `capacity` in tokens.
-    half : bool
-        Whether values are rounded to fp16 when they are written, as a cache of 2 bytes an element would hold them.
-        They are computed with as float32 all the same.
-
-    Attributes
-    ----------
-    length : int
-        Tokens held.
+    With `half` values are rounded to fp16 when they are written, as a cache of 2 bytes an element would hold them; they
+    are computed with as float32 all the same.
     """
 
     def __init__(self, kv_heads: int, head_dim: int, capacity: int, *, half: bool) -> None:
@@ -102,9 +94,6 @@ class LayerCache:
             to += length
         self.length = to
 
-    def clear(self) -> None:
-        self.length = 0
-
     def words(self, start: int, stop: int) -> tuple[Words, Words]:
         """K and V of some held tokens as fp16 bit patterns, uint16 ``[tokens, kv_heads, head_dim]``, copied."""
         keys, values = (
@@ -112,9 +101,6 @@ class LayerCache:
             for held in (self._keys, self._values)
         )
         return keys, values
-
-
-Clock = Literal["shared", "layer"]
 
 
 class Watcher:
@@ -132,54 +118,25 @@ class Watcher:
     def decoded(self, layer: int, held: LayerCache) -> None:
         """A layer has decoded a token."""
 
-
-@dataclass
-class Counters:
-    """What a repeat reports. Keep ratios are fractions of the tokens, 1 where there was no plan.
-
-    Attributes
-    ----------
-    keep, lossy : float
-        Of the last plan that was not floor-dominated.
-    floor_keep, target_keep, quantized_keep : float
-        Of the last plan in any layer.
-    evict_us : int
-        Time that the last plan took, microseconds.
-    plans, evictions : int
-        Plans made, and plans applied that evicted something.
-    """
-
-    keep: float = 1.0
-    lossy: float = 1.0
-    floor_keep: float = 1.0
-    target_keep: float = 1.0
-    quantized_keep: float = 1.0
-    evict_us: int = 0
-    plans: int = 0
-    evictions: int = 0
+    def finish(self) -> Mapping[str, float]:
+        """Wait for what is still being done for this repeat; columns of the table with their figures."""
+        return {}
 
 
 class EvictingCache:
-    """A `KVStore` for a model.
+    """All layers of a model; without a policy they keep everything.
 
-    Parameters
+    Attributes
     ----------
-    hyper : HyperParameters
-    capacity : int
-        Tokens that a layer has room for.
-    half : bool
-        Whether K and V are rounded to fp16 as they are written.
-    policy : PolicySettings or None
-        None keeps everything.
-    ranking : str
-        What makes a block worth keeping: ``h2o`` its score, ``recent`` its place, ``random`` chance.
-    clock : str
-        ``shared`` or ``layer``.
-    seed : int
-        Of the ranking ``random``; the same plans come again after each `clear`.
-    watchers : sequence of Watcher
-    log : callable, optional
-        Takes a line for each plan.
+    layers : list of LayerCache
+    next_position : int
+        Position of the next token in its sequence: how many tokens were seen since the cache was cleared.
+    figures : dict
+        Columns of the table: keep and lossy ratio of the last plan that was not floor-dominated; floor, target and
+        quantised keep of the last plan, and the microseconds that it took. Those that nothing was planned for are
+        missing.
+    plans, evictions : int
+        Plans made, and plans applied that evicted something.
     """
 
     def __init__(
@@ -189,25 +146,21 @@ class EvictingCache:
         *,
         half: bool = True,
         policy: PolicySettings | None = None,
-        ranking: Ranking = "h2o",
         clock: Clock = "shared",
-        seed: int = 0,
         watchers: Sequence[Watcher] = (),
         log: Callable[[str], None] | None = None,
     ) -> None:
         self.layers = [LayerCache(hyper.kv_heads, hyper.head_dim, capacity, half=half) for _ in range(hyper.layers)]
-        self._policy, self._ranking, self._clock, self._seed = policy, ranking, clock, seed
-        self._watchers, self._log = tuple(watchers), log
+        self._policy, self._clock, self._watchers, self._log = policy, clock, tuple(watchers), log
         self.clear()
 
     def clear(self) -> None:
-        """Forget every token, plan, score and counter."""
+        """Forget every token, plan, score and figure."""
         for held in self.layers:
-            held.clear()
-        self.next_position = 0
-        self.counters = Counters()
-        self._random = np.random.RandomState(self._seed)
-        self._scores: list[Scores] = [np.zeros(0)] * len(self.layers)
+            held.length = 0
+        self.next_position = self.plans = self.evictions = 0
+        self.figures: dict[str, float] = {}
+        self.scores: list[Scores] = [np.zeros(0)] * len(self.layers)
         self._restart_clock()
         for watcher in self._watchers:
             watcher.cleared()
@@ -220,9 +173,13 @@ class EvictingCache:
     @property
     def full_bytes(self) -> int:
         """Bytes that they would hold if nothing had been evicted."""
-        return sum(self.next_position * held.token_bytes for held in self.layers)
+        return self.next_position * sum(held.token_bytes for held in self.layers)
 
     def extend(self, layer: int, keys: Floats, values: Floats, stage: Stage) -> tuple[Floats, Floats]:
+        """Take K and V of new tokens, ``[tokens, kv_heads, head_dim]``; give all that the layer now holds.
+
+        Returns two float32 arrays, ``[kv_heads, kv_len, head_dim]``, the new tokens last.
+        """
         held = self.layers[layer]
         if stage == "decode":
             self._apply_pending(layer)
@@ -236,17 +193,28 @@ class EvictingCache:
         return held.keys, held.values
 
     def observe(self, layer: int, weights: Floats) -> None:
+        """Take the attention weights of one decoded token, ``[kv_heads, heads / kv_heads, kv_len]``."""
         policy = self._policy
         if policy is not None and policy.covers(layer):
             mass = weights.sum(axis=(0, 1)) / np.float32(weights.shape[0] * weights.shape[1])
-            self._scores[layer] = update_scores(self._scores[layer], mass, policy.block_tokens, policy.ema_alpha)
+            self.scores[layer] = update_scores(self.scores[layer], mass, policy.block_tokens, policy.ema_alpha)
             if self.layers[layer].length >= policy.trigger_min_tokens and self._is_due(layer, policy):
                 self._make_plan(layer, policy)
         for watcher in self._watchers:
             watcher.decoded(layer, self.layers[layer])
 
     def advance(self, tokens: int) -> None:
+        """All layers have taken `tokens` more tokens."""
         self.next_position += tokens
+
+    def finish(self) -> None:
+        """A repeat is over: wait for those who watch, and take their figures."""
+        for watcher in self._watchers:
+            self.figures.update(watcher.finish())
+
+    def rank(self, layer: int) -> Scores:
+        """What makes the blocks of a layer worth keeping, ``[blocks]``: higher is kept first."""
+        return self.scores[layer]
 
     def _restart_clock(self) -> None:
         self._all_calls = self._last_plan = 0
@@ -260,43 +228,28 @@ class EvictingCache:
         return self._calls[layer] - self._last_plans[layer] >= policy.update_interval
 
     def _make_plan(self, layer: int, policy: PolicySettings) -> None:
+        held = self.layers[layer]
         started_s = time.perf_counter()
-        target = plan_keep(
-            self.layers[layer].length,
-            block_tokens=policy.block_tokens,
-            sink_tokens=policy.sink_tokens,
-            recent_tokens=policy.recent_tokens,
-            ratio=policy.ratio,
-        )
-        plan = choose_blocks(target, self._rank(layer), policy.block_tokens)
+        target = plan_keep(held.length, policy)
+        plan = choose_blocks(target, self.rank(layer), policy.block_tokens)
         elapsed_s = time.perf_counter() - started_s
         self._last_plan = self._all_calls
         self._last_plans[layer] = self._calls[layer]
+        self.plans += 1
+        lossy = plan.lossy_ratio(held.token_bytes)
+        self.figures |= {
+            "h2o_evict_us": round(elapsed_s * 1e6),
+            "h2o_floor_keep": target.floor_keep,
+            "h2o_target_keep_effective": target.target_keep,
+            "h2o_quantized_keep": target.quantized_keep,
+        }
         if not target.floor_dominated:
             self._pending[layer] = plan
-        self._count(layer, target, plan, round(elapsed_s * 1e6))
-
-    def _rank(self, layer: int) -> Scores:
-        blocks = len(self._scores[layer])
-        if self._ranking == "recent":
-            return np.arange(blocks, dtype=np.float64)
-        if self._ranking == "random":
-            return self._random.random_sample(blocks)
-        return self._scores[layer]
-
-    def _count(self, layer: int, target: KeepTarget, plan: Plan, evict_us: int) -> None:
-        counters = self.counters
-        counters.plans += 1
-        counters.evict_us = evict_us
-        counters.floor_keep, counters.target_keep = target.floor_keep, target.target_keep
-        counters.quantized_keep = target.quantized_keep
-        if not target.floor_dominated:
-            counters.keep, counters.lossy = plan.keep, plan.lossy_ratio(self.layers[layer].token_bytes)
+            self.figures |= {"h2o_keep": plan.keep, "h2o_lossy": lossy}
         if self._log is not None:
-            evict = target.kv_len - plan.kept_tokens
             self._log(
-                f"[H2O] layer={layer} kv={target.kv_len} keep_ratio={plan.keep:.4f} evict={evict} "
-                f"lossy_ratio={plan.lossy_ratio(self.layers[layer].token_bytes):.4f}"
+                f"[H2O] layer={layer} kv={target.kv_len} keep_ratio={plan.keep:.4f} "
+                f"evict={target.kv_len - plan.kept_tokens} lossy_ratio={lossy:.4f}"
             )
 
     def _apply_pending(self, layer: int) -> None:
@@ -304,7 +257,7 @@ class EvictingCache:
         if plan is None:
             return
         self.layers[layer].keep(plan.runs)
-        self._scores[layer] = self._scores[layer][list(plan.blocks)]
-        self.counters.evictions += plan.kept_tokens < plan.target.kv_len
+        self.scores[layer] = self.scores[layer][list(plan.blocks)]
+        self.evictions += plan.kept_tokens < plan.target.kv_len
         for watcher in self._watchers:
             watcher.evicted(layer, plan)

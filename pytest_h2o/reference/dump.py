@@ -23,17 +23,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pytest_h2o.codecs.base import Codec, Stream, Tensor
 from pytest_h2o.codecs.gear_v3 import GearV3
 from pytest_h2o.errors import UsageError
-from pytest_h2o.lossless.index import DumpEntry, DumpIndex, index_dump
+from pytest_h2o.lossless.index import DumpEntry, index_dump
 from pytest_h2o.lossless.read import Piece, read_pieces
-from pytest_h2o.reference.cache import Watcher
+from pytest_h2o.reference.cache import Stage, Watcher
 from pytest_h2o.reference.gguf import Floats
-from pytest_h2o.reference.model import Stage
+from pytest_h2o.reference.lossless import LOG_MARK, Sample
 
 STAGES = ("prefill", "decode", "both")
 
@@ -46,9 +43,6 @@ class DumpSettings:
     run_id: str
     stage: str
     max_tokens: int
-
-    def wants(self, stage: Stage) -> bool:
-        return self.stage in (stage, "both")
 
 
 def read_dump_settings(environment: Mapping[str, str]) -> DumpSettings | None:
@@ -78,11 +72,7 @@ def _refused(name: str, came: str, expected: str, hint: str) -> UsageError:
 class DumpWriter(Watcher):
     """Writes what a cache takes in until it is cleared: every later repeat takes in the same.
 
-    Parameters
-    ----------
-    settings : DumpSettings
-    half : bool
-        fp16, rounded from float32 to nearest even; else float32.
+    With `half` as fp16, rounded from float32 to nearest even; else as float32.
     """
 
     def __init__(self, settings: DumpSettings, *, half: bool) -> None:
@@ -98,15 +88,35 @@ class DumpWriter(Watcher):
         tokens = len(keys)
         if settings.max_tokens:
             tokens = min(tokens, settings.max_tokens - first_position)
-        if self._ended or tokens < 1 or not settings.wants(stage):
+        if self._ended or tokens < 1 or settings.stage not in (stage, "both"):
             return
         folder = settings.root / settings.run_id / f"layer_{layer}"
-        span = f"t{first_position}_{first_position + tokens}"
+        end = first_position + tokens
+        span = f"t{first_position}_{end}"
+        meta = {
+            "layer_id": layer,
+            "seq_start": first_position,
+            "seq_len": tokens,
+            "seq_end_exclusive": end,
+            "kv_heads": keys.shape[1],
+            "head_dim": keys.shape[2],
+            "bytes_per_elem": 2 if self._half else 4,
+            "dtype": "fp16" if self._half else "fp32",
+            "add": len(keys),
+            "tensor_seq_len": len(keys),
+            "quant_key": False,
+            "quant_value": False,
+            "flash_attention": False,
+            "stage": stage,
+            "run_id": settings.run_id,
+            "k_file": f"k_{span}.bin",
+            "v_file": f"v_{span}.bin",
+        }
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for name, tensor in (("k", keys), ("v", values)):
-                (folder / f"{name}_{span}.bin").write_bytes(self._to_bytes(tensor[:tokens]))
-            meta = self._meta(layer, first_position, tokens, keys.shape, span, stage)
+                words = tensor[:tokens].astype("<f2" if self._half else "<f4")
+                (folder / f"{name}_{span}.bin").write_bytes(words.tobytes())
             (folder / f"meta_{span}.json").write_text(json.dumps(meta, indent=2) + "\n", "utf-8")
         except OSError as error:
             raise UsageError(
@@ -115,32 +125,6 @@ class DumpWriter(Watcher):
                 came=error.strerror,
                 hint="set MNN_KV_DUMP_DIR to a folder that can be written, or to off",
             ) from error
-
-    def _to_bytes(self, tensor: NDArray[np.float32]) -> bytes:
-        return tensor.astype("<f2" if self._half else "<f4").tobytes()
-
-    def _meta(
-        self, layer: int, start: int, tokens: int, shape: tuple[int, ...], span: str, stage: Stage
-    ) -> dict[str, object]:
-        return {
-            "layer_id": layer,
-            "seq_start": start,
-            "seq_len": tokens,
-            "seq_end_exclusive": start + tokens,
-            "kv_heads": shape[1],
-            "head_dim": shape[2],
-            "bytes_per_elem": 2 if self._half else 4,
-            "dtype": "fp16" if self._half else "fp32",
-            "add": shape[0],
-            "tensor_seq_len": shape[0],
-            "quant_key": False,
-            "quant_value": False,
-            "flash_attention": False,
-            "stage": stage,
-            "run_id": self._settings.run_id,
-            "k_file": f"k_{span}.bin",
-            "v_file": f"v_{span}.bin",
-        }
 
 
 CONFIG_KEYS: Mapping[str, object] = {
@@ -153,144 +137,88 @@ CONFIG_KEYS: Mapping[str, object] = {
 }
 """What the config of a run must say for it to tell of its samples."""
 
-_MARK = "[H2O-LOSSLESS]"
 _PAIR = re.compile(r"(\w+)=(-?\d+)(?=\s|$)")
 _COMP = ("comp", "compressed", "comp_bytes")
 """Names under which benches print the coded bytes of a sample."""
 
 
 @dataclass(frozen=True)
-class LoggedSample:
-    """One line of a run's log.
-
-    Attributes
-    ----------
-    layer, start, tokens : int
-        `start` counts held tokens.
-    first_position, end_position : int
-        In the sequence; where the log does not say, those of a cache from which nothing was evicted.
-    raw_bytes, coded_bytes : int
-        K and V together.
-    """
-
-    layer: int
-    start: int
-    tokens: int
-    first_position: int
-    end_position: int
-    raw_bytes: int
-    coded_bytes: int
-
-    @property
-    def contiguous(self) -> bool:
-        """Whether nothing was evicted between its first token and its last."""
-        return self.end_position - self.first_position == self.tokens
-
-
-@dataclass(frozen=True)
-class Compared:
-    """A sample and the size of the same tokens coded offline; None if the dumps lack some of them."""
-
-    sample: LoggedSample
-    offline_bytes: int | None
-
-    @property
-    def equal(self) -> bool:
-        return self.offline_bytes == self.sample.coded_bytes
-
-
-@dataclass(frozen=True)
 class Consistency:
-    """What a comparison found.
+    """What a comparison found."""
 
-    Attributes
-    ----------
-    compared : tuple of Compared
-        Each distinct sample once; a run prints the same ones in every repeat.
-    not_comparable : tuple of LoggedSample
-        Samples that an eviction had torn apart: no dump holds them side by side.
-    """
-
-    compared: tuple[Compared, ...]
-    not_comparable: tuple[LoggedSample, ...]
+    compared: tuple[tuple[Sample, int | None], ...]
+    """Each distinct sample once (a run prints the same ones in every repeat), and the bytes of the same tokens coded
+    offline; None if the dumps lack some of them."""
+    not_comparable: tuple[Sample, ...]
+    """Samples that an eviction had torn apart: no dump holds them side by side."""
 
     @property
     def consistent(self) -> bool:
         """Whether there was something to compare and all of it was equal."""
-        return bool(self.compared) and all(one.equal for one in self.compared)
+        return bool(self.compared) and all(sample.coded_bytes == offline for sample, offline in self.compared)
 
     @property
     def runtime_bytes(self) -> int:
-        return sum(one.sample.coded_bytes for one in self.compared)
+        return sum(sample.coded_bytes for sample, _ in self.compared)
 
     @property
     def offline_bytes(self) -> int | None:
         """None if some tokens are missing in the dumps."""
-        sizes = [one.offline_bytes for one in self.compared]
-        return None if None in sizes else sum(size for size in sizes if size is not None)
+        sizes = [offline for _, offline in self.compared if offline is not None]
+        return sum(sizes) if len(sizes) == len(self.compared) else None
 
     def render(self) -> str:
         """What was compared, in lines: the totals, then each sample that is not equal."""
-        offline = "tokens are missing in the dumps" if self.offline_bytes is None else f"{self.offline_bytes:,} bytes"
         torn = f"; {len(self.not_comparable)} torn apart by eviction, left out" if self.not_comparable else ""
-        lines = [f"{len(self.compared)} samples: runtime {self.runtime_bytes:,} bytes, offline {offline}{torn}"]
         if not self.compared:
-            lines = [f"no sample to compare{torn}: the run must log them ({', '.join(CONFIG_KEYS)})"]
-        for one in self.compared:
-            if not one.equal:
-                sample = one.sample
+            return f"no sample to compare{torn}: the run must log them ({', '.join(CONFIG_KEYS)})"
+        total = self.offline_bytes
+        offline = "tokens are missing in the dumps" if total is None else f"{total:,} bytes"
+        lines = [f"{len(self.compared)} samples: runtime {self.runtime_bytes:,} bytes, offline {offline}{torn}"]
+        for sample, size in self.compared:
+            if size != sample.coded_bytes:
                 where = f"layer {sample.layer}, positions {sample.first_position} to {sample.end_position}"
-                came = "not in the dumps" if one.offline_bytes is None else f"offline {one.offline_bytes:,} bytes"
+                came = "not in the dumps" if size is None else f"offline {size:,} bytes"
                 lines.append(f"{where}: runtime {sample.coded_bytes:,} bytes, {came}")
         return "\n".join(lines)
 
 
-def parse_samples(output: str) -> tuple[LoggedSample, ...]:
+def parse_samples(output: str) -> tuple[Sample, ...]:
     """The samples that the output of a run tells of, in its order, each distinct one once.
 
     A line that lacks the layer, the start, the number of tokens or either size is passed over: it is some other
-    message of the engine, or one that was cut.
+    message of the engine, or one that was cut. Where it does not say the positions, they are those of a cache from
+    which nothing was evicted.
     """
-    found: dict[LoggedSample, None] = {}
+    found: dict[Sample, None] = {}
     for line in output.splitlines():
-        _, mark, rest = line.partition(_MARK)
-        if not mark:
-            continue
+        _, mark, rest = line.partition(LOG_MARK)
         numbers = {key: int(value) for key, value in _PAIR.findall(rest)}
         coded = next((numbers[name] for name in _COMP if name in numbers), None)
-        if coded is None or not {"layer", "start", "tokens", "raw"} <= numbers.keys():
+        if not mark or coded is None or not {"layer", "start", "tokens", "raw"} <= numbers.keys():
             continue
         first = numbers.get("pos", numbers["start"])
         end = numbers.get("pos_end", first + numbers["tokens"])
-        sample = LoggedSample(numbers["layer"], numbers["start"], numbers["tokens"], first, end, numbers["raw"], coded)
+        sample = Sample(numbers["layer"], numbers["start"], numbers["tokens"], first, end, numbers["raw"], coded)
         found[sample] = None
     return tuple(found)
 
 
 def compare_run(output: str, dump_dir: Path, *, run_id: str, config: Mapping[str, object]) -> Consistency:
-    """Compare what a run printed with what it dumped."""
+    """Compare what a run printed with what it dumped: the tokens of each sample, coded as the dumps have them."""
     names = {key: config.get(f"kv_lossless_{key}") for key in ("predictors_k", "predictors_v")}
     codec = GearV3(**{key: name for key, name in names.items() if isinstance(name, str)})
-    return compare_with_dumps(parse_samples(output), index_dump(dump_dir / run_id), codec)
-
-
-def compare_with_dumps(
-    samples: Sequence[LoggedSample], dumps: DumpIndex, codec: Codec, run_id: str | None = None
-) -> Consistency:
-    """Code the tokens of each sample as the dumps have them."""
     by_layer: dict[int, list[DumpEntry]] = {}
-    for entry in dumps.entries:
-        if run_id is None or entry.run_id == run_id:
-            by_layer.setdefault(entry.layer_id, []).append(entry)
-    compared = [
-        Compared(sample, _offline_bytes(sample, by_layer.get(sample.layer, []), codec))
-        for sample in samples
-        if sample.contiguous
-    ]
-    return Consistency(tuple(compared), tuple(sample for sample in samples if not sample.contiguous))
+    for entry in index_dump(dump_dir / run_id).entries:
+        by_layer.setdefault(entry.layer_id, []).append(entry)
+    samples = parse_samples(output)
+    whole = [sample for sample in samples if sample.contiguous]
+    offline = (_offline_bytes(sample, by_layer.get(sample.layer, []), codec) for sample in whole)
+    torn = tuple(sample for sample in samples if not sample.contiguous)
+    return Consistency(tuple(zip(whole, offline, strict=True)), torn)
 
 
-def _offline_bytes(sample: LoggedSample, entries: Sequence[DumpEntry], codec: Codec) -> int | None:
+def _offline_bytes(sample: Sample, entries: Sequence[DumpEntry], codec: Codec) -> int | None:
     """Bytes of K and V of a sample's tokens; None unless every one of them stands in exactly one entry."""
     pieces = []
     expected = sample.first_position

@@ -1,13 +1,14 @@
 """A GGUF file of a Llama-style model: its hyper-parameters, its tensors, its tokenizer metadata, all checked.
 
 GGUF is the model format of llama.cpp; the ``gguf`` package reads it and turns quantised tensors into float32.
-Every fault of a file is one `UsageError` that names it.
+Every fault of a file is one `UsageError` that names it. A model that would be computed wrongly is refused: a wrong
+figure is worse than none.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,66 +26,62 @@ _HINT = "name a GGUF file of a Llama-style model in `llm_model` of the config"
 
 @dataclass(frozen=True)
 class HyperParameters:
-    """What the metadata of a model says of its shape.
-
-    Attributes
-    ----------
-    layers, embedding, feed_forward, heads, kv_heads, head_dim, vocabulary : int
-        Sizes; `heads` is a whole multiple of `kv_heads`.
-    context : int
-        The longest sequence that the model was made for, in tokens.
-    rope_theta : float
-        Base of the rotation: pair i turns by position * theta ** (-2 i / head_dim).
-    norm_epsilon : float
-        Added to the mean square in RMS norms.
-    """
+    """What the metadata of a model says of its shape."""
 
     layers: int
     embedding: int
     feed_forward: int
     heads: int
+    """A whole multiple of `kv_heads`."""
     kv_heads: int
     head_dim: int
     vocabulary: int
     context: int
+    """The longest sequence that the model was made for, in tokens."""
     rope_theta: float
+    """Base of the rotation: pair i turns by position * theta ** (-2 i / head_dim)."""
     norm_epsilon: float
+    """Added to the mean square in RMS norms."""
 
-    def tensor_shapes(self) -> Mapping[str, tuple[int, ...]]:
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name to shape, rows first, of every tensor that a model of this shape must have."""
         query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
         of_layer = {
-            "attn_norm.weight": (self.embedding,),
-            "attn_q.weight": (query, self.embedding),
-            "attn_k.weight": (key, self.embedding),
-            "attn_v.weight": (key, self.embedding),
-            "attn_output.weight": (self.embedding, query),
-            "ffn_norm.weight": (self.embedding,),
-            "ffn_gate.weight": (self.feed_forward, self.embedding),
-            "ffn_up.weight": (self.feed_forward, self.embedding),
-            "ffn_down.weight": (self.embedding, self.feed_forward),
+            "attn_norm": (self.embedding,),
+            "attn_q": (query, self.embedding),
+            "attn_k": (key, self.embedding),
+            "attn_v": (key, self.embedding),
+            "attn_output": (self.embedding, query),
+            "ffn_norm": (self.embedding,),
+            "ffn_gate": (self.feed_forward, self.embedding),
+            "ffn_up": (self.feed_forward, self.embedding),
+            "ffn_down": (self.embedding, self.feed_forward),
         }
-        shapes: dict[str, tuple[int, ...]] = {
+        return {
             "token_embd.weight": (self.vocabulary, self.embedding),
             "output_norm.weight": (self.embedding,),
+            **{f"blk.{i}.{name}.weight": shape for i in range(self.layers) for name, shape in of_layer.items()},
         }
-        for layer in range(self.layers):
-            shapes.update({f"blk.{layer}.{name}": shape for name, shape in of_layer.items()})
-        return shapes
+
+
+_KINDS: Mapping[str, tuple[Callable[[Any], bool], str, str]] = {
+    "text": (lambda value: isinstance(value, str), "no text", "text"),
+    "number": (
+        lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value),
+        "no number",
+        "a finite number",
+    ),
+    "array": (lambda value: isinstance(value, (list, tuple)), "no array", "an array"),
+    "flag": (lambda value: isinstance(value, bool), "neither true nor false", "true or false"),
+}
+"""Kind of a metadata value: what is one, what another value is, and what was expected."""
 
 
 class GgufFile:
     """An open model file; tensors stay on disk, memory-mapped, until they are asked for.
 
-    Parameters
-    ----------
-    path : Path
-
-    Raises
-    ------
-    UsageError
-        The file is missing, is no GGUF file, is truncated, is of another architecture, or has hyper-parameters or
-        tensors that are missing, left over, or do not fit each other.
+    `UsageError` is raised if the file is missing, is no GGUF file, is truncated, is of another architecture, or has
+    hyper-parameters or tensors that are missing, left over, or do not fit each other.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,7 +89,7 @@ class GgufFile:
         reader = _open(path)
         self._fields = reader.fields
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
-        architecture = self.text("general.architecture")
+        architecture = self.metadata("general.architecture", "text")
         if architecture != ARCHITECTURE:
             raise self.fault(
                 "the model is of an architecture that the reference bench does not know",
@@ -118,45 +115,22 @@ class GgufFile:
                 expected="F32, F16, or a type that gguf dequantises",
                 hint="convert the model to Q8_0, F16 or F32",
             ) from error
-        return np.asarray(values, dtype=np.float32).reshape(tuple(reversed(tensor.shape.tolist())))
+        return np.asarray(values, dtype=np.float32).reshape(_shape(tensor))
 
-    def text(self, key: str, default: str | None = None) -> str:
-        """A metadata value that must be text."""
-        value = self._value(key, default)
-        if not isinstance(value, str):
-            raise self.fault(
-                "a metadata value of the model is no text", came=repr(value)[:80], expected="text", key=key
-            )
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        """A metadata value that must be a finite number."""
-        value = self._value(key, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise self.fault(
-                "a metadata value of the model is no number", came=repr(value)[:80], expected="a finite number", key=key
-            )
-        return value
-
-    def items(self, key: str, default: Sequence[Any] | None = None) -> list[Any]:
-        """A metadata value that must be an array."""
-        value = self._value(key, default)
-        if not isinstance(value, (list, tuple)):
-            raise self.fault(
-                "a metadata value of the model is no array", came=repr(value)[:80], expected="an array", key=key
-            )
-        return list(value)
-
-    def flag(self, key: str, default: bool) -> bool:
-        """A metadata value that must be true or false."""
-        value = self._value(key, default)
-        if not isinstance(value, bool):
-            raise self.fault(
-                "a metadata value of the model is neither true nor false",
-                came=repr(value)[:80],
-                expected="true or false",
-                key=key,
-            )
+    def metadata(self, key: str, kind: str, default: Any = None) -> Any:
+        """A metadata value of a kind of `_KINDS`; without a default it must be there."""
+        value = default
+        if key in self._fields:
+            try:
+                value = self._fields[key].contents()
+            except (ValueError, IndexError) as error:
+                raise self.fault("a metadata value of the model cannot be read", came=str(error), key=key) from error
+        elif default is None:
+            raise self.fault("the model's metadata lacks a value", expected=key)
+        is_one, otherwise, expected = _KINDS[kind]
+        if not is_one(value):
+            what = f"a metadata value of the model is {otherwise}"
+            raise self.fault(what, came=repr(value)[:80], expected=expected, key=key)
         return value
 
     def fault(
@@ -172,25 +146,15 @@ class GgufFile:
         where = str(self.path) if key is None else f"{self.path}, {key}"
         return UsageError(what, where=where, came=came, expected=expected, hint=hint)
 
-    def _value(self, key: str, default: Any) -> Any:
-        field = self._fields.get(key)
-        if field is None:
-            if default is None:
-                raise self.fault("the model's metadata lacks a value", expected=key)
-            return default
-        try:
-            return field.contents()
-        except (ValueError, IndexError) as error:
-            raise self.fault("a metadata value of the model cannot be read", came=str(error), key=key) from error
-
     def _size(self, key: str, default: int | None = None) -> int:
-        value = self.number(f"{ARCHITECTURE}.{key}", default)
+        key = f"{ARCHITECTURE}.{key}"
+        value = self.metadata(key, "number", default)
         if value != int(value) or not 1 <= value <= 1 << 24:
             raise self.fault(
                 "a size in the model's metadata is impossible",
                 came=str(value),
                 expected="a whole number from 1 to 16777216",
-                key=f"{ARCHITECTURE}.{key}",
+                key=key,
             )
         return int(value)
 
@@ -204,47 +168,47 @@ class GgufFile:
                 came=f"{heads} heads, {kv_heads} KV heads, head size {head_dim}",
                 expected="heads a whole multiple of KV heads, an even head size",
             )
-        self._refuse_variants(head_dim)
-        embedding_tensor = self._tensors.get("token_embd.weight")
-        if embedding_tensor is None:
+        for key, kind, wanted in (
+            ("llama.rope.dimension_count", "number", head_dim),
+            ("llama.attention.value_length", "number", head_dim),
+            ("llama.rope.scaling.type", "text", "none"),
+            ("llama.expert_count", "number", 0),
+        ):
+            came = self.metadata(key, kind, wanted)
+            if came != wanted:
+                what = "the model is of a kind that the reference bench does not compute"
+                raise self.fault(what, came=str(came), expected=str(wanted), key=key)
+        if "token_embd.weight" not in self._tensors:
             raise self.fault("the model lacks tensors", came="token_embd.weight is not there")
         return HyperParameters(
-            layers=self._size("block_count"), embedding=embedding, feed_forward=self._size("feed_forward_length"),
-            heads=heads, kv_heads=kv_heads, head_dim=head_dim, vocabulary=int(embedding_tensor.shape[-1]),
-            context=self._size("context_length"), rope_theta=self.number("llama.rope.freq_base", 10000.0),
-            norm_epsilon=self.number("llama.attention.layer_norm_rms_epsilon"),
-        )  # fmt: skip
-
-    def _refuse_variants(self, head_dim: int) -> None:
-        """Raise for members of the family that would be computed wrongly: a wrong figure is worse than none."""
-        rotated = self.number("llama.rope.dimension_count", head_dim)
-        values = self.number("llama.attention.value_length", head_dim)
-        scaling = self.text("llama.rope.scaling.type", "none")
-        experts = self.number("llama.expert_count", 0)
-        for came, wanted, key in (
-            (rotated, head_dim, "llama.rope.dimension_count"), (values, head_dim, "llama.attention.value_length"),
-            (scaling, "none", "llama.rope.scaling.type"), (experts, 0, "llama.expert_count"),
-        ):  # fmt: skip
-            if came != wanted:
-                raise self.fault(
-                    "the model is of a kind that the reference bench does not compute",
-                    came=str(came),
-                    expected=str(wanted),
-                    key=key,
-                )
+            layers=self._size("block_count"),
+            embedding=embedding,
+            feed_forward=self._size("feed_forward_length"),
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            vocabulary=int(self._tensors["token_embd.weight"].shape[-1]),
+            context=self._size("context_length"),
+            rope_theta=self.metadata("llama.rope.freq_base", "number", 10000.0),
+            norm_epsilon=self.metadata("llama.attention.layer_norm_rms_epsilon", "number"),
+        )
 
     def _check_tensors(self) -> None:
-        shapes = dict(self.hyper.tensor_shapes())
+        layers = self.hyper.layers
+        if layers > len(self._tensors):  # a damaged count may be of millions: do not name each that is missing
+            raise self.fault(
+                "the model lacks tensors", came=str(len(self._tensors)), expected=f"those of {layers} layers"
+            )
+        shapes = self.hyper.tensor_shapes()
         if not self.tied_head:
             shapes["output.weight"] = shapes["token_embd.weight"]
-        missing = sorted(set(shapes) - set(self._tensors))
+        missing, extra = sorted(shapes.keys() - self._tensors.keys()), sorted(self._tensors.keys() - shapes.keys())
         if missing:
             raise self.fault(
                 "the model lacks tensors",
                 came=_some(missing, "not there"),
-                expected=f"{len(shapes)} tensors for {self.hyper.layers} layers",
+                expected=f"{len(shapes)} tensors for {layers} layers",
             )
-        extra = sorted(set(self._tensors) - set(shapes))
         if extra:
             raise self.fault(
                 "the model has tensors that the reference bench does not compute with",
@@ -252,7 +216,7 @@ class GgufFile:
                 expected=f"{len(shapes)} tensors",
             )
         for name, shape in shapes.items():
-            came = tuple(reversed(self._tensors[name].shape.tolist()))
+            came = _shape(self._tensors[name])
             if came != shape:
                 raise self.fault(
                     "the shape of a tensor disagrees with the model's metadata",
@@ -260,6 +224,11 @@ class GgufFile:
                     expected=str(list(shape)),
                     key=name,
                 )
+
+
+def _shape(tensor: gguf.ReaderTensor) -> tuple[int, ...]:
+    """Rows first; the file has them the other way round."""
+    return tuple(reversed(tensor.shape.tolist()))
 
 
 def _some(names: list[str], what: str) -> str:

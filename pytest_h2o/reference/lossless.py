@@ -18,8 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -27,90 +26,43 @@ from pytest_h2o.codecs.base import Stream, Tensor
 from pytest_h2o.codecs.gear_v3 import GearV3
 from pytest_h2o.errors import RoundTripError
 from pytest_h2o.reference.cache import LayerCache, Watcher, Words
+from pytest_h2o.reference.config import LosslessSettings
 from pytest_h2o.reference.policy import Plan
+from pytest_h2o.reference.table import MIB
 
 PROBE_TOKENS = 32
-Mode = Literal["probe", "full"]
-
-
-@dataclass(frozen=True)
-class LosslessSettings:
-    """The ``kv_lossless_*`` numbers, and what they need of the H2O ones.
-
-    Attributes
-    ----------
-    front_n : int
-        Layers below it are in the scope; 0 for none.
-    kept_layers : tuple of int
-        Layers of the H2O range if its kept tokens are in the scope, ascending; else empty.
-    block_tokens, hot_sink_tokens, hot_recent_tokens, update_interval, trigger_min_tokens : int
-    async_threads : int
-        Threads that code beside the one that decodes; 0: it codes itself.
-    max_queue : int
-        Samples that may wait for them, at least 1.
-    mode : "probe" or "full"
-    predictors_k, predictors_v : str
-    strict : bool
-        Decode every sample and compare it bit for bit.
-    """
-
-    front_n: int
-    kept_layers: tuple[int, ...]
-    block_tokens: int
-    hot_sink_tokens: int
-    hot_recent_tokens: int
-    update_interval: int
-    trigger_min_tokens: int
-    async_threads: int
-    max_queue: int
-    mode: Mode
-    predictors_k: str
-    predictors_v: str
-    strict: bool
-
-    def samples(self, layer: int) -> bool:
-        """Whether tokens of `layer` are coded."""
-        if self.mode == "probe":
-            return (layer == 0 < self.front_n) or layer in self.kept_layers[:1]
-        return layer < self.front_n or layer in self.kept_layers
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """Cold tokens of a layer that are to be coded: copies, since the cache goes on."""
-
-    layer: int
-    kv_len: int
-    start: int
-    first_position: int
-    end_position: int
-    keys: Words
-    values: Words
+LOG_MARK = "[H2O-LOSSLESS]"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Some cold tokens of a layer, coded.
+    """Some cold tokens of a layer, and what they came to when they were coded.
 
     `start` counts held tokens; `first_position` and `end_position` (the one after the last) are places in the
-    sequence. They are `tokens` apart unless something between them was evicted.
+    sequence. Samples are equal if they are of the same tokens and the same size.
     """
 
     layer: int
-    kv_len: int
     start: int
     tokens: int
     first_position: int
     end_position: int
     raw_bytes: int
-    coded_bytes_k: int
-    coded_bytes_v: int
-    comp_us: int
-    decomp_us: int
+    coded_bytes: int = 0
+    """K and V together."""
+    kv_len: int = field(default=0, compare=False)
+    coded_bytes_k: int = field(default=0, compare=False)
+    comp_us: int = field(default=0, compare=False)
+    decomp_us: int = field(default=0, compare=False)
 
     @property
-    def coded_bytes(self) -> int:
-        return self.coded_bytes_k + self.coded_bytes_v
+    def contiguous(self) -> bool:
+        """Whether nothing was evicted between its first token and its last."""
+        return self.end_position - self.first_position == self.tokens
+
+    @property
+    def coded_bytes_v(self) -> int:
+        return self.coded_bytes - self.coded_bytes_k
 
     @property
     def fallbacks(self) -> int:
@@ -120,20 +72,14 @@ class Sample:
     def render(self) -> str:
         """The line that is logged."""
         return (
-            f"[H2O-LOSSLESS] layer={self.layer} kv={self.kv_len} start={self.start} tokens={self.tokens} "
+            f"{LOG_MARK} layer={self.layer} kv={self.kv_len} start={self.start} tokens={self.tokens} "
             f"raw={self.raw_bytes} comp={self.coded_bytes} comp_k={self.coded_bytes_k} comp_v={self.coded_bytes_v} "
             f"pos={self.first_position} pos_end={self.end_position} ratio={self.raw_bytes / self.coded_bytes:.4f}"
         )
 
 
 class RuntimeLossless(Watcher):
-    """Watches a cache and codes its cold tokens.
-
-    Parameters
-    ----------
-    settings : LosslessSettings
-    log : callable, optional
-        Takes a line for each sample.
+    """Watches a cache and codes its cold tokens; `log` takes a line for each sample.
 
     Attributes
     ----------
@@ -161,23 +107,30 @@ class RuntimeLossless(Watcher):
         self._decoded_tokens: dict[int, int] = {}
         self._last_sample: dict[int, int] = {}
 
-    @property
-    def raw_bytes(self) -> int:
-        return sum(sample.raw_bytes for sample in self.samples)
+    def finish(self) -> dict[str, float]:
+        """Wait until everything that was taken is coded. The ratio is raw over coded bytes; higher is better.
 
-    @property
-    def coded_bytes(self) -> int:
-        return sum(sample.coded_bytes for sample in self.samples)
-
-    @property
-    def ratio(self) -> float:
-        """Raw bytes over coded bytes of all samples; 1 without one; higher is better."""
-        return self.raw_bytes / self.coded_bytes if self.samples else 1.0
-
-    def finish(self) -> None:
-        """Wait until everything that was taken is coded."""
+        Codec time is that of the last sample, the others are sums over the samples of the repeat. A decoded sample is
+        one that the strict check asked for: it was never in a cache of decoded blocks.
+        """
         while self._queue:
             self._await_oldest()
+        samples = self.samples
+        if not samples:
+            return {}
+        raw, coded = sum(sample.raw_bytes for sample in samples), sum(sample.coded_bytes for sample in samples)
+        return {
+            "h2o_lossless": raw / coded,
+            "h2o_codec_us": samples[-1].comp_us,
+            "h2o_lossless_raw_mb": raw / MIB,
+            "h2o_lossless_comp_mb": coded / MIB,
+            "h2o_lossless_comp_us": sum(sample.comp_us for sample in samples),
+            "h2o_lossless_decomp_us": sum(sample.decomp_us for sample in samples),
+            "h2o_lossless_fallback": sum(sample.fallbacks for sample in samples),
+            "h2o_lossless_decode_cache_miss": sum(sample.decomp_us > 0 for sample in samples),
+            "h2o_lossless_async_queue_peak": self.queue_peak,
+            "h2o_lossless_async_wait_us": self.wait_us,
+        }
 
     def evicted(self, layer: int, plan: Plan) -> None:
         """Tokens that were coded and are kept stay coded: count how many that are."""
@@ -197,7 +150,7 @@ class RuntimeLossless(Watcher):
             return
         start = max(settings.hot_sink_tokens, self._coded_to.get(layer, 0))
         tokens = settings.block_tokens
-        if first and settings.mode == "probe":
+        if first and settings.runtime_mode == "probe":
             tokens = min(PROBE_TOKENS, tokens)
         if start + tokens > held.length - settings.hot_recent_tokens:
             return
@@ -206,15 +159,15 @@ class RuntimeLossless(Watcher):
         self._take(layer, held, start, tokens)
 
     def _take(self, layer: int, held: LayerCache, start: int, tokens: int) -> None:
-        keys, values = held.words(start, start + tokens)
+        keys, values = held.words(start, start + tokens)  # copies, since the cache goes on
         first, last = int(held.positions[start]), int(held.positions[start + tokens - 1])
-        cut = _Cut(layer, held.length, start, first, last + 1, keys, values)
+        sample = Sample(layer, start, tokens, first, last + 1, keys.nbytes + values.nbytes, kv_len=held.length)
         if self._coders is None:
-            self._add(self._code_cut(cut))
+            self._add(self._code(sample, keys, values))
             return
         while len(self._queue) >= self._settings.max_queue:
             self._await_oldest()
-        self._queue.append(self._coders.submit(self._code_cut, cut))
+        self._queue.append(self._coders.submit(self._code, sample, keys, values))
         self.queue_peak = max(self.queue_peak, sum(not job.done() for job in self._queue))
 
     def _await_oldest(self) -> None:
@@ -228,30 +181,24 @@ class RuntimeLossless(Watcher):
         if self._log is not None:
             self._log(sample.render())
 
-    def _code_cut(self, cut: _Cut) -> Sample:
-        (coded_k, comp_k_s, decomp_k_s) = self._code(cut.keys, "k", cut.layer, cut.first_position)
-        (coded_v, comp_v_s, decomp_v_s) = self._code(cut.values, "v", cut.layer, cut.first_position)
-        return Sample(
-            layer=cut.layer,
-            kv_len=cut.kv_len,
-            start=cut.start,
-            tokens=len(cut.keys),
-            first_position=cut.first_position,
-            end_position=cut.end_position,
-            raw_bytes=cut.keys.nbytes + cut.values.nbytes,
+    def _code(self, sample: Sample, keys: Words, values: Words) -> Sample:
+        coded_k, comp_k_s, decomp_k_s = self._code_tensor(keys, "k", sample)
+        coded_v, comp_v_s, decomp_v_s = self._code_tensor(values, "v", sample)
+        return replace(
+            sample,
+            coded_bytes=coded_k + coded_v,
             coded_bytes_k=coded_k,
-            coded_bytes_v=coded_v,
             comp_us=round((comp_k_s + comp_v_s) * 1e6),
             decomp_us=round((decomp_k_s + decomp_v_s) * 1e6),
         )
 
-    def _code(self, words: Words, tensor: Tensor, layer: int, position: int) -> tuple[int, float, float]:
+    def _code_tensor(self, words: Words, tensor: Tensor, sample: Sample) -> tuple[int, float, float]:
         """Coded bytes, and seconds to code and to decode."""
         stream = Stream(words, tensor)
         started_s = time.perf_counter()
         payload = self._codec.encode(stream)
         coded_s = time.perf_counter()
-        if not self._settings.strict:
+        if not self._settings.strict_roundtrip_check:
             return len(payload), coded_s - started_s, 0.0
         decoded = self._codec.decode(payload, stream.side_info())
         decoded_s = time.perf_counter()
@@ -259,7 +206,7 @@ class RuntimeLossless(Watcher):
             offset = int(np.flatnonzero((decoded != words).reshape(-1))[0]) * 2
             raise RoundTripError(
                 "a sample of the cache does not decode to itself",
-                where=f"layer {layer}, {tensor.upper()}, position {position}, byte {offset}",
+                where=f"layer {sample.layer}, {tensor.upper()}, position {sample.first_position}, byte {offset}",
                 came=f"{len(payload)} bytes of {self._codec.id}",
                 expected="the words that were coded, bit for bit",
                 hint="report it: the figures of this run are not to be trusted",

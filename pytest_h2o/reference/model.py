@@ -12,38 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytest_h2o.errors import UsageError
+from pytest_h2o.reference.cache import EvictingCache
 from pytest_h2o.reference.gguf import Floats, GgufFile, HyperParameters
 
 Tokens = NDArray[np.int64]
-Stage = Literal["prefill", "decode"]
 QUERIES_AT_ONCE = 128
 """Rows of a prefill whose attention is computed together; bounds its memory."""
-
-
-class KVStore(Protocol):
-    """What a forward pass needs of a KV cache."""
-
-    @property
-    def next_position(self) -> int:
-        """Position of the next token in its sequence: how many tokens were seen since the cache was cleared."""
-
-    def extend(self, layer: int, keys: Floats, values: Floats, stage: Stage) -> tuple[Floats, Floats]:
-        """Take K and V of new tokens, ``[tokens, kv_heads, head_dim]``; give all that the layer now holds.
-
-        Returns two float32 arrays, ``[kv_heads, kv_len, head_dim]``, the new tokens last.
-        """
-
-    def observe(self, layer: int, weights: Floats) -> None:
-        """Take the attention weights of one decoded token, ``[kv_heads, heads / kv_heads, kv_len]``."""
-
-    def advance(self, tokens: int) -> None:
-        """All layers have taken `tokens` more tokens."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +39,7 @@ class _Layer:
 
 
 class Model:
-    """A model with all weights in memory as float32, dequantised once.
-
-    Parameters
-    ----------
-    file : GgufFile
-
-    Attributes
-    ----------
-    hyper : HyperParameters
-    """
+    """A model with all weights in memory as float32, dequantised once."""
 
     def __init__(self, file: GgufFile) -> None:
         self.hyper = file.hyper
@@ -80,20 +51,11 @@ class Model:
             -np.arange(0, self.hyper.head_dim, 2, dtype=np.float64) / self.hyper.head_dim
         )
 
-    def prefill(self, tokens: Tokens, cache: KVStore) -> Floats:
-        """Run a prompt into the cache.
+    def prefill(self, tokens: Tokens, cache: EvictingCache) -> Floats:
+        """Run a prompt into the cache; normed hidden states, float32 ``[tokens, embedding]``, for `logits`.
 
-        Parameters
-        ----------
-        tokens : numpy.ndarray of int64, ``[tokens]``
-            At least one; each below ``hyper.vocabulary``.
-        cache : KVStore
-            Empty, or holding all earlier tokens of the sequence and none evicted.
-
-        Returns
-        -------
-        numpy.ndarray of float32, ``[tokens, embedding]``
-            Normed hidden states; `logits` of a row predict the token after it.
+        There is at least one token, each below ``hyper.vocabulary``. The cache is empty, or holds all earlier tokens
+        of the sequence and none evicted.
         """
         hidden = self._embedding[tokens]
         cos, sin = self._rotation(cache.next_position, len(tokens))
@@ -105,7 +67,7 @@ class Model:
         cache.advance(len(tokens))
         return _rms_norm(hidden, self._output_norm, self.hyper)
 
-    def decode(self, token: int, cache: KVStore) -> Floats:
+    def decode(self, token: int, cache: EvictingCache) -> Floats:
         """Run one token into the cache; logits of the next one, float32 ``[vocabulary]``."""
         hidden = self._embedding[token].copy()
         cos, sin = self._rotation(cache.next_position, 1)
@@ -160,20 +122,14 @@ class Model:
 
 def _read_layer(file: GgufFile, index: int) -> _Layer:
     hyper, prefix = file.hyper, f"blk.{index}."
-    query, key = hyper.heads * hyper.head_dim, hyper.kv_heads * hyper.head_dim
-    merged = np.empty((query + 2 * key, hyper.embedding), dtype=np.float32)
-    merged[:query] = _unpaired(file.floats(prefix + "attn_q.weight"), hyper.heads)
-    merged[query : query + key] = _unpaired(file.floats(prefix + "attn_k.weight"), hyper.kv_heads)
-    merged[query + key :] = file.floats(prefix + "attn_v.weight")
-    gate_up = np.empty((2 * hyper.feed_forward, hyper.embedding), dtype=np.float32)
-    gate_up[: hyper.feed_forward] = file.floats(prefix + "ffn_gate.weight")
-    gate_up[hyper.feed_forward :] = file.floats(prefix + "ffn_up.weight")
+    query = _unpaired(file.floats(prefix + "attn_q.weight"), hyper.heads)
+    key = _unpaired(file.floats(prefix + "attn_k.weight"), hyper.kv_heads)
     return _Layer(
         attention_norm=file.floats(prefix + "attn_norm.weight"),
-        query_key_value=merged,
+        query_key_value=np.concatenate([query, key, file.floats(prefix + "attn_v.weight")]),
         output=file.floats(prefix + "attn_output.weight"),
         feed_norm=file.floats(prefix + "ffn_norm.weight"),
-        gate_up=gate_up,
+        gate_up=np.concatenate([file.floats(prefix + "ffn_gate.weight"), file.floats(prefix + "ffn_up.weight")]),
         down=file.floats(prefix + "ffn_down.weight"),
     )
 
@@ -228,104 +184,43 @@ _SPLITS_DIGITS = {"smollm": True, "gpt-2": False, "default": False}
 """Names in ``tokenizer.ggml.pre`` with the GPT-2 pattern; whether each digit is a piece of its own."""
 
 
-class Tokenizer(Protocol):
-    """What the bench needs of a tokenizer."""
+@dataclass(frozen=True)
+class Tokenizer:
+    """Text to tokens: a token a byte, or byte-pair encoding as in GPT-2 by the ``tokenizers`` library."""
+
+    first: tuple[int, ...]
+    """Tokens to put before every text."""
+    lengths: Sequence[int]
+    """Bytes of UTF-8 text that each token stands for; special ones stand for none."""
+    library: Any = None
+    """A ``tokenizers.Tokenizer``; None: a token a byte."""
 
     def encode(self, text: str) -> list[int]:
         """Tokens of plain text, a leading beginning-of-sequence token where the model asks for one."""
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Text of tokens, without special ones; bytes that are no UTF-8 become replacement characters."""
-
-    def byte_length(self, tokens: Sequence[int]) -> int:
-        """How many bytes of UTF-8 text the tokens stand for; special ones stand for none."""
-
-
-class ByteTokenizer:
-    """One token a byte.
-
-    Parameters
-    ----------
-    first : sequence of int
-        Tokens to put before every text.
-    """
-
-    def __init__(self, first: Sequence[int] = ()) -> None:
-        self._first = list(first)
-
-    def encode(self, text: str) -> list[int]:
-        return [*self._first, *text.encode("utf-8")]
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        return bytes(token for token in tokens if token < BYTES).decode("utf-8", errors="replace")
+        if self.library is None:
+            return [*self.first, *text.encode("utf-8")]
+        return [*self.first, *self.library.encode(text, add_special_tokens=False).ids]
 
     def byte_length(self, tokens: Sequence[int]) -> int:
-        return sum(token < BYTES for token in tokens)
-
-
-class BpeTokenizer:
-    """Byte-pair encoding as in GPT-2, by the ``tokenizers`` library.
-
-    Parameters
-    ----------
-    vocabulary : sequence of str
-        Token texts in the byte alphabet of GPT-2, where one character stands for one byte.
-    merges : sequence of (str, str)
-        In order of rank.
-    special : set of int
-        Tokens that stand for no text.
-    split_digits : bool
-        Whether every digit is a piece of its own.
-    first : sequence of int
-        Tokens to put before every text.
-
-    Raises
-    ------
-    UsageError
-        The library is not installed, or the vocabulary and the merges do not fit each other.
-    """
-
-    def __init__(
-        self,
-        vocabulary: Sequence[str],
-        merges: Sequence[tuple[str, str]],
-        special: set[int],
-        *,
-        split_digits: bool,
-        first: Sequence[int] = (),
-    ) -> None:
-        self._lengths = [0 if token in special else len(text) for token, text in enumerate(vocabulary)]
-        self._special = special
-        self._first = list(first)
-        self._library = _build(vocabulary, merges, split_digits)
-
-    def encode(self, text: str) -> list[int]:
-        tokens: list[int] = self._library.encode(text, add_special_tokens=False).ids
-        return [*self._first, *tokens]
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        plain = [token for token in tokens if token not in self._special]
-        text: str = self._library.decode(plain, skip_special_tokens=False)
-        return text
-
-    def byte_length(self, tokens: Sequence[int]) -> int:
-        return sum(self._lengths[token] for token in tokens)
+        """How many bytes of text the tokens stand for."""
+        return sum(self.lengths[token] for token in tokens)
 
 
 def read_tokenizer(file: GgufFile) -> Tokenizer:
     """Build the tokenizer of a model."""
-    kind = file.text("tokenizer.ggml.model")
+    size = file.hyper.vocabulary
+    kind = file.metadata("tokenizer.ggml.model", "text")
     first = _first_tokens(file)
     if kind == "byte":
-        if file.hyper.vocabulary < BYTES:
+        if size < BYTES:
             raise file.fault(
                 "the model's vocabulary is too small for a byte tokenizer",
-                came=f"{file.hyper.vocabulary} tokens",
+                came=f"{size} tokens",
                 expected="at least 256",
                 key="tokenizer.ggml.model",
             )
-        return ByteTokenizer(first)
-    pattern = file.text("tokenizer.ggml.pre", "default")
+        return Tokenizer(first, [1] * BYTES + [0] * (size - BYTES))
+    pattern = file.metadata("tokenizer.ggml.pre", "text", "default")
     if kind != "gpt2" or pattern not in _SPLITS_DIGITS:
         raise file.fault(
             "the model has a tokenizer that the reference bench does not know",
@@ -333,35 +228,27 @@ def read_tokenizer(file: GgufFile) -> Tokenizer:
             expected=f"byte, or gpt2 with pattern {', '.join(_SPLITS_DIGITS)}",
             key="tokenizer.ggml.model",
         )
-    return _read_bpe(file, first, split_digits=_SPLITS_DIGITS[pattern])
-
-
-def _read_bpe(file: GgufFile, first: list[int], *, split_digits: bool) -> BpeTokenizer:
-    vocabulary = file.items("tokenizer.ggml.tokens")
-    if len(vocabulary) != file.hyper.vocabulary or len(set(vocabulary)) != len(vocabulary):
+    vocabulary = file.metadata("tokenizer.ggml.tokens", "array")
+    if len(vocabulary) != size or len(set(vocabulary)) != len(vocabulary):
         raise file.fault(
             "the tokens of the model do not fit its embedding",
             came=f"{len(vocabulary)} tokens, {len(set(vocabulary))} of them different",
-            expected=f"{file.hyper.vocabulary} different ones",
+            expected=f"{size} different ones",
             key="tokenizer.ggml.tokens",
         )
-    kinds = file.items("tokenizer.ggml.token_type", [_NORMAL_TOKEN] * len(vocabulary))
+    kinds = file.metadata("tokenizer.ggml.token_type", "array", [_NORMAL_TOKEN] * size)
     special = {token for token, kind in enumerate(kinds) if kind != _NORMAL_TOKEN}
-    merges = [tuple(str(merge).split(" ")) for merge in file.items("tokenizer.ggml.merges")]
+    merges = [tuple(str(merge).split(" ")) for merge in file.metadata("tokenizer.ggml.merges", "array")]
     if any(len(merge) != 2 for merge in merges):
         raise file.fault("a merge of the tokenizer is no pair", expected="two tokens", key="tokenizer.ggml.merges")
-    try:
-        return BpeTokenizer(vocabulary, [(a, b) for a, b in merges], special, split_digits=split_digits, first=first)
-    except ValueError as error:
-        raise file.fault(
-            "the tokenizer of the model contradicts itself", came=str(error), key="tokenizer.ggml.merges"
-        ) from error
+    lengths = [0 if token in special else len(text) for token, text in enumerate(vocabulary)]
+    return Tokenizer(first, lengths, _build(file, vocabulary, merges, _SPLITS_DIGITS[pattern]))
 
 
-def _first_tokens(file: GgufFile) -> list[int]:
-    if not file.flag("tokenizer.ggml.add_bos_token", False):
-        return []
-    token = file.number("tokenizer.ggml.bos_token_id")
+def _first_tokens(file: GgufFile) -> tuple[int, ...]:
+    if not file.metadata("tokenizer.ggml.add_bos_token", "flag", False):
+        return ()
+    token = file.metadata("tokenizer.ggml.bos_token_id", "number")
     if token != int(token) or not 0 <= token < file.hyper.vocabulary:
         raise file.fault(
             "the first token of a text is none of the model's",
@@ -369,10 +256,11 @@ def _first_tokens(file: GgufFile) -> list[int]:
             expected=f"0 to {file.hyper.vocabulary - 1}",
             key="tokenizer.ggml.bos_token_id",
         )
-    return [int(token)]
+    return (int(token),)
 
 
-def _build(vocabulary: Sequence[str], merges: Sequence[tuple[str, str]], split_digits: bool) -> Any:
+def _build(file: GgufFile, vocabulary: Sequence[str], merges: Sequence[Any], split_digits: bool) -> Any:
+    """The tokenizer of the library, of token texts in the byte alphabet of GPT-2 and pairs in the order of rank."""
     try:
         from tokenizers import Tokenizer as Library
         from tokenizers import decoders, models, pre_tokenizers
@@ -386,7 +274,8 @@ def _build(vocabulary: Sequence[str], merges: Sequence[tuple[str, str]], split_d
     try:
         library = Library(models.BPE({text: token for token, text in enumerate(vocabulary)}, list(merges)))
     except Exception as error:  # the library raises nothing narrower
-        raise ValueError(str(error)) from error
+        what = "the tokenizer of the model contradicts itself"
+        raise file.fault(what, came=str(error), key="tokenizer.ggml.merges") from error
     pieces: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if split_digits else []
     library.pre_tokenizer = pre_tokenizers.Sequence([*pieces, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     library.decoder = decoders.ByteLevel()

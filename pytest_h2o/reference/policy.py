@@ -12,71 +12,27 @@ ones. The rules here are those of the engine whose bench this one stands in for.
    plus that many blocks, at most ``kv_len``. Best-scored unprotected blocks are taken until it is reached.
 4. Where the protected tokens alone meet the target, nothing is evicted: the plan is *floor-dominated*.
 
-Checked against the recorded sweep in ``fixtures/recordings``, whose bench does not clear its cache between repeats:
-with ``kv_len`` 1287, 1927 and 2567 at the three measured repeats, mean and deviation of floor, target and quantised
-are those of six of its nine distinct rows, to the digit that is printed. The other three have another ``kv_len`` in the
-first measured repeat, and no other single change of a length gives them: 935 with blocks of 8 and target 3.0, 919
-with blocks of 16 and targets 3.2 and 3.4. These are 1287 less 44 blocks of 8 and less 23 blocks of 16: the last plan of
-that repeat was made on a cache that had been evicted before. The warnings of that bench say so too: its layer
-cursor drifts over caches of several lengths, and in the first of those rows the last warning before the repeat ends
-tells of 934 tokens where the plan was for 1286. So the rule holds for all nine; what differs is whose turn it was.
+A recorded sweep of the engine comes out to the printed digit: see docs/reference-bench.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_h2o.reference.config import PolicySettings
+
 if TYPE_CHECKING:
     from pytest_h2o.inputs.presets import Point
 
-
 Scores = NDArray[np.float64]
 Counts = NDArray[np.int64]
-Ranking = Literal["h2o", "recent", "random"]
 RUN_BYTES = 8
 """What a kept run costs beside its tokens: its start and its length, 4 bytes each."""
-
-
-@dataclass(frozen=True)
-class PolicySettings:
-    """The numbers of the policy.
-
-    Attributes
-    ----------
-    block_tokens : int
-        At least 1.
-    sink_tokens, recent_tokens : int
-        At least 0.
-    ratio : float
-        Share of the tokens to keep, 0 < ratio <= 1: the keep ratio in static mode, one over the target lossy ratio in
-        adaptive mode.
-    ema_alpha : float
-        Weight of the past in the score, 0 to 1.
-    update_interval : int
-        Attention calls from a plan to the next one, at least 1.
-    trigger_min_tokens : int
-        No plan below this length.
-    layer_start, layer_end : int
-        First and last layer of the range; both are in it.
-    """
-
-    block_tokens: int
-    sink_tokens: int
-    recent_tokens: int
-    ratio: float
-    ema_alpha: float
-    update_interval: int
-    trigger_min_tokens: int
-    layer_start: int
-    layer_end: int
-
-    def covers(self, layer: int) -> bool:
-        return self.layer_start <= layer <= self.layer_end
 
 
 @dataclass(frozen=True)
@@ -111,20 +67,13 @@ class KeepTarget:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which tokens of one layer stay.
-
-    Attributes
-    ----------
-    target : KeepTarget
-    blocks : tuple of int
-        Kept blocks, ascending.
-    runs : tuple of (int, int)
-        Start and length of each run of kept tokens, ascending, no two touching.
-    """
+    """Which tokens of one layer stay."""
 
     target: KeepTarget
     blocks: tuple[int, ...]
+    """Kept blocks, ascending."""
     runs: tuple[tuple[int, int], ...]
+    """Start and length of each run of kept tokens, ascending, no two touching."""
 
     @property
     def kept_tokens(self) -> int:
@@ -140,51 +89,29 @@ class Plan:
         return self.target.kv_len * token_bytes / after
 
 
-def plan_keep(kv_len: int, *, block_tokens: int, sink_tokens: int, recent_tokens: int, ratio: float) -> KeepTarget:
+def plan_keep(kv_len: int, policy: PolicySettings) -> KeepTarget:
     """Count what a plan for `kv_len` tokens (at least 1) protects, aims at and keeps."""
-    counts = count_kept(
-        np.array([kv_len]),
-        block_tokens=block_tokens,
-        sink_tokens=sink_tokens,
-        recent_tokens=recent_tokens,
-        ratio=ratio,
-    )
-    return KeepTarget(kv_len, *(int(count[0]) for count in counts))
+    return KeepTarget(kv_len, *(int(count[0]) for count in count_kept(np.array([kv_len]), policy)))
 
 
-class KeepCounts(NamedTuple):
-    """What plans of several lengths protect, aim at and keep: the fields of `KeepTarget`, each int64 ``[lengths]``."""
-
-    sink_blocks: Counts
-    recent_block: Counts
-    protected_tokens: Counts
-    target_tokens: Counts
-    quantized_tokens: Counts
-
-
-def count_kept(kv_len: Counts, *, block_tokens: int, sink_tokens: int, recent_tokens: int, ratio: float) -> KeepCounts:
-    """The counts of plans for each length of `kv_len`, int64 ``[lengths]``, every one at least 1."""
-    blocks = -(-kv_len // block_tokens)
-    sink_blocks = np.minimum(blocks, -(-sink_tokens // block_tokens))
-    recent_block = np.minimum(blocks, np.maximum(0, kv_len - recent_tokens) // block_tokens)
-    apart = sink_blocks * block_tokens + kv_len - recent_block * block_tokens
+def count_kept(kv_len: Counts, policy: PolicySettings) -> tuple[Counts, Counts, Counts, Counts, Counts]:
+    """The fields of `KeepTarget` for each length of `kv_len`, int64 ``[lengths]``, every one at least 1."""
+    block = policy.block_tokens
+    blocks = -(-kv_len // block)
+    sink_blocks = np.minimum(blocks, -(-policy.sink_tokens // block))
+    recent_block = np.minimum(blocks, np.maximum(0, kv_len - policy.recent_tokens) // block)
+    apart = sink_blocks * block + kv_len - recent_block * block
     protected = np.where(sink_blocks >= recent_block, kv_len, apart)
-    aim = np.minimum(kv_len, np.ceil(ratio * kv_len).astype(np.int64))
+    aim = np.minimum(kv_len, np.ceil(policy.ratio * kv_len).astype(np.int64))
     target = np.maximum(1, np.maximum(protected, aim))
-    filled = -(-(target - protected) // block_tokens) * block_tokens
-    return KeepCounts(sink_blocks, recent_block, protected, target, np.minimum(kv_len, protected + filled))
+    filled = -(-(target - protected) // block) * block
+    return sink_blocks, recent_block, protected, target, np.minimum(kv_len, protected + filled)
 
 
 def choose_blocks(target: KeepTarget, scores: Scores, block_tokens: int) -> Plan:
-    """Fill a target with the best-scored blocks; of two that score alike the earlier one.
+    """Fill a target with the best-scored blocks (scores ``[blocks]``); of two that score alike the earlier one.
 
-    Parameters
-    ----------
-    target : KeepTarget
-        Not floor-dominated, or else everything is kept.
-    scores : numpy.ndarray of float64, ``[blocks]``
-        Higher is kept first.
-    block_tokens : int
+    A floor-dominated target keeps everything.
     """
     if target.floor_dominated:
         return Plan(target, tuple(range(len(scores))), ((0, target.kv_len),))
@@ -235,50 +162,27 @@ def update_scores(scores: Scores, token_mass: NDArray[np.floating], block_tokens
     return updated
 
 
-class _Policy(NamedTuple):
-    """What a plan depends on beside the length of the cache."""
-
-    trigger_min_tokens: int
-    block_tokens: int
-    sink_tokens: int
-    recent_tokens: int
-    ratio: float
-
-
 def best_lossy(points: Iterable[Point], *, token_bytes: int, context: int) -> float:
     """The largest lossy ratio that any of `points` can come to; 1 where none evicts anything.
 
     Points that differ in their lengths alone are looked at together, so that a large sweep costs no more than its
     policies do.
     """
-    longest: dict[_Policy, int] = {}
+    longest: dict[PolicySettings, int] = {}
     for point in points:
-        policy = _policy_of(point)
+        adaptive = point.h2o_target_mode == "adaptive"
+        policy = PolicySettings(
+            block_tokens=point.block_tokens,
+            sink_tokens=point.sink_tokens,
+            recent_tokens=point.recent_tokens,
+            ratio=1.0 / point.h2o_target_lossy_ratio if adaptive else point.keep_ratio,
+            trigger_min_tokens=point.trigger_min_tokens,
+        )
         longest[policy] = max(longest.get(policy, 0), min(context, point.prompt_len + point.gen_len))
-    return max((_best_of_policy(policy, last, token_bytes) for policy, last in longest.items()), default=1.0)
-
-
-def _policy_of(point: Point) -> _Policy:
-    adaptive = point.h2o_target_mode == "adaptive"
-    return _Policy(
-        point.trigger_min_tokens,
-        point.block_tokens,
-        point.sink_tokens,
-        point.recent_tokens,
-        1.0 / point.h2o_target_lossy_ratio if adaptive else point.keep_ratio,
-    )
-
-
-def _best_of_policy(policy: _Policy, last: int, token_bytes: int) -> float:
-    """The largest ratio at any length from the trigger to `last` tokens."""
-    lengths = np.arange(max(1, policy.trigger_min_tokens), last + 1)
-    counts = count_kept(
-        lengths,
-        block_tokens=policy.block_tokens,
-        sink_tokens=policy.sink_tokens,
-        recent_tokens=policy.recent_tokens,
-        ratio=policy.ratio,
-    )
-    evicts = counts.target_tokens > counts.protected_tokens
-    ratios = lengths * token_bytes / (counts.quantized_tokens * token_bytes + RUN_BYTES)
-    return float(np.max(ratios, initial=1.0, where=evicts))
+    best = 1.0
+    for policy, last in longest.items():
+        lengths = np.arange(max(1, policy.trigger_min_tokens), last + 1)
+        *_, protected, target, quantized = count_kept(lengths, policy)
+        ratios = lengths * token_bytes / (quantized * token_bytes + RUN_BYTES)
+        best = float(np.max(ratios, initial=best, where=target > protected))
+    return best

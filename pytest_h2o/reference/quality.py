@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytest_h2o.errors import UsageError
-from pytest_h2o.reference.cache import Clock, EvictingCache
+from pytest_h2o.reference.cache import EvictingCache
+from pytest_h2o.reference.config import Clock, PolicySettings
 from pytest_h2o.reference.gguf import Floats
 from pytest_h2o.reference.measure import run_repeat
 from pytest_h2o.reference.model import Model, Tokenizer, Tokens
-from pytest_h2o.reference.policy import PolicySettings, Ranking
 
 _ROWS_AT_ONCE = 64
 """Positions whose logits are held at a time: a vocabulary is large."""
@@ -30,29 +31,21 @@ _ROWS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class QualitySettings:
-    """How to measure.
-
-    Attributes
-    ----------
-    prompt_tokens, tokens, windows, greedy_tokens : int
-        Tokens prefilled, tokens predicted after them, how many such pieces of the text, and tokens generated freely.
-    policy : PolicySettings or None
-        None evicts nothing.
-    ranking, clock, seed
-        As in `EvictingCache`.
-    half : bool
-        A cache of fp16, on both sides of the comparison.
-    """
+    """How to measure, all counts in tokens."""
 
     prompt_tokens: int
+    """Prefilled."""
     tokens: int
+    """Predicted after them."""
     windows: int
+    """How many such pieces of the text."""
     greedy_tokens: int
+    """Generated freely."""
     policy: PolicySettings | None
-    ranking: Ranking = "h2o"
+    """None evicts nothing."""
     clock: Clock = "layer"
-    seed: int = 0
     half: bool = True
+    """A cache of fp16, on both sides of the comparison."""
 
     @property
     def window_tokens(self) -> int:
@@ -61,35 +54,24 @@ class QualitySettings:
 
 @dataclass(frozen=True)
 class Quality:
-    """What was found; bits are to base 2, lower is better.
-
-    Attributes
-    ----------
-    tokens, text_bytes : int
-        Predicted tokens, and the bytes of text that they stand for.
-    bits_full, bits_evicted : float
-        Sum over the predicted tokens.
-    top1_agreement : float
-        Share of predicted places where both caches rank the same token first.
-    greedy_prefix : float
-        Tokens that free generation has in common before the first difference, mean over the windows; nan without any.
-    greedy_equal : float
-        Share of places at which the generated tokens are equal, mean over the windows; nan without any.
-    cache_ratio : float
-        Bytes of the whole cache over the bytes held at the end, all layers, mean over the windows; higher is better.
-    evictions : int
-        Plans that evicted something. At 0 nothing was put to the test.
-    """
+    """What was found; bits are to base 2, lower is better. Means are over the windows, the others are sums."""
 
     tokens: int
+    """Predicted."""
     text_bytes: int
+    """Of the text that they stand for."""
     bits_full: float
     bits_evicted: float
     top1_agreement: float
+    """Share of predicted places where both caches rank the same token first, mean."""
     greedy_prefix: float
+    """Tokens that free generation has in common before the first difference, mean; nan without any."""
     greedy_equal: float
+    """Share of places at which the generated tokens are equal, mean; nan without any."""
     cache_ratio: float
+    """Bytes of the whole cache over the bytes held at the end, all layers, mean; higher is better."""
     evictions: int
+    """Plans that evicted something. At 0 nothing was put to the test."""
 
     @property
     def ppl_full(self) -> float:
@@ -127,21 +109,16 @@ def measure_quality(model: Model, tokenizer: Tokenizer, text: Sequence[int], set
     check_quality(len(text), model.hyper.context, settings)
     length = settings.prompt_tokens + max(settings.tokens, settings.greedy_tokens)
     full = EvictingCache(model.hyper, length, half=settings.half)
-    evicting = EvictingCache(
-        model.hyper,
-        length,
-        half=settings.half,
-        policy=settings.policy,
-        ranking=settings.ranking,
-        clock=settings.clock,
-        seed=settings.seed,
-    )
+    evicting = EvictingCache(model.hyper, length, half=settings.half, policy=settings.policy, clock=settings.clock)
     parts = []
     for window in range(settings.windows):
         start = window * settings.window_tokens
         tokens = np.array(text[start : start + settings.window_tokens], dtype=np.int64)
         parts.append(_measure_window(model, tokenizer, tokens, settings, full, evicting))
-    return _merge(parts)
+    found: dict[str, list[Any]] = {item.name: [getattr(part, item.name) for part in parts] for item in fields(Quality)}
+    sums = ("tokens", "text_bytes", "bits_full", "bits_evicted", "evictions")
+    merged: dict[str, Any] = {name: sum(each) if name in sums else np.mean(each) for name, each in found.items()}
+    return Quality(**merged)
 
 
 def check_quality(text_tokens: int, context: int, settings: QualitySettings) -> None:
@@ -174,8 +151,10 @@ def _measure_window(
 ) -> Quality:
     prompt, targets = tokens[: settings.prompt_tokens], tokens[settings.prompt_tokens :]
     bits_full, best_full = predict_full(model, tokens, len(targets), full)
-    bits_evicted, best_evicted = predict_evicted(model, prompt, targets, evicting)
-    cache_ratio, evictions = evicting.full_bytes / evicting.held_bytes, evicting.counters.evictions
+    evicting.clear()
+    logits = model.logits(model.prefill(prompt, evicting)[-1])
+    bits_evicted, best_evicted = predict_decoded(model, logits, targets, evicting)
+    cache_ratio, evictions = evicting.full_bytes / evicting.held_bytes, evicting.evictions
     prefix = equal = math.nan
     if settings.greedy_tokens:
         said_full = run_repeat(model, full, prompt, settings.greedy_tokens).tokens
@@ -202,13 +181,7 @@ def compare_tokens(first: Sequence[int], second: Sequence[int]) -> tuple[float, 
 
 
 def token_bits(logits: Floats, targets: Tokens) -> NDArray[np.float64]:
-    """Bits that each target costs, ``[tokens]``: minus log2 of its softmax probability.
-
-    Parameters
-    ----------
-    logits : numpy.ndarray of float32, ``[tokens, vocabulary]``
-    targets : numpy.ndarray of int64, ``[tokens]``
-    """
+    """Bits that each target costs, ``[tokens]``: minus log2 of its probability by logits ``[tokens, vocabulary]``."""
     exact = logits.astype(np.float64)
     exact -= exact.max(axis=-1, keepdims=True)
     totals = np.log(np.exp(exact).sum(axis=-1))
@@ -229,14 +202,8 @@ def predict_full(model: Model, tokens: Tokens, count: int, cache: EvictingCache)
     return bits, np.concatenate(best)
 
 
-def predict_evicted(model: Model, prompt: Tokens, targets: Tokens, cache: EvictingCache) -> tuple[float, Tokens]:
-    """The same under eviction: the first from the prefill, the others decoded one by one."""
-    cache.clear()
-    return predict_decoded(model, model.logits(model.prefill(prompt, cache)[-1]), targets, cache)
-
-
 def predict_decoded(model: Model, logits: Floats, targets: Tokens, cache: EvictingCache) -> tuple[float, Tokens]:
-    """The same on a cache that holds the prompt, whose last token gave `logits`, ``[vocabulary]``."""
+    """The same token by token, on a cache that holds the prompt, whose last token gave `logits`, ``[vocabulary]``."""
     bits, best = 0.0, []
     for place in range(len(targets)):
         if place:
@@ -244,20 +211,3 @@ def predict_decoded(model: Model, logits: Floats, targets: Tokens, cache: Evicti
         bits += float(token_bits(logits[None], targets[place : place + 1])[0])
         best.append(int(np.argmax(logits)))
     return bits, np.array(best)
-
-
-def _merge(parts: Sequence[Quality]) -> Quality:
-    def mean(name: str) -> float:
-        return float(np.mean([getattr(part, name) for part in parts]))
-
-    return Quality(
-        tokens=sum(part.tokens for part in parts),
-        text_bytes=sum(part.text_bytes for part in parts),
-        bits_full=sum(part.bits_full for part in parts),
-        bits_evicted=sum(part.bits_evicted for part in parts),
-        top1_agreement=mean("top1_agreement"),
-        greedy_prefix=mean("greedy_prefix"),
-        greedy_equal=mean("greedy_equal"),
-        cache_ratio=mean("cache_ratio"),
-        evictions=sum(part.evictions for part in parts),
-    )

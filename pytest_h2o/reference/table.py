@@ -6,19 +6,29 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 MIB, GIB = 1 << 20, 1 << 30
 PRECISION_NAMES = ("Normal", "High", "Low")
 
-H2O_COLUMNS: Mapping[str, tuple[str, int]] = {
-    "h2o_keep": ("h2o_keep_ratio", 4),
-    "h2o_lossy": ("h2o_lossy_ratio", 3),
-    "h2o_lossless": ("h2o_lossless_ratio", 3),
-    "h2o_target_keep_effective": ("h2o_target_keep_effective", 4),
-    "h2o_floor_keep": ("h2o_floor_keep", 4),
-    "h2o_quantized_keep": ("h2o_quantized_keep", 4),
+
+class Column(NamedTuple):
+    """A column of H2O: its key in the JSON, its decimals in the table, and its figure where nothing was done."""
+
+    key: str
+    decimals: int
+    idle: float
+
+
+H2O_COLUMNS: Mapping[str, Column] = {
+    "h2o_keep": Column("h2o_keep_ratio", 4, 1.0),
+    "h2o_lossy": Column("h2o_lossy_ratio", 3, 1.0),
+    "h2o_lossless": Column("h2o_lossless_ratio", 3, 1.0),
+    "h2o_target_keep_effective": Column("h2o_target_keep_effective", 4, 1.0),
+    "h2o_floor_keep": Column("h2o_floor_keep", 4, 1.0),
+    "h2o_quantized_keep": Column("h2o_quantized_keep", 4, 1.0),
     **{
-        name: (name, 2)
+        name: Column(name, 2, 0.0)
         for name in (
             "h2o_evict_us", "h2o_codec_us", "h2o_lossless_raw_mb", "h2o_lossless_comp_mb", "h2o_lossless_comp_us",
             "h2o_lossless_decomp_us", "h2o_lossless_queue_peak", "h2o_lossless_fallback",
@@ -27,7 +37,8 @@ H2O_COLUMNS: Mapping[str, tuple[str, int]] = {
         )
     },
 }  # fmt: skip
-"""Column of the table to its key in the JSON and its decimals."""
+"""Columns of the table, in its order. Three are never but idle: no sample is skipped, and there is neither a queue of
+stored blocks nor a cache of decoded ones."""
 
 
 @dataclass(frozen=True)
@@ -51,25 +62,16 @@ class Series:
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one prompt length and one generation length.
-
-    Attributes
-    ----------
-    prompt_len, gen_len : int
-        In tokens; 0 where that half was not run.
-    speeds : sequence of Series
-        Tokens a second: with H2O columns those of prefill and of decode, else one for what was run.
-    h2o : mapping of str to Series
-        By column; empty with ``-kv false``.
-    extra : mapping of str to float
-        Columns of this bench alone: figures without a spread, of six significant digits.
-    """
+    """What was measured of one prompt length and one generation length, in tokens; 0 where that half was not run."""
 
     prompt_len: int
     gen_len: int
     speeds: tuple[Series, ...]
+    """Tokens a second, higher is better: with H2O columns those of prefill and of decode, else one for what was run."""
     h2o: Mapping[str, Series] = field(default_factory=dict)
+    """By column; empty with ``-kv false``."""
     extra: Mapping[str, float] = field(default_factory=dict)
+    """Columns of this bench alone: figures without a spread, of six significant digits."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,9 @@ class Run:
 
 def render_table(run: Run, rows: Sequence[Row]) -> str:
     """The Markdown table, header lines and the last line break included."""
-    headers = _header_cells(run, rows[0])
-    rules = [rule for _, rule in headers]
-    widths = [len(rule) for rule in rules]  # not that of the header: the engine's `threads` is wider than its cells
-    lines = [_line([name for name, _ in headers]), _line(rules)]
-    for row in rows:
-        padded = [_pad(text, width, left) for width, (text, left) in zip(widths, _cells(run, row), strict=True)]
-        lines.append(_line(padded))
-    return "\n".join(lines) + "\n"
+    headers, rules, _ = zip(*_cells(run, rows[0]), strict=True)
+    lines = [headers, rules, *([text for _, _, text in _cells(run, row)] for row in rows)]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def render_json(run: Run, rows: Sequence[Row]) -> str:
@@ -122,61 +119,47 @@ def _result(run: Run, row: Row) -> dict[str, object]:
     keys = (("prefill_tps", "prefill_std"), ("decode_tps", "decode_std")) if row.h2o else (("tps", "std"),)
     for (mean, std), speed in zip(keys, row.speeds, strict=True):
         result[mean], result[std] = speed.mean, speed.std
-    for column, (key, _) in H2O_COLUMNS.items():
-        if column in row.h2o:
-            result[key], result[f"{key}_std"] = row.h2o[column].mean, row.h2o[column].std
+    for name, series in row.h2o.items():
+        key = H2O_COLUMNS[name].key
+        result[key], result[f"{key}_std"] = series.mean, series.std
     result.update(row.extra)
     if run.loading_s is not None:
         result["loading_time"], result["loading_time_std"] = run.loading_s, 0.0
     return result
 
 
-def _header_cells(run: Run, row: Row) -> list[tuple[str, str]]:
-    """Header and rule of each column, padded as the engine pads them."""
-    cells = [_left("model", 30), _right("modelSize", 10), _left("backend", 10), ("threads", "----:")]
-    cells.append(_left("precision", 10))
-    if row.h2o:
-        cells += [("llm_demo  ", "-" * 10), ("speed(tok/s)", "-" * 12)]
-        cells += [_right(column, max(10, len(column))) for column in H2O_COLUMNS]
-        cells += [_right(column, len(column)) for column in row.extra]
-    else:
-        cells += [_left("test", 13), _right("t/s", 10)]
-    if run.loading_s is not None:
-        cells.append(_right("loadingTime(s)", 14))
-    return cells
-
-
-def _cells(run: Run, row: Row) -> list[tuple[str, bool]]:
-    """Text of each column, and whether it stands on the left."""
+def _cells(run: Run, row: Row) -> list[tuple[str, str, str]]:
+    """Header, rule and text of each column, padded as the engine pads them."""
     size = f"{run.model_bytes / GIB:.2f} GiB" if run.model_bytes >= GIB else f"{run.model_bytes / MIB:.2f} MiB"
-    cells = [(run.model, True), (size, False), ("CPU", True), (str(run.threads), False)]
-    cells.append((PRECISION_NAMES[run.precision], True))
+    cells = [
+        _left("model", 30, run.model),
+        _right("modelSize", 10, size),
+        _left("backend", 10, "CPU"),
+        _right("threads", 5, str(run.threads)),  # the engine's header is wider than its cells
+        _left("precision", 10, PRECISION_NAMES[run.precision]),
+    ]
     if row.h2o:
-        cells.append((f"prompt={row.prompt_len}<br>decode={row.gen_len}", True))
-        cells.append(("<br>".join(speed.render(2) for speed in row.speeds), True))
-        cells += [(row.h2o[column].render(decimals), False) for column, (_, decimals) in H2O_COLUMNS.items()]
-        cells += [(f"{value:.6g}", False) for value in row.extra.values()]
+        cells.append(_left("llm_demo", 10, f"prompt={row.prompt_len}<br>decode={row.gen_len}"))
+        cells.append(_left("speed(tok/s)", 12, "<br>".join(speed.render(2) for speed in row.speeds)))
+        for name, series in row.h2o.items():
+            cells.append(_right(name, max(10, len(name)), series.render(H2O_COLUMNS[name].decimals)))
+        cells += [_right(name, len(name), f"{value:.6g}") for name, value in row.extra.items()]
     else:
         parts = [f"pp{row.prompt_len}"] * (row.prompt_len > 0) + [f"tg{row.gen_len}"] * (row.gen_len > 0)
-        cells += [("+".join(parts), True), (row.speeds[0].render(2), False)]
+        cells += [_left("test", 13, "+".join(parts)), _right("t/s", 10, row.speeds[0].render(2))]
     if run.loading_s is not None:
-        cells.append((Series((run.loading_s,)).render(2), False))
+        cells.append(_right("loadingTime(s)", 14, Series((run.loading_s,)).render(2)))
     return cells
 
 
-def _left(name: str, width: int) -> tuple[str, str]:
-    return name.ljust(width), "-" * width
+def _left(name: str, width: int, text: str) -> tuple[str, str, str]:
+    return name.ljust(width), "-" * width, text + _missing(text, width)
 
 
-def _right(name: str, width: int) -> tuple[str, str]:
-    return name.rjust(width), "-" * (width - 1) + ":"
+def _right(name: str, width: int, text: str) -> tuple[str, str, str]:
+    return name.rjust(width), "-" * (width - 1) + ":", _missing(text, width) + text
 
 
-def _pad(text: str, width: int, left: bool) -> str:
-    """Pad to a width that is counted in bytes: the engine pads with printf."""
-    missing = " " * max(0, width - len(text.encode("utf-8")))
-    return text + missing if left else missing + text
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def _missing(text: str, width: int) -> str:
+    """Spaces up to a width that is counted in bytes: the engine pads with printf."""
+    return " " * (width - len(text.encode("utf-8")))

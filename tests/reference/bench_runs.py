@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import subprocess
-import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest import mock
 
 from synthetic_model import SyntheticShape, write_gguf
 
+from pytest_h2o.reference import __main__ as command
+from pytest_h2o.reference.gguf import HyperParameters
+
 ROOT = Path(__file__).parents[2]
+HYPER = HyperParameters(4, 32, 48, 4, 2, 8, 260, 512, 10000.0, 1e-5)
+"""That of the default synthetic model."""
 
 SMALL_H2O = {
     "kv_h2o_enable": True,
@@ -43,19 +49,24 @@ def write_config(folder: Path, shape: SyntheticShape | None = None, **values: An
     return path
 
 
-def launch(
-    *argv: str | Path,
-    environment: dict[str, str] | None = None,
-    cwd: Path | None = None,
-    timeout_s: float = 120,
-) -> subprocess.CompletedProcess[str]:
-    """The bench in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "pytest_h2o.reference", *map(str, argv)],
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        cwd=cwd,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
-    )
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def run(*argv: object, **environment: str) -> Done:
+    """The bench in this process, on one thread."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), mock.patch.dict(os.environ, environment):
+        code = command.main([*map(str, argv), "-t", "1"])
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def measure(folder: Path, config: Path, *argv: object) -> dict[str, Any]:
+    """The one row of a launch, as its JSON has it; ``-p`` and ``-n`` are those of `argv`."""
+    result = folder / "out.json"
+    done = run("-m", config, *argv, "-rep", 1, "-kv", "true", "-fp", folder / "out.log", "-j", result)
+    assert done == (0, "", "")
+    (row,) = json.loads(result.read_text("utf-8"))["results"]
+    return dict(row)

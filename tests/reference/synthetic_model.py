@@ -99,7 +99,9 @@ def write_gguf(
     tokenizer: str = "byte",
     drop: tuple[str, ...] = (),
     replace: Mapping[str, NDArray[np.float32]] | None = None,
-    metadata: Mapping[str, float | str] | None = None,
+    metadata: Mapping[str, float | str | bool | list[str]] | None = None,
+    tokens: list[str] | None = None,
+    token_types: list[int] | None = None,
 ) -> Path:
     """Write a synthetic model with a byte tokenizer; `drop`, `replace` and `metadata` make a broken one."""
     shape = shape or SyntheticShape()
@@ -114,14 +116,16 @@ def write_gguf(
     writer.add_value_length(shape.head_dim)
     writer.add_rope_freq_base(shape.rope_theta)
     writer.add_layer_norm_rms_eps(shape.norm_epsilon)
-    writer.add_tokenizer_model(tokenizer)
-    writer.add_token_list([*(f"<0x{byte:02X}>" for byte in range(256)), "<bos>", "<eos>", "<pad>", "<unk>"])
-    writer.add_token_types([6] * 256 + [3] * 4)
-    for key, value in (metadata or {}).items():
-        if isinstance(value, str):
-            writer.add_string(key, value)
-        else:
-            writer.add_float32(key, value)
+    values: dict[str, float | str | bool | list[str] | list[int]] = {
+        "tokenizer.ggml.model": tokenizer,
+        "tokenizer.ggml.tokens": tokens
+        or [*(f"<0x{byte:02X}>" for byte in range(256)), "<bos>", "<eos>", "<pad>", "<unk>"],
+        "tokenizer.ggml.token_type": token_types or [6] * 256 + [3] * 4,
+        **(metadata or {}),
+    }
+    add = {str: writer.add_string, bool: writer.add_bool, int: writer.add_uint32, list: writer.add_array}
+    for key, value in values.items():
+        add.get(type(value), writer.add_float32)(key, value)  # type: ignore[operator]
     tensors = gguf_tensors(shape, make_weights(shape, seed)) | dict(replace or {})
     for name, value in tensors.items():
         if name in drop:

@@ -1,23 +1,35 @@
-"""The plan: against recorded rows of the engine, against its rules in plain words, and its edges."""
+"""The plan: against recorded rows of the engine, against its rules in plain words, and its edges.
+
+And which shipped presets can meet a lossy target of 3 on the embedded model, known before anything is run.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from bench_runs import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_h2o.reference.policy import choose_blocks, join_runs, plan_keep, update_scores
+from pytest_h2o.inputs.presets import Point, expand_points, load_presets
+from pytest_h2o.reference import policy as module
+from pytest_h2o.reference.config import PolicySettings
+from pytest_h2o.reference.policy import best_lossy, choose_blocks, count_kept, join_runs, plan_keep, update_scores
 
-RECORDING = Path(__file__).parents[2] / "fixtures/recordings/smollm2-135m/target_ratio_v3"
+RECORDING = ROOT / "fixtures/recordings/smollm2-135m/target_ratio_v3"
 COLUMNS = ("h2o_target_keep_effective", "h2o_floor_keep", "h2o_quantized_keep")
 KV_LENS = (1287, 1927, 2567)
 OTHER_FIRST_LENGTH = {(8, 3.0): 935, (16, 3.2): 919, (16, 3.4): 919}
 """Block and target lossy ratio of the rows whose first repeat ended its plans on an evicted cache."""
+
+
+def policy(block: int, sink: int, recent: int, ratio: float) -> PolicySettings:
+    return PolicySettings(block, sink, recent, ratio, trigger_min_tokens=0)
 
 
 def recorded_rows() -> dict[tuple[int, float], tuple[str, ...]]:
@@ -32,10 +44,15 @@ def recorded_rows() -> dict[tuple[int, float], tuple[str, ...]]:
     return rows
 
 
+def rendered(keeps: Iterable[float]) -> str:
+    values = list(keeps)
+    return f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}"
+
+
 def planned_row(kv_lens: tuple[int, ...], block: int, lossy: float) -> tuple[str, ...]:
-    plans = [plan_keep(n, block_tokens=block, sink_tokens=16, recent_tokens=64, ratio=1.0 / lossy) for n in kv_lens]
-    columns = [[getattr(plan, name) for plan in plans] for name in ("target_keep", "floor_keep", "quantized_keep")]
-    return tuple(f"{np.mean(column):.4f} ± {np.std(column, ddof=1):.4f}" for column in columns)
+    plans = [plan_keep(n, policy(block, 16, 64, 1.0 / lossy)) for n in kv_lens]
+    names = ("target_keep", "floor_keep", "quantized_keep")
+    return tuple(rendered(getattr(plan, name) for plan in plans) for name in names)
 
 
 def test_the_recording_has_nine_distinct_rows() -> None:
@@ -52,11 +69,16 @@ def test_the_other_three_rows_have_an_evicted_first_repeat(block: int, lossy: fl
     """Of all lengths at any one repeat, only this one gives the row: 1287 less a whole number of blocks."""
     recorded = recorded_rows()[block, lossy]
     assert planned_row(KV_LENS, block, lossy) != recorded
+    lengths = np.arange(384, KV_LENS[-1] + 1)
+    target = count_kept(lengths, policy(block, 16, 64, 1.0 / lossy))[3] / lengths
+    others = {n: float(target[n - 384]) for n in KV_LENS}
     fitting = [
-        (repeat, kv_len)
+        (repeat, int(n))
         for repeat in range(3)
-        for kv_len in range(384, KV_LENS[-1] + 1)
-        if planned_row((*KV_LENS[:repeat], kv_len, *KV_LENS[repeat + 1 :]), block, lossy) == recorded
+        for n, keep in zip(lengths, target, strict=True)
+        if rendered([*(others[length] for length in KV_LENS[:repeat] + KV_LENS[repeat + 1 :]), float(keep)])
+        == recorded[0]
+        and planned_row((*KV_LENS[:repeat], int(n), *KV_LENS[repeat + 1 :]), block, lossy) == recorded
     ]
     assert fitting == [(0, OTHER_FIRST_LENGTH[block, lossy])]
     assert (KV_LENS[0] - fitting[0][1]) % block == 0
@@ -88,9 +110,10 @@ def count_plainly(kv_len: int, block: int, sink: int, recent: int, ratio: float)
 def test_plans_follow_the_rules(
     kv_len: int, block: int, sink: int, recent: int, ratio: float, data: st.DataObject
 ) -> None:
-    target = plan_keep(kv_len, block_tokens=block, sink_tokens=sink, recent_tokens=recent, ratio=ratio)
+    target = plan_keep(kv_len, policy(block, sink, recent, ratio))
     counted = (target.protected_tokens, target.target_tokens, target.quantized_tokens)
     assert counted == count_plainly(kv_len, block, sink, recent, ratio)
+    assert all(isinstance(value, int) for value in asdict(target).values())
     scores = np.array(data.draw(st.lists(st.floats(0, 1), min_size=-(-kv_len // block), max_size=-(-kv_len // block))))
     plan = choose_blocks(target, scores, block)
     if target.floor_dominated:
@@ -106,7 +129,7 @@ def test_plans_follow_the_rules(
 
 
 def test_best_blocks_are_kept_and_runs_joined() -> None:
-    target = plan_keep(80, block_tokens=8, sink_tokens=4, recent_tokens=10, ratio=0.5)
+    target = plan_keep(80, policy(8, 4, 10, 0.5))
     assert (target.sink_blocks, target.recent_block, target.protected_tokens) == (1, 8, 24)
     assert (target.target_tokens, target.quantized_tokens) == (40, 40)
     plan = choose_blocks(target, np.array([0, 0.1, 0.2, 0.9, 0.3, 0.3, 0, 0, 0, 0]), 8)
@@ -116,10 +139,9 @@ def test_best_blocks_are_kept_and_runs_joined() -> None:
 
 
 def test_a_met_floor_evicts_nothing() -> None:
-    target = plan_keep(100, block_tokens=8, sink_tokens=16, recent_tokens=64, ratio=0.3)
+    target = plan_keep(100, policy(8, 16, 64, 0.3))
     assert target.floor_dominated
-    plan = choose_blocks(target, np.zeros(13), 8)
-    assert plan.keep == 1.0
+    assert choose_blocks(target, np.zeros(13), 8).keep == 1.0
 
 
 def test_scores_blend_and_follow_the_number_of_blocks() -> None:
@@ -128,3 +150,75 @@ def test_scores_blend_and_follow_the_number_of_blocks() -> None:
     np.testing.assert_allclose(grown, [0.9 + 0.03, 0.9 + 0.05, 0.02], rtol=1e-6)
     cut = update_scores(np.array([1.0, 1.0, 1.0, 1.0]), mass, 4, 0.5)
     np.testing.assert_allclose(cut, [0.5 + 0.4, 0.5 + 0.1], rtol=1e-6)
+
+
+PRESETS = {preset.name: preset for preset in load_presets([ROOT / "gates" / "presets"])}
+SMOKE = expand_points(PRESETS["smoke"])[0]
+TOKEN_BYTES, CONTEXT = 512, 2048
+
+
+def best(points: Iterable[Point], context: int = CONTEXT) -> float:
+    return best_lossy(points, token_bytes=TOKEN_BYTES, context=context)
+
+
+@pytest.mark.parametrize(
+    ("name", "reaches"),
+    [
+        ("smoke", True),
+        ("target_ratio_v3", True),
+        ("target_speed_v3", True),
+        ("target_ratio", False),
+        ("target_speed", False),
+    ],
+)
+def test_which_shipped_presets_reach_their_target(name: str, reaches: bool) -> None:
+    assert (best(expand_points(PRESETS[name])) >= 3.0) == reaches
+
+
+def test_a_static_keep_ratio_bounds_the_ratio() -> None:
+    """Keeping 0.35 of the tokens is 2.857 before whole blocks and the bookkeeping take their part."""
+    assert 2.7 < best(expand_points(PRESETS["target_speed"])) < 1 / 0.35
+
+
+def test_nothing_evicts_below_the_trigger() -> None:
+    assert best([replace(SMOKE, trigger_min_tokens=1000)]) == 1.0
+    assert best([]) == 1.0
+
+
+@given(
+    block=st.integers(1, 40),
+    sink=st.integers(0, 40),
+    recent=st.integers(0, 100),
+    lossy=st.floats(1.0, 6.0),
+    length=st.integers(0, 60),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_no_plan_comes_out_above_it(block: int, sink: int, recent: int, lossy: float, length: int, seed: int) -> None:
+    lengths = {"prompt_len": 200, "gen_len": 60, "trigger_min_tokens": 200}
+    keys = {"block_tokens": block, "sink_tokens": sink, "recent_tokens": recent, "h2o_target_lossy_ratio": lossy}
+    most = best([replace(SMOKE, **keys, **lengths)])  # type: ignore[arg-type]
+    target = plan_keep(200 + length, policy(block, sink, recent, 1 / lossy))
+    scores = np.random.default_rng(seed).random(math.ceil((200 + length) / block))
+    assert target.floor_dominated or choose_blocks(target, scores, block).lossy_ratio(TOKEN_BYTES) <= most
+
+
+def test_no_cache_is_longer_than_the_context() -> None:
+    """A prompt of a million million tokens costs nothing, and gives the bound of the longest cache there is."""
+    endless = replace(SMOKE, prompt_len=10**12)
+    assert best([endless]) == best([replace(SMOKE, prompt_len=CONTEXT)])
+    assert best([endless], context=100) == 1.0
+
+
+def test_points_of_one_policy_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+
+    def count(lengths: module.Counts, policy: PolicySettings) -> tuple[module.Counts, ...]:
+        looked.append(len(lengths))
+        return count_kept(lengths, policy)
+
+    monkeypatch.setattr(module, "count_kept", count)
+    point = replace(SMOKE, trigger_min_tokens=1, prompt_len=512)
+    sweep = [replace(point, gen_len=gen_len) for gen_len in range(1, 2_001)]
+    assert best(sweep) == max(best([one]) for one in (sweep[0], sweep[700], sweep[-1]))
+    assert looked == [CONTEXT, 513, 512 + 701, CONTEXT]

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bench_runs import SMALL_H2O, launch, write_config
-from reference_cache import PlainCache
-from synthetic_model import SyntheticShape, write_gguf
+from bench_runs import SMALL_H2O, measure, write_config
+from synthetic_model import write_gguf
 
 from pytest_h2o.errors import UsageError
+from pytest_h2o.reference.cache import EvictingCache
+from pytest_h2o.reference.config import PolicySettings
 from pytest_h2o.reference.gguf import GgufFile
-from pytest_h2o.reference.model import ByteTokenizer, Model
-from pytest_h2o.reference.policy import PolicySettings
+from pytest_h2o.reference.model import Model, Tokenizer
 from pytest_h2o.reference.quality import QualitySettings, compare_tokens, measure_quality, token_bits
 
 TEXT = list(("It was a small thing, a matter of a yard and a half. " * 6).encode())
@@ -31,12 +30,13 @@ POLICY = PolicySettings(
     layer_start=1,
     layer_end=3,
 )
+BYTES = Tokenizer((), [1] * 256)
 SETTINGS = QualitySettings(prompt_tokens=40, tokens=30, windows=2, greedy_tokens=20, policy=POLICY)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return Model(GgufFile(write_gguf(tmp_path_factory.mktemp("model") / "model.gguf", SyntheticShape())))
+    return Model(GgufFile(write_gguf(tmp_path_factory.mktemp("model") / "model.gguf")))
 
 
 def test_bits_of_a_token_are_minus_log2_of_its_probability() -> None:
@@ -52,7 +52,7 @@ def test_common_prefix_and_equal_places() -> None:
 
 
 def test_nothing_evicted_costs_nothing(model: Model) -> None:
-    quality = measure_quality(model, ByteTokenizer(), TEXT, replace(SETTINGS, policy=None))
+    quality = measure_quality(model, BYTES, TEXT, replace(SETTINGS, policy=None))
     assert quality.evictions == 0
     assert quality.cache_ratio == 1.0
     assert quality.ppl_rise == pytest.approx(0.0, abs=1e-5)
@@ -62,8 +62,8 @@ def test_nothing_evicted_costs_nothing(model: Model) -> None:
 
 def test_perplexity_of_the_full_cache_is_that_of_a_plain_one(model: Model) -> None:
     settings = replace(SETTINGS, policy=None, windows=1, greedy_tokens=0, half=False)
-    quality = measure_quality(model, ByteTokenizer(), TEXT, settings)
-    logits = model.logits(model.prefill(np.array(TEXT[:69]), PlainCache(model.hyper, 69)))
+    quality = measure_quality(model, BYTES, TEXT, settings)
+    logits = model.logits(model.prefill(np.array(TEXT[:69]), EvictingCache(model.hyper, 69, half=False)))
     bits = token_bits(logits[39:], np.array(TEXT[40:70])).sum()
     assert quality.bits_full == pytest.approx(bits, rel=1e-6)
     assert quality.ppl_full == pytest.approx(2 ** (bits / 30), rel=1e-6)
@@ -72,7 +72,7 @@ def test_perplexity_of_the_full_cache_is_that_of_a_plain_one(model: Model) -> No
 
 
 def test_eviction_changes_the_predictions_and_is_counted(model: Model) -> None:
-    quality = measure_quality(model, ByteTokenizer(), TEXT, SETTINGS)
+    quality = measure_quality(model, BYTES, TEXT, SETTINGS)
     assert quality.evictions >= 2 * 3
     assert quality.cache_ratio > 1.3
     assert abs(quality.ppl_rise) > 1e-4
@@ -80,29 +80,18 @@ def test_eviction_changes_the_predictions_and_is_counted(model: Model) -> None:
     assert columns["quality_ppl_evicted"] / columns["quality_ppl_full"] - 1 == pytest.approx(quality.ppl_rise, abs=2e-5)
     assert columns["quality_ppl_rise"] == pytest.approx(quality.ppl_rise, rel=1e-5)
     assert quality.top1_agreement < 1.0
-    assert quality == measure_quality(model, ByteTokenizer(), TEXT, SETTINGS)
-
-
-def test_rankings_differ(model: Model) -> None:
-    settings = replace(SETTINGS, windows=1, greedy_tokens=0)
-    bits = {
-        name: measure_quality(model, ByteTokenizer(), TEXT, replace(settings, ranking=name)).bits_evicted  # type: ignore[arg-type]
-        for name in ("h2o", "recent", "random")
-    }
-    assert len(set(bits.values())) == 3
+    assert quality == measure_quality(model, BYTES, TEXT, SETTINGS)
 
 
 def test_a_text_or_a_context_that_is_too_short(model: Model) -> None:
     with pytest.raises(UsageError) as caught:
-        measure_quality(model, ByteTokenizer(), TEXT[:100], SETTINGS)
+        measure_quality(model, BYTES, TEXT[:100], SETTINGS)
     assert str(caught.value) == (
         "the held-out text is too short\n  came: 100 tokens\n  expected: 140: 2 windows of 70\n"
         "  next: name a longer quality_text_file, or ask for fewer quality_tokens or quality_windows"
     )
     with pytest.raises(UsageError, match="longer than the model's context"):
-        measure_quality(
-            model, ByteTokenizer(), TEXT, replace(SETTINGS, prompt_tokens=200, windows=1, greedy_tokens=400)
-        )
+        measure_quality(model, BYTES, TEXT, replace(SETTINGS, prompt_tokens=200, windows=1, greedy_tokens=400))
 
 
 def test_the_bench_adds_the_columns_when_the_config_asks(tmp_path: Path) -> None:
@@ -115,13 +104,10 @@ def test_the_bench_adds_the_columns_when_the_config_asks(tmp_path: Path) -> None
         quality_tokens=30,
         quality_greedy_tokens=10,
     )
-    log, result = tmp_path / "out.log", tmp_path / "out.json"
-    argv = ["-m", config, "-t", "1", "-p", "40", "-n", "10", "-rep", "1", "-kv", "true", "-fp", log, "-j", result]
-    done = launch(*argv)
-    assert (done.returncode, done.stderr) == (0, "")
-    row = json.loads(result.read_text("utf-8"))["results"][0]
+    row = measure(tmp_path, config, "-p", 40, "-n", 10)
     assert row["quality_evictions"] > 0
     rise = row["quality_ppl_evicted"] / row["quality_ppl_full"] - 1
     assert row["quality_ppl_rise"] == pytest.approx(rise, abs=2e-5)
-    header, _, cells = ([cell.strip() for cell in line.split("|")] for line in log.read_text("utf-8").splitlines())
+    lines = (tmp_path / "out.log").read_text("utf-8").splitlines()
+    header, _, cells = ([cell.strip() for cell in line.split("|")] for line in lines)
     assert float(dict(zip(header, cells, strict=True))["quality_ppl_rise"]) == row["quality_ppl_rise"]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bench_runs import ROOT
 
 from pytest_h2o.reference.cache import EvictingCache
 from pytest_h2o.reference.gguf import GgufFile
@@ -17,23 +18,21 @@ from pytest_h2o.reference.measure import run_repeat
 from pytest_h2o.reference.model import Model, read_tokenizer
 
 NAMED = os.environ.get("H2O_SMOLLM2_GGUF")
-PROMPTS = Path(__file__).parents[2] / "fixtures/prompts"
-RECORDED = Path(__file__).parents[2] / "fixtures/recordings/other/llm_demo_prose_h2o_off.stdout.txt"
-
-pytestmark = pytest.mark.skipif(not NAMED, reason="H2O_SMOLLM2_GGUF names no model file")
+RECORDED = ROOT / "fixtures/recordings/other/llm_demo_prose_h2o_off.stdout.txt"
 
 
+@pytest.mark.skipif(not NAMED, reason="H2O_SMOLLM2_GGUF names no model file")
 def test_it_answers_as_the_engine_did() -> None:
     """The engine ran 8-bit weights, a repetition penalty and another tokenizer, so the first words are compared."""
     pytest.importorskip("tokenizers")
     file = GgufFile(Path(str(NAMED)))
     tokenizer = read_tokenizer(file)
-    text = (PROMPTS / "prose.txt").read_text("utf-8")
+    text = (ROOT / "fixtures/prompts/prose.txt").read_text("utf-8")
     prompt = np.array(tokenizer.encode(text))
     assert len(prompt) == 436
-    assert tokenizer.decode(prompt.tolist()) == text
+    assert tokenizer.library.decode(prompt.tolist()) == text
     cache = EvictingCache(file.hyper, len(prompt) + 24)
-    said = tokenizer.decode(run_repeat(Model(file), cache, prompt, 24).tokens)
+    said = tokenizer.library.decode(run_repeat(Model(file), cache, prompt, 24).tokens)
     answer = "The keeper moved his chair because he was not a careless man"
     assert answer in said
     assert answer in RECORDED.read_text("utf-8")

@@ -23,7 +23,7 @@ def recorded_run() -> tuple[Run, list[Row]]:
     run = Run(RECORDED["model"], round(RECORDED["modelSize"] * GIB), 2, 2, None)
     rows = []
     for result in RECORDED["results"]:
-        h2o = {column: spread(result[key], result[f"{key}_std"]) for column, (key, _) in H2O_COLUMNS.items()}
+        h2o = {name: spread(result[one.key], result[f"{one.key}_std"]) for name, one in H2O_COLUMNS.items()}
         speeds = (
             spread(result["prefill_tps"], result["prefill_std"]),
             spread(result["decode_tps"], result["decode_std"]),

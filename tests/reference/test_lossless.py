@@ -14,7 +14,8 @@ from pytest_h2o.codecs.base import SideInfo, Stream
 from pytest_h2o.codecs.gear_v3 import GearV3
 from pytest_h2o.errors import RoundTripError
 from pytest_h2o.reference.cache import LayerCache
-from pytest_h2o.reference.lossless import LosslessSettings, RuntimeLossless
+from pytest_h2o.reference.config import LosslessSettings, PolicySettings
+from pytest_h2o.reference.lossless import RuntimeLossless
 from pytest_h2o.reference.policy import Plan, plan_keep
 
 SETTINGS = LosslessSettings(
@@ -27,10 +28,10 @@ SETTINGS = LosslessSettings(
     trigger_min_tokens=30,
     async_threads=0,
     max_queue=256,
-    mode="probe",
+    runtime_mode="probe",
     predictors_k="raw,delta_seq,xor_seq",
     predictors_v="raw,delta_seq",
-    strict=True,
+    strict_roundtrip_check=True,
 )
 
 
@@ -67,7 +68,7 @@ def test_samples_are_an_interval_apart_even_if_many_tokens_are_cold() -> None:
 
 
 def test_full_mode_samples_blocks_of_every_layer_of_the_scope() -> None:
-    watcher = RuntimeLossless(replace(SETTINGS, mode="full", kept_layers=(3,)))
+    watcher = RuntimeLossless(replace(SETTINGS, runtime_mode="full", kept_layers=(3,)))
     decode(watcher, filled(64), 2, layers=(0, 1, 2, 3))
     assert taken(watcher) == [(0, 65, 4, 40), (1, 65, 4, 40), (3, 65, 4, 40)]
 
@@ -76,7 +77,7 @@ def test_nothing_below_the_trigger_or_while_too_little_is_cold() -> None:
     watcher = RuntimeLossless(replace(SETTINGS, trigger_min_tokens=1000))
     decode(watcher, filled(300), 10)
     assert watcher.samples == []
-    assert watcher.ratio == 1.0
+    assert watcher.finish() == {}
     watcher = RuntimeLossless(SETTINGS)
     decode(watcher, filled(54), 1)
     assert watcher.samples == []
@@ -92,14 +93,19 @@ def test_a_sample_is_what_the_codec_makes_of_the_held_tokens() -> None:
     assert sample.coded_bytes_k == len(codec.encode(Stream(keys, "k")))
     assert sample.coded_bytes_v == len(codec.encode(Stream(values, "v")))
     assert sample.raw_bytes == 2 * 32 * 2 * 8 * 2
-    assert watcher.ratio == sample.raw_bytes / sample.coded_bytes
+    figures = watcher.finish()
+    assert figures["h2o_lossless"] == sample.raw_bytes / sample.coded_bytes
+    assert figures["h2o_lossless_raw_mb"] == 2048 / 2**20
+    assert figures["h2o_lossless_comp_mb"] == sample.coded_bytes / 2**20
+    assert figures["h2o_lossless_decode_cache_miss"] == 1
+    assert figures["h2o_codec_us"] == figures["h2o_lossless_comp_us"] == sample.comp_us
 
 
 def test_after_an_eviction_what_was_coded_is_not_coded_again() -> None:
     watcher = RuntimeLossless(replace(SETTINGS, kept_layers=(0,), front_n=0))
     held = filled(100)
     decode(watcher, held, 1)
-    target = plan_keep(101, block_tokens=1, sink_tokens=0, recent_tokens=0, ratio=1.0)
+    target = plan_keep(101, PolicySettings(1, 0, 0, 1.0, 0))
     runs = ((0, 10), (20, 81))
     held.keep(runs)
     watcher.evicted(0, Plan(target, (), runs))
@@ -125,7 +131,8 @@ def test_the_logged_line() -> None:
     sample = watcher.samples[0]
     assert lines == [
         f"[H2O-LOSSLESS] layer=0 kv=61 start=4 tokens=32 raw=2048 comp={sample.coded_bytes} "
-        f"comp_k={sample.coded_bytes_k} comp_v={sample.coded_bytes_v} pos=4 pos_end=36 ratio={watcher.ratio:.4f}"
+        f"comp_k={sample.coded_bytes_k} comp_v={sample.coded_bytes_v} pos=4 pos_end=36 "
+        f"ratio={2048 / sample.coded_bytes:.4f}"
     ]
 
 
@@ -145,7 +152,7 @@ def test_a_sample_that_does_not_decode_to_itself_ends_the_run(monkeypatch: pytes
     message = str(caught.value)
     assert message.startswith("a sample of the cache does not decode to itself\n")
     assert "where: layer 0, K, position 4, byte 86" in message
-    relaxed = RuntimeLossless(replace(SETTINGS, strict=False))
+    relaxed = RuntimeLossless(replace(SETTINGS, strict_roundtrip_check=False))
     decode(relaxed, filled(60), 1)
     assert relaxed.samples[0].decomp_us == 0
 
@@ -173,7 +180,7 @@ def test_a_full_queue_makes_decoding_wait(monkeypatch: pytest.MonkeyPatch) -> No
         return encode(self, stream)
 
     monkeypatch.setattr(GearV3, "encode", slow)
-    watcher = RuntimeLossless(replace(SETTINGS, async_threads=1, max_queue=1, mode="full"))
+    watcher = RuntimeLossless(replace(SETTINGS, async_threads=1, max_queue=1, runtime_mode="full"))
     decode(watcher, filled(200), 30)
     watcher.finish()
     assert len(watcher.samples) >= 3

@@ -4,42 +4,46 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bench_runs import SMALL_H2O, SMALL_LOSSLESS, launch, write_config
+from bench_runs import ROOT, SMALL_H2O, SMALL_LOSSLESS, run, write_config
 
-from pytest_h2o.codecs.gear_v3 import GearV3
 from pytest_h2o.errors import DumpError, UsageError
 from pytest_h2o.lossless.index import find_overlaps_and_gaps, index_dump
-from pytest_h2o.reference.dump import (
-    CONFIG_KEYS,
-    DumpSettings,
-    compare_run,
-    compare_with_dumps,
-    parse_samples,
-    read_dump_settings,
-)
+from pytest_h2o.reference.dump import CONFIG_KEYS, DumpSettings, compare_run, parse_samples, read_dump_settings
 
-RECORDED_META = Path(__file__).parents[2] / "fixtures/dumps/small/code/layer_1/meta_t470_471.json"
-LAUNCH = ("-t", "1", "-p", "60", "-n", "24", "-rep", "1", "-kv", "true")
+RECORDED_META = ROOT / "fixtures/dumps/small/code/layer_1/meta_t470_471.json"
+LAUNCH = ("-p", 60, "-n", 24, "-rep", 1, "-kv", "true")
+Dumped = tuple[Path, str]
+"""Where the dumps of a launch lie, and what it printed."""
 
 
-def dump(folder: Path, *argv: str, environment: dict[str, str] | None = None, **values: object) -> tuple[Path, str]:
-    """Dump a launch; the root of the dumps and what the launch printed."""
+def dump(folder: Path, *argv: object, environment: dict[str, str] | None = None, **values: object) -> Dumped:
     config = write_config(folder, **{**SMALL_H2O, **SMALL_LOSSLESS, "kv_h2o_log_stats": True, **values})
-    root = folder / "dumps"
-    asked = {"MNN_KV_DUMP_DIR": str(root), "MNN_KV_DUMP_RUN_ID": "tiny", **(environment or {})}
-    done = launch("-m", config, *LAUNCH, *argv, environment=asked)
-    assert (done.returncode, done.stderr) == (0, "")
-    return root, done.stdout
+    asked = {"MNN_KV_DUMP_DIR": str(folder / "dumps"), "MNN_KV_DUMP_RUN_ID": "tiny", **(environment or {})}
+    done = run("-m", config, *LAUNCH, *argv, **asked)
+    assert (done.code, done.err) == (0, "")
+    return folder / "dumps", done.out
 
 
-def test_the_layout_is_that_of_recorded_dumps(tmp_path: Path) -> None:
-    root, _ = dump(tmp_path)
-    layer = root / "tiny/layer_2"
-    assert len(list(root.rglob("meta_*.json"))) == 4 * 25
+@pytest.fixture(scope="module")
+def dumped(tmp_path_factory: pytest.TempPathFactory) -> Dumped:
+    return dump(tmp_path_factory.mktemp("dumped"))
+
+
+@pytest.fixture
+def copied(dumped: Dumped, tmp_path: Path) -> Dumped:
+    """The same dump, to be damaged."""
+    shutil.copytree(dumped[0], tmp_path / "dumps")
+    return tmp_path / "dumps", dumped[1]
+
+
+def test_the_layout_is_that_of_recorded_dumps(dumped: Dumped) -> None:
+    layer = dumped[0] / "tiny/layer_2"
     recorded = json.loads(RECORDED_META.read_text("utf-8"))
     meta = json.loads((layer / "meta_t65_66.json").read_text("utf-8"))
     assert list(meta) == list(recorded)
@@ -59,34 +63,33 @@ def test_the_layout_is_that_of_recorded_dumps(tmp_path: Path) -> None:
     assert (prefill["stage"], prefill["seq_len"], prefill["tensor_seq_len"]) == ("prefill", 60, 60)
     assert (layer / "k_t0_60.bin").stat().st_size == 60 * 2 * 8 * 2
     assert (layer / "v_t65_66.bin").stat().st_size == 2 * 8 * 2
+    dumps = index_dump(dumped[0])
+    assert (len(dumps.entries), dumps.skipped, find_overlaps_and_gaps(dumps.entries)) == (4 * 25, (), ())
 
 
-def test_stages_bounds_and_widths(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    root, _ = dump(tmp_path / "a", environment={"MNN_KV_DUMP_STAGE": "decode", "MNN_KV_DUMP_MAX_TOKENS": "63"})
+def test_stages_and_bounds(tmp_path: Path) -> None:
+    root, _ = dump(tmp_path, environment={"MNN_KV_DUMP_STAGE": "decode", "MNN_KV_DUMP_MAX_TOKENS": "63"})
     names = sorted(path.name for path in (root / "tiny/layer_0").glob("meta_*"))
     assert names == ["meta_t60_61.json", "meta_t61_62.json", "meta_t62_63.json"]
-    (tmp_path / "b").mkdir()
-    root, _ = dump(
-        tmp_path / "b", "-c", "1", environment={"MNN_KV_DUMP_MAX_TOKENS": "50"}, kv_lossless_runtime_enable=False
-    )
+
+
+def test_a_wide_dump_rounds_to_the_narrow_one(dumped: Dumped, tmp_path: Path) -> None:
+    bound = {"MNN_KV_DUMP_MAX_TOKENS": "50"}
+    root, _ = dump(tmp_path, "-c", "1", environment=bound, kv_lossless_runtime_enable=False)
     (meta_file,) = (root / "tiny/layer_0").glob("meta_*")
     meta = json.loads(meta_file.read_text("utf-8"))
     assert (meta["dtype"], meta["bytes_per_elem"], meta["seq_len"]) == ("fp32", 4, 50)
     wide = np.fromfile(root / "tiny/layer_0/k_t0_50.bin", "<f4").astype(np.float16)
-    narrow = np.fromfile(dump_of_fp16(tmp_path) / "tiny/layer_0/k_t0_60.bin", "<f2")[: wide.size]
+    narrow = np.fromfile(dumped[0] / "tiny/layer_0/k_t0_60.bin", "<f2")[: wide.size]
     np.testing.assert_array_equal(wide.view(np.uint16), narrow.view(np.uint16))
 
 
-def dump_of_fp16(folder: Path) -> Path:
-    (folder / "c").mkdir()
-    return dump(folder / "c")[0]
-
-
-def test_cases_of_one_launch_do_not_mix(tmp_path: Path) -> None:
-    root, _ = dump(tmp_path, "-p", "40,60")
+def test_cases_of_one_launch_do_not_mix(dumped: Dumped, tmp_path: Path) -> None:
+    root, output = dump(tmp_path, "-p", "40,60")
     assert sorted(path.name for path in root.iterdir()) == ["tiny", "tiny_p60_g24"]
     assert (root / "tiny_p60_g24/layer_0/meta_t0_60.json").exists()
+    assert not compare_run(output, root, run_id="tiny", config={}).consistent
+    assert compare_run(dumped[1], root, run_id="tiny_p60_g24", config={}).consistent
 
 
 def test_what_the_environment_may_ask_for(tmp_path: Path) -> None:
@@ -108,8 +111,7 @@ def test_what_it_may_not(name: str, value: str, expected: str, tmp_path: Path) -
     (tmp_path / "there").mkdir()
     with pytest.raises(UsageError) as caught:
         read_dump_settings({"MNN_KV_DUMP_DIR": str(tmp_path), name: value})
-    lines = str(caught.value).splitlines()
-    assert lines[:4] == [
+    assert str(caught.value).splitlines()[:4] == [
         "the dump of the KV cache cannot be made",
         f"  where: environment, {name}",
         f"  came: {value}",
@@ -117,73 +119,76 @@ def test_what_it_may_not(name: str, value: str, expected: str, tmp_path: Path) -
     ]
 
 
-def test_runtime_and_offline_sizes_of_a_run_are_equal(tmp_path: Path) -> None:
-    root, output = dump(tmp_path)
+def test_runtime_and_offline_sizes_of_a_run_are_equal(dumped: Dumped) -> None:
+    root, output = dumped
     samples = parse_samples(output)
     assert [(sample.layer, sample.start, sample.tokens) for sample in samples] == [
         (0, start, 16) for start in (4, 20, 36, 52)
     ]
-    found = compare_with_dumps(samples, index_dump(root), GearV3())
+    found = compare_run(output, root, run_id="tiny", config={})
     assert found.consistent
     assert found.not_comparable == ()
     assert found.runtime_bytes == found.offline_bytes == sum(sample.coded_bytes for sample in samples)
+    size = f"{found.runtime_bytes:,} bytes"
+    assert found.render() == f"4 samples: runtime {size}, offline {size}"
 
 
-def test_a_run_in_one_call(tmp_path: Path) -> None:
-    (tmp_path / "few").mkdir()
+def test_the_predictors_are_those_of_the_config(tmp_path: Path) -> None:
     few = {"kv_lossless_predictors_k": "delta_seq", "kv_lossless_predictors_v": "delta_seq"}
-    for folder, values in ((tmp_path, {}), (tmp_path / "few", few)):
-        root, output = dump(folder, **values)
-        found = compare_run(output, root, run_id="tiny", config=values)
-        assert found.consistent
-        size = f"{found.runtime_bytes:,} bytes"
-        assert found.render() == f"4 samples: runtime {size}, offline {size}"
+    root, output = dump(tmp_path, **few)
+    assert compare_run(output, root, run_id="tiny", config=few).consistent
     other = compare_run(output, root, run_id="tiny", config={})
     assert not other.consistent
-    unequal = next(one for one in other.compared if not one.equal)
+    sample, offline = next(one for one in other.compared if one[0].coded_bytes != one[1])
     assert other.render().splitlines()[1] == (
-        f"layer 0, positions {unequal.sample.first_position} to {unequal.sample.end_position}: "
-        f"runtime {unequal.sample.coded_bytes:,} bytes, offline {unequal.offline_bytes:,} bytes"
+        f"layer 0, positions {sample.first_position} to {sample.end_position}: "
+        f"runtime {sample.coded_bytes:,} bytes, offline {offline:,} bytes"
     )
 
 
-def test_the_lines_of_the_page_run(tmp_path: Path) -> None:
+def test_the_lines_of_the_page_run(dumped: Dumped) -> None:
     """Those of docs/reference-bench.md, on a run that is called otherwise."""
-    page = (Path(__file__).parents[2] / "docs" / "reference-bench.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference-bench.md").read_text(encoding="utf-8")
     (lines,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    root, output = dump(tmp_path)
+    root, output = dumped
     names = {"compare_run": compare_run, "Path": Path, "dump_dir": str(root), "output": output, "config": {}}
     exec(lines.replace('run_id="check"', 'run_id="tiny"'), names)
     assert names["found"].consistent  # type: ignore[attr-defined]
 
 
-def test_a_run_that_tells_of_nothing_is_no_pass(tmp_path: Path) -> None:
-    root, _ = dump(tmp_path)
-    found = compare_run("", root, run_id="tiny", config={})
+def test_a_run_that_tells_of_nothing_is_no_pass(dumped: Dumped) -> None:
+    found = compare_run("", dumped[0], run_id="tiny", config={})
     assert not found.consistent
     assert found.render() == f"no sample to compare: the run must log them ({', '.join(CONFIG_KEYS)})"
     with pytest.raises(DumpError):
-        compare_run("", root, run_id="none", config={})
+        compare_run("", dumped[0], run_id="none", config={})
 
 
-def test_one_changed_bit_of_a_dump_is_seen(tmp_path: Path) -> None:
-    root, output = dump(tmp_path, prompt_token=16)
-    path = root / "tiny/layer_0/v_t0_60.bin"
+def change_a_token(layer: Path) -> None:
+    path = layer / "v_t0_60.bin"
     data = bytearray(path.read_bytes())
     data[30 * 32 : 31 * 32] = bytes(range(32))
     path.write_bytes(data)
-    found = compare_with_dumps(parse_samples(output), index_dump(root), GearV3())
-    assert [one.equal for one in found.compared] == [True, False, True, True]
-    assert not found.consistent
 
 
-def test_tokens_that_the_dumps_lack_are_missing_and_no_pass(tmp_path: Path) -> None:
-    root, output = dump(tmp_path, environment={"MNN_KV_DUMP_MAX_TOKENS": "30"})
-    found = compare_with_dumps(parse_samples(output), index_dump(root), GearV3())
-    assert [one.offline_bytes is None for one in found.compared] == [False, True, True, True]
-    assert found.offline_bytes is None
+def drop_tokens(layer: Path) -> None:
+    """Those of the prefill and one that was decoded."""
+    for name in ("meta_t0_60.json", "meta_t63_64.json"):
+        (layer / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "equal"), [(change_a_token, [True, False, True, True]), (drop_tokens, [None, None, None, None])]
+)
+def test_damage_of_a_dump_is_no_pass(copied: Dumped, damage: Callable[[Path], None], equal: list[bool | None]) -> None:
+    """One changed token, or tokens that are missing: None."""
+    root, output = copied
+    damage(root / "tiny/layer_0")
+    found = compare_run(output, root, run_id="tiny", config={})
+    assert [offline and offline == sample.coded_bytes for sample, offline in found.compared] == equal
+    assert (found.offline_bytes is None) == (None in equal)
     assert not found.consistent
-    assert not compare_with_dumps((), index_dump(root), GearV3()).consistent
+    assert ("tokens are missing in the dumps" in found.render()) == (None in equal)
 
 
 def test_samples_that_an_eviction_tore_apart_are_named(tmp_path: Path) -> None:
@@ -196,7 +201,7 @@ def test_samples_that_an_eviction_tore_apart_are_named(tmp_path: Path) -> None:
         kv_h2o_target_lossy_ratio=2.0,
         reference_clock="layer",
     )
-    found = compare_with_dumps(parse_samples(output), index_dump(root), GearV3())
+    found = compare_run(output, root, run_id="tiny", config={})
     assert {sample.layer for sample in found.not_comparable} == {1, 2, 3}
     assert found.compared
     assert found.consistent
@@ -204,25 +209,10 @@ def test_samples_that_an_eviction_tore_apart_are_named(tmp_path: Path) -> None:
 
 def test_lines_of_another_bench_are_read() -> None:
     output = (
-        "noise\n[H2O-LOSSLESS] layer=0 kv=513 start=16 tokens=32 raw=49152 comp=35000 ratio=1.40 us=12\n"
+        "noise layer=0 start=16 tokens=32 raw=49152 comp=1\n"
+        "[H2O-LOSSLESS] layer=0 kv=513 start=16 tokens=32 raw=49152 comp=35000 ratio=1.40 us=12\n"
         "[H2O-LOSSLESS] layer=0 kv=513 start=16 tokens=32 raw=49152 comp=35000 ratio=1.40 us=15\n"
         "[H2O-LOSSLESS] layer=0 kv=5\n"
     )
     (sample,) = parse_samples(output)
     assert (sample.first_position, sample.end_position, sample.coded_bytes) == (16, 48, 35000)
-
-
-def test_the_dumps_are_sound_and_whole(tmp_path: Path) -> None:
-    dumps = index_dump(dump(tmp_path)[0])
-    assert dumps.skipped == ()
-    assert len(dumps.entries) == 4 * 25
-    assert find_overlaps_and_gaps(dumps.entries) == ()
-
-
-def test_of_several_runs_one_is_compared(tmp_path: Path) -> None:
-    root, output = dump(tmp_path, "-p", "40,60")
-    samples = parse_samples(output)
-    dumps = index_dump(root)
-    assert not compare_with_dumps(samples, dumps, GearV3()).consistent
-    long_run = compare_with_dumps(samples[-2:], dumps, GearV3(), run_id="tiny_p60_g24")
-    assert long_run.consistent

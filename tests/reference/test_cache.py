@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reference_cache import PlainCache
-from synthetic_model import SyntheticShape, write_gguf
+from bench_runs import HYPER
+from synthetic_model import write_gguf
 
 from pytest_h2o.errors import UsageError
 from pytest_h2o.reference.cache import EvictingCache, LayerCache, Watcher
-from pytest_h2o.reference.gguf import GgufFile, HyperParameters
+from pytest_h2o.reference.config import PolicySettings
+from pytest_h2o.reference.gguf import GgufFile
 from pytest_h2o.reference.model import Model
-from pytest_h2o.reference.policy import Plan, PolicySettings
+from pytest_h2o.reference.policy import Plan
 
-HYPER = HyperParameters(4, 32, 48, 4, 2, 8, 260, 512, 10000.0, 1e-5)
 POLICY = PolicySettings(
     block_tokens=4,
     sink_tokens=4,
@@ -57,9 +57,9 @@ def feed(cache: EvictingCache, prompt: int, decoded: int, favourite: int = 13) -
             keys, _ = cache.extend(layer, tokens, tokens, "decode")
             weights = np.full((2, 2, keys.shape[1]), 1e-3, dtype=np.float32)
             weights[:, :, cache.layers[layer].positions == favourite] = 0.5
-            before = cache.counters.plans
+            before = cache.plans
             cache.observe(layer, weights)
-            if cache.counters.plans > before:
+            if cache.plans > before:
                 planned.append((token, layer))
         cache.advance(1)
     return planned
@@ -92,7 +92,7 @@ def test_a_layer_that_fell_below_the_trigger_gives_its_turn_away() -> None:
 def test_nothing_is_planned_below_the_trigger() -> None:
     cache = EvictingCache(HYPER, 60, policy=POLICY)
     assert feed(cache, 10, 9) == []
-    assert cache.counters.keep == cache.counters.floor_keep == 1.0
+    assert cache.figures == {}
 
 
 def test_the_clock_of_a_layer_lets_every_layer_plan() -> None:
@@ -114,18 +114,22 @@ def test_a_plan_is_applied_at_the_next_call_of_its_layer() -> None:
     assert [(layer, plan.blocks) for layer, plan in plans.applied] == [(1, (0, 3, 6, 7))]
     assert cache.layers[1].positions.tolist() == [0, 1, 2, 3, *range(12, 16), *range(24, 33)]
     assert cache.layers[1].keys[0, :, 0].tolist() == cache.layers[1].positions.tolist()
-    assert cache.counters.evictions == 1
+    assert cache.evictions == 1
 
 
 def test_what_is_counted() -> None:
     lines: list[str] = []
     cache = EvictingCache(HYPER, 60, policy=POLICY, log=lines.append)
     feed(cache, 30, 2)
-    counters = cache.counters
-    assert (counters.floor_keep, counters.target_keep, counters.quantized_keep) == (12 / 32, 16 / 32, 16 / 32)
     token_bytes = 2 * 2 * 8 * 2
-    assert counters.keep == 0.5
-    assert counters.lossy == 32 * token_bytes / (16 * token_bytes + 8 * 3)
+    assert cache.figures.pop("h2o_evict_us") >= 0
+    assert cache.figures == {
+        "h2o_floor_keep": 12 / 32,
+        "h2o_target_keep_effective": 16 / 32,
+        "h2o_quantized_keep": 16 / 32,
+        "h2o_keep": 0.5,
+        "h2o_lossy": 32 * token_bytes / (16 * token_bytes + 8 * 3),
+    }
     assert lines == ["[H2O] layer=1 kv=32 keep_ratio=0.5000 evict=16 lossy_ratio=1.9542"]
     assert (cache.full_bytes, cache.held_bytes) == (4 * 32 * token_bytes, 4 * 32 * token_bytes)
 
@@ -133,48 +137,35 @@ def test_what_is_counted() -> None:
 def test_a_floor_dominated_plan_leaves_keep_and_lossy_alone() -> None:
     cache = EvictingCache(HYPER, 60, policy=replace(POLICY, ratio=0.1))
     feed(cache, 30, 3)
-    assert (cache.counters.floor_keep, cache.counters.keep, cache.counters.lossy) == (13 / 33, 1.0, 1.0)
-    assert cache.counters.evictions == 0
+    assert cache.figures["h2o_floor_keep"] == 13 / 33
+    assert not {"h2o_keep", "h2o_lossy"} & cache.figures.keys()
+    assert cache.evictions == 0
 
 
 def test_scores_of_kept_blocks_move_with_them() -> None:
     """The favourite token is kept again and again, though its block changes its place."""
     cache = EvictingCache(HYPER, 100, policy=POLICY, clock="layer")
     feed(cache, 40, 40, favourite=21)
-    assert cache.counters.evictions >= 9
+    assert cache.evictions >= 9
     for layer in (1, 2, 3):
         assert 21 in cache.layers[layer].positions
-    recent = EvictingCache(HYPER, 100, policy=POLICY, clock="layer", ranking="recent")
-    feed(recent, 40, 40, favourite=21)
-    assert 21 not in recent.layers[1].positions
 
 
-def test_random_eviction_comes_again_after_a_clear() -> None:
-    cache = EvictingCache(HYPER, 100, policy=POLICY, clock="layer", ranking="random", seed=5)
-    feed(cache, 60, 10)
-    first = cache.layers[2].positions.tolist()
-    cache.clear()
-    feed(cache, 60, 10)
-    assert cache.layers[2].positions.tolist() == first
-    other = EvictingCache(HYPER, 100, policy=POLICY, clock="layer", ranking="random", seed=6)
-    feed(other, 60, 10)
-    assert other.layers[2].positions.tolist() != first
+def test_another_ranking_chooses_other_blocks() -> None:
+    """A subclass decides what is worth keeping: the most recent blocks."""
 
+    class Recent(EvictingCache):
+        def rank(self, layer: int) -> np.ndarray:
+            return np.arange(len(self.scores[layer]), dtype=np.float64)
 
-def test_without_eviction_the_model_says_what_it_says_with_a_plain_cache(tmp_path: Path) -> None:
-    model = Model(GgufFile(write_gguf(tmp_path / "model.gguf", SyntheticShape())))
-    tokens = np.arange(40)
-    cache = EvictingCache(model.hyper, 45, half=False, policy=replace(POLICY, ratio=1.0), clock="layer")
-    plain = PlainCache(model.hyper, 45)
-    for one in (cache, plain):
-        model.prefill(tokens, one)
-    for token in (5, 6, 7, 8, 9):
-        np.testing.assert_array_equal(model.decode(token, cache), model.decode(token, plain))
+    cache = Recent(HYPER, 100, policy=POLICY, clock="layer")
+    feed(cache, 40, 40, favourite=21)
+    assert 21 not in cache.layers[1].positions
 
 
 def test_under_eviction_the_model_sees_the_kept_tokens_at_their_positions(tmp_path: Path) -> None:
     """A cache cut by hand gives the same logits as one that was evicted."""
-    model = Model(GgufFile(write_gguf(tmp_path / "model.gguf", SyntheticShape())))
+    model = Model(GgufFile(write_gguf(tmp_path / "model.gguf")))
     cache = EvictingCache(model.hyper, 60, half=False, policy=POLICY, clock="layer")
     by_hand = EvictingCache(model.hyper, 60, half=False)
     for one in (cache, by_hand):
@@ -185,5 +176,5 @@ def test_under_eviction_the_model_sees_the_kept_tokens_at_their_positions(tmp_pa
         by_hand.layers[layer].keep(plan.runs)
     evicted = model.decode(7, cache)
     np.testing.assert_array_equal(evicted, model.decode(7, by_hand))
-    assert cache.counters.evictions == 3
+    assert cache.evictions == 3
     assert cache.full_bytes / cache.held_bytes > 1.4

@@ -11,16 +11,16 @@ import itertools
 import math
 import re
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 import zstandard
+from bench_runs import ROOT
 from numpy.typing import NDArray
 
-FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
+FIXTURES = ROOT / "fixtures"
 MODEL = FIXTURES / "models" / "austen-5m.gguf"
 CARD = (FIXTURES / "models" / "README.md").read_text()
 HELD_OUT = (FIXTURES / "text" / "heldout.txt").read_bytes()
@@ -110,6 +110,7 @@ def log_probabilities(tokens: list[int]) -> NDArray[np.float32]:
     return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
+@cache
 def bits_per_byte(text: bytes, window: int) -> float:
     """Windows of ``window`` tokens after the begin mark, moved on by half; the unseen half of each counts."""
     tokens, nats = encode(text.decode("ascii")), 0.0
