@@ -172,21 +172,19 @@ class AdaptiveV22(Codec):
         """Undo the predictors; runs of blocks of one mode and height at once."""
         rows, heads, dim = side.shape
         whole, rest = divmod(rows, self.adaptive_block_seq)
-        heights = [self.adaptive_block_seq] * whole + [rest] * (rest > 0)
+        runs = [(mode, len(list(run)), self.adaptive_block_seq) for mode, run in groupby(modes[:whole])]
+        if rest:
+            runs.append((modes[-1], 1, rest))
         coded = np.frombuffer(content, np.uint8)
         restored, at = [], 0
-        for (mode, height), run in groupby(zip(modes, heights, strict=True)):
-            blocks = len(list(run))
+        for mode, blocks, height in runs:
             size = blocks * height * heads * dim
-            part = coded[at : at + size].reshape(blocks, height * heads * dim)
+            part = coded[at : at + size]
             if self.bitshuffle:
-                part = planes.bitunshuffle(part)
-            undone = planes.restore(part.reshape(blocks, height, heads, dim), PREDICTORS[mode])
-            restored.append(undone.reshape(blocks * height, heads, dim))
+                part = planes.bitunshuffle(part.reshape(blocks, -1))
+            restored.append(planes.restore(part.reshape(blocks, height, heads, dim), PREDICTORS[mode]).reshape(-1))
             at += size
-        if not restored:
-            return np.empty(side.shape, np.uint8)
-        return restored[0] if len(restored) == 1 else np.concatenate(restored)
+        return np.concatenate(restored) if len(restored) > 1 else restored[0] if restored else coded
 
 
 class _Block(NamedTuple):

@@ -55,6 +55,7 @@ class Search(Enum):
     HISTOGRAM = "histogram"
 
 
+_FRAMED, _BARE, _NO_SIZE = zstandard.FORMAT_ZSTD1, zstandard.FORMAT_ZSTD1_MAGICLESS, zstandard.CONTENTSIZE_UNKNOWN
 MIN_LEVEL, MAX_LEVEL = 1, 22
 _LEAST_WINDOW = 1 << 10
 """The smallest window that a frame can declare."""
@@ -74,10 +75,8 @@ class _Contexts(threading.local):
 
     def __init__(self) -> None:
         self.compressors: dict[tuple[int | Search, int], zstandard.ZstdCompressor] = {}
-        self.decompressors = {
-            kind: zstandard.ZstdDecompressor(format=kind)
-            for kind in (zstandard.FORMAT_ZSTD1, zstandard.FORMAT_ZSTD1_MAGICLESS)
-        }
+        self.decompressor = zstandard.ZstdDecompressor()
+        self.bare_decompressor = zstandard.ZstdDecompressor(format=_BARE)
 
     def compressor(self, kind: int | Search, size: int) -> zstandard.ZstdCompressor:
         """Of a level, or for bare frames; for `size` bytes."""
@@ -97,7 +96,7 @@ _contexts = _Contexts()
 
 def _bare_parameters(search: Search) -> zstandard.ZstdCompressionParameters:
     bare: dict[str, Any] = {
-        "format": zstandard.FORMAT_ZSTD1_MAGICLESS,
+        "format": _BARE,
         "write_content_size": False,
         "write_checksum": False,
     }
@@ -137,19 +136,17 @@ def compress_each(data: Sequence[Buffer], level: int) -> list[bytes] | list[memo
 
 def decompress(frame: bytes | memoryview, size: int, *, bare: bool = False) -> bytes:
     """The content of one frame of `compress` that must hold exactly `size` bytes, at least one in a bare frame."""
-    kind = zstandard.FORMAT_ZSTD1_MAGICLESS if bare else zstandard.FORMAT_ZSTD1
+    kind, expected_size = (_BARE, _NO_SIZE) if bare else (_FRAMED, size)
     try:
         declared = zstandard.get_frame_parameters(frame, format=kind)
-        if declared.content_size != (zstandard.CONTENTSIZE_UNKNOWN if bare else size):
-            is_unknown = declared.content_size == zstandard.CONTENTSIZE_UNKNOWN
-            raise _unfit("no size" if is_unknown else f"{declared.content_size} bytes", size)
-        if declared.window_size > max(_LEAST_WINDOW, 2 * size):
+        if (declared_size := declared.content_size) != expected_size:
+            raise _unfit("no size" if declared_size == _NO_SIZE else f"{declared_size} bytes", size)
+        if (window := declared.window_size) > 2 * size and window > _LEAST_WINDOW:
             raise CodecError(
-                "a zstd frame declares too large a window",
-                came=f"{declared.window_size} bytes",
-                expected=f"about {size} bytes",
+                "a zstd frame declares too large a window", came=f"{window} bytes", expected=f"about {size} bytes"
             )
-        content = _contexts.decompressors[kind].decompress(frame, max_output_size=size, allow_extra_data=False)
+        decompressor = _contexts.bare_decompressor if bare else _contexts.decompressor
+        content = decompressor.decompress(frame, max_output_size=size, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise CodecError("a zstd frame is damaged", came=str(error), expected=f"a frame of {size} bytes") from error
     if len(content) != size:

@@ -53,6 +53,7 @@ def check_round_trip(codec: Codec, stream: Stream) -> bytes:
     for plane, counts in codec.modes(payload, side).items():
         assert plane in {"hi", "lo"}
         assert all(isinstance(mode, str) and type(count) is int and count >= 0 for mode, count in counts.items())
+    assert sum(codec.plane_bytes(payload, side).values()) in {0, len(payload)}
     return payload
 
 

@@ -241,6 +241,14 @@ def test_a_distribution_adds_a_codec(install: Callable[..., None]) -> None:
     assert "theirs_codec" not in sys.modules, "naming the codecs loads none"
     assert registry.get_codec("theirs", level=5).config() == {"id": "theirs", "level": 5}
 
+    @dataclass(frozen=True)
+    class Again(Zstd):
+        id: ClassVar[str] = "theirs"
+
+    with pytest.raises(CodecError) as caught:
+        registry.register(Again)
+    assert caught.value.came == "the id of theirs_codec:Theirs of distribution theirs"
+
 
 def test_a_broken_distribution_is_named(install: Callable[..., None]) -> None:
     install("broken-dist", "broken = broken_codec:Broken", broken_codec="import not_there_at_all")

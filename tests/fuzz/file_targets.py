@@ -31,7 +31,7 @@ from pytest_h2o.run.history import (
 )
 from pytest_h2o.run.launching import flag_target, read_noise
 from tests.fuzz.target import Target, check_harmless
-from tests.fuzz.text_targets import BETWEEN, write
+from tests.fuzz.text_targets import BETWEEN, ROOT, write
 from tests.records import make_record
 
 _MAX_READ = 1 << 20
@@ -177,6 +177,14 @@ _ZIP = (*(b"PK" + kind for kind in (b"\1\2", b"\3\4", b"\5\6", b"\6\6", b"\6\7")
 _GGUF = (b"\xff\xff\xff\xff", b"\xff" * 8, b"\x00" * 8, b"\x09\x00\x00\x00", b"\x08\x00\x00\x00", b"\x01", b"llama.")
 
 
+def _run_folders() -> Sequence[bytes]:
+    """The run that 0.1 wrote, ended and before its end; some of earlier days are in ``seeds``, and refused."""
+    with zipfile.ZipFile(ROOT / "fixtures" / "run-of-0.1.zip") as archive:
+        names = {Path(name).name: name for name in archive.namelist()}
+        journal, *ends = (archive.read(names[name]) for name in ("journal.jsonl", "run.json", "summary.json"))
+    return [journal, BETWEEN.join((journal, *ends))]
+
+
 def _record() -> RunRecord:
     return make_record()
 
@@ -200,5 +208,5 @@ FILE_TARGETS = (
     Target("baseline", run_baseline, lambda: [json.dumps(record_to_json(_record()), indent=1).encode()], _JSON),
     Target("lossless_result", run_lossless_result, tokens=_JSON),
     Target("calibration", run_calibration, _calibrations, (b"1e308", b"9" * 400, *_JSON)),
-    Target("run_folder", run_run_folder, tokens=(BETWEEN, b"\n", *_JSON)),
+    Target("run_folder", run_run_folder, _run_folders, (BETWEEN, b"\n", *_JSON)),
 )
