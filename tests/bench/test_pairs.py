@@ -46,6 +46,12 @@ class Side:
         return make_result(run_id, speed, reason, **self.cells)
 
 
+def make_runner() -> tuple[list[str], PairRunner]:
+    """A bench that is slowed down from 60 to 42 tok/s, and what it is asked for."""
+    log: list[str] = []
+    return log, PairRunner(Side(log, 60.0), Side(log, 42.0))
+
+
 def test_pairs_are_launched_in_the_planned_order_until_the_verdict_is_clear() -> None:
     log: list[str] = []
     runner = PairRunner(Side(log, 60.0, 60.5, 59.7), Side(log, 42.0, 42.4, 41.8))
@@ -155,8 +161,7 @@ def test_pairs_that_contradict_each_other_are_told_whatever_stopped_them() -> No
 
 
 def test_a_plan_that_can_never_decide_launches_nothing() -> None:
-    log: list[str] = []
-    runner = PairRunner(Side(log, 60.0), Side(log, 42.0))
+    log, runner = make_runner()
     found = compare_pairs(runner, Budget(pairs=3), 0.05, candidate="r", baseline="H2O off", notes=["little time"])
     assert log == []
     assert found.stopped == "3 pairs can never give a verdict with 95.0% confidence: plan more"
@@ -178,8 +183,7 @@ def test_a_plan_is_fitted_to_the_time_of_the_first_pair_and_says_so() -> None:
 
 
 def test_time_without_room_for_a_verdict_ends_after_the_first_pair() -> None:
-    log: list[str] = []
-    runner = PairRunner(Side(log, 60.0), Side(log, 42.0))
+    log, runner = make_runner()
     found = compare_pairs(runner, Budget(pairs=20, elapsed_s=5.0), 0.05, candidate="r", baseline="H2O off")
     assert len(log) == 2
     assert found.judge(0.05).outcome == "inconclusive"

@@ -48,14 +48,16 @@ def test_result_of_a_child_that_ends_well(tmp_path: Path) -> None:
     assert 0 < result.elapsed_s < 20
 
 
-def test_exit_code_is_kept(tmp_path: Path) -> None:
-    result = run_script("raise SystemExit(3)", tmp_path)
-    assert (result.returncode, result.signal_name) == (3, None)
-
-
-def test_signal_is_named(tmp_path: Path) -> None:
-    result = run_script("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", tmp_path)
-    assert (result.returncode, result.signal_name, result.timed_out) == (-signal.SIGSEGV, "SIGSEGV", False)
+@pytest.mark.parametrize(
+    ("script", "end"),
+    [
+        ("raise SystemExit(3)", (3, None)),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", (-signal.SIGSEGV, "SIGSEGV")),
+    ],
+)
+def test_exit_code_and_signal_are_kept(tmp_path: Path, script: str, end: tuple[int, str | None]) -> None:
+    result = run_script(script, tmp_path)
+    assert (result.returncode, result.signal_name, result.timed_out) == (*end, False)
 
 
 @pytest.mark.parametrize(("returncode", "expected"), [(0, None), (139, None), (-11, "SIGSEGV"), (-99, "signal 99")])
@@ -95,12 +97,11 @@ def test_grandchild_does_not_survive_a_timeout(tmp_path: Path) -> None:
     check_gone(int(result.stdout_path.read_text()))
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_exception_kills_the_group_and_comes_back(tmp_path: Path, error: type[BaseException]) -> None:
+def test_exception_kills_the_group_and_comes_back(tmp_path: Path) -> None:
     def on_tick(elapsed_s: float) -> None:
-        raise error(f"after {elapsed_s}")
+        raise KeyboardInterrupt(f"after {elapsed_s}")
 
-    with pytest.raises(error, match="after 0"):
+    with pytest.raises(KeyboardInterrupt, match="after 0"):
         run_child(
             [sys.executable, "-c", GRANDCHILD + "time.sleep(60)"],
             stdout_path=tmp_path / "out.txt",
@@ -146,9 +147,9 @@ def test_our_death_by_kill_kills_the_group(tmp_path: Path) -> None:
 
 def test_chatty_child_costs_no_memory(tmp_path: Path) -> None:
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    result = run_script("import sys\nfor _ in range(64): sys.stdout.write('x' * 2**20)", tmp_path)
+    result = run_script("import sys\nfor _ in range(32): sys.stdout.write('x' * 2**20)", tmp_path)
     grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib
-    assert result.stdout_path.stat().st_size == 64 * 2**20
+    assert result.stdout_path.stat().st_size == 32 * 2**20
     assert grown_kib < 16 * 1024
 
 
@@ -163,51 +164,41 @@ def test_environment_and_folder(tmp_path: Path) -> None:
     assert result.stdout_path.read_text() == f"me {tmp_path}\n"
 
 
-def check_start_error(program: Path, folder: Path) -> str:
+def make_program(folder: Path, data: bytes | None, mode: int = 0o755) -> Path:
+    path = folder / "llm_bench"
+    if data is not None:
+        path.write_bytes(data)
+        path.chmod(mode)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("data", "mode", "came", "hint"),
+    [
+        (None, 0, "no such file", "build it, or correct the path"),
+        (b"#!/bin/sh\n", 0o644, "not a file that may be executed",
+         "give the program itself, and make it executable: chmod +x {}"),
+        (b"\x00\x01 no program", 0o755, "not a program for this machine",
+         "build it for this machine; a script needs a first line like #!/bin/sh"),
+        (b"#!/no/such/interpreter\n", 0o755, "its interpreter or loader is missing",
+         "look at its first line (#!) or at `file` and `ldd` of it"),
+    ],
+)  # fmt: skip
+def test_a_program_that_cannot_be_started(tmp_path: Path, data: bytes | None, mode: int, came: str, hint: str) -> None:
+    program = make_program(tmp_path, data, mode)
     with pytest.raises(BenchError) as caught:
-        run_child([str(program), "-m", "x"], stdout_path=folder / "out.txt", timeout_s=5)
+        run_child([str(program), "-m", "x"], stdout_path=tmp_path / "out.txt", timeout_s=5)
     assert caught.value.argv == (str(program), "-m", "x")
-    assert not (folder / "out.txt").exists()
-    return str(caught.value)
-
-
-def test_missing_program(tmp_path: Path) -> None:
-    program = tmp_path / "llm_bench"
-    assert check_start_error(program, tmp_path) == (
-        "the bench cannot be started\n"
-        f"  where: {program}\n"
-        "  came: no such file\n"
-        "  expected: a program that can be run\n"
-        "  next: build it, or correct the path"
+    assert not (tmp_path / "out.txt").exists()
+    assert str(caught.value) == (
+        f"the bench cannot be started\n  where: {program}\n  came: {came}\n"
+        f"  expected: a program that can be run\n  next: {hint.format(program)}"
     )
 
 
-def test_program_that_is_not_executable(tmp_path: Path) -> None:
-    program = tmp_path / "llm_bench"
-    program.write_text("#!/bin/sh\n")
-    text = check_start_error(program, tmp_path)
-    assert "came: not a file that may be executed" in text
-    assert f"next: give the program itself, and make it executable: chmod +x {program}" in text
-
-
-def test_program_that_is_a_folder(tmp_path: Path) -> None:
-    assert "came: not a file that may be executed" in check_start_error(tmp_path, tmp_path)
-
-
-def test_program_of_another_kind(tmp_path: Path) -> None:
-    program = tmp_path / "llm_bench"
-    program.write_bytes(b"\x00\x01 no program")
-    program.chmod(0o755)
-    text = check_start_error(program, tmp_path)
-    assert "came: not a program for this machine" in text
-    assert "next: build it for this machine; a script needs a first line like #!/bin/sh" in text
-
-
-def test_program_without_its_interpreter(tmp_path: Path) -> None:
-    program = tmp_path / "llm_bench"
-    program.write_text("#!/no/such/interpreter\n")
-    program.chmod(0o755)
-    assert "came: its interpreter or loader is missing" in check_start_error(program, tmp_path)
+def test_a_folder_is_no_program(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="came: not a file that may be executed"):
+        run_child([str(tmp_path)], stdout_path=tmp_path / "out.txt", timeout_s=5)
 
 
 def test_output_is_never_overwritten(tmp_path: Path) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pytest_h2o.bench.manifest import manifest_entry, read_manifest
 from pytest_h2o.bench.output import OutputSummary
 from pytest_h2o.bench.recorded import Recording, read_recording, recording_folder
-from pytest_h2o.errors import StoreError, TableError
+from pytest_h2o.errors import StoreError
+from pytest_h2o.files import write_new_json
 from pytest_h2o.inputs.presets import Point
 
 from .samples import OTHER, SWEEP, recorded_points
@@ -142,12 +145,6 @@ def test_a_failed_run_has_its_reason(sweep: Path) -> None:
     )
 
 
-def test_a_failed_run_without_a_reason(sweep: Path) -> None:
-    edit_manifest(sweep, SECOND, return_code=3)
-    failure = read_recording(sweep, POINTS).failures[SECOND]
-    assert (failure.what, failure.came) == ("the recorded run ended with exit code 3", "no reason was recorded")
-
-
 def test_a_run_that_was_never_made(sweep: Path) -> None:
     edit_manifest(sweep, SECOND, return_code=None)
     check_one_failure(
@@ -173,11 +170,36 @@ def test_a_recording_of_another_configuration(sweep: Path) -> None:
     )
 
 
-def test_a_log_that_was_appended_to(sweep: Path) -> None:
-    shutil.copy(OTHER / "appended.log", sweep / "logs" / f"{SECOND}.log")
-    failure = read_recording(sweep, POINTS).failures[SECOND]
-    assert isinstance(failure, TableError)
-    assert (failure.what, failure.came) == ("a log has several rows, and nothing tells which one is meant", "2 rows")
+def replace_in(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("damage", "what", "came"),
+    [
+        (lambda sweep, log, config: edit_manifest(sweep, SECOND, return_code=3),
+         "the recorded run ended with exit code 3", "no reason was recorded"),
+        (lambda sweep, log, config: shutil.copy(OTHER / "appended.log", log),
+         "a log has several rows, and nothing tells which one is meant", "2 rows"),
+        (lambda sweep, log, config: replace_in(log, "prompt=512", "prompt=256"),
+         "the row has another prompt length than asked", "256"),
+        (lambda sweep, log, config: replace_in(log, "h2o_lossy", "h2o_other"),
+         "H2O columns are missing: h2o_lossy", None),
+        (lambda sweep, log, config: replace_in(config, '"kv_h2o_sink_tokens": 16', '"kv_h2o_sink_tokens": 8'),
+         f"{SECOND} was recorded with another configuration", "kv_h2o_sink_tokens 8, not 16"),
+    ],
+)  # fmt: skip
+def test_a_damaged_run_fails_alone(
+    sweep: Path, damage: Callable[[Path, Path, Path], object], what: str, came: str | None
+) -> None:
+    damage(sweep, sweep / "logs" / f"{SECOND}.log", sweep / "configs" / f"{SECOND}.json")
+    recording = read_recording(sweep, POINTS)
+    assert list(recording.failures) == [SECOND]
+    failure = recording.failures[SECOND]
+    assert failure.what == what
+    assert came in (None, failure.came)
 
 
 def test_two_logs_of_one_run(tmp_path: Path) -> None:
@@ -194,19 +216,6 @@ def test_a_longer_number_is_another_run(tmp_path: Path) -> None:
     recording = read_recording(tmp_path, POINTS[:1])
     assert recording.results == {}
     assert recording.unused == {f"{FIRST}5.log": "its run id is none of the preset's"}
-
-
-def test_a_row_of_other_lengths_is_refused(sweep: Path) -> None:
-    log = sweep / "logs" / f"{SECOND}.log"
-    log.write_text(log.read_text().replace("prompt=512", "prompt=256"))
-    failure = read_recording(sweep, POINTS).failures[SECOND]
-    assert failure.what == "the row has another prompt length than asked"
-
-
-def test_one_missing_column_fails_its_point(sweep: Path) -> None:
-    log = sweep / "logs" / f"{SECOND}.log"
-    log.write_text(log.read_text().replace("h2o_lossy", "h2o_other"))
-    assert read_recording(sweep, POINTS).failures[SECOND].what == "H2O columns are missing: h2o_lossy"
 
 
 def test_a_link_out_of_the_folder_is_refused(sweep: Path) -> None:
@@ -308,12 +317,6 @@ def test_configs_without_a_manifest_are_compared(sweep: Path) -> None:
     )
 
 
-def test_a_config_that_contradicts_its_manifest_is_refused(sweep: Path) -> None:
-    config = sweep / "configs" / f"{SECOND}.json"
-    config.write_text(config.read_text().replace('"kv_h2o_sink_tokens": 16', '"kv_h2o_sink_tokens": 8'))
-    assert read_recording(sweep, POINTS).failures[SECOND].came == "kv_h2o_sink_tokens 8, not 16"
-
-
 @pytest.mark.parametrize("point", [POINTS[0], replace(POINTS[0], recent_tokens=128)])
 def test_a_row_whose_configuration_nobody_knows_says_so(tmp_path: Path, point: Point) -> None:
     shutil.copy(SWEEP / "logs" / f"{FIRST}.log", tmp_path)
@@ -391,3 +394,69 @@ def test_the_config_of_a_shared_run_is_that_of_its_leader(sweep: Path) -> None:
     edit_manifest(sweep, POINTS[9].run_id, config=f"configs/{SECOND}.json")
     failure = read_recording(sweep, POINTS).failures[POINTS[9].run_id]
     assert failure.came == "kv_h2o_target_lossy_ratio 3.2, not 3.0"
+
+
+# -- the manifest ----------------------------------------------------------------------------------------------------
+
+
+def test_a_manifest_equals_the_recorded_one(tmp_path: Path) -> None:
+    entries = [manifest_entry(point.manifest_fields(), 0) for point in POINTS]
+    write_new_json(tmp_path / "manifest.json", entries)
+    assert (tmp_path / "manifest.json").read_bytes() == (SWEEP / "manifest.json").read_bytes()
+
+
+def test_a_shared_run_is_named_last() -> None:
+    entry = manifest_entry(POINTS[9].manifest_fields(), 0, shares_run_with=POINTS[0].run_id)
+    assert list(entry)[-4:] == ["config", "log", "return_code", "shares_run_with"]
+    assert (entry["run_id"], entry["log"], entry["shares_run_with"]) == (
+        POINTS[9].run_id, f"logs/{POINTS[0].run_id}.log", POINTS[0].run_id,
+    )  # fmt: skip
+
+
+def test_the_recorded_manifest_is_read() -> None:
+    entries = read_manifest(SWEEP / "manifest.json")
+    assert [entry.run_id for entry in entries] == [point.run_id for point in POINTS]
+    first = entries[0]
+    assert (first.log_file, first.config_file) == (f"logs/{first.run_id}.log", f"configs/{first.run_id}.json")
+    assert (first.return_code, first.shares_run_with) == (0, None)
+    assert [entry.differences(point) for entry, point in zip(entries, POINTS, strict=True)] == [[]] * 27
+
+
+def test_differences_are_named() -> None:
+    entry = read_manifest(SWEEP / "manifest.json")[0]
+    other = replace(POINTS[0], sink_tokens=32, lossless={**POINTS[0].lossless, "kv_lossless_front_n": 4, "new": 1})
+    assert entry.differences(other) == ["sink_tokens 16, not 32", "kv_lossless_front_n 2, not 4"]
+
+
+def entry(**changes: object) -> str:
+    return json.dumps([{"run_id": "a", "log": "logs/a.log", "return_code": 0, **changes}])
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "came"),
+    [
+        ("[", ":1:2", "Expecting value"),
+        ("{}", "", "{}"),
+        ("[1]", ": entry 1", "int"),
+        ('[{"run_id": ""}]', ": entry 1", "run_id ''"),
+        (entry(return_code="0"), ": entry 1", "return_code '0'"),
+        (entry(return_code=True), ": entry 1", "return_code True"),
+        (entry(run_id="a\x1b[0m"), ": entry 1", "run_id 'a\\x1b[0m'"),
+        (entry(shares_run_with=1), ": entry 1", "shares_run_with 1"),
+        (entry(log=None), ": entry 1", "log None"),
+        (entry(log="/etc/passwd"), ": entry 1", "log '/etc/passwd'"),
+        (entry(log="../a.log"), ": entry 1", "log '../a.log'"),
+        (entry(log="logs\\..\\..\\a.log"), ": entry 1", "log 'logs\\\\..\\\\..\\\\a.log'"),
+        (entry(log="C:\\a.log"), ": entry 1", "log 'C:\\\\a.log'"),
+        (entry(log="a\0b"), ": entry 1", "log 'a\\x00b'"),
+        (entry(config="/c.json"), ": entry 1", "config '/c.json'"),
+        (json.dumps(json.loads(entry()) * 2), "", "the run id a twice"),
+    ],
+)
+def test_a_damaged_manifest_is_refused(tmp_path: Path, text: str, where: str, came: str) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_text(text)
+    with pytest.raises(StoreError) as caught:
+        read_manifest(path)
+    assert caught.value.what.startswith("a manifest of a sweep ")
+    assert (caught.value.where, caught.value.came) == (f"{path}{where}", came)

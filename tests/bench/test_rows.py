@@ -353,6 +353,11 @@ def test_json_without_cache_use() -> None:
     assert (both.cells["test"], both.decode_tok_per_s) == ("pp16+tg8", None)
 
 
+def test_a_number_beyond_all_floats_is_infinite() -> None:
+    (row,) = parse_results({"type": "decode", "generate_len": 8, "tps": 10**400, "std": 1})
+    assert row.decode_tok_per_s == Measurement(math.inf, 1.0)
+
+
 def test_json_with_numbers_that_its_writer_could_not_print() -> None:
     text = (OTHER / "multi.json").read_text(encoding="utf-8")
     text = text.replace('"decode_std":3.80824420573218', '"decode_std":', 1)
@@ -370,6 +375,9 @@ def test_json_with_numbers_that_its_writer_could_not_print() -> None:
         ("", "the JSON of the bench cannot be read", "x.json:1:1", "Expecting value"),
         ('{"results": [', "the JSON of the bench cannot be read", "x.json:1:14", "Expecting value"),
         ("[" * 100000, "the JSON of the bench cannot be read", "x.json", "values nested too deeply"),
+        ("9" * 5000, "the JSON of the bench cannot be read", "x.json",
+         "Exceeds the limit (4300 digits) for integer string conversion: value has 5000 digits; use "
+         "sys.set_int_max_str_digits() to increase the limit"),
         ("[]", "the JSON is not from the bench", "x.json", None),
         ("{}", "the JSON has no results", "x.json", "NoneType"),
         ('{"results": []}', "the JSON has no results", "x.json", "an empty list"),
