@@ -115,19 +115,23 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_command_records_and_the_gate_flags(
-    bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = ["--llm-bench", str(bench), "--base-config", str(BASE_CONFIG), "--pairs", "8", "--threads", "2"]
-    assert main(["calibrate", *flags]) == 0
+    command = ["calibrate", "--llm-bench", str(bench), "--base-config", str(BASE_CONFIG), "--pairs=6", "--threads=2"]
+    with monkeypatch.context() as busy:
+        told = "others used 1.0 of {} cores"
+        busy.setattr("pytest_h2o.bench.launch.find_disturbance", lambda *_, cores: told.format(cores))
+        assert main(command) == 0
+    assert "12 of 12 launches were disturbed (first: others used 1.0 of " in capsys.readouterr().out
+    assert main(command) == 0  # its own file in the cache is replaced
     text = capsys.readouterr().out
     (path,) = (tmp_path / "cache" / "pytest-h2o" / "noise").iterdir()
     assert f"written to {path}" in text
     assert "smallest drop that is told from none (chance 80 %):" in text
-    assert "[8/8] " in text
+    assert "[6/6] " in text
     value = json.loads(path.read_text())
-    assert (value["pairs"], len(value["launched"]), value["prompt"], value["threads"]) == (8, 8, 512, 2)
+    assert (value["pairs"], len(value["launched"]), value["prompt"], value["threads"]) == (6, 6, 512, 2)
     assert 0.05 < value["launch_spread"] < 0.3
-    assert main(["calibrate", *flags, "--pairs", "6"]) == 0  # its own file in the cache is replaced
 
     preset = tmp_path / "project" / "presets" / "small.yaml"
     preset.parent.mkdir(parents=True)
@@ -135,21 +139,11 @@ def test_the_command_records_and_the_gate_flags(
     gate = preset.parents[1] / "test_gate.py"
     gate.write_text("def test_decode(h2o_sweep, h2o_targets): assert h2o_sweep and h2o_targets\n")
     options = ["--h2o-bench", str(bench), "--h2o-base-config", str(BASE_CONFIG), "--h2o-threads", "2"]
-    command = ["--collect-only", *QUICK, *options]
-    code, output = warm.run_pytest(command, cwd=gate.parent, env=dict(os.environ), timeout_s=60)
+    code, output = warm.run_pytest(
+        ["--collect-only", *QUICK, *options], cwd=gate.parent, env=dict(os.environ), timeout_s=60
+    )
     assert code == 0
     assert "h2o: small: the decode target of 5.0% is below the noise floor of this machine, " in output
-
-
-def test_the_noise_of_a_busy_machine_is_said_to_be_that(
-    bench: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "pytest_h2o.bench.launch.find_disturbance", lambda *_, cores: f"others used 1.0 of {cores} cores"
-    )
-    flags = ["--llm-bench", str(bench), "--base-config", str(BASE_CONFIG), "--pairs", "6", "--threads", "2"]
-    assert main(["calibrate", *flags]) == 0
-    assert "12 of 12 launches were disturbed (first: others used 1.0 of " in capsys.readouterr().out
 
 
 def test_bad_input_is_told(bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,12 +13,12 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.cli.init import render_json_schema
 from pytest_h2o.errors import PresetError
 from pytest_h2o.inputs.presets import (
     SWEPT_KEYS,
-    Point,
     Preset,
     PresetKeys,
     Targets,
@@ -41,57 +41,22 @@ def write_preset(folder: Path, text: str, name: str = "a.yaml") -> Path:
     return path
 
 
-def test_defaults_are_those_of_the_original_scripts() -> None:
+def test_defaults_are_those_of_the_original_scripts(snapshot: SnapshotAssertion) -> None:
     preset = preset_from_flags()
-    assert {key: getattr(preset, key) for key in SWEPT_KEYS} == {
-        "prompts": (512,),
-        "gens": (128,),
-        "h2o_keep_ratios": (0.5,),
-        "h2o_block_tokens": (64,),
-        "h2o_sink_tokens": (32,),
-        "h2o_recent_tokens": (256,),
-        "h2o_ema_alphas": (0.9,),
-        "h2o_update_intervals": (16,),
-        "h2o_trigger_min_tokens": (512,),
-        "h2o_target_lossy_ratios": (3.0,),
-    }
-    assert (preset.repeat, preset.h2o_layer_start, preset.h2o_layer_end) == (3, 2, -1)
-    assert (preset.h2o_target_mode, preset.h2o_log_stats) == ("adaptive", False)
-    assert preset.lossless_settings() == {
-        "kv_lossless_enable": False,
-        "kv_lossless_scope": "front_n",
-        "kv_lossless_front_n": 2,
-        "kv_lossless_codec": "none",
-        "kv_lossless_runtime_enable": False,
-        "kv_lossless_block_tokens": 128,
-        "kv_lossless_hot_recent_tokens": 256,
-        "kv_lossless_hot_sink_tokens": 16,
-        "kv_lossless_codec_runtime": "fp16_gear_predictive_v3",
-        "kv_lossless_predictors_k": "raw,delta_seq,xor_seq,pair_delta",
-        "kv_lossless_predictors_v": "raw,delta_seq,xor_seq",
-        "kv_lossless_async_threads": 1,
-        "kv_lossless_max_queue": 256,
-        "kv_lossless_decode_cache_blocks": 64,
-        "kv_lossless_strict_roundtrip_check": False,
-    }
-    assert preset.targets == Targets()
-    assert {value for name, value in vars(preset.targets).items() if name != "metrics"} == {None}
-    assert preset.targets.metrics == preset.bench_options == {}
-    assert preset.bench == "llm_bench"
+    assert preset.model_dump() == snapshot
+    assert list(preset.lossless_settings()) == [
+        key for key, value in preset.model_dump().items() if key.startswith("kv_lossless_") and value is not None
+    ]
 
 
 @pytest.mark.parametrize("path", ORIGINALS, ids=lambda path: path.stem)
-def test_original_presets_load_with_every_value_they_have(path: Path) -> None:
+def test_original_presets_load_and_the_shipped_ones_have_their_points(path: Path) -> None:
     preset = load_preset(path)
     for key, value in json.loads(path.read_text()).items():
         assert getattr(preset, key) == (tuple(value) if key in SWEPT_KEYS else value)
     assert (preset.name, preset.path) == (path.stem, path)
-
-
-@pytest.mark.parametrize("path", ORIGINALS, ids=lambda path: path.stem)
-def test_shipped_preset_has_the_points_of_its_original(path: Path) -> None:
     shipped = expand_points(load_preset(ROOT / f"gates/presets/{path.stem}.yaml"))
-    assert shipped == expand_points(load_preset(path))
+    assert shipped == expand_points(preset)
     assert len(shipped) in (3, 12, 27)
 
 
@@ -103,6 +68,7 @@ def test_shipped_presets_are_all_there() -> None:
 @pytest.mark.parametrize("path", [*SHIPPED, *ORIGINALS], ids=lambda path: path.name)
 def test_files_hold_against_the_json_schema(path: Path) -> None:
     schema = json.loads(render_json_schema("preset"))
+    assert set(schema["properties"]) == set(PresetKeys.model_fields) == {*Preset.model_fields} - {"name", "path"}
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(read_source(path).data, schema)
 
@@ -173,22 +139,19 @@ def test_our_own_keys(tmp_path: Path) -> None:
     assert preset.base_config == tmp_path / "../model/config.json"
     assert preset.prompt_file == Path("/texts/long.txt")
     assert (preset.model_layers, preset.timeout_s) == (30, 600.0)
+    for word in ("paired", "none"):
+        text = f"targets: {{decode_baseline: {word}}}"
+        assert load_preset(write_preset(tmp_path, text)).targets.decode_baseline == word
 
 
-@pytest.mark.parametrize("word", ["paired", "none"])
-def test_decode_baseline_may_be_a_word(tmp_path: Path, word: str) -> None:
-    preset = load_preset(write_preset(tmp_path, f"targets: {{decode_baseline: {word}}}"))
-    assert preset.targets.decode_baseline == word
-
-
-def test_preset_is_frozen_and_survives_pickling() -> None:
+def test_presets_and_points_are_frozen_and_survive_pickling() -> None:
     preset = load_preset(ORIGINALS[0])
     with pytest.raises(ValueError):
         preset.repeat = 1
-    copy = pickle.loads(pickle.dumps(preset))
-    assert copy == preset
-    assert hash(copy) == hash(preset)
-    assert copy.override("repeat=1") == preset.override("repeat=1")
+    for value in (preset, expand_points(preset)[-1]):
+        copy = pickle.loads(pickle.dumps(value))
+        assert (copy, hash(copy)) == (value, hash(value))
+    assert pickle.loads(pickle.dumps(preset)).override("repeat=1") == preset.override("repeat=1")
 
 
 def test_folders_are_searched_below_and_sorted_by_component(tmp_path: Path) -> None:
@@ -246,12 +209,6 @@ def test_flags_may_be_text_or_values() -> None:
     assert (preset.prompts, preset.gens, preset.h2o_ema_alphas) == ((512, 1024), (8,), (0.5,))
     assert (preset.repeat, preset.h2o_log_stats, preset.h2o_target_mode) == (2, True, "static")
     assert preset.base_config == Path("model/config.json")
-
-
-def test_every_key_has_a_place_in_the_json_schema() -> None:
-    assert set(json.loads(render_json_schema("preset"))["properties"]) == set(PresetKeys.model_fields)
-    assert "name" not in PresetKeys.model_fields
-    assert set(Preset.model_fields) - set(PresetKeys.model_fields) == {"name", "path"}
 
 
 ratios = st.floats(1, 100)
@@ -368,10 +325,3 @@ def test_largest_grid_is_made_and_a_larger_one_is_refused_before_it_is_made() ->
         "command line: prompts: a grid of 1,000,000,000 points (prompts 1000 x gens 1000 x h2o_recent_tokens 1000)\n"
         "  expected: at most 100,000 points"
     )
-
-
-def test_point_survives_pickling_and_hashing(ratio_v3: Preset) -> None:
-    point = expand_points(ratio_v3)[4]
-    copy: Point = pickle.loads(pickle.dumps(point))
-    assert copy == point
-    assert hash(copy) == hash(point)
