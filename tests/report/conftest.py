@@ -76,5 +76,11 @@ def run_copy(gate_run: GateRun, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts take most of the time of a page."""
+    monkeypatch.setattr("pytest_h2o.report.page.MAX_CHARTS", 0)
+
+
+@pytest.fixture
 def records(gate_run: GateRun) -> RunRecords:
     return read_run(gate_run.run_dir)

@@ -39,12 +39,6 @@ def document(gate_run: GateRun) -> Document:
     return check_page((gate_run.run_dir / "report.html").read_text(encoding="utf-8"))
 
 
-@pytest.fixture
-def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Charts take most of the time of a page."""
-    monkeypatch.setattr(page, "MAX_CHARTS", 0)
-
-
 def render(records: RunRecords, **changes: Any) -> Document:
     return check_page(render_run(replace(records.summary, **changes), records.collector, records.run))
 

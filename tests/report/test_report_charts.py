@@ -105,8 +105,8 @@ def test_a_users_own_style_changes_nothing() -> None:
 
 @pytest.mark.parametrize(
     "environment",
-    [{}, {"MPLBACKEND": "nonsense"}, {"MPLBACKEND": "tkagg", "DISPLAY": ":77"}, {"MPLCONFIGDIR": "FILE/below"}],
-    ids=["bare", "no-backend", "no-display", "no-config"],
+    [{"MPLBACKEND": "nonsense"}, {"MPLBACKEND": "tkagg", "DISPLAY": ":77", "MPLCONFIGDIR": "FILE/below"}],
+    ids=["no-backend", "no-display-and-no-config"],
 )
 def test_a_machine_without_screen_home_and_cache_draws_the_same_in_silence(
     environment: dict[str, str], tmp_path: Path

@@ -11,21 +11,29 @@ from pytest_h2o.cli.main import main
 from tests.report.html_checks import check_page
 
 
-def test_reports_made_again_are_the_same_bytes(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = ("report.html", "summary.md")
-    before = {name: (run_copy / name).read_bytes() for name in names}
+def test_reports_made_again_are_the_same_bytes_and_replace_only_what_they_are_asked_to(
+    run_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, summary = run_copy / "report.html", run_copy / "summary.md"
+    before = page.read_bytes(), summary.read_bytes()
     assert main(["report", str(run_copy)]) == 0
-    assert capsys.readouterr().out == (
-        f"{run_copy / 'summary.md'} is the same already\n{run_copy / 'report.html'} is the same already\n"
+    assert capsys.readouterr().out == f"{summary} is the same already\n{page} is the same already\n"
+    page.write_text("mine\n")
+    summary.unlink()
+    assert main(["report", str(run_copy)]) == 2
+    assert capsys.readouterr().err == (
+        "pytest-h2o report: a file that exists would be overwritten\n"
+        f"  where: {page}\n"
+        "  came: another content: other data, or another version of pytest-h2o, jinja2 or matplotlib\n"
+        "  next: choose another output with --out, or give --overwrite\n"
     )
-    for name in names:
-        (run_copy / name).unlink()
-    assert main(["report", str(run_copy)]) == 0
-    assert {name: (run_copy / name).read_bytes() for name in names} == before
-    assert capsys.readouterr().out == f"wrote {run_copy / 'summary.md'}\nwrote {run_copy / 'report.html'}\n"
+    assert not summary.exists()
+    assert main(["report", str(run_copy), "--overwrite"]) == 0
+    assert capsys.readouterr().out == f"wrote {summary}\nwrote {page}\n"
+    assert (page.read_bytes(), summary.read_bytes()) == before
 
 
-def test_elsewhere_the_links_lead_back(run_copy: Path, tmp_path: Path) -> None:
+def test_elsewhere_the_links_lead_back(run_copy: Path, tmp_path: Path, no_charts: None) -> None:
     page = tmp_path / "pages" / "gate.html"
     assert main(["report", str(run_copy), "--out", str(page)]) == 0
     assert (tmp_path / "pages" / "gate.md").read_bytes() == (run_copy / "summary.md").read_bytes()
@@ -35,32 +43,14 @@ def test_elsewhere_the_links_lead_back(run_copy: Path, tmp_path: Path) -> None:
     assert all(link.startswith("../run/") and (page.parent / link).is_file() for link in files)
 
 
-def test_what_differs_is_not_replaced_unless_asked(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    original = (run_copy / "report.html").read_bytes()
-    (run_copy / "report.html").write_text("mine\n")
-    (run_copy / "summary.md").unlink()
-    assert main(["report", str(run_copy)]) == 2
-    assert capsys.readouterr().err == (
-        "pytest-h2o report: a file that exists would be overwritten\n"
-        f"  where: {run_copy / 'report.html'}\n"
-        "  came: another content: other data, or another version of pytest-h2o, jinja2 or matplotlib\n"
-        "  next: choose another output with --out, or give --overwrite\n"
-    )
-    assert not (run_copy / "summary.md").exists()
-    assert main(["report", str(run_copy), "--overwrite"]) == 0
-    assert (run_copy / "report.html").read_bytes() == original
-
-
-def make_unfinished(run: Path, *, torn: bool = False) -> None:
+def test_an_unfinished_run_says_so(
+    run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], no_charts: None
+) -> None:
     for name in ("run.json", "summary.json", "summary.md", "report.html"):
-        (run / name).unlink()
-    journal = run / "journal.jsonl"
+        (run_copy / name).unlink()
+    journal = run_copy / "journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join(lines[:20]) + (lines[20][:100] if torn else b""))
-
-
-def test_an_unfinished_run_says_so(run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_unfinished(run_copy, torn=True)
+    journal.write_bytes(b"".join(lines[:20]) + lines[20][:100])
     assert main(["report", str(run_copy)]) == 2
     assert capsys.readouterr().err == (
         "pytest-h2o report: this run did not end, or has not ended yet\n"
@@ -79,45 +69,27 @@ def test_an_unfinished_run_says_so(run_copy: Path, tmp_path: Path, capsys: pytes
     assert page.with_suffix(".md").read_text().startswith("**This run did not end, or has not ended yet")
 
 
-DAMAGE = {
-    "run.json": (b"{", "run.json:1:2", "Expecting property name enclosed in double quotes"),
-    "summary.json": (b'{"version": 9}', "summary.json", "version 9"),
-    "journal.jsonl": (b'{"version": 1}\nnonsense\n', "journal.jsonl:2:1:1", "Expecting value"),
-}
-
-
-@pytest.mark.parametrize("name", DAMAGE)
-def test_a_damaged_file_is_named(name: str, run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    content, where, came = DAMAGE[name]
+@pytest.mark.parametrize(
+    ("name", "content", "where", "came"),
+    [
+        ("run.json", b"{", "run.json:1:2", "Expecting property name enclosed in double quotes"),
+        ("summary.json", b'{"version": 9}', "summary.json", "version 9"),
+        ("journal.jsonl", b'{"version": 1}\nnonsense\n', "journal.jsonl:2:1:1", "Expecting value"),
+        ("journal.jsonl", b"\xff\n", "journal.jsonl:1", "'utf-8' codec can't decode byte 0xff in position 0"),
+        ("journal.jsonl", b"[" * 100_000 + b"\n", "journal.jsonl:1", "maximum recursion depth exceeded"),
+        ("journal.jsonl", b"[1]\n", "journal.jsonl:1", "list"),
+        ("journal.jsonl", b'{"version": 1}\n{"version', "journal.jsonl:2", "a torn last line"),
+    ],
+)
+def test_a_damaged_file_is_named(
+    name: str, content: bytes, where: str, came: str, run_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (run_copy / name).write_bytes(content)
     assert main(["report", str(run_copy)]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[:3] == [
-        "pytest-h2o report: a file of a run cannot be read",
-        f"  where: {run_copy / where}",
-        f"  came: {came}",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("content", "came"),
-    [(b"\xff\n", "'utf-8' codec can't decode"), (b"[" * 100_000 + b"\n", "recursion"), (b"[1]\n", "list")],
-)
-def test_a_damaged_line_is_named(content: bytes, came: str, run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with (run_copy / "journal.jsonl").open("ab") as file:
-        file.write(content)
-    assert main(["report", str(run_copy)]) == 2
-    error = capsys.readouterr().err
-    assert "a file of a run cannot be read" in error
-    assert "journal.jsonl:" in error
-    assert came in error
-
-
-def test_a_torn_line_of_a_finished_run_is_damage(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with (run_copy / "journal.jsonl").open("ab") as file:
-        file.write(b'{"version": 1')
-    assert main(["report", str(run_copy)]) == 2
-    assert "came: a torn last line" in capsys.readouterr().err
+    what, place, told = capsys.readouterr().err.splitlines()[:3]
+    assert what == "pytest-h2o report: a file of a run cannot be read"
+    assert place == f"  where: {run_copy / where}"
+    assert told.startswith(f"  came: {came}")
 
 
 @pytest.mark.parametrize("damage", ["no data", "other types", "empty summary", "rows without cells"])
