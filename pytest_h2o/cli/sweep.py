@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from pytest_h2o.cli.flags import add_number, add_option
 from pytest_h2o.errors import H2OError, UsageError
-from pytest_h2o.files import digest_file, refuse_existing, write_new_json
+from pytest_h2o.files import digest_file, plain, refuse_existing, write_new_json
 from pytest_h2o.inputs.options import (
     BY_NAME,
     DEFAULT_THREADS,
@@ -213,7 +213,7 @@ def run_calibrate(args: argparse.Namespace) -> int:
         "launched": [asdict(pair) for pair in pairs],
         "measured_again": runner.measured_again,
     }
-    write_new_json(path, {**noise.to_json(), **provenance}, overwrite=args.out is None)
+    write_new_json(path, {**plain(noise), **provenance}, overwrite=args.out is None)
     print("\n".join([*_render_noise(noise, pairs), f"written to {path}"]))
     return 0
 

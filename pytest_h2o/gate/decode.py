@@ -17,14 +17,15 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from pytest_h2o.errors import H2OError, NotMeasured, StoreError, UsageError
+from pytest_h2o.files import load
 from pytest_h2o.gate.sequential import (
     MAX_PAIRS,
     Look,
@@ -341,36 +342,10 @@ def _drop(log_ratio: float) -> float | None:
     return -math.expm1(-log_ratio) if np.isfinite(log_ratio) else None
 
 
-def render_verdict(verdict: DecodeVerdict) -> str:
-    """The verdict in one line, for a person."""
-    head = f"{verdict.outcome}: no pair was compared" if verdict.drop is None else _render_interval(verdict)
-    more = [f"{_count(len(verdict.excluded))} excluded"] if verdict.excluded else []
-    if verdict.note is not None:
-        more.append(verdict.note)
-    elif verdict.outcome == "inconclusive" and verdict.drop is not None:
-        need = verdict.needed_pairs
-        more.append(
-            "how many pairs would decide cannot be told"
-            if need is None
-            else f"a new plan of about {need} pairs would decide"
-        )
-    return "; ".join([head, *more])
-
-
-def _render_interval(verdict: DecodeVerdict) -> str:
-    low = "unbounded" if verdict.low is None else f"{verdict.low:.1%}"
-    high = "unbounded" if verdict.high is None else f"{verdict.high:.1%}"
-    return (
-        f"{verdict.outcome}: drop {verdict.drop:.1%} (interval {low} to {high}), target {verdict.target:.1%}, "
-        f"{_count(verdict.pairs)}, {verdict.confidence:.1%} confidence"
-    )
-
-
 def _count(pairs: int) -> str:
     return "1 pair" if pairs == 1 else f"{pairs} pairs"
 
 
-COMPARISON_VERSION = 1
 DECODE_FOLDER = "decode"
 """Folder of a preset in the run folder that takes configs, logs and output of its pairs."""
 
@@ -455,6 +430,7 @@ class PairedComparison:
     stopped: str = ""
     elapsed_s: float = 0.0
     notes: tuple[str, ...] = ()
+    version: Literal[1] = 1
 
     @property
     def launches(self) -> int:
@@ -477,47 +453,20 @@ class PairedComparison:
         """The same of the candidate's launches."""
         return _median([pair.candidate for pair in self.pairs if pair.excluded is None])
 
-    def to_json(self) -> dict[str, Any]:
-        """Built-in types only; `from_json` reads it back."""
-        value = asdict(self)
-        value["pairs"] = [asdict(pair) for pair in self.pairs]
-        for name in ("measured_again", "notes"):
-            value[name] = list(value[name])
-        return {"version": COMPARISON_VERSION, **value}
-
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> PairedComparison:
-        """Read what `to_json` gave."""
+    def from_json(cls, value: object) -> PairedComparison:
+        """Read what `files.plain` made of one; the pairs must be those of a plan that can be judged."""
+        what, hint = "a paired comparison", "start a new run folder"
+        made = load(cls, value, what, hint=hint)
         try:
-            fields = dict(value)
-            version = fields.pop("version")
-            if version != COMPARISON_VERSION:
-                raise ValueError(f"version {version!r}")
-            pairs = tuple(read_pair(pair) for pair in fields.pop("pairs"))
-            again, notes = tuple(fields.pop("measured_again")), tuple(fields.pop("notes"))
-            made = cls(pairs=pairs, measured_again=again, notes=notes, **fields)
             made.judge(0.0)
-        except (KeyError, TypeError, ValueError, AttributeError, H2OError) as error:
-            raise StoreError(
-                "a paired comparison was kept in another shape than this version reads",
-                came=f"{type(error).__name__}: {error}",
-                expected=f"version {COMPARISON_VERSION}: pairs with the decode speeds of both sides",
-                hint="start a new run folder",
-            ) from error
+        except H2OError as error:
+            raise StoreError(f"{what} cannot be judged", came=error.what, hint=hint) from error
         return made
 
 
 def _median(launches: Sequence[TimedLaunch]) -> float | None:
     return statistics.median(launch.decode_tok_per_s for launch in launches) if launches else None
-
-
-def read_pair(value: Mapping[str, Any]) -> TimedPair:
-    """Read a pair that was kept as JSON."""
-    pair = TimedPair(
-        value["order"], TimedLaunch(**value["baseline"]), TimedLaunch(**value["candidate"]), value["excluded"]
-    )
-    _ = pair.pair
-    return pair
 
 
 def next_pair(pairs: Sequence[TimedPair], budget: Budget, target: float, *, elapsed_s: float) -> Action:

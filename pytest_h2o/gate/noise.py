@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from pytest_h2o.errors import StoreError, UsageError
+from pytest_h2o.files import load
 from pytest_h2o.gate.decode import DEFAULT_CONFIDENCE, TimedPair, log_ratios
 from pytest_h2o.gate.sequential import CHANCE_WANTED_Z, SPREAD_FROM_PAIRS, look_at, make_plan, walsh_averages
-
-NOISE_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class Noise:
     pair_spread: float
     drop: float
     pairs: int
+    version: Literal[1] = 1
 
     def floor(self, pairs: int) -> float | None:
         """The smallest drop that `pairs` pairs tell from none with a chance of 80 %, a fraction; None if none can.
@@ -47,24 +47,13 @@ class Noise:
             return None
         return -math.expm1(-(z + CHANCE_WANTED_Z) * self.pair_spread / math.sqrt(pairs))
 
-    def to_json(self) -> dict[str, Any]:
-        return {"version": NOISE_VERSION, **asdict(self)}
-
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Noise:
-        """Read what `to_json` gave; further keys are left aside."""
-        try:
-            if value["version"] != NOISE_VERSION:
-                raise ValueError(f"version {value['version']!r}")
-            made = cls(**{field.name: value[field.name] for field in fields(cls)})
-            if not all(math.isfinite(spread) and spread >= 0 for spread in (made.launch_spread, made.pair_spread)):
-                raise ValueError("a spread that is no number of at least 0")
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise StoreError(
-                "a calibration was kept in another shape than this version reads",
-                came=f"{type(error).__name__}: {error}",
-                hint="calibrate again: pytest-h2o calibrate",
-            ) from error
+    def from_json(cls, value: object, where: str = "") -> Noise:
+        """Read what `files.plain` made of one, or the file (Path) that holds it; further keys are left aside."""
+        what, hint = "a calibration", "calibrate again: pytest-h2o calibrate"
+        made = load(cls, value, what, where=where, hint=hint)
+        if made.launch_spread < 0 or made.pair_spread < 0:
+            raise StoreError(f"{what} has a spread below 0", where=where or None, came=repr(made), hint=hint)
         return made
 
 

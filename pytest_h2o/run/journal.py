@@ -183,7 +183,7 @@ class NewData:
 
     def add_comparison(self, preset: str, comparison: PairedComparison) -> None:
         if self._is_new("decode", preset):
-            self._data["comparisons"][preset] = comparison.to_json()
+            self._data["comparisons"][preset] = plain(comparison)
 
     def take(self, left_out: Collection[str]) -> dict[str, Any]:
         """Everything new, and the presets that were left out; then start again."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 from collections.abc import Sequence
@@ -297,14 +296,7 @@ def read_noise(path: Path) -> Noise | None:
         return None
     from pytest_h2o.gate.noise import Noise
 
-    try:
-        return Noise.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except StoreError as error:
-        raise StoreError(error.what, where=str(path), came=error.came, hint=error.hint) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(
-            "a calibration cannot be read", where=str(path), came=str(error), hint="remove it, or calibrate again"
-        ) from error
+    return Noise.from_json(path)
 
 
 def flag_target(path: Path, budget: Budget, target: float | None) -> tuple[str, ...]:

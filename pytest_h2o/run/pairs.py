@@ -13,6 +13,7 @@ from typing import Any
 from pytest_h2o.bench.launch import Relaunches
 from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import NotMeasured
+from pytest_h2o.files import load
 from pytest_h2o.gate.decode import (
     Budget,
     PairedComparison,
@@ -20,7 +21,6 @@ from pytest_h2o.gate.decode import (
     TimedPair,
     next_pair,
     plan_order,
-    read_pair,
 )
 
 _SAME = (
@@ -96,7 +96,7 @@ class PairRunner:
         self.elapsed_s += kept["elapsed_s"]
         self.relaunches.left -= kept["relaunches"]
         self.measured_again += kept["measured_again"]
-        return read_pair(kept["pair"])
+        return load(TimedPair, kept["pair"], "a pair of launches")
 
     def _launch_both(self, name: str, first: str) -> dict[str, Any]:
         """Launch a pair, with what it cost; beside this runner, so that a pair that is kept counts once."""

@@ -21,7 +21,7 @@ from pytest_h2o.bench.embedded import digest_program, is_embedded, shipped
 from pytest_h2o.bench.llm_bench import get_adapter
 from pytest_h2o.bench.machine import describe_machine
 from pytest_h2o.errors import BenchError, DumpError, NotMeasured, OptedOut, StoreError, UsageError
-from pytest_h2o.files import digest_file, load, unused_folder
+from pytest_h2o.files import digest_file, load, plain, unused_folder
 from pytest_h2o.gate.compare import preset_fingerprint
 from pytest_h2o.gate.decode import DECODE_FOLDER, PAIRS_NAME, PairedComparison
 from pytest_h2o.inputs.checking import LLM_BENCH
@@ -359,7 +359,7 @@ class Launched(Source):
         """The pairs of the row that was asked for first; errors of a launch are raised for whoever asks."""
         if self._comparison is None:
             key = f"decode/{self.preset.name}"
-            kept = self.run.store.keep(key, dict[str, Any], lambda: self._launch_pairs(point, plan).to_json())
+            kept = self.run.store.keep(key, dict[str, Any], lambda: plain(self._launch_pairs(point, plan)))
             self._comparison = PairedComparison.from_json(kept)
         return self._comparison
 

@@ -12,6 +12,7 @@ import pytest
 from pytest_h2o.bench.launch import Launcher, Relaunches
 from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import BenchError, StoreError
+from pytest_h2o.files import plain
 from pytest_h2o.gate.decode import Budget, PairedComparison, explain, plan_order
 from pytest_h2o.run.pairs import PairRunner, compare_pairs, launch_pairs
 
@@ -222,7 +223,7 @@ def test_a_comparison_is_kept_and_read_back() -> None:
     log: list[str] = []
     runner = PairRunner(Side(log, 60.0, 60.5, disturbed="02_base"), Side(log, 42.0, 42.4))
     found = compare_pairs(runner, Budget(), 0.05, candidate="run_0003", baseline="H2O off", notes=["a note"])
-    value = json.loads(json.dumps(found.to_json()))
+    value = json.loads(json.dumps(plain(found)))
     assert PairedComparison.from_json(value) == found
     for broken in (
         {**value, "version": 2},
@@ -231,7 +232,7 @@ def test_a_comparison_is_kept_and_read_back() -> None:
         {key: v for key, v in value.items() if key != "seed"},
         {**value, "pairs": [{**p, "baseline": {**p["baseline"], "decode_tok_per_s": None}} for p in value["pairs"]]},
     ):
-        with pytest.raises(StoreError, match="a paired comparison was kept in another shape"):
+        with pytest.raises(StoreError, match=r"a paired comparison (has another shape|cannot be judged)"):
             PairedComparison.from_json(broken)
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from pytest_h2o.cli.main import main
 from pytest_h2o.errors import StoreError, UsageError
+from pytest_h2o.files import plain
 from pytest_h2o.gate.decode import Budget, TimedLaunch, TimedPair
 from pytest_h2o.gate.noise import Noise, measure_noise
 from pytest_h2o.run.launching import flag_target, read_noise
@@ -41,7 +42,7 @@ def test_the_noise_of_a_bench_against_itself() -> None:
     assert noise.launch_spread == pytest.approx(0.12, rel=0.15)
     assert noise.pair_spread == pytest.approx(0.12 * math.sqrt(2), rel=0.25)
     assert abs(noise.drop) < 0.06
-    assert Noise.from_json(json.loads(json.dumps(noise.to_json()))) == noise
+    assert Noise.from_json(json.loads(json.dumps(plain(noise)))) == noise
 
 
 def test_a_candidate_that_is_slower_drops() -> None:
@@ -51,7 +52,7 @@ def test_a_candidate_that_is_slower_drops() -> None:
     speeds = [math.log(speed) for n in range(12) for speed in (60 + n / 10, 54 + n / 10)]
     assert noise.launch_spread == pytest.approx(statistics.stdev(speeds))
     silent = Noise(0.0, 0.0, 0.0, 12)
-    assert Noise.from_json(silent.to_json()) == silent
+    assert Noise.from_json(plain(silent)) == silent
 
 
 def test_more_pairs_lower_the_floor_and_too_few_have_none() -> None:
@@ -72,7 +73,7 @@ def test_too_few_pairs_say_nothing() -> None:
 def test_a_target_below_the_floor_is_flagged(tmp_path: Path) -> None:
     path = tmp_path / "noise.json"
     assert flag_target(path, Budget(), 0.08) == ()
-    path.write_text(json.dumps(Noise(0.12, 0.17, 0.0, 20).to_json()))
+    path.write_text(json.dumps(plain(Noise(0.12, 0.17, 0.0, 20))))
     (text,) = flag_target(path, Budget(), 0.08)
     assert text.startswith("the decode target of 8.0% is below the noise floor of this machine, ")
     assert text.endswith(

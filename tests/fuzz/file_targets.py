@@ -14,6 +14,7 @@ import numpy as np
 
 from pytest_h2o.cli.rows import read_result
 from pytest_h2o.codecs.registry import get_codec
+from pytest_h2o.files import plain
 from pytest_h2o.gate.decode import Budget
 from pytest_h2o.gate.noise import Noise
 from pytest_h2o.inputs.scope import Scope
@@ -190,7 +191,7 @@ def _record() -> RunRecord:
 
 
 def _calibrations() -> Sequence[bytes]:
-    return [json.dumps(Noise(spread, 0.03, 0.0, 20).to_json()).encode() for spread in (0.02, 1e308)]
+    return [json.dumps(plain(Noise(spread, 0.03, 0.0, 20))).encode() for spread in (0.02, 1e308)]
 
 
 def _stored() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_h2o.errors import UsageError
-from pytest_h2o.gate.decode import Budget, DecodeVerdict, Pair, judge, next_action, render_verdict
+from pytest_h2o.gate.decode import Budget, DecodeVerdict, Pair, judge, next_action
 
 RECORDED = Path(__file__).parents[2] / "fixtures" / "recordings" / "decode_pairs.json"
 TARGET = 0.05
@@ -38,10 +38,6 @@ def test_the_recorded_launches_are_inconclusive(recorded: list[Pair]) -> None:
     assert verdict.drop == pytest.approx(-0.026, abs=0.001)
     assert verdict.needed_pairs is not None
     assert verdict.needed_pairs > 10
-    assert render_verdict(verdict) == (
-        "inconclusive: drop -2.6% (interval -16.4% to 5.1%), target 5.0%, 10 pairs, 95.0% confidence; "
-        f"a new plan of about {verdict.needed_pairs} pairs would decide"
-    )
 
 
 def test_recorded_launches_against_slowed_ones_fail_despite_their_outlier() -> None:
@@ -70,14 +66,12 @@ def test_the_outcome_is_that_of_the_interval(drop: float, outcome: str) -> None:
 def test_without_pairs_nothing_is_known() -> None:
     verdict = judge([], TARGET)
     assert (verdict.outcome, verdict.drop, verdict.low, verdict.high) == ("inconclusive", None, None, None)
-    assert render_verdict(verdict) == "inconclusive: no pair was compared"
 
 
 def test_one_pair_bounds_nothing() -> None:
-    assert render_verdict(judge([Pair(100.0, 50.0)], TARGET)) == (
-        "inconclusive: drop 50.0% (interval unbounded to unbounded), target 5.0%, 1 pair, 95.0% confidence; "
-        "how many pairs would decide cannot be told"
-    )
+    verdict = judge([Pair(100.0, 50.0)], TARGET)
+    assert (verdict.outcome, verdict.drop) == ("inconclusive", pytest.approx(0.5))
+    assert (verdict.low, verdict.high, verdict.needed_pairs) == (None, None, None)
 
 
 def test_a_clear_verdict_stays_whatever_comes_after_it() -> None:
@@ -93,7 +87,6 @@ def test_pairs_that_contradict_each_other_are_no_verdict() -> None:
     note = "earlier and later pairs contradict each other: the machine or a side has changed meanwhile"
     assert verdict.note == note
     assert (action.launch, action.reason) == (False, note)
-    assert render_verdict(verdict).endswith(f"; {note}")
 
 
 def test_excluded_pairs_change_nothing_but_the_list() -> None:
@@ -108,7 +101,6 @@ def test_excluded_pairs_change_nothing_but_the_list() -> None:
         without.high,
         without.pairs,
     )
-    assert "; 1 pair excluded" in render_verdict(with_bad)
 
 
 def test_equal_values_without_any_noise_are_judged() -> None:

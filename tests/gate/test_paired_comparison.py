@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from pytest_h2o.errors import StoreError
-from pytest_h2o.gate.decode import PairedComparison, explain, read_pair
+from pytest_h2o.files import plain
+from pytest_h2o.gate.decode import PairedComparison, explain
 from tests.sweeps import make_pairs
 
 SOUND = make_pairs("run_0001", 0.02)
@@ -18,7 +19,7 @@ UNLIKE = replace(
 
 
 def kept(comparison: PairedComparison) -> PairedComparison:
-    return PairedComparison.from_json(json.loads(json.dumps(comparison.to_json())))
+    return PairedComparison.from_json(json.loads(json.dumps(plain(comparison))))
 
 
 def test_a_comparison_reads_back_with_its_order_its_disturbances_and_what_was_left_out() -> None:
@@ -26,12 +27,10 @@ def test_a_comparison_reads_back_with_its_order_its_disturbances_and_what_was_le
     assert kept(comparison) == comparison
     assert kept(comparison).judge(0.05) == comparison.judge(0.05)
     assert kept(comparison).judge(0.05).excluded == ("pair 13: unlike contexts",)
-    with pytest.raises(StoreError, match="version 9"):
-        PairedComparison.from_json({**comparison.to_json(), "version": 9})
+    with pytest.raises(StoreError, match=r"(?s)a paired comparison has another shape.*version"):
+        PairedComparison.from_json({**plain(comparison), "version": 9})
     silent = UNLIKE.pair
     assert (silent.order, silent.log_ratio) == (UNLIKE.order, None)
-    with pytest.raises(KeyError):
-        read_pair({"order": "AB"})
 
 
 def test_the_bounds_are_those_of_the_pairs_that_were_planned() -> None:

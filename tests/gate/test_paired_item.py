@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.test_options import resolve
 
 from pytest_h2o.errors import NotMeasured
 from pytest_h2o.gate.decode import Budget, DecodeVerdict
@@ -21,6 +20,7 @@ from pytest_h2o.gate.rule import (
 )
 from pytest_h2o.gate.values import Comparison, Interval, Measured, Target
 from pytest_h2o.run.launching import choose_baseline, decode_budget, describe_decode, plan_pairs
+from tests.inputs.test_options import resolve
 from tests.sweeps import make_asked, make_facts, make_pairs, make_row, make_sweep
 
 ROWS = (make_facts("slow", 3.4, 50.0), make_facts("fast", 3.0, 58.0), make_facts("fastest", 2.9, 66.0))

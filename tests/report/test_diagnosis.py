@@ -13,6 +13,7 @@ from syrupy.assertion import SnapshotAssertion
 from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22
 from pytest_h2o.codecs.base import SideInfo, Words
 from pytest_h2o.errors import NotMeasured
+from pytest_h2o.files import plain
 from pytest_h2o.gate.decode import PairedComparison, TimedLaunch, TimedPair
 from pytest_h2o.gate.rule import decide_best_of
 from pytest_h2o.gate.values import Measured, Target
@@ -185,7 +186,7 @@ def keep_pairs(
     )
     folder = project.copy_recordings() / "decode"
     folder.mkdir()
-    (folder / "pairs.json").write_text(json.dumps(made.to_json()))
+    (folder / "pairs.json").write_text(json.dumps(plain(made)))
 
 
 # -- pairs of launches ---------------------------------------------------------------------------------------------
