@@ -154,8 +154,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         except H2OError as error:
             config.stash[_faults] = faults = [(gate[0].nodeid.split("::")[0], str(error))]
         else:
-            if gone := [item for item in gate if item not in kept]:
-                config.hook.pytest_deselected(items=gone)
+            if gone := {item: None for item in gate if item not in kept}:
+                config.hook.pytest_deselected(items=list(gone))
                 items[:] = [item for item in items if item not in gone]
     if faults:
         _refuse(config, items, faults)
@@ -180,11 +180,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         items: list[Any] = [item for item in session.items if _is_gate_item(item)]
         gate = config.stash[_session]
         if items:
+            from pytest_h2o.plugin.header import describe_run
             from pytest_h2o.run.session import subject_of
 
             gate.note_selected(subject for item in items if (subject := subject_of(item.callspec.params)))
-            from pytest_h2o.plugin.header import describe_run
-
             config.stash[_head] = describe_run(gate) if config.option.collectonly else gate.announce(describe_run)
             controller = config.pluginmanager.get_plugin("h2o-controller")
             if controller is not None and not config.option.collectonly:
@@ -203,7 +202,7 @@ def _item_fixture(name: str, what: str) -> Any:
     return pytest.fixture(name=name)(make)
 
 
-# pytest looks for fixtures among the attributes of a plugin.
+# pytest finds fixtures among the attributes of a plugin.
 globals().update({name: _item_fixture(name, what) for name, what in ITEM_FIXTURES.items()})
 
 

@@ -105,12 +105,9 @@ class Collector:
             self.points.setdefault(point["preset"], {}).setdefault(point["result"]["run_id"], point)
         for point in data.get("failed", []):
             self.failed.setdefault(point["preset"], {}).setdefault(point["manifest"]["run_id"], point)
-        for name, result in data.get("scopes", {}).items():
-            self.scopes.setdefault(name, result)
-        for name, facts in data.get("presets", {}).items():
-            self.presets.setdefault(name, facts)
-        for name, comparison in data.get("comparisons", {}).items():
-            self.comparisons.setdefault(name, comparison)
+        for known, new in ((self.scopes, "scopes"), (self.presets, "presets"), (self.comparisons, "comparisons")):
+            for name, value in data.get(new, {}).items():
+                known.setdefault(name, value)
         self.left_out.update(data.get("left_out", ()))
         self.items[record["item"]] = record
 
