@@ -141,6 +141,7 @@ def test_skipped_entries_give_code_1_and_the_result(tmp_path: Path, capsys: pyte
         (["--zstd-level", "99"], "setting 'zstd_level' of codec adaptive_v22 is out of range"),
         (["--codec-mode", "nothing"], "there is no codec 'nothing'"),
         (["--layer-ids", "5", "--scope", "layer_ids"], "the selection takes nothing of the dump"),
+        (["--dump-dir", "nowhere"], "the dump root does not exist"),
     ],
 )
 def test_bad_input_is_one_error_and_code_2(
@@ -149,11 +150,6 @@ def test_bad_input_is_one_error_and_code_2(
     assert run(tmp_path, *flags) == 2
     assert capsys.readouterr().err.startswith(f"pytest-h2o lossless: {message}\n")
     assert not (tmp_path / "out.json").exists()
-
-
-def test_missing_dump_is_one_error_and_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(tmp_path, dump=tmp_path / "nowhere") == 2
-    assert capsys.readouterr().err.startswith("pytest-h2o lossless: the dump root does not exist\n")
 
 
 @pytest.mark.parametrize("which", ["out.json", "out.md"])

@@ -21,7 +21,7 @@ import pytest
 
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
 from pytest_h2o.codecs.byteplane import Byteplane
-from pytest_h2o.errors import CodecError, DumpError, ExecutorError, RoundTripError
+from pytest_h2o.errors import DumpError, ExecutorError, RoundTripError
 from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless import executors as executor
 from pytest_h2o.lossless.evaluate import evaluate_lossless
@@ -53,8 +53,6 @@ class Odd(Codec):
         match self.how:
             case "prints":
                 print("a codec says something")
-            case "fails":
-                raise ZeroDivisionError("by design")
             case "dies":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "leaves":
@@ -109,10 +107,9 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ways
 
 
-@pytest.mark.parametrize("codec", ["adaptive_v22", "expbias", "rowref"])
 @pytest.mark.usefixtures("all_work_is_long")
-def test_the_result_is_that_of_one_thread(codec: str, used: list[str]) -> None:
-    settings = replace(SETTINGS, codec=codec)
+def test_the_result_is_that_of_one_thread(used: list[str]) -> None:
+    settings = replace(SETTINGS, codec="rowref")
     one = evaluate_lossless(SMALL, settings, verify=True, workers=1)
     two = evaluate_lossless(SMALL, settings, verify=True, workers=2)
     assert used == ["threads", "processes"]
@@ -171,7 +168,6 @@ def test_what_a_codec_prints_does_no_harm(capfd: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("how", "error", "told"),
     [
-        ("fails", CodecError, "codec odd cannot encode a stream\n  where: *\n  came: ZeroDivisionError: by design\n*"),
         ("wrong", RoundTripError, "codec odd gave back other bits\n  where: *, first at word 0 (byte 0)*"),
         ("dies", ExecutorError, "a process that codes streams ended before its work\n*\n  came: signal SIGKILL\n*"),
         ("leaves", ExecutorError, "a process that codes streams ended before its work\n*\n  came: exit status 3\n*"),

@@ -18,6 +18,7 @@ MOST_MB = 150
 """Half of what is promised for 10 GB: two cores here, and room for more of them."""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="the peak of a process cannot be told here")
 def test_memory_is_bounded_by_a_few_streams(tmp_path: Path) -> None:
     peaks = []
