@@ -18,7 +18,7 @@ _HOMES = {
     "codecs.planes": ("join_planes", "split_planes"),
     "codecs.registry": ("get_codec", "register"),
     "bench.adapter": ("BenchAdapter",),
-    "bench.rows": ("BenchRow",),
+    "bench.rows": ("BenchRow", "Row"),
     "gate.metrics": ("Metric", "RowMetric"),
     "run.journal": ("ReportSection", "SectionTable"),
     "errors": (

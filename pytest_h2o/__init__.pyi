@@ -1,5 +1,6 @@
 from pytest_h2o.bench.adapter import BenchAdapter as BenchAdapter
 from pytest_h2o.bench.rows import BenchRow as BenchRow
+from pytest_h2o.bench.rows import Row as Row
 from pytest_h2o.codecs.base import Codec as Codec
 from pytest_h2o.codecs.base import Rope as Rope
 from pytest_h2o.codecs.base import SideInfo as SideInfo

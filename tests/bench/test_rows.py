@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.bench.rows import (
     COLUMN_DECIMALS,
@@ -30,7 +31,7 @@ from pytest_h2o.bench.rows import (
 )
 from pytest_h2o.errors import StoreError, TableError
 
-from .checks import check_error, check_rows_or_error
+from .checks import check_rows_or_error, refusal
 from .samples import OTHER, RECORDINGS, SWEEP, recorded_points
 
 RUN_1 = SWEEP / "logs" / "run_0001_p512_g128_k0.28_b8_lr3.0.log"
@@ -105,17 +106,10 @@ def test_windows_line_ends_and_a_missing_last_one() -> None:
     assert len(parse((HEADER + "| m | 2 | 0.5 |").replace("\n", "\r\n"))) == 1
 
 
-def test_blank_cells_are_missing() -> None:
+def test_blank_cells_are_missing(snapshot: SnapshotAssertion) -> None:
     (row,) = parse(HEADER + "| m |  |  |\n")
     assert (row.threads, row.get("h2o_keep")) == (None, None)
-    check_error(
-        lambda: require_h2o(row, ["h2o_keep"]),
-        "this bench has no H2O columns",
-        "  where: x.log",
-        "  came: no h2o_keep among model, threads, h2o_keep",
-        "  expected: h2o_keep",
-        "  next: build llm_bench from the branch of the engine that has H2O",
-    )
+    assert refusal(lambda: require_h2o(row, ["h2o_keep"])) == snapshot
 
 
 CUT = "the bench was ended, or the disk was full, while it wrote; run this point again"
@@ -178,21 +172,10 @@ def test_every_truncation_of_a_log_is_noticed() -> None:
             parse(text[:end])
 
 
-def test_log_that_is_no_text(tmp_path: Path) -> None:
+def test_log_that_is_no_text(tmp_path: Path, snapshot: SnapshotAssertion) -> None:
     (tmp_path / "x.log").write_bytes(b"| a |\xff")
-    check_error(
-        lambda: read_table(tmp_path / "x.log", log_file="x.log"),
-        "a log is not text",
-        "  where: x.log",
-        "  came: a byte that is not UTF-8 at offset 5",
-        "  expected: the file that the bench wrote (-fp)",
-    )
-    check_error(
-        lambda: read_table(tmp_path / "y.log", log_file="y.log"),
-        "a log cannot be read",
-        "  where: y.log",
-        "  came: No such file or directory",
-    )
+    assert refusal(lambda: read_table(tmp_path / "x.log", log_file="x.log")) == snapshot
+    assert refusal(lambda: read_table(tmp_path / "y.log", log_file="y.log")) == snapshot
 
 
 @given(st.text(alphabet=st.sampled_from("|-: \n\rm±.0123456789enaif<br>=/()\x00é"), max_size=200))
@@ -283,31 +266,18 @@ def test_other_logs(name: str, rows: int, decode: tuple[float, ...], prefill: tu
     assert all(row.get("h2o_keep") == Measurement(1.0, 0.0) for row in found)
 
 
-def test_log_without_cache_use_has_one_speed_a_row() -> None:
+def test_log_without_cache_use_has_one_speed_a_row(snapshot: SnapshotAssertion) -> None:
     prefill, decode = read_table(OTHER / "kv_false.log")
     assert (prefill.prompt_len, prefill.gen_len) == (128, None)
     assert (prefill.prefill_tok_per_s, prefill.decode_tok_per_s) == (Measurement(253.22, 2.23), None)
     assert (decode.prompt_len, decode.gen_len) == (None, 32)
     assert (decode.prefill_tok_per_s, decode.decode_tok_per_s) == (None, Measurement(86.52, 4.73))
     assert decode.get("h2o_lossy") is None
-    check_error(
-        lambda: require_h2o(decode),
-        "this bench has no H2O columns",
-        f"  where: {OTHER / 'kv_false.log'}",
-        f"  came: no {', '.join(H2O_COLUMNS)} among model, modelSize, backend, threads, precision, test, t/s",
-        f"  expected: {', '.join(H2O_COLUMNS)}",
-        "  next: build llm_bench from the branch of the engine that has H2O",
-    )
+    assert refusal(lambda: require_h2o(decode)) == snapshot
 
 
-def test_empty_log() -> None:
-    check_error(
-        lambda: read_table(OTHER / "missing_model.log"),
-        "the log is empty",
-        f"  where: {OTHER / 'missing_model.log'}",
-        "  expected: a table of the bench",
-        "  next: the bench ended before it printed its table: its standard output says why",
-    )
+def test_empty_log(snapshot: SnapshotAssertion) -> None:
+    assert refusal(lambda: read_table(OTHER / "missing_model.log")) == snapshot
 
 
 def test_json_gives_the_rows_of_the_table() -> None:
@@ -471,26 +441,17 @@ def test_a_damaged_table_is_an_error_whatever_the_json_says(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "came"),
+    ("old", "new"),
     [
-        ('"decode_tps":56.7', '"decode_tps":57.7',
-         "speed(tok/s): 212.54 ± 24.98<br>56.78 ± 2.83 in the table, 212.54 ± 24.98<br>57.78 ± 2.83 in the JSON"),
-        ('"h2o_lossy_ratio":1.0', '"h2o_lossy_ratio":1.002',
-         "h2o_lossy: 1.000 ± 0.000 in the table, 1.002 ± 0.000 in the JSON"),
-        ('"backend":"CPU"', '"backend":"OPENCL"', "backend: CPU in the table, OPENCL in the JSON"),
+        ('"decode_tps":56.7', '"decode_tps":57.7'),
+        ('"h2o_lossy_ratio":1.0', '"h2o_lossy_ratio":1.002'),
+        ('"backend":"CPU"', '"backend":"OPENCL"'),
     ],
-)  # fmt: skip
-def test_table_and_json_that_disagree(tmp_path: Path, old: str, new: str, came: str) -> None:
+)
+def test_table_and_json_that_disagree(tmp_path: Path, old: str, new: str, snapshot: SnapshotAssertion) -> None:
     assert old in JSON
     log, of_json = copy_pair(tmp_path, TABLE, JSON.replace(old, new))
-    check_error(
-        lambda: read_rows(log, of_json, log_file="x.log"),
-        "table and JSON of one run disagree",
-        "  where: x.log",
-        f"  came: {came}",
-        "  expected: the same rows in both",
-        "  next: the bench or the disk failed while they were written: run this point again",
-    )
+    assert refusal(lambda: read_rows(log, of_json, log_file="x.log")) == snapshot
 
 
 def test_table_and_json_with_other_numbers_of_rows(tmp_path: Path) -> None:
