@@ -74,9 +74,7 @@ def smallest_margin(subject: Subject) -> float | None:
 
     Of a slow-down it is a part of the baseline speed, and a joint margin is the smallest of several by itself.
     """
-    margins = [verdict.relative_margin for verdict in subject.verdicts]
-    numbers = [margin for margin in margins if isinstance(margin, float | int)]
-    return min(numbers) if numbers else None
+    return min((v.relative_margin for v in subject.verdicts if v.relative_margin is not None), default=None)
 
 
 def _column(head: str) -> Callable[[Subject], str]:
