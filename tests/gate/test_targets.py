@@ -9,10 +9,17 @@ from typing import Any
 import pytest
 
 from pytest_h2o.errors import UsageError
-from pytest_h2o.gate.metrics import GATE_OPTIONS, METRICS, RowMetric
-from pytest_h2o.gate.targets import choose_target, preset_targets, refuse_unmeasured, scope_targets
+from pytest_h2o.gate.metrics import GATE_OPTIONS, METRICS, RowMetric, asked_of_json, find_metric, preset_metrics
+from pytest_h2o.gate.targets import (
+    choose_target,
+    preset_targets,
+    refuse_unmeasured,
+    scope_targets,
+    target_ranges,
+    target_schemas,
+)
 from pytest_h2o.gate.values import Target
-from pytest_h2o.inputs.options import Settings, resolve_settings
+from pytest_h2o.inputs.options import Range, Settings, resolve_settings
 from pytest_h2o.inputs.presets import Preset, preset_from_flags
 from pytest_h2o.inputs.scope import Scope
 
@@ -152,3 +159,16 @@ def test_what_nothing_here_measures_is_refused() -> None:
     refuse_unmeasured(prompted, takes_prompt=True)
     with pytest.raises(UsageError, match=r"(?s)the bench takes no prompt\n  where: prompt_file of adhoc"):
         refuse_unmeasured(prompted, takes_prompt=False)
+
+
+def test_a_target_has_a_range_a_unit_and_a_place_in_the_journal() -> None:
+    ranges = target_ranges()
+    assert ranges["lossy"] == ranges["h2o_lossy"] == Range("a ratio of at least 1", 1.0)
+    assert ranges["decode_drop"] == Range("a fraction from 0 to below 1, 0.05 for 5 %", 0.0, 1.0)
+    assert ranges["prefill_tok_per_s"].text == "a number"
+    assert not ranges.keys() & {"joint_margin", "k_lossless_ratio", "encode_s"}
+    assert set(target_schemas()) == {METRICS[find_metric(key, "", preset_metrics()).name].key for key in ranges}
+    units = [METRICS[name].target_unit for name in ("h2o_lossy", "decode_drop", "prefill_tok_per_s")]
+    assert units == ["ratio", "fraction of the baseline speed", "tok/s"]
+    kept = {"lossy": 3.1, "decode_drop": None, "gone": 1.0}
+    assert asked_of_json(kept, {"h2o_keep": 0.4, "demo_similarity": 0.5}) == {"h2o_lossy": 3.1, "h2o_keep": 0.4}
