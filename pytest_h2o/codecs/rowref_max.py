@@ -1,31 +1,51 @@
 """rowref_max: every word coded under a distribution that earlier rows predict; the smallest, and slow.
 
 As in `rowref`, rows resemble earlier rows of the stream, for keys after the rotation between the positions is removed.
-Here up to three earlier rows and the running mean make up a prediction, and the spread of its errors is followed a
-channel and told a row. The fp16 words are then coded one by one, exactly as likely as their rounding intervals are
-under a logistic distribution of that mean and spread, by a range coder whose lanes are the channels, so that all of it
-runs on whole rows in numpy (see `density`).
+Here up to three earlier rows and the running mean make up a prediction, and the variance of its errors is followed by
+channel and told by row: what the payload says of a row is its `RowPlan`.
+
+The fp16 words are then coded one by one. A value x is expected around p with a scale s. The share of each of the 65,536
+patterns, ordered by value, is the probability of its rounding interval, ``F((upper - p) / s) - F((lower - p) / s)``
+with F the logistic function, of 2^24 in all; one is added for each pattern, so that none is impossible, NaN and
+infinities included. Upper and lower are the midpoints to the neighbouring values. A range coder (rANS, Duda 2013) has a
+lane a channel, so that all of it runs on whole rows in numpy.
+
+All machines agree on every share: tables are made from Python integers, and what is left for floating point are single
+float64 subtractions and multiplications, each rounded in one way only, and bit patterns of float64 read as integers.
 
 Payload: a rowref payload where that is smaller (mode byte up to 32); else mode byte 64, shape (three varints), the
-rotation and, if there is one, the positions (see `wire`), then the segments of 1,024 rows (see `density`).
+rotation and, if there is one, the positions (see `wire`), then the segments of 1,024 rows. A segment: the plans (flags,
+then kinds, scales, distances back and weights, each a plane), the states of the lanes, the coded words (a varint of how
+many, then 16 bits each). Of its last three rows only the high bytes are coded so; their low bytes are the seeds of the
+lanes.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import ClassVar
+from math import isqrt
+from typing import ClassVar, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
-from pytest_h2o.codecs.density import SEGMENT_ROWS, decode_segment, encode_segment
-from pytest_h2o.codecs.rotation import build_rotation
+from pytest_h2o.codecs.planes import Search, read_plane, write_plane
+from pytest_h2o.codecs.rotation import Rotation, build_rotation
 from pytest_h2o.codecs.rowref import RowRef, read_turned_header, write_turned_header
-from pytest_h2o.codecs.wire import MAX_HEADER_BYTES, ByteReader, check_shape, read_mode
+from pytest_h2o.codecs.wire import MAX_HEADER_BYTES, ByteReader, Positions, check_shape, encode_varint, read_mode
+
+Doubles = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 _DENSITY_MODE = 64
 _MAX_CHANNELS = 1 << 14
 """Wider rows are left to `rowref`, so that the working memory of a segment stays small."""
+SEGMENT_ROWS = 1024
+_TAIL_ROWS = 3
+_LEARNS = 4
+_MOST_REFERENCES = 3
 
 
 @dataclass(frozen=True)
@@ -46,7 +66,7 @@ class RowRefMax(Codec):
         parts = [header]
         for at in range(0, len(words), SEGMENT_ROWS):
             rows = slice(at, at + SEGMENT_ROWS)
-            parts.append(encode_segment(words[rows], positions[rows], rotation))
+            parts.append(_encode_segment(words[rows], positions[rows], rotation))
         return min(b"".join(parts), fallback, key=len)
 
     def decode(self, payload: bytes | memoryview, side: SideInfo) -> Words:
@@ -61,6 +81,594 @@ class RowRefMax(Codec):
         words = np.empty(side.shape, np.uint16)
         for at in range(0, len(words), SEGMENT_ROWS):
             rows = slice(at, at + SEGMENT_ROWS)
-            decode_segment(reader, words[rows], positions[rows], rotation)
+            _decode_segment(reader, words[rows], positions[rows], rotation)
         reader.expect_end()
         return words
+
+
+class RowPlan(NamedTuple):
+    """What the payload says of one row.
+
+    Attributes
+    ----------
+    sources : tuple of int
+        Earlier rows, at most three.
+    weights : tuple of int
+        Their weights in sixteenths.
+    scale : int
+        Variance of the row in half powers of two, plus 128: 0 to 255.
+    learns : bool
+        Whether its errors enter the running variance.
+    """
+
+    sources: tuple[int, ...]
+    weights: tuple[int, ...]
+    scale: int
+    learns: bool
+
+
+def _encode_segment(words: Words, positions: Positions, rotation: Rotation | None) -> bytes:
+    """Encode ``[rows, kv_heads, head_dim]``, C order, at least one row."""
+    rows, heads, head_dim = words.shape
+    patterns = to_ordered(words.reshape(rows, -1)).astype(np.int64) + HALF
+    values = VALUES[patterns]
+    model = RowModel(rotation, positions, heads, head_dim)
+    tail = max(0, rows - _TAIL_ROWS)
+    sources = _find_sources(model.back(values, slice(None)), tail)
+    plans, expected, slopes = [], np.empty(values.shape), np.empty(values.shape)
+    for row in range(rows):
+        plan, expected[row], variance = _plan_row(model, row, sources[row], patterns[row], row < tail)
+        slopes[row] = slopes_of(variance)
+        plans.append(plan)
+    begin, end = patterns.copy(), patterns + 1
+    begin[tail:] &= ~255
+    end[tail:] = begin[tail:] + 256
+    low = cumulated(begin, expected, slopes)
+    width = cumulated(end, expected, slopes) - low
+    seeds = np.zeros(heads * head_dim, np.int64)
+    for row in range(tail, rows):
+        seeds = seeds << 8 | patterns[row] & 255
+    return _write_plans(plans) + encode_lanes(low, width, seeds)
+
+
+def _decode_segment(reader: ByteReader, words: Words, positions: Positions, rotation: Rotation | None) -> None:
+    """Decode what `_encode_segment` gave into `words`."""
+    rows, heads, head_dim = words.shape
+    tail = max(0, rows - _TAIL_ROWS)
+    plans = _read_plans(reader, rows, tail)
+    decoder = LaneDecoder(reader, heads * head_dim, rows)
+    model = RowModel(rotation, positions, heads, head_dim)
+    patterns = np.empty((rows, heads * head_dim), np.int64)
+    for row, plan in enumerate(plans):
+        expected, rounding = model.expect(row, plan.sources, plan.weights)
+        slope = slopes_of(model.expect_variance(plan.scale, rounding))
+        slots = decoder.slots()
+        found, low, width = find_patterns(slots, expected, slope, 0 if row < tail else 8)
+        decoder.advance(low, width, slots)
+        patterns[row] = found
+        if row < tail:
+            model.learn(row, VALUES[found], expected, rounding, plan)
+    seeds = decoder.seeds()
+    for row in range(rows - 1, tail - 1, -1):
+        patterns[row] |= seeds & 255
+        seeds >>= 8
+    ordered = (patterns - HALF).astype(np.int16)
+    words[...] = to_ordered(ordered.view(np.uint16)).view(np.uint16).reshape(words.shape)
+
+
+def _plan_row(
+    model: RowModel, row: int, sources: tuple[int, ...], patterns: Integers, is_known_later: bool
+) -> tuple[RowPlan, Doubles, Doubles]:
+    """Choose the plan of a row, and go on to the next; the plan, and the mean and variance under it."""
+    values = VALUES[patterns]
+    weights: tuple[int, ...] = ()
+    if sources:
+        target = model.back(values, row) - model.mean
+        weights = _fit_weights(target, model.history[list(sources)] - model.mean, model.variance)
+        used = [(source, weight) for source, weight in zip(sources, weights, strict=True) if weight]
+        sources, weights = tuple(source for source, _ in used), tuple(weight for _, weight in used)
+    expected, rounding = model.expect(row, sources, weights)
+    error = values - expected
+    scale = _choose_scale(patterns, error, expected, model, rounding)
+    plan = RowPlan(sources, weights, scale, is_known_later and _is_instructive(error, rounding))
+    variance = model.expect_variance(scale, rounding)
+    if is_known_later:
+        model.learn(row, values, expected, rounding, plan)
+    return plan, expected, variance
+
+
+def _write_plans(plans: list[RowPlan]) -> bytes:
+    kinds = [len(plan.sources) | (_LEARNS if plan.learns else 0) for plan in plans]
+    back = [row - source for row, plan in enumerate(plans) for source in plan.sources]
+    weights = [weight + 128 for plan in plans for weight in plan.weights]
+    flags, parts = 0, []
+    for bit, numbers in enumerate((kinds, [plan.scale for plan in plans], back, weights)):
+        is_frame, coded = write_plane(np.array(numbers, np.uint8), Search.HISTOGRAM)
+        flags |= is_frame << bit
+        parts.append(coded)
+    return bytes([flags]) + b"".join(parts)
+
+
+def _read_plans(reader: ByteReader, rows: int, tail: int) -> list[RowPlan]:
+    flags = reader.read_byte()
+    kinds = read_plane(reader, rows, bool(flags & 1))
+    scales = read_plane(reader, rows, bool(flags & 2)).tolist()
+    count = int((kinds & _MOST_REFERENCES).sum())
+    back = read_plane(reader, count, bool(flags & 4)).tolist()
+    weights = read_plane(reader, count, bool(flags & 8)).tolist()
+    plans, at = [], 0
+    for row, (kind, scale) in enumerate(zip(kinds.tolist(), scales, strict=True)):
+        stop = at + (kind & _MOST_REFERENCES)
+        sources = tuple(row - distance for distance in back[at:stop])
+        if any(not 0 <= source < min(row, tail) for source in sources):
+            raise reader.damaged("a reference leaves its segment", expected="an earlier row of it, not one of the last")
+        plans.append(RowPlan(sources, tuple(w - 128 for w in weights[at:stop]), scale, bool(kind & _LEARNS)))
+        at = stop
+    return plans
+
+
+# The model
+
+_SCALES, _INVERSE_SCALES = (
+    # 2 ** (exponent / 2), written so that no math library has a say in its last bit
+    tuple(math.ldexp(1.4142135623730951 if exponent % 2 else 1.0, exponent // 2) for exponent in exponents)
+    for exponents in (range(-128, 128), range(128, -128, -1))
+)
+_SMALLEST, _LARGEST = 2.0**-80, 2.0**60
+_PRIOR_ROWS, _WINDOW_ROWS = 4, 64
+_MOST_SURPRISE = 8.0
+
+
+class RowModel:
+    """Expectation of row after row of one segment; both sides call `expect` and `learn` for each row in order.
+
+    Rows, float64 ``[channels]``, are kept turned back to position 0; without a rotation they stay as they are.
+    """
+
+    def __init__(self, rotation: Rotation | None, positions: Positions, heads: int, head_dim: int) -> None:
+        rows, channels = len(positions), heads * head_dim
+        self.history = np.zeros((rows, channels))
+        self.mean = np.zeros(channels)
+        self.variance = np.ones(channels)
+        """Running variance of the channels, each row's errors taken over the scale of the row."""
+        self._total = np.zeros(channels)
+        self._learned_rows = _PRIOR_ROWS
+        self._rounding: Doubles | None = None
+        if rotation is not None:
+            self._rounding = np.zeros((rows, channels))
+            self._cos, self._sin = (
+                np.tile(part.astype(np.float64), (1, heads)) for part in rotation.cos_sin(positions)
+            )
+            first, second = rotation.first_and_second(1)
+            channel = np.arange(channels).reshape(heads, head_dim)
+            partner = channel.copy()
+            partner[:, first], partner[:, second] = channel[:, second], channel[:, first]
+            self._partner = partner.ravel()
+
+    def back(self, values: Doubles, at: int | slice) -> Doubles:
+        """Turn ``[channels]`` or ``[rows, channels]`` from the positions of rows `at` to 0."""
+        if self._rounding is None:
+            return values
+        turned: Doubles = values * self._cos[at]
+        turned -= values[..., self._partner] * self._sin[at]
+        return turned
+
+    def expect(self, row: int, sources: tuple[int, ...], weights: tuple[int, ...]) -> tuple[Doubles, Doubles | None]:
+        """The prediction of a row, and the variance it takes over from the rounding of its sources."""
+        expected = self.mean
+        rounding = None if self._rounding is None else np.zeros(len(expected))
+        for source, sixteenths in zip(sources, weights, strict=True):
+            weight = sixteenths / 16
+            step = self.history[source] - self.mean
+            step *= weight
+            expected = expected + step
+            if rounding is not None and self._rounding is not None:
+                rounding += self._rounding[source] * (weight * weight)
+        if rounding is None:
+            return expected, None
+        turned: Doubles = expected * self._cos[row]
+        turned += expected[self._partner] * self._sin[row]
+        return turned, rounding
+
+    def expect_variance(self, scale: int, rounding: Doubles | None) -> Doubles:
+        """The variance of the next row's channels."""
+        expected: Doubles = self.variance * _SCALES[scale]
+        if rounding is not None:
+            expected += rounding
+        return expected
+
+    def learn(self, row: int, values: Doubles, expected: Doubles, rounding: Doubles | None, plan: RowPlan) -> None:
+        """Take in a row, once it is known."""
+        self.history[row] = self.back(values, row)
+        self._total += self.history[row]
+        self.mean = self._total * (1.0 / (row + 1))
+        if self._rounding is not None:
+            self._rounding[row] = self._rounding_of(values)
+        if not plan.learns:
+            return
+        squared = values - expected
+        squared *= squared
+        if rounding is not None:
+            squared = squared + squared[self._partner]  # both dimensions of a pair have the mean of the two
+            squared *= 0.5
+            squared -= rounding
+        learned = squared * _INVERSE_SCALES[plan.scale]
+        np.minimum(learned, self.variance * _MOST_SURPRISE, out=learned)
+        np.maximum(learned, _SMALLEST, out=learned)
+        learned += self.variance * float(self._learned_rows)
+        learned *= 1.0 / (self._learned_rows + 1)
+        self.variance = np.minimum(learned, _LARGEST, out=learned)
+        self._learned_rows = min(self._learned_rows + 1, _WINDOW_ROWS)
+
+    def _rounding_of(self, values: Doubles) -> Doubles:
+        """Variance of the rounding to fp16 that turned values carry: a twelfth of a squared unit in the last place."""
+        magnitude = np.abs(values)
+        largest = np.maximum(magnitude, magnitude[self._partner])
+        np.maximum(largest, 2.0**-14, out=largest)
+        power: Doubles = (largest.view(np.int64) & ~((1 << 52) - 1)).view(np.float64)
+        power *= power
+        power *= 2.0**-20 / 12
+        return power
+
+
+# What the encoder chooses
+
+_FARTHEST_BACK = 255
+_REFERENCE_BITS = 14.0
+"""What a reference costs, back distance and weight: it must gain more."""
+
+_WEIGHT_LIMIT = 32
+_WIDE_CHANNELS = 96
+_WORTH_BITS = 1.0
+
+
+def _find_sources(values: Doubles, last_source: int) -> list[tuple[int, ...]]:
+    """Up to three earlier rows for each of ``[rows, channels]``, all before `last_source`.
+
+    Orthogonal matching pursuit (Pati et al. 1993) for all rows at once: each round adds the row that the remainder
+    looks most like, and solves for all weights again. The channels are weighed by what a first, single reference
+    leaves of them.
+    """
+    centred = values - values.mean(axis=0)
+    centred *= 1 / np.sqrt((centred * centred).mean(axis=0) + 1e-30)
+    best = _pursue(centred, last_source, 1)
+    found = np.array([chosen[0] if chosen else -1 for chosen in best])
+    rest = np.where(found[:, None] >= 0, centred - centred[found], centred)
+    centred *= 1 / np.sqrt((rest * rest).mean(axis=0) + 1e-6)
+    return _pursue(centred, last_source, _MOST_REFERENCES)
+
+
+def _pursue(rows: Doubles, last_source: int, most: int) -> list[tuple[int, ...]]:
+    count, channels = rows.shape
+    at = np.arange(count)
+    products = rows @ rows.T
+    energy = np.maximum(products.diagonal(), 1e-30)
+    distance = at[:, None] - at[None, :]
+    allowed = (distance > 0) & (distance <= _FARTHEST_BACK) & (at[None, :] < last_source)
+    left = energy.copy()
+    remainder = products.copy()
+    chosen = np.zeros((count, 0), np.int64)
+    taken = np.zeros(count, np.int64)
+    for _ in range(most):
+        score = np.where(allowed, remainder * remainder / energy[None, :], -1.0)
+        nearest = score.argmax(axis=1)
+        usable = score[at, nearest] > 0
+        chosen = np.concatenate([chosen, nearest[:, None]], axis=1)
+        gram = products[chosen[:, :, None], chosen[:, None, :]]
+        # A little on the diagonal: exact repeats among the sources would make it singular.
+        gram = gram + np.eye(chosen.shape[1]) * 1e-9 * energy[chosen][:, None, :]
+        target = products[at[:, None], chosen]
+        weights = np.linalg.solve(gram, target[:, :, None])[:, :, 0]
+        now_left = np.maximum(energy - (weights * target).sum(axis=1), 1e-9 * energy)
+        gain = 0.5 * channels * np.log2(left / now_left)
+        better = usable & (gain > _REFERENCE_BITS) & (taken == chosen.shape[1] - 1)
+        taken += better
+        left = np.where(better, now_left, left)
+        remainder = products - np.einsum("rk,rkj->rj", weights, products[chosen])
+        allowed[at, nearest] = False
+    return [tuple(row[:n]) for row, n in zip(chosen.tolist(), taken.tolist(), strict=True)]
+
+
+def _fit_weights(target: Doubles, sources: Doubles, variance: Doubles) -> tuple[int, ...]:
+    """The weights, in sixteenths, that make ``[sources, channels]`` come nearest to `target`."""
+    weighed = sources / variance
+    gram = weighed @ sources.T
+    gram[np.diag_indices(len(gram))] *= 1 + 1e-9
+    gram[np.diag_indices(len(gram))] += 1e-30
+    solved = np.linalg.solve(gram, weighed @ target)
+    return tuple(int(weight) for weight in np.clip(np.rint(solved * 16), -_WEIGHT_LIMIT, _WEIGHT_LIMIT))
+
+
+def _choose_scale(
+    patterns: Integers, error: Doubles, expected: Doubles, model: RowModel, rounding: Doubles | None
+) -> int:
+    """The row's scale by the coded size of its patterns, on every other channel of wide rows."""
+    ratio = float((error * error / model.variance).mean())
+    guess = 127 + int(np.floor(2 * np.log2(min(max(ratio, 2.0**-60), 2.0**60))))
+    channels = slice(None, None, 2 if len(patterns) >= _WIDE_CHANNELS else 1)
+    boundaries = np.stack([patterns[channels], patterns[channels] + 1])[:, None, :]
+    costs: dict[int, float] = {}
+
+    def evaluate(scales: list[int]) -> None:
+        variance = np.stack([model.expect_variance(scale, rounding)[channels] for scale in scales])
+        low, high = cumulated(boundaries, expected[channels], slopes_of(variance))
+        bits = -np.log2((high - low).astype(np.float64)).sum(axis=1)
+        costs.update(zip(scales, bits.tolist(), strict=True))
+
+    # Where the rounding of the sources rules, the scale hardly matters, and a much smaller one is as good.
+    evaluate([guess - 6, guess - 1, guess, guess + 1])
+    while True:
+        best = min(costs, key=lambda scale: costs[scale])
+        unknown = [scale for scale in (best - 1, best + 1) if scale not in costs and 0 <= scale <= 255]
+        reached = costs[best]
+        if unknown:
+            evaluate(unknown)
+        if min(costs.values()) > reached - _WORTH_BITS:
+            return best
+
+
+def _is_instructive(error: Doubles, rounding: Doubles | None) -> bool:
+    """Whether a row's errors are more than the rounding of its sources."""
+    if rounding is None:
+        return bool(np.any(error))
+    return bool(np.median(error * error) > 4 * np.median(rounding))
+
+
+# The distribution
+
+TOTAL_BITS = 24
+PATTERNS = 1 << 16
+HALF = PATTERNS // 2
+_RANGE = 24
+"""F is 0 below minus this many units and 1 above."""
+_NODES_BITS = 6
+_STEP_BITS = 16
+UNIT = 1 << _NODES_BITS + _STEP_BITS
+"""Resolution of the argument of F: as fine as 2^24 shares can tell apart, for intervals near 0 are narrow."""
+_TENTHS_A_DEVIATION = 17
+"""The logistic function with a slope of 1.7 is close to the normal one of deviation 1."""
+_LOGISTIC_TOTAL = (1 << TOTAL_BITS) - PATTERNS
+_GUESSES = 2
+
+
+def _logistic_nodes() -> tuple[Integers, Integers]:
+    """F at 64 nodes a unit, scaled so that F and one for each pattern make 2^24, and the steps between nodes."""
+    bits = 96
+    # exp(1 / 64) by its Taylor series, truncated fixed point.
+    growth, term = 0, 1 << bits
+    for n in range(1, 30):
+        growth += term
+        term //= n << _NODES_BITS
+    powers = [1 << bits]
+    for _ in range(_RANGE << _NODES_BITS):
+        powers.append(powers[-1] * growth >> bits)
+    scale = _LOGISTIC_TOTAL
+    # F(-u) = 1 / (1 + exp(u)), F(u) = 1 - F(-u); the ends are set so that nothing is lost.
+    below = [(scale << bits) // ((1 << bits) + power) for power in powers]
+    below[-1] = 0
+    nodes = np.array([*reversed(below), *(scale - value for value in below[1:])], np.int64)
+    return nodes[:-1].copy(), np.diff(nodes)
+
+
+def _value_tables() -> tuple[Doubles, Doubles]:
+    """Value of every ordered pattern, and the lower edge of its interval; what is not finite counts as 2^16."""
+    ordered = np.arange(-HALF, HALF)
+    magnitude = np.where(ordered >= 0, ordered, -ordered - 1).astype(np.uint16)
+    finite = np.minimum(magnitude, 0x7BFF).view(np.float16).astype(np.float64)
+    value = np.where(magnitude > 0x7BFF, 65536.0, finite) * np.where(ordered >= 0, 1.0, -1.0)
+    edges = np.empty(PATTERNS + 1)
+    edges[1:-1] = (value[1:] + value[:-1]) * 0.5
+    far = 1e30
+    edges[0], edges[-1] = -far, far
+    edges[1 : HALF - 0x7C00], edges[HALF + 0x7C01 : -1] = -far, far
+    return value, edges
+
+
+def _slope_table() -> Doubles:
+    """2^22 * 1.7 / sqrt(v) for v by the top 16 bits of its float64 pattern: exponent and four bits of mantissa."""
+    slopes = []
+    for index in range(_LOWEST, _HIGHEST + 1):
+        exponent, mantissa = (index >> 4) - 1023, 2 * (16 + (index & 15)) + 1
+        # v = mantissa * 2 ** (exponent - 5), in the middle of what the index covers; root in 2^-100.
+        shift = exponent - 5 + 200
+        root = isqrt(mantissa << shift)
+        slopes.append((UNIT * _TENTHS_A_DEVIATION << 100) / (10 * root))
+    return np.array(slopes)
+
+
+_LOWEST, _HIGHEST = 1023 - 100 << 4, 1023 + 80 << 4
+_NODES, _STEPS = _logistic_nodes()
+VALUES, EDGES = _value_tables()
+_SLOPES = _slope_table()
+
+
+def slopes_of(variance: Doubles) -> Doubles:
+    """The slope of the logistic function for non-negative variances, to be passed to `cumulated`."""
+    index = variance.view(np.int64) >> 48
+    np.minimum(index, _HIGHEST, out=index)
+    index -= _LOWEST
+    np.maximum(index, 0, out=index)
+    slopes: Doubles = _SLOPES[index]
+    return slopes
+
+
+def cumulated(boundary: Integers, expected: Doubles, slope: Doubles) -> Integers:
+    """The share of 2^24 of all patterns below a boundary, 0 to 65,536 (pattern + 32,768).
+
+    Strictly rising in `boundary`, 0 at its lower and 2^24 at its upper end.
+    """
+    units = (EDGES[boundary] - expected) * slope
+    np.maximum(units, -_RANGE * UNIT, out=units)
+    np.minimum(units, _RANGE * UNIT - 1, out=units)
+    units += _RANGE * UNIT
+    fixed = units.astype(np.int64)
+    node = fixed >> _STEP_BITS
+    fixed &= (1 << _STEP_BITS) - 1
+    fixed *= _STEPS[node]
+    fixed >>= _STEP_BITS
+    fixed += _NODES[node]
+    fixed += boundary
+    return fixed
+
+
+def to_ordered(words: Words) -> NDArray[np.int16]:
+    """Map bit patterns to ordered integers, int16; the map is its own inverse."""
+    signed = words.view(np.int16)
+    mask = signed >> 15
+    mask &= 0x7FFF
+    mask ^= signed
+    return mask
+
+
+def find_patterns(
+    slots: Integers, expected: Doubles, slope: Doubles, dropped_bits: int
+) -> tuple[Integers, Integers, Integers]:
+    """The patterns (0 to 65,535) of slots under the distributions of `cumulated`."""
+    size = 1 << dropped_bits
+    probe = _guess(slots, expected, slope) & -size
+    low = cumulated(probe, expected, slope)
+    high = cumulated(probe + size, expected, slope)
+    wrong = np.flatnonzero((slots < low) | (slots >= high))
+    if len(wrong):
+        found = _search(slots[wrong], expected[wrong], slope[wrong], probe[wrong], slots[wrong] >= high[wrong], size)
+        probe[wrong] = found
+        low[wrong] = cumulated(found, expected[wrong], slope[wrong])
+        high[wrong] = cumulated(found + size, expected[wrong], slope[wrong])
+    return probe, low, high - low
+
+
+def _search(
+    slots: Integers, expected: Doubles, slope: Doubles, probe: Integers, above: np.ndarray, size: int
+) -> Integers:
+    """Search from wrong probes, in steps that double until the slot is passed, then by halving.
+
+    `floor` is at or below the pattern, `ceiling` above it, throughout.
+    """
+    floor = np.where(above, probe + size, 0)
+    ceiling = np.where(above, PATTERNS, probe)
+    step = size
+    while True:
+        width = ceiling - floor
+        if int(width.max()) <= size:
+            return floor
+        halved = floor + ((width >> 1) & -size)
+        near = np.where(above, np.minimum(floor + step, halved), np.maximum(ceiling - step, halved))
+        middle = np.where(width > size, near, floor)
+        holds = cumulated(middle, expected, slope) <= slots
+        floor = np.where(holds, middle, floor)
+        ceiling = np.where(holds | (width <= size), ceiling, middle)
+        # Once the direction is wrong for a lane, plain halving is as good: steps only ever shrink the bracket.
+        step *= 4
+
+
+def _guess(slots: Integers, expected: Doubles, slope: Doubles) -> Integers:
+    """Invert the distribution; the one share that each pattern adds is taken from the guess before."""
+    pattern = _pattern_of(expected)
+    spread = UNIT / slope
+    for _ in range(_GUESSES):
+        share = (slots - pattern + 0.5) * (1 / _LOGISTIC_TOTAL)
+        np.maximum(share, 1e-9, out=share)
+        np.minimum(share, 1 - 1e-9, out=share)
+        pattern = _pattern_of(expected + np.log(share / (1 - share)) * spread)
+    return pattern
+
+
+def _pattern_of(values: Doubles) -> Integers:
+    finite = np.minimum(np.maximum(values, -65504.0), 65504.0).astype(np.float16)
+    return to_ordered(finite.view(np.uint16)).astype(np.int64) + HALF
+
+
+# The coder
+
+_LOW = 1 << TOTAL_BITS
+_WORD_BITS = 16
+_STATE_BITS = TOTAL_BITS + _WORD_BITS
+
+
+def encode_lanes(begin: Integers, width: Integers, seeds: Integers) -> bytes:
+    """Encode intervals ``[steps, lanes]``, each `width` >= 1 from `begin` of 2^24, and seeds ``[lanes]`` < 2^24."""
+    state = seeds + _LOW
+    words: list[NDArray[np.uint16]] = []
+    for step in range(len(begin) - 1, -1, -1):
+        span = width[step]
+        limit = span << _WORD_BITS
+        for _ in range(2):
+            full = state >= limit
+            if not full.any():
+                break
+            words.append(state[full].astype(np.uint16))
+            state = np.where(full, state >> _WORD_BITS, state)
+        quotient, rest = np.divmod(state, span)
+        state = (quotient << TOTAL_BITS) + rest + begin[step]
+    stream = np.concatenate(words[::-1]) if words else np.zeros(0, np.uint16)
+    return _write_states(state) + encode_varint(len(stream)) + stream.astype("<u2").tobytes()
+
+
+class LaneDecoder:
+    """Gives back, step by step, what `encode_lanes` took; `lanes` and `steps` bound what may be read.
+
+    `reader` stands where the bytes of `encode_lanes` begin, and after them once this is built.
+    """
+
+    def __init__(self, reader: ByteReader, lanes: int, steps: int) -> None:
+        self._reader = reader
+        self._state = _read_states(reader, lanes)
+        count = reader.read_varint("the number of coded words", 2 * lanes * steps)
+        self._words = np.frombuffer(reader.take(2 * count), "<u2").astype(np.int64)
+        self._at = 0
+
+    def slots(self) -> Integers:
+        """A number of each lane's interval: the symbol is the one whose interval holds it."""
+        return self._state & (_LOW - 1)
+
+    def advance(self, begin: Integers, width: Integers, slots: Integers) -> None:
+        """Leave the intervals that hold `slots`."""
+        state = self._state >> TOTAL_BITS
+        state *= width
+        state += slots
+        state -= begin
+        # A lane that needs two words needs them before the others take their one.
+        for low in (_LOW >> _WORD_BITS, _LOW):
+            hungry = np.flatnonzero(state < low)
+            if len(hungry):
+                taken = self._words[self._at : self._at + len(hungry)]
+                if len(taken) < len(hungry):
+                    raise self._reader.damaged("the stream of coded words ends too early")
+                self._at += len(hungry)
+                state[hungry] = (state[hungry] << _WORD_BITS) + taken
+        self._state = state
+
+    def seeds(self) -> Integers:
+        """The seeds, after the last step."""
+        seeds = self._state - _LOW
+        if self._at != len(self._words) or int(seeds.min()) < 0 or int(seeds.max()) >= _LOW:
+            raise self._reader.damaged("coded words do not end where they began")
+        return seeds
+
+
+def _write_states(state: Integers) -> bytes:
+    length = np.frexp(state.astype(np.float64))[1] - (TOTAL_BITS + 1)
+    big_endian = np.ascontiguousarray(state.astype(">u8").view(np.uint8).reshape(-1, 8)[:, 3:])
+    bits = np.unpackbits(big_endian, axis=1)
+    nibbles = np.unpackbits(length.astype(np.uint8)[:, None], axis=1)[:, 4:]
+    return np.packbits(nibbles).tobytes() + np.packbits(bits[_below_leading_one(length)]).tobytes()
+
+
+def _read_states(reader: ByteReader, lanes: int) -> Integers:
+    nibbles = np.frombuffer(reader.take((lanes + 1) // 2), np.uint8)
+    length = np.stack([nibbles >> 4, nibbles & 15], axis=1).ravel()[:lanes].astype(np.int64)
+    count = int(length.sum()) + TOTAL_BITS * lanes
+    packed = np.frombuffer(reader.take((count + 7) // 8), np.uint8)
+    bits = np.zeros((lanes, _STATE_BITS), np.uint8)
+    bits[_below_leading_one(length)] = np.unpackbits(packed, count=count)
+    bytes_of_state = np.zeros((lanes, 8), np.uint8)
+    bytes_of_state[:, 3:] = np.packbits(bits, axis=1)
+    state: Integers = bytes_of_state.view(">u8")[:, 0].astype(np.int64)
+    state += np.int64(1) << (length + TOTAL_BITS)
+    return state
+
+
+def _below_leading_one(length: Integers) -> NDArray[np.bool_]:
+    """Mask of the stored bits of each state, most significant first ``[lanes, 40]``."""
+    stored: NDArray[np.bool_] = np.arange(_STATE_BITS)[None, :] >= _STATE_BITS - TOTAL_BITS - length[:, None]
+    return stored

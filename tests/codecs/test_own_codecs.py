@@ -11,20 +11,20 @@ from sample_streams import PROMPTS, all_chunks, cut, measure_ratios
 
 from pytest_h2o.codecs import rowref_max
 from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream
-from pytest_h2o.codecs.density import (
+from pytest_h2o.codecs.expbias import ExpBias
+from pytest_h2o.codecs.registry import get_codec
+from pytest_h2o.codecs.rotation import Turner, build_rotation
+from pytest_h2o.codecs.rowref import RowRef, read_turned_header
+from pytest_h2o.codecs.rowref_max import (
     PATTERNS,
     TOTAL_BITS,
     LaneDecoder,
+    RowRefMax,
     cumulated,
     encode_lanes,
     find_patterns,
     slopes_of,
 )
-from pytest_h2o.codecs.expbias import ExpBias
-from pytest_h2o.codecs.registry import get_codec
-from pytest_h2o.codecs.rotation import Turner, build_rotation
-from pytest_h2o.codecs.rowref import RowRef, read_turned_header
-from pytest_h2o.codecs.rowref_max import RowRefMax
 from pytest_h2o.codecs.wire import ByteReader, read_mode
 from pytest_h2o.errors import CodecError
 
