@@ -220,6 +220,9 @@ _MOST_TIMES = {_STORED: 1, _DEFLATED: 1032}
 _LOCAL = struct.Struct("<26xHH")
 """Signature and what the directory says too, then the lengths of name and extra field, which follow."""
 
+_DAMAGE = (OSError, ValueError, OverflowError, zlib.error)
+"""What reading a member raises: OverflowError for a place beyond what a file can have."""
+
 _RECENT = 4
 """Unpacked members kept for reads of a part: two tensors for two threads."""
 
@@ -284,7 +287,7 @@ class ZipRoot(DumpRoot):
             if info.file_size > META_MAX_BYTES:
                 raise MetaFault("meta_parse_error", f"larger than {META_MAX_BYTES} bytes")
             return self._unpack(info)
-        except (OSError, ValueError, zlib.error) as error:
+        except _DAMAGE as error:
             raise MetaFault("meta_parse_error", f"cannot be read: {error}") from error
 
     def locate(self, name: str, prefix: str, meta: str) -> tuple[str, int]:
@@ -309,7 +312,7 @@ class ZipRoot(DumpRoot):
         if data is None:
             try:
                 data = self._unpack(self._members[location])
-            except (OSError, ValueError, zlib.error) as error:
+            except _DAMAGE as error:
                 raise DumpError(
                     "an archive member is damaged", where=f"{self.path}: {location}", came=str(error)
                 ) from error

@@ -217,10 +217,12 @@ scopes.yaml:19:1: x: unknown key
         ("scopes: {a: {root: x, decides: true, codec: {level: 3}}}", "1:45: scopes.a.codec: this names no codec\n"
          "  came: a mapping of 1 keys\n  expected: a codec: zstd, zstd:level=19, or a mapping with its id and settings"
          ", {id: zstd, level: 19}"),
+        ("scopes: {a: {root: x, decides: true, entry_mode: aggregate}}", "1:32: scopes.a.decides: an upper bound "
+         "cannot decide\n  expected: entry_mode: chunked_grouped, chunked or per_meta"),
         ("scopes: {a: {root: x, decides: true, zstd_level: 23}}", "1:50: scopes.a.zstd_level: out of range\n"
          "  came: 23 (whole number)\n  expected: a whole number, at least 1 and at most 22"),
     ],
-    ids=range(9),
+    ids=range(10),
 )  # fmt: skip
 def test_messages(tmp_path: Path, text: str, message: str) -> None:
     assert error_text(tmp_path, text) == f"1 fault in scopes.yaml\nscopes.yaml:{message}"

@@ -16,6 +16,7 @@ from pytest_h2o.errors import DumpError
 from pytest_h2o.lossless import roots as zip_root
 from pytest_h2o.lossless.index import index_dump
 from pytest_h2o.lossless.meta import join_inside
+from pytest_h2o.lossless.roots import DumpRoot
 from tests.lossless.samples import make_zip, read_words, write_entry
 
 
@@ -327,3 +328,27 @@ def test_zip_bomb_of_data_is_skipped(dump: Path, tmp_path: Path, monkeypatch: py
     assert skipped.detail == f"'k_t8_12.bin' has {rows * 32} bytes, more than 65536: unpack the archive into a folder"
     monkeypatch.setattr(zip_root, "_MOST_BYTES", rows * 32)
     assert index_dump(make_zip(dump, tmp_path / "b.zip")).skipped == ()
+
+
+def test_members_of_an_archive_are_found_and_refused_by_their_own_headers(dump: Path, tmp_path: Path) -> None:
+    """A header that is longer than the directory says is read again; one that is none, or a packed meta, is damage."""
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(dump.rglob("*.*")):
+            info = zipfile.ZipInfo(path.relative_to(dump).as_posix())
+            file.writestr(info, path.read_bytes())
+            info.extra = b"\xfe\xca\4\0more"  # goes to the directory alone
+    (entry,) = index_dump(archive).entries
+    assert read_words(entry, "k").tobytes() == (dump / "run" / "layer_0" / "k_t0_4.bin").read_bytes()
+    (skipped,) = index_dump(flip(archive, tmp_path / "b.zip", b"PK\3\4", b"PK\3\5")).skipped
+    assert skipped.detail == "cannot be read: Bad magic number for file header"
+    with zipfile.ZipFile(tmp_path / "c.zip", "w", zipfile.ZIP_BZIP2) as file:
+        file.writestr("meta_t0_4.json", "{}")
+    (skipped,) = index_dump(tmp_path / "c.zip").skipped
+    assert skipped.detail == "cannot be read: encrypted, or packed by a method that is not read"
+
+
+def test_entries_without_files_cannot_be_read(dump: Path) -> None:
+    (entry,) = index_dump(dump).entries
+    with pytest.raises(DumpError, match="are not where its streams are coded"):
+        read_words(entry._replace(root=DumpRoot()), "k")
