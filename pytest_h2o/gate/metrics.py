@@ -22,7 +22,7 @@ _MOST_DECIMALS = 15
 """Beyond these two numbers that differ are taken for rounding of the arithmetic."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)  # fewer methods to make in every start of pytest
 class Metric:
     """One kind of number.
 

@@ -52,7 +52,7 @@ def test_a_metric_that_a_plugin_added_before_is_replaced() -> None:
 
 def test_a_record_tells_a_metric_to_who_has_not_the_plugin() -> None:
     metric = Metric("mine", "my share", "lower", "", ".1%")
-    assert added_from_json(added_to_json(metric)) == metric
+    assert vars(added_from_json(added_to_json(metric))) == vars(metric)
     of_0_1 = {"name": "mine", "title": "m", "unit": "s", "higher_is_better": False, "decimals": 1, "style": "number"}
     assert added_from_json(of_0_1).render(0.25) == "0.2 s"
     assert added_from_json(of_0_1).better == "lower"
