@@ -103,9 +103,9 @@ def windows_of(model: Model, tokens: list[int], count: int) -> Iterator[tuple[in
 def measure(arguments: argparse.Namespace) -> None:
     """Measure window by window; the file is written after each."""
     config = read_config(arguments.config)
-    file = GgufFile(config.model_path)
+    file = GgufFile(config.model_path())
     model, tokens = Model(file), read_tokenizer(file).encode(read_text(arguments.text, "text"))
-    found: dict[str, Any] = {"model": config.model_path.stem, "text": arguments.text.name, "windows": {}}
+    found: dict[str, Any] = {"model": file.path.stem, "text": arguments.text.name, "windows": {}}
     if arguments.out.exists():
         found = json.loads(arguments.out.read_text("utf-8"))
     for number, window in windows_of(model, tokens, arguments.windows):
@@ -161,7 +161,7 @@ class Plans(Watcher):
 def overlap(arguments: argparse.Namespace) -> None:
     """Print, by keep ratio, how many of the chosen blocks are the most recent ones; means over layers and windows."""
     config = read_config(arguments.config)
-    file = GgufFile(config.model_path)
+    file = GgufFile(config.model_path())
     model, tokens = Model(file), read_tokenizer(file).encode(read_text(arguments.text, "text"))
     shares: dict[float, list[tuple[float, float]]] = {ratio: [] for ratio in RATIOS}
     for _, window in windows_of(model, tokens, arguments.windows):
@@ -175,7 +175,7 @@ def overlap(arguments: argparse.Namespace) -> None:
             for token in window[PROMPT : PROMPT + INTERVAL + 1]:
                 model.decode(int(token), cache)
             shares[ratio] += [share for plan in seen.plans if (share := shared_blocks(plan)) is not None]
-    print(f"{config.model_path.stem}, {arguments.windows} windows")
+    print(f"{file.path.stem}, {arguments.windows} windows")
     print("| keep ratio | " + " | ".join(str(ratio) for ratio in RATIOS) + " |\n| --- |" + " ---: |" * len(RATIOS))
     for place, label in enumerate(("chosen by both", "by chance")):
         means = [np.mean([share[place] for share in shares[ratio]]) if shares[ratio] else np.nan for ratio in RATIOS]

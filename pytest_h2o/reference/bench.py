@@ -47,9 +47,17 @@ def run_bench(arguments: Arguments, config: BenchConfig) -> None:
     """Measure what a command line asks for and write the table and the JSON."""
     half, values = arguments.half, config.values
     log: Callable[[str], None] | None = print if values["kv_h2o_log_stats"] else None
-    file = GgufFile(config.model_path)
+    file = GgufFile(config.model_path())
     cases = list(list_cases(arguments))
-    _check_context(file, max(case.length for case in cases), config)
+    longest = max(case.length for case in cases)
+    if longest > file.hyper.context:
+        raise UsageError(
+            "the prompt and its generation are longer than the model's context",
+            where=str(file.path),
+            came=f"{longest} tokens",
+            expected=f"at most {file.hyper.context}",
+            hint="ask for fewer with -p and -n",
+        )
     wants_text = values["prompt_token"] is None or values["quality_text_file"]
     tokenizer = read_tokenizer(file) if wants_text else None
     quality, held_out = _prepare_quality(config, file, tokenizer, half=half)
@@ -76,7 +84,7 @@ def run_bench(arguments: Arguments, config: BenchConfig) -> None:
         ours = prompt[: case.prefilled]
         repeats = [run_repeat(model, cache, ours, case.gen_len) for _ in range(arguments.repeat + 1)]
         rows.append(_row(case, repeats[1:], extra, kv_cache=arguments.kv_cache))
-    run = Run(config.model_path.stem, file.size_bytes, arguments.threads, arguments.precision, loading_s)
+    run = Run(file.path.stem, file.size_bytes, arguments.threads, arguments.precision, loading_s)
     _write(arguments, render_table(run, rows), render_json(run, rows))
 
 
@@ -125,17 +133,6 @@ def prompt_tokens(config: BenchConfig, file: GgufFile, tokenizer: Tokenizer | No
         expected = f"0 to {file.hyper.vocabulary - 1}"
         raise config.fault("the prompt's token is none of the model's", "prompt_token", token, expected)
     return np.full(length, token, dtype=np.int64)
-
-
-def _check_context(file: GgufFile, longest: int, config: BenchConfig) -> None:
-    if longest > file.hyper.context:
-        raise UsageError(
-            "the prompt and its generation are longer than the model's context",
-            where=str(config.model_path),
-            came=f"{longest} tokens",
-            expected=f"at most {file.hyper.context}",
-            hint="ask for fewer with -p and -n",
-        )
 
 
 def _prepare_quality(

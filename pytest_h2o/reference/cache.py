@@ -62,14 +62,10 @@ class LayerCache:
         return self._positions[: self.length]
 
     @property
-    def bytes_per_element(self) -> int:
-        return 2 if self._half else 4
-
-    @property
     def token_bytes(self) -> int:
         """Bytes of K and V of one token, at the width that the cache stands for."""
         kv_heads, _, head_dim = self._keys.shape
-        return 2 * kv_heads * head_dim * self.bytes_per_element
+        return 2 * kv_heads * head_dim * (2 if self._half else 4)
 
     def append(self, keys: Floats, values: Floats, first_position: int) -> None:
         """Write new tokens, ``[tokens, kv_heads, head_dim]``, behind those held."""

