@@ -129,22 +129,25 @@ def test_the_files_are_those_of_the_card() -> None:
     assert hashlib.sha256(HELD_OUT).hexdigest() == card_value("SHA-256 of the held-out text")
 
 
-@pytest.mark.parametrize(
-    ("label", "key"),
-    [
-        ("layers", "llama.block_count"),
-        ("channels", "llama.embedding_length"),
-        ("query heads", "llama.attention.head_count"),
-        ("KV heads", "llama.attention.head_count_kv"),
-        ("head size", "llama.attention.key_length"),
-        ("feed-forward channels", "llama.feed_forward_length"),
-        ("context, tokens", "llama.context_length"),
-        ("RoPE theta", "llama.rope.freq_base"),
-        ("vocabulary, tokens", "llama.vocab_size"),
-    ],
-)
-def test_the_sizes_are_those_of_the_card(label: str, key: str) -> None:
-    assert read_fields()[key] == card_number(label)
+SIZES = {
+    "layers": "block_count",
+    "channels": "embedding_length",
+    "query heads": "attention.head_count",
+    "KV heads": "attention.head_count_kv",
+    "head size": "attention.key_length",
+    "feed-forward channels": "feed_forward_length",
+    "context, tokens": "context_length",
+    "RoPE theta": "rope.freq_base",
+    "vocabulary, tokens": "vocab_size",
+}
+
+
+def test_the_sizes_are_those_of_the_card_and_suit_the_eviction_policy() -> None:
+    sizes = {label: read_fields()[f"llama.{key}"] for label, key in SIZES.items()}
+    assert sizes == {label: card_number(label) for label in SIZES}
+    assert sizes["query heads"] >= 2 * sizes["KV heads"]
+    assert sizes["layers"] > 4
+    assert sizes["context, tokens"] >= 1024
 
 
 def test_the_parameters_are_those_of_the_card() -> None:
@@ -152,13 +155,6 @@ def test_the_parameters_are_those_of_the_card() -> None:
     assert sum(tensor.n_elements for tensor in tensors) == card_number("parameters")
     kinds = {tensor.tensor_type.name for tensor in tensors if len(tensor.shape) == 2}
     assert kinds == {card_value("type of matrices")}
-
-
-def test_the_shape_suits_the_eviction_policy() -> None:
-    fields = read_fields()
-    assert fields["llama.attention.head_count"] >= 2 * fields["llama.attention.head_count_kv"]
-    assert fields["llama.block_count"] > 4
-    assert fields["llama.context_length"] >= 1024
 
 
 def test_every_token_is_a_byte_the_begin_mark_or_a_merge() -> None:

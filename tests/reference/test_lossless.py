@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,33 +54,27 @@ def taken(watcher: RuntimeLossless) -> list[tuple[int, int, int, int]]:
     return [(sample.layer, sample.kv_len, sample.start, sample.tokens) for sample in watcher.samples]
 
 
-def test_probe_mode_samples_layer_0_first_32_tokens_then_blocks() -> None:
-    """First at once; the second when 4 + 32 + 40 cold and 20 hot tokens are there, the third 40 tokens later."""
-    watcher = RuntimeLossless(SETTINGS)
-    decode(watcher, filled(60), 100, layers=(0, 1, 2))
-    assert taken(watcher) == [(0, 61, 4, 32), (0, 96, 36, 40), (0, 136, 76, 40)]
-
-
-def test_samples_are_an_interval_apart_even_if_many_tokens_are_cold() -> None:
-    watcher = RuntimeLossless(SETTINGS)
-    decode(watcher, filled(300), 12)
-    assert taken(watcher) == [(0, 301, 4, 32), (0, 306, 36, 40), (0, 311, 76, 40)]
-
-
-def test_full_mode_samples_blocks_of_every_layer_of_the_scope() -> None:
-    watcher = RuntimeLossless(replace(SETTINGS, runtime_mode="full", kept_layers=(3,)))
-    decode(watcher, filled(64), 2, layers=(0, 1, 2, 3))
-    assert taken(watcher) == [(0, 65, 4, 40), (1, 65, 4, 40), (3, 65, 4, 40)]
-
-
-def test_nothing_below_the_trigger_or_while_too_little_is_cold() -> None:
-    watcher = RuntimeLossless(replace(SETTINGS, trigger_min_tokens=1000))
-    decode(watcher, filled(300), 10)
-    assert watcher.samples == []
-    assert watcher.finish() == {}
-    watcher = RuntimeLossless(SETTINGS)
-    decode(watcher, filled(54), 1)
-    assert watcher.samples == []
+@pytest.mark.parametrize(
+    ("changed", "held", "steps", "samples"),
+    [
+        # Layer 0 alone. The second when 4 + 32 + 40 cold and 20 hot tokens are there, the third 40 tokens later.
+        ({}, 60, 100, [(0, 61, 4, 32), (0, 96, 36, 40), (0, 136, 76, 40)]),
+        # Many tokens are cold: an interval apart.
+        ({}, 300, 12, [(0, 301, 4, 32), (0, 306, 36, 40), (0, 311, 76, 40)]),
+        # Blocks of every layer of the scope.
+        ({"runtime_mode": "full", "kept_layers": (3,)}, 64, 2, [(0, 65, 4, 40), (1, 65, 4, 40), (3, 65, 4, 40)]),
+        # Below the trigger, and while too little is cold.
+        ({"trigger_min_tokens": 1000}, 300, 10, []),
+        ({}, 54, 1, []),
+    ],
+)
+def test_what_is_sampled_and_when(
+    changed: dict[str, Any], held: int, steps: int, samples: list[tuple[int, int, int, int]]
+) -> None:
+    watcher = RuntimeLossless(replace(SETTINGS, **changed))
+    decode(watcher, filled(held), steps, layers=(0,) if held == 300 else (0, 1, 2, 3))
+    assert taken(watcher) == samples
+    assert bool(watcher.finish()) == bool(samples)
 
 
 def test_a_sample_is_what_the_codec_makes_of_the_held_tokens() -> None:
@@ -115,15 +109,6 @@ def test_after_an_eviction_what_was_coded_is_not_coded_again() -> None:
     assert (second.first_position, second.end_position) == (36, 76)
 
 
-def test_clearing_starts_again() -> None:
-    watcher = RuntimeLossless(SETTINGS)
-    decode(watcher, filled(60), 10)
-    watcher.cleared()
-    assert watcher.samples == []
-    decode(watcher, filled(60), 10)
-    assert taken(watcher) == [(0, 61, 4, 32)]
-
-
 def test_the_logged_line() -> None:
     lines: list[str] = []
     watcher = RuntimeLossless(SETTINGS, lines.append)
@@ -136,17 +121,16 @@ def test_the_logged_line() -> None:
     ]
 
 
-def damaged(original: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+def test_a_sample_that_does_not_decode_to_itself_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the thread that decodes, and in another one."""
+    original = GearV3.decode
+
     def decode_wrongly(self: GearV3, payload: bytes, side: SideInfo) -> np.ndarray:
         words = original(self, payload, side)
         words[2, 1, 3] ^= 1
         return words
 
-    return decode_wrongly
-
-
-def test_a_sample_that_does_not_decode_to_itself_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GearV3, "decode", damaged(GearV3.decode))
+    monkeypatch.setattr(GearV3, "decode", decode_wrongly)
     with pytest.raises(RoundTripError) as caught:
         decode(RuntimeLossless(SETTINGS), filled(60), 1)
     message = str(caught.value)
@@ -155,6 +139,10 @@ def test_a_sample_that_does_not_decode_to_itself_ends_the_run(monkeypatch: pytes
     relaxed = RuntimeLossless(replace(SETTINGS, strict_roundtrip_check=False))
     decode(relaxed, filled(60), 1)
     assert relaxed.samples[0].decomp_us == 0
+    elsewhere = RuntimeLossless(replace(SETTINGS, async_threads=1))
+    decode(elsewhere, filled(60), 1)
+    with pytest.raises(RoundTripError, match="does not decode to itself"):
+        elsewhere.finish()
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -213,20 +201,14 @@ def test_words_are_those_of_the_moment_when_they_were_taken(monkeypatch: pytest.
     assert sizes[True][0] < 200
 
 
-def test_damage_is_found_by_another_thread_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(self: GearV3, payload: bytes, side: SideInfo) -> np.ndarray:
-        return np.zeros(side.shape, dtype=np.uint16)
-
-    monkeypatch.setattr(GearV3, "decode", wrong)
-    watcher = RuntimeLossless(replace(SETTINGS, async_threads=1))
-    decode(watcher, filled(60), 1)
-    with pytest.raises(RoundTripError, match="does not decode to itself"):
-        watcher.finish()
-
-
-def test_clearing_forgets_what_was_not_finished() -> None:
-    watcher = RuntimeLossless(replace(SETTINGS, async_threads=1))
-    decode(watcher, filled(60), 1)
+@pytest.mark.parametrize("threads", [0, 1])
+def test_clearing_starts_again(threads: int) -> None:
+    """What was not finished is forgotten as well."""
+    watcher = RuntimeLossless(replace(SETTINGS, async_threads=threads))
+    decode(watcher, filled(60), 10)
     watcher.cleared()
-    watcher.finish()
+    assert watcher.finish() == {}
     assert watcher.samples == []
+    decode(watcher, filled(60), 10)
+    watcher.finish()
+    assert taken(watcher) == [(0, 61, 4, 32)]
