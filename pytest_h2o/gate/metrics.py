@@ -441,10 +441,15 @@ def find_metric(name: str, where: str, among: Mapping[str, Metric] | None = None
     return known[name]
 
 
+def joint_metrics() -> list[Metric]:
+    """What one row must meet, in the order in which its margins are told: what may be left out comes last."""
+    return sorted((metric for metric in METRICS.values() if metric.joint), key=attrgetter("optional"))
+
+
 def asked_of_json(targets: Mapping[str, float | None], added: Mapping[str, float]) -> dict[str, float]:
     """What one row of a preset had to meet, from what the journal kept: targets by key, and others by name."""
     given = {metric.name: targets.get(metric.key) for metric in METRICS.values()} | dict(added)
-    return {name: value for name, m in METRICS.items() if (value := given.get(name)) is not None and m.joint}
+    return {m.name: value for m in joint_metrics() if (value := given.get(m.name)) is not None}
 
 
 def added_to_json(metric: Metric) -> dict[str, str]:

@@ -19,7 +19,7 @@ from typing import Literal
 from pytest_h2o.bench.llm_bench import ESTIMATE_SLACK
 from pytest_h2o.bench.rows import Row
 from pytest_h2o.gate.decode import DecodeVerdict
-from pytest_h2o.gate.metrics import DROP, LOSSLESS, METRICS
+from pytest_h2o.gate.metrics import DROP, LOSSLESS, METRICS, joint_metrics
 from pytest_h2o.gate.values import Interval, Outcome, row_cell
 
 Asked = Mapping[str, float]
@@ -179,7 +179,7 @@ def add_margin(margins: Margins, metric: str, verdict: DecodeVerdict) -> Margins
     """
     margin = -math.inf if verdict.drop is None else verdict.target - verdict.drop
     by_metric = {**margins.by_metric, metric: margin}
-    return replace(margins, by_metric={name: by_metric[name] for name in METRICS if name in by_metric})
+    return replace(margins, by_metric={m.name: by_metric[m.name] for m in joint_metrics() if m.name in by_metric})
 
 
 def joint_interval(others: Margins, verdict: DecodeVerdict, *, inconclusive_fails: bool) -> Interval:

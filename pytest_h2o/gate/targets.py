@@ -9,7 +9,15 @@ from typing import Any
 from pytest_h2o.bench.embedded import is_embedded
 from pytest_h2o.bench.llm_bench import get_adapter
 from pytest_h2o.errors import UsageError
-from pytest_h2o.gate.metrics import LOSSLESS, METRICS, TARGET_OPTIONS, Metric, find_metric, preset_metrics
+from pytest_h2o.gate.metrics import (
+    LOSSLESS,
+    METRICS,
+    TARGET_OPTIONS,
+    Metric,
+    find_metric,
+    joint_metrics,
+    preset_metrics,
+)
 from pytest_h2o.gate.values import Target
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import Range, Settings
@@ -40,11 +48,8 @@ class Targets:
     @property
     def asked(self) -> dict[str, float]:
         """What one and the same row must meet: targets by metric."""
-        return {
-            name: target.value
-            for name, target in self.by_metric.items()
-            if target.value is not None and METRICS[name].joint
-        }
+        given = ((metric.name, self.by_metric.get(metric.name)) for metric in joint_metrics())
+        return {name: target.value for name, target in given if target is not None and target.value is not None}
 
 
 def choose_target(settings: Settings, metric: Metric, own: float | None, own_origin: str) -> Target:
