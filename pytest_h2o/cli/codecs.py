@@ -11,9 +11,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_h2o.cli.flags import check_outputs
 from pytest_h2o.cli.lossless import add_rope_arguments, rope_from_args
-from pytest_h2o.codecs.registry import codec_names, get_codec, parse_codec
+from pytest_h2o.cli.main import check_outputs
 from pytest_h2o.errors import CodecError, RoundTripError, UsageError
 
 if TYPE_CHECKING:
@@ -53,6 +52,8 @@ def run_codecs(args: argparse.Namespace) -> int:
 
 
 def _list() -> int:
+    from pytest_h2o.codecs.registry import codec_names, get_codec
+
     failed = False
     for name in codec_names():
         try:
@@ -106,6 +107,7 @@ def _bench(args: argparse.Namespace) -> int:
 def _codecs(words: list[str] | None) -> tuple[list[Contender], dict[str, str]]:
     """The codecs that were asked for, or all; of all, those that cannot be loaded are named."""
     from pytest_h2o.cli.codecs_bench import contend
+    from pytest_h2o.codecs.registry import codec_names, parse_codec
 
     found: list[Contender] = []
     missing: dict[str, str] = {}

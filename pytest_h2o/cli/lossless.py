@@ -10,11 +10,12 @@ import argparse
 import gc
 import math
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from pytest_h2o.cli.flags import check_outputs
-from pytest_h2o.cli.progress import ProgressLines
+from pytest_h2o.cli.main import check_outputs
 from pytest_h2o.errors import UsageError
 from pytest_h2o.inputs.scope import (
     FLAT_KEYS,
@@ -177,3 +178,59 @@ def _layer_ids(texts: list[str]) -> tuple[int, ...]:
         return tuple(int(part) for part in parts)
     except ValueError as error:
         raise UsageError("--layer-ids does not fit", came=" ".join(texts), expected="whole numbers: 0,1,2") from error
+
+
+VERBOSE_S, TERMINAL_S, LOG_S = 1.0, 2.0, 30.0
+
+
+class ProgressLines:
+    """Tells on its own clock, so that one long stream or a slow disk is told too; a context manager.
+
+    Parameters
+    ----------
+    verbose : bool
+        Every second, and at the end; else every two seconds on a terminal, and every half minute elsewhere.
+    """
+
+    def __init__(self, *, verbose: bool) -> None:
+        self._verbose = verbose
+        self._every_s = VERBOSE_S if verbose else TERMINAL_S if sys.stderr.isatty() else LOG_S
+        self._entries = self._done = self._to_do = 0
+        self._told = False
+        self._started = self._coding_since = time.monotonic()
+        self._ended = threading.Event()
+        self._clock = threading.Thread(target=self._run, name="h2o-progress", daemon=True)
+
+    def __enter__(self) -> ProgressLines:
+        self._clock.start()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._ended.set()
+        self._clock.join()
+        if error is None and (self._verbose or self._told):
+            self._tell()
+
+    def entries(self, count: int) -> None:
+        """So many entries are indexed."""
+        self._entries = count
+
+    def coded(self, done: int, to_do: int) -> None:
+        """So many raw bytes are coded, of how many."""
+        if not self._to_do:
+            self._coding_since = time.monotonic()
+        self._done, self._to_do = done, to_do
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._every_s):
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told = True
+        after = f"after {time.monotonic() - self._started:.0f} s"
+        if not self._to_do:
+            print(f"{self._entries:,} entries indexed {after}", file=sys.stderr, flush=True)
+            return
+        speed = self._done / max(time.monotonic() - self._coding_since, 1e-6) / 1e6
+        told = f"{self._done / 1e6:.0f} of {self._to_do / 1e6:.0f} MB, {speed:.0f} MB/s, {after}"
+        print(told, file=sys.stderr, flush=True)

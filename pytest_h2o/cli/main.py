@@ -1,6 +1,7 @@
-"""``pytest-h2o``: the gate's steps as commands. The module of a command is loaded when the command is called.
+"""``pytest-h2o``: the gate's steps as commands, and what several of them share.
 
-Exit codes: 0 held, 1 a gate failed (or entries of a dump were skipped), 2 bad input or a run that could not be made.
+The module of a command is loaded when the command is called. Exit codes: 0 held, 1 a gate failed (or entries of a dump
+were skipped), 2 bad input or a run that could not be made.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ import argparse
 import contextlib
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 from pytest_h2o import __version__
-from pytest_h2o.errors import H2OError, make_printable
+from pytest_h2o.errors import H2OError, StoreError, UsageError, make_printable
+from pytest_h2o.inputs.options import BY_NAME, Option, limit
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "sweep": ("sweep", "run a preset or an ad-hoc grid on a bench; configs, logs and manifest into a folder"),
@@ -26,8 +29,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("runs", "make summary.md and report.html of a run again, from what its folder has"),
     "compare": ("runs", "hold every figure of one run against those of another"),
     "history": ("runs", "list the recorded runs, and how a figure went"),
-    "schema": ("init", "print the JSON schema of preset or scope files, for editors"),
-    "init": ("init", "copy the starter gates/ into your repository"),
+    "schema": ("runs", "print the JSON schema of preset or scope files, for editors"),
+    "init": ("runs", "copy the starter gates/ into your repository"),
 }
 """Name -> module beside this one, with ``add_arguments_NAME`` and ``run_NAME``; and what the command does."""
 
@@ -86,3 +89,66 @@ def _run(arguments: list[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 2
+
+
+# -- what several commands share
+
+_TYPES: dict[str, type] = {"int": int, "float": float, "path": Path}
+
+
+def add_option(parser: argparse.ArgumentParser, option: str | Option, flag: str = "", **changed: Any) -> None:
+    """Give a command an option of the gate as ``--NAME`` or `flag`: kind, default, check and help are the table's."""
+    option = BY_NAME[option] if isinstance(option, str) else option
+    flag = flag or f"--{option.name}"
+    keywords: dict[str, Any] = {"help": option.help}
+    if option.kind == "flag":
+        keywords["action"] = "store_true"
+    else:
+        keywords |= {"default": option.default, "metavar": option.metavar, "choices": option.choices or None}
+        keywords["type"] = checked(_TYPES.get(option.kind, str), option.check, flag)
+    parser.add_argument(flag, **keywords | changed)
+
+
+def add_number(parser: argparse.ArgumentParser, flag: str, low: int, high: int | None = None, **keywords: Any) -> None:
+    """Give a command a flag for a whole number in a range."""
+    expected = f"at least {low}" if high is None else f"{low} to {high:,}"
+    check = limit(lambda number: low <= number and (high is None or number <= high), expected)
+    parser.add_argument(flag, type=checked(int, check, flag), **keywords)
+
+
+def checked(kind: type, check: Callable[[Any, str], object] | None, flag: str) -> Callable[[str], Any]:
+    """A converter for argparse that also checks what it made."""
+
+    def convert(text: str) -> Any:
+        value = kind(text)
+        if check is not None:
+            check(value, flag)
+        return value
+
+    convert.__name__ = kind.__name__  # argparse says: invalid int value
+    return convert
+
+
+def check_outputs(*outputs: Path, inputs: Iterable[Path | None] = (), overwrite: bool) -> None:
+    """Refuse outputs that cannot all be written, before anything is."""
+    from pytest_h2o.files import refuse_existing
+
+    read = [path for path in inputs if path is not None]
+    for number, path in enumerate(outputs):
+        if any(_is_same(path, other) for other in read):
+            raise UsageError(
+                "an output is a file that is read, which would be lost",
+                where=str(path),
+                hint="choose another output; --overwrite does not cover inputs",
+            )
+        if any(_is_same(path, other) for other in outputs[:number]):
+            raise UsageError("two outputs are the same file", where=str(path), hint="name another file for one of them")
+    try:
+        refuse_existing(*outputs, overwrite=overwrite)
+    except StoreError as error:
+        error.hint = "--overwrite replaces it; or choose another output"
+        raise
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    return path.resolve() == other.resolve() or (path.exists() and other.exists() and path.samefile(other))

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_h2o.cli.flags import add_number, add_option, check_outputs
-from pytest_h2o.cli.progress import ProgressLines
+from pytest_h2o.cli.main import add_number, add_option, check_outputs
 from pytest_h2o.errors import UsageError
 from pytest_h2o.files import load, render_json, write_new_json, write_new_text
 from pytest_h2o.gate.metrics import DROP, LOSSLESS, LOSSY, METRICS, TARGET_OPTIONS
@@ -115,7 +114,7 @@ def check_result(values: Mapping[str, Any], where: str, *, decides: bool, allow_
 
 def add_target_arguments(parser: argparse.ArgumentParser) -> None:
     for name in (LOSSY, LOSSLESS, DROP):
-        add_option(parser, TARGET_OPTIONS[name].name, default=METRICS[name].target)
+        add_option(parser, TARGET_OPTIONS[name], default=METRICS[name].target)
     parser.add_argument("--decode-baseline", metavar="TOK_S", help="decode tok/s with H2O off, or none to leave it out")
     add_option(parser, "rule")
     add_option(parser, "allow-skips", help="take ratios although entries could not be read")
@@ -281,6 +280,7 @@ def run_eval(args: argparse.Namespace) -> int:
 
 def _evaluate(dump_dir: Path, scope: Scope) -> LosslessResult:
     """One evaluation, every stream decoded and compared."""
+    from pytest_h2o.cli.lossless import ProgressLines
     from pytest_h2o.lossless.evaluate import evaluate_lossless
 
     with ProgressLines(verbose=False) as lines:

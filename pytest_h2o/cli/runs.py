@@ -1,15 +1,14 @@
-"""``pytest-h2o compare``, ``history`` and ``report``: what can be made of runs that were."""
+"""``pytest-h2o compare``, ``history`` and ``report``, ``init`` and ``schema``: what only reads and writes files."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter, deque
 from pathlib import Path
+from typing import Literal
 
-from pytest_h2o.cli.flags import add_number, add_option
+from pytest_h2o.cli.main import add_number, add_option
 from pytest_h2o.errors import StoreError, UsageError, one_line
-from pytest_h2o.files import write_new_text
 
 
 def add_arguments_compare(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +22,8 @@ def add_arguments_compare(parser: argparse.ArgumentParser) -> None:
 
 
 def run_compare(args: argparse.Namespace) -> int:
+    from collections import Counter
+
     from pytest_h2o.gate.compare import parse_allowances
     from pytest_h2o.report.changes import compare_records, render_comparison, render_counts
     from pytest_h2o.run.history import resolve_record
@@ -60,6 +61,8 @@ def add_arguments_history(parser: argparse.ArgumentParser) -> None:
 
 
 def run_history(args: argparse.Namespace) -> int:
+    from collections import deque
+
     from pytest_h2o.gate.compare import check_metric
     from pytest_h2o.report.changes import HISTORY_HEADER, history_rows, render_columns
     from pytest_h2o.run.history import HISTORY_NAME, Damage, RunRecord, read_history
@@ -132,6 +135,8 @@ def run_report(args: argparse.Namespace) -> int:
 
 def _write(contents: dict[Path, str], *, overwrite: bool) -> None:
     """Write both or none: StoreError if a file with another content is there; one with the same content stays."""
+    from pytest_h2o.files import write_new_text
+
     same = {path for path, content in contents.items() if _is_same(path, content)}
     for path in contents:
         if path.exists() and not overwrite and path not in same:
@@ -154,3 +159,79 @@ def _is_same(path: Path, content: str) -> bool:
         return path.read_bytes() == content.encode("utf-8", "surrogatepass")
     except OSError:
         return False
+
+
+def add_arguments_init(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", nargs="?", default=".", help="the repository (default: here); gates/ is made in it")
+
+
+def starter_folder() -> Path:
+    """The gates that ship with the package; in a source checkout, those beside it."""
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "starter", package.parent / "gates"):
+        if (folder / "test_sweep.py").is_file():
+            return folder
+    raise StoreError("this installation has no starter gates", where=str(package), hint="install pytest-h2o again")
+
+
+def run_init(args: argparse.Namespace) -> int:
+    from pytest_h2o.files import write_new_bytes
+
+    source, target = starter_folder(), Path(args.folder) / "gates"
+    names = sorted(
+        path.relative_to(source)
+        for pattern in ("*.py", "*.yaml", "presets/*.yaml")
+        for path in source.glob(pattern)
+        if path.is_file()
+    )
+    there = [name for name in names if (target / name).exists()]
+    if there:
+        raise StoreError(
+            "some of the starter files are there already; nothing was written",
+            where=str(target),
+            came=", ".join(map(str, there)),
+            hint="remove them, or name another folder",
+        )
+    for name in names:
+        write_new_bytes(target / name, (source / name).read_bytes())
+    print(f"wrote {len(names)} files to {target}")
+    print("next: set root: in gates/scopes.yaml to your KV dump, then")
+    print(f"  pytest {target} --h2o-bench ./build/llm_bench --h2o-base-config path/to/config.json")
+    return 0
+
+
+def add_arguments_schema(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", nargs="?", choices=("preset", "scopes", "summary", "journal"), default="preset")
+
+
+def render_json_schema(kind: Literal["preset", "scopes"]) -> str:
+    """The JSON schema (draft 2020-12) of preset or scope files as text, for editors.
+
+    A swept key takes one value or a list. Rules between keys (a layer range that is empty, two scopes that
+    decide) are not in it: only loading the file checks those.
+    """
+    import json
+    from copy import deepcopy
+
+    from pytest_h2o.gate.metrics import target_schemas
+    from pytest_h2o.inputs.checking import schema_of
+    from pytest_h2o.inputs.presets import PresetKeys
+    from pytest_h2o.inputs.scopes import ScopeFile
+
+    model = PresetKeys if kind == "preset" else ScopeFile
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **deepcopy(schema_of(model))}
+    if kind == "preset":
+        schema["$defs"]["Targets"]["properties"] |= target_schemas()
+    return json.dumps(schema, indent=2) + "\n"
+
+
+def run_schema(args: argparse.Namespace) -> int:
+    if args.kind in ("preset", "scopes"):
+        print(render_json_schema(args.kind), end="")
+    else:
+        import json
+
+        from pytest_h2o.report.schema import make_schema
+
+        print(json.dumps(make_schema(args.kind), indent=2))
+    return 0

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_h2o.cli.flags import add_number, add_option
+from pytest_h2o.cli.main import add_number, add_option
 from pytest_h2o.errors import H2OError, UsageError
 from pytest_h2o.files import digest_file, plain, refuse_existing, write_new_json
 from pytest_h2o.inputs.options import (

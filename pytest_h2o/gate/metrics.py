@@ -396,6 +396,19 @@ def preset_metrics() -> dict[str, Metric]:
     return {**{metric.name: metric for metric in metrics}, **{metric.key: metric for metric in metrics}}
 
 
+def target_schemas() -> dict[str, dict[str, Any]]:
+    """What a preset may ask of each metric, as JSON schemas by its key."""
+    return {
+        metric.key: {
+            "type": "number",
+            "description": metric.asks,
+            **({"minimum": metric.least} if metric.least > -math.inf else {}),
+            **({"exclusiveMaximum": metric.below} if metric.below < math.inf else {}),
+        }
+        for metric in preset_metrics().values()
+    }
+
+
 def _target_option(metric: Metric) -> Option:
     """``--h2o-lossy-target`` and ini key ``h2o_lossy_target``."""
     return Option(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pytest_h2o.bench.embedded import is_embedded
 from pytest_h2o.bench.llm_bench import get_adapter
@@ -113,16 +112,3 @@ def refuse_unmeasured(preset: Preset, *, takes_prompt: bool) -> None:
 def target_ranges() -> dict[str, Range]:
     """What a preset may ask of each metric, by the keys that name it under ``targets:``."""
     return {key: metric.target_range for key, metric in preset_metrics().items()}
-
-
-def target_schemas() -> dict[str, dict[str, Any]]:
-    """The same as JSON schemas."""
-    return {
-        metric.key: {
-            "type": "number",
-            "description": metric.asks,
-            **({"minimum": metric.least} if metric.least > float("-inf") else {}),
-            **({"exclusiveMaximum": metric.below} if metric.below < float("inf") else {}),
-        }
-        for metric in preset_metrics().values()
-    }

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from pytest_h2o.cli import progress as progress_lines
-from pytest_h2o.cli.progress import ProgressLines
+from pytest_h2o.cli import lossless as progress_lines
+from pytest_h2o.cli.lossless import ProgressLines
 from pytest_h2o.lossless.index import index_dump
 from tests.lossless.samples import FP16
 

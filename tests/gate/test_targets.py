@@ -9,14 +9,21 @@ from typing import Any
 import pytest
 
 from pytest_h2o.errors import UsageError
-from pytest_h2o.gate.metrics import GATE_OPTIONS, METRICS, RowMetric, asked_of_json, find_metric, preset_metrics
+from pytest_h2o.gate.metrics import (
+    GATE_OPTIONS,
+    METRICS,
+    RowMetric,
+    asked_of_json,
+    find_metric,
+    preset_metrics,
+    target_schemas,
+)
 from pytest_h2o.gate.targets import (
     choose_target,
     preset_targets,
     refuse_unmeasured,
     scope_targets,
     target_ranges,
-    target_schemas,
 )
 from pytest_h2o.gate.values import Target
 from pytest_h2o.inputs.options import Range, Settings, resolve_settings

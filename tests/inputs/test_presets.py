@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 
-from pytest_h2o.cli.init import render_json_schema
+from pytest_h2o.cli.runs import render_json_schema
 from pytest_h2o.errors import PresetError
 from pytest_h2o.inputs.presets import (
     SWEPT_KEYS,

@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from pytest_h2o.cli.init import render_json_schema
+from pytest_h2o.cli.runs import render_json_schema
 from pytest_h2o.errors import PresetError
 from pytest_h2o.inputs.scope import RopeKeys, Scope, fold_codec
 from pytest_h2o.inputs.scopes import load_scopes, override
