@@ -15,7 +15,7 @@ from pytest_h2o.gate.targets import Targets
 from pytest_h2o.gate.values import Target
 from pytest_h2o.inputs.presets import preset_from_flags
 from pytest_h2o.run.items import SweepItem
-from pytest_h2o.run.launching import Baseline
+from pytest_h2o.run.pairs import Baseline
 
 ROW = {"llm_demo": "prompt=512<br>decode=128", "h2o_lossy": "3.1"}
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pytest_h2o.bench.rows import Row
     from pytest_h2o.inputs.scope import Scope
     from pytest_h2o.lossless.result import LosslessResult
-    from pytest_h2o.run.launching import Baseline
+    from pytest_h2o.run.pairs import Baseline
 
 
 def add_arguments_parse(parser: argparse.ArgumentParser) -> None:
@@ -202,7 +202,7 @@ def add_arguments_eval(parser: argparse.ArgumentParser) -> None:
 def read_rows(run_dir: Path) -> tuple[list[Row], Baseline | None]:
     """Runs of a sweep's folder, and the baseline (H2O off) that lies among its logs."""
     from pytest_h2o.bench.recorded import read_recording
-    from pytest_h2o.run.launching import pick_recorded
+    from pytest_h2o.run.pairs import pick_recorded
 
     find_logs(run_dir)
     recording = read_recording(run_dir)
@@ -230,7 +230,7 @@ def run_eval(args: argparse.Namespace) -> int:
     from pytest_h2o.inputs.scope import CHUNKED, Scope, fold_codec
     from pytest_h2o.lossless.result import render_markdown
     from pytest_h2o.report.original import analyze_rows, render_analysis_md
-    from pytest_h2o.run.launching import unlike_contexts
+    from pytest_h2o.run.pairs import unlike_contexts
 
     baseline, left_out = read_baseline(args)
     codec = fold_codec({"codec_mode": args.codec_mode, "adaptive_block_seq": args.adaptive_block_seq})

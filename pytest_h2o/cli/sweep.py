@@ -180,8 +180,8 @@ def run_calibrate(args: argparse.Namespace) -> int:
     from pytest_h2o.bench.machine import describe_sources, read_machine
     from pytest_h2o.gate.noise import measure_noise
     from pytest_h2o.inputs.presets import expand_points, preset_from_flags
-    from pytest_h2o.run.launching import calibration_path, check_bench
-    from pytest_h2o.run.pairs import PairRunner, launch_pairs
+    from pytest_h2o.run.pairs import PairRunner, calibration_path, launch_pairs
+    from pytest_h2o.run.sources import check_bench
 
     program = check_bench(args.llm_bench, "--llm-bench")
     bench = BenchSettings.for_program(program, backend=args.backend, threads=args.threads, timeout_s=args.timeout)

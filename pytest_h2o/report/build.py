@@ -41,7 +41,7 @@ from pytest_h2o.report.summary import (
     unreadable,
 )
 from pytest_h2o.run.journal import Collector, ReportSection, SectionBlock, SectionTable, is_refused, subject_kind
-from pytest_h2o.run.launching import paired_baseline
+from pytest_h2o.run.pairs import paired_baseline
 
 
 def build_summary(collector: Collector, *, exit_status: int = 0) -> Summary:

@@ -52,7 +52,7 @@ from pytest_h2o.gate.rule import (
 from pytest_h2o.gate.targets import Targets, preset_targets, scope_targets
 from pytest_h2o.gate.values import Comparison, Interval, Measured, row_cell
 from pytest_h2o.run.history import Earlier, find_earlier
-from pytest_h2o.run.launching import Baseline
+from pytest_h2o.run.pairs import Baseline
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.rows import Row

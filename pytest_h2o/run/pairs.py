@@ -1,38 +1,116 @@
-"""Launches pairs: baseline and candidate, each alone on the machine, until the verdict is clear or the budget spent.
+"""Decode speed: what it is held against, and the pairs of launches that decide where that is H2O off or another build.
 
 Thin: the order of launches, the verdict and when to stop are decided in `pytest_h2o.gate`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
+import platform
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from pytest_h2o.bench.embedded import is_embedded
 from pytest_h2o.bench.launch import Relaunches
 from pytest_h2o.bench.rows import Row
-from pytest_h2o.errors import NotMeasured
-from pytest_h2o.files import load
+from pytest_h2o.errors import NotMeasured, StoreError
+from pytest_h2o.files import digest_file, load, plain
 from pytest_h2o.gate.decode import (
+    DEFAULT_PAIRS,
     Budget,
+    Order,
     PairedComparison,
     TimedLaunch,
     TimedPair,
     next_pair,
     plan_order,
 )
+from pytest_h2o.gate.noise import Noise
+from pytest_h2o.inputs.options import Given, Settings, parse_budget
 
-_SAME = (
-    ("prompt_len", "prompt length"),
-    ("gen_len", "generated length"),
-    ("backend", "backend"),
-    ("threads", "number of threads"),
-    ("model", "model"),
-)
+if TYPE_CHECKING:
+    from pytest_h2o.bench.command import BenchSettings
+    from pytest_h2o.bench.config import BaseConfig
+    from pytest_h2o.inputs.presets import Preset
 
-CONTEXT_TOLERANCE = 0.01
-"""Contexts are alike if they differ by at most this share: the last warning of a run need not name the last token."""
+# -- what decode speed is held against ------------------------------------------------------------------------------
+
+
+DEFAULT_BUDGET = "20"
+EMBEDDED_BUDGET = "20,60s"
+"""The embedded bench is for a look of a few minutes. A bench of one's own is judged, however long its launches take."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Decode tok/s with H2O off, where it comes from, and what speaks against the comparison."""
+
+    tok_per_s: float
+    origin: str
+    notes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    """What it was read from."""
+
+
+def paired_baseline(comparison: PairedComparison | None) -> Baseline | None:
+    """The median speed of a comparison's baseline, for figures that want one number; the verdict rests on the pairs."""
+    speed = None if comparison is None else comparison.baseline_tok_per_s()
+    if comparison is None or speed is None:
+        return None
+    return Baseline(speed, f"median of its launches in {len(comparison.pairs)} pairs: {comparison.baseline}")
+
+
+def pick_recorded(rows: Sequence[Row], results: Sequence[Row], uncompressed: str = "H2O off") -> Baseline | None:
+    """The recorded row with nothing compressed that the given runs may be compared with; None if there is none.
+
+    It must have the prompt, gen, model (with its size), backend, threads, precision, mmap and further conditions of
+    every run. Of several the fastest is taken: the one that is hardest to hold. `uncompressed` is how the bench calls
+    such a row.
+    """
+    wanted = {_identity(result) for result in results}
+    fitting = [
+        (row.decode_tok_per_s.mean, row)
+        for row in rows
+        if wanted == {_identity(row)} and row.decode_tok_per_s is not None
+    ]
+    if not fitting:
+        return None
+    speed, best = max(fitting, key=lambda pair: pair[0])
+    others = f" (the fastest of {len(fitting)})" if len(fitting) > 1 else ""
+    return Baseline(
+        speed,
+        f"recorded row with {uncompressed}, {best.log_file}{others}",
+        unlike_contexts(results),
+        tuple(path for path in (best.log_path, best.config_path, best.stdout_path) if path is not None),
+    )
+
+
+def describe_unfit(rows: Sequence[Row], results: Sequence[Row]) -> list[str]:
+    """Say of each recorded row with H2O off why `pick_recorded` could not take it: what differs from which run."""
+    lines = []
+    for row in rows:
+        other = next((r for r in results if _identity(r) != _identity(row)), None)
+        if other is None:
+            lines.append(f"{row.log_file} has no decode speed")
+            continue
+        pairs = zip(_IDENTITY, _identity(row), _identity(other), strict=True)
+        differs = ", ".join(f"{name} {came}, not {asked}" for name, came, asked in pairs if came != asked)
+        lines.append(f"{row.log_file} has {differs} as {other.run_id} has")
+    return lines
+
+
+_FIELDS = ("prompt_len", "gen_len", "model", "backend", "threads")
+_CELLS = ("modelSize", "precision", "mmap", "conditions")
+_IDENTITY = (*_FIELDS, *_CELLS)
+
+
+def _identity(row: Row) -> tuple[object, ...]:
+    """What two rows must have alike; a cell that both lack is alike, one that one of them lacks is not."""
+    return (*(getattr(row, name) for name in _FIELDS), *(row.cells.get(name) for name in _CELLS))
 
 
 def seen_context(result: Row) -> int | None:
@@ -45,6 +123,127 @@ def seen_context(result: Row) -> int | None:
         return None
     named = result.output.max_kv_len if result.output is not None else None
     return max(result.prompt_len + result.gen_len, named or 0)
+
+
+def unlike_contexts(results: Sequence[Row]) -> tuple[str, ...]:
+    """Say where the binary's own warnings show that H2O on and off decoded different contexts."""
+    for row in results:
+        asked, seen = (row.prompt_len or 0) + (row.gen_len or 0), seen_context(row)
+        if seen is not None and seen > asked:
+            return (
+                f"decode speeds are not comparable: warnings of {row.run_id} show a kv_len of {seen}, above prompt "
+                f"+ gen = {asked}, so H2O on decoded a longer context than H2O off",
+            )
+    return ()
+
+
+def choose_baseline(settings: Settings, preset: Preset) -> Given:
+    """What decode speed is held against: ``paired``, ``none``, a speed in tok/s, or None where nothing says it.
+
+    The command line stands over the preset, that over the ini file. Where none of them says it, it is ``paired`` if a
+    bench runs, and None (the pairs or the row that were recorded) if logs are read. Another build to compare with means
+    ``paired``.
+    """
+    given, other = settings.given["decode-baseline"], settings.given["baseline-bench"]
+    if given.on_command_line:
+        return given
+    if other.value is not None:
+        return Given("paired", other.origin)
+    for choice in (Given(preset.targets.decode_baseline, f"targets of preset {preset.name}"), given):
+        if choice.value is not None:
+            return choice
+    return Given("paired", "default where a bench runs") if settings["bench"] is not None else Given(None, "default")
+
+
+def decode_budget(settings: Settings, preset: Preset) -> Budget:
+    """Pairs and seconds for the verdict of a preset: command line before preset before ini file before default.
+
+    What is said in one place stands as a whole: pairs alone set no limit of time, seconds alone leave 20 pairs.
+    """
+    given, own = settings.given["decode-budget"], preset.targets
+    if not given.on_command_line and (own.decode_pairs is not None or own.decode_time_s is not None):
+        return Budget(own.decode_pairs or DEFAULT_PAIRS, own.decode_time_s)
+    usual = EMBEDDED_BUDGET if is_embedded(settings["bench"]) else DEFAULT_BUDGET
+    pairs, elapsed_s = parse_budget(given.value or usual, given.origin)
+    return Budget(pairs or DEFAULT_PAIRS, elapsed_s)
+
+
+def describe_decode(settings: Settings, presets: Sequence[Preset]) -> list[str]:
+    """Lines for the header: what decode speed is held against, and with what budget; alike presets share a line."""
+    found: dict[str, list[str]] = {}
+    for preset in presets:
+        chosen = choose_baseline(settings, preset)
+        if chosen.value == "paired" and settings["bench"] is not None:
+            budget = decode_budget(settings, preset)
+            other = settings["baseline-bench"]
+            against = "H2O off in the same bench" if other is None else f"the build {other}"
+            limit = "" if budget.elapsed_s is None else f" or {budget.elapsed_s:g} s"
+            text = f"paired with {against}, at most {budget.pairs} pairs{limit} a preset ({chosen.origin})"
+        elif chosen.value is None:
+            text = "held against the recorded pairs or row with H2O off"
+        else:
+            text = f"held against {chosen.value} ({chosen.origin})"
+        found.setdefault(text, []).append(preset.name)
+    if len(found) == 1:
+        return [f"decode {text}" for text in found]
+    return [f"decode of {', '.join(names)}: {text}" for text, names in found.items()]
+
+
+# -- the noise of this machine ----------------------------------------------------------------------------------------
+
+
+def calibration_path(bench: BenchSettings, base: BaseConfig) -> Path:
+    """Where the calibration of a bench and model on this machine is kept; it need not be there.
+
+    The folder is ``pytest-h2o/noise`` in ``$XDG_CACHE_HOME``, or in ``~/.cache``. The name is a digest of machine,
+    binary, model config and its place, backend and threads: change one of them, and no old calibration is taken for it.
+    """
+    marks = (
+        platform.node(),
+        bench.digest,
+        digest_file(base.path),
+        str(base.base_dir),
+        bench.backend,
+        str(bench.threads),
+    )
+    name = hashlib.sha256("\0".join(marks).encode("utf-8", "surrogateescape")).hexdigest()[:24]
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "pytest-h2o" / "noise" / f"{name}.json"
+
+
+def flag_target(path: Path, budget: Budget, target: float | None) -> tuple[str, ...]:
+    """Say that a target is finer than this machine's noise allows; nothing where it is not, or where no one knows.
+
+    A calibration that cannot be read is said and not used: it is advice, and no verdict rests on it.
+    """
+    try:
+        noise = Noise.from_json(path) if path.exists() else None
+    except StoreError as error:
+        return (f"the calibration {path} is not used: {error.what} ({error.came})",)
+    if noise is None or target is None:
+        return ()
+    floor = noise.floor(budget.pairs)
+    if floor is None or target >= floor:
+        return ()
+    return (
+        f"the decode target of {target:.1%} is below the noise floor of this machine, {floor:.1%} with {budget.pairs} "
+        f"pairs (a launch spreads by {noise.launch_spread:.1%}): expect an inconclusive verdict; more pairs lower the "
+        "floor",
+    )
+
+
+# -- pairs -----------------------------------------------------------------------------------------------------------
+
+_SAME = (
+    ("prompt_len", "prompt length"),
+    ("gen_len", "generated length"),
+    ("backend", "backend"),
+    ("threads", "number of threads"),
+    ("model", "model"),
+)
+
+CONTEXT_TOLERANCE = 0.01
+"""Contexts are alike if they differ by at most this share: the last warning of a run need not name the last token."""
 
 
 def why_unlike(baseline: Row, candidate: Row) -> str | None:
@@ -74,6 +273,16 @@ Keep = Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
 off; the value is plain JSON."""
 
 
+@dataclass(frozen=True)
+class LaunchedPair:
+    """A pair, and what it cost."""
+
+    pair: TimedPair
+    elapsed_s: float
+    relaunches: int
+    measured_again: tuple[str, ...]
+
+
 @dataclass
 class PairRunner:
     """Launches the pairs of one comparison, keeps each as soon as it is whole, and what was measured again."""
@@ -85,47 +294,44 @@ class PairRunner:
     elapsed_s: float = 0.0
     measured_again: list[str] = field(default_factory=list)
 
-    def launch_pair(self, number: int, first: str) -> TimedPair:
-        """Launch both sides of a pair, `first` (``AB`` or ``BA``) saying which begins; errors as in a launch.
+    def launch_pair(self, number: int, first: Order) -> TimedPair:
+        """Launch both sides of a pair, `first` saying which begins; errors as in a launch.
 
         Of a pair that was launched before the run was broken off nothing is launched again; of half a pair all is: its
         two launches belong side by side.
         """
         name = f"pair_{number:02d}"
-        kept = self.keep(name, lambda: self._launch_both(name, first))
-        self.elapsed_s += kept["elapsed_s"]
-        self.relaunches.left -= kept["relaunches"]
-        self.measured_again += kept["measured_again"]
-        return load(TimedPair, kept["pair"], "a pair of launches")
+        kept = self.keep(name, lambda: plain(self._launch_both(name, first)))
+        launched = load(LaunchedPair, kept, "a pair of launches")
+        self.elapsed_s += launched.elapsed_s
+        self.relaunches.left -= launched.relaunches
+        self.measured_again += launched.measured_again
+        return launched.pair
 
-    def _launch_both(self, name: str, first: str) -> dict[str, Any]:
-        """Launch a pair, with what it cost; beside this runner, so that a pair that is kept counts once."""
-        runner = replace(self, elapsed_s=0.0, measured_again=[], relaunches=Relaunches(self.relaunches.left))
-        pair = runner._launch_pair(name, first)
-        return {
-            "pair": asdict(pair),
-            "elapsed_s": runner.elapsed_s,
-            "relaunches": self.relaunches.left - runner.relaunches.left,
-            "measured_again": runner.measured_again,
-        }
+    def _launch_both(self, name: str, first: Order) -> LaunchedPair:
+        relaunches = Relaunches(self.relaunches.left)
+        seconds: list[float] = []
+        again: list[str] = []
 
-    def _launch_pair(self, name: str, first: str) -> TimedPair:
-        results: dict[str, Row] = {}
-        for side in ("baseline", "candidate") if first == "AB" else ("candidate", "baseline"):
-            results[side] = self._launch(self.baseline if side == "baseline" else self.candidate, f"{name}_{side}")
-        a, b = results["baseline"], results["candidate"]
-        return TimedPair("AB" if first == "AB" else "BA", _timed(a), _timed(b), why_unlike(a, b))
+        def measure(side: str, launch: Launch) -> Row:
+            def timed(run_id: str) -> Row:
+                row = launch(run_id)
+                seconds.append(row.elapsed_s or 0.0)
+                return row
 
-    def _launch(self, launch: Launch, run_id: str) -> Row:
-        return self.relaunches.until_quiet(
-            self._count(launch(run_id)),
-            lambda number: self._count(launch(f"{run_id}_again{number}")),
-            lambda result: self.measured_again.append(f"{result.run_id}: {result.disturbance}"),
-        )
+            run_id = f"{name}_{side}"
+            return relaunches.until_quiet(
+                timed(run_id),
+                lambda number: timed(f"{run_id}_again{number}"),
+                lambda row: again.append(f"{row.run_id}: {row.disturbance}"),
+            )
 
-    def _count(self, result: Row) -> Row:
-        self.elapsed_s += result.elapsed_s or 0.0
-        return result
+        if first == "AB":
+            a, b = measure("baseline", self.baseline), measure("candidate", self.candidate)
+        else:
+            b, a = measure("candidate", self.candidate), measure("baseline", self.baseline)
+        pair = TimedPair(first, _timed(a), _timed(b), why_unlike(a, b))
+        return LaunchedPair(pair, sum(seconds), self.relaunches.left - relaunches.left, tuple(again))
 
 
 def _timed(result: Row) -> TimedLaunch:

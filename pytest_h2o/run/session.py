@@ -12,20 +12,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pytest_h2o.bench.embedded import is_embedded
+from pytest_h2o.codecs.base import Rope
 from pytest_h2o.errors import H2OError, NotMeasured, PresetError, StoreError
 from pytest_h2o.gate.targets import preset_targets, refuse_unmeasured, scope_targets
 from pytest_h2o.inputs.checking import LLM_BENCH
-from pytest_h2o.inputs.options import Settings
+from pytest_h2o.inputs.options import Given, Settings
 from pytest_h2o.run.history import describe_request, read_request
-from pytest_h2o.run.launching import (
+from pytest_h2o.run.pairs import describe_decode
+from pytest_h2o.run.sources import (
+    Launched,
+    Missing,
+    Recorded,
+    Run,
+    Source,
     bench_settings,
     check_bench,
     choose_base_config,
-    describe_decode,
-    find_rope,
-    flag_targets,
+    find_recordings,
 )
-from pytest_h2o.run.sources import Launched, Missing, Recorded, Run, Source, find_recordings
 from pytest_h2o.run.store import HEADER
 
 if TYPE_CHECKING:
@@ -199,7 +203,7 @@ class GateSession:
             refuse_unmeasured(preset, takes_prompt=takes_prompt)
             if settings["bench"] is not None:
                 bench_settings(settings, preset)
-                self._base_config(preset)
+                choose_base_config(settings, preset)
             if settings["demo"] is not None:
                 check_bench(settings["demo"], settings.origin("demo"))
         self._selected = frozenset(selected)
@@ -227,7 +231,9 @@ class GateSession:
             return None
         if preset.name not in self._unreachable:
             lossy = preset_targets(self.settings, preset, None).lossy
-            self._unreachable[preset.name] = why_out_of_reach(self._base_config(preset), self.points(preset), lossy)
+            self._unreachable[preset.name] = why_out_of_reach(
+                choose_base_config(self.settings, preset), self.points(preset), lossy
+            )
         return self._unreachable[preset.name]
 
     def _recorded(self) -> Mapping[str, Path]:
@@ -262,7 +268,7 @@ class GateSession:
         named = {s.name for s in subjects if s.kind == "scope"}
         scopes = [s for s in self.scopes.values() if s.name in named or (presets and s.decides)]
         launched = self.settings["bench"] is not None
-        bases = [(preset, self._base_config(preset).path if launched else None) for preset in presets]
+        bases = [(preset, choose_base_config(self.settings, preset).path if launched else None) for preset in presets]
         now = describe_asked(self.settings, nodeids, bases, [(s, self.root(s)) for s in scopes])
         refuse_changes(self.run.store.once("asked", lambda: now), now, self.run_dir, self.settings.given["resume"])
 
@@ -279,10 +285,14 @@ class GateSession:
 
     def describe_references(self) -> list[str]:
         """Lines for the header: what decode speeds and figures are held against."""
-        settings, presets = self.settings, [source.preset for source in self.selected_sources()]
-        wanted = [(preset, preset_targets(settings, preset, None).decode_drop.value) for preset in presets]
-        decode = [*describe_decode(settings, presets), *flag_targets(settings, wanted)]
-        return [*(f"h2o: {text}" for text in decode), *describe_request(self.request, settings)]
+        settings, sources = self.settings, self.selected_sources()
+        lines = describe_decode(settings, [source.preset for source in sources])
+        flagged: dict[str, list[str]] = {}
+        for source in sources:
+            for text in source.flag_target(preset_targets(settings, source.preset, None).decode_drop.value):
+                flagged.setdefault(text, []).append(source.preset.name)
+        lines += [f"{', '.join(names)}: {text}" for text, names in flagged.items()]
+        return [*(f"h2o: {line}" for line in lines), *describe_request(self.request, settings)]
 
     def announce(self, describe: Callable[[GateSession], list[str]]) -> list[str]:
         """The header, and the plan of launches for whoever shows progress: once for all processes of the run."""
@@ -318,9 +328,6 @@ class GateSession:
                 return Recorded(self.run, preset, self.points(preset), folder)
         return Missing(self.run, preset, logs)
 
-    def _base_config(self, preset: Preset) -> BaseConfig:
-        return choose_base_config(preset, self.settings.given["base-config"], embedded=self._on_embedded)
-
     def notes(self, preset: Preset) -> tuple[str, ...]:
         """What there is to say of all rows of a preset, for example that nothing was folded and why."""
         unreachable = self._why_out_of_reach(preset)
@@ -351,23 +358,27 @@ class GateSession:
 
         allow_skips = scope.allow_skips or self.settings["allow-skips"]
         if scope.name not in self._evaluated:
-            kept = self.run.store.keep(f"scope/{scope.name}", dict[str, Any], lambda: self._encode(scope))
-            result = self._evaluated[scope.name] = LosslessResult.from_json(kept, scope.name)
+            result = self.run.store.keep(f"scope/{scope.name}", LosslessResult, lambda: self._encode(scope))
+            self._evaluated[scope.name] = result
             self.run.new.add_scope(scope, scope_targets(self.settings, scope), result, allow_skips=allow_skips)
         if not allow_skips:
             refuse_skips(self._evaluated[scope.name], scope.name)
         return self._evaluated[scope.name]
 
-    def _encode(self, scope: Scope) -> dict[str, Any]:
+    def _encode(self, scope: Scope) -> LosslessResult:
         from pytest_h2o.bench.machine import heavy_work
         from pytest_h2o.lossless.evaluate import evaluate_lossless
 
-        rope = find_rope(scope, self.settings.given["base-config"])
-        root, executor, progress = self.root(scope), self.settings["executor"], self.run.progress
+        root, progress = self.root(scope), self.run.progress
         with progress.step(scope.name, "coded and decoded"), heavy_work(progress.wait):
             return evaluate_lossless(
-                root, scope, verify=True, rope=rope, executor=executor, progress=progress.amount
-            ).to_json()
+                root,
+                scope,
+                verify=True,
+                rope=find_rope(scope, self.settings.given["base-config"]),
+                executor=self.settings["executor"],
+                progress=progress.amount,
+            )
 
     def root(self, scope: Scope) -> Path:
         """Folder or archive that the scope reads."""
@@ -393,3 +404,15 @@ def why_out_of_reach(base: BaseConfig, points: Sequence[Point], lossy: Target) -
     if best >= lossy.value:
         return None
     return f"out of reach: whole blocks and protected tokens leave a lossy ratio of at most {best:.3f}"
+
+
+def find_rope(scope: Scope, base_config: Given) -> Rope | None:
+    """The rotation that the scope names, or the model's own config; None where codecs have to find out."""
+    if scope.rope is not None:
+        return Rope(scope.rope.theta, scope.rope.pairing)
+    if base_config.value is None:
+        return None
+    from pytest_h2o.bench.config import read_base_config, rope_theta
+
+    theta = rope_theta(read_base_config(base_config.value, base_config.origin))
+    return None if theta is None else Rope(theta)

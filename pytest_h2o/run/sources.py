@@ -10,42 +10,41 @@ import json
 import os
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.bench.demo import TextComparison, compare_texts
-from pytest_h2o.bench.embedded import digest_program, is_embedded, shipped
+from pytest_h2o.bench.embedded import digest_program, embedded_base_config, is_embedded, shipped
 from pytest_h2o.bench.llm_bench import get_adapter
 from pytest_h2o.bench.machine import describe_machine
 from pytest_h2o.errors import BenchError, DumpError, NotMeasured, OptedOut, StoreError, UsageError
-from pytest_h2o.files import digest_file, load, plain, unused_folder
+from pytest_h2o.files import digest_file, load, unused_folder
 from pytest_h2o.gate.compare import preset_fingerprint
 from pytest_h2o.gate.decode import DECODE_FOLDER, PAIRS_NAME, PairedComparison
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import Settings, parse_baseline
 from pytest_h2o.run.journal import NewData
-from pytest_h2o.run.launching import (
+from pytest_h2o.run.pairs import (
     Baseline,
-    PairPlan,
-    bench_settings,
-    choose_base_config,
+    PairRunner,
+    calibration_path,
     choose_baseline,
+    compare_pairs,
     decode_budget,
     describe_unfit,
-    other_build,
+    flag_target,
     paired_baseline,
     pick_recorded,
-    plan_pairs,
     unlike_contexts,
 )
-from pytest_h2o.run.pairs import PairRunner, compare_pairs
 from pytest_h2o.run.progress import Plan, ProgressWriter
 from pytest_h2o.run.store import PROGRESS, SHARED, OnceStore
 
 if TYPE_CHECKING:
+    from pytest_h2o.bench.command import BenchSettings
     from pytest_h2o.bench.config import BaseConfig
     from pytest_h2o.bench.launch import Launcher
     from pytest_h2o.bench.recorded import Recording
@@ -65,6 +64,59 @@ class Run:
         self.new = NewData()
 
 
+def check_bench(bench: Path, origin: str) -> Path:
+    """A program of the engine, if there is such a file; UsageError that says what is there instead."""
+    if bench.is_file():
+        return bench
+    came = "no such folder"
+    if bench.parent.is_dir():
+        came = "that folder has " + (", ".join(sorted(p.name for p in bench.parent.iterdir())[:8]) or "nothing")
+    raise UsageError("the bench is not there", where=f"{origin} {bench}", came=came, expected="the llm_bench binary")
+
+
+def bench_settings(settings: Settings, preset: Preset, option: str = "bench") -> BenchSettings:
+    """How the options launch the bench for a preset, or the one that `option` names; UsageError if it is not there.
+
+    The time limit of a run: the command line's, else the preset's, else the ini file's, else the default.
+    """
+    from pytest_h2o.bench.command import BenchSettings
+
+    given = settings.given["bench-timeout"]
+    return BenchSettings.for_program(
+        check_bench(settings[option], settings.origin(option)),
+        backend=settings["backend"],
+        threads=settings["threads"],
+        attention_option=settings["attention-option"],
+        timeout_s=given.value if given.on_command_line else preset.timeout_s or given.value,
+    )
+
+
+def choose_base_config(settings: Settings, preset: Preset) -> BaseConfig:
+    """The model's config of a preset: the command line's, else the preset's, else the ini file's.
+
+    For the embedded bench the last choice is the embedded model, and it takes the preset's `prompt_file`.
+    """
+    from pytest_h2o.bench.config import read_base_config
+
+    given, embedded = settings.given["base-config"], is_embedded(settings["bench"])
+    own = (preset.base_config, f"base_config of preset {preset.name}")
+    choices = [(given.value, given.origin), own] if given.on_command_line else [own, (given.value, given.origin)]
+    if embedded:
+        choices.append((embedded_base_config(), "the embedded model"))
+    for path, source in choices:
+        if path is not None:
+            base = read_base_config(path, source)
+            if embedded and preset.prompt_file is not None:
+                return replace(base, values={**base.values, "prompt_file": str(preset.prompt_file)})
+            return base
+    raise UsageError(
+        "a bench was given, and no base config: the bench needs the model's config.json",
+        where=f"preset {preset.name}",
+        expected="one of: --h2o-base-config FILE; the ini key h2o_base_config; base_config: in the preset",
+        hint="pytest gates/ --h2o-bench PATH --h2o-base-config path/to/model/config.json",
+    )
+
+
 class Source(ABC):
     """The figures of one preset, and what its decode speed is held against; where nothing is launched."""
 
@@ -80,16 +132,6 @@ class Source(ABC):
     def notes(self) -> tuple[str, ...]:
         """What there is to say of all rows."""
         return ()
-
-    @property
-    def baselines(self) -> Sequence[Row]:
-        """Rows with H2O off that came with them."""
-        return ()
-
-    @property
-    def unused(self) -> Mapping[str, str]:
-        """Logs beside them that are neither a point's nor a baseline -> why."""
-        return {}
 
     def result(self, point: Point) -> Row:
         """The sound result of one point; an H2OError that says why there is none."""
@@ -159,24 +201,30 @@ class Source(ABC):
         if chosen.value is not None:
             speed = parse_baseline(str(chosen.value), chosen.origin)
             return Baseline(speed, chosen.origin, unlike_contexts(results))
-        return pick_recorded(self.baselines, results, get_adapter(self.preset.bench).uncompressed)
+        return self._recorded_baseline(results)
+
+    def _recorded_baseline(self, results: Sequence[Row]) -> Baseline | None:
+        return None
 
     def unfit_baselines(self, results: Sequence[Row]) -> list[str]:
         """What lies beside the runs and gave no baseline, and why: a line each."""
-        unused = [f"{log}: {why}" for log, why in self.unused.items()]
-        return [*describe_unfit(self.baselines, results), *unused][:4]
+        return []
 
     def pairs(self, point: Point, target: float) -> PairedComparison:
         """The pairs of a point against its baseline, launched if they have not been; an H2OError if there are none."""
-        comparison = self._pairs(point, plan_pairs(self.run.settings, self.preset, target))
+        comparison = self._pairs(point, target)
         self.run.new.add_comparison(self.preset.name, comparison)
         return comparison
+
+    def flag_target(self, target: float | None) -> tuple[str, ...]:
+        """Say that a target of the pairs is finer than a calibration of this machine allows."""
+        return ()
 
     def known_pairs(self) -> PairedComparison | None:
         """The pairs, if they were launched or recorded already."""
         return None
 
-    def _pairs(self, point: Point, plan: PairPlan) -> PairedComparison:
+    def _pairs(self, point: Point, target: float) -> PairedComparison:
         raise NotMeasured(f"not measured: {point.preset}", expected="a bench to run, or recorded pairs")
 
     # -- text, and the runtime's own sizes -----------------------------------------------------------------------------
@@ -219,29 +267,19 @@ class Missing(Source):
 class Recorded(Source):
     """Logs that were recorded before; nothing is run, and nothing is folded."""
 
+    folder: Path
+
     def __init__(self, run: Run, preset: Preset, points: Sequence[Point], folder: Path) -> None:
         super().__init__(run, preset)
-        self.folder = self._folder = folder
+        self.folder = folder
         self._points = points
-        self._read: Recording | None = None
-        self._comparison: PairedComparison | None = None
 
-    @property
+    @cached_property
     def _recording(self) -> Recording:
-        if self._read is None:
-            from pytest_h2o.bench.recorded import read_recording, read_row_files
+        from pytest_h2o.bench.recorded import read_recording, read_row_files
 
-            read = read_recording if self.preset.bench == LLM_BENCH else read_row_files
-            self._read = read(self._folder, self._points)
-        return self._read
-
-    @property
-    def baselines(self) -> Sequence[Row]:
-        return self._recording.baselines
-
-    @property
-    def unused(self) -> Mapping[str, str]:
-        return self._recording.unused
+        read = read_recording if self.preset.bench == LLM_BENCH else read_row_files
+        return read(self.folder, self._points)
 
     def _result(self, point: Point) -> Row:
         return self._recording.get(point.run_id)
@@ -249,22 +287,33 @@ class Recorded(Source):
     def write_dry_run(self) -> str:
         return "recorded logs are read, not run"
 
-    def known_pairs(self) -> PairedComparison | None:
-        path = self._folder / DECODE_FOLDER / PAIRS_NAME
-        if self._comparison is None and path.exists():
-            kept = load(dict[str, Any], path, "recorded pairs")
-            try:
-                self._comparison = PairedComparison.from_json(kept)
-            except StoreError as error:
-                raise StoreError(error.what, where=str(path), came=error.came, expected=error.expected) from error
-        return self._comparison
+    def _recorded_baseline(self, results: Sequence[Row]) -> Baseline | None:
+        return pick_recorded(self._recording.baselines, results, get_adapter(self.preset.bench).uncompressed)
 
-    def _pairs(self, point: Point, plan: PairPlan) -> PairedComparison:
+    def unfit_baselines(self, results: Sequence[Row]) -> list[str]:
+        unused = [f"{log}: {why}" for log, why in self._recording.unused.items()]
+        return [*describe_unfit(self._recording.baselines, results), *unused][:4]
+
+    @cached_property
+    def _recorded_pairs(self) -> PairedComparison | None:
+        path = self.folder / DECODE_FOLDER / PAIRS_NAME
+        if not path.exists():
+            return None
+        kept = load(dict[str, Any], path, "recorded pairs")
+        try:
+            return PairedComparison.from_json(kept)
+        except StoreError as error:
+            raise StoreError(error.what, where=str(path), came=error.came, expected=error.expected) from error
+
+    def known_pairs(self) -> PairedComparison | None:
+        return self._recorded_pairs
+
+    def _pairs(self, point: Point, target: float) -> PairedComparison:
         found = self.known_pairs()
         if found is None or found.candidate != point.run_id:
             raise NotMeasured(
                 "no pairs of launches are recorded of the row that the decode verdict is for",
-                where=str(self._folder / DECODE_FOLDER / PAIRS_NAME),
+                where=str(self.folder / DECODE_FOLDER / PAIRS_NAME),
                 came="no such file" if found is None else f"pairs of {found.candidate}",
                 expected=f"pairs of {point.run_id}",
                 hint="run the bench, or give a speed: --h2o-decode-baseline TOK_PER_S",
@@ -281,16 +330,11 @@ TEXT_FOLDER = "demo"
 _MAX_OUTPUT_BYTES = 64 * 1024 * 1024
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    """Kept of a check of the bench's own sizes."""
-
-    difference_bytes: int
-    text: str
-
-
 class Launched(Source):
     """A bench that is run, each point once for all processes of the run."""
+
+    folder: Path
+    base_config: BaseConfig
 
     def __init__(self, run: Run, preset: Preset, points: Sequence[Point], folder: Path) -> None:
         from pytest_h2o.bench.launch import JsonSupport, Launcher, Relauncher
@@ -298,13 +342,12 @@ class Launched(Source):
 
         super().__init__(run, preset)
         settings = run.settings
-        self.folder = self._folder = folder
+        self.folder = folder
         self._bench = bench_settings(settings, preset)
-        self._other = other_build(settings, preset)
-        on_embedded = is_embedded(settings["bench"])
-        self.base_config = self._base = choose_base_config(preset, settings.given["base-config"], embedded=on_embedded)
+        self._other = bench_settings(settings, preset, "baseline-bench") if settings["baseline-bench"] else None
+        self.base_config = choose_base_config(settings, preset)
         self._launcher = Launcher(
-            self._base, self._bench, folder, JsonSupport(), on_wait=run.progress.wait, keeps_outcomes=True
+            self.base_config, self._bench, folder, JsonSupport(), on_wait=run.progress.wait, keeps_outcomes=True
         )
         launch_point = self._launcher.launch_point
         if settings["disturbed"] == "again" and choose_baseline(settings, preset).value not in ("paired", "none"):
@@ -316,7 +359,6 @@ class Launched(Source):
 
         fold = not settings["no-fold"]
         self._sweep = Sweep(points, launch, run.store.once, binary=self._bench.digest[:16], fold=fold)
-        self._comparison: PairedComparison | None = None
 
     def _result(self, point: Point) -> Row:
         return self._sweep.result(point)
@@ -331,14 +373,14 @@ class Launched(Source):
     def command(self, point: Point) -> str | None:
         from pytest_h2o.bench.command import RunFiles, repeat_command
 
-        adapter, files = get_adapter(point.bench), RunFiles(self._folder, point.run_id)
-        return repeat_command(adapter.argv(self._bench, files, point, adapter.run_config(self._base, point)))
+        adapter, files = get_adapter(point.bench), RunFiles(self.folder, point.run_id)
+        return repeat_command(adapter.argv(self._bench, files, point, adapter.run_config(self.base_config, point)))
 
     def write_dry_run(self) -> str:
         from pytest_h2o.bench.launch import write_dry_run
 
-        runs = len(write_dry_run(self._sweep.points, self._base, self._bench, self._folder))
-        return f"configs, manifest and commands.sh of {runs} run{'s' * (runs != 1)} are in {self._folder}"
+        runs = len(write_dry_run(self._sweep.points, self.base_config, self._bench, self.folder))
+        return f"configs, manifest and commands.sh of {runs} run{'s' * (runs != 1)} are in {self.folder}"
 
     def plan(self) -> list[Plan]:
         plan, settings = [Plan(self.preset.name, self._sweep.runs)], self.run.settings
@@ -349,26 +391,29 @@ class Launched(Source):
 
     # -- pairs -------------------------------------------------------------------------------------------------------
 
+    def flag_target(self, target: float | None) -> tuple[str, ...]:
+        if choose_baseline(self.run.settings, self.preset).value != "paired":
+            return ()
+        path = calibration_path(self._bench, self.base_config)
+        return flag_target(path, decode_budget(self.run.settings, self.preset), target)
+
     def known_pairs(self) -> PairedComparison | None:
-        if self._comparison is None:
-            kept = self.run.store.kept(f"decode/{self.preset.name}", dict[str, Any])
-            self._comparison = None if kept is None else PairedComparison.from_json(kept)
-        return self._comparison
+        return self.run.store.kept(f"decode/{self.preset.name}", PairedComparison)
 
-    def _pairs(self, point: Point, plan: PairPlan) -> PairedComparison:
+    def _pairs(self, point: Point, target: float) -> PairedComparison:
         """The pairs of the row that was asked for first; errors of a launch are raised for whoever asks."""
-        if self._comparison is None:
-            key = f"decode/{self.preset.name}"
-            kept = self.run.store.keep(key, dict[str, Any], lambda: plain(self._launch_pairs(point, plan)))
-            self._comparison = PairedComparison.from_json(kept)
-        return self._comparison
+        key = f"decode/{self.preset.name}"
+        return self.run.store.keep(key, PairedComparison, lambda: self._launch_pairs(point, target))
 
-    def _launch_pairs(self, point: Point, plan: PairPlan) -> PairedComparison:
+    def _launch_pairs(self, point: Point, target: float) -> PairedComparison:
         from pytest_h2o.bench.config import without_quality
         from pytest_h2o.bench.launch import JsonSupport, Relaunches
 
-        key, what = f"decode/{self.preset.name}", f"{self.preset.name} decode"
-        candidate = replace(self._launcher, directory=self._folder / DECODE_FOLDER, base=without_quality(self._base))
+        settings, what = self.run.settings, f"{self.preset.name} decode"
+        budget = decode_budget(settings, self.preset)
+        candidate = replace(
+            self._launcher, directory=self.folder / DECODE_FOLDER, base=without_quality(self.base_config)
+        )
 
         def launch_with(launcher: Launcher) -> Callable[[str], Row]:
             return lambda run_id: launcher.launch_point(replace(point, run_id=run_id))
@@ -376,8 +421,7 @@ class Launched(Source):
         def shown(launch: Callable[[str], Row]) -> Callable[[str], Row]:
             def launch_side(run_id: str) -> Row:
                 _, number, side = run_id.split("_", 2)  # pair_04_baseline
-                most = plan.budget.pairs
-                with self.run.progress.step(what, side, unit="pair", total=most, number=int(number)):
+                with self.run.progress.step(what, side, unit="pair", total=budget.pairs, number=int(number)):
                     return launch(run_id)
 
             return launch_side
@@ -392,13 +436,12 @@ class Launched(Source):
             shown(baseline),
             shown(launch_with(candidate)),
             # If a process dies among its pairs, whoever goes on has those that are whole.
-            lambda name, make: self.run.store.once(f"{key}/{name}", make),
-            Relaunches() if plan.relaunch else Relaunches(0),
+            lambda name, make: self.run.store.once(f"decode/{self.preset.name}/{name}", make),
+            Relaunches() if settings["disturbed"] == "again" else Relaunches(0),
         )
         try:
-            return compare_pairs(
-                runner, plan.budget, plan.target, candidate=point.run_id, baseline=against, notes=plan.notes
-            )
+            notes = self.flag_target(target)
+            return compare_pairs(runner, budget, target, candidate=point.run_id, baseline=against, notes=notes)
         finally:
             self.run.progress.finish(what)
 
@@ -414,13 +457,13 @@ class Launched(Source):
         from pytest_h2o.bench.demo import Demo, find_prompts
         from pytest_h2o.bench.machine import heavy_work
 
-        folder = unused_folder(self._folder, TEXT_FOLDER)
+        folder = unused_folder(self.folder, TEXT_FOLDER)
         demo = Demo(self.run.settings["demo"], folder, point.gen_len, self._bench.timeout_s)
         pairs = []
         with heavy_work():
             for prompt in find_prompts(self.preset.prompt_file, shipped("prompts")):
-                off = demo.say(f"{prompt.stem}_h2o_off", baseline_run_config(self._base), prompt)
-                on = demo.say(f"{prompt.stem}_h2o_on", build_run_config(self._base, point), prompt)
+                off = demo.say(f"{prompt.stem}_h2o_off", baseline_run_config(self.base_config), prompt)
+                on = demo.say(f"{prompt.stem}_h2o_on", build_run_config(self.base_config, point), prompt)
                 pairs.append(compare_texts(prompt.stem, off, on))
         return TextComparison(point.run_id, tuple(pairs))
 
@@ -428,15 +471,15 @@ class Launched(Source):
         preset = self.preset
         if preset.bench != LLM_BENCH or not (preset.kv_lossless_enable and preset.kv_lossless_runtime_enable):
             return super().sizes(point)
-        found = self.run.store.keep(f"{CONSISTENCY_FOLDER}/{preset.name}", _Sizes, lambda: self._check_sizes(point))
-        return found.difference_bytes, found.text
+        key = f"{CONSISTENCY_FOLDER}/{preset.name}"
+        return self.run.store.keep(key, tuple[int, str], lambda: self._check_sizes(point))
 
-    def _check_sizes(self, point: Point) -> _Sizes:
+    def _check_sizes(self, point: Point) -> tuple[int, str]:
         """Launch with a dump that goes again: its thousands of files say nothing that the comparison does not."""
         from pytest_h2o.bench.config import without_quality
         from pytest_h2o.reference.dump import CONFIG_KEYS, compare_run
 
-        folder, name = self._folder / CONSISTENCY_FOLDER, CONSISTENCY_FOLDER
+        folder, name = self.folder / CONSISTENCY_FOLDER, CONSISTENCY_FOLDER
         lossless = {**point.lossless, **{k: v for k, v in CONFIG_KEYS.items() if k.startswith("kv_lossless_")}}
         checked = replace(point, run_id=name, repeat=1, h2o_log_stats=True, lossless=lossless)
         with tempfile.TemporaryDirectory(prefix="pytest-h2o-dump-") as dump_dir:
@@ -448,7 +491,7 @@ class Launched(Source):
             }
             launcher = replace(
                 self._launcher,
-                base=without_quality(self._base),
+                base=without_quality(self.base_config),
                 directory=folder,
                 env={**os.environ, **asked},
             )
@@ -474,7 +517,7 @@ class Launched(Source):
                 came=found.render(),
                 expected="samples in its output, and their tokens in the dump",
             )
-        return _Sizes(abs(found.runtime_bytes - found.offline_bytes), found.render())
+        return abs(found.runtime_bytes - found.offline_bytes), found.render()
 
 
 def _read_output(path: Path | None) -> str:

@@ -17,7 +17,7 @@ from pytest_h2o.errors import StoreError, UsageError
 from pytest_h2o.files import plain
 from pytest_h2o.gate.decode import Budget, TimedLaunch, TimedPair
 from pytest_h2o.gate.noise import Noise, measure_noise
-from pytest_h2o.run.launching import flag_target, read_noise
+from pytest_h2o.run.pairs import flag_target
 from tests.plugin import warm
 from tests.plugin.project import BASE_CONFIG, QUICK, ROOT
 from tests.quick_bench import launch_here
@@ -96,7 +96,7 @@ def test_a_damaged_calibration_is_said_and_not_used(text: str, tmp_path: Path) -
     path = tmp_path / "noise.json"
     path.write_text(text)
     with pytest.raises(StoreError, match="a calibration"):
-        read_noise(path)
+        Noise.from_json(path)
     (line,) = flag_target(path, Budget(), 0.05)
     assert line.startswith(f"the calibration {path} is not used: ")
 

@@ -30,7 +30,7 @@ from pytest_h2o.run.history import (
     record_to_json,
     render_line,
 )
-from pytest_h2o.run.launching import flag_target, read_noise
+from pytest_h2o.run.pairs import flag_target
 from tests.fuzz.target import Target, check_harmless
 from tests.fuzz.text_targets import BETWEEN, ROOT, write
 from tests.records import make_record
@@ -132,8 +132,7 @@ def run_calibration(data: bytes, folder: Path) -> bool:
     path = write(folder, "noise.json", data)
     for line in flag_target(path, BUDGET, 0.05):
         check_harmless(line)
-    noise = read_noise(path)
-    assert noise is not None
+    noise = Noise.from_json(path)
     floor = noise.floor(BUDGET.pairs)
     assert floor is not None
     assert 0 <= floor <= 1

@@ -9,7 +9,7 @@ import pytest
 from pytest_h2o.bench.output import OutputSummary
 from pytest_h2o.bench.recorded import read_recording
 from pytest_h2o.bench.rows import Row
-from pytest_h2o.run.launching import describe_unfit, pick_recorded, unlike_contexts
+from pytest_h2o.run.pairs import describe_unfit, pick_recorded, unlike_contexts
 from tests.plugin.project import SWEEP
 
 RECORDING = read_recording(SWEEP)

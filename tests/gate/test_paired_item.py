@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_h2o.errors import NotMeasured
-from pytest_h2o.gate.decode import Budget, DecodeVerdict
+from pytest_h2o.gate.decode import DecodeVerdict
 from pytest_h2o.gate.rule import (
     Margins,
     add_margin,
@@ -19,7 +19,7 @@ from pytest_h2o.gate.rule import (
     joint_interval,
 )
 from pytest_h2o.gate.values import Comparison, Interval, Measured, Target
-from pytest_h2o.run.launching import choose_baseline, decode_budget, describe_decode, plan_pairs
+from pytest_h2o.run.pairs import choose_baseline, decode_budget, describe_decode
 from tests.inputs.test_options import resolve
 from tests.sweeps import make_asked, make_facts, make_pairs, make_row, make_sweep
 
@@ -319,12 +319,6 @@ def test_what_decode_speed_is_held_against(line: Any, ini: Any, own: Any, expect
 def test_the_budget_of_a_preset(line: Any, ini: Any, own: Any, expected: tuple[int, float | None]) -> None:
     budget = decode_budget(resolve(line, ini), make_preset(**own))
     assert (budget.pairs, budget.elapsed_s) == expected
-
-
-def test_a_plan_says_whether_disturbed_launches_are_made_again() -> None:
-    plan = plan_pairs(resolve(RECORDED), make_preset(), 0.05)
-    assert (plan.budget, plan.target, plan.relaunch, plan.notes) == (Budget(20), 0.05, True, ())
-    assert not plan_pairs(resolve(RECORDED, {"h2o_disturbed": "keep"}), make_preset(), 0.05).relaunch
 
 
 def test_the_header_says_what_decode_is_held_against() -> None:
