@@ -70,7 +70,7 @@ def run_dir_of(config: pytest.Config) -> Path:
     if is_worker(config):
         return told_to(config).run_dir
     if _run_name not in config.stash:
-        from pytest_h2o.run.resume import choose_run
+        from pytest_h2o.run.store import choose_run
 
         config.stash[_run_name] = choose_run(settings_of(config))
     return Path(settings_of(config)["out-dir"], config.stash[_run_name])

@@ -25,8 +25,7 @@ from pytest_h2o.gate.metrics import GATE_OPTIONS
 from pytest_h2o.inputs.options import EMBEDDED_BENCH, Given, Settings
 from pytest_h2o.report.diagnosis import ItemReport
 from pytest_h2o.run.journal import MAX_FILE_BYTES, MAX_OUTPUT_BYTES
-from pytest_h2o.run.resume import make_ready
-from pytest_h2o.run.store import SHARED, is_in_use
+from pytest_h2o.run.store import SHARED, is_in_use, make_ready
 
 LAUNCHED_BESIDE = ("consistency", "demo")
 """Folders of a preset with launches that are no rows."""

@@ -25,7 +25,6 @@ from pytest_h2o.report.markdown import render_summary_md
 from pytest_h2o.report.summary import HistoryFigure, Recorded, Summary
 from pytest_h2o.run.history import RunRecord
 from pytest_h2o.run.journal import (
-    JOURNAL_NAME,
     JOURNAL_VERSION,
     RUN_VERSION,
     SUMMARY_VERSION,
@@ -33,7 +32,7 @@ from pytest_h2o.run.journal import (
     build_record,
     keep_record,
 )
-from pytest_h2o.run.store import SHARED
+from pytest_h2o.run.store import JOURNAL_NAME, SHARED
 
 _PACKAGES = (
     "pytest-h2o",

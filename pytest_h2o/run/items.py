@@ -191,7 +191,7 @@ class SweepItem(PresetItem):
                 failed.append((point.run_id, error))
         if failed:
             raise self._rows_error(failed, len(failed) + len(results))
-        self._note_all(self.session.notes(self.preset))
+        self._note_all(self.source.notes)
         return tuple(results)
 
     def _rows_error(self, failed: Sequence[tuple[str, H2OError]], total: int) -> H2OError:

@@ -30,7 +30,7 @@ from pytest_h2o.run.history import (
     record_to_json,
     save_baseline,
 )
-from pytest_h2o.run.store import SHARED, OnceStore
+from pytest_h2o.run.store import JOURNAL_NAME, SHARED, OnceStore
 
 if TYPE_CHECKING:
     from pytest_h2o.gate.decode import PairedComparison
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 
 JOURNAL_VERSION = 1
-JOURNAL_NAME = "journal.jsonl"
 
 
 def is_refused(scope: Mapping[str, Any]) -> bool:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pytest_h2o.bench.embedded import is_embedded
 from pytest_h2o.codecs.base import Rope
-from pytest_h2o.errors import H2OError, NotMeasured, PresetError, StoreError
+from pytest_h2o.errors import NotMeasured, PresetError, StoreError
 from pytest_h2o.gate.targets import preset_targets, refuse_unmeasured, scope_targets
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import Given, Settings
@@ -29,12 +30,11 @@ from pytest_h2o.run.sources import (
     check_bench,
     choose_base_config,
     find_recordings,
+    why_out_of_reach,
 )
 from pytest_h2o.run.store import HEADER
 
 if TYPE_CHECKING:
-    from pytest_h2o.bench.config import BaseConfig
-    from pytest_h2o.gate.values import Target
     from pytest_h2o.inputs.presets import Point, Preset
     from pytest_h2o.inputs.scope import Scope
     from pytest_h2o.lossless.result import LosslessResult
@@ -154,8 +154,6 @@ class GateSession:
         self._needed: dict[str, set[int] | None] = {}
         self._points: dict[str, tuple[Point, ...]] = {}
         self._sources: dict[str, Source] = {}
-        self._recordings: Mapping[str, Path] | None = None
-        self._unreachable: dict[str, str | None] = {}
         self._evaluated: dict[str, LosslessResult] = {}
 
     # -- which items there are, and which will run --------------------
@@ -214,35 +212,21 @@ class GateSession:
 
     def _why_unfit(self, preset: Preset) -> str | None:
         if self._on_embedded:
-            return self._why_of_another_bench(preset) or self._why_out_of_reach(preset)
-        if self.settings["logs"] is not None and preset.name not in self._recorded():
+            return self._why_of_another_bench(preset) or why_out_of_reach(self.settings, preset, self.points(preset))
+        if self.settings["logs"] is not None and preset.name not in self._recorded:
             return "no recording"
         return None
 
     def _why_of_another_bench(self, preset: Preset) -> str | None:
         """Why the embedded bench cannot run a preset; None if it can, or another bench is run."""
-        if not self._on_embedded or preset.bench == LLM_BENCH:
-            return None
-        return f"the embedded bench is no {preset.bench}"
+        return f"the embedded bench is no {preset.bench}" if self._on_embedded and preset.bench != LLM_BENCH else None
 
-    def _why_out_of_reach(self, preset: Preset) -> str | None:
-        """Why no row of a preset can meet its lossy target on the embedded bench; None if one can, or elsewhere."""
-        if not self._on_embedded or self._why_of_another_bench(preset):
-            return None
-        if preset.name not in self._unreachable:
-            lossy = preset_targets(self.settings, preset, None).lossy
-            self._unreachable[preset.name] = why_out_of_reach(
-                choose_base_config(self.settings, preset), self.points(preset), lossy
-            )
-        return self._unreachable[preset.name]
-
+    @cached_property
     def _recorded(self) -> Mapping[str, Path]:
         """Presets that the recorded logs hold, and where."""
-        if self._recordings is None:
-            presets = list(self.presets.values())
-            selected = [preset for preset in presets if preset.name in self._selected]
-            self._recordings = find_recordings(self.settings["logs"], presets, selected)
-        return self._recordings
+        presets = list(self.presets.values())
+        selected = [preset for preset in presets if preset.name in self._selected]
+        return find_recordings(self.settings["logs"], presets, selected)
 
     def _is_asked_for(self, name: str) -> bool:
         lowered = name.lower()
@@ -262,7 +246,7 @@ class GateSession:
 
     def begin(self, nodeids: Sequence[str], subjects: Sequence[Subject]) -> None:
         """Write down what this run is asked, before anything is measured; all its processes must be asked the same."""
-        from pytest_h2o.run.resume import describe_asked, refuse_changes
+        from pytest_h2o.run.store import describe_asked, refuse_changes
 
         presets = [self.presets[name] for name in sorted({s.name for s in subjects if s.kind == "preset"})]
         named = {s.name for s in subjects if s.kind == "scope"}
@@ -271,11 +255,6 @@ class GateSession:
         bases = [(preset, choose_base_config(self.settings, preset).path if launched else None) for preset in presets]
         now = describe_asked(self.settings, nodeids, bases, [(s, self.root(s)) for s in scopes])
         refuse_changes(self.run.store.once("asked", lambda: now), now, self.run_dir, self.settings.given["resume"])
-
-    def needed_points(self, preset: Preset) -> tuple[Point, ...]:
-        """The points that selected items ask for: all of them if any item is about the whole preset."""
-        places, points = self._needed.get(preset.name), self.points(preset)
-        return points if places is None else tuple(points[place] for place in sorted(places))
 
     # -- the head of the run --------------------
 
@@ -320,18 +299,15 @@ class GateSession:
         if why := self._why_of_another_bench(preset):
             return Missing(self.run, preset, None, why)
         if bench is not None:
-            return Launched(self.run, preset, self.needed_points(preset), self.run_dir / preset.name)
+            places, points = self._needed.get(preset.name), self.points(preset)
+            needed = points if places is None else tuple(points[place] for place in sorted(places))
+            return Launched(self.run, preset, needed, self.run_dir / preset.name)
         if logs is not None:
             # Files of another bench say best themselves what they have in place of a preset.
             elsewhere = None if preset.bench == LLM_BENCH else logs
-            if folder := self._recorded().get(preset.name, elsewhere):
+            if folder := self._recorded.get(preset.name, elsewhere):
                 return Recorded(self.run, preset, self.points(preset), folder)
         return Missing(self.run, preset, logs)
-
-    def notes(self, preset: Preset) -> tuple[str, ...]:
-        """What there is to say of all rows of a preset, for example that nothing was folded and why."""
-        unreachable = self._why_out_of_reach(preset)
-        return (*self.source(preset).notes, *([] if unreachable is None else [unreachable]))
 
     def write_dry_run(self, preset: Preset) -> str:
         """Write configs and the list of runs of a preset, run nothing, and say where they are."""
@@ -384,26 +360,6 @@ class GateSession:
         """Folder or archive that the scope reads."""
         root: Path = self.settings["dump-dir"] or scope.root
         return root
-
-
-def why_out_of_reach(base: BaseConfig, points: Sequence[Point], lossy: Target) -> str | None:
-    """Why no point can meet a lossy target on the model of a base config; None if one can, or nothing is asked.
-
-    A model that cannot be read is no reason: the bench itself says what is wrong with it when it is launched.
-    """
-    from pytest_h2o.reference.gguf import GgufFile
-    from pytest_h2o.reference.policy import best_lossy
-
-    if lossy.value is None:
-        return None
-    try:
-        hyper = GgufFile(base.base_dir / str(base.values.get("llm_model", "llm.mnn"))).hyper
-    except H2OError:
-        return None
-    best = best_lossy(points, token_bytes=2 * 2 * hyper.kv_heads * hyper.head_dim, context=hyper.context)
-    if best >= lossy.value:
-        return None
-    return f"out of reach: whole blocks and protected tokens leave a lossy ratio of at most {best:.3f}"
 
 
 def find_rope(scope: Scope, base_config: Given) -> Rope | None:

@@ -20,10 +20,11 @@ from pytest_h2o.bench.demo import TextComparison, compare_texts
 from pytest_h2o.bench.embedded import digest_program, embedded_base_config, is_embedded, shipped
 from pytest_h2o.bench.llm_bench import get_adapter
 from pytest_h2o.bench.machine import describe_machine
-from pytest_h2o.errors import BenchError, DumpError, NotMeasured, OptedOut, StoreError, UsageError
+from pytest_h2o.errors import BenchError, DumpError, H2OError, NotMeasured, OptedOut, StoreError, UsageError
 from pytest_h2o.files import digest_file, load, unused_folder
 from pytest_h2o.gate.compare import preset_fingerprint
 from pytest_h2o.gate.decode import DECODE_FOLDER, PAIRS_NAME, PairedComparison
+from pytest_h2o.gate.targets import preset_targets
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import Settings, parse_baseline
 from pytest_h2o.run.journal import NewData
@@ -115,6 +116,27 @@ def choose_base_config(settings: Settings, preset: Preset) -> BaseConfig:
         expected="one of: --h2o-base-config FILE; the ini key h2o_base_config; base_config: in the preset",
         hint="pytest gates/ --h2o-bench PATH --h2o-base-config path/to/model/config.json",
     )
+
+
+def why_out_of_reach(settings: Settings, preset: Preset, points: Sequence[Point]) -> str | None:
+    """Why no point of a preset can meet its lossy target on its model; None if one can, or nothing is asked.
+
+    A model that cannot be read is no reason: the bench itself says what is wrong with it when it is launched.
+    """
+    from pytest_h2o.reference.gguf import GgufFile
+    from pytest_h2o.reference.policy import best_lossy
+
+    base, target = choose_base_config(settings, preset), preset_targets(settings, preset, None).lossy.value
+    if target is None:
+        return None
+    try:
+        hyper = GgufFile(base.base_dir / str(base.values.get("llm_model", "llm.mnn"))).hyper
+    except H2OError:
+        return None
+    best = best_lossy(points, token_bytes=2 * 2 * hyper.kv_heads * hyper.head_dim, context=hyper.context)
+    if best >= target:
+        return None
+    return f"out of reach: whole blocks and protected tokens leave a lossy ratio of at most {best:.3f}"
 
 
 class Source(ABC):
@@ -365,7 +387,15 @@ class Launched(Source):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return tuple(_describe_fold(check) for check in self._sweep.fold_checks())
+        folds = (_describe_fold(check) for check in self._sweep.fold_checks())
+        return (*folds, *([self._out_of_reach] if self._out_of_reach else []))
+
+    @cached_property
+    def _out_of_reach(self) -> str | None:
+        from pytest_h2o.inputs.presets import expand_points
+
+        settings, preset = self.run.settings, self.preset
+        return why_out_of_reach(settings, preset, expand_points(preset)) if is_embedded(settings["bench"]) else None
 
     def shared_run(self, point: Point) -> str | None:
         return self._sweep.shared_run(point)
