@@ -273,14 +273,16 @@ def _escape(char: str) -> str:
     return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
-def nearest_name(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The known name that is most like a misspelt one; None if none is like it."""
+def near_names(name: str, names: Iterable[str], most: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The known names that are most like a misspelt one, the nearest first."""
     from difflib import get_close_matches
 
-    return next(iter(get_close_matches(name, list(names), n=1, cutoff=cutoff)), None)
+    return get_close_matches(name, list(names), n=most, cutoff=cutoff)
 
 
-def did_you_mean(name: str, names: Iterable[str]) -> str | None:
+def did_you_mean(
+    name: str, names: Iterable[str], *, most: int = 1, cutoff: float = 0.6, quoted: bool = False
+) -> str | None:
     """The question for a hint; None if no name is like it."""
-    near = nearest_name(name, names)
-    return f"did you mean {near}?" if near else None
+    near = near_names(name, names, most, cutoff)
+    return f"did you mean {' or '.join(map(repr if quoted else str, near))}?" if near else None

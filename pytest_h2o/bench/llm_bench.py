@@ -6,14 +6,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from pytest_h2o.bench.adapter import BenchAdapter
 from pytest_h2o.bench.command import BenchSettings, RunFiles, bench_argv
 from pytest_h2o.bench.config import BaseConfig, baseline_run_config, build_run_config
 from pytest_h2o.bench.rows import Measurement, Row, parse_table, require_h2o
-from pytest_h2o.errors import TableError, UsageError, one_line
+from pytest_h2o.errors import TableError, UsageError, did_you_mean, one_line
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.presets import Point
 
@@ -217,8 +216,8 @@ def register_adapter(adapter: BenchAdapter) -> None:
 def get_adapter(name: str, where: str | None = None) -> BenchAdapter:
     """Return the adapter of a name."""
     if name not in _ADAPTERS:
-        near, expected = get_close_matches(name, _ADAPTERS, n=1), f"one of {', '.join(sorted(_ADAPTERS))}"
-        hint = f"did you mean {near[0]}?" if near else "a plugin adds adapters by the hook pytest_h2o_benches"
+        expected = f"one of {', '.join(sorted(_ADAPTERS))}"
+        hint = did_you_mean(name, _ADAPTERS) or "a plugin adds adapters by the hook pytest_h2o_benches"
         raise UsageError("no such bench adapter", where=where, came=name, expected=expected, hint=hint)
     return _ADAPTERS[name]
 

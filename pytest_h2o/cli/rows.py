@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,15 +121,33 @@ def add_target_arguments(parser: argparse.ArgumentParser) -> None:
     add_number(parser, "--model-layers", 1, metavar="N", help="layers of the model, for whole-cache ratios")
 
 
-def read_targets(args: argparse.Namespace) -> dict[str, float]:
-    return {LOSSY: args.lossy_target, DROP: args.decode_drop_target, LOSSLESS: args.lossless_target}
+def read_baseline(args: argparse.Namespace) -> float | None:
+    """Baseline in tok/s, if one is given."""
+    text = args.decode_baseline
+    return None if text in (None, "none") else parse_baseline(text, "--decode-baseline")
 
 
-def read_baseline(args: argparse.Namespace) -> tuple[float | None, bool]:
-    """Baseline in tok/s, and whether the decode threshold is left out on purpose."""
-    if args.decode_baseline in (None, "none"):
-        return None, args.decode_baseline == "none"
-    return parse_baseline(args.decode_baseline, "--decode-baseline"), False
+def analyze(
+    args: argparse.Namespace,
+    rows: Sequence[Row],
+    baseline_tok_per_s: float | None,
+    results: Mapping[str, dict[str, Any] | None],
+    notes: list[str],
+    layers: tuple[int, int] | None,
+) -> dict[str, Any]:
+    """Both rules on the rows; `results` are the online simulation and the upper bound, `layers` are under eviction."""
+    from pytest_h2o.report.original import analyze_rows
+
+    return analyze_rows(
+        rows,
+        {LOSSY: args.lossy_target, DROP: args.decode_drop_target, LOSSLESS: args.lossless_target},
+        baseline_tok_per_s=baseline_tok_per_s,
+        decode_left_out=args.decode_baseline == "none",
+        **results,
+        rule=args.rule,
+        notes=notes,
+        layers=None if args.model_layers is None or layers is None else (args.model_layers, *layers),
+    )
 
 
 def add_arguments_analyze(parser: argparse.ArgumentParser) -> None:
@@ -147,33 +165,22 @@ def add_arguments_analyze(parser: argparse.ArgumentParser) -> None:
 
 def run_analyze(args: argparse.Namespace) -> int:
     from pytest_h2o.bench.rows import read_metrics_csv
-    from pytest_h2o.report.original import analyze_rows, check_finite, render_analysis_md
+    from pytest_h2o.report.original import check_finite, render_analysis_md
 
     if args.out.suffix == ".json":
         raise UsageError("--out names the Markdown file", came=str(args.out), expected="a name that ends in .md")
     out_json = args.out.with_suffix(".json")
-    inputs = (args.csv, args.offline_lossless_json, args.offline_lossless_online_json)
-    check_outputs(args.out, out_json, inputs=inputs, overwrite=args.overwrite)
-    baseline, left_out = read_baseline(args)
-    upper, online = read_result(args.offline_lossless_json), read_result(args.offline_lossless_online_json)
+    files = {"online": args.offline_lossless_online_json, "upper": args.offline_lossless_json}
+    check_outputs(args.out, out_json, inputs=(args.csv, *files.values()), overwrite=args.overwrite)
+    baseline, results = read_baseline(args), {name: read_result(path) for name, path in files.items()}
     notes = [] if baseline is None else [f"decode baseline: {baseline:g} tok/s (--decode-baseline)"]
-    for values, path in ((online, args.offline_lossless_online_json), (upper, args.offline_lossless_json)):
+    for name, values in results.items():
         if values is not None:
-            notes += check_result(values, str(path), decides=values is online, allow_skips=args.allow_skips)
+            notes += check_result(values, str(files[name]), decides=name == "online", allow_skips=args.allow_skips)
     notes.append("whether the decode speeds are comparable is not known: a CSV does not say what the runs printed")
     rows = read_metrics_csv(args.csv)
     check_finite(rows, str(args.csv))
-    analysis = analyze_rows(
-        rows,
-        read_targets(args),
-        baseline_tok_per_s=baseline,
-        decode_left_out=left_out,
-        upper=upper,
-        online=online,
-        rule=args.rule,
-        notes=notes,
-        layers=None if args.model_layers is None else (args.model_layers, args.h2o_layer_start, args.h2o_layer_end),
-    )
+    analysis = analyze(args, rows, baseline, results, notes, (args.h2o_layer_start, args.h2o_layer_end))
     text = render_analysis_md(analysis)
     write_new_text(args.out, text, overwrite=args.overwrite)
     write_new_json(out_json, analysis, overwrite=args.overwrite)
@@ -229,10 +236,10 @@ def run_eval(args: argparse.Namespace) -> int:
     from pytest_h2o.bench.rows import render_metrics_csv
     from pytest_h2o.inputs.scope import CHUNKED, Scope, fold_codec
     from pytest_h2o.lossless.result import render_markdown
-    from pytest_h2o.report.original import analyze_rows, render_analysis_md
+    from pytest_h2o.report.original import render_analysis_md
     from pytest_h2o.run.pairs import unlike_contexts
 
-    baseline, left_out = read_baseline(args)
+    baseline, origin = read_baseline(args), "--decode-baseline"
     codec = fold_codec({"codec_mode": args.codec_mode, "adaptive_block_seq": args.adaptive_block_seq})
     common = {"front_n": args.front_n, **codec}
     online = {"online_chunk_seq": args.online_chunk_seq, "online_framing_bytes": args.online_framing_bytes}
@@ -246,27 +253,14 @@ def run_eval(args: argparse.Namespace) -> int:
         names.insert(0, "h2o_metrics.csv")
     check_outputs(*(args.run_dir / name for name in names), inputs=(args.dump_dir,), overwrite=args.overwrite)
     rows, recorded = read_rows(args.run_dir)
-    if baseline is None and not left_out and recorded is not None:
+    if args.decode_baseline is None and recorded is not None:
         baseline, origin = recorded.tok_per_s, recorded.origin
-    else:
-        origin = "--decode-baseline"
     results = {name: _evaluate(args.dump_dir, chosen) for name, chosen in settings.items()}
     notes = [] if baseline is None else [f"decode baseline: {baseline:g} tok/s ({origin})", *unlike_contexts(rows)]
-    for name in (modes[-1], "upper_bound"):
-        values, decides = results[name].to_json(), name == modes[-1]
-        notes += check_result(values, str(args.dump_dir), decides=decides, allow_skips=args.allow_skips)
-    evicted = read_layer_range(rows)
-    analysis = analyze_rows(
-        rows,
-        read_targets(args),
-        baseline_tok_per_s=baseline,
-        decode_left_out=left_out,
-        upper=results["upper_bound"].to_json(),
-        online=results[modes[-1]].to_json(),
-        rule=args.rule,
-        notes=notes,
-        layers=None if args.model_layers is None or evicted is None else (args.model_layers, *evicted),
-    )
+    judged = {"online": results[modes[-1]].to_json(), "upper": results["upper_bound"].to_json()}
+    for name, values in judged.items():
+        notes += check_result(values, str(args.dump_dir), decides=name == "online", allow_skips=args.allow_skips)
+    analysis = analyze(args, rows, baseline, judged, notes, read_layer_range(rows))
     text = render_analysis_md(analysis)
     files = {"h2o_metrics.csv": render_metrics_csv(rows), "analysis.md": text, "analysis.json": render_json(analysis)}
     for name, result in results.items():

@@ -211,18 +211,22 @@ def render_json_schema(kind: Literal["preset", "scopes"]) -> str:
     decide) are not in it: only loading the file checks those.
     """
     import json
-    from copy import deepcopy
 
-    from pytest_h2o.gate.metrics import target_schemas
     from pytest_h2o.inputs.checking import schema_of
-    from pytest_h2o.inputs.presets import PresetKeys
-    from pytest_h2o.inputs.scopes import ScopeFile
 
-    model = PresetKeys if kind == "preset" else ScopeFile
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **deepcopy(schema_of(model))}
     if kind == "preset":
+        from copy import deepcopy
+
+        from pytest_h2o.gate.metrics import target_schemas
+        from pytest_h2o.inputs.presets import PresetKeys
+
+        schema = deepcopy(schema_of(PresetKeys))
         schema["$defs"]["Targets"]["properties"] |= target_schemas()
-    return json.dumps(schema, indent=2) + "\n"
+    else:
+        from pytest_h2o.inputs.scopes import ScopeFile
+
+        schema = schema_of(ScopeFile)
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
 
 
 def run_schema(args: argparse.Namespace) -> int:

@@ -115,13 +115,12 @@ def run_sweep(args: argparse.Namespace) -> int:
         try:
             row = launched.result(point)
         except H2OError as error:
-            outcome = str(error)
-            entries.append(manifest_entry(point.manifest_fields(), getattr(error, "returncode", None)))
+            outcome, code, shared = str(error), getattr(error, "returncode", None), None
         else:
-            outcome = f"done (the run of {row.shares_run_with})" if row.shares_run_with else "done"
+            code, shared = row.returncode, row.shares_run_with
+            outcome = f"done (the run of {shared})" if shared else "done"
             rows.append(row)
-            shared = row.shares_run_with
-            entries.append(manifest_entry(point.manifest_fields(), row.returncode, shares_run_with=shared))
+        entries.append(manifest_entry(point.manifest_fields(), code, shares_run_with=shared))
         print(f"[{count}/{len(points)}] {point.run_id}: {outcome}", flush=True)
     for note in launched.notes:
         print(f"note: {note}")

@@ -21,7 +21,6 @@ a setting that `Codec.decode` reads never changes.
 
 from __future__ import annotations
 
-import difflib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -32,7 +31,7 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_h2o.errors import CodecError
+from pytest_h2o.errors import CodecError, did_you_mean
 
 Words = NDArray[np.uint16]
 Tensor = Literal["k", "v"]
@@ -197,12 +196,11 @@ def check_settings(cls: type, codec_id: str, given: Mapping[str, Any]) -> None:
     known = {f.name: f for f in fields(cls)}
     unknown = sorted(set(given) - set(known))
     if unknown:
-        near = difflib.get_close_matches(unknown[0], known, n=1)
         raise CodecError(
             f"codec {codec_id} has no setting {unknown[0]!r}",
             came=", ".join(unknown),
             expected=", ".join(known) or "no settings",
-            hint=f"did you mean {near[0]!r}?" if near else None,
+            hint=did_you_mean(unknown[0], known, quoted=True),
         )
     try:
         hints = get_type_hints(cls)

@@ -11,7 +11,6 @@ A name means one codec: one that is taken already is refused, whoever asks.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import re
@@ -21,7 +20,7 @@ from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_h2o.errors import CodecError
+from pytest_h2o.errors import CodecError, did_you_mean
 
 if TYPE_CHECKING:
     from pytest_h2o.codecs.base import Codec
@@ -67,11 +66,10 @@ def codec_class(name: str) -> type[Codec]:
     if name in _plugins():
         return _load(_plugins()[name])
     names = codec_names()
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     raise CodecError(
         f"there is no codec {name!r}",
         expected=", ".join(names),
-        hint=f"did you mean {' or '.join(repr(n) for n in near)}?" if near else None,
+        hint=did_you_mean(name, names, most=3, cutoff=0.5, quoted=True),
     )
 
 

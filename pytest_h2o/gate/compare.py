@@ -16,10 +16,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
-from pytest_h2o.errors import H2OError, StoreError, UsageError
+from pytest_h2o.errors import H2OError, StoreError, UsageError, did_you_mean
 from pytest_h2o.gate.metrics import HEADLINES, METRICS, MetricFacts, recorded_metrics, render_figure
 from pytest_h2o.gate.values import row_cell
 from pytest_h2o.inputs.checking import LLM_BENCH
@@ -69,12 +68,11 @@ def check_metric(name: str, origin: str) -> None:
     """Check that a metric is recorded; UsageError with the nearest names if none is called so."""
     recorded = recorded_metrics()
     if name not in recorded:
-        near = get_close_matches(name, recorded, n=3, cutoff=0.5)
         raise UsageError(
             f"{origin} names no metric that is recorded",
             came=repr(name),
             expected=", ".join(recorded),
-            hint=f"did you mean {' or '.join(near)}?" if near else None,
+            hint=did_you_mean(name, recorded, most=3, cutoff=0.5),
         )
 
 

@@ -15,7 +15,7 @@ from pydantic.annotated_handlers import GetCoreSchemaHandler, GetJsonSchemaHandl
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from pydantic_core.core_schema import ValidationInfo
 
-from pytest_h2o.errors import Fault, PresetError, UsageError, did_you_mean, nearest_name
+from pytest_h2o.errors import Fault, PresetError, UsageError, did_you_mean, near_names
 from pytest_h2o.inputs.options import MAX_DECODE_PAIRS
 from pytest_h2o.inputs.yaml import REFUSED, KeyPath, Source, resolve_scalar
 
@@ -125,8 +125,8 @@ def _fault(item: Any, source: Source, schema: dict[str, Any]) -> Fault:
 def hint_key(name: str, names: Iterable[str]) -> str:
     """What to do about an unknown key; with no likely name, the nearest one still shows what keys look like."""
     names = list(names)
-    other = f"the nearest known key is {nearest_name(name, names, 0.0)}; `pytest-h2o schema` lists all"
-    return did_you_mean(name, names) or other
+    nearest = next(iter(near_names(name, names, cutoff=0.0)), None)
+    return did_you_mean(name, names) or f"the nearest known key is {nearest}; `pytest-h2o schema` lists all"
 
 
 def _known_path(path: KeyPath, source: Source) -> KeyPath:
@@ -360,8 +360,8 @@ def share_assignments(assignments: Sequence[str], models: Sequence[type[BaseMode
     known = list(dict.fromkeys(key for model in models for key in model.model_fields))
     for text in assignments:
         key = text.partition("=")[0].strip().partition(".")[0]
-        nearest = nearest_name(key, known)
-        shares[next((n for n, model in enumerate(models) if nearest in model.model_fields), 0)].append(text)
+        near = near_names(key, known)
+        shares[next((n for n, model in enumerate(models) if set(near) & set(model.model_fields)), 0)].append(text)
     return shares
 
 

@@ -14,13 +14,12 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import yaml
 
-from pytest_h2o.errors import Fault, PresetError
+from pytest_h2o.errors import Fault, PresetError, near_names
 
 MAX_FILE_BYTES = 1_000_000
 MAX_DEPTH = 8
@@ -112,7 +111,7 @@ def _near_files(path: Path) -> str:
         names = sorted(entry.name for entry in folder.iterdir())
     except OSError:
         return f"there is no folder {folder} either"
-    near = get_close_matches(path.name, names, n=3, cutoff=0.6)
+    near = near_names(path.name, names, most=3)
     near = near or [name for name in names if name.endswith((".yaml", ".yml", ".json"))][:3]
     return f"in that folder: {', '.join(near)}" if near else f"no YAML or JSON file in {folder}"
 

@@ -27,7 +27,6 @@ Keys of the engine outside them (``sampler_type`` and the like) are not read. Ke
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +35,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from pytest_h2o.errors import UsageError
+from pytest_h2o.errors import UsageError, did_you_mean
 
 Clock = Literal["shared", "layer"]
 
@@ -351,8 +350,7 @@ def read_config(path: Path) -> BenchConfig:
             hint = "take it out: benchmarks/quality_curve.py compares H2O with other choices of blocks"
             raise config.fault("the config has a key of an earlier version", key, hint=hint)
         if key.startswith(_FAMILIES) and key not in KEYS and key not in WITHOUT_EFFECT:
-            near = difflib.get_close_matches(key, KEYS, n=1)
-            hint = f"did you mean {near[0]}?" if near else "see the list of keys in the documentation"
+            hint = did_you_mean(key, KEYS) or "see the list of keys in the documentation"
             raise config.fault("the config has a key that is not known", key, hint=hint)
     for key, known in KEYS.items():
         if not known.takes(values[key]):

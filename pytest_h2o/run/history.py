@@ -15,11 +15,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from pytest_h2o.errors import OptedOut, StoreError, UsageError
+from pytest_h2o.errors import OptedOut, StoreError, UsageError, did_you_mean
 from pytest_h2o.files import load, plain, write_new_json
 from pytest_h2o.gate.compare import Allowances, SubjectRecord, parse_allowances, refuse_other_model
 from pytest_h2o.gate.metrics import MetricFacts
@@ -239,12 +238,12 @@ def read_baseline(out_dir: Path, name: str) -> RunRecord:
     if path.is_file():
         return read_record(path)
     names = list_baselines(out_dir)
-    near = get_close_matches(name, names, n=1, cutoff=0.6)
+    near = did_you_mean(name, names)
     raise UsageError(
         f"there is no baseline called {name}",
         where=str(path.parent),
         came=f"baselines there: {', '.join(names) or 'none'}",
-        hint=(f"did you mean {near[0]}? " if near else "") + f"--h2o-save {name} saves a run under that name",
+        hint=(f"{near} " if near else "") + f"--h2o-save {name} saves a run under that name",
     )
 
 
