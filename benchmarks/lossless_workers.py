@@ -33,8 +33,7 @@ from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless.evaluate import make_codec
 from pytest_h2o.lossless.executors import open_executor, pack, run_on_processes, spread
 from pytest_h2o.lossless.index import index_dump
-from pytest_h2o.lossless.measure import Measurement
-from pytest_h2o.lossless.plan import Task, plan_groups, plan_tasks
+from pytest_h2o.lossless.measure import Measurement, Task, plan_groups, plan_tasks
 
 SETTINGS = Scope(
     scope="layer_range",

@@ -15,7 +15,7 @@ import statistics
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from time import process_time
@@ -27,15 +27,17 @@ import pytest_h2o
 from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream, Tensor, Words
 from pytest_h2o.codecs.planes import from_bytes, to_bytes
 from pytest_h2o.codecs.registry import render_codec
-from pytest_h2o.errors import CodecError, DumpError, H2OError, RoundTripError, UsageError
-from pytest_h2o.lossless.index import DumpEntry, index_dump
-from pytest_h2o.lossless.read import Piece, read_pieces
+from pytest_h2o.errors import CodecError, DumpError, H2OError, UsageError
+from pytest_h2o.lossless.index import DumpEntry, Piece, index_dump, read_pieces
+from pytest_h2o.lossless.measure import check_payload, difference, is_same
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Encode = Callable[[Stream], bytes]
 Decode = Callable[[bytes, SideInfo], Words]
+Given = tuple[Stream, Words]
+"""What a contender gets, and the words that its decoder is held against."""
 
 
 @dataclass(frozen=True)
@@ -233,14 +235,20 @@ class Result:
 
 
 def measure(dump: Iterable[DumpStream], contenders: Sequence[Contender], settings: BenchSettings) -> list[Result]:
-    """Measure `contenders` on the streams of a dump, one stream in memory at a time."""
+    """Measure `contenders` on the streams of a dump, one stream in memory at a time.
+
+    They get a copy of the words that they cannot write to, and are held against the words, which they never have.
+    """
     results = [Result(contender) for contender in contenders]
     for number, dumped in enumerate(dump):
-        chunks = _cut(dumped.stream, settings.chunk_tokens)
+        given = dumped.stream.words.copy()
+        given.flags.writeable = False
+        whole = replace(dumped.stream, words=given), dumped.stream.words
+        chunks = [*_cut(*whole, settings.chunk_tokens)]
         for result in results:
             started = process_time()
             with _blaming(result, dumped):
-                _add_sizes(result, dumped, chunks, settings)
+                _add_sizes(result, dumped, chunks, whole, settings)
             if number == 0:
                 _set_rounds(result, settings, 2 * dumped.stream.raw_bytes / 1e6, process_time() - started)
         for round_index in range(settings.rounds):
@@ -278,71 +286,58 @@ def _blaming(result: Result, dumped: DumpStream) -> Iterator[None]:
             ) from error
 
 
-def _add_sizes(result: Result, dumped: DumpStream, chunks: Sequence[Stream], settings: BenchSettings) -> None:
+def _add_sizes(
+    result: Result, dumped: DumpStream, chunks: Sequence[Given], whole: Given, settings: BenchSettings
+) -> None:
     """Code the chunks, and the stream whole, untimed; verify both."""
     if result.failure is not None:
         return
-    contender = result.contender
-    payloads = [contender.encode(chunk) for chunk in chunks]
-    whole = contender.encode(dumped.stream)
-    for stream, payload in zip((*chunks, dumped.stream), (*payloads, whole), strict=True):
-        _verify(result, dumped, stream, contender.decode(payload, stream.side_info()))
+    sizes = []
+    for stream, words in (*chunks, whole):
+        payload = result.contender.encode(stream)
+        check_payload(payload, result.contender.name, str(dumped))
+        _verify(result, dumped, words, result.contender.decode(payload, stream.side_info()))
+        sizes.append(len(payload))
     result.sizes.append(
         StreamSizes(
             dumped.run_id,
             dumped.layer,
             dumped.stream.tensor,
             dumped.stream.raw_bytes,
-            sum(map(len, payloads)) + settings.framing_bytes * len(chunks),
-            len(whole) + 4 + 4 * dumped.entries,
+            sum(sizes[:-1]) + settings.framing_bytes * len(chunks),
+            sizes[-1] + 4 + 4 * dumped.entries,
         )
     )
 
 
-def _add_times(result: Result, dumped: DumpStream, chunks: Sequence[Stream], round_index: int) -> None:
+def _add_times(result: Result, dumped: DumpStream, chunks: Sequence[Given], round_index: int) -> None:
     """Code and decode the chunks once, timed; verify after the clock has stopped."""
     if result.failure is not None:
         return
-    sides = [chunk.side_info() for chunk in chunks]
+    streams = [stream for stream, _ in chunks]
+    sides = [stream.side_info() for stream in streams]
     begin = process_time()
-    payloads = [result.contender.encode(chunk) for chunk in chunks]
+    payloads = [result.contender.encode(stream) for stream in streams]
     middle = process_time()
     decoded = result.contender.decode_all(payloads, sides)
     end = process_time()
     result.encode_s[round_index] += middle - begin
     result.decode_s[round_index] += end - middle
-    for chunk, words in zip(chunks, decoded, strict=True):
-        _verify(result, dumped, chunk, words)
+    for (_, words), came in zip(chunks, decoded, strict=True):
+        _verify(result, dumped, words, came)
 
 
-def _verify(result: Result, dumped: DumpStream, stream: Stream, decoded: Words) -> None:
-    expected = stream.words
-    if decoded.shape != expected.shape or decoded.dtype != np.uint16:
-        raise RoundTripError(
-            f"{result.contender.name} decoded to another shape",
-            where=str(dumped),
-            came=f"{decoded.dtype.str} {list(decoded.shape)}",
-            expected=f"uint16 {list(expected.shape)}",
-        )
-    differs = np.flatnonzero(decoded != expected)
-    if differs.size:
-        at = int(differs[0])
-        raise RoundTripError(
-            f"{result.contender.name} decoded to other bits",
-            where=f"{dumped}, word {at} of {expected.size} in a chunk of {len(expected)} tokens",
-            came=f"{decoded.flat[at]:#06x} ({differs.size} words differ)",
-            expected=f"{expected.flat[at]:#06x}",
-        )
+def _verify(result: Result, dumped: DumpStream, expected: Words, decoded: object) -> None:
+    if not is_same(expected, decoded):
+        raise difference(expected, decoded, result.contender.name, str(dumped))
     result.verified_chunks += 1
 
 
-def _cut(stream: Stream, chunk_tokens: int) -> list[Stream]:
-    words, positions = stream.words, stream.positions
-    spans = [slice(start, start + chunk_tokens) for start in range(0, len(words), chunk_tokens)]
-    return [
-        Stream(words[span], stream.tensor, None if positions is None else positions[span], stream.rope)
-        for span in spans
-    ]
+def _cut(stream: Stream, words: Words, chunk_tokens: int) -> Iterator[Given]:
+    for start in range(0, len(words), chunk_tokens):
+        span = slice(start, start + chunk_tokens)
+        positions = None if stream.positions is None else stream.positions[span]
+        yield replace(stream, words=stream.words[span], positions=positions), words[span]
 
 
 def summarize(

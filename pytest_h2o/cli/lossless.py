@@ -12,6 +12,7 @@ import math
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -25,6 +26,7 @@ from pytest_h2o.inputs.scope import (
     Stage,
     flag_of,
     fold_codec,
+    foreign_settings,
     idle_keys,
     stream_keys,
 )
@@ -110,6 +112,17 @@ def _add_flag(parser: argparse.ArgumentParser, name: str, **options: Any) -> Non
     parser.add_argument(flag_of(name), default=argparse.SUPPRESS, **options)
 
 
+def refuse_foreign_settings(given: Mapping[str, Any]) -> None:
+    """Refuse flags of adaptive_v22 beside a codec that would not hear of them."""
+    for key, codec, setting in foreign_settings(given):
+        value = "+".join(given[key]) if isinstance(given[key], tuple) else given[key]
+        raise UsageError(
+            f"{flag_of(key)} means nothing to the codec {codec}",
+            came=f"--codec-mode {given['codec_mode']}",
+            expected=f"--codec-mode {codec}:{setting}={value}, or {flag_of(key)} left out",
+        )
+
+
 def scope_from_args(args: argparse.Namespace) -> Scope:
     """The scope of the flags that were given, and defaults for the others."""
     names = {*_CODEC_FLAGS, *(key.name for key in stream_keys())}
@@ -119,6 +132,7 @@ def scope_from_args(args: argparse.Namespace) -> Scope:
     for name in given:
         if name.endswith("predictors"):
             given[name] = tuple(part.strip() for part in given[name].split(",") if part.strip())
+    refuse_foreign_settings(given)
     scope = Scope(**fold_codec(given))
     for key, other, values in idle_keys(given, scope):
         raise UsageError(

@@ -12,11 +12,13 @@ import importlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from pytest_h2o import __version__
 from pytest_h2o.errors import H2OError, StoreError, UsageError, make_printable
-from pytest_h2o.inputs.options import BY_NAME, Option, limit
+
+if TYPE_CHECKING:
+    from pytest_h2o.inputs.options import Option
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "sweep": ("sweep", "run a preset or an ad-hoc grid on a bench; configs, logs and manifest into a folder"),
@@ -98,6 +100,8 @@ _TYPES: dict[str, type] = {"int": int, "float": float, "path": Path}
 
 def add_option(parser: argparse.ArgumentParser, option: str | Option, flag: str = "", **changed: Any) -> None:
     """Give a command an option of the gate as ``--NAME`` or `flag`: kind, default, check and help are the table's."""
+    from pytest_h2o.inputs.options import BY_NAME  # half as long to load as `pytest-h2o lossless --help` takes
+
     option = BY_NAME[option] if isinstance(option, str) else option
     flag = flag or f"--{option.name}"
     keywords: dict[str, Any] = {"help": option.help}
@@ -111,6 +115,8 @@ def add_option(parser: argparse.ArgumentParser, option: str | Option, flag: str 
 
 def add_number(parser: argparse.ArgumentParser, flag: str, low: int, high: int | None = None, **keywords: Any) -> None:
     """Give a command a flag for a whole number in a range."""
+    from pytest_h2o.inputs.options import limit
+
     expected = f"at least {low}" if high is None else f"{low} to {high:,}"
     check = limit(lambda number: low <= number and (high is None or number <= high), expected)
     parser.add_argument(flag, type=checked(int, check, flag), **keywords)

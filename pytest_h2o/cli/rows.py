@@ -194,7 +194,7 @@ def add_arguments_eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--front-n", type=int, default=2, metavar="N", help="first layers, losslessly coded")
     parser.add_argument("--online-chunk-seq", type=int, default=192, metavar="ROWS")
     parser.add_argument("--online-framing-bytes", type=int, default=8, metavar="BYTES")
-    parser.add_argument("--adaptive-block-seq", type=int, default=64, metavar="ROWS")
+    parser.add_argument("--adaptive-block-seq", type=int, default=argparse.SUPPRESS, metavar="ROWS")
     parser.add_argument(
         "--online-entry-mode",
         choices=("chunked", "chunked_grouped", "both"),
@@ -234,14 +234,16 @@ def read_layer_range(results: list[Row]) -> tuple[int, int] | None:
 
 def run_eval(args: argparse.Namespace) -> int:
     from pytest_h2o.bench.rows import render_metrics_csv
+    from pytest_h2o.cli.lossless import refuse_foreign_settings
     from pytest_h2o.inputs.scope import CHUNKED, Scope, fold_codec
     from pytest_h2o.lossless.result import render_markdown
     from pytest_h2o.report.original import render_analysis_md
     from pytest_h2o.run.pairs import unlike_contexts
 
     baseline, origin = read_baseline(args), "--decode-baseline"
-    codec = fold_codec({"codec_mode": args.codec_mode, "adaptive_block_seq": args.adaptive_block_seq})
-    common = {"front_n": args.front_n, **codec}
+    given = {key: value for key, value in vars(args).items() if key in ("codec_mode", "adaptive_block_seq")}
+    refuse_foreign_settings(given)
+    common = {"front_n": args.front_n, **fold_codec(given)}
     online = {"online_chunk_seq": args.online_chunk_seq, "online_framing_bytes": args.online_framing_bytes}
     settings = {"upper_bound": Scope(**common, entry_mode="aggregate", aggregate_by_stage=True)}
     both = args.online_entry_mode == "both"

@@ -10,7 +10,7 @@ Promises, held by one battery of tests over every registered codec:
 - ``len(encode(stream))`` is the size that is counted: nothing else is needed to decode than the payload and
   what `Codec.out_of_band` names.
 - Damaged bytes give a `CodecError`, or other words of the same shape (no payload has a checksum: chunks are framed by
-  `lossless.plan`); never another exception, and never an allocation that the shape does not bound.
+  `lossless.measure`); never another exception, and never an allocation that the shape does not bound.
 - Neither side keeps a reference to its input; the result owns its memory.
 - A codec is immutable and holds no state between calls: it may be used from several threads.
 - A codec that sets `Codec.max_overhead_bytes` keeps to it for every stream, noise included.
@@ -73,7 +73,7 @@ class Stream:
     Attributes
     ----------
     words : numpy.ndarray of uint16, ``[seq_len, kv_heads, head_dim]``
-        fp16 bit patterns; need not be contiguous.
+        fp16 bit patterns; need not be contiguous, and are read-only where they are measured.
     tensor : "k" or "v"
     positions : numpy.ndarray of int64, ``[seq_len]``, or None
         Position of each token in its sequence; None where unknown.

@@ -160,8 +160,17 @@ def idle_keys(given: Collection[str], scope: Any) -> Iterator[tuple[str, str, tu
             yield key, other, values
 
 
+def foreign_settings(given: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Flat settings beside a codec that would not hear of them: the key, the codec, and its name for the setting."""
+    codec = given.get("codec_mode") or given.get("codec", "adaptive_v22")
+    name = str(codec["id"] if isinstance(codec, Mapping) else codec)
+    for key in [key for key in FLAT_KEYS["adaptive_v22"] if key in given and name not in FLAT_KEYS]:
+        name = name.partition(":")[0]
+        yield key, name, "level" if key == "zstd_level" and name not in FLAT_KEYS else key
+
+
 def fold_codec(given: Mapping[str, Any]) -> dict[str, Any]:
-    """`given` with one `codec` in place of `codec_mode` and of the flat settings; those of another codec do nothing."""
+    """`given` with one `codec` in place of `codec_mode` and of the flat settings; legacy takes its own of them."""
     keys = dict(given)
     flat = {name: keys.pop(name) for name in FLAT_KEYS["adaptive_v22"] if name in keys}
     codec = keys.pop("codec_mode", None) or keys.get("codec", "adaptive_v22")

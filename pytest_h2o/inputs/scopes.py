@@ -31,7 +31,7 @@ from pytest_h2o.inputs.checking import (
     name_option,
     parse_assignments,
 )
-from pytest_h2o.inputs.scope import FLAT_KEYS, ONLY_WITH, RopeKeys, Scope, fold_codec, idle_keys
+from pytest_h2o.inputs.scope import FLAT_KEYS, ONLY_WITH, RopeKeys, Scope, fold_codec, foreign_settings, idle_keys
 from pytest_h2o.inputs.yaml import Source, read_source
 
 _CODEC = r"^[A-Za-z0-9_.-]+(:[A-Za-z0-9_]+=[A-Za-z0-9_.+-]+)*$"
@@ -82,6 +82,11 @@ def _troubles(keys: Any) -> Iterator[Trouble]:
         yield Trouble(f"means nothing with {other}: {getattr(keys, other)}", expected, (key,))
     if keys.codec_mode is not None and "codec" in keys.model_fields_set:
         yield Trouble("says again what codec says", "one of codec and codec_mode", ("codec_mode",))
+    for key, codec, setting in foreign_settings({name: getattr(keys, name) for name in keys.model_fields_set}):
+        value = getattr(keys, key)
+        shown = f"[{', '.join(value)}]" if isinstance(value, tuple) else str(value).lower()
+        instead = f"codec: {{id: {codec}, {setting}: {shown}}}, or {key} left out"
+        yield Trouble(f"means nothing to the codec {codec}", instead, (key,))
     if keys.decides and keys.entry_mode == "aggregate":
         yield Trouble("an upper bound cannot decide", "entry_mode: chunked_grouped, chunked or per_meta", ("decides",))
     if keys.scope == "layer_ids" and not keys.layer_ids:
@@ -162,6 +167,8 @@ def override(scope: Scope, *assignments: str) -> Scope:
     for key, other in (("codec", "codec_mode"), ("codec_mode", "codec")):
         if (key,) in settings:
             data.pop(other, None)
+            if settings[key,] not in FLAT_KEYS:
+                data = {flat: value for flat, value in data.items() if flat not in FLAT_KEYS["adaptive_v22"]}
     try:
         checked = check_source(ScopeKeys, Source("", merge_settings(data, settings)))
     except PresetError as error:

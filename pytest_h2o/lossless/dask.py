@@ -30,8 +30,7 @@ from pytest_h2o import __version__
 from pytest_h2o.codecs.base import Rope, Words
 from pytest_h2o.codecs.registry import codec_from_config
 from pytest_h2o.errors import CodecError, ExecutorError, H2OError
-from pytest_h2o.lossless.measure import Measured, Measurement, read_words
-from pytest_h2o.lossless.plan import Task
+from pytest_h2o.lossless.measure import Measured, Measurement, Task, read_words
 from pytest_h2o.lossless.roots import DumpRoot
 
 _CODED_BY = ("codecs", "lossless")

@@ -18,14 +18,13 @@ from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22
 from pytest_h2o.codecs.base import Codec, Rope
 from pytest_h2o.codecs.legacy import Legacy
 from pytest_h2o.codecs.planes import PREDICTORS
-from pytest_h2o.errors import DumpError
+from pytest_h2o.errors import CodecError, DumpError
 from pytest_h2o.inputs.options import CORES
 from pytest_h2o.inputs.scope import CHUNKED, FLAT_KEYS, Scope, stream_keys
 from pytest_h2o.lossless.executors import Executor, open_executor
-from pytest_h2o.lossless.index import DumpEntry, DumpIndex, SkippedEntry, find_overlaps_and_gaps, index_dump
-from pytest_h2o.lossless.measure import Measurement, Tally
-from pytest_h2o.lossless.plan import plan_groups, plan_tasks, select
-from pytest_h2o.lossless.result import SCHEMA_VERSION, LayerBytes, LosslessResult
+from pytest_h2o.lossless.index import DumpEntry, DumpIndex, find_overlaps_and_gaps, index_dump
+from pytest_h2o.lossless.measure import Measurement, Tally, plan_groups, plan_tasks, select
+from pytest_h2o.lossless.result import SCHEMA_VERSION, LayerBytes, LosslessResult, SkippedEntry
 
 Progress = Callable[[int, int], None]
 _ORIGINAL_NAME = "fp16_gear_predictive_zstd"
@@ -114,6 +113,14 @@ def _evaluate(
         done += measured.tally.raw_bytes
         if progress is not None:
             progress(done, to_do)
+    for (layer, tensor), tally in tallies.items():
+        if not tally.coded_bytes:
+            raise CodecError(
+                f"codec {measurement.codec.id} wrote nothing at all: there is no ratio",
+                where=f"{index.root}, layer {layer}, {tensor.upper()}",
+                came=f"0 bytes for {tally.streams} streams",
+                expected="bytes that the streams can be decoded from",
+            )
     streams = sum(tally.streams for tally in tallies.values())
     return {
         **_counted(index, entries, skipped),

@@ -23,8 +23,7 @@ from typing import Any, BinaryIO, Protocol, TypeVar
 from pytest_h2o.errors import ExecutorError, UsageError
 from pytest_h2o.files import usable_cores
 from pytest_h2o.inputs.options import CORES, dask_address
-from pytest_h2o.lossless.measure import Measured, Measurement
-from pytest_h2o.lossless.plan import Task
+from pytest_h2o.lossless.measure import Measured, Measurement, Task
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")

@@ -1,23 +1,35 @@
-"""From a dump root to its entries."""
+"""From a dump root to its entries, and from entries to words."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pytest_h2o.errors import DumpError
 from pytest_h2o.lossless.meta import MetaFault, parse_meta
+from pytest_h2o.lossless.result import Finding, SkippedEntry
 from pytest_h2o.lossless.roots import DumpRoot, Folder, FolderRoot, ZipFolder, ZipRoot
 
 Tensor = Literal["k", "v"]
+Words = NDArray[np.uint16]
 
 _SHOWN = 6
 _TELL_EVERY = 1000
 _SMALL_BYTES = 1 << 14
 """Up to here an entry is worth a system call less; a dump of lies costs no memory worth speaking of."""
+
+_MAP_FROM_BYTES = 1 << 20
+"""Mapping a file costs more than reading it when it is small."""
+
+_STORED_WORDS = np.dtype("<u2")
+_STORED_FLOATS = np.dtype("<f4")
 
 
 class DumpEntry(NamedTuple):
@@ -50,36 +62,12 @@ class DumpEntry(NamedTuple):
         return self.kv_heads * self.head_dim
 
 
-@dataclass(frozen=True)
-class SkippedEntry:
-    """An entry that cannot be read: its meta file below the root, why, and what exactly.
+class Piece(NamedTuple):
+    """Rows of one entry: `rows` tokens from `first` on, counted in the entry."""
 
-    Reasons are ``meta_parse_error``, ``meta_invalid_numeric_fields``, ``meta_invalid_text_fields``, ``invalid_shape``,
-    ``missing_k_or_v_file`` (the meta names none), ``missing_k_or_v_binary`` (it is not there), ``binary_read_error``
-    (size or permission), ``unsupported_bytes_per_elem_N``, ``unsupported_dtype`` or ``skip_fp32_strict``. Layer, length
-    and stage are told where they are known, so that a selection can pass over it; None selects it.
-    """
-
-    path: str
-    reason: str
-    detail: str
-    layer_id: int | None = None
-    seq_len: int | None = None
-    stage: str | None = None
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Positions of a run and layer that come more than once, or not at all between the first and the last.
-
-    `tokens` is how many there are, `first` the first of them.
-    """
-
-    kind: Literal["overlap", "gap"]
-    run_id: str | None
-    layer_id: int
-    tokens: int
+    entry: DumpEntry
     first: int
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -228,3 +216,79 @@ def _shown_listing(names: list[str]) -> str:
         return "an empty folder"
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return "there are: " + ", ".join(names[:_SHOWN]) + more
+
+
+def read_pieces(pieces: Sequence[Piece], tensor: Tensor) -> Words:
+    """K or V of rows of several entries, one after the other, as fp16 bit patterns.
+
+    fp32 is rounded to fp16, half to even, as numpy does.
+
+    One large piece of an fp16 file is memory-mapped: the result is then read-only, takes no memory of its own that the
+    system could not have back, and the file must not shrink as long as it is in use. Everything else is read once,
+    straight into its place in the result: small files, which cost more to map than to read; several pieces, which a
+    stream must have one after the other; fp32, which is rounded; and members of an archive.
+
+    Returns
+    -------
+    numpy.ndarray of uint16, ``[rows, kv_heads, head_dim]``, C order
+    """
+    heads, dim = pieces[0].entry.kv_heads, pieces[0].entry.head_dim
+    mapped = _map_large(pieces, tensor)
+    if mapped is not None:
+        return mapped
+    words = _allocate((sum(piece.rows for piece in pieces), heads, dim), _STORED_WORDS, pieces)
+    start = 0
+    for width, run in groupby(pieces, key=_width):
+        same = list(run)
+        stop = start + sum(piece.rows for piece in same)
+        if width == 2:
+            _fill(words[start:stop], same, tensor)
+        else:
+            floats = _allocate((stop - start, heads, dim), _STORED_FLOATS, pieces)
+            _fill(floats, same, tensor)
+            with np.errstate(all="ignore"):  # too large becomes infinite, as fp16 has it
+                words[start:stop] = floats.astype("<f2").view(_STORED_WORDS)
+        start = stop
+    return words.astype(np.uint16, copy=False)
+
+
+def _map_large(pieces: Sequence[Piece], tensor: Tensor) -> Words | None:
+    """A large single piece of an fp16 file as a view of the file; None where that is not what was asked for."""
+    entry, first, rows = pieces[0]
+    row_bytes = entry.row_elements * 2
+    if len(pieces) > 1 or entry.bytes_per_elem != 2 or rows * row_bytes < _MAP_FROM_BYTES:
+        return None
+    stop = first + rows
+    mapped = entry.root.map_file(entry.location(tensor), stop * row_bytes, is_end=stop == entry.seq_len)
+    if mapped is None:
+        return None
+    words = np.frombuffer(mapped, _STORED_WORDS, rows * entry.row_elements, first * row_bytes)
+    return words.reshape(rows, entry.kv_heads, entry.head_dim).astype(np.uint16, copy=False)
+
+
+def _allocate(shape: tuple[int, int, int], dtype: np.dtype[Any], pieces: Sequence[Piece]) -> NDArray[Any]:
+    try:
+        return np.empty(shape, dtype)
+    except (MemoryError, ValueError) as error:  # ValueError: more than an array can address
+        raise DumpError(
+            "there is not enough memory for one stream of the dump",
+            where=f"{pieces[0].entry.meta} and {len(pieces) - 1} more",
+            came=f"{list(shape)} of {dtype.itemsize} bytes",
+            hint="entry mode chunked or chunked_grouped holds one chunk at a time",
+        ) from error
+
+
+def _width(piece: Piece) -> int:
+    return piece.entry.bytes_per_elem
+
+
+def _fill(rows: NDArray[Any], pieces: Sequence[Piece], tensor: Tensor) -> None:
+    """Read the data of each piece straight into its place; `rows` has their dtype and is contiguous."""
+    target = memoryview(rows.reshape(-1).view(np.uint8).data)
+    row_bytes = rows[:1].nbytes
+    at = 0
+    for entry, first, count in pieces:
+        end = at + count * row_bytes
+        is_end = first + count == entry.seq_len
+        entry.root.read_into(entry.location(tensor), first * row_bytes, target[at:end], is_end=is_end)
+        at = end

@@ -1,25 +1,244 @@
-"""One piece of work: its streams read, encoded, counted, and decoded and compared."""
+"""Pieces of work: which streams of a dump there are, and what each comes to.
+
+Entries are selected, joined, cut and framed (`select`, `plan_groups`, `plan_tasks`); the streams of a `Task` are then
+read together, encoded, counted, decoded from the counted bytes and compared (`Measurement`).
+"""
 
 from __future__ import annotations
 
+import struct
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import index as whole_number
 from time import thread_time
+from typing import NamedTuple
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_h2o.codecs.base import Codec, Rope, Stream, Tensor, Words
-from pytest_h2o.errors import CodecError, H2OError, RoundTripError
-from pytest_h2o.lossless.plan import Chunk, Task
-from pytest_h2o.lossless.read import Piece, read_pieces
+from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream, Words
+from pytest_h2o.errors import CodecError, DumpError, H2OError, RoundTripError
+from pytest_h2o.inputs.scope import CHUNKED, Scope
+from pytest_h2o.lossless.index import DumpEntry, DumpIndex, Piece, Tensor, read_pieces
+from pytest_h2o.lossless.result import SkippedEntry
+
+_CHUNK = struct.Struct("<II")
+_TASK_BYTES = 1 << 21
+"""Streams are handed out in bundles of about this many raw bytes: few enough hand-overs, little memory."""
 
 _MANY_FILES = 64
 _reading = threading.Lock()
 """Taken to read many tiny files: two threads that do so at once hand the interpreter's lock to and fro at each system
 call, which takes longer (0.44 s for 100,000 files) than one after the other (0.29 s); the other can encode instead."""
+
+
+@dataclass(frozen=True)
+class Framing:
+    """What stands before the payload in the record of a stream, and is counted with it: here nothing."""
+
+    @property
+    def overhead_bytes(self) -> int:
+        return 0
+
+    def header(self, payload: bytes | memoryview) -> bytes:
+        """The bytes to write before `payload`."""
+        return b""
+
+    def unwrap(self, record: memoryview) -> memoryview:
+        """The payload of a record; CodecError where the header does not fit it."""
+        header, payload = bytes(record[: self.overhead_bytes]), record[self.overhead_bytes :]
+        if header != (expected := self.header(payload)):
+            raise self._damaged(header, expected)
+        return payload
+
+    def _damaged(self, came: bytes, expected: bytes) -> CodecError:
+        return CodecError(
+            "a chunk is damaged: its framing does not fit its payload",
+            came=came.hex() or "no bytes",
+            expected=f"{expected.hex()} (length, CRC-32, zero bytes)",
+        )
+
+
+@dataclass(frozen=True)
+class ChunkFraming(Framing):
+    """Length and CRC-32 of the payload, u32 little-endian each, cut or padded with zero bytes to `length`."""
+
+    length: int
+
+    @property
+    def overhead_bytes(self) -> int:
+        return self.length
+
+    def header(self, payload: bytes | memoryview) -> bytes:
+        if len(payload) >= 2**32:
+            raise CodecError(
+                "a chunk is too long for its framing", came=f"{len(payload)} bytes", expected="under 4 GiB"
+            )
+        return _CHUNK.pack(len(payload), crc32(payload))[: self.length].ljust(self.length, b"\0")
+
+
+@dataclass(frozen=True)
+class EntryTable(Framing):
+    """Number of joined entries, then the length of each in tokens, u32 little-endian each."""
+
+    seq_lens: tuple[int, ...]
+
+    @property
+    def overhead_bytes(self) -> int:
+        return 4 + 4 * len(self.seq_lens)
+
+    def header(self, payload: bytes | memoryview) -> bytes:
+        return struct.pack(f"<{1 + len(self.seq_lens)}I", len(self.seq_lens), *self.seq_lens)
+
+    def _damaged(self, came: bytes, expected: bytes) -> CodecError:
+        return CodecError(
+            "the table of a joined stream is damaged: it does not fit its entries",
+            came=came.hex() or "no bytes",
+            expected=f"{len(self.seq_lens)} entries, {sum(self.seq_lens)} tokens",
+        )
+
+
+class Chunk(NamedTuple):
+    """One stream: the pieces that make it, in order, and how many tokens they have together."""
+
+    pieces: tuple[Piece, ...]
+    rows: int
+
+    @property
+    def raw_bytes(self) -> int:
+        """As fp16, K or V alone."""
+        return self.pieces[0].entry.row_elements * 2 * self.rows
+
+
+@dataclass(frozen=True)
+class Task:
+    """Streams of one tensor of one layer, read together, coded one by one."""
+
+    layer_id: int
+    tensor: Tensor
+    chunks: tuple[Chunk, ...]
+    framing: Framing
+
+    @property
+    def raw_bytes(self) -> int:
+        return sum(chunk.raw_bytes for chunk in self.chunks)
+
+    @property
+    def pieces(self) -> list[Piece]:
+        return [piece for chunk in self.chunks for piece in chunk.pieces]
+
+
+def select(index: DumpIndex, scope: Scope) -> tuple[list[DumpEntry], list[SkippedEntry]]:
+    """The entries that the scope takes, in path order, and those that it would but that cannot be read."""
+    entries = [e for e in index.entries if scope.takes(e.layer_id, e.stage, e.seq_len)]
+    skipped = [s for s in index.skipped if scope.takes(s.layer_id, s.stage, s.seq_len)]
+    if scope.strict_fp16:
+        detail = "fp32, and strict fp16 is asked for"
+        refused = [e for e in entries if e.bytes_per_elem != 2]
+        skipped += [SkippedEntry(e.meta, "skip_fp32_strict", detail, e.layer_id, e.seq_len, e.stage) for e in refused]
+        skipped.sort(key=lambda s: s.path.split("/"))
+        entries = [e for e in entries if e.bytes_per_elem == 2]
+    if not entries:
+        raise _nothing(index, scope, skipped)
+    return entries, skipped
+
+
+def plan_groups(entries: Sequence[DumpEntry], scope: Scope) -> list[list[DumpEntry]]:
+    """Entries that are coded as one sequence, in its order; groups in order of their first entry."""
+    if scope.entry_mode in ("per_meta", "chunked"):
+        return [[entry] for entry in entries]
+    groups: dict[tuple[object, ...], list[DumpEntry]] = {}
+    for entry in entries:
+        stage = entry.stage if scope.aggregate_by_stage else None
+        key = (entry.run_id, entry.layer_id, entry.kv_heads, entry.head_dim, stage)
+        groups.setdefault(key, []).append(entry)
+    for group in groups.values():
+        group.sort(key=lambda entry: entry.seq_start)  # stable: path order within equals
+    return list(groups.values())
+
+
+def plan_tasks(groups: Iterable[Sequence[DumpEntry]], scope: Scope) -> Iterator[Task]:
+    """The work to do, bundled layer by layer; first K, then V of each bundle."""
+    for (layer_id, _, _), same in groupby(sorted(groups, key=_alike), key=_alike):
+        for framing, chunks in _bundles(same, scope):
+            yield Task(layer_id, "k", chunks, framing)
+            yield Task(layer_id, "v", chunks, framing)
+
+
+def _alike(group: Sequence[DumpEntry]) -> tuple[int, int, int]:
+    return group[0].layer_id, group[0].kv_heads, group[0].head_dim
+
+
+def _bundles(groups: Iterable[Sequence[DumpEntry]], scope: Scope) -> Iterator[tuple[Framing, tuple[Chunk, ...]]]:
+    if scope.entry_mode == "aggregate":
+        for group in groups:
+            yield EntryTable(tuple(entry.seq_len for entry in group)), (_whole(group),)
+        return
+    chunked = scope.entry_mode in CHUNKED
+    framing = ChunkFraming(scope.online_framing_bytes) if chunked else Framing()
+    rows = scope.online_chunk_seq if chunked else 0
+    bundle: list[Chunk] = []
+    size = 0
+    for group in groups:
+        for chunk in _cut(group, rows) if rows else (_whole(group),):
+            bundle.append(chunk)
+            size += chunk.raw_bytes
+            if size >= _TASK_BYTES:
+                yield framing, tuple(bundle)
+                bundle, size = [], 0
+    if bundle:
+        yield framing, tuple(bundle)
+
+
+def _whole(group: Sequence[DumpEntry]) -> Chunk:
+    pieces = tuple(Piece(entry, 0, entry.seq_len) for entry in group)
+    return Chunk(pieces, sum(piece.rows for piece in pieces))
+
+
+def _cut(group: Sequence[DumpEntry], rows: int) -> Iterator[Chunk]:
+    """Chunks of `rows` tokens of the joined sequence; the last may be shorter."""
+    pieces: list[Piece] = []
+    free = rows
+    for entry in group:
+        first = 0
+        while first < entry.seq_len:
+            taken = min(free, entry.seq_len - first)
+            pieces.append(Piece(entry, first, taken))
+            first += taken
+            free -= taken
+            if not free:
+                yield Chunk(tuple(pieces), rows)
+                pieces, free = [], rows
+    if pieces:
+        yield Chunk(tuple(pieces), rows - free)
+
+
+def _nothing(index: DumpIndex, scope: Scope, skipped: Sequence[SkippedEntry]) -> DumpError:
+    if skipped:
+        first = skipped[0]
+        return DumpError(
+            "no selected entry of the dump can be read",
+            where=index.root,
+            came=f"{len(skipped)} that cannot; the first is {first.path}: {first.reason}, {first.detail}",
+            expected=scope.describe(),
+        )
+    came = "no entry that can be read"
+    if index.entries:
+        lengths = [entry.seq_len for entry in index.entries]
+        layers = ", ".join(map(str, sorted({entry.layer_id for entry in index.entries})))
+        stages = " and ".join(sorted({entry.stage for entry in index.entries}))
+        came = f"{len(lengths)} entries: layers {layers}; {stages}; {min(lengths)} to {max(lengths)} tokens"
+    return DumpError(
+        "the selection takes nothing of the dump",
+        where=index.root,
+        came=came,
+        expected=scope.describe(),
+        hint="change the selection; a ratio over nothing is no measurement",
+    )
 
 
 @dataclass
@@ -41,13 +260,8 @@ class Tally:
     mode_counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def add(self, other: Tally) -> None:
-        self.streams += other.streams
-        self.verified += other.verified
-        self.raw_bytes += other.raw_bytes
-        self.coded_bytes += other.coded_bytes
-        self.framing_bytes += other.framing_bytes
-        self.encode_s += other.encode_s
-        self.decode_s += other.decode_s
+        for name in ("streams", "verified", "raw_bytes", "coded_bytes", "framing_bytes", "encode_s", "decode_s"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
         self.add_planes(other.plane_bytes, other.mode_counts)
 
     def add_planes(self, plane_bytes: Mapping[str, int], mode_counts: Mapping[str, Mapping[str, int]]) -> None:
@@ -58,7 +272,7 @@ class Tally:
 
 def _add_counts(to: dict[str, int], counts: Mapping[str, int]) -> None:
     for name, count in counts.items():
-        to[name] = to.get(name, 0) + count
+        to[name] = to.get(name, 0) + whole_number(count)
 
 
 @dataclass(frozen=True)
@@ -72,15 +286,19 @@ class Measured:
 
 def read_words(task: Task) -> Words:
     """The words of all streams of a task, one after the other, ``[rows, kv_heads, head_dim]``."""
-    pieces = _pieces(task)
-    if len(pieces) > _MANY_FILES:
-        with _reading:
-            return read_pieces(pieces, task.tensor)
-    return read_pieces(pieces, task.tensor)
+    pieces = task.pieces
+    with _reading if len(pieces) > _MANY_FILES else nullcontext():
+        return read_pieces(pieces, task.tensor)
 
 
-def _pieces(task: Task) -> list[Piece]:
-    return [piece for chunk in task.chunks for piece in chunk.pieces]
+_NO_ENCODING = (
+    "cannot encode a stream",
+    "mend the codec: every shape and bit pattern can be encoded, and the words are read-only",
+)
+_NO_PLANES = (
+    "cannot tell the planes and modes of a stream",
+    "mend plane_bytes and modes of the codec, which count in whole numbers, or leave them out",
+)
 
 
 @dataclass(frozen=True)
@@ -95,32 +313,41 @@ class Measurement:
         return self.measure(task, read_words(task))
 
     def measure(self, task: Task, words: Words) -> Measured:
-        """Measure a task whose words, ``[rows, kv_heads, head_dim]``, are at hand; no file is opened."""
-        positions = _positions(_pieces(task))
+        """Measure a task whose words, ``[rows, kv_heads, head_dim]``, are at hand; no file is opened.
+
+        The codec gets a copy that it cannot write to: `words`, which its decoder is held against, it never has. (Only
+        mapped words, which nothing can write to, are not copied.)
+        """
+        positions = _positions(task.pieces)
+        given = words.copy() if self.verify and words.flags.writeable else words.view()
+        given.flags.writeable = positions.flags.writeable = False
         rope = self.rope if task.tensor == "k" else None
-        streams = []
-        start = 0
-        for chunk in task.chunks:
-            span = slice(start, start + chunk.rows)
-            streams.append(Stream(words[span], task.tensor, positions[span], rope))
-            start += chunk.rows
+        ends = np.cumsum([chunk.rows for chunk in task.chunks]).tolist()
+        spans = [slice(end - chunk.rows, end) for end, chunk in zip(ends, task.chunks, strict=True)]
+        streams = [Stream(given[span], task.tensor, positions[span], rope) for span in spans]
+        sides = [stream.side_info() for stream in streams]
         tally = Tally()
-        records = self._encode(task, streams, tally)
+        records = self._encode(task, streams, sides, tally)
         if self.verify:
-            self._verify(task, streams, records, tally)
+            del streams, given
+            decoded = self._decode(task, sides, records, tally)
+            for chunk, span, came in zip(task.chunks, spans, decoded, strict=True):
+                if not is_same(words[span], came):
+                    raise difference(words[span], came, self.codec.id, _where(task, chunk))
+            tally.verified += len(sides)
         return Measured(task.layer_id, task.tensor, tally)
 
-    def _encode(self, task: Task, streams: Sequence[Stream], tally: Tally) -> list[bytes]:
+    def _encode(self, task: Task, streams: Sequence[Stream], sides: Sequence[SideInfo], tally: Tally) -> list[bytes]:
         """The record of each stream, counted; all are encoded together."""
         started = thread_time()
         try:
-            payloads = self.codec.encode_many(streams)
+            payloads = list(self.codec.encode_many(streams))
         except (H2OError, MemoryError):
             raise
         except Exception:  # which of them it was comes out one by one
             payloads = []
             for stream, chunk in zip(streams, task.chunks, strict=True):
-                with self._naming(task, chunk):
+                with self._naming(*_NO_ENCODING, task, chunk):
                     payloads.append(self.codec.encode(stream))
         if len(payloads) != len(streams):
             raise CodecError(
@@ -130,20 +357,22 @@ class Measurement:
                 expected=str(len(streams)),
                 hint="mend encode_many of the codec, or leave it out",
             )
+        for chunk, payload in zip(task.chunks, payloads, strict=True):
+            if type(payload) is not bytes:
+                check_payload(payload, self.codec.id, _where(task, chunk))
         records = [task.framing.header(payload) + payload for payload in payloads]
         tally.encode_s += thread_time() - started
         tally.streams += len(streams)
         tally.framing_bytes += len(streams) * task.framing.overhead_bytes
-        for stream, chunk, payload, record in zip(streams, task.chunks, payloads, records, strict=True):
-            tally.raw_bytes += stream.raw_bytes
-            tally.coded_bytes += len(record)
-            side = stream.side_info()
-            with self._naming(task, chunk):
+        tally.raw_bytes += sum(side.raw_bytes for side in sides)
+        tally.coded_bytes += sum(map(len, records))
+        for chunk, side, payload in zip(task.chunks, sides, payloads, strict=True):
+            with self._naming(*_NO_PLANES, task, chunk):
                 tally.add_planes(self.codec.plane_bytes(payload, side), self.codec.modes(payload, side))
         return records
 
     @contextmanager
-    def _naming(self, task: Task, chunk: Chunk) -> Iterator[None]:
+    def _naming(self, what: str, hint: str, task: Task, chunk: Chunk) -> Iterator[None]:
         """A codec may be anybody's: whatever it raises must name the codec and the stream."""
         try:
             yield
@@ -151,43 +380,40 @@ class Measurement:
             raise
         except Exception as error:
             raise CodecError(
-                f"codec {self.codec.id} cannot encode a stream",
+                f"codec {self.codec.id} {what}",
                 where=_where(task, chunk),
                 came=f"{type(error).__name__}: {error}",
-                hint="mend the codec: every shape and bit pattern can be encoded",
+                hint=hint,
             ) from error
 
-    def _verify(self, task: Task, streams: Sequence[Stream], records: Sequence[bytes], tally: Tally) -> None:
-        """Decode all streams of a task together, from the counted bytes, and compare each."""
+    def _decode(self, task: Task, sides: Sequence[SideInfo], records: Sequence[bytes], tally: Tally) -> list[Words]:
+        """All streams of a task, decoded together from the counted bytes."""
         started = thread_time()
-        sides = [stream.side_info() for stream in streams]
         try:
             payloads = [task.framing.unwrap(memoryview(record)) for record in records]
-            decoded = self.codec.decode_many(payloads, sides)
+            decoded = list(self.codec.decode_many(payloads, sides))
         except MemoryError:
             raise
         except Exception:  # which of them it was comes out one by one
             decoded = [
-                self._decode_one(task, chunk, stream, record)
-                for chunk, stream, record in zip(task.chunks, streams, records, strict=True)
+                self._decode_one(task, chunk, side, record)
+                for chunk, side, record in zip(task.chunks, sides, records, strict=True)
             ]
         tally.decode_s += thread_time() - started
-        if len(decoded) != len(streams):
+        if len(decoded) != len(sides):
             raise RoundTripError(
                 f"codec {self.codec.id} gave back another number of streams",
                 where=_where(task, task.chunks[0]),
                 came=str(len(decoded)),
-                expected=str(len(streams)),
+                expected=str(len(sides)),
                 hint="mend decode_many of the codec, or leave it out",
             )
-        for chunk, stream, words in zip(task.chunks, streams, decoded, strict=True):
-            self._compare(stream.words, words, _where(task, chunk))
-        tally.verified += len(streams)
+        return decoded
 
-    def _decode_one(self, task: Task, chunk: Chunk, stream: Stream, record: bytes) -> Words:
+    def _decode_one(self, task: Task, chunk: Chunk, side: SideInfo, record: bytes) -> Words:
         came: str | None
         try:
-            return self.codec.decode(task.framing.unwrap(memoryview(record)), stream.side_info())
+            return self.codec.decode(task.framing.unwrap(memoryview(record)), side)
         except CodecError as error:
             came, expected = error.what if error.came is None else f"{error.what}: {error.came}", error.expected
             cause: Exception = error
@@ -203,27 +429,44 @@ class Measurement:
             hint="the size of such a stream means nothing; mend the codec",
         ) from cause
 
-    def _compare(self, words: Words, decoded: Words, where: str) -> None:
-        """Bits, as unsigned words: as floats -0.0 would pass for 0.0, and no NaN for itself."""
-        if decoded.dtype != np.uint16 or decoded.shape != words.shape:
-            raise RoundTripError(
-                f"codec {self.codec.id} gave back another shape",
-                where=where,
-                came=f"{decoded.dtype} {list(decoded.shape)}",
-                expected=f"uint16 {list(words.shape)}",
-            )
-        if np.array_equal(decoded, words):
-            return
-        wrong = np.flatnonzero(decoded.reshape(-1) != words.reshape(-1))
-        first = int(wrong[0])
-        row, head, dim = (int(i) for i in np.unravel_index(first, words.shape))
-        raise RoundTripError(
-            f"codec {self.codec.id} gave back other bits",
-            where=f"{where}, first at word {first} (byte {2 * first}): token {row}, head {head}, dimension {dim}",
-            came=f"0x{int(decoded.reshape(-1)[first]):04x}; {wrong.size} of {words.size} words differ",
-            expected=f"0x{int(words.reshape(-1)[first]):04x}",
-            hint="the codec is not lossless on this stream; no ratio of it counts",
+
+def check_payload(payload: object, codec: str, where: str) -> None:
+    """Refuse what is no bytes: its length would be no size."""
+    if not isinstance(payload, bytes | bytearray | memoryview) or memoryview(payload).nbytes != len(payload):
+        raise CodecError(
+            f"codec {codec} gave no bytes for a stream",
+            where=where,
+            came=type(payload).__name__,
+            expected="bytes",
+            hint="mend encode of the codec: what it gives is what is counted",
         )
+
+
+def is_same(words: Words, decoded: object) -> bool:
+    """Whether decoded words are these, bit for bit: as floats -0.0 would pass for 0.0, and no NaN for itself."""
+    return type(decoded) is np.ndarray and decoded.dtype == np.uint16 and np.array_equal(decoded, words)
+
+
+def difference(words: Words, decoded: object, codec: str, where: str) -> RoundTripError:
+    """The error for decoded words that are not these."""
+    expected = f"uint16 {list(words.shape)}"
+    if type(decoded) is not np.ndarray:
+        what, came = f"codec {codec} gave back no array of words", type(decoded).__name__
+        hint = "mend decode of the codec: it gives a numpy.ndarray, and none of a subclass of it"
+        return RoundTripError(what, where=where, came=came, expected=f"numpy.ndarray, {expected}", hint=hint)
+    if decoded.dtype != np.uint16 or decoded.shape != words.shape:
+        came = f"{decoded.dtype} {list(decoded.shape)}"
+        return RoundTripError(f"codec {codec} gave back another shape", where=where, came=came, expected=expected)
+    wrong = np.flatnonzero(decoded.reshape(-1) != words.reshape(-1))
+    first = int(wrong[0])
+    row, head, dim = (int(i) for i in np.unravel_index(first, words.shape))
+    return RoundTripError(
+        f"codec {codec} gave back other bits",
+        where=f"{where}, first at word {first} (byte {2 * first}): token {row}, head {head}, dimension {dim}",
+        came=f"0x{int(decoded.reshape(-1)[first]):04x}; {wrong.size} of {words.size} words differ",
+        expected=f"0x{int(words.reshape(-1)[first]):04x}",
+        hint="the codec is not lossless on this stream; no ratio of it counts",
+    )
 
 
 def _where(task: Task, chunk: Chunk) -> str:

@@ -4,14 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pytest_h2o.errors import DumpError, StoreError
 from pytest_h2o.files import load
 from pytest_h2o.inputs.scope import CHUNKED, FLAT_KEYS
-from pytest_h2o.lossless.index import Finding, SkippedEntry
 
 SCHEMA_VERSION = 3
+
+
+@dataclass(frozen=True)
+class SkippedEntry:
+    """An entry that cannot be read: its meta file below the root, why, and what exactly.
+
+    Reasons are ``meta_parse_error``, ``meta_invalid_numeric_fields``, ``meta_invalid_text_fields``, ``invalid_shape``,
+    ``missing_k_or_v_file`` (the meta names none), ``missing_k_or_v_binary`` (it is not there), ``binary_read_error``
+    (size or permission), ``unsupported_bytes_per_elem_N``, ``unsupported_dtype`` or ``skip_fp32_strict``. Layer, length
+    and stage are told where they are known, so that a selection can pass over it; None selects it.
+    """
+
+    path: str
+    reason: str
+    detail: str
+    layer_id: int | None = None
+    seq_len: int | None = None
+    stage: str | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Positions of a run and layer that come more than once, or not at all between the first and the last.
+
+    `tokens` is how many there are, `first` the first of them.
+    """
+
+    kind: Literal["overlap", "gap"]
+    run_id: str | None
+    layer_id: int
+    tokens: int
+    first: int
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,7 @@ from pathlib import Path
 from pytest_h2o.codecs.base import Codec, Stream, Tensor
 from pytest_h2o.codecs.gear_v3 import GearV3
 from pytest_h2o.errors import UsageError
-from pytest_h2o.lossless.index import DumpEntry, index_dump
-from pytest_h2o.lossless.read import Piece, read_pieces
+from pytest_h2o.lossless.index import DumpEntry, Piece, index_dump, read_pieces
 from pytest_h2o.reference.cache import Stage, Watcher
 from pytest_h2o.reference.gguf import Floats
 from pytest_h2o.reference.lossless import LOG_MARK, Sample

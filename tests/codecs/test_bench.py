@@ -128,6 +128,11 @@ def test_slow_contenders_get_fewer_rounds() -> None:
     assert "\nFewer rounds, because they are slow: a 2.\n" in bench.render_markdown(summary)
 
 
+def _in_place(stream: Stream) -> bytes:
+    np.bitwise_and(stream.words, 0xF000, out=stream.words)
+    return stream.words.tobytes()
+
+
 def _fails(stream: Stream) -> bytes:
     raise ZeroDivisionError("of its own")
 
@@ -137,17 +142,28 @@ def _fails(stream: Stream) -> bytes:
     [
         (
             {"decode": wrong_bit},
-            "copy decoded to other bits\n  where: run a, layer 0, K, word 23 of 24 in a chunk of 4 tokens\n"
-            "  came: 0x8017 (1 words differ)\n  expected: 0x0017",
+            "codec copy gave back other bits\n  where: run a, layer 0, K, first at word 23 (byte 46): token 3, head 1, "
+            "dimension 2\n  came: 0x8017; 1 of 24 words differ\n  expected: 0x0017\n"
+            "  next: the codec is not lossless on this stream; no ratio of it counts",
         ),
         (
             {"decode": lambda payload, side: np.zeros((1, 2, 3), np.uint16)},
-            "copy decoded to another shape\n  where: run a, layer 0, K\n  came: <u2 [1, 2, 3]\n"
+            "codec copy gave back another shape\n  where: run a, layer 0, K\n  came: uint16 [1, 2, 3]\n"
             "  expected: uint16 [4, 2, 3]",
         ),
         (
             {"encode": _fails},
             "codec copy failed\n  where: run a, layer 0, K\n  came: ZeroDivisionError: of its own\n"
+            "  expected: bytes, or a CodecError",
+        ),
+        (
+            {"encode": lambda stream: stream.words.copy()},
+            "codec copy gave no bytes for a stream\n  where: run a, layer 0, K\n  came: ndarray\n  expected: bytes\n"
+            "  next: mend encode of the codec: what it gives is what is counted",
+        ),
+        (
+            {"encode": _in_place},
+            "codec copy failed\n  where: run a, layer 0, K\n  came: ValueError: output array is read-only\n"
             "  expected: bytes, or a CodecError",
         ),
     ],

@@ -11,7 +11,7 @@ from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream, Words
 from pytest_h2o.codecs.byteplane import Byteplane
 from pytest_h2o.codecs.gear_v3 import decode_rle
 from pytest_h2o.codecs.registry import BUILT_IN, get_codec
-from pytest_h2o.lossless.plan import ChunkFraming
+from pytest_h2o.lossless.measure import ChunkFraming
 from tests.fuzz.target import Target
 
 DIMS = (0, 1, 2, 7, 8, 16, 64, 128)

@@ -19,8 +19,7 @@ from pytest_h2o.gate.decode import Budget
 from pytest_h2o.gate.noise import Noise
 from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless.evaluate import evaluate_lossless
-from pytest_h2o.lossless.index import find_overlaps_and_gaps, index_dump
-from pytest_h2o.lossless.read import Piece, read_pieces
+from pytest_h2o.lossless.index import Piece, find_overlaps_and_gaps, index_dump, read_pieces
 from pytest_h2o.reference.gguf import GgufFile
 from pytest_h2o.report.artifacts import read_run
 from pytest_h2o.run.history import (

@@ -112,7 +112,6 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
         ("zstd_level: 9, v_lo_predictors: [xor_seq, raw]",
          {"id": "adaptive_v22", "zstd_level": 9, "v_lo_predictors": ("xor_seq", "raw")}),
         ("codec_mode: legacy, bitshuffle: true, k_hi_predictors: raw", {"id": "legacy", "bitshuffle": True}),
-        ("codec_mode: zstd, zstd_level: 9", "zstd"),  # 0.1 read it so
     ],
 )  # fmt: skip
 def test_a_codec_is_a_name_or_a_mapping_and_flat_settings_are_still_read(
@@ -122,6 +121,32 @@ def test_a_codec_is_a_name_or_a_mapping_and_flat_settings_are_still_read(
     assert scope.codec == codec
     if codec != "my.codec-2":
         make_codec(scope.codec)
+
+
+@pytest.mark.parametrize(
+    ("keys", "fault"),
+    [
+        ("codec_mode: zstd, zstd_level: 19",
+         "zstd_level: means nothing to the codec zstd\n"
+         "  expected: codec: {id: zstd, level: 19}, or zstd_level left out"),
+        ("codec: {id: expbias}, bitshuffle: true",
+         "bitshuffle: means nothing to the codec expbias\n"
+         "  expected: codec: {id: expbias, bitshuffle: true}, or bitshuffle left out"),
+        ("codec: adaptive_v22:zstd_level=9, k_hi_predictors: [raw, xor_seq]",
+         "k_hi_predictors: means nothing to the codec adaptive_v22\n"
+         "  expected: codec: {id: adaptive_v22, k_hi_predictors: [raw, xor_seq]}, or k_hi_predictors left out"),
+    ],
+)  # fmt: skip
+def test_flat_settings_beside_another_codec_are_refused(tmp_path: Path, keys: str, fault: str) -> None:
+    assert fault in error_text(tmp_path, f"scopes: {{a: {{root: x, decides: true, {keys}}}}}")
+
+
+def test_an_option_that_names_another_codec_takes_the_flat_settings_of_the_file_away(tmp_path: Path) -> None:
+    scope = one_scope(tmp_path, "zstd_level: 9")
+    for option, codec in (("codec=zstd", "zstd"), ("codec_mode=legacy", {"id": "legacy", "zstd_level": 9})):
+        assert override(scope, option).codec == codec
+    with pytest.raises(PresetError, match="means nothing to the codec zstd"):
+        override(scope, "codec=zstd", "zstd_level=9")
 
 
 def error_text(folder: Path, text: str) -> str:

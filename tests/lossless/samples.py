@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pytest_h2o.lossless.index import DumpEntry, SkippedEntry, Tensor, index_dump
-from pytest_h2o.lossless.read import Piece, Words, read_pieces
+from pytest_h2o.lossless.index import DumpEntry, Piece, Tensor, Words, index_dump, read_pieces
+from pytest_h2o.lossless.result import SkippedEntry
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 FP16 = FIXTURES / "dumps" / "fp16.zip"

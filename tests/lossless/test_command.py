@@ -140,6 +140,11 @@ def test_skipped_entries_give_code_1_and_the_result(tmp_path: Path, capsys: pyte
         (["--stage", "all"], "--stage does not fit"),
         (["--zstd-level", "99"], "setting 'zstd_level' of codec adaptive_v22 is out of range"),
         (["--codec-mode", "nothing"], "there is no codec 'nothing'"),
+        (
+            ["--codec-mode", "zstd", "--zstd-level", "19"],
+            "--zstd-level means nothing to the codec zstd\n  came: --codec-mode zstd\n"
+            "  expected: --codec-mode zstd:level=19, or --zstd-level left out",
+        ),
         (["--layer-ids", "5", "--scope", "layer_ids"], "the selection takes nothing of the dump"),
         (["--dump-dir", "nowhere"], "the dump root does not exist"),
     ],

@@ -191,7 +191,7 @@ def test_few_tasks_are_on_their_way(cluster: Cluster, monkeypatch: pytest.Monkey
         return has_room(self, pending, task)
 
     monkeypatch.setattr(dask_executor.DaskExecutor, "_has_room", watch)
-    monkeypatch.setattr("pytest_h2o.lossless.plan._TASK_BYTES", 1 << 17)
+    monkeypatch.setattr("pytest_h2o.lossless.measure._TASK_BYTES", 1 << 17)
     result = evaluate_lossless(FP16, SETTINGS, verify=True, executor=cluster.name)
     assert max(count for count, _ in seen) == 4
     monkeypatch.setattr(dask_executor, "_MOST_BYTES", 3 << 17)
@@ -214,7 +214,7 @@ def during(act: Callable[[], object]) -> tuple[Callable[[int, int], None], threa
 
 
 def test_a_worker_killed_half_way_changes_nothing(own_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_h2o.lossless.plan._TASK_BYTES", 1 << 17)
+    monkeypatch.setattr("pytest_h2o.lossless.measure._TASK_BYTES", 1 << 17)
     here = evaluate_lossless(FP16, SETTINGS, verify=True)
     own_cluster.add_worker()
     victim = own_cluster.add_worker()
@@ -226,7 +226,7 @@ def test_a_worker_killed_half_way_changes_nothing(own_cluster: Cluster, monkeypa
 
 
 def test_the_scheduler_killed_half_way_is_one_error(own_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_h2o.lossless.plan._TASK_BYTES", 1 << 14)
+    monkeypatch.setattr("pytest_h2o.lossless.measure._TASK_BYTES", 1 << 14)
     own_cluster.add_worker()
     progress, acted = during(lambda: own_cluster.scheduler.send_signal(signal.SIGKILL))
     started = time.monotonic()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -23,6 +24,30 @@ from tests.lossless.samples import FP32, write_entry
 GROUPED = Scope(entry_mode="chunked_grouped", online_chunk_seq=192, online_framing_bytes=8)
 
 
+ENCODED: dict[str, Callable[[Words], Any]] = {
+    "text": lambda words: words.tobytes().hex(),
+    "None": lambda words: None,
+    "array": lambda words: words.copy(),
+    "view": lambda words: memoryview(words),
+    "nothing": lambda words: b"",
+}
+DECODED: dict[str, Callable[[Words], Any]] = {
+    "list": lambda words: words.tolist(),
+    "None decoded": lambda words: None,
+    "subclass": lambda words: words.view(AlwaysEqual),
+}
+
+
+class AlwaysEqual(np.ndarray[Any, Any]):
+    """What no comparison may be left to."""
+
+    def __eq__(self, other: object) -> Any:
+        return np.ones(self.shape, bool)
+
+    def __array_function__(self, *given: Any) -> bool:
+        return True
+
+
 @dataclass(frozen=True)
 class Broken(Codec):
     """Loses the sign of zero, or shape, or cannot decode, or sees what it is given."""
@@ -37,6 +62,15 @@ class Broken(Codec):
             self.seen.append(stream)
         if self.fault == "encode":
             raise IndexError("list index out of range")
+        if self.fault in ENCODED:
+            return ENCODED[self.fault](stream.words)
+        if self.fault == "in place":
+            stream.words[:] &= 0xF000
+        if self.fault == "in place by force":
+            stream.words.base.flags.writeable = True
+            forced = stream.words.base[...]
+            forced &= 0xF000
+            return forced.tobytes()
         words = stream.words.copy()
         words[words == 0x8000] = 0
         return words.tobytes()
@@ -48,10 +82,17 @@ class Broken(Codec):
         return [] if self.fault == "fewer" else super().decode_many(payloads, sides)
 
     def modes(self, payload: bytes | memoryview, side: SideInfo) -> dict[str, dict[str, int]]:
-        return {"hi": {"x": 1 // (self.fault != "modes")}}
+        return {"hi": {"x": math.nan if self.fault == "NaN" else 1 // (self.fault != "modes")}}
+
+    def plane_bytes(self, payload: bytes | memoryview, side: SideInfo) -> dict[str, int]:
+        return math.inf if self.fault == "planes" else {}  # type: ignore[return-value]
 
     def decode(self, payload: bytes | memoryview, side: SideInfo) -> Words:
+        if not payload:
+            return np.full(side.shape, 7, np.uint16)
         words = np.frombuffer(payload, np.uint16).reshape(side.shape).copy()
+        if self.fault in DECODED:
+            return DECODED[self.fault](words)
         if self.fault == "shape":
             return words.reshape(-1, 1, 1)
         if self.fault == "error":
@@ -72,19 +113,26 @@ class Broken(Codec):
         ("encode", CodecError),
         ("few", CodecError),
         ("modes", CodecError),
+        ("NaN", CodecError),
+        ("planes", CodecError),
+        ("in place", CodecError),
+        ("in place by force", RoundTripError),
+        *((name, CodecError) for name in ENCODED),
+        *((name, RoundTripError) for name in DECODED),
     ],
 )
 def test_a_codec_that_is_wrong_is_named_with_the_stream(
     tmp_path: Path, snapshot: SnapshotAssertion, fault: str, kind: type[Exception]
 ) -> None:
-    words = np.zeros((4, 2, 8), "<u2")
-    words[2, 1, 3] = words[3, 0, 0] = 0x8000
+    words = np.full((4, 2, 8), 7, "<u2")
+    if fault != "nothing":
+        words[2, 1, 3] = words[3, 0, 0] = 0x8000
     write_entry(tmp_path, data=words.tobytes())
     write_entry(tmp_path, start=4, data=words.tobytes())
-    scope = Scope(entry_mode="aggregate")
+    scope = Scope(entry_mode="per_meta" if fault == "nothing" else "aggregate")
     with pytest.raises(kind) as caught:
         evaluate_lossless(tmp_path, scope, verify=True, codec=Broken(fault), workers=1)
-    assert str(caught.value) == snapshot
+    assert str(caught.value).replace(str(tmp_path), "DUMP") == snapshot
 
 
 def test_codec_is_told_positions_and_rotation(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_h2o.errors import DumpError
-from pytest_h2o.lossless.index import DumpIndex, Finding, SkippedEntry, find_overlaps_and_gaps, index_dump
+from pytest_h2o.lossless.index import DumpIndex, find_overlaps_and_gaps, index_dump
+from pytest_h2o.lossless.result import Finding, SkippedEntry
 from tests.lossless.samples import FP16, FP32, the_skipped, write_entry
 
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from pytest_h2o.errors import CodecError
 from pytest_h2o.inputs.scope import EntryMode, Scope
-from pytest_h2o.lossless import plan
+from pytest_h2o.lossless import measure
 from pytest_h2o.lossless.executors import spread
 from pytest_h2o.lossless.index import DumpEntry, index_dump
-from pytest_h2o.lossless.plan import ChunkFraming, EntryTable, Framing, Task, plan_groups, plan_tasks
+from pytest_h2o.lossless.measure import ChunkFraming, EntryTable, Framing, Task, plan_groups, plan_tasks
 from tests.lossless.samples import SMALL
 
 A_REAL_ENTRY = index_dump(SMALL).entries[0]
@@ -62,7 +62,7 @@ def test_every_token_is_in_one_stream_of_its_group(
     scope = Scope(entry_mode=mode, online_chunk_seq=chunk, aggregate_by_stage=by_stage)
     groups = plan_groups(entries, scope)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "_TASK_BYTES", task_bytes)
+        patch.setattr(measure, "_TASK_BYTES", task_bytes)
         tasks = list(plan_tasks(groups, scope))
     by_layer = sorted(groups, key=lambda group: (group[0].layer_id, group[0].kv_heads, group[0].head_dim))
     expected = [(entry.meta, row) for group in by_layer for entry in group for row in range(entry.seq_len)]

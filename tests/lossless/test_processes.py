@@ -27,8 +27,7 @@ from pytest_h2o.lossless import executors as executor
 from pytest_h2o.lossless.evaluate import evaluate_lossless
 from pytest_h2o.lossless.executors import CannotTravel, pack, run_on_processes, serve
 from pytest_h2o.lossless.index import index_dump
-from pytest_h2o.lossless.measure import Measured, Measurement
-from pytest_h2o.lossless.plan import Task, plan_groups, plan_tasks
+from pytest_h2o.lossless.measure import Measured, Measurement, Task, plan_groups, plan_tasks
 from tests.lossless.samples import FP16, SMALL, write_entry
 
 SETTINGS = Scope(
@@ -77,7 +76,7 @@ def measure(codec: Codec, *, workers: int = 2, root: Path = SMALL) -> list[Measu
 
 @pytest.fixture(autouse=True)
 def tasks_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_h2o.lossless.plan._TASK_BYTES", 1 << 15)
+    monkeypatch.setattr("pytest_h2o.lossless.measure._TASK_BYTES", 1 << 15)
 
 
 @pytest.fixture

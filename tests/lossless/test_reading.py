@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pytest_h2o.errors import DumpError
-from pytest_h2o.lossless.index import index_dump
-from pytest_h2o.lossless.read import Piece, read_pieces
+from pytest_h2o.lossless.index import Piece, index_dump, read_pieces
 from tests.lossless.samples import FP16, FP32, make_zip, read_words, write_entry
 
 
