@@ -63,6 +63,8 @@ def check_row(
     )
     if keep > 1:
         raise _unsound(row, "h2o_keep", f"{keep:g}", "a share of the cache, at most 1")
+    if keep <= _KEEP_ROUNDING:  # below the last digit that is printed it would leave room for any lossy ratio
+        raise _unsound(row, "h2o_keep", f"{keep:g}", f"a share of the cache, at least {2 * _KEEP_ROUNDING:.4f}")
     # Raw over kept is at most 1 / keep.
     if lossy * (keep - _KEEP_ROUNDING) > ESTIMATE_SLACK:
         raise TableError(

@@ -11,11 +11,12 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import attrgetter
 from typing import Any, Literal
 
 from pytest_h2o.errors import UsageError, did_you_mean
-from pytest_h2o.inputs.options import OPTIONS, Option, Range, limit
+from pytest_h2o.inputs.options import ANY_NUMBER, OPTIONS, Option, Range, limit
 
 Better = Literal["higher", "lower", "same"]
 _MOST_DECIMALS = 15
@@ -59,8 +60,10 @@ class Metric:
         Head of its column in tables of rows.
     asks : str
         What a target says, for help and schema.
-    least, below : float
-        Range of a target.
+    values : Range
+        What it can be: another value, which is no rounding, is damage and never a pass.
+    targets : Range or None
+        What may be asked; `values` where it is left out.
     share : str
         What a margin is a fraction of.
     joint : bool
@@ -92,8 +95,8 @@ class Metric:
     column: str = ""
     head: str = ""
     asks: str = ""
-    least: float = -math.inf
-    below: float = math.inf
+    values: Range = ANY_NUMBER
+    targets: Range | None = None
     share: str = "the target"
     joint: bool = True
     optional: bool = False
@@ -149,12 +152,7 @@ class Metric:
     @property
     def target_range(self) -> Range:
         """What a target may be."""
-        word = "a fraction" if self.is_fraction else "a number" if self.unit else "a ratio"
-        if math.isfinite(self.below):
-            word += f" from {self.least:g} to below {self.below:g}"
-        elif math.isfinite(self.least):
-            word += f" of at least {self.least:g}"
-        return Range(f"{word}, 0.05 for 5 %" if self.is_fraction else word, self.least, self.below)
+        return self.targets or self.values
 
     def render(self, value: float, decimals: int | None = None) -> str:
         """The value with its unit, rounded to the metric's decimals or to others."""
@@ -224,21 +222,33 @@ def RowMetric(  # noqa: N802 - it was a class, and plugins call it by this name
     return Metric(name, title, better, unit, f".{decimals}f", exact, target=target, value=value, joint=False)
 
 
-_RATIO, _SIZE, _COUNT = ".4f", ",.0f", ",.0f"
+_ABOVE_0, _AT_LEAST_0 = Range("a ratio", above=0.0), Range(least=0.0)
+_SHARE, _PROBABILITY = Range("a ratio", above=0.0, most=1.0), Range("a ratio", least=0.0, most=1.0)
+_PERCENT = ", 0.05 for 5 %"
+
+_ratio = partial(Metric, better="higher", values=_ABOVE_0)
+_keep = partial(Metric, better="lower", fmt=".4f", values=_SHARE, part_of="h2o_lossy")
+_size = partial(Metric, better="lower", fmt=".2f", values=_AT_LEAST_0)
+_timing = partial(Metric, better="lower", unit="us", fmt=".2f", exact=False, values=_AT_LEAST_0)
+_speed = partial(Metric, better="higher", unit="tok/s", fmt=".2f", exact=False, values=_AT_LEAST_0)
+_quality = partial(Metric, better="lower", fmt=".4f", values=_ABOVE_0, rounded=True)
+_agreement = partial(Metric, better="higher", fmt=".4f", values=_PROBABILITY, rounded=True)
+_count = partial(Metric, better="same", fmt=",.0f", values=_AT_LEAST_0)
+_bytes = partial(Metric, unit="bytes", fmt=",.0f", of="scope", values=_AT_LEAST_0)
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         # rows of the bench
-        Metric("h2o_lossy", "lossy ratio", "higher", target=3.0, key="lossy", least=1.0),
-        Metric("h2o_keep", "keep ratio", "lower", fmt=_RATIO, part_of="h2o_lossy"),
-        Metric("h2o_target_keep_effective", "target keep ratio", "lower", fmt=_RATIO, part_of="h2o_lossy"),
-        Metric("h2o_floor_keep", "floor of the keep ratio", "lower", fmt=_RATIO, part_of="h2o_lossy"),
-        Metric("h2o_quantized_keep", "keep ratio in whole blocks", "lower", fmt=_RATIO, part_of="h2o_lossy"),
-        Metric("h2o_lossless", "runtime lossless ratio", "higher"),
-        Metric("h2o_lossless_raw_mb", "runtime lossless, raw", "same", "MB", ".2f"),
-        Metric("h2o_lossless_comp_mb", "runtime lossless, coded", "lower", "MB", ".2f", part_of="h2o_lossless"),
-        Metric("h2o_lossless_fallback", "runtime lossless fallbacks", "lower", fmt=".2f"),
+        _ratio("h2o_lossy", "lossy ratio", target=3.0, key="lossy", targets=Range("a ratio", least=1.0)),
+        _keep("h2o_keep", "keep ratio"),
+        _keep("h2o_target_keep_effective", "target keep ratio"),
+        _keep("h2o_floor_keep", "floor of the keep ratio", values=_PROBABILITY),
+        _keep("h2o_quantized_keep", "keep ratio in whole blocks"),
+        _ratio("h2o_lossless", "runtime lossless ratio"),
+        _size("h2o_lossless_raw_mb", "runtime lossless, raw", better="same", unit="MB"),
+        _size("h2o_lossless_comp_mb", "runtime lossless, coded", unit="MB", part_of="h2o_lossless"),
+        _size("h2o_lossless_fallback", "runtime lossless fallbacks"),
         # decode speed against that with nothing compressed
         Metric(
             "decode_drop",
@@ -250,50 +260,42 @@ METRICS: dict[str, Metric] = {
             of="verdict",
             short="decode",
             asks="largest fraction of decode speed that may be lost",
-            least=0.0,
-            below=1.0,
+            values=Range("a fraction", most=1.0),
+            targets=Range("a fraction", least=0.0, below=1.0, note=_PERCENT),
             share="the baseline speed",
             made_of="decode_tok_per_s",
         ),
         # quality of the model under eviction
-        Metric("quality_ppl_full", "perplexity, full cache", "lower", fmt=".4f", rounded=True),
-        Metric("quality_ppl_evicted", "perplexity under eviction", "lower", fmt=".4f", rounded=True),
-        Metric(
+        _quality("quality_ppl_full", "perplexity, full cache"),
+        _quality("quality_ppl_evicted", "perplexity under eviction"),
+        _quality(
             "quality_ppl_rise",
             "rise in perplexity",
-            "lower",
             fmt="+.2%",
             target=0.01,
             key="quality",
             head="rise",
             asks="largest rise of perplexity under eviction, where the bench tells it",
-            least=0.0,
+            values=Range("a fraction", above=-1.0),
+            targets=Range("a fraction", least=0.0, note=_PERCENT),
             share="the full cache's perplexity",
             optional=True,
-            rounded=True,
         ),
-        Metric(
-            "quality_bits_per_byte_full",
-            "bits a byte, full cache",
-            "lower",
-            fmt=".4f",
-            part_of="quality_ppl_full",
-            rounded=True,
+        _quality(
+            "quality_bits_per_byte_full", "bits a byte, full cache", values=_AT_LEAST_0, part_of="quality_ppl_full"
         ),
-        Metric(
+        _quality(
             "quality_bits_per_byte_evicted",
             "bits a byte under eviction",
-            "lower",
-            fmt=".4f",
+            values=_AT_LEAST_0,
             part_of="quality_ppl_evicted",
-            rounded=True,
         ),
-        Metric("quality_top1_agreement", "agreement of the likeliest token", "higher", fmt=".4f", rounded=True),
-        Metric("quality_greedy_prefix", "common greedy prefix", "higher", "tokens", ".1f", rounded=True),
-        Metric("quality_greedy_equal", "equal greedy tokens", "higher", fmt=".4f", rounded=True),
-        Metric("quality_cache_ratio", "cache ratio of the quality run", "higher"),
-        Metric("quality_tokens", "tokens of the quality run", "same", fmt=_COUNT),
-        Metric("quality_evictions", "evictions of the quality run", "same", fmt=_COUNT),
+        _agreement("quality_top1_agreement", "agreement of the likeliest token"),
+        _agreement("quality_greedy_prefix", "common greedy prefix", unit="tokens", fmt=".1f", values=_AT_LEAST_0),
+        _agreement("quality_greedy_equal", "equal greedy tokens"),
+        _ratio("quality_cache_ratio", "cache ratio of the quality run"),
+        _count("quality_tokens", "tokens of the quality run"),
+        _count("quality_evictions", "evictions of the quality run"),
         Metric(
             "runtime_difference",
             "difference of runtime and dump",
@@ -302,74 +304,56 @@ METRICS: dict[str, Metric] = {
             ".0f",
             of="verdict",
             key="consistency",
+            values=_AT_LEAST_0,
             joint=False,
         ),
-        Metric(
+        _agreement(
             "demo_similarity",
             "similarity of generated text",
-            "higher",
+            fmt=".3f",
             of="verdict",
             key="similarity",
             column="quality",
             asks="least similarity of what llm_demo says with eviction on and off, 0 to 1",
-            least=0.0,
-            below=math.nextafter(1.0, 2.0),
             joint=False,
+            rounded=False,
         ),
         # scopes of a dump
-        Metric(
+        _ratio(
             "lossless_ratio",
             "lossless ratio",
-            "higher",
-            fmt=_RATIO,
+            fmt=".4f",
             target=1.3,
             of="scope",
             key="lossless",
             asks="smallest lossless ratio of the deciding scope",
-            least=0.0,
         ),
-        Metric("k_lossless_ratio", "lossless ratio of K", "higher", "", _RATIO, of="scope", part_of="lossless_ratio"),
-        Metric("v_lossless_ratio", "lossless ratio of V", "higher", "", _RATIO, of="scope", part_of="lossless_ratio"),
-        Metric("compressed_bytes", "coded size", "lower", "bytes", _SIZE, of="scope", part_of="lossless_ratio"),
-        Metric(
-            "k_compressed_bytes", "coded size of K", "lower", "bytes", _SIZE, of="scope", part_of="k_lossless_ratio"
-        ),
-        Metric(
-            "v_compressed_bytes", "coded size of V", "lower", "bytes", _SIZE, of="scope", part_of="v_lossless_ratio"
-        ),
-        Metric("raw_bytes", "raw size", "same", "bytes", _SIZE, of="scope"),
-        Metric("k_raw_bytes", "raw size of K", "same", "bytes", _SIZE, of="scope"),
-        Metric("v_raw_bytes", "raw size of V", "same", "bytes", _SIZE, of="scope"),
-        Metric("selected_entries", "entries of the dump", "same", fmt=_COUNT, of="scope"),
-        Metric("skipped_entries", "entries that could not be read", "lower", fmt=_COUNT, of="scope"),
-        Metric("undecoded_streams", "streams not decoded", "lower", fmt=_COUNT, of="scope"),
+        _ratio("k_lossless_ratio", "lossless ratio of K", fmt=".4f", of="scope", part_of="lossless_ratio"),
+        _ratio("v_lossless_ratio", "lossless ratio of V", fmt=".4f", of="scope", part_of="lossless_ratio"),
+        _bytes("compressed_bytes", "coded size", "lower", part_of="lossless_ratio"),
+        _bytes("k_compressed_bytes", "coded size of K", "lower", part_of="k_lossless_ratio"),
+        _bytes("v_compressed_bytes", "coded size of V", "lower", part_of="v_lossless_ratio"),
+        _bytes("raw_bytes", "raw size", "same"),
+        _bytes("k_raw_bytes", "raw size of K", "same"),
+        _bytes("v_raw_bytes", "raw size of V", "same"),
+        _count("selected_entries", "entries of the dump", of="scope"),
+        _count("skipped_entries", "entries that could not be read", better="lower", of="scope"),
+        _count("undecoded_streams", "streams not decoded", better="lower", of="scope"),
         # timings
-        Metric(
-            "prefill_tok_per_s",
-            "prefill speed",
-            "higher",
-            "tok/s",
-            ".2f",
-            exact=False,
-            value=attrgetter("prefill_tok_per_s"),
-        ),
-        Metric(
+        _speed("prefill_tok_per_s", "prefill speed", value=attrgetter("prefill_tok_per_s")),
+        _speed(
             "decode_tok_per_s",
             "decode speed",
-            "higher",
-            "tok/s",
-            ".2f",
-            exact=False,
             value=attrgetter("decode_tok_per_s"),
             column="decode",
             head="decode",
         ),
-        Metric("h2o_evict_us", "time of eviction", "lower", "us", ".2f", exact=False),
-        Metric("h2o_codec_us", "time of the codec", "lower", "us", ".2f", exact=False),
-        Metric("h2o_lossless_comp_us", "time of encoding", "lower", "us", ".2f", exact=False),
-        Metric("h2o_lossless_decomp_us", "time of decoding", "lower", "us", ".2f", exact=False),
-        Metric("encode_s", "time of encoding", "lower", "s", exact=False, of="scope"),
-        Metric("decode_s", "time of decoding", "lower", "s", exact=False, of="scope"),
+        _timing("h2o_evict_us", "time of eviction"),
+        _timing("h2o_codec_us", "time of the codec"),
+        _timing("h2o_lossless_comp_us", "time of encoding"),
+        _timing("h2o_lossless_decomp_us", "time of decoding"),
+        _timing("encode_s", "time of encoding", unit="s", fmt=".3f", of="scope"),
+        _timing("decode_s", "time of decoding", unit="s", fmt=".3f", of="scope"),
         # all of them together
         Metric("joint_margin", "joint margin", "higher", fmt="+.2%", of="verdict", column="margin", joint=False),
     )
@@ -396,17 +380,17 @@ def preset_metrics() -> dict[str, Metric]:
     return {**{metric.name: metric for metric in metrics}, **{metric.key: metric for metric in metrics}}
 
 
+_BOUNDS = {"least": "minimum", "most": "maximum", "above": "exclusiveMinimum", "below": "exclusiveMaximum"}
+
+
 def target_schemas() -> dict[str, dict[str, Any]]:
     """What a preset may ask of each metric, as JSON schemas by its key."""
-    return {
-        metric.key: {
-            "type": "number",
-            "description": metric.asks,
-            **({"minimum": metric.least} if metric.least > -math.inf else {}),
-            **({"exclusiveMaximum": metric.below} if metric.below < math.inf else {}),
-        }
-        for metric in preset_metrics().values()
-    }
+    schemas = {}
+    for metric in preset_metrics().values():
+        limits = metric.target_range._asdict()
+        bounds = {word: limits[name] for name, word in _BOUNDS.items() if math.isfinite(limits[name])}
+        schemas[metric.key] = {"type": "number", "description": metric.asks, **bounds}
+    return schemas
 
 
 def _target_option(metric: Metric) -> Option:
@@ -431,13 +415,17 @@ GATE_OPTIONS = tuple(
 
 
 def register_metric(metric: Metric) -> None:
-    """Add a metric; one of its name that a plugin added before is replaced."""
+    """Add a metric; one of its name that a plugin added before is replaced. UsageError if it cannot be one."""
+    where = f"the hook pytest_h2o_metrics, {metric.title}"
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", metric.name) is None:
-        raise UsageError(
-            "the name of a metric cannot be used", came=repr(metric.name), expected="letters, digits and _"
-        )
+        came, expected = repr(metric.name), "letters, digits and _"
+        raise UsageError("the name of a metric cannot be used", where=where, came=came, expected=expected)
     if metric.name in BUILT_IN:
-        raise UsageError("a metric has the name of a built-in one", came=metric.name, expected="another name")
+        what = "a metric has the name of a built-in one"
+        raise UsageError(what, where=where, came=metric.name, expected="another name")
+    if metric.target is not None and not metric.target_range.holds(metric.target):
+        what, expected = f"the target of the metric {metric.name} cannot be held", metric.target_range.text
+        raise UsageError(what, where=where, came=repr(metric.target), expected=f"{expected}, or None to report it only")
     METRICS[metric.name] = replace(metric, added=True, column="")
 
 

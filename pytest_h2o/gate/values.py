@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from pytest_h2o.bench.rows import Measurement, Row
-from pytest_h2o.errors import NotMeasured, UsageError
-from pytest_h2o.gate.metrics import METRICS
+from pytest_h2o.errors import NotMeasured, TableError, UsageError
+from pytest_h2o.gate.metrics import BUILT_IN, METRICS
 
 Outcome = Literal["pass", "fail", "reported", "inconclusive"]
 
@@ -171,12 +171,38 @@ class Measured:
 
 
 def row_cell(row: Row, metric: str) -> Measurement | None:
-    """What a row measured of a metric or column; None if it is missing."""
-    function = METRICS[metric].value if metric in METRICS else None
-    if function is None:
-        return row.get(metric)
+    """What a row measured of a metric or column; None if it is missing.
+
+    TableError where a metric cannot have such a value or spread; NotMeasured where a plugin cannot make it of the row.
+    """
+    known = METRICS.get(metric)
+    make = None if known is None else known.value
+    cell = row.get(metric) if make is None else _made_of_row(row, metric, make)
+    if known is None or cell is None:
+        return cell
+    spread_is_sound = cell.std is None or 0 <= cell.std < math.inf
+    if spread_is_sound and (known.values.holds(cell.mean) or not math.isfinite(cell.mean)):  # those are missing
+        return cell
+    raise TableError(
+        f"a row has an impossible {known.title}",
+        where=f"{metric} of {row.run_id or 'a row'}: {row.log_file}",
+        came=f"{cell.mean:g}" if cell.std is None else f"{cell.mean:g} ± {cell.std:g}",
+        expected=known.values.text if spread_is_sound else "a spread of at least 0",
+        hint="the log was damaged or edited, or the bench has an error; run this point again",
+    )
+
+
+def check_cells(row: Row) -> Row:
+    """The row, if no metric of ours has an impossible value in it; a TableError with the first that has."""
+    for name in BUILT_IN:
+        if METRICS[name].of == "row":
+            row_cell(row, name)
+    return row
+
+
+def _made_of_row(row: Row, metric: str, make: Callable[[Row], Any]) -> Measurement | None:
     try:
-        value = function(row)
+        value = make(row)
         return value if value is None or isinstance(value, Measurement) else Measurement(float(value), None)
     except Exception as error:  # a plugin's own function: whatever it raises is told, and is no measurement
         raise NotMeasured(

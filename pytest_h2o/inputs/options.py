@@ -22,14 +22,31 @@ Kind = Literal["text", "path", "paths", "flag", "int", "float", "texts"]
 
 
 class Range(NamedTuple):
-    """What a number may be: at least so much, and below so much."""
+    """What a number may be: `least` and `most` are of it, `above` and `below` are not."""
 
-    text: str
+    word: str = "a number"
     least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
     below: float = math.inf
+    note: str = ""
 
     def holds(self, value: float) -> bool:
-        return math.isfinite(value) and self.least <= value < self.below
+        return math.isfinite(value) and self.least <= value <= self.most and self.above < value < self.below
+
+    @property
+    def text(self) -> str:
+        """``a fraction from 0 to below 1``."""
+        high = f"below {self.below:g}" if self.below < math.inf else f"{self.most:g}" if self.most < math.inf else ""
+        if self.least > -math.inf:
+            bounds = f" from {self.least:g} to {high}" if high else f" of at least {self.least:g}"
+        else:
+            bounds = f" above {self.above:g}" if self.above > -math.inf else ""
+            bounds += f"{' and' if bounds else ' of'} at most {high}" if high else ""
+        return self.word + bounds + self.note
+
+
+ANY_NUMBER = Range()
 
 
 def limit(holds: Callable[[Any], bool], expected: str) -> Callable[[Any, str], object]:

@@ -53,7 +53,7 @@ from pytest_h2o.inputs.checking import (
     parse_assignments,
     parse_setting,
 )
-from pytest_h2o.inputs.options import Range
+from pytest_h2o.inputs.options import ANY_NUMBER, Range
 from pytest_h2o.inputs.yaml import REFUSED, Source, read_source
 
 
@@ -112,7 +112,11 @@ def _target_faults(source: Source, metrics: Metrics | None) -> Iterator[Fault]:
     given = source.data.get("targets") if isinstance(source.data, Mapping) else None
     for key, value in given.items() if isinstance(given, Mapping) else ():
         path = ("targets", key)
-        asked = Range("a number") if metrics is None else metrics.get(key)
+        asked = ANY_NUMBER if metrics is None else metrics.get(key)
+        if key == "metrics" and isinstance(value, Mapping):
+            for name, number in value.items():
+                if metrics and name in metrics and isinstance(number, int | float) and not metrics[name].holds(number):
+                    yield _out_of_range(source, (*path, name), number, metrics[name])
         if key in Targets.model_fields or value is REFUSED:
             continue
         if asked is None:
@@ -123,7 +127,11 @@ def _target_faults(source: Source, metrics: Metrics | None) -> Iterator[Fault]:
         elif isinstance(value, bool) or not isinstance(value, int | float):
             yield source.fault("wrong type", path, came=describe(value), expected=asked.text)
         elif not asked.holds(value):
-            yield source.fault("out of range", path, came=describe(value), expected=asked.text)
+            yield _out_of_range(source, path, value, asked)
+
+
+def _out_of_range(source: Source, path: tuple[str, ...], value: float, asked: Range) -> Fault:
+    return source.fault("out of range", path, came=describe(value), expected=asked.text)
 
 
 class PresetKeys(BaseModel):

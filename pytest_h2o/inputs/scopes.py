@@ -14,7 +14,6 @@ from pytest_h2o.errors import Fault, PresetError
 from pytest_h2o.inputs.checking import (
     MAX_INT,
     Above0,
-    AtLeast0,
     Count,
     FilePath,
     Flag,
@@ -121,7 +120,7 @@ _KEYS = _declared(
     layer_ids=Annotated[tuple[Count, ...], OneOrMore()],
     codec=CodecChoice,
     rope=Annotated[_Rope | None, Given],
-    target=Annotated[AtLeast0 | None, Given],
+    target=Annotated[Above0 | None, Given],
 )
 _KEYS["root"] = (FilePath, Field(description=_KEYS["root"][1].description))
 _KEYS |= {

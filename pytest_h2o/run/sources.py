@@ -25,6 +25,7 @@ from pytest_h2o.files import digest_file, load, unused_folder
 from pytest_h2o.gate.compare import preset_fingerprint
 from pytest_h2o.gate.decode import DECODE_FOLDER, PAIRS_NAME, PairedComparison
 from pytest_h2o.gate.targets import preset_targets
+from pytest_h2o.gate.values import check_cells
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import Settings, parse_baseline
 from pytest_h2o.run.journal import NewData
@@ -158,7 +159,7 @@ class Source(ABC):
     def result(self, point: Point) -> Row:
         """The sound result of one point; an H2OError that says why there is none."""
         try:
-            result = self._result(point)
+            result = check_cells(self._result(point))
         except BenchError as error:
             if error.argv and error.returncode is not None:
                 self.run.new.add_failed(point, error.returncode, self.shared_run(point))

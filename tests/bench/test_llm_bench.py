@@ -48,6 +48,15 @@ def test_recorded_rows_are_sound() -> None:
         ({"h2o_lossy": "inf ± 0.0"}, "the row has no sound h2o_lossy", "inf", "a finite number above 0"),
         ({"h2o_lossy": "0.000 ± 0.000"}, "the row has no sound h2o_lossy", "0", "a finite number above 0"),
         ({"h2o_keep": "-0.1 ± 0.0"}, "the row has no sound h2o_keep", "-0.1", "a finite number above 0"),
+        *(
+            (
+                {"h2o_keep": keep, "h2o_lossy": lossy},
+                "the row has no sound h2o_keep",
+                f"{float(keep):g}",
+                "a share of the cache, at least 0.0001",
+            )
+            for keep, lossy in (("0.00005", "99999"), ("1e-300", "1e300"))
+        ),
         ({"h2o_keep": "1.2 ± 0.0"}, "the row has no sound h2o_keep", "1.2", "a share of the cache, at most 1"),
         ({"h2o_floor_keep": "-1"}, "the row has no sound h2o_floor_keep", "-1", "a finite number of at least 0"),
         ({"h2o_lossless": "-nan ± 0"}, "the row has no sound h2o_lossless", "nan", "a finite number above 0"),

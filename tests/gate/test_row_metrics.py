@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import pytest
 
 from pytest_h2o.bench.rows import Measurement, Row
-from pytest_h2o.errors import NotMeasured, UsageError
+from pytest_h2o.errors import NotMeasured, TableError, UsageError
+from pytest_h2o.gate.compare import preset_figures
 from pytest_h2o.gate.metrics import (
     METRICS,
     Metric,
@@ -17,9 +19,11 @@ from pytest_h2o.gate.metrics import (
     added_to_json,
     find_metric,
     metric_facts,
+    preset_metrics,
     register_metric,
 )
-from pytest_h2o.gate.values import row_cell
+from pytest_h2o.gate.values import check_cells, row_cell
+from pytest_h2o.inputs.options import Range
 from tests.sweeps import make_row
 
 ROW = make_row("run_0001", 60.0, first_token_s="1.25 ± 0.05")
@@ -70,6 +74,64 @@ def test_a_name_of_our_own_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="a metric has the name of a built-in one"):
         register_metric(RowMetric(name, "t"))
     assert not METRICS[name].added
+
+
+@pytest.mark.parametrize("target", [math.nan, math.inf, -math.inf, 0.0])
+def test_a_target_that_no_value_can_be_held_against_is_refused(target: float) -> None:
+    with pytest.raises(UsageError) as caught:
+        register_metric(Metric("mine", "my ratio", "higher", target=target, values=Range("a ratio", above=0.0)))
+    assert str(caught.value) == (
+        "the target of the metric mine cannot be held\n  where: the hook pytest_h2o_metrics, my ratio\n"
+        f"  came: {target!r}\n  expected: a ratio above 0, or None to report it only"
+    )
+    if not math.isfinite(target):
+        with pytest.raises(
+            UsageError, match=r"(?s)where: the hook pytest_h2o_metrics, t\n.*expected: a number, or None"
+        ):
+            register_metric(RowMetric("mine", "t", target=target))
+    assert "mine" not in METRICS
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "expected"),
+    [
+        ("quality_ppl_rise", "-5", "a fraction above -1"),
+        ("quality_ppl_rise", "-1", "a fraction above -1"),
+        ("h2o_lossy", "0", "a ratio above 0"),
+        ("h2o_keep", "1.0001", "a ratio above 0 and at most 1"),
+        ("h2o_keep", "0", "a ratio above 0 and at most 1"),
+        ("h2o_floor_keep", "-0.1", "a ratio from 0 to 1"),
+        ("h2o_lossless", "-1.2", "a ratio above 0"),
+        ("h2o_lossless_fallback", "-1", "a number of at least 0"),
+        ("h2o_evict_us", "-0.01", "a number of at least 0"),
+        ("quality_tokens", "-1", "a number of at least 0"),
+        ("quality_top1_agreement", "1.5", "a ratio from 0 to 1"),
+        ("speed(tok/s)", "300.0 ± 1.0<br>-4.0 ± 1.0", "a number of at least 0"),
+        ("h2o_lossy", "3.2 ± -5", "a spread of at least 0"),
+        ("h2o_lossy", "3.2 ± inf", "a spread of at least 0"),
+        ("speed(tok/s)", "300.0 ± 1.0<br>40.0 ± -1.0", "a spread of at least 0"),
+    ],
+)
+def test_a_value_that_cannot_be_is_damage(column: str, cell: str, expected: str) -> None:
+    row = make_row("run_0001", **{column: cell})
+    metric = "decode_tok_per_s" if column == "speed(tok/s)" else column
+    with pytest.raises(TableError) as caught:
+        check_cells(row)
+    error = caught.value
+    assert (error.what, error.expected) == (f"a row has an impossible {METRICS[metric].title}", expected)
+    assert error.where == f"{metric} of run_0001: run_0001.log"
+    assert cell.split("<br>")[-1].split(" ")[0].startswith(str(error.came).split(" ")[0])
+    with pytest.raises(TableError):
+        row_cell(row, metric)
+    if column in preset_metrics():
+        assert column not in next(iter(preset_figures([({"run_id": "run_0001"}, row)]).values()))
+
+
+def test_a_value_on_the_edge_of_what_can_be_is_a_value() -> None:
+    cells = {"quality_ppl_rise": "-0.9999", "h2o_keep": "1", "h2o_floor_keep": "0", "h2o_evict_us": "0.00 ± 0.00"}
+    row = check_cells(make_row("run_0001", **cells))
+    assert [row_cell(row, name) for name in cells] == [row.get(name) for name in cells]
+    assert row_cell(make_row("run_0001", h2o_lossy="inf"), "h2o_lossy") == Measurement(math.inf, None)
 
 
 def test_an_unknown_metric_names_its_neighbour_or_the_hook() -> None:

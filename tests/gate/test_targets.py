@@ -78,7 +78,10 @@ def test_command_line_stands_over_the_file_and_that_over_ini_and_that_over_the_d
 
 def test_the_defaults_are_those_of_the_joint_rule() -> None:
     targets = preset_targets(settings_of(), preset(), None)
-    assert targets.asked == {"h2o_lossy": 3.0, "decode_drop": 0.05, "quality_ppl_rise": 0.01, "lossless_ratio": 1.3}
+    asked = {"h2o_lossy": 3.0, "decode_drop": 0.05, "lossless_ratio": 1.3, "quality_ppl_rise": 0.01}
+    # In this order a row names what it misses, and the diagnosis its margins; a journal may have another.
+    kept = {"quality": 0.01, "lossless": 1.3, "decode_drop": 0.05, "lossy": 3.0}
+    assert list(targets.asked.items()) == list(asked_of_json(kept, {}).items()) == list(asked.items())
     assert {targets.lossy.origin, targets.lossless.origin, targets.decode_drop.origin} == {"default"}
     assert targets.similarity == Target("demo_similarity", None, "no target")
 
@@ -170,11 +173,22 @@ def test_what_nothing_here_measures_is_refused() -> None:
 
 def test_a_target_has_a_range_a_unit_and_a_place_in_the_journal() -> None:
     ranges = target_ranges()
-    assert ranges["lossy"] == ranges["h2o_lossy"] == Range("a ratio of at least 1", 1.0)
-    assert ranges["decode_drop"] == Range("a fraction from 0 to below 1, 0.05 for 5 %", 0.0, 1.0)
-    assert ranges["prefill_tok_per_s"].text == "a number"
+    assert ranges["lossy"] == ranges["h2o_lossy"] == Range("a ratio", least=1.0)
+    texts = {
+        "lossy": "a ratio of at least 1",
+        "lossless": "a ratio above 0",
+        "decode_drop": "a fraction from 0 to below 1, 0.05 for 5 %",
+        "quality": "a fraction of at least 0, 0.05 for 5 %",
+        "h2o_keep": "a ratio above 0 and at most 1",
+        "similarity": "a ratio from 0 to 1",
+        "prefill_tok_per_s": "a number of at least 0",
+    }
+    assert {key: ranges[key].text for key in texts} == texts
+    assert Range(most=2).text == "a number of at most 2"
     assert not ranges.keys() & {"joint_margin", "k_lossless_ratio", "encode_s"}
     assert set(target_schemas()) == {METRICS[find_metric(key, "", preset_metrics()).name].key for key in ranges}
+    limits = {"exclusiveMinimum": 0.0, "maximum": 1.0}
+    assert target_schemas()["h2o_keep"] == {"type": "number", "description": "largest keep ratio", **limits}
     units = [METRICS[name].target_unit for name in ("h2o_lossy", "decode_drop", "prefill_tok_per_s")]
     assert units == ["ratio", "fraction of the baseline speed", "tok/s"]
     kept = {"lossy": 3.1, "decode_drop": None, "gone": 1.0}

@@ -69,7 +69,13 @@ def test_threads_are_those_of_the_bench_that_runs() -> None:
 
 REFUSED = (
     *({"threads": "two"}, {"threads": "0"}, {"bench_timeout": "0"}, {"rule": "any"}, {"inconclusive": "pass"}),
-    *({"lossy_target": "nan"}, {"lossy_target": "inf"}, {"lossy_target": "0.9"}, {"lossless_target": "-1"}),
+    *(
+        {"lossy_target": "nan"},
+        {"lossy_target": "inf"},
+        {"lossy_target": "0.9"},
+        {"lossless_target": "-1"},
+        {"lossless_target": "0"},
+    ),
     *({"decode_drop_target": "5"}, {"decode_drop_target": "-0.1"}, {"quality_target": "-1"}, {"executor": "gpu"}),
     *({"decode_baseline": "fast"}, {"decode_baseline": "0"}, {"decode_baseline": "nan"}),
     *({"decode_budget": text} for text in ("many", "0", "201", "20,20", "20,infs", "-5s")),

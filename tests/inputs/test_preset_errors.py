@@ -44,7 +44,7 @@ h2o_recent_tokens: [1, 2, 1]
 repeat: 99999999999
 repeat: 3
 h2o_sink_tokens: !!int 3
-targets: {lossy: 0.5, losless: 1, decode_baseline: fast, quality: null}
+targets: {lossy: 0.5, losless: 1, decode_baseline: fast, quality: null, lossless: 0, metrics: {h2o_keep: 2, lossy: 1}}
 h2o_log_stats: yes
 """
 

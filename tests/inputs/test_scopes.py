@@ -212,7 +212,7 @@ scopes.yaml:15:14: scopes.b c.decides: a second scope that decides, beside a
   expected: `decides: true` in exactly one scope
 scopes.yaml:16:13: scopes.b c.target: out of range
   came: -1 (whole number)
-  expected: a number, at least 0
+  expected: a number, above 0
 scopes.yaml:17:6: scopes.c: wrong type
   came: 3 (whole number)
   expected: a mapping of keys

@@ -144,6 +144,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, pytest.R
     log_of(sweep, 7).unlink()
     replace_in(log_of(sweep, 11), "3.172 ± 0.010", "nan ± nan")
     log_of(sweep, 13).write_text(log_of(sweep, 13).read_text() * 2)
+    replace_in(log_of(sweep, 14), "3.143 ± 0.034", "3.143 ± -0.034")
     entries = json.loads((sweep / "manifest.json").read_text())
     entries[16]["return_code"] = 3
     entries[17]["return_code"] = -11
@@ -157,6 +158,12 @@ DAMAGES = {
     7: ("the log of this run is missing", "where: FOLDER/logs/RUN.log"),
     11: ("the row has no sound h2o_lossy", "where: logs/RUN.log", "came: nan", "expected: a finite number above 0"),
     13: ("a log has several rows, and nothing tells which one is meant", "where: logs/RUN.log", "came: 2 rows"),
+    14: (
+        "a row has an impossible lossy ratio",
+        "where: h2o_lossy of RUN: logs/RUN.log",
+        "came: 3.143 ± -0.034",
+        "expected: a spread of at least 0",
+    ),
     17: ("the recorded run ended with exit code 3", "where: logs/RUN.log", "came: no reason was recorded"),
     18: ("the recorded run was ended by SIGSEGV", "where: logs/RUN.log", "came: no reason was recorded"),
     19: (
@@ -183,12 +190,12 @@ def test_a_damaged_recording_says_of_each_run_what_is_wrong(
 def test_a_damaged_recording_fails_only_what_is_damaged(damaged: tuple[Project, pytest.RunResult]) -> None:
     project, result = damaged
     points = [item for item in project.failed() if item.startswith("test_bench[")]
-    assert [int(item.split("run_")[1][:4]) for item in points] == [7, 11, 13, 17, 18, 19, 20]
+    assert [int(item.split("run_")[1][:4]) for item in points] == [7, 11, 13, 14, 17, 18, 19, 20]
     check_failed(project, result, *points, f"test_lossy[{PRESET}]")
     told = failure_of(result, f"test_lossy[{PRESET}]")
-    assert told.startswith(f"7 of 27 rows of {PRESET} are missing or not sound\n  where: run_0007")
+    assert told.startswith(f"8 of 27 rows of {PRESET} are missing or not sound\n  where: run_0007")
     assert ": the log of this run is missing\n  expected: a sound row of every point\n" in told
-    result.stdout.fnmatch_lines(["    20 rows of 20 runs, 7 points without a sound row"])
+    result.stdout.fnmatch_lines(["    19 rows of 19 runs, 8 points without a sound row"])
 
 
 def test_a_recording_of_another_setting_is_refused(project: Project) -> None:
