@@ -12,7 +12,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,36 +54,28 @@ def estimate_left_s(board: Board, now: float) -> float | None:
 
     A verdict that may end early counts with all its pairs, but with no more seconds than it may take.
     """
-    planned = {plan.what for plan in board.plan}
-    launches = [seconds for what in planned for seconds in board.spent_s.get(what, ())]
+    launches = [seconds for plan in board.plan for seconds in board.spent_s.get(plan.what, ())]
     if not launches:
         return None
     running = {activity.what: activity for activity in board.activities if not activity.waits}
-    left = 0.0
-    for plan in board.plan:
-        mean = _mean(board.spent_s.get(plan.what) or launches)
-        left += _left_of(plan, board, mean, running.get(plan.what), now)
-    return left
+    return sum(_left_of(plan, board, launches, running.get(plan.what), now) for plan in board.plan)
 
 
-def _left_of(plan: Plan, board: Board, mean_s: float, running: Activity | None, now: float) -> float:
+def _left_of(plan: Plan, board: Board, launches: Sequence[float], running: Activity | None, now: float) -> float:
     if plan.what in board.finished:
         return 0.0
     spent = board.spent_s.get(plan.what, ())
-    launches = plan.total - len(spent)
+    known = spent or launches
+    mean_s = math.fsum(known) / len(known)
+    count = plan.total - len(spent)
     if running is not None and running.number is not None:  # launches that were made again count for nothing
-        launches = plan.total - 2 * running.number + 2 - (len(spent) > 2 * running.number - 2)
-    left = max(0, launches) * mean_s
+        count = plan.total - 2 * running.number + 2 - (len(spent) > 2 * running.number - 2)
+    left = max(0, count) * mean_s
     if running is not None:
         left -= min(max(0.0, now - running.since), mean_s)
     if plan.at_most_s is not None:
         left = min(left, plan.at_most_s - sum(spent))
     return max(0.0, left)
-
-
-def _mean(seconds: Iterable[float]) -> float:
-    values = list(seconds)
-    return math.fsum(values) / len(values)
 
 
 def render_duration(seconds: float) -> str:
@@ -104,15 +96,7 @@ FIRST_LINE_S, LINE_S = 5.0, 20.0
 
 
 class ProgressDisplay:
-    """A thread that shows what the processes of a run are doing, from `start` to `stop`.
-
-    Parameters
-    ----------
-    reporter : terminal reporter of pytest
-        Where the line is, and how wide it is.
-    folder : Path
-        Where `pytest_h2o.progress` writes.
-    """
+    """A thread that shows what the processes of a run write into `folder`, from `start` to `stop`."""
 
     def __init__(self, reporter: Any, folder: Path) -> None:
         self._writer = reporter._tw

@@ -11,7 +11,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,12 +52,11 @@ class Activity(NamedTuple):
     """The part of an amount that is done, from 0 to 1."""
 
 
-@dataclass(frozen=True)
-class Board:
+class Board(NamedTuple):
     """All that is known at one moment."""
 
     activities: tuple[Activity, ...] = ()
-    spent_s: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    spent_s: Mapping[str, Sequence[float]] = {}
     """What -> seconds of each step that ended."""
     finished: frozenset[str] = frozenset()
     plan: tuple[Plan, ...] = ()
@@ -70,25 +68,25 @@ class ProgressWriter:
     def __init__(self, folder: Path, on_wait: Callable[[float], None] | None = None) -> None:
         self._folder = folder
         self._on_wait = on_wait
-        self._now: dict[str, Any] | None = None
+        self._now: Activity | None = None
+        self._waited_until: float | None = None
         self._written = 0.0
 
     def write_plan(self, plan: Sequence[Plan]) -> None:
         """Tell what the run will take; every process comes to the same plan."""
-        self._put(self._folder / "plan.json", [list(one) for one in plan])
+        self._put(self._folder / "plan.json", plan)
 
     @contextlib.contextmanager
     def step(
         self, what: str, label: str, *, unit: str = "", total: int = 0, number: int | None = None
     ) -> Iterator[None]:
         """Show a step for the length of the block, and how long it took from then on."""
-        now = time.time()
-        self._now = {"what": what, "label": label, "unit": unit, "total": total, "number": number, "since": now}
+        self._now, self._waited_until = Activity(what, label, unit, total, number, time.time()), None
         self._show()
         try:
             yield
         finally:
-            started, self._now = self._now.get("waited_until", now), None
+            started, self._now = self._waited_until or self._now.since, None
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
             self._append({"what": what, "s": round(time.time() - started, 3)})
@@ -102,13 +100,13 @@ class ProgressWriter:
         if self._on_wait is not None:
             self._on_wait(waited_s)
         if self._now is not None:
-            self._now["waited_until"] = time.time()
+            self._waited_until = time.time()
             self._show()
 
     def amount(self, done: int, to_do: int) -> None:
         """Take how much of the step is done, in any unit; as often as one likes."""
         if self._now is not None and to_do and time.time() - self._written > _REWRITE_S:
-            self._now["share"] = done / to_do
+            self._now = self._now._replace(share=done / to_do)
             self._show()
 
     @property
@@ -117,7 +115,7 @@ class ProgressWriter:
 
     def _show(self) -> None:
         self._written = time.time()
-        self._put(self._path, self._now)
+        self._put(self._path, [self._now, self._waited_until])
 
     def _put(self, path: Path, value: object) -> None:
         beside = path.with_suffix(f".{os.getpid()}.tmp")
@@ -136,55 +134,45 @@ class ProgressWriter:
 def read_board(folder: Path, now: float | None = None) -> Board:
     """Read what all processes wrote; what cannot be read, or is of a process that is gone, is passed over."""
     at = time.time() if now is None else now
-    activities = []
-    for path in sorted(folder.glob("now-*.json")):
-        if _is_alive(path.stem.removeprefix("now-")):
-            activities += _read(path, lambda value: [_activity(value, at)]) or []
+    activities: list[Activity] = []
     spent: dict[str, list[float]] = {}
-    finished = set()
-    for entry in _read_lines(folder / "done.jsonl"):
-        if entry["s"] is None:
-            finished.add(entry["what"])
-        else:
-            spent.setdefault(entry["what"], []).append(entry["s"])
-    plan = _read(folder / "plan.json", lambda value: [Plan(*one) for one in value]) or []
-    return Board(tuple(activities), spent, frozenset(finished), tuple(plan))
+    finished: set[str] = set()
+    plan: tuple[Plan, ...] = ()
+    passed_over = contextlib.suppress(KeyError, TypeError, ValueError)
+    for path in sorted(folder.glob("now-*.json")):
+        for value in _read_lines(path) if _is_alive(path.stem.removeprefix("now-")) else ():
+            with passed_over:
+                activities.append(_activity(value, at))
+    for value in _read_lines(folder / "done.jsonl"):
+        with passed_over:
+            if value["s"] is None:
+                finished.add(value["what"])
+            else:
+                spent.setdefault(value["what"], []).append(value["s"])
+    for value in _read_lines(folder / "plan.json"):
+        with passed_over:
+            plan = tuple(Plan(*one) for one in value)
+    return Board(tuple(activities), spent, frozenset(finished), plan)
 
 
-def _activity(value: dict[str, Any], now: float) -> Activity:
-    waited_until = value.get("waited_until")
-    waits = waited_until is not None and now - waited_until < _WAIT_SHOWN_S
-    return Activity(
-        value["what"],
-        value["label"],
-        value["unit"],
-        value["total"],
-        value["number"],
-        value["since"] if waits or waited_until is None else waited_until,
-        waits,
-        value.get("share"),
-    )
+def _activity(value: Any, now: float) -> Activity:
+    activity, waited_until = Activity(*value[0]), value[1]
+    if waited_until is None:
+        return activity
+    if now - waited_until < _WAIT_SHOWN_S:
+        return activity._replace(waits=True)
+    return activity._replace(since=waited_until)
 
 
-def _read(path: Path, make: Callable[[Any], list[Any]]) -> list[Any] | None:
-    try:
-        return make(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+def _read_lines(path: Path) -> Iterator[Any]:
+    """The JSON values in the lines of a file, as far as they can be read."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
-        return []
-    found = []
+        return
     for line in lines:
         with contextlib.suppress(ValueError):
-            value = json.loads(line)
-            if isinstance(value, dict) and "what" in value and "s" in value:
-                found.append(value)
-    return found
+            yield json.loads(line)
 
 
 def _is_alive(pid: str) -> bool:
