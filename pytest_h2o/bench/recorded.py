@@ -21,8 +21,9 @@ from pytest_h2o.bench.output import OutputSummary, count_warnings
 from pytest_h2o.bench.process import read_tail, signal_name
 from pytest_h2o.bench.rows import Row, read_rows, read_table, read_text
 from pytest_h2o.bench.sweep import INERT_FIELDS, fold_key
-from pytest_h2o.errors import BenchError, H2OError, StoreError, TableError, make_printable
-from pytest_h2o.inputs.presets import Point
+from pytest_h2o.errors import BenchError, H2OError, StoreError, TableError, UsageError, make_printable
+from pytest_h2o.inputs.checking import LLM_BENCH
+from pytest_h2o.inputs.presets import Point, Preset, expand_points
 
 _RUN_ID = re.compile(r"run_\d{4,}_p\d+_g\d+_k\d+(?:\.\d+)?_b\d+_lr\d+(?:\.\d+)?")
 
@@ -56,6 +57,66 @@ class Recording:
         raise self.failures.get(run_id) or _not_recorded(run_id, self.folder)
 
 
+# -- which folder is whose recording ----------------------------------------------------------------------------------
+
+
+def find_recordings(folder: Path, presets: Sequence[Preset], selected: Sequence[Preset]) -> dict[str, Path]:
+    """Which folder holds the logs of which preset.
+
+    A run folder has one folder a preset. A folder with a manifest of its own is that of each preset whose points it
+    lists, or, where that is none, of the one that is selected; one of bare logs is that of the one that is selected.
+    Presets of another bench find their rows in whatever file has them.
+    """
+    if not folder.is_dir():
+        raise UsageError("the folder of recorded logs is not there", where=str(folder), expected="a folder")
+    own = [preset for preset in selected if preset.bench == LLM_BENCH]
+    others = {p.name: place for p in presets if p.bench != LLM_BENCH and (place := _place_of_rows(folder, p))}
+    if selected and not own:
+        return others or {preset.name: folder for preset in selected}  # which then say what is there instead
+    if others and not (folder / MANIFEST_NAME).exists() and not any(folder.glob("*.log")):
+        presets = [preset for preset in own if (folder / preset.name).is_dir()]
+    return others | (_find_logs(folder, [p for p in presets if p.bench == LLM_BENCH], own) if presets else {})
+
+
+def _place_of_rows(folder: Path, preset: Preset) -> Path | None:
+    """Where the rows of a preset of another bench are: in the folder of its name, or beside those of others."""
+    inner, points = recording_folder(folder, preset.name), expand_points(preset)
+    return inner if inner != folder or has_rows_of(folder, points) else None
+
+
+def _find_logs(folder: Path, presets: Sequence[Preset], selected: Sequence[Preset]) -> dict[str, Path]:
+    """`find_recordings` of presets for llm_bench."""
+    found = {p.name: inner for p in presets if (inner := recording_folder(folder, p.name)) != folder}
+    if found:
+        return found
+    if (folder / MANIFEST_NAME).exists():
+        listed = [preset for preset in presets if _is_listed(folder / MANIFEST_NAME, preset)]
+        # Of a single preset the rows themselves then say in what their configuration differs.
+        return {preset.name: folder for preset in listed or (selected if len(selected) == 1 else ())}
+    if not any(folder.glob("*.log")) and not any(folder.glob("logs/*.log")):
+        raise UsageError(
+            "the folder holds no recorded logs of these presets",
+            where=str(folder),
+            came=", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "an empty folder",
+            expected=f"a folder for one of {', '.join(p.name for p in presets)}, a manifest.json, or *.log files",
+        )
+    if len(selected) != 1:
+        raise UsageError(
+            "bare logs can be those of one preset only, and several are selected",
+            where=str(folder),
+            came=", ".join(preset.name for preset in selected),
+            hint="name the preset file with --h2o-presets, or its name with -k",
+        )
+    return {selected[0].name: folder}
+
+
+def _is_listed(manifest: Path, preset: Preset) -> bool:
+    """Whether a manifest lists a point of the preset, in the very configuration."""
+    entries = {entry.run_id: entry for entry in read_manifest(manifest)}
+    points = expand_points(preset)
+    return any(p.run_id in entries and not entries[p.run_id].differences(p) for p in points)
+
+
 def recording_folder(folder: Path, preset: str) -> Path:
     """Return the folder of a preset in a run folder; the folder itself if it has none for the preset.
 
@@ -65,6 +126,9 @@ def recording_folder(folder: Path, preset: str) -> Path:
     # A sweep's own folder has configs/ and logs/: those are no presets.
     is_name = preset not in ("", ".", "..", "configs", "logs") and Path(preset).name == preset
     return inner if is_name and inner.is_dir() else folder
+
+
+# -- logs of llm_bench -------------------------------------------------------------------------------------------------
 
 
 def read_recording(folder: Path, points: Sequence[Point] | None = None) -> Recording:

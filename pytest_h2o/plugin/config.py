@@ -54,11 +54,12 @@ def settings_of(config: pytest.Config) -> Settings:
                     invocation_dir=config.invocation_params.dir,
                     ini_dir=config.inipath.parent if config.inipath else config.rootpath,
                 )
-                from pytest_h2o.run.history import check_command_line
+                from pytest_h2o.run.history import read_request
 
                 if settings.given["compare-fail"].on_command_line:  # it may name a metric that a plugin adds
                     register_extensions(config.hook, config)
-                check_command_line(settings)
+                if any(settings.given[name].on_command_line for name in ("save", "compare", "compare-fail")):
+                    read_request(settings)
             config.stash[_settings] = settings
         except (TypeError, ValueError) as error:  # pytest's own check of a value in a TOML file
             raise pytest.UsageError(f"an ini key of the gate has a value of another type: {error}") from error

@@ -180,11 +180,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         items: list[Any] = [item for item in session.items if _is_gate_item(item)]
         gate = config.stash[_session]
         if items:
-            from pytest_h2o.plugin.header import describe_run
             from pytest_h2o.run.session import subject_of
 
             gate.note_selected(subject for item in items if (subject := subject_of(item.callspec.params)))
-            config.stash[_head] = describe_run(gate) if config.option.collectonly else gate.announce(describe_run)
+            config.stash[_head] = gate.describe() if config.option.collectonly else gate.announce()
             controller = config.pluginmanager.get_plugin("h2o-controller")
             if controller is not None and not config.option.collectonly:
                 controller.show_progress()

@@ -12,7 +12,6 @@ from typing import NamedTuple, TypeAlias
 from pytest_h2o.errors import H2OError, make_printable
 from pytest_h2o.gate.compare import FAILING
 from pytest_h2o.gate.metrics import JOINT, LOSSLESS, METRICS
-from pytest_h2o.inputs.options import Settings
 from pytest_h2o.report.artifacts import write_artifacts
 from pytest_h2o.report.changes import render_lines
 from pytest_h2o.report.github import tell_github
@@ -251,18 +250,6 @@ def _threshold(verdict: Verdict) -> str:
     text = f"{verdict.title} {verdict.measured} (target {verdict.relation} {verdict.target})"
     word = {"inconclusive": " INCONCLUSIVE", "fail": " MISSED"}.get(verdict.outcome, "")
     return f"{text}{word}"
-
-
-def render_header(
-    settings: Settings, run_dir: Path, bench: str, models: Sequence[str], machine: str, left_out: Mapping[str, str]
-) -> list[str]:
-    """Lines for the head of a run: what is run or read, of what model and where, the rule, and what is left out."""
-    lines = [f"h2o: {bench}", *(f"h2o: model {model}" for model in models), f"h2o: machine {machine}"]
-    lines.append(f"h2o: rule {settings['rule']}, artifacts in {run_dir}")
-    for why in dict.fromkeys(left_out.values()):
-        names = ", ".join(name for name in sorted(left_out) if left_out[name] == why)
-        lines.append(f"h2o: not measured and left out: {names} ({why}; -k NAME asks for one)")
-    return [make_printable(line) for line in lines]
 
 
 ENDED_WELL, TESTS_FAILED, INTERRUPTED, INTERNAL_ERROR = range(4)

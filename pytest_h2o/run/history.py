@@ -295,12 +295,6 @@ class ComparisonRequest:
     allowances: Allowances
 
 
-def check_command_line(settings: Settings) -> None:
-    """Check the options about earlier runs if the command line has any; errors as in `read_request`."""
-    if any(settings.given[name].on_command_line for name in ("save", "compare", "compare-fail")):
-        read_request(settings)
-
-
 def read_request(settings: Settings) -> ComparisonRequest:
     """Check the options about earlier runs before anything is measured."""
     out_dir: Path = settings["out-dir"]
@@ -335,11 +329,11 @@ def describe_request(request: ComparisonRequest, settings: Settings) -> list[str
     """Lines for the header: what is compared with and saved."""
     lines = []
     if request.compare is not None:
-        lines.append(f"h2o: compared with {request.compare} ({settings.origin('compare')})")
+        lines.append(f"compared with {request.compare} ({settings.origin('compare')})")
     if request.saves:
-        lines.append(f"h2o: to be saved as baseline {request.save} ({settings.origin('save')})")
+        lines.append(f"to be saved as baseline {request.save} ({settings.origin('save')})")
     elif request.save is not None:
-        lines.append(f"h2o: baseline {request.save} is there already and stays as it is")
+        lines.append(f"baseline {request.save} is there already and stays as it is")
     return lines
 
 

@@ -7,14 +7,16 @@ scope) goes through the run folder's `OnceStore`, so that it is made once whiche
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pytest_h2o.bench.embedded import is_embedded
+from pytest_h2o import __version__
+from pytest_h2o.bench.embedded import digest_program, is_embedded, program_command
+from pytest_h2o.bench.machine import describe_machine, heavy_work
 from pytest_h2o.codecs.base import Rope
-from pytest_h2o.errors import NotMeasured, PresetError, StoreError
+from pytest_h2o.errors import NotMeasured, PresetError, StoreError, make_printable
 from pytest_h2o.gate.targets import preset_targets, refuse_unmeasured, scope_targets
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import Given, Settings
@@ -29,7 +31,6 @@ from pytest_h2o.run.sources import (
     bench_settings,
     check_bench,
     choose_base_config,
-    find_recordings,
     why_out_of_reach,
 )
 from pytest_h2o.run.store import HEADER
@@ -224,6 +225,8 @@ class GateSession:
     @cached_property
     def _recorded(self) -> Mapping[str, Path]:
         """Presets that the recorded logs hold, and where."""
+        from pytest_h2o.bench.recorded import find_recordings
+
         presets = list(self.presets.values())
         selected = [preset for preset in presets if preset.name in self._selected]
         return find_recordings(self.settings["logs"], presets, selected)
@@ -262,29 +265,39 @@ class GateSession:
         """The source of each preset that items which will run ask for."""
         return [self.source(preset) for name, preset in sorted(self.presets.items()) if name in self._needed]
 
-    def describe_references(self) -> list[str]:
-        """Lines for the header: what decode speeds and figures are held against."""
+    def describe(self) -> list[str]:
+        """The head of the run: what is run or read, of what model and where, the rule, what it is held against."""
         settings, sources = self.settings, self.selected_sources()
-        lines = describe_decode(settings, [source.preset for source in sources])
+        machine = describe_machine()
+        if settings["bench"] is None and settings["logs"] is not None:
+            machine += " (where the logs were recorded is not known)"
+        models = dict.fromkeys(f"model {source.model}" for source in sources if source.model)
+        lines = [_describe_bench(settings), *models, f"machine {machine}"]
+        lines.append(f"rule {self.rule}, artifacts in {self.run_dir}")
+        for why in dict.fromkeys(self.left_out.values()):
+            names = ", ".join(name for name in sorted(self.left_out) if self.left_out[name] == why)
+            lines.append(f"not measured and left out: {names} ({why}; -k NAME asks for one)")
+        lines = [make_printable(line) for line in lines]
+        lines += describe_decode(settings, [source.preset for source in sources])
         flagged: dict[str, list[str]] = {}
         for source in sources:
             for text in source.flag_target(preset_targets(settings, source.preset, None).decode_drop.value):
                 flagged.setdefault(text, []).append(source.preset.name)
         lines += [f"{', '.join(names)}: {text}" for text, names in flagged.items()]
-        return [*(f"h2o: {line}" for line in lines), *describe_request(self.request, settings)]
+        return [f"h2o: {line}" for line in (*lines, *describe_request(self.request, settings))]
 
-    def announce(self, describe: Callable[[GateSession], list[str]]) -> list[str]:
-        """The header, and the plan of launches for whoever shows progress: once for all processes of the run."""
+    def announce(self) -> list[str]:
+        """The head, and the plan of launches for whoever shows progress: once for all processes of the run."""
 
         def first() -> dict[str, Any]:
             if not self.settings["dry-run"]:
                 self.run.progress.write_plan([plan for source in self.selected_sources() for plan in source.plan()])
-            return {"lines": describe(self)}
+            return {"lines": self.describe()}
 
         try:
             return list(self.run.store.once(HEADER, first)["lines"])
         except StoreError:  # that nothing can be kept is told when the first item has something to keep
-            return describe(self)
+            return self.describe()
 
     # -- figures --------------------
 
@@ -342,7 +355,6 @@ class GateSession:
         return self._evaluated[scope.name]
 
     def _encode(self, scope: Scope) -> LosslessResult:
-        from pytest_h2o.bench.machine import heavy_work
         from pytest_h2o.lossless.evaluate import evaluate_lossless
 
         root, progress = self.root(scope), self.run.progress
@@ -360,6 +372,22 @@ class GateSession:
         """Folder or archive that the scope reads."""
         root: Path = self.settings["dump-dir"] or scope.root
         return root
+
+
+def _describe_bench(settings: Settings) -> str:
+    bench = settings["bench"]
+    if bench is not None:
+        from pytest_h2o.bench.launch import ask_version
+
+        named, said = bench, "tells no version"
+        if is_embedded(bench):
+            named, said = "the embedded reference bench", f"version: {__version__}"
+        elif (version := ask_version(program_command(bench))) is not None:
+            said = f"version: {version}"
+        return f"bench {named} ({settings.origin('bench')}), sha256 {digest_program(bench)[:16]}, {said}"
+    if settings["logs"] is not None:
+        return f"recorded logs in {settings['logs']} ({settings.origin('logs')}); nothing is run"
+    return "neither a bench nor recorded logs: sweep items cannot be measured"
 
 
 def find_rope(scope: Scope, base_config: Given) -> Rope | None:

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from pytest_h2o.bench.demo import TextComparison, compare_texts
 from pytest_h2o.bench.embedded import digest_program, embedded_base_config, is_embedded, shipped
 from pytest_h2o.bench.llm_bench import get_adapter
-from pytest_h2o.bench.machine import describe_machine
-from pytest_h2o.errors import BenchError, DumpError, H2OError, NotMeasured, OptedOut, StoreError, UsageError
+from pytest_h2o.bench.machine import describe_machine, heavy_work
+from pytest_h2o.bench.rows import Row, read_rows
+from pytest_h2o.errors import BenchError, DumpError, H2OError, NotMeasured, OptedOut, StoreError, UsageError, one_line
 from pytest_h2o.files import digest_file, load, unused_folder
 from pytest_h2o.gate.compare import preset_fingerprint
 from pytest_h2o.gate.decode import DECODE_FOLDER, PAIRS_NAME, PairedComparison
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     from pytest_h2o.bench.config import BaseConfig
     from pytest_h2o.bench.launch import Launcher
     from pytest_h2o.bench.recorded import Recording
-    from pytest_h2o.bench.rows import Row
     from pytest_h2o.bench.sweep import FoldCheck
     from pytest_h2o.inputs.presets import Point, Preset
 
@@ -195,6 +195,13 @@ class Source(ABC):
 
         return layer_count(self.base_config)
 
+    @property
+    def model(self) -> str | None:
+        """Which model it is, in words, where that is known."""
+        if self.base_config is None:
+            return None
+        return f"{one_line(self.base_config.base_dir.name)} (base config {self.base_config.path})"
+
     def fingerprint(self, results: Sequence[Row]) -> dict[str, str | None]:
         """What the figures were measured with, part by part. Where recorded logs are read, the machine is not known."""
         bench, base = self.run.settings["bench"], self.base_config
@@ -306,6 +313,18 @@ class Recorded(Source):
 
     def _result(self, point: Point) -> Row:
         return self._recording.get(point.run_id)
+
+    @property
+    def model(self) -> str | None:
+        """What the first of the logs says."""
+        for log in sorted([*self.folder.glob("logs/*.log"), *self.folder.glob("*.log")])[:3]:
+            try:
+                row = read_rows(log, None, log_file=log.name)[0]
+            except (H2OError, IndexError):
+                continue  # the item of that row says what is wrong with it
+            if named := [text for column in ("model", "modelSize") if (text := row.cells.get(column))]:
+                return one_line(", ".join(named))
+        return None
 
     def write_dry_run(self) -> str:
         return "recorded logs are read, not run"
@@ -486,7 +505,6 @@ class Launched(Source):
     def _say(self, point: Point) -> TextComparison:
         from pytest_h2o.bench.config import baseline_run_config, build_run_config
         from pytest_h2o.bench.demo import Demo, find_prompts
-        from pytest_h2o.bench.machine import heavy_work
 
         folder = unused_folder(self.folder, TEXT_FOLDER)
         demo = Demo(self.run.settings["demo"], folder, point.gen_len, self._bench.timeout_s)
@@ -576,68 +594,3 @@ def _describe_fold(check: FoldCheck) -> str:
         f"nothing is folded: {check.preset} {check.leader} and {check.probe} differ only in the {ignored}, "
         f"which {check.target_mode} mode should not read, and gave {seen or 'no row'}"
     )
-
-
-def find_recordings(folder: Path, presets: Sequence[Preset], selected: Sequence[Preset]) -> dict[str, Path]:
-    """Which folder holds the logs of which preset.
-
-    A run folder has one folder a preset. A folder with a manifest of its own is that of each preset whose points it
-    lists, or, where that is none, of the one that is selected; one of bare logs is that of the one that is selected.
-    Presets of another bench find their rows in whatever file has them.
-    """
-    if not folder.is_dir():
-        raise UsageError("the folder of recorded logs is not there", where=str(folder), expected="a folder")
-    own = [preset for preset in selected if preset.bench == LLM_BENCH]
-    others = {p.name: place for p in presets if p.bench != LLM_BENCH and (place := _place_of_rows(folder, p))}
-    if selected and not own:
-        return others or {preset.name: folder for preset in selected}  # which then say what is there instead
-    if others and not (folder / "manifest.json").exists() and not any(folder.glob("*.log")):
-        presets = [preset for preset in own if (folder / preset.name).is_dir()]
-    return others | (_find_logs(folder, [p for p in presets if p.bench == LLM_BENCH], own) if presets else {})
-
-
-def _place_of_rows(folder: Path, preset: Preset) -> Path | None:
-    """Where the rows of a preset of another bench are: in the folder of its name, or beside those of others."""
-    from pytest_h2o.bench.recorded import has_rows_of, recording_folder
-    from pytest_h2o.inputs.presets import expand_points
-
-    inner, points = recording_folder(folder, preset.name), expand_points(preset)
-    return inner if inner != folder or has_rows_of(folder, points) else None
-
-
-def _find_logs(folder: Path, presets: Sequence[Preset], selected: Sequence[Preset]) -> dict[str, Path]:
-    """`find_recordings` of presets for llm_bench."""
-    from pytest_h2o.bench.recorded import recording_folder
-
-    found = {p.name: inner for p in presets if (inner := recording_folder(folder, p.name)) != folder}
-    if found:
-        return found
-    if (folder / "manifest.json").exists():
-        listed = [preset for preset in presets if _is_listed(folder / "manifest.json", preset)]
-        # Of a single preset the rows themselves then say in what their configuration differs.
-        return {preset.name: folder for preset in listed or (selected if len(selected) == 1 else ())}
-    if not any(folder.glob("*.log")) and not any(folder.glob("logs/*.log")):
-        raise UsageError(
-            "the folder holds no recorded logs of these presets",
-            where=str(folder),
-            came=", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "an empty folder",
-            expected=f"a folder for one of {', '.join(p.name for p in presets)}, a manifest.json, or *.log files",
-        )
-    if len(selected) != 1:
-        raise UsageError(
-            "bare logs can be those of one preset only, and several are selected",
-            where=str(folder),
-            came=", ".join(preset.name for preset in selected),
-            hint="name the preset file with --h2o-presets, or its name with -k",
-        )
-    return {selected[0].name: folder}
-
-
-def _is_listed(manifest: Path, preset: Preset) -> bool:
-    """Whether a manifest lists a point of the preset, in the very configuration."""
-    from pytest_h2o.bench.manifest import read_manifest
-    from pytest_h2o.inputs.presets import expand_points
-
-    entries = {entry.run_id: entry for entry in read_manifest(manifest)}
-    points = expand_points(preset)
-    return any(p.run_id in entries and not entries[p.run_id].differences(p) for p in points)

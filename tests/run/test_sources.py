@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from pytest_h2o.bench.recorded import find_recordings
 from pytest_h2o.bench.sweep import FoldCheck
 from pytest_h2o.cli.sweep import WaitNotice
 from pytest_h2o.errors import H2OError, UsageError
 from pytest_h2o.inputs.options import Given, Settings
 from pytest_h2o.inputs.presets import Preset, expand_points, load_presets
 from pytest_h2o.run.progress import read_board
-from pytest_h2o.run.sources import Launched, Recorded, Run, _describe_fold, bench_settings, find_recordings
+from pytest_h2o.run.sources import Launched, Recorded, Run, _describe_fold, bench_settings
 from pytest_h2o.run.store import PROGRESS
 from tests.plugin.project import RECORDINGS, ROOT, SWEEP
 from tests.report.gate_items import make_session
