@@ -285,8 +285,12 @@ class Named(dict[str, Any]):
         return hash(frozenset(self.items()))
 
 
-Given = BeforeValidator(_refuse_null)
-"""Goes with ``X | None = None``: a key may be left out, but not be null."""
+T = TypeVar("T")
+Maybe = Annotated[T | None, BeforeValidator(_refuse_null)]
+"""Goes with ``= None``: a key may be left out, but not be null."""
+
+Swept = Annotated[tuple[T, ...], OneOrMore()]
+"""One value or a list."""
 
 Count = Annotated[int, Field(strict=True, ge=0, le=MAX_INT)]
 Positive = Annotated[int, Field(strict=True, ge=1, le=MAX_INT)]
@@ -315,11 +319,6 @@ BenchOptions = Annotated[dict[str, BenchOption], AfterValidator(Named)]
 NamedNumbers = Annotated[dict[str, Finite], AfterValidator(Named)]
 ZstdLevel = Annotated[int, Field(strict=True, ge=1, le=22)]
 FilePath = Annotated[Path, BeforeValidator(_resolve_path), WithJsonSchema({"type": "string", "minLength": 1})]
-SweptCount = Annotated[tuple[Count, ...], OneOrMore()]
-SweptPositive = Annotated[tuple[Positive, ...], OneOrMore()]
-SweptFraction = Annotated[tuple[Fraction, ...], OneOrMore()]
-SweptKeepRatio = Annotated[tuple[KeepRatio, ...], OneOrMore()]
-SweptLossyRatio = Annotated[tuple[LossyRatio, ...], OneOrMore()]
 OPTION = "--h2o-set"
 
 
@@ -353,13 +352,17 @@ def parse_assignments(model: type[BaseModel], assignments: Sequence[str]) -> dic
     return values
 
 
+def _head(assignment: str) -> str:
+    """The key of the file that ``KEY.INNER=VALUE`` changes."""
+    return assignment.partition("=")[0].strip().partition(".")[0]
+
+
 def share_assignments(assignments: Sequence[str], models: Sequence[type[BaseModel]]) -> tuple[list[str], ...]:
     """Tell for which of `models` each ``KEY=VALUE`` is: the first that knows its key, or the key nearest to it."""
     shares: tuple[list[str], ...] = tuple([] for _ in models)
     known = list(dict.fromkeys(key for model in models for key in model.model_fields))
     for text in assignments:
-        key = text.partition("=")[0].strip().partition(".")[0]
-        near = near_names(key, known)
+        near = near_names(_head(text), known)
         shares[next((n for n, model in enumerate(models) if set(near) & set(model.model_fields)), 0)].append(text)
     return shares
 
@@ -381,7 +384,7 @@ def name_option(error: PresetError, assignments: Sequence[str], owner: str) -> P
 
     def option_of(fault: Fault) -> str:
         head = fault.key.partition(".")[0].partition("[")[0]
-        own = [text for text in assignments if text.partition("=")[0].strip().partition(".")[0] == head]
+        own = [text for text in assignments if _head(text) == head]
         return " ".join(f"{OPTION} {text}" for text in own or assignments)
 
     return PresetError.from_faults(
@@ -393,8 +396,7 @@ def refuse_unknown_settings(assignments: Sequence[str], origin: str, models: Seq
     """Refuse a setting of a key that none of the models has, or that a run must not change."""
     known = {name for model in models for name in model.model_fields} - {"name", "path", "decides"}
     for text in assignments:
-        key = text.partition("=")[0].strip().partition(".")[0]
-        if key not in known:
+        if (key := _head(text)) not in known:
             raise UsageError(
                 f"{origin} sets a key that neither presets nor scopes have, or that is fixed",
                 came=text,

@@ -27,9 +27,11 @@ from pytest_h2o.inputs.checking import (
     Count,
     FilePath,
     Flag,
-    Given,
+    Fraction,
+    KeepRatio,
     LayerEnd,
     LossyRatio,
+    Maybe,
     NamedNumbers,
     OneLine,
     OneOrMore,
@@ -37,11 +39,7 @@ from pytest_h2o.inputs.checking import (
     PlainName,
     PlainNames,
     Positive,
-    SweptCount,
-    SweptFraction,
-    SweptKeepRatio,
-    SweptLossyRatio,
-    SweptPositive,
+    Swept,
     Trouble,
     check_name,
     check_source,
@@ -88,13 +86,13 @@ class Targets(BaseModel):
         frozen=True, extra="allow", json_schema_extra={"additionalProperties": {"type": "number"}}
     )
 
-    decode_baseline: Annotated[Baseline | None, Given] = Field(
+    decode_baseline: Maybe[Baseline] = Field(
         default=None, description="paired (H2O off, measured beside), a speed in tok/s, or none (decode is not judged)"
     )
-    decode_pairs: Annotated[PairCount | None, Given] = Field(
+    decode_pairs: Maybe[PairCount] = Field(
         default=None, description="most pairs of launches for the paired decode verdict; alone it sets no time limit"
     )
-    decode_time_s: Annotated[Above0 | None, Given] = Field(
+    decode_time_s: Maybe[Above0] = Field(
         default=None, description="longest time of all launches for the paired decode verdict, seconds"
     )
     metrics: NamedNumbers = Field(
@@ -140,26 +138,26 @@ class PresetKeys(BaseModel):
     # pydantic keeps names that begin with model_ for itself, which model_layers does.
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    description: Annotated[OneLine | None, Given] = Field(default=None, description="one line for reports")
-    prompts: SweptPositive = Field(default=(512,), description="prompt lengths, tokens")
-    gens: SweptPositive = Field(default=(128,), description="tokens to generate")
+    description: Maybe[OneLine] = Field(default=None, description="one line for reports")
+    prompts: Swept[Positive] = Field(default=(512,), description="prompt lengths, tokens")
+    gens: Swept[Positive] = Field(default=(128,), description="tokens to generate")
     repeat: Positive = Field(default=3, description="measured repeats a launch; one more is thrown away")
-    h2o_keep_ratios: SweptKeepRatio = Field(default=(0.5,), description="fraction kept; read in static mode only")
-    h2o_block_tokens: SweptPositive = Field(default=(64,), description="tokens that are kept or evicted together")
-    h2o_sink_tokens: SweptCount = Field(default=(32,), description="first tokens, always kept")
-    h2o_recent_tokens: SweptCount = Field(default=(256,), description="last tokens, always kept")
-    h2o_ema_alphas: SweptFraction = Field(default=(0.9,), description="weight of the past in the attention score")
-    h2o_update_intervals: SweptPositive = Field(default=(16,), description="attention-layer calls between two plans")
-    h2o_trigger_min_tokens: SweptCount = Field(default=(512,), description="no eviction in a shorter cache")
+    h2o_keep_ratios: Swept[KeepRatio] = Field(default=(0.5,), description="fraction kept; read in static mode only")
+    h2o_block_tokens: Swept[Positive] = Field(default=(64,), description="tokens that are kept or evicted together")
+    h2o_sink_tokens: Swept[Count] = Field(default=(32,), description="first tokens, always kept")
+    h2o_recent_tokens: Swept[Count] = Field(default=(256,), description="last tokens, always kept")
+    h2o_ema_alphas: Swept[Fraction] = Field(default=(0.9,), description="weight of the past in the attention score")
+    h2o_update_intervals: Swept[Positive] = Field(default=(16,), description="attention-layer calls between two plans")
+    h2o_trigger_min_tokens: Swept[Count] = Field(default=(512,), description="no eviction in a shorter cache")
     h2o_layer_start: Count = Field(default=2, description="first layer with eviction")
     h2o_layer_end: LayerEnd = Field(default=-1, description="last layer with eviction; -1: the last of the model")
     h2o_target_mode: Literal["adaptive", "static"] = Field(
         default="adaptive", description="adaptive aims at the target lossy ratio, static at the keep ratio"
     )
-    h2o_target_lossy_ratio: Annotated[LossyRatio | None, Given] = Field(
+    h2o_target_lossy_ratio: Maybe[LossyRatio] = Field(
         default=None, description="one target, for presets without h2o_target_lossy_ratios"
     )
-    h2o_target_lossy_ratios: SweptLossyRatio = Field(
+    h2o_target_lossy_ratios: Swept[LossyRatio] = Field(
         default=(3.0,), validate_default=True, description="raw over kept bytes to aim at; read in adaptive mode only"
     )
     h2o_log_stats: Flag = Field(default=False, description="print one line a plan and layer")
@@ -185,31 +183,29 @@ class PresetKeys(BaseModel):
     kv_lossless_decode_cache_blocks: Count = 64
     kv_lossless_strict_roundtrip_check: Flag = False
 
-    kv_lossless_runtime_mode: Annotated[Literal["probe", "full", "store"] | None, Given] = Field(
+    kv_lossless_runtime_mode: Maybe[Literal["probe", "full", "store"]] = Field(
         default=None, description="written to the config only if named, as are the keys below"
     )
-    kv_lossless_kept_sample_layers: Annotated[Count | None, Given] = None
-    kv_lossless_kept_sample_token_interval: Annotated[Count | None, Given] = None
-    kv_lossless_front_sample_token_interval: Annotated[Count | None, Given] = None
-    kv_lossless_store_disable_front: Annotated[Flag | None, Given] = None
-    kv_lossless_store_bootstrap_tokens: Annotated[Count | None, Given] = None
-    kv_lossless_store_grouped_step_tokens: Annotated[Count | None, Given] = None
+    kv_lossless_kept_sample_layers: Maybe[Count] = None
+    kv_lossless_kept_sample_token_interval: Maybe[Count] = None
+    kv_lossless_front_sample_token_interval: Maybe[Count] = None
+    kv_lossless_store_disable_front: Maybe[Flag] = None
+    kv_lossless_store_bootstrap_tokens: Maybe[Count] = None
+    kv_lossless_store_grouped_step_tokens: Maybe[Count] = None
 
     bench: PlainName = Field(default=LLM_BENCH, description="the bench of this preset, by the name of its adapter")
     bench_options: BenchOptions = Field(
         default={}, validate_default=True, description="settings of a bench other than llm_bench, one value each"
     )
     targets: Targets = Targets()
-    base_config: Annotated[FilePath | None, Given] = Field(
+    base_config: Maybe[FilePath] = Field(
         default=None, description="the model's llm_bench config, relative to this file"
     )
-    prompt_file: Annotated[FilePath | None, Given] = Field(
-        default=None, description="text of the prompt, relative to this file"
-    )
-    model_layers: Annotated[Positive | None, Given] = Field(
+    prompt_file: Maybe[FilePath] = Field(default=None, description="text of the prompt, relative to this file")
+    model_layers: Maybe[Positive] = Field(
         default=None, description="layers of the model, for the ratio over the whole cache"
     )
-    timeout_s: Annotated[Above0 | None, Given] = Field(default=None, description="longest time of one launch, seconds")
+    timeout_s: Maybe[Above0] = Field(default=None, description="longest time of one launch, seconds")
 
     @field_validator("h2o_target_lossy_ratios", mode="before")
     @classmethod
@@ -289,9 +285,9 @@ class Preset(PresetKeys):
         data = self.model_dump(exclude_unset=True, exclude={"name", "path"})
         single, many = ("h2o_target_lossy_ratio",), ("h2o_target_lossy_ratios",)
         if single in settings and many not in settings and many[0] in data:
-            raise name_option(
-                PresetError.from_faults([_no_effect(settings[single])]), assignments, f"preset {self.name}"
-            )
+            what, hint = f"has no effect: the preset has {many[0]}", f"set {many[0]}={settings[single]}"
+            error = PresetError.from_faults([Fault(what, "", single[0], hint=hint)])
+            raise name_option(error, assignments, f"preset {self.name}")
         if many in settings and single not in settings:
             data.pop(single[0], None)
         try:
@@ -299,11 +295,6 @@ class Preset(PresetKeys):
         except PresetError as error:
             raise name_option(error, assignments, f"preset {self.name}") from None
         return _preset(checked, self.name, self.path)
-
-
-def _no_effect(value: Any) -> Fault:
-    hint = f"set h2o_target_lossy_ratios={value}"
-    return Fault("has no effect: the preset has h2o_target_lossy_ratios", "", "h2o_target_lossy_ratio", hint=hint)
 
 
 def _preset(keys: PresetKeys, name: str, path: Path | None) -> Preset:
@@ -323,7 +314,7 @@ def load_preset(path: str | Path, metrics: Metrics | None = None) -> Preset:
     source = read_source(path)
     if expected := check_name(path.stem):
         fault = Fault("the file name cannot name a test item", str(path), came=path.stem, expected=expected)
-        source = Source(source.name, source.data, source.places, source.key_places, (*source.faults, fault))
+        source = replace(source, faults=(*source.faults, fault))
     return _preset(_check(source, path.parent, metrics), path.stem, path)
 
 

@@ -17,10 +17,10 @@ from pytest_h2o.inputs.checking import (
     Count,
     FilePath,
     Flag,
-    Given,
+    Maybe,
     OneLine,
-    OneOrMore,
     Positive,
+    Swept,
     Trouble,
     ZstdLevel,
     check_name,
@@ -36,7 +36,7 @@ from pytest_h2o.inputs.yaml import Source, read_source
 _CODEC = r"^[A-Za-z0-9_.-]+(:[A-Za-z0-9_]+=[A-Za-z0-9_.+-]+)*$"
 CodecText = Annotated[str, Field(strict=True, pattern=_CODEC, examples=["adaptive_v22"])]
 Predictor = Literal["raw", "delta_seq", "xor_seq", "pair_delta", "pair_delta_delta_seq"]
-Predictors = Annotated[tuple[Predictor, ...], OneOrMore()]
+Predictors = Swept[Predictor]
 
 
 def _check_codec(value: Any) -> Any:
@@ -96,6 +96,9 @@ def _troubles(keys: Any) -> Iterator[Trouble]:
         yield Trouble("empty range of lengths", f"0, or at least min_seq_len ({keys.min_seq_len})", ("max_seq_len",))
 
 
+_maybe: Any = Maybe  # as a value: these annotations are made at run time
+
+
 def _declared(cls: type, **special: Any) -> dict[str, Any]:
     """What `create_model` takes for the keys of a dataclass; types are those there, but for the `special` ones."""
     declared: dict[str, Any] = {}
@@ -109,18 +112,18 @@ def _declared(cls: type, **special: Any) -> dict[str, Any]:
 
 
 def _older(kind: Any, description: str) -> tuple[Any, Any]:
-    return Annotated[kind | None, Given], Field(default=None, description=description)
+    return _maybe[kind], Field(default=None, description=description)
 
 
 _Rope = create_model("RopeKeys", __base__=_Keys, __doc__=RopeKeys.__doc__, theta=(Above0, ...), **_declared(RopeKeys))
 
 _KEYS = _declared(
     Scope,
-    description=Annotated[OneLine | None, Given],
-    layer_ids=Annotated[tuple[Count, ...], OneOrMore()],
+    description=_maybe[OneLine],
+    layer_ids=Swept[Count],
     codec=CodecChoice,
-    rope=Annotated[_Rope | None, Given],
-    target=Annotated[Above0 | None, Given],
+    rope=_maybe[_Rope],
+    target=_maybe[Above0],
 )
 _KEYS["root"] = (FilePath, Field(description=_KEYS["root"][1].description))
 _KEYS |= {
@@ -139,10 +142,8 @@ ScopeKeys: Any = create_model("ScopeKeys", __base__=_Checked, __doc__="The keys 
 """The keys of `Scope`, and older spellings of its codec."""
 
 
-class ScopeFile(BaseModel):
+class ScopeFile(_Keys):
     """A scope file: ``scopes:`` with a name for each scope."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     scopes: Annotated[dict[str, ScopeKeys], Field(min_length=1)]
 
