@@ -391,6 +391,11 @@ class TimedPair:
         return self.baseline.elapsed_s + self.candidate.elapsed_s
 
     @property
+    def drop(self) -> float:
+        """Fraction of speed that the candidate lost."""
+        return 1.0 - self.candidate.decode_tok_per_s / self.baseline.decode_tok_per_s
+
+    @property
     def pair(self) -> Pair:
         return Pair(self.baseline.decode_tok_per_s, self.candidate.decode_tok_per_s, self.order, self.excluded)
 

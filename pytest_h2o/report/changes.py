@@ -119,7 +119,7 @@ def explain_changes(comparison: Comparison | None) -> list[str]:
     return lines
 
 
-def table_rows(subject: str, changes: Iterable[Change | FigureChange]) -> list[Sequence[str]]:
+def table_rows(changes: Iterable[Change | FigureChange], subject: str) -> list[Sequence[str]]:
     """Rows as `TABLE_HEADER` names their cells."""
     return [
         (subject, change.row, change.metric, *_both(change), render_percent(change), WORDS[change.state])
@@ -166,7 +166,7 @@ def render_comparison(found: dict[str, SubjectComparison | str], *, everything: 
             notes.append(f"{title} {later}")
             continue
         changes, quiet = comparison.changes, ("equal", "timed", "not comparable")
-        rows += table_rows(title, changes if everything else [c for c in changes if c.state not in quiet])
+        rows += table_rows((c for c in changes if everything or c.state not in quiet), title)
         equal = sum(change.state == "equal" for change in changes)
         notes.append(f"{title}: {equal} of {len(changes)} figures are equal")
         notes += [f"{title}: {remark}" for remark in comparison.remarks]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_h2o.errors import UsageError
 from pytest_h2o.gate.metrics import DROP, LOSSLESS, LOSSY, METRICS
 from pytest_h2o.gate.rule import best_row, decide_best_of, decide_joint, row_facts, split_layers, whole_cache_ratio
-from pytest_h2o.report.markdown import escape, render_table
+from pytest_h2o.report.markdown import render_markdown
 from pytest_h2o.report.summary import Original
 
 if TYPE_CHECKING:
@@ -249,30 +249,4 @@ def _whole_cache(
 
 def render_analysis_md(analysis: Mapping[str, Any]) -> str:
     """The analysis as Markdown, the verdict first."""
-    original = Original(**analysis["original"])
-    joint, best_of = analysis["joint"], analysis["best_of"]
-
-    def word(held: bool) -> str:
-        return "PASS" if held else "FAIL"
-
-    lines = [f"# Gate: {word(analysis['overall_pass'])} (rule {analysis['rule']})", ""]
-    if joint["best_row"] is not None:
-        misses = f"misses {', '.join(joint['misses'])}" if joint["misses"] else "meets every target"
-        lines.append(f"- joint rule: {word(joint['pass'])}; the best row {escape(joint['best_row'])} {misses}")
-    lines.append(f"- original rule (best of each column): {word(best_of['pass'])}")
-    if joint["pass"] != best_of["pass"]:
-        lines.append("- the two rules differ: the best lossy ratio and the best decode speed are of different rows")
-    lines += [f"- missing: {text}" for text in analysis["missing"]]
-    if analysis["decode_left_out"]:
-        lines.append("- the decode threshold is left out on purpose (--decode-baseline none)")
-    lines += [f"- note: {escape(text)}" for text in analysis["notes"]]
-    if analysis["whole_cache"] is None:
-        lines.append("- note: no ratio over the whole cache: it needs --model-layers and the layers under eviction")
-    lines += ["", "## Gate values", "", *render_table(("value", ""), list(original.gate.items()))]
-    lines += ["", "## Averages", "", *render_table(("figure", "value"), list(original.averages.items()))]
-    whole = analysis["whole_cache"] or ["missing"] * len(original.top)
-    pairs = zip(original.top, whole, strict=True)
-    top = [(row["total"], ratio, row["decode"], row["lossy"], row["log"]) for row, ratio in pairs]
-    header = ("total ratio", "whole cache", "decode tok/s", "lossy", "log")
-    lines += ["", "## Best rows by total ratio, then decode speed", "", *render_table(header, top)]
-    return "\n".join(lines) + "\n"
+    return render_markdown("analysis.md.j2", analysis=analysis)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from pytest_h2o.bench.command import RunFiles, repeat_command
 from pytest_h2o.errors import make_printable
+from pytest_h2o.gate.decode import PairedComparison, TimedPair
 from pytest_h2o.gate.metrics import DROP, LOSSY, asked_of_json
 from pytest_h2o.gate.rule import Margins, find_bound, hold_rows, row_facts, split_layers, whole_cache_ratio
 from pytest_h2o.inputs.options import EMBEDDED_BENCH
@@ -29,6 +30,7 @@ from pytest_h2o.report.charts import (
     Chart,
     ChartsMissing,
     Dot,
+    Ink,
     Rule,
     Series,
     ShareChart,
@@ -37,9 +39,8 @@ from pytest_h2o.report.charts import (
     render_chart,
     render_variables,
 )
+from pytest_h2o.report.markdown import open_templates
 from pytest_h2o.report.summary import (
-    VERDICT_COLUMNS,
-    Comparison,
     Decode,
     HistoryFigure,
     Preset,
@@ -48,6 +49,7 @@ from pytest_h2o.report.summary import (
     Unmeasured,
     Verdict,
     count_rows,
+    counted,
     overall_outcome,
     render_verdict,
 )
@@ -86,27 +88,24 @@ MEANINGS: Mapping[str, str] = {
 
 def render_run(summary: Summary, collector: Collector, run: Mapping[str, Any], page_path: Path | None = None) -> str:
     """The page of a run, from what its folder has."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("pytest_h2o.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_printable,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        extensions=["jinja2.ext.do"],
-    )
+    environment = open_templates(_printable)
     verdict = render_verdict(summary.overall_pass)
     if "ended" not in run and verdict != "FAIL":
         verdict = "UNFINISHED"
     drawing = Drawing(MAX_CHARTS)
-    links = links_of(collector.run_dir, page_path)
+    links = Links(collector.run_dir, page_path)
+    functions: tuple[Any, ...] = (
+        *(pick, bench_name, repeat_command, why_failed, count_rows, counted, verdict_row, scope_row),
+        *(fixed, spread, show, percent, mean_of, bound_of, decode_line, disturbances, pairs_chart),
+        *(history_chart, layer_ratios, layer_chart, count_modes, modes_chart),
+    )
     environment.filters |= {
-        **_FILTERS,
-        "draw": lambda chart: (svg := drawing.draw(chart)) and Markup(svg),
+        **{function.__name__: function for function in functions},
+        "json": partial(json.dumps, ensure_ascii=False),
+        "grouped": "{:,}".format,
+        "draw": lambda chart: Markup(drawing.draw(chart)),
         "view_preset": partial(view_preset, collector),
     }
     return environment.get_template("report.html.j2").render(
@@ -117,9 +116,7 @@ def render_run(summary: Summary, collector: Collector, run: Mapping[str, Any], p
         meanings=MEANINGS,
         tones=TONES,
         items=collector.sorted_items(),
-        thresholds=overview(summary),
-        page_columns=PAGE_COLUMNS,
-        history=shown_history(summary),
+        verdict_header=VERDICT_HEADER,
         links=links,
         run_files=[link for name in _FILES for link in links.to(name, name, is_there="ended" in run and name in _LATE)],
         contents=[],
@@ -164,26 +161,20 @@ class Drawing:
         return text
 
 
-@dataclass(frozen=True)
 class Links:
-    """Where the files of a run folder are, seen from a page.
+    """Where the files of a run folder are, seen from a page at `page`, or from one that lies in the folder."""
 
-    Attributes
-    ----------
-    exists : callable
-        Whether a file of the run folder, named relative to it with ``/``, is there: no link leads nowhere.
-    prefix : str
-        The run folder, relative to the folder of the page; empty if the page lies in it.
-    """
-
-    exists: Callable[[str], bool]
-    prefix: str = ""
+    def __init__(self, run_dir: Path, page: Path | None = None) -> None:
+        self._run_dir = run_dir
+        self._prefix = os.path.relpath(run_dir.absolute(), (run_dir if page is None else page.parent).absolute())
 
     def to(self, text: str, name: str, *, is_there: bool = False) -> list[tuple[str, str]]:
         """Text and address of a link to a file of the run folder; none if it is not there. `is_there`: it will be."""
-        if not (is_there or self.exists(name)):
-            return []
-        return [(text, quote_path(f"{self.prefix}/{name}" if self.prefix else name))]
+        try:
+            is_there = is_there or (self._run_dir / name).is_file()
+        except (OSError, ValueError):  # a name too long or with a zero byte is that of no file
+            is_there = False
+        return [(text, quote_path(os.path.normpath(f"{self._prefix}/{name}")))] if is_there else []
 
     def to_run(self, folder: str, run_id: str) -> list[tuple[str, str]]:
         """Links to the files of one run of the bench, in the folder of its sweep."""
@@ -197,18 +188,90 @@ def quote_path(path: str) -> str:
     return quote(os.fsencode(path.replace(os.sep, "/")), safe="/.-_~")
 
 
-def links_of(run_dir: Path, page: Path | None = None) -> Links:
-    """Links to a run folder from a page at `page`, or from one that lies in it."""
-    folder = run_dir if page is None else page.parent
-    prefix = os.path.relpath(run_dir.absolute(), folder.absolute())
+# -- texts and cells -------------------------------------------------------------------------------------------------
 
-    def exists(name: str) -> bool:
-        try:
-            return (run_dir / name).is_file()
-        except (OSError, ValueError):  # a name too long or with a zero byte is that of no file
-            return False
 
-    return Links(exists, "" if prefix == "." else prefix)
+def fixed(value: float | None, digits: int, missing: str = "missing") -> str:
+    """A number with so many digits after the point."""
+    return missing if value is None else f"{value:.{digits}f}"
+
+
+def spread(value: Measurement | None, digits: int) -> str:
+    """``mean ± std``; without the spread where it is not known."""
+    if value is None:
+        return "missing"
+    return fixed(value.mean, digits) + ("" if value.std is None else f" ± {value.std:.{digits}f}")
+
+
+def percent(value: float | None) -> str:
+    return "unbounded" if value is None else f"{value:.2%}"
+
+
+def show(value: float | None) -> str:
+    return "missing" if value is None else f"{value:.6g}" if isinstance(value, float) else f"{value:,}"
+
+
+def pick(entry: Any, *names: str) -> list[str]:
+    """Fields of an entry as texts."""
+    found = (entry.get(name) if isinstance(entry, Mapping) else getattr(entry, name) for name in names)
+    return ["" if value is None else str(value) for value in found]
+
+
+VERDICT_HEADER = ("threshold", "outcome", "measured", "target", "margin", "row")
+"""The outcome stands early: a phone shows the first columns alone."""
+
+
+def verdict_row(v: Verdict) -> list[str]:
+    return [v.title, v.outcome, v.measured, f"{v.relation} {v.target} ({v.target_origin})", v.margin, v.source]
+
+
+def scope_row(scope: Scope | Unmeasured) -> list[str]:
+    """The ratio of a scope as `verdict_row` tells one."""
+    outcome = overall_outcome(scope.outcomes)
+    measured, target, margin, row = "not measured", "", "", ""
+    if isinstance(scope, Scope):
+        measured, row = "refused" if scope.refused else f"{scope.lossless_ratio:.4f}", "decides" * scope.decides
+        if scope.target is None:
+            outcome = "reported" if outcome == "passed" else outcome
+            target = "" if scope.refused else "reported only"
+        elif not scope.refused:
+            target, margin = f">= {scope.target:.4f}", f"{scope.lossless_ratio - scope.target:.4f}"
+    return ["lossless ratio", "pass" if outcome == "passed" else outcome, measured, target, margin, row]
+
+
+def bench_name(path: str) -> str:
+    """The bench in words if it is the one that comes with the plugin, wherever that was installed; else its path."""
+    return "the embedded reference bench" if path.endswith("/".join(EMBEDDED_BENCH.parts[-3:])) else path
+
+
+def mean_of(row: Row, column: str) -> float | None:
+    cell = row.get(column)
+    return cell.mean if cell else None
+
+
+def bound_of(row: Row) -> str:
+    """What keeps the row from evicting more."""
+    columns = ("h2o_floor_keep", "h2o_target_keep_effective", "h2o_quantized_keep")
+    bound = find_bound(*(mean_of(row, column) for column in columns))
+    return "unknown" if bound is None else bound.kind.replace(" ", "\u00a0")  # on one line, or every row has two
+
+
+def decode_line(verdict: Decode) -> str:
+    """The verdict of the pairs."""
+    drop, low, high, target = map(percent, (verdict.drop, verdict.low, verdict.high, verdict.target))
+    return f"outcome: {verdict.outcome}; slow-down {drop}, interval {low} to {high}, target at most {target}"
+
+
+def disturbances(timed: TimedPair) -> list[str]:
+    """What disturbed the launches of a pair, and which."""
+    baseline, candidate = timed.baseline.disturbance, timed.candidate.disturbance
+    if baseline and baseline == candidate:
+        return [f"both disturbed: {baseline}"]
+    sides = (("baseline", baseline), ("candidate", candidate))
+    return [f"{side} disturbed: {text}" for side, text in sides if text]
+
+
+# -- rows of a preset ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -236,10 +299,139 @@ class ReportRow:
     margins: Margins | None
     on_front: bool
 
+
+@dataclass(frozen=True)
+class PresetView:
+    """What the page asks of a preset beside its summary.
+
+    Attributes
+    ----------
+    failed : list
+        Launches that gave no sound row, in the order of the sweep.
+    lossless : float or None
+        Lossless ratio of the deciding scope, raw over coded bytes.
+    asked : mapping
+        Targets that stand as lines in a chart, and with them `baseline_tok_per_s`, the decode speed with H2O off. Of
+        pairs, whose verdict does not rest on the rows, the lines only show where the rows lie.
+    """
+
+    name: str
+    rows: list[ReportRow]
+    failed: list[Mapping[str, Any]]
+    pairs: Sequence[TimedPair]
+    lossless: float | None
+    asked: Mapping[str, float]
+    baseline_tok_per_s: float | None
+
     @property
-    def is_launch(self) -> bool:
-        """Whether the row is of a run of its own, and not one that it shares."""
-        return self.result.shares_run_with is None
+    def launched(self) -> list[ReportRow]:
+        """The rows of a run of their own, and not one that they share."""
+        return [row for row in self.rows if row.result.shares_run_with is None]
+
+    def quality(self) -> list[list[str]]:
+        """The quality columns of every run, the header first; nothing if no row has any."""
+        columns = (("h2o_keep", "keep", ".4f"), *QUALITY)
+        table = [(row.result.run_id, [_value(row.result, name) for name, *_ in columns]) for row in self.launched]
+        table = [(run, values) for run, values in table if any(value is not None for value in values[1:])]
+        shown = [n for n in range(len(columns)) if n == 0 or any(values[n] is not None for _, values in table)]
+        lines = [["run", *(columns[n][1] for n in shown)]] if table else []
+        for run, values in table:
+            cells = ((values[n], columns[n][2]) for n in shown)
+            lines.append([run, *("missing" if value is None else format(value, form) for value, form in cells)])
+        return lines
+
+    def trade_chart(self, chart_id: str) -> XYChart | None:
+        """Total ratio against decode speed; None where no row has both."""
+        scale = 1.0 if self.lossless is None else self.lossless
+        dots = [
+            (row, Dot(row.decode.mean, row.lossy.mean * scale, row.decode.std, row.lossy.std and row.lossy.std * scale))
+            for row in self.launched
+            if row.lossy is not None and row.decode is not None
+        ]
+        front = sorted(((row, dot) for row, dot in dots if row.on_front), key=lambda pair: pair[1].x)
+        rules = []
+        lossy, drop, baseline = self.asked.get(LOSSY), self.asked.get(DROP), self.baseline_tok_per_s
+        if lossy is not None:
+            rules.append(Rule(f"lossy target {lossy:g}", "c2", lossy * scale, "y"))
+        if baseline is not None and drop is not None:
+            rules.append(Rule(f"decode target {baseline * (1 - drop):.1f}", "c4", baseline * (1 - drop), "x"))
+        if baseline is not None:
+            rules.append(Rule(f"baseline {baseline:.1f}", "c3", baseline, "x"))
+        best = "; ".join(f"run {row.number}: {fixed(row.total, 3, '?')} at {dot.x:.1f} tok/s" for row, dot in front)
+        y_label = "lossy ratio" if self.lossless is None else "total ratio (lossy × lossless)"
+        chart = XYChart(
+            chart_id,
+            f"{y_label} against decode speed, {self.name}",
+            f"{len(dots)} runs. On the Pareto front: {best or 'none'}.",
+            "decode speed, tokens per second",
+            y_label,
+            (
+                Series("other runs", "quiet", tuple(dot for row, dot in dots if not row.on_front), filled=False),
+                Series("Pareto front", "c1", tuple(replace(d, label=f"{r.number}") for r, d in front), line="solid"),
+            ),
+            tuple(rules),
+            width=440,
+            height=340,
+        )
+        return chart if dots else None
+
+    def quality_chart(self, chart_id: str) -> XYChart | None:
+        """The rise in perplexity over the keep ratio; None where no run has both."""
+        figures = [(r.number, *(_value(r.result, c) for c in ("h2o_keep", "quality_ppl_rise"))) for r in self.launched]
+        dots = [Dot(x, 100 * y, label=f"{number}") for number, x, y in figures if x is not None and y is not None]
+        rules = [Rule("no rise", "quiet", 0.0, "y")]
+        if (target := self.asked.get("quality_ppl_rise")) is not None:
+            rules.append(Rule(f"target {100 * target:g} %", "c2", 100 * target, "y"))
+        chart = XYChart(
+            chart_id,
+            "Rise in perplexity against keep ratio",
+            "; ".join(f"run {dot.label}: {dot.y:.2f} % at keep {dot.x:.4f}" for dot in dots) + ".",
+            "keep ratio (share of tokens kept)",
+            "rise in perplexity, %",
+            (Series("", "c1", tuple(dots)),),
+            tuple(rules),
+            width=400,
+            height=280,
+        )
+        return chart if dots else None
+
+
+QUALITY = (
+    ("quality_ppl_full", "perplexity, full cache", ".4g"),
+    ("quality_ppl_evicted", "perplexity, evicted", ".4g"),
+    ("quality_ppl_rise", "rise", ".2%"),
+    ("quality_top1_agreement", "same first token", ".2%"),
+    ("quality_greedy_prefix", "common greedy prefix, tokens", ".4g"),
+    ("quality_greedy_equal", "equal greedy tokens", ".2%"),
+)
+"""Columns of a row that say what eviction costs the model: name, title, format."""
+
+
+def _value(row: Row, column: str) -> float | None:
+    value = mean_of(row, column)
+    return value if is_drawable(value) else None
+
+
+def view_preset(collector: Collector, name: str, preset: Preset) -> PresetView:
+    deciding = collector.accepted_scope(decides=True)
+    lossless = None if deciding is None else float(deciding["lossless_ratio"])
+    facts = collector.presets.get(name) or {"targets": {}, "decode_left_out": True, "baseline_tok_per_s": None}
+    asked = asked_of_json(facts["targets"], facts.get("metric_targets", {}))
+    paired, baseline = facts.get("paired"), facts["baseline_tok_per_s"]
+    # Paired launches give the slow-down of one row; other rows are not held against the decode target.
+    held = {key: target for key, target in asked.items() if key != DROP or not (paired or facts["decode_left_out"])}
+    if paired:
+        baseline = None if preset.baseline is None else preset.baseline.tok_per_s
+    timed = collector.comparisons.get(name)
+    return PresetView(
+        name,
+        build_rows(collector, name, held, lossless, [] if deciding is None else deciding["selected_layers"]),
+        sorted(collector.failed.get(name, {}).values(), key=lambda point: int(point["index"])),
+        () if timed is None else PairedComparison.from_json(timed).pairs,
+        lossless,
+        asked if paired else held,
+        baseline,
+    )
 
 
 def build_rows(
@@ -281,541 +473,119 @@ def find_front(points: Sequence[tuple[float, float] | None]) -> list[bool]:
     return [p is not None and best.get(p[0]) == p[1] for p in points]
 
 
-def fixed(value: float | None, digits: int, missing: str = "missing") -> str:
-    """A number with so many digits after the point."""
-    return missing if value is None else f"{value:.{digits}f}"
+# -- charts ----------------------------------------------------------------------------------------------------------
 
 
-def spread(value: Measurement | None, digits: int) -> str:
-    """``mean ± std``; without the spread where it is not known."""
-    if value is None:
-        return "missing"
-    return fixed(value.mean, digits) + ("" if value.std is None else f" ± {value.std:.{digits}f}")
+def _ticks(names: Sequence[object], first: int = 0) -> tuple[tuple[float, str], ...]:
+    """Names of places on an axis, counted from `first`; about twelve of them."""
+    return tuple((float(place), str(name)) for place, name in list(enumerate(names, first))[:: 1 + len(names) // 12])
 
 
-def _number(value: object) -> float | None:
-    """A finite number; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) else None
-
-
-def _percent(value: object) -> str:
-    number = _number(value)
-    return "unbounded" if number is None else f"{number:.2%}"
-
-
-def show(value: object) -> str:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return f"{value:.6g}" if isinstance(value, float) else f"{value:,}"
-    return "missing" if value is None else str(value)
-
-
-def _ticks(count: int) -> tuple[tuple[float, str], ...]:
-    """Names of the places 1 to `count` on an axis, about twelve of them."""
-    return tuple((float(place), str(place)) for place in range(1, count + 1, 1 + count // 12))
-
-
-# -- the run ---------------------------------------------------------------------------------------------------------
-
-
-PAGE_COLUMNS = ("threshold", "outcome", *(c for c in VERDICT_COLUMNS if c not in ("threshold", "outcome")))
-"""The outcome stands early: a phone shows the first columns alone."""
-
-
-def overview(summary: Summary) -> list[list[str]]:
-    """One line a threshold of a preset and one a scope, the header first; nothing where there is none."""
-    rows = [[name, *verdict_row(v)] for name, preset in summary.presets.items() for v in preset.verdicts]
-    rows += [[name, *scope_row(scope)] for name, scope in summary.scopes.items()]
-    lines = [["preset or scope", *PAGE_COLUMNS], *rows] if rows else []
-    return [[name, outcome, threshold, *rest] for name, threshold, outcome, *rest in lines]  # names are long
-
-
-def verdict_row(verdict: Verdict) -> list[str]:
-    """The cells of a verdict, as `PAGE_COLUMNS` names them."""
-    cells = {column: make(verdict) for column, make in VERDICT_COLUMNS.items()}
-    cells["target"] += f" ({verdict.target_origin})"
-    return [cells[column] for column in PAGE_COLUMNS]
-
-
-def scope_row(scope: Scope | Unmeasured) -> list[str]:
-    """The ratio of a scope as `verdict_row` tells one."""
-    outcome = overall_outcome(scope.outcomes)
-    cells = {"threshold": "lossless ratio", "measured": "not measured"}
-    if isinstance(scope, Scope):
-        target, ratio = scope.target, scope.lossless_ratio
-        outcome = "reported" if outcome == "passed" and target is None else outcome
-        cells["row"] = "decides" if scope.decides else ""
-        cells["measured"] = "refused" if scope.refused else f"{ratio:.4f}"
-        if not scope.refused:
-            cells["target"] = "reported only" if target is None else f">= {target:.4f}"
-            cells["margin"] = "" if target is None else f"{ratio - target:.4f}"
-    cells["outcome"] = "pass" if outcome == "passed" else outcome
-    return [cells.get(column, "") for column in PAGE_COLUMNS]
-
-
-def bench_name(path: str) -> str:
-    """The bench in words if it is the one that comes with the plugin, wherever that was installed; else its path."""
-    return "the embedded reference bench" if path.endswith("/".join(EMBEDDED_BENCH.parts[-3:])) else path
-
-
-def pick(value: Mapping[str, Any] | object, *names: str) -> list[str]:
-    """Fields of an entry as texts."""
-    found = (value.get(name) if isinstance(value, Mapping) else getattr(value, name) for name in names)
-    return ["" if one is None else str(one) for one in found]
-
-
-def said(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names and values as texts."""
-    return [(name, v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)) for name, v in facts.items()]
-
-
-def given(settings: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:
-    """Every setting with its value and where it was said."""
-    values = said({name: setting["value"] for name, setting in settings.items()})
-    return [(name, value, str(settings[name]["origin"])) for name, value in values]
-
-
-# -- a preset --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class PresetView:
-    """What the page asks of a preset beside its summary.
-
-    Attributes
-    ----------
-    failed : list
-        Launches that gave no sound row, in the order of the sweep.
-    pairs : list
-        Pairs of launches, in their order.
-    lossless : float or None
-        Lossless ratio of the deciding scope, raw over coded bytes.
-    asked : mapping
-        Targets that stand as lines in a chart, and with them `baseline_tok_per_s`, the decode speed with H2O off. Of
-        pairs, whose verdict does not rest on the rows, the lines only show where the rows lie.
-    """
-
-    name: str
-    rows: list[ReportRow]
-    failed: list[Mapping[str, Any]]
-    pairs: list[Mapping[str, Any]]
-    lossless: float | None
-    asked: Mapping[str, float]
-    baseline_tok_per_s: float | None
-
-    def trade_chart(self, chart_id: str) -> XYChart | None:
-        """Total ratio against decode speed; None where no row has both."""
-        rows = [row for row in self.rows if row.is_launch and row.lossy is not None and row.decode is not None]
-        return _trade_chart(chart_id, self, rows) if rows else None
-
-    def quality(self) -> list[list[str]]:
-        """The quality columns of every run, the header first; nothing if no row has any."""
-        measured = [row for row in self._launched() if any(_value(row.result, c) is not None for c, *_ in COLUMNS)]
-        if not measured:
-            return []
-        shown = [c for c in COLUMNS if any(_value(row.result, c[0]) is not None for row in measured)]
-        lines = [["run", "keep", *(title for _, title, _ in shown)]]
-        for row in measured:
-            values = (
-                (_value(row.result, name), form) for name, form in (("h2o_keep", ".4f"), *(c[::2] for c in shown))
-            )
-            texts = ("missing" if value is None else format(value, form) for value, form in values)
-            lines.append([row.result.run_id, *texts])
-        return lines
-
-    def _launched(self) -> list[ReportRow]:
-        return [row for row in self.rows if row.is_launch]
-
-    def quality_chart(self, chart_id: str) -> XYChart | None:
-        """The rise in perplexity over the keep ratio; None where no run has both."""
-        dots = []
-        for row in self._launched():
-            keep, rise = _value(row.result, "h2o_keep"), _value(row.result, "quality_ppl_rise")
-            if keep is not None and rise is not None:
-                dots.append(Dot(keep, 100 * rise, label=f"{row.number}"))
-        if not dots:
-            return None
-        rules = [Rule("no rise", "quiet", 0.0, "y")]
-        if (target := self.asked.get("quality_ppl_rise")) is not None:
-            rules.append(Rule(f"target {100 * target:g} %", "c2", 100 * target, "y"))
-        return XYChart(
-            chart_id,
-            "Rise in perplexity against keep ratio",
-            "; ".join(f"run {dot.label}: {dot.y:.2f} % at keep {dot.x:.4f}" for dot in dots) + ".",
-            "keep ratio (share of tokens kept)",
-            "rise in perplexity, %",
-            (Series("", "c1", tuple(dots)),),
-            tuple(rules),
-            width=400,
-            height=280,
-        )
-
-
-def view_preset(collector: Collector, name: str, preset: Preset) -> PresetView:
-    deciding = collector.accepted_scope(decides=True)
-    lossless = None if deciding is None else float(deciding["lossless_ratio"])
-    facts = collector.presets.get(name) or {"targets": {}, "decode_left_out": True, "baseline_tok_per_s": None}
-    asked = asked_of_json(facts["targets"], facts.get("metric_targets", {}))
-    paired, baseline = facts.get("paired"), facts["baseline_tok_per_s"]
-    # Paired launches give the slow-down of one row; other rows are not held against the decode target.
-    held = {key: target for key, target in asked.items() if key != DROP or not (paired or facts["decode_left_out"])}
-    if paired:
-        baseline = None if preset.baseline is None else preset.baseline.tok_per_s
-    return PresetView(
-        name,
-        build_rows(collector, name, held, lossless, [] if deciding is None else deciding["selected_layers"]),
-        sorted(collector.failed.get(name, {}).values(), key=lambda point: int(point["index"])),
-        list(collector.comparisons.get(name, {}).get("pairs", ())),
-        lossless,
-        asked if paired else held,
-        baseline,
-    )
-
-
-def _trade_chart(chart_id: str, view: PresetView, rows: Sequence[ReportRow]) -> XYChart:
-    scale = 1.0 if view.lossless is None else view.lossless
-
-    def dot(row: ReportRow, label: str = "") -> Dot:
-        lossy, decode = row.lossy, row.decode
-        if lossy is None or decode is None:
-            raise ValueError(f"{row.result.run_id} has no figures to draw")
-        return Dot(decode.mean, lossy.mean * scale, decode.std, None if lossy.std is None else lossy.std * scale, label)
-
-    front = sorted((row for row in rows if row.on_front), key=lambda row: row.decode.mean if row.decode else 0.0)
-    others = [row for row in rows if not row.on_front]
-    series = (
-        Series("other runs", "quiet", tuple(dot(row) for row in others), filled=False),
-        Series("Pareto front", "c1", tuple(dot(row, f"{row.number}") for row in front), line="solid"),
-    )
-    rules = []
-    lossy, drop, baseline = view.asked.get(LOSSY), view.asked.get(DROP), view.baseline_tok_per_s
-    if lossy is not None:
-        rules.append(Rule(f"lossy target {lossy:g}", "c2", lossy * scale, "y"))
-    if baseline is not None:
-        if drop is not None:
-            rules.append(Rule(f"decode target {baseline * (1 - drop):.1f}", "c4", baseline * (1 - drop), "x"))
-        rules.append(Rule(f"baseline {baseline:.1f}", "c3", baseline, "x"))
-    best = "; ".join(
-        f"run {r.number}: {fixed(r.total, 3, '?')} at {r.decode.mean:.1f} tok/s" for r in front if r.decode
-    )
-    y_label = "lossy ratio" if view.lossless is None else "total ratio (lossy × lossless)"
-    return XYChart(
-        chart_id,
-        f"{y_label} against decode speed, {view.name}",
-        f"{len(rows)} runs. On the Pareto front: {best or 'none'}.",
-        "decode speed, tokens per second",
-        y_label,
-        series,
-        tuple(rules),
-        width=440,
-        height=340,
-    )
-
-
-COLUMNS = (
-    ("quality_ppl_full", "perplexity, full cache", ".4g"),
-    ("quality_ppl_evicted", "perplexity, evicted", ".4g"),
-    ("quality_ppl_rise", "rise", ".2%"),
-    ("quality_top1_agreement", "same first token", ".2%"),
-    ("quality_greedy_prefix", "common greedy prefix, tokens", ".4g"),
-    ("quality_greedy_equal", "equal greedy tokens", ".2%"),
-)
-"""Columns of a row that say what eviction costs the model: name, title, format."""
-
-
-def _value(row: Row, column: str) -> float | None:
-    cell = row.get(column)
-    return cell.mean if cell is not None and is_drawable(cell.mean) else None
-
-
-def keep_of(row: Row) -> float | None:
-    return _mean(row, "h2o_keep")
-
-
-def _mean(result: Row, column: str) -> float | None:
-    cell = result.get(column)
-    return cell.mean if cell else None
-
-
-def bound_of(result: Row) -> str:
-    """What keeps the row from evicting more."""
-    columns = ("h2o_floor_keep", "h2o_target_keep_effective", "h2o_quantized_keep")
-    bound = find_bound(*(_mean(result, column) for column in columns))
-    return "unknown" if bound is None else bound.kind.replace(" ", "\u00a0")  # on one line, or every row has two
-
-
-def decode_facts(verdict: Decode) -> list[str]:
-    """The verdict of the pairs in lines."""
-    drop, low, high, target = (_percent(value) for value in (verdict.drop, verdict.low, verdict.high, verdict.target))
-    facts = [f"outcome: {verdict.outcome}; slow-down {drop}, interval {low} to {high}, target at most {target}"]
-    for key, title in (
-        ("pairs", "pairs compared"),
-        ("candidate", "candidate"),
-        ("baseline", "baseline"),
-        ("needed_pairs", "pairs that a clear verdict would need, about"),
-        ("stopped", "ended because"),
-        ("note", "note"),
-        ("method", "method"),
-    ):
-        if getattr(verdict, key) not in (None, ""):
-            facts.append(f"{title}: {getattr(verdict, key)}")
-    facts += [f"excluded: {text}" for text in verdict.excluded]
-    facts += [f"measured again: {text}" for text in verdict.measured_again]
-    return facts
-
-
-def _sides(pair: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [pair.get(side) or {} for side in ("baseline", "candidate")]
-
-
-def _drop(pair: Mapping[str, Any]) -> float | None:
-    """Fraction of speed that the candidate of a pair lost; None where a speed is missing."""
-    before, after = (_number(side.get("decode_tok_per_s")) for side in _sides(pair))
-    return None if not before or after is None else 1.0 - after / before
-
-
-def pairs_chart(verdict: Decode, chart_id: str, pairs: Sequence[Mapping[str, Any]]) -> XYChart:
+def pairs_chart(verdict: Decode, chart_id: str, pairs: Sequence[TimedPair]) -> XYChart:
     """Each pair as a point, with the interval and the target."""
-    dots = [(Dot(n, 100 * drop), pair) for n, pair in enumerate(pairs, 1) if (drop := _drop(pair)) is not None]
-    compared = tuple(dot for dot, pair in dots if not pair.get("excluded"))
-    excluded = tuple(dot for dot, pair in dots if pair.get("excluded"))
-    low, high = _number(verdict.low), _number(verdict.high)
-    rules = [Rule("no change", "quiet", 0.0, "y")]
-    if (target := _number(verdict.target)) is not None:
-        rules.append(Rule(f"target {100 * target:.1f} %", "bad", 100 * target, "y"))
-    if (drop := _number(verdict.drop)) is not None:
-        rules.append(Rule(f"estimate {100 * drop:.1f} %", "c1", 100 * drop, "y"))
+    dots = [(Dot(n, 100 * timed.drop), timed.excluded) for n, timed in enumerate(pairs, 1)]
+    compared, excluded = (tuple(dot for dot, why in dots if bool(why) == left_out) for left_out in (False, True))
+    lines: tuple[tuple[str, Ink, float | None], ...] = (
+        ("target", "bad", verdict.target),
+        ("estimate", "c1", verdict.drop),
+    )
+    rules = [Rule(f"{name} {100 * y:.1f} %", ink, 100 * y, "y") for name, ink, y in lines if y is not None]
+    low, high = verdict.low, verdict.high
     return XYChart(
         chart_id,
         "Slow-down of each pair",
-        f"{len(compared)} pairs compared, {len(excluded)} excluded; {decode_facts(verdict)[0]}.",
+        f"{len(compared)} pairs compared, {len(excluded)} excluded; {decode_line(verdict)}.",
         "pair, in launch order",
         "slow-down, %",
         (Series("pair", "c1", compared), Series("excluded", "quiet", excluded, marker="x")),
-        tuple(rules),
+        (Rule("no change", "quiet", 0.0, "y"), *rules),
         () if low is None or high is None else (Band("interval", "c1", 100 * low, 100 * high),),
-        ticks=_ticks(len(pairs)),
+        ticks=_ticks(range(1, len(pairs) + 1), 1),
         width=440,
         height=280,
     )
 
 
-def pair_rows(pairs: Sequence[Mapping[str, Any]]) -> list[tuple[list[str], list[str]]]:
-    """Cells of each pair of launches, and the run ids of its sides."""
-    rows = []
-    for number, pair in enumerate(pairs, 1):
-        sides, drop = _sides(pair), _drop(pair)
-        speeds = ["missing" if (v := _number(s.get("decode_tok_per_s"))) is None else f"{v:.2f}" for s in sides]
-        remarks = [str(pair["excluded"])] if pair.get("excluded") else []
-        remarks += _disturbed(*(str(side.get("disturbance") or "") for side in sides))
-        first = {"AB": "baseline", "BA": "candidate"}.get(str(pair.get("order")), "")
-        cells = [f"{number}", first, *speeds, "" if drop is None else f"{drop:.2%}", "; ".join(remarks)]
-        rows.append((cells, [str(side.get("run_id")) for side in sides]))
-    return rows
-
-
-def _disturbed(baseline: str, candidate: str) -> list[str]:
-    """What disturbed the launches of a pair, and which."""
-    if baseline == candidate:
-        return [f"both disturbed: {baseline}"] if baseline else []
-    sides = (("baseline", baseline), ("candidate", candidate))
-    return [f"{side} disturbed: {text}" for side, text in sides if text]
-
-
-# -- an earlier run --------------------------------------------------------------------------------------------------
-
-
-def comparison_notes(subject: Preset | Scope | Unmeasured) -> list[str]:
-    """What was compared with, how many figures changed, and what else there is to say."""
-    notes = [f"not compared: {subject.not_compared}"] if subject.not_compared else []
-    if (compared := subject.comparison) is not None:
-        counts = ", ".join(f"{count} {state}" for state, count in compared.counts.items())
-        notes.insert(0, f"against {compared.asked} (run {compared.run}): {counts or 'no figure'}")
-    return notes + subject.comparison_notes
-
-
-def shown_changes(comparison: Comparison | None) -> list[list[str]]:
-    """The figures that changed, and those that matter most: figure, row, then, now, change, verdict."""
-    if comparison is None:
-        return []
-    return [
-        [
-            change.metric,
-            change.row,
-            show(change.then),
-            show(change.now),
-            "" if _number(change.percent) is None else f"{change.percent:+.2f} %",
-            change.state,
-        ]
-        for change in {repr(c): c for c in (*comparison.changes, *comparison.headlines)}.values()
-    ]
-
-
-def shown_history(summary: Summary) -> list[tuple[int, HistoryFigure]]:
-    """Figures over earlier runs, with their place among all of them; a figure without a value is left out."""
-    figures = (
-        (number, replace(figure, runs=[run for run in figure.runs if _number(run.value) is not None]))
-        for number, figure in enumerate(summary.history or (), 1)
-    )
-    return [(number, figure) for number, figure in figures if figure.runs]
-
-
-def history_name(figure: HistoryFigure) -> str:
-    return f"{figure.title} of {figure.subject}"
-
-
-def history_best(figure: HistoryFigure) -> str:
-    return ", the best row of each" if figure.subject.startswith("preset ") else ""
-
-
-def history_rows(figure: HistoryFigure) -> list[list[str]]:
-    return [[run.run, run.ended, show(run.value), "held" if run.held else "failed"] for run in figure.runs]
-
-
-def history_caption(figure: HistoryFigure) -> str:
-    name, baseline = history_name(figure), figure.baseline
-    told = [f"{name[:1].upper()}{name[1:]} in this run and in those before it{history_best(figure)}."]
-    if baseline:
-        told.append(f"Baseline: {show(baseline.value)} ({baseline.name}).")
-    if _band(figure):
-        told.append(f"Band: {show(figure.low)} to {show(figure.high)} ({figure.band}).")
-    return " ".join(told)
-
-
-def _band(figure: HistoryFigure) -> tuple[Band, ...]:
-    low, high = _number(figure.low), _number(figure.high)
-    drawable = low is not None and high is not None and is_drawable(low, high)
-    return (Band("band", "c3", low, high),) if drawable and low is not None and high is not None else ()
-
-
 def history_chart(figure: HistoryFigure, chart_id: str) -> XYChart:
     """A figure over runs, with its baseline and band."""
-    values = [float(run.value or 0) for run in figure.runs]
-    dots = [Dot(place, value) for place, value in enumerate(values, 1)]
-    held = [run.held for run in figure.runs]
-    baseline = None if figure.baseline is None else _number(figure.baseline.value)
+    dots = [(Dot(place, run.value), run.held) for place, run in enumerate(figure.runs, 1)]
+    held, failed = (tuple(dot for dot, is_held in dots if is_held == wanted) for wanted in (True, False))
+    band = () if figure.low is None or figure.high is None else (Band("band", "c3", figure.low, figure.high),)
     return XYChart(
         chart_id,
-        f"{history_name(figure)} over {len(dots)} runs",
+        f"{figure.title} of {figure.subject} over {len(dots)} runs",
         f"from {show(figure.runs[0].value)} to {show(figure.runs[-1].value)}.",
         "run, oldest first; this one last",
         f"{figure.title}{f', {figure.unit}' if figure.unit else ''}",
         (
-            Series("", "quiet", tuple(dots), marker="", line="solid"),
-            Series("held", "c1", tuple(dot for dot, is_held in zip(dots, held, strict=True) if is_held)),
-            Series("failed", "bad", tuple(dot for dot, is_held in zip(dots, held, strict=True) if not is_held), "x"),
+            Series("", "quiet", tuple(dot for dot, _ in dots), marker="", line="solid"),
+            Series("held", "c1", held),
+            Series("failed", "bad", failed, "x"),
         ),
-        () if baseline is None or not is_drawable(baseline) else (Rule("baseline", "c3", baseline, "y"),),
-        _band(figure),
-        ticks=_ticks(len(dots)),
+        () if figure.baseline is None else (Rule("baseline", "c3", figure.baseline.value, "y"),),
+        band,
+        ticks=_ticks(range(1, len(dots) + 1), 1),
         width=400,
         height=260,
     )
 
 
-# -- a scope ---------------------------------------------------------------------------------------------------------
-
-
-_PLANES = (("both planes", "ink", "o"), ("hi plane", "c1", "^"), ("lo plane", "c2", "v"))
-_STREAMS = (("K hi", "k_hi"), ("K lo", "k_lo"), ("V hi", "v_hi"), ("V lo", "v_lo"))
-
-
-def sizes(result: Mapping[str, Any]) -> list[list[str]]:
-    """Ratio, raw bytes and coded bytes of both tensors and of each."""
-    return [
-        [
-            title,
-            fixed(result[f"{kind}lossless_ratio"], 4),
-            *(f"{result[f'{kind}{size}_bytes']:,}" for size in ("raw", "compressed")),
-        ]
-        for title, kind in (("K and V", ""), ("K", "k_"), ("V", "v_"))
-    ]
-
-
-def _ratios(layer: Mapping[str, Any], tensor: str) -> list[float | None]:
-    """Ratio of both planes together (framing counted), of the high plane and of the low plane; a plane is half."""
-    raw, both = layer[f"{tensor}_raw_bytes"], layer[f"{tensor}_compressed_bytes"]
-    planes = [layer.get(f"{tensor}_{plane}_bytes") for plane in ("hi", "lo")]
-    return [raw / both if both else None, *(raw / 2 / coded if coded else None for coded in planes)]
-
-
-def layers(by_layer: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    return [
-        [f"layer {layer['layer_id']}", *(fixed(r, 4, "not told") for tensor in "kv" for r in _ratios(layer, tensor))]
-        for layer in by_layer
-    ]
+def layer_ratios(layer: Mapping[str, Any], tensors: str = "kv") -> list[float | None]:
+    """Of each tensor: ratio of both planes together (framing counted), of the high and of the low; a plane is half."""
+    ratios: list[float | None] = []
+    for tensor in tensors:
+        raw, both = layer[f"{tensor}_raw_bytes"], layer[f"{tensor}_compressed_bytes"]
+        planes = [layer.get(f"{tensor}_{plane}_bytes") for plane in ("hi", "lo")]
+        ratios += [raw / both if both else None, *(raw / 2 / coded if coded else None for coded in planes)]
+    return ratios
 
 
 def layer_chart(by_layer: Sequence[Mapping[str, Any]], chart_id: str, tensor: str) -> XYChart:
-    ratios = [_ratios(layer, tensor) for layer in by_layer]
-    series = []
-    for place, (title, ink, marker) in enumerate(_PLANES):
-        dots = tuple(Dot(x, y) for x, values in enumerate(ratios) if (y := values[place]) is not None)
-        series.append(Series(title, ink, dots, marker, "solid"))  # type: ignore[arg-type]
-    every = max(1, -(-len(by_layer) // 12))
-    ticks = tuple((float(x), str(layer["layer_id"])) for x, layer in enumerate(by_layer) if x % every == 0)
-    name = tensor.upper()
-    numbered = zip(by_layer[:40], ratios, strict=False)
-    told = "; ".join(f"layer {layer['layer_id']}: {fixed(values[0], 3)}" for layer, values in numbered)
+    both, high, low = zip(*(layer_ratios(layer, tensor) for layer in by_layer), strict=True)
+    name, layers = tensor.upper(), [layer["layer_id"] for layer in by_layer]
+    told = "; ".join(f"layer {layer}: {fixed(ratio, 3)}" for layer, ratio in list(zip(layers, both, strict=True))[:40])
+
+    def dots(ratios: Sequence[float | None]) -> tuple[Dot, ...]:
+        return tuple(Dot(x, ratio) for x, ratio in enumerate(ratios) if ratio is not None)
+
     return XYChart(
         chart_id,
         f"{name}: lossless ratio by layer",
         f"Both planes together, {told}.",
         "layer",
         f"lossless ratio of {name}",
-        tuple(series),
+        (
+            Series("both planes", "ink", dots(both), "o", "solid"),
+            Series("hi plane", "c1", dots(high), "^", "solid"),
+            Series("lo plane", "c2", dots(low), "v", "solid"),
+        ),
         (Rule("", "quiet", 1.0, "y"),),
-        ticks=ticks,
+        ticks=tuple((float(x), str(layer)) for x, layer in list(enumerate(layers))[:: -(-len(layers) // 12)]),
         y_from_zero=True,
     )
 
 
-def modes(result: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+def count_modes(result: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     """Blocks of each stream by the mode that was chosen for them; empty where the codec has no modes."""
-    streams = {title: result.get(f"{key}_mode_counts") or {} for title, key in _STREAMS}
+    streams = {
+        f"{tensor.upper()} {plane}": result.get(f"{tensor}_{plane}_mode_counts") or {}
+        for tensor in "kv"
+        for plane in ("hi", "lo")
+    }
     kinds = list(dict.fromkeys(str(kind) for counts in streams.values() for kind in counts))
     if not any(count for counts in streams.values() for count in counts.values()):
         return {}
     return {title: {kind: int(counts.get(kind, 0)) for kind in kinds} for title, counts in streams.items()}
 
 
-def mode_rows(streams: Mapping[str, Mapping[str, int]]) -> list[list[str]]:
-    """Blocks of each stream by mode, the header first."""
-    header = ["stream", *next(iter(streams.values()))]
-    return [header, *([title, *(f"{count:,}" for count in counts.values())] for title, counts in streams.items())]
-
-
 def modes_chart(streams: Mapping[str, Mapping[str, int]], chart_id: str) -> ShareChart:
-    told = (
-        f"{title}: {', '.join(f'{count} {kind}' for kind, count in counts.items() if count) or 'none'}"
-        for title, counts in streams.items()
-    )
+    shown = {title: counted({kind: n for kind, n in counts.items() if n}) for title, counts in streams.items()}
     return ShareChart(
         chart_id,
         "Modes chosen by stream",
-        f"{'; '.join(told)}.",
+        "; ".join(f"{title}: {told or 'none'}" for title, told in shown.items()) + ".",
         tuple(streams),
         tuple(next(iter(streams.values()))),
         tuple(tuple(counts.values()) for counts in streams.values()),
         width=400,
     )
-
-
-_FILTERS: Mapping[str, Callable[..., Any]] = {
-    "fixed": fixed,
-    "spread": spread,
-    "show": show,
-    "grouped": "{:,}".format,
-    "grouped_values": lambda counts: [(name, f"{count:,}") for name, count in counts.items()],
-    **{
-        function.__name__: function
-        for function in (
-            *(pick, said, given, bench_name, repeat_command, why_failed, count_rows, verdict_row),
-            *(bound_of, keep_of, decode_facts, pairs_chart, pair_rows, comparison_notes, shown_changes),
-            *(history_name, history_best, history_rows, history_caption, history_chart),
-            *(sizes, layers, layer_chart, modes, mode_rows, modes_chart),
-        )
-    },
-}
-"""What the templates call, by name."""

@@ -8,7 +8,7 @@ something that a verdict needs was not asked for or not measured. Only true mean
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -65,17 +65,6 @@ class Verdict:
     relative_margin: Annotated[
         float | None, number("fraction of the target, or of the baseline speed", "value and target")
     ]
-
-
-VERDICT_COLUMNS: Mapping[str, Callable[[Verdict], str]] = {
-    "threshold": lambda verdict: verdict.title,
-    "measured": lambda verdict: verdict.measured,
-    "target": lambda verdict: f"{verdict.relation} {verdict.target}",
-    "margin": lambda verdict: verdict.margin,
-    "row": lambda verdict: verdict.source,
-    "outcome": lambda verdict: verdict.outcome,
-}
-"""Columns of every table of verdicts, on the page and in Markdown."""
 
 
 @dataclass(frozen=True)
@@ -298,11 +287,15 @@ def count_rows(preset: Preset) -> str:
     return ", ".join([*words, f"{failed} point{'s' * (failed != 1)} without a sound row"] if failed else words)
 
 
+def counted(counts: Mapping[str, int]) -> str:
+    """``2 worse, 80 equal``."""
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
 def unreadable(scope: Scope) -> str:
     """How many entries cannot be read, and why."""
     total = scope.selected_entries + scope.skipped_entries
-    reasons = ", ".join(f"{count} {reason}" for reason, count in scope.skip_reasons.items())
-    return f"{scope.skipped_entries} of {total} entries cannot be read ({reasons})"
+    return f"{scope.skipped_entries} of {total} entries cannot be read ({counted(scope.skip_reasons)})"
 
 
 def render_verdict(overall: bool | str) -> str:

@@ -14,13 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_h2o.files import plain
+from pytest_h2o.gate.decode import PairedComparison, TimedLaunch, TimedPair
 from pytest_h2o.report import page
 from pytest_h2o.report.artifacts import RunRecords, read_run
 from pytest_h2o.report.page import (
     Links,
     find_front,
     history_chart,
-    links_of,
     pairs_chart,
     quote_path,
     render_run,
@@ -145,17 +146,15 @@ def test_without_their_data_parts_are_not_there(document: Document) -> None:
 # -- parts ---------------------------------------------------------------------------------------------------------
 
 
-def pair(number: int, before: float, after: float, **more: Any) -> dict[str, Any]:
-    def side(name: str, speed: float) -> dict[str, Any]:
-        return {"run_id": f"pair_{number}_{name}", "decode_tok_per_s": speed, "elapsed_s": 1.0, "disturbance": None}
-
-    return {"order": "AB", "baseline": side("a", before), "candidate": side("b", after), "excluded": None, **more}
-
-
 def test_paired_launches_are_shown_pair_by_pair(records: RunRecords, no_charts: None) -> None:
-    pairs = [pair(1, 60.0, 57.0), pair(2, 60.0, 63.0), pair(3, 60.0, 30.0, excluded="unlike contexts")]
+    sides = [(60.0, 57.0, None), (60.0, 63.0, None), (60.0, 30.0, "unlike contexts")]
+    pairs = [
+        TimedPair("AB", TimedLaunch(f"{n}_a", before, 1.0), TimedLaunch(f"{n}_b", after, 1.0), why)
+        for n, (before, after, why) in enumerate(sides, 1)
+    ]
     decode = Decode("inconclusive", drop=0.03, low=-0.02, target=0.05, pairs=2, needed_pairs=60, stopped="20 pairs")
-    records.collector.comparisons = {PRESET: {"pairs": pairs}}
+    made = PairedComparison("run", "H2O off", 1, 20, tuple(pairs), (), "20 pairs", 6.0)
+    records.collector.comparisons = {PRESET: plain(made)}
     document = with_preset(records, decode=replace(decode, excluded=["pair 3: unlike contexts"]))
     facts = [entry.text for entry in document.all("li")]
     assert "outcome: inconclusive; slow-down 3.00%, interval -2.00% to unbounded, target at most 5.00%" in facts
@@ -170,17 +169,6 @@ def test_paired_launches_are_shown_pair_by_pair(records: RunRecords, no_charts: 
     ]
 
 
-@pytest.mark.parametrize("damaged", [{}, {"order": None}, {"baseline": None}, {"baseline": {"decode_tok_per_s": "x"}}])
-def test_pairs_that_lack_something_are_shown_without_it(
-    damaged: dict[str, Any], records: RunRecords, no_charts: None
-) -> None:
-    records.collector.comparisons = {PRESET: {"pairs": [damaged]}}
-    document = with_preset(records, decode=Decode("pass"))
-    told = "outcome: pass; slow-down unbounded, interval unbounded to unbounded, target at most unbounded"
-    assert told in [entry.text for entry in document.all("li")]
-    assert "missing" in document.rows("Pairs of target_ratio_v3")[0]
-
-
 def test_quality_is_shown_where_a_bench_measured_it(records: RunRecords, no_charts: None) -> None:
     for number, point in enumerate(records.collector.points_in_order(PRESET)[:3]):
         point["result"]["cells"]["quality_ppl_rise"] = f"{0.01 * number}"
@@ -190,6 +178,8 @@ def test_quality_is_shown_where_a_bench_measured_it(records: RunRecords, no_char
     rows = document.rows("Quality of every run")
     assert [row[0][:8] for row in rows] == ["run_0001", "run_0002", "run_0003"]
     assert rows[2][2] == "2.00%"
+    missed = {row[0][:8]: row[7] for row in document.rows("Rows of target_ratio_v3")}
+    assert missed["run_0003"] == "lossy, quality"
     chart = view_preset(records.collector, PRESET, records.summary.presets[PRESET]).quality_chart("quality")
     assert chart is not None
     assert [rule.name for rule in chart.rules] == ["no rise", "target 1 %"]
@@ -319,9 +309,11 @@ def test_links_cannot_be_taken_for_anything_else(path: str, href: str) -> None:
 def test_links_lead_only_to_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "a.log").write_text("")
-    inside, outside = links_of(tmp_path / "run"), links_of(tmp_path / "run", tmp_path / "pages" / "x.html")
+    inside, outside = Links(tmp_path / "run"), Links(tmp_path / "run", tmp_path / "pages" / "x.html")
     assert inside.to("log", "a.log") == [("log", "a.log")]
     assert outside.to("log", "a.log") == [("log", "../run/a.log")]
     assert inside.to("log", "b.log") == inside.to("log", "a\0b") == inside.to("log", "x" * 5000) == []
-    run = Links(lambda name: name.endswith((".log", ".txt"))).to_run("p q", "r")
-    assert run == [("log", "p%20q/logs/r.log"), ("output", "p%20q/logs/r.stdout.txt")]
+    (tmp_path / "run" / "p q" / "logs").mkdir(parents=True)
+    for name in ("r.log", "r.stdout.txt"):
+        (tmp_path / "run" / "p q" / "logs" / name).write_text("")
+    assert inside.to_run("p q", "r") == [("log", "p%20q/logs/r.log"), ("output", "p%20q/logs/r.stdout.txt")]
