@@ -11,26 +11,29 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 
 from _pytest.config import default_plugins
 
+PACKAGE = Path(__file__).parents[2] / "pytest_h2o"
+ROOMS = ("inputs", "codecs", "bench", "lossless", "gate", "run", "report")
 LIBRARIES = ["pytest", "numpy", "pydantic", "yaml", "zstandard", "filelock", "jinja2", "matplotlib.figure"]
-LIBRARIES += ["matplotlib.backends.backend_svg"]
-LIBRARIES += [f"_pytest.{name}" for name in default_plugins]
-OURS = [
-    "run.session",
-    "run.items",
-    "report.artifacts",
-    "report.page",
-    "report.charts",
-    "inputs.presets",
-    "inputs.scopes",
-]
-OURS += ["lossless.evaluate", "codecs.registry", "bench.recorded", "bench.rows", "codecs.adaptive_v22"]
+LIBRARIES += ["matplotlib.backends.backend_svg", *(f"_pytest.{name}" for name in default_plugins)]
+OURS = [f"pytest_h2o.{room}.{path.stem}" for room in ROOMS for path in sorted((PACKAGE / room).glob("[a-z]*.py"))]
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload([*LIBRARIES, *(f"pytest_h2o.{name}" for name in OURS)])
+_context.set_forkserver_preload([*LIBRARIES, *OURS])
+
+
+def _start_server() -> None:
+    """Start the process that forks if it does not run; its socket lies in /tmp, since the path of one is short."""
+    chosen = tempfile.tempdir
+    tempfile.tempdir = "/tmp"
+    try:
+        forkserver.ensure_running()
+    finally:
+        tempfile.tempdir = chosen
 
 
 def _become_pytest(arguments: Sequence[str], cwd: str, env: Mapping[str, str], output: str) -> None:
@@ -51,6 +54,7 @@ def _become_pytest(arguments: Sequence[str], cwd: str, env: Mapping[str, str], o
 
 def run_pytest(arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout_s: float) -> tuple[int, str]:
     """Exit code and output of one run; one that hangs is killed and fails the test that waits."""
+    _start_server()
     with tempfile.NamedTemporaryFile(suffix=".txt") as output:
         child = _context.Process(target=_become_pytest, args=(arguments, str(cwd), dict(env), output.name))
         child.start()
