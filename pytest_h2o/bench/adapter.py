@@ -1,17 +1,23 @@
-"""What a bench is to the gate: how a point is launched on it, and how its output becomes rows.
+"""What a bench is to the gate: how a point is launched on it, how its output becomes rows, which of them are sound.
 
-llm_bench is one (`pytest_h2o.bench.llm_bench`). Plugins add others by the hook ``pytest_h2o_benches``, and a preset
-names its own: ``bench: NAME``, with ``bench_options:`` for settings that only this bench knows.
+llm_bench of MNN is one: its rows stand in a table, and in newer ones in a JSON file beside it. Plugins add others by
+the hook ``pytest_h2o_benches``, and a preset names its own: ``bench: NAME``, with ``bench_options:`` for settings that
+only this bench knows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pytest_h2o.bench.command import BenchSettings, RunFiles
-from pytest_h2o.bench.config import BaseConfig
-from pytest_h2o.bench.rows import Row
+from pytest_h2o.bench.command import BenchSettings, RunFiles, plain_path
+from pytest_h2o.bench.config import BaseConfig, build_run_config
+from pytest_h2o.bench.rows import Measurement, Row, parse_table, require_h2o
+from pytest_h2o.errors import TableError, UsageError, did_you_mean, one_line
+from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.presets import Point
 
 
@@ -80,3 +86,213 @@ class BenchAdapter(Protocol):
             What the bench was told besides; None of a recorded row, of which that is not known.
         """
         ...
+
+
+# -- llm_bench ------------------------------------------------------------------------------------------------------
+
+_TABLE = re.compile(r"\s*\|\s*model\s*\|", re.ASCII)
+
+
+@dataclass(frozen=True)
+class LlmBench:
+    """The adapter of llm_bench. Its settings are the keys of a preset, so it has no ``bench_options``."""
+
+    name: str = LLM_BENCH
+    uncompressed: str = "H2O off"
+    rows_on_stdout: bool = False
+
+    def check_options(self, options: Mapping[str, Any]) -> str | None:
+        return f"{LLM_BENCH} has none: its settings are keys of the preset" if options else None
+
+    def run_config(self, base: BaseConfig, point: Point) -> dict[str, Any]:
+        return build_run_config(base, point)
+
+    def argv(
+        self, settings: BenchSettings, files: RunFiles, point: Point, config: Mapping[str, Any]
+    ) -> tuple[str, ...]:
+        return (
+            *settings.command,
+            *("-m", plain_path(files.config)),
+            *("-a", settings.backend),
+            *("-t", str(settings.threads)),
+            *("-p", str(point.prompt_len)),
+            *("-n", str(point.gen_len)),
+            *("-rep", str(point.repeat)),
+            *("-kv", "true"),
+            *("-qatten", str(settings.attention_option)),
+            *("-fp", plain_path(files.log)),
+            *(("-j", plain_path(files.json)) if settings.with_json else ()),
+        )
+
+    def recognises(self, text: str) -> bool:
+        return _TABLE.match(text) is not None
+
+    def parse(self, text: str, *, log_file: str, repeat: int | None = None) -> tuple[Row, ...]:
+        return parse_table(text, log_file=log_file, repeat=repeat)
+
+    def is_row_of(self, row: Row, point: Point) -> bool:
+        """Its row does not show what it was told: lengths, and whether H2O was at work, are all that can be seen."""
+        lengths = (row.prompt_len, row.gen_len) == (point.prompt_len, point.gen_len)
+        return lengths and is_idle(row) != point.compressed
+
+    def check(self, row: Row, point: Point, settings: BenchSettings | None = None) -> None:
+        (check_row if point.compressed else check_baseline_row)(row, point, settings)
+
+
+_ADAPTERS: dict[str, BenchAdapter] = {LLM_BENCH: LlmBench()}
+"""By name; plugins add theirs."""
+
+
+def register_adapter(adapter: BenchAdapter) -> None:
+    """Make an adapter known by its name; one of the same class takes its place."""
+    known, new = (
+        f"{type(each).__module__}.{type(each).__qualname__}" for each in (_ADAPTERS.get(adapter.name, adapter), adapter)
+    )
+    if known != new:
+        what, came = f"two bench adapters are called {adapter.name!r}", f"{known} and {new}"
+        raise UsageError(what, came=came, expected="one adapter a name")
+    _ADAPTERS[adapter.name] = adapter
+
+
+def get_adapter(name: str, where: str | None = None) -> BenchAdapter:
+    """Return the adapter of a name."""
+    if name not in _ADAPTERS:
+        expected = f"one of {', '.join(sorted(_ADAPTERS))}"
+        hint = did_you_mean(name, _ADAPTERS) or "a plugin adds adapters by the hook pytest_h2o_benches"
+        raise UsageError("no such bench adapter", where=where, came=name, expected=expected, hint=hint)
+    return _ADAPTERS[name]
+
+
+def name_bench_of(text: str) -> str | None:
+    """Name the bench that an output looks like; None if it looks like none that is known."""
+    return next((name for name, adapter in _ADAPTERS.items() if adapter.recognises(text)), None)
+
+
+# -- which rows of llm_bench a verdict may rest on ------------------------------------------------------------------
+
+_RATIO_COLUMNS = (
+    "h2o_keep",
+    "h2o_lossy",
+    "h2o_lossless",
+    "h2o_target_keep_effective",
+    "h2o_floor_keep",
+    "h2o_quantized_keep",
+)
+_IDLE_COLUMNS = ("h2o_keep", "h2o_lossy", "h2o_floor_keep")
+
+ESTIMATE_SLACK = 1.01
+"""How far a lossy ratio may exceed ``1 / keep``: a mean of ratios is not the ratio of means (recorded: up to 0.1 %)."""
+
+_KEEP_ROUNDING = 0.00005
+"""The bench prints a keep ratio with four digits after the point."""
+
+_AGAIN = "run this point again"
+
+
+def only_row(rows: Sequence[Row], log_file: str) -> Row:
+    """Return the one row of a log."""
+    if len(rows) == 1:
+        return rows[0]
+    raise TableError(
+        "a log has several rows, and nothing tells which one is meant",
+        where=log_file,
+        came=f"{len(rows)} rows",
+        expected="one row: the bench appends, so each run needs a log of its own",
+        hint="split the log, or run this point again",
+    )
+
+
+def check_row(row: Row, point: Point | None, settings: BenchSettings | None = None) -> None:
+    """Check that a row of a run with H2O on is what was asked for, and that a verdict may rest on it."""
+    _check_asked(row, point, settings)
+    require_h2o(row)
+    keep, lossy, *_ = (
+        _measured(row, column, row.get(column), zero_is_sound=column == "h2o_floor_keep") for column in _RATIO_COLUMNS
+    )
+    if keep > 1:
+        raise _unsound(row, "h2o_keep", f"{keep:g}", "a share of the cache, at most 1")
+    if keep <= _KEEP_ROUNDING:  # below the last digit that is printed it would leave room for any lossy ratio
+        raise _unsound(row, "h2o_keep", f"{keep:g}", f"a share of the cache, at least {2 * _KEEP_ROUNDING:.4f}")
+    # Raw over kept is at most 1 / keep.
+    if lossy * (keep - _KEEP_ROUNDING) > ESTIMATE_SLACK:
+        raise TableError(
+            "the row contradicts itself: its lossy ratio is above what its keep ratio leaves",
+            where=row.log_file,
+            came=f"h2o_lossy {lossy:g} beside h2o_keep {keep:g}",
+            expected=f"h2o_lossy of at most {ESTIMATE_SLACK / keep:.3f}, about 1 / h2o_keep",
+            hint=f"the table was edited, or the bench has an error; {_AGAIN}",
+        )
+    _check_speeds(row)
+    if is_idle(row):
+        raise _idle_error(row, point, settings)
+
+
+def check_baseline_row(row: Row, point: Point | None, settings: BenchSettings | None = None) -> None:
+    """Check that a row of a run with H2O off is what was asked for, has its speeds, and shows no eviction."""
+    _check_asked(row, point, settings)
+    _check_speeds(row)
+    for column in _IDLE_COLUMNS:
+        value = row.get(column)
+        if value is not None and value.mean != 1:
+            raise _unsound(row, column, row.cells[column], "1: H2O is off in a baseline")
+
+
+def is_idle(row: Row) -> bool:
+    """Tell whether the row shows no eviction at all: keep, lossy and floor are all exactly 1."""
+    values = [row.get(column) for column in _IDLE_COLUMNS]
+    return all(value is not None and value.mean == 1 for value in values)
+
+
+def _check_asked(row: Row, point: Point | None, settings: BenchSettings | None) -> None:
+    """Check lengths, backend and threads, as far as it is known what was asked for."""
+    asked: list[tuple[str, int | str | None, int | str]] = []
+    if point is not None:
+        asked = [("prompt length", row.prompt_len, point.prompt_len), ("generated length", row.gen_len, point.gen_len)]
+    if settings is not None:
+        asked.append(("backend", (row.backend or "").upper(), settings.backend.upper()))
+        asked.append(("number of threads", row.threads, settings.threads))
+    for name, measured, expected in asked:
+        if measured == expected:
+            continue
+        what, came = f"the row has another {name} than asked", "no such column" if measured is None else str(measured)
+        hint = "the log is of another run, or the bench ignored the option"
+        if name == "backend":
+            what, came = "the bench ran on another backend than asked", one_line(row.backend or "no backend column")
+            hint = "the bench takes CPU for any name that it does not know or was not built with"
+        raise TableError(what, where=row.log_file, came=came, expected=str(expected), hint=hint)
+
+
+def _check_speeds(row: Row) -> None:
+    _measured(row, "prefill speed", row.prefill_tok_per_s)
+    _measured(row, "decode speed", row.decode_tok_per_s)
+
+
+def _measured(row: Row, name: str, value: Measurement | None, *, zero_is_sound: bool = False) -> float:
+    """The mean of what was measured, if it is sound."""
+    if value is None:
+        raise _unsound(row, name, "nothing", "a measured number")
+    if not math.isfinite(value.mean) or value.mean < 0 or (value.mean == 0 and not zero_is_sound):
+        expected = "a finite number of at least 0" if zero_is_sound else "a finite number above 0"
+        raise _unsound(row, name, f"{value.mean:g}", expected)
+    return value.mean
+
+
+def _unsound(row: Row, name: str, came: str, expected: str) -> TableError:
+    return TableError(f"the row has no sound {name}", where=row.log_file, came=came, expected=expected, hint=_AGAIN)
+
+
+def _idle_error(row: Row, point: Point | None, settings: BenchSettings | None) -> TableError:
+    """Say why H2O did nothing, as far as that can be known."""
+    came = "keep, lossy and floor of exactly 1"
+    hint = "look at the config: kv_h2o_enable, the layer range, kv_h2o_trigger_min_tokens; and at -qatten"
+    if settings is not None and (option := settings.attention_option):
+        came = f"-qatten {option}, which quantises the cache and switches H2O off in this engine"
+        hint = "gate with attention option 0"
+    elif point is not None and point.prompt_len + point.gen_len < point.trigger_min_tokens:
+        came = (
+            f"a cache of at most {point.prompt_len} + {point.gen_len} tokens, and kv_h2o_trigger_min_tokens "
+            f"{point.trigger_min_tokens}: it never begins"
+        )
+        hint = "lower h2o_trigger_min_tokens, or raise prompts or gens"
+    what = "H2O is on but did nothing: this row is no measurement of it"
+    return TableError(what, where=row.log_file, came=came, expected="tokens evicted", hint=hint)

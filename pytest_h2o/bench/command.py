@@ -1,18 +1,59 @@
-"""The command line of one run of the bench, and the files that it writes."""
+"""How a bench is started: its program (the embedded one, or a path), its settings, and the files of one run."""
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import re
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from pytest_h2o.bench.embedded import digest_program, program_command
 from pytest_h2o.errors import BenchError, StoreError
-from pytest_h2o.inputs.presets import Point
+from pytest_h2o.files import digest_file
+from pytest_h2o.inputs.options import EMBEDDED_BENCH, EMBEDDED_WORD
+
+
+def is_embedded(bench: Path | None) -> bool:
+    """Whether a bench is the one that comes with the plugin."""
+    return bench == EMBEDDED_BENCH
+
+
+def parse_bench(text: str) -> Path:
+    """The bench that a word of a command line names: ``reference``, or a path."""
+    return EMBEDDED_BENCH if text == EMBEDDED_WORD else Path(text)
+
+
+def program_command(bench: Path) -> tuple[str, ...]:
+    """The words that start a bench, before its flags; a bare name is a file here, not in PATH."""
+    return (sys.executable, "-m", "pytest_h2o.reference") if is_embedded(bench) else (str(bench.absolute()),)
+
+
+def digest_program(bench: Path) -> str:
+    """SHA-256 of a bench, hexadecimal: of its file, or of all modules of the one that comes with the plugin."""
+    if not is_embedded(bench):
+        return digest_file(bench)
+    names = sorted(path.name for path in bench.parent.glob("*.py"))
+    text = "".join(f"{name} {digest_file(bench.parent / name)}\n" for name in names)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def embedded_base_config() -> Path:
+    """The base config of the embedded model."""
+    return shipped("models") / "embedded" / "config.json"
+
+
+def shipped(name: str) -> Path:
+    """A folder of data that comes with the plugin; in a source checkout, that in fixtures/."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "shipped" / name, package.parent / "fixtures" / name):
+        if folder.is_dir():
+            return folder
+    raise StoreError(f"this installation has no {name}", where=str(package), hint="install pytest-h2o again")
 
 
 @dataclass(frozen=True)
@@ -36,19 +77,9 @@ class BenchSettings:
     """Whether llm_bench is asked for its rows as JSON too; older ones refuse that."""
 
     @classmethod
-    def for_program(
-        cls,
-        bench: str | os.PathLike[str],
-        *,
-        backend: str = "cpu",
-        threads: int = 4,
-        attention_option: int = 0,
-        timeout_s: float = 1800.0,
-    ) -> BenchSettings:
+    def for_program(cls, program: Path, **settings: Any) -> BenchSettings:
         """Settings for a program by its path, which is made absolute: a bare name is a file here, not in PATH."""
-        program = Path(bench)
-        settings = cls(program_command(program), backend, threads, attention_option, timeout_s)
-        return replace(settings, program=program)
+        return cls(program_command(program), program=program, **settings)
 
     @property
     def digest(self) -> str:
@@ -96,6 +127,21 @@ class RunFiles:
         """Stands while the run is launched; one that nobody launches any more tells of a process that died."""
         return self.log.with_name(f".{self.run_id}.launching")
 
+    @property
+    def _outputs(self) -> tuple[Path, ...]:
+        return (self.config, self.log, self.stdout, self.json)
+
+    def refuse_existing(self) -> None:
+        """Check that the run would not write over, or append to, what is there."""
+        for path in self._outputs:
+            if path.exists() or path.is_symlink():
+                raise BenchError(
+                    f"{self.run_id} has been run into this folder before",
+                    where=str(path),
+                    expected="no such file: the bench appends to its log, and nothing here is overwritten",
+                    hint="choose another output folder, or move the old files away",
+                )
+
     def move_broken_off(self, *, unmarked: bool = False) -> str | None:
         """Move what a launch left whose process died to other names; nothing is deleted.
 
@@ -118,53 +164,9 @@ class RunFiles:
             raise StoreError(what, where=str(self.directory), came=came, hint=hint) from error
         return moved.run_id
 
-    @property
-    def _outputs(self) -> tuple[Path, ...]:
-        return (self.config, self.log, self.stdout, self.json)
 
-    def refuse_existing(self) -> None:
-        """Check that the run would not write over, or append to, what is there."""
-        for path in self._outputs:
-            if path.exists() or path.is_symlink():
-                raise BenchError(
-                    f"{self.run_id} has been run into this folder before",
-                    where=str(path),
-                    expected="no such file: the bench appends to its log, and nothing here is overwritten",
-                    hint="choose another output folder, or move the old files away",
-                )
-
-
-def bench_argv(settings: BenchSettings, files: RunFiles, point: Point, *, with_json: bool) -> tuple[str, ...]:
-    """Build the command of one run."""
-    argv = (
-        *settings.command,
-        *("-m", _plain_path(files.config)),
-        *("-a", settings.backend),
-        *("-t", str(settings.threads)),
-        *("-p", str(point.prompt_len)),
-        *("-n", str(point.gen_len)),
-        *("-rep", str(point.repeat)),
-        *("-kv", "true"),
-        *("-qatten", str(settings.attention_option)),
-        *("-fp", _plain_path(files.log)),
-    )
-    return (*argv, "-j", _plain_path(files.json)) if with_json else argv
-
-
-def repeat_command(argv: Sequence[str]) -> str:
-    """Return a shell line that repeats a run with its table on the terminal: nothing is written or appended."""
-    shown: list[str] = []
-    words = iter(argv)
-    for word in words:
-        if word in ("-fp", "-j"):
-            next(words, None)
-        else:
-            shown.append(word)
-    return shlex.join(shown)
-
-
-def _plain_path(path: Path) -> str:
-    """A path that the bench takes whole: absolute if it can be, else relative to where we are."""
+def plain_path(path: Path) -> str:
+    """A path that llm_bench takes whole: absolute if it can be, else relative to where we are."""
     absolute = str(path.absolute())
     relative = os.path.relpath(absolute)
     relative = relative if relative.startswith("..") else f"./{relative}"
@@ -178,3 +180,9 @@ def _plain_path(path: Path) -> str:
         expected="a path without them",
         hint="choose another output folder, or start from inside the folder whose name has them",
     )
+
+
+def repeat_command(argv: Sequence[str]) -> str:
+    """Return a shell line that repeats a run with its table on the terminal: nothing is written or appended."""
+    written = {place + more for place, word in enumerate(argv) if word in ("-fp", "-j") for more in (0, 1)}
+    return shlex.join(word for place, word in enumerate(argv) if place not in written)

@@ -45,27 +45,19 @@ LOSSLESS_DEFAULTS: Mapping[str, object] = {
 }
 """The lossless keys that every generated config sets, in this order, with the engine's defaults."""
 
-_LAYER_COUNT_KEYS = ("layer_nums", "num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _MAX_CONFIG_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class BaseConfig:
-    """The config JSON of a model as the user has it.
-
-    Attributes
-    ----------
-    path : Path
-        The file, absolute.
-    values : mapping
-        Its keys and values, in the file's order.
-    source : str
-        Who named it, for messages: an option, an ini key, a preset.
-    """
+    """The config JSON of a model as the user has it."""
 
     path: Path
+    """The file, absolute."""
     values: Mapping[str, Any]
+    """Its keys and values, in the file's order."""
     source: str
+    """Who named it, for messages: an option, an ini key, a preset."""
 
     @property
     def base_dir(self) -> Path:
@@ -88,17 +80,25 @@ def read_base_config(path: str | os.PathLike[str], source: str = "base config") 
 
 
 def build_run_config(base: BaseConfig, point: Point) -> dict[str, Any]:
-    """Build the config of one run: the base config with the model's place and every H2O and lossless key set.
+    """Build the config of one run: the base config with the model's place, and every H2O and lossless key set.
 
-    Key order is that of the base config, then base_dir, the kv_h2o_* keys, the kv_lossless_* keys (listed ones
-    first, then others that the preset names), then the model files that the base config left to their defaults.
+    Of a baseline H2O, lossless and its runtime are switched off, and nothing else is set. Key order is that of the base
+    config, then base_dir, the kv_h2o_* keys, the kv_lossless_* keys (listed ones first, then others that the preset
+    names), then the model files that the base config left to their defaults.
     """
-    return _placed(base, point_keys(point))
-
-
-def baseline_run_config(base: BaseConfig) -> dict[str, Any]:
-    """Build the config of the same model with nothing compressed: H2O, lossless and its runtime switched off."""
-    return _placed(base, dict.fromkeys(("kv_h2o_enable", "kv_lossless_enable", "kv_lossless_runtime_enable"), False))
+    base_dir = base.base_dir
+    config = {**base.values, "base_dir": base_dir.as_posix().rstrip("/") + "/"}
+    for field in PATH_FIELDS:
+        value = config.get(field)
+        if isinstance(value, str) and value:
+            if not can_name_file(value):
+                raise _refusal(base.path, base.source, f"{field} is {value!r}", "a file name")
+            # Resolved first: ".." behind a symbolic link would lead the engine into another folder than it led us.
+            target = os.path.realpath(base_dir / value.replace("\\", "/"))
+            config[field] = os.path.relpath(target, base_dir).replace(os.sep, "/")
+    switched_off = dict.fromkeys(("kv_h2o_enable", "kv_lossless_enable", "kv_lossless_runtime_enable"), False)
+    config |= point_keys(point) if point.compressed else switched_off
+    return config | {field: name for field, name in PATH_FIELDS.items() if field not in config}
 
 
 def point_keys(point: Point) -> dict[str, Any]:
@@ -129,8 +129,8 @@ def without_quality(base: BaseConfig) -> BaseConfig:
 def layer_count(base: BaseConfig) -> int | None:
     """Read the number of transformer layers from the model's llm_config; None if it says none, or several."""
     values = _llm_config(base)
-    counts = (values.get(key) for key in _LAYER_COUNT_KEYS)
-    found = {count for count in counts if isinstance(count, int) and not isinstance(count, bool) and count > 0}
+    counts = [values.get(key) for key in ("layer_nums", "num_hidden_layers", "n_layer", "num_layers", "n_layers")]
+    found = {count for count in counts if type(count) is int and count > 0}
     return found.pop() if len(found) == 1 else None
 
 
@@ -155,52 +155,30 @@ def _llm_config(base: BaseConfig) -> dict[str, Any]:
         return {}
 
 
-def _placed(base: BaseConfig, keys: Mapping[str, Any]) -> dict[str, Any]:
-    """The base values with base_dir absolute and the model's files relative to it, `keys`, and the default files."""
-    base_dir = base.base_dir
-    config = {**base.values, "base_dir": base_dir.as_posix().rstrip("/") + "/"}
-    for field in PATH_FIELDS:
-        value = config.get(field)
-        if isinstance(value, str) and value:
-            if not can_name_file(value):
-                raise _refusal(base.path, base.source, f"{field} is {value!r}", "a file name")
-            # Resolved first: ".." behind a symbolic link would lead the engine into another folder than it led us.
-            target = os.path.realpath(base_dir / value.replace("\\", "/"))
-            config[field] = os.path.relpath(target, base_dir).replace(os.sep, "/")
-    config.update(keys)
-    return config | {field: name for field, name in PATH_FIELDS.items() if field not in config}
-
-
 def _read_object(path: Path, source: str) -> dict[str, Any]:
     """Read a JSON file that holds one object, each key once."""
-    where: Path | str = path
-    what, expected = "cannot be used", "a JSON object"
+    where, what, expected = str(path), "is not JSON", "a JSON object"
     try:
-        size = path.stat().st_size
-        if size > _MAX_CONFIG_BYTES:
+        if (size := path.stat().st_size) > _MAX_CONFIG_BYTES:
             raise _refusal(path, source, f"{size} bytes", f"a config of at most {_MAX_CONFIG_BYTES} bytes")
         text = path.read_text(encoding="utf-8-sig")
         value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
         if isinstance(value, dict):
             return value
-        kind = (
-            "text"
-            if isinstance(value, str)
-            else "list"
-            if isinstance(value, list)
-            else f"value {json.dumps(value)[:40]}"
-        )
-        came, expected = f"a JSON {kind}", "a JSON object, { … }"
+        kinds: dict[type, str] = {str: "text", list: "list"}
+        kind = kinds.get(type(value)) or f"value {json.dumps(value)[:40]}"
+        what, came, expected = "cannot be used", f"a JSON {kind}", "a JSON object, { … }"
     except UnicodeDecodeError as error:
-        came, expected = f"a byte that is not UTF-8 at offset {error.start}", "JSON text in UTF-8"
+        came = f"a byte that is not UTF-8 at offset {error.start}"
+        what, expected = "cannot be used", "JSON text in UTF-8"
     except OSError as error:
-        came, expected, what = error.strerror or str(error), "a file that can be read", "cannot be read"
+        what, came, expected = "cannot be read", error.strerror or str(error), "a file that can be read"
     except json.JSONDecodeError as error:
-        where, came, what = f"{path}:{error.lineno}:{error.colno}", error.msg, "is not JSON"
+        where, came = f"{path}:{error.lineno}:{error.colno}", error.msg
     except RecursionError:
-        came, what = "values nested too deeply", "is not JSON"
+        came = "values nested too deeply"
     except ValueError as error:
-        came, what = str(error), "is not JSON"
+        came = str(error)
     raise _refusal(where, source, came, expected, what=what)
 
 

@@ -54,8 +54,7 @@ class Demo:
 def read_demo_text(path: Path) -> str:
     """The text that a recorded output of llm_demo holds; TableError if there is none, or the file is too large."""
     try:
-        size = path.stat().st_size
-        if size > MAX_OUTPUT_BYTES:
+        if (size := path.stat().st_size) > MAX_OUTPUT_BYTES:
             what, expected = "an output of llm_demo is too large", f"at most {MAX_OUTPUT_BYTES:,}"
             raise TableError(what, where=str(path), came=f"{size:,} bytes", expected=expected)
         return parse_demo_text(path.read_bytes().decode("utf-8", "replace"), str(path))
@@ -77,25 +76,9 @@ def parse_demo_text(output: str, where: str) -> str:
     return _WARNING.sub("", output[begins.end() : ends.start()]).removesuffix("\n")
 
 
-def find_prompts(given: Path | None, shipped: Path) -> Sequence[Path]:
-    """The prompts to say on: the one that is given, else every text that comes with the plugin."""
-    return (given,) if given is not None else tuple(sorted(shipped.glob("*.txt")))
-
-
 @dataclass(frozen=True)
 class TextPair:
-    """Two texts of one prompt.
-
-    Attributes
-    ----------
-    prefix_words, prefix_chars : int
-        Length of what both begin with, in whole words and in characters.
-    words_off, words_on : int
-        Words of the text with eviction off and on.
-    similarity : float
-        Share of words that stand in both in the same order, 0 to 1: twice the matching words over all words of both
-        (Ratcliff and Metzener 1988, as Python's difflib has it). 1 for two empty texts.
-    """
+    """Two texts of one prompt, with eviction off and on; the prefix is what both begin with."""
 
     prompt: str
     prefix_words: int
@@ -103,6 +86,8 @@ class TextPair:
     words_off: int
     words_on: int
     similarity: float
+    """Share of words that stand in both in the same order, 0 to 1: twice the matching words over all words of both
+    (Ratcliff and Metzener 1988, as Python's difflib has it). 1 for two empty texts."""
 
     def render(self) -> str:
         return (

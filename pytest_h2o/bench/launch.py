@@ -11,15 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pytest_h2o.bench.adapter import BenchAdapter
+from pytest_h2o.bench.adapter import BenchAdapter, get_adapter, only_row
 from pytest_h2o.bench.command import BenchSettings, RunFiles, repeat_command
 from pytest_h2o.bench.config import BaseConfig
-from pytest_h2o.bench.llm_bench import get_adapter, only_row
 from pytest_h2o.bench.machine import find_disturbance, machine_lock, read_machine
-from pytest_h2o.bench.manifest import MANIFEST_NAME, manifest_entry
 from pytest_h2o.bench.output import OutputSummary, count_warnings
 from pytest_h2o.bench.process import ChildResult, read_tail, run_child, signal_name
 from pytest_h2o.bench.rows import Row, read_rows, read_text
+from pytest_h2o.bench.sweep import MANIFEST_NAME, manifest_entry
 from pytest_h2o.errors import BenchError, H2OError, TableError, one_line
 from pytest_h2o.files import write_new_json, write_new_text
 from pytest_h2o.inputs.checking import LLM_BENCH

@@ -36,22 +36,12 @@ if group:
 """Reads the group to guard as a line, 0 once there is none; at the end of the pipe it kills what it then guards."""
 
 
-@dataclass(frozen=True)
-class Guard:
-    """Our end of the pipe to the guard; our death closes it, whatever the cause."""
-
-    pipe: int
-
-    def watch(self, group: int) -> None:
-        """Name the process group to guard; 0 for none."""
-        # A guard that somebody killed cannot be told anything, and the run itself does not need it.
-        with contextlib.suppress(BrokenPipeError):
-            os.write(self.pipe, b"%d\n" % group)
-
-
 @contextlib.contextmanager
-def guard_process(command: tuple[str, ...]) -> Iterator[Guard]:
-    """Start the guard, and end it with the block: a group that is still named then is killed."""
+def guard_process(command: tuple[str, ...]) -> Iterator[Callable[[int], None]]:
+    """Start the guard, and end it with the block: a group that is still named then is killed.
+
+    What is yielded names the process group to guard, 0 for none. Our death closes the pipe, whatever the cause.
+    """
     read_end, write_end = os.pipe()
     try:
         # -I -S: nothing of the user's environment takes part, and it starts in about 10 ms.
@@ -69,14 +59,17 @@ def guard_process(command: tuple[str, ...]) -> Iterator[Guard]:
         raise BenchError(what, argv=command, where=sys.executable, came=came, hint=hint) from error
     finally:
         os.close(read_end)
+
+    def watch(group: int) -> None:
+        # A guard that somebody killed cannot be told anything, and the run itself does not need it.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(write_end, b"%d\n" % group)
+
     try:
-        yield Guard(write_end)
+        yield watch
     finally:
         os.close(write_end)
         process.wait()
-
-
-_TICK_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -99,20 +92,21 @@ def run_child(
     *,
     stdout_path: Path,
     timeout_s: float,
-    env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
     grace_s: float = 5.0,
-    on_tick: Callable[[float], None] | None = None,
     rows_path: Path | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> ChildResult:
-    """Run a command to its end and leave no process of its group behind."""
+    """Run a command to its end and leave no process of its group behind.
+
+    What it prints goes to `stdout_path`; to `rows_path`, where there is one, what it prints on standard output.
+    """
     command = tuple(argv)
     with contextlib.ExitStack() as stack:
         output, rows = stack.enter_context(_open_new(stdout_path)), None
         try:
             rows = None if rows_path is None else stack.enter_context(_open_new(rows_path))
-            guard = stack.enter_context(guard_process(command))
-            child = _start(command, output, rows, env, cwd)
+            watch = stack.enter_context(guard_process(command))
+            child = _start(command, output, output if rows is None else rows, env)
         except BenchError:
             # Nothing was started: an empty file here would only stand in the way of the next attempt.
             stdout_path.unlink(missing_ok=True)
@@ -121,15 +115,15 @@ def run_child(
             raise
         started = time.monotonic()
         try:
-            guard.watch(child.pid)
-            timed_out = not _wait(child, started + timeout_s, started, on_tick)
+            watch(child.pid)
+            timed_out = not _wait(child, started + timeout_s)
             if timed_out:
                 _signal_group(child.pid, signal.SIGTERM)
-                _wait(child, time.monotonic() + grace_s, started, on_tick)
+                _wait(child, time.monotonic() + grace_s)
         finally:
             elapsed_s = time.monotonic() - started
             _end_group(child)
-            guard.watch(0)
+            watch(0)
     returncode = child.returncode
     return ChildResult(command, returncode, signal_name(returncode), timed_out, elapsed_s, stdout_path)
 
@@ -166,68 +160,53 @@ def _open_new(path: Path) -> BinaryIO:
         hint = "choose another output folder, or move the old file away"
         raise BenchError("the output of a run would overwrite a file", where=str(path), hint=hint) from None
     except OSError as error:
-        came, expected = error.strerror or str(error), "a folder that can be written"
-        raise BenchError(
-            "the output of a run cannot be written", where=str(path), came=came, expected=expected
-        ) from error
+        what, came = "the output of a run cannot be written", error.strerror or str(error)
+        raise BenchError(what, where=str(path), came=came, expected="a folder that can be written") from error
+
+
+_CANNOT_START = {
+    errno.ENOENT: ("no such file", "build it, or correct the path"),
+    errno.EACCES: ("not a file that may be executed", "give the program itself, and make it executable: chmod +x {}"),
+    errno.EPERM: ("not a file that may be executed", "give the program itself, and make it executable: chmod +x {}"),
+    errno.ENOEXEC: (
+        "not a program for this machine",
+        "build it for this machine; a script needs a first line like #!/bin/sh",
+    ),
+}
+"""Error of the system -> why a command could not be started, and what to do."""
 
 
 def _start(
-    command: tuple[str, ...],
-    output: BinaryIO,
-    rows: BinaryIO | None,
-    env: Mapping[str, str] | None,
-    cwd: Path | None,
+    command: tuple[str, ...], output: BinaryIO, rows: BinaryIO, env: Mapping[str, str] | None
 ) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output if rows is None else rows,
-            stderr=output,
-            env=None if env is None else dict(env),
-            cwd=cwd,
-            start_new_session=True,
+            command, stdin=subprocess.DEVNULL, stdout=rows, stderr=output, env=env, start_new_session=True
         )
     except (OSError, ValueError) as error:
-        raise _start_error(command, error) from error
+        program, code = command[0], error.errno if isinstance(error, OSError) else None
+        came, hint = _CANNOT_START.get(code or 0, (getattr(error, "strerror", None) or str(error), None))
+        if code == errno.ENOENT and Path(program).exists():
+            came = "its interpreter or loader is missing"
+            hint = "look at its first line (#!) or at `file` and `ldd` of it"
+        raise BenchError(
+            "the bench cannot be started",
+            argv=command,
+            where=make_printable(program),
+            came=came,
+            expected="a program that can be run",
+            hint=hint and hint.format(program),
+        ) from error
 
 
-def _start_error(command: tuple[str, ...], error: OSError | ValueError) -> BenchError:
-    """Say why a command could not be started, and what to do."""
-    program = command[0]
-    code = error.errno if isinstance(error, OSError) else None
-    if code == errno.ENOENT and Path(program).exists():
-        came, hint = "its interpreter or loader is missing", "look at its first line (#!) or at `file` and `ldd` of it"
-    elif code == errno.ENOENT:
-        came, hint = "no such file", "build it, or correct the path"
-    elif code in (errno.EACCES, errno.EPERM):
-        came = "not a file that may be executed"
-        hint = f"give the program itself, and make it executable: chmod +x {program}"
-    elif code == errno.ENOEXEC:
-        came = "not a program for this machine"
-        hint = "build it for this machine; a script needs a first line like #!/bin/sh"
-    else:
-        came, hint = getattr(error, "strerror", None) or str(error), ""
-    what, expected = "the bench cannot be started", "a program that can be run"
-    return BenchError(
-        what, argv=command, where=make_printable(program), came=came, expected=expected, hint=hint or None
-    )
-
-
-def _wait(
-    child: subprocess.Popen[bytes], deadline: float, started: float, on_tick: Callable[[float], None] | None
-) -> bool:
+def _wait(child: subprocess.Popen[bytes], deadline: float) -> bool:
     """Wait for the child without reaping it; False if the deadline came first."""
-    pause_s, next_tick = 0.001, time.monotonic() + _TICK_S
+    pause_s = 0.001
     while not _has_exited(child):
-        now = time.monotonic()
-        if now >= deadline:
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
             return False
-        if on_tick is not None and now >= next_tick:
-            on_tick(now - started)
-            next_tick = now + _TICK_S
-        time.sleep(max(0.0, min(pause_s, deadline - now)))
+        time.sleep(min(pause_s, left_s))
         pause_s = min(pause_s * 2, 0.05)
     return True
 

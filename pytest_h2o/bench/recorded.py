@@ -9,46 +9,46 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_h2o.bench.adapter import BenchAdapter
+from pytest_h2o.bench.adapter import (
+    BenchAdapter,
+    check_baseline_row,
+    check_row,
+    get_adapter,
+    is_idle,
+    name_bench_of,
+    only_row,
+)
 from pytest_h2o.bench.config import point_keys
-from pytest_h2o.bench.llm_bench import check_baseline_row, check_row, get_adapter, is_idle, name_bench_of, only_row
-from pytest_h2o.bench.manifest import MANIFEST_NAME, ManifestEntry, read_manifest
 from pytest_h2o.bench.output import OutputSummary, count_warnings
 from pytest_h2o.bench.process import read_tail, signal_name
 from pytest_h2o.bench.rows import Row, read_rows, read_table, read_text
-from pytest_h2o.bench.sweep import INERT_FIELDS, fold_key
+from pytest_h2o.bench.sweep import INERT_FIELDS, MANIFEST_NAME, ManifestEntry, fold_key, read_manifest
 from pytest_h2o.errors import BenchError, H2OError, StoreError, TableError, UsageError, make_printable
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.presets import Point, Preset, expand_points
 
 _RUN_ID = re.compile(r"run_\d{4,}_p\d+_g\d+_k\d+(?:\.\d+)?_b\d+_lr\d+(?:\.\d+)?")
+_PRINTED = ".stdout.txt"
+"""End of the name of what a run printed, beside its log."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What a folder of recorded logs gave.
-
-    Attributes
-    ----------
-    results : mapping
-        Run id -> its sound row.
-    failures : mapping
-        Run id -> why that point has no sound row: a missing log, a failed run, a damaged table.
-    baselines : tuple of Row
-        Rows with nothing compressed, under the names of their logs.
-    unused : mapping
-        Log -> why it is neither a point nor a baseline. To be shown where something is missing.
-    """
+    """What a folder of recorded logs gave."""
 
     folder: Path
-    results: Mapping[str, Row]
-    failures: Mapping[str, H2OError]
-    baselines: tuple[Row, ...]
-    unused: Mapping[str, str]
+    results: dict[str, Row] = field(default_factory=dict)
+    """Run id -> its sound row."""
+    failures: dict[str, H2OError] = field(default_factory=dict)
+    """Run id -> why that point has no sound row: a missing log, a failed run, a damaged table."""
+    baselines: list[Row] = field(default_factory=list)
+    """Rows with nothing compressed, under the names of their logs."""
+    unused: dict[str, str] = field(default_factory=dict)
+    """Log -> why it is neither a point nor a baseline. To be shown where something is missing."""
 
     def get(self, run_id: str) -> Row:
         """Return the row of a point, or raise why there is none."""
@@ -147,37 +147,24 @@ def read_recording(folder: Path, points: Sequence[Point] | None = None) -> Recor
     else:
         reader.read_named()
     reader.read_others()
-    return Recording(folder, reader.results, reader.failures, tuple(reader.baselines), reader.unused)
+    return reader.found
 
 
 @dataclass(frozen=True)
 class _Run:
-    """Where one run's files are, and what is known of it.
-
-    Attributes
-    ----------
-    log, config : Path, Path or None
-        Its log; its config, which may be missing. What it printed stands beside the log as ``<name>.stdout.txt``.
-    log_file : str
-        The log as its row names it.
-    point : Point or None
-        What it should have run, where that is known.
-    listed : collection of str
-        Fields of its manifest entry, which agree with the point; empty without a manifest.
-    """
+    """Where one run's files are, and what is known of it."""
 
     run_id: str
     log: Path
     log_file: str
+    """The log as its row names it."""
     config: Path | None = None
     point: Point | None = None
+    """What it should have run, where that is known."""
     return_code: int | None = None
     shares_run_with: str | None = None
     listed: Collection[str] = ()
-
-    @property
-    def stdout(self) -> Path:
-        return self.log.with_name(f"{self.log.stem}{_PRINTED}")
+    """Fields of its manifest entry, which agree with the point; empty without a manifest."""
 
     def read(self, *, compressed: bool) -> Row:
         """Read its row, with H2O on or off; an `H2OError` if it failed, or no verdict may rest on the row."""
@@ -192,24 +179,23 @@ class _Run:
             row,
             run_id=self.run_id,
             log_path=self.log,
-            config_path=self.config if self.config is not None and self.config.is_file() else None,
-            stdout_path=self.stdout if self.stdout.is_file() else None,
-            output=self._read_output(),
             returncode=self.return_code,
             notes=row.notes if note is None else (*row.notes, note),
             shares_run_with=self.shares_run_with,
+            **_files_beside(self.log, self.config),
         )
 
     def _check_end(self) -> None:
         """Check what was noted when the run was made."""
         if self.return_code not in (None, 0):
-            output, name = self._read_output(), signal_name(self.return_code or 0)
+            printed, name = self.log.with_name(f"{self.log.stem}{_PRINTED}"), signal_name(self.return_code or 0)
+            output = _read_output(printed)
             end = f"was ended by {name}" if name else f"ended with exit code {self.return_code}"
             raise BenchError(
                 f"the recorded run {end}",
                 returncode=self.return_code,
                 signal_name=name,
-                output_tail=read_tail(self.stdout),
+                output_tail=read_tail(printed),
                 where=self.log_file,
                 came=(output.reason if output else None) or "no reason was recorded",
                 expected="return code 0 in the manifest",
@@ -220,13 +206,24 @@ class _Run:
             hint = "copy the whole folder of the sweep, or run this point again"
             raise BenchError(what, where=str(self.log), expected=expected, hint=hint)
 
-    def _read_output(self) -> OutputSummary | None:
-        """What the run printed, if that was kept and can be read."""
-        try:
-            return count_warnings(self.stdout) if self.stdout.is_file() else None
-        except OSError as error:
-            what, came = "the recorded output of a run cannot be read", error.strerror or str(error)
-            raise BenchError(what, where=str(self.stdout), came=came) from error
+
+def _files_beside(log: Path, config: Path | None) -> dict[str, Any]:
+    """The fields of a row that say what else a run left, as far as that was kept."""
+    printed = log.with_name(f"{log.stem}{_PRINTED}")
+    return {
+        "config_path": config if config is not None and config.is_file() else None,
+        "stdout_path": printed if printed.is_file() else None,
+        "output": _read_output(printed),
+    }
+
+
+def _read_output(printed: Path) -> OutputSummary | None:
+    """What a run printed, if that was kept; BenchError if it cannot be read."""
+    try:
+        return count_warnings(printed) if printed.is_file() else None
+    except OSError as error:
+        what, came = "the recorded output of a run cannot be read", error.strerror or str(error)
+        raise BenchError(what, where=str(printed), came=came) from error
 
 
 class _Reader:
@@ -235,19 +232,16 @@ class _Reader:
     def __init__(self, folder: Path, points: Sequence[Point] | None) -> None:
         self.folder = folder
         self.points = None if points is None else {point.run_id: point for point in points}
-        self.results: dict[str, Row] = {}
-        self.failures: dict[str, H2OError] = {}
-        self.baselines: list[Row] = []
-        self.unused: dict[str, str] = {}
+        self.found = Recording(folder)
         self.logs = sorted(path for where in (folder, folder / "logs") for path in where.glob("*.log"))
 
     def read_listed(self, entries: Sequence[ManifestEntry]) -> None:
         """Runs of a manifest."""
+        faults = _find_sharing_faults(entries, self.points, self.folder)
         listed = {entry.run_id for entry in entries}
-        faults = find_sharing_faults(entries, self.points, self.folder)
         for run_id in self.points or ():
             if run_id not in listed:
-                self.failures[run_id] = _not_recorded(run_id, self.folder)
+                self.found.failures[run_id] = _not_recorded(run_id, self.folder)
         for entry in entries:
             log = self.folder / entry.log_file
             self.logs = [path for path in self.logs if path != log]
@@ -256,7 +250,7 @@ class _Reader:
             point = None if self.points is None else self.points[entry.run_id]
             fault = self._find_fault(entry, point, faults.get(entry.run_id))
             if fault is not None:
-                self.failures[entry.run_id] = fault
+                self.found.failures[entry.run_id] = fault
                 continue
             config = None if entry.config_file is None else self.folder / entry.config_file
             code, shared = entry.return_code, entry.shares_run_with
@@ -264,21 +258,19 @@ class _Reader:
 
     def _find_fault(self, entry: ManifestEntry, point: Point | None, sharing: H2OError | None) -> H2OError | None:
         """Why a listed run cannot be read at all."""
-        run_id, manifest = entry.run_id, self.folder / MANIFEST_NAME
+        manifest = self.folder / MANIFEST_NAME
         if point is not None and (differences := entry.differences(point)):
-            return _other_configuration(run_id, manifest, differences)
+            return _other_configuration(entry.run_id, manifest, differences)
         if sharing is not None:
             return sharing
         if entry.return_code is None and "return_code" in entry.values:
-            what, came = (
-                f"{run_id} is listed in the recording and was never run",
-                "return_code null, as a dry run writes it",
-            )
-            return BenchError(what, where=str(manifest), came=came, expected="the return code of a run")
+            what, came = "is listed in the recording and was never run", "return_code null, as a dry run writes it"
+            expected = "the return code of a run"
+            return BenchError(f"{entry.run_id} {what}", where=str(manifest), came=came, expected=expected)
         for name in (entry.log_file, entry.config_file):
             if name is not None and not (self.folder / name).resolve().is_relative_to(self.folder.resolve()):
                 return BenchError(
-                    f"a file of {run_id} leads out of the recording",
+                    f"a file of {entry.run_id} leads out of the recording",
                     where=str(self.folder / name),
                     came="a link to a file outside",
                     expected="files inside the folder of the manifest",
@@ -295,26 +287,25 @@ class _Reader:
                 logs_of_id.setdefault(match[0], []).append(log)
         named = {log for logs in logs_of_id.values() for log in logs}
         self.logs = [log for log in self.logs if log not in named]
-        wanted = sorted(logs_of_id) if self.points is None else list(self.points)
+        wanted = dict.fromkeys(sorted(logs_of_id)) if self.points is None else self.points
         strangers = [log for run_id, logs in logs_of_id.items() if run_id not in wanted for log in logs]
-        self.unused.update({self._name(log): "its run id is none of the preset's" for log in strangers})
-        for run_id in wanted:
+        self.found.unused.update({self._name(log): "its run id is none of the preset's" for log in strangers})
+        for run_id, point in wanted.items():
             logs = logs_of_id.get(run_id, [])
             if len(logs) == 1:
-                point = None if self.points is None else self.points[run_id]
                 config = self.folder / "configs" / f"{run_id}.json"
                 if not config.exists() and logs[0].parent.name != "logs":
                     config = logs[0].with_suffix(".json")
                 self._try(_Run(run_id, logs[0], self._name(logs[0]), config, point))
             elif logs:
-                self.failures[run_id] = BenchError(
+                self.found.failures[run_id] = BenchError(
                     f"{run_id} has several logs, and nothing tells which one is meant",
                     came=", ".join(map(self._name, logs)),
                     expected="one log a run",
                     hint="move the others out of the folder",
                 )
             else:
-                self.failures[run_id] = _not_recorded(run_id, self.folder)
+                self.found.failures[run_id] = _not_recorded(run_id, self.folder)
 
     def read_others(self) -> None:
         """Logs that are no point's: baselines, or not used."""
@@ -326,25 +317,30 @@ class _Reader:
                     row, where = only_row(read_table(run.log, log_file=run.log_file), run.log_file), "row"
                     switch = not is_idle(row)
                 if not switch:
-                    self.baselines.append(run.read(compressed=False))
+                    self.found.baselines.append(run.read(compressed=False))
                 else:
-                    self.unused[run.log_file] = f"H2O was on in its {where}, and it is no run of the sweep"
+                    self.found.unused[run.log_file] = f"H2O was on in its {where}, and it is no run of the sweep"
             except H2OError as error:
-                self.unused[run.log_file] = "; ".join(part for part in (error.what, error.came) if part)
+                self.found.unused[run.log_file] = "; ".join(part for part in (error.what, error.came) if part)
 
     def _try(self, run: _Run) -> None:
         try:
             if _h2o_switch(run.config) is False:
-                self.baselines.append(run.read(compressed=False))
+                self.found.baselines.append(run.read(compressed=False))
                 if run.point is not None:
-                    self.failures[run.run_id] = _not_recorded(run.run_id, self.folder, "H2O was off in its config")
+                    failure = _not_recorded(run.run_id, self.folder, "H2O was off in its config")
+                    self.found.failures[run.run_id] = failure
             else:
-                self.results[run.run_id] = run.read(compressed=True)
+                self.found.results[run.run_id] = run.read(compressed=True)
         except H2OError as error:
-            self.failures[run.run_id] = error
+            self.found.failures[run.run_id] = error
 
     def _name(self, log: Path) -> str:
-        return make_printable(log.relative_to(self.folder).as_posix(), keep="")
+        return _name_in(self.folder, log)
+
+
+def _name_in(folder: Path, path: Path) -> str:
+    return make_printable(path.relative_to(folder).as_posix(), keep="")
 
 
 def _not_recorded(run_id: str, folder: Path, came: str | None = None) -> BenchError:
@@ -356,17 +352,24 @@ def _not_recorded(run_id: str, folder: Path, came: str | None = None) -> BenchEr
 # -- configuration --------------------------------------------------------------------------------------------------
 
 _TUNED = ("block_tokens", "sink_tokens", "recent_tokens", "ema_alpha", "update_interval", "trigger_min_tokens")
+_PLAIN = ("h2o_layer_start", "h2o_layer_end", "h2o_target_mode", "h2o_target_lossy_ratio")
 _KEY_OF_FIELD: Mapping[str, str] = {
     "keep_ratio": "kv_h2o_target_keep_ratio",
-    **{
-        name: f"kv_{name}" for name in ("h2o_layer_start", "h2o_layer_end", "h2o_target_mode", "h2o_target_lossy_ratio")
-    },
+    **{name: f"kv_{name}" for name in _PLAIN},
     **{name: f"kv_h2o_{name}" for name in _TUNED},
 }
 """Field of a manifest -> the config key that says the same; lossless keys have one name in both."""
 
 _IN_THE_ROW = ("run_id", "prompt_len", "gen_len")
 """Fields that the row or its name itself shows."""
+
+_NOT_SAID = {
+    (False, True): "neither its config nor its manifest entry says",
+    (False, False): "no manifest, and its config does not say",
+    (True, True): "no config that can be read, and the manifest does not say",
+    (True, False): "neither config nor manifest:",
+}
+"""Whether the config is missing, whether a manifest lists the run -> how a note begins."""
 
 
 def _read_config(path: Path | None) -> Mapping[str, Any] | None:
@@ -386,36 +389,28 @@ def _h2o_switch(config: Path | None) -> bool | None:
 
 def _check_configuration(run: _Run, point: Point) -> str | None:
     """Compare the config with the point, and say which settings neither it nor the manifest entry has."""
-    config = _read_config(run.config)
+    read = _read_config(run.config)
+    config = read or {}
     inert = _KEY_OF_FIELD.get(INERT_FIELDS.get(point.h2o_target_mode, "")) if run.shares_run_with is not None else None
     differences = [
         f"{key} {config[key]!r}, not {value!r}"
         for key, value in point_keys(point).items()
-        if config is not None and key in config and key != inert and config[key] != value
+        if key in config and key != inert and config[key] != value
     ]
-    if differences and run.config is not None:
+    if differences:
         raise _other_configuration(run.run_id, run.config, differences)
+    known = {*_IN_THE_ROW, *run.listed}
     missing = [
-        name
-        for name in point.manifest_fields()
-        if name not in _IN_THE_ROW and name not in run.listed and _KEY_OF_FIELD.get(name, name) not in (config or {})
+        name for name in point.manifest_fields() if name not in known and _KEY_OF_FIELD.get(name, name) not in config
     ]
     if not missing:
         return None
-    if config is None:
-        files = (
-            "no config that can be read, and the manifest does not say"
-            if run.listed
-            else "neither config nor manifest:"
-        )
-    else:
-        files = "neither its config nor its manifest entry says"
-        files = files if run.listed else "no manifest, and its config does not say"
     more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
-    return f"configuration not verified: {files} {', '.join(missing[:4])}{more}"
+    told = f"{_NOT_SAID[read is None, bool(run.listed)]} {', '.join(missing[:4])}{more}"
+    return f"configuration not verified: {told}"
 
 
-def _other_configuration(run_id: str, where: Path, differences: Sequence[str]) -> BenchError:
+def _other_configuration(run_id: str, where: Path | None, differences: Sequence[str]) -> BenchError:
     return BenchError(
         f"{run_id} was recorded with another configuration",
         where=str(where),
@@ -430,7 +425,7 @@ def _other_configuration(run_id: str, where: Path, differences: Sequence[str]) -
 _NO_SETTING = frozenset({"run_id", "config", "log", "return_code", "shares_run_with"})
 
 
-def find_sharing_faults(
+def _find_sharing_faults(
     entries: Sequence[ManifestEntry], points: Mapping[str, Point] | None, folder: Path
 ) -> dict[str, H2OError]:
     """Find the runs whose log is also that of another run without a right to it."""
@@ -445,7 +440,7 @@ def find_sharing_faults(
         came = None
         if entry.shares_run_with is not None:
             same_log = logs.get(entry.shares_run_with) == logs[entry.run_id]
-            came = _why_not_shared(entry, by_id.get(entry.shares_run_with), points, same_log=same_log)
+            came = _why_not_shared(entry, by_id.get(entry.shares_run_with), points or {}, same_log=same_log)
         elif len(owners[logs[entry.run_id]]) > 1:
             others = [run_id for run_id in owners[logs[entry.run_id]] if run_id != entry.run_id]
             more = f" and {len(others) - 1} more" if len(others) > 1 else ""
@@ -462,7 +457,7 @@ def find_sharing_faults(
 
 
 def _why_not_shared(
-    entry: ManifestEntry, leader: ManifestEntry | None, points: Mapping[str, Point] | None, *, same_log: bool
+    entry: ManifestEntry, leader: ManifestEntry | None, points: Mapping[str, Point], *, same_log: bool
 ) -> str | None:
     """Why a run cannot share that of another; None if it can."""
     named = f"shares_run_with {entry.shares_run_with}"
@@ -472,7 +467,7 @@ def _why_not_shared(
         return f"{named}, which has no run of its own"
     if not same_log:
         return f"{named}, and another log than that run has: {entry.log_file}"
-    point, other = ((points or {}).get(run_id) for run_id in (entry.run_id, leader.run_id))
+    point, other = points.get(entry.run_id), points.get(leader.run_id)
     if point is not None and other is not None:
         alike = fold_key(point) == fold_key(other)
     else:
@@ -489,36 +484,35 @@ def _setting(entry: ManifestEntry) -> dict[str, object]:
 # -- benches whose rows say how they were configured ----------------------------------------------------------------
 
 _SUFFIXES = (".json", ".jsonl", ".log", ".txt", ".csv")
-_PRINTED = ".stdout.txt"
 
 
 def read_row_files(folder: Path, points: Sequence[Point]) -> Recording:
     """Read the rows of points, all of one bench, from whatever files of the folder and its ``logs/`` have them."""
     adapter = get_adapter(points[0].bench)
-    found, unused = _read_all(folder, adapter)
-    results: dict[str, Row] = {}
-    failures: dict[str, H2OError] = {}
-    baselines: dict[str, Row] = {}
+    rows, unused = _read_all(folder, adapter)
+    found = Recording(folder, unused=unused)
     for point in points:
         try:
-            results[point.run_id] = _checked(_pick(found, adapter, point, folder, unused), adapter, point)
+            found.results[point.run_id] = _checked(_pick(rows, adapter, point, found), adapter, point)
         except H2OError as error:
-            failures[point.run_id] = error
+            found.failures[point.run_id] = error
+    baselines: dict[str, Row] = {}
     for point in points:
         bare = replace(point, compressed=False)
-        for row in (row for row in found if adapter.is_row_of(row, bare)):
+        for row in (row for row in rows if adapter.is_row_of(row, bare)):
             try:
                 baselines[str(row.cells)] = _checked(row, adapter, replace(bare, run_id=row.log_path.stem))
             except H2OError as error:
                 unused[row.log_file] = error.what
-    return Recording(folder, results, failures, tuple(baselines.values()), unused)
+    found.baselines.extend(baselines.values())
+    return found
 
 
 def has_rows_of(folder: Path, points: Sequence[Point]) -> bool:
     """Whether the folder holds a row of any point, or a file of this bench that is damaged, so that it must be told."""
     adapter = get_adapter(points[0].bench)
-    found, unused = _read_all(folder, adapter)
-    return bool(unused) or any(adapter.is_row_of(row, point) for row in found for point in points)
+    found, damaged = _read_all(folder, adapter)
+    return bool(damaged) or any(adapter.is_row_of(row, point) for row in found for point in points)
 
 
 def _read_all(folder: Path, adapter: BenchAdapter) -> tuple[list[Row], dict[str, str]]:
@@ -528,7 +522,7 @@ def _read_all(folder: Path, adapter: BenchAdapter) -> tuple[list[Row], dict[str,
     for path in _output_files(folder, folder / "logs"):
         if not adapter.recognises(_text(path)):
             continue
-        name = make_printable(path.relative_to(folder).as_posix(), keep="")
+        name = _name_in(folder, path)
         try:
             for row in adapter.parse(read_text(path, name), log_file=name):
                 found.setdefault(str(row.cells), replace(row, log_path=path))
@@ -550,41 +544,36 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _pick(found: Sequence[Row], adapter: BenchAdapter, point: Point, folder: Path, damaged: Mapping[str, str]) -> Row:
+def _pick(rows: Sequence[Row], adapter: BenchAdapter, point: Point, found: Recording) -> Row:
     """The one row of a point."""
-    rows = [row for row in found if adapter.is_row_of(row, point)]
-    if len(rows) == 1:
-        return rows[0]
+    own = [row for row in rows if adapter.is_row_of(row, point)]
+    if len(own) == 1:
+        return own[0]
     asked = ", ".join(f"{name} {value}" for name, value in point.manifest_fields().items() if name != "run_id")
-    if rows:
+    if own:
         raise BenchError(
             f"{point.run_id} has several rows, and nothing tells which one is meant",
-            where=str(folder),
-            came=", ".join(sorted({row.log_file for row in rows})),
+            where=str(found.folder),
+            came=", ".join(sorted({row.log_file for row in own})),
             expected=f"one row with {asked}",
             hint="keep one measurement of a configuration in the folder",
         )
-    if damaged:
-        came = "; ".join(f"{name} is damaged: {why}" for name, why in damaged.items())
-    elif found:
-        came = f"{len(found)} rows of other configurations"
+    if found.unused:
+        came = "; ".join(f"{name} is damaged: {why}" for name, why in found.unused.items())
+    elif rows:
+        came = f"{len(rows)} rows of other configurations"
     else:
-        benches = {name_bench_of(_text(path)) for path in _output_files(folder)}
-        known = sorted(name for name in benches if name is not None)
-        came = f"output of {', '.join(known)}" if known else "no output of this bench"
+        benches = {name_bench_of(_text(path)) for path in _output_files(found.folder)}
+        known = ", ".join(sorted(name for name in benches if name is not None))
+        came = f"output of {known}" if known else "no output of this bench"
     what = f"{point.run_id} is not in the recording"
-    raise BenchError(what, where=str(folder), came=came, expected=f"a row with {asked}")
+    raise BenchError(what, where=str(found.folder), came=came, expected=f"a row with {asked}")
 
 
 def _checked(found: Row, adapter: BenchAdapter, point: Point) -> Row:
     """A row as that of a point, with its other files."""
     row = replace(found, run_id=point.run_id, repeat=found.repeat or point.repeat)
     adapter.check(row, point)
-    printed = row.log_path.with_name(row.log_path.stem + _PRINTED)
-    config = row.log_path.parent.parent / "configs" / f"{row.log_path.stem}.json"
-    return replace(
-        row,
-        config_path=config if row.log_path.parent.name == "logs" and config.is_file() else None,
-        stdout_path=printed if printed.is_file() else None,
-        output=count_warnings(printed) if printed.is_file() else None,
-    )
+    log = row.log_path
+    config = log.parent.parent / "configs" / f"{log.stem}.json" if log.parent.name == "logs" else None
+    return replace(row, **_files_beside(log, config))

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from pytest_h2o.bench.output import OutputSummary
 from pytest_h2o.errors import StoreError, TableError, one_line
-from pytest_h2o.files import load, write_new_text
+from pytest_h2o.files import load
 
 _PRINTED: Mapping[str, tuple[int, str]] = {
     "h2o_keep": (4, "exact"),
@@ -54,6 +54,7 @@ DETERMINISTIC_COLUMNS = tuple(column for column, (_, kind) in _PRINTED.items() i
 
 _NUMBER = r"[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan(?:\(\w*\))?|inf(?:inity)?)"
 _MEASUREMENT = re.compile(rf"\s*({_NUMBER})(?:\s*±\s*({_NUMBER}))?\s*", re.IGNORECASE | re.ASCII)
+_COUNT = re.compile(r"\d{1,9}", re.ASCII)
 _LENGTHS = re.compile(r"prompt=(\d{1,18})\s*<br>\s*decode=(\d{1,18})", re.ASCII)
 _TEST = re.compile(r"(?=\+?[pt])(?:pp(\d{1,18}))?\+?(?:tg(\d{1,18}))?", re.ASCII)
 _SPEED, _TEST_SPEED = "speed(tok/s)", "t/s"
@@ -61,66 +62,44 @@ _SPEED, _TEST_SPEED = "speed(tok/s)", "t/s"
 
 @dataclass(frozen=True)
 class Measurement:
-    """A mean over the repeats of one launch.
-
-    Attributes
-    ----------
-    mean : float
-        In the unit that the column's name says. Not finite if the bench printed so.
-    std : float or None
-        Standard deviation over the repeats; None where it is not known.
-    """
+    """A mean over the repeats of one launch, in the unit that the column's name says."""
 
     mean: float
+    """Not finite if the bench printed so."""
     std: float | None
+    """Standard deviation over the repeats; None where it is not known."""
 
 
 @dataclass(frozen=True)
 class Row:
     """One row that a bench measured, and where it came from. A `TableError` if a cell that is read here is no number.
 
-    Attributes
-    ----------
-    cells : mapping
-        Column name -> text as printed, in the order of the table. A column that is not there was not printed.
-    log_file : str
-        Where the row stands, as the caller names it.
-    repeat : int or None
-        Measured repeats (``-rep``), where known; the table does not tell.
-    run_id : str
-        The point, or the name of a baseline; empty of a row that is no run of a sweep.
-    log_path, config_path, stdout_path : Path or None
-        The log that it stands in, the config of the run and what it printed; a recording may lack the last two.
-    output : OutputSummary or None
-        Its warnings; None if what it printed was not kept. That is not the same as no warnings.
-    argv, returncode, elapsed_s : tuple of str, int or None, float or None
-        The command, its exit status and its seconds from launch to end; empty or None for a recorded log.
-    notes : tuple of str
-        What a reader of the row should know about how it was read.
-    shares_run_with : str or None
-        Run id of the run whose row this point shares, because the runtime cannot tell the two apart.
-    disturbance : str or None
-        What disturbed the launch while it was timed; None if nothing is known to have.
-    model, backend, threads, prompt_len, gen_len : str or int or None
-        Read from the cells; lengths are in tokens.
-    prefill_tok_per_s, decode_tok_per_s : Measurement or None
-        Read from the cells: tokens a second; higher is better.
+    The fields from `model` on are read from the cells.
     """
 
     cells: Mapping[str, str]
+    """Column name -> text as printed, in the order of the table. A column that is not there was not printed."""
     log_file: str
+    """Where the row stands, as the caller names it."""
     repeat: int | None = None
+    """Measured repeats (``-rep``), where known; the table does not tell."""
     run_id: str = ""
+    """The point, or the name of a baseline; empty of a row that is no run of a sweep."""
     log_path: Path = Path()
     config_path: Path | None = None
     stdout_path: Path | None = None
     output: OutputSummary | None = None
+    """Its warnings; None if what it printed was not kept. That is not the same as no warnings."""
     argv: tuple[str, ...] = ()
+    """The command; empty of a recorded log, of which the next two are not known either."""
     returncode: int | None = None
     elapsed_s: float | None = None
     notes: tuple[str, ...] = ()
+    """What a reader of the row should know about how it was read."""
     shares_run_with: str | None = None
+    """Run id of the run whose row this point shares, because the runtime cannot tell the two apart."""
     disturbance: str | None = None
+    """What disturbed the launch while it was timed; None if nothing is known to have."""
     model: str | None = field(init=False, compare=False)
     backend: str | None = field(init=False, compare=False)
     threads: int | None = field(init=False, compare=False)
@@ -131,24 +110,21 @@ class Row:
 
     def __post_init__(self) -> None:
         for column in COLUMN_DECIMALS:
-            if self._text(column) and self.get(column) is None:
-                raise _bad_cell(column, self.cells[column], "a number, or mean ± standard deviation")
-        threads = self._text("threads")
-        if threads and not re.fullmatch(r"\d{1,9}", threads, re.ASCII):
-            raise _bad_cell("threads", threads, "a whole number")
-        prompt_len, gen_len = self._read_lengths()
+            self._measured(column, "a number, or mean ± standard deviation")
+        threads = self._match("threads", _COUNT, "a whole number")
+        lengths = self._match("llm_demo", _LENGTHS, "prompt=512<br>decode=128")
+        lengths = lengths or self._match("test", _TEST, "pp512, tg128 or pp512+tg128")
+        prompt_len, gen_len = map(_int_or_none, lengths.groups() if lengths else (None, None))
         prefill, decode = self._read_speeds(prompt_len, gen_len)
-        read = {
-            "model": self.cells.get("model"),
-            "backend": self.cells.get("backend"),
-            "threads": int(threads) if threads else None,
-            "prompt_len": prompt_len,
-            "gen_len": gen_len,
-            "prefill_tok_per_s": prefill,
-            "decode_tok_per_s": decode,
-        }
-        for name, value in read.items():
-            object.__setattr__(self, name, value)
+        vars(self).update(  # the class is frozen
+            model=self.cells.get("model"),
+            backend=self.cells.get("backend"),
+            threads=int(threads[0]) if threads else None,
+            prompt_len=prompt_len,
+            gen_len=gen_len,
+            prefill_tok_per_s=prefill,
+            decode_tok_per_s=decode,
+        )
 
     @classmethod
     def from_cells(cls, cells: Mapping[str, str], *, log_file: str, repeat: int | None = None) -> Row:
@@ -159,50 +135,53 @@ class Row:
         """Return what a column measured; None if the column is missing, blank or no number. Never 0 for missing."""
         return parse_measurement(self.cells.get(column, ""), self.repeat)
 
-    def _text(self, column: str) -> str:
-        return self.cells.get(column, "").strip()
+    def _measured(self, column: str, expected: str) -> Measurement | None:
+        """What a column measured; None if it is missing or blank."""
+        value = self.get(column)
+        if value is None and self.cells.get(column, "").strip():
+            raise self._unreadable(column, expected)
+        return value
 
-    def _read_lengths(self) -> tuple[int | None, int | None]:
-        """Prompt and generated length, from whichever column has them."""
-        for column, pattern, expected in (
-            ("llm_demo", _LENGTHS, "prompt=512<br>decode=128"),
-            ("test", _TEST, "pp512, tg128 or pp512+tg128"),
-        ):
-            if text := self._text(column):
-                match = pattern.fullmatch(text)
-                if match is None:
-                    raise _bad_cell(column, self.cells[column], expected)
-                prompt_len, gen_len = (None if length is None else int(length) for length in match.groups())
-                return prompt_len, gen_len
-        return None, None
+    def _match(self, column: str, pattern: re.Pattern[str], expected: str) -> re.Match[str] | None:
+        """The parts of a cell; None if it is missing or blank."""
+        text = self.cells.get(column, "").strip()
+        found = pattern.fullmatch(text)
+        if text and found is None:
+            raise self._unreadable(column, expected)
+        return found
 
     def _read_speeds(
         self, prompt_len: int | None, gen_len: int | None
     ) -> tuple[Measurement | None, Measurement | None]:
-        if self._text(_SPEED):
+        if self.cells.get(_SPEED, "").strip():
             parts = [parse_measurement(part, self.repeat) for part in self.cells[_SPEED].split("<br>")]
             if len(parts) != 2 or None in parts:
-                raise _bad_cell(_SPEED, self.cells[_SPEED], "prefill ± std<br>decode ± std")
+                raise self._unreadable(_SPEED, "prefill ± std<br>decode ± std")
             return parts[0], parts[1]
-        if not self._text(_TEST_SPEED):
-            return None, None
-        speed = self.get(_TEST_SPEED)
-        if speed is None:
-            raise _bad_cell(_TEST_SPEED, self.cells[_TEST_SPEED], "mean ± std")
+        speed = self._measured(_TEST_SPEED, "mean ± std")
         # A test of both at once gives one speed over both: it is neither of the two.
         return (speed if gen_len is None else None), (speed if prompt_len is None else None)
+
+    def _unreadable(self, column: str, expected: str) -> TableError:
+        came = repr(one_line(self.cells[column]))
+        return TableError(f"the cell of {column} cannot be read", came=came, expected=expected)
 
 
 BenchRow = Row
 """The name of 0.1, which plugins import; goes with the next release."""
 
 
+def _int_or_none(text: str | None) -> int | None:
+    return None if text is None else int(text)
+
+
 def load_row(value: object) -> Row:
     """A row that `plain` made JSON of, in the journal of a run say; StoreError if it has another shape."""
+    what, hint = "a result of a launch", "start a new run folder"
     try:
-        return load(Row, value, "a result of a launch", hint="start a new run folder")
+        return load(Row, value, what, hint=hint)
     except TableError as error:
-        what, hint = "a result of a launch has another shape than this version reads", "start a new run folder"
+        what = f"{what} has another shape than this version reads"
         raise StoreError(what, came=error.what, hint=hint) from error
 
 
@@ -232,10 +211,6 @@ def require_h2o(row: Row, columns: Sequence[str] = H2O_COLUMNS) -> None:
     raise TableError(what, where=row.log_file, came=came, expected=", ".join(columns), hint=hint)
 
 
-def _bad_cell(column: str, came: str, expected: str) -> TableError:
-    return TableError(f"the cell of {column} cannot be read", came=repr(one_line(came)), expected=expected)
-
-
 # -- the table ------------------------------------------------------------------------------------------------------
 
 _RULE_CELL = re.compile(r":?-+:?")
@@ -244,25 +219,24 @@ _MAX_LOG_BYTES = 64 * 1024 * 1024
 
 def read_table(path: Path, *, log_file: str | None = None, repeat: int | None = None) -> tuple[Row, ...]:
     """Read the rows of a log; see `parse_table`."""
-    name = str(path) if log_file is None else log_file
+    name = log_file or str(path)
     return parse_table(read_text(path, name), log_file=name, repeat=repeat)
 
 
 def read_text(path: Path, name: str) -> str:
     """Read a log or JSON of the bench, which is UTF-8 and never large; TableError if it is not."""
+    expected = None
     try:
-        size = path.stat().st_size
-        if size > _MAX_LOG_BYTES:
-            expected = f"at most {_MAX_LOG_BYTES} bytes: a table, not the output of a program"
-            what = "a log is too large for one of the bench"
-            raise TableError(what, where=name, came=f"{size} bytes", expected=expected)
-        return path.read_bytes().decode("utf-8")
+        if (size := path.stat().st_size) <= _MAX_LOG_BYTES:
+            return path.read_bytes().decode("utf-8")
+        what, came = "a log is too large for one of the bench", f"{size} bytes"
+        expected = f"at most {_MAX_LOG_BYTES} bytes: a table, not the output of a program"
     except UnicodeDecodeError as error:
-        came = f"a byte that is not UTF-8 at offset {error.start}"
+        what, came = "a log is not text", f"a byte that is not UTF-8 at offset {error.start}"
         expected = "the file that the bench wrote (-fp)"
-        raise TableError("a log is not text", where=name, came=came, expected=expected) from None
     except OSError as error:
-        raise TableError("a log cannot be read", where=name, came=error.strerror or str(error)) from error
+        what, came = "a log cannot be read", error.strerror or str(error)
+    raise TableError(what, where=name, came=came, expected=expected)
 
 
 def parse_table(text: str, *, log_file: str, repeat: int | None = None) -> tuple[Row, ...]:
@@ -272,25 +246,29 @@ def parse_table(text: str, *, log_file: str, repeat: int | None = None) -> tuple
         raise TableError("the log is empty", where=log_file, expected="a table of the bench", hint=hint)
     # Only "\n" ends a line: str.splitlines would also cut at characters that a model's name may hold.
     lines = [line.rstrip("\r") for line in text.split("\n")]
-    last = max(index for index, line in enumerate(lines) if line.strip())
+    while not lines[-1].strip():
+        lines.pop()
     rows: list[Row] = []
     header: list[str] = []
     header_at, rows_before, index = 0, 0, 0
     try:
-        while index <= last:
-            line, under = lines[index], _split_cells(lines[index + 1]) if index < last else []
+        while index < len(lines):
+            line, is_last = lines[index], index == len(lines) - 1
+            under = [] if is_last else _split_cells(lines[index + 1])
             is_row = line.lstrip().startswith("|")
             if is_row and under and all(_RULE_CELL.fullmatch(cell) for cell in under):
                 if header and len(rows) == rows_before:
                     break
                 header, header_at, rows_before = _split_cells(line), index, len(rows)
-                _check_names(header)
+                if twice := [name for name in header if header.count(name) > 1 or not name]:
+                    came = f"the column {twice[0]!r} more than once or unnamed"
+                    raise TableError("a table's header is damaged", came=came)
                 index += 1
                 if len(header) != len(under):
                     came = f"{len(header)} names over {len(under)} rules"
                     raise TableError("a table's header is damaged", came=came, expected="as many of both")
             elif is_row:
-                cells = _row_cells(line, header, is_last=index == last)
+                cells = _row_cells(line, header, is_last=is_last)
                 rows.append(Row(dict(zip(header, cells, strict=True)), log_file, repeat))
             elif header and line.count("|") >= 2:
                 expected = "a row that starts with |"
@@ -304,15 +282,9 @@ def parse_table(text: str, *, log_file: str, repeat: int | None = None) -> tuple
         raise
     if not header:
         expected = "a header line of the bench (| model | modelSize | …) and a line of dashes under it"
-        came = repr(one_line(" ".join(lines)))
+        came = repr(one_line(text))
         raise TableError("the log has no table", where=log_file, came=came, expected=expected)
     return tuple(rows)
-
-
-def _check_names(header: Sequence[str]) -> None:
-    if len(set(header)) != len(header) or "" in header:
-        twice = next(name for name in header if header.count(name) > 1 or not name)
-        raise TableError("a table's header is damaged", came=f"the column {twice!r} more than once or unnamed")
 
 
 def _row_cells(line: str, header: Sequence[str], *, is_last: bool) -> list[str]:
@@ -346,7 +318,12 @@ def _split_cells(line: str) -> list[str]:
 
 # -- the JSON -------------------------------------------------------------------------------------------------------
 
-_JSON_KEYS = {"h2o_keep": "h2o_keep_ratio", "h2o_lossy": "h2o_lossy_ratio", "h2o_lossless": "h2o_lossless_ratio"}
+_JSON_KEYS = {
+    "h2o_keep": "h2o_keep_ratio",
+    "h2o_lossy": "h2o_lossy_ratio",
+    "h2o_lossless": "h2o_lossless_ratio",
+    "loadingTime(s)": "loading_time",
+}
 """Columns that have another name in the JSON."""
 
 _LEVELS = {0: "Normal", 1: "High", 2: "Low"}
@@ -357,7 +334,19 @@ _MISSING_NUMBER = re.compile(r'(?<!\\)":(?=[,}])')
 
 def parse_json(text: str, *, log_file: str, repeat: int | None = None) -> tuple[Row, ...]:
     """Read every result of the JSON as rows, with the cells that the table would have."""
-    document = _parse_document(text, log_file)
+    what = "the JSON of the bench cannot be read"
+    try:
+        document = json.loads(_MISSING_NUMBER.sub('":NaN', text))
+    except json.JSONDecodeError as error:
+        where, expected = f"{log_file}:{error.lineno}:{error.colno}", "what the bench writes with -j"
+        hint = "an empty or cut file means that the bench ended while it ran"
+        raise TableError(what, where=where, came=error.msg, expected=expected, hint=hint) from None
+    except RecursionError:
+        raise TableError(what, where=log_file, came="values nested too deeply") from None
+    except ValueError as error:
+        raise TableError(what, where=log_file, came=str(error)) from None
+    if not isinstance(document, dict):
+        raise TableError("the JSON is not from the bench", where=log_file, expected="an object with results")
     results = document.get("results")
     if not isinstance(results, list) or not results:
         came = "an empty list" if results == [] else type(results).__name__
@@ -365,25 +354,6 @@ def parse_json(text: str, *, log_file: str, repeat: int | None = None) -> tuple[
     head = _head_cells(document, log_file)
     cells = [_result_cells(result, f"{log_file}: results[{i}]") for i, result in enumerate(results)]
     return tuple(Row({**head, **own}, log_file, repeat) for own in cells)
-
-
-def _parse_document(text: str, log_file: str) -> dict[str, Any]:
-    what, where, hint = "the JSON of the bench cannot be read", log_file, None
-    expected: str | None = None
-    try:
-        document = json.loads(_MISSING_NUMBER.sub('":NaN', text))
-    except json.JSONDecodeError as error:
-        where, came = f"{log_file}:{error.lineno}:{error.colno}", error.msg
-        expected, hint = "what the bench writes with -j", "an empty or cut file means that the bench ended while it ran"
-    except RecursionError:
-        came = "values nested too deeply"
-    except ValueError as error:
-        came = str(error)
-    else:
-        if isinstance(document, dict):
-            return document
-        raise TableError("the JSON is not from the bench", where=log_file, expected="an object with results")
-    raise TableError(what, where=where, came=came, expected=expected, hint=hint)
 
 
 def _head_cells(document: Mapping[str, Any], where: str) -> dict[str, str]:
@@ -420,18 +390,17 @@ def _result_cells(result: object, where: str) -> dict[str, str]:
         _refuse(where, "type", kind, "prefill, decode or prefill_and_decode")
     prompt = _whole(result.get("prompt_len"), where, "prompt_len") if kind != "decode" else 0
     gen = _whole(result.get("generate_len"), where, "generate_len") if kind != "prefill" else 0
+    cells: dict[str, str | None]
     if kind == "prefill_and_decode":
         speeds = [_cell(result, f"{part}_tps", where, 2, std_key=f"{part}_std") for part in ("prefill", "decode")]
-        cells: dict[str, str | None] = {"llm_demo": f"prompt={prompt}<br>decode={gen}"}
-        cells[_SPEED] = f"{speeds[0]}<br>{speeds[1]}"
+        cells = {"llm_demo": f"prompt={prompt}<br>decode={gen}", _SPEED: "<br>".join(filter(None, speeds))}
         if None in speeds:
             cells = {"test": f"pp{prompt}+tg{gen}"}
     else:
         cells = {"test": f"pp{prompt}" if kind == "prefill" else f"tg{gen}"}
         cells[_TEST_SPEED] = _cell(result, "tps", where, 2, std_key="std")
-    for column, decimals in COLUMN_DECIMALS.items():
+    for column, decimals in (*COLUMN_DECIMALS.items(), ("loadingTime(s)", 2)):
         cells[column] = _cell(result, _JSON_KEYS.get(column, column), where, decimals)
-    cells["loadingTime(s)"] = _cell(result, "loading_time", where, 2)
     return {column: cell for column, cell in cells.items() if cell is not None}
 
 
@@ -439,10 +408,8 @@ def _cell(result: Mapping[str, Any], key: str, where: str, decimals: int, *, std
     """``mean ± std`` as the table prints it; None if the key is not there."""
     if key not in result:
         return None
-    mean, std_key = _number(result[key], where, key), std_key or f"{key}_std"
-    if std_key not in result:
-        return f"{mean:.{decimals}f}"
-    return f"{mean:.{decimals}f} ± {_number(result[std_key], where, std_key):.{decimals}f}"
+    keys = (name for name in (key, std_key or f"{key}_std") if name in result)
+    return " ± ".join(f"{_number(result[name], where, name):.{decimals}f}" for name in keys)
 
 
 def _number(value: object, where: str, key: str) -> float:
@@ -488,11 +455,10 @@ def read_rows(log_path: Path, json_path: Path | None, *, log_file: str, repeat: 
         notes = ("the log is empty; the row is from the JSON",)
         return tuple(replace(row, log_file=log_file, notes=notes) for row in rows_of_json)
     rows = read_table(log_path, log_file=log_file, repeat=repeat)
-    came = None if rows_of_json is None else _find_disagreement(rows, rows_of_json)
-    if came is not None:
-        what, hint = "table and JSON of one run disagree", "the bench or the disk failed while they were written: "
-        expected = "the same rows in both"
-        raise TableError(what, where=log_file, came=came, expected=expected, hint=f"{hint}run this point again")
+    if rows_of_json is not None and (came := _find_disagreement(rows, rows_of_json)):
+        what, expected = "table and JSON of one run disagree", "the same rows in both"
+        hint = "the bench or the disk failed while they were written: run this point again"
+        raise TableError(what, where=log_file, came=came, expected=expected, hint=hint)
     return tuple(replace(row, notes=notes) for row in rows)
 
 
@@ -513,15 +479,16 @@ def _are_alike(row: Row, other: Row, column: str) -> bool:
 
     nan prints as nan or -nan, and its sign means nothing; the JSON has no number at all where the table has inf.
     """
-    if column in _SHARED_COLUMNS:
-        return False
-    pairs = [(row.get(column), other.get(column))]
-    if column not in COLUMN_DECIMALS:
+    if column in COLUMN_DECIMALS:
+        pairs = [(row.get(column), other.get(column))]
+    elif column in (_SPEED, _TEST_SPEED):
         pairs = [(row.prefill_tok_per_s, other.prefill_tok_per_s), (row.decode_tok_per_s, other.decode_tok_per_s)]
+    else:
+        return False
     return all(
         one is two
         if one is None or two is None
-        else all(a == b or not any(map(_is_finite, (a, b))) for a, b in ((one.mean, two.mean), (one.std, two.std)))
+        else all(a == b or not (_is_finite(a) or _is_finite(b)) for a, b in ((one.mean, two.mean), (one.std, two.std)))
         for one, two in pairs
     )
 
@@ -552,11 +519,6 @@ def render_metrics_csv(rows: Iterable[Row]) -> str:
     return text.getvalue()
 
 
-def write_metrics_csv(path: Path, rows: Iterable[Row]) -> None:
-    """Write rows to a new CSV file."""
-    write_new_text(path, render_metrics_csv(rows))
-
-
 def read_metrics_csv(path: Path, *, repeat: int | None = None) -> tuple[Row, ...]:
     """Read rows from a CSV file, ours or one with the same columns. An empty cell is a column that the row lacks."""
     reader = csv.reader(io.StringIO(read_text(path, str(path)), newline=""), strict=True)
@@ -568,8 +530,8 @@ def read_metrics_csv(path: Path, *, repeat: int | None = None) -> tuple[Row, ...
             raise TableError("a CSV has no sound header", came=came, expected="each column's name, once")
         for values in filter(None, reader):
             if len(values) != len(header):
-                expected = f"{len(header)} cells"
-                raise TableError("a row of a CSV is damaged", came=f"{len(values)} cells", expected=expected)
+                came, expected = f"{len(values)} cells", f"{len(header)} cells"
+                raise TableError("a row of a CSV is damaged", came=came, expected=expected)
             cells = {column: value for column, value in zip(header, values, strict=True) if value}
             rows.append(Row(cells, cells.pop(_LOG_COLUMN, str(path)), repeat))
     except csv.Error as error:

@@ -2,18 +2,28 @@
 
 Results and failures alike go through `once`, which remembers them by key across processes. No row depends on which
 process asks first: every process that knows the same points comes to the same groups and leaders, and whether the
-runtime can tell folded points apart is found out once, for all.
+runtime can tell folded points apart is found out once, for all. The runs of a sweep are listed in its manifest.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from pytest_h2o.bench.command import RunFiles
 from pytest_h2o.bench.rows import DETERMINISTIC_COLUMNS, Row, load_row
-from pytest_h2o.errors import H2OError, UsageError, error_from_json, error_to_json
+from pytest_h2o.errors import (
+    H2OError,
+    StoreError,
+    UsageError,
+    can_name_file,
+    error_from_json,
+    error_to_json,
+    make_printable,
+)
 from pytest_h2o.files import load, plain
 from pytest_h2o.inputs.presets import Point
 
@@ -21,17 +31,6 @@ INERT_FIELDS = {"adaptive": "keep_ratio", "static": "h2o_target_lossy_ratio"}
 """Target mode -> the field of a point that the engine does not read in it."""
 
 _NAMING_FIELDS = frozenset({"preset", "index", "run_id"})
-
-
-@dataclass(frozen=True)
-class FoldGroup:
-    """Points that should be one run; `leader`, the first of them, is the one that is launched."""
-
-    members: tuple[Point, ...]
-
-    @property
-    def leader(self) -> Point:
-        return self.members[0]
 
 
 class ColumnDifference(NamedTuple):
@@ -44,26 +43,18 @@ class ColumnDifference(NamedTuple):
 
 @dataclass(frozen=True)
 class FoldCheck:
-    """What came of running one folded point after all; with differences or a problem nothing of its mode is folded.
-
-    Attributes
-    ----------
-    target_mode, preset : str
-        What was checked: a mode, among the points of a preset.
-    leader, probe : str
-        Run ids of the two runs that were compared; empty if no run of the mode gave a row.
-    differences : tuple of ColumnDifference
-        Deterministic columns that differ.
-    problem : str or None
-        Why the two could not be compared.
-    """
+    """What came of running one folded point after all; with differences or a problem nothing of its mode is folded."""
 
     target_mode: str
+    """What was checked: a mode, among the points of a preset."""
     preset: str
     leader: str
+    """Run ids of the two runs that were compared; empty if no run of the mode gave a row."""
     probe: str
     differences: tuple[ColumnDifference, ...] = ()
+    """Deterministic columns that differ."""
     problem: str | None = None
+    """Why the two could not be compared."""
 
     @property
     def folds(self) -> bool:
@@ -71,12 +62,16 @@ class FoldCheck:
         return not self.differences and self.problem is None
 
 
-def fold_points(points: Sequence[Point]) -> tuple[FoldGroup, ...]:
+Group = tuple[Point, ...]
+"""Points that should be one run, that of the first of them, their leader."""
+
+
+def fold_points(points: Sequence[Point]) -> tuple[Group, ...]:
     """Group points that differ only in what their target mode does not read."""
     groups: dict[str, list[Point]] = {}
     for point in points:
         groups.setdefault(fold_key(point), []).append(point)
-    return tuple(FoldGroup(tuple(members)) for members in groups.values())
+    return tuple(map(tuple, groups.values()))
 
 
 def fold_key(point: Point) -> str:
@@ -115,10 +110,9 @@ class Sweep:
         self._once = once
         self._binary = binary
         self.points = tuple(points)
-        self._groups = fold_points(points) if fold else tuple(FoldGroup((point,)) for point in points)
-        folded = (group.leader.h2o_target_mode for group in self._groups if len(group.members) > 1)
-        self._modes = tuple(dict.fromkeys(folded))
-        self._group_of = {point.run_id: group for group in self._groups for point in group.members}
+        self._groups = fold_points(points) if fold else tuple((point,) for point in points)
+        self._modes = tuple(dict.fromkeys(group[0].h2o_target_mode for group in self._groups if len(group) > 1))
+        self._group_of = {point.run_id: group for group in self._groups for point in group}
         if len(self._group_of) != len(self.points):
             raise UsageError("a sweep has two points with one run id", expected="each run id once")
 
@@ -134,14 +128,12 @@ class Sweep:
         """
         leader = self._leader(point)
         result = self._run(leader)
-        if leader.run_id == point.run_id:
-            return result
-        return replace(result, run_id=point.run_id, shares_run_with=leader.run_id)
+        return result if leader is point else replace(result, run_id=point.run_id, shares_run_with=leader.run_id)
 
     def shared_run(self, point: Point) -> str | None:
         """Return the run id of the run that a point shares; None if it has a run of its own."""
         leader = self._leader(point)
-        return None if leader.run_id == point.run_id else leader.run_id
+        return None if leader is point else leader.run_id
 
     def fold_checks(self) -> tuple[FoldCheck, ...]:
         """Return the check of every target mode that has something to fold, making those that were not made."""
@@ -149,18 +141,18 @@ class Sweep:
 
     def _leader(self, point: Point) -> Point:
         """The point whose run answers for a point."""
-        group = self._group_of.get(point.run_id)
-        if group is None or point not in group.members:
+        group = self._group_of.get(point.run_id, ())
+        if point not in group:
             raise UsageError(
                 f"{point.run_id} is no point of this sweep",
                 came=f"the preset {point.preset}",
                 expected=f"one of {len(self.points)} points, from {self.points[0].run_id}" if self.points else None,
             )
-        if len(group.members) == 1 or group.leader.run_id == point.run_id:
+        if group[0].run_id == point.run_id:
             return point
         check = self._fold_check(point.h2o_target_mode)
         # The probe has a row of its own: it was run.
-        return group.leader if check.folds and check.probe != point.run_id else point
+        return group[0] if check.folds and check.probe != point.run_id else point
 
     def _fold_check(self, mode: str) -> FoldCheck:
         # Of each preset its own: else the probe would be a run of whichever preset asks first.
@@ -170,20 +162,19 @@ class Sweep:
     def _check_fold(self, mode: str) -> FoldCheck:
         """Run one folded point after all and compare it with the run that it would share."""
         for group in self._groups:
-            if len(group.members) == 1 or group.leader.h2o_target_mode != mode:
+            if len(group) == 1 or group[0].h2o_target_mode != mode:
                 continue
-            leader, probe = group.members[:2]
+            leader, probe = group[:2]
             try:
                 row = self._run(leader)
             except H2OError:
                 # Its own points report this failure; the next group may have a row to compare with.
                 continue
+            check = FoldCheck(mode, probe.preset, leader.run_id, probe.run_id)
             try:
-                differences = compare_rows(row, self._run(probe))
+                return replace(check, differences=compare_rows(row, self._run(probe)))
             except H2OError as error:
-                problem = f"{probe.run_id} failed: {error.what}"
-                return FoldCheck(mode, probe.preset, leader.run_id, probe.run_id, problem=problem)
-            return FoldCheck(mode, probe.preset, leader.run_id, probe.run_id, differences)
+                return replace(check, problem=f"{probe.run_id} failed: {error.what}")
         # No run of the mode gave a row: the points fail as their leaders do, and there is nothing to tell apart.
         return FoldCheck(mode, self.points[0].preset, "", "")
 
@@ -199,3 +190,85 @@ class Sweep:
             return {"result": plain(self._launch(point))}
         except H2OError as error:
             return {"error": error_to_json(error)}
+
+
+# -- the manifest ---------------------------------------------------------------------------------------------------
+
+MANIFEST_NAME = "manifest.json"
+_MAX_MANIFEST_BYTES = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class ManifestEntry:
+    """One run as the manifest of its sweep lists it: with the settings of its point, its files and its return code."""
+
+    run_id: str
+    log_file: str
+    """Relative to the folder of the manifest, and never outside of it; as is the config."""
+    config_file: str | None
+    return_code: int | None
+    """None for a run that was listed and never made (null), or whose return code nobody knows (left out)."""
+    shares_run_with: str | None
+    """Run id of the run whose row it shares."""
+    values: Mapping[str, Any]
+    """The whole entry as it stands."""
+
+    def differences(self, point: Point) -> list[str]:
+        """Name the fields in which the entry is another configuration than a point; fields it lacks are passed over."""
+        return [
+            f"{name} {self.values[name]!r}, not {value!r}"
+            for name, value in point.manifest_fields().items()
+            if name in self.values and self.values[name] != value
+        ]
+
+
+def manifest_entry(
+    fields: Mapping[str, Any], return_code: int | None, *, shares_run_with: str | None = None
+) -> dict[str, Any]:
+    """The entry of a point by its `manifest_fields`; the files are those of the run that it shares."""
+    files = RunFiles(Path(), shares_run_with or str(fields["run_id"]))
+    shared = {} if shares_run_with is None else {"shares_run_with": shares_run_with}
+    return {**fields, "config": files.config_file, "log": files.log_file, "return_code": return_code, **shared}
+
+
+def read_manifest(path: Path) -> tuple[ManifestEntry, ...]:
+    """Read a manifest; a `StoreError` that names the entry if it cannot be used."""
+    document = load(list[Any], path, "a manifest of a sweep", most_bytes=_MAX_MANIFEST_BYTES)
+    entries: dict[str, ManifestEntry] = {}
+    for number, value in enumerate(document, start=1):
+        entry = _read_entry(f"{path}: entry {number}", value)
+        if entry.run_id in entries:
+            raise _unusable(str(path), f"the run id {entry.run_id} twice", "each run once")
+        entries[entry.run_id] = entry
+    return tuple(entries.values())
+
+
+def _read_entry(where: str, value: object) -> ManifestEntry:
+    if not isinstance(value, dict):
+        raise _unusable(where, type(value).__name__, "an object with run_id, config, log and return_code")
+    run_id, code, shared, *files = map(value.get, ("run_id", "return_code", "shares_run_with", "log", "config"))
+    if not isinstance(run_id, str) or not run_id or run_id != make_printable(run_id, keep=""):
+        raise _unusable(where, f"run_id {run_id!r}", "a run id")
+    for name, is_sound, expected in (
+        ("return_code", code is None or type(code) is int, "a whole number or null"),
+        ("shares_run_with", shared is None or isinstance(shared, str), "a run id"),
+    ):
+        if not is_sound:
+            raise _unusable(where, f"{name} {value.get(name)!r}", expected)
+    log_file = _inner_path(where, "log", files[0])
+    config_file = None if files[1] is None else _inner_path(where, "config", files[1])
+    return ManifestEntry(run_id, log_file, config_file, code, shared, value)
+
+
+def _inner_path(where: str, field: str, value: object) -> str:
+    """A path that stays below the folder of the manifest; links are looked at when it is opened."""
+    if not isinstance(value, str) or not value or not can_name_file(value):
+        raise _unusable(where, f"{field} {value!r}", "a path relative to the manifest")
+    path = PurePosixPath(value.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or not path.parts or ":" in path.parts[0]:
+        raise _unusable(where, f"{field} {value!r}", "a path inside the folder of the manifest")
+    return str(path)
+
+
+def _unusable(where: str, came: str, expected: str) -> StoreError:
+    return StoreError("a manifest of a sweep cannot be used", where=where, came=came, expected=expected)

@@ -45,7 +45,7 @@ def find_logs(folder: Path) -> list[Path]:
 
 def name_logs(folder: Path) -> dict[Path, str]:
     """Logs of a folder and the names that their rows carry: those of its manifest, else every log as it is called."""
-    from pytest_h2o.bench.manifest import MANIFEST_NAME, read_manifest
+    from pytest_h2o.bench.sweep import MANIFEST_NAME, read_manifest
 
     if not (folder / MANIFEST_NAME).is_file():
         return {log: str(log) for log in find_logs(folder)}

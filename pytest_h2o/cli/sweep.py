@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from pytest_h2o.cli.main import add_number, add_option
 from pytest_h2o.errors import H2OError, UsageError
-from pytest_h2o.files import digest_file, plain, refuse_existing, write_new_json
+from pytest_h2o.files import digest_file, plain, refuse_existing, write_new_json, write_new_text
 from pytest_h2o.inputs.options import (
     BY_NAME,
     DEFAULT_THREADS,
@@ -45,7 +45,7 @@ _NO_FLAG = (
 
 
 def add_arguments_sweep(parser: argparse.ArgumentParser) -> None:
-    from pytest_h2o.bench.embedded import parse_bench
+    from pytest_h2o.bench.command import parse_bench
     from pytest_h2o.inputs.presets import Preset
 
     add_option(parser, "bench", "--llm-bench", type=parse_bench, required=True, metavar="PATH")
@@ -83,8 +83,8 @@ def read_preset(args: argparse.Namespace) -> Preset:
 
 
 def run_sweep(args: argparse.Namespace) -> int:
-    from pytest_h2o.bench.manifest import MANIFEST_NAME, manifest_entry
-    from pytest_h2o.bench.rows import write_metrics_csv
+    from pytest_h2o.bench.rows import render_metrics_csv
+    from pytest_h2o.bench.sweep import MANIFEST_NAME, manifest_entry
     from pytest_h2o.inputs.presets import expand_points
     from pytest_h2o.run.sources import Launched, Run
     from pytest_h2o.run.store import SHARED
@@ -126,7 +126,7 @@ def run_sweep(args: argparse.Namespace) -> int:
         print(f"note: {note}")
     write_new_json(args.out_dir / MANIFEST_NAME, entries)
     if rows:
-        write_metrics_csv(args.out_dir / "h2o_metrics.csv", rows)
+        write_new_text(args.out_dir / "h2o_metrics.csv", render_metrics_csv(rows))
     failed = len(points) - len(rows)
     print(f"{len(rows)} rows in {args.out_dir}" + (f"; {failed} points FAILED" if failed else ""))
     shutil.rmtree(args.out_dir / SHARED, ignore_errors=True)
@@ -151,7 +151,7 @@ class WaitNotice:
 
 
 def add_arguments_calibrate(parser: argparse.ArgumentParser) -> None:
-    from pytest_h2o.bench.embedded import parse_bench
+    from pytest_h2o.bench.command import parse_bench
     from pytest_h2o.gate.sequential import SPREAD_FROM_PAIRS
 
     bench, model = (f"{BY_NAME[name].help} (default" for name in ("bench", "base-config"))
@@ -172,9 +172,8 @@ def add_arguments_calibrate(parser: argparse.ArgumentParser) -> None:
 
 
 def run_calibrate(args: argparse.Namespace) -> int:
-    from pytest_h2o.bench.command import BenchSettings
+    from pytest_h2o.bench.command import BenchSettings, digest_program
     from pytest_h2o.bench.config import without_quality
-    from pytest_h2o.bench.embedded import digest_program
     from pytest_h2o.bench.launch import JsonSupport, Launcher
     from pytest_h2o.bench.machine import describe_sources, read_machine
     from pytest_h2o.gate.noise import measure_noise
@@ -219,8 +218,8 @@ def run_calibrate(args: argparse.Namespace) -> int:
 
 def _base_config(args: argparse.Namespace) -> BaseConfig:
     """The model's config; UsageError if none is named and the bench is not the embedded one, or it cannot be read."""
+    from pytest_h2o.bench.command import embedded_base_config, is_embedded
     from pytest_h2o.bench.config import read_base_config
-    from pytest_h2o.bench.embedded import embedded_base_config, is_embedded
 
     if args.base_config is not None:
         return read_base_config(args.base_config, "--base-config")

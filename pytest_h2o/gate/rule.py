@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
-from pytest_h2o.bench.llm_bench import ESTIMATE_SLACK
+from pytest_h2o.bench.adapter import ESTIMATE_SLACK
 from pytest_h2o.bench.rows import Row
 from pytest_h2o.gate.decode import DecodeVerdict
 from pytest_h2o.gate.metrics import DROP, LOSSLESS, METRICS, joint_metrics

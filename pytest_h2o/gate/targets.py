@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pytest_h2o.bench.embedded import is_embedded
-from pytest_h2o.bench.llm_bench import get_adapter
+from pytest_h2o.bench.adapter import get_adapter
+from pytest_h2o.bench.command import is_embedded
 from pytest_h2o.errors import UsageError
 from pytest_h2o.gate.metrics import (
     LOSSLESS,

@@ -89,7 +89,7 @@ def told_to(config: Any) -> Told:
 
 def register_extensions(hook: Any, config: Any) -> None:
     """Make the codecs, bench adapters and metrics of all plugins known in this process."""
-    from pytest_h2o.bench.llm_bench import register_adapter
+    from pytest_h2o.bench.adapter import register_adapter
     from pytest_h2o.codecs.registry import register
 
     for codecs in hook.pytest_h2o_codecs(config=config):

@@ -17,8 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_h2o.bench.command import RunFiles
-from pytest_h2o.bench.embedded import digest_program
+from pytest_h2o.bench.command import RunFiles, digest_program
 from pytest_h2o.errors import StoreError, UsageError
 from pytest_h2o.gate.decode import DECODE_FOLDER
 from pytest_h2o.gate.metrics import GATE_OPTIONS

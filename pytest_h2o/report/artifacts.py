@@ -13,8 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pytest_h2o.bench.command import RunFiles
-from pytest_h2o.bench.embedded import digest_program, embedded_base_config, is_embedded
+from pytest_h2o.bench.command import RunFiles, digest_program, embedded_base_config, is_embedded
 from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import H2OError, StoreError
 from pytest_h2o.files import digest_file, load, write_new_bytes, write_new_json, write_new_text
@@ -123,8 +122,8 @@ def _version(package: str) -> str:
 
 def _write_preset(collector: Collector, name: str) -> None:
     """Manifest and CSV of a preset, and copies of the logs if they were recorded elsewhere."""
-    from pytest_h2o.bench.manifest import MANIFEST_NAME
-    from pytest_h2o.bench.rows import write_metrics_csv
+    from pytest_h2o.bench.rows import render_metrics_csv
+    from pytest_h2o.bench.sweep import MANIFEST_NAME
     from pytest_h2o.gate.decode import DECODE_FOLDER, PAIRS_NAME
 
     folder = collector.run_dir / name
@@ -138,7 +137,7 @@ def _write_preset(collector: Collector, name: str) -> None:
         write_new_json(folder / DECODE_FOLDER / PAIRS_NAME, collector.comparisons[name])
     write_new_json(folder / MANIFEST_NAME, collector.manifest_entries(name))
     if results:
-        write_metrics_csv(folder / "h2o_metrics.csv", results)
+        write_new_text(folder / "h2o_metrics.csv", render_metrics_csv(results))
 
 
 def _keep_run(result: Row, files: RunFiles) -> None:

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from pytest_h2o.bench.adapter import get_adapter
 from pytest_h2o.bench.command import repeat_command
-from pytest_h2o.bench.llm_bench import get_adapter
 from pytest_h2o.errors import BenchError, H2OError, make_printable
 from pytest_h2o.gate.metrics import DROP, JOINT, LOSSLESS, LOSSY, METRICS, TARGET_OPTIONS
 from pytest_h2o.gate.rule import Margins, find_bound

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pytest_h2o.bench.llm_bench import get_adapter
+from pytest_h2o.bench.adapter import get_adapter
 from pytest_h2o.bench.machine import describe_machine
 from pytest_h2o.errors import BenchError, H2OError, NotMeasured, OptedOut, UsageError
 from pytest_h2o.gate.compare import (

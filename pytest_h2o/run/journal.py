@@ -129,7 +129,7 @@ class Collector:
 
     def manifest_entries(self, preset: str) -> list[dict[str, Any]]:
         """Every launched or read run of a preset, sound or not, in the order of its points."""
-        from pytest_h2o.bench.manifest import manifest_entry
+        from pytest_h2o.bench.sweep import manifest_entry
 
         entries: dict[int, dict[str, Any]] = {}
         for point in self.points.get(preset, {}).values():

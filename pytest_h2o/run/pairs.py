@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_h2o.bench.embedded import is_embedded
+from pytest_h2o.bench.command import is_embedded
 from pytest_h2o.bench.launch import Relaunches
 from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import NotMeasured, StoreError

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pytest_h2o import __version__
-from pytest_h2o.bench.embedded import digest_program, is_embedded, program_command
+from pytest_h2o.bench.command import digest_program, is_embedded, program_command
 from pytest_h2o.bench.machine import describe_machine, heavy_work
 from pytest_h2o.codecs.base import Rope
 from pytest_h2o.errors import NotMeasured, PresetError, StoreError, make_printable

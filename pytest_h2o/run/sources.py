@@ -16,9 +16,9 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_h2o.bench.adapter import get_adapter
+from pytest_h2o.bench.command import digest_program, embedded_base_config, is_embedded, shipped
 from pytest_h2o.bench.demo import TextComparison, compare_texts
-from pytest_h2o.bench.embedded import digest_program, embedded_base_config, is_embedded, shipped
-from pytest_h2o.bench.llm_bench import get_adapter
 from pytest_h2o.bench.machine import describe_machine, heavy_work
 from pytest_h2o.bench.rows import Row, read_rows
 from pytest_h2o.errors import BenchError, DumpError, H2OError, NotMeasured, OptedOut, StoreError, UsageError, one_line
@@ -503,17 +503,20 @@ class Launched(Source):
         return self.run.store.keep(f"demo/{self.preset.name}", TextComparison, lambda: self._say(point))
 
     def _say(self, point: Point) -> TextComparison:
-        from pytest_h2o.bench.config import baseline_run_config, build_run_config
-        from pytest_h2o.bench.demo import Demo, find_prompts
+        from pytest_h2o.bench.config import build_run_config
+        from pytest_h2o.bench.demo import Demo
 
         folder = unused_folder(self.folder, TEXT_FOLDER)
         demo = Demo(self.run.settings["demo"], folder, point.gen_len, self._bench.timeout_s)
+        on = build_run_config(self.base_config, point)
+        off = build_run_config(self.base_config, replace(point, compressed=False))
+        prompts = [self.preset.prompt_file] if self.preset.prompt_file else sorted(shipped("prompts").glob("*.txt"))
         pairs = []
         with heavy_work():
-            for prompt in find_prompts(self.preset.prompt_file, shipped("prompts")):
-                off = demo.say(f"{prompt.stem}_h2o_off", baseline_run_config(self.base_config), prompt)
-                on = demo.say(f"{prompt.stem}_h2o_on", build_run_config(self.base_config, point), prompt)
-                pairs.append(compare_texts(prompt.stem, off, on))
+            for prompt in prompts:
+                text_off = demo.say(f"{prompt.stem}_h2o_off", off, prompt)
+                text_on = demo.say(f"{prompt.stem}_h2o_on", on, prompt)
+                pairs.append(compare_texts(prompt.stem, text_off, text_on))
         return TextComparison(point.run_id, tuple(pairs))
 
     def sizes(self, point: Point) -> tuple[int, str]:

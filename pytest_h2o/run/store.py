@@ -22,7 +22,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_h2o.bench.embedded import digest_program
+from pytest_h2o.bench.command import digest_program
 from pytest_h2o.bench.machine import describe_machine
 from pytest_h2o.errors import H2OError, OptedOut, StoreError, UsageError, error_from_json, error_to_json
 from pytest_h2o.files import digest_file, load, make_folder, plain, write_new_json

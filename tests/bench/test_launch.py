@@ -18,12 +18,13 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.bench import launch
-from pytest_h2o.bench.command import BenchSettings, RunFiles, bench_argv, repeat_command
+from pytest_h2o.bench.adapter import LlmBench
+from pytest_h2o.bench.command import BenchSettings, RunFiles, repeat_command
 from pytest_h2o.bench.launch import JsonSupport, Launcher, Relauncher, Relaunches, write_dry_run
 from pytest_h2o.bench.output import OutputSummary
 from pytest_h2o.bench.recorded import read_recording
 from pytest_h2o.bench.rows import load_row, read_table
-from pytest_h2o.errors import BenchError, StoreError, TableError, UsageError, error_from_json, error_to_json
+from pytest_h2o.errors import BenchError, StoreError, TableError, error_from_json, error_to_json
 from pytest_h2o.files import plain
 
 from .samples import COMMAND, FAKE_BENCH, SWEEP, recorded_points
@@ -76,19 +77,6 @@ def test_a_sound_launch(make_launcher: Make, tmp_path: Path, count_launches: Lau
 def test_a_result_of_another_shape_is_refused(value: dict[str, object]) -> None:
     with pytest.raises(StoreError, match="a result of a launch has another shape"):
         load_row(value)
-
-
-@pytest.mark.parametrize("value", [{}, {"kind": "Exception", "what": "x"}, {"kind": "H2OError"}, {"kind": "Sequence"}])
-def test_an_error_of_another_shape_is_refused(value: dict[str, object]) -> None:
-    with pytest.raises(StoreError, match="an error of a launch was kept in another shape"):
-        error_from_json(value)
-
-
-def test_errors_of_every_kind_survive() -> None:
-    for error in (UsageError("a", where="b"), TableError("a", argv=["x"], output_tail="t"), StoreError("a", hint="h")):
-        made = error_from_json(json.loads(json.dumps(error_to_json(error))))
-        assert type(made) is type(error)
-        assert vars(made) == vars(error)
 
 
 def test_baseline(make_launcher: Make) -> None:
@@ -195,13 +183,13 @@ def test_folders_with_blanks_are_named_from_here(tmp_path: Path, monkeypatch: py
     home.mkdir()
     files = RunFiles(home / "runs", POINT.run_id)
     monkeypatch.chdir(home)
-    argv = bench_argv(BenchSettings(("b",)), files, POINT, with_json=True)
+    argv = LlmBench().argv(BenchSettings(("b",)), files, POINT, {})
     assert [argv[argv.index(flag) + 1] for flag in ("-m", "-fp", "-j")] == [
         f"./runs/configs/{POINT.run_id}.json", f"./runs/logs/{POINT.run_id}.log", f"./runs/logs/{POINT.run_id}.json",
     ]  # fmt: skip
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BenchError) as caught:
-        bench_argv(BenchSettings(("b",)), files, POINT, with_json=True)
+        LlmBench().argv(BenchSettings(("b",)), files, POINT, {})
     assert str(caught.value) == (
         "the bench cannot be given this path\n"
         f"  where: {files.config}\n"
@@ -213,7 +201,7 @@ def test_folders_with_blanks_are_named_from_here(tmp_path: Path, monkeypatch: py
 
 def test_settings_for_a_program_make_its_path_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert BenchSettings.for_program("llm_bench").command == (str(tmp_path / "llm_bench"),)
+    assert BenchSettings.for_program(Path("llm_bench")).command == (str(tmp_path / "llm_bench"),)
 
 
 def test_other_threads_than_asked(make_launcher: Make) -> None:
@@ -270,7 +258,7 @@ def test_a_launch_whose_process_was_killed_is_moved_aside_and_made_again(make_la
     assert names - {name.format(POINT.run_id) for name in own} <= {name.format(left) for name in own}
     assert (tmp_path / "sweep" / "logs" / f"{left}.stdout.txt").read_text() == "hanging\n"
     recording = read_recording(tmp_path / "sweep", [POINT])
-    assert (list(recording.results), recording.baselines) == ([POINT.run_id], ())
+    assert (list(recording.results), recording.baselines) == ([POINT.run_id], [])
 
 
 def test_what_was_broken_off_twice_is_kept_twice(make_launcher: Make, tmp_path: Path) -> None:
@@ -324,7 +312,7 @@ def test_a_disturbed_launch_is_made_again_and_its_files_stay(
     assert logs == {f"{run_id}.log", f"{run_id}.disturbed-1.log"}
     recording = read_recording(tmp_path / "sweep", [POINTS[0]])
     assert recording.get(run_id).cells == result.cells
-    assert recording.baselines == ()
+    assert recording.baselines == []
 
 
 def test_a_machine_that_is_never_quiet_ends_all_the_same(

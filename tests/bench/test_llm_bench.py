@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
-from pytest_h2o.bench.llm_bench import check_baseline_row, check_row, is_idle, only_row
+from pytest_h2o.bench.adapter import check_baseline_row, check_row, is_idle, only_row
+from pytest_h2o.bench.command import BenchSettings
 from pytest_h2o.bench.rows import Row, read_table
 from pytest_h2o.errors import TableError
 
@@ -15,6 +16,7 @@ from .checks import refusal
 from .samples import OTHER, SWEEP, recorded_points
 
 POINT = recorded_points()[0]
+SETTINGS = BenchSettings(("llm_bench",), threads=2)
 (ROW,) = read_table(SWEEP / "logs" / f"{POINT.run_id}.log", log_file="x.log", repeat=3)
 (BASELINE,) = read_table(OTHER / "baseline_h2o_off.log", log_file="b.log", repeat=3)
 IDLE = {"h2o_keep": "1.0000 ± 0.0000", "h2o_lossy": "1.000 ± 0.000", "h2o_floor_keep": "1.0000 ± 0.0000"}
@@ -30,9 +32,9 @@ def changed(row: Row = ROW, **cells: str | None) -> Row:
 def test_recorded_rows_are_sound() -> None:
     for point in recorded_points():
         (row,) = read_table(SWEEP / "logs" / f"{point.run_id}.log")
-        check_row(row, point, backend="cpu", threads=2, attention_option=0)
+        check_row(row, point, SETTINGS)
     check_row(ROW, None)
-    check_baseline_row(BASELINE, POINT, backend="CPU", threads=2)
+    check_baseline_row(BASELINE, POINT, replace(SETTINGS, backend="CPU"))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,7 @@ def test_recorded_rows_are_sound() -> None:
 )
 def test_rows_that_no_verdict_may_rest_on(cells: dict[str, str | None], what: str, came: str, expected: str) -> None:
     with pytest.raises(TableError) as caught:
-        check_row(changed(**cells), POINT, backend="cpu", threads=2)
+        check_row(changed(**cells), POINT, SETTINGS)
     error = caught.value
     assert (error.what, error.where, error.came, error.expected) == (what, "x.log", came, expected)
 

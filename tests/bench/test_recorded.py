@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
-from pytest_h2o.bench.manifest import manifest_entry, read_manifest
 from pytest_h2o.bench.output import OutputSummary
 from pytest_h2o.bench.recorded import Recording, read_recording, recording_folder
+from pytest_h2o.bench.sweep import manifest_entry, read_manifest
 from pytest_h2o.errors import StoreError
 from pytest_h2o.files import write_new_json
 from pytest_h2o.inputs.presets import Point

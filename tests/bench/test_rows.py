@@ -27,9 +27,9 @@ from pytest_h2o.bench.rows import (
     read_table,
     render_metrics_csv,
     require_h2o,
-    write_metrics_csv,
 )
-from pytest_h2o.errors import StoreError, TableError
+from pytest_h2o.errors import TableError
+from pytest_h2o.files import write_new_text
 
 from .checks import check_rows_or_error, refusal
 from .samples import OTHER, RECORDINGS, SWEEP, recorded_points
@@ -495,17 +495,14 @@ def test_csv_equals_the_recorded_one() -> None:
 
 def test_csv_is_read_back(tmp_path: Path) -> None:
     rows = recorded_rows()
-    write_metrics_csv(tmp_path / "m.csv", rows)
-    read = read_metrics_csv(tmp_path / "m.csv", repeat=3)
-    assert list(read) == rows
-    with pytest.raises(StoreError, match="a file that exists would be overwritten"):
-        write_metrics_csv(tmp_path / "m.csv", rows)
+    write_new_text(tmp_path / "m.csv", render_metrics_csv(rows))
+    assert list(read_metrics_csv(tmp_path / "m.csv", repeat=3)) == rows
 
 
 def test_rows_of_unlike_binaries_keep_what_they_lack(tmp_path: Path) -> None:
     old = Row.from_cells({"model": 'a "b", c', "h2o_keep": "0.5"}, log_file="old.log")
     new = Row.from_cells({"model": "m", "zeta": "1", "alpha": "2\n3"}, log_file="new.log")
-    write_metrics_csv(tmp_path / "m.csv", [old, new])
+    write_new_text(tmp_path / "m.csv", render_metrics_csv([old, new]))
     assert (tmp_path / "m.csv").read_text(encoding="utf-8").split("\n")[0] == "model,h2o_keep,log_file,alpha,zeta"
     assert read_metrics_csv(tmp_path / "m.csv") == (old, new)
     assert read_metrics_csv(tmp_path / "m.csv")[1].get("h2o_keep") is None

@@ -14,10 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_h2o.bench.launch import Launcher
-from pytest_h2o.bench.manifest import manifest_entry
 from pytest_h2o.bench.recorded import read_recording
 from pytest_h2o.bench.rows import DETERMINISTIC_COLUMNS, Row, read_table
-from pytest_h2o.bench.sweep import ColumnDifference, FoldCheck, Sweep, compare_rows, fold_points
+from pytest_h2o.bench.sweep import ColumnDifference, FoldCheck, Sweep, compare_rows, fold_points, manifest_entry
 from pytest_h2o.errors import BenchError, H2OError, UsageError
 from pytest_h2o.files import load, plain, write_new_json
 from pytest_h2o.inputs.presets import Point
@@ -238,7 +237,7 @@ def test_whoever_asks_first_every_process_comes_to_the_same() -> None:
 
 
 def indices(points: tuple[Point, ...]) -> list[list[int]]:
-    return [[point.index for point in group.members] for group in fold_points(points)]
+    return [[point.index for point in group] for group in fold_points(points)]
 
 
 def read_row(point: Point) -> Row:
@@ -252,11 +251,10 @@ def test_adaptive_mode_does_not_read_the_keep_ratio() -> None:
 
 def test_the_recording_bears_it_out() -> None:
     for group in fold_points(POINTS):
-        rows = [read_row(point) for point in group.members]
+        rows = [read_row(point) for point in group]
         assert [compare_rows(rows[0], row) for row in rows] == [(), (), ()]
     assert (
-        len({tuple(read_row(group.leader).cells[c] for c in DETERMINISTIC_COLUMNS) for group in fold_points(POINTS)})
-        == 9
+        len({tuple(read_row(group[0]).cells[c] for c in DETERMINISTIC_COLUMNS) for group in fold_points(POINTS)}) == 9
     )
 
 
@@ -295,9 +293,9 @@ def test_the_order_of_lossless_keys_does_not_matter() -> None:
 @given(st.permutations(POINTS), st.integers(0, 27))
 def test_every_point_is_in_one_group(points: list[Point], count: int) -> None:
     groups = fold_points(points[:count])
-    assert sorted(point.index for group in groups for point in group.members) == sorted(p.index for p in points[:count])
-    assert [group.leader.index for group in groups] == sorted(
-        (group.leader.index for group in groups), key=[point.index for point in points].index
+    assert sorted(point.index for group in groups for point in group) == sorted(p.index for p in points[:count])
+    assert [group[0].index for group in groups] == sorted(
+        (group[0].index for group in groups), key=[point.index for point in points].index
     )
 
 

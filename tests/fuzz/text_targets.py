@@ -9,10 +9,10 @@ from math import prod
 from pathlib import Path
 
 from pytest_h2o.bench.config import build_run_config, read_base_config
-from pytest_h2o.bench.manifest import read_manifest
 from pytest_h2o.bench.output import OutputSummary, summarize_output
 from pytest_h2o.bench.recorded import read_recording
 from pytest_h2o.bench.rows import parse_json, read_metrics_csv, read_rows, read_table, read_text, render_metrics_csv
+from pytest_h2o.bench.sweep import read_manifest
 from pytest_h2o.files import dump, load
 from pytest_h2o.inputs.presets import SWEPT_KEYS, expand_points, load_preset, preset_from_flags
 from pytest_h2o.inputs.scopes import load_scopes, override

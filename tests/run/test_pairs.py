@@ -15,8 +15,7 @@ from pytest_h2o.errors import BenchError, StoreError
 from pytest_h2o.files import plain
 from pytest_h2o.gate.decode import Budget, PairedComparison, explain, plan_order
 from pytest_h2o.run.pairs import PairRunner, compare_pairs, launch_pairs
-
-from .samples import recorded_points
+from tests.bench.samples import recorded_points
 
 CELLS = {
     "model": "smollm2",
