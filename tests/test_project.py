@@ -41,6 +41,12 @@ def test_every_supported_python_is_tested_on_linux_and_macos() -> None:
     assert matrix["os"] == ["ubuntu-latest", "macos-latest"]
 
 
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^.* tox -e py$", readme, re.MULTILINE)
+    assert line in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
 def test_the_citation_has_the_version() -> None:
     import pytest_h2o
 
