@@ -32,36 +32,26 @@ def refusal_of(text: str, name: str = "a.yaml") -> str:
     return "\n".join(map(str, faults))
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("12", 12),
-        ("-1", -1),
-        ("+3", 3),
-        ("0", 0),
-        ("0.5", 0.5),
-        (".5", 0.5),
-        ("3.", 3.0),
-        ("1e-05", 1e-05),
-        ("1E5", 1e5),
-        ("true", True),
-        ("False", False),
-        ("", None),
-        ("~", None),
-        ("null", None),
-        ("none", "none"),
-        ("yes", "yes"),
-        ("on", "on"),
-        ("010", "010"),
-        ("0x10", "0x10"),
-        ("1:30", "1:30"),
-        ("1_000", "1_000"),
-        ("1e999", "1e999"),
-        (".inf", ".inf"),
-        ("NaN", "NaN"),
-        ("9" * 5000, "9" * 5000),
-    ],
-)
+SCALARS = {
+    "12": 12,
+    "-1": -1,
+    "+3": 3,
+    "0": 0,
+    "0.5": 0.5,
+    ".5": 0.5,
+    "3.": 3.0,
+    "1e-05": 1e-05,
+    "1E5": 1e5,
+    "true": True,
+    "False": False,
+    "": None,
+    "~": None,
+    "null": None,
+}
+TEXTS = ("none", "yes", "on", "010", "0x10", "1:30", "1_000", "1e999", ".inf", "NaN", "9" * 5000)
+
+
+@pytest.mark.parametrize(("text", "value"), [*SCALARS.items(), *((text, text) for text in TEXTS)])
 def test_plain_scalars(text: str, value: object) -> None:
     found = resolve_scalar(text)
     assert found == value
@@ -136,21 +126,13 @@ def test_json_with_tabs_and_escapes() -> None:
     assert source.places[("a", 1)] == (3, 2)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('{"a": [1,]}', "a.json:1:"),
-        ("{a: 1}", "a.json:1:2: JSON syntax: Expecting property name enclosed in double quotes"),
-        ('{"a": 01}', "a.json:1:8: JSON syntax: Expecting ',' delimiter"),
-        ('{"a": "\t"}', "a.json:1:8: JSON syntax: Invalid control character at"),
-        ('{"a": 1, "a": 2}', "a.json:1:10: a: duplicate key\n  expected: each key once; line 1 has it already"),
-        ('{"a": ' + "[" * 100_000, "a.json: nested too deep\n  expected: at most 8 levels"),
-        ("", "a.json:1:1: the file is empty\n  expected: a mapping of keys"),
-        ("[]", "a.json:1:1: not a mapping\n  came: a list\n  expected: a mapping of keys"),
-    ],
-)
-def test_json_refusals(text: str, message: str) -> None:
-    assert refusal_of(text, "a.json").startswith(message)
+JSON_REFUSED = ["{a: 1}", '{"a": 01}', '{"a": "\t"}', '{"a": 1, "a": 2}', '{"a": ' + "[" * 100_000, "", "[]"]
+"""A comma before the closing bracket is told in different words by different versions of Python."""
+
+
+def test_json_refusals(snapshot: SnapshotAssertion) -> None:
+    assert refusal_of('{"a": [1,]}', "a.json").startswith("a.json:1:")
+    assert {text[:40]: refusal_of(text, "a.json") for text in JSON_REFUSED} == snapshot
 
 
 def test_files_that_cannot_be_read(
