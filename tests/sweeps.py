@@ -110,6 +110,7 @@ def make_sweep(
         known_pairs=lambda: known,
         result=lambda point: by_id[point.run_id],
         model_layers=30,
+        notes=(),
         fingerprint=lambda found: {},
     )
     kept: list[tuple[str, dict[str, Any]]] = []
@@ -119,7 +120,6 @@ def make_sweep(
         source=lambda of: source,
         deciding_ratio=lambda: 1.4,
         points=lambda of: tuple(SimpleNamespace(run_id=run_id, manifest_fields=dict) for run_id in by_id),
-        notes=lambda of: (),
         run=SimpleNamespace(new=SimpleNamespace(kept=kept, add_preset=lambda *facts: kept.append(facts))),
     )
     for name, value in own.items():

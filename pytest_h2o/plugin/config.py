@@ -6,7 +6,7 @@ Standard library and pytest only, like the plugin that asks.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _settings = pytest.StashKey[Settings]()
 _run_name = pytest.StashKey[str]()
+_registered = pytest.StashKey[bool]()
 _from_controller: pytest.StashKey[Told] = pytest.StashKey()
 
 
@@ -57,7 +58,7 @@ def settings_of(config: pytest.Config) -> Settings:
                 from pytest_h2o.run.history import read_request
 
                 if settings.given["compare-fail"].on_command_line:  # it may name a metric that a plugin adds
-                    register_extensions(config.hook, config)
+                    register_extensions(config)
                 if any(settings.given[name].on_command_line for name in ("save", "compare", "compare-fail")):
                     read_request(settings)
             config.stash[_settings] = settings
@@ -87,44 +88,45 @@ def told_to(config: Any) -> Told:
     return cast("Told", config.stash[_from_controller])
 
 
-def register_extensions(hook: Any, config: Any) -> None:
-    """Make the codecs, bench adapters and metrics of all plugins known in this process."""
+def register_extensions(config: Any) -> None:
+    """Make the codecs, bench adapters and metrics of all plugins known in this process, once."""
+    if _registered in config.stash:
+        return
     from pytest_h2o.bench.adapter import register_adapter
     from pytest_h2o.codecs.registry import register
 
-    for codecs in hook.pytest_h2o_codecs(config=config):
+    for codecs in config.hook.pytest_h2o_codecs(config=config):
         for codec in codecs:
             register(codec)
-    for adapter in _given("pytest_h2o_benches", hook.pytest_h2o_benches(config=config)):
-        if isinstance(adapter, type) or not hasattr(adapter, "parse"):
-            raise _other("pytest_h2o_benches", adapter, "bench adapters, each an object with a name and parse()")
+
+    def is_adapter(one: Any) -> bool:
+        return not isinstance(one, type) and hasattr(one, "parse")
+
+    what = "bench adapters, each an object with a name and parse()"
+    for adapter in _given(config, "pytest_h2o_benches", what, is_adapter):
         register_adapter(adapter)
-    for metric in _given("pytest_h2o_metrics", hook.pytest_h2o_metrics(config=config)):
-        if not isinstance(metric, Metric):
-            raise _other("pytest_h2o_metrics", metric, "Metric objects")
+    for metric in _given(config, "pytest_h2o_metrics", "Metric objects", lambda m: isinstance(m, Metric)):
         register_metric(metric)
+    config.stash[_registered] = True
 
 
-def added_sections(hook: Any, config: Any) -> tuple[ReportSection, ...]:
-    """The report sections of all plugins. UsageError if a hook gave something else."""
+def added_sections(config: Any) -> tuple[ReportSection, ...]:
+    """The report sections of all plugins."""
     from pytest_h2o.run.journal import ReportSection
 
     name = "pytest_h2o_report_sections"
-    sections = tuple(_given(name, hook.pytest_h2o_report_sections(config=config)))
-    for section in sections:
-        if not isinstance(section, ReportSection):
-            raise _other(name, section, "ReportSection objects")
-    return sections
+    return tuple(_given(config, name, "ReportSection objects", lambda s: isinstance(s, ReportSection)))
 
 
-def _given(name: str, groups: Iterable[Any]) -> list[Any]:
+def _given(config: Any, name: str, what: str, fits: Callable[[Any], bool]) -> Iterator[Any]:
     """What all implementations of a hook gave, in the order in which pytest asked them."""
-    found: list[Any] = []
-    for group in groups:
+    for group in getattr(config.hook, name)(config=config):
         if not isinstance(group, list | tuple):
             raise _other(name, group, "a list")
-        found += group
-    return found
+        for one in group:
+            if not fits(one):
+                raise _other(name, one, what)
+            yield one
 
 
 def _other(name: str, came: object, expected: str) -> UsageError:

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_h2o.errors import H2OError
-from pytest_h2o.plugin.config import run_dir_of, settings_of
+from pytest_h2o.plugin.config import added_sections, register_extensions, run_dir_of, settings_of
 
 if TYPE_CHECKING:
     from pytest_h2o.plugin.progress import ProgressDisplay
     from pytest_h2o.report.terminal import Closing
-    from pytest_h2o.run.journal import Collector, ReportSection
+    from pytest_h2o.run.journal import Collector
 
 
 PROPERTY = "h2o"
@@ -29,20 +28,10 @@ REFUSED = "h2o_refused"
 
 
 class Controller:
-    """The plugin of the process that the user started, with or without workers.
+    """The plugin of the process that the user started, with or without workers."""
 
-    Parameters
-    ----------
-    config : pytest.Config
-    sections_of : callable
-        The report sections that plugins add, for its config.
-    """
-
-    def __init__(
-        self, config: pytest.Config, sections_of: Callable[[pytest.Config], tuple[ReportSection, ...]]
-    ) -> None:
+    def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._sections_of = sections_of
         self._started = time.time()
         self._trouble: str | None = None
         self._closing: Closing | None = None
@@ -68,7 +57,7 @@ class Controller:
             kept = json.loads((run_dir_of(self._config) / SHARED / f"{HEADER}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return
-        reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
+        reporter = self._reporter()
         if reporter is not None and self._config.get_verbosity() >= 0:
             if reporter.isatty:  # xdist has told how many workers are ready, on a line that it would write over
                 reporter.line("")
@@ -76,12 +65,15 @@ class Controller:
                 reporter.write_line(line)
         self.show_progress()
 
+    def _reporter(self) -> Any:
+        return self._config.pluginmanager.get_plugin("terminalreporter")
+
     def show_progress(self) -> None:
         """Show what runs, from now on to the end."""
         from pytest_h2o.plugin.progress import ProgressDisplay
         from pytest_h2o.run.store import PROGRESS
 
-        reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
+        reporter = self._reporter()
         if reporter is not None and self._display is None:
             self._display = ProgressDisplay(reporter, run_dir_of(self._config) / PROGRESS)
             self._display.start()
@@ -89,16 +81,12 @@ class Controller:
     # -- while items run -------------------------------------------------------------------------------------------
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_logstart(self) -> None:
-        self._clear_progress()
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_logfinish(self) -> None:
-        self._clear_progress()
-
     def _clear_progress(self) -> None:
+        """Take the line of progress off the terminal: pytest is about to write."""
         if self._display is not None:
             self._display.clear()
+
+    pytest_runtest_logstart = pytest_runtest_logfinish = _clear_progress
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -118,18 +106,18 @@ class Controller:
             from pytest_h2o.run.journal import Collector
 
             config = self._config
-            self._kept = Collector(run_dir_of(config), settings_of(config), self._sections_of(config))
+            register_extensions(config)  # workers have collected, and what plugins add is not known here yet
+            self._kept = Collector(run_dir_of(config), settings_of(config), added_sections(config))
         return self._kept
 
     # -- at the end ------------------------------------------------------------------------------------------------
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_keyboard_interrupt(self) -> None:
-        self._end_progress()
-
     def _end_progress(self) -> None:
         if self._display is not None:
             self._display.stop()
+
+    pytest_keyboard_interrupt = _end_progress
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:

@@ -15,7 +15,6 @@ import pytest
 from pytest_h2o.errors import H2OError, InconclusiveDecode, OptedOut, UsageError
 from pytest_h2o.gate.metrics import GATE_OPTIONS
 from pytest_h2o.plugin.config import (
-    added_sections,
     bad_usage,
     is_worker,
     register_extensions,
@@ -28,7 +27,6 @@ from pytest_h2o.plugin.controller import PROPERTY, REFUSED, Controller
 if TYPE_CHECKING:
     from pytest_h2o.gate.targets import Targets
     from pytest_h2o.run.items import GateItem
-    from pytest_h2o.run.journal import ReportSection
     from pytest_h2o.run.session import GateSession, Subject
 
 
@@ -70,18 +68,10 @@ def _session_of(config: pytest.Config) -> GateSession:
     if _session not in config.stash:
         from pytest_h2o.run.session import GateSession, names_asked_for
 
-        register_extensions(config.hook, config)
+        register_extensions(config)
         asked_for = names_asked_for(config.getoption("keyword"), config.args)
         config.stash[_session] = GateSession(settings_of(config), run_dir=run_dir_of(config), asked_for=asked_for)
     return config.stash[_session]
-
-
-def _sections_of(config: pytest.Config) -> tuple[ReportSection, ...]:
-    """The report sections that plugins add, and all else that they add made known in this process."""
-
-    if _session not in config.stash:  # workers have collected, and what plugins add is not known here yet
-        register_extensions(config.hook, config)
-    return added_sections(config.hook, config)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -103,7 +93,7 @@ def pytest_configure(config: pytest.Config) -> None:
             with bad_usage():
                 run_dir_of(config)
     if not is_worker(config):
-        config.pluginmanager.register(Controller(config, _sections_of), "h2o-controller")
+        config.pluginmanager.register(Controller(config), "h2o-controller")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
