@@ -35,6 +35,7 @@ from pytest_h2o.errors import CodecError, did_you_mean
 
 Words = NDArray[np.uint16]
 Tensor = Literal["k", "v"]
+Pairing = Literal["half", "interleaved"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Rope:
     """
 
     theta: float
-    pairing: Literal["half", "interleaved"] = "half"
+    pairing: Pairing = "half"
 
 
 @dataclass(frozen=True)

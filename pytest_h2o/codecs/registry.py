@@ -31,7 +31,7 @@ BUILT_IN: Mapping[str, str] = {
     "adaptive_v22": "pytest_h2o.codecs.adaptive_v22:AdaptiveV22",
     "legacy": "pytest_h2o.codecs.legacy:Legacy",
     "zstd": "pytest_h2o.codecs.zstd:Zstd",
-    "byteplane": "pytest_h2o.codecs.byteplane:Byteplane",
+    "byteplane": "pytest_h2o.codecs.zstd:Byteplane",
     "gear_v3": "pytest_h2o.codecs.gear_v3:GearV3",
     "expbias": "pytest_h2o.codecs.expbias:ExpBias",
     "rowref": "pytest_h2o.codecs.rowref:RowRef",

@@ -13,12 +13,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_h2o.codecs.base import Rope, Stream, Words
+from pytest_h2o.codecs.base import Pairing, Rope, Stream, Words
 from pytest_h2o.codecs.wire import Positions, is_usable
 
 Floats = NDArray[np.float32]
@@ -46,7 +46,7 @@ _COSINE, _SINE = (
 class Rotation:
     """A pairing of dimensions, and the turn of each pair from one position to the next in 2^-64 of a turn."""
 
-    pairing: Literal["half", "interleaved"]
+    pairing: Pairing
     head_dim: int
     steps: tuple[int, ...]
 
@@ -61,10 +61,14 @@ class Rotation:
         return np.repeat(cos, 2, axis=1), np.stack([-sin, sin], axis=2).reshape(len(sin), -1)
 
     def first_and_second(self, step: int) -> tuple[slice, slice]:
-        """The first and the second dimensions of every `step`-th pair."""
-        if self.pairing == "half":
-            return slice(0, self.head_dim // 2, step), slice(self.head_dim // 2, None, step)
-        return slice(0, None, 2 * step), slice(1, None, 2 * step)
+        return first_and_second(self.pairing, self.head_dim, step)
+
+
+def first_and_second(pairing: Pairing, head_dim: int, step: int) -> tuple[slice, slice]:
+    """The first and the second dimensions of every `step`-th pair."""
+    if pairing == "half":
+        return slice(0, head_dim // 2, step), slice(head_dim // 2, None, step)
+    return slice(0, None, 2 * step), slice(1, None, 2 * step)
 
 
 @lru_cache(maxsize=64)
@@ -233,7 +237,6 @@ def _narrow(values: Floats, words: Words) -> None:
 
 
 _THETAS = (1e4, 1e5, 5e5, 1e6)
-_PAIRINGS: tuple[Literal["half", "interleaved"], ...] = ("half", "interleaved")
 _SAMPLED_ROWS = 24
 _PAIR_STEP = 4
 _CLEAR_GAIN = 1.1
@@ -264,11 +267,8 @@ def _find_rope(words: Words, positions: Positions) -> Rope | None:
     np.exp(turns, out=turns)
     values = widen(words)
     best, best_energy = None, 0.0
-    for pairing in _PAIRINGS:
-        if pairing == "half":
-            x, y = values[..., : head_dim // 2 : _PAIR_STEP], values[..., head_dim // 2 :: _PAIR_STEP]
-        else:
-            x, y = values[..., :: 2 * _PAIR_STEP], values[..., 1 :: 2 * _PAIR_STEP]
+    for pairing in get_args(Pairing):
+        x, y = (values[..., dimensions] for dimensions in first_and_second(pairing, head_dim, _PAIR_STEP))
         pairs = (x + 1j * y).transpose(2, 0, 1)  # [pairs, rows, heads]
         resting = _energy(pairs.sum(axis=1))
         turned = np.matmul(turns[:, :, None, :], pairs[None])  # [thetas, pairs, 1, heads]

@@ -20,7 +20,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -147,21 +146,18 @@ class DaskExecutor:
             try:
                 self._client = distributed.Client(f"tcp://{self._address}", timeout=_CONNECT_S, set_as_default=False)
             except (OSError, TimeoutError, ValueError) as error:
-                raise ExecutorError(
+                raise self._error(
                     "the dask scheduler cannot be reached",
-                    where=f"dask://{self._address}",
-                    came=f"{type(error).__name__}: {error}",
-                    expected=f"a scheduler that answers within {_CONNECT_S:g} s",
-                    hint="is it running there, and is the address right? dask scheduler prints it when it starts",
+                    f"{type(error).__name__}: {error}",
+                    "is it running there, and is the address right? dask scheduler prints it when it starts",
+                    f"a scheduler that answers within {_CONNECT_S:g} s",
                 ) from error
             opened.callback(self._client.close, timeout=_CONNECT_S)
             self.workers = self._wait_for_workers()
             self._opened = opened.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._opened.close()
 
     def run(self, measurement: Measurement, tasks: Iterable[Task]) -> Iterator[Measured]:
@@ -187,14 +183,14 @@ class DaskExecutor:
         """Those that are done by now, after a while at most; it is also looked whether anybody is working on them."""
         from distributed import wait
 
-        with self._client.as_current():
-            try:
+        try:
+            with self._client.as_current():
                 done: set[Any] = wait(futures, timeout=_LOOK_S, return_when="FIRST_COMPLETED").done
-            except TimeoutError:
-                self._wait_for_workers()
-                return set()
-            except Exception as error:
-                raise self._explained(error) from error
+        except TimeoutError:
+            self._wait_for_workers()
+            return set()
+        except Exception as error:
+            raise self._explained(error) from error
         return done
 
     def _has_room(self, pending: dict[Any, int], task: Task) -> bool:
@@ -212,33 +208,29 @@ class DaskExecutor:
             raise self._explained(error) from error
         return measured
 
+    def _error(self, what: str, came: str, hint: str, expected: str | None = None) -> ExecutorError:
+        return ExecutorError(what, where=f"dask://{self._address}", came=came, expected=expected, hint=hint)
+
     def _explained(self, error: Exception) -> ExecutorError:
         kind = type(error).__name__
-        where = f"dask://{self._address}"
         if kind == "KilledWorker":
-            return ExecutorError(
+            return self._error(
                 "a task was given up, because worker after worker died on it",
-                where=where,
-                came=str(error).splitlines()[0],
-                hint="have the workers enough memory? their logs say why they ended",
+                str(error).splitlines()[0],
+                "have the workers enough memory? their logs say why they ended",
             )
         if "Cancelled" in kind or kind == "CommClosedError":
             return self._gone(f"{kind}: {error}")
-        return ExecutorError(
+        return self._error(
             "a worker cannot do the work",
-            where=where,
-            came=f"{kind}: {error}",
-            expected="pytest-h2o of the same version on every worker",
-            hint="install it there with the libraries and codecs of this environment",
+            f"{kind}: {error}",
+            "install it there with the libraries and codecs of this environment",
+            "pytest-h2o of the same version on every worker",
         )
 
     def _gone(self, came: str) -> ExecutorError:
-        return ExecutorError(
-            "the dask scheduler is gone",
-            where=f"dask://{self._address}",
-            came=came,
-            hint="nothing was counted that had not come back; start it again and repeat the run",
-        )
+        hint = "nothing was counted that had not come back; start it again and repeat the run"
+        return self._error("the dask scheduler is gone", came, hint)
 
     def _wait_for_workers(self) -> int:
         """Threads of all workers; waits a while for the first."""
@@ -250,12 +242,11 @@ class DaskExecutor:
             if workers:
                 return sum(int(worker["nthreads"]) for worker in workers.values())
             if time.monotonic() > end:
-                raise ExecutorError(
+                raise self._error(
                     "the dask scheduler has no workers",
-                    where=f"dask://{self._address}",
-                    came=f"none within {_WITHOUT_WORKERS_S:g} s",
-                    expected="at least one",
-                    hint=f"start one: dask worker tcp://{self._address}",
+                    f"none within {_WITHOUT_WORKERS_S:g} s",
+                    f"start one: dask worker tcp://{self._address}",
+                    "at least one",
                 )
             time.sleep(0.2)
 

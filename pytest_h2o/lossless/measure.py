@@ -51,16 +51,14 @@ class Framing:
     def unwrap(self, record: memoryview) -> memoryview:
         """The payload of a record; CodecError where the header does not fit it."""
         header, payload = bytes(record[: self.overhead_bytes]), record[self.overhead_bytes :]
-        if header != (expected := self.header(payload)):
-            raise self._damaged(header, expected)
+        if header != (fitting := self.header(payload)):
+            what, expected = self._damage(fitting)
+            raise CodecError(what, came=header.hex() or "no bytes", expected=expected)
         return payload
 
-    def _damaged(self, came: bytes, expected: bytes) -> CodecError:
-        return CodecError(
-            "a chunk is damaged: its framing does not fit its payload",
-            came=came.hex() or "no bytes",
-            expected=f"{expected.hex()} (length, CRC-32, zero bytes)",
-        )
+    def _damage(self, fitting: bytes) -> tuple[str, str]:
+        what = "a chunk is damaged: its framing does not fit its payload"
+        return what, f"{fitting.hex()} (length, CRC-32, zero bytes)"
 
 
 @dataclass(frozen=True)
@@ -94,12 +92,9 @@ class EntryTable(Framing):
     def header(self, payload: bytes | memoryview) -> bytes:
         return struct.pack(f"<{1 + len(self.seq_lens)}I", len(self.seq_lens), *self.seq_lens)
 
-    def _damaged(self, came: bytes, expected: bytes) -> CodecError:
-        return CodecError(
-            "the table of a joined stream is damaged: it does not fit its entries",
-            came=came.hex() or "no bytes",
-            expected=f"{len(self.seq_lens)} entries, {sum(self.seq_lens)} tokens",
-        )
+    def _damage(self, fitting: bytes) -> tuple[str, str]:
+        what = "the table of a joined stream is damaged: it does not fit its entries"
+        return what, f"{len(self.seq_lens)} entries, {sum(self.seq_lens)} tokens"
 
 
 class Chunk(NamedTuple):
@@ -291,13 +286,31 @@ def read_words(task: Task) -> Words:
         return read_pieces(pieces, task.tensor)
 
 
+# What is wrong with a codec: the kind of error, what it says, what to do.
 _NO_ENCODING = (
+    CodecError,
     "cannot encode a stream",
     "mend the codec: every shape and bit pattern can be encoded, and the words are read-only",
 )
 _NO_PLANES = (
+    CodecError,
     "cannot tell the planes and modes of a stream",
     "mend plane_bytes and modes of the codec, which count in whole numbers, or leave them out",
+)
+_NO_DECODING = (
+    RoundTripError,
+    "cannot decode what it encoded",
+    "the size of such a stream means nothing; mend the codec",
+)
+_OTHER_PAYLOADS = (
+    CodecError,
+    "gave another number of payloads than streams",
+    "mend encode_many of the codec, or leave it out",
+)
+_OTHER_STREAMS = (
+    RoundTripError,
+    "gave back another number of streams",
+    "mend decode_many of the codec, or leave it out",
 )
 
 
@@ -347,16 +360,9 @@ class Measurement:
         except Exception:  # which of them it was comes out one by one
             payloads = []
             for stream, chunk in zip(streams, task.chunks, strict=True):
-                with self._naming(*_NO_ENCODING, task, chunk):
+                with self._naming(_NO_ENCODING, task, chunk):
                     payloads.append(self.codec.encode(stream))
-        if len(payloads) != len(streams):
-            raise CodecError(
-                f"codec {self.codec.id} gave another number of payloads than streams",
-                where=_where(task, task.chunks[0]),
-                came=str(len(payloads)),
-                expected=str(len(streams)),
-                hint="mend encode_many of the codec, or leave it out",
-            )
+        self._check_number(_OTHER_PAYLOADS, task, payloads)
         for chunk, payload in zip(task.chunks, payloads, strict=True):
             if type(payload) is not bytes:
                 check_payload(payload, self.codec.id, _where(task, chunk))
@@ -367,24 +373,9 @@ class Measurement:
         tally.raw_bytes += sum(side.raw_bytes for side in sides)
         tally.coded_bytes += sum(map(len, records))
         for chunk, side, payload in zip(task.chunks, sides, payloads, strict=True):
-            with self._naming(*_NO_PLANES, task, chunk):
+            with self._naming(_NO_PLANES, task, chunk):
                 tally.add_planes(self.codec.plane_bytes(payload, side), self.codec.modes(payload, side))
         return records
-
-    @contextmanager
-    def _naming(self, what: str, hint: str, task: Task, chunk: Chunk) -> Iterator[None]:
-        """A codec may be anybody's: whatever it raises must name the codec and the stream."""
-        try:
-            yield
-        except (H2OError, MemoryError):
-            raise
-        except Exception as error:
-            raise CodecError(
-                f"codec {self.codec.id} {what}",
-                where=_where(task, chunk),
-                came=f"{type(error).__name__}: {error}",
-                hint=hint,
-            ) from error
 
     def _decode(self, task: Task, sides: Sequence[SideInfo], records: Sequence[bytes], tally: Tally) -> list[Words]:
         """All streams of a task, decoded together from the counted bytes."""
@@ -395,39 +386,36 @@ class Measurement:
         except MemoryError:
             raise
         except Exception:  # which of them it was comes out one by one
-            decoded = [
-                self._decode_one(task, chunk, side, record)
-                for chunk, side, record in zip(task.chunks, sides, records, strict=True)
-            ]
+            decoded = []
+            for chunk, side, record in zip(task.chunks, sides, records, strict=True):
+                with self._naming(_NO_DECODING, task, chunk):
+                    decoded.append(self.codec.decode(task.framing.unwrap(memoryview(record)), side))
         tally.decode_s += thread_time() - started
-        if len(decoded) != len(sides):
-            raise RoundTripError(
-                f"codec {self.codec.id} gave back another number of streams",
-                where=_where(task, task.chunks[0]),
-                came=str(len(decoded)),
-                expected=str(len(sides)),
-                hint="mend decode_many of the codec, or leave it out",
-            )
+        self._check_number(_OTHER_STREAMS, task, decoded)
         return decoded
 
-    def _decode_one(self, task: Task, chunk: Chunk, side: SideInfo, record: bytes) -> Words:
-        came: str | None
+    @contextmanager
+    def _naming(self, fault: tuple[type[CodecError], str, str], task: Task, chunk: Chunk) -> Iterator[None]:
+        """A codec may be anybody's: whatever it raises must name the codec and the stream."""
         try:
-            return self.codec.decode(task.framing.unwrap(memoryview(record)), side)
-        except CodecError as error:
-            came, expected = error.what if error.came is None else f"{error.what}: {error.came}", error.expected
-            cause: Exception = error
+            yield
         except MemoryError:
             raise
         except Exception as error:
-            came, expected, cause = f"{type(error).__name__}: {error}", None, error
-        raise RoundTripError(
-            f"codec {self.codec.id} cannot decode what it encoded",
-            where=_where(task, chunk),
-            came=came,
-            expected=expected,
-            hint="the size of such a stream means nothing; mend the codec",
-        ) from cause
+            kind, what, hint = fault
+            came, expected = f"{type(error).__name__}: {error}", None
+            if isinstance(error, H2OError) and kind is CodecError:
+                raise
+            if isinstance(error, CodecError):
+                came, expected = ": ".join(filter(None, (error.what, error.came))), error.expected
+            what, where = f"codec {self.codec.id} {what}", _where(task, chunk)
+            raise kind(what, where=where, came=came, expected=expected, hint=hint) from error
+
+    def _check_number(self, fault: tuple[type[CodecError], str, str], task: Task, given: Sequence[object]) -> None:
+        if len(given) != len(task.chunks):
+            kind, what, hint = fault
+            where, came, expected = _where(task, task.chunks[0]), str(len(given)), str(len(task.chunks))
+            raise kind(f"codec {self.codec.id} {what}", where=where, came=came, expected=expected, hint=hint)
 
 
 def check_payload(payload: object, codec: str, where: str) -> None:

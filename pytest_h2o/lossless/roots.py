@@ -251,14 +251,14 @@ class ZipRoot(DumpRoot):
             ) from error
         assert self._archive.fp is not None
         self._file = self._archive.fp.fileno()
-        self._bytes = os.fstat(self._file).st_size
-        self._members: dict[str, zipfile.ZipInfo] = {}
+        self.bytes = os.fstat(self._file).st_size
+        self.members: dict[str, zipfile.ZipInfo] = {}
         for info in self._archive.infolist():
             if not info.filename:  # is_dir() would fail on it
                 where = f"{path}: {info.orig_filename!r}"
                 raise DumpError("an archive holds a member without a name", where=where, expected="the name of a file")
             if not info.is_dir():
-                self._members[self._checked_name(info)] = info
+                self.members[self._checked_name(info)] = info
         self._recent: dict[str, bytes] = {}
         self._lock = threading.Lock()
 
@@ -269,49 +269,22 @@ class ZipRoot(DumpRoot):
             refuse_outside(f"{self.path}: {name!r}", "an archive member whose name is absolute or climbs")
         if stat.S_ISLNK(info.external_attr >> 16):
             refuse_outside(f"{self.path}: {name!r}", "an archive member that is a symbolic link")
-        if inside in self._members:
+        if inside in self.members:
             where = f"{self.path}: {name!r}"
             raise DumpError("an archive holds two members of one name", where=where, expected="each name once")
         return inside
 
     def metas(self) -> Iterator[tuple[ZipFolder, str]]:
         """Every meta in path order: its folder, and its name there."""
-        for *folder, name in sorted(member.split("/") for member in self._members):
+        for *folder, name in sorted(member.split("/") for member in self.members):
             if is_meta_name(name):
                 yield ZipFolder(self, "".join(f"{part}/" for part in folder)), name
-
-    def read_meta(self, name: str) -> bytes:
-        """Bytes of a meta member, at most one over `META_MAX_BYTES`; MetaFault if they cannot be had."""
-        info = self._members[name]
-        try:
-            if info.file_size > META_MAX_BYTES:
-                raise MetaFault("meta_parse_error", f"larger than {META_MAX_BYTES} bytes")
-            return self._unpack(info)
-        except _DAMAGE as error:
-            raise MetaFault("meta_parse_error", f"cannot be read: {error}") from error
-
-    def locate(self, name: str, prefix: str, meta: str) -> tuple[str, int]:
-        """Location and size in bytes of the data file that the meta file `meta` in a folder calls `name`."""
-        inside = join_inside(prefix, name)
-        if inside is None:
-            refuse_outside(f"{self.path}: {prefix}{meta}", f"data file {name!r}")
-        info = self._members.get(inside)
-        if info is None:
-            raise MetaFault("missing_k_or_v_binary", f"{name!r} does not exist")
-        if info.flag_bits & _ENCRYPTED or info.compress_type not in _MOST_TIMES:
-            raise MetaFault("binary_read_error", f"{name!r} is encrypted, or packed by a method that is not read")
-        if info.file_size > self._bytes * _MOST_TIMES[info.compress_type]:
-            raise MetaFault("binary_read_error", f"{name!r} claims {info.file_size} bytes, more than the archive holds")
-        if info.file_size > _MOST_BYTES:
-            detail = f"{name!r} has {info.file_size} bytes, more than {_MOST_BYTES}: unpack the archive into a folder"
-            raise MetaFault("binary_read_error", detail)
-        return inside, info.file_size
 
     def read_into(self, location: str, offset: int, buffer: memoryview, *, is_end: bool) -> None:
         data = self._recent.get(location)
         if data is None:
             try:
-                data = self._unpack(self._members[location])
+                data = self.unpack(self.members[location])
             except _DAMAGE as error:
                 raise DumpError(
                     "an archive member is damaged", where=f"{self.path}: {location}", came=str(error)
@@ -323,12 +296,12 @@ class ZipRoot(DumpRoot):
                         self._recent.pop(next(iter(self._recent)))
         buffer[:] = data[offset : offset + len(buffer)]
 
-    def _unpack(self, info: zipfile.ZipInfo) -> bytes:
+    def unpack(self, info: zipfile.ZipInfo) -> bytes:
         """The whole member, compared with its size and CRC-32; ValueError for damage."""
         if info.flag_bits & _ENCRYPTED or info.compress_type not in _MOST_TIMES:
             raise ValueError("encrypted, or packed by a method that is not read")
         begin = _LOCAL.size + len(info.orig_filename) + len(info.extra)  # as most writers have it
-        size = min(info.compress_size, self._bytes)
+        size = min(info.compress_size, self.bytes)
         data = os.pread(self._file, begin + size, info.header_offset)
         if not data.startswith(b"PK\3\4") or len(data) < _LOCAL.size:
             raise ValueError("Bad magic number for file header")
@@ -345,7 +318,7 @@ class ZipRoot(DumpRoot):
 
     def listing(self) -> list[str]:
         """Names at the top, for messages."""
-        return sorted({name.split("/")[0] for name in self._members})
+        return sorted({name.split("/")[0] for name in self.members})
 
 
 class ZipFolder:
@@ -356,7 +329,27 @@ class ZipFolder:
         self._root = root
 
     def read_meta(self, name: str) -> bytes:
-        return self._root.read_meta(self.prefix + name)
+        info = self._root.members[self.prefix + name]
+        try:
+            if info.file_size > META_MAX_BYTES:
+                raise MetaFault("meta_parse_error", f"larger than {META_MAX_BYTES} bytes")
+            return self._root.unpack(info)
+        except _DAMAGE as error:
+            raise MetaFault("meta_parse_error", f"cannot be read: {error}") from error
 
     def locate(self, name: str, meta: str, *, sized: bool) -> tuple[str, int]:
-        return self._root.locate(name, self.prefix, meta)
+        inside = join_inside(self.prefix, name)
+        if inside is None:
+            refuse_outside(f"{self._root.path}: {self.prefix}{meta}", f"data file {name!r}")
+        info = self._root.members.get(inside)
+        if info is None:
+            raise MetaFault("missing_k_or_v_binary", f"{name!r} does not exist")
+        most = self._root.bytes * _MOST_TIMES.get(info.compress_type, 0)
+        if info.flag_bits & _ENCRYPTED or not most:
+            raise MetaFault("binary_read_error", f"{name!r} is encrypted, or packed by a method that is not read")
+        if info.file_size > most:
+            raise MetaFault("binary_read_error", f"{name!r} claims {info.file_size} bytes, more than the archive holds")
+        if info.file_size > _MOST_BYTES:
+            detail = f"{name!r} has {info.file_size} bytes, more than {_MOST_BYTES}: unpack the archive into a folder"
+            raise MetaFault("binary_read_error", detail)
+        return inside, info.file_size

@@ -13,9 +13,8 @@ from sample_streams import real_streams, worst_words
 
 from pytest_h2o.codecs import planes as frames
 from pytest_h2o.codecs.base import SideInfo, Stream
-from pytest_h2o.codecs.byteplane import Byteplane
 from pytest_h2o.codecs.planes import Search, compress, compress_each, decompress
-from pytest_h2o.codecs.zstd import Zstd
+from pytest_h2o.codecs.zstd import Byteplane, Zstd
 from pytest_h2o.errors import CodecError
 
 

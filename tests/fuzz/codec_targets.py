@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream, Words
-from pytest_h2o.codecs.byteplane import Byteplane
 from pytest_h2o.codecs.gear_v3 import decode_rle
 from pytest_h2o.codecs.registry import BUILT_IN, get_codec
+from pytest_h2o.codecs.zstd import Byteplane
 from pytest_h2o.lossless.measure import ChunkFraming
 from tests.fuzz.target import Target
 

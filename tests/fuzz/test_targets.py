@@ -123,6 +123,7 @@ def run_tool(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
+@pytest.mark.slow
 def test_the_long_run_ends_well_where_nothing_is_found(tmp_path: Path) -> None:
     done = run_tool("--seconds", "0.3", "--target", "rle", "--target", "table", "--findings", str(tmp_path / "found"))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -132,12 +133,14 @@ def test_the_long_run_ends_well_where_nothing_is_found(tmp_path: Path) -> None:
     assert not (tmp_path / "found").exists()
 
 
+@pytest.mark.slow
 def test_the_long_run_knows_its_targets() -> None:
     done = run_tool("--target", "tabel")
     assert done.returncode == 1
     assert done.stderr.startswith("no target tabel; there are preset, ")
 
 
+@pytest.mark.slow
 def test_the_long_run_keeps_what_it_finds(tmp_path: Path) -> None:
     """An exception, an input that kills the process, and one that never ends are findings, each with its input."""
     tool = (ROOT / "tools" / "fuzz.py").read_text(encoding="utf-8")

@@ -181,6 +181,7 @@ def test_the_gate_fails_without_its_scheduler(tmp_path: Path) -> None:
     assert "Traceback" not in done.stdout
 
 
+@pytest.mark.slow
 def test_few_tasks_are_on_their_way(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many there are; the words of others are not even read."""
     seen = []
@@ -213,6 +214,7 @@ def during(act: Callable[[], object]) -> tuple[Callable[[int, int], None], threa
     return progress, acted
 
 
+@pytest.mark.slow
 def test_a_worker_killed_half_way_changes_nothing(own_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pytest_h2o.lossless.measure._TASK_BYTES", 1 << 17)
     here = evaluate_lossless(FP16, SETTINGS, verify=True)
@@ -225,6 +227,7 @@ def test_a_worker_killed_half_way_changes_nothing(own_cluster: Cluster, monkeypa
     assert counted(there) == counted(here)
 
 
+@pytest.mark.slow
 def test_the_scheduler_killed_half_way_is_one_error(own_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pytest_h2o.lossless.measure._TASK_BYTES", 1 << 14)
     own_cluster.add_worker()
@@ -249,12 +252,14 @@ def test_no_scheduler_is_one_error_within_seconds(monkeypatch: pytest.MonkeyPatc
     assert caught.value.where == f"dask://127.0.0.1:{port}"
 
 
+@pytest.mark.slow
 def test_a_scheduler_without_workers_is_one_error(own_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dask_executor, "_WITHOUT_WORKERS_S", 1.0)
     with pytest.raises(ExecutorError, match="the dask scheduler has no workers"):
         evaluate_lossless(SMALL, SETTINGS, verify=True, executor=own_cluster.name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "what", "came"),
     [

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
-from pytest_h2o.codecs.byteplane import Byteplane
+from pytest_h2o.codecs.zstd import Byteplane
 from pytest_h2o.errors import DumpError, ExecutorError, RoundTripError
 from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless import executors as executor
@@ -140,7 +140,7 @@ def test_a_codec_that_no_other_process_can_have_stays_on_threads(used: list[str]
 @pytest.mark.usefixtures("all_work_is_long")
 def test_a_codec_whose_module_is_not_found_there_stays_on_threads(used: list[str], tmp_path: Path) -> None:
     (tmp_path / "codec_of_a_conftest.py").write_text(
-        "from pytest_h2o.codecs.byteplane import Byteplane\nclass Mine(Byteplane):\n    id = 'mine'\n"
+        "from pytest_h2o.codecs.zstd import Byteplane\nclass Mine(Byteplane):\n    id = 'mine'\n"
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(tmp_path)

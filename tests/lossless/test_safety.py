@@ -246,7 +246,7 @@ def test_damaged_meta_in_an_archive_is_skipped(dump: Path, tmp_path: Path) -> No
 def test_archive_member_with_another_size_is_one_error(dump: Path, tmp_path: Path) -> None:
     archive = make_zip(dump, tmp_path / "a.zip")
     (entry,) = index_dump(archive).entries
-    entry.root._members[entry.k_location].file_size = 200  # type: ignore[attr-defined]
+    entry.root.members[entry.k_location].file_size = 200  # type: ignore[attr-defined]
     with pytest.raises(DumpError, match="an archive member is damaged"):
         read_words(entry, "k")
 
