@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from pytest_h2o.bench.rows import Row
-from pytest_h2o.gate.decode import PairedComparison, TimedLaunch, TimedPair
+from pytest_h2o.gate.decode import Pair, PairedComparison, TimedLaunch
 from pytest_h2o.gate.metrics import METRICS
 from pytest_h2o.gate.rule import RowFacts, decode_drop
 from pytest_h2o.gate.targets import Targets
@@ -27,10 +27,15 @@ def make_row(run_id: str, speed: float | None = 60.0, disturbance: str | None = 
     return Row({**ROW, **speeds, **cells}, path.name, 3, run_id, path, disturbance=disturbance)
 
 
+def make_pair(baseline: float, candidate: float, excluded: str | None = None) -> Pair:
+    """Two launches of a second at these speeds."""
+    return Pair("AB", TimedLaunch("a", baseline, 1.0), TimedLaunch("b", candidate, 1.0), excluded)
+
+
 def make_pairs(candidate: str, drop: float, count: int = 12, excluded: str | None = None) -> PairedComparison:
     """Pairs that differ by about one slow-down; two of them are too few for a verdict."""
     pairs = tuple(
-        TimedPair(
+        Pair(
             "AB" if n % 2 else "BA",
             TimedLaunch(f"pair_{n:02d}_baseline", 60 + n / 100, 1.0),
             TimedLaunch(f"pair_{n:02d}_candidate", (60 + n / 50) * (1 - drop), 1.0),

@@ -32,7 +32,7 @@ from pytest_h2o.inputs.options import (
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.config import BaseConfig
-    from pytest_h2o.gate.decode import TimedPair
+    from pytest_h2o.gate.decode import Pair
     from pytest_h2o.gate.noise import Noise
     from pytest_h2o.inputs.presets import Preset
 
@@ -232,7 +232,7 @@ def _base_config(args: argparse.Namespace) -> BaseConfig:
     )
 
 
-def _render_noise(noise: Noise, pairs: list[TimedPair]) -> Iterator[str]:
+def _render_noise(noise: Noise, pairs: list[Pair]) -> Iterator[str]:
     yield (
         f"a launch spreads by {noise.launch_spread:.2%}, the ratio of a pair by {noise.pair_spread:.2%} "
         f"({noise.pairs} pairs; against itself {noise.drop:+.2%})"

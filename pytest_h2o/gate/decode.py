@@ -2,7 +2,7 @@
 
 The drop is the fraction of decode speed lost, 1 - candidate / baseline; lower is better. It is judged on the log ratios
 of pairs of launches, by a sequential signed-rank test that may be looked at after every pair (see
-`pytest_h2o.gate.sequential` for the method and its literature, `pytest_h2o.gate.drop_estimate` for the estimate):
+`pytest_h2o.gate.sequential` for the method and its literature):
 
 - pass: the drop is below the target, with confidence;
 - fail: it is above the target, with confidence;
@@ -43,59 +43,74 @@ Order = Literal["AB", "BA"]
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Decode speeds of two launches, baseline and candidate.
+class TimedLaunch:
+    """One launch of one side.
 
     Attributes
     ----------
-    baseline_tok_per_s, candidate_tok_per_s : float or None
-        Decode tokens per second, higher is better; None only in an excluded pair.
-    order : str or None
-        Which side was launched first, for the record.
-    excluded : str or None
-        Why the two sides cannot be compared (unlike contexts, a disturbed launch); None for a sound pair. An excluded
-        pair takes no part in the statistics and is listed in the verdict.
-
-    Raises
-    ------
-    NotMeasured
-        A pair that is not excluded lacks a speed, or a speed is not a positive finite number.
+    run_id : str
+        Name of its files under ``decode/``.
+    decode_tok_per_s : float
+        Mean decode speed of its repeats, tokens per second, higher is better.
+    elapsed_s : float
+        Seconds from launch to end.
+    disturbance : str or None
+        What disturbed it, if anything is known to have.
     """
 
-    baseline_tok_per_s: float | None
-    candidate_tok_per_s: float | None
-    order: Order | None = None
+    run_id: str
+    decode_tok_per_s: float
+    elapsed_s: float
+    disturbance: str | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two launches side by side, baseline and candidate.
+
+    Attributes
+    ----------
+    order : str
+        Which side was launched first.
+    excluded : str or None
+        Why the two sides cannot be compared (unlike contexts, say); None for a sound pair. An excluded pair takes no
+        part in the statistics and is listed in the verdict.
+    """
+
+    order: Order
+    baseline: TimedLaunch
+    candidate: TimedLaunch
     excluded: str | None = None
 
-    def __post_init__(self) -> None:
-        if self.excluded is not None:
-            return
-        for side, speed in (("baseline", self.baseline_tok_per_s), ("candidate", self.candidate_tok_per_s)):
-            if speed is None or not (math.isfinite(speed) and speed > 0):
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of both launches."""
+        return self.baseline.elapsed_s + self.candidate.elapsed_s
+
+    @property
+    def drop(self) -> float:
+        """Fraction of speed that the candidate lost."""
+        return 1.0 - self.candidate.decode_tok_per_s / self.baseline.decode_tok_per_s
+
+    @property
+    def log_ratio(self) -> float:
+        """ln(baseline / candidate): positive where the candidate is slower. NotMeasured where a side has no speed."""
+        sides = {"baseline": self.baseline.decode_tok_per_s, "candidate": self.candidate.decode_tok_per_s}
+        for side, speed in sides.items():
+            if not (math.isfinite(speed) and speed > 0):
                 raise NotMeasured(
                     f"the {side} of a decode pair has no speed",
-                    came="no value" if speed is None else f"{speed!r} tok/s",
+                    came=f"{speed!r} tok/s",
                     expected="a positive number of tokens per second",
                     hint="launch the pair again, or exclude it with the reason",
                 )
-
-    @property
-    def log_ratio(self) -> float | None:
-        """ln(baseline / candidate): positive where the candidate is slower; None for an excluded pair."""
-        if self.excluded is not None or self.baseline_tok_per_s is None or self.candidate_tok_per_s is None:
-            return None
         # Two logarithms and not one of a quotient, which can overflow or vanish.
-        return math.log(self.baseline_tok_per_s) - math.log(self.candidate_tok_per_s)
+        return math.log(sides["baseline"]) - math.log(sides["candidate"])
 
 
 def log_ratios(pairs: Sequence[Pair]) -> npt.NDArray[np.float64]:
     """ln(baseline / candidate) of the pairs that can be compared, in launch order: float64 `[compared]`."""
-    return np.array([value for pair in pairs if (value := pair.log_ratio) is not None], dtype=np.float64)
-
-
-def exclusions(pairs: Sequence[Pair]) -> tuple[str, ...]:
-    """The excluded pairs in words, numbered from 1 in launch order."""
-    return tuple(f"pair {i}: {pair.excluded}" for i, pair in enumerate(pairs, start=1) if pair.excluded is not None)
+    return np.array([pair.log_ratio for pair in pairs if pair.excluded is None], dtype=np.float64)
 
 
 def plan_order(pairs: int, seed: int) -> tuple[Order, ...]:
@@ -119,6 +134,9 @@ Outcome = Literal["pass", "fail", "inconclusive"]
 DEFAULT_PAIRS = 20
 DEFAULT_CONFIDENCE = 0.95
 FUTILITY_FROM_PAIRS = 8
+UNLIKE_PAIRS = 2
+"""So many pairs, all of them unlike, and no other: what makes them unlike is no accident, and more would not help."""
+
 FIT_SLACK = 1.05
 """Pairs are planned a little longer than the first one: a plan that does not fit loses its last and strongest looks."""
 
@@ -237,10 +255,7 @@ def judge(
     confidence: float = DEFAULT_CONFIDENCE,
 ) -> DecodeVerdict:
     """The verdict on pairs in launch order; may be asked after every pair."""
-    target_log = _target_log(target)
-    plan = make_plan(planned_pairs, confidence)
-    _, verdict = _judge(pairs, target, target_log, plan)
-    return verdict
+    return _judge(pairs, target, make_plan(planned_pairs, confidence))[1]
 
 
 def next_action(
@@ -255,12 +270,11 @@ def next_action(
 
     `elapsed_s` is the time spent on `pairs`, in seconds. Raises as `judge` does.
     """
-    target_log = _target_log(target)
     plan = make_plan(budget.pairs, confidence)
-    look, verdict = _judge(pairs, target, target_log, plan)
+    look, verdict = _judge(pairs, target, plan)
     stop = _reason_to_stop(pairs, budget, plan, verdict, elapsed_s)
     if stop is None and look is not None and verdict.pairs >= FUTILITY_FROM_PAIRS:
-        chance = float(chance_of_verdict(look, verdict.pairs, target_log, plan))
+        chance = float(chance_of_verdict(look, verdict.pairs, _target_log(target), plan))
         if chance < budget.futility:
             stop = f"the chance of a clear verdict within {plan.pairs} pairs has fallen to {chance:.1%}"
     return Action(stop is None, stop or f"not clear after {verdict.pairs} of {_count(plan.pairs)}", verdict)
@@ -281,6 +295,8 @@ def _reason_to_stop(
         return f"{_count(len(verdict.excluded))} could not be compared, more than the {budget.spare_pairs} to spare"
     if budget.elapsed_s is not None and elapsed_s + (elapsed_s / len(pairs) if pairs else 0.0) > budget.elapsed_s:
         return f"another pair would not fit into the budget of {budget.elapsed_s:g} s ({elapsed_s:.1f} s are spent)"
+    if len(pairs) >= UNLIKE_PAIRS and verdict.pairs == 0:
+        return f"not one of the first {len(pairs)} pairs could be compared, so more would not help"
     return None
 
 
@@ -294,8 +310,9 @@ def _target_log(target: float) -> float:
     return -math.log1p(-target)
 
 
-def _judge(pairs: Sequence[Pair], target: float, target_log: float, plan: Plan) -> tuple[Look | None, DecodeVerdict]:
-    values = log_ratios(pairs)
+def _judge(pairs: Sequence[Pair], target: float, plan: Plan) -> tuple[Look | None, DecodeVerdict]:
+    """The last look at the pairs, and the verdict on all looks."""
+    target_log, values = _target_log(target), log_ratios(pairs)
     if len(values) > plan.pairs:
         raise UsageError(
             "more pairs were compared than were planned, so the error rates of the verdict are not known",
@@ -310,10 +327,8 @@ def _judge(pairs: Sequence[Pair], target: float, target_log: float, plan: Plan) 
     high = min((float(look.high) for look in looks), default=math.inf)
     contradiction = low > high
     outcome: Outcome = "inconclusive"
-    if not contradiction and low > target_log:
-        outcome = "fail"
-    elif not contradiction and high < target_log:
-        outcome = "pass"
+    if not contradiction:
+        outcome = "fail" if low > target_log else "pass" if high < target_log else "inconclusive"
     last = looks[-1] if looks else None
     needed = None
     if last is not None and outcome == "inconclusive" and not contradiction:
@@ -329,7 +344,9 @@ def _judge(pairs: Sequence[Pair], target: float, target_log: float, plan: Plan) 
         confidence=plan.confidence,
         needed_pairs=needed,
         planned_pairs=plan.pairs,
-        excluded=exclusions(pairs),
+        excluded=tuple(
+            f"pair {n}: {pair.excluded}" for n, pair in enumerate(pairs, start=1) if pair.excluded is not None
+        ),
         note=_CONTRADICTION if contradiction else None,
     )
 
@@ -350,54 +367,6 @@ DECODE_FOLDER = "decode"
 """Folder of a preset in the run folder that takes configs, logs and output of its pairs."""
 
 PAIRS_NAME = "pairs.json"
-UNLIKE_PAIRS = 2
-"""So many pairs, all of them unlike, and no other: what makes them unlike is no accident, and more would not help."""
-
-
-@dataclass(frozen=True)
-class TimedLaunch:
-    """One launch of one side.
-
-    Attributes
-    ----------
-    run_id : str
-        Name of its files under ``decode/``.
-    decode_tok_per_s : float
-        Mean decode speed of its repeats, tokens per second, higher is better.
-    elapsed_s : float
-        Seconds from launch to end.
-    disturbance : str or None
-        What disturbed it, if anything is known to have.
-    """
-
-    run_id: str
-    decode_tok_per_s: float
-    elapsed_s: float
-    disturbance: str | None = None
-
-
-@dataclass(frozen=True)
-class TimedPair:
-    """Both launches of a pair, in which order, and why they cannot be compared if they cannot."""
-
-    order: Order
-    baseline: TimedLaunch
-    candidate: TimedLaunch
-    excluded: str | None = None
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds of both launches."""
-        return self.baseline.elapsed_s + self.candidate.elapsed_s
-
-    @property
-    def drop(self) -> float:
-        """Fraction of speed that the candidate lost."""
-        return 1.0 - self.candidate.decode_tok_per_s / self.baseline.decode_tok_per_s
-
-    @property
-    def pair(self) -> Pair:
-        return Pair(self.baseline.decode_tok_per_s, self.candidate.decode_tok_per_s, self.order, self.excluded)
 
 
 @dataclass(frozen=True)
@@ -414,7 +383,7 @@ class PairedComparison:
         Of the order of launches.
     planned_pairs : int
         Pairs that the error was spread over, fixed before the first one.
-    pairs : tuple of TimedPair
+    pairs : tuple of Pair
         In launch order.
     measured_again : tuple of str
         Launches that were disturbed and made again, each with its reason; they take no part.
@@ -430,7 +399,7 @@ class PairedComparison:
     baseline: str
     seed: int
     planned_pairs: int
-    pairs: tuple[TimedPair, ...] = ()
+    pairs: tuple[Pair, ...] = ()
     measured_again: tuple[str, ...] = ()
     stopped: str = ""
     elapsed_s: float = 0.0
@@ -448,15 +417,12 @@ class PairedComparison:
 
     def judge(self, target: float) -> DecodeVerdict:
         """The verdict of these pairs on a largest allowed drop, a fraction."""
-        return judge([timed.pair for timed in self.pairs], target, planned_pairs=self.planned_pairs)
+        return judge(self.pairs, target, planned_pairs=self.planned_pairs)
 
-    def baseline_tok_per_s(self) -> float | None:
-        """Median decode speed of the baseline's launches in pairs that could be compared; None without one."""
-        return _median([pair.baseline for pair in self.pairs if pair.excluded is None])
-
-    def candidate_tok_per_s(self) -> float | None:
-        """The same of the candidate's launches."""
-        return _median([pair.candidate for pair in self.pairs if pair.excluded is None])
+    def median_tok_per_s(self, side: Literal["baseline", "candidate"]) -> float | None:
+        """Median decode speed of one side in the pairs that could be compared; None without one."""
+        speeds = [getattr(pair, side).decode_tok_per_s for pair in self.pairs if pair.excluded is None]
+        return statistics.median(speeds) if speeds else None
 
     @classmethod
     def from_json(cls, value: object) -> PairedComparison:
@@ -468,19 +434,6 @@ class PairedComparison:
         except H2OError as error:
             raise StoreError(f"{what} cannot be judged", came=error.what, hint=hint) from error
         return made
-
-
-def _median(launches: Sequence[TimedLaunch]) -> float | None:
-    return statistics.median(launch.decode_tok_per_s for launch in launches) if launches else None
-
-
-def next_pair(pairs: Sequence[TimedPair], budget: Budget, target: float, *, elapsed_s: float) -> Action:
-    """Launch another pair, or stop: as `pytest_h2o.gate.decode.next_action`, and where all pairs so far are unlike."""
-    action = next_action([timed.pair for timed in pairs], budget, target, elapsed_s=elapsed_s)
-    if action.launch and len(pairs) >= UNLIKE_PAIRS and all(pair.excluded is not None for pair in pairs):
-        reason = f"not one of the first {len(pairs)} pairs could be compared, so more would not help"
-        return Action(False, reason, action.verdict)
-    return action
 
 
 def explain(comparison: PairedComparison, verdict: DecodeVerdict) -> list[str]:

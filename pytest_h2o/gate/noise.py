@@ -11,7 +11,7 @@ import numpy as np
 
 from pytest_h2o.errors import StoreError, UsageError
 from pytest_h2o.files import load
-from pytest_h2o.gate.decode import DEFAULT_CONFIDENCE, TimedPair, log_ratios
+from pytest_h2o.gate.decode import DEFAULT_CONFIDENCE, Pair, log_ratios
 from pytest_h2o.gate.sequential import CHANCE_WANTED_Z, SPREAD_FROM_PAIRS, look_at, make_plan, walsh_averages
 
 
@@ -57,9 +57,9 @@ class Noise:
         return made
 
 
-def measure_noise(pairs: Sequence[TimedPair]) -> Noise:
+def measure_noise(pairs: Sequence[Pair]) -> Noise:
     """The noise of pairs whose two sides are the same build."""
-    values = log_ratios([timed.pair for timed in pairs])
+    values = log_ratios(pairs)
     if len(values) < SPREAD_FROM_PAIRS:
         raise UsageError(
             "too few pairs could be compared to know the noise",

@@ -166,7 +166,7 @@ def _speed_lines(item: SweepItem, run_id: str) -> list[str]:
 
 def _pair_speed_lines(comparison: PairedComparison) -> list[str]:
     render = METRICS[METRICS[DROP].made_of].render
-    baseline, candidate = comparison.baseline_tok_per_s(), comparison.candidate_tok_per_s()
+    baseline, candidate = comparison.median_tok_per_s("baseline"), comparison.median_tok_per_s("candidate")
     if baseline is None or candidate is None:
         return []
     return [

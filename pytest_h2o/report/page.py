@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from pytest_h2o.bench.command import RunFiles, repeat_command
 from pytest_h2o.errors import make_printable
-from pytest_h2o.gate.decode import PairedComparison, TimedPair
+from pytest_h2o.gate.decode import Pair, PairedComparison
 from pytest_h2o.gate.metrics import DROP, LOSSY, asked_of_json
 from pytest_h2o.gate.rule import Margins, find_bound, hold_rows, row_facts, split_layers, whole_cache_ratio
 from pytest_h2o.inputs.options import EMBEDDED_BENCH
@@ -262,7 +262,7 @@ def decode_line(verdict: Decode) -> str:
     return f"outcome: {verdict.outcome}; slow-down {drop}, interval {low} to {high}, target at most {target}"
 
 
-def disturbances(timed: TimedPair) -> list[str]:
+def disturbances(timed: Pair) -> list[str]:
     """What disturbed the launches of a pair, and which."""
     baseline, candidate = timed.baseline.disturbance, timed.candidate.disturbance
     if baseline and baseline == candidate:
@@ -318,7 +318,7 @@ class PresetView:
     name: str
     rows: list[ReportRow]
     failed: list[Mapping[str, Any]]
-    pairs: Sequence[TimedPair]
+    pairs: Sequence[Pair]
     lossless: float | None
     asked: Mapping[str, float]
     baseline_tok_per_s: float | None
@@ -481,7 +481,7 @@ def _ticks(names: Sequence[object], first: int = 0) -> tuple[tuple[float, str], 
     return tuple((float(place), str(name)) for place, name in list(enumerate(names, first))[:: 1 + len(names) // 12])
 
 
-def pairs_chart(verdict: Decode, chart_id: str, pairs: Sequence[TimedPair]) -> XYChart:
+def pairs_chart(verdict: Decode, chart_id: str, pairs: Sequence[Pair]) -> XYChart:
     """Each pair as a point, with the interval and the target."""
     dots = [(Dot(n, 100 * timed.drop), timed.excluded) for n, timed in enumerate(pairs, 1)]
     compared, excluded = (tuple(dot for dot, why in dots if bool(why) == left_out) for left_out in (False, True))

@@ -23,10 +23,10 @@ from pytest_h2o.gate.decode import (
     DEFAULT_PAIRS,
     Budget,
     Order,
+    Pair,
     PairedComparison,
     TimedLaunch,
-    TimedPair,
-    next_pair,
+    next_action,
     plan_order,
 )
 from pytest_h2o.gate.noise import Noise
@@ -58,7 +58,7 @@ class Baseline:
 
 def paired_baseline(comparison: PairedComparison | None) -> Baseline | None:
     """The median speed of a comparison's baseline, for figures that want one number; the verdict rests on the pairs."""
-    speed = None if comparison is None else comparison.baseline_tok_per_s()
+    speed = None if comparison is None else comparison.median_tok_per_s("baseline")
     if comparison is None or speed is None:
         return None
     return Baseline(speed, f"median of its launches in {len(comparison.pairs)} pairs: {comparison.baseline}")
@@ -277,7 +277,7 @@ off; the value is plain JSON."""
 class LaunchedPair:
     """A pair, and what it cost."""
 
-    pair: TimedPair
+    pair: Pair
     elapsed_s: float
     relaunches: int
     measured_again: tuple[str, ...]
@@ -294,7 +294,7 @@ class PairRunner:
     elapsed_s: float = 0.0
     measured_again: list[str] = field(default_factory=list)
 
-    def launch_pair(self, number: int, first: Order) -> TimedPair:
+    def launch_pair(self, number: int, first: Order) -> Pair:
         """Launch both sides of a pair, `first` saying which begins; errors as in a launch.
 
         Of a pair that was launched before the run was broken off nothing is launched again; of half a pair all is: its
@@ -330,7 +330,7 @@ class PairRunner:
             a, b = measure("baseline", self.baseline), measure("candidate", self.candidate)
         else:
             b, a = measure("candidate", self.candidate), measure("baseline", self.baseline)
-        pair = TimedPair(first, _timed(a), _timed(b), why_unlike(a, b))
+        pair = Pair(first, _timed(a), _timed(b), why_unlike(a, b))
         return LaunchedPair(pair, sum(seconds), self.relaunches.left - relaunches.left, tuple(again))
 
 
@@ -347,9 +347,9 @@ def compare_pairs(
     """Launch pairs until the verdict on `target` is clear, the budget is spent, or more would not help."""
     seed = runner.keep("order", lambda: {"seed": secrets.randbelow(2**32)})["seed"]
     order = plan_order(budget.pairs + budget.spare_pairs + 1, seed)
-    pairs: list[TimedPair] = []
+    pairs: list[Pair] = []
     planned = budget
-    while (action := next_pair(pairs, planned, target, elapsed_s=runner.elapsed_s)).launch:
+    while (action := next_action(pairs, planned, target, elapsed_s=runner.elapsed_s)).launch:
         pairs.append(runner.launch_pair(len(pairs) + 1, order[len(pairs)]))
         if len(pairs) == 1:
             planned = budget.fitted(pairs[0].elapsed_s, runner.elapsed_s)
@@ -366,7 +366,7 @@ def compare_pairs(
     )
 
 
-def _fitting(asked: Budget, planned: Budget, pairs: Sequence[TimedPair]) -> tuple[str, ...]:
+def _fitting(asked: Budget, planned: Budget, pairs: Sequence[Pair]) -> tuple[str, ...]:
     """What to say where there was no time for as many pairs as were asked for."""
     if planned.pairs == asked.pairs:
         return ()
@@ -376,7 +376,7 @@ def _fitting(asked: Budget, planned: Budget, pairs: Sequence[TimedPair]) -> tupl
     )
 
 
-def launch_pairs(runner: PairRunner, count: int, seed: int) -> Iterator[TimedPair]:
+def launch_pairs(runner: PairRunner, count: int, seed: int) -> Iterator[Pair]:
     """Launch a fixed number of pairs, for calibration: nothing is decided meanwhile."""
     for number, first in enumerate(plan_order(count, seed), start=1):
         yield runner.launch_pair(number, first)

@@ -15,7 +15,7 @@ import pytest
 from pytest_h2o.cli.main import main
 from pytest_h2o.errors import StoreError, UsageError
 from pytest_h2o.files import plain
-from pytest_h2o.gate.decode import Budget, TimedLaunch, TimedPair
+from pytest_h2o.gate.decode import Budget, Pair, TimedLaunch
 from pytest_h2o.gate.noise import Noise, measure_noise
 from pytest_h2o.run.pairs import flag_target
 from tests.plugin import warm
@@ -23,11 +23,11 @@ from tests.plugin.project import BASE_CONFIG, QUICK, ROOT
 from tests.quick_bench import launch_here
 
 
-def make_pairs(count: int, spread: float, excluded: int = 0) -> list[TimedPair]:
+def make_pairs(count: int, spread: float, excluded: int = 0) -> list[Pair]:
     draw = random.Random(7)
     speeds = [60 * draw.lognormvariate(0, spread) for _ in range(2 * count)]
     return [
-        TimedPair(
+        Pair(
             "AB",
             TimedLaunch(f"a{n}", speeds[2 * n], 1.0),
             TimedLaunch(f"b{n}", speeds[2 * n + 1], 1.0),
@@ -46,7 +46,7 @@ def test_the_noise_of_a_bench_against_itself() -> None:
 
 
 def test_a_candidate_that_is_slower_drops() -> None:
-    pairs = [TimedPair("AB", TimedLaunch("a", 60 + n / 10, 1.0), TimedLaunch("b", 54 + n / 10, 1.0)) for n in range(12)]
+    pairs = [Pair("AB", TimedLaunch("a", 60 + n / 10, 1.0), TimedLaunch("b", 54 + n / 10, 1.0)) for n in range(12)]
     noise = measure_noise(pairs)
     assert noise.drop == pytest.approx(0.1, abs=0.002)
     speeds = [math.log(speed) for n in range(12) for speed in (60 + n / 10, 54 + n / 10)]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pytest_h2o.errors import UsageError
 from pytest_h2o.gate.decode import Budget, DecodeVerdict, Pair, judge, next_action
+from tests.sweeps import make_pair
 
 RECORDED = Path(__file__).parents[2] / "fixtures" / "recordings" / "decode_pairs.json"
 TARGET = 0.05
@@ -22,13 +23,13 @@ TARGET = 0.05
 def slower_by(drop: float, pairs: int, spread: float = 0.03, seed: int = 1) -> list[Pair]:
     noise = np.random.default_rng(seed).normal(0.0, spread, (pairs, 2))
     speeds = (70.0 * np.exp(noise) * [1.0, 1.0 - drop]).tolist()
-    return [Pair(baseline, candidate) for baseline, candidate in speeds]
+    return [make_pair(baseline, candidate) for baseline, candidate in speeds]
 
 
 @pytest.fixture
 def recorded() -> list[Pair]:
     speeds = json.loads(RECORDED.read_text(encoding="utf-8"))
-    return [Pair(off, on) for off, on in zip(speeds["h2o_off"], speeds["h2o_on"], strict=True)]
+    return [make_pair(off, on) for off, on in zip(speeds["h2o_off"], speeds["h2o_on"], strict=True)]
 
 
 def test_the_recorded_launches_are_inconclusive(recorded: list[Pair]) -> None:
@@ -43,8 +44,8 @@ def test_the_recorded_launches_are_inconclusive(recorded: list[Pair]) -> None:
 def test_recorded_launches_against_slowed_ones_fail_despite_their_outlier() -> None:
     speeds = json.loads(RECORDED.read_text(encoding="utf-8"))["h2o_off"]
     rolled = speeds[3:] + speeds[:3]
-    assert judge([Pair(a, b * 0.7) for a, b in zip(speeds, rolled, strict=True)], TARGET).outcome == "fail"
-    same = judge([Pair(a, b) for a, b in zip(speeds * 2, rolled * 2, strict=True)], TARGET)
+    assert judge([make_pair(a, b * 0.7) for a, b in zip(speeds, rolled, strict=True)], TARGET).outcome == "fail"
+    same = judge([make_pair(a, b) for a, b in zip(speeds * 2, rolled * 2, strict=True)], TARGET)
     assert (same.outcome, same.pairs) == ("pass", 20)
 
 
@@ -69,7 +70,7 @@ def test_without_pairs_nothing_is_known() -> None:
 
 
 def test_one_pair_bounds_nothing() -> None:
-    verdict = judge([Pair(100.0, 50.0)], TARGET)
+    verdict = judge([make_pair(100.0, 50.0)], TARGET)
     assert (verdict.outcome, verdict.drop) == ("inconclusive", pytest.approx(0.5))
     assert (verdict.low, verdict.high, verdict.needed_pairs) == (None, None, None)
 
@@ -91,7 +92,7 @@ def test_pairs_that_contradict_each_other_are_no_verdict() -> None:
 
 def test_excluded_pairs_change_nothing_but_the_list() -> None:
     sound = slower_by(0.12, 10)
-    bad = Pair(70.0, 700.0, excluded="disturbed by another process")
+    bad = make_pair(70.0, 700.0, excluded="disturbed by another process")
     with_bad = judge([*sound[:4], bad, *sound[4:]], TARGET)
     without = judge(sound, TARGET)
     assert with_bad.excluded == ("pair 5: disturbed by another process",)
@@ -104,11 +105,11 @@ def test_excluded_pairs_change_nothing_but_the_list() -> None:
 
 
 def test_equal_values_without_any_noise_are_judged() -> None:
-    assert judge([Pair(70.0, 70.0)] * 10, TARGET).outcome == "pass"
-    assert judge([Pair(70.0, 35.0)] * 10, TARGET).outcome == "fail"
-    on_target = judge([Pair(100.0, 95.0)] * 10, 0.0)
+    assert judge([make_pair(70.0, 70.0)] * 10, TARGET).outcome == "pass"
+    assert judge([make_pair(70.0, 35.0)] * 10, TARGET).outcome == "fail"
+    on_target = judge([make_pair(100.0, 95.0)] * 10, 0.0)
     assert (on_target.outcome, on_target.low) == ("fail", pytest.approx(0.05))
-    undecidable = judge([Pair(100.0, 100.0)] * 10, 0.0)
+    undecidable = judge([make_pair(100.0, 100.0)] * 10, 0.0)
     assert (undecidable.outcome, undecidable.needed_pairs) == ("inconclusive", None)
 
 
@@ -116,11 +117,12 @@ def test_equal_values_without_any_noise_are_judged() -> None:
 @given(st.integers(0, 10**6), st.floats(0.01, 0.3), st.floats(-0.3, 0.5), st.integers(1, 20))
 def test_units_do_not_matter_and_the_sides_are_opposites(seed: int, spread: float, drop: float, pairs: int) -> None:
     measured = slower_by(drop, pairs, spread, seed)
+    speeds = [(pair.baseline.decode_tok_per_s, pair.candidate.decode_tok_per_s) for pair in measured]
     verdict = judge(measured, TARGET)
-    scaled = judge([Pair(p.baseline_tok_per_s * 1000, p.candidate_tok_per_s * 1000) for p in measured], TARGET)  # type: ignore[operator]
+    scaled = judge([make_pair(a * 1000, b * 1000) for a, b in speeds], TARGET)
     assert scaled.outcome == verdict.outcome
     assert scaled.drop == pytest.approx(verdict.drop, abs=1e-9)
-    swapped = judge([Pair(p.candidate_tok_per_s, p.baseline_tok_per_s) for p in measured], TARGET)
+    swapped = judge([make_pair(b, a) for a, b in speeds], TARGET)
     assert swapped.drop is not None
     assert verdict.drop is not None
     assert (1 - swapped.drop) * (1 - verdict.drop) == pytest.approx(1.0)
@@ -138,11 +140,23 @@ def test_units_do_not_matter_and_the_sides_are_opposites(seed: int, spread: floa
             "4 pairs can never give a verdict with 95.0% confidence: plan more",
         ),
         (
-            lambda: next_action([Pair(None, None, excluded="swap")] * 3, Budget(spare_pairs=2), TARGET),
+            lambda: next_action([make_pair(70.0, 70.0, excluded="swap")] * 3, Budget(spare_pairs=2), TARGET),
             False,
             "3 pairs could not be compared, more than the 2 to spare",
         ),
-        (lambda: next_action([Pair(None, None, excluded="swap")] * 2, Budget(spare_pairs=2), TARGET), True, None),
+        (
+            lambda: next_action([make_pair(70.0, 70.0, excluded="swap")] * 2, Budget(spare_pairs=2), TARGET),
+            False,
+            "not one of the first 2 pairs could be compared, so more would not help",
+        ),
+        (lambda: next_action([make_pair(70.0, 70.0, excluded="swap")], Budget(), TARGET), True, None),
+        (
+            lambda: next_action(
+                [*slower_by(0.05, 1), *[make_pair(70.0, 70.0, excluded="swap")] * 2], Budget(spare_pairs=2), TARGET
+            ),
+            True,
+            None,
+        ),
         (
             lambda: next_action(slower_by(0.05, 4), Budget(elapsed_s=60), TARGET, elapsed_s=50.0),
             False,

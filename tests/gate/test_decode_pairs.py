@@ -10,20 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_h2o.errors import NotMeasured, UsageError
-from pytest_h2o.gate.decode import Pair, exclusions, log_ratios, plan_order
+from pytest_h2o.gate.decode import judge, log_ratios, plan_order
+from tests.sweeps import make_pair
 
 
 def test_the_log_ratio_is_positive_where_the_candidate_is_slower() -> None:
-    assert Pair(100.0, 80.0).log_ratio == pytest.approx(math.log(1.25))
-    assert Pair(80.0, 100.0).log_ratio == pytest.approx(-math.log(1.25))
-    assert Pair(1e300, 1e-300).log_ratio == pytest.approx(600 * math.log(10))
+    assert make_pair(100.0, 80.0).log_ratio == pytest.approx(math.log(1.25))
+    assert make_pair(80.0, 100.0).log_ratio == pytest.approx(-math.log(1.25))
+    assert make_pair(1e300, 1e-300).log_ratio == pytest.approx(600 * math.log(10))
 
 
 @pytest.mark.parametrize(
     ("baseline", "candidate", "side", "came"),
     [
-        (None, 70.0, "baseline", "no value"),
-        (70.0, None, "candidate", "no value"),
         (0.0, 70.0, "baseline", "0.0 tok/s"),
         (70.0, -1.0, "candidate", "-1.0 tok/s"),
         (math.nan, 70.0, "baseline", "nan tok/s"),
@@ -31,10 +30,10 @@ def test_the_log_ratio_is_positive_where_the_candidate_is_slower() -> None:
     ],
 )
 def test_a_missing_speed_is_an_error_and_never_a_number(
-    baseline: float | None, candidate: float | None, side: str, came: str
+    baseline: float, candidate: float, side: str, came: str
 ) -> None:
     with pytest.raises(NotMeasured) as caught:
-        Pair(baseline, candidate)
+        judge([make_pair(baseline, candidate)], 0.05)
     assert str(caught.value) == (
         f"the {side} of a decode pair has no speed\n"
         f"  came: {came}\n"
@@ -44,10 +43,15 @@ def test_a_missing_speed_is_an_error_and_never_a_number(
 
 
 def test_an_excluded_pair_takes_no_part_and_is_listed() -> None:
-    pairs = [Pair(70.0, 69.0), Pair(70.0, None, excluded="kv_len 1287 above prompt + gen = 640"), Pair(70.0, 71.0)]
+    pairs = [
+        make_pair(70.0, 69.0),
+        make_pair(70.0, 7.0, excluded="kv_len 1287 above 640"),
+        make_pair(70.0, 71.0),
+    ]
     assert log_ratios(pairs) == pytest.approx(np.log([70 / 69, 70 / 71]))
-    assert exclusions(pairs) == ("pair 2: kv_len 1287 above prompt + gen = 640",)
-    assert Pair(70.0, 10.0, excluded="swapping").log_ratio is None
+    assert judge(pairs, 0.05).excluded == ("pair 2: kv_len 1287 above 640",)
+    silent = make_pair(70.0, math.nan, excluded="swapping")
+    assert judge([silent], 0.05).excluded == ("pair 1: swapping",)
 
 
 @given(st.integers(0, 200), st.integers(0, 2**63))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pytest_h2o.gate.decode import Budget, Pair, next_action
+from tests.sweeps import make_pair
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TARGET = 0.05
@@ -127,7 +128,7 @@ def test_the_simulation_decides_as_the_gate_does(simulation: Simulation) -> None
             pairs: list[Pair] = []
             action = next_action(pairs, Budget(), TARGET)
             while action.launch:
-                pairs.append(Pair(math.exp(row[len(pairs)]), 1.0))
+                pairs.append(make_pair(math.exp(row[len(pairs)]), 1.0))
                 action = next_action(pairs, Budget(), TARGET)
             assert names[action.verdict.outcome] == simulated.outcome[i]
             assert 2 * len(pairs) == simulated.launches[i]

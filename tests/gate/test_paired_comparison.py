@@ -29,8 +29,6 @@ def test_a_comparison_reads_back_with_its_order_its_disturbances_and_what_was_le
     assert kept(comparison).judge(0.05).excluded == ("pair 13: unlike contexts",)
     with pytest.raises(StoreError, match=r"(?s)a paired comparison has another shape.*version"):
         PairedComparison.from_json({**plain(comparison), "version": 9})
-    silent = UNLIKE.pair
-    assert (silent.order, silent.log_ratio) == (UNLIKE.order, None)
 
 
 def test_the_bounds_are_those_of_the_pairs_that_were_planned() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from pytest_h2o.errors import UsageError
 from pytest_h2o.gate.compare import Allowances, FigureChange, parse_allowances
-from pytest_h2o.gate.decode import FIT_SLACK, Budget, Pair, judge, next_action
+from pytest_h2o.gate.decode import FIT_SLACK, Budget, judge, next_action
 from pytest_h2o.gate.metrics import METRICS
 from pytest_h2o.gate.rule import (
     Bound,
@@ -19,7 +19,7 @@ from pytest_h2o.gate.rule import (
 )
 from pytest_h2o.gate.sequential import FAIL_POWER, MAX_PAIRS, critical_counts, fixed_count, signed_rank_tail
 from pytest_h2o.gate.values import Interval, Measured, Target
-from tests.sweeps import make_asked, make_facts
+from tests.sweeps import make_asked, make_facts, make_pair
 
 LOSSY, DROP = "h2o_lossy", "decode_drop"
 
@@ -154,7 +154,7 @@ def test_budgets_at_their_edges() -> None:
 
 def test_the_first_pair_is_launched_whatever_its_time_may_be() -> None:
     assert next_action([], Budget(20, 0.5), 0.05).launch
-    one = [Pair(60.0, 60.0, "AB")]
+    one = [make_pair(60.0, 60.0)]
     assert next_action(one, Budget(20, 2.0), 0.05, elapsed_s=1.0).launch
     assert not next_action(one, Budget(20, 2.0), 0.05, elapsed_s=1.01).launch
 
@@ -162,7 +162,7 @@ def test_the_first_pair_is_launched_whatever_its_time_may_be() -> None:
 def test_what_a_verdict_says_of_its_plan() -> None:
     """An even machine, a drop of about 4 % against a target of 5 %: few pairs more would decide, not fewer."""
     noise = (0.00, 0.03, -0.02, 0.04, -0.03, 0.01)
-    pairs = [Pair(60.0, 60.0 * 0.96 * math.exp(n), "AB") for n in noise]
+    pairs = [make_pair(60.0, 60.0 * 0.96 * math.exp(n)) for n in noise]
     verdict = judge(pairs, 0.05, planned_pairs=12)
     assert (verdict.outcome, verdict.planned_pairs, verdict.pairs) == ("inconclusive", 12, 6)
     near = verdict.needed_pairs

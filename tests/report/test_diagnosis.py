@@ -14,7 +14,7 @@ from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22
 from pytest_h2o.codecs.base import SideInfo, Words
 from pytest_h2o.errors import NotMeasured
 from pytest_h2o.files import plain
-from pytest_h2o.gate.decode import PairedComparison, TimedLaunch, TimedPair
+from pytest_h2o.gate.decode import Pair, PairedComparison, TimedLaunch
 from pytest_h2o.gate.rule import decide_best_of
 from pytest_h2o.gate.values import Measured, Target
 from pytest_h2o.report.diagnosis import explain_comparison
@@ -166,7 +166,7 @@ def keep_pairs(
 ) -> None:
     """Pairs of the timed row beside the recordings, as a run folder has them: 60 tok/s with H2O off."""
     pairs = tuple(
-        TimedPair(
+        Pair(
             "AB" if number % 2 else "BA",
             TimedLaunch(f"pair_{number:02d}_baseline", 60.0 + number / 10, 2.0),
             TimedLaunch(f"pair_{number:02d}_candidate", (60.0 + number / 10) * (1 - drop), 2.0),

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_h2o.files import plain
-from pytest_h2o.gate.decode import PairedComparison, TimedLaunch, TimedPair
+from pytest_h2o.gate.decode import Pair, PairedComparison, TimedLaunch
 from pytest_h2o.report import page
 from pytest_h2o.report.artifacts import RunRecords, read_run
 from pytest_h2o.report.page import (
@@ -149,7 +149,7 @@ def test_without_their_data_parts_are_not_there(document: Document) -> None:
 def test_paired_launches_are_shown_pair_by_pair(records: RunRecords, no_charts: None) -> None:
     sides = [(60.0, 57.0, None), (60.0, 63.0, None), (60.0, 30.0, "unlike contexts")]
     pairs = [
-        TimedPair("AB", TimedLaunch(f"{n}_a", before, 1.0), TimedLaunch(f"{n}_b", after, 1.0), why)
+        Pair("AB", TimedLaunch(f"{n}_a", before, 1.0), TimedLaunch(f"{n}_b", after, 1.0), why)
         for n, (before, after, why) in enumerate(sides, 1)
     ]
     decode = Decode("inconclusive", drop=0.03, low=-0.02, target=0.05, pairs=2, needed_pairs=60, stopped="20 pairs")

@@ -65,7 +65,7 @@ def test_pairs_are_launched_in_the_planned_order_until_the_verdict_is_clear() ->
         sides = ("baseline", "candidate") if first == "AB" else ("candidate", "baseline")
         expected += [f"pair_{number:02d}_{side}" for side in sides]
     assert log == expected
-    assert found.baseline_tok_per_s() == pytest.approx(60.0, abs=0.6)
+    assert found.median_tok_per_s("baseline") == pytest.approx(60.0, abs=0.6)
 
 
 def test_a_disturbed_launch_is_made_again_and_said() -> None:
