@@ -1,12 +1,17 @@
-"""A launch of the bench: everything is checked first, then measured, and written only at the end."""
+"""A launch of the bench: everything is checked first, then measured, and written only at the end.
+
+The table and the JSON have the headers and number formats of ``llm_bench``.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -16,15 +21,15 @@ import numpy as np
 from pytest_h2o.errors import UsageError
 from pytest_h2o.reference.cache import EvictingCache, Watcher
 from pytest_h2o.reference.config import Arguments, BenchConfig, lossless_settings, policy_settings
-from pytest_h2o.reference.dump import DumpSettings, DumpWriter, read_dump_settings
+from pytest_h2o.reference.dump import read_dump_settings
 from pytest_h2o.reference.gguf import GgufFile
 from pytest_h2o.reference.lossless import RuntimeLossless
-from pytest_h2o.reference.measure import Repeat, h2o_series, run_repeat
-from pytest_h2o.reference.model import Model, Tokenizer, Tokens, read_tokenizer
+from pytest_h2o.reference.model import Generated, Model, Tokenizer, Tokens, generate, read_tokenizer
 from pytest_h2o.reference.quality import QualitySettings, check_quality, measure_quality
-from pytest_h2o.reference.table import Row, Run, Series, render_json, render_table
 
 DEFAULT_PROMPT = "prompt.txt"
+MIB, GIB = 1 << 20, 1 << 30
+PRECISION_NAMES = ("Normal", "High", "Low")
 
 
 class Case(NamedTuple):
@@ -41,6 +46,63 @@ class Case(NamedTuple):
     @property
     def length(self) -> int:
         return self.prefilled + self.gen_len
+
+
+class Column(NamedTuple):
+    """A column of H2O: its key in the JSON, its decimals in the table, and its figure where nothing was done."""
+
+    key: str
+    decimals: int
+    idle: float
+
+
+H2O_COLUMNS: Mapping[str, Column] = {
+    "h2o_keep": Column("h2o_keep_ratio", 4, 1.0),
+    "h2o_lossy": Column("h2o_lossy_ratio", 3, 1.0),
+    "h2o_lossless": Column("h2o_lossless_ratio", 3, 1.0),
+    "h2o_target_keep_effective": Column("h2o_target_keep_effective", 4, 1.0),
+    "h2o_floor_keep": Column("h2o_floor_keep", 4, 1.0),
+    "h2o_quantized_keep": Column("h2o_quantized_keep", 4, 1.0),
+    **{
+        name: Column(name, 2, 0.0)
+        for name in (
+            "h2o_evict_us", "h2o_codec_us", "h2o_lossless_raw_mb", "h2o_lossless_comp_mb", "h2o_lossless_comp_us",
+            "h2o_lossless_decomp_us", "h2o_lossless_queue_peak", "h2o_lossless_fallback",
+            "h2o_lossless_backpressure_skip", "h2o_lossless_async_queue_peak", "h2o_lossless_async_wait_us",
+            "h2o_lossless_decode_cache_hit", "h2o_lossless_decode_cache_miss",
+        )
+    },
+}  # fmt: skip
+"""Columns of the table, in its order. Three are never but idle: no sample is skipped, and there is neither a queue of
+stored blocks nor a cache of decoded ones."""
+
+Series = tuple[float, ...]
+"""One figure over the measured repeats."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of a case."""
+
+    case: Case
+    speeds: tuple[Series, ...]
+    """Tokens a second, higher is better: with H2O columns those of prefill and of decode, else one for what was run."""
+    h2o: Mapping[str, Series] = field(default_factory=dict)
+    """By column; empty with ``-kv false``."""
+    extra: Mapping[str, float] = field(default_factory=dict)
+    """Columns of this bench alone: figures without a spread, of six significant digits."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all rows of a launch share."""
+
+    model: str
+    model_bytes: int
+    threads: int
+    precision: int
+    loading_s: float | None = None
+    """None unless it is to be shown."""
 
 
 def run_bench(arguments: Arguments, config: BenchConfig) -> None:
@@ -63,27 +125,31 @@ def run_bench(arguments: Arguments, config: BenchConfig) -> None:
     quality, held_out = _prepare_quality(config, file, tokenizer, half=half)
     policies = [policy_settings(config, file.hyper.layers, case.length) for case in cases]
     lossless = lossless_settings(config, file.hyper.layers, half=half)
-    dumps = read_dump_settings(os.environ)
+    dumps = read_dump_settings(os.environ, half=half)
     prompt = prompt_tokens(config, file, tokenizer, max(case.prefilled for case in cases))
 
     for note in config.notes:
         print(f"warning: {note}", file=sys.stderr)
     started_s = time.perf_counter()
-    model = Model(file)
-    loading_s = time.perf_counter() - started_s if arguments.loading_time else None
-    extra = measure_quality(model, tokenizer, held_out, quality).columns() if quality and tokenizer else {}
-    rows = []
-    for index, (case, policy) in enumerate(zip(cases, policies, strict=True)):
-        watchers: list[Watcher] = [RuntimeLossless(lossless, log)] if lossless else []
-        if dumps is not None:
-            watchers.append(DumpWriter(_dump_of_case(dumps, index, case), half=half))
-        clock = values["reference_clock"]
-        cache = EvictingCache(
-            model.hyper, case.length, half=half, policy=policy, clock=clock, watchers=watchers, log=log
-        )
-        ours = prompt[: case.prefilled]
-        repeats = [run_repeat(model, cache, ours, case.gen_len) for _ in range(arguments.repeat + 1)]
-        rows.append(_row(case, repeats[1:], extra, kv_cache=arguments.kv_cache))
+    with np.errstate(all="ignore"):  # what becomes no finite number shows in the logits, which are looked at
+        model = Model(file)
+        loading_s = time.perf_counter() - started_s if arguments.loading_time else None
+        extra = measure_quality(model, tokenizer, held_out, quality) if quality and tokenizer else {}
+        rows = []
+        for index, (case, policy) in enumerate(zip(cases, policies, strict=True)):
+            watchers: list[Watcher] = [RuntimeLossless(lossless, log)] if lossless else []
+            if dumps is not None:  # cases of one launch do not write over each other
+                suffix = f"_p{case.prompt_len}_g{case.gen_len}" if index else ""
+                watchers.append(replace(dumps, run_id=dumps.run_id + suffix))
+            clock = values["reference_clock"]
+            cache = EvictingCache(
+                model.hyper, case.length, half=half, policy=policy, clock=clock, watchers=watchers, log=log
+            )
+            repeats = []
+            for _ in range(arguments.repeat + 1):
+                generated = generate(model, cache, prompt[: case.prefilled], case.gen_len)
+                repeats.append((generated, cache.figures))
+            rows.append(_row(case, repeats[1:], extra, kv_cache=arguments.kv_cache))
     run = Run(file.path.stem, file.size_bytes, arguments.threads, arguments.precision, loading_s)
     _write(arguments, render_table(run, rows), render_json(run, rows))
 
@@ -105,16 +171,16 @@ def list_cases(arguments: Arguments) -> Iterator[Case]:
 
 def read_text(path: Path, key: str) -> str:
     """Text of a file that the config names."""
+    where = f"{key}: {path}"
     try:
         text = path.read_text("utf-8")
     except OSError as error:
-        raise UsageError("a text of the config cannot be read", where=f"{key}: {path}", came=error.strerror) from error
+        raise UsageError("a text of the config cannot be read", where=where, came=error.strerror) from error
     except UnicodeDecodeError as error:
-        raise UsageError(
-            "a text of the config is no UTF-8", where=f"{key}: {path}", came=str(error), expected="UTF-8 text"
-        ) from error
+        what = "a text of the config is no UTF-8"
+        raise UsageError(what, where=where, came=str(error), expected="UTF-8 text") from error
     if not text.strip():
-        raise UsageError("a text of the config is empty", where=f"{key}: {path}", expected="text")
+        raise UsageError("a text of the config is empty", where=where, expected="text")
     return text
 
 
@@ -142,33 +208,31 @@ def _prepare_quality(
     path, values = config.file("quality_text_file"), config.values
     if path is None or tokenizer is None:
         return None, ()
-    prompt, tokens = values["quality_prompt_tokens"], values["quality_tokens"]
-    settings = QualitySettings(
-        prompt_tokens=prompt,
-        tokens=tokens,
-        windows=values["quality_windows"],
-        greedy_tokens=values["quality_greedy_tokens"],
-        policy=policy_settings(config, file.hyper.layers, prompt + tokens),
-        clock=values["quality_clock"],
-        half=half,
-    )
+    counts = {name: values[f"quality_{name}"] for name in ("prompt_tokens", "tokens", "windows", "greedy_tokens")}
+    policy = policy_settings(config, file.hyper.layers, counts["prompt_tokens"] + counts["tokens"])
+    settings = QualitySettings(**counts, policy=policy, clock=values["quality_clock"], half=half)
     text = tokenizer.encode(read_text(path, "quality_text_file"))
     check_quality(len(text), file.hyper.context, settings)
     return settings, text
 
 
-def _row(case: Case, repeats: list[Repeat], extra: dict[str, float], *, kv_cache: bool) -> Row:
+def _row(
+    case: Case,
+    repeats: Sequence[tuple[Generated, Mapping[str, float]]],
+    extra: Mapping[str, float],
+    *,
+    kv_cache: bool,
+) -> Row:
     if kv_cache:
-        prefill = Series(tuple(case.prompt_len / repeat.prefill_s for repeat in repeats))
-        decode = Series(tuple(case.gen_len / repeat.decode_s for repeat in repeats))
-        return Row(*case, (prefill, decode), h2o_series(repeats), extra)
-    seconds = [repeat.prefill_s * (case.prompt_len > 0) + repeat.decode_s * (case.gen_len > 0) for repeat in repeats]
-    return Row(*case, (Series(tuple(sum(case) / elapsed_s for elapsed_s in seconds)),))
-
-
-def _dump_of_case(dumps: DumpSettings, index: int, case: Case) -> DumpSettings:
-    """The first case has the run id as it was given, so that cases of one launch do not write over each other."""
-    return replace(dumps, run_id=f"{dumps.run_id}_p{case.prompt_len}_g{case.gen_len}") if index else dumps
+        prefill = tuple(case.prompt_len / one.prefill_s for one, _ in repeats)
+        decode = tuple(case.gen_len / one.decode_s for one, _ in repeats)
+        h2o = {
+            name: tuple(float(figures.get(name, column.idle)) for _, figures in repeats)
+            for name, column in H2O_COLUMNS.items()
+        }
+        return Row(case, (prefill, decode), h2o, extra)
+    seconds = [one.prefill_s * (case.prompt_len > 0) + one.decode_s * (case.gen_len > 0) for one, _ in repeats]
+    return Row(case, (tuple(sum(case) / elapsed_s for elapsed_s in seconds),))
 
 
 def _write(arguments: Arguments, table: str, results: str) -> None:
@@ -185,3 +249,94 @@ def _write(arguments: Arguments, table: str, results: str) -> None:
                 file.write(table)
     except OSError as error:
         raise UsageError("the result cannot be written", where=str(error.filename), came=error.strerror) from error
+
+
+def render_table(run: Run, rows: Sequence[Row]) -> str:
+    """The Markdown table, header lines and the last line break included."""
+    headers, rules, _ = zip(*_cells(run, rows[0]), strict=True)
+    lines = [headers, rules, *([text for _, _, text in _cells(run, row)] for row in rows)]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def render_json(run: Run, rows: Sequence[Row]) -> str:
+    """The JSON text, in full precision."""
+    head: dict[str, object] = {
+        "model": run.model,
+        "modelSize": run.model_bytes / GIB,
+        "backend": "CPU",
+        "threads": run.threads,
+        "useMmap": False,
+        "precision": run.precision,
+        "memory": 2,
+        "power": 0,
+        "attentionOption": 0,
+    }
+    results = [_result(run, row) for row in rows]
+    return json.dumps({**head, "results": results}, separators=(",", ":"), allow_nan=False)
+
+
+def _result(run: Run, row: Row) -> dict[str, object]:
+    names = {(True, True): "prefill_and_decode", (True, False): "prefill", (False, True): "decode"}
+    prompt_len, gen_len = row.case
+    result: dict[str, object] = {
+        "type": names[prompt_len > 0, gen_len > 0],
+        "prompt_len": prompt_len,
+        "generate_len": gen_len,
+    }
+    keys = (("prefill_tps", "prefill_std"), ("decode_tps", "decode_std")) if row.h2o else (("tps", "std"),)
+    for (mean, std), speed in zip(keys, row.speeds, strict=True):
+        result[mean], result[std] = statistics.fmean(speed), _deviation(speed)
+    for name, series in row.h2o.items():
+        key = H2O_COLUMNS[name].key
+        result[key], result[f"{key}_std"] = statistics.fmean(series), _deviation(series)
+    result.update(row.extra)
+    if run.loading_s is not None:
+        result["loading_time"], result["loading_time_std"] = run.loading_s, 0.0
+    return result
+
+
+def _cells(run: Run, row: Row) -> list[tuple[str, str, str]]:
+    """Header, rule and text of each column, padded as the engine pads them."""
+    size = f"{run.model_bytes / GIB:.2f} GiB" if run.model_bytes >= GIB else f"{run.model_bytes / MIB:.2f} MiB"
+    prompt_len, gen_len = row.case
+    cells = [
+        _left("model", 30, run.model),
+        _right("modelSize", 10, size),
+        _left("backend", 10, "CPU"),
+        _right("threads", 5, str(run.threads)),  # the engine's header is wider than its cells
+        _left("precision", 10, PRECISION_NAMES[run.precision]),
+    ]
+    if row.h2o:
+        cells.append(_left("llm_demo", 10, f"prompt={prompt_len}<br>decode={gen_len}"))
+        cells.append(_left("speed(tok/s)", 12, "<br>".join(_spread(speed, 2) for speed in row.speeds)))
+        for name, series in row.h2o.items():
+            cells.append(_right(name, max(10, len(name)), _spread(series, H2O_COLUMNS[name].decimals)))
+        cells += [_right(name, len(name), f"{value:.6g}") for name, value in row.extra.items()]
+    else:
+        parts = [f"pp{prompt_len}"] * (prompt_len > 0) + [f"tg{gen_len}"] * (gen_len > 0)
+        cells += [_left("test", 13, "+".join(parts)), _right("t/s", 10, _spread(row.speeds[0], 2))]
+    if run.loading_s is not None:
+        cells.append(_right("loadingTime(s)", 14, _spread((run.loading_s,), 2)))
+    return cells
+
+
+def _deviation(series: Series) -> float:
+    """Sample standard deviation; 0 for one value, as the engine prints it though it is not known then."""
+    return statistics.stdev(series) if len(series) > 1 else 0.0
+
+
+def _spread(series: Series, decimals: int) -> str:
+    return f"{statistics.fmean(series):.{decimals}f} ± {_deviation(series):.{decimals}f}"
+
+
+def _left(name: str, width: int, text: str) -> tuple[str, str, str]:
+    return name.ljust(width), "-" * width, text + _missing(text, width)
+
+
+def _right(name: str, width: int, text: str) -> tuple[str, str, str]:
+    return name.rjust(width), "-" * (width - 1) + ":", _missing(text, width) + text
+
+
+def _missing(text: str, width: int) -> str:
+    """Spaces up to a width that is counted in bytes: the engine pads with printf."""
+    return " " * (width - len(text.encode("utf-8")))

@@ -28,6 +28,7 @@ Keys of the engine outside them (``sampler_type`` and the like) are not read. Ke
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,38 +93,34 @@ class Arguments:
         return self.precision == 2
 
 
-def _numbers(least: int, most: int, count: int = 0) -> Callable[[str, str], tuple[int, ...]]:
+def _numbers(least: int, most: int, count: int = 0) -> Callable[[str], tuple[int, ...]]:
     """A parser of whole numbers in a range, separated by commas: so many of them, or any number."""
 
-    def parse(flag: str, text: str) -> tuple[int, ...]:
+    def parse(text: str) -> tuple[int, ...]:
         for part in text.split(","):
             if not (part.isascii() and part.isdigit() and len(part) < 10 and least <= int(part) <= most):
-                raise _invalid(flag, part, f"expected a whole number from {least} to {most}")
+                raise ValueError(f"{part} (expected a whole number from {least} to {most})")
         found = tuple(int(part) for part in text.split(","))
         if count and len(found) != count:
-            raise _invalid(flag, text, "too many or too few numbers")
+            raise ValueError(f"{text} (too many or too few numbers)")
         return found
 
     return parse
 
 
-def _number(least: int, most: int) -> Callable[[str, str], int]:
-    return lambda flag, text: _numbers(least, most, 1)(flag, text)[0]
+def _number(least: int, most: int) -> Callable[[str], int]:
+    return lambda text: _numbers(least, most, 1)(text)[0]
 
 
-def _truth(flag: str, text: str) -> bool:
+def _truth(text: str) -> bool:
     if text.lower() not in ("true", "false", "1", "0"):
-        raise _invalid(flag, text, "expected true or false")
+        raise ValueError(f"{text} (expected true or false)")
     return text.lower() in ("true", "1")
 
 
-def _invalid(flag: str, text: str, why: str) -> ArgumentsError:
-    return ArgumentsError(f"error: invalid value for argument: {flag} {text} ({why})")
-
-
-_FLAGS: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
-    "-m --model": ("model", lambda _, text: Path(text)),
-    "-a --backends": ("backends", lambda _, text: tuple(text.split(","))),
+_FLAGS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "-m --model": ("model", Path),
+    "-a --backends": ("backends", lambda text: tuple(text.split(","))),
     "-c --precision": ("precision", _number(0, 2)),
     "-t --threads": ("threads", _number(1, 1024)),
     "-p --n-prompt": ("prompts", _numbers(1, 1 << 24)),
@@ -131,12 +128,12 @@ _FLAGS: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     "-pg": ("prompt_gen", _numbers(0, 1 << 24, 2)),
     "-rep --n-repeat": ("repeat", _number(1, 100_000)),
     "-kv --kv-cache": ("kv_cache", _truth),
-    "-fp --file-print": ("file_print", lambda _, text: None if text == "stdout" else Path(text)),
-    "-j --json": ("json_file", lambda _, text: Path(text)),
+    "-fp --file-print": ("file_print", lambda text: None if text == "stdout" else Path(text)),
+    "-j --json": ("json_file", Path),
     "-load --loading-time": ("loading_time", _truth),
     "-qatten --quant-attention": ("quant_attention", _number(0, 2)),
     "-mmp --mmap": ("", _number(0, 1)),
-    "-dyo --dynamicOption -mr --mixedSme2NeonRatio -scn --sme-core-num": ("", lambda _, text: text),
+    "-dyo --dynamicOption -mr --mixedSme2NeonRatio -scn --sme-core-num": ("", str),
 }
 """Names of a flag to the field of `Arguments` (none: without effect) and what reads its value."""
 
@@ -155,7 +152,10 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         if text is None:
             raise ArgumentsError(f"error: no value for argument: {flag}")
         field, parse = flags[flag]
-        values[field] = parse(flag, text)
+        try:
+            values[field] = parse(text)
+        except ValueError as error:
+            raise ArgumentsError(f"error: invalid value for argument: {flag} {error}") from error
     values.pop("", None)
     return Arguments(**values)
 
@@ -168,32 +168,32 @@ class _Key:
     """
 
     default: Any
-    least: float | None = None
-    most: float | None = None
+    least: float = -math.inf
+    most: float = math.inf
     words: tuple[str, ...] = ()
 
     def expected(self) -> str:
-        if self.default is None:
-            return "a token id"
-        if isinstance(self.default, bool):
-            return "true or false"
-        if isinstance(self.default, str):
-            return ", ".join(self.words) or "text"
+        match self.default:
+            case None:
+                return "a token id"
+            case bool():
+                return "true or false"
+            case str():
+                return ", ".join(self.words) or "text"
         kind = "a whole number" if isinstance(self.default, int) else "a number"
-        return (
-            f"{kind}, {self.least:g} or more" if self.most is None else f"{kind} from {self.least:g} to {self.most:g}"
-        )
+        bounds = f", {self.least:g} or more" if self.most == math.inf else f" from {self.least:g} to {self.most:g}"
+        return kind + bounds
 
     def takes(self, value: Any) -> bool:
-        if isinstance(self.default, bool):
-            return isinstance(value, bool)
-        if isinstance(self.default, str):
-            return isinstance(value, str) and (value in self.words if self.words else "\0" not in value)
-        if value is None:
-            return self.default is None
-        if isinstance(value, bool) or not isinstance(value, (int, float) if isinstance(self.default, float) else int):
-            return False
-        return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
+        match self.default:
+            case bool():
+                return isinstance(value, bool)
+            case str():
+                return isinstance(value, str) and (value in self.words if self.words else "\0" not in value)
+            case None if value is None:
+                return True
+        kinds = (int, float) if isinstance(self.default, float) else (int,)
+        return isinstance(value, kinds) and not isinstance(value, bool) and self.least <= value <= self.most
 
 
 _CLOCKS = ("shared", "layer")

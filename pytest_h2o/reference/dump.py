@@ -20,7 +20,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_h2o.codecs.base import Codec, Stream, Tensor
@@ -34,62 +34,32 @@ from pytest_h2o.reference.lossless import LOG_MARK, Sample
 STAGES = ("prefill", "decode", "both")
 
 
-@dataclass(frozen=True)
-class DumpSettings:
-    """Where and what to dump; `max_tokens` 0 means all."""
+@dataclass
+class DumpWriter(Watcher):
+    """Writes what a cache takes in until it is cleared: every later repeat takes in the same.
+
+    With `half` as fp16, rounded from float32 to nearest even; else as float32. `max_tokens` 0 means all.
+    """
 
     root: Path
     run_id: str
     stage: str
     max_tokens: int
-
-
-def read_dump_settings(environment: Mapping[str, str]) -> DumpSettings | None:
-    """What the environment asks for; None if it asks for no dump."""
-    root = environment.get("MNN_KV_DUMP_DIR", "")
-    if root in ("", "off"):
-        return None
-    run_id = environment.get("MNN_KV_DUMP_RUN_ID") or "run"
-    if run_id in (".", "..") or "/" in run_id or os.sep in run_id:
-        raise _refused("MNN_KV_DUMP_RUN_ID", run_id, "the name of one folder", "leave out slashes")
-    stage = environment.get("MNN_KV_DUMP_STAGE") or "both"
-    if stage not in STAGES:
-        raise _refused("MNN_KV_DUMP_STAGE", stage, ", ".join(STAGES), "set it to one of these or unset it")
-    bound = environment.get("MNN_KV_DUMP_MAX_TOKENS") or "0"
-    if not (bound.isascii() and bound.isdigit()):
-        raise _refused("MNN_KV_DUMP_MAX_TOKENS", bound, "a number of tokens, 0 for all", "set it to a whole number")
-    if (Path(root) / run_id).exists():
-        raise _refused("MNN_KV_DUMP_RUN_ID", run_id, "a run that is not there yet", f"remove {Path(root) / run_id}")
-    return DumpSettings(Path(root), run_id, stage, int(bound))
-
-
-def _refused(name: str, came: str, expected: str, hint: str) -> UsageError:
-    where = f"environment, {name}"
-    return UsageError("the dump of the KV cache cannot be made", where=where, came=came, expected=expected, hint=hint)
-
-
-class DumpWriter(Watcher):
-    """Writes what a cache takes in until it is cleared: every later repeat takes in the same.
-
-    With `half` as fp16, rounded from float32 to nearest even; else as float32.
-    """
-
-    def __init__(self, settings: DumpSettings, *, half: bool) -> None:
-        self._settings, self._half = settings, half
-        self._begun = self._ended = False
+    half: bool
+    _begun: bool = field(default=False, init=False)
+    _ended: bool = field(default=False, init=False)
 
     def cleared(self) -> None:
         self._ended = self._begun
 
     def written(self, layer: int, keys: Floats, values: Floats, first_position: int, stage: Stage) -> None:
-        settings = self._settings
         self._begun = True
         tokens = len(keys)
-        if settings.max_tokens:
-            tokens = min(tokens, settings.max_tokens - first_position)
-        if self._ended or tokens < 1 or settings.stage not in (stage, "both"):
+        if self.max_tokens:
+            tokens = min(tokens, self.max_tokens - first_position)
+        if self._ended or tokens < 1 or self.stage not in (stage, "both"):
             return
-        folder = settings.root / settings.run_id / f"layer_{layer}"
+        folder = self.root / self.run_id / f"layer_{layer}"
         end = first_position + tokens
         span = f"t{first_position}_{end}"
         meta = {
@@ -99,22 +69,22 @@ class DumpWriter(Watcher):
             "seq_end_exclusive": end,
             "kv_heads": keys.shape[1],
             "head_dim": keys.shape[2],
-            "bytes_per_elem": 2 if self._half else 4,
-            "dtype": "fp16" if self._half else "fp32",
+            "bytes_per_elem": 2 if self.half else 4,
+            "dtype": "fp16" if self.half else "fp32",
             "add": len(keys),
             "tensor_seq_len": len(keys),
             "quant_key": False,
             "quant_value": False,
             "flash_attention": False,
             "stage": stage,
-            "run_id": settings.run_id,
+            "run_id": self.run_id,
             "k_file": f"k_{span}.bin",
             "v_file": f"v_{span}.bin",
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for name, tensor in (("k", keys), ("v", values)):
-                words = tensor[:tokens].astype("<f2" if self._half else "<f4")
+                words = tensor[:tokens].astype("<f2" if self.half else "<f4")
                 (folder / f"{name}_{span}.bin").write_bytes(words.tobytes())
             (folder / f"meta_{span}.json").write_text(json.dumps(meta, indent=2) + "\n", "utf-8")
         except OSError as error:
@@ -124,6 +94,28 @@ class DumpWriter(Watcher):
                 came=error.strerror,
                 hint="set MNN_KV_DUMP_DIR to a folder that can be written, or to off",
             ) from error
+
+
+def read_dump_settings(environment: Mapping[str, str], *, half: bool) -> DumpWriter | None:
+    """The writer that the environment asks for; None if it asks for no dump."""
+    root = environment.get("MNN_KV_DUMP_DIR", "")
+    if root in ("", "off"):
+        return None
+    run_id = environment.get("MNN_KV_DUMP_RUN_ID") or "run"
+    stage = environment.get("MNN_KV_DUMP_STAGE") or "both"
+    bound = environment.get("MNN_KV_DUMP_MAX_TOKENS") or "0"
+    there, is_number = Path(root) / run_id, bound.isascii() and bound.isdigit()
+    one_folder = run_id not in (".", "..") and "/" not in run_id and os.sep not in run_id
+    for sound, name, came, expected, hint in (
+        (one_folder, "RUN_ID", run_id, "the name of one folder", "leave out slashes"),
+        (stage in STAGES, "STAGE", stage, ", ".join(STAGES), "set it to one of these or unset it"),
+        (is_number, "MAX_TOKENS", bound, "a number of tokens, 0 for all", "set it to a whole number"),
+        (not there.exists(), "RUN_ID", run_id, "a run that is not there yet", f"remove {there}"),
+    ):
+        if not sound:
+            where, what = f"environment, MNN_KV_DUMP_{name}", "the dump of the KV cache cannot be made"
+            raise UsageError(what, where=where, came=came, expected=expected, hint=hint)
+    return DumpWriter(Path(root), run_id, stage, int(bound), half)
 
 
 CONFIG_KEYS: Mapping[str, object] = {

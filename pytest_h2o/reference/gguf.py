@@ -8,13 +8,16 @@ figure is worse than none.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
+from gguf.gguf_reader import READER_SUPPORTED_VERSIONS
 from numpy.typing import NDArray
 
 from pytest_h2o.errors import UsageError
@@ -89,14 +92,10 @@ class GgufFile:
         reader = _open(path)
         self._fields = reader.fields
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
-        architecture = self.metadata("general.architecture", "text")
+        architecture, key = self.metadata("general.architecture", "text"), "general.architecture"
         if architecture != ARCHITECTURE:
-            raise self.fault(
-                "the model is of an architecture that the reference bench does not know",
-                came=architecture,
-                expected=ARCHITECTURE,
-                key="general.architecture",
-            )
+            what = "the model is of an architecture that the reference bench does not know"
+            raise self.fault(what, key, architecture, ARCHITECTURE)
         self.size_bytes = path.stat().st_size
         self.hyper = self._read_hyper()
         self.tied_head = "output.weight" not in self._tensors
@@ -109,12 +108,9 @@ class GgufFile:
             with np.errstate(all="ignore"):  # scales that are no numbers make weights that are none
                 values = gguf.dequantize(tensor.data, tensor.tensor_type)
         except (NotImplementedError, ValueError) as error:
-            raise self.fault(
-                f"tensor {name} has a type that cannot be dequantised",
-                came=tensor.tensor_type.name,
-                expected="F32, F16, or a type that gguf dequantises",
-                hint="convert the model to Q8_0, F16 or F32",
-            ) from error
+            what, hint = f"tensor {name} has a type that cannot be dequantised", "convert the model to Q8_0, F16 or F32"
+            expected = "F32, F16, or a type that gguf dequantises"
+            raise self.fault(what, None, tensor.tensor_type.name, expected, hint) from error
         return np.asarray(values, dtype=np.float32).reshape(_shape(tensor))
 
     def metadata(self, key: str, kind: str, default: Any = None) -> Any:
@@ -124,22 +120,20 @@ class GgufFile:
             try:
                 value = self._fields[key].contents()
             except (ValueError, IndexError) as error:
-                raise self.fault("a metadata value of the model cannot be read", came=str(error), key=key) from error
+                raise self.fault("a metadata value of the model cannot be read", key, str(error)) from error
         elif default is None:
             raise self.fault("the model's metadata lacks a value", expected=key)
         is_one, otherwise, expected = _KINDS[kind]
         if not is_one(value):
-            what = f"a metadata value of the model is {otherwise}"
-            raise self.fault(what, came=repr(value)[:80], expected=expected, key=key)
+            raise self.fault(f"a metadata value of the model is {otherwise}", key, repr(value)[:80], expected)
         return value
 
     def fault(
         self,
         what: str,
-        *,
+        key: str | None = None,
         came: str | None = None,
         expected: str | None = None,
-        key: str | None = None,
         hint: str = _HINT,
     ) -> UsageError:
         """The error for something wrong in this file."""
@@ -150,12 +144,8 @@ class GgufFile:
         key = f"{ARCHITECTURE}.{key}"
         value = self.metadata(key, "number", default)
         if value != int(value) or not 1 <= value <= 1 << 24:
-            raise self.fault(
-                "a size in the model's metadata is impossible",
-                came=str(value),
-                expected="a whole number from 1 to 16777216",
-                key=key,
-            )
+            what = "a size in the model's metadata is impossible"
+            raise self.fault(what, key, str(value), "a whole number from 1 to 16777216")
         return int(value)
 
     def _read_hyper(self) -> HyperParameters:
@@ -177,7 +167,7 @@ class GgufFile:
             came = self.metadata(key, kind, wanted)
             if came != wanted:
                 what = "the model is of a kind that the reference bench does not compute"
-                raise self.fault(what, came=str(came), expected=str(wanted), key=key)
+                raise self.fault(what, key, str(came), str(wanted))
         if "token_embd.weight" not in self._tensors:
             raise self.fault("the model lacks tensors", came="token_embd.weight is not there")
         return HyperParameters(
@@ -194,36 +184,25 @@ class GgufFile:
         )
 
     def _check_tensors(self) -> None:
-        layers = self.hyper.layers
+        layers, lacks = self.hyper.layers, "the model lacks tensors"
         if layers > len(self._tensors):  # a damaged count may be of millions: do not name each that is missing
-            raise self.fault(
-                "the model lacks tensors", came=str(len(self._tensors)), expected=f"those of {layers} layers"
-            )
+            raise self.fault(lacks, came=str(len(self._tensors)), expected=f"those of {layers} layers")
         shapes = self.hyper.tensor_shapes()
         if not self.tied_head:
             shapes["output.weight"] = shapes["token_embd.weight"]
-        missing, extra = sorted(shapes.keys() - self._tensors.keys()), sorted(self._tensors.keys() - shapes.keys())
-        if missing:
-            raise self.fault(
-                "the model lacks tensors",
-                came=_some(missing, "not there"),
-                expected=f"{len(shapes)} tensors for {layers} layers",
-            )
-        if extra:
-            raise self.fault(
-                "the model has tensors that the reference bench does not compute with",
-                came=_some(extra, "left over"),
-                expected=f"{len(shapes)} tensors",
-            )
+        left_over, count = "the model has tensors that the reference bench does not compute with", len(shapes)
+        for what, names, how, expected in (
+            (lacks, shapes.keys() - self._tensors.keys(), "not there", f"{count} tensors for {layers} layers"),
+            (left_over, self._tensors.keys() - shapes.keys(), "left over", f"{count} tensors"),
+        ):
+            if names:
+                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+                raise self.fault(what, came=f"{', '.join(sorted(names)[:3])}{more}: {how}", expected=expected)
         for name, shape in shapes.items():
             came = _shape(self._tensors[name])
             if came != shape:
-                raise self.fault(
-                    "the shape of a tensor disagrees with the model's metadata",
-                    came=str(list(came)),
-                    expected=str(list(shape)),
-                    key=name,
-                )
+                what = "the shape of a tensor disagrees with the model's metadata"
+                raise self.fault(what, name, str(list(came)), str(list(shape)))
 
 
 def _shape(tensor: gguf.ReaderTensor) -> tuple[int, ...]:
@@ -231,14 +210,12 @@ def _shape(tensor: gguf.ReaderTensor) -> tuple[int, ...]:
     return tuple(reversed(tensor.shape.tolist()))
 
 
-def _some(names: list[str], what: str) -> str:
-    shown = ", ".join(names[:3])
-    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{shown}{rest}: {what}"
-
-
 class _Reader(gguf.GGUFReader):
     """The package's reader, which would walk on past the end of a file for as long as a damaged count says."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__(path)
 
     def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> NDArray[Any]:
         wanted = np.dtype(dtype).newbyteorder(override_order or self.byte_order)
@@ -247,20 +224,37 @@ class _Reader(gguf.GGUFReader):
         # A view of the plain buffer: slices of a memory map cost ten times as much, and a vocabulary has many strings.
         return np.frombuffer(self.data.data, wanted, int(count), int(offset))
 
+    def _build_tensors(self, start_offs: int, fields: list[gguf.ReaderField]) -> None:
+        for field in fields:
+            number = int(field.parts[4][0])  # name length, name, dimensions, shape, type, offset
+            if number not in set(gguf.GGMLQuantizationType):
+                raise _unknown(self.path, "a tensor type", f"type {number} of {field.name}")
+        super()._build_tensors(start_offs, fields)
 
-def _open(path: Path) -> gguf.GGUFReader:
+
+def _open(path: Path) -> _Reader:
     try:
         with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise UsageError("the model cannot be read", where=str(path), came=error.strerror, hint=_HINT) from error
-    if magic != b"GGUF":
+            head = file.read(8)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        came = getattr(error, "strerror", None) or str(error)
+        raise UsageError("the model cannot be read", where=str(path), came=came, hint=_HINT) from error
+    if head[:4] != b"GGUF":
+        what, came = "the model is no GGUF file", f"first bytes {head[:4]!r}"
+        raise UsageError(what, where=str(path), came=came, expected="b'GGUF'", hint=_HINT)
+    version = int.from_bytes(head[4:], sys.byteorder)
+    if version and version % (1 << 16) == 0:  # gguf would take the numbers of the tensors for some of this machine
         raise UsageError(
-            "the model is no GGUF file", where=str(path), came=f"first bytes {magic!r}", expected="b'GGUF'", hint=_HINT
+            "the model is written in the byte order of another machine",
+            where=str(path),
+            expected=f"a {sys.byteorder}-endian GGUF file",
+            hint=f"gguf-convert-endian MODEL {sys.byteorder}, on a copy of it",
         )
+    if len(head) == 8 and version not in READER_SUPPORTED_VERSIONS:
+        raise _unknown(path, "a file version", f"GGUF version {version}")
     try:
         return _Reader(path)
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, RecursionError) as error:
         # What the package raises for a damaged file depends on where the damage is.
         raise UsageError(
             "the model is truncated or damaged",
@@ -269,3 +263,13 @@ def _open(path: Path) -> gguf.GGUFReader:
             expected="a whole GGUF file",
             hint="fetch or convert the model again",
         ) from error
+
+
+def _unknown(path: Path, thing: str, came: str) -> UsageError:
+    return UsageError(
+        f"the model has {thing} that the installed gguf does not know",
+        where=str(path),
+        came=came,
+        expected=f"what gguf {metadata.version('gguf')} reads",
+        hint="pip install --upgrade gguf, or convert the model to Q8_0, F16 or F32",
+    )

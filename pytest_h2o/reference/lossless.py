@@ -28,9 +28,9 @@ from pytest_h2o.errors import RoundTripError
 from pytest_h2o.reference.cache import LayerCache, Watcher, Words
 from pytest_h2o.reference.config import LosslessSettings
 from pytest_h2o.reference.policy import Plan
-from pytest_h2o.reference.table import MIB
 
 PROBE_TOKENS = 32
+MIB = 1 << 20
 LOG_MARK = "[H2O-LOSSLESS]"
 
 

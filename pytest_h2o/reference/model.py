@@ -10,6 +10,7 @@ i + head_dim / 2: so that a dump of this cache has the layout of other runtimes'
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +43,7 @@ class Model:
     """A model with all weights in memory as float32, dequantised once."""
 
     def __init__(self, file: GgufFile) -> None:
-        self.hyper = file.hyper
+        self.hyper, self._path = file.hyper, file.path
         self._embedding = file.floats("token_embd.weight")
         self._head = self._embedding if file.tied_head else file.floats("output.weight")
         self._output_norm = file.floats("output_norm.weight")
@@ -87,6 +88,23 @@ class Model:
         """Logits of normed hidden states: float32 ``[..., vocabulary]`` of ``[..., embedding]``."""
         return self._head @ hidden if hidden.ndim == 1 else hidden @ self._head.T
 
+    def best(self, logits: Floats) -> int:
+        """The best token by logits ``[vocabulary]``, which must be finite: where one is nan, argmax gives its place."""
+        token = int(np.argmax(logits))
+        if not np.isfinite(logits[token]):
+            raise self.fault(f"a logit of {logits[token]}")
+        return token
+
+    def fault(self, came: str) -> UsageError:
+        """The error for a model that computes what is no finite number."""
+        return UsageError(
+            "the model computes numbers that are not finite",
+            where=str(self._path),
+            came=came,
+            expected="finite numbers",
+            hint="fetch or convert the model again; keys or values beyond the range of fp16 need -c 1, a cache of fp32",
+        )
+
     def _rotation(self, first: int, count: int) -> tuple[Floats, Floats]:
         """Cosine and sine, ``[count, 1, head_dim / 2]``, of the positions from `first` on."""
         angles = np.arange(first, first + count, dtype=np.float64)[:, None, None] * self._frequencies
@@ -118,6 +136,28 @@ class Model:
             np.matmul(_softmax(scores), values[:, None, :seen], out=out[:, :, start:stop])
         merged: Floats = out.transpose(2, 0, 1, 3).reshape(tokens, -1)
         return merged
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One prefill and the decoding after it, timed."""
+
+    prefill_s: float
+    decode_s: float
+    tokens: tuple[int, ...]
+    """What was generated, best token each time."""
+
+
+def generate(model: Model, cache: EvictingCache, prompt: Tokens, gen_len: int) -> Generated:
+    """Clear the cache, run the prompt, then decode `gen_len` tokens, each the best after the one before."""
+    cache.clear()
+    started_s = time.perf_counter()
+    tokens = [model.best(model.logits(model.prefill(prompt, cache)[-1]))]
+    prefilled_s = time.perf_counter()
+    for _ in range(gen_len):
+        tokens.append(model.best(model.decode(tokens[-1], cache)))
+    cache.finish()
+    return Generated(prefilled_s - started_s, time.perf_counter() - prefilled_s, tuple(tokens[:gen_len]))
 
 
 def _read_layer(file: GgufFile, index: int) -> _Layer:
@@ -213,34 +253,24 @@ def read_tokenizer(file: GgufFile) -> Tokenizer:
     first = _first_tokens(file)
     if kind == "byte":
         if size < BYTES:
-            raise file.fault(
-                "the model's vocabulary is too small for a byte tokenizer",
-                came=f"{size} tokens",
-                expected="at least 256",
-                key="tokenizer.ggml.model",
-            )
+            what = "the model's vocabulary is too small for a byte tokenizer"
+            raise file.fault(what, "tokenizer.ggml.model", f"{size} tokens", "at least 256")
         return Tokenizer(first, [1] * BYTES + [0] * (size - BYTES))
     pattern = file.metadata("tokenizer.ggml.pre", "text", "default")
     if kind != "gpt2" or pattern not in _SPLITS_DIGITS:
-        raise file.fault(
-            "the model has a tokenizer that the reference bench does not know",
-            came=f"{kind}, pattern {pattern}",
-            expected=f"byte, or gpt2 with pattern {', '.join(_SPLITS_DIGITS)}",
-            key="tokenizer.ggml.model",
-        )
+        what = "the model has a tokenizer that the reference bench does not know"
+        expected = f"byte, or gpt2 with pattern {', '.join(_SPLITS_DIGITS)}"
+        raise file.fault(what, "tokenizer.ggml.model", f"{kind}, pattern {pattern}", expected)
     vocabulary = file.metadata("tokenizer.ggml.tokens", "array")
     if len(vocabulary) != size or len(set(vocabulary)) != len(vocabulary):
-        raise file.fault(
-            "the tokens of the model do not fit its embedding",
-            came=f"{len(vocabulary)} tokens, {len(set(vocabulary))} of them different",
-            expected=f"{size} different ones",
-            key="tokenizer.ggml.tokens",
-        )
+        came = f"{len(vocabulary)} tokens, {len(set(vocabulary))} of them different"
+        what = "the tokens of the model do not fit its embedding"
+        raise file.fault(what, "tokenizer.ggml.tokens", came, f"{size} different ones")
     kinds = file.metadata("tokenizer.ggml.token_type", "array", [_NORMAL_TOKEN] * size)
     special = {token for token, kind in enumerate(kinds) if kind != _NORMAL_TOKEN}
     merges = [tuple(str(merge).split(" ")) for merge in file.metadata("tokenizer.ggml.merges", "array")]
     if any(len(merge) != 2 for merge in merges):
-        raise file.fault("a merge of the tokenizer is no pair", expected="two tokens", key="tokenizer.ggml.merges")
+        raise file.fault("a merge of the tokenizer is no pair", "tokenizer.ggml.merges", expected="two tokens")
     lengths = [0 if token in special else len(text) for token, text in enumerate(vocabulary)]
     return Tokenizer(first, lengths, _build(file, vocabulary, merges, _SPLITS_DIGITS[pattern]))
 
@@ -250,12 +280,8 @@ def _first_tokens(file: GgufFile) -> tuple[int, ...]:
         return ()
     token = file.metadata("tokenizer.ggml.bos_token_id", "number")
     if token != int(token) or not 0 <= token < file.hyper.vocabulary:
-        raise file.fault(
-            "the first token of a text is none of the model's",
-            came=str(token),
-            expected=f"0 to {file.hyper.vocabulary - 1}",
-            key="tokenizer.ggml.bos_token_id",
-        )
+        what, expected = "the first token of a text is none of the model's", f"0 to {file.hyper.vocabulary - 1}"
+        raise file.fault(what, "tokenizer.ggml.bos_token_id", str(token), expected)
     return (int(token),)
 
 
@@ -275,7 +301,7 @@ def _build(file: GgufFile, vocabulary: Sequence[str], merges: Sequence[Any], spl
         library = Library(models.BPE({text: token for token, text in enumerate(vocabulary)}, list(merges)))
     except Exception as error:  # the library raises nothing narrower
         what = "the tokenizer of the model contradicts itself"
-        raise file.fault(what, came=str(error), key="tokenizer.ggml.merges") from error
+        raise file.fault(what, "tokenizer.ggml.merges", str(error)) from error
     pieces: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if split_digits else []
     library.pre_tokenizer = pre_tokenizers.Sequence([*pieces, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     library.decoder = decoders.ByteLevel()

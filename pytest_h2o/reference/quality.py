@@ -2,18 +2,29 @@
 
 On a piece of held-out text the first `prompt_tokens` are prefilled and the next `tokens` are predicted one after the
 other, each fed in whatever was predicted (teacher forcing), while the cache evicts as it would in decoding. The same
-tokens are predicted with nothing evicted. Perplexity is 2 ** (bits a token); its rise is evicted over full, less 1.
+tokens are predicted with nothing evicted. Then the model generates freely after the prompt, best token each time, with
+and without eviction. One changed token changes all that follow, so the two figures of that say less. The columns:
 
-Then the model generates freely after the prompt, best token each time, with and without eviction: how long both texts
-are equal, and at how many places they are. One changed token changes all that follow, so these two say less.
+``quality_ppl_full``, ``quality_ppl_evicted``, ``quality_ppl_rise``
+    Perplexity, 2 ** (bits a token), lower is better, and its rise: evicted over full, less 1. 0.02 is 2 % worse.
+``quality_bits_per_byte_full``, ``quality_bits_per_byte_evicted``
+    Bits over the bytes of text that the predicted tokens stand for, lower is better.
+``quality_top1_agreement``
+    Share of predicted places where both caches rank the same token first, mean over the windows.
+``quality_greedy_prefix``, ``quality_greedy_equal``
+    Tokens that free generation has in common before the first difference, and the share of places at which its tokens
+    are equal, means over the windows; only where tokens are generated.
+``quality_cache_ratio``
+    Bytes of the whole cache over the bytes held at the end, all layers, mean over the windows; higher is better.
+``quality_tokens``, ``quality_evictions``
+    Tokens predicted, and plans that evicted something. At 0 evictions nothing was put to the test.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +33,7 @@ from pytest_h2o.errors import UsageError
 from pytest_h2o.reference.cache import EvictingCache
 from pytest_h2o.reference.config import Clock, PolicySettings
 from pytest_h2o.reference.gguf import Floats
-from pytest_h2o.reference.measure import run_repeat
-from pytest_h2o.reference.model import Model, Tokenizer, Tokens
+from pytest_h2o.reference.model import Model, Tokenizer, Tokens, generate
 
 _ROWS_AT_ONCE = 64
 """Positions whose logits are held at a time: a vocabulary is large."""
@@ -51,74 +61,78 @@ class QualitySettings:
     def window_tokens(self) -> int:
         return self.prompt_tokens + self.tokens
 
-
-@dataclass(frozen=True)
-class Quality:
-    """What was found; bits are to base 2, lower is better. Means are over the windows, the others are sums."""
-
-    tokens: int
-    """Predicted."""
-    text_bytes: int
-    """Of the text that they stand for."""
-    bits_full: float
-    bits_evicted: float
-    top1_agreement: float
-    """Share of predicted places where both caches rank the same token first, mean."""
-    greedy_prefix: float
-    """Tokens that free generation has in common before the first difference, mean; nan without any."""
-    greedy_equal: float
-    """Share of places at which the generated tokens are equal, mean; nan without any."""
-    cache_ratio: float
-    """Bytes of the whole cache over the bytes held at the end, all layers, mean; higher is better."""
-    evictions: int
-    """Plans that evicted something. At 0 nothing was put to the test."""
-
     @property
-    def ppl_full(self) -> float:
-        return float(2.0 ** (self.bits_full / self.tokens))
-
-    @property
-    def ppl_evicted(self) -> float:
-        return float(2.0 ** (self.bits_evicted / self.tokens))
-
-    @property
-    def ppl_rise(self) -> float:
-        """0.02 means that perplexity under eviction is 2 % higher; below 0 it is better than with all tokens."""
-        return self.ppl_evicted / self.ppl_full - 1.0
-
-    def columns(self) -> dict[str, float]:
-        """The figures as columns of a row, to six significant digits; those that were not measured are left out."""
-        columns = {
-            "quality_ppl_full": self.ppl_full,
-            "quality_ppl_evicted": self.ppl_evicted,
-            "quality_ppl_rise": self.ppl_rise,
-            "quality_bits_per_byte_full": self.bits_full / self.text_bytes,
-            "quality_bits_per_byte_evicted": self.bits_evicted / self.text_bytes,
-            "quality_top1_agreement": self.top1_agreement,
-            "quality_greedy_prefix": self.greedy_prefix,
-            "quality_greedy_equal": self.greedy_equal,
-            "quality_cache_ratio": self.cache_ratio,
-            "quality_tokens": self.tokens,
-            "quality_evictions": self.evictions,
-        }
-        return {name: float(f"{value:.6g}") for name, value in columns.items() if not math.isnan(value)}
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return self.prompt_tokens + max(self.tokens, self.greedy_tokens)
 
 
-def measure_quality(model: Model, tokenizer: Tokenizer, text: Sequence[int], settings: QualitySettings) -> Quality:
-    """Measure on windows that follow each other from the start of a text."""
+def measure_quality(
+    model: Model, tokenizer: Tokenizer, text: Sequence[int], settings: QualitySettings
+) -> dict[str, float]:
+    """The columns, of six significant digits, from windows that follow each other from the start of a text."""
     check_quality(len(text), model.hyper.context, settings)
-    length = settings.prompt_tokens + max(settings.tokens, settings.greedy_tokens)
-    full = EvictingCache(model.hyper, length, half=settings.half)
-    evicting = EvictingCache(model.hyper, length, half=settings.half, policy=settings.policy, clock=settings.clock)
-    parts = []
-    for window in range(settings.windows):
-        start = window * settings.window_tokens
-        tokens = np.array(text[start : start + settings.window_tokens], dtype=np.int64)
-        parts.append(_measure_window(model, tokenizer, tokens, settings, full, evicting))
-    found: dict[str, list[Any]] = {item.name: [getattr(part, item.name) for part in parts] for item in fields(Quality)}
-    sums = ("tokens", "text_bytes", "bits_full", "bits_evicted", "evictions")
-    merged: dict[str, Any] = {name: sum(each) if name in sums else np.mean(each) for name, each in found.items()}
-    return Quality(**merged)
+    full = EvictingCache(model.hyper, settings.longest, half=settings.half)
+    evicting = EvictingCache(
+        model.hyper, settings.longest, half=settings.half, policy=settings.policy, clock=settings.clock
+    )
+    pieces = np.array(text[: settings.windows * settings.window_tokens], dtype=np.int64).reshape(settings.windows, -1)
+    windows = [_measure_window(model, tokenizer, tokens, settings, full, evicting) for tokens in pieces]
+    found = {name: [window[name] for window in windows] for name in windows[0]}
+    bits_full, bits_evicted, text_bytes = (sum(found.pop(name)) for name in ("full", "evicted", "text_bytes"))
+    evictions = sum(found.pop("evictions"))
+    predicted = settings.windows * settings.tokens
+    ppl_full, ppl_evicted = (_perplexity(bits / predicted) for bits in (bits_full, bits_evicted))
+    columns = {
+        "ppl_full": ppl_full,
+        "ppl_evicted": ppl_evicted,
+        "ppl_rise": ppl_evicted / ppl_full - 1.0,
+        "bits_per_byte_full": bits_full / text_bytes,
+        "bits_per_byte_evicted": bits_evicted / text_bytes,
+        **{name: float(np.mean(each)) for name, each in found.items()},
+        "tokens": predicted,
+        "evictions": evictions,
+    }
+    for name, value in columns.items():
+        if not math.isfinite(value):
+            raise model.fault(f"{name} of {value} on the held-out text")
+    return {f"quality_{name}": float(f"{value:.6g}") for name, value in columns.items()}
+
+
+def _measure_window(
+    model: Model,
+    tokenizer: Tokenizer,
+    tokens: Tokens,
+    settings: QualitySettings,
+    full: EvictingCache,
+    evicting: EvictingCache,
+) -> dict[str, float]:
+    """Sums of bits, bytes and evictions, and the columns that are means over the windows."""
+    prompt, targets = np.split(tokens, [settings.prompt_tokens])
+    bits_full, best_full = predict_full(model, tokens, len(targets), full)
+    evicting.clear()
+    logits = model.logits(model.prefill(prompt, evicting)[-1])
+    bits_evicted, best_evicted = predict_decoded(model, logits, targets, evicting)
+    found = {
+        "full": bits_full,
+        "evicted": bits_evicted,
+        "text_bytes": tokenizer.byte_length(targets.tolist()),
+        "evictions": evicting.evictions,
+        "top1_agreement": float(np.mean(best_full == best_evicted)),
+    }
+    cache_ratio = evicting.full_bytes / evicting.held_bytes
+    if settings.greedy_tokens:
+        said = (generate(model, cache, prompt, settings.greedy_tokens).tokens for cache in (full, evicting))
+        found["greedy_prefix"], found["greedy_equal"] = compare_tokens(*said)
+    return {**found, "cache_ratio": cache_ratio}
+
+
+def _perplexity(bits: float) -> float:
+    """Of so many bits a token."""
+    try:
+        return float(2.0**bits)
+    except OverflowError:
+        return math.inf
 
 
 def check_quality(text_tokens: int, context: int, settings: QualitySettings) -> None:
@@ -131,46 +145,13 @@ def check_quality(text_tokens: int, context: int, settings: QualitySettings) -> 
             expected=f"{needed}: {settings.windows} windows of {settings.window_tokens}",
             hint="name a longer quality_text_file, or ask for fewer quality_tokens or quality_windows",
         )
-    longest = settings.prompt_tokens + max(settings.tokens, settings.greedy_tokens)
-    if longest > context:
+    if settings.longest > context:
         raise UsageError(
             "the quality measurement is longer than the model's context",
-            came=f"{longest} tokens",
+            came=f"{settings.longest} tokens",
             expected=f"at most {context}",
             hint="ask for fewer quality_prompt_tokens, quality_tokens or quality_greedy_tokens",
         )
-
-
-def _measure_window(
-    model: Model,
-    tokenizer: Tokenizer,
-    tokens: Tokens,
-    settings: QualitySettings,
-    full: EvictingCache,
-    evicting: EvictingCache,
-) -> Quality:
-    prompt, targets = tokens[: settings.prompt_tokens], tokens[settings.prompt_tokens :]
-    bits_full, best_full = predict_full(model, tokens, len(targets), full)
-    evicting.clear()
-    logits = model.logits(model.prefill(prompt, evicting)[-1])
-    bits_evicted, best_evicted = predict_decoded(model, logits, targets, evicting)
-    cache_ratio, evictions = evicting.full_bytes / evicting.held_bytes, evicting.evictions
-    prefix = equal = math.nan
-    if settings.greedy_tokens:
-        said_full = run_repeat(model, full, prompt, settings.greedy_tokens).tokens
-        said_evicted = run_repeat(model, evicting, prompt, settings.greedy_tokens).tokens
-        prefix, equal = compare_tokens(said_full, said_evicted)
-    return Quality(
-        tokens=len(targets),
-        text_bytes=tokenizer.byte_length(targets.tolist()),
-        bits_full=bits_full,
-        bits_evicted=bits_evicted,
-        top1_agreement=float(np.mean(best_full == best_evicted)),
-        greedy_prefix=prefix,
-        greedy_equal=equal,
-        cache_ratio=cache_ratio,
-        evictions=evictions,
-    )
 
 
 def compare_tokens(first: Sequence[int], second: Sequence[int]) -> tuple[float, float]:
@@ -181,7 +162,10 @@ def compare_tokens(first: Sequence[int], second: Sequence[int]) -> tuple[float, 
 
 
 def token_bits(logits: Floats, targets: Tokens) -> NDArray[np.float64]:
-    """Bits that each target costs, ``[tokens]``: minus log2 of its probability by logits ``[tokens, vocabulary]``."""
+    """Bits that each target costs, ``[tokens]``: minus log2 of its probability by logits ``[tokens, vocabulary]``.
+
+    Nan or inf where the logits are no finite numbers.
+    """
     exact = logits.astype(np.float64)
     exact -= exact.max(axis=-1, keepdims=True)
     totals = np.log(np.exp(exact).sum(axis=-1))

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import pytest
 from bench_runs import ROOT, SMALL_H2O, SMALL_LOSSLESS, measure, run, write_config
 from synthetic_model import write_gguf
 
+from pytest_h2o.bench.rows import parse_json, parse_table
+from pytest_h2o.reference.bench import GIB, H2O_COLUMNS, Case, Row, Run, Series, render_json, render_table
 from pytest_h2o.reference.config import USAGE
-from pytest_h2o.reference.table import H2O_COLUMNS
 
 OTHER = ROOT / "fixtures/recordings/other"
+RECORDED = json.loads((OTHER / "multi.json").read_text("utf-8"))
 COUNTED = [name for name in H2O_COLUMNS if not name.endswith(("_us", "_async_queue_peak"))]
 """Columns that do not depend on time."""
 
@@ -149,6 +152,34 @@ def test_bad_input_is_one_error_and_nothing_is_written(kind: str, message: str, 
     assert not list(tmp_path.rglob("*.part"))
 
 
+@pytest.mark.parametrize("quality", [False, True])
+@pytest.mark.parametrize("fault", ["nan", "huge"])
+def test_a_model_that_computes_no_numbers_fails_the_launch(
+    fault: str, quality: bool, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Weights that are nan, and keys beyond fp16: no row that leaves out the columns in which it shows."""
+    (tmp_path / "text").write_text("what is predicted of a text\n" * 2, "utf-8")
+    asked = {
+        "quality_text_file": "text" if quality else "",
+        "quality_prompt_tokens": 20,
+        "quality_tokens": 8,
+        "quality_greedy_tokens": 0,
+    }
+    config, result = write_config(tmp_path, **SMALL_H2O, **asked), tmp_path / "out.json"
+    key = np.full((16, 32), np.nan if fault == "nan" else 1e6, np.float32)
+    model = write_gguf(tmp_path / "tiny.gguf", replace={"blk.1.attn_k.weight": key})
+    argv = ("-m", config, "-p", 12, "-n", 4, "-rep", 1, "-kv", "true", "-j", result)
+    done = run(*argv)
+    assert (done.code, done.out, result.exists(), list(recwarn)) == (2, "", False, [])
+    came = "ppl_full of nan on the held-out text" if quality else "a logit of nan"
+    assert done.err == (
+        f"error: the model computes numbers that are not finite\n  where: {model}\n  came: {came}\n"
+        "  expected: finite numbers\n  next: fetch or convert the model again; "
+        "keys or values beyond the range of fp16 need -c 1, a cache of fp32\n"
+    )
+    assert run(*argv, "-c", 1).code == (2 if fault == "nan" else 0)
+
+
 def test_a_config_is_read_before_numpy_is_imported(tmp_path: Path) -> None:
     done = launch("-m", tmp_path / "none.json", "-kv", "true")
     assert (done.returncode, done.stdout) == (2, "")
@@ -174,3 +205,68 @@ def test_threads_are_set_before_numpy_reads_them(tmp_path: Path) -> None:
         7,
         "{'OPENBLAS_NUM_THREADS': '3', 'OMP_NUM_THREADS': '3', 'OPENBLAS_THREAD_TIMEOUT': '4'}\n",
     )
+
+
+def spread(mean: float, std: float) -> Series:
+    """Three values with this mean and sample deviation."""
+    return (mean - std, mean, mean + std)
+
+
+def recorded_run() -> tuple[Run, list[Row]]:
+    run = Run(RECORDED["model"], round(RECORDED["modelSize"] * GIB), 2, 2)
+    rows = []
+    for result in RECORDED["results"]:
+        h2o = {name: spread(result[one.key], result[f"{one.key}_std"]) for name, one in H2O_COLUMNS.items()}
+        speeds = (
+            spread(result["prefill_tps"], result["prefill_std"]),
+            spread(result["decode_tps"], result["decode_std"]),
+        )
+        rows.append(Row(Case(result["prompt_len"], result["generate_len"]), speeds, h2o))
+    return run, rows
+
+
+def test_the_table_is_that_of_the_binary_byte_for_byte() -> None:
+    assert render_table(*recorded_run()) == (OTHER / "multi.log").read_text("utf-8")
+
+
+def test_the_json_is_that_of_the_binary() -> None:
+    ours = json.loads(render_json(*recorded_run()))
+    assert list(ours) == list(RECORDED)
+    for mine, theirs in zip(ours.pop("results"), RECORDED["results"], strict=True):
+        assert list(mine) == list(theirs)
+        assert mine.pop("type") == theirs["type"]
+        assert mine == pytest.approx({key: theirs[key] for key in mine}, rel=1e-12)
+    assert ours == {key: RECORDED[key] for key in ours}
+
+
+def test_without_a_cache_the_table_is_that_of_the_binary() -> None:
+    run = recorded_run()[0]
+    rows = [Row(Case(128, 0), (spread(253.22, 2.23),)), Row(Case(0, 32), (spread(86.52, 4.73),))]
+    assert render_table(run, rows) == (OTHER / "kv_false.log").read_text("utf-8")
+
+
+def test_columns_of_our_own_and_the_loading_time_stand_at_the_end() -> None:
+    run, rows = recorded_run()
+    row = replace(rows[0], extra={"quality_ppl_rise": 0.0123456789})
+    table = render_table(replace(run, loading_s=0.25), [row]).splitlines()
+    assert [cell.strip() for cell in table[0].split("|")][-3:-1] == ["quality_ppl_rise", "loadingTime(s)"]
+    assert [cell.strip() for cell in table[2].split("|")][-3:-1] == ["0.0123457", "0.25 ± 0.00"]
+    result = json.loads(render_json(run, [row]))["results"][0]
+    assert result["quality_ppl_rise"] == 0.0123456789
+
+
+@pytest.mark.parametrize("loading_s", [None, 0.25])
+def test_the_gate_reads_the_same_rows_from_both(loading_s: float | None) -> None:
+    run = Run("tiny", 3 * 2**30, 2, 1, loading_s)
+    with_h2o = recorded_run()[1]
+    without = [
+        Row(Case(128, 0), (spread(253.22, 2.23),)),
+        Row(Case(0, 32), (spread(86.52, 4.73),)),
+        Row(Case(6, 3), (spread(9, 1),)),
+    ]
+    for rows in (with_h2o, without[:2]):
+        from_table = parse_table(render_table(run, rows), log_file="log")
+        from_json = parse_json(render_json(run, rows), log_file="log")
+        assert [dict(row.cells) for row in from_table] == [dict(row.cells) for row in from_json]
+    both = parse_table(render_table(run, without[2:]), log_file="log")
+    assert both[0].cells["test"] == parse_json(render_json(run, without[2:]), log_file="log")[0].cells["test"]

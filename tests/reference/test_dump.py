@@ -14,7 +14,7 @@ from bench_runs import ROOT, SMALL_H2O, SMALL_LOSSLESS, run, write_config
 
 from pytest_h2o.errors import DumpError, UsageError
 from pytest_h2o.lossless.index import find_overlaps_and_gaps, index_dump
-from pytest_h2o.reference.dump import CONFIG_KEYS, DumpSettings, compare_run, parse_samples, read_dump_settings
+from pytest_h2o.reference.dump import CONFIG_KEYS, DumpWriter, compare_run, parse_samples, read_dump_settings
 
 RECORDED_META = ROOT / "fixtures/dumps/small/code/layer_1/meta_t470_471.json"
 LAUNCH = ("-p", 60, "-n", 24, "-rep", 1, "-kv", "true")
@@ -93,9 +93,11 @@ def test_cases_of_one_launch_do_not_mix(dumped: Dumped, tmp_path: Path) -> None:
 
 
 def test_what_the_environment_may_ask_for(tmp_path: Path) -> None:
-    assert read_dump_settings({}) is None
-    assert read_dump_settings({"MNN_KV_DUMP_DIR": "off"}) is None
-    assert read_dump_settings({"MNN_KV_DUMP_DIR": str(tmp_path)}) == DumpSettings(tmp_path, "run", "both", 0)
+    assert read_dump_settings({}, half=True) is None
+    assert read_dump_settings({"MNN_KV_DUMP_DIR": "off"}, half=True) is None
+    assert read_dump_settings({"MNN_KV_DUMP_DIR": str(tmp_path)}, half=True) == DumpWriter(
+        tmp_path, "run", "both", 0, True
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,7 +112,7 @@ def test_what_the_environment_may_ask_for(tmp_path: Path) -> None:
 def test_what_it_may_not(name: str, value: str, expected: str, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(UsageError) as caught:
-        read_dump_settings({"MNN_KV_DUMP_DIR": str(tmp_path), name: value})
+        read_dump_settings({"MNN_KV_DUMP_DIR": str(tmp_path), name: value}, half=True)
     assert str(caught.value).splitlines()[:4] == [
         "the dump of the KV cache cannot be made",
         f"  where: environment, {name}",

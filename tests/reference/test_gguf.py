@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
+from struct import pack
 
 import numpy as np
 import pytest
@@ -103,3 +107,54 @@ def test_variants_that_would_be_computed_wrongly(tmp_path: Path) -> None:
         message = error_of(path)
         assert message.startswith("the model is of a kind that the reference bench does not compute")
         assert f"{path}, {key}" in message
+
+
+def with_version(data: bytes, version: int) -> bytes:
+    return data[:4] + pack("<I", version) + data[8:]
+
+
+def with_type(data: bytes, number: int) -> bytes:
+    """The type of the first tensor, which stands behind its name and its two sizes."""
+    place = data.index(b"token_embd.weight") + len(b"token_embd.weight") + 4 + 2 * 8
+    return data[:place] + pack("<I", number) + data[place + 4 :]
+
+
+UNKNOWN = f"  expected: what gguf {version('gguf')} reads\n  next: pip install --upgrade gguf, or convert the model to "
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            partial(with_version, version=4),
+            "the model has a file version that the installed gguf does not know\n  where: PATH\n"
+            f"  came: GGUF version 4\n{UNKNOWN}Q8_0, F16 or F32",
+        ),
+        (
+            partial(with_type, number=42),
+            "the model has a tensor type that the installed gguf does not know\n  where: PATH\n"
+            f"  came: type 42 of token_embd.weight\n{UNKNOWN}Q8_0, F16 or F32",
+        ),
+        (
+            partial(with_version, version=3 << 24),
+            "the model is written in the byte order of another machine\n  where: PATH\n"
+            "  expected: a little-endian GGUF file\n  next: gguf-convert-endian MODEL little, on a copy of it",
+        ),
+    ],
+)
+def test_what_no_fetching_would_mend(change: Callable[[bytes], bytes], message: str, tmp_path: Path) -> None:
+    """A file that is whole, and of a kind that the package does not read, or would read wrongly."""
+    path = write_gguf(tmp_path / "model.gguf", SyntheticShape(layers=1))
+    path.write_bytes(change(path.read_bytes()))
+    assert error_of(path) == message.replace("PATH", str(path))
+
+
+def test_hostile_files_and_names(tmp_path: Path) -> None:
+    """An array of arrays, 20,000 deep, and a NUL in the name."""
+    path = tmp_path / "deep.gguf"
+    path.write_bytes(
+        b"GGUF" + pack("<IQQ", 3, 0, 1) + pack("<Q", 1) + b"a" + pack("<I", 9) + pack("<IQ", 9, 1) * 20_000
+    )
+    assert error_of(path).startswith(f"the model is truncated or damaged\n  where: {path}\n")
+    assert "RecursionError" in error_of(path)
+    assert error_of(Path("a\0b")).startswith("the model cannot be read\n  where: a\\x00b\n  came: embedded null byte\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from bench_runs import SMALL_H2O, measure, write_config
 from synthetic_model import write_gguf
 
 from pytest_h2o.errors import UsageError
+from pytest_h2o.reference import quality as module
 from pytest_h2o.reference.cache import EvictingCache
 from pytest_h2o.reference.config import PolicySettings
 from pytest_h2o.reference.gguf import GgufFile
@@ -53,11 +55,9 @@ def test_common_prefix_and_equal_places() -> None:
 
 def test_nothing_evicted_costs_nothing(model: Model) -> None:
     quality = measure_quality(model, BYTES, TEXT, replace(SETTINGS, policy=None))
-    assert quality.evictions == 0
-    assert quality.cache_ratio == 1.0
-    assert quality.ppl_rise == pytest.approx(0.0, abs=1e-5)
-    assert (quality.top1_agreement, quality.greedy_prefix, quality.greedy_equal) == (1.0, 20.0, 1.0)
-    assert (quality.tokens, quality.text_bytes) == (60, 60)
+    assert quality.pop("quality_ppl_rise") == pytest.approx(0.0, abs=1e-5)
+    same = {"evictions": 0, "cache_ratio": 1, "top1_agreement": 1, "greedy_prefix": 20, "greedy_equal": 1, "tokens": 60}
+    assert {f"quality_{name}": value for name, value in same.items()}.items() <= quality.items()
 
 
 def test_perplexity_of_the_full_cache_is_that_of_a_plain_one(model: Model) -> None:
@@ -65,22 +65,33 @@ def test_perplexity_of_the_full_cache_is_that_of_a_plain_one(model: Model) -> No
     quality = measure_quality(model, BYTES, TEXT, settings)
     logits = model.logits(model.prefill(np.array(TEXT[:69]), EvictingCache(model.hyper, 69, half=False)))
     bits = token_bits(logits[39:], np.array(TEXT[40:70])).sum()
-    assert quality.bits_full == pytest.approx(bits, rel=1e-6)
-    assert quality.ppl_full == pytest.approx(2 ** (bits / 30), rel=1e-6)
-    assert math.isnan(quality.greedy_prefix)
-    assert "quality_greedy_prefix" not in quality.columns()
+    assert quality["quality_bits_per_byte_full"] == pytest.approx(bits / 30, rel=1e-5)
+    assert quality["quality_ppl_full"] == pytest.approx(2 ** (bits / 30), rel=1e-5)
+    assert "quality_greedy_prefix" not in quality
 
 
 def test_eviction_changes_the_predictions_and_is_counted(model: Model) -> None:
     quality = measure_quality(model, BYTES, TEXT, SETTINGS)
-    assert quality.evictions >= 2 * 3
-    assert quality.cache_ratio > 1.3
-    assert abs(quality.ppl_rise) > 1e-4
-    columns = quality.columns()
-    assert columns["quality_ppl_evicted"] / columns["quality_ppl_full"] - 1 == pytest.approx(quality.ppl_rise, abs=2e-5)
-    assert columns["quality_ppl_rise"] == pytest.approx(quality.ppl_rise, rel=1e-5)
-    assert quality.top1_agreement < 1.0
+    assert quality["quality_evictions"] >= 2 * 3
+    assert quality["quality_cache_ratio"] > 1.3
+    assert abs(quality["quality_ppl_rise"]) > 1e-4
+    rise = quality["quality_ppl_evicted"] / quality["quality_ppl_full"] - 1
+    assert quality["quality_ppl_rise"] == pytest.approx(rise, abs=2e-5)
+    assert quality["quality_top1_agreement"] < 1.0
     assert quality == measure_quality(model, BYTES, TEXT, SETTINGS)
+    assert list(quality) == re.findall(r"``(quality_\w+)``", str(module.__doc__))
+
+
+def test_a_perplexity_that_no_number_holds_is_an_error(tmp_path: Path) -> None:
+    """Finite logits of a thousand million, none of which is left out for what it comes to."""
+    model = Model(GgufFile(write_gguf(tmp_path / "wild.gguf", replace={"output_norm.weight": np.full(32, 1e9, "f4")})))
+    with pytest.raises(UsageError) as caught:
+        measure_quality(model, BYTES, TEXT, replace(SETTINGS, greedy_tokens=0))
+    assert str(caught.value).splitlines()[:3] == [
+        "the model computes numbers that are not finite",
+        f"  where: {tmp_path / 'wild.gguf'}",
+        "  came: ppl_full of inf on the held-out text",
+    ]
 
 
 def test_a_text_or_a_context_that_is_too_short(model: Model) -> None:

@@ -14,8 +14,7 @@ from bench_runs import ROOT
 
 from pytest_h2o.reference.cache import EvictingCache
 from pytest_h2o.reference.gguf import GgufFile
-from pytest_h2o.reference.measure import run_repeat
-from pytest_h2o.reference.model import Model, read_tokenizer
+from pytest_h2o.reference.model import Model, generate, read_tokenizer
 
 NAMED = os.environ.get("H2O_SMOLLM2_GGUF")
 RECORDED = ROOT / "fixtures/recordings/other/llm_demo_prose_h2o_off.stdout.txt"
@@ -32,7 +31,7 @@ def test_it_answers_as_the_engine_did() -> None:
     assert len(prompt) == 436
     assert tokenizer.library.decode(prompt.tolist()) == text
     cache = EvictingCache(file.hyper, len(prompt) + 24)
-    said = tokenizer.library.decode(run_repeat(Model(file), cache, prompt, 24).tokens)
+    said = tokenizer.library.decode(generate(Model(file), cache, prompt, 24).tokens)
     answer = "The keeper moved his chair because he was not a careless man"
     assert answer in said
     assert answer in RECORDED.read_text("utf-8")
