@@ -9,7 +9,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
-from pytest_h2o.bench.process import read_tail, run_child
+from pytest_h2o.bench.process import run_child
 from pytest_h2o.errors import BenchError, TableError
 from pytest_h2o.files import write_new_json
 
@@ -39,16 +39,8 @@ class Demo:
         if child.returncode == 0 and not child.timed_out:
             return read_demo_text(output)
         ended = f"ended with {child.signal_name or f'exit code {child.returncode}'}"
-        raise BenchError(
-            f"llm_demo {f'did not end within {self.timeout_s:g} s' if child.timed_out else ended}",
-            argv=argv,
-            returncode=child.returncode,
-            signal_name=child.signal_name,
-            elapsed_s=child.elapsed_s,
-            output_tail=read_tail(output),
-            where=str(output),
-            expected="a run that ends with exit code 0",
-        )
+        what = f"llm_demo {f'did not end within {self.timeout_s:g} s' if child.timed_out else ended}"
+        raise BenchError(what, where=str(output), expected="a run that ends with exit code 0", **child.facts())
 
 
 def read_demo_text(path: Path) -> str:

@@ -76,18 +76,23 @@ class Launcher:
         argv = adapter.argv(settings, files, point, config)
         write_new_json(files.config, config)
         child, disturbance, output = self._run(argv, files, adapter)
-        if settings.with_json and _rejects_json(child, output):
+        is_rejected = child.returncode == _USAGE_EXIT_CODE and _JSON_REJECTED.search(output.reason or "")
+        if settings.with_json and is_rejected:
             self.json_support.rejected = True
             _remove_refused_launch(files)
             argv = adapter.argv(replace(settings, with_json=False), files, point, config)
             child, disturbance, output = self._run(argv, files, adapter)
         _check_end(child, output, self.settings.timeout_s)
         try:
-            row = only_row(_read_log(adapter, files, point), files.log_file)
+            if adapter.name == LLM_BENCH:  # it may have written JSON beside its table
+                rows = read_rows(files.log, files.json, log_file=files.log_file, repeat=point.repeat)
+            else:
+                text = read_text(files.log, files.log_file)
+                rows = adapter.parse(text, log_file=files.log_file, repeat=point.repeat)
+            row = only_row(rows, files.log_file)
             adapter.check(row, point, settings)
         except TableError as error:
-            error.argv, error.returncode, error.signal_name = child.argv, child.returncode, child.signal_name
-            error.elapsed_s, error.output_tail = child.elapsed_s, read_tail(child.stdout_path)
+            vars(error).update(child.facts())
             said = None if output.reason is None else f"the bench said: {output.reason}"
             error.came = "; ".join(part for part in (error.came, said) if part) or None
             raise
@@ -122,15 +127,9 @@ class Launcher:
         try:
             return child, disturbance, count_warnings(child.stdout_path)
         except OSError as error:
-            raise BenchError(
-                "the output of a run has gone",
-                argv=child.argv,
-                returncode=child.returncode,
-                elapsed_s=child.elapsed_s,
-                where=str(child.stdout_path),
-                came=error.strerror or str(error),
-                hint="leave the run folder alone while a run writes to it",
-            ) from error
+            what, came = "the output of a run has gone", error.strerror or str(error)
+            hint = "leave the run folder alone while a run writes to it"
+            raise BenchError(what, where=str(child.stdout_path), came=came, hint=hint, **child.facts()) from error
 
 
 @contextlib.contextmanager
@@ -143,18 +142,6 @@ def _marked(marker: Path) -> Iterator[None]:
         marker.unlink(missing_ok=True)
         raise
     marker.unlink(missing_ok=True)
-
-
-def _read_log(adapter: BenchAdapter, files: RunFiles, point: Point) -> tuple[Row, ...]:
-    """The rows of a launch; llm_bench may have written JSON beside its table."""
-    if adapter.name == LLM_BENCH:
-        return read_rows(files.log, files.json, log_file=files.log_file, repeat=point.repeat)
-    return adapter.parse(read_text(files.log, files.log_file), log_file=files.log_file, repeat=point.repeat)
-
-
-def _rejects_json(child: ChildResult, output: OutputSummary) -> bool:
-    """Whether the bench refused ``-j`` before it did anything."""
-    return child.returncode == _USAGE_EXIT_CODE and _JSON_REJECTED.search(output.reason or "") is not None
 
 
 def _remove_refused_launch(files: RunFiles) -> None:
@@ -182,15 +169,11 @@ def _check_end(child: ChildResult, output: OutputSummary, timeout_s: float) -> N
         return
     raise BenchError(
         what,
-        argv=child.argv,
-        returncode=child.returncode,
-        signal_name=child.signal_name,
-        elapsed_s=child.elapsed_s,
-        output_tail=read_tail(child.stdout_path),
         where=f"{child.stdout_path}, after {child.elapsed_s:.1f} s",
         came=output.reason or "no reason in its output",
         expected="a run that ends with exit code 0",
         hint=f"{hint}repeat it: {repeat_command(child.argv)}",
+        **child.facts(),
     )
 
 

@@ -79,10 +79,8 @@ def _lock_folder() -> Path:
 
 
 def _no_lock(path: Path, came: str) -> StoreError:
-    what, expected = (
-        "the lock that keeps timed runs apart cannot be made",
-        "a folder of your own in the temporary folder",
-    )
+    what = "the lock that keeps timed runs apart cannot be made"
+    expected = "a folder of your own in the temporary folder"
     hint = "remove what stands there, or point TMPDIR to a folder of your own"
     return StoreError(what, where=str(path), came=came, expected=expected, hint=hint)
 
@@ -170,14 +168,10 @@ def read_machine(root: Path = Path("/")) -> MachineState:
 
 def describe_sources(state: MachineState) -> str:
     """Which signs of a disturbance can be seen on this machine, in words."""
-    named = (
-        ("load by others", state.busy_s),
-        ("swapping", state.swapped_pages),
-        ("throttling", state.throttled),
-        ("clock", state.mean_mhz),
-    )
-    seen = ", ".join(name for name, value in named if value is not None) or "nothing"
-    unseen = ", ".join(name for name, value in named if value is None)
+    values = (state.busy_s, state.swapped_pages, state.throttled, state.mean_mhz)
+    named = dict(zip(("load by others", "swapping", "throttling", "clock"), values, strict=True))
+    seen = ", ".join(name for name, value in named.items() if value is not None) or "nothing"
+    unseen = ", ".join(name for name, value in named.items() if value is None)
     return f"{seen} watched" + (f"; {unseen} cannot be read here" if unseen else "")
 
 

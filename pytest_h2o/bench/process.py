@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pytest_h2o.errors import BenchError, make_printable
 
@@ -85,6 +85,11 @@ class ChildResult:
     elapsed_s: float
     stdout_path: Path
     """Everything that it printed, standard output and standard error together."""
+
+    def facts(self) -> dict[str, Any]:
+        """What a `BenchError` says of a launch: its command, its end and its last lines."""
+        names = ("argv", "returncode", "signal_name", "elapsed_s")
+        return {name: getattr(self, name) for name in names} | {"output_tail": read_tail(self.stdout_path)}
 
 
 def run_child(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import io
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.bench.output import OTHER_KINDS, OutputSummary, count_warnings, summarize_output
 from pytest_h2o.files import load, plain
 
 from .samples import OTHER, SWEEP
 
-STALE, CLAMP = "Drop stale per-layer pending plan", "Clamp invalid meta remove"
+STALE = "Drop stale per-layer pending plan"
 
 
 def summarize(text: str) -> OutputSummary:
@@ -22,51 +24,19 @@ def summarize(text: str) -> OutputSummary:
 
 
 @pytest.mark.parametrize(
-    ("name", "summary"),
+    "path",
     [
-        ("run_0001_p512_g128_k0.28_b8_lr3.0", OutputSummary({STALE: 917, CLAMP: 3}, max_kv_len=2566)),
-        ("baseline_h2o_off", OutputSummary({CLAMP: 3}, max_kv_len=640)),
+        SWEEP / "logs" / "run_0001_p512_g128_k0.28_b8_lr3.0.stdout.txt",
+        SWEEP / "logs" / "baseline_h2o_off.stdout.txt",
+        *(OTHER / f"{name}.stdout.txt" for name in ("missing_model", "bad_json", "bad_arg")),
+        *(OTHER / f"llm_demo_{name}_h2o_{state}.stdout.txt" for name in ("prose", "code") for state in ("on", "off")),
     ],
+    ids=lambda path: path.name,
 )
-def test_recorded_runs(name: str, summary: OutputSummary) -> None:
-    assert count_warnings(SWEEP / "logs" / f"{name}.stdout.txt") == summary
-
-
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        (
-            "missing_model",
-            "Unable to open config file: /nonexistent/config.json; Error: No such file or directory (errno: 2); "
-            "Unable to open llm_config file: /nonexistent/llm_config.json",
-        ),
-        ("bad_json", "Unable to open llm_config file: models/smollm2/llm_config.json"),
-        ("bad_arg", "error: invalid parameter for argument: --bogus; Parse arguments error"),
-    ],
-)
-def test_reason_of_recorded_failures(name: str, reason: str) -> None:
-    assert count_warnings(OTHER / f"{name}.stdout.txt").reason == reason
-
-
-def test_usage_lines_are_no_warnings() -> None:
-    summary = count_warnings(OTHER / "bad_arg.stdout.txt")
-    assert summary.warnings == {"error: invalid parameter for argument: --bogus": 1, "Parse arguments error": 1}
-
-
-@pytest.mark.parametrize(
-    ("name", "warnings"),
-    [
-        ("llm_demo_prose_h2o_on", {STALE: 30}),
-        ("llm_demo_code_h2o_on", {STALE: 94}),
-        ("llm_demo_prose_h2o_off", {}),
-        ("llm_demo_code_h2o_off", {}),
-    ],
-)
-def test_warnings_inside_generated_text(name: str, warnings: dict[str, int]) -> None:
-    path = OTHER / f"{name}.stdout.txt"
-    assert path.read_text().count("Drop stale") == warnings.get(STALE, 0)
+def test_recorded_outputs(path: Path, snapshot: SnapshotAssertion) -> None:
     summary = count_warnings(path)
-    assert (summary.warnings, summary.reason) == (warnings, None)
+    assert summary == snapshot
+    assert path.name.startswith("run") or path.read_text().count("Drop stale") == summary.warnings.get(STALE, 0)
 
 
 def test_two_warnings_on_one_line() -> None:

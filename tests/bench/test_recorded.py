@@ -386,30 +386,28 @@ def entry(**changes: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "where", "came"),
+    "text",
     [
-        ("[", ":1:2", "Expecting value"),
-        ("{}", "", "{}"),
-        ("[1]", ": entry 1", "int"),
-        ('[{"run_id": ""}]', ": entry 1", "run_id ''"),
-        (entry(return_code="0"), ": entry 1", "return_code '0'"),
-        (entry(return_code=True), ": entry 1", "return_code True"),
-        (entry(run_id="a\x1b[0m"), ": entry 1", "run_id 'a\\x1b[0m'"),
-        (entry(shares_run_with=1), ": entry 1", "shares_run_with 1"),
-        (entry(log=None), ": entry 1", "log None"),
-        (entry(log="/etc/passwd"), ": entry 1", "log '/etc/passwd'"),
-        (entry(log="../a.log"), ": entry 1", "log '../a.log'"),
-        (entry(log="logs\\..\\..\\a.log"), ": entry 1", "log 'logs\\\\..\\\\..\\\\a.log'"),
-        (entry(log="C:\\a.log"), ": entry 1", "log 'C:\\\\a.log'"),
-        (entry(log="a\0b"), ": entry 1", "log 'a\\x00b'"),
-        (entry(config="/c.json"), ": entry 1", "config '/c.json'"),
-        (json.dumps(json.loads(entry()) * 2), "", "the run id a twice"),
+        "[",
+        "{}",
+        "[1]",
+        '[{"run_id": ""}]',
+        entry(return_code="0"),
+        entry(return_code=True),
+        entry(run_id="a\x1b[0m"),
+        entry(shares_run_with=1),
+        entry(log=None),
+        entry(log="/etc/passwd"),
+        entry(log="../a.log"),
+        entry(log="logs\\..\\..\\a.log"),
+        entry(log="C:\\a.log"),
+        entry(log="a\0b"),
+        entry(config="/c.json"),
+        json.dumps(json.loads(entry()) * 2),
     ],
 )
-def test_a_damaged_manifest_is_refused(tmp_path: Path, text: str, where: str, came: str) -> None:
-    path = tmp_path / "manifest.json"
-    path.write_text(text)
+def test_a_damaged_manifest_is_refused(tmp_path: Path, text: str, snapshot: SnapshotAssertion) -> None:
+    (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(StoreError) as caught:
-        read_manifest(path)
-    assert caught.value.what.startswith("a manifest of a sweep ")
-    assert (caught.value.where, caught.value.came) == (f"{path}{where}", came)
+        read_manifest(tmp_path / "manifest.json")
+    assert str(caught.value).replace(str(tmp_path), "") == snapshot
