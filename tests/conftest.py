@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
+
+from tests.plugin.project import run_in_root
+from tests.recorded.record import RECORDED
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 settings.load_profile("untimed")
+
+
+@pytest.fixture(scope="session")
+def recorded_gate(tmp_path_factory: pytest.TempPathFactory) -> tuple[pytest.RunResult, Path]:
+    """The gates on the recordings, run once: what was said, and the run folder, which no test may change."""
+    return run_in_root(tmp_path_factory.mktemp("recorded") / "out", *RECORDED)

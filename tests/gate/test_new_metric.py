@@ -6,13 +6,12 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.plugin.project import ROOT, Project, failure_of, finish, replace_in
+from tests.plugin.project import ROOT, Project, failure_of, replace_in
 
 NAME = "h2o_lossless_decode_cache_miss"
 ROW = f'        Metric("{NAME}", "cache misses", "lower", fmt=".2f", target=9.0),\n'
@@ -42,7 +41,7 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def run(project: Project, *options: str) -> pytest.RunResult:
-    return finish(project.start(*ITEMS, *options), time.monotonic())
+    return project.run_cold(*ITEMS, *options)
 
 
 def schema(project: Project, kind: str) -> dict[str, Any]:

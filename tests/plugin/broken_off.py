@@ -6,7 +6,6 @@ import contextlib
 import json
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import psutil
 
 from tests.plugin.project import Project
+from tests.plugin.warm import Run
 
 PRESET = "small"
 SCOPE = "front2_grouped_192_8"
@@ -70,7 +70,7 @@ def wait_until(condition: Callable[[], bool], what: str, *, timeout_s: float = 6
         time.sleep(0.01)
 
 
-def family_of(child: subprocess.Popen[str]) -> list[psutil.Process]:
+def family_of(child: Run) -> list[psutil.Process]:
     """All processes that a run has started and that live."""
     try:
         return psutil.Process(child.pid).children(recursive=True)

@@ -1,4 +1,4 @@
-"""A project to run pytest in, new for each test."""
+"""A project to run pytest in, new for each test, and one whose run nothing disturbed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugin.project import MODES, ROOT, Project
-
-__all__ = ["MODES", "ROOT", "Project"]
+from tests.plugin.broken_off import small_project
+from tests.plugin.project import Project
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, pytest.RunResult]:
+    """A whole run of the small project, which no test may change."""
+    project, options = small_project(tmp_path_factory.mktemp("unbroken"))
+    result = project.run(*options)
+    assert result.ret == 1, result.outlines  # its bench is slowed down
+    return project, result

@@ -13,7 +13,7 @@ from tests.plugin.project import ROOT, Project
 EXAMPLES = ROOT / "docs" / "examples"
 RECORDING = ROOT / "fixtures" / "recordings" / "llama-bench" / "cache-types.json"
 
-FAKE_LLAMA_BENCH = """#!{python}
+FAKE_LLAMA_BENCH = """#!{python} -IS
 # Prints what is recorded of the cache types and lengths that it is asked for, and noise on standard error.
 import json, os, sys
 

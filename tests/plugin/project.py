@@ -6,16 +6,15 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.plugin import warm
+from tests.recorded import record
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDINGS = ROOT / "fixtures" / "recordings" / "smollm2-135m"
@@ -27,7 +26,7 @@ FAKE_BENCH = ROOT / "tests" / "fake_llm_bench.py"
 MODES = {"plain": [], "n0": ["-n0"], "n2": ["-n2"], "no-xdist": ["-p", "no:xdist"]}
 """The ways of running pytest that must not make a difference."""
 
-BENCH = """#!{python}
+BENCH = """#!{python} -IS
 # The fake bench in the mode that FAKE_MODES has for this run, else in FAKE_MODE.
 import json, os, runpy, sys
 
@@ -40,7 +39,7 @@ runpy.run_path({fake!r}, run_name="__main__")
 """
 
 
-QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:syrupy")
+QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:syrupy", "-p", "no:anyio")
 """Plugins of our own tests that a gate has no use for; hypothesis alone takes half of the time of a short run."""
 
 
@@ -106,27 +105,24 @@ class Project:
         (self.path / "tmp").mkdir(exist_ok=True)
         return env | {"PY_COLORS": "0", "COLUMNS": "100", "TMPDIR": str(self.path / "tmp"), **self.env}
 
-    def start(self, *arguments: str, what: str = "gates", cwd: Path | None = None) -> subprocess.Popen[str]:
-        """A run in a process of its own, to be watched or killed."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "pytest", what, *QUICK, *arguments],
-            cwd=cwd or self.path,
-            env=self._environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    def start(self, *arguments: str, what: str = "gates", cwd: Path | None = None) -> warm.Run:
+        """A run to be watched or killed."""
+        return warm.Run([what, *QUICK, *arguments], cwd=cwd or self.path, env=self._environment())
 
     def run(
         self, *arguments: str, what: str = "gates", cwd: Path | None = None, page: bool = False
     ) -> pytest.RunResult:
         """A whole run; `page`: with report.html, whose charts take a third of the time."""
-        started = time.monotonic()
         html = () if page else ("-o", "h2o_html=no")
-        code, output = warm.run_pytest(
-            [what, *QUICK, *html, *arguments], cwd=cwd or self.path, env=self._environment(), timeout_s=120
+        return self.start(*html, *arguments, what=what, cwd=cwd).finish()
+
+    def run_cold(self, *arguments: str) -> pytest.RunResult:
+        """A whole run by an interpreter that has loaded nothing yet."""
+        command = [sys.executable, "-m", "pytest", "gates", *QUICK, *arguments]
+        done = subprocess.run(
+            command, cwd=self.path, env=self._environment(), capture_output=True, text=True, timeout=120, check=False
         )
-        return pytest.RunResult(code, output.splitlines(), [], time.monotonic() - started)
+        return pytest.RunResult(done.returncode, done.stdout.splitlines(), done.stderr.splitlines(), 0.0)
 
     # -- what came of it --------------------------------------------------------------------------------------------
 
@@ -147,17 +143,6 @@ class Project:
         return {failed["item"].split("::")[1]: failed["why"] for failed in self.summary(run_dir)["failed"]}
 
 
-def finish(child: subprocess.Popen[str], started: float, *, timeout_s: float = 120) -> pytest.RunResult:
-    """Wait for a run; a run that hangs is killed and fails the test that waits."""
-    try:
-        output, _ = child.communicate(timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        child.send_signal(signal.SIGKILL)
-        child.communicate()
-        raise
-    return pytest.RunResult(child.returncode, output.splitlines(), [], time.monotonic() - started)
-
-
 def failure_of(result: pytest.RunResult, item: str) -> str:
     """What the terminal says of one failed item, from its title line to the next one."""
     lines = result.outlines
@@ -172,6 +157,16 @@ def failure_of(result: pytest.RunResult, item: str) -> str:
 def unwrapped(result: pytest.RunResult) -> str:
     """The output in one line, blanks as they would be had nothing been cut to fit the terminal."""
     return " ".join(" ".join(result.outlines).split())
+
+
+def run_in_root(out: Path, *arguments: str) -> tuple[pytest.RunResult, Path]:
+    """Run the gates of the repository itself, with the run folder in `out`: what was said and the folder."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "H2O_"))}
+    environment |= {"PY_COLORS": "0", "COLUMNS": "100"}
+    result = warm.Run([*record.command(out, *arguments), *QUICK], cwd=ROOT, env=environment).finish()
+    assert result.ret == 0, "\n".join(result.outlines)
+    (folder,) = out.glob("2*")
+    return result, folder
 
 
 def check_no_traceback(result: pytest.RunResult) -> None:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.plugin.conftest import ROOT, Project
+from tests.plugin.project import ROOT, Project
 
 QUICK = """
 prompts: 96

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_h2o.cli.main import main
-from tests.plugin.project import MODES, ROOT, Project, check_failed, failure_of
+from tests.plugin.project import ROOT, Project, check_failed, failure_of
 from tests.report.html_checks import check_page
 
 EXAMPLES = ROOT / "docs" / "examples"
@@ -38,10 +38,10 @@ IMPORT = "from pytest_h2o.gate.metrics import RowMetric"
 SECTION = "from my_section import pytest_h2o_report_sections"
 
 
-@pytest.mark.parametrize("mode", ["plain", "n2"])
-def test_a_metric_is_gated_and_kept(mode: str, project: Project) -> None:
+def test_a_metric_is_gated_and_kept(project: Project) -> None:
+    """By workers too."""
     add(project, METRIC)
-    result = project.run(*SELECT, *MODES[mode])
+    result = project.run(*SELECT, "-n2")
     assert result.ret == 0, result.outlines
     verdicts = project.summary()["presets"]["target_ratio_v3"]["verdicts"]
     assert [v["metric"] for v in verdicts] == ["h2o_lossy", "first_token_s"]
@@ -91,21 +91,16 @@ def test_a_missed_metric_is_diagnosed(project: Project, capsys: pytest.CaptureFi
 
 
 def test_a_worse_metric_may_be_allowed_by_name(project: Project) -> None:
+    """And a target that no item holds leaves the verdict incomplete."""
     add(project, METRIC, gate="")
-    saved = project.run("-k", "target_ratio_v3 and lossy", "--h2o-save=main")
-    assert saved.ret == 0
+    assert project.run("-k", "target_ratio_v3 and lossy", "--h2o-save=main").ret == 0
+    missing = "preset target_ratio_v3 was not held against the target of first_token_s"
+    assert missing in project.summary()["incomplete_for"]
     asked = ("-k", "target_ratio_v3 and regression", "--h2o-compare=main", "--h2o-compare-fail=first_token_s:5")
     assert project.run(*asked).ret == 0
     unknown = project.run(*asked[:-1], "--h2o-compare-fail=first_token:5")
     assert unknown.ret == 4
     assert "did you mean first_token_s" in "\n".join(unknown.errlines + unknown.outlines)
-
-
-def test_a_target_that_no_item_holds_leaves_the_verdict_incomplete(project: Project) -> None:
-    add(project, METRIC, gate="")
-    assert project.run(*SELECT).ret == 0
-    missing = "preset target_ratio_v3 was not held against the target of first_token_s"
-    assert missing in project.summary()["incomplete_for"]
 
 
 def test_a_metric_without_its_column_fails(project: Project) -> None:
@@ -180,8 +175,7 @@ SAID = "The rows that the verdicts rest on. A preset whose verdicts rest on seve
 HOSTILE = "<script>pwned()</script> | ![x](y)"
 
 
-@pytest.mark.parametrize("mode", ["plain", "n2"])
-def test_a_section_stands_in_both_reports(mode: str, project: Project) -> None:
+def test_a_section_stands_in_both_reports(project: Project) -> None:
     add(
         project,
         SECTION + " as deciding",
@@ -192,7 +186,7 @@ def test_a_section_stands_in_both_reports(mode: str, project: Project) -> None:
         "    return [*deciding(config), ReportSection(EVIL, lambda summary: [EVIL, [EVIL, 'second'], table])]",
         gate="",
     )
-    assert project.run(*SELECT, *MODES[mode], page=True).ret == 0
+    assert project.run(*SELECT, page=True).ret == 0
     text = (project.run_dir() / "report.html").read_text()
     document = check_page(text)
     assert "<script" not in text

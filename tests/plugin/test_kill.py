@@ -14,21 +14,12 @@ import psutil
 import pytest
 
 from tests.plugin.broken_off import check_gone, check_journal, check_same, family_of, kill, small_project
-from tests.plugin.project import Project, check_no_traceback, finish
+from tests.plugin.project import Project, check_no_traceback
 
 MOMENTS = 50
 USUAL = 3
 
 VICTIMS = ("controller", "controller -n2", "bench", "worker", "terminated", "interrupted")
-
-
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """The folder of a run that nothing disturbed, and the seconds that it took."""
-    project, options = small_project(tmp_path_factory.mktemp("unbroken"))
-    result = project.run(*options)
-    assert result.ret in (0, 1), result.outlines
-    return project.run_dir(), result.duration
 
 
 def words_of(process: psutil.Process) -> list[str]:
@@ -53,8 +44,8 @@ def hit(project: Project, options: tuple[str, ...], victim: str, after_s: float)
             kill(process)
         time.sleep(0.3)
     family += family_of(child)
-    kill(psutil.Process(child.pid), {"terminated": signal.SIGTERM, "interrupted": signal.SIGINT}.get(victim, 9))
-    finish(child, time.monotonic())
+    child.send_signal({"terminated": signal.SIGTERM, "interrupted": signal.SIGINT}.get(victim, signal.SIGKILL))
+    child.finish()
     check_gone(family)
 
 
@@ -62,14 +53,14 @@ def hit(project: Project, options: tuple[str, ...], victim: str, after_s: float)
     "moment", [n if n < USUAL else pytest.param(n, marks=pytest.mark.slow) for n in range(MOMENTS)]
 )
 def test_a_run_that_was_killed_goes_on_and_ends_as_one_that_was_not(
-    moment: int, unbroken: tuple[Path, float], tmp_path: Path
+    moment: int, unbroken: tuple[Project, pytest.RunResult], tmp_path: Path
 ) -> None:
     chance = random.Random(moment)
     victim = VICTIMS[moment % len(VICTIMS)]
     project, options = small_project(tmp_path)
     given, runs = options, list[Path]()
     for _ in range(1 + (moment % 5 == 4)):  # some are killed again while they go on
-        hit(project, given, victim, chance.uniform(0.15, 0.95) * unbroken[1])
+        hit(project, given, victim, chance.uniform(0.15, 0.95) * unbroken[1].duration)
         runs = project.runs()
         for run_dir in runs:
             check_journal(run_dir)
@@ -79,11 +70,11 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_one_that_was_not(
             given = (*options, f"--h2o-resume={runs[0]}")
     if not runs or not (runs[0] / "run.json").exists():
         check_no_traceback(project.run(*given))
-    elif project.failed() != project.failed(unbroken[0]):
+    elif project.failed() != unbroken[0].failed():
         # It came to its end before it could be broken off, and says what failed of what was killed.
         assert victim in ("worker", "bench")
         assert project.summary()["overall_pass"] is False
         return
     (run_dir,) = project.runs()
     check_journal(run_dir)
-    check_same(run_dir, unbroken[0])
+    check_same(run_dir, unbroken[0].run_dir())

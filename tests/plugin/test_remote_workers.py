@@ -65,18 +65,15 @@ def run_away(project: Project, server: Server, *options: str) -> pytest.RunResul
 
 
 def test_a_gate_that_runs_away_leaves_the_same_artifacts(
-    away: tuple[Project, tuple[str, ...], Server], tmp_path: Path
+    away: tuple[Project, tuple[str, ...], Server], unbroken: tuple[Project, pytest.RunResult]
 ) -> None:
     """Options with relative paths (bench, base config) included; and the run folder is the controller's alone."""
     project, options, server = away
-    (tmp_path / "unbroken").mkdir()
-    local, local_options = small_project(tmp_path / "unbroken")
-    expected = local.run(*local_options)
     result = run_away(project, server, *options)
     check_no_traceback(result)
-    assert result.ret == expected.ret
+    assert result.ret == unbroken[1].ret
     result.assert_outcomes(passed=6, failed=2, skipped=2, warnings=2)  # xdist's own: rsync is deprecated
-    check_same(project.run_dir(), local.run_dir())
+    check_same(project.run_dir(), unbroken[0].run_dir())
     assert str(server.folder) not in failure_of(result, f"test_decode[{PRESET}]")
     # Every launch was made there: its config lay in a folder of the worker, none in the run folder.
     launched = (project.path / "launches.txt").read_text().splitlines()

@@ -23,7 +23,7 @@ from tests.plugin.broken_off import (
     small_project,
     wait_until,
 )
-from tests.plugin.project import Project, check_no_traceback, finish, replace_in
+from tests.plugin.project import Project, check_no_traceback, replace_in
 
 ROWS = ("-k", "bench", "--h2o-no-fold", "--h2o-html=no")
 
@@ -35,20 +35,19 @@ def break_off(
     project.env["FAKE_MODES"] = json.dumps(modes)
     child = project.start(*options)
     wait_until(lambda: len(project.launches()) >= launches, "the bench was never launched")
-    time.sleep(0.2)
+    time.sleep(0.1)
     family = family_of(child)
     assert any("llm_bench" in " ".join(process.cmdline()) for process in family)
     child.send_signal(number)
-    result = finish(child, time.monotonic())
+    result = child.finish()
     check_gone(family)
     project.env["FAKE_MODES"] = "{}"
     return project.run_dir(), result
 
 
-@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["plain", "n2"])
-def test_what_was_measured_is_not_measured_again(tmp_path: Path, workers: tuple[str, ...]) -> None:
+def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
     project, bench = small_project(tmp_path)
-    options = (*bench[:2], *ROWS, *workers)
+    options = (*bench[:2], *ROWS)
     run_dir, _ = break_off(project, options, 3, run_0003="hang", run_0001="exit3")
     assert not (run_dir / "run.json").exists()
     kept = {name: path.read_bytes() for name, path in files_of(run_dir).items() if "run_0002" in name}
@@ -114,12 +113,8 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("change", "workers"), [*((change, ()) for change in CHANGES), ("bench", ("-n2",))], ids=[*CHANGES, "bench-n2"]
-)
-def test_another_question_is_refused(
-    broken: tuple[Project, tuple[str, ...], Path], change: str, workers: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize("change", CHANGES)
+def test_another_question_is_refused(broken: tuple[Project, tuple[str, ...], Path], change: str) -> None:
     project, options, run_dir = broken
     file = {
         "bench": project.path / "llm_bench",
@@ -134,7 +129,7 @@ def test_another_question_is_refused(
     given = {"option": ("--h2o-threads=1",), "items": ("-k", "bench and not run_0001")}.get(change, ())
     launched = len(project.launches())
     try:
-        result = project.run(*options, *given, f"--h2o-resume={run_dir}", *workers)
+        result = project.run(*options, *given, f"--h2o-resume={run_dir}")
     finally:
         if change in file:
             file[change].write_text(before)
@@ -147,37 +142,20 @@ def test_another_question_is_refused(
     assert not (run_dir / "run.json").exists()
 
 
-def test_a_run_that_is_not_there_or_finished_is_refused(tmp_path: Path) -> None:
-    project, bench = small_project(tmp_path)
-    options = (*bench[:2], *ROWS)
-    result = project.run(*options, "--h2o-resume=nowhere")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert "ERROR: this is no folder of a run that was broken off" in "\n".join(result.outlines)
-    assert project.run(*options).ret == 0
-    files = files_of(project.run_dir())
-    contents = {name: path.read_bytes() for name, path in files.items()}
-    for workers in ((), ("-n2",)):
-        result = project.run(*options, f"--h2o-resume={project.run_dir()}", *workers)
+def test_a_run_that_is_not_there_or_finished_is_refused(
+    broken: tuple[Project, tuple[str, ...], Path], unbroken: tuple[Project, pytest.RunResult]
+) -> None:
+    project, options, _ = broken
+    finished = unbroken[0].run_dir()
+    contents = {name: path.read_bytes() for name, path in files_of(finished).items()}
+    for folder, told in (
+        ("nowhere", "this is no folder of a run that was broken off"),
+        (finished, "the run in this folder came to its end: there is nothing to go on with"),
+    ):
+        result = project.run(*options, f"--h2o-resume={folder}")
         assert result.ret == pytest.ExitCode.USAGE_ERROR
-        assert "ERROR: the run in this folder came to its end: there is nothing to go on with" in "\n".join(
-            result.outlines
-        )
-    assert {name: path.read_bytes() for name, path in files_of(project.run_dir()).items()} == contents
-
-
-def test_a_run_that_still_goes_on_is_refused(tmp_path: Path) -> None:
-    project, bench = small_project(tmp_path)
-    options = (*bench[:2], *ROWS)
-    project.env["FAKE_MODES"] = json.dumps({"run_0002": "hang"})
-    child = project.start(*options)
-    wait_until(lambda: len(project.launches()) >= 2, "the bench was never launched")
-    result = project.run(*options, f"--h2o-resume={project.run_dir()}")
-    family = family_of(child)
-    child.send_signal(signal.SIGINT)
-    finish(child, time.monotonic())
-    check_gone(family)
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert "ERROR: the run in this folder is still going on" in "\n".join(result.outlines)
+        assert f"ERROR: {told}" in "\n".join(result.outlines)
+    assert {name: path.read_bytes() for name, path in files_of(finished).items()} == contents
 
 
 def test_a_dry_run_cannot_go_on(broken: tuple[Project, tuple[str, ...], Path]) -> None:
@@ -191,9 +169,19 @@ def test_a_dry_run_cannot_go_on(broken: tuple[Project, tuple[str, ...], Path]) -
 
 
 def test_control_c_keeps_what_was_measured_and_says_how_to_go_on(tmp_path: Path) -> None:
+    """Only then: while it goes on, nobody else takes it up."""
     project, bench = small_project(tmp_path)
     options = (*bench[:2], *ROWS)
-    run_dir, result = break_off(project, options, 2, signal.SIGINT, run_0002="hang_ignoring_term")
+    project.env["FAKE_MODES"] = json.dumps({"run_0002": "hang"})
+    child = project.start(*options)
+    wait_until(lambda: len(project.launches()) >= 2, "the bench was never launched")
+    run_dir, family = project.run_dir(), family_of(child)
+    refused = project.run(*options, f"--h2o-resume={run_dir}")
+    assert refused.ret == pytest.ExitCode.USAGE_ERROR
+    assert "ERROR: the run in this folder is still going on" in "\n".join(refused.outlines)
+    child.send_signal(signal.SIGINT)
+    result = child.finish()
+    check_gone(family)
     assert result.ret == pytest.ExitCode.INTERRUPTED
     result.stdout.fnmatch_lines(
         [
@@ -206,7 +194,6 @@ def test_control_c_keeps_what_was_measured_and_says_how_to_go_on(tmp_path: Path)
     assert (record["run_id"][:8], record["outcome"]) == ("run_0001", "passed")
     assert record["data"]["points"][0]["result"]["cells"]["h2o_lossy"] == "2.961 ± 0.026"
     assert not {"run.json", "summary.json"} & {path.name for path in run_dir.iterdir()}
-    assert project.run(*options, f"--h2o-resume={run_dir}").ret == 0
 
 
 def test_control_c_twice_and_term_leave_no_child(tmp_path: Path) -> None:
@@ -221,7 +208,7 @@ def test_control_c_twice_and_term_leave_no_child(tmp_path: Path) -> None:
         for number in signals:
             child.send_signal(number)
             time.sleep(0.002)
-        finish(child, time.monotonic())
+        child.finish()
         check_gone(family)
 
 
@@ -290,27 +277,24 @@ def test_a_folder_that_is_closed_is_told_before_anything_is_launched(tmp_path: P
     assert project.launches() == []
 
 
-def test_killed_while_artifacts_are_written_it_goes_on(tmp_path: Path) -> None:
+def test_killed_while_artifacts_are_written_it_goes_on(
+    tmp_path: Path, unbroken: tuple[Project, pytest.RunResult]
+) -> None:
     """As if the end had been cut at its worst: every artifact but run.json is there, the history has its line."""
     project, options = small_project(tmp_path)
-    project.run(*options)
-    unbroken = project.run_dir()
-    text = (unbroken.parent / "history.jsonl").read_text()
-    (tmp_path / "other").mkdir()
-    other, options = small_project(tmp_path / "other")
     stop = "import os\nimport pytest_h2o.report.artifacts as a\nold = a.write_new_json\n"
     stop += "a.write_new_json = lambda p, v, **k: os._exit(9) if p.name == 'run.json' else old(p, v, **k)\n"
-    (other.path / "conftest.py").write_text(stop)
-    assert other.run(*options).ret == 9
-    run_dir = other.run_dir()
+    (project.path / "conftest.py").write_text(stop)
+    assert project.run(*options).ret == 9
+    run_dir = project.run_dir()
     assert (run_dir / "summary.json").exists()
     assert not (run_dir / "run.json").exists()
-    (other.path / "conftest.py").unlink()
-    launched = other.launches()
-    check_no_traceback(other.run(*options, f"--h2o-resume={run_dir}"))
-    assert other.launches() == launched
-    check_same(run_dir, unbroken)
-    assert len(text.splitlines()) == len((run_dir.parent / "history.jsonl").read_text().splitlines()) == 1
+    (project.path / "conftest.py").unlink()
+    launched = project.launches()
+    check_no_traceback(project.run(*options, f"--h2o-resume={run_dir}"))
+    assert project.launches() == launched
+    check_same(run_dir, unbroken[0].run_dir())
+    assert len((run_dir.parent / "history.jsonl").read_text().splitlines()) == 1
 
 
 def test_workers_do_not_outlive_a_killed_controller(tmp_path: Path) -> None:
@@ -319,6 +303,6 @@ def test_workers_do_not_outlive_a_killed_controller(tmp_path: Path) -> None:
     child = project.start(*bench[:2], *ROWS, "-n2")
     wait_until(lambda: len(project.launches()) >= 1, "never launched")
     family: list[psutil.Process] = family_of(child)
-    child.kill()
-    finish(child, time.monotonic())
+    child.send_signal(signal.SIGKILL)
+    child.finish()
     check_gone(family, timeout_s=4)  # xdist alone takes 5 s and more

@@ -122,10 +122,14 @@ def test_an_error_of_a_gate_file_is_its_own(project: Project) -> None:
     gate = project.path / "gates" / "test_own.py"
     gate.write_text(
         "def test_name(h2o_sweep):\n    assert h2o_sweep.best('h2o_lossi') > 3\n\n"
-        "def test_attribute(h2o_sweep):\n    assert h2o_sweep.bets('h2o_lossy') > 3\n"
+        "def test_attribute(h2o_sweep):\n    assert h2o_sweep.bets('h2o_lossy') > 3\n\n"
+        "def test_nothing(h2o_targets):\n    pass\n"
     )
     result = project.run(what=str(Path("gates") / "test_own.py"))
-    assert result.parseoutcomes()["failed"] == 2
+    assert result.parseoutcomes()["errors"] == 1
+    assert failure_of(result, "ERROR at setup of test_nothing").startswith(
+        "h2o_targets needs one of h2o_sweep, h2o_lossless, h2o_upper_bound, h2o_scope beside it"
+    )
     assert failure_of(result, f"test_name[{PRESET}]").startswith(
         "no metric is called 'h2o_lossi'\n  where: h2o_sweep.best of target_ratio_v3\n  expected: one of h2o_lossy"
     )

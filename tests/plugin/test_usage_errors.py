@@ -39,17 +39,6 @@ def test_a_wrong_option_is_told_before_collection(project: Project) -> None:
     assert not any("collected" in line for line in result.outlines)
 
 
-def test_a_wrong_ini_key_is_told_by_its_name(project: Project) -> None:
-    project.write_ini(h2o_threads="many")
-    check_refused(
-        project,
-        project.run(),
-        "ini key h2o_threads takes a whole number",
-        "  came: 'many'",
-        "  expected: --h2o-threads=N",
-    )
-
-
 # -- what is run or read ------------------------------------------------------------------------------------------
 
 
@@ -80,35 +69,18 @@ def test_a_bench_that_is_not_there(project: Project) -> None:
     )
 
 
-@pytest.fixture
-def bare(project: Project) -> Project:
-    """Recorded logs with neither manifest nor configs."""
+def test_bare_logs_are_those_of_the_one_preset_that_is_selected(project: Project) -> None:
+    """Also where another preset's name is part of its name. The run folder is a recording like any other."""
     (project.path / "bare").mkdir()
     for log in (SWEEP / "logs").glob("*.log"):
         shutil.copy(log, project.path / "bare")
-    return project
-
-
-def test_bare_logs_are_those_of_the_one_preset_that_is_selected(bare: Project) -> None:
-    """Also where another preset's name is part of its name. The run folder is a recording like any other."""
     selected = ("-k", f"{PRESET} and not bench or front2_grouped")
-    result = bare.run("--h2o-logs=bare", *selected)
+    result = project.run("--h2o-logs=bare", *selected)
     assert result.ret == 0
     result.stdout.fnmatch_lines(["    27 rows of 27 runs", "gate PASS *"])
-    again = bare.run(f"--h2o-logs={bare.run_dir()}", "--h2o-out-dir=again", *selected)
+    again = project.run(f"--h2o-logs={project.run_dir()}", "--h2o-out-dir=again", *selected)
     assert again.ret == 0
     again.stdout.fnmatch_lines(["    27 rows of 27 runs", "gate PASS *"])
-
-
-def test_bare_logs_with_several_presets_selected(bare: Project) -> None:
-    check_refused(
-        bare,
-        bare.run("--h2o-logs=bare", "-k", "lossy"),
-        "bare logs can be those of one preset only, and several are selected",
-        "  where: PROJECT/bare",
-        f"  came: smoke, target_ratio, {PRESET}, target_speed, target_speed_v3",
-        "  next: name the preset file with --h2o-presets, or its name with -k",
-    )
 
 
 def test_a_dump_folder_that_is_empty_fails_its_items(project: Project) -> None:
@@ -159,16 +131,6 @@ def test_a_broken_scope_file_names_file_line_and_key(project: Project) -> None:
     )
 
 
-def test_an_unknown_key_of_a_setting_names_the_nearest_of_presets_and_scopes(project: Project) -> None:
-    check_refused(
-        project,
-        project.run("--h2o-set=codec_mod=legacy"),
-        "--h2o-set sets a key that neither presets nor scopes have, or that is fixed",
-        "  came: codec_mod=legacy",
-        "  next: did you mean codec_mode?",
-    )
-
-
 def test_settings_reach_presets_and_scopes(project: Project) -> None:
     settings = ("--h2o-set=h2o_keep_ratios=0.28", "--h2o-set=zstd_level=1", "--h2o-set=targets.lossy=3.2")
     result = project.run(*settings, "-k", f"{PRESET} and not bench or front2_grouped_192_8 and lossless")
@@ -188,16 +150,6 @@ def test_a_run_folder_that_cannot_be_made_ends_the_run(project: Project) -> None
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "passed" not in result.parseoutcomes()
     result.stdout.fnmatch_lines(["ERROR: * cannot be *", "  where: */out/*", "  came: *"])
-
-
-def test_targets_of_nothing_are_an_error_of_the_item(project: Project) -> None:
-    (project.path / "gates" / "test_own.py").write_text("def test_own(h2o_targets):\n    pass\n")
-    result = project.run(what="gates/test_own.py")
-    check_no_traceback(result)
-    assert result.parseoutcomes() == {"errors": 1}
-    assert failure_of(result, "ERROR at setup of test_own").startswith(
-        "h2o_targets needs one of h2o_sweep, h2o_lossless, h2o_upper_bound, h2o_scope beside it"
-    )
 
 
 def test_a_gate_function_with_two_measured_things_is_refused(project: Project) -> None:

@@ -1,25 +1,31 @@
-"""Run pytest in a process that is forked from one in which the slow libraries are loaded already.
+"""Run pytest in a process that is forked from one in which pytest, its plugins and the slow libraries are loaded.
 
 A gate process spends most of its time on importing numpy, pydantic and matplotlib. A fork of a process that has them
-costs a tenth of that; nothing of pytest or of this package is loaded before the fork.
+costs a tenth of that.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
 
+import pytest
 from _pytest.config import default_plugins
 
 PACKAGE = Path(__file__).parents[2] / "pytest_h2o"
-ROOMS = ("inputs", "codecs", "bench", "lossless", "gate", "run", "report")
+ROOMS = ("inputs", "codecs", "bench", "lossless", "gate", "run", "report", "plugin")
 LIBRARIES = ["pytest", "numpy", "pydantic", "yaml", "zstandard", "filelock", "jinja2", "matplotlib.figure"]
 LIBRARIES += ["matplotlib.backends.backend_svg", *(f"_pytest.{name}" for name in default_plugins)]
+LIBRARIES += ["xdist.plugin", "xdist.looponfail", "execnet", "concurrent.futures.thread"]
 OURS = [f"pytest_h2o.{room}.{path.stem}" for room in ROOMS for path in sorted((PACKAGE / room).glob("[a-z]*.py"))]
 
 _context = multiprocessing.get_context("forkserver")
@@ -38,8 +44,8 @@ def _start_server() -> None:
 
 def _become_pytest(arguments: Sequence[str], cwd: str, env: Mapping[str, str], output: str) -> None:
     """In the forked process: take the environment, folder and output of a new one, and be pytest."""
-    import pytest
-
+    gc.freeze()  # pytest collects garbage at its end: not that of the process that was forked
+    os.fsync = lambda fd: None  # no machine is switched off here
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
@@ -47,20 +53,38 @@ def _become_pytest(arguments: Sequence[str], cwd: str, env: Mapping[str, str], o
     with Path(output).open("wb", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what runs in the background of a shell
     sys.argv = ["pytest", *arguments]
-    del sys.modules["pytest_h2o"]  # pytest warns of packages of plugins that were loaded before it
+    for package in ("pytest_h2o", "xdist"):  # pytest warns of packages of plugins that were loaded before it
+        sys.modules.pop(package, None)
     sys.exit(pytest.console_main())
 
 
-def run_pytest(arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout_s: float) -> tuple[int, str]:
-    """Exit code and output of one run; one that hangs is killed and fails the test that waits."""
-    _start_server()
-    with tempfile.NamedTemporaryFile(suffix=".txt") as output:
-        child = _context.Process(target=_become_pytest, args=(arguments, str(cwd), dict(env), output.name))
-        child.start()
-        child.join(timeout_s)
-        if child.exitcode is None:
-            child.kill()
-            child.join()
-            raise TimeoutError(Path(output.name).read_text("utf-8", "replace"))
-        return child.exitcode, Path(output.name).read_text("utf-8", "replace")
+class Run:
+    """A run of pytest in a process of its own; what it writes stands in a file until it is asked for."""
+
+    def __init__(self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> None:
+        self._output = tempfile.NamedTemporaryFile(suffix=".txt")  # noqa: SIM115
+        self._started = time.monotonic()
+        self._child = _context.Process(target=_become_pytest, args=(arguments, str(cwd), dict(env), self._output.name))
+        _start_server()
+        self._child.start()
+        assert self._child.pid is not None
+        self.pid = self._child.pid
+
+    def send_signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def finish(self, timeout_s: float = 120) -> pytest.RunResult:
+        """Wait for its end; a run that hangs is killed and fails the test that waits."""
+        self._child.join(timeout_s)
+        hangs = self._child.exitcode is None
+        if hangs:
+            self._child.kill()
+            self._child.join()
+        output = Path(self._output.name).read_text("utf-8", "replace")
+        self._output.close()
+        if hangs or self._child.exitcode is None:
+            raise TimeoutError(output)
+        return pytest.RunResult(self._child.exitcode, output.splitlines(), [], time.monotonic() - self._started)

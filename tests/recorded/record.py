@@ -35,10 +35,15 @@ TIMED = re.compile(
 TIMED_METRICS = re.compile(r"decode|_us$|tok|_s$")
 
 
+def command(out: Path, *arguments: str) -> list[str]:
+    """The arguments of pytest that run the gates, in the root of the repository, with run folders in `out`."""
+    return ["gates", "-p", "no:cacheprovider", "--h2o-out-dir", str(out), *arguments]
+
+
 def gate(out: Path, *arguments: str) -> Path:
     """Run the gates in a process of their own and return the run folder."""
-    command = [sys.executable, "-m", "pytest", "gates", "-q", "-p", "no:cacheprovider", "--h2o-out-dir", str(out)]
-    done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
+    words = [sys.executable, "-m", "pytest", *command(out, *arguments)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     (folder,) = out.glob("2*")
     return folder

@@ -1,33 +1,110 @@
-"""Nothing changes silently: what the gates say of recordings and of the embedded bench equals what was recorded."""
+"""Nothing changes silently: what the gates say of recordings and of the embedded bench equals what was recorded.
+
+It is the main job of the package too: the gate holds, with the same artifacts in every way of running pytest, and with
+the figures of the scripts that it replaces.
+"""
 
 from __future__ import annotations
 
-import sys
+import csv
+import json
 from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-import record  # noqa: E402
+from tests.plugin.project import MODES, check_no_traceback, run_in_root
+from tests.recorded import record
 
-WAYS = {"plain": (), "n0": ("-n0",), "n2": ("-n", "2"), "no-xdist": ("-p", "no:xdist")}
+HERE = Path(__file__).parent
+FIXTURES = record.ROOT / "fixtures"
 
 
 def golden(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("way", list(WAYS))
-def test_the_gate_on_recordings_says_the_same(way: str, tmp_path: Path) -> None:
-    texts = record.recorded_goldens(record.gate(tmp_path / "out", *record.RECORDED, *WAYS[way]))
+@pytest.fixture(scope="module", params=MODES)
+def gate(
+    request: pytest.FixtureRequest,
+    recorded_gate: tuple[pytest.RunResult, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[pytest.RunResult, Path]:
+    """The gate on the recordings, run in each way: what it said and its folder."""
+    if request.param == "plain":
+        return recorded_gate
+    return run_in_root(tmp_path_factory.mktemp(request.param) / "out", *record.RECORDED, *MODES[request.param])
+
+
+def test_the_gate_on_recordings_says_the_same(gate: tuple[pytest.RunResult, Path]) -> None:
+    result, folder = gate
+    check_no_traceback(result)
+    assert (result.ret, result.parseoutcomes()["passed"]) == (0, 38)
+    texts = record.recorded_goldens(folder)
     assert sorted(texts) == sorted(
         p.name for p in HERE.iterdir() if p.suffix in (".json", ".md", ".txt") and p.name != "embedded.json"
     )
     for name, text in texts.items():
         assert text == golden(name), name
+    result.stdout.fnmatch_lines(
+        [
+            "h2o: recorded logs in * (--h2o-logs); nothing is run",
+            "h2o: model smol_mnn, 144.60 MiB",
+            "h2o: machine * cores (where the logs were recorded is not known)",
+            "preset or scope           lossy  lossless   decode   verdict   margin",
+            "target_ratio_v3           3.380         -  -19.17%      PASS  +12.67%",
+            "all_layers_grouped_192_8      -    1.2711        -  reported        -",
+            "front2_chunked_128_16         -    1.3652        -  reported        -",
+            "front2_grouped_192_8          -    1.4676        -      PASS  +12.89%",
+            "front2_upper                  -    1.5300        -  reported        -",
+            "target_ratio_v3:",
+            "    27 rows of 27 runs",
+            "    note: decode speeds are not comparable: warnings of",
+            "      run_0001_p512_g128_k0.28_b8_lr3.0 show a kv_len of 2566, *",
+            "    warnings of the binary: 917 x Drop stale per-layer pending plan",
+            "front2_grouped_192_8:",
+            "    its ratio decides",
+            "not measured, not asked for: smoke, target_ratio, target_speed, target_speed_v3",
+            "gate PASS (rule joint); artifacts in *",
+        ]
+    )
+
+
+def test_the_artifacts_are_those_of_the_scripts_value_by_value(gate: tuple[pytest.RunResult, Path]) -> None:
+    _, folder = gate
+    ours, theirs = folder / "target_ratio_v3" / "h2o_metrics.csv", FIXTURES / "recordings" / "h2o_metrics.expected.csv"
+    with ours.open(newline="") as file, theirs.open(newline="") as expected:
+        assert list(csv.DictReader(file)) == list(csv.DictReader(expected))
+    original = json.loads((FIXTURES / "recordings" / "gate.expected.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["overall_pass"] is True
+    assert summary["items"] == {"passed": 38, "failed": 0, "skipped": 2}  # neither quality nor a dump was recorded
+    preset = summary["presets"]["target_ratio_v3"]
+    assert preset["original"]["averages"] == original["averages"]
+    assert preset["original"]["top"] == original["top5"]
+    assert preset["original"]["gate"] == original["gates"][0]["expected"]
+    assert preset["top"][0]["whole_cache"] == "3.1098"
+    manifest = json.loads((folder / "target_ratio_v3" / "manifest.json").read_text())
+    recorded = FIXTURES / "recordings" / "smollm2-135m" / "target_ratio_v3" / "manifest.json"
+    assert manifest == json.loads(recorded.read_text())
+    for entry in manifest:
+        assert (folder / "target_ratio_v3" / entry["log"]).is_file()
+        assert (folder / "target_ratio_v3" / entry["config"]).is_file()
+    oracle = json.loads((FIXTURES / "oracle" / "fp16" / "online_grouped_192_8_front2.json").read_text())
+    lossless = json.loads((folder / "offline_lossless_front2_grouped_192_8.json").read_text())
+    assert {key: lossless[key] for key in oracle} == oracle
+
+
+def test_run_json_is_last_and_nothing_else_is_left(gate: tuple[pytest.RunResult, Path]) -> None:
+    _, folder = gate
+    run = json.loads((folder / "run.json").read_text())
+    assert run["overall_pass"] is True
+    assert run["settings"]["rule"] == {"value": "joint", "origin": "default"}
+    assert len(run["digests"]) == 1
+    assert all(path.stat().st_mtime_ns <= (folder / "run.json").stat().st_mtime_ns for path in folder.rglob("*"))
+    assert not [path for path in folder.rglob("*") if path.name.startswith(".") or path.suffix in (".lock", ".tmp")]
 
 
 def test_the_embedded_bench_measures_the_same(tmp_path: Path) -> None:
-    texts = record.embedded_goldens(record.gate(tmp_path / "out", *record.EMBEDDED))
+    _, folder = run_in_root(tmp_path / "out", *record.EMBEDDED)
+    texts = record.embedded_goldens(folder)
     assert texts["embedded.json"] == golden("embedded.json")
