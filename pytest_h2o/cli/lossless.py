@@ -150,29 +150,34 @@ def run_lossless(args: argparse.Namespace) -> int:
     check_outputs(*outputs, inputs=(Path(args.dump_dir), args.base_config), overwrite=args.overwrite)
 
     from pytest_h2o.files import write_new_json, write_new_text
-    from pytest_h2o.lossless.evaluate import evaluate_lossless
     from pytest_h2o.lossless.result import render_line, render_markdown
 
-    gc.disable()  # an index of many entries lives to the end: walking it again and again finds nothing to free
-    try:
-        with ProgressLines(verbose=args.verbose) as lines:
-            result = evaluate_lossless(
-                args.dump_dir,
-                scope,
-                verify=not args.no_verify,
-                rope=rope,
-                workers=args.workers,
-                executor=args.executor,
-                on_entries=lines.entries,
-                progress=lines.coded,
-            )
-    finally:
-        gc.enable()
+    result = evaluate(
+        args.dump_dir,
+        scope,
+        verbose=args.verbose,
+        verify=not args.no_verify,
+        rope=rope,
+        workers=args.workers,
+        executor=args.executor,
+    )
     write_new_json(args.out_json, result.to_json(), overwrite=args.overwrite)
     if args.out_md is not None:
         write_new_text(args.out_md, render_markdown(result), overwrite=args.overwrite)
     print(render_line(result))
     return _report_skips(result)
+
+
+def evaluate(dump_dir: str | Path, scope: Scope, *, verbose: bool = False, **how: Any) -> LosslessResult:
+    """One evaluation, told while it runs."""
+    from pytest_h2o.lossless.evaluate import evaluate_lossless
+
+    gc.disable()  # an index of many entries lives to the end: walking it again and again finds nothing to free
+    try:
+        with ProgressLines(verbose=verbose) as lines:
+            return evaluate_lossless(dump_dir, scope, **how, on_entries=lines.entries, progress=lines.coded)
+    finally:
+        gc.enable()
 
 
 def _report_skips(result: LosslessResult) -> int:

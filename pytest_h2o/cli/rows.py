@@ -15,8 +15,6 @@ from pytest_h2o.inputs.options import parse_baseline
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.rows import Row
-    from pytest_h2o.inputs.scope import Scope
-    from pytest_h2o.lossless.result import LosslessResult
     from pytest_h2o.run.pairs import Baseline
 
 
@@ -234,7 +232,7 @@ def read_layer_range(results: list[Row]) -> tuple[int, int] | None:
 
 def run_eval(args: argparse.Namespace) -> int:
     from pytest_h2o.bench.rows import render_metrics_csv
-    from pytest_h2o.cli.lossless import refuse_foreign_settings
+    from pytest_h2o.cli.lossless import evaluate, refuse_foreign_settings
     from pytest_h2o.inputs.scope import CHUNKED, Scope, fold_codec
     from pytest_h2o.lossless.result import render_markdown
     from pytest_h2o.report.original import render_analysis_md
@@ -257,7 +255,7 @@ def run_eval(args: argparse.Namespace) -> int:
     rows, recorded = read_rows(args.run_dir)
     if args.decode_baseline is None and recorded is not None:
         baseline, origin = recorded.tok_per_s, recorded.origin
-    results = {name: _evaluate(args.dump_dir, chosen) for name, chosen in settings.items()}
+    results = {name: evaluate(args.dump_dir, chosen, verify=True) for name, chosen in settings.items()}
     notes = [] if baseline is None else [f"decode baseline: {baseline:g} tok/s ({origin})", *unlike_contexts(rows)]
     judged = {"online": results[modes[-1]].to_json(), "upper": results["upper_bound"].to_json()}
     for name, values in judged.items():
@@ -272,12 +270,3 @@ def run_eval(args: argparse.Namespace) -> int:
         write_new_text(args.run_dir / name, files[name], overwrite=args.overwrite)
     print(text, end="")
     return 0 if analysis["overall_pass"] else 1
-
-
-def _evaluate(dump_dir: Path, scope: Scope) -> LosslessResult:
-    """One evaluation, every stream decoded and compared."""
-    from pytest_h2o.cli.lossless import ProgressLines
-    from pytest_h2o.lossless.evaluate import evaluate_lossless
-
-    with ProgressLines(verbose=False) as lines:
-        return evaluate_lossless(dump_dir, scope, verify=True, on_entries=lines.entries, progress=lines.coded)

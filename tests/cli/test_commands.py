@@ -254,7 +254,7 @@ def test_eval_looks_for_existing_files_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "analysis.json").write_text("mine")
-    monkeypatch.setattr("pytest_h2o.cli.rows._evaluate", lambda *_: pytest.fail("evaluated"))
+    monkeypatch.setattr("pytest_h2o.cli.lossless.evaluate", lambda *_, **__: pytest.fail("evaluated"))
     assert main(["eval", str(tmp_path), str(FIXTURES / "dumps" / "fp16.zip")]) == 2
     assert f"would be overwritten\n  where: {tmp_path / 'analysis.json'}\n" in capsys.readouterr().err
 
