@@ -15,7 +15,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_h2o.errors import H2OError, StoreError, UsageError, did_you_mean
@@ -27,6 +27,34 @@ if TYPE_CHECKING:
     from pytest_h2o.bench.rows import Row
     from pytest_h2o.inputs.presets import Preset
     from pytest_h2o.lossless.result import LosslessResult
+
+
+SubjectKind = Literal["preset", "scope"]
+
+
+@dataclass(frozen=True)
+class SubjectRecord:
+    """The figures of one preset or scope.
+
+    Attributes
+    ----------
+    held : bool
+        No item of it failed in that run.
+    fingerprint : mapping of str to str or None
+        What it was measured with, part by part: machine, binary, model, preset, threads, codec. None: not known.
+    figures : mapping of str to mapping
+        Row -> metric -> value. A figure that was not measured is not there.
+    """
+
+    kind: SubjectKind
+    name: str
+    held: bool
+    fingerprint: Mapping[str, str | None]
+    figures: Mapping[str, Mapping[str, int | float]]
+
+    @property
+    def title(self) -> str:
+        return f"{self.kind} {self.name}"
 
 
 State = Literal["equal", "better", "allowed", "worse", "changed", "missing", "new", "timed", "not comparable"]
@@ -159,13 +187,8 @@ class SubjectComparison:
     @property
     def unmet(self) -> tuple[str, ...]:
         """Timings that were asked to be held against the earlier run and cannot be."""
-        return tuple(
-            dict.fromkeys(
-                change.metric
-                for change in self.changes
-                if change.state == "not comparable" and change.allowed_percent is not None
-            )
-        )
+        left_out = (c for c in self.changes if c.state == "not comparable" and c.allowed_percent is not None)
+        return tuple(dict.fromkeys(change.metric for change in left_out))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -184,15 +207,7 @@ class SubjectComparison:
 
 
 def change_to_json(change: FigureChange) -> dict[str, Any]:
-    return {
-        "row": change.row,
-        "metric": change.metric,
-        "then": change.then,
-        "now": change.now,
-        "percent": change.percent,
-        "allowed_percent": change.allowed_percent,
-        "state": change.state,
-    }
+    return {**asdict(change), "percent": change.percent}
 
 
 def compare_subjects(
@@ -345,15 +360,13 @@ def row_key(manifest: Mapping[str, Any], repeat: int | None) -> str:
 def preset_figures(rows: Sequence[tuple[Mapping[str, Any], Row]]) -> FigureTable:
     """Figures of every row of a preset: its speeds, and each column that the table of metrics knows."""
     figures: FigureTable = {}
-    for manifest, result in rows:
-        row = result
-        cells = {}
+    for manifest, row in rows:
+        found = figures[row_key(manifest, row.repeat)] = {}
         for name in (name for name, metric in METRICS.items() if metric.of == "row"):
             with contextlib.suppress(H2OError):  # an item that asks for it fails with it; here there is no such figure
-                cells[name] = row_cell(row, name)
-        figures[row_key(manifest, row.repeat)] = {
-            name: cell.mean for name, cell in cells.items() if cell is not None and is_figure(cell.mean)
-        }
+                cell = row_cell(row, name)
+                if cell is not None and is_figure(cell.mean):
+                    found[name] = cell.mean
     return figures
 
 
@@ -421,34 +434,6 @@ def scope_fingerprint(result: LosslessResult, machine: str | None) -> dict[str, 
         "versions": ", ".join(f"{name} {version}" for name, version in sorted(result.versions.items())) or None,
         "machine": machine,
     }
-
-
-SubjectKind = Literal["preset", "scope"]
-
-
-@dataclass(frozen=True)
-class SubjectRecord:
-    """The figures of one preset or scope.
-
-    Attributes
-    ----------
-    held : bool
-        No item of it failed in that run.
-    fingerprint : mapping of str to str or None
-        What it was measured with, part by part: machine, binary, model, preset, threads, codec. None: not known.
-    figures : mapping of str to mapping
-        Row -> metric -> value. A figure that was not measured is not there.
-    """
-
-    kind: SubjectKind
-    name: str
-    held: bool
-    fingerprint: Mapping[str, str | None]
-    figures: Mapping[str, Mapping[str, int | float]]
-
-    @property
-    def title(self) -> str:
-        return f"{self.kind} {self.name}"
 
 
 def is_figure(value: object) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -131,17 +131,14 @@ class GateItem:
         return "dry run: nothing was run"
 
 
-def _interval_json(interval: Interval | None) -> dict[str, Any] | None:
-    return None if interval is None else {"low": interval.low, "high": interval.high, "basis": interval.basis}
-
-
 def _comparison_json(comparison: Comparison) -> dict[str, Any]:
     measured, target = comparison.measured, comparison.target
+    metric, interval = METRICS[measured.metric], measured.interval
     # Whoever reads the record later may not have the plugin.
-    added = {"added_metric": added_to_json(METRICS[measured.metric])} if METRICS[measured.metric].added else {}
+    added = {"added_metric": added_to_json(metric)} if metric.added else {}
     return {
         "metric": measured.metric,
-        "unit": METRICS[measured.metric].unit,
+        "unit": metric.unit,
         "value": _plain(measured.value),
         "std": _plain(measured.std),
         "source": measured.source,
@@ -150,7 +147,7 @@ def _comparison_json(comparison: Comparison) -> dict[str, Any]:
         "target_origin": target.origin,
         "margin": _plain(comparison.margin),
         "outcome": comparison.outcome,
-        "interval": _interval_json(measured.interval),
+        "interval": interval and {name: getattr(interval, name) for name in ("low", "high", "basis")},
         **added,
     }
 
@@ -193,6 +190,9 @@ class SweepItem(PresetItem):
             raise self._rows_error(failed, len(failed) + len(results))
         self._note_all(self.source.notes)
         return tuple(results)
+
+    def _point(self, run_id: str) -> Point:
+        return next(point for point in self.session.points(self.preset) if point.run_id == run_id)
 
     def _rows_error(self, failed: Sequence[tuple[str, H2OError]], total: int) -> H2OError:
         """What it means to the whole preset that some points have no sound row."""
@@ -316,10 +316,8 @@ class SweepItem(PresetItem):
         row = best_row(self._meeting(LOSSY) or self.facts((LOSSY,)), LOSSY)
         if row is None:
             raise NotMeasured(f"no row of {self.name} has a lossy ratio", where=self.name)
-        point = next(point for point in self.session.points(self.preset) if point.run_id == row.run_id)
-        comparison = self.source.texts(point)
-        for pair in comparison.pairs:
-            self.note(pair.render())
+        comparison = self.source.texts(self._point(row.run_id))
+        self._note_all(pair.render() for pair in comparison.pairs)
         return self.measured("demo_similarity", comparison.similarity, row.run_id)
 
     def runtime_difference(self) -> Measured:
@@ -421,8 +419,7 @@ class SweepItem(PresetItem):
 
     def _verdict_of(self, timed: RowFacts) -> DecodeVerdict:
         """The verdict on the pairs of a row; what there is to say beside it becomes notes."""
-        point = next(point for point in self.session.points(self.preset) if point.run_id == timed.run_id)
-        comparison = self.source.pairs(point, self._drop_target)
+        comparison = self.source.pairs(self._point(timed.run_id), self._drop_target)
         verdict = comparison.judge(self._drop_target)
         self._note_all(explain(comparison, verdict))
         return verdict
@@ -434,49 +431,52 @@ class SweepItem(PresetItem):
 
         Paired, a decode margin is there for the timed row alone, once it was timed.
         """
-        asked = {name: target for name, target in self.asked.items() if not (known_only and name == LOSSLESS)}
-        if self.is_paired:
-            known = self.source.known_pairs()
-            asked.pop(DROP, None)
-            verdict = decide_joint(self.facts(asked, lossless=self._lossless(asked)), asked)
-            if known is None:
-                return verdict
-            drop = known.judge(self._drop_target)
-            rows = tuple(add_margin(row, DROP, drop) if row.run_id == known.candidate else row for row in verdict.rows)
-            return JointVerdict(next((row for row in rows if row.run_id == known.candidate), verdict.best), rows)
-        if known_only:
-            baseline = None
-            with contextlib.suppress(H2OError):
-                baseline = self.baseline()
-            if baseline is None:
-                asked.pop(DROP, None)
-            speed = None if baseline is None else baseline.tok_per_s
-            return decide_joint(self.facts(asked, baseline_tok_per_s=speed), asked)
-        return decide_joint(*self._limited())
+        verdict = decide_joint(*self._held(known_only=known_only))
+        known = self.source.known_pairs() if self.is_paired else None
+        if known is None:
+            return verdict
+        drop = known.judge(self._drop_target)
+        rows = tuple(add_margin(row, DROP, drop) if row.run_id == known.candidate else row for row in verdict.rows)
+        return JointVerdict(next((row for row in rows if row.run_id == known.candidate), verdict.best), rows)
 
     def best_of(self) -> BestOfVerdict:
         """The original rule on the same rows."""
-        return decide_best_of(*self._limited())
+        return decide_best_of(*self._held())
 
-    def _limited(self) -> tuple[tuple[RowFacts, ...], dict[str, float]]:
-        """The rows and what is asked of them, without what was left out on purpose."""
-        asked, baseline = dict(self.asked), None
-        try:
-            baseline = self._needed_baseline().tok_per_s
-        except OptedOut:
+    def _held(self, *, known_only: bool = False) -> tuple[tuple[RowFacts, ...], dict[str, float]]:
+        """The rows and what is asked of them, without what was left out on purpose; paired, without decode."""
+        asked = dict(self.asked)
+        speed: float | None = None
+        lossless: float | None = None
+        if known_only:
+            asked.pop(LOSSLESS, None)
+        if not self.is_paired:
+            speed = self._known_speed() if known_only else self._needed_speed()
+        if speed is None:
             asked.pop(DROP, None)
-            self.note("the decode threshold is left out (decode baseline: none)")
-        lossless = None
         if LOSSLESS in asked:
             try:
                 lossless = self.session.deciding_ratio()
             except H2OError:
-                self.note("the joint rule needs the lossless ratio of the scope that decides")
+                if not self.is_paired:
+                    self.note("the joint rule needs the lossless ratio of the scope that decides")
                 raise
-        return self.facts(asked, baseline_tok_per_s=baseline, lossless=lossless), asked
+        return self.facts(asked, baseline_tok_per_s=speed, lossless=lossless), asked
 
-    def _lossless(self, asked: Mapping[str, float]) -> float | None:
-        return self.session.deciding_ratio() if LOSSLESS in asked else None
+    def _known_speed(self) -> float | None:
+        """Decode speed of the baseline, if it can be told."""
+        with contextlib.suppress(H2OError):
+            found = self.baseline()
+            return None if found is None else found.tok_per_s
+        return None
+
+    def _needed_speed(self) -> float | None:
+        """The same, needed by a target; None where that was left out on purpose."""
+        try:
+            return self._needed_baseline().tok_per_s
+        except OptedOut:
+            self.note("the decode threshold is left out (decode baseline: none)")
+            return None
 
     def joint_margin(self) -> Measured:
         """The best row's smallest margin over all targets; at least 0 where one row meets them all.
@@ -508,8 +508,7 @@ class SweepItem(PresetItem):
         return self.measured(JOINT, joint.best.smallest, joint.best.run_id)
 
     def _paired_joint_margin(self) -> Measured:
-        others = {name: target for name, target in self.asked.items() if name != DROP}
-        facts = self.facts(others, lossless=self._lossless(others))
+        facts, others = self._held()
         untimed = decide_joint(facts, others)
         if self.session.rule == "joint" and untimed.best is not None and untimed.best.missed:
             missed = " and ".join(untimed.best.missed)
