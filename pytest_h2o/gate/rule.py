@@ -239,6 +239,12 @@ def find_bound(floor_keep: float | None, target_keep: float | None, quantized_ke
     return Bound("target", target_keep)
 
 
+def row_bound(row: Row) -> Bound | None:
+    """`find_bound` of a row."""
+    cells = map(row.get, ("h2o_floor_keep", "h2o_target_keep_effective", "h2o_quantized_keep"))
+    return find_bound(*(cell.mean if cell else None for cell in cells))
+
+
 @dataclass(frozen=True)
 class CacheLayers:
     """Which layers of a model go through what.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,16 +34,8 @@ from pytest_h2o.run.journal import (
 from pytest_h2o.run.store import JOURNAL_NAME, SHARED
 
 _PACKAGES = (
-    "pytest-h2o",
-    "pytest",
-    "pytest-xdist",
-    "numpy",
-    "zstandard",
-    "pydantic",
-    "PyYAML",
-    "filelock",
-    "jinja2",
-    "matplotlib",
+    *("pytest-h2o", "pytest", "pytest-xdist", "numpy", "zstandard"),
+    *("pydantic", "PyYAML", "filelock", "jinja2", "matplotlib"),
 )
 
 
@@ -55,13 +47,8 @@ def write_artifacts(collector: Collector, *, started: float, ended: float, exit_
         _write_scope(collector.run_dir, name, facts["result"])
     summary = build_summary(collector, exit_status=exit_status)
     packages = {name: _version(name) for name in _PACKAGES}
-    record = build_record(
-        collector,
-        started=_moment(started),
-        ended=_moment(ended),
-        overall_pass=summary.overall_pass,
-        versions=packages,
-    )
+    times = {"started": _moment(started), "ended": _moment(ended)}
+    record = build_record(collector, **times, overall_pass=summary.overall_pass, versions=packages)
     history, untold = _history(record, collector)
     told = keep_record(record, collector, finished=exit_status in (0, 1))
     kept = Recorded(**{**told, "notes": [*told["notes"], *untold]})
@@ -74,8 +61,7 @@ def write_artifacts(collector: Collector, *, started: float, ended: float, exit_
     run = {
         "version": RUN_VERSION,
         "run": collector.run_dir.name,
-        "started": _moment(started),
-        "ended": _moment(ended),
+        **times,
         "exit_status": exit_status,
         "overall_pass": summary.overall_pass,
         "settings": collector.settings.to_json(),
@@ -185,25 +171,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RunRecords:
-    """What a run folder has.
-
-    Attributes
-    ----------
-    summary : Summary
-        That of ``summary.json``; of an unfinished run, made from the journal.
-    run : mapping
-        That of ``run.json``; of an unfinished run, its name and the settings in the first line of the journal.
-    is_finished : bool
-        Whether the run came to its end and wrote ``run.json``.
-    torn : str or None
-        What was left out of the journal of an unfinished run.
-    """
+    """What a run folder has; of an unfinished run its journal says all of it."""
 
     summary: Summary
     collector: Collector
     run: Mapping[str, Any]
+    """That of ``run.json``; of an unfinished run its name and settings."""
     is_finished: bool
     torn: str | None = None
+    """What was left out of the journal of an unfinished run."""
 
 
 def read_run(run_dir: Path) -> RunRecords:
@@ -218,15 +194,13 @@ def read_run(run_dir: Path) -> RunRecords:
         )
     is_finished = (run_dir / "run.json").exists()
     records, torn = _read_journal(run_dir / JOURNAL_NAME, may_be_torn=not is_finished)
-    if not records:
-        raise _damaged(str(run_dir / JOURNAL_NAME), "an empty journal", "a line for each item that ended")
     if is_finished:
         run = _read_object(run_dir / "run.json", RUN_VERSION)
     else:
         run = {"run": run_dir.name, "settings": records[0][1].get("settings", {})}
     collector = Collector(run_dir, guard(run_dir, lambda: _read_settings(run.get("settings", {}))))
     for where, record in records:
-        guard(where, lambda record=record: collector.take(record))  # type: ignore[misc]
+        guard(where, partial(collector.take, record))
     if is_finished:
         path = run_dir / "summary.json"
         summary = load(Summary, _read_object(path, SUMMARY_VERSION), "the summary of a run", where=str(path))
@@ -252,27 +226,18 @@ def _read_settings(values: Mapping[str, Mapping[str, Any]]) -> Settings:
     return Settings({name: Given(given["value"], str(given["origin"])) for name, given in values.items()})
 
 
-def _read_object(path: Path, version: int) -> dict[str, Any]:
-    """Read a JSON object of a version."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise _damaged(str(path), error.strerror or str(error)) from error
-    except UnicodeDecodeError as error:
-        raise _damaged(str(path), str(error)) from error
-    return _parse_object(str(path), text, version)
+_FILE, _HINT = "a file of a run", "take the run folder as it was written; what is damaged cannot be reported"
 
 
-def _parse_object(where: str, text: str, version: int) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise _damaged(f"{where}:{error.lineno}:{error.colno}", error.msg) from None
-    except (ValueError, RecursionError) as error:
-        raise _damaged(where, str(error)) from None
-    if not isinstance(value, dict) or value.get("version") != version:
-        came = f"version {value.get('version', 'missing')!r}" if isinstance(value, dict) else type(value).__name__
-        raise _damaged(where, came, f"a JSON object with version {version}")
+def _read_object(source: Path | bytes, version: int, where: str = "") -> dict[str, Any]:
+    """A JSON object of a version."""
+    value = load(dict[str, Any], source, _FILE, where=where, hint=_HINT)
+    if value.get("version") != version:
+        raise _damaged(
+            where or str(source),
+            f"version {value.get('version', 'missing')!r}",
+            f"a JSON object with version {version}",
+        )
     return value
 
 
@@ -282,27 +247,14 @@ def _read_journal(path: Path, *, may_be_torn: bool) -> tuple[list[tuple[str, dic
         *lines, rest = path.read_bytes().split(b"\n")
     except OSError as error:
         raise _damaged(str(path), error.strerror or str(error)) from error
-    torn = None
-    if rest:
-        torn = f"line {len(lines) + 1} of the journal is torn, and left out"
-        if not may_be_torn:
-            raise _damaged(f"{path}:{len(lines) + 1}", "a torn last line", "a whole line")
-    records = []
-    for number, line in enumerate(lines, 1):
-        where = f"{path}:{number}"
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise _damaged(where, str(error)) from None
-        records.append((where, _parse_object(where, text, JOURNAL_VERSION)))
-    return records, torn
+    if rest and not may_be_torn:
+        raise _damaged(f"{path}:{len(lines) + 1}", "a torn last line", "a whole line")
+    if not lines:
+        raise _damaged(str(path), "an empty journal", "a line for each item that ended")
+    places = [f"{path}:{number}" for number in range(1, len(lines) + 1)]
+    records = [(where, _read_object(line, JOURNAL_VERSION, where)) for where, line in zip(places, lines, strict=True)]
+    return records, f"line {len(lines) + 1} of the journal is torn, and left out" if rest else None
 
 
 def _damaged(where: str, came: str, expected: str | None = None) -> StoreError:
-    return StoreError(
-        "a file of a run cannot be read",
-        where=where,
-        came=came,
-        expected=expected,
-        hint="take the run folder as it was written; what is damaged cannot be reported",
-    )
+    return StoreError(f"{_FILE} cannot be read", where=where, came=came, expected=expected, hint=_HINT)

@@ -100,10 +100,6 @@ def _preset(collector: Collector, name: str) -> Preset:
     facts = collector.presets.get(name)
     results = collector.results_of(name)
     sweeps = [item for item in items if item["kind"] == "sweep"]
-    warnings: Counter[str] = Counter()
-    for result in results:
-        if result.output is not None and not result.shares_run_with:
-            warnings.update(result.output.warnings)
     timed = collector.comparisons.get(name)
     pairs = None if timed is None else PairedComparison.from_json(timed)
     preset = Preset(
@@ -119,7 +115,7 @@ def _preset(collector: Collector, name: str) -> Preset:
         points_failed=sum(item["kind"] == "point" and item["outcome"] == "failed" for item in items),
         launches=len({result.shares_run_with or result.run_id for result in results}),
         shared_runs={r.run_id: r.shares_run_with for r in results if r.shares_run_with},
-        warnings=dict(warnings),
+        warnings=dict(count_warnings(results)),
         notes=list(dict.fromkeys(note for item in sweeps for note in item["notes"])),
         decode=None if pairs is None or facts is None else _decode(pairs, facts),
         original=None,
@@ -130,6 +126,12 @@ def _preset(collector: Collector, name: str) -> Preset:
     if (baseline := paired_baseline(pairs)) is not None:  # for the facts that want one number
         facts = {**facts, "baseline_tok_per_s": baseline.tok_per_s, "baseline_origin": baseline.origin}
     return _whole(preset, facts, results, collector)
+
+
+def count_warnings(rows: Iterable[Row]) -> Counter[str]:
+    """How often the binary warned of what, in all runs of these rows."""
+    launched = (row.output for row in rows if row.output is not None and not row.shares_run_with)
+    return sum((Counter(output.warnings) for output in launched), Counter())
 
 
 def _compared(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import math
 import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree
 
@@ -49,23 +50,13 @@ class Dot:
 
 @dataclass(frozen=True)
 class Series:
-    """Points that share a look.
-
-    Attributes
-    ----------
-    marker : str
-        As matplotlib names it; empty: none.
-    line : str
-        ``none``, ``solid`` or ``dashed`` between the points in their order.
-    filled : bool
-        False: only the outline of a marker.
-    """
+    """Points that share a look: a marker as matplotlib names it (empty: none), filled or as an outline."""
 
     name: str
     ink: Ink
     dots: tuple[Dot, ...]
     marker: str = "o"
-    line: Literal["none", "solid", "dashed"] = "none"
+    line: Literal["none", "solid"] = "none"
     filled: bool = True
 
 
@@ -99,12 +90,10 @@ class XYChart:
         Letters, digits and hyphens, once a page.
     title, description : str
         What it is, and what it shows, for those who do not see it.
-    width, height : int
-        In pixels, before it is scaled to the page.
     ticks : tuple of (float, str)
         Places and names on the x axis; empty: numbers.
-    y_from_zero : bool
-        Whether the y axis must show 0.
+    width, height : int
+        In pixels, before it is scaled to the page.
     """
 
     id: str
@@ -123,17 +112,7 @@ class XYChart:
 
 @dataclass(frozen=True)
 class ShareChart:
-    """Horizontal bars, each cut into shares of one kind.
-
-    Attributes
-    ----------
-    bars : tuple of str
-        From the top down.
-    kinds : tuple of str
-        Names of the shares.
-    counts : tuple of tuple of int
-        One tuple a bar, one count a kind.
-    """
+    """Horizontal bars from the top down, each cut into shares: for every bar one count for each of the kinds."""
 
     id: str
     title: str
@@ -155,44 +134,29 @@ def drawable_dots(dots: Sequence[Dot]) -> tuple[Dot, ...]:
         return std if std is not None and std >= 0 and is_drawable(std) else None
 
     return tuple(
-        Dot(dot.x, dot.y, spread(dot.x_std), spread(dot.y_std), dot.label) for dot in dots if is_drawable(dot.x, dot.y)
+        replace(dot, x_std=spread(dot.x_std), y_std=spread(dot.y_std)) for dot in dots if is_drawable(dot.x, dot.y)
     )
 
 
-LIGHT: Mapping[str, str] = {
-    "ground": "#ffffff",
-    "raised": "#f4f6f8",
-    "ink": "#1b1f24",
-    "quiet": "#57606b",
-    "line": "#cfd5dc",
-    "link": "#0a58a0",
-    "good": "#1a7035",
-    "bad": "#bd1f2b",
-    "warn": "#875800",
-    "c1": "#0b5fa5",
-    "c2": "#b3480d",
-    "c3": "#24785a",
-    "c4": "#7a3fb1",
-    "c5": "#766000",
+PALETTE: Mapping[str, tuple[str, str]] = {
+    "ground": ("#ffffff", "#0f1318"),
+    "raised": ("#f4f6f8", "#191f26"),
+    "ink": ("#1b1f24", "#e6ebf1"),
+    "quiet": ("#57606b", "#9ba6b2"),
+    "line": ("#cfd5dc", "#343c46"),
+    "link": ("#0a58a0", "#74b6ff"),
+    "good": ("#1a7035", "#52c878"),
+    "bad": ("#bd1f2b", "#ff8078"),
+    "warn": ("#875800", "#e5b64a"),
+    "c1": ("#0b5fa5", "#6db3fc"),
+    "c2": ("#b3480d", "#f18f45"),
+    "c3": ("#24785a", "#5ad2a8"),
+    "c4": ("#7a3fb1", "#c39bff"),
+    "c5": ("#766000", "#dfc44c"),
 }
-"""Each colour once: a chart is drawn in these, and the page tells them apart by value."""
+"""On a light ground and on a dark one. A chart is drawn in the light ones; the page tells them apart by value."""
 
-DARK: Mapping[str, str] = {
-    "ground": "#0f1318",
-    "raised": "#191f26",
-    "ink": "#e6ebf1",
-    "quiet": "#9ba6b2",
-    "line": "#343c46",
-    "link": "#74b6ff",
-    "good": "#52c878",
-    "bad": "#ff8078",
-    "warn": "#e5b64a",
-    "c1": "#6db3fc",
-    "c2": "#f18f45",
-    "c3": "#5ad2a8",
-    "c4": "#c39bff",
-    "c5": "#dfc44c",
-}
+LIGHT, DARK = ({name: colours[ground] for name, colours in PALETTE.items()} for ground in (0, 1))
 
 
 def render_variables(palette: Mapping[str, str]) -> str:
@@ -214,8 +178,10 @@ def embed_svg(text: str, chart_id: str, title: str, description: str) -> str:
     variables, with themselves for where there are none. The font is the page's.
     """
     root = ElementTree.fromstring(text)
-    _drop(root, "metadata")
-    _drop(root, "style")  # it would hold for the whole page
+    for element in list(root.iter()):
+        for child in list(element):
+            if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):  # a style would hold for the whole page
+                element.remove(child)
     for element in root.iter():
         element.tail = None
         if element.text is not None and not element.text.strip():
@@ -236,13 +202,6 @@ def embed_svg(text: str, chart_id: str, title: str, description: str) -> str:
     ElementTree.register_namespace("", _SVG)
     ElementTree.register_namespace("xlink", _XLINK)
     return ElementTree.tostring(root, encoding="unicode")
-
-
-def _drop(root: ElementTree.Element, tag: str) -> None:
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.tag == f"{{{_SVG}}}{tag}":
-                parent.remove(child)
 
 
 def _change(name: str, value: str, chart_id: str) -> str:
@@ -335,30 +294,22 @@ def _settings(chart_id: str) -> dict[Any, Any]:
     }
 
 
-def _axes(figure: Figure, chart: Chart, legend_px: float, left: float = _LEFT) -> Axes:
-    width, height = float(chart.width), float(chart.height)
-    top = _TOP + legend_px
-    return figure.add_axes(
-        (left / width, _BOTTOM / height, (width - left - _RIGHT) / width, (height - top - _BOTTOM) / height)
-    )
-
-
-def _legend_columns(names: list[str], width: float) -> int:
-    """As many columns as fit, all as wide as the longest name."""
+@contextlib.contextmanager
+def _axes(figure: Figure, chart: Chart, names: list[str]) -> Iterator[Axes]:
+    """Axes with a legend of these names above, in as many columns as fit, all as wide as the longest name."""
+    width, height, room = float(chart.width), float(chart.height), chart.width - _LEFT
     widest = max((len(name) for name in names), default=1) * _CHAR_PX + _LEGEND_ENTRY
-    return max(1, min(len(names), int(width / widest)))
-
-
-def _legend_px(names: list[str], width: float) -> float:
-    return math.ceil(len(names) / _legend_columns(names, width)) * _LEGEND_ROW if names else 0.0
-
-
-def _add_legend(axes: Axes, names: list[str], width: float) -> None:
+    columns = max(1, min(len(names), int(room / widest)))
+    top = _TOP + math.ceil(len(names) / columns) * _LEGEND_ROW
+    axes = figure.add_axes(
+        (_LEFT / width, _BOTTOM / height, (room - _RIGHT) / width, (height - top - _BOTTOM) / height)
+    )
+    yield axes
     if names:
         axes.legend(
             loc="lower left",
             bbox_to_anchor=(-0.01, 1.0),
-            ncols=_legend_columns(names, width),
+            ncols=columns,
             borderaxespad=0.2,
             columnspacing=1.2,
             handletextpad=0.5,
@@ -367,29 +318,29 @@ def _add_legend(axes: Axes, names: list[str], width: float) -> None:
 
 
 def _draw_xy(figure: Figure, chart: XYChart) -> None:
-    series = [(one, drawable_dots(one.dots)) for one in chart.series]
-    series = [(one, dots) for one, dots in series if dots]
-    entries = [one.name for one, _ in series if one.name]
-    entries += [rule.name for rule in chart.rules if rule.name] + [band.name for band in chart.bands if band.name]
-    axes = _axes(figure, chart, _legend_px(entries, chart.width - _LEFT))
-    for band in chart.bands:
-        axes.axhspan(band.low, band.high, color=LIGHT[band.ink], alpha=0.15, linewidth=0, label=band.name or None)
-    for one, dots in series:
-        _draw_series(axes, one, dots)
-    for rule in chart.rules:
-        draw = axes.axhline if rule.axis == "y" else axes.axvline
-        draw(rule.value, color=LIGHT[rule.ink], linestyle=(0, (5, 3)), linewidth=1.2, label=rule.name or None)
-    axes.margins(x=0.06, y=0.1)
-    if chart.y_from_zero:
-        low, high = axes.get_ylim()
-        axes.set_ylim(min(low, 0.0), max(high, 0.0))
-    if chart.ticks:
-        axes.set_xticks([place for place, _ in chart.ticks], [one_line(name, limit=16) for _, name in chart.ticks])
-        axes.grid(visible=False, axis="x")
-    axes.set_xlabel(chart.x_label)
-    axes.set_ylabel(chart.y_label)
-    _add_legend(axes, entries, chart.width - _LEFT)
-    _add_labels(axes, [dot for _, dots in series for dot in dots if dot.label])
+    drawn = [(series, dots) for series in chart.series if (dots := drawable_dots(series.dots))]
+    rules = [rule for rule in chart.rules if is_drawable(rule.value)]
+    bands = [band for band in chart.bands if is_drawable(band.low, band.high)]
+    entries = [*(series.name for series, _ in drawn), *(rule.name for rule in rules), *(band.name for band in bands)]
+    names = [name for name in entries if name]
+    with _axes(figure, chart, names) as axes:
+        for band in bands:
+            axes.axhspan(band.low, band.high, color=LIGHT[band.ink], alpha=0.15, linewidth=0, label=band.name or None)
+        for series, dots in drawn:
+            _draw_series(axes, series, dots)
+        for rule in rules:
+            draw = axes.axhline if rule.axis == "y" else axes.axvline
+            draw(rule.value, color=LIGHT[rule.ink], linestyle=(0, (5, 3)), linewidth=1.2, label=rule.name or None)
+        axes.margins(x=0.06, y=0.1)
+        if chart.y_from_zero:
+            low, high = axes.get_ylim()
+            axes.set_ylim(min(low, 0.0), max(high, 0.0))
+        if chart.ticks:
+            axes.set_xticks([place for place, _ in chart.ticks], [one_line(name, limit=16) for _, name in chart.ticks])
+            axes.grid(visible=False, axis="x")
+        axes.set_xlabel(chart.x_label)
+        axes.set_ylabel(chart.y_label)
+    _add_labels(axes, [dot for _, dots in drawn for dot in dots if dot.label])
 
 
 def _add_labels(axes: Axes, dots: list[Dot]) -> None:
@@ -414,22 +365,20 @@ def _add_labels(axes: Axes, dots: list[Dot]) -> None:
 
 def _draw_series(axes: Axes, series: Series, dots: tuple[Dot, ...]) -> None:
     colour = LIGHT[series.ink]
-    line = {"none": "none", "solid": "-", "dashed": (0, (4, 3))}[series.line]
-    xs, ys = [dot.x for dot in dots], [dot.y for dot in dots]
-    for place, key in (("x_std", "xerr"), ("y_std", "yerr")):
-        known = [dot for dot in dots if getattr(dot, place)]
+    for std, error in (("x_std", "xerr"), ("y_std", "yerr")):
+        known = [(dot.x, dot.y, getattr(dot, std)) for dot in dots if getattr(dot, std)]
         if known:
-            spread: dict[str, Any] = {key: [getattr(dot, place) for dot in known]}
-            where = [dot.x for dot in known], [dot.y for dot in known]
-            axes.errorbar(*where, **spread, fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.45)
+            xs, ys, spreads = zip(*known, strict=True)
+            spread: dict[str, Any] = {error: spreads}
+            axes.errorbar(xs, ys, **spread, fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.45)
     axes.plot(
-        xs,
-        ys,
+        [dot.x for dot in dots],
+        [dot.y for dot in dots],
         marker=series.marker or "none",
         markersize=5.5,
         markerfacecolor=colour if series.filled else "none",
         markeredgecolor=colour,
-        linestyle=line,
+        linestyle="-" if series.line == "solid" else "none",
         linewidth=1.3,
         color=colour,
         label=series.name or None,
@@ -437,22 +386,20 @@ def _draw_series(axes: Axes, series: Series, dots: tuple[Dot, ...]) -> None:
 
 
 def _draw_shares(figure: Figure, chart: ShareChart) -> None:
-    shown = [k for k, _ in enumerate(chart.kinds) if any(counts[k] for counts in chart.counts)]
-    names = [one_line(chart.kinds[k], limit=32) for k in shown]
-    axes = _axes(figure, chart, _legend_px(names, chart.width - _LEFT))
-    totals = [sum(counts) for counts in chart.counts]
-    places = list(range(len(chart.bars)))
-    starts = [0.0] * len(places)
-    for order, k in enumerate(shown):
-        shares = [
-            100.0 * counts[k] / total if total else 0.0 for counts, total in zip(chart.counts, totals, strict=True)
-        ]
-        colour = LIGHT[_SHARE_INKS[order % len(_SHARE_INKS)]]
-        axes.barh(places, shares, left=starts, height=0.62, color=colour, label=names[order], edgecolor="none")
-        starts = [start + share for start, share in zip(starts, shares, strict=True)]
-    axes.set_yticks(places, [one_line(bar, limit=8) for bar in chart.bars])
-    axes.invert_yaxis()
-    axes.set_xlim(0, 100)
-    axes.grid(visible=False, axis="y")
-    axes.set_xlabel("share of blocks, %")
-    _add_legend(axes, names, chart.width - _LEFT)
+    shown = [
+        (one_line(kind, limit=32), counts)
+        for kind, *counts in zip(chart.kinds, *chart.counts, strict=True)
+        if any(counts)
+    ]
+    places, totals = range(len(chart.bars)), [sum(counts) for counts in chart.counts]
+    starts = [0.0] * len(totals)
+    with _axes(figure, chart, [name for name, _ in shown]) as axes:
+        for (name, counts), ink in zip(shown, itertools.cycle(_SHARE_INKS)):
+            shares = [100.0 * count / total if total else 0.0 for count, total in zip(counts, totals, strict=True)]
+            axes.barh(places, shares, left=starts, height=0.62, color=LIGHT[ink], label=name, edgecolor="none")
+            starts = [start + share for start, share in zip(starts, shares, strict=True)]
+        axes.set_yticks(places, [one_line(bar, limit=8) for bar in chart.bars])
+        axes.invert_yaxis()
+        axes.set_xlim(0, 100)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("share of blocks, %")

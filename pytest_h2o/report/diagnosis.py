@@ -9,7 +9,6 @@ import json
 import math
 import shlex
 import textwrap
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,9 +17,10 @@ from pytest_h2o.bench.adapter import get_adapter
 from pytest_h2o.bench.command import repeat_command
 from pytest_h2o.errors import BenchError, H2OError, make_printable
 from pytest_h2o.gate.metrics import DROP, JOINT, LOSSLESS, LOSSY, METRICS, TARGET_OPTIONS
-from pytest_h2o.gate.rule import Margins, find_bound
+from pytest_h2o.gate.rule import Margins, row_bound
 from pytest_h2o.gate.values import Comparison, Measured, Target, row_cell
 from pytest_h2o.inputs.checking import LLM_BENCH
+from pytest_h2o.report.build import count_warnings
 from pytest_h2o.report.changes import explain_changes, read_comparison
 from pytest_h2o.run.items import ComparisonItem, GateItem, LosslessItem, PointItem, SweepItem
 
@@ -71,7 +71,7 @@ def render_diagnosis(item: GateItem, nodeid: str, error: H2OError | None) -> str
     if isinstance(item, LosslessItem):
         blocks.append(("scope", lambda: _scope_lines(item, error)))
     if isinstance(item, PointItem | SweepItem) and error is not None:
-        blocks.append(("folder", lambda: _folder_lines(item)))
+        blocks.append(("folder", lambda: [f"folder     {item.source.folder}"] if item.source.folder else []))
     blocks.append(("note", lambda: [line for note in item.notes for line in _wrap("note       ", note)]))
     blocks.append(("repeat", lambda: _repeat_lines(item, nodeid)))
     lines: list[str] = []
@@ -229,11 +229,7 @@ def _row_lines(item: SweepItem) -> list[str]:
 
 
 def _bound_lines(result: Row, item: SweepItem) -> list[str]:
-    def mean(column: str) -> float | None:
-        cell = result.get(column)
-        return cell.mean if cell else None
-
-    bound = find_bound(mean("h2o_floor_keep"), mean("h2o_target_keep_effective"), mean("h2o_quantized_keep"))
+    bound = row_bound(result)
     if bound is None:
         return ["bound      unknown: a keep column of this row is missing"]
     return [f"bound      {bound.render(item.targets.lossy.value)}"]
@@ -281,11 +277,7 @@ def _missed(margins: Margins, paired: bool) -> str:
 
 
 def _warning_lines(results: Sequence[Row]) -> list[str]:
-    counts: Counter[str] = Counter()
-    for result in results:
-        if result.output is not None and not result.shares_run_with:
-            counts.update(result.output.warnings)
-    return [f"warning    {count:,} x {kind}" for kind, count in counts.most_common(4)]
+    return [f"warning    {count:,} x {kind}" for kind, count in count_warnings(results).most_common(4)]
 
 
 def _file_lines(result: Row) -> list[str]:
@@ -311,11 +303,6 @@ def _bench_lines(error: BenchError) -> list[str]:
         lines.append("output     (its last lines)")
         lines += [f"  | {line}" for line in error.output_tail.rstrip().splitlines()[-12:]]
     return lines
-
-
-def _folder_lines(item: PointItem | SweepItem) -> list[str]:
-    folder = item.source.folder
-    return [] if folder is None else [f"folder     {folder}"]
 
 
 def _scope_lines(item: LosslessItem, error: H2OError | None) -> list[str]:
@@ -348,43 +335,35 @@ def main_figures(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     For a metric ``M``: ``h2o.M``; ``h2o.M.std``, ``h2o.M.low`` and ``h2o.M.high`` where they are known;
     ``h2o.M.target`` where there is one; ``h2o.M.row`` and ``h2o.M.outcome``. Numbers have full precision.
     """
-    figures: list[tuple[str, str]] = []
+    figures = []
     for comparison in record["comparisons"]:
-        name = f"h2o.{comparison['metric']}"
         interval = comparison.get("interval") or {}
-        values = (
-            ("", comparison["value"]),
-            (".std", comparison["std"]),
-            (".low", interval.get("low")),
-            (".high", interval.get("high")),
-            (".target", comparison["target"]),
-            (".row", comparison["source"]),
-            (".outcome", comparison["outcome"]),
-        )
-        figures += [(f"{name}{end}", str(value)) for end, value in values if value is not None]
+        values = {
+            "": comparison["value"],
+            ".std": comparison["std"],
+            ".low": interval.get("low"),
+            ".high": interval.get("high"),
+            ".target": comparison["target"],
+            ".row": comparison["source"],
+            ".outcome": comparison["outcome"],
+        }
+        name = f"h2o.{comparison['metric']}"
+        figures += [(f"{name}{end}", str(value)) for end, value in values.items() if value is not None]
     return figures
 
 
 @dataclass(frozen=True)
 class ItemReport:
-    """The end of one item.
-
-    Attributes
-    ----------
-    text : str or None
-        What stands in place of a traceback, where the failure is an error of ours.
-    diagnosis : str or None
-        Of a failure.
-    record : str
-        For the journal: one JSON object.
-    figures : tuple of (str, str)
-        Properties of its test case.
-    """
+    """The end of one item."""
 
     text: str | None
+    """What stands in place of a traceback, where the failure is an error of ours."""
     diagnosis: str | None
+    """Of a failure."""
     record: str
+    """For the journal: one JSON object."""
     figures: tuple[tuple[str, str], ...] = ()
+    """Properties of its test case."""
 
 
 def report_item(

@@ -20,7 +20,7 @@ from pytest_h2o.bench.command import RunFiles, repeat_command
 from pytest_h2o.errors import make_printable
 from pytest_h2o.gate.decode import Pair, PairedComparison
 from pytest_h2o.gate.metrics import DROP, LOSSY, asked_of_json
-from pytest_h2o.gate.rule import Margins, find_bound, hold_rows, row_facts, split_layers, whole_cache_ratio
+from pytest_h2o.gate.rule import Margins, hold_rows, row_bound, row_facts, split_layers, whole_cache_ratio
 from pytest_h2o.inputs.options import EMBEDDED_BENCH
 from pytest_h2o.report.build import why_failed
 from pytest_h2o.report.charts import (
@@ -251,8 +251,7 @@ def mean_of(row: Row, column: str) -> float | None:
 
 def bound_of(row: Row) -> str:
     """What keeps the row from evicting more."""
-    columns = ("h2o_floor_keep", "h2o_target_keep_effective", "h2o_quantized_keep")
-    bound = find_bound(*(mean_of(row, column) for column in columns))
+    bound = row_bound(row)
     return "unknown" if bound is None else bound.kind.replace(" ", "\u00a0")  # on one line, or every row has two
 
 

@@ -76,8 +76,7 @@ def test_an_unfinished_run_says_so(
         ("summary.json", b'{"version": 9}', "summary.json", "version 9"),
         ("journal.jsonl", b'{"version": 1}\nnonsense\n', "journal.jsonl:2:1:1", "Expecting value"),
         ("journal.jsonl", b"\xff\n", "journal.jsonl:1", "'utf-8' codec can't decode byte 0xff in position 0"),
-        ("journal.jsonl", b"[" * 100_000 + b"\n", "journal.jsonl:1", "maximum recursion depth exceeded"),
-        ("journal.jsonl", b"[1]\n", "journal.jsonl:1", "list"),
+        ("journal.jsonl", b"[" * 100_000 + b"\n", "journal.jsonl:1", "values nested too deep"),
         ("journal.jsonl", b'{"version": 1}\n{"version', "journal.jsonl:2", "a torn last line"),
     ],
 )
@@ -92,13 +91,15 @@ def test_a_damaged_file_is_named(
     assert told.startswith(f"  came: {came}")
 
 
-@pytest.mark.parametrize("damage", ["no data", "other types", "empty summary", "rows without cells"])
+@pytest.mark.parametrize("damage", ["no object", "no data", "other types", "empty summary", "rows without cells"])
 def test_records_of_another_shape_are_one_error(
     damage: str, run_copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     journal = run_copy / "journal.jsonl"
     records = [json.loads(line) for line in journal.read_text().splitlines()]
-    if damage == "no data":
+    if damage == "no object":
+        records[3] = [1]
+    elif damage == "no data":
         del records[3]["data"]
     elif damage == "other types":
         records[3]["data"] = {"points": 3}
