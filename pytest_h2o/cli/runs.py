@@ -235,7 +235,7 @@ def run_schema(args: argparse.Namespace) -> int:
     else:
         import json
 
-        from pytest_h2o.report.schema import make_schema
+        from pytest_h2o.report.artifacts import make_schema
 
         print(json.dumps(make_schema(args.kind), indent=2))
     return 0

@@ -22,10 +22,10 @@ from pytest_h2o.gate.metrics import (
     added_from_json,
     asked_of_json,
 )
-from pytest_h2o.gate.rule import decide_best_of, decide_joint, row_facts, split_layers, whole_cache_ratio
+from pytest_h2o.gate.rule import decide_best_of, decide_joint, row_facts
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.report.changes import failing_changes, name_earlier, read_comparison, render_change
-from pytest_h2o.report.original import MISSING, collect_original
+from pytest_h2o.report.original import MISSING, collect_original, whole_cache_ratios
 from pytest_h2o.report.summary import (
     BaselineSpeed,
     Comparison,
@@ -156,14 +156,10 @@ def _whole(preset: Preset, facts: Mapping[str, Any], results: list[Row], collect
     original = collect_original(results, targets, baseline_tok_per_s=baseline, upper=upper, online=deciding)
     rows = [row_facts(r, asked, baseline_tok_per_s=baseline, lossless=ratio) for r in results]
     joint, best_of = decide_joint(rows, asked), decide_best_of(rows, asked)
-    layers = None
+    whole_cache = [MISSING] * len(original.top)
     if facts["model_layers"] is not None:
-        coded = deciding["selected_layers"] if deciding is not None else []
-        layers = split_layers(facts["model_layers"], facts["h2o_layer_start"], facts["h2o_layer_end"], coded)
-    whole_cache = (
-        MISSING if layers is None else f"{whole_cache_ratio(layers, float(row['lossy']), ratio):.4f}"
-        for row in original.top
-    )
+        layers = facts["model_layers"], facts["h2o_layer_start"], facts["h2o_layer_end"]
+        whole_cache = whole_cache_ratios(original, layers, deciding, ratio)
     rules = {"joint": "PASS" if joint.passed else "FAIL", "best-of": "PASS" if best_of.passed else "FAIL"}
     if facts["paired"]:
         rules["joint"] = next((v.outcome.upper() for v in preset.verdicts if v.metric == JOINT), "NOT TIMED")

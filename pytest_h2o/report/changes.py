@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from pytest_h2o.gate.compare import (
     parse_allowances,
     refuse_other_model,
 )
-from pytest_h2o.gate.metrics import HEADLINES, METRICS, MetricFacts, metric_facts, render_figure
+from pytest_h2o.gate.metrics import HEADLINES, METRICS, Metric, MetricFacts, metric_facts, render_figure
 from pytest_h2o.inputs.options import Settings
 from pytest_h2o.report.summary import Change, Comparison, HistoryBaseline, HistoryFigure, HistoryRun
 from pytest_h2o.run.history import HISTORY_NAME, LAST, RunRecord, baseline_path, read_baseline, read_history
@@ -205,13 +204,6 @@ MAX_RUNS = 40
 """The newest runs that a figure is shown of, this one among them."""
 
 
-@dataclass(frozen=True)
-class _Run(HistoryRun):
-    """`is_alike`: all that the run was measured with is known and equal."""
-
-    is_alike: bool = False
-
-
 def collect_history(record: RunRecord | None, out_dir: Path, settings: Settings) -> list[HistoryFigure]:
     """Every figure with an earlier run in the history, before the run itself is added there."""
     if record is None:
@@ -223,18 +215,31 @@ def collect_history(record: RunRecord | None, out_dir: Path, settings: Settings)
         if isinstance(old, RunRecord) and old.run != record.run:  # a run that goes on may stand there already
             for subject, metric in wanted:
                 earlier[subject.title, metric] += _runs_of(old, subject, metric)
-    named = None
-    if settings["compare"] not in (None, LAST) and baseline_path(out_dir, settings["compare"]).is_file():
-        named = read_baseline(out_dir, settings["compare"])
+    asked, named = settings["compare"], None
+    if asked not in (None, LAST) and baseline_path(out_dir, asked).is_file():
+        named = read_baseline(out_dir, asked)
     fail = settings.given["compare-fail"]
     allowances = parse_allowances(fail.value or (), fail.origin)
     figures = []
     for subject, metric in wanted:
         before, now = list(earlier[subject.title, metric]), _runs_of(record, subject, metric)
+        held = [run for run, _ in before if run.held]
+        baseline = None
+        if asked == LAST and held:
+            baseline = HistoryBaseline(f"run {held[-1].run}", held[-1].value)
+        elif named is not None:
+            found = _runs_of(named, subject, metric)
+            baseline = HistoryBaseline(f"baseline {asked}", found[0][0].value) if found else None
         if before and now:
-            baseline = _baseline(before, named, subject, metric, settings["compare"])
-            figures.append(_figure(subject, metric, [*before, *now], baseline, allowances))
+            alike = [run.value for run, is_alike in before if run.held and is_alike]
+            low, high, band = _band(METRICS[metric], baseline, alike, allowances)
+            title, unit, runs = METRICS[metric].title, METRICS[metric].unit, [run for run, _ in before + now]
+            figures.append(HistoryFigure(subject.title, metric, title, unit, baseline, low, high, band, runs))
     return figures
+
+
+_Run = tuple[HistoryRun, bool]
+"""And whether all that the run was measured with is known and equal."""
 
 
 def _runs_of(record: RunRecord, now: SubjectRecord, metric: str) -> list[_Run]:
@@ -248,41 +253,18 @@ def _runs_of(record: RunRecord, now: SubjectRecord, metric: str) -> list[_Run]:
     except StoreError:
         return []
     is_alike = not differing_parts(then.fingerprint, now.fingerprint)
-    return [_Run(record.run, record.ended, value, then.held, is_alike)]
+    return [(HistoryRun(record.run, record.ended, value, then.held), is_alike)]
 
 
-def _baseline(
-    before: Iterable[_Run], named: RunRecord | None, subject: SubjectRecord, metric: str, asked: str | None
-) -> HistoryBaseline | None:
-    """What this run is held against, if anything."""
-    if asked == LAST:
-        held = [run for run in before if run.held]
-        return HistoryBaseline(f"run {held[-1].run}", held[-1].value) if held else None
-    found = [] if named is None else _runs_of(named, subject, metric)
-    return HistoryBaseline(f"baseline {asked}", found[0].value) if found else None
-
-
-def _figure(
-    subject: SubjectRecord, metric: str, runs: list[_Run], baseline: HistoryBaseline | None, allowances: Allowances
-) -> HistoryFigure:
-    known = METRICS[metric]
-    low, high, band = None, None, None
-    allowed = allowances.find(metric)
-    alike = [run.value for run in runs[:-1] if run.held and run.is_alike]
-    if known.exact and baseline is not None and allowed is not None:
-        worst = baseline.value * (1 + (-1 if known.better == "higher" else 1) * allowed[1] / 100)
+def _band(
+    metric: Metric, baseline: HistoryBaseline | None, alike: Sequence[float], allowances: Allowances
+) -> tuple[float | None, float | None, str | None]:
+    """Between which values a figure is as it was, and why: what is allowed, or what runs measured alike had."""
+    allowed = allowances.find(metric.name)
+    if metric.exact and baseline is not None and allowed is not None:
+        worst = baseline.value * (1 + (-1 if metric.higher_is_better else 1) * allowed[1] / 100)
         low, high = sorted((worst, baseline.value))
-        band = f"allowed against {baseline.name}: {allowed[1]:g} %"
-    elif not known.exact and len(alike) > 1:
-        low, high, band = min(alike), max(alike), f"{len(alike)} earlier runs, measured alike"
-    return HistoryFigure(
-        subject=subject.title,
-        metric=metric,
-        title=known.title,
-        unit=known.unit,
-        baseline=baseline,
-        low=low,
-        high=high,
-        band=band,
-        runs=[HistoryRun(run.run, run.ended, run.value, run.held) for run in runs],
-    )
+        return low, high, f"allowed against {baseline.name}: {allowed[1]:g} %"
+    if not metric.exact and len(alike) > 1:
+        return min(alike), max(alike), f"{len(alike)} earlier runs, measured alike"
+    return None, None, None

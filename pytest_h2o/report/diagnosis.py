@@ -9,7 +9,7 @@ import json
 import math
 import shlex
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,7 +26,6 @@ from pytest_h2o.run.items import ComparisonItem, GateItem, LosslessItem, PointIt
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.rows import Row
-    from pytest_h2o.gate.decode import PairedComparison
 
 
 NEAREST = 5
@@ -148,31 +147,26 @@ def _verdict_lines(item: GateItem) -> list[str]:
 
 def _speed_lines(item: SweepItem, run_id: str) -> list[str]:
     """The two speeds behind a slow-down; of pairs the median of each side."""
-    lines = []
-    known = item.source.known_pairs()
+    metric, known = METRICS[METRICS[DROP].made_of], item.source.known_pairs()
     if item.is_paired:
-        return [] if known is None else _pair_speed_lines(known)
-    is_h2o = item.preset.bench == LLM_BENCH
+        if known is None:
+            return []
+        before, after = known.median_tok_per_s("baseline"), known.median_tok_per_s("candidate")
+        if before is None or after is None:
+            return []
+        return [
+            f"decode     {metric.render(after)}, the median of its launches",
+            f"baseline   {metric.render(before)}, the median of its launches: {known.baseline}",
+        ]
+    lines = []
     cell = next((r.decode_tok_per_s for r in item.results if r.run_id == run_id), None)
     if cell is not None:
-        speed = METRICS[METRICS[DROP].made_of].render_measured(cell.mean, cell.std)
-        lines.append(f"decode     {speed}{' with H2O on' * is_h2o}")
-    baseline = item.baseline()
-    if baseline is not None:
-        speed = METRICS[METRICS[DROP].made_of].render(baseline.tok_per_s)
-        lines.append(f"baseline   {speed} with {get_adapter(item.preset.bench).uncompressed} ({baseline.origin})")
+        on = " with H2O on" if item.preset.bench == LLM_BENCH else ""
+        lines.append(f"decode     {metric.render_measured(cell.mean, cell.std)}{on}")
+    if (baseline := item.baseline()) is not None:
+        off = get_adapter(item.preset.bench).uncompressed
+        lines.append(f"baseline   {metric.render(baseline.tok_per_s)} with {off} ({baseline.origin})")
     return lines
-
-
-def _pair_speed_lines(comparison: PairedComparison) -> list[str]:
-    render = METRICS[METRICS[DROP].made_of].render
-    baseline, candidate = comparison.median_tok_per_s("baseline"), comparison.median_tok_per_s("candidate")
-    if baseline is None or candidate is None:
-        return []
-    return [
-        f"decode     {render(candidate)}, the median of its launches",
-        f"baseline   {render(baseline)}, the median of its launches: {comparison.baseline}",
-    ]
 
 
 def _joint_lines(item: SweepItem) -> list[str]:
@@ -217,22 +211,17 @@ def _row_lines(item: SweepItem) -> list[str]:
     results = {result.run_id: result for result in item.results}
     source = results.get(failed.measured.source)
     lines = []
-    if source is not None and (
-        metric == LOSSY or (metric == JOINT and margins[source.run_id].by_metric.get(LOSSY, 0.0) < 0)
-    ):
-        lines += _bound_lines(source, item)
+    misses_lossy = metric == JOINT and source is not None and margins[source.run_id].by_metric.get(LOSSY, 0.0) < 0
+    if source is not None and (metric == LOSSY or misses_lossy):
+        bound, unknown = row_bound(source), "unknown: a keep column of this row is missing"
+        lines.append(f"bound      {unknown if bound is None else bound.render(item.targets.lossy.value)}")
     lines += _table_lines(item, margins, metric)
-    lines += _warning_lines(list(results.values()))
+    lines += [f"warning    {count:,} x {kind}" for kind, count in count_warnings(item.results).most_common(4)]
     if source is not None:
-        lines += _file_lines(source)
+        command = repeat_command(source.argv) if source.argv else None
+        files = {"log": source.log_path, "config": source.config_path, "command": command}
+        lines += [f"{label:<10} {text}" for label, text in files.items() if text]
     return lines
-
-
-def _bound_lines(result: Row, item: SweepItem) -> list[str]:
-    bound = row_bound(result)
-    if bound is None:
-        return ["bound      unknown: a keep column of this row is missing"]
-    return [f"bound      {bound.render(item.targets.lossy.value)}"]
 
 
 def _table_lines(item: SweepItem, margins: dict[str, Margins], metric: str) -> list[str]:
@@ -274,19 +263,6 @@ def _table_lines(item: SweepItem, margins: dict[str, Margins], metric: str) -> l
 def _missed(margins: Margins, paired: bool) -> str:
     """The targets that a row misses; one that could hold them all and was not timed is called so."""
     return ", ".join(margins.missed) or ("not timed" if paired and DROP not in margins.by_metric else "-")
-
-
-def _warning_lines(results: Sequence[Row]) -> list[str]:
-    return [f"warning    {count:,} x {kind}" for kind, count in count_warnings(results).most_common(4)]
-
-
-def _file_lines(result: Row) -> list[str]:
-    lines = [f"log        {result.log_path}"]
-    if result.config_path:
-        lines.append(f"config     {result.config_path}")
-    if result.argv:
-        lines.append(f"command    {repeat_command(result.argv)}")
-    return lines
 
 
 # -- what there is to say of an error ------------------------------------------------------------------------------

@@ -116,9 +116,7 @@ def _top(rows: Sequence[Row], lossless: float | None) -> list[dict[str, str]]:
             "lossy": _text(lossy, 4),
             "log": log,
         }
-        for lossy, decode, log in sorted(measured, key=lambda m: (m[0] * (lossless or 1.0), m[1]), reverse=True)[
-            :TOP_ROWS
-        ]
+        for lossy, decode, log in measured[:TOP_ROWS]
     ]
 
 
@@ -221,7 +219,7 @@ def analyze_rows(
         },
         "best_of": {"pass": best_of.passed},
         "original": asdict(original),
-        "whole_cache": None if layers is None else _whole_cache(original, layers, online, lossless),
+        "whole_cache": None if layers is None else whole_cache_ratios(original, layers, online, lossless),
     }
 
 
@@ -238,13 +236,13 @@ def check_finite(rows: Sequence[Row], where: str) -> None:
                 )
 
 
-def _whole_cache(
+def whole_cache_ratios(
     original: Original, layers: tuple[int, int, int], online: Mapping[str, Any] | None, lossless: float | None
 ) -> list[str]:
-    """The ratio over the whole cache of each of the best rows, in their order."""
+    """The ratio over the whole cache of each of the best rows; `layers` as `analyze_rows` takes them."""
     split = split_layers(*layers, [] if online is None else online.get("selected_layers", []))
     ratios = [float(row["lossy"]) for row in original.top]
-    return [f"{whole_cache_ratio(split, ratio, lossless):.4f}" if ratio > 0 else "missing" for ratio in ratios]
+    return [f"{whole_cache_ratio(split, ratio, lossless):.4f}" if ratio > 0 else MISSING for ratio in ratios]
 
 
 def render_analysis_md(analysis: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The first and the last lines of a run on the terminal: a table, the verdict, where the artifacts are. Pure."""
+"""The first and the last lines of a run on the terminal, and what GitHub Actions is told: summary and annotations."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from pytest_h2o.errors import H2OError, make_printable
+from pytest_h2o.errors import H2OError, StoreError, make_printable
 from pytest_h2o.gate.compare import FAILING
 from pytest_h2o.gate.metrics import JOINT, LOSSLESS, METRICS
 from pytest_h2o.report.artifacts import write_artifacts
 from pytest_h2o.report.changes import render_lines
-from pytest_h2o.report.github import tell_github
+from pytest_h2o.report.markdown import render_summary_md
 from pytest_h2o.report.summary import (
     Preset,
     Reason,
@@ -210,21 +210,6 @@ def _wrapped(lines: list[str], indent: str = "") -> list[str]:
     return found
 
 
-def render_closing(summary: Summary, collector: Collector, root: Path) -> list[str]:
-    """The last lines of a run that came to its end, and what GitHub Actions is told."""
-    told = tell_github(os.environ, summary, collector.items, root)
-    return [*render_terminal(summary, collector.run_dir), *told]
-
-
-def render_broken_off(run_dir: Path) -> list[str]:
-    """The last lines of a run that was broken off."""
-    return [
-        "gate UNFINISHED: the run was broken off, so nothing is said of the gate",
-        make_printable(f"what was measured until then is in {run_dir / 'journal.jsonl'}"),
-        make_printable(f"to go on with it: the same command with --h2o-resume={run_dir}"),
-    ]
-
-
 def _comparison(subject: Subject) -> list[str]:
     """How a preset or scope changed against an earlier run."""
     lines = render_lines(subject.comparison) if subject.comparison else []
@@ -266,11 +251,15 @@ class Closing(NamedTuple):
 
 def close_run(collector: Collector, root: Path, started: float, exit_status: int, trouble: str | None) -> Closing:
     """Write the artifacts; if that fails the run fails, whatever the items said. A run broken off has none."""
-    if exit_status == INTERRUPTED:
-        lines = render_broken_off(collector.run_dir)
-        return Closing("h2o", lines, exit_status) if trouble is None else _not_kept(trouble)
     if trouble is not None:
         return _not_kept(trouble)
+    if exit_status == INTERRUPTED:
+        lines = [
+            "gate UNFINISHED: the run was broken off, so nothing is said of the gate",
+            make_printable(f"what was measured until then is in {collector.run_dir / 'journal.jsonl'}"),
+            make_printable(f"to go on with it: the same command with --h2o-resume={collector.run_dir}"),
+        ]
+        return Closing("h2o", lines, exit_status)
     try:
         summary = write_artifacts(collector, started=started, ended=time.time(), exit_status=exit_status)
     except H2OError as error:
@@ -278,8 +267,107 @@ def close_run(collector: Collector, root: Path, started: float, exit_status: int
     unkept = summary.recorded is not None and summary.recorded.trouble is not None
     if (unkept or summary.overall_pass is False) and exit_status == ENDED_WELL:
         exit_status = TESTS_FAILED  # an excused item does not excuse the gate
-    return Closing("h2o", render_closing(summary, collector, root), exit_status)
+    told = tell_github(os.environ, summary, collector.items, root)
+    return Closing("h2o", [*render_terminal(summary, collector.run_dir), *told], exit_status)
 
 
 def _not_kept(trouble: str) -> Closing:
     return Closing("h2o: what was measured could not be kept", [trouble], INTERNAL_ERROR)
+
+
+# -- GitHub Actions ----------------------------------------------------------------------------------------------------
+#
+# An annotation is a line ``::error file=…,line=…,title=…::message`` on standard output. In its message ``%``, carriage
+# return and line feed are ``%25``, ``%0D`` and ``%0A``; in a property also ``:`` and ``,``: ``%3A`` and ``%2C``.
+
+STEP_SUMMARY_LIMIT_BYTES = 1024 * 1024
+"""GitHub drops the whole summary of a step above this."""
+
+MAX_ANNOTATIONS = 50
+"""GitHub shows ten errors a step; more lines than these only fill the log."""
+
+
+class Place(NamedTuple):
+    """Where a failing item is defined, `line` from 1; None where it is not known."""
+
+    file: str | None
+    line: int | None
+
+
+def render_annotations(failed: Sequence[Reason], places: Mapping[str, Place]) -> list[str]:
+    """One line a failing item."""
+    lines = []
+    for entry in failed[:MAX_ANNOTATIONS]:
+        place = places.get(entry.item, Place(None, None))
+        properties = {"file": place.file, "line": place.line, "title": entry.item}
+        listed = ",".join(f"{name}={_escape_property(str(v))}" for name, v in properties.items() if v is not None)
+        lines.append(f"::error {listed}::{_escape_message(entry.why)}")
+    if len(failed) > MAX_ANNOTATIONS:
+        lines.append(f"::error title=pytest-h2o::{len(failed) - MAX_ANNOTATIONS} more items failed")
+    return lines
+
+
+def _escape_message(text: str) -> str:
+    text = make_printable(text, keep="\r\n\t")
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _escape_property(text: str) -> str:
+    return _escape_message(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def tell_github(
+    environ: Mapping[str, str], summary: Summary, items: Mapping[str, Mapping[str, Any]], root: Path
+) -> list[str]:
+    """In a step of GitHub Actions, write its summary, and give the lines that are to be printed; else do nothing."""
+    lines = []
+    if environ.get("GITHUB_ACTIONS") == "true":
+        workspace = environ.get("GITHUB_WORKSPACE")
+        located = {item: record["location"] for item, record in items.items() if record.get("location")}
+        places = {
+            item: place_in_workspace(root / file, None if line is None else line + 1, workspace)
+            for item, (file, line) in located.items()
+        }
+        lines = render_annotations(summary.failed, places)
+    if environ.get("GITHUB_STEP_SUMMARY"):
+        try:
+            append_step_summary(Path(environ["GITHUB_STEP_SUMMARY"]), render_summary_md(summary))
+        except StoreError as error:  # the gate's verdict stands without it
+            lines += str(error).splitlines()
+    return lines
+
+
+def place_in_workspace(path: Path, line: int | None, workspace: str | None) -> Place:
+    """Name a file as GitHub knows it: relative to the checked-out repository, with ``/``."""
+    if workspace:
+        relative = os.path.relpath(path, workspace)
+        if not relative.startswith(".."):
+            return Place(relative.replace(os.sep, "/"), line)
+    return Place(str(path), line)
+
+
+def cut_step_summary(text: str, room_bytes: int) -> str:
+    """The text as far as it fits, at the end of a line, and then that it was cut."""
+    data = text.encode("utf-8", "backslashreplace")
+    if len(data) <= room_bytes:
+        return data.decode("utf-8")
+    note = b"\n\n**Cut here: GitHub takes no more than 1 MiB a step. All of it is in summary.md of the run folder.**\n"
+    if room_bytes < len(note):
+        return ""
+    kept = data[: room_bytes - len(note)]
+    end = kept.rfind(b"\n")
+    return (kept[:end] if end > 0 else b"").decode("utf-8", "ignore") + note.decode("utf-8")
+
+
+def append_step_summary(path: Path, text: str) -> None:
+    """Append to the summary of the step, below its limit."""
+    try:
+        taken = path.stat().st_size if path.exists() else 0
+        with path.open("a", encoding="utf-8", newline="\n") as file:
+            file.write(cut_step_summary(text, STEP_SUMMARY_LIMIT_BYTES - 1 - taken))
+    except OSError as error:
+        raise StoreError(
+            "the summary of the step cannot be written",
+            where=f"GITHUB_STEP_SUMMARY {path}",
+            came=error.strerror or str(error),
+        ) from error

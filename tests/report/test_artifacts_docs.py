@@ -12,9 +12,8 @@ import jsonschema
 import pytest
 
 from pytest_h2o.cli.main import main
-from pytest_h2o.report.artifacts import read_run
+from pytest_h2o.report.artifacts import JOURNAL_NUMBERS, make_schema, read_run
 from pytest_h2o.report.build import build_summary
-from pytest_h2o.report.schema import JOURNAL_NUMBERS, make_schema
 from tests.report.conftest import ROOT, GateRun
 from tests.report.gate_items import make_comparison
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pytest_h2o.report.artifacts import RunRecords
-from pytest_h2o.report.github import (
+from pytest_h2o.report.summary import Reason
+from pytest_h2o.report.terminal import (
     STEP_SUMMARY_LIMIT_BYTES,
     Place,
     append_step_summary,
@@ -17,7 +18,6 @@ from pytest_h2o.report.github import (
     render_annotations,
     tell_github,
 )
-from pytest_h2o.report.summary import Reason
 from tests.report.conftest import GateRun
 
 
