@@ -194,11 +194,12 @@ def imports_of(code: str, *heavy: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=env)
 
 
-def test_flags_are_known_without_importing_numpy() -> None:
+def test_flags_are_known_without_importing_numpy_or_the_table_of_options() -> None:
     code = (
         "import argparse; from pytest_h2o.cli import lossless as m; m.add_arguments_lossless(argparse.ArgumentParser())"
     )
-    done = imports_of(code, "numpy", "zstandard", "pydantic", "yaml", "pytest")
+    ours = "pytest_h2o.inputs.options", "pytest_h2o.gate.metrics", "pytest_h2o.files"
+    done = imports_of(code, "numpy", "zstandard", "pydantic", "yaml", "pytest", *ours)
     assert (done.returncode, done.stderr) == (0, "")
 
 

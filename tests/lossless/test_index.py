@@ -77,12 +77,6 @@ def test_data_file_one_byte_off_is_skipped(tmp_path: Path, name: str, change: in
     )
 
 
-def test_missing_v_is_skipped(tmp_path: Path) -> None:
-    write_entry(tmp_path).with_name("v_t0_4.bin").unlink()
-    skipped = the_skipped(tmp_path)
-    assert (skipped.reason, skipped.detail) == ("missing_k_or_v_binary", "'v_t0_4.bin' does not exist")
-
-
 def test_folder_and_pipe_in_place_of_data_are_skipped_not_opened(tmp_path: Path) -> None:
     data = write_entry(tmp_path).with_name("k_t0_4.bin")
     data.unlink()

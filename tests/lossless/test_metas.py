@@ -23,11 +23,16 @@ UNSOUND: list[dict[str, Any]] = [
     {"layer_id": -1},
     {"seq_start": -4},
     {"seq_start": 2**63},
+    {"seq_start": 2**63 - 4, "seq_end_exclusive": 2**63},
+    {"layer_id": 2**31},
     {"seq_end_exclusive": 5},
     {"seq_end_exclusive": 4.0},
     {"seq_len": 0, "seq_end_exclusive": 0},
     {"kv_heads": 2**31},
-    {"kv_heads": 2**31 - 1, "head_dim": 2**31 - 1},
+    {"seq_len": 2**31, "seq_end_exclusive": 2**31},
+    {"kv_heads": 2**31 - 1, "head_dim": 2**31 - 1},  # the product is beyond 64 bits
+    {"kv_heads": 2**32, "head_dim": 2**32},
+    {"kv_heads": -2, "head_dim": -8},
     {"head_dim": 9},
     {"bytes_per_elem": 1},
     {"dtype": "bf16"},
@@ -65,15 +70,33 @@ def test_an_unsound_meta_is_skipped_with_its_reason(tmp_path: Path, snapshot: Sn
         (b"{} {}", "no JSON: text behind the end, at character 2"),
         (b'{"a":' * 9000 + b"1" + b"}" * 9000, "no JSON: maximum recursion depth exceeded"),
         (b'{"layer_id": ' + b"9" * 20_000 + b"}", "no JSON: Exceeds the limit"),
+        (b"[" * 60_000, "no JSON: maximum recursion depth exceeded"),
+        (b'{"layer_id": 1e999}', "layer_id is inf, seq_start is missing"),
+        ("\ufeff{}".encode(), "no JSON: Expecting value"),
+        (b"null", "no JSON object but NoneType"),
         (b" " * 65537, "larger than 65536 bytes"),
     ],
-    ids=["empty", "cut", "no_utf8", "list", "two", "deep", "long_integer", "large"],
+    ids=[
+        "empty",
+        "cut",
+        "no_utf8",
+        "list",
+        "two",
+        "deep",
+        "long_integer",
+        "deep_list",
+        "infinite",
+        "mark",
+        "null",
+        "large",
+    ],
 )
 def test_a_meta_that_is_no_json_object_is_skipped(tmp_path: Path, text: bytes, detail: str) -> None:
     write_entry(tmp_path).write_bytes(text)
     skipped = the_skipped(tmp_path)
-    assert skipped.reason == "meta_parse_error"
+    assert skipped.reason == ("meta_invalid_numeric_fields" if "layer_id is" in detail else "meta_parse_error")
     assert skipped.detail.startswith(detail)
+    assert len(skipped.detail) < 1000
     assert (skipped.layer_id, skipped.stage, skipped.seq_len) == (None, None, None)
 
 

@@ -282,43 +282,6 @@ def test_meta_of_a_gigabyte_is_refused_by_its_size(dump: Path) -> None:
     assert peak_bytes < 1 << 20
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"seq_len": 1 << 31, "seq_end_exclusive": 1 << 31}, "invalid_shape"),
-        ({"seq_len": 2**31 - 1, "seq_end_exclusive": 2**31 - 1, "kv_heads": 2**31 - 1}, "binary_read_error"),
-        ({"kv_heads": 1 << 32, "head_dim": 1 << 32}, "invalid_shape"),
-        ({"head_dim": 1 << 64}, "invalid_shape"),
-        ({"head_dim": -8, "kv_heads": -2}, "invalid_shape"),
-        ({"seq_start": -1, "seq_end_exclusive": 3}, "meta_invalid_numeric_fields"),
-        ({"seq_start": 2**63 - 4, "seq_end_exclusive": 2**63}, "meta_invalid_numeric_fields"),
-        ({"layer_id": 1 << 31}, "meta_invalid_numeric_fields"),
-        ({"head_dim": 8.0}, "meta_invalid_numeric_fields"),
-        ({"head_dim": True}, "meta_invalid_numeric_fields"),
-    ],
-    ids=lambda value: ",".join(value) if isinstance(value, dict) else value,
-)
-def test_shapes_that_overflow_or_make_no_sense_are_skipped(dump: Path, changes: dict[str, int], reason: str) -> None:
-    """A product beyond 64 bits is one of whole numbers here, which the size of the file does not meet."""
-    write_entry(dump, start=0, run_id="odd", **changes)
-    assert [entry.reason for entry in index_dump(dump).skipped] == [reason]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "[" * 60_000, '{"a":' * 12_000, '{"layer_id": ' + "9" * 60_000 + "}", "\ufeff{}", "", "null", "{}{}",
-        '{"layer_id": 1e999}', '{"k_file": "\\ud800"}',
-    ],
-    ids=range(9),
-)  # fmt: skip
-def test_metas_that_are_no_json_or_nest_deep_are_skipped(dump: Path, text: str) -> None:
-    write_entry(dump, start=8).write_text(text, encoding="utf-8")
-    (skipped,) = index_dump(dump).skipped
-    assert skipped.reason in ("meta_parse_error", "meta_invalid_numeric_fields")
-    assert len(skipped.detail) < 1000
-
-
 def test_zip_bomb_of_data_is_skipped(dump: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its shape and the archive agree: only that a member is unpacked whole speaks against it."""
     monkeypatch.setattr(zip_root, "_MOST_BYTES", 1 << 16)
