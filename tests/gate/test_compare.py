@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import StoreError, UsageError
@@ -22,14 +25,20 @@ from pytest_h2o.gate.compare import (
     headlines,
     parse_allowances,
     preset_figures,
+    preset_fingerprint,
     row_key,
+    scope_figures,
+    scope_fingerprint,
 )
 from pytest_h2o.gate.metrics import METRICS, metric_facts, recorded_metrics, render_figure
+from pytest_h2o.inputs.presets import preset_from_flags
+from pytest_h2o.lossless.result import LosslessResult
 from pytest_h2o.reference import quality
 from pytest_h2o.reference.bench import H2O_COLUMNS
 from tests.records import ON_THIS_MACHINE, make_subject
 
 NONE = Allowances({})
+RECORDED = Path(__file__).parents[1] / "recorded"
 
 
 def compare(
@@ -339,3 +348,36 @@ def test_the_name_of_a_row_stays() -> None:
     assert name == "p512_g128_k0.3_b8_lr3.0-" + hashlib.sha256(b'[{"a":1,"b":8},3]').hexdigest()[:8]
     assert row_key(dict(reversed(manifest.items())), 3) == name
     assert row_key(manifest, 4) != name
+
+
+def test_what_a_scope_was_measured_with_and_its_figures(snapshot: SnapshotAssertion) -> None:
+    """The digests are those of earlier versions: their baselines are of the same codec."""
+    told = {}
+    for name in ("front2_upper", "front2_chunked_128_16"):
+        text = (RECORDED / f"offline_lossless_{name}.json").read_text(encoding="utf-8")
+        result = LosslessResult.from_json(json.loads(text.replace('"TIMED"', "0.5")))
+        figures = scope_figures(result)
+        told[name] = {
+            "of": scope_fingerprint(result, "a machine"),
+            "layer 0": figures["layer 0"],
+            "all": figures["all"],
+        }
+    assert told == snapshot
+
+
+def test_what_a_preset_was_measured_with() -> None:
+    preset, known = preset_from_flags(), {"machine": "m", "binary": "b", "base_config": "c"}
+    rows = [Row({"model": "tiny", "modelSize": "1 MiB", "threads": n, "backend": "CPU"}, "a.log") for n in "21"]
+    assert preset_fingerprint(preset, rows, **known) == {
+        "model": "tiny, 1 MiB",
+        "base config": "c",
+        "binary": "b",
+        "machine": "m",
+        "preset": "beab512995276a06",
+        "threads": "1, 2",
+        "backend": "CPU",
+    }
+    bare = preset_fingerprint(preset, [], machine=None, binary=None, base_config=None)
+    assert {name for name, part in bare.items() if part is None} == bare.keys() - {"preset"}
+    other = preset_from_flags(bench="llama_bench", bench_options={"ctk": "q8_0"})
+    assert preset_fingerprint(other, rows, **known)["preset"] != bare["preset"]

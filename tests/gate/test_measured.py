@@ -5,7 +5,7 @@ import math
 import pytest
 
 from pytest_h2o.errors import UsageError
-from pytest_h2o.gate.values import Comparison, Measured, Target
+from pytest_h2o.gate.values import Comparison, Interval, Measured, Target
 
 
 def test_a_comparison_is_kept_with_its_outcome_and_margin() -> None:
@@ -51,3 +51,15 @@ def test_a_comparison_that_says_nothing_is_refused() -> None:
         lossy >= Target("decode_drop", 0.05, "default")  # noqa: B015
     with pytest.raises(UsageError, match="compared the wrong way round"):
         lossy <= 3.0  # noqa: B015
+
+
+def test_an_interval_is_shown_with_what_it_rests_on() -> None:
+    shown = [
+        repr(Measured("decode_drop", value, "row", interval=Interval(low, high, "inconclusive", 0.05, "2 pairs")))
+        for value, low, high in ((0.03, -0.02, 0.08), (0.03, None, 0.08), (math.nan, None, None))
+    ]
+    assert shown == [
+        "3.00% (interval -2.00% to 8.00%, 2 pairs)",
+        "3.00% (interval unbounded to 8.00%, 2 pairs)",
+        "no value (no interval, 2 pairs)",
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -169,6 +170,16 @@ def test_what_nothing_here_measures_is_refused() -> None:
     refuse_unmeasured(prompted, takes_prompt=True)
     with pytest.raises(UsageError, match=r"(?s)the bench takes no prompt\n  where: prompt_file of adhoc"):
         refuse_unmeasured(prompted, takes_prompt=False)
+
+
+def test_options_that_a_bench_cannot_be_run_with_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = SimpleNamespace(check_options=lambda options: f"{options}")
+    monkeypatch.setattr("pytest_h2o.gate.targets.get_adapter", lambda name, where: adapter)
+    with pytest.raises(UsageError) as caught:
+        refuse_unmeasured(preset(bench="mine", **{"bench_options.depth": 1}), takes_prompt=True)
+    assert str(caught.value) == (
+        "mine cannot be run with these options\n  where: bench_options of adhoc\n  came: {'depth': 1}"
+    )
 
 
 def test_a_target_has_a_range_a_unit_and_a_place_in_the_journal() -> None:
