@@ -7,7 +7,6 @@ dataclasses (or anything else that pydantic knows); pydantic is imported when th
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import json
 import os
@@ -285,6 +284,8 @@ def append_line(path: Path, record: object) -> None:
 
 def digest_file(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal; ``unreadable`` if it cannot be read."""
+    import hashlib
+
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:

@@ -10,7 +10,6 @@ import argparse
 import gc
 import math
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -212,6 +211,8 @@ class ProgressLines:
     """
 
     def __init__(self, *, verbose: bool) -> None:
+        import threading
+
         self._verbose = verbose
         self._every_s = VERBOSE_S if verbose else TERMINAL_S if sys.stderr.isatty() else LOG_S
         self._entries = self._done = self._to_do = 0

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 from pytest_h2o.cli.main import add_number, add_option, check_outputs
 from pytest_h2o.errors import UsageError
 from pytest_h2o.files import load, render_json, write_new_json, write_new_text
-from pytest_h2o.gate.metrics import DROP, LOSSLESS, LOSSY, METRICS, TARGET_OPTIONS
-from pytest_h2o.inputs.options import parse_baseline
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.rows import Row
@@ -111,6 +109,8 @@ def check_result(values: Mapping[str, Any], where: str, *, decides: bool, allow_
 
 
 def add_target_arguments(parser: argparse.ArgumentParser) -> None:
+    from pytest_h2o.gate.metrics import DROP, LOSSLESS, LOSSY, METRICS, TARGET_OPTIONS
+
     for name in (LOSSY, LOSSLESS, DROP):
         add_option(parser, TARGET_OPTIONS[name], default=METRICS[name].target)
     parser.add_argument("--decode-baseline", metavar="TOK_S", help="decode tok/s with H2O off, or none to leave it out")
@@ -121,6 +121,8 @@ def add_target_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_baseline(args: argparse.Namespace) -> float | None:
     """Baseline in tok/s, if one is given."""
+    from pytest_h2o.inputs.options import parse_baseline
+
     text = args.decode_baseline
     return None if text in (None, "none") else parse_baseline(text, "--decode-baseline")
 
@@ -134,6 +136,7 @@ def analyze(
     layers: tuple[int, int] | None,
 ) -> dict[str, Any]:
     """Both rules on the rows; `results` are the online simulation and the upper bound, `layers` are under eviction."""
+    from pytest_h2o.gate.metrics import DROP, LOSSLESS, LOSSY
     from pytest_h2o.report.original import analyze_rows
 
     return analyze_rows(
