@@ -164,9 +164,12 @@ def foreign_settings(given: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]
     """Flat settings beside a codec that would not hear of them: the key, the codec, and its name for the setting."""
     codec = given.get("codec_mode") or given.get("codec", "adaptive_v22")
     name = str(codec["id"] if isinstance(codec, Mapping) else codec)
-    for key in [key for key in FLAT_KEYS["adaptive_v22"] if key in given and name not in FLAT_KEYS]:
-        name = name.partition(":")[0]
-        yield key, name, "level" if key == "zstd_level" and name not in FLAT_KEYS else key
+    if name in FLAT_KEYS:
+        return
+    name = name.partition(":")[0]
+    for key in FLAT_KEYS["adaptive_v22"]:
+        if key in given:
+            yield key, name, "level" if key == "zstd_level" and name not in FLAT_KEYS else key
 
 
 def fold_codec(given: Mapping[str, Any]) -> dict[str, Any]:

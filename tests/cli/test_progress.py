@@ -9,8 +9,6 @@ import pytest
 
 from pytest_h2o.cli import lossless as progress_lines
 from pytest_h2o.cli.lossless import ProgressLines
-from pytest_h2o.lossless.index import index_dump
-from tests.lossless.samples import FP16
 
 
 def test_nobody_looks_and_it_is_quick(capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,10 +48,3 @@ def test_a_failure_is_not_told_as_an_end(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(ValueError, match="no"), ProgressLines(verbose=True):
         raise ValueError("no")
     assert capsys.readouterr().err == ""
-
-
-def test_the_index_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_h2o.lossless.index._TELL_EVERY", 100)
-    told: list[int] = []
-    index = index_dump(FP16, on_entries=told.append)
-    assert told == list(range(100, index.scanned_entries + 1, 100))

@@ -112,7 +112,7 @@ def test_damaged_payloads_are_safe(codec: Codec, kind: str) -> None:
         assert codec.id != "rowref_max" or codec.encode(stream)[0] == 64, "its own mode, not a fallback"
     else:
         stream = Stream(worst_words()[kind][:24], "k", None, ROPE)
-    check_payload_damage(codec, stream, codec.encode(stream), samples=15)
+    check_payload_damage(codec, stream, codec.encode(stream), samples=4 if codec.id == "rowref_max" else 15)
 
 
 @every_default

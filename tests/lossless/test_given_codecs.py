@@ -135,6 +135,21 @@ def test_a_codec_that_is_wrong_is_named_with_the_stream(
     assert str(caught.value).replace(str(tmp_path), "DUMP") == snapshot
 
 
+@pytest.mark.parametrize("method", ["encode", "modes", "decode"])
+@pytest.mark.parametrize("error", [MemoryError("it is full"), CodecError("no such shape")], ids=["memory", "ours"])
+def test_what_a_codec_says_itself_is_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, error: Exception
+) -> None:
+    def fail(*given: object) -> bytes:
+        raise error
+
+    monkeypatch.setattr(Broken, method, fail)
+    write_entry(tmp_path)
+    with pytest.raises(RoundTripError if (method, type(error)) == ("decode", CodecError) else type(error)) as caught:
+        evaluate_lossless(tmp_path, Scope(), verify=True, codec=Broken(), workers=1)
+    assert str(error) in str(caught.value)
+
+
 def test_codec_is_told_positions_and_rotation(tmp_path: Path) -> None:
     for start, tokens in ((0, 1), (10, 5), (15, 2)):
         write_entry(tmp_path, start=start, tokens=tokens)

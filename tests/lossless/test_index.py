@@ -222,6 +222,13 @@ def test_overlaps_and_gaps_agree_with_counting_each_position(spans: list[tuple[i
     assert told.get("gap", 0) == covered[-1] + 1 - covered[0] - len(covered)
 
 
+def test_the_index_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_h2o.lossless.index._TELL_EVERY", 100)
+    told: list[int] = []
+    index = index_dump(FP16, on_entries=told.append)
+    assert told == list(range(100, index.scanned_entries + 1, 100))
+
+
 def test_deep_folders_are_no_recursion(tmp_path: Path) -> None:
     deep = tmp_path
     for _ in range(400):
