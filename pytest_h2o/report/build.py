@@ -190,8 +190,8 @@ def make_verdict(comparison: Mapping[str, Any]) -> Verdict:
     # What JSON cannot hold as a number is there as text: nan, inf.
     value, target = float(comparison["value"]), comparison["target"]
     std, margin = (None if comparison[key] is None else float(comparison[key]) for key in ("std", "margin"))
-    interval = comparison["interval"]
-    if interval is None:
+    interval = comparison["interval"] or {}
+    if not interval:
         measured = metric.render_measured(value, std, target)
     else:
         text = "no value" if math.isnan(value) else metric.render(value)
@@ -209,9 +209,9 @@ def make_verdict(comparison: Mapping[str, Any]) -> Verdict:
         unit=comparison["unit"] or ("fraction" if metric.is_fraction else "ratio"),
         value=comparison["value"],
         std=comparison["std"],
-        low=None if interval is None else interval["low"],
-        high=None if interval is None else interval["high"],
-        basis=None if interval is None else interval["basis"],
+        low=interval.get("low"),
+        high=interval.get("high"),
+        basis=interval.get("basis"),
         target_value=target,
         margin_value=comparison["margin"],
         relative_margin=None if margin is None else _relative(metric, value, target, margin),

@@ -153,10 +153,10 @@ def render_terminal(summary: Summary, run_dir: Path) -> list[str]:
         lines += _beside(name, subject)
     decoded = sum(scope.decoded_streams for scope in scopes.values() if isinstance(scope, Scope))
     lines += [f"{decoded:,} streams decoded bit for bit"] if decoded else []
-    lines += _wrapped([f"left out on purpose: {left.why}" for left in _unique(summary.left_out_on_purpose)])
+    told = dict.fromkeys(f"left out on purpose: {left.why}" for left in summary.left_out_on_purpose)
     if summary.not_measured:
-        lines += _wrapped([f"not measured, not asked for: {', '.join(summary.not_measured)}"])
-    lines += _wrapped([f"no pass: {found.why}" for found in _unique(summary.inconclusive)])
+        told[f"not measured, not asked for: {', '.join(summary.not_measured)}"] = None
+    lines += _wrapped([*told, *dict.fromkeys(f"no pass: {found.why}" for found in summary.inconclusive)])
     if summary.exit_status and not summary.items.failed:
         lines.append(f"pytest ended with exit status {summary.exit_status}: something failed that left no record")
     if summary.incomplete_for and summary.overall_pass is not False:
@@ -172,7 +172,10 @@ def _beside(name: str, subject: Subject) -> list[str]:
     shown = _shown_metrics(subject)
     others = [v for v in subject.verdicts if v.metric not in shown and v not in missed]
     own = _preset_lines(subject) if isinstance(subject, Preset) else _scope_lines(subject)
-    lines = [*map(_threshold, missed + others), *own, *_comparison(subject)]
+    lines = [*map(_threshold, missed + others), *own]
+    if subject.comparison:
+        lines += render_lines(subject.comparison)
+    lines += [f"note: {note}" for note in subject.comparison_notes]
     return [f"{name}:", *_wrapped(lines, "    ")] if lines else []
 
 
@@ -210,12 +213,6 @@ def _wrapped(lines: list[str], indent: str = "") -> list[str]:
     return found
 
 
-def _comparison(subject: Subject) -> list[str]:
-    """How a preset or scope changed against an earlier run."""
-    lines = render_lines(subject.comparison) if subject.comparison else []
-    return lines + [f"note: {note}" for note in subject.comparison_notes]
-
-
 def _recorded(recorded: Recorded | None) -> list[str]:
     """Where the figures of this run are kept for later ones; nothing before they are."""
     if recorded is None:
@@ -227,14 +224,9 @@ def _recorded(recorded: Recorded | None) -> list[str]:
     return lines
 
 
-def _unique(entries: list[Reason]) -> list[Reason]:
-    return list({entry.why: entry for entry in entries}.values())
-
-
 def _threshold(verdict: Verdict) -> str:
-    text = f"{verdict.title} {verdict.measured} (target {verdict.relation} {verdict.target})"
     word = {"inconclusive": " INCONCLUSIVE", "fail": " MISSED"}.get(verdict.outcome, "")
-    return f"{text}{word}"
+    return f"{verdict.title} {verdict.measured} (target {verdict.relation} {verdict.target}){word}"
 
 
 ENDED_WELL, TESTS_FAILED, INTERRUPTED, INTERNAL_ERROR = range(4)

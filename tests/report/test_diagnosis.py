@@ -150,6 +150,7 @@ def test_bench_crash(crashing: GateSession, project: Project, snapshot: Snapshot
     assert fix_places(tell_point(crashing, 1), PROJECT=project.path) == snapshot(name="bench_crash")
 
 
+@pytest.mark.slow
 def test_bench_crash_of_a_whole_preset(crashing: GateSession, project: Project, snapshot: SnapshotAssertion) -> None:
     assert fix_places(tell_sweep(crashing, "lossy"), PROJECT=project.path) == snapshot(name="bench_crash_sweep")
 
