@@ -20,6 +20,7 @@ _HOMES = {
     "bench.adapter": ("BenchAdapter",),
     "bench.rows": ("BenchRow", "Row"),
     "gate.metrics": ("Metric", "RowMetric"),
+    "inputs.options": ("Range",),
     "run.journal": ("ReportSection", "SectionTable"),
     "errors": (
         "BenchError",

@@ -20,6 +20,7 @@ from pytest_h2o.errors import TableError as TableError
 from pytest_h2o.errors import UsageError as UsageError
 from pytest_h2o.gate.metrics import Metric as Metric
 from pytest_h2o.gate.metrics import RowMetric as RowMetric
+from pytest_h2o.inputs.options import Range as Range
 from pytest_h2o.run.journal import ReportSection as ReportSection
 from pytest_h2o.run.journal import SectionTable as SectionTable
 

@@ -82,7 +82,7 @@ def test_a_clear_verdict_stays_whatever_comes_after_it() -> None:
 
 
 def test_pairs_that_contradict_each_other_are_no_verdict() -> None:
-    action = next_action([*slower_by(0.4, 8), *slower_by(-0.9, 32)], Budget(pairs=40), TARGET)
+    action = next_action([*slower_by(0.4, 7), *slower_by(-9, 13)], Budget(), TARGET)
     verdict = action.verdict
     assert (verdict.outcome, verdict.low, verdict.high, verdict.needed_pairs) == ("inconclusive", None, None, None)
     note = "earlier and later pairs contradict each other: the machine or a side has changed meanwhile"

@@ -72,7 +72,7 @@ def test_a_drop_of_a_tenth_hardly_ever_passes(simulation: Simulation, pairs: int
     check_at_most(simulation.shares("lognormal 12 %", 0.10, Budget(pairs))["pass"], 0.01)
 
 
-@pytest.mark.parametrize(("pairs", "least"), [(20, 0.27), (40, 0.45), (80, 0.72)])
+@pytest.mark.parametrize(("pairs", "least"), [(20, 0.27), (40, 0.45), pytest.param(80, 0.72, marks=pytest.mark.slow)])
 def test_clear_passes_without_a_drop_are_as_many_as_the_documentation_says(
     simulation: Simulation, pairs: int, least: float
 ) -> None:

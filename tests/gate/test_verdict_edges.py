@@ -104,9 +104,6 @@ def test_allowances() -> None:
     allowances = parse_allowances(["lossless_ratio:0", "h2o_lossy:2%"], "ini key")
     assert allowances == Allowances({"lossless_ratio": 0.0, "h2o_lossy": 2.0}, "ini key")
     assert allowances.find("no such metric") is None
-    for text in ("h2o_lossy", "h2o_lossy:", "h2o_lossy:-1", "h2o_lossy:inf", "h2o_lossy:nan"):
-        with pytest.raises(UsageError, match="takes METRIC:PERCENT"):
-            parse_allowances([text])
 
 
 def test_which_limit_binds() -> None:
@@ -147,9 +144,6 @@ def test_budgets_at_their_edges() -> None:
     assert Budget(20, 0.1).fitted(0.5, 0.5).pairs == 1
     assert Budget(20, 10.0).fitted(0.0, 0.0) == Budget(20, 10.0)
     assert Budget(20, None).fitted(0.5, 0.5) == Budget(20, None)
-    for kwargs in ({"pairs": MAX_PAIRS + 1}, {"elapsed_s": 0.0}, {"spare_pairs": -1}, {"futility": 0.5}):
-        with pytest.raises(UsageError, match="cannot be kept"):
-            Budget(**kwargs)  # type: ignore[arg-type]
 
 
 def test_the_first_pair_is_launched_whatever_its_time_may_be() -> None:
