@@ -18,9 +18,10 @@ from pydantic import TypeAdapter
 from pytest_h2o.bench.command import RunFiles, digest_program, embedded_base_config, is_embedded
 from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import H2OError, StoreError
-from pytest_h2o.files import digest_file, load, write_new_bytes, write_new_json, write_new_text
+from pytest_h2o.files import digest_file, load, plain, write_new_bytes, write_new_json, write_new_text
 from pytest_h2o.gate.metrics import METRICS, TARGET_OPTIONS
 from pytest_h2o.inputs.options import Given, Settings
+from pytest_h2o.lossless.result import render_markdown
 from pytest_h2o.report.build import build_sections, build_summary
 from pytest_h2o.report.changes import collect_history
 from pytest_h2o.report.markdown import render_summary_md
@@ -31,6 +32,7 @@ from pytest_h2o.run.journal import (
     RUN_VERSION,
     SUMMARY_VERSION,
     Collector,
+    PresetFacts,
     build_record,
     keep_record,
 )
@@ -47,7 +49,8 @@ def write_artifacts(collector: Collector, *, started: float, ended: float, exit_
     for name in sorted({*collector.points, *collector.failed}):
         _write_preset(collector, name)
     for name, facts in sorted(collector.scopes.items()):
-        _write_scope(collector.run_dir, name, facts["result"])
+        write_new_json(collector.run_dir / f"offline_lossless_{name}.json", facts.result.to_json())
+        write_new_text(collector.run_dir / f"offline_lossless_{name}.md", render_markdown(facts.result))
     summary = build_summary(collector, exit_status=exit_status)
     packages = {name: _version(name) for name in _PACKAGES}
     times = {"started": _moment(started), "ended": _moment(ended)}
@@ -116,14 +119,14 @@ def _write_preset(collector: Collector, name: str) -> None:
     from pytest_h2o.gate.decode import DECODE_FOLDER, PAIRS_NAME
 
     folder = collector.run_dir / name
-    results = collector.results_of(name)
+    results, facts = collector.results_of(name), collector.presets.get(name, PresetFacts())
     for result in results:
         _keep_run(result, RunFiles(folder, result.shares_run_with or result.run_id))
-    for place, path in enumerate(map(Path, collector.presets.get(name, {}).get("baseline_files", ()))):
+    for place, path in enumerate(map(Path, facts.baseline_files)):
         is_config = place > 0 and path.suffix == ".json"  # the log comes first, and may be JSON too
         _keep(path, folder / ("configs" if is_config else "logs") / path.name)
     if name in collector.comparisons:
-        write_new_json(folder / DECODE_FOLDER / PAIRS_NAME, collector.comparisons[name])
+        write_new_json(folder / DECODE_FOLDER / PAIRS_NAME, plain(collector.comparisons[name]))
     write_new_json(folder / MANIFEST_NAME, collector.manifest_entries(name))
     if results:
         write_new_text(folder / "h2o_metrics.csv", render_metrics_csv(results))
@@ -153,18 +156,11 @@ def _keep(source: Path, target: Path) -> None:
     write_new_bytes(target, data)
 
 
-def _write_scope(run_dir: Path, name: str, result: Mapping[str, Any]) -> None:
-    from pytest_h2o.lossless.result import LosslessResult, render_markdown
-
-    write_new_json(run_dir / f"offline_lossless_{name}.json", result)
-    write_new_text(run_dir / f"offline_lossless_{name}.md", render_markdown(LosslessResult.from_json(result, name)))
-
-
 def _digests(collector: Collector) -> dict[str, str]:
     """SHA-256 of what the run was made of: bench, base config, presets."""
     bench, base = collector.settings["bench"], collector.settings["base-config"]
     paths = [path for path in (base, embedded_base_config() if is_embedded(bench) else None) if path is not None]
-    paths += [Path(facts["path"]) for facts in collector.presets.values() if facts["path"]]
+    paths += [Path(facts.path) for facts in collector.presets.values() if facts.path]
     programs = {} if bench is None else {str(bench): digest_program(bench)}
     return {**programs, **{str(path): digest_file(path) for path in paths}}
 
@@ -203,7 +199,7 @@ def read_run(run_dir: Path) -> RunRecords:
         run = {"run": run_dir.name, "settings": records[0][1].get("settings", {})}
     collector = Collector(run_dir, guard(run_dir, lambda: _read_settings(run.get("settings", {}))))
     for where, record in records:
-        guard(where, partial(collector.take, record))
+        guard(where, partial(collector.take, record, where))
     if is_finished:
         path = run_dir / "summary.json"
         summary = load(Summary, _read_object(path, SUMMARY_VERSION), "the summary of a run", where=str(path))

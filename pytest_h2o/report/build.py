@@ -40,7 +40,7 @@ from pytest_h2o.report.summary import (
     Verdict,
     unreadable,
 )
-from pytest_h2o.run.journal import Collector, ReportSection, SectionBlock, SectionTable, is_refused, subject_kind
+from pytest_h2o.run.journal import Collector, PresetFacts, ReportSection, SectionBlock, SectionTable, subject_kind
 from pytest_h2o.run.pairs import paired_baseline
 
 
@@ -100,8 +100,7 @@ def _preset(collector: Collector, name: str) -> Preset:
     facts = collector.presets.get(name)
     results = collector.results_of(name)
     sweeps = [item for item in items if item["kind"] == "sweep"]
-    timed = collector.comparisons.get(name)
-    pairs = None if timed is None else PairedComparison.from_json(timed)
+    pairs = collector.comparisons.get(name)
     preset = Preset(
         outcomes={item["item"]: item["outcome"] for item in items},
         verdicts=[
@@ -121,10 +120,10 @@ def _preset(collector: Collector, name: str) -> Preset:
         original=None,
         **_compared(items),
     )
-    if facts is None or [result.run_id for result in results] != facts["run_ids"]:
+    if facts is None or tuple(result.run_id for result in results) != facts.run_ids:
         return preset
     if (baseline := paired_baseline(pairs)) is not None:  # for the facts that want one number
-        facts = {**facts, "baseline_tok_per_s": baseline.tok_per_s, "baseline_origin": baseline.origin}
+        facts = replace(facts, baseline_tok_per_s=baseline.tok_per_s, baseline_origin=baseline.origin)
     return _whole(preset, facts, results, collector)
 
 
@@ -146,37 +145,38 @@ def _compared(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {}
 
 
-def _whole(preset: Preset, facts: Mapping[str, Any], results: list[Row], collector: Collector) -> Preset:
+def _whole(preset: Preset, facts: PresetFacts, results: list[Row], collector: Collector) -> Preset:
     """What can be said only of a preset all of whose rows are there."""
     deciding, upper = collector.accepted_scope(decides=True), collector.accepted_scope(decides=False)
-    targets = asked_of_json(facts["targets"], facts.get("metric_targets", {}))
-    asked = {name: t for name, t in targets.items() if not (name == DROP and facts["decode_left_out"])}
-    baseline = facts["baseline_tok_per_s"]
-    ratio = None if deciding is None else float(deciding["lossless_ratio"])
-    original = collect_original(results, targets, baseline_tok_per_s=baseline, upper=upper, online=deciding)
+    targets = asked_of_json(facts.targets, facts.metric_targets)
+    asked = {name: t for name, t in targets.items() if not (name == DROP and facts.decode_left_out)}
+    baseline = facts.baseline_tok_per_s
+    ratio = None if deciding is None else deciding.lossless_ratio
+    online, bound = (None if found is None else found.to_json() for found in (deciding, upper))
+    original = collect_original(results, targets, baseline_tok_per_s=baseline, upper=bound, online=online)
     rows = [row_facts(r, asked, baseline_tok_per_s=baseline, lossless=ratio) for r in results]
     joint, best_of = decide_joint(rows, asked), decide_best_of(rows, asked)
     whole_cache = [MISSING] * len(original.top)
-    if facts["model_layers"] is not None:
-        layers = facts["model_layers"], facts["h2o_layer_start"], facts["h2o_layer_end"]
-        whole_cache = whole_cache_ratios(original, layers, deciding, ratio)
+    if facts.model_layers is not None:
+        layers = facts.model_layers, facts.h2o_layer_start, facts.h2o_layer_end
+        whole_cache = whole_cache_ratios(original, layers, online, ratio)
     rules = {"joint": "PASS" if joint.passed else "FAIL", "best-of": "PASS" if best_of.passed else "FAIL"}
-    if facts["paired"]:
+    if facts.paired:
         rules["joint"] = next((v.outcome.upper() for v in preset.verdicts if v.metric == JOINT), "NOT TIMED")
-    own = facts.get("bench", LLM_BENCH) == LLM_BENCH  # the original knew no other bench
+    own = facts.bench == LLM_BENCH  # the original knew no other bench
     top = [{**row, "whole_cache": whole} for row, whole in zip(original.top, whole_cache, strict=True)]
     return replace(
         preset,
         original=original if own else None,
         top=top if own else [],
         rules=rules,
-        baseline=BaselineSpeed(baseline, facts["baseline_origin"]),
+        baseline=BaselineSpeed(baseline, facts.baseline_origin),
     )
 
 
-def _decode(pairs: PairedComparison, facts: Mapping[str, Any]) -> Decode:
+def _decode(pairs: PairedComparison, facts: PresetFacts) -> Decode:
     """The verdict of the pairs of a preset as figures."""
-    target = facts["targets"][METRICS[DROP].key]
+    target = facts.targets[METRICS[DROP].key]
     verdict = pairs.judge(METRICS[DROP].target or 0.0 if target is None else target)
     told = {part.name: getattr(source, part.name) for source in (pairs, verdict) for part in fields(source)}
     told |= {"launches": pairs.launches, "is_comparable": pairs.is_comparable}
@@ -290,12 +290,12 @@ def _missing(collector: Collector, items: list[dict[str, Any]]) -> list[str]:
                 missing.append(f"preset {name} was not held against the {metric.short} target")
         if JOINT not in held:
             missing.append(f"preset {name} was not held against the {collector.settings['rule']} rule")
-        for other in collector.presets.get(name, {}).get("metric_targets", {}):
+        for other in collector.presets[name].metric_targets if name in collector.presets else ():
             if other not in held:
                 missing.append(f"preset {name} was not held against the target of {other}")
     if not presets:
         missing.append("no preset was held against its targets")
-    deciding = {name for name, facts in collector.scopes.items() if facts["decides"]}
+    deciding = {name for name, facts in collector.scopes.items() if facts.decides}
     for name in sorted(deciding):
         if LOSSLESS not in _held_metrics(items, "scope", name):
             missing.append(f"the deciding scope {name} was not held against its target")
@@ -303,11 +303,11 @@ def _missing(collector: Collector, items: list[dict[str, Any]]) -> list[str]:
             missing.append(f"the streams of the deciding scope {name} were not decoded and compared")
     # Presets that ask for no lossless ratio, as those of another bench, need no scope that decides.
     key = METRICS[LOSSLESS].key
-    wanted = [collector.presets[name]["targets"][key] for name in presets if name in collector.presets]
+    wanted = [collector.presets[name].targets[key] for name in presets if name in collector.presets]
     if not deciding and (not wanted or any(target is not None for target in wanted)):
         missing.append("the deciding scope was not evaluated")
     for name, facts in sorted(collector.scopes.items()):
-        asked = facts["target"] is not None and name not in deciding
+        asked = facts.target is not None and name not in deciding
         if asked and LOSSLESS not in _held_metrics(items, "scope", name):
             missing.append(f"scope {name} was not held against its target")
     return missing
@@ -338,14 +338,14 @@ def _scope(collector: Collector, name: str) -> Scope | Unmeasured:
     verdicts = [make_verdict(c) for item in items for c in item["comparisons"]]
     if facts is None:
         return Unmeasured(outcomes, False, [i["reason"] for i in items if i["reason"]], verdicts, **_compared(items))
-    result = facts["result"]
+    result = facts.result.to_json()
     return Scope(
         outcomes=outcomes,
         verdicts=verdicts,
         measured=True,
-        refused=is_refused(facts),
-        decides=facts["decides"],
-        target=facts["target"],
+        refused=facts.is_refused,
+        decides=facts.decides,
+        target=facts.target,
         decoded_streams=result["verified_streams"],
         **{part.name: result[part.name] for part in fields(Scope) if part.name in result},
         **_compared(items),

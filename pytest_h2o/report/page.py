@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from pytest_h2o.bench.command import RunFiles, repeat_command
 from pytest_h2o.errors import make_printable
-from pytest_h2o.gate.decode import Pair, PairedComparison
+from pytest_h2o.gate.decode import Pair
 from pytest_h2o.gate.metrics import DROP, LOSSY, asked_of_json
 from pytest_h2o.gate.rule import Margins, hold_rows, row_bound, row_facts, split_layers, whole_cache_ratio
 from pytest_h2o.inputs.options import EMBEDDED_BENCH
@@ -53,7 +53,7 @@ from pytest_h2o.report.summary import (
     overall_outcome,
     render_verdict,
 )
-from pytest_h2o.run.journal import Collector
+from pytest_h2o.run.journal import Collector, FailedRecord, PresetFacts
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.rows import Measurement, Row
@@ -316,7 +316,7 @@ class PresetView:
 
     name: str
     rows: list[ReportRow]
-    failed: list[Mapping[str, Any]]
+    failed: list[FailedRecord]
     pairs: Sequence[Pair]
     lossless: float | None
     asked: Mapping[str, float]
@@ -413,20 +413,20 @@ def _value(row: Row, column: str) -> float | None:
 
 def view_preset(collector: Collector, name: str, preset: Preset) -> PresetView:
     deciding = collector.accepted_scope(decides=True)
-    lossless = None if deciding is None else float(deciding["lossless_ratio"])
-    facts = collector.presets.get(name) or {"targets": {}, "decode_left_out": True, "baseline_tok_per_s": None}
-    asked = asked_of_json(facts["targets"], facts.get("metric_targets", {}))
-    paired, baseline = facts.get("paired"), facts["baseline_tok_per_s"]
+    lossless = None if deciding is None else deciding.lossless_ratio
+    facts = collector.presets.get(name) or PresetFacts()
+    asked = asked_of_json(facts.targets, facts.metric_targets)
+    paired, baseline = facts.paired, facts.baseline_tok_per_s
     # Paired launches give the slow-down of one row; other rows are not held against the decode target.
-    held = {key: target for key, target in asked.items() if key != DROP or not (paired or facts["decode_left_out"])}
+    held = {key: target for key, target in asked.items() if key != DROP or not (paired or facts.decode_left_out)}
     if paired:
         baseline = None if preset.baseline is None else preset.baseline.tok_per_s
     timed = collector.comparisons.get(name)
     return PresetView(
         name,
-        build_rows(collector, name, held, lossless, [] if deciding is None else deciding["selected_layers"]),
-        sorted(collector.failed.get(name, {}).values(), key=lambda point: int(point["index"])),
-        () if timed is None else PairedComparison.from_json(timed).pairs,
+        build_rows(collector, name, held, lossless, [] if deciding is None else deciding.selected_layers),
+        sorted(collector.failed.get(name, {}).values(), key=lambda failed: failed.index),
+        () if timed is None else timed.pairs,
         lossless,
         asked if paired else held,
         baseline,
@@ -441,14 +441,14 @@ def build_rows(
     split = None
     margins: Sequence[Margins | None] = [None] * len(results)
     if facts is not None:
-        baseline = facts["baseline_tok_per_s"]
+        baseline = facts.baseline_tok_per_s
         held = [row_facts(row, asked, baseline_tok_per_s=baseline, lossless=lossless) for row in results]
         margins = hold_rows(held, asked)
-        if facts["model_layers"] is not None:
-            split = split_layers(facts["model_layers"], facts["h2o_layer_start"], facts["h2o_layer_end"], layers)
+        if facts.model_layers is not None:
+            split = split_layers(facts.model_layers, facts.h2o_layer_start, facts.h2o_layer_end, layers)
     points = [(row.get(LOSSY), row.decode_tok_per_s) for row in results]
     front = find_front([(lossy.mean, decode.mean) if lossy and decode else None for lossy, decode in points])
-    numbers = [int(point["index"]) for point in collector.points_in_order(name)]
+    numbers = [point.index for point in collector.points_in_order(name)]
     rows = []
     for n, (lossy, decode) in enumerate(points):
         known = lossy.mean if lossy is not None and math.isfinite(lossy.mean) and lossy.mean > 0 else None

@@ -52,6 +52,7 @@ from pytest_h2o.gate.rule import (
 from pytest_h2o.gate.targets import Targets, preset_targets, scope_targets
 from pytest_h2o.gate.values import Comparison, Interval, Measured, row_cell
 from pytest_h2o.run.history import Earlier, find_earlier
+from pytest_h2o.run.journal import PresetFacts
 from pytest_h2o.run.pairs import Baseline
 
 if TYPE_CHECKING:
@@ -539,7 +540,7 @@ class SweepItem(PresetItem):
         """Hand what the summary needs of this preset to the controller; every row must have been asked for before."""
         self.session.run.new.add_preset(self.name, self._summary_facts())
 
-    def _summary_facts(self) -> dict[str, Any]:
+    def _summary_facts(self) -> PresetFacts:
         """What the summary needs to hold all rows of this preset against both rules again."""
         baseline, left_out = None, False
         try:
@@ -549,22 +550,22 @@ class SweepItem(PresetItem):
         except H2OError:
             pass  # test_decode and test_joint fail with it; to the summary it is no baseline
         others = {name: t.value for name, t in self.targets.by_metric.items() if name not in TARGET_OPTIONS}
-        return {
-            "run_ids": [result.run_id for result in self.results],
-            "path": str(self.preset.path) if self.preset.path else None,
-            "bench": self.preset.bench,
-            "model_layers": self.source.model_layers,
-            "h2o_layer_start": self.preset.h2o_layer_start,
-            "h2o_layer_end": self.preset.h2o_layer_end,
-            "targets": {METRICS[name].key: self.asked.get(name) for name in TARGET_OPTIONS},
-            "metric_targets": {name: t for name, t in others.items() if t is not None and METRICS[name].of == "row"},
-            "decode_left_out": left_out,
-            "paired": self.is_paired,
-            "baseline_tok_per_s": baseline.tok_per_s if baseline else None,
-            "baseline_origin": baseline.origin if baseline else None,
-            "baseline_files": [str(path) for path in baseline.files] if baseline else [],
-            "fingerprint": self.source.fingerprint(self.results),
-        }
+        return PresetFacts(
+            run_ids=tuple(result.run_id for result in self.results),
+            path=str(self.preset.path) if self.preset.path else None,
+            bench=self.preset.bench,
+            model_layers=self.source.model_layers,
+            h2o_layer_start=self.preset.h2o_layer_start,
+            h2o_layer_end=self.preset.h2o_layer_end,
+            targets={METRICS[name].key: self.asked.get(name) for name in TARGET_OPTIONS},
+            metric_targets={name: t for name, t in others.items() if t is not None and METRICS[name].of == "row"},
+            decode_left_out=left_out,
+            paired=self.is_paired,
+            baseline_tok_per_s=baseline.tok_per_s if baseline else None,
+            baseline_origin=baseline.origin if baseline else None,
+            baseline_files=tuple(str(path) for path in baseline.files) if baseline else (),
+            fingerprint=self.source.fingerprint(self.results),
+        )
 
 
 class PointItem(PresetItem):

@@ -7,17 +7,20 @@ import binascii
 import json
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.bench.machine import describe_machine
-from pytest_h2o.bench.rows import Row, load_row
-from pytest_h2o.errors import H2OError, NotMeasured, StoreError
-from pytest_h2o.files import append_line, plain, write_new_bytes, write_new_json
+from pytest_h2o.bench.rows import Row
+from pytest_h2o.errors import H2OError, NotMeasured, StoreError, TableError
+from pytest_h2o.files import append_line, load, plain, write_new_bytes, write_new_json
 from pytest_h2o.gate.compare import SubjectKind, SubjectRecord, preset_figures, scope_figures, scope_fingerprint
+from pytest_h2o.gate.decode import PairedComparison
 from pytest_h2o.gate.metrics import metric_facts
+from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import Settings
+from pytest_h2o.lossless.result import LosslessResult
 from pytest_h2o.run.history import (
     FIGURES_NAME,
     HISTORY_NAME,
@@ -33,19 +36,81 @@ from pytest_h2o.run.history import (
 from pytest_h2o.run.store import JOURNAL_NAME, SHARED, OnceStore
 
 if TYPE_CHECKING:
-    from pytest_h2o.gate.decode import PairedComparison
     from pytest_h2o.gate.targets import Targets
     from pytest_h2o.inputs.presets import Point
     from pytest_h2o.inputs.scope import Scope
-    from pytest_h2o.lossless.result import LosslessResult
 
 
 JOURNAL_VERSION = 1
 
 
-def is_refused(scope: Mapping[str, Any]) -> bool:
-    """Whether a scope's ratio counts for nothing, because entries could not be read and that was not allowed."""
-    return bool(scope["result"]["skipped_entries"]) and not scope["allow_skips"]
+@dataclass(frozen=True)
+class PointRecord:
+    """A run of one point that was launched or read."""
+
+    preset: str
+    index: int
+    manifest: Mapping[str, Any]
+    result: Row
+
+
+@dataclass(frozen=True)
+class FailedRecord:
+    """A launch that gave no sound row: the manifest lists it with its return code."""
+
+    preset: str
+    index: int
+    manifest: Mapping[str, Any]
+    return_code: int
+    shares_run_with: str | None
+
+
+@dataclass(frozen=True)
+class ScopeRecord:
+    """The evaluation of a scope."""
+
+    decides: bool
+    target: float | None
+    allow_skips: bool
+    result: LosslessResult
+    machine: str
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether its ratio counts for nothing, because entries could not be read and that was not allowed."""
+        return bool(self.result.skipped_entries) and not self.allow_skips
+
+
+@dataclass(frozen=True, kw_only=True)
+class PresetFacts:
+    """What the summary needs to hold all rows of a preset against both rules again."""
+
+    run_ids: tuple[str, ...] = ()
+    path: str | None = None
+    bench: str = LLM_BENCH
+    model_layers: int | None = None
+    h2o_layer_start: int = 0
+    h2o_layer_end: int = 0
+    targets: Mapping[str, float | None] = field(default_factory=dict)
+    metric_targets: Mapping[str, float] = field(default_factory=dict)
+    decode_left_out: bool = True
+    paired: bool = False
+    baseline_tok_per_s: float | None = None
+    baseline_origin: str | None = None
+    baseline_files: tuple[str, ...] = ()
+    fingerprint: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass
+class News:
+    """What was measured or read since the record before, as the record of an item carries it."""
+
+    points: list[PointRecord] = field(default_factory=list)
+    failed: list[FailedRecord] = field(default_factory=list)
+    scopes: dict[str, ScopeRecord] = field(default_factory=dict)
+    presets: dict[str, PresetFacts] = field(default_factory=dict)
+    comparisons: dict[str, PairedComparison] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
 
 
 def subject_kind(item: Mapping[str, Any]) -> str:
@@ -67,15 +132,13 @@ class Collector:
         self.sections = sections
         """What plugins add to the reports."""
         self.items: dict[str, dict[str, Any]] = {}
-        self.points: dict[str, dict[str, dict[str, Any]]] = {}
-        """Preset name -> run id -> result."""
-        self.failed: dict[str, dict[str, dict[str, Any]]] = {}
-        """Preset name -> run id -> what is known of a launch that gave no sound row."""
-        self.scopes: dict[str, dict[str, Any]] = {}
-        """Scope name -> lossless result."""
-        self.presets: dict[str, dict[str, Any]] = {}
-        """Preset name -> what the summary needs of it (layers, targets, baseline)."""
-        self.comparisons: dict[str, dict[str, Any]] = {}
+        self.points: dict[str, dict[str, PointRecord]] = {}
+        """Preset name -> run id -> its run."""
+        self.failed: dict[str, dict[str, FailedRecord]] = {}
+        """Preset name -> run id -> its launch that gave no sound row."""
+        self.scopes: dict[str, ScopeRecord] = {}
+        self.presets: dict[str, PresetFacts] = {}
+        self.comparisons: dict[str, PairedComparison] = {}
         """Preset name -> pairs of its decode verdict."""
         self.left_out: set[str] = set()
         """Presets that nothing could measure and nobody asked for."""
@@ -96,36 +159,40 @@ class Collector:
         """Whether a file belongs to pairs that another machine launched too: the first to arrive stand."""
         return any(name.startswith(f"{preset}/decode/") for preset in self.comparisons)
 
-    def take(self, record: dict[str, Any]) -> None:
-        """Take one item's record, new or from a journal."""
+    def take(self, record: dict[str, Any], where: str = "") -> None:
+        """Take one item's record, new or from a journal; StoreError if it has another shape."""
         record.pop("settings", None)
-        data = record.pop("data")
-        for point in data.get("points", []):
-            self.points.setdefault(point["preset"], {}).setdefault(point["result"]["run_id"], point)
-        for point in data.get("failed", []):
-            self.failed.setdefault(point["preset"], {}).setdefault(point["manifest"]["run_id"], point)
-        for known, new in ((self.scopes, "scopes"), (self.presets, "presets"), (self.comparisons, "comparisons")):
-            for name, value in data.get(new, {}).items():
-                known.setdefault(name, value)
-        self.left_out.update(data.get("left_out", ()))
+        what = "a record of the journal"
+        try:
+            news = load(News, record.pop("data"), what, where=where, hint="start a new run folder")
+        except TableError as error:
+            raise StoreError(
+                f"{what} has another shape than this version reads", where=where, came=error.what
+            ) from error
+        for point in news.points:
+            self.points.setdefault(point.preset, {}).setdefault(point.result.run_id, point)
+        for failed in news.failed:
+            self.failed.setdefault(failed.preset, {}).setdefault(failed.manifest["run_id"], failed)
+        self.scopes = {**news.scopes, **self.scopes}
+        self.presets = {**news.presets, **self.presets}
+        self.comparisons = {**news.comparisons, **self.comparisons}
+        self.left_out.update(news.left_out)
         self.items[record["item"]] = record
 
-    def accepted_scope(self, *, decides: bool) -> dict[str, Any] | None:
+    def accepted_scope(self, *, decides: bool) -> LosslessResult | None:
         """The result of the scope that decides, or of the first upper bound (entry mode aggregate); no refused one."""
         for _, scope in sorted(self.scopes.items()):
-            fits = scope["decides"] if decides else scope["result"]["entry_mode"] == "aggregate"
-            if fits and not is_refused(scope):
-                result: dict[str, Any] = scope["result"]
-                return result
+            if (scope.decides if decides else scope.result.entry_mode == "aggregate") and not scope.is_refused:
+                return scope.result
         return None
 
     def results_of(self, preset: str) -> list[Row]:
         """The results of a preset that arrived, in the order of its points."""
-        return [load_row(point["result"]) for point in self.points_in_order(preset)]
+        return [point.result for point in self.points_in_order(preset)]
 
-    def points_in_order(self, preset: str) -> list[dict[str, Any]]:
-        """The points of a preset that arrived, in their order: manifest fields and result of each."""
-        return sorted(self.points.get(preset, {}).values(), key=lambda point: int(point["index"]))
+    def points_in_order(self, preset: str) -> list[PointRecord]:
+        """The points of a preset that arrived, in their order."""
+        return sorted(self.points.get(preset, {}).values(), key=lambda point: point.index)
 
     def manifest_entries(self, preset: str) -> list[dict[str, Any]]:
         """Every launched or read run of a preset, sound or not, in the order of its points."""
@@ -133,14 +200,14 @@ class Collector:
 
         entries: dict[int, dict[str, Any]] = {}
         for point in self.points.get(preset, {}).values():
-            result = point["result"]
-            entry = manifest_entry(point["manifest"], result["returncode"], shares_run_with=result["shares_run_with"])
+            result = point.result
+            entry = manifest_entry(point.manifest, result.returncode, shares_run_with=result.shares_run_with)
             if entry["return_code"] is None:
                 del entry["return_code"]  # null would say that it was never run
-            entries[int(point["index"])] = entry
-        for point in self.failed.get(preset, {}).values():
-            entry = manifest_entry(point["manifest"], point["return_code"], shares_run_with=point["shares_run_with"])
-            entries[int(point["index"])] = entry
+            entries[point.index] = entry
+        for failed in self.failed.get(preset, {}).values():
+            entry = manifest_entry(failed.manifest, failed.return_code, shares_run_with=failed.shares_run_with)
+            entries[failed.index] = entry
         return [entries[index] for index in sorted(entries)]
 
     def sorted_items(self) -> list[dict[str, Any]]:
@@ -153,51 +220,39 @@ class NewData:
 
     def __init__(self) -> None:
         self._seen: set[tuple[str, ...]] = set()
-        self._data = _no_data()
+        self._news = News()
 
     def add_point(self, point: Point, result: Row) -> None:
         if self._is_new(point.preset, point.run_id):
-            self._data["points"].append({**_facts(point), "result": plain(result)})
+            self._news.points.append(PointRecord(point.preset, point.index, point.manifest_fields(), result))
 
     def add_failed(self, point: Point, return_code: int, shares_run_with: str | None) -> None:
-        """A launch that gave no sound row: the manifest lists it with its return code."""
         if self._is_new(point.preset, point.run_id):
-            failed = {**_facts(point), "return_code": return_code, "shares_run_with": shares_run_with}
-            self._data["failed"].append(failed)
+            fields = point.manifest_fields()
+            self._news.failed.append(FailedRecord(point.preset, point.index, fields, return_code, shares_run_with))
 
     def add_scope(self, scope: Scope, targets: Targets, result: LosslessResult, *, allow_skips: bool) -> None:
-        self._data["scopes"][scope.name] = {
-            "decides": scope.decides,
-            "target": targets.lossless.value,
-            "allow_skips": allow_skips,
-            "result": result.to_json(),
-            "machine": describe_machine(),
-        }
+        target = targets.lossless.value
+        self._news.scopes[scope.name] = ScopeRecord(scope.decides, target, allow_skips, result, describe_machine())
 
-    def add_preset(self, preset: str, facts: dict[str, Any]) -> None:
-        self._data["presets"][preset] = facts
+    def add_preset(self, preset: str, facts: PresetFacts) -> None:
+        self._news.presets[preset] = facts
 
     def add_comparison(self, preset: str, comparison: PairedComparison) -> None:
         if self._is_new("decode", preset):
-            self._data["comparisons"][preset] = plain(comparison)
+            self._news.comparisons[preset] = comparison
 
     def take(self, left_out: Collection[str]) -> dict[str, Any]:
-        """Everything new, and the presets that were left out; then start again."""
-        data, self._data = self._data, _no_data()
-        return {**data, "left_out": sorted(left_out)}
+        """Everything new, and the presets that were left out, as JSON; then start again."""
+        news, self._news = self._news, News()
+        news.left_out = sorted(left_out)
+        made: dict[str, Any] = plain(news)
+        return made
 
     def _is_new(self, *key: str) -> bool:
         is_new = key not in self._seen
         self._seen.add(key)
         return is_new
-
-
-def _no_data() -> dict[str, Any]:
-    return {"points": [], "failed": [], "scopes": {}, "presets": {}, "comparisons": {}}
-
-
-def _facts(point: Point) -> dict[str, Any]:
-    return {"preset": point.preset, "index": point.index, "manifest": point.manifest_fields()}
 
 
 def build_record(
@@ -226,25 +281,20 @@ def build_record(
 
 def _preset_record(collector: Collector, name: str) -> SubjectRecord | None:
     """The figures of a preset; None if a row of it did not arrive."""
-    facts = collector.presets[name]
-    points = collector.points_in_order(name)
-    if [point["result"]["run_id"] for point in points] != facts["run_ids"]:
+    facts, points = collector.presets[name], collector.points_in_order(name)
+    if tuple(point.result.run_id for point in points) != facts.run_ids:
         return None
-    rows = [(point["manifest"], load_row(point["result"])) for point in points]
-    held = _held(collector, "preset", name)
-    return SubjectRecord("preset", name, held, facts["fingerprint"], preset_figures(rows))
+    figures = preset_figures([(point.manifest, point.result) for point in points])
+    return SubjectRecord("preset", name, _held(collector, "preset", name), facts.fingerprint, figures)
 
 
 def _scope_record(collector: Collector, name: str) -> SubjectRecord | None:
     """The figures of a scope; None if entries of it could not be read and that was not allowed."""
-    from pytest_h2o.lossless.result import LosslessResult
-
-    facts = collector.scopes[name]
-    if is_refused(facts):
+    scope = collector.scopes[name]
+    if scope.is_refused:
         return None
-    result = LosslessResult.from_json(facts["result"], name)
-    held = _held(collector, "scope", name)
-    return SubjectRecord("scope", name, held, scope_fingerprint(result, facts["machine"]), scope_figures(result))
+    fingerprint = scope_fingerprint(scope.result, scope.machine)
+    return SubjectRecord("scope", name, _held(collector, "scope", name), fingerprint, scope_figures(scope.result))
 
 
 def _held(collector: Collector, kind: SubjectKind, name: str) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from pytest_h2o.bench.demo import TextComparison, compare_texts
 from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import NotMeasured, OptedOut, UsageError
+from pytest_h2o.files import plain
 from pytest_h2o.gate.metrics import METRICS, Metric, RowMetric
 from pytest_h2o.gate.targets import Targets
 from pytest_h2o.gate.values import Target
@@ -107,8 +108,8 @@ def test_a_baseline_that_cannot_be_told_is_none_in_the_summary() -> None:
     sweep.source.baseline = refuse
     sweep.remember()
     kept = [facts for _, facts in sweep.session.run.new.kept]
-    assert [facts["baseline_tok_per_s"] for facts in kept] == [60.0, None]
-    assert [facts["decode_left_out"] for facts in kept] == [False, False]
+    assert [facts.baseline_tok_per_s for facts in kept] == [60.0, None]
+    assert [facts.decode_left_out for facts in kept] == [False, False]
 
 
 def test_without_a_row_the_joint_rule_is_no_pass() -> None:
@@ -200,7 +201,7 @@ def test_what_the_summary_is_told_of_a_preset(monkeypatch: pytest.MonkeyPatch) -
     sweep.remember()
     ((preset, facts),) = sweep.session.run.new.kept
     assert preset == sweep.name
-    assert facts == {
+    assert plain(facts) == {
         "run_ids": ["r"],
         "path": "a.yaml",
         "bench": "llm_bench",

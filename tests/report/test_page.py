@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_h2o.files import plain
 from pytest_h2o.gate.decode import Pair, PairedComparison, TimedLaunch
 from pytest_h2o.report import page
 from pytest_h2o.report.artifacts import RunRecords, read_run
@@ -151,7 +150,7 @@ def test_paired_launches_are_shown_pair_by_pair(records: RunRecords, no_charts: 
     ]
     decode = Decode("inconclusive", drop=0.03, low=-0.02, target=0.05, pairs=2, needed_pairs=60, stopped="20 pairs")
     made = PairedComparison("run", "H2O off", 1, 20, tuple(pairs), (), "20 pairs", 6.0)
-    records.collector.comparisons = {PRESET: plain(made)}
+    records.collector.comparisons = {PRESET: made}
     document = with_preset(records, decode=replace(decode, excluded=["pair 3: unlike contexts"]))
     facts = [entry.text for entry in document.all("li")]
     assert "outcome: inconclusive; slow-down 3.00%, interval -2.00% to unbounded, target at most 5.00%" in facts
@@ -168,8 +167,12 @@ def test_paired_launches_are_shown_pair_by_pair(records: RunRecords, no_charts: 
 
 def test_quality_is_shown_where_a_bench_measured_it(records: RunRecords, no_charts: None) -> None:
     for number, point in enumerate(records.collector.points_in_order(PRESET)[:3]):
-        point["result"]["cells"]["quality_ppl_rise"] = f"{0.01 * number}"
-    records.collector.presets[PRESET]["targets"]["quality"] = 0.01
+        cells = {**point.result.cells, "quality_ppl_rise": f"{0.01 * number}"}
+        records.collector.points[PRESET][point.result.run_id] = replace(
+            point, result=replace(point.result, cells=cells)
+        )
+    facts = records.collector.presets[PRESET]
+    records.collector.presets[PRESET] = replace(facts, targets={**facts.targets, "quality": 0.01})
     document = render(records)
     assert "Quality against keep ratio" in headings(document)
     rows = document.rows("Quality of every run")
