@@ -19,7 +19,7 @@ h2o_sink_tokens: 4
 h2o_recent_tokens: 8
 h2o_trigger_min_tokens: 64
 """
-FEW = ("--h2o-bench=reference", "--h2o-base-config=model.json", "--h2o-decode-budget=6", "--h2o-disturbed=keep")
+FEW = ("--h2o-bench=reference", "--h2o-base-config=model.json", "--h2o-decode-budget=20,0.01s", "--h2o-disturbed=keep")
 
 
 @pytest.fixture
@@ -47,31 +47,21 @@ def test_it_is_the_default_and_leaves_out_what_is_out_of_reach(embedded: Project
 
 
 def test_a_whole_verdict_on_it(embedded: Project) -> None:
-    """Eviction, perplexity and pairs are all measured; what speed comes to is not asserted here."""
-    result = embedded.run("-k", "quick", *FEW, "--h2o-decode-drop-target=0.95", "--h2o-quality-target=5")
+    """Eviction, perplexity and a pair are all measured; one pair is no verdict on decode."""
+    result = embedded.run("-k", "quick", *FEW, "--h2o-quality-target=5")
     outcomes = result.parseoutcomes()
     assert outcomes["passed"] == 5, result.outlines
     preset = embedded.summary()["presets"]["quick"]
     verdicts = {v["title"]: v["outcome"] for v in preset["verdicts"]}
     assert verdicts["lossy ratio"] == verdicts["rise in perplexity"] == "pass"
-    assert preset["decode"]["launches"] >= 2
+    assert preset["decode"]["launches"] == 2
+    assert verdicts["decode slow-down"] == "inconclusive"
     folder = embedded.run_dir() / "quick"
     pair = json.loads(next((folder / "decode" / "configs").glob("*candidate.json")).read_text())
     point = json.loads(next((folder / "configs").glob("run_0001*.json")).read_text())
     assert point.items() - pair.items() == {(key, value) for key, value in point.items() if key.startswith("quality_")}
     digests = json.loads((embedded.run_dir() / "run.json").read_text())["digests"]
     assert any(name.endswith("reference/__main__.py") for name in digests)
-
-
-def test_quality_bites(embedded: Project) -> None:
-    """Keeping one token in twenty meets a lossy target of 3 easily, and the model is worse by more than allowed."""
-    static = {"h2o_target_mode": "static", "h2o_keep_ratios": 0.05, "h2o_recent_tokens": 8, "prompts": 512, "gens": 16}
-    static |= {"h2o_trigger_min_tokens": 32, "h2o_layer_start": 0}  # every layer, and again as soon as it has grown
-    keep_little = [f"--h2o-set={key}={value}" for key, value in static.items()]
-    result = embedded.run("-k", "quick and (lossy or quality)", *keep_little)
-    assert result.parseoutcomes()["passed"] == 1
-    assert result.parseoutcomes()["failed"] == 1
-    result.stdout.fnmatch_lines(["FAILED *test_quality?quick?*"])
 
 
 def test_a_model_alone_needs_a_bench_by_name(embedded: Project) -> None:

@@ -23,7 +23,7 @@ def find(tests: list[dict[str, Any]], type_k: str, *, generates: bool) -> dict[s
 
 
 def test_cache_types_are_gated(llama: LlamaProject) -> None:
-    result = llama.run("-n2")
+    result = llama.run()
     assert result.ret == 0, result.outlines
     summary = llama.summary()
     assert summary["overall_pass"] is True
