@@ -27,9 +27,11 @@ LIBRARIES = ["pytest", "numpy", "pydantic", "yaml", "zstandard", "filelock", "ji
 LIBRARIES += ["matplotlib.backends.backend_svg", *(f"_pytest.{name}" for name in default_plugins)]
 LIBRARIES += ["xdist.plugin", "xdist.looponfail", "execnet", "concurrent.futures.thread"]
 OURS = [f"pytest_h2o.{room}.{path.stem}" for room in ROOMS for path in sorted((PACKAGE / room).glob("[a-z]*.py"))]
+COVERAGE = "COVERAGE_PROCESS_CONFIG"
+"""Set where coverage is measured; then nothing of ours is loaded before it is."""
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload([*LIBRARIES, *OURS])
+_context.set_forkserver_preload(LIBRARIES if COVERAGE in os.environ else [*LIBRARIES, *OURS])
 
 
 def _start_server() -> None:
@@ -55,9 +57,18 @@ def _become_pytest(arguments: Sequence[str], cwd: str, env: Mapping[str, str], o
         os.dup2(file.fileno(), 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what runs in the background of a shell
     sys.argv = ["pytest", *arguments]
+    measured = None
+    if COVERAGE in os.environ:  # a process that is forked starts no coverage of itself, and saves none
+        import coverage
+
+        measured = coverage.process_startup(force=True)
     for package in ("pytest_h2o", "xdist"):  # pytest warns of packages of plugins that were loaded before it
         sys.modules.pop(package, None)
-    sys.exit(pytest.console_main())
+    code = pytest.console_main()
+    if measured is not None:
+        measured.stop()
+        measured.save()
+    sys.exit(code)
 
 
 class Run:
