@@ -152,7 +152,8 @@ class DocsProject:
         }
         body = block.body.replace("\\\n", " ").strip()
         if body.startswith("pytest ") and "\n" not in body:
-            code, self.output = warm.run_pytest(shlex.split(body)[1:], cwd=self.path, env=env, timeout_s=300)
+            result = warm.Run(shlex.split(body)[1:], cwd=self.path, env=env).finish(300)
+            code, self.output = int(result.ret), result.stdout.str()
         else:
             command = ["bash", "-e", "-c", block.body]
             done = subprocess.run(command, cwd=self.path, env=env, capture_output=True, text=True, timeout=300)

@@ -90,11 +90,9 @@ def test_the_command_records_and_the_gate_flags(
     gate = preset.parents[1] / "test_gate.py"
     gate.write_text("def test_decode(h2o_sweep, h2o_targets): assert h2o_sweep and h2o_targets\n")
     options = ["--h2o-bench", str(bench), "--h2o-base-config", str(BASE_CONFIG), "--h2o-threads", "2"]
-    code, output = warm.run_pytest(
-        ["--collect-only", *QUICK, *options], cwd=gate.parent, env=dict(os.environ), timeout_s=60
-    )
-    assert code == 0
-    assert "h2o: small: the decode target of 5.0% is below the noise floor of this machine, " in output
+    result = warm.Run(["--collect-only", *QUICK, *options], cwd=gate.parent, env=dict(os.environ)).finish(60)
+    assert result.ret == 0
+    assert "h2o: small: the decode target of 5.0% is below the noise floor of this machine, " in result.stdout.str()
 
 
 def test_bad_input_is_told(bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
