@@ -29,7 +29,7 @@ ENTRY_POINT_GROUP = "pytest_h2o.codecs"
 
 BUILT_IN: Mapping[str, str] = {
     "adaptive_v22": "pytest_h2o.codecs.adaptive_v22:AdaptiveV22",
-    "legacy": "pytest_h2o.codecs.legacy:Legacy",
+    "legacy": "pytest_h2o.codecs.adaptive_v22:Legacy",
     "zstd": "pytest_h2o.codecs.zstd:Zstd",
     "byteplane": "pytest_h2o.codecs.zstd:Byteplane",
     "gear_v3": "pytest_h2o.codecs.gear_v3:GearV3",

@@ -14,9 +14,8 @@ import numpy as np
 import zstandard
 
 from pytest_h2o import __version__
-from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22
+from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22, Legacy
 from pytest_h2o.codecs.base import Codec, Rope
-from pytest_h2o.codecs.legacy import Legacy
 from pytest_h2o.codecs.planes import PREDICTORS
 from pytest_h2o.errors import CodecError, DumpError
 from pytest_h2o.inputs.options import CORES

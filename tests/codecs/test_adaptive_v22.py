@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from sample_streams import any_stream, real_streams, worst_words
 
 from pytest_h2o.codecs import adaptive_v22 as block_trials
-from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22
+from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22, Legacy
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream
-from pytest_h2o.codecs.legacy import Legacy
 from pytest_h2o.codecs.planes import PREDICTORS
 from pytest_h2o.errors import CodecError
 

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
-from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22
+from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22, Legacy
 from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream, Words
-from pytest_h2o.codecs.legacy import Legacy
 from pytest_h2o.errors import CodecError, RoundTripError
 from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless.evaluate import evaluate_lossless
