@@ -51,14 +51,8 @@ def build_summary(collector: Collector, *, exit_status: int = 0) -> Summary:
     worker died. Nor is a comparison that failed in an item that was excused, by an xfail mark for example.
     """
     items = collector.sorted_items()
-    presets = {
-        name: _preset(collector, name)
-        for name in sorted({item["name"] for item in items if subject_kind(item) == "preset"})
-    }
-    scopes = {
-        name: _scope(collector, name)
-        for name in sorted({item["name"] for item in items if subject_kind(item) == "scope"})
-    }
+    presets = {name: _preset(collector, name, own) for name, own in _by_subject(items, "preset").items()}
+    scopes = {name: _scope(collector, name, own) for name, own in _by_subject(items, "scope").items()}
     counts = Items(*(sum(item["outcome"] == outcome for item in items) for outcome in ("passed", "failed", "skipped")))
     missing = [*_missing(collector, items), *find_uncompared(items, collector.settings["compare"])]
     failing = {"fail", "inconclusive"} if collector.settings["inconclusive"] == "fail" else {"fail"}
@@ -95,8 +89,16 @@ def build_summary(collector: Collector, *, exit_status: int = 0) -> Summary:
     )
 
 
-def _preset(collector: Collector, name: str) -> Preset:
-    items = [i for i in collector.sorted_items() if subject_kind(i) == "preset" and i["name"] == name]
+def _by_subject(items: Sequence[dict[str, Any]], kind: str) -> dict[str, list[dict[str, Any]]]:
+    """The items of every preset or scope, by its name."""
+    found: dict[str, list[dict[str, Any]]] = {item["name"]: [] for item in items if subject_kind(item) == kind}
+    for item in items:
+        if subject_kind(item) == kind:
+            found[item["name"]].append(item)
+    return dict(sorted(found.items()))
+
+
+def _preset(collector: Collector, name: str, items: Sequence[Mapping[str, Any]]) -> Preset:
     facts = collector.presets.get(name)
     results = collector.results_of(name)
     sweeps = [item for item in items if item["kind"] == "sweep"]
@@ -331,9 +333,8 @@ def _allowed_skips(name: str, scope: Scope | Unmeasured) -> str | None:
     return f"{name}: {unreadable(scope)}; its ratio is over the rest (skips were allowed)"
 
 
-def _scope(collector: Collector, name: str) -> Scope | Unmeasured:
+def _scope(collector: Collector, name: str, items: Sequence[Mapping[str, Any]]) -> Scope | Unmeasured:
     facts = collector.scopes.get(name)
-    items = [i for i in collector.sorted_items() if subject_kind(i) == "scope" and i["name"] == name]
     outcomes = {item["item"]: item["outcome"] for item in items}
     verdicts = [make_verdict(c) for item in items for c in item["comparisons"]]
     if facts is None:

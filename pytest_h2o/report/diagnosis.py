@@ -116,10 +116,9 @@ def _margin_text(comparison: Comparison) -> str:
     if not math.isfinite(margin):
         return "a value is missing or not a number, so the target is missed"
     side = "held with a margin of" if margin >= 0 else "missed by"
-    share = ""
-    if relative is not None and metric.higher_is_better:
-        share = f" ({METRICS[JOINT].render_gap(abs(relative))} of the target)"
-    of = f" of {metric.share}" if metric.made_of else share
+    of = f" of {metric.share}" if metric.made_of else ""
+    if not metric.made_of and relative is not None and metric.higher_is_better:
+        of = f" ({METRICS[JOINT].render_gap(abs(relative))} of the target)"
     return f"{side} {metric.render_gap(abs(margin))}{of}"
 
 

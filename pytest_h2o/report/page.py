@@ -98,7 +98,7 @@ def render_run(summary: Summary, collector: Collector, run: Mapping[str, Any], p
     links = Links(collector.run_dir, page_path)
     functions: tuple[Any, ...] = (
         *(pick, bench_name, repeat_command, why_failed, count_rows, counted, verdict_row, scope_row),
-        *(fixed, spread, show, percent, mean_of, bound_of, decode_line, disturbances, pairs_chart),
+        *(fixed, spread, show, percent, cell_mean, bound_of, decode_line, disturbances, pairs_chart),
         *(history_chart, layer_ratios, layer_chart, count_modes, modes_chart),
     )
     environment.filters |= {
@@ -244,7 +244,7 @@ def bench_name(path: str) -> str:
     return "the embedded reference bench" if path.endswith("/".join(EMBEDDED_BENCH.parts[-3:])) else path
 
 
-def mean_of(row: Row, column: str) -> float | None:
+def cell_mean(row: Row, column: str) -> float | None:
     cell = row.get(column)
     return cell.mean if cell else None
 
@@ -407,7 +407,7 @@ QUALITY = (
 
 
 def _value(row: Row, column: str) -> float | None:
-    value = mean_of(row, column)
+    value = cell_mean(row, column)
     return value if is_drawable(value) else None
 
 
