@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from struct import pack
 
 import pytest
 
-from tests.plugin.project import ROOT, Project
+from tests.plugin.project import ROOT, Project, check_no_traceback
 
 QUICK = """
 prompts: 96
@@ -18,22 +19,48 @@ h2o_block_tokens: 4
 h2o_sink_tokens: 4
 h2o_recent_tokens: 8
 h2o_trigger_min_tokens: 64
+targets: {quality: 5}
 """
+LITTLE = """
+prompts: 512
+gens: 16
+repeat: 1
+h2o_target_mode: static
+h2o_keep_ratios: [0.05]
+h2o_block_tokens: 4
+h2o_sink_tokens: 4
+h2o_recent_tokens: 8
+h2o_trigger_min_tokens: 32
+h2o_layer_start: 0
+"""
+"""One token in twenty, in every layer, and again as soon as it has grown."""
 FEW = ("--h2o-bench=reference", "--h2o-base-config=model.json", "--h2o-decode-budget=20,0.01s", "--h2o-disturbed=keep")
 
 
-@pytest.fixture
-def embedded(project: Project) -> Project:
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = Project(tmp_path_factory.mktemp("embedded"))
     project.write_ini(h2o_threads="1")
     for path in (project.path / "gates" / "presets").glob("*.yaml"):
         if path.stem not in ("target_speed", "target_ratio_v3"):
             path.unlink()
     project.preset("quick").write_text(QUICK)
-    quality = {"quality_text_file": str(ROOT / "fixtures" / "text" / "heldout.txt")}
-    quality |= {"quality_prompt_tokens": 96, "quality_tokens": 48, "quality_greedy_tokens": 8}  # type: ignore[dict-item]
-    model = {"llm_model": str(ROOT / "fixtures" / "models" / "austen-5m.gguf"), **quality}
+    project.preset("little").write_text(LITTLE)
+    model = {
+        "llm_model": str(ROOT / "fixtures" / "models" / "austen-5m.gguf"),
+        "quality_text_file": str(ROOT / "fixtures" / "text" / "heldout.txt"),
+        "quality_prompt_tokens": 512,
+        "quality_tokens": 128,
+        "quality_greedy_tokens": 8,
+    }
     (project.path / "model.json").write_text(json.dumps(model))
     return project
+
+
+@pytest.fixture(scope="module")
+def measured(embedded: Project) -> pytest.RunResult:
+    """One run of both presets."""
+    return embedded.run("-k", "quick or little and (lossy or quality)", *FEW)
 
 
 def test_it_is_the_default_and_leaves_out_what_is_out_of_reach(embedded: Project) -> None:
@@ -46,11 +73,9 @@ def test_it_is_the_default_and_leaves_out_what_is_out_of_reach(embedded: Project
     assert "test_lossy[target_speed]" in "\n".join(embedded.run("--collect-only", "-q", "-k", "target_speed").outlines)
 
 
-def test_a_whole_verdict_on_it(embedded: Project) -> None:
+def test_a_whole_verdict_on_it(embedded: Project, measured: pytest.RunResult) -> None:
     """Eviction, perplexity and a pair are all measured; one pair is no verdict on decode."""
-    result = embedded.run("-k", "quick", *FEW, "--h2o-quality-target=5")
-    outcomes = result.parseoutcomes()
-    assert outcomes["passed"] == 5, result.outlines
+    assert measured.parseoutcomes()["passed"] == 6, measured.outlines
     preset = embedded.summary()["presets"]["quick"]
     verdicts = {v["title"]: v["outcome"] for v in preset["verdicts"]}
     assert verdicts["lossy ratio"] == verdicts["rise in perplexity"] == "pass"
@@ -64,7 +89,27 @@ def test_a_whole_verdict_on_it(embedded: Project) -> None:
     assert any(name.endswith("reference/__main__.py") for name in digests)
 
 
+def test_quality_bites(embedded: Project, measured: pytest.RunResult) -> None:
+    """Keeping one token in twenty meets a lossy target of 3 easily, and the model is worse by more than allowed."""
+    assert list(embedded.failed()) == ["test_quality[little]"]
+    assert measured.parseoutcomes()["failed"] == 1
+    verdicts = {v["title"]: v["outcome"] for v in embedded.summary()["presets"]["little"]["verdicts"]}
+    assert (verdicts["lossy ratio"], verdicts["rise in perplexity"]) == ("pass", "fail")
+
+
 def test_a_model_alone_needs_a_bench_by_name(embedded: Project) -> None:
     result = embedded.run("--h2o-base-config=model.json")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stdout.fnmatch_lines(["*--h2o-base-config names a model, and nothing names the bench that runs it*"])
+
+
+@pytest.mark.parametrize("name", ["deep.gguf", "a\0b"])
+def test_a_hostile_model_is_left_to_its_items(name: str, project: Project) -> None:
+    """Arrays nested without end, and a NUL in the name: collection, which reads the model, goes on."""
+    arrays = pack("<Q", 1) + b"a" + pack("<I", 9) + pack("<IQ", 9, 1) * 20_000
+    (project.path / "deep.gguf").write_bytes(b"GGUF" + pack("<IQQ", 3, 0, 1) + arrays)
+    (project.path / "model.json").write_text(json.dumps({"llm_model": name}))
+    result = project.run("--collect-only", "-q", *FEW, "-o", "h2o_logs=")
+    assert "test_lossy[smoke]" in "\n".join(result.outlines)
+    assert result.ret == 0
+    check_no_traceback(result)

@@ -38,12 +38,9 @@ def test_a_full_command_line() -> None:
         loading_time=True,
     )
     assert parse_arguments([*argv.split(), "-dyo", "8", "-fp", "stdout"]).file_print is None
-
-
-def test_defaults_are_those_of_the_binary() -> None:
-    arguments = parse_arguments([])
-    assert (arguments.prompts, arguments.gens, arguments.repeat, arguments.threads) == ((512,), (128,), 5, 4)
-    assert (arguments.kv_cache, arguments.precision, arguments.file_print) == (False, 2, None)
+    default = parse_arguments([])
+    assert (default.prompts, default.gens, default.repeat, default.threads) == ((512,), (128,), 5, 4)
+    assert (default.kv_cache, default.precision, default.file_print) == (False, 2, None)
 
 
 @pytest.mark.parametrize(
@@ -100,23 +97,15 @@ def test_keys_of_later_engines_are_told_of(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("key", "message"),
-    [
-        (
-            "kv_h2o_block_token",
-            "the config has a key that is not known\n  where: config.json, kv_h2o_block_token\n"
-            "  next: did you mean kv_h2o_block_tokens?",
-        ),
-        (
-            "reference_policy",
-            "the config has a key of an earlier version\n  where: config.json, reference_policy\n"
-            "  next: take it out: benchmarks/quality_curve.py compares H2O with other choices of blocks",
-        ),
-    ],
-)
-def test_an_unknown_key(tmp_path: Path, key: str, message: str) -> None:
-    assert error_of(tmp_path, **{key: 8}) == message
+def test_an_unknown_key(tmp_path: Path) -> None:
+    assert error_of(tmp_path, kv_h2o_block_token=8) == (
+        "the config has a key that is not known\n  where: config.json, kv_h2o_block_token\n"
+        "  next: did you mean kv_h2o_block_tokens?"
+    )
+    assert error_of(tmp_path, reference_policy="h2o") == (
+        "the config has a key of an earlier version\n  where: config.json, reference_policy\n"
+        "  next: take it out: benchmarks/quality_curve.py compares H2O with other choices of blocks"
+    )
 
 
 @pytest.mark.parametrize(

@@ -32,20 +32,13 @@ def test_hyper_parameters_are_read(tmp_path: Path) -> None:
     assert file.hyper.vocabulary == 260
 
 
-def test_missing_file(tmp_path: Path) -> None:
-    path = tmp_path / "no.gguf"
-    assert error_of(path) == f"the model cannot be read\n  where: {path}\n  came: No such file or directory\n{HINT}"
-
-
-def test_another_format(tmp_path: Path) -> None:
+def test_another_format_or_architecture(tmp_path: Path) -> None:
     path = tmp_path / "llm.mnn"
+    assert error_of(path) == f"the model cannot be read\n  where: {path}\n  came: No such file or directory\n{HINT}"
     path.write_bytes(b"MNN!")
     assert error_of(path) == (
         f"the model is no GGUF file\n  where: {path}\n  came: first bytes b'MNN!'\n  expected: b'GGUF'\n{HINT}"
     )
-
-
-def test_another_architecture(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "model.gguf", architecture="qwen2")
     assert error_of(path) == (
         "the model is of an architecture that the reference bench does not know\n"
@@ -53,18 +46,13 @@ def test_another_architecture(tmp_path: Path) -> None:
     )
 
 
-def test_every_truncation_is_refused(tmp_path: Path) -> None:
+def test_truncated_and_damaged_files_give_this_error_alone(tmp_path: Path) -> None:
     whole = write_gguf(tmp_path / "model.gguf", SyntheticShape(layers=1)).read_bytes()
     path = tmp_path / "cut.gguf"
-    for size in [*range(0, 600, 31), *range(600, len(whole), 4999), len(whole) - 1]:
+    for size in [*range(0, 600, 61), *range(600, len(whole), 9999), len(whole) - 1]:
         path.write_bytes(whole[:size])
         message = error_of(path)
         assert message.startswith(("the model is truncated or damaged", "the model is no GGUF file")), (size, message)
-
-
-def test_damaged_bytes_never_give_another_error(tmp_path: Path) -> None:
-    whole = write_gguf(tmp_path / "model.gguf", SyntheticShape(layers=1)).read_bytes()
-    path = tmp_path / "damaged.gguf"
     refused = 0
     for place in range(0, 1500, 29):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
