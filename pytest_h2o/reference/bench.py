@@ -300,23 +300,24 @@ def _cells(run: Run, row: Row) -> list[tuple[str, str, str]]:
     size = f"{run.model_bytes / GIB:.2f} GiB" if run.model_bytes >= GIB else f"{run.model_bytes / MIB:.2f} MiB"
     prompt_len, gen_len = row.case
     cells = [
-        _left("model", 30, run.model),
-        _right("modelSize", 10, size),
-        _left("backend", 10, "CPU"),
-        _right("threads", 5, str(run.threads)),  # the engine's header is wider than its cells
-        _left("precision", 10, PRECISION_NAMES[run.precision]),
+        _cell("model", 30, run.model, right=False),
+        _cell("modelSize", 10, size),
+        _cell("backend", 10, "CPU", right=False),
+        _cell("threads", 5, str(run.threads)),  # the engine's header is wider than its cells
+        _cell("precision", 10, PRECISION_NAMES[run.precision], right=False),
     ]
     if row.h2o:
-        cells.append(_left("llm_demo", 10, f"prompt={prompt_len}<br>decode={gen_len}"))
-        cells.append(_left("speed(tok/s)", 12, "<br>".join(_spread(speed, 2) for speed in row.speeds)))
+        cells.append(_cell("llm_demo", 10, f"prompt={prompt_len}<br>decode={gen_len}", right=False))
+        speeds = "<br>".join(_spread(speed, 2) for speed in row.speeds)
+        cells.append(_cell("speed(tok/s)", 12, speeds, right=False))
         for name, series in row.h2o.items():
-            cells.append(_right(name, max(10, len(name)), _spread(series, H2O_COLUMNS[name].decimals)))
-        cells += [_right(name, len(name), f"{value:.6g}") for name, value in row.extra.items()]
+            cells.append(_cell(name, max(10, len(name)), _spread(series, H2O_COLUMNS[name].decimals)))
+        cells += [_cell(name, len(name), f"{value:.6g}") for name, value in row.extra.items()]
     else:
         parts = [f"pp{prompt_len}"] * (prompt_len > 0) + [f"tg{gen_len}"] * (gen_len > 0)
-        cells += [_left("test", 13, "+".join(parts)), _right("t/s", 10, _spread(row.speeds[0], 2))]
+        cells += [_cell("test", 13, "+".join(parts), right=False), _cell("t/s", 10, _spread(row.speeds[0], 2))]
     if run.loading_s is not None:
-        cells.append(_right("loadingTime(s)", 14, _spread((run.loading_s,), 2)))
+        cells.append(_cell("loadingTime(s)", 14, _spread((run.loading_s,), 2)))
     return cells
 
 
@@ -329,14 +330,9 @@ def _spread(series: Series, decimals: int) -> str:
     return f"{statistics.fmean(series):.{decimals}f} ± {_deviation(series):.{decimals}f}"
 
 
-def _left(name: str, width: int, text: str) -> tuple[str, str, str]:
-    return name.ljust(width), "-" * width, text + _missing(text, width)
-
-
-def _right(name: str, width: int, text: str) -> tuple[str, str, str]:
-    return name.rjust(width), "-" * (width - 1) + ":", _missing(text, width) + text
-
-
-def _missing(text: str, width: int) -> str:
-    """Spaces up to a width that is counted in bytes: the engine pads with printf."""
-    return " " * (width - len(text.encode("utf-8")))
+def _cell(name: str, width: int, text: str, *, right: bool = True) -> tuple[str, str, str]:
+    """Header, rule and text of one column; its width is counted in bytes, since the engine pads with printf."""
+    spaces = " " * (width - len(text.encode("utf-8")))
+    if right:
+        return name.rjust(width), "-" * (width - 1) + ":", spaces + text
+    return name.ljust(width), "-" * width, text + spaces

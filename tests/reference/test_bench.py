@@ -87,69 +87,39 @@ def test_an_unknown_flag_prints_usage_and_ends_with_255() -> None:
     assert run("-h") == (0, USAGE, "")
 
 
-def broken(folder: Path, kind: str) -> list[Any]:
-    """Arguments, beside a config and a model of which one thing is wrong."""
-    values: dict[str, Any] = {"llm_model": "tiny.gguf", **SMALL_H2O}
-    config = folder / "config.json"
-    argv: list[Any] = ["-m", config, "-p", 60, "-n", 20, "-rep", 1, "-kv", "true"]
-    write_gguf(folder / "tiny.gguf")
-    match kind:
-        case "no config":
-            argv[1] = folder / "none.json"
-        case "no model":
-            (folder / "tiny.gguf").unlink()
-        case "shapes":
-            write_gguf(folder / "tiny.gguf", replace={"blk.1.ffn_down.weight": np.zeros((32, 40), np.float32)})
-        case "context":
-            argv[3] = 600
-        case "layers":
-            values["kv_h2o_layer_end"] = 4
-        case "protected":
-            argv[3], argv[5] = 4, 4
-        case "quantised cache":
-            argv += ["-qatten", 1]
-        case "backend":
-            argv += ["-a", "opencl"]
-        case "folder":
-            argv += ["-j", folder / "none/out.json"]
-        case "text":
-            values["prompt_file"] = "none.txt"
-        case "token":
-            values["prompt_token"] = 260
-        case "quality":
-            (folder / "short.txt").write_text("short", "utf-8")
-            values["quality_text_file"] = "short.txt"
-    config.write_text(json.dumps(values), "utf-8")
-    return argv
-
-
 @pytest.mark.parametrize(
-    ("kind", "message"),
+    ("message", "values", "argv"),
     [
-        ("no config", "error: the config cannot be read"),
-        ("no model", "error: the model cannot be read"),
-        ("shapes", "error: the shape of a tensor disagrees with the model's metadata"),
-        ("layers", "error: the layer range of H2O is outside the model"),
-        ("context", "error: the prompt and its generation are longer than the model's context"),
-        ("protected", "error: sink and recent tokens are more than the sequence has"),
-        ("quantised cache", "error: the reference bench has no quantised cache"),
-        ("backend", "error: the reference bench runs on the CPU alone"),
-        ("folder", "error: the result cannot be written"),
-        ("text", "error: a text of the config cannot be read"),
-        ("token", "error: the prompt's token is none of the model's"),
-        ("quality", "error: the held-out text is too short"),
+        ("the config cannot be read", {}, ("-m", "none.json")),
+        ("the model cannot be read", {"llm_model": "none.gguf"}, ()),
+        ("the model is no GGUF file", {"llm_model": "text"}, ()),
+        ("the layer range of H2O is outside the model", {"kv_h2o_layer_end": 4}, ()),
+        ("the prompt and its generation are longer than the model's context", {}, ("-p", 600)),
+        ("sink and recent tokens are more than the sequence has", {}, ("-p", 4, "-n", 4)),
+        ("the reference bench has no quantised cache", {}, ("-qatten", 1)),
+        ("the reference bench runs on the CPU alone", {}, ("-a", "opencl")),
+        ("the result cannot be written", {}, ("-j", "none/out.json")),
+        ("a text of the config cannot be read", {"prompt_file": "none.txt"}, ()),
+        ("a text of the config is no UTF-8", {"prompt_file": "tiny.gguf"}, ()),
+        ("a text of the config is empty", {"prompt_file": "empty"}, ()),
+        ("the prompt's token is none of the model's", {"prompt_token": 260}, ()),
+        ("the held-out text is too short", {"quality_text_file": "text"}, ()),
     ],
 )
-def test_bad_input_is_one_error_and_nothing_is_written(kind: str, message: str, tmp_path: Path) -> None:
-    log, result, dumps = tmp_path / "out.log", tmp_path / "out.json", tmp_path / "dumps"
-    log.write_text("kept\n", "utf-8")
-    done = run("-j", result, *broken(tmp_path, kind), "-fp", log, MNN_KV_DUMP_DIR=str(dumps))
+def test_bad_input_is_one_error_and_nothing_is_written(
+    message: str, values: dict[str, Any], argv: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_config(tmp_path, **{**SMALL_H2O, **values})
+    for name, text in {"out.log": "kept\n", "text": "short", "empty": " \n"}.items():
+        Path(name).write_text(text, "utf-8")
+    before = sorted(tmp_path.rglob("*"))
+    sound = ("-m", "config.json", "-p", 60, "-n", 20, "-rep", 1, "-kv", "true", "-fp", "out.log", "-j", "out.json")
+    done = run(*sound, *argv, MNN_KV_DUMP_DIR="dumps")
     assert (done.code, done.out) == (2, "")
-    assert done.err.splitlines()[0] == message
-    assert log.read_text("utf-8") == "kept\n"
-    assert not result.exists()
-    assert not dumps.exists()
-    assert not list(tmp_path.rglob("*.part"))
+    assert done.err.splitlines()[0] == f"error: {message}"
+    assert Path("out.log").read_text("utf-8") == "kept\n"
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("quality", [False, True])

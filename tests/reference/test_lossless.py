@@ -78,7 +78,8 @@ def test_what_is_sampled_and_when(
 
 
 def test_a_sample_is_what_the_codec_makes_of_the_held_tokens() -> None:
-    watcher = RuntimeLossless(SETTINGS)
+    lines: list[str] = []
+    watcher = RuntimeLossless(SETTINGS, lines.append)
     held = filled(60)
     decode(watcher, held, 1)
     (sample,) = watcher.samples
@@ -86,6 +87,11 @@ def test_a_sample_is_what_the_codec_makes_of_the_held_tokens() -> None:
     keys, values = held.words(4, 36)
     assert sample.coded_bytes_k == len(codec.encode(Stream(keys, "k")))
     assert sample.coded_bytes_v == len(codec.encode(Stream(values, "v")))
+    assert lines == [
+        f"[H2O-LOSSLESS] layer=0 kv=61 start=4 tokens=32 raw=2048 comp={sample.coded_bytes} "
+        f"comp_k={sample.coded_bytes_k} comp_v={sample.coded_bytes_v} pos=4 pos_end=36 "
+        f"ratio={2048 / sample.coded_bytes:.4f}"
+    ]
     assert sample.raw_bytes == 2 * 32 * 2 * 8 * 2
     figures = watcher.finish()
     assert figures["h2o_lossless"] == sample.raw_bytes / sample.coded_bytes
@@ -107,18 +113,6 @@ def test_after_an_eviction_what_was_coded_is_not_coded_again() -> None:
     assert taken(watcher)[1] == (0, 96, 26, 40)
     second = watcher.samples[1]
     assert (second.first_position, second.end_position) == (36, 76)
-
-
-def test_the_logged_line() -> None:
-    lines: list[str] = []
-    watcher = RuntimeLossless(SETTINGS, lines.append)
-    decode(watcher, filled(60), 1)
-    sample = watcher.samples[0]
-    assert lines == [
-        f"[H2O-LOSSLESS] layer=0 kv=61 start=4 tokens=32 raw=2048 comp={sample.coded_bytes} "
-        f"comp_k={sample.coded_bytes_k} comp_v={sample.coded_bytes_v} pos=4 pos_end=36 "
-        f"ratio={2048 / sample.coded_bytes:.4f}"
-    ]
 
 
 def test_a_sample_that_does_not_decode_to_itself_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
