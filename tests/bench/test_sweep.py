@@ -245,8 +245,16 @@ def read_row(point: Point) -> Row:
     return row
 
 
-def test_adaptive_mode_does_not_read_the_keep_ratio() -> None:
-    assert indices(POINTS) == [[n, n + 9, n + 18] for n in range(1, 10)]
+@pytest.mark.parametrize(
+    ("mode", "groups"),
+    [
+        ("adaptive", [[n, n + 9, n + 18] for n in range(1, 10)]),  # does not read the keep ratio
+        ("static", [[n, n + 1, n + 2] for n in range(1, 28, 3)]),  # does not read the lossy target
+        ("other", [[n] for n in range(1, 28)]),
+    ],
+)
+def test_a_mode_folds_what_it_does_not_read(mode: str, groups: list[list[int]]) -> None:
+    assert indices(tuple(replace(point, h2o_target_mode=mode) for point in POINTS)) == groups
 
 
 def test_the_recording_bears_it_out() -> None:
@@ -256,16 +264,6 @@ def test_the_recording_bears_it_out() -> None:
     assert (
         len({tuple(read_row(group[0]).cells[c] for c in DETERMINISTIC_COLUMNS) for group in fold_points(POINTS)}) == 9
     )
-
-
-def test_static_mode_does_not_read_the_lossy_target() -> None:
-    static = tuple(replace(point, h2o_target_mode="static") for point in POINTS)
-    assert indices(static) == [[n, n + 1, n + 2] for n in range(1, 28, 3)]
-
-
-def test_an_unknown_mode_folds_nothing() -> None:
-    other = tuple(replace(point, h2o_target_mode="other") for point in POINTS)
-    assert indices(other) == [[n] for n in range(1, 28)]
 
 
 @pytest.mark.parametrize(
