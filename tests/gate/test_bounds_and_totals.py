@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_h2o.gate.rule import find_bound, split_layers, whole_cache_ratio
+from pytest_h2o.gate.rule import Bound, find_bound, row_bound, split_layers, whole_cache_ratio
+from tests.sweeps import make_row
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,12 @@ def test_the_largest_of_the_three_binds(floor: float, target: float, quantized: 
 )
 def test_a_missing_or_impossible_keep_gives_no_bound(values: tuple[float | None, float | None, float | None]) -> None:
     assert find_bound(*values) is None
+
+
+def test_the_bound_of_a_row_is_that_of_its_columns() -> None:
+    cells = {"h2o_floor_keep": "0.05", "h2o_target_keep_effective": "0.33", "h2o_quantized_keep": "0.34 ± 0.01"}
+    assert row_bound(make_row("r", **cells)) == Bound("block quantisation", 0.34)
+    assert row_bound(make_row("r")) is None
 
 
 def test_could_not_pass_leaves_one_percent() -> None:

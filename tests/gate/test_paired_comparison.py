@@ -67,3 +67,31 @@ def test_what_is_said_where_no_pair_can_be_compared() -> None:
     assert "not comparable: no pair could be compared, so this is no verdict on the decode speed" in lines
     assert not any(line.startswith("to decide") for line in lines)
     assert lines.count("more would not help") <= 1
+
+
+def test_pairs_without_a_speed_cannot_be_judged() -> None:
+    silent = replace(SOUND.pairs[0], baseline=replace(SOUND.pairs[0].baseline, decode_tok_per_s=0.0))
+    with pytest.raises(StoreError) as caught:
+        kept(replace(SOUND, pairs=(silent,)))
+    assert str(caught.value) == (
+        "a paired comparison cannot be judged\n  came: the baseline of a decode pair has no speed\n"
+        "  next: start a new run folder"
+    )
+
+
+def test_what_is_said_of_pairs_that_contradict_each_other() -> None:
+    comparison = replace(SOUND, pairs=(*make_pairs("r", 0.4, 8).pairs, *make_pairs("r", -9.0, 12).pairs))
+    verdict = comparison.judge(0.05)
+    assert verdict.note is not None
+    assert verdict.note in explain(comparison, verdict)
+    assert verdict.note not in explain(replace(comparison, stopped=verdict.note), verdict)
+
+
+@pytest.mark.parametrize(
+    ("needed", "said"),
+    [(30, "about 30 pairs (--h2o-decode-budget 30"), (300, "about 300 pairs, more than")],
+)
+def test_what_is_said_of_the_pairs_that_would_decide(needed: int, said: str) -> None:
+    comparison = make_pairs("r", 0.02, count=2)
+    lines = explain(comparison, replace(comparison.judge(0.05), needed_pairs=needed))
+    assert said in lines[1]
