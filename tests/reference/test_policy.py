@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_h2o.inputs.presets import Point, expand_points, load_presets
+from pytest_h2o.reference import policy as module
 from pytest_h2o.reference.config import PolicySettings
 from pytest_h2o.reference.policy import best_lossy, choose_blocks, count_kept, join_runs, plan_keep, update_scores
 
@@ -189,9 +190,21 @@ def test_no_plan_comes_out_above_it(block: int, sink: int, recent: int, lossy: f
 
 
 def test_no_cache_is_longer_than_the_context() -> None:
-    """A prompt of a million million tokens costs nothing, nor do points that differ in their lengths alone."""
+    """A prompt of a million million tokens costs nothing, and gives the bound of the longest cache there is."""
     endless = replace(SMOKE, prompt_len=10**12)
     assert best([endless]) == best([replace(SMOKE, prompt_len=CONTEXT)])
     assert best([endless], context=100) == 1.0
-    sweep = [replace(SMOKE, trigger_min_tokens=1, prompt_len=512, gen_len=gen_len) for gen_len in range(1, 2_001)]
+
+
+def test_points_of_one_policy_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+
+    def count(lengths: module.Counts, policy: PolicySettings) -> tuple[module.Counts, ...]:
+        looked.append(len(lengths))
+        return count_kept(lengths, policy)
+
+    monkeypatch.setattr(module, "count_kept", count)
+    point = replace(SMOKE, trigger_min_tokens=1, prompt_len=512)
+    sweep = [replace(point, gen_len=gen_len) for gen_len in range(1, 2_001)]
     assert best(sweep) == max(best([one]) for one in (sweep[0], sweep[700], sweep[-1]))
+    assert looked == [CONTEXT, 513, 512 + 701, CONTEXT]
