@@ -44,6 +44,9 @@ _session: pytest.StashKey[GateSession] = pytest.StashKey()
 _faults = pytest.StashKey[list[tuple[str, str]]]()
 """Gate file and text of what is wrong with presets, scopes or settings."""
 
+_offered = pytest.StashKey[list[tuple[str, "Subject"]]]()
+"""Every item that gate files make, selected or not: the node id of its function, and what it is about."""
+
 _head = pytest.StashKey[list[str]]()
 """Lines for the head of the run, where this process has gate items."""
 
@@ -111,6 +114,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         known: list[tuple[str, str]] = metafunc.config.stash.get(_faults, [])
         metafunc.config.stash[_faults] = [*known, (nodeid.split("::")[0], str(error))]
         params = []
+    metafunc.config.stash.setdefault(_offered, []).extend((nodeid, subject) for subject, _ in params)
     metafunc.parametrize(wanted[0], [key for key, _ in params], ids=[name for _, name in params], indirect=True)
 
 
@@ -172,7 +176,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         if items:
             from pytest_h2o.run.session import subject_of
 
-            gate.note_selected(subject for item in items if (subject := subject_of(item.callspec.params)))
+            asked = {
+                (item.nodeid.removesuffix(f"[{item.callspec.id}]"), subject)
+                for item in items
+                if (subject := subject_of(item.callspec.params))
+            }
+            gate.note_selected(subject for _, subject in asked)
+            gate.note_not_asked([one for one in config.stash.get(_offered, []) if one not in asked])
             config.stash[_head] = gate.describe() if config.option.collectonly else gate.announce()
             controller = config.pluginmanager.get_plugin("h2o-controller")
             if controller is not None and not config.option.collectonly:

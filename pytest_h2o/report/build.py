@@ -312,7 +312,7 @@ def _missing(collector: Collector, items: list[dict[str, Any]]) -> list[str]:
         asked = facts.target is not None and name not in deciding
         if asked and LOSSLESS not in _held_metrics(items, "scope", name):
             missing.append(f"scope {name} was not held against its target")
-    return missing
+    return [*missing, *sorted(collector.not_asked)]
 
 
 def _held_metrics(items: list[dict[str, Any]], kind: str, name: str) -> set[str]:

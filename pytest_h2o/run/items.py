@@ -110,7 +110,7 @@ class GateItem:
             "reason": reason,
             "comparisons": [_comparison_json(c) for c in self.comparisons],
             "notes": list(self.notes),
-            "data": self.session.run.new.take(self.session.left_out),
+            "data": self.session.run.new.take(self.session.left_out, self.session.not_asked),
         }
 
     def refuse_idle(self) -> None:

@@ -111,6 +111,7 @@ class News:
     presets: dict[str, PresetFacts] = field(default_factory=dict)
     comparisons: dict[str, PairedComparison] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    not_asked: list[str] = field(default_factory=list)
 
 
 def subject_kind(item: Mapping[str, Any]) -> str:
@@ -142,6 +143,8 @@ class Collector:
         """Preset name -> pairs of its decode verdict."""
         self.left_out: set[str] = set()
         """Presets that nothing could measure and nobody asked for."""
+        self.not_asked: set[str] = set()
+        """A line for each preset or scope of which items were left out of the selection."""
 
     def add(self, text: str, *, duration_s: float) -> None:
         """Take one item's record and write it to the journal before anything else happens."""
@@ -177,6 +180,7 @@ class Collector:
         self.presets = {**news.presets, **self.presets}
         self.comparisons = {**news.comparisons, **self.comparisons}
         self.left_out.update(news.left_out)
+        self.not_asked.update(news.not_asked)
         self.items[record["item"]] = record
 
     def accepted_scope(self, *, decides: bool) -> LosslessResult | None:
@@ -242,11 +246,13 @@ class NewData:
         if self._is_new("decode", preset):
             self._news.comparisons[preset] = comparison
 
-    def take(self, left_out: Collection[str]) -> dict[str, Any]:
-        """Everything new, and the presets that were left out, as JSON; then start again."""
+    def take(self, left_out: Collection[str], not_asked: Sequence[str] = ()) -> dict[str, Any]:
+        """Everything new, the presets that were left out, and what was not asked, as JSON; then start again."""
         news, self._news = self._news, News()
-        news.left_out = sorted(left_out)
+        news.left_out, news.not_asked = sorted(left_out), list(not_asked)
         made: dict[str, Any] = plain(news)
+        if not not_asked:
+            del made["not_asked"]
         return made
 
     def _is_new(self, *key: str) -> bool:

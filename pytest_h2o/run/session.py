@@ -7,6 +7,7 @@ scope) goes through the run folder's `OnceStore`, so that it is made once whiche
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -147,12 +148,15 @@ class GateSession:
         self.rule = str(settings["rule"])
         self.left_out: dict[str, str] = {}
         """Presets with selected items that are not run because nobody named them -> why."""
+        self.not_asked: list[str] = []
+        """A line for each preset and scope of which only some items will run, or none although it has a target."""
         self._files = GateFiles(settings)
         self.presets, self.scopes = self._files.presets, self._files.scopes
         self._asked_for = asked_for
         self._on_embedded = is_embedded(settings["bench"])
         self._selected: frozenset[str] = frozenset()
         self._needed: dict[str, set[int] | None] = {}
+        self._needed_scopes: set[str] = set()
         self._points: dict[str, tuple[Point, ...]] = {}
         self._sources: dict[str, Source] = {}
         self._evaluated: dict[str, LosslessResult] = {}
@@ -246,6 +250,29 @@ class GateSession:
                 needed = self._needed.setdefault(subject.name, set())
                 if needed is not None and subject.point is not None:
                     needed.add(subject.point)
+            else:
+                self._needed_scopes.add(subject.name)
+
+    def note_not_asked(self, left: Sequence[tuple[str, Subject]]) -> None:
+        """Learn which items of the gate files will not run: the function of each, and what it is about."""
+        tests: dict[tuple[str, str], Counter[str]] = {}
+        for function, subject in left:
+            if self._must_be_whole(subject):
+                names = tests.setdefault((subject.kind, subject.name), Counter())
+                names[function.rpartition("::")[2]] += 1
+        self.not_asked = [
+            f"{kind} {name}: not asked: "
+            + ", ".join(test if count == 1 else f"{test} ({count} items)" for test, count in sorted(counts.items()))
+            for (kind, name), counts in sorted(tests.items())
+        ]
+
+    def _must_be_whole(self, subject: Subject) -> bool:
+        """Whether items of a preset or scope will run; of a scope also whether it has a target. See `report.build`."""
+        if subject.kind == "preset":
+            return subject.name in self._needed
+        scope = self.scopes[subject.name]
+        has_target = scope_targets(self.settings, scope).lossless.value is not None
+        return subject.name in self._needed_scopes or (has_target and not scope.decides)
 
     def begin(self, nodeids: Sequence[str], subjects: Sequence[Subject]) -> None:
         """Write down what this run is asked, before anything is measured; all its processes must be asked the same."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.plugin.project import Project
+from tests.plugin.project import SWEEP, Project, log_of, unwrapped
 
 
 def check_usage_error(project: Project, text: str, *arguments: str) -> None:
@@ -71,6 +71,42 @@ def test_items_that_were_deselected_or_skipped_leave_the_gate_incomplete(project
         ]
     )
     assert project.summary()["items"]["skipped"] == 1 + 2  # quality and consistency are not known of recorded logs
+
+
+@pytest.mark.parametrize("workers", [(), ("-n1",)])
+def test_the_gate_names_the_items_that_were_not_asked(workers: tuple[str, ...], project: Project) -> None:
+    scopes = project.path / "gates" / "scopes.yaml"
+    scopes.write_text(scopes.read_text() + "    target: 1.2\n")  # of all_layers_grouped_192_8, which -k leaves out
+    selection = ("-k", "target_ratio_v3 or front2_grouped", "--deselect=gates/test_dumps.py::test_roundtrip")
+    left = [f"--deselect=gates/test_sweep.py::test_{name}" for name in ("consistency", "quality")]
+    first = f"gates/test_sweep.py::test_bench[target_ratio_v3-{log_of(SWEEP, 1).stem}]"
+    result = project.run(*workers, *selection, *left, f"--deselect={first}", page=True)
+    assert result.ret == 0
+    told = [
+        "preset target_ratio_v3: not asked: test_bench, test_consistency, test_quality",
+        "scope all_layers_grouped_192_8: not asked: test_lossless, test_roundtrip",
+        "scope front2_grouped_192_8: not asked: test_roundtrip",
+    ]
+    assert project.summary()["overall_pass"] == "incomplete"
+    assert project.summary()["incomplete_for"][-3:] == told
+    said = unwrapped(result)
+    files = [(project.run_dir() / name).read_text() for name in ("summary.md", "report.html")]
+    for line in told:
+        assert f"incomplete: {line}" in said
+        assert all(line.replace("_", "\\_") in text or line in text for text in files)
+    assert "gate INCOMPLETE" in said
+
+
+def test_a_node_id_alone_leaves_the_rest_of_its_preset_unasked(project: Project) -> None:
+    items = [f"gates/test_sweep.py::test_{name}[target_ratio_v3]" for name in ("lossy", "decode", "joint")]
+    dumps = [f"gates/test_dumps.py::test_{name}[front2_grouped_192_8]" for name in ("lossless", "roundtrip")]
+    assert project.run(*items[1:], what=items[0]).ret == 0
+    assert project.summary()["incomplete_for"][-1].endswith("test_bench (27 items), test_consistency, test_quality")
+    assert project.run(*items[1:], *dumps, what=items[0]).ret == 0
+    last = project.summary(project.runs()[-1])
+    assert last["incomplete_for"] == [
+        "preset target_ratio_v3: not asked: test_bench (27 items), test_consistency, test_quality"
+    ]
 
 
 def test_a_gate_test_without_a_verdict_fails(project: Project) -> None:
