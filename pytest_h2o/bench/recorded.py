@@ -25,7 +25,7 @@ from pytest_h2o.bench.adapter import (
 from pytest_h2o.bench.config import point_keys
 from pytest_h2o.bench.output import OutputSummary, count_warnings
 from pytest_h2o.bench.process import read_tail, signal_name
-from pytest_h2o.bench.rows import Row, read_rows, read_table, read_text
+from pytest_h2o.bench.rows import UNVERIFIED, Row, read_rows, read_table, read_text
 from pytest_h2o.bench.sweep import INERT_FIELDS, MANIFEST_NAME, ManifestEntry, fold_key, read_manifest
 from pytest_h2o.errors import BenchError, H2OError, StoreError, TableError, UsageError, make_printable
 from pytest_h2o.inputs.checking import LLM_BENCH
@@ -404,10 +404,11 @@ def _check_configuration(run: _Run, point: Point) -> str | None:
         name for name in point.manifest_fields() if name not in known and _KEY_OF_FIELD.get(name, name) not in config
     ]
     if not missing:
-        return None
+        broken = read is None and run.config is not None and run.config.exists()
+        return f"{UNVERIFIED}: its config cannot be read, and the manifest alone says how it ran" if broken else None
     more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
     told = f"{_NOT_SAID[read is None, bool(run.listed)]} {', '.join(missing[:4])}{more}"
-    return f"configuration not verified: {told}"
+    return f"{UNVERIFIED}: {told}"
 
 
 def _other_configuration(run_id: str, where: Path | None, differences: Sequence[str]) -> BenchError:

@@ -52,6 +52,9 @@ H2O_COLUMNS = tuple(column for column, (_, kind) in _PRINTED.items() if kind != 
 DETERMINISTIC_COLUMNS = tuple(column for column, (_, kind) in _PRINTED.items() if kind == "exact")
 """Columns that two launches with the same config give alike, to the last digit."""
 
+UNVERIFIED = "configuration not verified"
+"""Start of the note of a recorded row of which nothing, or not enough, says how it was configured."""
+
 _NUMBER = r"[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan(?:\(\w*\))?|inf(?:inity)?)"
 _MEASUREMENT = re.compile(rf"\s*({_NUMBER})(?:\s*±\s*({_NUMBER}))?\s*", re.IGNORECASE | re.ASCII)
 _COUNT = re.compile(r"\d{1,9}", re.ASCII)

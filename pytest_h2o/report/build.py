@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from pytest_h2o.bench.rows import Row
+from pytest_h2o.bench.rows import UNVERIFIED, Row
 from pytest_h2o.errors import one_line
 from pytest_h2o.gate.decode import PairedComparison
 from pytest_h2o.gate.metrics import (
@@ -117,7 +117,7 @@ def _preset(collector: Collector, name: str, items: Sequence[Mapping[str, Any]])
         launches=len({result.shares_run_with or result.run_id for result in results}),
         shared_runs={r.run_id: r.shares_run_with for r in results if r.shares_run_with},
         warnings=dict(count_warnings(results)),
-        notes=list(dict.fromkeys(note for item in sweeps for note in item["notes"])),
+        notes=list(dict.fromkeys([*_unverified(results), *(note for item in sweeps for note in item["notes"])])),
         decode=None if pairs is None or facts is None else _decode(pairs, facts),
         original=None,
         **_compared(items),
@@ -133,6 +133,12 @@ def count_warnings(rows: Iterable[Row]) -> Counter[str]:
     """How often the binary warned of what, in all runs of these rows."""
     launched = (row.output for row in rows if row.output is not None and not row.shares_run_with)
     return sum((Counter(output.warnings) for output in launched), Counter())
+
+
+def _unverified(rows: Sequence[Row]) -> list[str]:
+    """What recorded rows could not be held against, a line for each kind: nothing says how they were configured."""
+    kinds = Counter(note for row in rows for note in row.notes if note.startswith(UNVERIFIED))
+    return [f"{count} of {len(rows)} rows: {note}" for note, count in kinds.items()]
 
 
 def _compared(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

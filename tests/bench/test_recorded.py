@@ -278,6 +278,16 @@ def test_fields_that_manifest_and_config_lack_are_told(sweep: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("text", ["{broken", "[]", ""])
+def test_a_config_that_cannot_be_read_is_told_beside_a_whole_manifest(sweep: Path, text: str) -> None:
+    (sweep / "configs" / f"{SECOND}.json").write_text(text)
+    recording = read_recording(sweep, POINTS)
+    assert recording.get(FIRST).notes == ()
+    assert recording.get(SECOND).notes == (
+        "configuration not verified: its config cannot be read, and the manifest alone says how it ran",
+    )
+
+
 # -- one log, one run -----------------------------------------------------------------------------------------------
 
 

@@ -109,6 +109,22 @@ def test_a_node_id_alone_leaves_the_rest_of_its_preset_unasked(project: Project)
     ]
 
 
+def test_rows_whose_configuration_nobody_knows_are_said_to_be_unverified(project: Project) -> None:
+    sweep = project.copy_recordings()
+    (sweep / "manifest.json").unlink()
+    configs = sorted((sweep / "configs").glob("run_*.json"))
+    configs[0].write_text("{broken")
+    for config in configs[1:3]:
+        config.unlink()
+    result = project.run("-k", "target_ratio_v3", page=True)
+    line = "3 of 27 rows: configuration not verified: neither config nor manifest: keep_ratio,"
+    assert f"note: {line}" in unwrapped(result)
+    (note,) = project.summary()["presets"]["target_ratio_v3"]["notes"][:1]
+    assert note.startswith(line)
+    for name in ("summary.md", "report.html"):
+        assert line.rpartition(":")[0] in (project.run_dir() / name).read_text()
+
+
 def test_a_gate_test_without_a_verdict_fails(project: Project) -> None:
     (project.path / "gates" / "test_own.py").write_text(
         "def test_nothing(h2o_sweep):\n    pass\n\n"
