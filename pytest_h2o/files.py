@@ -1,4 +1,7 @@
-"""Files: written whole or not at all, appended durably, digested; and values of ours as JSON and back.
+"""Files: written whole or not at all, appended durably, listed, read and digested; and values of ours as JSON and back.
+
+What a user names is listed by `list_files`, which tells what it could not see, and read by `read_regular`, which waits
+for no pipe and takes no memory without end; both raise or keep the `OSError` that says why.
 
 `load` is the one place where JSON becomes a value, `dump` and `plain` where a value becomes JSON. The types are
 dataclasses (or anything else that pydantic knows); pydantic is imported when the first value is read or written.
@@ -7,12 +10,14 @@ dataclasses (or anything else that pydantic knows); pydantic is imported when th
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import os
+import stat
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, TypeVar, cast
 
 from pytest_h2o.errors import StoreError
 
@@ -142,6 +147,102 @@ def write_new_json(path: Path, value: object, *, overwrite: bool = False) -> Non
     write_new_text(path, render_json(value), overwrite=overwrite)
 
 
+class Listing(NamedTuple):
+    """Files of a folder, by path, and what could not be seen of it: the path, and why."""
+
+    files: list[Path]
+    unseen: dict[Path, str]
+
+
+def list_files(folder: Path, suffixes: tuple[str, ...] = ("",), *, deep: bool = False, hidden: bool = False) -> Listing:
+    """Files of a folder by their ending (lower case; theirs may be any), of those below it too if `deep`.
+
+    A folder that is a link is entered, each folder once; names with a leading dot are left out unless `hidden`.
+    """
+    found = Listing([], {})
+    entered: set[str] = set()
+    folders, links = [folder], list[Path]()
+    while folders or links:  # links last: what is reached both ways has the path without a link
+        place = folders.pop() if folders else links.pop()
+        real = os.path.realpath(place)
+        if real in entered:
+            continue
+        entered.add(real)
+        try:
+            with os.scandir(place) as listing:
+                entries = [entry for entry in listing if hidden or not entry.name.startswith(".")]
+        except (OSError, ValueError) as error:
+            found.unseen[place] = getattr(error, "strerror", None) or str(error)
+            continue
+        for entry in entries:
+            path = place / entry.name
+            try:
+                is_folder = entry.is_dir()
+            except OSError as error:
+                is_folder = False
+                if deep:
+                    found.unseen[path] = error.strerror or str(error)
+            if is_folder and deep and Path(real).is_relative_to(os.path.realpath(path)):
+                found.unseen[path] = "a link to a folder that holds it"
+            elif is_folder and deep:
+                (links if entry.is_symlink() else folders).append(path)
+            elif not is_folder and deep and entry.is_symlink() and path not in found.unseen and not path.exists():
+                found.unseen[path] = "a link that leads nowhere"
+            elif not is_folder and entry.name.lower().endswith(suffixes):
+                found.files.append(path)
+    return Listing(sorted(found.files), dict(sorted(found.unseen.items())))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path is a folder, as far as can be told: one in a folder that is closed to us is none."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+class IrregularFile(OSError):
+    """A pipe, a device, a socket or a folder where a file was to be read."""
+
+
+class TooLarge(OSError):
+    """A file that has more bytes than it may have."""
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading; OSError if it is none: a pipe would let us wait, a device has no end."""
+    check_regular(path)
+    return path.open("rb")
+
+
+def check_regular(path: Path) -> None:
+    """OSError that says what is there, or that nothing is, unless it is a regular file."""
+    try:
+        mode = path.stat().st_mode
+    except ValueError:
+        raise OSError(errno.EINVAL, "a name with a NUL") from None
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        raise IrregularFile(errno.EINVAL, f"{kinds.get(stat.S_IFMT(mode), 'a device')}, not a regular file")
+
+
+def read_regular(path: Path, most_bytes: int = MAX_JSON_BYTES) -> bytes:
+    """All of a regular file; `TooLarge` or another OSError if that cannot be had."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = bytearray()
+        while size <= most_bytes and len(data) <= most_bytes and (piece := file.read(1 << 20)):
+            data += piece
+    if (size := max(size, len(data))) > most_bytes:
+        raise TooLarge(errno.EFBIG, f"{size:,} bytes, more than {most_bytes:,}")
+    return bytes(data)
+
+
+def read_regular_text(path: Path, most_bytes: int = MAX_JSON_BYTES) -> str:
+    """`read_regular` of a text in UTF-8; a byte order mark at its start is left out."""
+    return read_regular(path, most_bytes).decode("utf-8-sig")
+
+
 def load(
     kind: type[T],
     source: object,
@@ -165,7 +266,7 @@ def load(
 
     try:
         if isinstance(source, bytes):
-            source = source.decode("utf-8")
+            source = source.decode("utf-8-sig")
         value = json.loads(source, parse_constant=_refuse_constant) if isinstance(source, str) else source
         text = json.dumps(value, allow_nan=False)
     except json.JSONDecodeError as error:
@@ -194,16 +295,11 @@ def load(
 
 def _read_bounded(path: Path, what: str, most_bytes: int) -> bytes:
     try:
-        if path.exists() and not path.is_file():  # to open a pipe would wait for its writer
-            raise StoreError(f"{what} cannot be read", where=str(path), came="not a regular file")
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size  # to ask for the most at once would take that memory
-            data = file.read(min(size, most_bytes) + 1)
+        return read_regular(path, most_bytes)
+    except TooLarge:
+        raise StoreError(f"{what} is too large", where=str(path), expected=f"at most {most_bytes:,} bytes") from None
     except OSError as error:
         raise StoreError(f"{what} cannot be read", where=str(path), came=error.strerror or str(error)) from error
-    if len(data) > most_bytes:
-        raise StoreError(f"{what} is too large", where=str(path), expected=f"at most {most_bytes:,} bytes")
-    return data
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -288,7 +384,7 @@ def digest_file(path: Path) -> str:
 
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             while piece := file.read(1 << 20):
                 digest.update(piece)
     except OSError:

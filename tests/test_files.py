@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,20 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.errors import StoreError
-from pytest_h2o.files import append_line, dump, load, plain, write_new_bytes, write_new_json, write_new_text
+from pytest_h2o.files import (
+    TooLarge,
+    append_line,
+    digest_file,
+    dump,
+    load,
+    open_regular,
+    plain,
+    read_regular,
+    read_regular_text,
+    write_new_bytes,
+    write_new_json,
+    write_new_text,
+)
 
 
 def test_text_is_written_as_it_is(tmp_path: Path) -> None:
@@ -179,3 +193,43 @@ def test_what_cannot_be_loaded_is_told_with_its_place(tmp_path: Path, snapshot: 
     assert told == snapshot
     with pytest.raises(StoreError, match="figures cannot be read"):
         load(Figures, '{"run": "a", "values": {"x": 1e999}}', "figures")
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "a socket", "a folder"])
+def test_only_regular_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.chdir(tmp_path)  # the name of a socket must be short
+    path = Path("x")
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a device":
+        path.symlink_to("/dev/zero")
+    elif kind == "a folder":
+        path.mkdir()
+    else:
+        socket.socket(socket.AF_UNIX).bind(str(path))
+    for read in (read_regular, open_regular):
+        with pytest.raises(OSError, match=f"{kind}, not a regular file"):
+            read(path)
+    assert digest_file(path) == "unreadable"
+
+
+def test_no_more_is_read_than_was_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    with path.open("wb") as file:
+        file.truncate(3 << 30)
+    with pytest.raises(TooLarge, match="3,221,225,472 bytes, more than 67,108,864"):
+        read_regular(path)
+    path.write_bytes(b"12345")
+    assert read_regular(path, 5) == b"12345"
+    with pytest.raises(TooLarge):
+        read_regular(path, 4)
+    assert read_regular(Path("/proc/self/status")).startswith(b"Name:")  # a file of unknown size, read to its end
+    with pytest.raises(OSError, match="NUL"):
+        read_regular(tmp_path / "a\0b")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(b'\xef\xbb\xbf{"run": "a",\r\n "values": {}}\r\n')
+    assert read_regular_text(path) == '{"run": "a",\r\n "values": {}}\r\n'
+    assert load(Figures, path, "figures") == Figures("a", {})

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pytest_h2o.errors import UsageError, can_name_file
+from pytest_h2o.files import TooLarge, read_regular_text
 from pytest_h2o.inputs.presets import Point
 
 PATH_FIELDS: Mapping[str, str] = {
@@ -159,9 +160,7 @@ def _read_object(path: Path, source: str) -> dict[str, Any]:
     """Read a JSON file that holds one object, each key once."""
     where, what, expected = str(path), "is not JSON", "a JSON object"
     try:
-        if (size := path.stat().st_size) > _MAX_CONFIG_BYTES:
-            raise _refusal(path, source, f"{size} bytes", f"a config of at most {_MAX_CONFIG_BYTES} bytes")
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_regular_text(path, _MAX_CONFIG_BYTES)
         value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
         if isinstance(value, dict):
             return value
@@ -171,6 +170,8 @@ def _read_object(path: Path, source: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         came = f"a byte that is not UTF-8 at offset {error.start}"
         what, expected = "cannot be used", "JSON text in UTF-8"
+    except TooLarge as error:
+        what, came, expected = "cannot be used", str(error.strerror), f"a config of at most {_MAX_CONFIG_BYTES} bytes"
     except OSError as error:
         what, came, expected = "cannot be read", error.strerror or str(error), "a file that can be read"
     except json.JSONDecodeError as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pytest_h2o.bench.process import run_child
 from pytest_h2o.errors import BenchError, TableError
-from pytest_h2o.files import write_new_json
+from pytest_h2o.files import TooLarge, read_regular, write_new_json
 
 _TEXT_BEGINS = re.compile(r"^prompt file is [^\n]*\n", re.MULTILINE)
 _TEXT_ENDS = re.compile(r"^#{10,}[^\n]*$", re.MULTILINE)
@@ -46,10 +46,10 @@ class Demo:
 def read_demo_text(path: Path) -> str:
     """The text that a recorded output of llm_demo holds; TableError if there is none, or the file is too large."""
     try:
-        if (size := path.stat().st_size) > MAX_OUTPUT_BYTES:
-            what, expected = "an output of llm_demo is too large", f"at most {MAX_OUTPUT_BYTES:,}"
-            raise TableError(what, where=str(path), came=f"{size:,} bytes", expected=expected)
-        return parse_demo_text(path.read_bytes().decode("utf-8", "replace"), str(path))
+        return parse_demo_text(read_regular(path, MAX_OUTPUT_BYTES).decode("utf-8", "replace"), str(path))
+    except TooLarge as error:
+        what, expected = "an output of llm_demo is too large", f"at most {MAX_OUTPUT_BYTES:,}"
+        raise TableError(what, where=str(path), came=error.strerror, expected=expected) from None
     except OSError as error:
         raise TableError("an output of llm_demo cannot be read", where=str(path), came=error.strerror) from error
 

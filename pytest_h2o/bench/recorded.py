@@ -28,6 +28,7 @@ from pytest_h2o.bench.process import read_tail, signal_name
 from pytest_h2o.bench.rows import UNVERIFIED, Row, read_rows, read_table, read_text
 from pytest_h2o.bench.sweep import INERT_FIELDS, MANIFEST_NAME, ManifestEntry, fold_key, read_manifest
 from pytest_h2o.errors import BenchError, H2OError, StoreError, TableError, UsageError, make_printable
+from pytest_h2o.files import IrregularFile, TooLarge, is_folder, list_files, read_regular_text
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.presets import Point, Preset, expand_points
 
@@ -69,13 +70,31 @@ def find_recordings(folder: Path, presets: Sequence[Preset], selected: Sequence[
     """
     if not folder.is_dir():
         raise UsageError("the folder of recorded logs is not there", where=str(folder), expected="a folder")
+    recorded_logs(folder)
     own = [preset for preset in selected if preset.bench == LLM_BENCH]
     others = {p.name: place for p in presets if p.bench != LLM_BENCH and (place := _place_of_rows(folder, p))}
     if selected and not own:
         return others or {preset.name: folder for preset in selected}  # which then say what is there instead
-    if others and not (folder / MANIFEST_NAME).exists() and not any(folder.glob("*.log")):
+    if others and not (folder / MANIFEST_NAME).exists() and not list_files(folder, (".log",)).files:
         presets = [preset for preset in own if (folder / preset.name).is_dir()]
     return others | (_find_logs(folder, [p for p in presets if p.bench == LLM_BENCH], own) if presets else {})
+
+
+def recorded_logs(folder: Path) -> list[Path]:
+    """The ``*.log`` files of a folder and of its ``logs/``, each by path; UsageError if either cannot be listed."""
+    found = list[Path]()
+    for place in (folder, folder / "logs"):
+        listing = list_files(place, (".log",), hidden=True)
+        if listing.unseen and is_folder(place):
+            raise UsageError(
+                "a folder of recorded logs cannot be listed",
+                where=str(place),
+                came=listing.unseen[place],
+                expected="a folder that can be listed",
+                hint="mend its permissions: its logs would be missing from the result",
+            )
+        found += listing.files
+    return found
 
 
 def _place_of_rows(folder: Path, preset: Preset) -> Path | None:
@@ -93,7 +112,7 @@ def _find_logs(folder: Path, presets: Sequence[Preset], selected: Sequence[Prese
         listed = [preset for preset in presets if _is_listed(folder / MANIFEST_NAME, preset)]
         # Of a single preset the rows themselves then say in what their configuration differs.
         return {preset.name: folder for preset in listed or (selected if len(selected) == 1 else ())}
-    if not any(folder.glob("*.log")) and not any(folder.glob("logs/*.log")):
+    if not recorded_logs(folder):
         raise UsageError(
             "the folder holds no recorded logs of these presets",
             where=str(folder),
@@ -233,7 +252,7 @@ class _Reader:
         self.folder = folder
         self.points = None if points is None else {point.run_id: point for point in points}
         self.found = Recording(folder)
-        self.logs = sorted(path for where in (folder, folder / "logs") for path in where.glob("*.log"))
+        self.logs = sorted(recorded_logs(folder))
 
     def read_listed(self, entries: Sequence[ManifestEntry]) -> None:
         """Runs of a manifest."""
@@ -373,9 +392,12 @@ _NOT_SAID = {
 
 
 def _read_config(path: Path | None) -> Mapping[str, Any] | None:
-    """The config of a recorded run; None if there is none that can be read."""
+    """The config of a recorded run; None if there is none that can be read, BenchError if it is none to be read."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8")) if path is not None else None
+        values = json.loads(read_regular_text(path)) if path is not None else None
+    except (TooLarge, IrregularFile) as error:
+        what, expected = "the config of a recorded run cannot be read", "the JSON file that the run was given"
+        raise BenchError(what, where=str(path), came=error.strerror, expected=expected) from None
     except (OSError, ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) else None
@@ -534,8 +556,8 @@ def _read_all(folder: Path, adapter: BenchAdapter) -> tuple[list[Row], dict[str,
 
 def _output_files(*folders: Path) -> list[Path]:
     """Files that may hold rows, by path."""
-    paths = sorted(path for folder in folders for path in folder.glob("*"))
-    return [path for path in paths if path.suffix in _SUFFIXES and not path.name.endswith(_PRINTED) and path.is_file()]
+    paths = sorted(path for folder in folders for path in list_files(folder, _SUFFIXES, hidden=True).files)
+    return [path for path in paths if not path.name.endswith(_PRINTED) and path.is_file()]
 
 
 def _text(path: Path) -> str:

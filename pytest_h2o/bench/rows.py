@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from pytest_h2o.bench.output import OutputSummary
 from pytest_h2o.errors import StoreError, TableError, one_line
-from pytest_h2o.files import load
+from pytest_h2o.files import TooLarge, load, read_regular_text
 
 _PRINTED: Mapping[str, tuple[int, str]] = {
     "h2o_keep": (4, "exact"),
@@ -230,9 +230,9 @@ def read_text(path: Path, name: str) -> str:
     """Read a log or JSON of the bench, which is UTF-8 and never large; TableError if it is not."""
     expected = None
     try:
-        if (size := path.stat().st_size) <= _MAX_LOG_BYTES:
-            return path.read_bytes().decode("utf-8")
-        what, came = "a log is too large for one of the bench", f"{size} bytes"
+        return read_regular_text(path, _MAX_LOG_BYTES)
+    except TooLarge as error:
+        what, came = "a log is too large for one of the bench", error.strerror
         expected = f"at most {_MAX_LOG_BYTES} bytes: a table, not the output of a program"
     except UnicodeDecodeError as error:
         what, came = "a log is not text", f"a byte that is not UTF-8 at offset {error.start}"

@@ -33,7 +33,10 @@ def find_logs(folder: Path) -> list[Path]:
     """The logs of a folder, sorted by name; of its ``logs/`` if it has none itself."""
     if not folder.is_dir():
         raise UsageError("the log folder is not there", where=str(folder), expected="a folder with *.log files")
-    logs = sorted(folder.glob("*.log")) or sorted((folder / "logs").glob("*.log"))
+    from pytest_h2o.bench.recorded import recorded_logs
+
+    logs = recorded_logs(folder)
+    logs = [log for log in logs if log.parent == folder] or logs
     if not logs:
         raise UsageError("the log folder holds no *.log file", where=str(folder))
     return logs

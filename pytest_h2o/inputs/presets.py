@@ -7,7 +7,6 @@ one; all faults of all files come in one `PresetError`.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice, product
@@ -18,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from pydantic_core.core_schema import ValidationInfo
 
 from pytest_h2o.errors import Fault, PresetError
+from pytest_h2o.files import is_folder, list_files
 from pytest_h2o.inputs.checking import (
     LLM_BENCH,
     MAX_FAULTS,
@@ -338,24 +338,21 @@ def load_presets(paths: Iterable[str | Path], metrics: Metrics | None = None) ->
 
 
 def find_preset_files(paths: Iterable[str | Path]) -> list[Path]:
-    """Preset files that `paths` name, ordered by path; in folders by suffix, names with a leading dot left out."""
+    """Preset files that `paths` name, ordered by path; in folders by suffix, see `list_files`."""
     found: dict[Path, Path] = {}
     faults: list[Fault] = []
     for path in map(Path, paths):
-        files = list(_files_below(path)) if path.is_dir() else [path]
-        if not files:
+        files, unseen = list_files(path, SUFFIXES, deep=True) if is_folder(path) else ([path], {})
+        what, expected = "presets cannot be looked for here", "a folder that can be listed"
+        hint = "mend its permissions or the link, or take it out: its presets would not be run"
+        faults += [Fault(what, str(place), came=why, expected=expected, hint=hint) for place, why in unseen.items()]
+        if not files and not unseen:
             faults.append(Fault("no preset in this folder", str(path), expected=f"a file {', '.join(SUFFIXES)}"))
         for file in files:
             found.setdefault(file.resolve(), file)
     if faults:
         raise PresetError.from_faults(faults)
     return sorted(found.values(), key=lambda path: path.parts)
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(root, name) for name in names if name.endswith(SUFFIXES) and not name.startswith("."))
 
 
 def preset_from_flags(**values: Any) -> Preset:

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 import yaml
 
 from pytest_h2o.errors import Fault, PresetError, near_names
+from pytest_h2o.files import TooLarge, read_regular
 
 MAX_FILE_BYTES = 1_000_000
 MAX_DEPTH = 8
@@ -71,18 +72,13 @@ def read_source(path: Path) -> Source:
     """Read one YAML or JSON file of at most `MAX_FILE_BYTES`, UTF-8, a byte order mark left out."""
     name = str(path)
     try:
-        if path.exists() and not path.is_file():  # to open a pipe would wait for its writer
-            raise _refusal("is not a regular file", name, expected="a YAML or JSON file")
-        with path.open("rb") as stream:
-            data = stream.read(MAX_FILE_BYTES + 1)
+        data = read_regular(path, MAX_FILE_BYTES)
     except FileNotFoundError:
         raise _refusal("no such file", name, hint=_near_files(path)) from None
+    except TooLarge:
+        raise _refusal("file is too large", name, expected=f"at most {MAX_FILE_BYTES:,} bytes") from None
     except OSError as error:
-        raise _refusal("cannot be read", name, came=error.strerror) from None
-    except ValueError:
-        raise _refusal("cannot be read", name, came="a name with a NUL") from None
-    if len(data) > MAX_FILE_BYTES:
-        raise _refusal("file is too large", name, expected=f"at most {MAX_FILE_BYTES:,} bytes")
+        raise _refusal("cannot be read", name, came=error.strerror, expected="a YAML or JSON file") from None
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

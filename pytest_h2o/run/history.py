@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_h2o.errors import OptedOut, StoreError, UsageError, did_you_mean
-from pytest_h2o.files import load, plain, write_new_json
+from pytest_h2o.files import check_regular, load, open_regular, plain, write_new_json
 from pytest_h2o.gate.compare import Allowances, SubjectRecord, parse_allowances, refuse_other_model
 from pytest_h2o.gate.metrics import MetricFacts
 from pytest_h2o.inputs.options import Settings
@@ -140,6 +140,8 @@ def append_record(path: Path, record: RunRecord) -> None:
     line = render_line(record).encode("utf-8")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            check_regular(path)
         with FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_TIMEOUT_S), path.open("ab+") as file:
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
@@ -167,7 +169,7 @@ def append_record(path: Path, record: RunRecord) -> None:
 def read_history(path: Path) -> Iterator[RunRecord | Damage]:
     """Read a history, oldest first, one line at a time; nothing if there is no file."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             number = 0
             while line := file.readline(MAX_RECORD_BYTES):
                 number += 1

@@ -6,6 +6,7 @@ scope) goes through the run folder's `OnceStore`, so that it is made once whiche
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ from pytest_h2o.bench.command import digest_program, is_embedded, program_comman
 from pytest_h2o.bench.machine import describe_machine, heavy_work
 from pytest_h2o.codecs.base import Rope
 from pytest_h2o.errors import NotMeasured, PresetError, StoreError, make_printable
+from pytest_h2o.files import list_files
 from pytest_h2o.gate.targets import preset_targets, refuse_unmeasured, scope_targets
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import Given, Settings
@@ -40,6 +42,18 @@ if TYPE_CHECKING:
     from pytest_h2o.inputs.presets import Point, Preset
     from pytest_h2o.inputs.scope import Scope
     from pytest_h2o.lossless.result import LosslessResult
+
+
+def scopes_beside(gate_dir: Path) -> Path:
+    """The scope file beside a gate file, ``scopes.yaml`` or with another ending; PresetError if there are several."""
+    found = [path for path in list_files(gate_dir).files if path.name.lower() in _SCOPE_FILES]
+    if len(found) > 1:
+        what, expected = "several scope files beside a gate file", "one of them, or --h2o-scopes FILE"
+        raise PresetError(what, where=str(gate_dir), came=", ".join(path.name for path in found), expected=expected)
+    return found[0] if found else gate_dir / "scopes.yaml"
+
+
+_SCOPE_FILES = ("scopes.yaml", "scopes.yml", "scopes.json")
 
 
 class Subject(NamedTuple):
@@ -102,7 +116,7 @@ class GateFiles:
                 if other.path != preset.path:
                     raise PresetError(f"two presets are called {preset.name}", where=f"{other.path} and {preset.path}")
             self._in_folder["presets", gate_dir] = sorted(preset.name for preset in presets)
-            if self._settings["scopes"] is not None or (gate_dir / "scopes.yaml").is_file():
+            if self._settings["scopes"] is not None or os.path.lexists(scopes_beside(gate_dir)):
                 self.load_scopes(gate_dir)  # one of them decides the lossless ratio of these presets
         return [self.presets[name] for name in self._in_folder["presets", gate_dir]]
 
@@ -111,7 +125,7 @@ class GateFiles:
         from pytest_h2o.inputs.scopes import load_scopes, override
 
         if ("scopes", gate_dir) not in self._in_folder:
-            scopes = load_scopes(self._settings["scopes"] or gate_dir / "scopes.yaml")
+            scopes = load_scopes(self._settings["scopes"] or scopes_beside(gate_dir))
             _, mine = self._assignments()
             for scope in scopes:
                 other = self.scopes.setdefault(scope.name, override(scope, *mine) if mine else scope)
@@ -175,9 +189,9 @@ class GateSession:
         scopes: Sequence[Scope] = ()
         if fixture == "h2o_comparison":
             if self.request.compare is not None:
-                if self.settings["presets"] or (gate_dir / "presets").exists():
+                if self.settings["presets"] or os.path.lexists(gate_dir / "presets"):
                     presets = self._files.load_presets(gate_dir)
-                if self.settings["scopes"] or (gate_dir / "scopes.yaml").exists():
+                if self.settings["scopes"] or os.path.lexists(scopes_beside(gate_dir)):
                     scopes = self._files.load_scopes(gate_dir)
         elif fixture == "h2o_sweep":
             presets = self._files.load_presets(gate_dir)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pytest_h2o.bench.command import digest_program
 from pytest_h2o.bench.machine import describe_machine
 from pytest_h2o.errors import H2OError, OptedOut, StoreError, UsageError, error_from_json, error_to_json
-from pytest_h2o.files import digest_file, load, make_folder, plain, write_new_json
+from pytest_h2o.files import digest_file, list_files, load, make_folder, plain, write_new_json
 from pytest_h2o.inputs.options import Given, Settings
 
 if TYPE_CHECKING:
@@ -209,8 +209,9 @@ def _digest_listing(root: Path) -> str:
     """Names, sizes and times of change of the files of a dump: reading a dump of gigabytes to tell would cost a run."""
     if not root.is_dir():
         return _digest(_facts(root))
-    names = [Path(folder, file) for folder, _, files in os.walk(root) for file in files]
-    return _digest(sorted([str(path.relative_to(root)), *_facts(path)] for path in names))
+    files, unseen = list_files(root, deep=True, hidden=True)
+    facts = {path: _facts(path) for path in files} | {path: [why] for path, why in unseen.items()}
+    return _digest(sorted([str(path.relative_to(root)), *told] for path, told in facts.items()))
 
 
 def _facts(path: Path) -> list[int | str]:

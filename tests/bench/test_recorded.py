@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
+from pytest_h2o.bench.config import read_base_config
+from pytest_h2o.bench.demo import read_demo_text
 from pytest_h2o.bench.output import OutputSummary
-from pytest_h2o.bench.recorded import Recording, read_recording, recording_folder
+from pytest_h2o.bench.recorded import (
+    Recording,
+    _read_config,
+    find_recordings,
+    read_recording,
+    recorded_logs,
+    recording_folder,
+)
+from pytest_h2o.bench.rows import read_metrics_csv, read_table
 from pytest_h2o.bench.sweep import manifest_entry, read_manifest
-from pytest_h2o.errors import StoreError
-from pytest_h2o.files import write_new_json
+from pytest_h2o.errors import H2OError, StoreError, UsageError
+from pytest_h2o.files import load, write_new_json
 from pytest_h2o.inputs.presets import Point
 
 from .samples import OTHER, SWEEP, recorded_points
@@ -402,3 +415,52 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path, text: str, snapshot: Snap
     with pytest.raises(StoreError) as caught:
         read_manifest(tmp_path / "manifest.json")
     assert str(caught.value).replace(str(tmp_path), "") == snapshot
+
+
+def test_a_folder_of_logs_that_cannot_be_listed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its logs would be silently left out; what stands beside a folder of logs may be anything."""
+    (tmp_path / "logs").write_text("no folder")
+    (tmp_path / "a.LOG").write_text("")
+    (tmp_path / "a.txt").write_text("")
+    assert recorded_logs(tmp_path) == [tmp_path / "a.LOG"]
+
+    def closed(_: Path) -> NoReturn:
+        raise PermissionError(13, "Permission denied")  # chmod would not keep root out
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(UsageError, match="a folder of recorded logs cannot be listed") as caught:
+        find_recordings(tmp_path, [], [])
+    assert (caught.value.where, caught.value.came) == (str(tmp_path), "Permission denied")
+
+
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(3 << 30)
+
+
+@pytest.mark.parametrize("spoil", [_pipe, _endless, _sparse])
+def test_no_file_of_a_recording_makes_us_wait_or_takes_all_memory(
+    tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    readers: dict[str, Callable[[Path], object]] = {
+        "x.log": read_table,
+        "x.json": _read_config,
+        "manifest.json": read_manifest,
+        "x.csv": read_metrics_csv,
+        "x.stdout.txt": read_demo_text,
+        "base.json": read_base_config,
+        "result.json": lambda path: load(dict[str, Any], path, "a result"),
+    }
+    for name, read in readers.items():
+        spoil(tmp_path / name)
+        with pytest.raises(H2OError) as caught:
+            read(tmp_path / name)
+        assert re.search("not a regular file|too large|more than", str(caught.value)), name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,50 @@ def test_folders_are_searched_below_and_sorted_by_component(tmp_path: Path) -> N
         write_preset(tmp_path, "{}", name)
     assert [preset.name for preset in load_presets([tmp_path])] == ["z", "y", "b"]
     assert [preset.name for preset in load_presets([tmp_path / "b.yaml", tmp_path / "a", tmp_path])] == ["z", "y", "b"]
+
+
+@pytest.mark.parametrize("name", ["b.YAML", "b.Yml", "b.JSON"])
+def test_the_ending_of_a_preset_may_be_in_any_case(tmp_path: Path, name: str) -> None:
+    write_preset(tmp_path, "{}", name)
+    assert [preset.name for preset in load_presets([tmp_path])] == ["b"]
+
+
+def test_linked_folders_are_searched_once(tmp_path: Path) -> None:
+    for name in ("elsewhere/a.yaml", "P/real/b.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        write_preset(tmp_path, "{}", name)
+    for link, target in (("P/a link", "../elsewhere"), ("P/again", "../elsewhere"), ("P/0", "real")):
+        (tmp_path / link).symlink_to(target)
+    (tmp_path / "elsewhere" / "back").symlink_to("../P")
+    presets = load_presets([tmp_path / "P"])
+    assert sorted(preset.name for preset in presets) == ["a", "b"]
+    assert tmp_path / "P" / "real" / "b.yaml" in [preset.path for preset in presets]
+
+
+def test_what_cannot_be_seen_of_a_folder_of_presets_is_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshot: SnapshotAssertion
+) -> None:
+    """Its presets would be silently left out, and a gate would pass without them."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("P/a.yaml", "P/closed/b.yaml", "closed/c.yaml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        write_preset(tmp_path, "{}", name)
+    for link, target in (("loop", ".."), ("self", "self"), ("gone", "../gone")):
+        Path("P", link).symlink_to(target)
+    listed = os.scandir
+
+    def scandir(path: Path) -> Any:
+        if Path(path).name == "closed":  # chmod would not keep root out
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    told = {}
+    for place in ("P", "closed"):
+        with pytest.raises(PresetError) as caught:
+            load_presets([place])
+        told[place] = str(caught.value)
+    assert told == snapshot
 
 
 def test_override_is_checked_and_leaves_the_original_alone() -> None:

@@ -10,7 +10,7 @@ from pytest_h2o.errors import PresetError
 from pytest_h2o.inputs.checking import share_assignments
 from pytest_h2o.inputs.presets import Preset
 from pytest_h2o.inputs.scopes import ScopeKeys
-from pytest_h2o.run.session import GateSession, names_asked_for
+from pytest_h2o.run.session import GateSession, names_asked_for, scopes_beside
 from tests.plugin.project import ROOT
 from tests.report.gate_items import make_session
 
@@ -87,3 +87,13 @@ def test_two_gate_folders_do_not_mix(tmp_path: Path) -> None:
 )
 def test_a_setting_goes_to_what_knows_its_key_or_the_nearest(assignment: str, place: int) -> None:
     assert share_assignments([assignment], (Preset, ScopeKeys))[place] == [assignment]
+
+
+@pytest.mark.parametrize("name", ["scopes.yaml", "scopes.yml", "Scopes.YAML", "scopes.json"])
+def test_scopes_beside_a_gate_file_are_found_by_any_ending(tmp_path: Path, name: str) -> None:
+    assert scopes_beside(tmp_path) == tmp_path / "scopes.yaml"
+    (tmp_path / name).symlink_to("gone")  # is there, and what cannot be read is told when it is loaded
+    assert scopes_beside(tmp_path) == tmp_path / name
+    (tmp_path / "SCOPES.yml").write_text("")
+    with pytest.raises(PresetError, match="several scope files"):
+        scopes_beside(tmp_path)
