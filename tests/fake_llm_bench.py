@@ -22,6 +22,8 @@ FAKE_SLEEP_S
     Each launch that gets past its command line takes so many seconds longer.
 FAKE_KV_LEN
     A launch with H2O on prints a warning that names this kv_len.
+FAKE_PRINTS
+    A launch prints this text besides.
 """
 
 from __future__ import annotations
@@ -187,6 +189,7 @@ def main() -> None:
     print_output(mode, log.with_name(log.stem + ".stdout.txt"))
     if os.environ.get("FAKE_KV_LEN") and config.get("kv_h2o_enable"):
         print(f"Drop stale per-layer pending plan: layer=3 kv_len={os.environ['FAKE_KV_LEN']}.")
+    print(os.environ.get("FAKE_PRINTS", ""), end="")
     cells = change_cells(log.read_text(encoding="utf-8"), config, options, mode)
     table = to_table(cells)
     with Path(options["-fp"]).open("a", encoding="utf-8") as file:

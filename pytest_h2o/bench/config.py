@@ -135,6 +135,17 @@ def layer_count(base: BaseConfig) -> int | None:
     return found.pop() if len(found) == 1 else None
 
 
+def advise_layer_nums(base: BaseConfig | None) -> str | None:
+    """Say what to add where a config lacks ``layer_nums``, by which llm_bench keeps its state; None if it has it."""
+    if base is None or "layer_nums" in {**_llm_config(base), **base.values}:
+        return None
+    layers = layer_count(base) or "N"
+    return (
+        "the config of the model has no layer_nums, so the engine counts 32 layers and applies plans to the wrong "
+        f'ones: add "layer_nums": {layers} to it' + (", N being the number of its layers" if layers == "N" else "")
+    )
+
+
 def rope_theta(base: BaseConfig) -> float | None:
     """Read the base of RoPE's frequencies, ``rope_theta``, from the model's llm_config."""
     values = _llm_config(base)

@@ -9,13 +9,14 @@ import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from pytest_h2o.bench.adapter import BenchAdapter, get_adapter, only_row
 from pytest_h2o.bench.command import BenchSettings, RunFiles, repeat_command
-from pytest_h2o.bench.config import BaseConfig
+from pytest_h2o.bench.config import BaseConfig, advise_layer_nums
 from pytest_h2o.bench.machine import find_disturbance, machine_lock, read_machine
-from pytest_h2o.bench.output import OutputSummary, count_warnings
+from pytest_h2o.bench.output import OutputSummary, check_signs, count_warnings, first_cause
 from pytest_h2o.bench.process import ChildResult, read_tail, run_child, signal_name
 from pytest_h2o.bench.rows import Row, read_rows, read_text
 from pytest_h2o.bench.sweep import MANIFEST_NAME, manifest_entry
@@ -82,7 +83,9 @@ class Launcher:
             _remove_refused_launch(files)
             argv = adapter.argv(replace(settings, with_json=False), files, point, config)
             child, disturbance, output = self._run(argv, files, adapter)
-        _check_end(child, output, self.settings.timeout_s)
+        advise = partial(advise_layer_nums, self.base if adapter.name == LLM_BENCH else None)
+        _check_end(child, output, self.settings.timeout_s, first_cause(output, advise))
+        check_signs(output, child.stdout_path, point.allow_signs, advise, **child.facts())
         try:
             if adapter.name == LLM_BENCH:  # it may have written JSON beside its table
                 rows = read_rows(files.log, files.json, log_file=files.log_file, repeat=point.repeat)
@@ -152,7 +155,7 @@ def _remove_refused_launch(files: RunFiles) -> None:
             files.log.unlink()
 
 
-def _check_end(child: ChildResult, output: OutputSummary, timeout_s: float) -> None:
+def _check_end(child: ChildResult, output: OutputSummary, timeout_s: float, cause: str | None) -> None:
     """Raise unless the bench ended by itself, and well."""
     hint = ""
     if child.timed_out:
@@ -172,7 +175,7 @@ def _check_end(child: ChildResult, output: OutputSummary, timeout_s: float) -> N
         where=f"{child.stdout_path}, after {child.elapsed_s:.1f} s",
         came=output.reason or "no reason in its output",
         expected="a run that ends with exit code 0",
-        hint=f"{hint}repeat it: {repeat_command(child.argv)}",
+        hint=f"{f'{cause}; ' if cause else ''}{hint}repeat it: {repeat_command(child.argv)}",
         **child.facts(),
     )
 

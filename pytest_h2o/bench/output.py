@@ -6,14 +6,14 @@ output is read once, in pieces; what is kept is bounded however much was printed
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from pytest_h2o.errors import one_line
+from pytest_h2o.errors import BenchError, one_line
+from pytest_h2o.inputs.signs import SIGNS, Sign
 
 _PIECE_BYTES = 64 * 1024
 _MAX_KINDS = 64
@@ -24,6 +24,9 @@ OTHER_KINDS = "(further kinds)"
 
 # Warnings of the engine's KV cache. They may stand anywhere in a line, and reach to its end.
 _ENGINE_WARNING = re.compile(r"(?:Drop (?:stale|invalid)|Clamp invalid) (?=[a-z_-]+)")
+_FATAL = {sign.text: sign for sign in SIGNS if sign.severity == "fatal"}
+_MESSAGE = re.compile(rf"{_ENGINE_WARNING.pattern}|(?:\[[\w-]+\] ?)?({'|'.join(map(re.escape, _FATAL))})")
+_HARMLESS = re.compile("|".join(re.escape(sign.text) for sign in SIGNS if sign.severity == "harmless"))
 _KV_LEN = re.compile(r"\bkv_len=(\d{1,12})\b")
 _DETAIL = re.compile(r"\w+[=<>]+[-+\w.]+[.,;]?|[=<>]+")
 _NUMBER = re.compile(r"0x[0-9a-f]+|(?<!\w)[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?", re.IGNORECASE)
@@ -72,6 +75,70 @@ def summarize_output(file: BinaryIO) -> OutputSummary:
     return OutputSummary(scan.warnings, scan.max_kv_len, scan.reason())
 
 
+Advise = Callable[[], str | None]
+"""Says what to do about ``layer_nums`` where the config of the model lacks it; None where it has it."""
+
+
+def first_cause(output: OutputSummary, advise: Advise) -> str | None:
+    """The likely cause of stale plans and fatal signs in an output: a config without ``layer_nums``."""
+    told = any(sign.text in output.warnings for sign in SIGNS if sign.severity == "fatal" or sign.name == "stale_plan")
+    advice = advise() if told else None
+    return None if advice is None else f"first cause: {advice}"
+
+
+def check_signs(output: OutputSummary, printed: Path, allowed: Mapping[str, int], advise: Advise, **facts: Any) -> None:
+    """Fail a launch that printed signs of a broken cache, fatal ones or more of one than its preset allows."""
+    seen = [(sign, output.warnings[sign.text]) for sign in SIGNS if sign.text in output.warnings]
+    bad = [(sign, count) for sign, count in seen if _exceeds(sign, count, allowed)]
+    if not bad:
+        return
+    lines = _lines_of(printed, [sign.text for sign, _ in bad])
+    limits = [f"at most {allowed[sign.name]} x {sign.text}" for sign, _ in bad if sign.name in allowed]
+    others = "; ".join(f"{count:,} x {sign.text}" for sign, count in seen if (sign, count) not in bad)
+    came = [f"{count:,} x {sign.text} ({sign.meaning}): {lines.get(sign.text, 'no line')}" for sign, count in bad]
+    names = ", ".join(f"{sign.name}: {count}" for sign, count in bad)
+    cause = first_cause(output, advise) or "the engine or its settings are at fault"
+    raise BenchError(
+        "the bench printed signs of a broken cache: no figure of this launch can be trusted",
+        where=str(printed),
+        came="; ".join(came) + (f"; beside {others}" if others else ""),
+        expected=", ".join(limits) or "none of these lines",
+        hint=f"{cause}; a preset that knows of them allows a number, allow_signs: {{{names}}}",
+        **facts,
+    )
+
+
+def _exceeds(sign: Sign, count: int, allowed: Mapping[str, int]) -> bool:
+    return count > allowed[sign.name] if sign.name in allowed else sign.severity == "fatal"
+
+
+def describe_allowed(allowed: Mapping[str, int], outputs: Iterable[OutputSummary | None]) -> list[str]:
+    """What a preset allows and what came of it in some launches, a line a sign."""
+    counts = [{} if output is None else output.warnings for output in outputs]
+    texts = {sign.name: sign.text for sign in SIGNS}
+    return [
+        f"allow_signs: {name}, at most {most:,} x {texts[name]} a launch; most that came: "
+        f"{max((each.get(texts[name], 0) for each in counts), default=0):,}"
+        for name, most in allowed.items()
+    ]
+
+
+def _lines_of(printed: Path, texts: Sequence[str]) -> dict[str, str]:
+    """The first line with each of these texts, cut before it; what cannot be read gives none."""
+    lines: dict[str, str] = {}
+    try:
+        with printed.open("rb") as file:
+            for line in _pieces(file):
+                for text in texts:
+                    if text not in lines and text in line:
+                        lines[text] = repr(one_line(line[line.index(text) :]))
+                if len(lines) == len(texts):
+                    break
+    except OSError:
+        pass
+    return lines
+
+
 def _pieces(file: BinaryIO) -> Iterator[str]:
     """Lines as text; a line longer than a piece comes in several, cut at a blank so that no number is split."""
     rest = b""
@@ -102,10 +169,16 @@ class _Scan:
         if "kv_len=" in line:
             longest = max((int(match[1]) for match in _KV_LEN.finditer(line)), default=0)
             self.max_kv_len = max(self.max_kv_len or 0, longest) or None
-        starts = [match.start() for match in _ENGINE_WARNING.finditer(line)]
-        for start, end in itertools.pairwise([*starts, len(line)]):
-            self._count(line[start:end])
-        self._take_rest(line[: starts[0]] if starts else line)
+        found = [match for match in _MESSAGE.finditer(line) if not (self.in_generated_text and _is_of_libc(match[1]))]
+        ends = [match.start() for match in found[1:]] + [len(line)]
+        for match, end in zip(found, ends, strict=False):
+            text = line[match.start() : end]
+            if match[1]:
+                self.warnings[match[1]] = self.warnings.get(match[1], 0) + 1
+                _keep(self.failures, text[:_MAX_LINE].strip())
+            else:
+                self._count(text)
+        self._take_rest(line[: found[0].start()] if found else line)
 
     def _take_rest(self, line: str) -> None:
         """The part of a line that no engine warning takes."""
@@ -114,7 +187,7 @@ class _Scan:
             self.in_generated_text = _TEXT_ENDS.fullmatch(text) is None
             return
         self.in_generated_text = text.startswith(_TEXT_BEGINS)
-        if not text or _INFORMATION.match(text):
+        if not text or _INFORMATION.match(text) or _HARMLESS.search(text):
             return
         is_new = self._count(text)
         if is_new and _FAILURE.search(text):
@@ -139,6 +212,10 @@ class _Scan:
 
     def reason(self) -> str | None:
         return "; ".join(self.failures or self.weak_failures) or None
+
+
+def _is_of_libc(text: str | None) -> bool:
+    return text is not None and _FATAL[text].of_libc
 
 
 def _keep(lines: list[str], text: str) -> None:

@@ -22,12 +22,12 @@ from pytest_h2o.bench.adapter import (
     name_bench_of,
     only_row,
 )
-from pytest_h2o.bench.config import point_keys
-from pytest_h2o.bench.output import OutputSummary, count_warnings
+from pytest_h2o.bench.config import BaseConfig, advise_layer_nums, point_keys
+from pytest_h2o.bench.output import OutputSummary, check_signs, count_warnings
 from pytest_h2o.bench.process import read_tail, signal_name
 from pytest_h2o.bench.rows import UNVERIFIED, Row, read_rows, read_table, read_text
 from pytest_h2o.bench.sweep import INERT_FIELDS, MANIFEST_NAME, ManifestEntry, fold_key, read_manifest
-from pytest_h2o.errors import BenchError, H2OError, StoreError, TableError, UsageError, make_printable
+from pytest_h2o.errors import BenchError, H2OError, StoreError, TableError, UsageError, can_name_file, make_printable
 from pytest_h2o.files import IrregularFile, TooLarge, is_folder, list_files, read_regular_text
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.presets import Point, Preset, expand_points
@@ -188,6 +188,7 @@ class _Run:
     def read(self, *, compressed: bool) -> Row:
         """Read its row, with H2O on or off; an `H2OError` if it failed, or no verdict may rest on the row."""
         self._check_end()
+        beside = _files_beside(self.log, self.config, self.point)
         note = _check_configuration(self, self.point) if compressed and self.point is not None else None
         repeat = None if self.point is None else self.point.repeat
         # Beside bare logs a JSON of their name is as likely a config.
@@ -201,7 +202,7 @@ class _Run:
             returncode=self.return_code,
             notes=row.notes if note is None else (*row.notes, note),
             shares_run_with=self.shares_run_with,
-            **_files_beside(self.log, self.config),
+            **beside,
         )
 
     def _check_end(self) -> None:
@@ -226,14 +227,26 @@ class _Run:
             raise BenchError(what, where=str(self.log), expected=expected, hint=hint)
 
 
-def _files_beside(log: Path, config: Path | None) -> dict[str, Any]:
-    """The fields of a row that say what else a run left, as far as that was kept."""
+def _files_beside(log: Path, config: Path | None, point: Point | None) -> dict[str, Any]:
+    """The fields of a row that say what else a run left, as far as that was kept; BenchError if it tells of damage."""
     printed = log.with_name(f"{log.stem}{_PRINTED}")
+    if (output := _read_output(printed)) is not None:
+        check_signs(output, printed, {} if point is None else point.allow_signs, lambda: _advise(config, point))
     return {
         "config_path": config if config is not None and config.is_file() else None,
         "stdout_path": printed if printed.is_file() else None,
-        "output": _read_output(printed),
+        "output": output,
     }
+
+
+def _advise(config: Path | None, point: Point | None) -> str | None:
+    """What is to be said of ``layer_nums`` in a recorded config of llm_bench."""
+    values = _read_config(config)
+    if config is None or values is None or (point is not None and point.bench != LLM_BENCH):
+        return None
+    base_dir = values.get("base_dir", "")
+    is_place = isinstance(base_dir, str) and can_name_file(base_dir)
+    return advise_layer_nums(BaseConfig(config, values if is_place else {**values, "base_dir": ""}, "recording"))
 
 
 def _read_output(printed: Path) -> OutputSummary | None:
@@ -599,4 +612,4 @@ def _checked(found: Row, adapter: BenchAdapter, point: Point) -> Row:
     adapter.check(row, point)
     log = row.log_path
     config = log.parent.parent / "configs" / f"{log.stem}.json" if log.parent.name == "logs" else None
-    return replace(row, **_files_beside(log, config))
+    return replace(row, **_files_beside(log, config, point))

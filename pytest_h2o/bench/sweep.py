@@ -78,7 +78,7 @@ def fold_key(point: Point) -> str:
     """Text that is equal for points which the runtime cannot tell apart, and for no others."""
     ignored = _NAMING_FIELDS | {INERT_FIELDS.get(point.h2o_target_mode)}
     values = {field.name: getattr(point, field.name) for field in fields(point) if field.name not in ignored}
-    mappings = {name: dict(values[name]) for name in ("lossless", "bench_options")}
+    mappings = {name: dict(values[name]) for name in ("lossless", "bench_options", "allow_signs")}
     return json.dumps({**values, **mappings}, sort_keys=True)
 
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _NO_FLAG = (
     *("description", "targets", "base_config", "prompt_file", "model_layers", "timeout_s", "name", "path"),
-    *("bench", "bench_options"),
+    *("bench", "bench_options", "allow_signs"),
 )
 """Preset keys that mean nothing to a sweep alone, or have a flag of their own here."""
 

@@ -317,6 +317,7 @@ BenchOption = Annotated[
 
 BenchOptions = Annotated[dict[str, BenchOption], AfterValidator(Named)]
 NamedNumbers = Annotated[dict[str, Finite], AfterValidator(Named)]
+AllowedSigns = Annotated[dict[str, Count], AfterValidator(Named)]
 ZstdLevel = Annotated[int, Field(strict=True, ge=1, le=22)]
 FilePath = Annotated[Path, BeforeValidator(_resolve_path), WithJsonSchema({"type": "string", "minLength": 1})]
 OPTION = "--h2o-set"

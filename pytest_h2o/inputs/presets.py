@@ -23,6 +23,7 @@ from pytest_h2o.inputs.checking import (
     MAX_FAULTS,
     MAX_POINTS,
     Above0,
+    AllowedSigns,
     BenchOptions,
     Count,
     FilePath,
@@ -52,6 +53,7 @@ from pytest_h2o.inputs.checking import (
     parse_setting,
 )
 from pytest_h2o.inputs.options import ANY_NUMBER, Range
+from pytest_h2o.inputs.signs import SIGNS
 from pytest_h2o.inputs.yaml import REFUSED, Source, read_source
 
 
@@ -198,6 +200,9 @@ class PresetKeys(BaseModel):
         default={}, validate_default=True, description="settings of a bench other than llm_bench, one value each"
     )
     targets: Targets = Targets()
+    allow_signs: AllowedSigns = Field(
+        default={}, validate_default=True, description="how often a launch may print a sign of a broken cache, by name"
+    )
     base_config: Maybe[FilePath] = Field(
         default=None, description="the model's llm_bench config, relative to this file"
     )
@@ -235,6 +240,9 @@ class PresetKeys(BaseModel):
             yield Trouble(f"{single} is not among h2o_target_lossy_ratios", expected, ("h2o_target_lossy_ratio",))
         if self.bench == LLM_BENCH and self.bench_options:
             yield Trouble("settings of another bench", f"no bench_options for {LLM_BENCH}", ("bench_options",))
+        names = [sign.name for sign in SIGNS if sign.severity != "harmless"]
+        for name in sorted(set(self.allow_signs).difference(names)):
+            yield Trouble("no such sign of a broken cache", f"one of {', '.join(names)}", ("allow_signs", name))
         for key in sorted(self.model_fields_set) if self.bench != LLM_BENCH else ():
             if key.startswith(("h2o_", "kv_lossless_")):
                 yield Trouble(f"a key of {LLM_BENCH}", f"only settings under bench_options for {self.bench}", (key,))
@@ -403,6 +411,8 @@ class Point:
     """Name of the adapter of its bench."""
     bench_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Settings of a bench other than llm_bench, as the preset has them; what H2O is told then means nothing."""
+    allow_signs: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """Sign of a broken cache -> how often a launch may print it, as the preset says."""
     compressed: bool = True
     """False: the same run with nothing compressed, which is a baseline."""
 
@@ -427,6 +437,7 @@ def expand_points(preset: Preset) -> tuple[Point, ...]:
     mapping of ``kv_lossless_*`` values; it is not to be changed.
     """
     shared: dict[str, Any] = {name: getattr(preset, name) for name in (*_SHARED, "repeat", "h2o_log_stats", "bench")}
+    shared |= {"allow_signs": preset.allow_signs}
     shared |= {"preset": preset.name, "lossless": preset.lossless_settings(), "bench_options": preset.bench_options}
     points = []
     for index, values in enumerate(product(*(getattr(preset, key) for key in SWEPT_KEYS)), start=1):

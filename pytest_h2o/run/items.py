@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.bench.adapter import get_adapter
 from pytest_h2o.bench.machine import describe_machine
+from pytest_h2o.bench.output import describe_allowed
 from pytest_h2o.errors import BenchError, H2OError, NotMeasured, OptedOut, UsageError
 from pytest_h2o.gate.compare import (
     FigureChange,
@@ -187,6 +188,7 @@ class SweepItem(PresetItem):
                 results.append(self.source.result(point))
             except H2OError as error:
                 failed.append((point.run_id, error))
+        self._note_all(describe_allowed(self.preset.allow_signs, (result.output for result in results)))
         if failed:
             raise self._rows_error(failed, len(failed) + len(results))
         self._note_all(self.source.notes)

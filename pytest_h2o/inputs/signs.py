@@ -1,0 +1,43 @@
+"""Lines that tell of a broken cache, exit code 0 all the same, and what they mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+LOST = "tokens of the cache are lost or in the wrong place"
+HEAP = "memory of the process was overwritten: nothing that it computed can be trusted"
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A message that says something about the cache, wherever it stands in a line."""
+
+    name: str
+    """How ``allow_signs:`` of a preset names it."""
+    text: str
+    meaning: str
+    severity: Literal["fatal", "counted", "harmless"] = "fatal"
+    """fatal fails the launch; counted is shown with the warnings; harmless is not even counted."""
+    of_libc: bool = False
+    """Printed by the C library. A model may say it in a text that it generates."""
+
+
+SIGNS = (
+    Sign("scatter_restore", "scatter restore failed", f"coded tokens could not be put back: {LOST}"),
+    Sign("zero_kv_range", "zeroKvRange failed", f"a range of the cache could not be cleared: {LOST}"),
+    Sign("encoded_range", "invalid encoded range", f"a coded block is of no range of the cache: {LOST}"),
+    Sign("target_cache", "missing target KV cache manager", f"there was no cache to restore to: {LOST}"),
+    Sign("async_counters", "async counters out-of-sync", "coding jobs were lost, or counted twice"),
+    Sign("kv_realloc", "Invalid KV realloc", f"the cache was resized to an impossible size: {LOST}"),
+    Sign("kv_reserve", "Invalid KV reserve", f"the cache was reserved at an impossible size: {LOST}"),
+    Sign("kv_sync", "KVMeta::sync got", f"the lengths of the cache and its records disagree: {LOST}"),
+    Sign("kv_length", "KV length/meta previous mismatch", f"the lengths of the cache and its records disagree: {LOST}"),
+    Sign("corrupted_size", "corrupted size", HEAP, of_libc=True),
+    Sign("double_free", "double free", HEAP, of_libc=True),
+    Sign("munmap_chunk", "munmap_chunk", HEAP, of_libc=True),
+    Sign("invalid_free", "free(): invalid", HEAP, of_libc=True),
+    Sign("stale_plan", "Drop stale per-layer pending plan", "the eviction plan of a layer was thrown away", "counted"),
+    Sign("clamp_remove", "Clamp invalid meta remove", "more was to be removed than the cache holds", "counted"),
+    Sign("floor_keep", "floor-keep dominates target", "the protected tokens alone met the target", "harmless"),
+)

@@ -1,0 +1,142 @@
+"""Signs of a broken cache: each fails a launch and a recorded run, unless the preset allows so many."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_h2o.bench.config import read_base_config
+from pytest_h2o.bench.launch import Launcher
+from pytest_h2o.bench.output import describe_allowed
+from pytest_h2o.bench.recorded import read_recording
+from pytest_h2o.errors import BenchError, PresetError
+from pytest_h2o.inputs.presets import expand_points, preset_from_flags
+from pytest_h2o.inputs.signs import SIGNS, Sign
+
+from .samples import FIXTURES, SWEEP, recorded_points
+from .test_output import summarize
+
+Make = Callable[..., Launcher]
+POINT = recorded_points()[0]
+FATAL = [sign for sign in SIGNS if sign.severity == "fatal"]
+EXCERPT = FIXTURES / "recordings" / "other" / "store_no_layer_nums.stdout.txt"
+CAUSE = "first cause: the config of the model has no layer_nums"
+
+
+def recording(tmp_path: Path, text: str) -> Path:
+    folder = Path(shutil.copytree(SWEEP, tmp_path / "recorded"))
+    printed = folder / "logs" / f"{POINT.run_id}.stdout.txt"
+    printed.write_text(printed.read_text() + text)
+    return folder
+
+
+@pytest.mark.parametrize("sign", FATAL, ids=lambda sign: sign.name)
+def test_a_sign_fails_the_launch_wherever_it_stands(
+    sign: Sign, make_launcher: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FAKE_PRINTS", f"text{sign.text}: layer=3 tokens=32\n" * 3)
+    launcher = make_launcher()
+    with pytest.raises(BenchError, match="signs of a broken cache") as caught:
+        launcher.launch_point(POINT)
+    assert f"3 x {sign.text} ({sign.meaning}): '{sign.text}: layer=3 tokens=32'" in (caught.value.came or "")
+    assert CAUSE in (caught.value.hint or "")
+    assert f"allow_signs: {{{sign.name}: 3}}" in (caught.value.hint or "")
+    with pytest.raises(BenchError, match="signs of a broken cache"):
+        launcher.launch_baseline(POINT)
+    allowed = replace(POINT, allow_signs={sign.name: 3}, run_id="run_0001_again")
+    assert launcher.launch_point(allowed).output.warnings[sign.text] == 3  # type: ignore[union-attr]
+    few = replace(allowed, allow_signs={sign.name: 2}, run_id="run_0001_few")
+    with pytest.raises(BenchError, match="signs of a broken cache") as caught:
+        launcher.launch_point(few)
+    assert caught.value.expected == f"at most 2 x {sign.text}"
+
+
+@pytest.mark.parametrize("sign", FATAL, ids=lambda sign: sign.name)
+def test_a_sign_fails_a_recorded_run(sign: Sign, tmp_path: Path) -> None:
+    found = read_recording(recording(tmp_path, f"[H2O] {sign.text}\n"), (POINT,))
+    assert "signs of a broken cache" in str(found.failures[POINT.run_id])
+    assert CAUSE in str(found.failures[POINT.run_id])
+    allowed = read_recording(tmp_path / "recorded", (replace(POINT, allow_signs={sign.name: 1}),))
+    assert not allowed.failures
+
+
+def test_what_is_only_counted_fails_above_a_number_that_the_preset_names(tmp_path: Path) -> None:
+    folder = recording(tmp_path, "")
+    assert not read_recording(folder, (POINT, replace(POINT, allow_signs={"stale_plan": 917}))).failures
+    (failure,) = read_recording(folder, (replace(POINT, allow_signs={"stale_plan": 916}),)).failures.values()
+    assert "917 x Drop stale per-layer pending plan" in str(failure)
+    assert CAUSE in str(failure)
+
+
+def test_a_recorded_store_mode_without_layer_nums_fails_and_says_why(tmp_path: Path) -> None:
+    (failure,) = read_recording(recording(tmp_path, EXCERPT.read_text()), (POINT,)).failures.values()
+    assert "3 x scatter restore failed" in str(failure)
+    assert '"layer_nums": N' in str(failure)
+
+
+def test_a_config_with_layer_nums_is_not_the_cause(
+    make_launcher: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FAKE_PRINTS", "scatter restore failed\n")
+    launcher = make_launcher()
+    path = tmp_path / "config.json"
+    for name, (config, model, expected) in {
+        "own": ('{"layer_nums": 30}', "{}", None),
+        "model": ("{}", '{"layer_nums": 30}', None),
+        "known": ("{}", '{"num_hidden_layers": 24}', '"layer_nums": 24 to it'),
+        "unknown": ("{}", "{}", '"layer_nums": N to it'),
+    }.items():
+        path.write_text(config)
+        path.with_name("llm_config.json").write_text(model)
+        with pytest.raises(BenchError, match="signs of a broken cache") as caught:
+            replace(launcher, base=read_base_config(path)).launch_point(replace(POINT, run_id=name))
+        hint = caught.value.hint or ""
+        assert ("layer_nums" in hint) == (expected is not None)
+        assert expected is None or expected in hint
+
+
+def test_a_crash_after_a_sign_names_the_first_cause(make_launcher: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = make_launcher(command=("sh", "-c", "echo 'double free or corruption (out)' >&2; exit 3", "bench"))
+    with pytest.raises(BenchError, match="exit code 3") as caught:
+        launcher.launch_point(POINT)
+    assert caught.value.came == "double free or corruption (out)"
+    assert CAUSE in (caught.value.hint or "")
+
+
+def test_a_generated_text_may_speak_of_the_c_library() -> None:
+    text = "prompt file is a.txt\nA double free ends badly.\n##########\n"
+    assert summarize(text).warnings == {}
+    assert summarize(text + "double free or corruption\n").warnings == {"double free": 1}
+    assert summarize(text.replace("ends", "[H2O] scatter restore failed: layer=1\n")).warnings == {
+        "scatter restore failed": 1
+    }
+
+
+def test_what_is_harmless_is_not_counted() -> None:
+    assert summarize("[H2O] floor-keep dominates target: kv=80 target=0.3 floor=1.0\n").warnings == {}
+
+
+def test_a_preset_allows_signs_by_name() -> None:
+    (point,) = expand_points(preset_from_flags(allow_signs={"scatter_restore": 10}))
+    assert point.allow_signs == {"scatter_restore": 10}
+    for given in ({"scatter_restor": 1}, {"floor_keep": 1}, {"scatter_restore": -1}, {"stale_plan": True}):
+        with pytest.raises(PresetError, match="allow_signs"):
+            preset_from_flags(allow_signs=given)
+
+
+def test_what_is_allowed_is_told() -> None:
+    outputs = [summarize("scatter restore failed\n" * count) for count in (0, 7)]
+    assert describe_allowed({"scatter_restore": 10}, [*outputs, None]) == [
+        "allow_signs: scatter_restore, at most 10 x scatter restore failed a launch; most that came: 7"
+    ]
+
+
+def test_the_docs_list_every_sign() -> None:
+    text = (FIXTURES.parent / "docs" / "reading-a-failure.md").read_text(encoding="utf-8")
+    assert [f"| `{sign.name}` | `{sign.text}` | {sign.severity} |" for sign in SIGNS] == [
+        line for line in text.splitlines() if line.endswith(("| fatal |", "| counted |", "| harmless |"))
+    ]
