@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pytest_h2o.errors import BenchError, make_printable
+from pytest_h2o.files import open_regular
 
 _GUARD = """
 import os, signal
@@ -146,7 +147,7 @@ def signal_name(returncode: int) -> str | None:
 def read_tail(path: Path, max_bytes: int = 4096) -> str:
     """Read the last lines of a file for an error message."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - max_bytes))
             data = file.read(max_bytes)

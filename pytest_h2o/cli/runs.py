@@ -155,8 +155,11 @@ def _write(contents: dict[Path, str], *, overwrite: bool) -> None:
 
 
 def _is_same(path: Path, content: str) -> bool:
+    from pytest_h2o.files import read_regular
+
+    data = content.encode("utf-8", "surrogatepass")
     try:
-        return path.read_bytes() == content.encode("utf-8", "surrogatepass")
+        return read_regular(path, len(data)) == data
     except OSError:
         return False
 

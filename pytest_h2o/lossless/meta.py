@@ -104,7 +104,7 @@ def _parse_object(data: bytes) -> dict[str, Any]:
     if len(data) > META_MAX_BYTES:
         raise MetaFault("meta_parse_error", f"larger than {META_MAX_BYTES} bytes")
     try:
-        text = data.decode("utf-8").strip(_JSON_SPACE)
+        text = data.decode("utf-8-sig").strip(_JSON_SPACE)
         fields, end = _raw_decode(text)
     except (ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, or an integer of absurd length
         told = (str(error).splitlines() or [type(error).__name__])[0][:200]

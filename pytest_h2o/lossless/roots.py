@@ -15,9 +15,11 @@ import struct
 import threading
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_h2o.errors import DumpError
+from pytest_h2o.files import check_regular
 from pytest_h2o.lossless.meta import META_MAX_BYTES, MetaFault, is_meta_name, join_inside, refuse_outside
 
 if TYPE_CHECKING:
@@ -241,6 +243,7 @@ class ZipRoot(DumpRoot):
 
         self.path = path
         try:
+            check_regular(Path(path))
             self._archive = ZipFile(path)
         except (BadZipFile, struct.error, OSError, ValueError, OverflowError, RuntimeError) as error:
             raise DumpError(

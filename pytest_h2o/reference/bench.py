@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pytest_h2o.errors import UsageError
+from pytest_h2o.files import read_regular_text
 from pytest_h2o.reference.cache import EvictingCache, Watcher
 from pytest_h2o.reference.config import Arguments, BenchConfig, lossless_settings, policy_settings
 from pytest_h2o.reference.dump import read_dump_settings
@@ -173,7 +174,7 @@ def read_text(path: Path, key: str) -> str:
     """Text of a file that the config names."""
     where = f"{key}: {path}"
     try:
-        text = path.read_text("utf-8")
+        text = read_regular_text(path)
     except OSError as error:
         raise UsageError("a text of the config cannot be read", where=where, came=error.strerror) from error
     except UnicodeDecodeError as error:

@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pytest_h2o.errors import UsageError, did_you_mean
+from pytest_h2o.files import read_regular_text
 
 Clock = Literal["shared", "layer"]
 
@@ -365,7 +366,7 @@ def read_config(path: Path) -> BenchConfig:
 def _read_object(path: Path) -> dict[str, Any]:
     hint = "name the config of a model with -m"
     try:
-        value = json.loads(path.read_text("utf-8"))
+        value = json.loads(read_regular_text(path))
     except OSError as error:
         raise UsageError("the config cannot be read", where=str(path), came=error.strerror, hint=hint) from error
     except (ValueError, RecursionError) as error:

@@ -21,6 +21,7 @@ from gguf.gguf_reader import READER_SUPPORTED_VERSIONS
 from numpy.typing import NDArray
 
 from pytest_h2o.errors import UsageError
+from pytest_h2o.files import open_regular
 
 Floats = NDArray[np.float32]
 ARCHITECTURE = "llama"
@@ -234,7 +235,7 @@ class _Reader(gguf.GGUFReader):
 
 def _open(path: Path) -> _Reader:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(8)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         came = getattr(error, "strerror", None) or str(error)

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from pytest_h2o.bench.command import RunFiles, digest_program, embedded_base_config, is_embedded
 from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import H2OError, StoreError
-from pytest_h2o.files import digest_file, load, plain, write_new_bytes, write_new_json, write_new_text
+from pytest_h2o.files import digest_file, load, plain, read_regular, write_new_bytes, write_new_json, write_new_text
 from pytest_h2o.gate.metrics import METRICS, TARGET_OPTIONS
 from pytest_h2o.inputs.options import Given, Settings
 from pytest_h2o.lossless.result import render_markdown
@@ -143,12 +143,16 @@ def _keep_run(result: Row, files: RunFiles) -> None:
         _keep(result.log_path.with_suffix(".json"), files.json)
 
 
+_MAX_BYTES = 1 << 30
+"""Of a recorded output or a journal: more than any run writes, and less than memory has."""
+
+
 def _keep(source: Path, target: Path) -> None:
     """Copy a recorded file into the run folder, whole or not at all, unless it is there."""
     if target.exists():
         return
     try:
-        data = source.read_bytes()
+        data = read_regular(source, _MAX_BYTES)
     except OSError as error:
         raise StoreError(
             "cannot copy a recorded file into the run folder", where=str(source), came=error.strerror or str(error)
@@ -243,7 +247,7 @@ def _read_object(source: Path | bytes, version: int, where: str = "") -> dict[st
 def _read_journal(path: Path, *, may_be_torn: bool) -> tuple[list[tuple[str, dict[str, Any]]], str | None]:
     """Every line of a journal with where it stands, and what was left out of it."""
     try:
-        *lines, rest = path.read_bytes().split(b"\n")
+        *lines, rest = read_regular(path, _MAX_BYTES).split(b"\n")
     except OSError as error:
         raise _damaged(str(path), error.strerror or str(error)) from error
     if rest and not may_be_torn:

@@ -25,10 +25,10 @@ from pytest_h2o.bench.recorded import (
     recorded_logs,
     recording_folder,
 )
-from pytest_h2o.bench.rows import read_metrics_csv, read_table
+from pytest_h2o.bench.rows import read_metrics_csv, read_table, render_metrics_csv
 from pytest_h2o.bench.sweep import manifest_entry, read_manifest
 from pytest_h2o.errors import H2OError, StoreError, UsageError
-from pytest_h2o.files import load, write_new_json
+from pytest_h2o.files import load, write_new_json, write_new_text
 from pytest_h2o.inputs.presets import Point
 
 from .samples import OTHER, SWEEP, recorded_points
@@ -464,3 +464,18 @@ def test_no_file_of_a_recording_makes_us_wait_or_takes_all_memory(
         with pytest.raises(H2OError) as caught:
             read(tmp_path / name)
         assert re.search("not a regular file|too large|more than", str(caught.value)), name
+
+
+def test_byte_order_marks_and_windows_line_ends_change_nothing(sweep: Path) -> None:
+    """Tools and editors of Windows write both, and the figures are those that were there."""
+    before = read_recording(sweep, POINTS)
+    write_new_text(sweep / "rows.csv", render_metrics_csv(before.results.values()))
+    rows = read_metrics_csv(sweep / "rows.csv")
+    paths = [path for path in sweep.rglob("*") if path.suffix in (".log", ".json", ".csv")]
+    for path in paths:
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\r", b"").replace(b"\n", b"\r\n"))
+    after = read_recording(sweep, POINTS)
+    assert len(paths) > 50
+    assert after.results == before.results
+    assert after.failures == before.failures == {}
+    assert read_metrics_csv(sweep / "rows.csv") == rows

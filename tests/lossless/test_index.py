@@ -95,6 +95,13 @@ def test_pipe_in_place_of_a_meta_is_skipped_not_opened(tmp_path: Path) -> None:
     assert (skipped.reason, skipped.detail) == ("meta_parse_error", "not a regular file")
 
 
+def test_pipe_in_place_of_an_archive_is_refused_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "dump.zip")
+    with pytest.raises(DumpError) as caught:
+        index_dump(tmp_path / "dump.zip")
+    assert "a pipe, not a regular file" in str(caught.value)
+
+
 def test_files_without_permission_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_entry(tmp_path).with_name("v_t0_4.bin")
     data.chmod(0o640)

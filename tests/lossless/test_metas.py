@@ -72,7 +72,7 @@ def test_an_unsound_meta_is_skipped_with_its_reason(tmp_path: Path, snapshot: Sn
         (b'{"layer_id": ' + b"9" * 20_000 + b"}", "no JSON: Exceeds the limit"),
         (b"[" * 60_000, "no JSON: maximum recursion depth exceeded"),
         (b'{"layer_id": 1e999}', "layer_id is inf, seq_start is missing"),
-        ("\ufeff{}".encode(), "no JSON: Expecting value"),
+        ("\ufeff\ufeff{}".encode(), "no JSON: Expecting value"),
         (b"null", "no JSON object but NoneType"),
         (b" " * 65537, "larger than 65536 bytes"),
     ],
@@ -86,7 +86,7 @@ def test_an_unsound_meta_is_skipped_with_its_reason(tmp_path: Path, snapshot: Sn
         "long_integer",
         "deep_list",
         "infinite",
-        "mark",
+        "two_marks",
         "null",
         "large",
     ],
@@ -98,6 +98,15 @@ def test_a_meta_that_is_no_json_object_is_skipped(tmp_path: Path, text: bytes, d
     assert skipped.detail.startswith(detail)
     assert len(skipped.detail) < 1000
     assert (skipped.layer_id, skipped.stage, skipped.seq_len) == (None, None, None)
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_a_meta(tmp_path: Path) -> None:
+    meta = write_entry(tmp_path)
+    meta.write_bytes(
+        b"\xef\xbb\xbf" + json.dumps(json.loads(meta.read_text()), indent=1).replace("\n", "\r\n").encode()
+    )
+    index = index_dump(tmp_path)
+    assert (len(index.entries), index.skipped) == (1, ())
 
 
 def test_a_meta_of_exactly_the_limit_is_read(tmp_path: Path) -> None:
