@@ -19,6 +19,7 @@ from pytest_h2o.cli.main import check_outputs
 from pytest_h2o.errors import UsageError
 from pytest_h2o.inputs.scope import (
     FLAT_KEYS,
+    Degenerate,
     EntryMode,
     LayerChoice,
     Scope,
@@ -103,6 +104,7 @@ def add_arguments_lossless(parser: argparse.ArgumentParser) -> None:
         elif key.default is False:
             options = {"action": "store_true"}
         _add_flag(parser, key.name, help=key.metadata["description"], **options)
+    _add_flag(parser, "degenerate", choices=get_args(Degenerate), help="allow a dump that says nothing about a codec")
     for name, options in _CODEC_FLAGS.items():
         _add_flag(parser, name, **options)
 
@@ -124,7 +126,7 @@ def refuse_foreign_settings(given: Mapping[str, Any]) -> None:
 
 def scope_from_args(args: argparse.Namespace) -> Scope:
     """The scope of the flags that were given, and defaults for the others."""
-    names = {*_CODEC_FLAGS, *(key.name for key in stream_keys())}
+    names = {*_CODEC_FLAGS, "degenerate", *(key.name for key in stream_keys())}
     given = {name: value for name, value in vars(args).items() if name in names}
     if "layer_ids" in given:
         given["layer_ids"] = _layer_ids(given["layer_ids"])
@@ -142,7 +144,7 @@ def scope_from_args(args: argparse.Namespace) -> Scope:
 
 
 def run_lossless(args: argparse.Namespace) -> int:
-    """Evaluate and write; 1 if entries were skipped (the files are written), else 0."""
+    """Evaluate and write; 1 if entries were skipped or the ratio says little (the files are written), else 0."""
     scope = scope_from_args(args)
     rope = rope_from_args(args)
     outputs = [path for path in (args.out_json, args.out_md) if path is not None]
@@ -164,7 +166,7 @@ def run_lossless(args: argparse.Namespace) -> int:
     if args.out_md is not None:
         write_new_text(args.out_md, render_markdown(result), overwrite=args.overwrite)
     print(render_line(result))
-    return _report_skips(result)
+    return _report_troubles(result, named="scope" in args or "front_n" in args)
 
 
 def evaluate(dump_dir: str | Path, scope: Scope, *, verbose: bool = False, **how: Any) -> LosslessResult:
@@ -179,9 +181,17 @@ def evaluate(dump_dir: str | Path, scope: Scope, *, verbose: bool = False, **how
         gc.enable()
 
 
-def _report_skips(result: LosslessResult) -> int:
+def _report_troubles(result: LosslessResult, *, named: bool) -> int:
+    """What is wrong with the dump; layers that are missing count where the flags named some."""
+    from pytest_h2o.lossless.result import MISSING_LAYER
+
+    faults = [fault for fault in result.faults if not fault.allowed and (named or fault.kind != MISSING_LAYER)]
+    for fault in faults:
+        print(f"the ratio says little: {fault.detail}", file=sys.stderr)
+    if any(fault.kind != MISSING_LAYER for fault in faults):
+        print("  next: make a dump with llm_demo on a real prompt, or give --degenerate allow", file=sys.stderr)
     if not result.skipped:
-        return 0
+        return int(bool(faults))
     reasons = ", ".join(f"{count} {reason}" for reason, count in result.skip_reasons.items())
     first = result.skipped[0]
     print(f"{result.skipped_entries} entries were skipped: {reasons}", file=sys.stderr)

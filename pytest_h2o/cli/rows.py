@@ -105,6 +105,16 @@ def check_result(values: Mapping[str, Any], where: str, *, decides: bool, allow_
         )
     if result.skipped_entries:
         yield f"{name}: {skipped} could not be read and are left out (--allow-skips)"
+    if counting := result.counting_faults(allow_skips=allow_skips):
+        raise UsageError(
+            f"the ratio of the {name} says nothing about a codec, or lacks layers",
+            where=where,
+            came="; ".join(fault.detail for fault in counting[:3]),
+            expected="finite K and V of a real text, of every layer that was asked for",
+            hint="make a dump with llm_demo on a real prompt, and name layers that it holds",
+        )
+    if result.faults:
+        yield f"{name}: allowed on purpose: {'; '.join(fault.detail for fault in result.faults[:3])}"
     if "encoded_streams" not in values:
         yield f"{name}: the file does not say whether its streams were decoded again"
     elif not result.verified_streams >= result.encoded_streams > 0:

@@ -18,6 +18,7 @@ from pytest_h2o.errors import UsageError
 
 Stage = Literal["prefill", "decode", "both"]
 LayerChoice = Literal["front_n", "layer_range", "layer_ids"]
+Degenerate = Literal["refuse", "allow"]
 EntryMode = Literal["per_meta", "aggregate", "chunked", "chunked_grouped"]
 CHUNKED = ("chunked", "chunked_grouped")
 
@@ -50,6 +51,9 @@ ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
 def _key(default: Any, description: str | None = None, **limits: int) -> Any:
     """A key of a scope file; `ge` is the least value of a whole number."""
     return field(default=default, metadata={"description": description, **limits})
+
+
+_CHOICES: dict[str, Any] = {"stage": Stage, "scope": LayerChoice, "entry_mode": EntryMode, "degenerate": Degenerate}
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Scope:
     max_seq_len: int = _key(0, "entries of more tokens are left out; 0: no bound", ge=0)
     strict_fp16: bool = _key(False, "refuse fp32 entries instead of rounding them to fp16")
     allow_skips: bool = _key(False, "take the ratio even if entries could not be read")
+    degenerate: Degenerate = _key("refuse", "allow: take the ratio of a dump that says nothing about a codec")
     entry_mode: EntryMode = _key("per_meta", "each entry alone, joined by layer, cut in chunks, or joined and then cut")
     online_chunk_seq: int = _key(0, "tokens a chunk; 0: the whole", ge=0)
     online_framing_bytes: int = _key(16, "bytes of framing counted a chunk of a tensor", ge=0)
@@ -97,7 +102,7 @@ class Scope:
     decides: bool = _key(False, "its ratio is the gate's; true in exactly one scope")
 
     def __post_init__(self) -> None:
-        for name, choices in (("stage", Stage), ("scope", LayerChoice), ("entry_mode", EntryMode)):
+        for name, choices in _CHOICES.items():
             if getattr(self, name) not in get_args(choices):
                 raise _unfit(name, getattr(self, name), f"one of {', '.join(get_args(choices))}")
         numbers = [(f.name, getattr(self, f.name), f.metadata["ge"]) for f in fields(self) if "ge" in f.metadata]
@@ -123,6 +128,14 @@ class Scope:
             return self.layer_start <= layer_id and (self.layer_end < 0 or layer_id <= self.layer_end)
         return layer_id in self.layer_ids
 
+    def named_layers(self) -> Collection[int]:
+        """The layers that the selection names; none where it has no end."""
+        if self.scope == "front_n":
+            return range(self.front_n)
+        if self.scope == "layer_range":
+            return range(self.layer_start, self.layer_end + 1)
+        return dict.fromkeys(self.layer_ids)
+
     def describe(self) -> str:
         """The selection in words, for messages."""
         layers = {
@@ -140,7 +153,7 @@ class Scope:
 
 def stream_keys() -> list[Field[Any]]:
     """The keys that say which streams there are: flags of the command, and fields of a result."""
-    others = ("description", "root", "allow_skips", "codec", "rope", "target", "decides")
+    others = ("description", "root", "allow_skips", "degenerate", "codec", "rope", "target", "decides")
     return [key for key in fields(Scope) if key.metadata and key.name not in others]
 
 

@@ -21,6 +21,7 @@ from pytest_h2o.errors import CodecError, DumpError
 from pytest_h2o.inputs.options import CORES
 from pytest_h2o.inputs.scope import CHUNKED, FLAT_KEYS, Scope, stream_keys
 from pytest_h2o.lossless.executors import Executor, open_executor
+from pytest_h2o.lossless.health import find_faults
 from pytest_h2o.lossless.index import DumpEntry, DumpIndex, find_overlaps_and_gaps, index_dump
 from pytest_h2o.lossless.measure import Measurement, Tally, plan_groups, plan_tasks, select
 from pytest_h2o.lossless.result import SCHEMA_VERSION, LayerBytes, LosslessResult, SkippedEntry
@@ -123,6 +124,9 @@ def _evaluate(
     streams = sum(tally.streams for tally in tallies.values())
     return {
         **_counted(index, entries, skipped),
+        "faults": find_faults(
+            index, scope, entries, skipped, {place: tally.health for place, tally in tallies.items()}
+        ),
         **_sizes(measurement.codec, tallies),
         "aggregate_groups": len(groups) if scope.entry_mode in ("aggregate", "chunked_grouped") else 0,
         "online_chunks": streams if scope.entry_mode in CHUNKED else 0,

@@ -37,7 +37,8 @@ class DumpEntry(NamedTuple):
 
     A named tuple, not a dataclass: a dump can hold a hundred thousand, and these are made six times faster. `meta` is
     the path of its meta file below the root, with ``/``; `seq_start` the position of the first token; `bytes_per_elem`
-    2 for fp16, 4 for fp32; the locations are what `root` needs to find the data files.
+    2 for fp16, 4 for fp32; the locations are what `root` needs to find the data files; `quantized` tells that the
+    meta says `quant_key` or `quant_value`.
     """
 
     meta: str
@@ -52,6 +53,7 @@ class DumpEntry(NamedTuple):
     k_location: str
     v_location: str
     root: DumpRoot
+    quantized: bool = False
 
     def location(self, tensor: Tensor) -> str:
         return self.k_location if tensor == "k" else self.v_location
@@ -176,10 +178,12 @@ def _entry(folder: Folder | ZipFolder, name: str, root: DumpRoot, sized: bool) -
             detail = f"{file!r} has {size} bytes, expected {expected} ({shape})"
             raise MetaFault("binary_read_error", detail, meta._asdict())
         located.append(location)
-    layer_id, seq_start, seq_len, kv_heads, head_dim, width, stage, run_id, _, _ = meta
+    layer_id, seq_start, seq_len, kv_heads, head_dim, width, stage, run_id, _, _, quantized = meta
     path = folder.prefix + name
     k, v = located
-    return DumpEntry(path, layer_id, seq_start, seq_len, kv_heads, head_dim, width, stage, run_id, k, v, root)
+    return DumpEntry(
+        path, layer_id, seq_start, seq_len, kv_heads, head_dim, width, stage, run_id, k, v, root, quantized
+    )
 
 
 def _skipped(path: str, fault: MetaFault) -> SkippedEntry:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream, Words
 from pytest_h2o.errors import CodecError, DumpError, H2OError, RoundTripError
 from pytest_h2o.inputs.scope import CHUNKED, Scope
+from pytest_h2o.lossless.health import Health, examine
 from pytest_h2o.lossless.index import DumpEntry, DumpIndex, Piece, Tensor, read_pieces
 from pytest_h2o.lossless.result import SkippedEntry
 
@@ -240,8 +241,9 @@ def _nothing(index: DumpIndex, scope: Scope, skipped: Sequence[SkippedEntry]) ->
 class Tally:
     """What streams of one tensor came to; tallies add up in any order.
 
-    Bytes are those of fp16 words, those written (framing included), and the framing alone; by plane, payload bytes and
-    how often each mode was chosen, where the codec tells; seconds are processor seconds of the threads that did it.
+    Bytes are those of fp16 words, those written (framing included), and the framing alone; by run, what was seen of the
+    words; by plane, payload bytes and how often each mode was chosen, where the codec tells; seconds are processor
+    seconds of the threads that did it.
     """
 
     streams: int = 0
@@ -251,12 +253,15 @@ class Tally:
     framing_bytes: int = 0
     encode_s: float = 0.0
     decode_s: float = 0.0
+    health: dict[str | None, Health] = field(default_factory=dict)
     plane_bytes: dict[str, int] = field(default_factory=dict)
     mode_counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def add(self, other: Tally) -> None:
         for name in ("streams", "verified", "raw_bytes", "coded_bytes", "framing_bytes", "encode_s", "decode_s"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        for run, health in other.health.items():
+            self.health.setdefault(run, Health()).add(health)
         self.add_planes(other.plane_bytes, other.mode_counts)
 
     def add_planes(self, plane_bytes: Mapping[str, int], mode_counts: Mapping[str, Mapping[str, int]]) -> None:
@@ -339,7 +344,7 @@ class Measurement:
         spans = [slice(end - chunk.rows, end) for end, chunk in zip(ends, task.chunks, strict=True)]
         streams = [Stream(given[span], task.tensor, positions[span], rope) for span in spans]
         sides = [stream.side_info() for stream in streams]
-        tally = Tally()
+        tally = Tally(health=examine(words, task.pieces))
         records = self._encode(task, streams, sides, tally)
         if self.verify:
             del streams, given

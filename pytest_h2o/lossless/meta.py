@@ -61,6 +61,7 @@ class Meta(NamedTuple):
     run_id: str | None
     k_file: str
     v_file: str
+    quantized: bool = False
 
 
 def parse_meta(data: bytes) -> Meta:
@@ -97,6 +98,8 @@ def parse_meta(data: bytes) -> Meta:
         raise MetaFault("meta_invalid_text_fields", detail, fields)
     if not (meta.k_file and meta.v_file):
         raise MetaFault("missing_k_or_v_file", "k_file or v_file is empty", fields)
+    if fields.get("quant_key") or fields.get("quant_value"):
+        return meta._replace(quantized=True)
     return meta
 
 
@@ -119,7 +122,7 @@ def _parse_object(data: bytes) -> dict[str, Any]:
 def _type_fault(meta: Meta, fields: Mapping[str, Any]) -> MetaFault:
     """Names the first field of a wrong type, and the others of its kind."""
     kinds = zip(*_TYPES, strict=True)
-    wrong = [name for name, value, fit in zip(_FIELDS, meta, kinds, strict=True) if type(value) not in fit]
+    wrong = [name for name, value, fit in zip(_FIELDS, meta[:-1], kinds, strict=True) if type(value) not in fit]
     reason = _REASONS[wrong[0]]
     alike = [name for name in wrong if _REASONS[name] == reason]
     told = (f"{name} is {_shown(fields[name])}" if name in fields else f"{name} is missing" for name in alike)

@@ -45,6 +45,23 @@ class Finding:
     first: int
 
 
+MISSING_LAYER = "missing_layer"
+
+
+@dataclass(frozen=True)
+class DumpFault:
+    """Why the ratio says nothing about a codec, or is one over a part of what was asked for.
+
+    Kinds are ``zero``, ``constant``, ``repeated`` (rows), ``not_finite``, ``saturated``, ``quantized`` (says its
+    meta) and ``missing_layer``; `detail` is what was seen and where. `allowed` by ``degenerate: allow``; a missing
+    layer is a matter of allowed skips.
+    """
+
+    kind: str
+    detail: str
+    allowed: bool = False
+
+
 @dataclass(frozen=True)
 class LayerBytes:
     """fp16 bytes of one layer over all runs, bytes written with all framing, and those of the coded byte planes.
@@ -126,6 +143,7 @@ class LosslessResult:
     by_layer: tuple[LayerBytes, ...] = ()
     skipped: tuple[SkippedEntry, ...] = ()
     findings: tuple[Finding, ...] = ()
+    faults: tuple[DumpFault, ...] = ()
     encoded_streams: int = 0
     verified_streams: int = 0
     workers: int | None = None
@@ -138,7 +156,17 @@ class LosslessResult:
         """Built-in types only, the original fields first and in their order."""
         values: dict[str, Any] = _plain(asdict(self))  # not by `files.plain`: the command does without pydantic
         own = FLAT_KEYS["adaptive_v22"]
+        if not self.faults:
+            del values["faults"]
         return {key: value for key, value in values.items() if value is not None or key not in own}
+
+    def counting_faults(self, *, allow_skips: bool) -> list[DumpFault]:
+        """The faults for which the ratio counts for nothing."""
+        return [fault for fault in self.faults if not (allow_skips if fault.kind == MISSING_LAYER else fault.allowed)]
+
+    def gaps(self) -> list[str]:
+        """Tokens that are missing between entries, in words, a line for each run and layer."""
+        return [_told(finding, finding.run_id or "without id") for finding in self.findings if finding.kind == "gap"]
 
     @classmethod
     def from_json(cls, values: Any, where: str = "a lossless result") -> LosslessResult:
@@ -160,8 +188,38 @@ def _plain(value: Any) -> Any:
     return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-def refuse_skips(result: LosslessResult, name: str) -> None:
-    """Refuse a ratio over a part of a dump: DumpError if entries had to be skipped, with the first and all reasons."""
+_FAULTS_SHOWN = 3
+
+
+def refuse(result: LosslessResult, name: str, *, allow_skips: bool) -> None:
+    """DumpError where the ratio is one over a part of what was asked for, or of a dump that says nothing of a codec."""
+    if not allow_skips:
+        _refuse_skips(result, name)
+    counting = result.counting_faults(allow_skips=allow_skips)
+    if not counting:
+        return
+    where, details = result.dump_dir, [fault.detail for fault in counting]
+    came = "; ".join(details[:_FAULTS_SHOWN]) + (
+        f"; {len(details) - _FAULTS_SHOWN} more" if len(details) > _FAULTS_SHOWN else ""
+    )
+    if counting[0].kind == MISSING_LAYER:
+        raise DumpError(
+            f"layers of {name} are missing in the dump",
+            where=where,
+            came=came,
+            expected="every layer that the scope names, in every run: a ratio over the rest would be another one",
+            hint="mend the dump or the layers of the scope; allow_skips takes the ratio over the rest on purpose",
+        )
+    raise DumpError(
+        f"the dump of {name} says nothing about a codec",
+        where=where,
+        came=came,
+        expected="finite K and V of a real text, which vary from token to token",
+        hint="make a dump with llm_demo on a real prompt; degenerate: allow in the scope takes the ratio on purpose",
+    )
+
+
+def _refuse_skips(result: LosslessResult, name: str) -> None:
     if not result.skipped_entries:
         return
     first = result.skipped[0]
@@ -239,6 +297,13 @@ def _modes(result: LosslessResult) -> Iterator[str]:
 
 
 def _troubles(result: LosslessResult) -> Iterator[str]:
+    if result.faults:
+        yield "## The ratio says little"
+        yield ""
+        yield from (f"- {_code(fault.detail)}{', allowed' * fault.allowed}" for fault in result.faults[:_SHOWN])
+        if len(result.faults) > _SHOWN:
+            yield f"- and {len(result.faults) - _SHOWN} more"
+        yield ""
     if result.skipped:
         yield f"## {len(result.skipped)} entries were skipped: the ratio is one over the rest"
         yield ""
@@ -248,10 +313,15 @@ def _troubles(result: LosslessResult) -> Iterator[str]:
             yield f"- and {len(result.skipped) - _SHOWN} more"
         yield ""
     for finding in result.findings[:_SHOWN]:
-        where = f"run {_code(finding.run_id or 'without id')}, layer {finding.layer_id}"
-        yield f"- {finding.kind} in {where}: {finding.tokens} tokens, the first is {finding.first}"
+        yield f"- {_told(finding, _code(finding.run_id or 'without id'))}"
     if len(result.findings) > _SHOWN:
         yield f"- and {len(result.findings) - _SHOWN} more overlaps or gaps"
+
+
+def _told(finding: Finding, run: str) -> str:
+    return (
+        f"{finding.kind} in run {run}, layer {finding.layer_id}: {finding.tokens} tokens, the first is {finding.first}"
+    )
 
 
 def _entry_mode(result: LosslessResult) -> str:

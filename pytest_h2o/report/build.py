@@ -334,8 +334,10 @@ def _held_metrics(items: list[dict[str, Any]], kind: str, name: str) -> set[str]
 
 def _allowed_skips(name: str, scope: Scope | Unmeasured) -> str | None:
     """What a scope's ratio leaves out because skips were allowed."""
-    if isinstance(scope, Unmeasured) or scope.refused or not scope.skipped_entries:
+    if isinstance(scope, Unmeasured) or scope.refused or not (scope.skipped_entries or scope.dump_faults):
         return None
+    if not scope.skipped_entries:
+        return f"{name}: {unreadable(scope)}; its ratio says little (degenerate: allow, or skips were allowed)"
     return f"{name}: {unreadable(scope)}; its ratio is over the rest (skips were allowed)"
 
 
@@ -354,6 +356,8 @@ def _scope(collector: Collector, name: str, items: Sequence[Mapping[str, Any]]) 
         decides=facts.decides,
         target=facts.target,
         decoded_streams=result["verified_streams"],
+        dump_faults=[fault.detail for fault in facts.result.faults],
+        dump_gaps=facts.result.gaps(),
         **{part.name: result[part.name] for part in fields(Scope) if part.name in result},
         **_compared(items),
     )

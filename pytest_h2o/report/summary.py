@@ -193,6 +193,8 @@ class Scope:
     v_lossless_ratio: Annotated[float, number("ratio", _RESULT)]
     raw_bytes: Annotated[int, number("bytes", _RESULT)]
     compressed_bytes: Annotated[int, number("bytes", _RESULT)]
+    dump_faults: list[str] = field(default_factory=list)
+    dump_gaps: list[str] = field(default_factory=list)
     comparison: Comparison | None = None
     comparison_notes: list[str] = field(default_factory=list)
     not_compared: str | None = None
@@ -272,6 +274,10 @@ class Summary:
             for name in ("top", "rules", "baseline"):
                 if preset[name] is None:
                     del preset[name]
+        for scope in value["scopes"].values():
+            for name in ("dump_faults", "dump_gaps"):
+                if not scope.get(name):
+                    scope.pop(name, None)
         return value
 
 
@@ -292,8 +298,17 @@ def counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
+FAULTS_SHOWN = 3
+
+
+def _more(count: int) -> list[str]:
+    return [f"{count} more"] if count > 0 else []
+
+
 def unreadable(scope: Scope) -> str:
-    """How many entries cannot be read, and why."""
+    """How many entries cannot be read, and why; what else speaks against the ratio."""
+    if not scope.skipped_entries:
+        return "; ".join([*scope.dump_faults[:FAULTS_SHOWN], *_more(len(scope.dump_faults) - FAULTS_SHOWN)])
     total = scope.selected_entries + scope.skipped_entries
     return f"{scope.skipped_entries} of {total} entries cannot be read ({counted(scope.skip_reasons)})"
 

@@ -25,6 +25,7 @@ from pytest_h2o.report.summary import (
     Verdict,
     count_rows,
     render_verdict,
+    unreadable,
 )
 from pytest_h2o.run.journal import Collector
 
@@ -192,9 +193,11 @@ def _scope_lines(scope: Scope | Unmeasured) -> list[str]:
     if isinstance(scope, Unmeasured):
         return ["not measured"]
     if scope.refused:
+        if not scope.skipped_entries:
+            return [f"no ratio: {unreadable(scope)}"]
         total = scope.selected_entries + scope.skipped_entries
         return [f"no ratio: {scope.skipped_entries} of {total} entries cannot be read"]
-    return ["its ratio decides"] if scope.decides else []
+    return ["its ratio decides"] * scope.decides + [f"note: {gap}" for gap in scope.dump_gaps[:NOTES_SHOWN]]
 
 
 def _wrapped(lines: list[str], indent: str = "") -> list[str]:

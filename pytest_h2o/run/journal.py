@@ -77,8 +77,9 @@ class ScopeRecord:
 
     @property
     def is_refused(self) -> bool:
-        """Whether its ratio counts for nothing, because entries could not be read and that was not allowed."""
-        return bool(self.result.skipped_entries) and not self.allow_skips
+        """Whether its ratio counts for nothing: it is one over a part of the dump, or of words that say nothing."""
+        faults = self.result.counting_faults(allow_skips=self.allow_skips)
+        return bool(faults) or (bool(self.result.skipped_entries) and not self.allow_skips)
 
 
 @dataclass(frozen=True, kw_only=True)

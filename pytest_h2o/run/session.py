@@ -384,15 +384,14 @@ class GateSession:
 
     def evaluate(self, scope: Scope) -> LosslessResult:
         """Encode, decode and compare a scope. DumpError if entries cannot be read and skips are not allowed."""
-        from pytest_h2o.lossless.result import LosslessResult, refuse_skips
+        from pytest_h2o.lossless.result import LosslessResult, refuse
 
         allow_skips = scope.allow_skips or self.settings["allow-skips"]
         if scope.name not in self._evaluated:
             result = self.run.store.keep(f"scope/{scope.name}", LosslessResult, lambda: self._encode(scope))
             self._evaluated[scope.name] = result
             self.run.new.add_scope(scope, scope_targets(self.settings, scope), result, allow_skips=allow_skips)
-        if not allow_skips:
-            refuse_skips(self._evaluated[scope.name], scope.name)
+        refuse(self._evaluated[scope.name], scope.name, allow_skips=allow_skips)
         return self._evaluated[scope.name]
 
     def _encode(self, scope: Scope) -> LosslessResult:

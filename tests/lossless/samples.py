@@ -44,6 +44,7 @@ def write_entry(root: Path, *, start: int = 0, tokens: int = 4, data: Any = None
     }
     for place, tensor in enumerate("kv"):
         words = np.random.default_rng([start, tokens, place]).integers(0, 1 << 16, (tokens, 2, 8), dtype=np.uint16)
+        words &= 0xBFFF  # finite
         (folder / f"{tensor}_{span}.bin").write_bytes(words.astype("<u2").tobytes() if data is None else data)
     path = folder / f"meta_{span}.json"
     path.write_text(json.dumps({key: value for key, value in meta.items() if value is not ...}), encoding="utf-8")

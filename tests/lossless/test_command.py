@@ -65,7 +65,7 @@ def test_every_setting_has_its_flag() -> None:
         },
     )
     others = {"front_n", "layer_start", "layer_end", "name", "path", "given", "description", "root", "allow_skips"}
-    others |= {"rope", "target", "decides"}
+    others |= {"rope", "target", "decides", "degenerate"}
     assert {key.name for key in fields(Scope) if getattr(settings, key.name) == getattr(Scope(), key.name)} == others
     assert parse("--front-n", "3") == Scope(front_n=3)
     assert parse("--scope", "layer_range", "--layer-start", "4", "--layer-end", "5") == Scope(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -114,6 +115,38 @@ def test_allowed_skips_pass_and_are_in_every_summary(project: Project) -> None:
     assert summary["overall_pass"] is True
     assert summary["left_out_on_purpose"][-1]["why"] == f"{why} (skips were allowed)"
     assert why in (project.run_dir() / "summary.md").read_text()
+
+
+def test_a_dead_layer_fails_and_is_allowed_by_the_scope_alone(project: Project) -> None:
+    """All of V of one layer is zero; a file of another is lost, which leaves a gap that is told."""
+    dump = project.copy_dump()
+    for file in (dump / "code" / "layer_1").glob("v_*.bin"):
+        file.write_bytes(bytes(file.stat().st_size))
+    (dump / "code" / "layer_0" / "meta_t470_471.json").unlink()
+    items = ("-k", f"{PRESET} and not bench or {DECIDING}")
+    result = project.run(*items, "--h2o-allow-skips")
+    check_failed(project, result, f"test_lossless[{DECIDING}]", f"test_roundtrip[{DECIDING}]", f"test_joint[{PRESET}]")
+    told = failure_of(result, f"test_lossless[{DECIDING}]")
+    assert f"the dump of {DECIDING} says nothing about a codec" in told
+    assert "make a dump with llm_demo on a real prompt" in told
+    seen = "run code, layer 1, V: all "
+    result.stdout.fnmatch_lines([f"{DECIDING} * none * FAIL *", f"    no ratio: {seen}*"])
+    assert f"none: {seen}" in (project.run_dir() / "summary.md").read_text()
+
+    shutil.rmtree(project.run_dir())
+    scopes = project.path / "gates" / "scopes.yaml"
+    replace_in(scopes, f"{DECIDING}:\n", f"{DECIDING}:\n    degenerate: allow\n")
+    result = project.run(*items)
+    assert result.ret == 0
+    gap = "gap in run code, layer 0: 1 tokens, the first is 470"
+    result.stdout.fnmatch_lines([f"    note: {gap}", f"left out on purpose: {DECIDING}: {seen}*"])
+    folder, summary = project.run_dir(), project.summary()
+    assert summary["left_out_on_purpose"][-1]["why"].startswith(f"{DECIDING}: {seen}")
+    assert summary["scopes"][DECIDING]["dump_gaps"] == [gap]
+    for name in ("summary.md", "report.html"):
+        text = (folder / name).read_text()
+        assert seen in text
+    assert f"- {DECIDING}: {gap}" in (folder / "summary.md").read_text().replace("\\", "")
 
 
 # -- logs ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,172 @@
+"""A dump that says nothing about a codec, or lacks layers, is told and refused; a real one is not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pytest_h2o.cli.main import main
+from pytest_h2o.errors import DumpError
+from pytest_h2o.inputs.scope import Scope
+from pytest_h2o.lossless.evaluate import evaluate_lossless
+from pytest_h2o.lossless.result import LosslessResult, refuse
+from tests.lossless.samples import FP16, FP32, SMALL, write_entry
+
+SHAPE = (64, 2, 8)
+NORMAL = np.random.default_rng(0).standard_normal(SHAPE)
+REAL = "finite K and V of a real text, which vary from token to token"
+
+
+def spoiled(change: Callable[[np.ndarray], object], dtype: str = "<f2") -> bytes:
+    words = NORMAL.copy()
+    change(words)
+    with np.errstate(over="ignore"):
+        return words.astype(dtype).tobytes()
+
+
+def fill(value: float) -> Callable[[np.ndarray], object]:
+    return lambda words: words.fill(value)
+
+
+def put(value: float) -> Callable[[np.ndarray], object]:
+    return lambda words: words.__setitem__((3, 1, 2), value)
+
+
+def repeat(rows: int) -> Callable[[np.ndarray], object]:
+    """Rows 0 to `rows` are alike: `rows` of 63 neighbours."""
+    return lambda words: words.__setitem__(slice(1, rows + 1), words[0])
+
+
+def write_dump(
+    root: Path, k: bytes, v: bytes, layer: int = 0, run: str = "run", start: int = 0, **changes: object
+) -> None:
+    meta = write_entry(root, start=start, tokens=64, layer_id=layer, run_id=run, **changes)
+    for tensor, data in (("k", k), ("v", v)):
+        meta.with_name(f"{tensor}_t{start}_{start + 64}.bin").write_bytes(data)
+
+
+def evaluate(root: Path, **keys: object) -> LosslessResult:
+    return evaluate_lossless(root, Scope(**{"front_n": 1, **keys}), verify=False, workers=1)
+
+
+HEALTHY = spoiled(lambda words: None)
+
+
+@pytest.mark.parametrize(
+    ("data", "width", "kinds"),
+    [
+        (HEALTHY, 2, []),
+        (spoiled(fill(0)), 2, ["zero"]),
+        (spoiled(lambda words: np.copysign(0, words, out=words)), 2, ["zero"]),
+        (spoiled(fill(1.5)), 2, ["constant"]),
+        (spoiled(put(np.nan)), 2, ["not_finite"]),
+        (spoiled(put(-np.inf)), 2, ["not_finite"]),
+        (spoiled(put(65504)), 2, ["saturated"]),
+        (spoiled(put(-65504)), 2, ["saturated"]),
+        (spoiled(put(65472)), 2, []),
+        (spoiled(put(70000), "<f4"), 4, ["not_finite"]),
+        (spoiled(put(65504), "<f4"), 4, ["saturated"]),
+        (spoiled(put(65472), "<f4"), 4, []),
+        (spoiled(repeat(63)), 2, ["repeated"]),
+        (spoiled(repeat(32)), 2, ["repeated"]),
+        (spoiled(repeat(31)), 2, []),
+    ],
+)
+@pytest.mark.parametrize("tensor", ["k", "v"])
+def test_words_that_say_nothing_are_told(
+    tmp_path: Path, data: bytes, width: int, kinds: list[str], tensor: str
+) -> None:
+    sound = HEALTHY if width == 2 else spoiled(lambda words: None, "<f4")
+    both = {"k": sound, "v": sound, tensor: data}
+    write_dump(tmp_path, **both, bytes_per_elem=width, dtype={2: "fp16", 4: "fp32"}[width])
+    result = evaluate(tmp_path)
+    assert [fault.kind for fault in result.faults] == kinds
+    assert all(fault.detail.startswith(f"run run, layer 0, {tensor.upper()}: ") for fault in result.faults)
+    assert LosslessResult.from_json(json.loads(json.dumps(result.to_json()))).faults == result.faults
+    if not kinds:
+        refuse(result, "dec", allow_skips=False)
+        return
+    for allow_skips in (False, True):
+        with pytest.raises(DumpError, match="the dump of dec says nothing about a codec") as caught:
+            refuse(result, "dec", allow_skips=allow_skips)
+        assert caught.value.expected == REAL
+        assert "llm_demo on a real prompt" in str(caught.value)
+    allowed = evaluate(tmp_path, degenerate="allow")
+    assert [fault.kind for fault in allowed.faults] == kinds
+    refuse(allowed, "dec", allow_skips=False)
+
+
+@pytest.mark.parametrize("mode", ["per_meta", "aggregate", "chunked_grouped"])
+def test_a_dead_run_is_not_lost_among_others(tmp_path: Path, mode: str) -> None:
+    for run in "abc":
+        write_dump(tmp_path, HEALTHY, spoiled(fill(0)) if run == "b" else HEALTHY, run=run)
+    result = evaluate(tmp_path, entry_mode=mode)
+    assert [fault.detail for fault in result.faults] == ["run b, layer 0, V: all 1,024 words are 0"]
+
+
+@pytest.mark.parametrize("key", ["quant_key", "quant_value"])
+def test_quantised_words_are_no_fp16(tmp_path: Path, key: str) -> None:
+    write_dump(tmp_path, HEALTHY, HEALTHY, **{key: True})
+    with pytest.raises(DumpError, match="1 metas say quant_key or quant_value, the first is run/layer_0/meta_t0_64"):
+        refuse(evaluate(tmp_path), "dec", allow_skips=False)
+
+
+@pytest.mark.parametrize("root", [FP16, FP32], ids=lambda path: path.stem)
+@pytest.mark.parametrize("mode", ["per_meta", "aggregate"])
+def test_real_dumps_are_clear_of_it(root: Path, mode: str) -> None:
+    assert evaluate(root, front_n=2, entry_mode=mode).faults == ()
+    assert evaluate(SMALL, scope="layer_ids", layer_ids=(1,), entry_mode=mode).faults == ()
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"scope": "layer_ids", "layer_ids": (0, 7, 8, 99)}, "names layers 7, 8, 99,"),
+        ({"scope": "layer_range", "layer_start": 0, "layer_end": 29}, "names layers 2, 3, 4, 5, 6, 7 and 22 more,"),
+        ({"scope": "layer_range", "layer_start": 0, "layer_end": 2**31 - 2}, "2147483639 more"),
+        ({"front_n": 3}, "names layer 2,"),
+        ({"front_n": 2}, None),
+        ({"scope": "layer_range", "layer_start": 0}, None),
+        ({"scope": "layer_ids", "layer_ids": (1, 1, 0)}, None),
+    ],
+)
+def test_layers_that_the_scope_names_must_be_there(tmp_path: Path, keys: dict[str, object], told: str | None) -> None:
+    for layer in (0, 1):
+        write_dump(tmp_path, HEALTHY, HEALTHY, layer)
+    result = evaluate(tmp_path, **keys)
+    refuse(result, "dec", allow_skips=True)
+    if told is None:
+        refuse(result, "dec", allow_skips=False)
+        return
+    with pytest.raises(DumpError, match="layers of dec are missing in the dump") as caught:
+        refuse(result, "dec", allow_skips=False)
+    assert told in str(caught.value.came)
+
+
+def test_a_layer_of_one_run_and_not_of_another_is_named(tmp_path: Path) -> None:
+    for run, layer in (("a", 0), ("a", 1), ("b", 0)):
+        write_dump(tmp_path, HEALTHY, HEALTHY, layer, run)
+    result = evaluate(tmp_path, scope="layer_range", layer_start=0)
+    assert [fault.detail for fault in result.faults] == ["run b has nothing of layer 1, others have"]
+    write_entry(tmp_path, tokens=1, start=64, layer_id=1, run_id="b")
+    result = evaluate(tmp_path, scope="layer_range", layer_start=0)
+    assert [fault.detail for fault in result.faults] == ["run b has nothing of layer 1 in prefill, others have"]
+
+
+def test_the_command_fails_and_can_be_told_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dump, out = tmp_path / "dump", tmp_path / "out"
+    write_dump(dump, HEALTHY, spoiled(fill(0)))
+    flags = ["lossless", "--dump-dir", str(dump), "--out-json", f"{out}.json", "--out-md", f"{out}.md", "--overwrite"]
+    assert main(flags) == 1
+    assert capsys.readouterr().err == (
+        "the ratio says little: run run, layer 0, V: all 1,024 words are 0\n"
+        "  next: make a dump with llm_demo on a real prompt, or give --degenerate allow\n"
+    )
+    assert main([*flags, "--degenerate", "allow"]) == 0
+    assert "- `run run, layer 0, V: all 1,024 words are 0`, allowed\n" in Path(f"{out}.md").read_text("utf-8")
+    assert main([*flags, "--degenerate", "allow", "--front-n", "2"]) == 1
+    assert "the scope names layer 1, of which the dump holds nothing" in capsys.readouterr().err
