@@ -145,4 +145,4 @@ def test_hostile_files_and_names(tmp_path: Path) -> None:
     )
     assert error_of(path).startswith(f"the model is truncated or damaged\n  where: {path}\n")
     assert "RecursionError" in error_of(path)
-    assert error_of(Path("a\0b")).startswith("the model cannot be read\n  where: a\\x00b\n  came: embedded null byte\n")
+    assert error_of(Path("a\0b")).startswith("the model cannot be read\n  where: a\\x00b\n  came: a name with a NUL\n")
