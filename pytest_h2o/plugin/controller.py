@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
+from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_h2o.errors import H2OError
+from pytest_h2o.errors import H2OError, one_line
 from pytest_h2o.plugin.config import added_sections, register_extensions, run_dir_of, settings_of
 
 if TYPE_CHECKING:
@@ -37,6 +39,10 @@ class Controller:
         self._closing: Closing | None = None
         self._kept: Collector | None = None
         self._display: ProgressDisplay | None = None
+        self._has_gate_items = False
+        self._failed_subtests: Counter[str] = Counter()
+        self._strangers: dict[str, str] = {}
+        """Node id -> why, of what failed and is not known as an item of the gate."""
 
     # -- before the first item -------------------------------------------------------------------------------------
 
@@ -73,6 +79,7 @@ class Controller:
         from pytest_h2o.plugin.progress import ProgressDisplay
         from pytest_h2o.run.store import PROGRESS
 
+        self._has_gate_items = True
         reporter = self._reporter()
         if reporter is not None and self._display is None:
             self._display = ProgressDisplay(reporter, run_dir_of(self._config) / PROGRESS)
@@ -88,18 +95,67 @@ class Controller:
 
     pytest_runtest_logstart = pytest_runtest_logfinish = _clear_progress
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep the record of an item, as soon as there is one."""
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, object, object]:
+        """Keep the record of an item as soon as there is one, with the outcome that every other hook leaves it."""
         self._clear_progress()
-        texts = [value for name, value in report.user_properties if name == PROPERTY]
-        if self._trouble is None and texts:
-            try:
-                self._collector().add(str(texts[-1]), duration_s=report.duration)
-            except H2OError as error:
-                self._trouble = str(error)
-                running: Any = self._config.pluginmanager.get_plugin("session")
-                running.shouldfail = f"h2o: {error.what}"
+        try:
+            return (yield)
+        finally:
+            if self._trouble is None:
+                try:
+                    self._keep(report)
+                except H2OError as error:
+                    self._trouble = str(error)
+                    running: Any = self._config.pluginmanager.get_plugin("session")
+                    running.shouldfail = f"h2o: {error.what}"
+
+    def _keep(self, report: pytest.TestReport) -> None:
+        """Take the record that a report carries; where an item failed without one, its worker having died, make one."""
+        texts = [str(value) for name, value in report.user_properties if name == PROPERTY]
+        outcome, why = self._final_outcome(report)
+        if texts:
+            earlier = self._collector().items.get(report.nodeid, {})
+            if report.when == "teardown" and earlier.get("outcome") == "failed":
+                outcome, why = "failed", str(earlier["reason"])  # whatever came of its teardown
+            self._collector().add(texts[-1], duration_s=report.duration, outcome=outcome, why=why)
+        elif outcome == "failed":
+            subject = self._gate_items().get(report.nodeid)
+            if subject is None:
+                self._strangers[report.nodeid] = why
+            else:
+                kept, location = self._collector(), (str(report.location[0]), report.location[1])
+                text = kept.make_failed(report.nodeid, *subject, why, location)
+                kept.add(text, duration_s=getattr(report, "duration", 0.0))
+
+    def _final_outcome(self, report: pytest.TestReport) -> tuple[str | None, str]:
+        """The outcome of an item as its report has it at last, and why; None: that of its record stands."""
+        if hasattr(report, "context"):  # the report of a subtest is not that of its item
+            self._failed_subtests[report.nodeid] += report.failed
+            return None, ""
+        if report.outcome not in ("passed", "failed", "skipped"):  # "rerun": another try follows
+            self._failed_subtests.pop(report.nodeid, None)
+            return None, ""
+        subtests = self._failed_subtests[report.nodeid] if report.when == "call" else 0
+        if subtests:
+            return "failed", f"{subtests} of its subtests failed"
+        said = getattr(getattr(report.longrepr, "reprcrash", None), "message", report.longrepr)
+        why = one_line(said) if isinstance(said, str) else ""
+        return report.outcome, why or f"another plugin changed its outcome to {report.outcome}"
+
+    def _gate_items(self) -> Mapping[str, tuple[str, str]]:
+        """Node id of every item of the gate -> kind and name of what it is about; empty where that is not known."""
+        from pytest_h2o.run.store import ITEMS, SHARED
+
+        if not self._has_gate_items and self._kept is None:
+            return {}
+        try:
+            found: dict[str, tuple[str, str]] = json.loads(
+                (run_dir_of(self._config) / SHARED / f"{ITEMS}.json").read_text(encoding="utf-8")
+            )
+        except (OSError, ValueError):
+            return {}  # workers on another machine keep it there
+        return found
 
     def _collector(self) -> Collector:
         if self._kept is None:
@@ -127,6 +183,7 @@ class Controller:
             return
         from pytest_h2o.report.terminal import close_run
 
+        self._kept.strangers = self._strangers
         self._closing = close_run(self._kept, self._config.rootpath, self._started, int(exitstatus), self._trouble)
         if self._closing.exit_status != exitstatus:
             session.exitstatus = self._closing.exit_status

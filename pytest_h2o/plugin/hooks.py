@@ -47,6 +47,9 @@ _faults = pytest.StashKey[list[tuple[str, str]]]()
 _offered = pytest.StashKey[list[tuple[str, "Subject"]]]()
 """Every item that gate files make, selected or not: the node id of its function, and what it is about."""
 
+_told_figures = pytest.StashKey[tuple[tuple[str, str], ...]]()
+"""Properties that the last report of an item had from us."""
+
 _head = pytest.StashKey[list[str]]()
 """Lines for the head of the run, where this process has gate items."""
 
@@ -252,6 +255,8 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     gate_item = _gate_item_of(item) if _is_gate_item(item) else None
+    if gate_item is not None and call.when == "setup":
+        _tell_figures(item, report, ())  # a new try
     if gate_item is None or (call.when != "call" and not (report.failed or report.skipped)):
         return report
     from pytest_h2o.report.diagnosis import report_item
@@ -266,9 +271,17 @@ def pytest_runtest_makereport(
     report.longrepr = told.text or report.longrepr
     if told.diagnosis is not None:
         report.sections.append(("h2o diagnosis", told.diagnosis))
-    item.user_properties.extend(told.figures)
+    _tell_figures(item, report, told.figures)
     report.user_properties.append((PROPERTY, told.record))
     return report
+
+
+def _tell_figures(item: pytest.Item, report: pytest.TestReport, figures: tuple[tuple[str, str], ...]) -> None:
+    """Make the figures properties of the test case, in place of those that an earlier try or subtest left."""
+    old = item.stash.get(_told_figures, ())
+    for properties in (item.user_properties, report.user_properties):
+        properties[:] = [one for one in properties if one not in old] + list(figures)
+    item.stash[_told_figures] = figures
 
 
 def pytest_assertrepr_compare(config: pytest.Config, op: str, left: object, right: object) -> list[str] | None:

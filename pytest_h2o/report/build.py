@@ -76,7 +76,10 @@ def build_summary(collector: Collector, *, exit_status: int = 0) -> Summary:
         exit_status=exit_status,
         rule=collector.settings["rule"],
         items=counts,
-        failed=[Reason(i["item"], why_failed(i)) for i in items if i["outcome"] == "failed"],
+        failed=[
+            *(Reason(i["item"], why_failed(i)) for i in items if i["outcome"] == "failed"),
+            *(Reason(nodeid, why) for nodeid, why in collector.strangers.items()),
+        ],
         inconclusive=inconclusive,
         left_out_on_purpose=[
             *(Reason(i["item"], str(i["reason"] or "")) for i in skipped),

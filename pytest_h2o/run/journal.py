@@ -7,7 +7,7 @@ import binascii
 import json
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -115,6 +115,9 @@ class News:
     not_asked: list[str] = field(default_factory=list)
 
 
+_WORST = ("failed", "skipped", "passed")
+
+
 def subject_kind(item: Mapping[str, Any]) -> str:
     """Whether an item's record is about a ``preset`` or a ``scope``."""
     return str(item.get("subject") or ("scope" if item["kind"] == "scope" else "preset"))
@@ -146,10 +149,28 @@ class Collector:
         """Presets that nothing could measure and nobody asked for."""
         self.not_asked: set[str] = set()
         """A line for each preset or scope of which items were left out of the selection."""
+        self.strangers: dict[str, str] = {}
+        """Node id -> why, of what failed beside the items of the gate."""
 
-    def add(self, text: str, *, duration_s: float) -> None:
-        """Take one item's record and write it to the journal before anything else happens."""
+    def make_failed(self, nodeid: str, kind: str, name: str, why: str, location: tuple[str, int | None] | None) -> str:
+        """The record of an item that failed and left none, or none after which it failed."""
+        fresh: dict[str, Any] = {
+            "item": nodeid,
+            "kind": "sweep" if kind == "preset" else "scope",
+            "name": name,
+            "notes": [],
+        }
+        known = self.items.get(nodeid) or {**fresh, "comparisons": [], "location": location}
+        return json.dumps({**known, "outcome": "failed", "reason": why, "data": {}})
+
+    def add(self, text: str, *, duration_s: float, outcome: str | None = None, why: str = "") -> None:
+        """Take one item's record and write it to the journal before anything else happens.
+
+        `outcome` is that of its final report: it stands if it is worse than that of the record.
+        """
         record: dict[str, Any] = json.loads(text)
+        if outcome is not None and _WORST.index(outcome) < _WORST.index(record["outcome"]):
+            record |= {"outcome": outcome, "reason": why}
         record["duration_s"] = round(duration_s, 4)
         files = record.pop("files", {})
         receive_files({name: text for name, text in files.items() if not self._is_superseded(name)}, self.run_dir)
@@ -273,6 +294,8 @@ def build_record(
     whole = tuple(subject for subject in subjects if subject is not None)
     if not whole:
         return None
+    if overall_pass is False and all(subject.held for subject in whole):  # something else failed, so no run that held
+        whole = tuple(replace(subject, held=False) for subject in whole)
     return RunRecord(
         run=collector.run_dir.name,
         started=started,

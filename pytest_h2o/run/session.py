@@ -36,7 +36,7 @@ from pytest_h2o.run.sources import (
     choose_base_config,
     why_out_of_reach,
 )
-from pytest_h2o.run.store import HEADER
+from pytest_h2o.run.store import HEADER, ITEMS
 
 if TYPE_CHECKING:
     from pytest_h2o.inputs.presets import Point, Preset
@@ -298,6 +298,8 @@ class GateSession:
         launched = self.settings["bench"] is not None
         bases = [(preset, choose_base_config(self.settings, preset).path if launched else None) for preset in presets]
         now = describe_asked(self.settings, nodeids, bases, [(s, self.root(s)) for s in scopes])
+        about = {nodeid: [s.kind, s.name] for nodeid, s in zip(nodeids, subjects, strict=True)}
+        self.run.store.once(ITEMS, lambda: about)  # of an item whose worker dies nothing else tells it
         refuse_changes(self.run.store.once("asked", lambda: now), now, self.run_dir, self.settings.given["resume"])
 
     # -- the head of the run --------------------

@@ -42,6 +42,9 @@ PROGRESS = f"{SHARED}/progress"
 
 JOURNAL_NAME = "journal.jsonl"
 
+ITEMS = "items"
+"""Node id of every item of the gate -> kind and name of the preset or scope that it is about, beside what is shared."""
+
 HEADER = "header"
 """Key of the lines for the head of a run, which a worker leaves for the controller."""
 
