@@ -136,7 +136,7 @@ def test_a_dead_layer_fails_and_is_allowed_by_the_scope_alone(project: Project) 
     shutil.rmtree(project.run_dir())
     scopes = project.path / "gates" / "scopes.yaml"
     replace_in(scopes, f"{DECIDING}:\n", f"{DECIDING}:\n    degenerate: allow\n")
-    result = project.run(*items)
+    result = project.run(*items, "--h2o-html=yes")
     assert result.ret == 0
     gap = "gap in run code, layer 0: 1 tokens, the first is 470"
     result.stdout.fnmatch_lines([f"    note: {gap}", f"left out on purpose: {DECIDING}: {seen}*"])
