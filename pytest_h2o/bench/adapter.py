@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pytest_h2o.bench.command import BenchSettings, RunFiles, plain_path
-from pytest_h2o.bench.config import BaseConfig, build_run_config
-from pytest_h2o.bench.rows import Measurement, Row, parse_table, require_h2o
+from pytest_h2o.bench.config import LOSSLESS_DEFAULTS, BaseConfig, build_run_config
+from pytest_h2o.bench.rows import COLUMN_DECIMALS, Measurement, Row, parse_table, require_h2o
 from pytest_h2o.errors import TableError, UsageError, did_you_mean, one_line
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.presets import Point
@@ -225,6 +225,69 @@ def check_row(row: Row, point: Point | None, settings: BenchSettings | None = No
     _check_speeds(row)
     if is_idle(row):
         raise _idle_error(row, point, settings)
+    if point is not None and point.lossless.get("kv_lossless_enable"):
+        _check_lossless(row, point)
+
+
+_PROBE_TOKENS = 32
+"""In probe mode the first sample of a layer has at most so many tokens."""
+
+
+def _check_lossless(row: Row, point: Point) -> None:
+    """Check that lossless coding at run time, where it is on, has the columns of its mode, coded, and restored."""
+    told = {**LOSSLESS_DEFAULTS, **point.lossless}
+    scope, mode = told["kv_lossless_scope"], told.get("kv_lossless_runtime_mode") or "probe"
+    if not told["kv_lossless_runtime_enable"] or scope == "none":
+        return
+    if mode != "probe" and (missing := [name for name in COLUMN_DECIMALS if not row.cells.get(name, "").strip()]):
+        raise TableError(
+            f"an older binary: it has no columns of the lossless runtime mode {mode}",
+            where=row.log_file,
+            came=f"no {', '.join(missing)}",
+            expected=f"every column that tells how the mode {mode} went",
+            hint="build llm_bench from a later state of the branch, or set kv_lossless_runtime_mode to probe",
+        )
+    columns = ("h2o_lossless", "h2o_lossless_raw_mb", "h2o_lossless_comp_us", "h2o_lossless_decomp_us")
+    ratio, raw, comp_us, decomp_us = (_measured(row, name, row.get(name), zero_is_sound=True) for name in columns)
+    # The sizes of a small model are 0.00 in print; then the time says whether anything was coded.
+    if ratio == 1 or (raw == 0 and comp_us == 0):
+        if (cold := _cold_tokens(point, told, mode)) is not None:
+            codec = told["kv_lossless_codec"]
+            raise TableError(
+                "lossless coding is on but did nothing: this row is no measurement of it",
+                where=row.log_file,
+                came=f"h2o_lossless {ratio:g}, {raw:g} MB coded in {comp_us:g} us, with kv_lossless_codec {codec}",
+                expected=f"tokens coded: {cold} are cold",
+                hint="look at the config: kv_lossless_codec, the scope and its layers, kv_lossless_codec_runtime; or "
+                "set kv_lossless_runtime_enable to false",
+            )
+    elif mode != "probe" and decomp_us == 0:
+        raise TableError(
+            f"lossless coding in {mode} mode restored nothing: this row is no measurement of it",
+            where=row.log_file,
+            came=f"h2o_lossless_decomp_us 0 beside {raw:g} MB coded",
+            expected="a restore that took time",
+            hint="the bench may not know this kv_lossless_runtime_mode, or generate more tokens: raise gens",
+        )
+
+
+def _cold_tokens(point: Point, told: Mapping[str, Any], mode: str) -> int | None:
+    """How many tokens a coded layer can hand over, if they are enough for its first sample; None if they are not.
+
+    A layer in front holds every token but the last. Another one is cut: it has them until its first eviction, at the
+    first token behind the prompt that reaches the trigger.
+    """
+    longest = point.prompt_len + point.gen_len - 1
+    in_front = "front_n" in told["kv_lossless_scope"] and told["kv_lossless_front_n"] > 0
+    if mode == "store" and told.get("kv_lossless_store_disable_front"):
+        in_front = False
+    if not in_front and "h2o_kept" not in told["kv_lossless_scope"]:
+        return None
+    length = longest if in_front else min(longest, max(point.prompt_len + 1, point.trigger_min_tokens))
+    block = told["kv_lossless_block_tokens"]
+    first = min(_PROBE_TOKENS, block) if mode == "probe" else block
+    cold: int = length - told["kv_lossless_hot_sink_tokens"] - told["kv_lossless_hot_recent_tokens"]
+    return cold if length >= point.trigger_min_tokens and cold >= first else None
 
 
 def check_baseline_row(row: Row, point: Point | None, settings: BenchSettings | None = None) -> None:

@@ -456,7 +456,7 @@ class LosslessSettings:
     predictors_k: str
     predictors_v: str
     strict_roundtrip_check: bool
-    """Decode every sample and compare it bit for bit."""
+    """Decode every sample and compare it bit for bit; full mode does so anyway."""
 
     def samples(self, layer: int) -> bool:
         """Whether tokens of `layer` are coded."""

@@ -170,6 +170,14 @@ def test_a_full_queue_makes_decoding_wait(monkeypatch: pytest.MonkeyPatch) -> No
     assert watcher.wait_us >= 10_000
 
 
+def test_full_mode_decodes_what_it_coded_without_the_strict_check() -> None:
+    watcher = RuntimeLossless(replace(SETTINGS, runtime_mode="full", strict_roundtrip_check=False))
+    decode(watcher, filled(200), 30)
+    watcher.finish()
+    assert watcher.samples
+    assert all(sample.decomp_us > 0 for sample in watcher.samples)
+
+
 def test_words_are_those_of_the_moment_when_they_were_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cache moves its tokens while another thread still has to code them."""
     go = threading.Event()
