@@ -206,6 +206,10 @@ def test_a_lossless_ratio_that_nobody_asks_for_is_not_measured() -> None:
         sweep = make_sweep(*TWO_ROWS, pairs_drop=0.01, rule=rule, deciding_ratio=refuse)
         assert sweep.joint_margin() >= 0
         sweep.joint()
+        asking = make_sweep(*TWO_ROWS, pairs_drop=0.01, rule=rule, deciding_ratio=refuse, targets={"lossless": 1.3})
+        with pytest.raises(NotMeasured, match="no dump"):
+            asking.joint()
+        assert asking.notes == []
 
 
 @pytest.mark.parametrize("rule", ["joint", "best-of"])

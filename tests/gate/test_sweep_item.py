@@ -191,6 +191,29 @@ def test_a_decode_threshold_that_was_left_out_holds_nobody_back() -> None:
     assert "the decode threshold is left out (decode baseline: none)" in sweep.notes
 
 
+def test_where_decode_was_left_out_the_rules_may_differ_without_a_word_of_speed() -> None:
+    rows = (
+        make_row("evicts", h2o_lossy="3.6", quality_ppl_rise="0.5"),
+        make_row("keeps", h2o_lossy="2.7", quality_ppl_rise="0.01"),
+    )
+    sweep: Any = make_sweep(*rows, targets={"quality": 0.1, "decode_drop": None})
+    assert sweep.best_of().passed
+    assert not sweep.joint_margin() >= 0
+    assert not any("the rules differ" in note for note in sweep.notes)
+
+
+def test_a_baseline_that_cannot_be_told_is_left_out_of_what_is_known() -> None:
+    def fail(results: object) -> None:
+        raise NotMeasured("no log")
+
+    sweep: Any = make_sweep(make_row("r"))
+    sweep.source.baseline = fail
+    (row,) = sweep.joint(known_only=True).rows
+    assert "decode_drop" not in row.by_metric
+    with pytest.raises(NotMeasured, match="no log"):
+        sweep.joint()
+
+
 def test_what_the_summary_is_told_of_a_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     sweep: Any = make_sweep(make_row("r"), fingerprint=lambda found: {"preset": "adhoc", "rows": str(len(found))})
     metrics = {"mine": Target("mine", 2.0, "preset"), "told": Target("told", None, "the plugin that adds it")}
