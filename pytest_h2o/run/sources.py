@@ -22,7 +22,7 @@ from pytest_h2o.bench.demo import TextComparison, compare_texts
 from pytest_h2o.bench.machine import describe_machine, heavy_work
 from pytest_h2o.bench.rows import Row, read_rows
 from pytest_h2o.errors import BenchError, DumpError, H2OError, NotMeasured, OptedOut, StoreError, UsageError, one_line
-from pytest_h2o.files import digest_file, load, unused_folder
+from pytest_h2o.files import check_regular, digest_file, load, unused_folder
 from pytest_h2o.gate.compare import preset_fingerprint
 from pytest_h2o.gate.decode import DECODE_FOLDER, PAIRS_NAME, PairedComparison
 from pytest_h2o.gate.targets import preset_targets
@@ -219,7 +219,11 @@ class Source(ABC):
     def is_paired(self) -> bool:
         """Whether the decode verdict rests on pairs of launches, and not on `baseline`."""
         chosen = choose_baseline(self.run.settings, self.preset).value
-        return chosen == "paired" or (chosen is None and self.known_pairs() is not None)
+        return chosen == "paired" or (chosen is None and self.has_pairs())
+
+    def has_pairs(self) -> bool:
+        """Whether pairs of launches are kept, even if they cannot be read: then the items that need them say so."""
+        return self.known_pairs() is not None
 
     def baseline(self, results: Sequence[Row]) -> Baseline | None:
         """Decode speed with H2O off, None if nothing says it. OptedOut if it is left out on purpose."""
@@ -339,8 +343,12 @@ class Recorded(Source):
     @cached_property
     def _recorded_pairs(self) -> PairedComparison | None:
         path = self.folder / DECODE_FOLDER / PAIRS_NAME
-        if not path.exists():
+        try:
+            check_regular(path)
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError:
+            pass  # what is there instead is said when it is read
         kept = load(dict[str, Any], path, "recorded pairs")
         try:
             return PairedComparison.from_json(kept)
@@ -348,10 +356,19 @@ class Recorded(Source):
             raise StoreError(error.what, where=str(path), came=error.came, expected=error.expected) from error
 
     def known_pairs(self) -> PairedComparison | None:
-        return self._recorded_pairs
+        try:
+            return self._recorded_pairs
+        except StoreError:
+            return None
+
+    def has_pairs(self) -> bool:
+        try:
+            return self._recorded_pairs is not None
+        except StoreError:
+            return True
 
     def _pairs(self, point: Point, target: float) -> PairedComparison:
-        found = self.known_pairs()
+        found = self._recorded_pairs
         if found is None or found.candidate != point.run_id:
             raise NotMeasured(
                 "no pairs of launches are recorded of the row that the decode verdict is for",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from pytest_h2o.bench.recorded import find_recordings
 from pytest_h2o.bench.sweep import FoldCheck
 from pytest_h2o.cli.sweep import WaitNotice
-from pytest_h2o.errors import H2OError, UsageError
+from pytest_h2o.errors import H2OError, StoreError, UsageError
 from pytest_h2o.inputs.options import Given, Settings
 from pytest_h2o.inputs.presets import Preset, expand_points, load_presets
 from pytest_h2o.run.progress import read_board
@@ -130,3 +131,23 @@ def test_the_note_of_a_fold_names_its_preset() -> None:
         "nothing is folded: mine run_1 and run_2 differ only in the target lossy ratio, which static mode should not "
         "read, and gave a crash"
     )
+
+
+@pytest.mark.parametrize("kind", ["damaged", "pipe", "device"])
+def test_recorded_pairs_that_cannot_be_read_fail_what_needs_them(tmp_path: Path, kind: str) -> None:
+    """They are no reason to take another baseline, nor to end the session."""
+    points = expand_points(V3)
+    path = tmp_path / "decode" / "pairs.json"
+    path.parent.mkdir()
+    if kind == "damaged":
+        path.write_text('{"a": 1')
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    source = Recorded(make_session(tmp_path).run, V3, points, tmp_path)
+    assert source.has_pairs()
+    assert source.is_paired
+    assert source.known_pairs() is None
+    with pytest.raises(StoreError, match="recorded pairs cannot be read"):
+        source.pairs(points[0], 0.05)
