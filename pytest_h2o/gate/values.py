@@ -204,7 +204,9 @@ def _made_of_row(row: Row, metric: str, make: Callable[[Row], Any]) -> Measureme
     try:
         value = make(row)
         return value if value is None or isinstance(value, Measurement) else Measurement(float(value), None)
-    except Exception as error:  # a plugin's own function: whatever it raises is told, and is no measurement
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin's own function: whatever it raises is told, SystemExit too
         raise NotMeasured(
             f"the metric {metric} cannot be made of a row",
             where=row.log_file,

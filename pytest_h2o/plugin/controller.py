@@ -6,10 +6,11 @@ Like the hooks it imports nothing but the standard library and pytest until a ga
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Generator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -39,7 +40,9 @@ class Controller:
         self._closing: Closing | None = None
         self._kept: Collector | None = None
         self._display: ProgressDisplay | None = None
-        self._has_gate_items = False
+        self._has_gate_items = self._is_broken_off = False
+        self._exit: Any = None
+        """The real ``os._exit`` while another stands in its place."""
         self._failed_subtests: Counter[str] = Counter()
         self._strangers: dict[str, str] = {}
         """Node id -> why, of what failed and is not known as an item of the gate."""
@@ -80,6 +83,7 @@ class Controller:
         from pytest_h2o.run.store import PROGRESS
 
         self._has_gate_items = True
+        self._refuse_to_vanish()
         reporter = self._reporter()
         if reporter is not None and self._display is None:
             self._display = ProgressDisplay(reporter, run_dir_of(self._config) / PROGRESS)
@@ -173,20 +177,50 @@ class Controller:
         if self._display is not None:
             self._display.stop()
 
-    pytest_keyboard_interrupt = _end_progress
+    def pytest_keyboard_interrupt(self) -> None:
+        """Take note that the run is broken off, by hand or by ``pytest.exit``."""
+        self._is_broken_off = True
+        self._end_progress()
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write the artifacts; if that fails the run fails, whatever the items said. A run broken off has none."""
         self._end_progress()
-        if self._kept is None:
-            return
-        from pytest_h2o.report.terminal import close_run
+        status = int(exitstatus)
+        if self._is_broken_off and status == pytest.ExitCode.OK and (self._has_gate_items or self._kept is not None):
+            status = int(pytest.ExitCode.INTERRUPTED)  # pytest.exit(returncode=0): items are missing
+        if self._kept is not None:
+            from pytest_h2o.report.terminal import close_run, close_unkept
 
-        self._kept.strangers = self._strangers
-        self._closing = close_run(self._kept, self._config.rootpath, self._started, int(exitstatus), self._trouble)
-        if self._closing.exit_status != exitstatus:
-            session.exitstatus = self._closing.exit_status
+            self._refuse_to_vanish()
+            self._kept.strangers = self._strangers
+            try:
+                self._closing = close_run(self._kept, self._config.rootpath, self._started, status, self._trouble)
+            except (SystemExit, pytest.exit.Exception) as error:  # code of a plugin that wants to end the process
+                self._closing = close_unkept(f"a plugin ended the run before its verdict: {error!r}")
+            status = self._closing.exit_status
+        self._may_vanish()
+        if status != exitstatus:
+            session.exitstatus = status
+
+    def _refuse_to_vanish(self) -> None:
+        """From now on ``os._exit(0)`` of this very process is a failure: nobody would hear of the gate."""
+        if self._exit is not None:
+            return
+        self._exit, mine = os._exit, os.getpid()
+        leave = os._exit
+
+        def refuse(status: int) -> NoReturn:
+            if status == 0 and os.getpid() == mine:
+                os.write(2, b"\nERROR h2o: os._exit(0) was called before the verdict of the gate, so it fails\n")
+                status = int(pytest.ExitCode.INTERNAL_ERROR)
+            leave(status)
+
+        os._exit = refuse
+
+    def _may_vanish(self) -> None:
+        if self._exit is not None:
+            os._exit, self._exit = self._exit, None
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self._closing is not None:

@@ -373,7 +373,9 @@ def build_sections(sections: Iterable[ReportSection], summary: Summary) -> tuple
     for section in sections:
         try:
             blocks = [_to_json(block) for block in section.build(summary.to_json())]
-        except Exception as error:  # a plugin's own function: whatever it raises is told, and the run is kept
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a plugin's own function: whatever it raises is told, SystemExit too
             why = f"the report section {section.title!r} could not be made: {type(error).__name__}: {error}"
             blocks = [{"text": why}]
             troubles.append(why)

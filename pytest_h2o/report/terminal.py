@@ -247,7 +247,7 @@ class Closing(NamedTuple):
 def close_run(collector: Collector, root: Path, started: float, exit_status: int, trouble: str | None) -> Closing:
     """Write the artifacts; if that fails the run fails, whatever the items said. A run broken off has none."""
     if trouble is not None:
-        return _not_kept(trouble)
+        return close_unkept(trouble)
     if exit_status == INTERRUPTED:
         lines = [
             "gate UNFINISHED: the run was broken off, so nothing is said of the gate",
@@ -258,7 +258,7 @@ def close_run(collector: Collector, root: Path, started: float, exit_status: int
     try:
         summary = write_artifacts(collector, started=started, ended=time.time(), exit_status=exit_status)
     except H2OError as error:
-        return _not_kept(str(error))
+        return close_unkept(str(error))
     unkept = summary.recorded is not None and summary.recorded.trouble is not None
     if (unkept or summary.overall_pass is False) and exit_status == ENDED_WELL:
         exit_status = TESTS_FAILED  # an excused item does not excuse the gate
@@ -266,7 +266,8 @@ def close_run(collector: Collector, root: Path, started: float, exit_status: int
     return Closing("h2o", [*render_terminal(summary, collector.run_dir), *told], exit_status)
 
 
-def _not_kept(trouble: str) -> Closing:
+def close_unkept(trouble: str) -> Closing:
+    """What is said where the run could not be kept."""
     return Closing("h2o: what was measured could not be kept", [trouble], INTERNAL_ERROR)
 
 

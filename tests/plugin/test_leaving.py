@@ -1,0 +1,61 @@
+"""Code of a plugin that wants to leave: never exit status 0 before the verdict."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.plugin.project import Project, check_no_traceback
+
+METRIC = """
+from pytest_h2o import Metric
+
+def made(row):
+    {leave}
+
+def pytest_h2o_metrics(config):
+    return [Metric("mm", "m m", unit="s", better="higher", target=1.0, value=made)]
+"""
+SECTION = """
+from pytest_h2o import ReportSection
+
+def made(summary):
+    {leave}
+
+def pytest_h2o_report_sections(config):
+    return [ReportSection("mine", made)]
+"""
+ITEM = """
+def pytest_runtest_call(item):
+    if item.name.startswith("test_joint"):
+        {leave}
+"""
+LEAVE = {
+    "sys.exit": "import sys; sys.exit()",
+    "SystemExit": "raise SystemExit(0)",
+    "pytest.exit": "import pytest; pytest.exit('x', returncode=0)",
+    "os._exit": "import os; os._exit(0)",
+}
+SELECT = ("-k", "front2_grouped or target_ratio_v3 and not bench")
+
+
+@pytest.mark.parametrize("workers", [(), pytest.param(("-n1",), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("leave", LEAVE)
+@pytest.mark.parametrize("where", ["metric", "section", "item"])
+def test_no_exit_0_before_the_verdict(where: str, leave: str, workers: tuple[str, ...], project: Project) -> None:
+    source = {"metric": METRIC, "section": SECTION, "item": ITEM}[where]
+    (project.path / "gates" / "conftest.py").write_text(source.format(leave=LEAVE[leave]))
+    if where == "metric":
+        gates = project.path / "gates" / "test_sweep.py"
+        gates.write_text(
+            gates.read_text() + "\n\ndef test_mm(h2o_sweep, h2o_targets):\n"
+            "    assert h2o_sweep.best('mm') >= h2o_targets.metric('mm')\n"
+        )
+    result = project.run_cold(*SELECT, *workers, "-o", "h2o_html=no")
+    if where == "section" and leave != "os._exit":
+        assert result.ret == 0  # the items were judged, and what is missing is a section
+        check_no_traceback(result)
+        assert project.summary()["overall_pass"] == "incomplete"
+        assert "the report section 'mine' could not be made" in project.summary()["incomplete_for"][-1]
+    else:
+        assert result.ret != 0
+        assert not any(line.startswith("gate PASS") for line in result.outlines)
