@@ -193,9 +193,22 @@ def row_cell(row: Row, metric: str) -> Measurement | None:
 
 
 def check_cells(row: Row) -> Row:
-    """The row, if no metric of ours has an impossible value in it; a TableError with the first that has."""
-    for name in BUILT_IN:
-        if METRICS[name].of == "row":
+    """The row, if each metric that it has a column of is a possible number; a TableError with the first that is none.
+
+    A column that a bench prints says that it measures it: a blank cell, or text in it, is missing data.
+    """
+    for name, metric in METRICS.items():
+        if metric.of != "row":
+            continue
+        if metric.value is None and name in row.cells and row.get(name) is None:
+            raise TableError(
+                f"a row has the column {name} and no number in it",
+                where=f"{name} of {row.run_id or 'a row'}: {row.log_file}",
+                came=repr(row.cells[name]),
+                expected="a number; a bench that does not measure it leaves the column out",
+                hint="the log was damaged or edited, or the bench has an error; run this point again",
+            )
+        if name in BUILT_IN:
             row_cell(row, name)
     return row
 

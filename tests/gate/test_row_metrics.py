@@ -176,3 +176,13 @@ def test_a_function_that_fails_or_gives_no_number_is_no_measurement() -> None:
         told = str(caught.value)
         assert told.startswith(f"the metric {name} cannot be made of a row\n  where: run_0001.log\n  came: {came}")
         assert told.endswith("\n  next: mend the function of the metric in its plugin")
+
+
+@pytest.mark.parametrize("cell", ["", "n/a", "50%", "0,5"])
+@pytest.mark.parametrize("column", ["quality_ppl_rise", "of_a_plugin"])
+def test_a_column_without_a_number_is_missing_data_and_not_a_column_left_out(column: str, cell: str) -> None:
+    METRICS["of_a_plugin"] = RowMetric("of_a_plugin", "of a plugin")
+    with pytest.raises(TableError, match=f"a row has the column {column} and no number in it") as caught:
+        check_cells(make_row("run_0001", **{column: cell}))
+    assert caught.value.came == repr(cell)
+    assert check_cells(make_row("run_0001"))
