@@ -33,10 +33,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pytest_h2o.cli.main import COMMANDS
+import pytest_h2o
 from pytest_h2o.gate.metrics import GATE_OPTIONS
 from tests.plugin import warm
 from tests.plugin.project import BASE_CONFIG, BENCH, FAKE_BENCH, ROOT, SWEEP
+from tools import tables
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOT_RUN: set[tuple[str, str]] = {
@@ -252,13 +253,29 @@ def test_every_page_is_listed() -> None:
         assert page.name == "README.md" or f"({page.name})" in index, page.name
 
 
+def test_every_page_stands_in_the_site() -> None:
+    groups = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    listed = [page for group in groups for pages in group.values() for page in pages]
+    assert sorted(listed) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    public = {name for name in pytest_h2o.__all__ if name != "__version__"}
+    assert {name for name in public if not re.search(rf"\b{name}\b", text)} == set()
+
+
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 
-def test_every_option_and_every_command_is_in_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert re.findall(r"^\| `(--h2o-[a-z-]+)", readme, re.MULTILINE) == [option.flag for option in GATE_OPTIONS]
-    assert set(re.findall(r"^\| `pytest-h2o ([a-z]+)`", readme, re.MULTILINE)) == set(COMMANDS)
+@pytest.mark.parametrize("name", tables.PAGES)
+def test_a_page_of_tables_is_what_the_code_says(name: str) -> None:
+    page = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    assert page == tables.make(name), "python tools/tables.py writes it again"
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 900
 
 
 PROMISES = [

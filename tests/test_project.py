@@ -78,3 +78,10 @@ def test_a_walk_takes_fewer_than_twenty_steps() -> None:
     walks = text.split("## The walk of ")[1:]
     assert len(walks) == 2
     assert all(len(re.findall(r"^\d+\. ", walk.split("## ")[0], re.MULTILINE)) < 20 for walk in walks)
+
+
+@pytest.mark.parametrize("form", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml")), ids=lambda p: p.name)
+def test_an_issue_form_asks_for_the_doctor(form: Path) -> None:
+    fields = {field.get("id"): field for field in yaml.safe_load(form.read_text(encoding="utf-8"))["body"]}
+    assert "pytest-h2o doctor" in fields["doctor"]["attributes"]["description"]
+    assert fields["doctor"]["validations"] == {"required": True}

@@ -93,7 +93,7 @@ def test_run_json_is_documented(gate_run: GateRun) -> None:
 
 @pytest.mark.parametrize("scope", ["front2_upper", "front2_grouped_192_8"])
 def test_lossless_results_are_documented(scope: str, gate_run: GateRun) -> None:
-    check_documented("offline_lossless_<scope>.json", gate_run.read(f"offline_lossless_{scope}.json"))
+    check_documented("`offline_lossless_<scope>.json`", gate_run.read(f"offline_lossless_{scope}.json"))
 
 
 def test_a_field_that_is_not_documented_is_found() -> None:
