@@ -11,8 +11,7 @@ from pytest_h2o.bench.rows import Row
 from pytest_h2o.gate.decode import Pair, PairedComparison, TimedLaunch
 from pytest_h2o.gate.metrics import METRICS
 from pytest_h2o.gate.rule import RowFacts, decode_drop
-from pytest_h2o.gate.targets import Targets
-from pytest_h2o.gate.values import Target
+from pytest_h2o.gate.values import Target, Targets
 from pytest_h2o.inputs.presets import preset_from_flags
 from pytest_h2o.run.items import SweepItem
 from pytest_h2o.run.pairs import Baseline

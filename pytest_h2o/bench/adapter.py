@@ -13,8 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pytest_h2o.bench.command import BenchSettings, RunFiles, plain_path
-from pytest_h2o.bench.config import LOSSLESS_DEFAULTS, BaseConfig, build_run_config
+from pytest_h2o.bench.command import (
+    LOSSLESS_DEFAULTS,
+    BaseConfig,
+    BenchSettings,
+    RunFiles,
+    build_run_config,
+    plain_path,
+)
 from pytest_h2o.bench.rows import COLUMN_DECIMALS, Measurement, Row, parse_table, require_h2o
 from pytest_h2o.errors import TableError, UsageError, did_you_mean, one_line
 from pytest_h2o.inputs.checking import LLM_BENCH

@@ -13,8 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from pytest_h2o.bench.adapter import BenchAdapter, get_adapter, only_row
-from pytest_h2o.bench.command import BenchSettings, RunFiles, repeat_command
-from pytest_h2o.bench.config import BaseConfig, advise_layer_nums
+from pytest_h2o.bench.command import BaseConfig, BenchSettings, RunFiles, advise_layer_nums, repeat_command
 from pytest_h2o.bench.machine import find_disturbance, machine_lock, read_machine
 from pytest_h2o.bench.output import OutputSummary, check_signs, count_warnings, first_cause
 from pytest_h2o.bench.process import ChildResult, read_tail, run_child, signal_name

@@ -22,7 +22,7 @@ from pytest_h2o.bench.adapter import (
     name_bench_of,
     only_row,
 )
-from pytest_h2o.bench.config import BaseConfig, advise_layer_nums, point_keys
+from pytest_h2o.bench.command import BaseConfig, advise_layer_nums, point_keys
 from pytest_h2o.bench.output import OutputSummary, check_signs, count_warnings
 from pytest_h2o.bench.process import read_tail, signal_name
 from pytest_h2o.bench.rows import UNVERIFIED, Row, read_rows, read_table, read_text

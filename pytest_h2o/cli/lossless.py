@@ -55,7 +55,7 @@ def rope_from_args(args: argparse.Namespace) -> Rope | None:
     if theta is not None and not (math.isfinite(theta) and theta > 0):
         raise UsageError("--rope-theta is impossible", came=str(theta), expected="a finite number above 0")
     if theta is None and args.base_config is not None:
-        from pytest_h2o.bench.config import read_base_config, rope_theta
+        from pytest_h2o.bench.command import read_base_config, rope_theta
 
         theta = rope_theta(read_base_config(args.base_config, "--base-config"))
     if theta is None:

@@ -106,7 +106,7 @@ def add_arguments_report(parser: argparse.ArgumentParser) -> None:
 def run_report(args: argparse.Namespace) -> int:
     """Write both reports; files that are there with the same bytes stay."""
     from pytest_h2o.report.artifacts import guard, read_run
-    from pytest_h2o.report.markdown import render_summary_md
+    from pytest_h2o.report.changes import render_summary_md
     from pytest_h2o.report.page import PAGE_NAME, render_run
 
     run_dir: Path = args.run_dir

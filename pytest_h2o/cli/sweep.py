@@ -31,9 +31,8 @@ from pytest_h2o.inputs.options import (
 )
 
 if TYPE_CHECKING:
-    from pytest_h2o.bench.config import BaseConfig
-    from pytest_h2o.gate.decode import Pair
-    from pytest_h2o.gate.noise import Noise
+    from pytest_h2o.bench.command import BaseConfig
+    from pytest_h2o.gate.decode import Noise, Pair
     from pytest_h2o.inputs.presets import Preset
 
 
@@ -172,11 +171,10 @@ def add_arguments_calibrate(parser: argparse.ArgumentParser) -> None:
 
 
 def run_calibrate(args: argparse.Namespace) -> int:
-    from pytest_h2o.bench.command import BenchSettings, digest_program
-    from pytest_h2o.bench.config import without_quality
+    from pytest_h2o.bench.command import BenchSettings, digest_program, without_quality
     from pytest_h2o.bench.launch import JsonSupport, Launcher
     from pytest_h2o.bench.machine import describe_sources, read_machine
-    from pytest_h2o.gate.noise import measure_noise
+    from pytest_h2o.gate.decode import measure_noise
     from pytest_h2o.inputs.presets import expand_points, preset_from_flags
     from pytest_h2o.run.pairs import PairRunner, calibration_path, launch_pairs
     from pytest_h2o.run.sources import check_bench
@@ -218,8 +216,7 @@ def run_calibrate(args: argparse.Namespace) -> int:
 
 def _base_config(args: argparse.Namespace) -> BaseConfig:
     """The model's config; UsageError if none is named and the bench is not the embedded one, or it cannot be read."""
-    from pytest_h2o.bench.command import embedded_base_config, is_embedded
-    from pytest_h2o.bench.config import read_base_config
+    from pytest_h2o.bench.command import embedded_base_config, is_embedded, read_base_config
 
     if args.base_config is not None:
         return read_base_config(args.base_config, "--base-config")

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_h2o.errors import DumpError
-from pytest_h2o.lossless.meta import MetaFault, parse_meta
 from pytest_h2o.lossless.result import Finding, SkippedEntry
-from pytest_h2o.lossless.roots import DumpRoot, Folder, FolderRoot, ZipFolder, ZipRoot
+from pytest_h2o.lossless.roots import DumpRoot, Folder, FolderRoot, MetaFault, ZipFolder, ZipRoot, parse_meta
 
 Tensor = Literal["k", "v"]
 Words = NDArray[np.uint16]

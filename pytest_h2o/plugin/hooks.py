@@ -25,7 +25,7 @@ from pytest_h2o.plugin.config import (
 from pytest_h2o.plugin.controller import PROPERTY, REFUSED, Controller
 
 if TYPE_CHECKING:
-    from pytest_h2o.gate.targets import Targets
+    from pytest_h2o.gate.values import Targets
     from pytest_h2o.run.items import GateItem
     from pytest_h2o.run.session import GateSession, Subject
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_h2o.errors import one_line
-from pytest_h2o.run.progress import Activity, Board, Plan, read_board
+from pytest_h2o.run.store import Activity, Board, Plan, read_board
 
 
 def render_progress(board: Board, now: float) -> list[str]:

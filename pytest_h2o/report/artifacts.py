@@ -23,8 +23,7 @@ from pytest_h2o.gate.metrics import METRICS, TARGET_OPTIONS
 from pytest_h2o.inputs.options import Given, Settings
 from pytest_h2o.lossless.result import render_markdown
 from pytest_h2o.report.build import build_sections, build_summary
-from pytest_h2o.report.changes import collect_history
-from pytest_h2o.report.markdown import render_summary_md
+from pytest_h2o.report.changes import collect_history, render_summary_md
 from pytest_h2o.report.summary import HistoryFigure, Recorded, Summary
 from pytest_h2o.run.history import RunRecord
 from pytest_h2o.run.journal import (

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_h2o.errors import UsageError
 from pytest_h2o.gate.metrics import DROP, LOSSLESS, LOSSY, METRICS
 from pytest_h2o.gate.rule import best_row, decide_best_of, decide_joint, row_facts, split_layers, whole_cache_ratio
-from pytest_h2o.report.markdown import render_markdown
+from pytest_h2o.report.changes import render_markdown
 from pytest_h2o.report.summary import Original
 
 if TYPE_CHECKING:

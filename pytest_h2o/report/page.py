@@ -23,6 +23,7 @@ from pytest_h2o.gate.metrics import DROP, LOSSY, asked_of_json
 from pytest_h2o.gate.rule import Margins, hold_rows, row_bound, row_facts, split_layers, whole_cache_ratio
 from pytest_h2o.inputs.options import EMBEDDED_BENCH
 from pytest_h2o.report.build import why_failed
+from pytest_h2o.report.changes import open_templates
 from pytest_h2o.report.charts import (
     DARK,
     LIGHT,
@@ -39,7 +40,6 @@ from pytest_h2o.report.charts import (
     render_chart,
     render_variables,
 )
-from pytest_h2o.report.markdown import open_templates
 from pytest_h2o.report.summary import (
     Decode,
     HistoryFigure,

@@ -13,8 +13,7 @@ from pytest_h2o.errors import H2OError, StoreError, make_printable
 from pytest_h2o.gate.compare import FAILING
 from pytest_h2o.gate.metrics import JOINT, LOSSLESS, METRICS
 from pytest_h2o.report.artifacts import write_artifacts
-from pytest_h2o.report.changes import render_lines
-from pytest_h2o.report.markdown import render_summary_md
+from pytest_h2o.report.changes import render_lines, render_summary_md
 from pytest_h2o.report.summary import (
     Preset,
     Reason,

@@ -50,8 +50,7 @@ from pytest_h2o.gate.rule import (
     joint_interval,
     row_facts,
 )
-from pytest_h2o.gate.targets import Targets, preset_targets, scope_targets
-from pytest_h2o.gate.values import Comparison, Interval, Measured, row_cell
+from pytest_h2o.gate.values import Comparison, Interval, Measured, Targets, preset_targets, row_cell, scope_targets
 from pytest_h2o.run.history import Earlier, find_earlier
 from pytest_h2o.run.journal import PresetFacts
 from pytest_h2o.run.pairs import Baseline

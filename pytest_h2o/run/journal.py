@@ -36,7 +36,7 @@ from pytest_h2o.run.history import (
 from pytest_h2o.run.store import JOURNAL_NAME, SHARED, OnceStore
 
 if TYPE_CHECKING:
-    from pytest_h2o.gate.targets import Targets
+    from pytest_h2o.gate.values import Targets
     from pytest_h2o.inputs.presets import Point
     from pytest_h2o.inputs.scope import Scope
 

@@ -22,6 +22,7 @@ from pytest_h2o.files import digest_file, load, plain
 from pytest_h2o.gate.decode import (
     DEFAULT_PAIRS,
     Budget,
+    Noise,
     Order,
     Pair,
     PairedComparison,
@@ -29,12 +30,10 @@ from pytest_h2o.gate.decode import (
     next_action,
     plan_order,
 )
-from pytest_h2o.gate.noise import Noise
 from pytest_h2o.inputs.options import Given, Settings, parse_budget
 
 if TYPE_CHECKING:
-    from pytest_h2o.bench.command import BenchSettings
-    from pytest_h2o.bench.config import BaseConfig
+    from pytest_h2o.bench.command import BaseConfig, BenchSettings
     from pytest_h2o.inputs.presets import Preset
 
 # -- what decode speed is held against ------------------------------------------------------------------------------

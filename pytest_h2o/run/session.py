@@ -20,7 +20,7 @@ from pytest_h2o.bench.machine import describe_machine, heavy_work
 from pytest_h2o.codecs.base import Rope
 from pytest_h2o.errors import NotMeasured, PresetError, StoreError, make_printable
 from pytest_h2o.files import list_files
-from pytest_h2o.gate.targets import preset_targets, refuse_unmeasured, scope_targets
+from pytest_h2o.gate.values import preset_targets, refuse_unmeasured, scope_targets
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import Given, Settings
 from pytest_h2o.run.history import describe_request, read_request
@@ -102,7 +102,7 @@ class GateFiles:
 
     def load_presets(self, gate_dir: Path) -> list[Preset]:
         """The presets beside a gate file, or those that the options name; PresetError with every fault."""
-        from pytest_h2o.gate.targets import target_ranges
+        from pytest_h2o.gate.values import target_ranges
         from pytest_h2o.inputs.presets import load_presets
 
         places = self._settings["presets"] or (gate_dir / "presets",)
@@ -438,7 +438,7 @@ def find_rope(scope: Scope, base_config: Given) -> Rope | None:
         return Rope(scope.rope.theta, scope.rope.pairing)
     if base_config.value is None:
         return None
-    from pytest_h2o.bench.config import read_base_config, rope_theta
+    from pytest_h2o.bench.command import read_base_config, rope_theta
 
     theta = rope_theta(read_base_config(base_config.value, base_config.origin))
     return None if theta is None else Rope(theta)

@@ -25,8 +25,7 @@ from pytest_h2o.errors import BenchError, DumpError, H2OError, NotMeasured, Opte
 from pytest_h2o.files import check_regular, digest_file, load, unused_folder
 from pytest_h2o.gate.compare import preset_fingerprint
 from pytest_h2o.gate.decode import DECODE_FOLDER, PAIRS_NAME, PairedComparison
-from pytest_h2o.gate.targets import preset_targets
-from pytest_h2o.gate.values import check_cells
+from pytest_h2o.gate.values import check_cells, preset_targets
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import Settings, parse_baseline
 from pytest_h2o.run.journal import NewData
@@ -43,12 +42,10 @@ from pytest_h2o.run.pairs import (
     pick_recorded,
     unlike_contexts,
 )
-from pytest_h2o.run.progress import Plan, ProgressWriter
-from pytest_h2o.run.store import PROGRESS, SHARED, OnceStore
+from pytest_h2o.run.store import PROGRESS, SHARED, OnceStore, Plan, ProgressWriter
 
 if TYPE_CHECKING:
-    from pytest_h2o.bench.command import BenchSettings
-    from pytest_h2o.bench.config import BaseConfig
+    from pytest_h2o.bench.command import BaseConfig, BenchSettings
     from pytest_h2o.bench.launch import Launcher
     from pytest_h2o.bench.recorded import Recording
     from pytest_h2o.bench.sweep import FoldCheck
@@ -98,7 +95,7 @@ def choose_base_config(settings: Settings, preset: Preset) -> BaseConfig:
 
     For the embedded bench the last choice is the embedded model, and it takes the preset's `prompt_file`.
     """
-    from pytest_h2o.bench.config import read_base_config
+    from pytest_h2o.bench.command import read_base_config
 
     given, embedded = settings.given["base-config"], is_embedded(settings["bench"])
     own = (preset.base_config, f"base_config of preset {preset.name}")
@@ -191,7 +188,7 @@ class Source(ABC):
         """Number of layers of the model, where it is known."""
         if self.preset.model_layers is not None or self.base_config is None:
             return self.preset.model_layers
-        from pytest_h2o.bench.config import layer_count
+        from pytest_h2o.bench.command import layer_count
 
         return layer_count(self.base_config)
 
@@ -473,7 +470,7 @@ class Launched(Source):
         return self.run.store.keep(key, PairedComparison, lambda: self._launch_pairs(point, target))
 
     def _launch_pairs(self, point: Point, target: float) -> PairedComparison:
-        from pytest_h2o.bench.config import without_quality
+        from pytest_h2o.bench.command import without_quality
         from pytest_h2o.bench.launch import JsonSupport, Relaunches
 
         settings, what = self.run.settings, f"{self.preset.name} decode"
@@ -520,7 +517,7 @@ class Launched(Source):
         return self.run.store.keep(f"demo/{self.preset.name}", TextComparison, lambda: self._say(point))
 
     def _say(self, point: Point) -> TextComparison:
-        from pytest_h2o.bench.config import build_run_config
+        from pytest_h2o.bench.command import build_run_config
         from pytest_h2o.bench.demo import Demo
 
         folder = unused_folder(self.folder, TEXT_FOLDER)
@@ -545,7 +542,7 @@ class Launched(Source):
 
     def _check_sizes(self, point: Point) -> tuple[int, str]:
         """Launch with a dump that goes again: its thousands of files say nothing that the comparison does not."""
-        from pytest_h2o.bench.config import without_quality
+        from pytest_h2o.bench.command import without_quality
         from pytest_h2o.reference.dump import CONFIG_KEYS, compare_run
 
         folder, name = self.folder / CONSISTENCY_FOLDER, CONSISTENCY_FOLDER

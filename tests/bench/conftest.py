@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_h2o.bench.command import BenchSettings
-from pytest_h2o.bench.config import read_base_config
+from pytest_h2o.bench.command import BenchSettings, read_base_config
 from pytest_h2o.bench.launch import JsonSupport, Launcher
 from tests.quick_bench import launch_here
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
-from pytest_h2o.bench.config import (
+from pytest_h2o.bench.command import (
     BaseConfig,
     build_run_config,
     layer_count,

@@ -223,7 +223,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from pytest_h2o.bench.command import BenchSettings
-from pytest_h2o.bench.config import read_base_config
+from pytest_h2o.bench.command import read_base_config
 from pytest_h2o.bench.launch import JsonSupport, Launcher
 from tests.bench.samples import FAKE_BENCH, RECORDINGS, recorded_points
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
-from pytest_h2o.bench.config import read_base_config
+from pytest_h2o.bench.command import read_base_config
 from pytest_h2o.bench.demo import read_demo_text
 from pytest_h2o.bench.output import OutputSummary
 from pytest_h2o.bench.recorded import (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_h2o.bench.config import read_base_config
+from pytest_h2o.bench.command import read_base_config
 from pytest_h2o.bench.launch import Launcher
 from pytest_h2o.bench.output import describe_allowed
 from pytest_h2o.bench.recorded import read_recording

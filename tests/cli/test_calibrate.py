@@ -12,8 +12,7 @@ import pytest
 from pytest_h2o.cli.main import main
 from pytest_h2o.errors import StoreError
 from pytest_h2o.files import plain
-from pytest_h2o.gate.decode import Budget
-from pytest_h2o.gate.noise import Noise
+from pytest_h2o.gate.decode import Budget, Noise
 from pytest_h2o.run.pairs import flag_target
 from tests.plugin import warm
 from tests.plugin.project import BASE_CONFIG, QUICK, ROOT

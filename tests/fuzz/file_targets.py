@@ -15,8 +15,7 @@ import numpy as np
 from pytest_h2o.cli.rows import read_result
 from pytest_h2o.codecs.registry import get_codec
 from pytest_h2o.files import plain
-from pytest_h2o.gate.decode import Budget
-from pytest_h2o.gate.noise import Noise
+from pytest_h2o.gate.decode import Budget, Noise
 from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless.evaluate import evaluate_lossless
 from pytest_h2o.lossless.index import Piece, find_overlaps_and_gaps, index_dump, read_pieces

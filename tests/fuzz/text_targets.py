@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 
-from pytest_h2o.bench.config import build_run_config, read_base_config
+from pytest_h2o.bench.command import build_run_config, read_base_config
 from pytest_h2o.bench.output import OutputSummary, summarize_output
 from pytest_h2o.bench.recorded import read_recording
 from pytest_h2o.bench.rows import parse_json, read_metrics_csv, read_rows, read_table, read_text, render_metrics_csv

@@ -11,8 +11,7 @@ import pytest
 
 from pytest_h2o.errors import StoreError, UsageError
 from pytest_h2o.files import plain
-from pytest_h2o.gate.decode import Pair
-from pytest_h2o.gate.noise import Noise, measure_noise
+from pytest_h2o.gate.decode import Noise, Pair, measure_noise
 from tests.sweeps import make_pair
 
 

@@ -12,8 +12,7 @@ from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import NotMeasured, OptedOut, UsageError
 from pytest_h2o.files import plain
 from pytest_h2o.gate.metrics import METRICS, Metric, RowMetric
-from pytest_h2o.gate.targets import Targets
-from pytest_h2o.gate.values import Target
+from pytest_h2o.gate.values import Target, Targets
 from tests.sweeps import make_row, make_sweep
 
 

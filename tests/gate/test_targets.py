@@ -19,14 +19,14 @@ from pytest_h2o.gate.metrics import (
     preset_metrics,
     target_schemas,
 )
-from pytest_h2o.gate.targets import (
+from pytest_h2o.gate.values import (
+    Target,
     choose_target,
     preset_targets,
     refuse_unmeasured,
     scope_targets,
     target_ranges,
 )
-from pytest_h2o.gate.values import Target
 from pytest_h2o.inputs.options import Range, Settings, resolve_settings
 from pytest_h2o.inputs.presets import Preset, preset_from_flags
 from pytest_h2o.inputs.scope import Scope
@@ -174,7 +174,7 @@ def test_what_nothing_here_measures_is_refused() -> None:
 
 def test_options_that_a_bench_cannot_be_run_with_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = SimpleNamespace(check_options=lambda options: f"{options}")
-    monkeypatch.setattr("pytest_h2o.gate.targets.get_adapter", lambda name, where: adapter)
+    monkeypatch.setattr("pytest_h2o.gate.values.get_adapter", lambda name, where: adapter)
     with pytest.raises(UsageError) as caught:
         refuse_unmeasured(preset(bench="mine", **{"bench_options.depth": 1}), takes_prompt=True)
     assert str(caught.value) == (

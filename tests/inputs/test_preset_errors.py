@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.errors import Fault, PresetError
-from pytest_h2o.gate.targets import target_ranges
+from pytest_h2o.gate.values import target_ranges
 from pytest_h2o.inputs.checking import check_source
 from pytest_h2o.inputs.presets import PresetKeys, load_preset, load_presets, preset_from_flags
 from pytest_h2o.inputs.scopes import ScopeFile, ScopeKeys

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.lossless.index import index_dump
-from pytest_h2o.lossless.meta import MetaFault, parse_meta
+from pytest_h2o.lossless.roots import MetaFault, parse_meta
 from tests.lossless.samples import the_skipped, write_entry
 
 UNSOUND: list[dict[str, Any]] = [

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from pytest_h2o.errors import DumpError
 from pytest_h2o.lossless import roots as zip_root
 from pytest_h2o.lossless.index import index_dump
-from pytest_h2o.lossless.meta import join_inside
-from pytest_h2o.lossless.roots import DumpRoot
+from pytest_h2o.lossless.roots import DumpRoot, join_inside
 from tests.lossless.samples import make_zip, read_words, write_entry
 
 

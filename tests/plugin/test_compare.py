@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_h2o.cli.main import main
-from pytest_h2o.report.markdown import escape
+from pytest_h2o.report.changes import escape
 from pytest_h2o.run.history import (
     RunRecord,
     append_record,

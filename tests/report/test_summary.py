@@ -14,8 +14,8 @@ from pytest_h2o.gate.metrics import GATE_OPTIONS
 from pytest_h2o.inputs.options import resolve_settings
 from pytest_h2o.report.artifacts import read_run
 from pytest_h2o.report.build import build_summary
+from pytest_h2o.report.changes import escape, render_summary_md
 from pytest_h2o.report.diagnosis import report_item
-from pytest_h2o.report.markdown import escape, render_summary_md
 from pytest_h2o.report.summary import Items, Section, Summary
 from pytest_h2o.report.terminal import render_terminal
 from pytest_h2o.run.items import GateItem

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_h2o.plugin.progress import estimate_left_s, render_duration, render_progress
-from pytest_h2o.run.progress import Activity, Board, Plan, ProgressWriter, read_board
+from pytest_h2o.run.store import Activity, Board, Plan, ProgressWriter, read_board
 
 SWEEP, PAIRS = Plan("mine", 10), Plan("mine decode", 12, 60.0)
 

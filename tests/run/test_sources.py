@@ -17,9 +17,8 @@ from pytest_h2o.cli.sweep import WaitNotice
 from pytest_h2o.errors import H2OError, StoreError, UsageError
 from pytest_h2o.inputs.options import Given, Settings
 from pytest_h2o.inputs.presets import Preset, expand_points, load_presets
-from pytest_h2o.run.progress import read_board
 from pytest_h2o.run.sources import Launched, Recorded, Run, _describe_fold, bench_settings
-from pytest_h2o.run.store import PROGRESS
+from pytest_h2o.run.store import PROGRESS, read_board
 from tests.plugin.project import RECORDINGS, ROOT, SWEEP
 from tests.report.gate_items import make_session
 
