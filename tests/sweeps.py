@@ -1,14 +1,17 @@
-"""Sweep items over rows made by hand, in a session that launches nothing."""
+"""Sweep items over rows made by hand, in a session that launches nothing; and pairs beside recorded rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from pytest_h2o.bench.rows import Row
-from pytest_h2o.gate.decode import Pair, PairedComparison, TimedLaunch
+from pytest_h2o.files import plain
+from pytest_h2o.gate.decode import Pair, PairedComparison, TimedLaunch, plan_order
 from pytest_h2o.gate.metrics import METRICS
 from pytest_h2o.gate.rule import RowFacts, decode_drop
 from pytest_h2o.gate.values import Target, Targets
@@ -16,6 +19,7 @@ from pytest_h2o.inputs.presets import preset_from_flags
 from pytest_h2o.run.items import SweepItem
 from pytest_h2o.run.pairs import Baseline
 
+SWEEP = Path(__file__).resolve().parents[1] / "fixtures" / "recordings" / "smollm2-135m" / "target_ratio_v3"
 ROW = {"llm_demo": "prompt=512<br>decode=128", "h2o_lossy": "3.1"}
 
 
@@ -129,3 +133,43 @@ def make_sweep(
     for name, value in own.items():
         setattr(session if hasattr(session, name) else source, name, value)
     return SweepItem(session, preset, asked)
+
+
+def record_pairs(
+    folder: Path,
+    candidate: str,
+    drops: Sequence[float],
+    *,
+    planned_pairs: int = 20,
+    kv_len: int | None = None,
+    **fields: Any,
+) -> PairedComparison:
+    """Pairs of a recorded row with their configs and logs in a folder, as a run leaves them: 60 tok/s with H2O off.
+
+    With `kv_len` the candidate printed that it decoded so long a context.
+    """
+    logs, configs = folder / "logs", folder / "configs"
+    logs.mkdir(parents=True)
+    configs.mkdir()
+    on = json.loads((SWEEP / "configs" / f"{candidate}.json").read_text(encoding="utf-8"))
+    pairs = []
+    for number, (order, drop) in enumerate(zip(plan_order(len(drops), 1), drops, strict=True), start=1):
+        launches = []
+        for side, log, config, speed in (
+            ("baseline", "baseline_h2o_off", {**on, "kv_h2o_enable": False}, 60 + number / 10),
+            ("candidate", candidate, on, round((60 + number / 10) * (1 - drop), 4)),
+        ):
+            run_id = f"pair_{number:02d}_{side}"
+            text = (SWEEP / "logs" / f"{log}.log").read_text(encoding="utf-8")
+            (logs / f"{run_id}.log").write_text(re.sub(r"<br>[\d.]+ ± [\d.]+", f"<br>{speed} ± 0.50", text))
+            (configs / f"{run_id}.json").write_text(json.dumps(config))
+            launches.append(TimedLaunch(run_id, speed, 2.0))
+        if kv_len is not None:
+            (logs / f"{run_id}.stdout.txt").write_text(f"Drop stale per-layer pending plan: layer=3 kv_len={kv_len}.\n")
+        why = None if kv_len is None else f"the sides decoded unlike contexts: kv_len {kv_len} and 640"
+        pairs.append(Pair(order, *launches, why))
+    made = PairedComparison(
+        candidate, "H2O off in the same bench", 1, planned_pairs, tuple(pairs), elapsed_s=4.0 * len(drops), **fields
+    )
+    (folder / "pairs.json").write_text(json.dumps(plain(made)))
+    return made

@@ -22,7 +22,7 @@ from pytest_h2o.bench.adapter import (
     name_bench_of,
     only_row,
 )
-from pytest_h2o.bench.command import BaseConfig, advise_layer_nums, point_keys
+from pytest_h2o.bench.command import BaseConfig, RunFiles, advise_layer_nums, point_keys
 from pytest_h2o.bench.output import OutputSummary, check_signs, count_warnings
 from pytest_h2o.bench.process import read_tail, signal_name
 from pytest_h2o.bench.rows import UNVERIFIED, Row, read_rows, read_table, read_text
@@ -169,6 +169,18 @@ def read_recording(folder: Path, points: Sequence[Point] | None = None) -> Recor
     return reader.found
 
 
+def read_launch(folder: Path, point: Point) -> Row:
+    """The row of one launch, by its run id, in the ``configs/`` and ``logs/`` of a folder; read as that of a point."""
+    files = RunFiles(folder, point.run_id)
+    run = _Run(point.run_id, files.log, files.log_file, files.config, point)
+    if point.bench == LLM_BENCH:
+        return run.read(compressed=point.compressed)
+    run.check_end()
+    adapter = get_adapter(point.bench)
+    rows = adapter.parse(read_text(files.log, files.log_file), log_file=files.log_file, repeat=point.repeat)
+    return _checked(replace(only_row(rows, files.log_file), log_path=files.log), adapter, point)
+
+
 @dataclass(frozen=True)
 class _Run:
     """Where one run's files are, and what is known of it."""
@@ -187,7 +199,12 @@ class _Run:
 
     def read(self, *, compressed: bool) -> Row:
         """Read its row, with H2O on or off; an `H2OError` if it failed, or no verdict may rest on the row."""
-        self._check_end()
+        self.check_end()
+        if not compressed and _h2o_switch(self.config):
+            came, expected = "kv_h2o_enable true", "a config with H2O off"
+            raise BenchError(
+                "a baseline was recorded with H2O on", where=str(self.config), came=came, expected=expected
+            )
         beside = _files_beside(self.log, self.config, self.point)
         note = _check_configuration(self, self.point) if compressed and self.point is not None else None
         repeat = None if self.point is None else self.point.repeat
@@ -205,7 +222,7 @@ class _Run:
             **beside,
         )
 
-    def _check_end(self) -> None:
+    def check_end(self) -> None:
         """Check what was noted when the run was made."""
         if self.return_code not in (None, 0):
             printed, name = self.log.with_name(f"{self.log.stem}{_PRINTED}"), signal_name(self.return_code or 0)

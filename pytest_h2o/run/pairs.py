@@ -6,21 +6,25 @@ Thin: the order of launches, the verdict and when to stop are decided in `pytest
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import platform
+import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.bench.command import is_embedded
 from pytest_h2o.bench.launch import Relaunches
+from pytest_h2o.bench.recorded import read_launch
 from pytest_h2o.bench.rows import Row
-from pytest_h2o.errors import NotMeasured, StoreError
+from pytest_h2o.errors import H2OError, NotMeasured, StoreError
 from pytest_h2o.files import digest_file, load, plain
 from pytest_h2o.gate.decode import (
     DEFAULT_PAIRS,
+    PAIRS_NAME,
     Budget,
     Noise,
     Order,
@@ -34,7 +38,7 @@ from pytest_h2o.inputs.options import Given, Settings, parse_budget
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.command import BaseConfig, BenchSettings
-    from pytest_h2o.inputs.presets import Preset
+    from pytest_h2o.inputs.presets import Point, Preset
 
 # -- what decode speed is held against ------------------------------------------------------------------------------
 
@@ -264,6 +268,9 @@ def why_unlike(baseline: Row, candidate: Row) -> str | None:
     )
 
 
+OTHER_BUILD = "another build"
+"""How a comparison begins to say what its baseline is, where that is not the same bench with nothing compressed."""
+
 Launch = Callable[[str], Row]
 """Launches one side under a run id of its own; raises H2OError if it gives no sound row."""
 
@@ -373,6 +380,42 @@ def _fitting(asked: Budget, planned: Budget, pairs: Sequence[Pair]) -> tuple[str
         f"planned {planned.pairs} of {asked.pairs} pairs: the first took {pairs[0].elapsed_s:.1f} s, and there are "
         f"{asked.elapsed_s:g} s for all (--h2o-decode-budget {asked.pairs} sets no limit of time)",
     )
+
+
+def hold_against_logs(comparison: PairedComparison, folder: Path, point: Point) -> None:
+    """Hold recorded pairs of a point against the logs of their launches in a folder; StoreError where they differ."""
+    seen: dict[str, int] = {}
+    for number, pair in enumerate(comparison.pairs, start=1):
+        where = f"{folder / PAIRS_NAME}: pair {number}"
+
+        def refuse(what: str, came: str, expected: str, where: str = where) -> StoreError:
+            hint = "copy the whole folder of the preset, or measure it again"
+            return StoreError(f"recorded pairs: {what}", where=where, came=came, expected=expected, hint=hint)
+
+        rows = {}
+        for side in ("baseline", "candidate"):
+            launch: TimedLaunch = getattr(pair, side)
+            if re.fullmatch(rf"pair_{number:02d}_{side}(_again\d+)?", launch.run_id) is None:
+                what, expected = f"the {side} is not the launch of this pair", f"pair_{number:02d}_{side}"
+                raise refuse(what, launch.run_id, expected)
+            compressed = side == "candidate" or comparison.baseline.startswith(OTHER_BUILD)
+            try:
+                row = rows[side] = read_launch(folder, replace(point, run_id=launch.run_id, compressed=compressed))
+            except H2OError as error:
+                told = error.what if error.came is None else f"{error.what}: {error.came}"
+                raise refuse(f"the log of the {side} gives no sound row", told, error.expected or "its log") from error
+            speed = row.decode_tok_per_s
+            if speed is None or not math.isclose(speed.mean, launch.decode_tok_per_s, rel_tol=1e-9):
+                what = f"the {side} has another decode speed than its log"
+                raise refuse(what, f"{launch.decode_tok_per_s:g} tok/s", f"{speed.mean if speed else None} tok/s")
+        if (order := plan_order(number, comparison.seed)[-1]) != pair.order:
+            raise refuse("its launches have another order than was drawn", pair.order, f"{order}, by the seed")
+        if (first := seen.setdefault(str([row.cells for row in rows.values()]), number)) != number:
+            raise refuse(f"its logs are those of pair {first} to the last digit", "a copy", "launches of its own")
+        unlike = why_unlike(rows["baseline"], rows["candidate"])
+        if (unlike is None) != (pair.excluded is None):
+            told = "its logs can be compared" if unlike is None else unlike
+            raise refuse("whether it counts is not what its logs say", pair.excluded or "not excluded", told)
 
 
 def launch_pairs(runner: PairRunner, count: int, seed: int) -> Iterator[Pair]:

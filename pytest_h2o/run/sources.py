@@ -30,6 +30,7 @@ from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import Settings, parse_baseline
 from pytest_h2o.run.journal import NewData
 from pytest_h2o.run.pairs import (
+    OTHER_BUILD,
     Baseline,
     PairRunner,
     calibration_path,
@@ -38,6 +39,7 @@ from pytest_h2o.run.pairs import (
     decode_budget,
     describe_unfit,
     flag_target,
+    hold_against_logs,
     paired_baseline,
     pick_recorded,
     unlike_contexts,
@@ -348,9 +350,12 @@ class Recorded(Source):
             pass  # what is there instead is said when it is read
         kept = load(dict[str, Any], path, "recorded pairs")
         try:
-            return PairedComparison.from_json(kept)
+            found = PairedComparison.from_json(kept)
         except StoreError as error:
             raise StoreError(error.what, where=str(path), came=error.came, expected=error.expected) from error
+        if (point := next((p for p in self._points if p.run_id == found.candidate), None)) is not None:
+            hold_against_logs(found, path.parent, point)
+        return found
 
     def known_pairs(self) -> PairedComparison | None:
         try:
@@ -494,7 +499,7 @@ class Launched(Source):
             against = f"{get_adapter(point.bench).uncompressed} in the same bench"
             baseline: Callable[[str], Row] = partial(candidate.launch_baseline, point)
         else:
-            against = f"another build, {self._other.command[0]}"
+            against = f"{OTHER_BUILD}, {self._other.command[0]}"
             baseline = launch_with(replace(candidate, settings=self._other, json_support=JsonSupport()))
         runner = PairRunner(
             shown(baseline),

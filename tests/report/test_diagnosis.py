@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,8 +12,6 @@ from syrupy.assertion import SnapshotAssertion
 from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22
 from pytest_h2o.codecs.base import SideInfo, Words
 from pytest_h2o.errors import NotMeasured
-from pytest_h2o.files import plain
-from pytest_h2o.gate.decode import Pair, PairedComparison, TimedLaunch
 from pytest_h2o.gate.rule import decide_best_of
 from pytest_h2o.gate.values import Measured, Target
 from pytest_h2o.report.diagnosis import explain_comparison
@@ -30,6 +27,7 @@ from tests.report.gate_items import (
     scope_item,
     tell_failure,
 )
+from tests.sweeps import record_pairs
 
 PRESET = "target_ratio_v3"
 DECIDING = "front2_grouped_192_8"
@@ -163,31 +161,12 @@ def keep_pairs(
     project: Project,
     drops: Sequence[float],
     stopped: str = "the verdict is clear after 7 pairs",
-    excluded: str | None = None,
+    kv_len: int | None = None,
 ) -> None:
     """Pairs of the timed row beside the recordings, as a run folder has them: 60 tok/s with H2O off."""
-    pairs = tuple(
-        Pair(
-            "AB" if number % 2 else "BA",
-            TimedLaunch(f"pair_{number:02d}_baseline", 60.0 + number / 10, 2.0),
-            TimedLaunch(f"pair_{number:02d}_candidate", (60.0 + number / 10) * (1 - drop), 2.0),
-            excluded,
-        )
-        for number, drop in enumerate(drops, start=1)
-    )
-    made = PairedComparison(
-        candidate=TIMED,
-        baseline="H2O off in the same bench",
-        seed=1,
-        planned_pairs=20,
-        pairs=pairs,
-        measured_again=("pair_02_baseline: others used 1.9 of 2 cores (up to 0.7 are taken for quiet)",),
-        stopped=stopped,
-        elapsed_s=4.0 * len(pairs),
-    )
     folder = project.copy_recordings() / "decode"
-    folder.mkdir()
-    (folder / "pairs.json").write_text(json.dumps(plain(made)))
+    again = ("pair_02_baseline: others used 1.9 of 2 cores (up to 0.7 are taken for quiet)",)
+    record_pairs(folder, TIMED, drops, stopped=stopped, measured_again=again, kv_len=kv_len)
 
 
 # -- pairs of launches ---------------------------------------------------------------------------------------------
@@ -207,8 +186,7 @@ def test_pairs_that_cannot_tell_where_that_fails(project: Project, snapshot: Sna
 
 
 def test_pairs_that_cannot_be_compared(project: Project, snapshot: SnapshotAssertion) -> None:
-    why = "the sides decoded unlike contexts: kv_len 2566 and 640"
-    keep_pairs(project, [0.01, 0.02], "not one pair can be compared", excluded=why)
+    keep_pairs(project, [0.01, 0.02], "not one pair can be compared", kv_len=2566)
     session = make_session(project.path, logs="recordings", inconclusive="fail")
     assert fix_places(tell_sweep(session, "decode"), PROJECT=project.path) == snapshot(name="paired_not_comparable")
 

@@ -7,7 +7,9 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,12 +17,14 @@ from pytest_h2o.bench.recorded import find_recordings
 from pytest_h2o.bench.sweep import FoldCheck
 from pytest_h2o.cli.sweep import WaitNotice
 from pytest_h2o.errors import H2OError, StoreError, UsageError
+from pytest_h2o.gate.decode import plan_order
 from pytest_h2o.inputs.options import Given, Settings
 from pytest_h2o.inputs.presets import Preset, expand_points, load_presets
 from pytest_h2o.run.sources import Launched, Recorded, Run, _describe_fold, bench_settings
 from pytest_h2o.run.store import PROGRESS, read_board
 from tests.plugin.project import RECORDINGS, ROOT, SWEEP
 from tests.report.gate_items import make_session
+from tests.sweeps import record_pairs
 
 PRESETS = {preset.name: preset for preset in load_presets([ROOT / "gates" / "presets"])}
 V3 = PRESETS["target_ratio_v3"]
@@ -150,3 +154,101 @@ def test_recorded_pairs_that_cannot_be_read_fail_what_needs_them(tmp_path: Path,
     assert source.known_pairs() is None
     with pytest.raises(StoreError, match="recorded pairs cannot be read"):
         source.pairs(points[0], 0.05)
+
+
+def _edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    value = json.loads((folder / "pairs.json").read_text())
+    change(value)
+    (folder / "pairs.json").write_text(json.dumps(value))
+
+
+def _of_pair(number: int, side: str, **fields: Any) -> Callable[[Path], None]:
+    return lambda folder: _edit(folder, lambda value: value["pairs"][number - 1][side].update(fields))
+
+
+def _swap(folder: Path) -> None:
+    """The logs and configs of the two sides of the first pair are exchanged, and their speeds with them."""
+    for name in ("logs/pair_01_{}.log", "configs/pair_01_{}.json"):
+        a, b = (folder / name.format(side) for side in ("baseline", "candidate"))
+        kept = a.read_bytes()
+        a.write_bytes(b.read_bytes())
+        b.write_bytes(kept)
+
+    def speeds(value: dict[str, Any]) -> None:
+        a, b = (value["pairs"][0][side] for side in ("baseline", "candidate"))
+        a["decode_tok_per_s"], b["decode_tok_per_s"] = b["decode_tok_per_s"], a["decode_tok_per_s"]
+
+    _edit(folder, speeds)
+
+
+def _copy_pair(folder: Path) -> None:
+    for side in ("baseline", "candidate"):
+        shutil.copy(folder / f"logs/pair_01_{side}.log", folder / f"logs/pair_02_{side}.log")
+    _edit(folder, lambda v: v["pairs"].__setitem__(1, json.loads(json.dumps(v["pairs"][0]).replace("r_01", "r_02"))))
+    _edit(folder, lambda value: value["pairs"][1].update(order=plan_order(2, value["seed"])[1]))
+
+
+def _switch(state: bool) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "configs" / f"pair_01_{'baseline' if state else 'candidate'}.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "kv_h2o_enable": state}))
+
+    return change
+
+
+def _other_config(folder: Path) -> None:
+    path = folder / "configs" / "pair_01_candidate.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "kv_h2o_block_tokens": 64}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda folder: None, None),
+        (lambda folder: (folder / "logs" / "pair_03_baseline.log").unlink(), "the log of this run is missing"),
+        (lambda folder: shutil.rmtree(folder / "logs"), "the log of this run is missing"),
+        (_of_pair(2, "candidate", decode_tok_per_s=61.0), "another decode speed than its log"),
+        (_of_pair(2, "candidate", run_id="pair_01_candidate"), "the candidate is not the launch of this pair"),
+        (_of_pair(2, "candidate", run_id="pair_02_baseline"), "the candidate is not the launch of this pair"),
+        (_of_pair(2, "candidate", run_id="pair_02_candidate/../x"), "the candidate is not the launch of this pair"),
+        (lambda folder: _edit(folder, lambda value: value["pairs"].reverse()), "is not the launch of this pair"),
+        (_swap, "gives no sound row"),
+        (_copy_pair, "its logs are those of pair 1 to the last digit"),
+        (_switch(True), "a baseline was recorded with H2O on"),
+        (_other_config, "was recorded with another configuration"),
+        (lambda folder: _edit(folder, lambda value: value["pairs"][0].update(order="ZZ")), "another shape"),
+        (lambda folder: _edit(folder, lambda value: value["pairs"][0].update(order="BA")), "another order than was"),
+        (lambda folder: _edit(folder, lambda value: value.update(seed=3)), "another order than was drawn"),
+        (lambda folder: _edit(folder, lambda value: value["pairs"][1].update(excluded="slow")), "whether it counts"),
+        (_of_pair(1, "baseline", decode_tok_per_s=True), "another shape"),
+        (_of_pair(1, "baseline", decode_tok_per_s="60.1"), "another shape"),
+        (_of_pair(1, "baseline", decode_tok_per_s=-60.1), "cannot be judged"),
+    ],
+)
+def test_recorded_pairs_are_held_against_their_logs(
+    tmp_path: Path, damage: Callable[[Path], object], told: str | None
+) -> None:
+    """A verdict rests on launches that are there, each once, on its own side; not on what a file says of them."""
+    points = expand_points(V3)
+    point = points[5]
+    record_pairs(tmp_path / "decode", point.run_id, [0.01, 0.02, 0.0, 0.01, 0.02, 0.01, 0.0, 0.01])
+    damage(tmp_path / "decode")
+    source = Recorded(make_session(tmp_path).run, V3, points, tmp_path)
+    assert source.is_paired
+    if told is None:
+        assert source.pairs(point, 0.05).judge(0.05).outcome == "pass"
+        return
+    with pytest.raises(StoreError, match=told) as caught:
+        source.pairs(point, 0.05)
+    assert "pairs.json" in str(caught.value)
+    assert source.known_pairs() is None
+
+
+def test_a_pair_whose_output_shows_unlike_contexts_is_excluded_or_refused(tmp_path: Path) -> None:
+    points = expand_points(V3)
+    record_pairs(tmp_path / "decode", points[5].run_id, [0.01, 0.02], kv_len=2566)
+    session = make_session(tmp_path)
+    assert not Recorded(session.run, V3, points, tmp_path).pairs(points[5], 0.05).is_comparable
+    _edit(tmp_path / "decode", lambda value: [pair.update(excluded=None) for pair in value["pairs"]])
+    with pytest.raises(StoreError, match="whether it counts is not what its logs say"):
+        Recorded(session.run, V3, points, tmp_path).pairs(points[5], 0.05)
