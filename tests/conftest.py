@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,3 +19,11 @@ settings.load_profile("untimed")
 def recorded_gate(tmp_path_factory: pytest.TempPathFactory) -> tuple[pytest.RunResult, Path]:
     """The gates on the recordings, run once: what was said, and the run folder, which no test may change."""
     return run_in_root(tmp_path_factory.mktemp("recorded") / "out", *RECORDED)
+
+
+@pytest.fixture(scope="session")
+def engine_recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Recordings of a later engine, unpacked once: no test may change them. Its README says what is there."""
+    folder = tmp_path_factory.mktemp("engine")
+    shutil.unpack_archive(Path(__file__).parents[1] / "fixtures" / "recordings" / "engine.zip", folder)
+    return folder

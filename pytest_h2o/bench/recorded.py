@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_h2o.bench.adapter import (
     BenchAdapter,
@@ -81,7 +81,10 @@ def find_recordings(folder: Path, presets: Sequence[Preset], selected: Sequence[
 
 
 def recorded_logs(folder: Path) -> list[Path]:
-    """The ``*.log`` files of a folder and of its ``logs/``, each by path; UsageError if either cannot be listed."""
+    """The ``*.log`` files of a folder and of its ``logs/``, each by path; UsageError if either cannot be listed.
+
+    A file that several paths lead to, links say, is there once.
+    """
     found = list[Path]()
     for place in (folder, folder / "logs"):
         listing = list_files(place, (".log",), hidden=True)
@@ -94,7 +97,22 @@ def recorded_logs(folder: Path) -> list[Path]:
                 hint="mend its permissions: its logs would be missing from the result",
             )
         found += listing.files
-    return found
+    return distinct_files(found)
+
+
+def distinct_files(paths: Iterable[Path]) -> list[Path]:
+    """Every file once, in the order of its first path; of links to one of them the file itself."""
+    found: dict[object, Path] = {}
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError:  # whoever reads it says why
+            found[path] = path
+            continue
+        key = (status.st_dev, status.st_ino)
+        if key not in found or (found[key].is_symlink() and not path.is_symlink()):
+            found[key] = path
+    return list(found.values())
 
 
 def _place_of_rows(folder: Path, preset: Preset) -> Path | None:
@@ -150,8 +168,12 @@ def recording_folder(folder: Path, preset: str) -> Path:
 # -- logs of llm_bench -------------------------------------------------------------------------------------------------
 
 
-def read_recording(folder: Path, points: Sequence[Point] | None = None) -> Recording:
-    """Read a folder of logs of llm_bench.
+BASELINES = "baseline_batch"
+"""In a run folder of later scripts: the same runs, by the same run ids, with nothing compressed."""
+
+
+def read_recording(folder: Path, points: Sequence[Point] | None = None, *, of_baselines: bool = False) -> Recording:
+    """Read a folder of logs of llm_bench; `of_baselines`, where nothing says that H2O was on it was off.
 
     With a ``manifest.json`` the runs are those that it lists, each with its return code. Without one the logs in the
     folder and in its ``logs/`` are matched by the run id in their names. Other logs are baselines if their config, or
@@ -160,12 +182,14 @@ def read_recording(folder: Path, points: Sequence[Point] | None = None) -> Recor
     if not folder.is_dir():
         what, expected = "there is no folder of recorded logs", "a folder with manifest.json or *.log"
         raise StoreError(what, where=str(folder), expected=expected)
-    reader = _Reader(folder, points)
+    reader = _Reader(folder, points, of_baselines=of_baselines)
     if (folder / MANIFEST_NAME).exists():
         reader.read_listed(read_manifest(folder / MANIFEST_NAME))
     else:
         reader.read_named()
     reader.read_others()
+    if not of_baselines and is_folder(folder / BASELINES):
+        reader.take_baselines(folder / BASELINES)
     return reader.found
 
 
@@ -194,13 +218,13 @@ class _Run:
     """What it should have run, where that is known."""
     return_code: int | None = None
     shares_run_with: str | None = None
-    listed: Collection[str] = ()
-    """Fields of its manifest entry, which agree with the point; empty without a manifest."""
+    listed: Mapping[str, Any] = field(default_factory=dict)
+    """Its manifest entry, which agrees with the point; empty without a manifest."""
 
     def read(self, *, compressed: bool) -> Row:
         """Read its row, with H2O on or off; an `H2OError` if it failed, or no verdict may rest on the row."""
         self.check_end()
-        if not compressed and _h2o_switch(self.config):
+        if not compressed and _h2o_switch(self):
             came, expected = "kv_h2o_enable true", "a config with H2O off"
             raise BenchError(
                 "a baseline was recorded with H2O on", where=str(self.config), came=came, expected=expected
@@ -278,8 +302,9 @@ def _read_output(printed: Path) -> OutputSummary | None:
 class _Reader:
     """Reads the runs of one folder; each run fails for itself."""
 
-    def __init__(self, folder: Path, points: Sequence[Point] | None) -> None:
+    def __init__(self, folder: Path, points: Sequence[Point] | None, *, of_baselines: bool) -> None:
         self.folder = folder
+        self.of_baselines = of_baselines
         self.points = None if points is None else {point.run_id: point for point in points}
         self.found = Recording(folder)
         self.logs = sorted(recorded_logs(folder))
@@ -297,7 +322,7 @@ class _Reader:
             if self.points is not None and entry.run_id not in self.points:
                 continue
             point = None if self.points is None else self.points[entry.run_id]
-            fault = self._find_fault(entry, point, faults.get(entry.run_id))
+            fault = self.find_fault(entry, point, faults.get(entry.run_id))
             if fault is not None:
                 self.found.failures[entry.run_id] = fault
                 continue
@@ -305,7 +330,7 @@ class _Reader:
             code, shared = entry.return_code, entry.shares_run_with
             self._try(_Run(entry.run_id, log, entry.log_file, config, point, code, shared, entry.values))
 
-    def _find_fault(self, entry: ManifestEntry, point: Point | None, sharing: H2OError | None) -> H2OError | None:
+    def find_fault(self, entry: ManifestEntry, point: Point | None, sharing: H2OError | None) -> H2OError | None:
         """Why a listed run cannot be read at all."""
         manifest = self.folder / MANIFEST_NAME
         if point is not None and (differences := entry.differences(point)):
@@ -361,7 +386,7 @@ class _Reader:
         for log in self.logs:
             run = _Run(log.stem, log, self._name(log), self.folder / "configs" / f"{log.stem}.json")
             try:
-                switch, where = _h2o_switch(run.config), "config"
+                switch, where = _h2o_switch(run), "config"
                 if switch is None:
                     row, where = only_row(read_table(run.log, log_file=run.log_file), run.log_file), "row"
                     switch = not is_idle(row)
@@ -372,9 +397,25 @@ class _Reader:
             except H2OError as error:
                 self.found.unused[run.log_file] = "; ".join(part for part in (error.what, error.came) if part)
 
+    def take_baselines(self, folder: Path) -> None:
+        """Rows of a folder in which nothing was compressed; what of it is none of these is not used."""
+        found, name = self.found, _name_in(self.folder, folder)
+        try:
+            inner = read_recording(folder, of_baselines=True)
+        except H2OError as error:
+            found.unused[name] = error.what
+            return
+        found.baselines.extend(
+            replace(row, run_id=f"{name}/{row.run_id}", log_file=f"{name}/{row.log_file}") for row in inner.baselines
+        )
+        refused: dict[str, str] = dict.fromkeys(inner.results, "H2O was on")
+        refused |= {run: error.what for run, error in inner.failures.items()}
+        found.unused.update({f"{name}/{run}": why for run, why in (refused | inner.unused).items()})
+
     def _try(self, run: _Run) -> None:
         try:
-            if _h2o_switch(run.config) is False:
+            switch = _h2o_switch(run)
+            if switch is False or (switch is None and self.of_baselines):
                 self.found.baselines.append(run.read(compressed=False))
                 if run.point is not None:
                     failure = _not_recorded(run.run_id, self.folder, "H2O was off in its config")
@@ -396,6 +437,30 @@ def _not_recorded(run_id: str, folder: Path, came: str | None = None) -> BenchEr
     expected = "a run of this point in its manifest, or a log with this run id in its name"
     hint = "record the whole preset, or select the points that were recorded with -k"
     return BenchError(f"{run_id} is not in the recording", where=str(folder), came=came, expected=expected, hint=hint)
+
+
+class Log(NamedTuple):
+    """A log of a run folder as its manifest lists it."""
+
+    path: Path
+    name: str
+    """As the manifest has it, from the working directory of that day say."""
+    fault: H2OError | None
+    """Why no row of it is one of that run."""
+
+
+def listed_logs(folder: Path) -> list[Log]:
+    """The logs of a manifest, in its order."""
+    reader, logs = _Reader(folder, None, of_baselines=False), []
+    for entry in read_manifest(folder / MANIFEST_NAME):
+        run = _Run(entry.run_id, folder / entry.log_file, entry.log_file, return_code=entry.return_code)
+        fault = reader.find_fault(entry, None, None)
+        try:
+            run.check_end()
+        except H2OError as error:
+            fault = fault or error
+        logs.append(Log(run.log, make_printable(str(entry.values["log"]), keep=""), fault))
+    return logs
 
 
 # -- configuration --------------------------------------------------------------------------------------------------
@@ -433,10 +498,12 @@ def _read_config(path: Path | None) -> Mapping[str, Any] | None:
     return values if isinstance(values, dict) else None
 
 
-def _h2o_switch(config: Path | None) -> bool | None:
-    """Whether a config switches H2O on; None if there is no config that says so."""
-    switch = (_read_config(config) or {}).get("kv_h2o_enable")
-    return switch if isinstance(switch, bool) else None
+def _h2o_switch(run: _Run) -> bool | None:
+    """Whether a run had H2O on, as its config says, or its manifest entry; None if neither does."""
+    disabled = run.listed.get("disable_h2o")
+    ours = disabled is False if isinstance(disabled, bool) else None
+    told = ((_read_config(run.config) or {}).get("kv_h2o_enable"), run.listed.get("kv_h2o_enable"), ours)
+    return next((switch for switch in told if isinstance(switch, bool)), None)
 
 
 def _check_configuration(run: _Run, point: Point) -> str | None:

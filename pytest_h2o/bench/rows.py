@@ -6,6 +6,8 @@ around a table is passed over, a damaged table never is.
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import csv
 import io
 import json
@@ -18,7 +20,7 @@ from typing import Any, NoReturn
 
 from pytest_h2o.bench.output import OutputSummary
 from pytest_h2o.errors import StoreError, TableError, one_line
-from pytest_h2o.files import TooLarge, load, read_regular_text
+from pytest_h2o.files import TooLarge, load, read_regular
 
 _PRINTED: Mapping[str, tuple[int, str]] = {
     "h2o_keep": (4, "exact"),
@@ -227,10 +229,10 @@ def read_table(path: Path, *, log_file: str | None = None, repeat: int | None = 
 
 
 def read_text(path: Path, name: str) -> str:
-    """Read a log or JSON of the bench, which is UTF-8 and never large; TableError if it is not."""
+    """Read a log or JSON of the bench, which is text and never large; TableError if it is not."""
     expected = None
     try:
-        return read_regular_text(path, _MAX_LOG_BYTES)
+        return _decode(read_regular(path, _MAX_LOG_BYTES))
     except TooLarge as error:
         what, came = "a log is too large for one of the bench", error.strerror
         expected = f"at most {_MAX_LOG_BYTES} bytes: a table, not the output of a program"
@@ -240,6 +242,18 @@ def read_text(path: Path, name: str) -> str:
     except OSError as error:
         what, came = "a log cannot be read", error.strerror or str(error)
     raise TableError(what, where=name, came=came, expected=expected)
+
+
+def _decode(data: bytes) -> str:
+    """Text in UTF-8, or in what terminals and editors of Windows make of it: there the sign ± tells which it is."""
+    try:
+        return data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
+    except UnicodeDecodeError:
+        for encoding, sign in (("gbk", b"\xa1\xc0"), ("latin-1", b"\xb1")):
+            if sign in data and b"\xc2\xb1" not in data:  # that is ± in UTF-8: a damaged text of it
+                with contextlib.suppress(UnicodeDecodeError):
+                    return data.decode(encoding)
+        raise
 
 
 def parse_table(text: str, *, log_file: str, repeat: int | None = None) -> tuple[Row, ...]:
@@ -502,7 +516,7 @@ def _is_finite(number: float | None) -> bool:
 
 # -- rows as CSV ----------------------------------------------------------------------------------------------------
 
-_FIRST_COLUMNS = ("model", "modelSize", "backend", "threads", "llm_demo", _SPEED, *H2O_COLUMNS)
+_FIRST_COLUMNS = ("model", "modelSize", "backend", "threads", "llm_demo", _SPEED, *COLUMN_DECIMALS)
 _LOG_COLUMN = "log_file"
 
 

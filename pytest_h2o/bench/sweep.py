@@ -8,6 +8,7 @@ runtime can tell folded points apart is found out once, for all. The runs of a s
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
@@ -204,7 +205,9 @@ class ManifestEntry:
 
     run_id: str
     log_file: str
-    """Relative to the folder of the manifest, and never outside of it; as is the config."""
+    """Relative to the folder of the manifest, and never outside of it; as is the config. The manifest itself may name
+    them from the working directory of that day, or absolutely: there they lie in ``logs/`` and ``configs/`` beside it.
+    """
     config_file: str | None
     return_code: int | None
     """None for a run that was listed and never made (null), or whose return code nobody knows (left out)."""
@@ -236,14 +239,14 @@ def read_manifest(path: Path) -> tuple[ManifestEntry, ...]:
     document = load(list[Any], path, "a manifest of a sweep", most_bytes=_MAX_MANIFEST_BYTES)
     entries: dict[str, ManifestEntry] = {}
     for number, value in enumerate(document, start=1):
-        entry = _read_entry(f"{path}: entry {number}", value)
+        entry = _read_entry(f"{path}: entry {number}", value, path.parent)
         if entry.run_id in entries:
             raise _unusable(str(path), f"the run id {entry.run_id} twice", "each run once")
         entries[entry.run_id] = entry
     return tuple(entries.values())
 
 
-def _read_entry(where: str, value: object) -> ManifestEntry:
+def _read_entry(where: str, value: object, folder: Path) -> ManifestEntry:
     if not isinstance(value, dict):
         raise _unusable(where, type(value).__name__, "an object with run_id, config, log and return_code")
     run_id, code, shared, *files = map(value.get, ("run_id", "return_code", "shares_run_with", "log", "config"))
@@ -255,19 +258,18 @@ def _read_entry(where: str, value: object) -> ManifestEntry:
     ):
         if not is_sound:
             raise _unusable(where, f"{name} {value.get(name)!r}", expected)
-    log_file = _inner_path(where, "log", files[0])
-    config_file = None if files[1] is None else _inner_path(where, "config", files[1])
+    log_file = _inner_path(where, "log", files[0], folder / "logs")
+    config_file = None if files[1] is None else _inner_path(where, "config", files[1], folder / "configs")
     return ManifestEntry(run_id, log_file, config_file, code, shared, value)
 
 
-def _inner_path(where: str, field: str, value: object) -> str:
-    """A path that stays below the folder of the manifest; links are looked at when it is opened."""
-    if not isinstance(value, str) or not value or not can_name_file(value):
-        raise _unusable(where, f"{field} {value!r}", "a path relative to the manifest")
-    path = PurePosixPath(value.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or not path.parts or ":" in path.parts[0]:
-        raise _unusable(where, f"{field} {value!r}", "a path inside the folder of the manifest")
-    return str(path)
+def _inner_path(where: str, field: str, value: object, usual: Path) -> str:
+    """A path below the folder of the manifest, `usual` being where such files lie; links are looked at when opened."""
+    path = PurePosixPath(value.replace("\\", "/") if isinstance(value, str) and can_name_file(value) else "")
+    if path.name in ("", "..") or ":" in path.name:
+        raise _unusable(where, f"{field} {value!r}", "a path of a file")
+    is_inner = not path.is_absolute() and ".." not in path.parts and ":" not in path.parts[0]
+    return str(path) if is_inner and os.path.isfile(usual.parent / path) else f"{usual.name}/{path.name}"  # noqa: PTH113
 
 
 def _unusable(where: str, came: str, expected: str) -> StoreError:

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.cli.main import add_number, add_option, check_outputs
-from pytest_h2o.errors import UsageError
+from pytest_h2o.errors import H2OError, UsageError
 from pytest_h2o.files import load, render_json, write_new_json, write_new_text
 
 if TYPE_CHECKING:
+    from pytest_h2o.bench.recorded import Log
     from pytest_h2o.bench.rows import Row
     from pytest_h2o.run.pairs import Baseline
 
 
 def add_arguments_parse(parser: argparse.ArgumentParser) -> None:
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
+    parser.add_argument(
         "--log-dir",
         type=Path,
         metavar="DIR",
         help="a sweep's folder (the logs that its manifest lists), or one of bare logs",
     )
-    source.add_argument("--log-files", type=Path, nargs="+", metavar="LOG", help="these logs, in this order")
+    parser.add_argument(
+        "--log-files", type=Path, nargs="+", default=[], metavar="LOG", help="these logs, in this order, after those"
+    )
     parser.add_argument("--out-csv", type=Path, required=True, metavar="FILE")
     parser.add_argument("--overwrite", action="store_true", help="replace the CSV if it is there")
 
@@ -42,31 +46,54 @@ def find_logs(folder: Path) -> list[Path]:
     return logs
 
 
-def name_logs(folder: Path) -> dict[Path, str]:
-    """Logs of a folder and the names that their rows carry: those of its manifest, else every log as it is called."""
-    from pytest_h2o.bench.sweep import MANIFEST_NAME, read_manifest
+def choose_logs(args: argparse.Namespace) -> list[Log]:
+    """The logs that ``parse`` reads, each file once: those of a manifest by its names, else every log as it is called.
 
-    if not (folder / MANIFEST_NAME).is_file():
-        return {log: str(log) for log in find_logs(folder)}
-    entries = read_manifest(folder / MANIFEST_NAME)
-    listed = {folder / entry.log_file: entry.log_file for entry in entries}
-    others = [log.name for log in find_logs(folder) if log not in listed]
-    if others:
-        print(f"not in {MANIFEST_NAME}, left out: {', '.join(others)}")
-    return listed
+    Of several paths to a file the first names it.
+    """
+    from pytest_h2o.bench.recorded import BASELINES, Log, distinct_files, listed_logs
+    from pytest_h2o.bench.sweep import MANIFEST_NAME
+
+    folder, logs = args.log_dir, []
+    if folder is not None and (folder / MANIFEST_NAME).is_file():
+        logs = listed_logs(folder)
+        others = set(find_logs(folder)).difference(distinct_files(log.path for log in logs))
+        if others:
+            print(f"not in {MANIFEST_NAME}, left out: {', '.join(sorted(log.name for log in others))}")
+        if (folder / BASELINES).is_dir():
+            print(f"{BASELINES}/ is left out, its rows have nothing compressed: parse --log-dir {folder / BASELINES}")
+    elif folder is not None:
+        logs = [Log(path, str(path), None) for path in find_logs(folder)]
+    logs += [Log(path, str(path), None) for path in args.log_files]
+    if not logs:
+        raise UsageError("no log is named", expected="--log-dir DIR, --log-files LOG…, or both")
+    known = {log.path: log for log in reversed(logs)}
+    return [known[path] for path in distinct_files(log.path for log in logs)]
 
 
 def run_parse(args: argparse.Namespace) -> int:
-    from pytest_h2o.bench.rows import read_table, render_metrics_csv
+    """Write the rows of all logs; a log without one keeps its place with empty cells, which no gate passes over."""
+    from pytest_h2o.bench.rows import Row, read_table, render_metrics_csv
 
-    logs = {log: str(log) for log in args.log_files or ()} if args.log_dir is None else name_logs(args.log_dir)
-    check_outputs(args.out_csv, inputs=logs, overwrite=args.overwrite)
-    rows = [row for log, name in logs.items() for row in read_table(log, log_file=name)]
-    if not rows:
-        raise UsageError("no row in any log", where=", ".join(map(str, list(logs)[:5])), expected="tables of llm_bench")
+    logs = choose_logs(args)
+    check_outputs(args.out_csv, inputs=(log.path for log in logs), overwrite=args.overwrite)
+    rows: list[Row] = []
+    failed: dict[str, H2OError] = {}
+    for log in logs:
+        try:
+            if log.fault is not None:
+                raise log.fault
+            rows += (replace(row, log_file=log.name) for row in read_table(log.path))
+        except H2OError as error:
+            failed[log.name] = error
+            rows.append(Row({}, log.name))
+    if len(failed) == len(logs):
+        raise next(iter(failed.values()))
     write_new_text(args.out_csv, render_metrics_csv(rows), overwrite=args.overwrite)
-    print(f"{len(rows)} rows of {len(logs)} logs in {args.out_csv}")
-    return 0
+    print(f"{len(rows) - len(failed)} rows of {len(logs)} logs in {args.out_csv}")
+    for name, fault in failed.items():
+        print(f"FAILED, its cells are empty: {name}\n{fault}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def read_result(path: Path | None) -> dict[str, Any] | None:

@@ -181,7 +181,12 @@ OPTIONS: tuple[Option, ...] = (
         metavar="S",
         check=limit(lambda elapsed_s: 0 < elapsed_s < math.inf, "seconds above 0"),
     ),
-    Option("logs", "path", "gate on logs recorded before in this folder; nothing is run", metavar="DIR"),
+    Option(
+        "logs",
+        "path",
+        "gate on logs recorded before in this folder, ours or that of the original scripts; nothing is run",
+        metavar="DIR",
+    ),
     Option(
         "disturbed",
         "text",

@@ -353,6 +353,85 @@ def test_the_config_of_a_shared_run_is_that_of_its_leader(sweep: Path) -> None:
     assert failure.came == "kv_h2o_target_lossy_ratio 3.2, not 3.0"
 
 
+# -- run folders of the original scripts -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def script_run(engine_recordings: Path, tmp_path: Path) -> Path:
+    """A run folder of them, with two runs in probe mode, that a test may damage."""
+    return Path(shutil.copytree(engine_recordings / "probe", tmp_path / "out"))
+
+
+def test_a_folder_of_the_scripts_is_read_wherever_it_is(script_run: Path) -> None:
+    """Its manifest names files from the working directory of that day, absolutely, or as Windows does."""
+    before = read_recording(script_run)
+    assert len(before.results) == 2
+    assert before.failures == before.unused == {}
+    first = next(iter(before.results))
+    for named in ("/srv/kit/out/logs/", "C:\\kit\\out\\logs\\", "../out/logs/", "logs/"):
+        edit_manifest(
+            script_run, first, log=f"{named}{first}.log", config=f"{named}{first}.json".replace("logs", "configs")
+        )
+        assert read_recording(script_run).results == before.results
+    (script_run / "logs" / f"{first}.log").rename(script_run / f"{first}.log")
+    edit_manifest(script_run, first, log=f"{first}.log")
+    assert read_recording(script_run).results[first].log_path == script_run / f"{first}.log"
+
+
+def baseline_batch(run: Path, **entry: object) -> Path:
+    """What later scripts leave beside a run: the same runs again with H2O off."""
+    batch = Path(shutil.copytree(run, run.parent / "batch"))
+    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    (batch / "manifest.json").write_text(json.dumps([{**each, **entry} for each in manifest]), encoding="utf-8")
+    for log in (batch / "logs").glob("*.log"):
+        shutil.copy(OTHER / "baseline_h2o_off.log", log)
+        replace_in(log, "prompt=512<br>decode=128", "prompt=512<br>decode=64")
+    return batch.rename(run / "baseline_batch")
+
+
+@pytest.mark.parametrize(
+    "entry", [{"disable_h2o": True}, {"kv_h2o_enable": False}, {}, {"disable_h2o": True, "log": "/srv/{}.log"}]
+)
+def test_baselines_with_the_same_run_ids(script_run: Path, entry: dict[str, object]) -> None:
+    batch = baseline_batch(script_run, **{name: value for name, value in entry.items() if name != "log"})
+    shutil.rmtree(batch / "configs")
+    recording = read_recording(script_run)
+    ids = list(recording.results)
+    assert [row.run_id for row in recording.baselines] == [f"baseline_batch/{run_id}" for run_id in ids]
+    assert [row.log_file for row in recording.baselines] == [f"baseline_batch/logs/{run_id}.log" for run_id in ids]
+    assert recording.unused == {}
+
+
+def test_what_of_the_baselines_is_none_is_told(script_run: Path) -> None:
+    batch = baseline_batch(script_run, disable_h2o=False)
+    shutil.rmtree(batch / "configs")
+    first, second = read_recording(script_run).results
+    (batch / "logs" / f"{first}.log").write_text("")
+    recording = read_recording(script_run)
+    assert list(recording.results) == [first, second]
+    assert recording.unused == {
+        f"baseline_batch/{first}": "the log is empty",
+        f"baseline_batch/{second}": "H2O is on but did nothing: this row is no measurement of it",
+    }
+    (batch / "manifest.json").write_text("[")
+    assert read_recording(script_run).unused == {"baseline_batch": "a manifest of a sweep cannot be read"}
+
+
+def test_a_log_that_links_lead_to_counts_once(sweep: Path) -> None:
+    logs = sweep / "logs"
+    (logs / "a_baseline.log").symlink_to("baseline_h2o_off.log")
+    os.link(logs / "baseline_h2o_off.log", logs / "z_baseline.log")
+    (sweep / "other.log").symlink_to(f"logs/{FIRST}.log")
+    recording = read_recording(sweep, POINTS)
+    assert [row.run_id for row in recording.baselines] == ["baseline_h2o_off"]
+    assert (recording.failures, recording.unused) == ({}, {})
+    (sweep / "manifest.json").unlink()
+    assert read_recording(sweep, POINTS).failures == {}
+    (logs / f"{SECOND}.log").unlink()
+    (logs / f"{SECOND}.log").symlink_to(f"{FIRST}.log")
+    assert list(read_recording(sweep, POINTS).failures) == [SECOND]  # one log is not that of two points
+
+
 # -- the manifest ----------------------------------------------------------------------------------------------------
 
 
@@ -401,12 +480,10 @@ def entry(**changes: object) -> str:
         entry(run_id="a\x1b[0m"),
         entry(shares_run_with=1),
         entry(log=None),
-        entry(log="/etc/passwd"),
-        entry(log="../a.log"),
-        entry(log="logs\\..\\..\\a.log"),
-        entry(log="C:\\a.log"),
+        entry(log="logs/.."),
+        entry(log="C:"),
         entry(log="a\0b"),
-        entry(config="/c.json"),
+        entry(config="/"),
         json.dumps(json.loads(entry()) * 2),
     ],
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import functools
+import io
 import json
 import math
 import os
@@ -144,6 +146,18 @@ def test_a_log_that_is_no_text_too_large_empty_or_not_there(tmp_path: Path, snap
     os.truncate(tmp_path / "large.log", 1 << 40)  # a hole: nothing of it must come into memory
     for path in (tmp_path / "x.log", tmp_path / "large.log", tmp_path / "y.log", OTHER / "missing_model.log"):
         assert refusal(functools.partial(read_table, path, log_file=path.name)) == snapshot
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "latin-1", "cp1252", "utf-16", "utf-8-sig"])
+def test_what_terminals_and_editors_make_of_a_log_is_read(encoding: str, tmp_path: Path) -> None:
+    """The one sign that is not ASCII there is ±."""
+    text = RUN_1.read_text(encoding="utf-8")
+    (tmp_path / "x.log").write_bytes(text.replace("\n", "\r\n").encode(encoding))
+    assert read_table(tmp_path / "x.log", log_file="x") == read_table(RUN_1, log_file="x")
+    damaged = text.encode().replace("±".encode(), b"\xc2", 1)
+    (tmp_path / "x.log").write_bytes(damaged)
+    with pytest.raises(TableError, match="a byte that is not UTF-8 at offset"):
+        read_table(tmp_path / "x.log")
 
 
 @given(st.text(alphabet=st.sampled_from("|-: \n\rm±.0123456789enaif<br>=/()\x00é"), max_size=200))
@@ -425,7 +439,15 @@ def recorded_rows() -> list[Row]:
 
 def test_csv_equals_the_recorded_one() -> None:
     text = render_metrics_csv(recorded_rows())
-    assert text.encode() == (RECORDINGS / "h2o_metrics.expected.csv").read_bytes()
+    ours, theirs = (
+        list(csv.DictReader(io.StringIO(given, newline="")))
+        for given in (text, (RECORDINGS / "h2o_metrics.expected.csv").read_bytes().decode())
+    )
+    assert ours == theirs
+    header = text.split("\r\n")[0].split(",")
+    table = list(read_table(SWEEP / f"logs/{recorded_points()[0].run_id}.log")[0].cells)
+    assert [column for column in header if column.startswith("h2o_")] == [c for c in table if c.startswith("h2o_")]
+    assert header[-2:] == ["log_file", "precision"]
     assert {(row.prompt_len, row.gen_len, row.threads) for row in recorded_rows()} == {(512, 128, 2)}
 
 

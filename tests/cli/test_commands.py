@@ -56,6 +56,48 @@ def test_parse_gives_the_recorded_csv(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["parse", "--log-dir", str(RECORDED), "--out-csv", str(out), "--overwrite"]) == 0
 
 
+@pytest.mark.parametrize("run", ["probe", "store", "store_no_layer_nums", "target_ratio_v3"])
+@pytest.mark.parametrize("inner", ["", "logs"])
+def test_parse_gives_the_csv_of_the_scripts(
+    run: str, inner: str, engine_recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the folder, or of its logs from where the script was started: cell by cell."""
+    (tmp_path / "out").symlink_to(engine_recordings)
+    monkeypatch.chdir(tmp_path)
+    assert main(["parse", "--log-dir", f"out/{run}/{inner}", "--out-csv", "rows.csv"]) == 0
+    assert read_csv(Path("rows.csv")) == read_csv(engine_recordings / run / "kit.csv")
+
+
+def test_parse_reads_a_log_once_and_names_what_failed(
+    engine_recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = Path(shutil.copytree(engine_recordings / "probe", tmp_path / "run")), tmp_path / "rows.csv"
+    first, second = sorted((run / "logs").iterdir())
+    (tmp_path / "link.log").symlink_to(first)
+    shutil.copytree(run, run / "baseline_batch")
+    command = ["parse", "--log-dir", str(run), "--log-files", str(tmp_path / "link.log"), str(second)]
+    assert main([*command, "--out-csv", str(out)]) == 0
+    assert capsys.readouterr().out == (
+        "baseline_batch/ is left out, its rows have nothing compressed: "
+        f"parse --log-dir {run}/baseline_batch\n2 rows of 2 logs in {out}\n"
+    )
+    first.write_text("")
+    assert main([*command, "--out-csv", str(out), "--overwrite"]) == 1
+    failed, sound = read_csv(out)
+    name = f"out/probe/logs/{first.name}"
+    assert {key: cell for key, cell in failed.items() if cell} == {"log_file": name}
+    assert sound["h2o_lossy"] == "3.115 ± 0.074"
+    streams = capsys.readouterr()
+    assert streams.out.endswith(f"\n1 rows of 2 logs in {out}\n")
+    assert streams.err.startswith(f"FAILED, its cells are empty: {name}\nthe log is empty\n  where: {first}\n")
+    entries = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps([{**entry, "return_code": -11} for entry in entries]))
+    assert main([*command[:3], "--out-csv", str(tmp_path / "none.csv")]) == 2
+    assert "the recorded run was ended by SIGSEGV" in capsys.readouterr().err
+    assert not (tmp_path / "none.csv").exists()
+    assert main(["parse", "--out-csv", str(tmp_path / "none.csv")]) == 2
+
+
 def test_parse_takes_files(tmp_path: Path) -> None:
     multi = FIXTURES / "recordings" / "other" / "multi.log"
     assert main(["parse", "--log-files", str(multi), "--out-csv", str(tmp_path / "a.csv")]) == 0
