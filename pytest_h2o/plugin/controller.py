@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Generator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
@@ -226,4 +228,13 @@ class Controller:
         if self._closing is not None:
             terminalreporter.section(self._closing.title)
             for line in self._closing.lines:
-                terminalreporter.write_line(line)
+                terminalreporter.write_line(_TELLING.sub(partial(_in_colour, terminalreporter), line))
+
+
+_COLOURS = {"PASS": "green", "FAIL": "red", "MISSED": "red", "ERROR": "red"}
+_TELLING = re.compile(r"\b(?:PASS|FAIL|MISSED|ERROR|INCONCLUSIVE|INCOMPLETE|UNFINISHED)\b")
+
+
+def _in_colour(reporter: Any, word: re.Match[str]) -> str:
+    """A word that says an outcome, in colour where pytest has colour."""
+    return str(reporter._tw.markup(word[0], bold=True, **{_COLOURS.get(word[0], "yellow"): True}))

@@ -50,8 +50,13 @@ from pytest_h2o.report.summary import (
     Verdict,
     count_rows,
     counted,
+    headline,
+    key_figures,
+    matrix,
+    next_steps,
     overall_outcome,
     render_verdict,
+    shared_notes,
 )
 from pytest_h2o.run.journal import Collector, FailedRecord, PresetFacts
 
@@ -115,6 +120,11 @@ def render_run(summary: Summary, collector: Collector, run: Mapping[str, Any], p
         verdict=verdict,
         meanings=MEANINGS,
         tones=TONES,
+        headline=headline(summary),
+        steps=next_steps(summary),
+        figures=key_figures(summary),
+        matrix=matrix(summary),
+        shared_notes=shared_notes(summary),
         items=collector.sorted_items(),
         verdict_header=VERDICT_HEADER,
         links=links,

@@ -8,11 +8,14 @@ something that a verdict needs was not asked for or not measured. Only true mean
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
+
+from pytest_h2o.gate.metrics import JOINT
 
 
 def number(unit: str, origin: str) -> Any:
@@ -318,3 +321,106 @@ def render_verdict(overall: bool | str) -> str:
     if isinstance(overall, bool):
         return "PASS" if overall else "FAIL"
     return overall.upper()
+
+
+# -- what is known, in a line ------------------------------------------------------------------------------------------
+
+_SHOWN_STEPS = 3
+
+
+def _named_verdicts(summary: Summary) -> list[tuple[str, Verdict]]:
+    subjects = {**summary.presets, **summary.scopes}
+    return [(name, verdict) for name, subject in subjects.items() for verdict in subject.verdicts]
+
+
+def _asked(verdict: Verdict) -> str:
+    return f"asked {verdict.relation} {verdict.target}"
+
+
+def headline(summary: Summary) -> str:
+    """What is known at the end, in one sentence: what was missed, what nobody can tell, or what came nearest."""
+    told = [(name, v) for name, v in _named_verdicts(summary) if v.metric != JOINT]
+    missed = [(name, v) for name, v in told if v.outcome == "fail"]
+    if missed:
+        name, v = missed[0]
+        more = f", and {len(missed) - 1} more targets are missed" if missed[1:] else ""
+        return f"{v.title} of {name} is {v.measured}, {_asked(v)}{more}"
+    if summary.failed:
+        more = f", and {len(summary.failed) - 1} more items failed" if summary.failed[1:] else ""
+        return f"{summary.failed[0].item} failed: {summary.failed[0].why}{more}"
+    if summary.overall_pass is False:
+        return f"pytest ended with exit status {summary.exit_status}: something failed that left no record"
+    unsure = [(name, v) for name, v in told if v.outcome == "inconclusive"]
+    if unsure:
+        name, v = unsure[0]
+        more = f"; {len(unsure) - 1} more cannot be told" if unsure[1:] else ""
+        return f"whether {v.title} of {name} is {v.relation} {v.target} cannot be told: {v.measured}{more}"
+    if summary.incomplete_for:
+        more = f", and {len(summary.incomplete_for) - 1} more are missing" if summary.incomplete_for[1:] else ""
+        return f"nothing failed, but {summary.incomplete_for[0]}{more}"
+    held = [(v.relative_margin, name, v) for name, v in told if v.outcome == "pass" and v.relative_margin is not None]
+    if not held:
+        return "nothing failed, and no target was set"
+    _, name, v = min(held, key=lambda found: found[0])
+    return f"every target is met; the nearest is {v.title} of {name}: {v.measured}, {_asked(v)}"
+
+
+def next_steps(summary: Summary) -> list[str]:
+    """What to do now, as the outcome asks for it."""
+    if summary.overall_pass is False:
+        return ["each failure ends with the command that repeats it"] if summary.failed else []
+    steps = []
+    for name, preset in summary.presets.items():
+        decode = preset.decode
+        if decode is not None and decode.outcome == "inconclusive":
+            pairs = f"about {decode.needed_pairs} pairs would tell" if decode.needed_pairs else "more pairs may tell"
+            steps.append(f"{name}: {pairs}, of {decode.pairs or 0} made: --h2o-decode-budget on an idle machine")
+    if summary.incomplete_for:
+        steps.append("run without -k, -m and --deselect, or add what is missing: the gate passes only as a whole")
+    if summary.overall_pass is True and not any(p.comparison for p in summary.presets.values()):
+        steps.append("keep these figures with --h2o-save NAME, and hold later builds against them with --h2o-compare")
+    return steps[:_SHOWN_STEPS]
+
+
+def key_figures(summary: Summary) -> list[tuple[str, Verdict]]:
+    """Of each metric that has a target the verdict with the least to spare, and what it is of: four at most."""
+    worst: dict[str, tuple[str, Verdict]] = {}
+    for name, v in _named_verdicts(summary):
+        if v.metric == JOINT or v.outcome == "reported":
+            continue
+        if v.metric not in worst or _spare(v) < _spare(worst[v.metric][1]):
+            worst[v.metric] = name, v
+    return list(worst.values())[:4]
+
+
+def _spare(verdict: Verdict) -> float:
+    return -math.inf if verdict.relative_margin is None else verdict.relative_margin
+
+
+def shared_notes(summary: Summary) -> dict[str, list[str]]:
+    """Notes that several presets have, and which: they are told once."""
+    told: dict[str, list[str]] = {}
+    for name, preset in summary.presets.items():
+        for note in dict.fromkeys(preset.notes):
+            told.setdefault(note, []).append(name)
+    return {note: names for note, names in told.items() if len(names) > 1}
+
+
+MARKS = {"pass": "\u2713", "fail": "\u2717", "inconclusive": "?", "reported": "\u00b7"}
+"""Of the matrix, beside the value: the colour is never the only thing that tells."""
+
+
+def matrix(summary: Summary) -> tuple[list[str], list[list[tuple[str, str]]]]:
+    """Presets and scopes by targets: the heads, and of each subject its name and then a text and outcome a cell."""
+    subjects = {**summary.presets, **summary.scopes}
+    titles = list(dict.fromkeys(v.title for subject in subjects.values() for v in subject.verdicts))
+    rows = []
+    for name, subject in subjects.items():
+        found = {v.title: v for v in reversed(subject.verdicts)}
+        cells = [(_mark(found[title]), found[title].outcome) if title in found else ("", "") for title in titles]
+        rows.append([(name, ""), *cells])
+    return ["preset or scope", *titles], rows
+
+
+def _mark(verdict: Verdict) -> str:
+    return f"{MARKS.get(verdict.outcome, '')} {verdict.measured.partition(' ±')[0].partition(' (interval')[0]}"

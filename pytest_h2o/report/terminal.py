@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import textwrap
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -23,7 +23,10 @@ from pytest_h2o.report.summary import (
     Unmeasured,
     Verdict,
     count_rows,
+    headline,
+    next_steps,
     render_verdict,
+    shared_notes,
     unreadable,
 )
 from pytest_h2o.run.journal import Collector
@@ -38,7 +41,7 @@ Subject: TypeAlias = Preset | Scope | Unmeasured
 def render_result_table(presets: Mapping[str, Preset], scopes: Mapping[str, Scope | Unmeasured]) -> list[str]:
     """Lines of the table; columns in which no row has anything are left out.
 
-    Where a row has no room for its name, the name stands on a line of its own.
+    A name that its row has no room for stands on a line of its own; the other rows keep theirs.
     """
     named = [*presets.items(), *scopes.items()]
     cells = [[make(subject) for _, make in COLUMNS] for _, subject in named]
@@ -48,11 +51,12 @@ def render_result_table(presets: Mapping[str, Preset], scopes: Mapping[str, Scop
     rows = [[COLUMNS[place][0] for place in kept], *([row[place] for place in kept] for row in cells)]
     widths = [max(len(row[place]) for row in rows) for place in range(len(kept))]
     names = ["preset or scope", *(name for name, _ in named)]
-    longest = max(map(len, names))
     figures = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    if longest + 2 + len(figures[0]) <= WIDTH:
-        return [f"{name:<{longest}}  {line}".rstrip() for name, line in zip(names, figures, strict=True)]
-    return [line.rstrip() for pair in zip(names, (f"    {line}" for line in figures), strict=True) for line in pair]
+    room = max((len(name) for name in names if len(name) + 2 + len(figures[0]) <= WIDTH), default=0)
+    lines = []
+    for name, line in zip(names, figures, strict=True):
+        lines += [f"{name:<{room}}  {line}"] if len(name) <= room else [name, f"{'':<{room}}  {line}"]
+    return [line.rstrip() for line in lines]
 
 
 def name_verdict(subject: Subject) -> str:
@@ -149,8 +153,10 @@ def render_terminal(summary: Summary, run_dir: Path) -> list[str]:
     """Plain lines, for 80 columns and a CI log: the table, what there is to say beside it, the verdict, the folder."""
     presets, scopes = summary.presets, summary.scopes
     lines = render_result_table(presets, scopes)
+    shared = shared_notes(summary)
     for name, subject in (*presets.items(), *scopes.items()):
-        lines += _beside(name, subject)
+        lines += _beside(name, subject, shared)
+    lines += _wrapped([f"note of {len(names)} presets ({', '.join(names)}): {note}" for note, names in shared.items()])
     decoded = sum(scope.decoded_streams for scope in scopes.values() if isinstance(scope, Scope))
     lines += [f"{decoded:,} streams decoded bit for bit"] if decoded else []
     told = dict.fromkeys(f"left out on purpose: {left.why}" for left in summary.left_out_on_purpose)
@@ -162,16 +168,17 @@ def render_terminal(summary: Summary, run_dir: Path) -> list[str]:
     if summary.incomplete_for and summary.overall_pass is not False:
         lines += _wrapped([f"incomplete: {text}" for text in summary.incomplete_for])
     lines += _recorded(summary.recorded)
+    lines += _wrapped([headline(summary), *(f"next: {step}" for step in next_steps(summary))])
     lines += [f"gate {render_verdict(summary.overall_pass)} (rule {summary.rule}); artifacts in {run_dir}"]
     return [make_printable(line) for line in lines]
 
 
-def _beside(name: str, subject: Subject) -> list[str]:
+def _beside(name: str, subject: Subject, shared: Container[str]) -> list[str]:
     """What the table cannot say of a preset or scope, below its name."""
     missed = [v for v in subject.verdicts if v.outcome in ("fail", "inconclusive")]
     shown = _shown_metrics(subject)
     others = [v for v in subject.verdicts if v.metric not in shown and v not in missed]
-    own = _preset_lines(subject) if isinstance(subject, Preset) else _scope_lines(subject)
+    own = _preset_lines(subject, shared) if isinstance(subject, Preset) else _scope_lines(subject)
     lines = [*map(_threshold, missed + others), *own]
     if subject.comparison:
         lines += render_lines(subject.comparison)
@@ -179,8 +186,8 @@ def _beside(name: str, subject: Subject) -> list[str]:
     return [f"{name}:", *_wrapped(lines, "    ")] if lines else []
 
 
-def _preset_lines(preset: Preset) -> list[str]:
-    notes = [f"note: {note}" for note in preset.notes]
+def _preset_lines(preset: Preset, shared: Container[str]) -> list[str]:
+    notes = [f"note: {note}" for note in preset.notes if note not in shared]
     more = len(notes) - NOTES_SHOWN
     if more > 0:
         notes = [*notes[:NOTES_SHOWN], f"note: {more} more notes are in summary.md"]
