@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import stat
+import time
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, TypeVar, cast
@@ -378,15 +379,56 @@ def append_line(path: Path, record: object) -> None:
         raise StoreError("the journal cannot be written", where=str(path), came=error.strerror or str(error)) from error
 
 
+def cache_folder() -> Path:
+    """Where what is found out once is kept for later runs of this user: in ``$XDG_CACHE_HOME``, or in ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "pytest-h2o"
+
+
+_WORTH_REMEMBERING = 16 * 1024 * 1024
+_SETTLED_NS = 2_000_000_000
+"""A file that changed less long ago than its times are exact may change again and keep them."""
+
+
 def digest_file(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal; ``unreadable`` if it cannot be read."""
+    """SHA-256 of a file, in hexadecimal; ``unreadable`` if it cannot be read.
+
+    That of a large file is remembered with its size, times and inode, and not computed again while these last.
+    """
     import hashlib
 
-    digest = hashlib.sha256()
     try:
         with open_regular(path) as file:
+            status = os.fstat(file.fileno())
+            marks = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev]
+            memory = _memory_of(path) if status.st_size >= _WORTH_REMEMBERING else None
+            if memory is not None and (known := _recall(memory, marks)):
+                return known
+            digest = hashlib.sha256()
             while piece := file.read(1 << 20):
                 digest.update(piece)
+            after = os.fstat(file.fileno())
     except OSError:
         return "unreadable"
+    is_settled = time.time_ns() - max(after.st_mtime_ns, after.st_ctime_ns) > _SETTLED_NS
+    if memory is not None and is_settled and after.st_ctime_ns == status.st_ctime_ns:
+        with contextlib.suppress(StoreError):
+            write_new_json(memory, {"marks": marks, "sha256": digest.hexdigest()}, overwrite=True)
     return digest.hexdigest()
+
+
+def _memory_of(path: Path) -> Path | None:
+    """The file that remembers the digest of a file; None where this user has no place for it."""
+    import hashlib
+
+    with contextlib.suppress(RuntimeError):
+        name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:32]
+        return cache_folder() / "digests" / f"{name}.json"
+    return None
+
+
+def _recall(memory: Path, marks: list[int]) -> str | None:
+    with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
+        kept = json.loads(read_regular_text(memory))
+        if kept["marks"] == marks and len(kept["sha256"]) == 64:
+            return str(kept["sha256"])
+    return None

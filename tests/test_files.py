@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
+from pytest_h2o import files
 from pytest_h2o.errors import StoreError
 from pytest_h2o.files import (
     TooLarge,
@@ -233,3 +234,41 @@ def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
     path.write_bytes(b'\xef\xbb\xbf{"run": "a",\r\n "values": {}}\r\n')
     assert read_regular_text(path) == '{"run": "a",\r\n "values": {}}\r\n'
     assert load(Figures, path, "figures") == Figures("a", {})
+
+
+def test_the_digest_of_a_large_file_is_remembered_until_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "llm.mnn.weight"
+    with path.open("wb") as file:
+        file.truncate(16 << 20)
+    digest = digest_file(path)
+    assert not (tmp_path / "cache").exists()  # it changed a moment ago, and may again with the same times
+    monkeypatch.setattr(files, "_SETTLED_NS", -(10**12))
+    assert digest_file(path) == digest
+    (memory,) = (tmp_path / "cache" / "pytest-h2o" / "digests").iterdir()
+    memory.write_text(memory.read_text().replace(digest, "0" * 64))
+    assert digest_file(path) == "0" * 64
+    status = path.stat()
+    with path.open("r+b") as file:
+        file.write(b"1")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # only the time of change of the inode tells it
+    assert digest_file(path) not in ("0" * 64, digest)
+    for damage in ("", "[]", '{"marks": 1}', '{"sha256": 3}'):
+        memory.write_text(damage)
+        assert len(set(digest_file(path)) - {"0"}) > 1
+    path.with_name("small").write_bytes(b"1")
+    digest_file(path.with_name("small"))
+    assert list(memory.parent.iterdir()) == [memory]
+
+
+def test_where_nothing_can_be_kept_a_digest_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_WORTH_REMEMBERING", 0)
+    monkeypatch.setattr(files, "_SETTLED_NS", -(10**12))
+    path = tmp_path / "x"
+    path.write_bytes(b"1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(path))  # no folder
+    digest = digest_file(path)
+    monkeypatch.setattr(Path, "expanduser", lambda _: (_ for _ in ()).throw(RuntimeError))
+    assert digest_file(path) == digest == "6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b"

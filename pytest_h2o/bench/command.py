@@ -13,11 +13,12 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pytest_h2o.bench.loader import find_libraries
 from pytest_h2o.errors import BenchError, StoreError, UsageError, can_name_file
 from pytest_h2o.files import TooLarge, digest_file, read_regular_text
 from pytest_h2o.inputs.options import EMBEDDED_BENCH, EMBEDDED_WORD
@@ -42,12 +43,20 @@ def program_command(bench: Path) -> tuple[str, ...]:
 
 
 def digest_program(bench: Path) -> str:
-    """SHA-256 of a bench, hexadecimal: of its file, or of all modules of the one that comes with the plugin."""
-    if not is_embedded(bench):
-        return digest_file(bench)
-    names = sorted(path.name for path in bench.parent.glob("*.py"))
-    text = "".join(f"{name} {digest_file(bench.parent / name)}\n" for name in names)
-    return hashlib.sha256(text.encode()).hexdigest()
+    """SHA-256 of a bench, hexadecimal: of its file and the libraries beside it, or of the modules of our own."""
+    files = program_files(bench)
+    return digest_file(bench) if files == (bench,) else digest_files((path.name, path) for path in files)
+
+
+def program_files(bench: Path) -> tuple[Path, ...]:
+    """The files that a bench is made of: itself, and the shared libraries that it loads from outside the system."""
+    return tuple(sorted(bench.parent.glob("*.py"))) if is_embedded(bench) else (bench, *find_libraries(bench))
+
+
+def digest_files(files: Iterable[tuple[str, Path]]) -> str:
+    """SHA-256 of several files under their names, hexadecimal: wherever they lie."""
+    text = "".join(f"{name} {digest_file(path)}\n" for name, path in sorted(files))
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def embedded_base_config() -> Path:
@@ -306,6 +315,24 @@ def without_quality(base: BaseConfig) -> BaseConfig:
     return replace(base, values={key: value for key, value in base.values.items() if not key.startswith("quality_")})
 
 
+def model_files(base: BaseConfig) -> dict[str, Path]:
+    """The model's own files that are there, by field: weights, embedding, tokenizer and what it says of itself."""
+    names = {field: base.values.get(field, name) for field, name in PATH_FIELDS.items()}
+    named = {field: name for field, name in names.items() if isinstance(name, str) and name and can_name_file(name)}
+    files = {field: base.base_dir / name.replace("\\", "/") for field, name in named.items()}
+    return {field: path for field, path in files.items() if path.is_file()}
+
+
+_WEIGHTS = ("llm_model", "llm_weight", "embedding_file")
+
+
+def digest_model(base: BaseConfig) -> dict[str, str]:
+    """The first 16 digits of the SHA-256 of a model's weights, and of its other files; of what is there."""
+    files, parts = model_files(base), {"weights": _WEIGHTS, "model files": PATH_FIELDS.keys() - set(_WEIGHTS)}
+    named = {part: [(field, files[field]) for field in fields if field in files] for part, fields in parts.items()}
+    return {part: digest_files(each)[:16] for part, each in named.items() if each}
+
+
 def layer_count(base: BaseConfig) -> int | None:
     """Read the number of transformer layers from the model's llm_config; None if it says none, or several."""
     values = _llm_config(base)
@@ -336,11 +363,9 @@ def rope_theta(base: BaseConfig) -> float | None:
 
 def _llm_config(base: BaseConfig) -> dict[str, Any]:
     """What the model says of itself; nothing where that cannot be read."""
-    name = base.values.get("llm_config", PATH_FIELDS["llm_config"])
-    if not isinstance(name, str) or not name or not can_name_file(name):
-        return {}
+    path = model_files(base).get("llm_config")
     try:
-        return _read_object(base.base_dir / name.replace("\\", "/"), "llm_config")
+        return {} if path is None else _read_object(path, "llm_config")
     except UsageError:
         # The engine itself says what is wrong with that file when it is launched; here it only means: not known.
         return {}

@@ -239,13 +239,15 @@ def compare_subjects(
 
 def refuse_other_model(then: SubjectRecord, now: SubjectRecord, where: str) -> None:
     """Refuse to compare the figures of two models: StoreError with both."""
-    old, new = then.fingerprint.get("model"), now.fingerprint.get("model")
-    if old is not None and new is not None and old != new:
+    for part in ("model", "weights"):
+        old, new = then.fingerprint.get(part), now.fingerprint.get(part)
+        if old is None or new is None or old == new:
+            continue
         raise StoreError(
             f"{where} is of another model",
             where=now.title,
-            came=old,
-            expected=new,
+            came=old if part == "model" else f"{part} {old}",
+            expected=new if part == "model" else f"{part} {new}",
             hint="compare with a run of the same model, or save this one under a name of its own: --h2o-save NAME",
         )
 
@@ -388,8 +390,9 @@ def preset_fingerprint(
     machine: str | None,
     binary: str | None,
     base_config: str | None,
+    model: Mapping[str, str],
 ) -> dict[str, str | None]:
-    """What the figures of a preset were measured with; None for a part that is not known."""
+    """What the figures of a preset were measured with; None for a part that is not known. `model`: its files."""
     # Left out where they say nothing, so that runs of before they were there can be compared with.
     silent = {"bench", "bench_options"} if preset.bench == LLM_BENCH else set()
     settings = preset.model_dump(mode="json", exclude=set(_NOT_MEASURED_BY) | silent)
@@ -398,15 +401,18 @@ def preset_fingerprint(
         values = {result.cells.get(column, "").strip() for result in results} - {""}
         return ", ".join(sorted(values)) or None
 
-    model = [text for text in (seen("model"), seen("modelSize")) if text]
+    names = [text for text in (seen("model"), seen("modelSize")) if text]
+    # These are left out where nothing tells them: a run of before they were there is not another for that.
+    told = {**model, **{column: seen(column) for column in ("precision", "memory", "mmap")}}
     return {
-        "model": ", ".join(model) or None,
+        "model": ", ".join(names) or None,
         "base config": base_config,
         "binary": binary,
         "machine": machine,
         "preset": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
         "threads": seen("threads"),
         "backend": seen("backend"),
+        **{part: value for part, value in told.items() if value is not None},
     }
 
 

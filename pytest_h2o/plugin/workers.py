@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_h2o.bench.command import RunFiles, digest_program
+from pytest_h2o.bench.command import RunFiles, digest_files, digest_program, model_files, read_base_config
 from pytest_h2o.errors import StoreError, UsageError
 from pytest_h2o.gate.decode import DECODE_FOLDER
 from pytest_h2o.gate.metrics import GATE_OPTIONS
@@ -102,7 +102,7 @@ def _pack(path: Path) -> str:
 
 
 _SAME_EVERYWHERE = ("bench", "baseline-bench", "demo", "base-config")
-"""Files that must have the same content wherever items run: their figures are those of one run."""
+"""Files that must have the same content wherever items run, and what they load: their figures are those of one run."""
 
 _LOOK_S = 0.2
 
@@ -124,7 +124,7 @@ def tell_worker(settings: Settings, run_dir: Path, root: Path, *, away: bool) ->
             where=str(settings["out-dir"]),
             hint="run the comparison with local workers (-n), or afterwards: pytest-h2o compare",
         )
-    digests = {name: digest_program(settings[name]) for name in _SAME_EVERYWHERE if away and settings[name] is not None}
+    digests = {name: _digest(settings, name) for name in _SAME_EVERYWHERE if away and settings[name] is not None}
     told = {"settings": settings.to_json(), "run_dir": str(run_dir), "root": str(root)}
     return {**told, "away": away, "digests": digests, "embedded": str(EMBEDDED_BENCH), "pid": os.getpid()}
 
@@ -171,9 +171,18 @@ def _with_paths(given: Mapping[str, Given], there: Path, here: Path) -> Settings
     return Settings(moved)
 
 
+def _digest(settings: Settings, name: str) -> str:
+    """SHA-256 of a file that must be the same everywhere, with what belongs to it: libraries, the files of a model."""
+    path: Path = settings[name]
+    if name != "base-config" or not path.is_file():
+        return digest_program(path)
+    base = read_base_config(path, settings.origin(name))
+    return digest_files([("config", path), *model_files(base).items()])
+
+
 def _check_digests(settings: Settings, digests: Mapping[str, str]) -> None:
     for name, expected in digests.items():
-        found = digest_program(settings[name])
+        found = _digest(settings, name)
         if found != expected:
             raise UsageError(
                 f"{settings.origin(name)} is another file for this worker than for the controller",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import shutil
 import sys
@@ -15,9 +16,17 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter
 
-from pytest_h2o.bench.command import RunFiles, digest_program, embedded_base_config, is_embedded
+from pytest_h2o.bench.command import (
+    RunFiles,
+    digest_program,
+    embedded_base_config,
+    is_embedded,
+    model_files,
+    program_files,
+    read_base_config,
+)
 from pytest_h2o.bench.rows import Row
-from pytest_h2o.errors import H2OError, StoreError
+from pytest_h2o.errors import H2OError, StoreError, UsageError
 from pytest_h2o.files import digest_file, load, plain, read_regular, write_new_bytes, write_new_json, write_new_text
 from pytest_h2o.gate.metrics import METRICS, TARGET_OPTIONS
 from pytest_h2o.inputs.options import Given, Settings
@@ -160,11 +169,16 @@ def _keep(source: Path, target: Path) -> None:
 
 
 def _digests(collector: Collector) -> dict[str, str]:
-    """SHA-256 of what the run was made of: bench, base config, presets."""
+    """SHA-256 of what the run was made of: bench, libraries, base config, model, presets."""
     bench, base = collector.settings["bench"], collector.settings["base-config"]
     paths = [path for path in (base, embedded_base_config() if is_embedded(bench) else None) if path is not None]
+    for config in tuple(paths):
+        with contextlib.suppress(UsageError):  # of a config that cannot be read: the items said so
+            paths += model_files(read_base_config(config)).values()
     paths += [Path(facts.path) for facts in collector.presets.values() if facts.path]
     programs = {} if bench is None else {str(bench): digest_program(bench)}
+    if bench is not None and not is_embedded(bench):
+        paths += program_files(bench)[1:]
     return {**programs, **{str(path): digest_file(path) for path in paths}}
 
 

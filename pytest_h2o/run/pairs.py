@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import platform
 import re
 import secrets
@@ -16,12 +15,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_h2o.bench.command import is_embedded
+from pytest_h2o.bench.command import digest_model, is_embedded
 from pytest_h2o.bench.launch import Relaunches
 from pytest_h2o.bench.recorded import read_launch
 from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import H2OError, NotMeasured, StoreError
-from pytest_h2o.files import digest_file, load, plain
+from pytest_h2o.files import cache_folder, digest_file, load, plain
 from pytest_h2o.gate.decode import (
     DEFAULT_PAIRS,
     PAIRS_NAME,
@@ -198,20 +197,20 @@ def describe_decode(settings: Settings, presets: Sequence[Preset]) -> list[str]:
 def calibration_path(bench: BenchSettings, base: BaseConfig) -> Path:
     """Where the calibration of a bench and model on this machine is kept; it need not be there.
 
-    The folder is ``pytest-h2o/noise`` in ``$XDG_CACHE_HOME``, or in ``~/.cache``. The name is a digest of machine,
-    binary, model config and its place, backend and threads: change one of them, and no old calibration is taken for it.
+    The folder is ``noise`` in `cache_folder`. The name is a digest of machine, bench with its libraries, model config,
+    its place and files, backend and threads: change one of them, and no old calibration is taken for it.
     """
     marks = (
         platform.node(),
         bench.digest,
         digest_file(base.path),
+        *digest_model(base).values(),
         str(base.base_dir),
         bench.backend,
         str(bench.threads),
     )
     name = hashlib.sha256("\0".join(marks).encode("utf-8", "surrogateescape")).hexdigest()[:24]
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "pytest-h2o" / "noise" / f"{name}.json"
+    return cache_folder() / "noise" / f"{name}.json"
 
 
 def flag_target(path: Path, budget: Budget, target: float | None) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pytest_h2o import __version__
-from pytest_h2o.bench.command import digest_program, is_embedded, program_command
+from pytest_h2o.bench.command import digest_program, is_embedded, program_command, program_files
 from pytest_h2o.bench.machine import describe_machine, heavy_work
 from pytest_h2o.codecs.base import Rope
 from pytest_h2o.errors import NotMeasured, PresetError, StoreError, make_printable
@@ -296,7 +296,7 @@ class GateSession:
         named = {s.name for s in subjects if s.kind == "scope"}
         scopes = [s for s in self.scopes.values() if s.name in named or (presets and s.decides)]
         launched = self.settings["bench"] is not None
-        bases = [(preset, choose_base_config(self.settings, preset).path if launched else None) for preset in presets]
+        bases = [(preset, choose_base_config(self.settings, preset) if launched else None) for preset in presets]
         now = describe_asked(self.settings, nodeids, bases, [(s, self.root(s)) for s in scopes])
         about = {nodeid: [s.kind, s.name] for nodeid, s in zip(nodeids, subjects, strict=True)}
         self.run.store.once(ITEMS, lambda: about)  # of an item whose worker dies nothing else tells it
@@ -426,7 +426,9 @@ def _describe_bench(settings: Settings) -> str:
             named, said = "the embedded reference bench", f"version: {__version__}"
         elif (version := ask_version(program_command(bench))) is not None:
             said = f"version: {version}"
-        return f"bench {named} ({settings.origin('bench')}), sha256 {digest_program(bench)[:16]}, {said}"
+        loaded = [] if is_embedded(bench) else [path.name for path in program_files(bench)[1:]]
+        beside = f" with {', '.join(loaded)}" if loaded else ""
+        return f"bench {named} ({settings.origin('bench')}), sha256 {digest_program(bench)[:16]}{beside}, {said}"
     if settings["logs"] is not None:
         return f"recorded logs in {settings['logs']} ({settings.origin('logs')}); nothing is run"
     return "neither a bench nor recorded logs: sweep items cannot be measured"

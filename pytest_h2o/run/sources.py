@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.bench.adapter import get_adapter
-from pytest_h2o.bench.command import digest_program, embedded_base_config, is_embedded, shipped
+from pytest_h2o.bench.command import digest_model, digest_program, embedded_base_config, is_embedded, shipped
 from pytest_h2o.bench.demo import TextComparison, compare_texts
 from pytest_h2o.bench.machine import describe_machine, heavy_work
 from pytest_h2o.bench.rows import Row, read_rows
@@ -210,6 +210,7 @@ class Source(ABC):
             machine=None if bench is None else describe_machine(),
             binary=None if bench is None else digest_program(bench)[:16],
             base_config=None if base is None else digest_file(base.path)[:16],
+            model={} if base is None else digest_model(base),
         )
 
     # -- decode speed ------------------------------------------------------------------------------------------------

@@ -26,13 +26,14 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from pytest_h2o.bench.command import digest_program
+from pytest_h2o.bench.command import digest_model, digest_program
 from pytest_h2o.bench.machine import describe_machine
 from pytest_h2o.errors import H2OError, OptedOut, StoreError, UsageError, error_from_json, error_to_json
 from pytest_h2o.files import digest_file, list_files, load, make_folder, plain, write_new_json
 from pytest_h2o.inputs.options import Given, Settings
 
 if TYPE_CHECKING:
+    from pytest_h2o.bench.command import BaseConfig
     from pytest_h2o.inputs.presets import Preset
     from pytest_h2o.inputs.scope import Scope
 
@@ -162,7 +163,7 @@ _FORM = "2"
 def describe_asked(
     settings: Settings,
     nodeids: Sequence[str],
-    presets: Sequence[tuple[Preset, Path | None]],
+    presets: Sequence[tuple[Preset, BaseConfig | None]],
     scopes: Sequence[tuple[Scope, Path]],
 ) -> dict[str, str]:
     """Describe what a run is asked, part by part, contents by their digest."""
@@ -175,10 +176,11 @@ def describe_asked(
     for name in ("bench", "baseline-bench", "demo"):
         if settings[name] is not None:
             asked[name.replace("-", " ")] = digest_program(settings[name])[:16]
-    for preset, base_config in presets:
+    for preset, base in presets:
         asked[f"preset {preset.name}"] = _digest(preset.model_dump(mode="json", exclude={"path"}))
-        if base_config is not None:
-            asked[f"base config of preset {preset.name}"] = digest_file(base_config)[:16]
+        if base is not None:
+            asked[f"base config of preset {preset.name}"] = digest_file(base.path)[:16]
+            asked |= {f"{part} of preset {preset.name}": digest for part, digest in digest_model(base).items()}
     for scope, root in scopes:
         asked[f"scope {scope.name}"] = _digest(repr(replace(scope, path=None)))
         asked[f"dump of scope {scope.name}"] = _digest_listing(root)

@@ -188,6 +188,14 @@ def test_quality_is_exact_on_one_machine_and_elsewhere_held_against_an_allowance
     assert "h2o_lossy" in [change.metric for change in worse.regressions]
 
 
+def test_weights_that_were_changed_in_place_are_another_model() -> None:
+    there, here = ({**ON_THIS_MACHINE, "weights": digest} for digest in ("aaaa", "bbbb"))
+    with pytest.raises(StoreError, match="of another model") as caught:
+        compare({"h2o_lossy": 3.0}, {"h2o_lossy": 3.0}, there=there, here=here)
+    assert (caught.value.came, caught.value.expected) == ("weights aaaa", "weights bbbb")
+    compare({"h2o_lossy": 3.0}, {"h2o_lossy": 3.0}, here=here)  # a baseline of before they were kept
+
+
 def test_another_model_is_one_clear_error() -> None:
     with pytest.raises(StoreError) as caught:
         compare({"h2o_lossy": 3.0}, {"h2o_lossy": 3.0}, there={**ON_THIS_MACHINE, "model": "large, 2.00 GiB"})
@@ -366,8 +374,11 @@ def test_what_a_scope_was_measured_with_and_its_figures(snapshot: SnapshotAssert
 
 
 def test_what_a_preset_was_measured_with() -> None:
-    preset, known = preset_from_flags(), {"machine": "m", "binary": "b", "base_config": "c"}
-    rows = [Row({"model": "tiny", "modelSize": "1 MiB", "threads": n, "backend": "CPU"}, "a.log") for n in "21"]
+    preset, known = preset_from_flags(), {"machine": "m", "binary": "b", "base_config": "c", "model": {"weights": "w"}}
+    rows = [
+        Row({"model": "tiny", "modelSize": "1 MiB", "threads": n, "backend": "CPU", "precision": "Low"}, "a.log")
+        for n in "21"
+    ]
     assert preset_fingerprint(preset, rows, **known) == {
         "model": "tiny, 1 MiB",
         "base config": "c",
@@ -376,8 +387,10 @@ def test_what_a_preset_was_measured_with() -> None:
         "preset": "beab512995276a06",
         "threads": "1, 2",
         "backend": "CPU",
+        "weights": "w",
+        "precision": "Low",
     }
-    bare = preset_fingerprint(preset, [], machine=None, binary=None, base_config=None)
+    bare = preset_fingerprint(preset, [], machine=None, binary=None, base_config=None, model={})
     assert {name for name, part in bare.items() if part is None} == bare.keys() - {"preset"}
     other = preset_from_flags(bench="llama_bench", bench_options={"ctk": "q8_0"})
     assert preset_fingerprint(other, rows, **known)["preset"] != bare["preset"]

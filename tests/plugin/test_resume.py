@@ -100,6 +100,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, tuple[str
     """A run that was broken off, which nothing of what is refused may change."""
     project, bench = small_project(tmp_path_factory.mktemp("broken"))
     options = (*bench[:2], *ROWS)
+    (project.path / "llm.mnn.weight").write_text("weights")
     run_dir, _ = break_off(project, options, 2, run_0002="hang")
     return project, options, run_dir
 
@@ -107,6 +108,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, tuple[str
 CHANGES = {
     "bench": "bench: ",
     "config": "base config of preset small: ",
+    "model": "weights of preset small: ",
     "preset": "preset small: ",
     "option": "--h2o-threads: 2 then, 1 now",
     "items": "items: 3 (",
@@ -119,6 +121,7 @@ def test_another_question_is_refused(broken: tuple[Project, tuple[str, ...], Pat
     file = {
         "bench": project.path / "llm_bench",
         "config": project.path / "model.json",
+        "model": project.path / "llm.mnn.weight",
         "preset": project.preset(PRESET),
     }
     before = file[change].read_text() if change in file else ""

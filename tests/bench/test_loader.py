@@ -1,0 +1,130 @@
+"""The libraries that a program loads: as the loader itself says, and no damage that ends in a traceback."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pytest_h2o.bench.command import BenchSettings, digest_program, read_base_config
+from pytest_h2o.bench.loader import find_libraries
+from pytest_h2o.run.pairs import calibration_path
+from tests.plugin.project import Project
+
+pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc to build programs with")
+
+
+def build(folder: Path, *flags: str, inner: tuple[str, ...] = (), name: str = "llm_bench") -> Path:
+    """A program that loads libouter.so, which loads libinner.so; `flags` link the program, `inner` the outer one."""
+    folder.mkdir(exist_ok=True)
+    (folder / "inner.c").write_text("int inner(void) { return 3; }\n")
+    (folder / "outer.c").write_text("int inner(void); int outer(void) { return inner(); }\n")
+    (folder / "main.c").write_text("int outer(void); int main(void) { return outer(); }\n")
+    for words in (
+        ("-shared", "-o", "libinner.so", "inner.c"),
+        ("-shared", "-o", "libouter.so", "outer.c", "-L.", "-linner", *inner),
+        ("-o", name, "main.c", "-L.", "-louter", "-Wl,--allow-shlib-undefined", *flags),
+    ):
+        subprocess.run(["gcc", *words], cwd=folder, check=True)
+    return folder / name
+
+
+def loaded(program: Path, **env: str) -> set[str]:
+    """What the loader says that it would load, from outside the system's folders."""
+    environment = {**os.environ, **env, "LD_TRACE_LOADED_OBJECTS": "1"}
+    told = subprocess.run([program], env=environment, capture_output=True, text=True, check=True).stdout
+    paths = (line.split("=>")[1].split("(")[0].strip() for line in told.splitlines() if "=>" in line)
+    return {os.path.realpath(path) for path in paths if path.startswith("/") and not path.startswith(("/lib", "/usr"))}
+
+
+OLD = "-Wl,--disable-new-dtags"
+NEW = "-Wl,--enable-new-dtags"
+
+
+@pytest.mark.parametrize(
+    ("flags", "inner", "count"),
+    [
+        ((OLD, "-Wl,-rpath,$ORIGIN"), (), 2),  # RPATH holds for what the libraries need as well
+        ((NEW, "-Wl,-rpath,$ORIGIN"), (), 1),  # RUNPATH for the program alone
+        ((NEW, "-Wl,-rpath,${ORIGIN}"), (NEW, "-Wl,-rpath,$ORIGIN/."), 2),
+        ((OLD, "-Wl,-rpath,$ORIGIN"), (NEW, "-Wl,-rpath,/nowhere"), 1),  # a RUNPATH takes RPATHs of others away
+        ((), (), 0),
+    ],
+)
+@pytest.mark.parametrize("searched", ["", "other", "other:here"])
+def test_libraries_are_those_of_the_loader(
+    tmp_path: Path, flags: tuple[str, ...], inner: tuple[str, ...], count: int, searched: str
+) -> None:
+    program = build(tmp_path / "here", *flags, inner=inner)
+    build(tmp_path / "other")
+    link = tmp_path / "link"
+    link.symlink_to(program)
+    env = {"LD_LIBRARY_PATH": ":".join(str(tmp_path / name) for name in searched.split(":"))} if searched else {}
+    found = {str(path) for path in find_libraries(link, env)}
+    assert found == loaded(link, **env)
+    if not searched:
+        assert len(found) == count
+
+
+def test_a_library_that_is_built_anew_makes_another_engine(tmp_path: Path) -> None:
+    program = build(tmp_path / "build", OLD, "-Wl,-rpath,$ORIGIN")
+    before = digest_program(program)
+    shutil.copytree(tmp_path / "build", tmp_path / "copy")
+    assert digest_program(tmp_path / "copy" / program.name) == before
+    library = tmp_path / "build" / "libinner.so"
+    library.write_bytes(library.read_bytes() + b"\0")
+    assert digest_program(program) != before
+
+
+def test_an_engine_or_model_that_was_changed_in_place_is_another_to_a_calibration(tmp_path: Path) -> None:
+    bench = BenchSettings.for_program(build(tmp_path, OLD, "-Wl,-rpath,$ORIGIN"))
+    paths = set()
+    for name in ("config.json", "libinner.so", "llm.mnn.weight", "llm_config.json"):
+        with (tmp_path / name).open("ab") as file:
+            file.write(b"{}")
+        paths.add(calibration_path(bench, read_base_config(tmp_path / "config.json")))
+    assert len(paths) == 4
+
+
+def test_the_head_names_the_libraries(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    given = project.make_bench()
+    build(tmp_path, OLD, "-Wl,-rpath,$ORIGIN")
+    result = project.run(*given, "--h2o-dry-run", "-k", "target_ratio_v3 and lossy")
+    result.stdout.fnmatch_lines(["h2o: bench * sha256 * with libinner.so, libouter.so, tells no version"])
+
+
+def test_a_preloaded_library_and_one_named_by_its_path_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = build(tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    subprocess.run(["gcc", "-o", "direct", "main.c", "./libouter.so", "-Wl,--allow-shlib-undefined"], check=True)
+    preloaded = {"LD_PRELOAD": f"{program.parent}/libinner.so"}
+    assert find_libraries(program, preloaded) == (program.parent / "libinner.so",)
+    assert find_libraries(Path("direct"), {}) == (program.parent / "libouter.so",)
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"#!/bin/sh\n", b"\x7fELF", b"\x7fELF" + b"\xff" * 60, b"\x7fELF\2\1" + b"\0" * 58]
+)
+def test_what_is_no_program_loads_nothing(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "bench").write_bytes(text)
+    assert find_libraries(tmp_path / "bench") == ()
+    assert find_libraries(tmp_path / "none") == ()
+    assert find_libraries(tmp_path) == ()
+
+
+def test_no_damage_ends_in_a_traceback(tmp_path: Path) -> None:
+    program = build(tmp_path, OLD, "-Wl,-rpath,$ORIGIN")
+    whole, draw = program.read_bytes(), random.Random(4)
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for _ in range(draw.randrange(1, 40)):
+            damaged[draw.choice((draw.randrange(64), draw.randrange(1200), draw.randrange(len(whole))))] = (
+                draw.randrange(256)
+            )
+        program.write_bytes(damaged[: draw.choice((len(whole), draw.randrange(len(whole))))])
+        find_libraries(program)
