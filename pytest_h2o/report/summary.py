@@ -343,10 +343,10 @@ def headline(summary: Summary) -> str:
     missed = [(name, v) for name, v in told if v.outcome == "fail"]
     if missed:
         name, v = missed[0]
-        more = f", and {len(missed) - 1} more targets are missed" if missed[1:] else ""
+        more = f", and {len(missed) - 1} more missed" if missed[1:] else ""
         return f"{v.title} of {name} is {v.measured}, {_asked(v)}{more}"
     if summary.failed:
-        more = f", and {len(summary.failed) - 1} more items failed" if summary.failed[1:] else ""
+        more = f", and {len(summary.failed) - 1} more failed" if summary.failed[1:] else ""
         return f"{summary.failed[0].item} failed: {summary.failed[0].why}{more}"
     if summary.overall_pass is False:
         return f"pytest ended with exit status {summary.exit_status}: something failed that left no record"
@@ -356,7 +356,7 @@ def headline(summary: Summary) -> str:
         more = f"; {len(unsure) - 1} more cannot be told" if unsure[1:] else ""
         return f"whether {v.title} of {name} is {v.relation} {v.target} cannot be told: {v.measured}{more}"
     if summary.incomplete_for:
-        more = f", and {len(summary.incomplete_for) - 1} more are missing" if summary.incomplete_for[1:] else ""
+        more = f", and {len(summary.incomplete_for) - 1} more missing" if summary.incomplete_for[1:] else ""
         return f"nothing failed, but {summary.incomplete_for[0]}{more}"
     held = [(v.relative_margin, name, v) for name, v in told if v.outcome == "pass" and v.relative_margin is not None]
     if not held:

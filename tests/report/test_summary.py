@@ -16,7 +16,17 @@ from pytest_h2o.report.artifacts import read_run
 from pytest_h2o.report.build import build_summary
 from pytest_h2o.report.changes import escape, render_summary_md
 from pytest_h2o.report.diagnosis import report_item
-from pytest_h2o.report.summary import Items, Section, Summary
+from pytest_h2o.report.summary import (
+    Items,
+    Preset,
+    Reason,
+    Section,
+    Summary,
+    headline,
+    key_figures,
+    matrix,
+    next_steps,
+)
 from pytest_h2o.report.terminal import render_terminal
 from pytest_h2o.run.items import GateItem
 from pytest_h2o.run.journal import Collector
@@ -102,6 +112,45 @@ def test_the_last_lines_on_the_terminal(passed: Summary, old_run: Path, snapshot
     assert "\n".join(render_terminal(passed, Path("runs/1"))) == snapshot(name="a run that holds")
     old = read_run(old_run).summary
     assert "\n".join(render_terminal(old, Path("runs/0"))) == snapshot(name="pairs and a comparison")
+
+
+def test_what_is_known_in_a_sentence(passed: Summary, old_run: Path) -> None:
+    preset = passed.presets[PRESET]
+    lossy = next(v for v in preset.verdicts if v.metric == "h2o_lossy")
+
+    def told(**changed: object) -> str:
+        return headline(replace(passed, **changed))
+
+    def with_lossy(outcome: str, count: int = 1) -> dict[str, Preset]:
+        verdicts = [replace(lossy, outcome=outcome)]
+        return {name: replace(preset, verdicts=verdicts) for name in [PRESET, "other"][:count]}
+
+    measured = f"lossy ratio of {PRESET} is 3.380 ± 0.019, asked >= 3.000"
+    assert told(presets=with_lossy("fail")) == measured
+    assert told(presets=with_lossy("fail", 2)) == f"{measured}, and 1 more missed"
+    gone = [Reason("test_bench[a]", "no log"), Reason("test_bench[b]", "no log")]
+    assert told(failed=gone) == "test_bench[a] failed: no log, and 1 more failed"
+    assert told(overall_pass=False, exit_status=3).startswith("pytest ended with exit status 3")
+    unsure = told(overall_pass="inconclusive", presets=with_lossy("inconclusive", 2))
+    assert unsure == f"whether lossy ratio of {PRESET} is >= 3.000 cannot be told: 3.380 ± 0.019; 1 more cannot be told"
+    assert told(incomplete_for=["x was not asked", "y"]) == "nothing failed, but x was not asked, and 1 more missing"
+    assert told(presets=with_lossy("reported"), scopes={}) == "nothing failed, and no target was set"
+    assert next_steps(replace(passed, overall_pass=False)) == []
+    assert next_steps(replace(passed, overall_pass="incomplete", incomplete_for=["x"]))[0].startswith("run without -k")
+    worse = replace(lossy, relative_margin=0.01)
+    figures = key_figures(replace(passed, presets={**passed.presets, "near": replace(preset, verdicts=[worse])}))
+    assert next((name, v.metric) for name, v in figures) == ("near", "h2o_lossy"), "the one with the least to spare"
+    old = read_run(old_run).summary
+    heads, rows = matrix(old)
+    smoke = dict(zip(heads, rows[0], strict=True))
+    assert smoke["decode slow-down"] == ("? -0.06%", "inconclusive")
+    assert smoke["lossless ratio"] == ("", "")
+
+
+def test_a_note_of_several_presets_is_told_once(passed: Summary) -> None:
+    preset = replace(passed.presets[PRESET], notes=["the machine was busy"])
+    lines = render_terminal(replace(passed, presets={"a": preset, "b": preset}), Path("runs/1"))
+    assert [line for line in lines if "busy" in line] == ["note of 2 presets (a, b): the machine was busy"]
 
 
 def test_part_of_a_run_is_incomplete_and_says_what_is_not_there(tmp_path: Path) -> None:
