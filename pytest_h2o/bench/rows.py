@@ -537,7 +537,10 @@ def render_metrics_csv(rows: Iterable[Row]) -> str:
 
 
 def read_metrics_csv(path: Path, *, repeat: int | None = None) -> tuple[Row, ...]:
-    """Read rows from a CSV file, ours or one with the same columns. An empty cell is a column that the row lacks."""
+    """Read rows from a CSV file, ours or one with the same columns.
+
+    An empty cell is a column that the row lacks, unless the whole column is empty: then the figure is missing.
+    """
     reader = csv.reader(io.StringIO(read_text(path, str(path)), newline=""), strict=True)
     rows: list[Row] = []
     try:
@@ -559,4 +562,5 @@ def read_metrics_csv(path: Path, *, repeat: int | None = None) -> tuple[Row, ...
         raise
     if not rows:
         raise TableError("a CSV has no row", where=str(path), expected="a header line and a line for each run")
-    return tuple(rows)
+    blank = {name: "" for name in header if name != _LOG_COLUMN and not any(name in row.cells for row in rows)}
+    return tuple(replace(row, cells={**row.cells, **blank}) for row in rows) if blank else tuple(rows)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.cli.main import add_number, add_option, check_outputs
-from pytest_h2o.errors import H2OError, UsageError
+from pytest_h2o.errors import H2OError, TableError, UsageError
 from pytest_h2o.files import load, render_json, write_new_json, write_new_text
 
 if TYPE_CHECKING:
@@ -142,17 +142,28 @@ def check_result(values: Mapping[str, Any], where: str, *, decides: bool, allow_
         )
     if result.faults:
         yield f"{name}: allowed on purpose: {'; '.join(fault.detail for fault in result.faults[:3])}"
+    told = f"{result.verified_streams} of {result.encoded_streams} streams were decoded and compared"
     if "encoded_streams" not in values:
         yield f"{name}: the file does not say whether its streams were decoded again"
-    elif not result.verified_streams >= result.encoded_streams > 0:
-        yield f"{name}: not decoded, {result.verified_streams} of {result.encoded_streams} streams were compared"
+    elif result.verified_streams >= result.encoded_streams > 0:
+        return
+    elif decides:
+        raise UsageError(
+            "a ratio of streams that were not decoded cannot decide",
+            where=where,
+            came=told,
+            expected="every stream decoded, and equal to its input",
+            hint="make the file again with: pytest-h2o lossless, without --no-verify",
+        )
+    else:
+        yield f"{name}: not verified, {told}"
 
 
 def add_target_arguments(parser: argparse.ArgumentParser) -> None:
-    from pytest_h2o.gate.metrics import DROP, LOSSLESS, LOSSY, METRICS, TARGET_OPTIONS
+    from pytest_h2o.gate.metrics import TARGET_OPTIONS
 
-    for name in (LOSSY, LOSSLESS, DROP):
-        add_option(parser, TARGET_OPTIONS[name], default=METRICS[name].target)
+    for name, option in TARGET_OPTIONS.items():
+        add_option(parser, option, dest=name)
     parser.add_argument("--decode-baseline", metavar="TOK_S", help="decode tok/s with H2O off, or none to leave it out")
     add_option(parser, "rule")
     add_option(parser, "allow-skips", help="take ratios although entries could not be read")
@@ -167,21 +178,63 @@ def read_baseline(args: argparse.Namespace) -> float | None:
     return None if text in (None, "none") else parse_baseline(text, "--decode-baseline")
 
 
+def judged_rows(rows: Sequence[Row], where: str) -> tuple[list[Row], list[str]]:
+    """The rows that a verdict may rest on, and notes; TableError for one that is damaged or contradicts itself."""
+    from pytest_h2o.bench.adapter import check_row, is_idle
+    from pytest_h2o.gate.values import check_cells
+
+    off = [row.log_file for row in rows if is_idle(row)]
+    judged = [check_cells(row) for row in rows if not is_idle(row)]
+    for row in judged:
+        check_row(row, None)
+    if not judged:
+        came = f"{len(rows)} rows in which keep, lossy and floor are exactly 1"
+        raise UsageError("no row shows H2O at work", where=where, came=came, expected="rows of runs with H2O on")
+    shown = ", ".join(off[:3]) + (f" and {len(off) - 3} more" if len(off) > 3 else "")
+    return judged, [f"left out, for H2O did nothing in them: {shown}"] if off else []
+
+
+def asked_of(args: argparse.Namespace, rows: Sequence[Row], notes: list[str]) -> dict[str, float]:
+    """Targets by metric; one that no row measures and nobody asked for is left out, with a note."""
+    from pytest_h2o.gate.metrics import METRICS, TARGET_OPTIONS
+    from pytest_h2o.gate.values import row_cell
+
+    asked: dict[str, float] = {}
+    for name in TARGET_OPTIONS:
+        metric, given = METRICS[name], getattr(args, name)
+        target = metric.target if given is None else given
+        lacking = [row.log_file for row in rows if metric.of == "row" and row_cell(row, name) is None]
+        if given is None and metric.optional and len(lacking) == len(rows):
+            notes.append(f"{metric.short} is left out: no row has the column {name}, and no target asks for it")
+        elif lacking:
+            raise TableError(
+                f"a row lacks the column {name}, and a target asks for it",
+                where=", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""),
+                expected=f"{metric.title} in every row",
+                hint="use rows as the bench prints them; a missing column never counts as 0",
+            )
+        elif target is not None:
+            asked[name] = target
+    return asked
+
+
 def analyze(
     args: argparse.Namespace,
     rows: Sequence[Row],
+    where: str,
     baseline_tok_per_s: float | None,
     results: Mapping[str, dict[str, Any] | None],
     notes: list[str],
     layers: tuple[int, int] | None,
 ) -> dict[str, Any]:
     """Both rules on the rows; `results` are the online simulation and the upper bound, `layers` are under eviction."""
-    from pytest_h2o.gate.metrics import DROP, LOSSLESS, LOSSY
     from pytest_h2o.report.original import analyze_rows
 
+    judged, told = judged_rows(rows, where)
+    notes += told
     return analyze_rows(
-        rows,
-        {LOSSY: args.lossy_target, DROP: args.decode_drop_target, LOSSLESS: args.lossless_target},
+        judged,
+        asked_of(args, judged, notes),
         baseline_tok_per_s=baseline_tok_per_s,
         decode_left_out=args.decode_baseline == "none",
         **results,
@@ -206,7 +259,7 @@ def add_arguments_analyze(parser: argparse.ArgumentParser) -> None:
 
 def run_analyze(args: argparse.Namespace) -> int:
     from pytest_h2o.bench.rows import read_metrics_csv
-    from pytest_h2o.report.original import check_finite, render_analysis_md
+    from pytest_h2o.report.original import render_analysis_md
 
     if args.out.suffix == ".json":
         raise UsageError("--out names the Markdown file", came=str(args.out), expected="a name that ends in .md")
@@ -220,8 +273,7 @@ def run_analyze(args: argparse.Namespace) -> int:
             notes += check_result(values, str(files[name]), decides=name == "online", allow_skips=args.allow_skips)
     notes.append("whether the decode speeds are comparable is not known: a CSV does not say what the runs printed")
     rows = read_metrics_csv(args.csv)
-    check_finite(rows, str(args.csv))
-    analysis = analyze(args, rows, baseline, results, notes, (args.h2o_layer_start, args.h2o_layer_end))
+    analysis = analyze(args, rows, str(args.csv), baseline, results, notes, (args.h2o_layer_start, args.h2o_layer_end))
     text = render_analysis_md(analysis)
     write_new_text(args.out, text, overwrite=args.overwrite)
     write_new_json(out_json, analysis, overwrite=args.overwrite)
@@ -303,7 +355,7 @@ def run_eval(args: argparse.Namespace) -> int:
     judged = {"online": results[modes[-1]].to_json(), "upper": results["upper_bound"].to_json()}
     for name, values in judged.items():
         notes += check_result(values, str(args.dump_dir), decides=name == "online", allow_skips=args.allow_skips)
-    analysis = analyze(args, rows, baseline, judged, notes, read_layer_range(rows))
+    analysis = analyze(args, rows, str(args.run_dir), baseline, judged, notes, read_layer_range(rows))
     text = render_analysis_md(analysis)
     files = {"h2o_metrics.csv": render_metrics_csv(rows), "analysis.md": text, "analysis.json": render_json(analysis)}
     for name, result in results.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -179,7 +180,33 @@ class LosslessResult:
                 came=f"schema_version {version!r}",
                 expected=f"a JSON object with schema_version {SCHEMA_VERSION}",
             )
-        return load(cls, values, "a lossless result", where=where)
+        result = load(cls, values, "a lossless result", where=where)
+        for what, told, made in result._sums():
+            if not math.isclose(told, made, rel_tol=1e-6):
+                raise StoreError(
+                    "a lossless result contradicts itself",
+                    where=where,
+                    came=f"{what} {told:g}, and {made:g} by its own bytes",
+                    expected="figures that follow from the bytes beside them, as pytest-h2o lossless writes them",
+                    hint="make the file again with: pytest-h2o lossless --dump-dir DIR --out-json FILE",
+                )
+        if not 0 <= result.verified_streams <= result.encoded_streams:
+            came = f"{result.verified_streams} of {result.encoded_streams} streams verified"
+            raise StoreError(
+                "a lossless result contradicts itself", where=where, came=came, expected="no more than all"
+            )
+        return result
+
+    def _sums(self) -> Iterator[tuple[str, float, float]]:
+        """Each figure that follows from others: its name, its value, and what it has to be."""
+        yield "raw_bytes", self.raw_bytes, self.k_raw_bytes + self.v_raw_bytes
+        yield "compressed_bytes", self.compressed_bytes, self.k_compressed_bytes + self.v_compressed_bytes
+        for name, prefix in (("lossless", ""), ("weighted_lossless", ""), ("k_lossless", "k_"), ("v_lossless", "v_")):
+            raw, coded = (getattr(self, f"{prefix}{kind}_bytes") for kind in ("raw", "compressed"))
+            yield f"{name}_ratio", getattr(self, f"{name}_ratio"), raw / coded if coded > 0 else math.inf
+        for field_name in ("k_raw_bytes", "k_compressed_bytes", "v_raw_bytes", "v_compressed_bytes"):
+            if self.by_layer:
+                yield field_name, getattr(self, field_name), sum(getattr(one, field_name) for one in self.by_layer)
 
 
 def _plain(value: Any) -> Any:

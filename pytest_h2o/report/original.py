@@ -8,13 +8,12 @@ the gate counts a missing baseline as missed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.errors import UsageError
-from pytest_h2o.gate.metrics import DROP, LOSSLESS, LOSSY, METRICS
+from pytest_h2o.gate.metrics import DROP, LOSSLESS, LOSSY, METRICS, Metric
 from pytest_h2o.gate.rule import best_row, decide_best_of, decide_joint, row_facts, split_layers, whole_cache_ratio
 from pytest_h2o.report.changes import render_markdown
 from pytest_h2o.report.summary import Original
@@ -167,6 +166,11 @@ def _gate(
     return gate
 
 
+def _ask(metric: Metric, target: float) -> str:
+    bound = "at least" if metric.higher_is_better else "at most"
+    return f"{metric.title} {bound} {metric.render_target(target)}"
+
+
 ANALYSIS_VERSION = 1
 
 
@@ -211,6 +215,7 @@ def analyze_rows(
         "rule": rule,
         "missing": missing,
         "notes": list(notes),
+        "targets": [_ask(METRICS[name], target) for name, target in held.items()],
         "decode_left_out": decode_left_out,
         "joint": {
             "pass": joint.passed,
@@ -221,19 +226,6 @@ def analyze_rows(
         "original": asdict(original),
         "whole_cache": None if layers is None else whole_cache_ratios(original, layers, online, lossless),
     }
-
-
-def check_finite(rows: Sequence[Row], where: str) -> None:
-    """Refuse rows whose deciding figures are no numbers: UsageError for the first infinite or undefined one."""
-    for row in rows:
-        for name, cell in ((LOSSY, row.get(LOSSY)), ("decode speed", row.decode_tok_per_s)):
-            if cell is not None and not math.isfinite(cell.mean):
-                raise UsageError(
-                    "a row has a deciding figure that is no finite number",
-                    where=f"{where}: {row.log_file}: {name}",
-                    came=str(cell.mean),
-                    expected="a finite number, as the bench prints it",
-                )
 
 
 def whole_cache_ratios(

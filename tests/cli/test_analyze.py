@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,18 @@ ONLINE = json.loads((ORACLE / "online_grouped_192_8_front2.json").read_text(enco
             "400 of 832 entries of the online simulation could ",
         ),
         (None, [], "this is no lossless result that can be read\n"),
+        ({"weighted_lossless_ratio": 5.0}, [], "a lossless result contradicts itself\n"),
+        ({"lossless_ratio": 5.0}, [], "a lossless result contradicts itself\n"),
+        ({"v_lossless_ratio": 5.0}, [], "a lossless result contradicts itself\n"),
+        ({"compressed_bytes": 7}, [], "a lossless result contradicts itself\n"),
+        ({"k_raw_bytes": 7}, [], "a lossless result contradicts itself\n"),
+        ({"encoded_streams": 5, "verified_streams": 6}, [], "a lossless result contradicts itself\n"),
+        (
+            {"encoded_streams": 60, "verified_streams": 59},
+            [],
+            "a ratio of streams that were not decoded cannot decide\n",
+        ),
+        ({"encoded_streams": 0}, [], "a ratio of streams that were not decoded cannot decide\n"),
         ({}, ["--model-layers=0"], "--model-layers is out of range\n"),
         ({}, ["--h2o-layer-start=-1"], "--h2o-layer-start is out of range\n"),
     ],
@@ -51,10 +64,6 @@ def test_analyze_refuses_results_that_cannot_decide(
     [
         ({}, "online simulation: the file does not say whether its streams were decoded again"),
         (
-            {"encoded_streams": 60, "verified_streams": 0},
-            "online simulation: not decoded, 0 of 60 streams were compared",
-        ),
-        (
             {"skipped_entries": 400},
             "online simulation: 400 of 832 entries could not be read and are left out (--allow-skips)",
         ),
@@ -73,20 +82,117 @@ def test_analyze_says_what_a_result_does_not_show(changes: dict[str, object], no
     assert "| 4.9604 | 3.1098 |" in text
 
 
-@pytest.mark.parametrize("column", ["h2o_lossy", "speed(tok/s)"])
-def test_analyze_refuses_figures_that_are_no_numbers(
-    column: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_upper_bound_that_was_not_decoded_is_noted(tmp_path: Path) -> None:
+    upper = tmp_path / "upper.json"
+    values = json.loads((ORACLE / "upper_front2.json").read_text(encoding="utf-8"))
+    upper.write_text(json.dumps({**values, "encoded_streams": 60, "verified_streams": 0}))
+    code, analysis = analyze(tmp_path, f"--offline-lossless-json={upper}", "--decode-baseline=none")
+    assert code == 0
+    assert "upper bound: not verified, 0 of 60 streams were decoded and compared" in analysis["notes"]  # type: ignore[operator]
+
+
+Cells = dict[str, str]
+
+
+def write_csv(path: Path, change: Callable[[list[Cells]], object]) -> Path:
     rows = read_csv(FIXTURES / "recordings" / "h2o_metrics.expected.csv")
-    rows[3][column] = "inf ± 0.000" if column == "h2o_lossy" else "100.00 ± 1.00<br>inf ± 1.00"
-    with (tmp_path / "rows.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+    change(rows)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
         writer.writeheader()
         writer.writerows(rows)
-    assert main(["analyze", f"--csv={tmp_path / 'rows.csv'}", f"--out={tmp_path / 'a.md'}", "--lossy-target=100"]) == 2
-    assert capsys.readouterr().err.startswith(
-        "pytest-h2o analyze: a row has a deciding figure that is no finite number\n"
-    )
+    return path
+
+
+def cell(column: str, text: str, number: int = 3) -> Callable[[list[Cells]], object]:
+    return lambda rows: rows[number].update({column: text})
+
+
+def column(name: str, text: str | None) -> Callable[[list[Cells]], object]:
+    """In every row; None takes it away."""
+    return lambda rows: [row.pop(name) if text is None else row.update({name: text}) for row in rows]
+
+
+def analyze_csv(tmp_path: Path, change: Callable[[list[Cells]], object], *flags: str) -> tuple[int, dict[str, object]]:
+    return analyze(tmp_path, f"--csv={write_csv(tmp_path / 'rows.csv', change)}", "--decode-baseline=56.02", *flags)
+
+
+SPEED = "speed(tok/s)"
+
+
+@pytest.mark.parametrize(
+    ("change", "flags", "message"),
+    [
+        (cell("h2o_lossy", "inf ± 0.000"), [], "the row has no sound h2o_lossy"),
+        (cell(SPEED, "100.00 ± 1.00<br>inf ± 1.00"), [], "the row has no sound decode speed"),
+        (cell(SPEED, ""), [], "the row has no sound prefill speed"),
+        (column(SPEED, None), [], "the row has no sound prefill speed"),
+        (cell("h2o_lossy", ""), [], "H2O columns are missing: h2o_lossy"),
+        (column("h2o_lossy", None), [], "H2O columns are missing: h2o_lossy"),
+        (cell("h2o_lossy", "99"), [], "the row contradicts itself"),
+        (cell("h2o_keep", "1.5"), [], "a row has an impossible"),
+        (cell("h2o_lossy", "3.2 ± -5"), [], "a row has an impossible lossy ratio"),
+        (column("quality_ppl_rise", "-5"), [], "a row has an impossible rise in perplexity"),
+        (column("quality_ppl_rise", "n/a"), [], "a row has the column quality_ppl_rise and no number in it"),
+        (column("quality_ppl_rise", ""), [], "a row has the column quality_ppl_rise and no number in it"),
+        (cell("quality_ppl_rise", "0.001"), [], "a row lacks the column quality_ppl_rise, and a target"),
+        (
+            lambda rows: None,
+            ["--quality-target=0.5"],
+            "a row lacks the column quality_ppl_rise, and a target",
+        ),
+        (
+            lambda rows: [row.update(h2o_keep="1.0", h2o_lossy="1.0", h2o_floor_keep="1.0") for row in rows],
+            [],
+            "no row shows H2O at work",
+        ),
+    ],
+)
+def test_analyze_refuses_rows_that_no_verdict_may_rest_on(
+    change: Callable[[list[Cells]], object],
+    flags: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = write_csv(tmp_path / "rows.csv", change)
+    command = ["analyze", f"--csv={rows}", f"--out={tmp_path / 'a.md'}", "--decode-baseline=56.02", *flags]
+    assert main(command) == 2
+    assert capsys.readouterr().err.startswith(f"pytest-h2o analyze: {message}")
+
+
+@pytest.mark.parametrize(
+    ("rise", "flags", "code"),
+    [
+        ("0.009", [], 0),
+        ("0.011", [], 1),
+        ("0.5", [], 1),
+        ("0.5", ["--quality-target=0.6"], 0),
+        ("0.011", ["--rule=best-of"], 1),
+    ],
+)
+def test_analyze_holds_quality(rise: str, flags: list[str], code: int, tmp_path: Path) -> None:
+    assert analyze_csv(tmp_path, column("quality_ppl_rise", rise), *flags)[0] == code
+
+
+def test_analyze_leaves_out_what_h2o_did_nothing_in(tmp_path: Path) -> None:
+    """The baseline that parse finds beside the runs is no run, and no speed of theirs."""
+    idle = {"h2o_keep": "1.0", "h2o_lossy": "1.0", "h2o_floor_keep": "1.0", "log_file": "off.log", SPEED: "900<br>900"}
+    code, analysis = analyze_csv(tmp_path, lambda rows: rows.append({**rows[0], **idle}), "--decode-baseline=80")
+    assert code == 1
+    assert "left out, for H2O did nothing in them: off.log" in analysis["notes"]  # type: ignore[operator]
+
+
+def test_eval_holds_quality(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(RECORDED, run)
+    for log in (run / "logs").glob("run_*.log"):
+        head, rule, row = log.read_text(encoding="utf-8").splitlines()
+        log.write_text(f"{head} quality_ppl_rise |\n{rule} --- |\n{row} 0.5 |\n", encoding="utf-8")
+    assert main(["eval", str(run), str(FIXTURES / "dumps" / "fp16.zip")]) == 1
+    out = capsys.readouterr().out
+    assert "rise in perplexity at most +1.00%" in out
+    assert "misses quality" in out
 
 
 def test_eval_names_its_own_flag_where_entries_are_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

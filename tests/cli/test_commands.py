@@ -155,7 +155,8 @@ def test_eval_does_all_steps_in_the_run_folder(tmp_path: Path, capsys: pytest.Ca
     expected = json.loads((FIXTURES / "recordings" / "gate.expected.json").read_text())
     assert analysis["original"]["gate"] == expected["gates"][0]["expected"]
     assert analysis["whole_cache"][0] == "3.1098"
-    baseline, contexts = analysis["notes"]
+    baseline, contexts, quality = analysis["notes"]
+    assert quality.startswith("quality is left out: no row has the column quality_ppl_rise")
     assert baseline.startswith("decode baseline: 56.02 tok/s (recorded row with H2O off, ")
     assert contexts.startswith("decode speeds are not comparable: warnings of run_0001")
     chunked = json.loads((run / "offline_lossless_chunked.json").read_text())
