@@ -74,8 +74,7 @@ H2O_COLUMNS: Mapping[str, Column] = {
         )
     },
 }  # fmt: skip
-"""Columns of the table, in its order. Three are never but idle: no sample is skipped, and there is neither a queue of
-stored blocks nor a cache of decoded ones."""
+"""Columns of the table, in its order."""
 
 Series = tuple[float, ...]
 """One figure over the measured repeats."""

@@ -90,6 +90,15 @@ class LayerCache:
             to += length
         self.length = to
 
+    def drop(self, start: int, stop: int) -> None:
+        """Overwrite some held tokens with nan: whatever reads them before they are put back shows it."""
+        self._keys[:, start:stop] = self._values[:, start:stop] = np.nan
+
+    def put_back(self, start: int, keys: Words, values: Words) -> None:
+        """Write tokens in place that `words` gave, and that were dropped."""
+        for held, words in ((self._keys, keys), (self._values, values)):
+            held[:, start : start + len(words)] = words.view(np.float16).transpose(1, 0, 2)
+
     def words(self, start: int, stop: int) -> tuple[Words, Words]:
         """K and V of some held tokens as fp16 bit patterns, uint16 ``[tokens, kv_heads, head_dim]``, copied."""
         keys, values = (
@@ -104,6 +113,9 @@ class Watcher:
 
     def cleared(self) -> None:
         """The cache was cleared."""
+
+    def needed(self, layer: int, held: LayerCache) -> None:
+        """A layer begins to decode a token, and is about to read all that it holds."""
 
     def written(self, layer: int, keys: Floats, values: Floats, first_position: int, stage: Stage) -> None:
         """New tokens, ``[tokens, kv_heads, head_dim]``, are about to be appended; nothing of them is evicted yet."""
@@ -178,6 +190,8 @@ class EvictingCache:
         """
         held = self.layers[layer]
         if stage == "decode":
+            for watcher in self._watchers:
+                watcher.needed(layer, held)
             self._apply_pending(layer)
             self._calls[layer] += 1
             self._all_calls += 1

@@ -221,7 +221,7 @@ KEYS: Mapping[str, _Key] = {
     "kv_lossless_front_n": _Key(2, 0),
     "kv_lossless_codec": _Key("none", words=("none", "gear_delta")),
     "kv_lossless_runtime_enable": _Key(False),
-    "kv_lossless_runtime_mode": _Key("probe", words=("probe", "full")),
+    "kv_lossless_runtime_mode": _Key("probe", words=("probe", "full", "store")),
     "kv_lossless_block_tokens": _Key(128, 1),
     "kv_lossless_hot_recent_tokens": _Key(256, 0),
     "kv_lossless_hot_sink_tokens": _Key(16, 0),
@@ -232,6 +232,9 @@ KEYS: Mapping[str, _Key] = {
     "kv_lossless_max_queue": _Key(256, 0),
     "kv_lossless_decode_cache_blocks": _Key(64, 0),
     "kv_lossless_strict_roundtrip_check": _Key(False),
+    "kv_lossless_store_disable_front": _Key(False),
+    "kv_lossless_store_bootstrap_tokens": _Key(32, 1),
+    "kv_lossless_store_grouped_step_tokens": _Key(256, 1),
     "reference_model_package": _Key(""),
     "reference_clock": _Key("shared", words=_CLOCKS),
     "quality_text_file": _Key(""),
@@ -248,9 +251,6 @@ WITHOUT_EFFECT = (
     "kv_lossless_kept_sample_layers",
     "kv_lossless_kept_sample_token_interval",
     "kv_lossless_front_sample_token_interval",
-    "kv_lossless_store_disable_front",
-    "kv_lossless_store_bootstrap_tokens",
-    "kv_lossless_store_grouped_step_tokens",
 )
 """Keys of later engines: taken, told of, and not acted on."""
 _MOVED = ("reference_policy", "reference_seed")
@@ -435,6 +435,9 @@ def policy_settings(config: BenchConfig, layers: int, length: int) -> PolicySett
     )
 
 
+PROBE_TOKENS = 32
+
+
 @dataclass(frozen=True)
 class LosslessSettings:
     """What of the cold tokens is coded, and by whom; see `lossless`."""
@@ -443,20 +446,24 @@ class LosslessSettings:
     """Layers below it are in the scope; 0 for none."""
     kept_layers: tuple[int, ...]
     """Layers of the H2O range if its kept tokens are in the scope, ascending; else empty."""
-    block_tokens: int
+    first_tokens: int
+    """Of the first sample of a layer: in probe mode at most 32, in store mode the bootstrap, else a block."""
+    step_tokens: int
+    """Of the later ones: in store mode the grouped step, else a block."""
     hot_sink_tokens: int
     hot_recent_tokens: int
     update_interval: int
     trigger_min_tokens: int
     async_threads: int
-    """Threads that code beside the one that decodes; 0: it codes itself."""
+    """Threads that code beside the one that decodes; 0: it codes itself, as it does in probe mode."""
     max_queue: int
-    """Samples that may wait for them, at least 1."""
-    runtime_mode: Literal["probe", "full"]
+    """Samples that may be waiting or being coded, at least 1."""
+    decode_cache_blocks: int
+    runtime_mode: Literal["probe", "full", "store"]
     predictors_k: str
     predictors_v: str
     strict_roundtrip_check: bool
-    """Decode every sample and compare it bit for bit; full mode does so anyway."""
+    """Decode every sample and compare it bit for bit."""
 
     def samples(self, layer: int) -> bool:
         """Whether tokens of `layer` are coded."""
@@ -480,7 +487,9 @@ def lossless_settings(config: BenchConfig, layers: int, *, half: bool) -> Lossle
             "-c 2",
             "leave out -c, or set kv_lossless_runtime_enable to false",
         )
-    front_n = values["kv_lossless_front_n"] if "front_n" in scope else 0
+    mode, block = values["kv_lossless_runtime_mode"], values["kv_lossless_block_tokens"]
+    has_front = "front_n" in scope and not (mode == "store" and values["kv_lossless_store_disable_front"])
+    front_n = values["kv_lossless_front_n"] if has_front else 0
     if front_n > layers:
         raise config.fault(
             "the front layers are outside the model", "kv_lossless_front_n", front_n, f"at most {layers}"
@@ -489,11 +498,15 @@ def lossless_settings(config: BenchConfig, layers: int, *, half: bool) -> Lossle
     if "h2o_kept" in scope and values["kv_h2o_enable"]:
         end = values["kv_h2o_layer_end"]
         kept = tuple(range(values["kv_h2o_layer_start"], layers if end == -1 else end + 1))
-    hot = ("block_tokens", "hot_sink_tokens", "hot_recent_tokens", "async_threads")
+    stored = values["kv_lossless_store_bootstrap_tokens"], values["kv_lossless_store_grouped_step_tokens"]
+    first, step = {"probe": (min(PROBE_TOKENS, block), block), "full": (block, block), "store": stored}[mode]
+    hot = ("hot_sink_tokens", "hot_recent_tokens", "async_threads", "decode_cache_blocks")
     named = (*hot, "runtime_mode", "predictors_k", "predictors_v", "strict_roundtrip_check")
     return LosslessSettings(
         front_n=front_n,
         kept_layers=kept,
+        first_tokens=first,
+        step_tokens=step,
         update_interval=values["kv_h2o_update_interval"],
         trigger_min_tokens=values["kv_h2o_trigger_min_tokens"],
         max_queue=max(1, values["kv_lossless_max_queue"]),

@@ -1,35 +1,47 @@
-"""What the runtime would save by coding the cold tokens of its cache, as the ``kv_lossless_*`` keys ask for it.
+"""What the runtime does with the cold tokens of its cache, as the ``kv_lossless_*`` keys ask for it.
 
 Cold are the tokens from `hot_sink_tokens` on that are not among the last `hot_recent_tokens`. In decoding, once a
 layer of the scope holds `trigger_min_tokens`, samples of its cold tokens are coded one after the other, none twice, K
-and V apart, with the frame ``fp16_gear_predictive_v3``. In probe mode the first sample is 32 tokens (or a block, if
-that is less) and layer 0 alone is sampled (for the kept tokens the first layer of the H2O range too); in full mode
-every sample is a block and every layer of the scope is sampled. Samples of a layer are at least `update_interval`
-tokens apart. A sample is taken as soon as the cold range holds it whole.
+and V apart, with the frame ``fp16_gear_predictive_v3``. The first sample of a layer has `first_tokens`, the later ones
+`step_tokens`; they are at least `update_interval` tokens apart, and taken as soon as the cold range holds them whole.
 
-Words are copied in the thread that decodes, and coded by `async_threads` others; with 0 of them, at once. Where
-`max_queue` samples are not yet coded, decoding waits for the oldest: none is skipped, so that the sizes do not depend
-on the speed of the machine. `finish` waits for the rest, within the time of the repeat.
+``probe``
+    Layer 0 alone is sampled (for the kept tokens the first layer of the H2O range too), by the thread that decodes.
+    Samples are decoded again; nothing is replaced.
+``full``
+    Every layer of the scope, by `async_threads` others (0: by the thread that decodes). Samples are decoded again.
+``store``
+    As full; but what was coded is dropped at the end of the layer's next call, overwritten with nan, and restored at
+    the beginning of the one after, when its attention needs it: once a block, as in the engine. Tokens that an eviction
+    moved between stay as they are.
+
+What was decoded lies in a cache of `decode_cache_blocks` blocks, found by their coded bytes, the least recently used
+one leaving first; as in the engine it outlives a repeat, so that later ones, of the same prompt, find their blocks
+there. A hit costs full and probe mode no time; store mode still puts the tokens back. The strict check decodes every
+sample and compares it bit for bit, whatever the cache holds.
+
+Where `max_queue` samples are not yet coded a sample is skipped and counted (backpressure): it is tried again an
+interval later. Waiting is timed: in store mode for the block that is to be dropped, and at the end of a repeat for all.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pytest_h2o.codecs.base import Stream, Tensor
+from pytest_h2o.codecs.base import SideInfo, Stream
 from pytest_h2o.codecs.gear_v3 import GearV3
 from pytest_h2o.errors import RoundTripError
 from pytest_h2o.reference.cache import LayerCache, Watcher, Words
 from pytest_h2o.reference.config import LosslessSettings
 from pytest_h2o.reference.policy import Plan
 
-PROBE_TOKENS = 32
 MIB = 1 << 20
 LOG_MARK = "[H2O-LOSSLESS]"
 
@@ -53,7 +65,9 @@ class Sample:
     kv_len: int = field(default=0, compare=False)
     coded_bytes_k: int = field(default=0, compare=False)
     comp_us: int = field(default=0, compare=False)
-    decomp_us: int = field(default=0, compare=False)
+    payloads: tuple[bytes, ...] = field(default=(), compare=False, repr=False)
+    """Of K and of V."""
+    sides: tuple[SideInfo, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def contiguous(self) -> bool:
@@ -85,55 +99,72 @@ class RuntimeLossless(Watcher):
     ----------
     samples : list of Sample
         Since the cache was last cleared, in the order in which they were taken; all of them after `finish`.
-    queue_peak : int
-        Most samples that were waiting or being coded at once.
-    wait_us : int
-        Microseconds that decoding waited for them.
     """
 
     def __init__(self, settings: LosslessSettings, log: Callable[[str], None] | None = None) -> None:
         self._settings, self._log = settings, log
         self._codec = GearV3(predictors_k=settings.predictors_k, predictors_v=settings.predictors_v)
-        self._coders = ThreadPoolExecutor(settings.async_threads, "h2o-lossless") if settings.async_threads else None
+        self._stores = settings.runtime_mode == "store"
+        threads = 0 if settings.runtime_mode == "probe" else settings.async_threads
+        self._coders = ThreadPoolExecutor(threads, "h2o-lossless") if threads else None
+        self._lock = threading.Lock()
+        """Held by the threads that code for the cache of decoded blocks and for the counts."""
+        self._blocks: OrderedDict[tuple[bytes, ...], tuple[Words, ...]] = OrderedDict()
         self._queue: deque[Future[Sample]] = deque()
         self.cleared()
 
     def cleared(self) -> None:
-        while self._queue:  # of a repeat that was broken off
-            self._queue.popleft().cancel()
+        for job in self._queue:  # of a repeat that was broken off
+            if not job.cancel():
+                job.exception()
+        self._queue.clear()
         self.samples: list[Sample] = []
-        self.queue_peak = self.wait_us = 0
+        self._counts = dict.fromkeys(("peak", "async_peak", "skipped", "hits", "misses", "wait_us", "decomp_us"), 0)
         self._coded_to: dict[int, int] = {}
         self._decoded_tokens: dict[int, int] = {}
         self._last_sample: dict[int, int] = {}
+        self._to_drop: dict[int, Future[Sample]] = {}
+        """By layer: the block that is dropped at the end of its next call."""
+        self._dropped: dict[int, Sample] = {}
 
     def finish(self) -> dict[str, float]:
         """Wait until everything that was taken is coded. The ratio is raw over coded bytes; higher is better.
 
-        Codec time is that of the last sample, the others are sums over the samples of the repeat. A decoded sample is
-        one that the strict check asked for: it was never in a cache of decoded blocks.
+        Codec time is that of the last sample, the others are sums over the samples of the repeat.
         """
         while self._queue:
-            self._await_oldest()
-        samples = self.samples
+            self._await(self._queue[0])
+        samples, counts = self.samples, self._counts
+        found: dict[str, float] = {"h2o_lossless_backpressure_skip": counts["skipped"]}
         if not samples:
-            return {}
+            return found
         raw, coded = sum(sample.raw_bytes for sample in samples), sum(sample.coded_bytes for sample in samples)
-        return {
+        return found | {
             "h2o_lossless": raw / coded,
             "h2o_codec_us": samples[-1].comp_us,
             "h2o_lossless_raw_mb": raw / MIB,
             "h2o_lossless_comp_mb": coded / MIB,
             "h2o_lossless_comp_us": sum(sample.comp_us for sample in samples),
-            "h2o_lossless_decomp_us": sum(sample.decomp_us for sample in samples),
+            "h2o_lossless_decomp_us": counts["decomp_us"],
+            "h2o_lossless_queue_peak": counts["peak"],
             "h2o_lossless_fallback": sum(sample.fallbacks for sample in samples),
-            "h2o_lossless_decode_cache_miss": sum(sample.decomp_us > 0 for sample in samples),
-            "h2o_lossless_async_queue_peak": self.queue_peak,
-            "h2o_lossless_async_wait_us": self.wait_us,
+            "h2o_lossless_async_queue_peak": counts["async_peak"],
+            "h2o_lossless_async_wait_us": counts["wait_us"],
+            "h2o_lossless_decode_cache_hit": counts["hits"],
+            "h2o_lossless_decode_cache_miss": counts["misses"],
         }
+
+    def needed(self, layer: int, held: LayerCache) -> None:
+        """Put the dropped tokens of a layer back."""
+        sample = self._dropped.pop(layer, None)
+        if sample is not None:
+            started_s = time.perf_counter()
+            held.put_back(sample.start, *self._decode(sample)[0])
+            self._count(decomp_us=_microseconds_since(started_s))
 
     def evicted(self, layer: int, plan: Plan) -> None:
         """Tokens that were coded and are kept stay coded: count how many that are."""
+        self._to_drop.pop(layer, None)
         coded_to = self._coded_to.get(layer)
         if coded_to is not None:
             self._coded_to[layer] = sum(max(0, min(length, coded_to - start)) for start, length in plan.runs)
@@ -142,6 +173,9 @@ class RuntimeLossless(Watcher):
         settings = self._settings
         if not settings.samples(layer):
             return
+        if layer in self._to_drop:
+            self._dropped[layer] = sample = self._await(self._to_drop.pop(layer))
+            held.drop(sample.start, sample.start + sample.tokens)
         now = self._decoded_tokens[layer] = self._decoded_tokens.get(layer, 0) + 1
         if held.length < settings.trigger_min_tokens:
             return
@@ -149,61 +183,102 @@ class RuntimeLossless(Watcher):
         if not first and now - self._last_sample[layer] < settings.update_interval:
             return
         start = max(settings.hot_sink_tokens, self._coded_to.get(layer, 0))
-        tokens = settings.block_tokens
-        if first and settings.runtime_mode == "probe":
-            tokens = min(PROBE_TOKENS, tokens)
+        tokens = settings.first_tokens if layer not in self._coded_to else settings.step_tokens
         if start + tokens > held.length - settings.hot_recent_tokens:
             return
         self._last_sample[layer] = now
-        self._coded_to[layer] = start + tokens
-        self._take(layer, held, start, tokens)
+        if self._take(layer, held, start, tokens):
+            self._coded_to[layer] = start + tokens
+        else:
+            self._counts["skipped"] += 1
 
-    def _take(self, layer: int, held: LayerCache, start: int, tokens: int) -> None:
+    def _take(self, layer: int, held: LayerCache, start: int, tokens: int) -> bool:
+        """Have a sample coded; False if the queue is full."""
+        waiting = 1 + sum(not job.done() for job in self._queue)
+        if waiting > self._settings.max_queue:
+            return False
         keys, values = held.words(start, start + tokens)  # copies, since the cache goes on
         first, last = int(held.positions[start]), int(held.positions[start + tokens - 1])
         sample = Sample(layer, start, tokens, first, last + 1, keys.nbytes + values.nbytes, kv_len=held.length)
+        self._counts["peak"] = max(self._counts["peak"], waiting)
+        job: Future[Sample]
         if self._coders is None:
-            self._add(self._code(sample, keys, values))
-            return
-        while len(self._queue) >= self._settings.max_queue:
-            self._await_oldest()
-        self._queue.append(self._coders.submit(self._code, sample, keys, values))
-        self.queue_peak = max(self.queue_peak, sum(not job.done() for job in self._queue))
+            job = Future()
+            job.set_result(self._code(sample, keys, values))
+        else:
+            job = self._coders.submit(self._code, sample, keys, values)
+            self._counts["async_peak"] = max(self._counts["async_peak"], waiting)
+        self._queue.append(job)
+        while self._queue and self._queue[0].done():
+            self._await(self._queue[0])
+        if self._stores:
+            self._to_drop[layer] = job
+        return True
 
-    def _await_oldest(self) -> None:
-        started_s = time.perf_counter()
-        sample = self._queue.popleft().result()
-        self.wait_us += round((time.perf_counter() - started_s) * 1e6)
-        self._add(sample)
-
-    def _add(self, sample: Sample) -> None:
-        self.samples.append(sample)
-        if self._log is not None:
-            self._log(sample.render())
-
-    def _code(self, sample: Sample, keys: Words, values: Words) -> Sample:
-        sizes, comp_s, decomp_s = [], 0.0, 0.0
-        tensors: tuple[tuple[Tensor, Words], ...] = (("k", keys), ("v", values))
-        for tensor, words in tensors:
-            stream = Stream(words, tensor)
+    def _await(self, job: Future[Sample]) -> Sample:
+        """The sample of a job; it and all before it leave the queue."""
+        if not job.done():
             started_s = time.perf_counter()
-            payload = self._codec.encode(stream)
-            coded_s = time.perf_counter()
-            sizes.append(len(payload))
-            comp_s += coded_s - started_s
-            if not self._settings.strict_roundtrip_check and self._settings.runtime_mode != "full":
-                continue
-            decoded = self._codec.decode(payload, stream.side_info())
-            decomp_s += time.perf_counter() - coded_s
-            if not np.array_equal(decoded, words):
-                offset = int(np.flatnonzero((decoded != words).reshape(-1))[0]) * 2
-                raise RoundTripError(
-                    "a sample of the cache does not decode to itself",
-                    where=f"layer {sample.layer}, {tensor.upper()}, position {sample.first_position}, byte {offset}",
-                    came=f"{len(payload)} bytes of {self._codec.id}",
-                    expected="the words that were coded, bit for bit",
-                    hint="report it: the figures of this run are not to be trusted",
-                )
-        comp_us, decomp_us = round(comp_s * 1e6), round(decomp_s * 1e6)
-        size = sum(sizes)
-        return replace(sample, coded_bytes=size, coded_bytes_k=sizes[0], comp_us=comp_us, decomp_us=decomp_us)
+            job.exception()
+            self._counts["wait_us"] += _microseconds_since(started_s)
+        while job in self._queue:
+            sample = self._queue.popleft().result()
+            self.samples.append(sample)
+            if self._log is not None:
+                self._log(sample.render())
+        return job.result()
+
+    def _code(self, sample: Sample, *words: Words) -> Sample:
+        """Code K and V of a sample; where it stays in place, decode it too."""
+        started_s = time.perf_counter()
+        streams = (Stream(words[0], "k"), Stream(words[1], "v"))
+        payloads = tuple(map(self._codec.encode, streams))
+        comp_us, (size_k, size_v) = _microseconds_since(started_s), map(len, payloads)
+        sides = tuple(stream.side_info() for stream in streams)
+        sample = replace(sample, coded_bytes=size_k + size_v, coded_bytes_k=size_k, comp_us=comp_us)
+        sample = replace(sample, payloads=payloads, sides=sides)
+        strict = self._settings.strict_roundtrip_check
+        if strict or not self._stores:
+            started_s = time.perf_counter()
+            decoded, is_hit = self._decode(sample, anew=strict)
+            self._count(decomp_us=0 if is_hit else _microseconds_since(started_s))
+            _compare(sample, decoded, words)
+        return sample
+
+    def _decode(self, sample: Sample, *, anew: bool = False) -> tuple[tuple[Words, ...], bool]:
+        """K and V of a sample, and whether they were in the cache of decoded blocks: never if they are made `anew`."""
+        with self._lock:
+            found = None if anew else self._blocks.get(sample.payloads)
+            if found is not None:
+                self._blocks.move_to_end(sample.payloads)
+                self._counts["hits"] += 1
+                return found, True
+        words = tuple(map(self._codec.decode, sample.payloads, sample.sides))
+        with self._lock:
+            self._counts["misses"] += 1
+            self._blocks[sample.payloads] = words
+            while len(self._blocks) > self._settings.decode_cache_blocks:
+                self._blocks.popitem(last=False)
+        return words, False
+
+    def _count(self, **more: int) -> None:
+        with self._lock:
+            for name, number in more.items():
+                self._counts[name] += number
+
+
+def _compare(sample: Sample, decoded: Sequence[Words], words: Sequence[Words]) -> None:
+    for tensor, one, other, payload in zip("KV", decoded, words, sample.payloads, strict=True):
+        if not np.array_equal(one, other):
+            offset = int(np.flatnonzero((one != other).reshape(-1))[0]) * 2
+            raise RoundTripError(
+                "a sample of the cache does not decode to itself",
+                where=f"layer {sample.layer}, {tensor}, position {sample.first_position}, byte {offset}",
+                came=f"{len(payload)} bytes of {GearV3.id}",
+                expected="the words that were coded, bit for bit",
+                hint="report it: the figures of this run are not to be trusted",
+            )
+
+
+def _microseconds_since(started_s: float) -> int:
+    return round((time.perf_counter() - started_s) * 1e6)

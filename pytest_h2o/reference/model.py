@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_h2o.errors import UsageError
-from pytest_h2o.reference.cache import EvictingCache
+from pytest_h2o.reference.cache import EvictingCache, Stage
 from pytest_h2o.reference.gguf import Floats, GgufFile, HyperParameters
 
 Tokens = NDArray[np.int64]
@@ -62,7 +62,7 @@ class Model:
         cos, sin = self._rotation(cache.next_position, len(tokens))
         for index, layer in enumerate(self._layers):
             query, key, value = self._project(_rms_norm(hidden, layer.attention_norm, self.hyper), layer)
-            keys, values = cache.extend(index, _rotate(key, cos, sin), value, "prefill")
+            keys, values = self._extend(cache, index, _rotate(key, cos, sin), value, "prefill")
             hidden += self._attend_causal(_rotate(query, cos, sin), keys, values) @ layer.output.T
             hidden += _feed_forward(_rms_norm(hidden, layer.feed_norm, self.hyper), layer)
         cache.advance(len(tokens))
@@ -75,7 +75,7 @@ class Model:
         hyper = self.hyper
         for index, layer in enumerate(self._layers):
             query, key, value = self._project(_rms_norm(hidden, layer.attention_norm, hyper)[None], layer)
-            keys, values = cache.extend(index, _rotate(key, cos, sin), value, "decode")
+            keys, values = self._extend(cache, index, _rotate(key, cos, sin), value, "decode")
             grouped = _rotate(query, cos, sin).reshape(hyper.kv_heads, -1, hyper.head_dim)
             weights = _softmax(np.matmul(grouped, keys.transpose(0, 2, 1)) * np.float32(hyper.head_dim**-0.5))
             hidden += layer.output @ np.matmul(weights, values).reshape(-1)
@@ -89,11 +89,10 @@ class Model:
         return self._head @ hidden if hidden.ndim == 1 else hidden @ self._head.T
 
     def best(self, logits: Floats) -> int:
-        """The best token by logits ``[vocabulary]``, which must be finite: where one is nan, argmax gives its place."""
-        token = int(np.argmax(logits))
-        if not np.isfinite(logits[token]):
-            raise self.fault(f"a logit of {logits[token]}")
-        return token
+        """The best token by logits ``[vocabulary]``, which must be finite."""
+        if not np.isfinite(logits).all():
+            raise self.fault(f"a logit of {logits[~np.isfinite(logits)][0]}")
+        return int(np.argmax(logits))
 
     def fault(self, came: str) -> UsageError:
         """The error for a model that computes what is no finite number."""
@@ -120,6 +119,18 @@ class Model:
             heads[:, hyper.heads : hyper.heads + hyper.kv_heads],
             heads[:, hyper.heads + hyper.kv_heads :],
         )
+
+    def _extend(
+        self, cache: EvictingCache, layer: int, keys: Floats, values: Floats, stage: Stage
+    ) -> tuple[Floats, Floats]:
+        """All that a layer holds with new tokens, of which none may be beyond what the cache can hold."""
+        held = cache.extend(layer, keys, values, stage)
+        for name, new in zip(("key", "value"), held, strict=True):
+            written = new[:, -len(keys) :].ravel()
+            if not np.isfinite(np.dot(written, written)):  # a sum of squares is finite only if each number is
+                wrong = written[~np.isfinite(written)]
+                raise self.fault(f"a {name} of {wrong[0] if len(wrong) else np.abs(written).max()} in layer {layer}")
+        return held
 
     def _attend_causal(self, query: Floats, keys: Floats, values: Floats) -> Floats:
         """Attention of new tokens over all held ones, each blind to those after it: ``[tokens, heads * head_dim]``."""

@@ -113,12 +113,27 @@ def test_sizes_that_round_to_nothing_are_of_a_small_model() -> None:
     check_row(changed(ENGINE["store"], **small), STORE)
 
 
-@pytest.mark.parametrize("point", [STORE, FULL], ids=["store", "full"])
-def test_a_mode_that_restores_nothing_is_no_measurement(point: Point) -> None:
-    row = changed(ENGINE["store"], h2o_lossless_decomp_us="0.00 ± 0.00")
+HIT, MISS = "h2o_lossless_decode_cache_hit", "h2o_lossless_decode_cache_miss"
+
+
+@pytest.mark.parametrize(
+    ("point", "cache"),
+    [
+        (STORE, {}),
+        (FULL, {HIT: "0.00 ± 0.00"}),
+        (FULL, {MISS: "1.00 ± 0.00"}),  # a miss is decoded
+    ],
+)
+def test_a_mode_that_restores_nothing_is_no_measurement(point: Point, cache: dict[str, str]) -> None:
+    row = changed(ENGINE["store"], h2o_lossless_decomp_us="0.00 ± 0.00", **cache)
     what = "lossless coding in MODE mode restored nothing: this row is no measurement of it"
     assert refuse(row, point).what == what.replace("MODE", str(point.lossless["kv_lossless_runtime_mode"]))
     check_row(row, with_lossless(point, runtime_mode="probe"))
+
+
+def test_full_mode_may_find_all_that_it_coded_decoded_by_an_earlier_repeat() -> None:
+    """As the engine did beside its dump: 2 hits, no miss, no time."""
+    check_row(changed(ENGINE["store"], h2o_lossless_decomp_us="0.00 ± 0.00"), FULL)
 
 
 @pytest.mark.parametrize("point", [STORE, FULL], ids=["store", "full"])
@@ -134,3 +149,9 @@ def test_a_column_of_the_mode_that_is_missing_is_an_older_binary(column: str, po
 @pytest.mark.parametrize("column", ["h2o_lossless_raw_mb", "h2o_lossless_comp_us", "h2o_lossless_decomp_us"])
 def test_a_value_that_cannot_be_is_not_sound(column: str, value: str) -> None:
     assert refuse(changed(ROW, **{column: value}), recorded_points()[0]).what == f"the row has no sound {column}"
+
+
+@pytest.mark.parametrize("column", [HIT, MISS])
+def test_a_count_of_the_decode_cache_that_cannot_be_explains_nothing(column: str) -> None:
+    row = changed(ENGINE["store"], **{"h2o_lossless_decomp_us": "0.00 ± 0.00", column: "nan ± nan"})
+    assert refuse(row, FULL).what == f"the row has no sound {column}"

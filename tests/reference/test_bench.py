@@ -17,11 +17,15 @@ from synthetic_model import write_gguf
 
 from pytest_h2o.bench.rows import parse_json, parse_table
 from pytest_h2o.reference.bench import GIB, H2O_COLUMNS, Case, Row, Run, Series, render_json, render_table
-from pytest_h2o.reference.config import USAGE
+from pytest_h2o.reference.cache import EvictingCache
+from pytest_h2o.reference.config import USAGE, lossless_settings, policy_settings, read_config
+from pytest_h2o.reference.gguf import GgufFile
+from pytest_h2o.reference.lossless import RuntimeLossless
+from pytest_h2o.reference.model import Model, generate
 
 OTHER = ROOT / "fixtures/recordings/other"
 RECORDED = json.loads((OTHER / "multi.json").read_text("utf-8"))
-COUNTED = [name for name in H2O_COLUMNS if not name.endswith(("_us", "_async_queue_peak"))]
+COUNTED = [name for name in H2O_COLUMNS if not name.endswith(("_us", "_queue_peak"))]
 """Columns that do not depend on time."""
 
 
@@ -53,7 +57,7 @@ def test_a_launch_appends_its_table_and_writes_its_json(tmp_path: Path) -> None:
     assert row["h2o_keep_ratio_std"] == 0.0
     assert 2 < row["h2o_lossy_ratio"] < 3
     assert row["h2o_lossless_raw_mb"] == pytest.approx(4 * 16 * 64 / 2**20)
-    assert row["h2o_lossless_decode_cache_miss"] == 4
+    assert row["h2o_lossless_decode_cache_miss"] == 4  # the strict check decodes each
 
 
 def test_without_h2o_nothing_is_claimed(tmp_path: Path) -> None:
@@ -62,6 +66,59 @@ def test_without_h2o_nothing_is_claimed(tmp_path: Path) -> None:
     assert [row[6] for row in rows] == ["prompt=8<br>decode=4", "prompt=12<br>decode=4"]
     for row in rows:
         assert row[8:14] == ["1.0000 ± 0.0000", "1.000 ± 0.000", "1.000 ± 0.000", *["1.0000 ± 0.0000"] * 3]
+
+
+LOOSE = {**SMALL_LOSSLESS, "kv_lossless_strict_roundtrip_check": False}
+STORE = {
+    "kv_lossless_runtime_mode": "store",
+    "kv_lossless_scope": "front_n_and_h2o_kept",
+    "kv_lossless_store_bootstrap_tokens": 8,
+    "kv_lossless_store_grouped_step_tokens": 8,
+}
+
+
+@pytest.mark.parametrize(
+    ("values", "shown", "idle"),
+    [
+        (
+            {"kv_lossless_runtime_mode": "probe"},
+            "queue_peak decode_cache_hit",
+            "async_queue_peak async_wait_us decomp_us",
+        ),
+        ({}, "queue_peak async_queue_peak decode_cache_hit", "decomp_us decode_cache_miss backpressure_skip"),
+        (STORE, "queue_peak async_queue_peak decomp_us decode_cache_hit", "decode_cache_miss backpressure_skip"),
+        ({**STORE, "kv_lossless_async_threads": 0}, "queue_peak decomp_us", "async_queue_peak async_wait_us"),
+        ({**STORE, "kv_lossless_decode_cache_blocks": 0}, "decomp_us decode_cache_miss", "decode_cache_hit"),
+        ({**STORE, "kv_lossless_store_bootstrap_tokens": 1}, "fallback", ""),  # too few to be smaller coded
+        ({**STORE, "kv_lossless_store_disable_front": True}, "decomp_us", ""),
+        ({"kv_lossless_max_queue": 1, "kv_lossless_front_n": 4}, "backpressure_skip", ""),
+    ],
+)
+def test_every_column_of_lossless_coding_comes_of_something_that_happens(
+    values: dict[str, Any], shown: str, idle: str, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path, **{**SMALL_H2O, **LOOSE, **values})
+    row = measure(tmp_path, config, "-p", 60, "-n", 40)
+    assert row["h2o_lossless_raw_mb"] > 0 < row["h2o_lossless_comp_us"]
+    for names, happened in ((shown, True), (idle, False)):
+        for name in names.split():
+            assert (row[f"h2o_lossless_{name}"] > 0) == happened, name
+
+
+def test_store_mode_changes_no_token(tmp_path: Path) -> None:
+    """The text goes through every block that was dropped and restored, under eviction."""
+    said = []
+    for values in ({}, {**LOOSE, **STORE}):
+        file = GgufFile(write_gguf(tmp_path / "tiny.gguf"))
+        config = read_config(write_config(tmp_path, **{**SMALL_H2O, **values}))
+        settings = lossless_settings(config, 4, half=True)
+        watchers = [RuntimeLossless(settings)] if settings else []
+        cache = EvictingCache(file.hyper, 110, policy=policy_settings(config, 4, 110), watchers=watchers)
+        said.append(generate(Model(file), cache, np.arange(60) % 250, 50).tokens)
+        assert cache.evictions > 0
+        assert cache.figures.get("h2o_lossless_decode_cache_miss", 8) >= 8
+    assert said[0] == said[1]
+    assert len(set(said[0])) > 5
 
 
 def test_without_a_cache_prefill_and_decode_are_rows_of_their_own(tmp_path: Path) -> None:
@@ -141,7 +198,7 @@ def test_a_model_that_computes_no_numbers_fails_the_launch(
     argv = ("-m", config, "-p", 12, "-n", 4, "-rep", 1, "-kv", "true", "-j", result)
     done = run(*argv)
     assert (done.code, done.out, result.exists(), list(recwarn)) == (2, "", False, [])
-    came = "ppl_full of nan on the held-out text" if quality else "a logit of nan"
+    came = f"a key of {'nan' if fault == 'nan' else '-inf'} in layer 1"
     assert done.err == (
         f"error: the model computes numbers that are not finite\n  where: {model}\n  came: {came}\n"
         "  expected: finite numbers\n  next: fetch or convert the model again; "

@@ -92,8 +92,8 @@ def test_files_are_found_under_base_dir(tmp_path: Path) -> None:
 
 
 def test_keys_of_later_engines_are_told_of(tmp_path: Path) -> None:
-    assert config_of(tmp_path, kv_lossless_store_disable_front=True).notes == (
-        "kv_lossless_store_disable_front has no effect in the reference bench",
+    assert config_of(tmp_path, kv_lossless_kept_sample_layers=1).notes == (
+        "kv_lossless_kept_sample_layers has no effect in the reference bench",
     )
 
 
@@ -119,7 +119,7 @@ def test_an_unknown_key(tmp_path: Path) -> None:
         ("kv_h2o_ema_alpha", float("nan"), "a number from 0 to 1"),
         ("kv_h2o_target_mode", "dynamic", "adaptive, static"),
         ("kv_h2o_enable", 1, "true or false"),
-        ("kv_lossless_runtime_mode", "store", "probe, full"),
+        ("kv_lossless_runtime_mode", "stores", "probe, full, store"),
         ("llm_model", 3, "text"),
         ("base_dir", "a\0b", "text"),
         ("prompt_token", -1, "a token id"),
