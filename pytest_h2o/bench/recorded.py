@@ -30,7 +30,7 @@ from pytest_h2o.bench.sweep import INERT_FIELDS, MANIFEST_NAME, ManifestEntry, f
 from pytest_h2o.errors import BenchError, H2OError, StoreError, TableError, UsageError, can_name_file, make_printable
 from pytest_h2o.files import IrregularFile, TooLarge, is_folder, list_files, read_regular_text
 from pytest_h2o.inputs.checking import LLM_BENCH
-from pytest_h2o.inputs.presets import Point, Preset, expand_points
+from pytest_h2o.inputs.presets import Point, Preset, expand_points, plain_setting
 
 _RUN_ID = re.compile(r"run_\d{4,}_p\d+_g\d+_k\d+(?:\.\d+)?_b\d+_lr\d+(?:\.\d+)?")
 _PRINTED = ".stdout.txt"
@@ -514,7 +514,7 @@ def _check_configuration(run: _Run, point: Point) -> str | None:
     differences = [
         f"{key} {config[key]!r}, not {value!r}"
         for key, value in point_keys(point).items()
-        if key in config and key != inert and config[key] != value
+        if key in config and key != inert and plain_setting(config[key]) != value
     ]
     if differences:
         raise _other_configuration(run.run_id, run.config, differences)

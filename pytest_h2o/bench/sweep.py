@@ -26,7 +26,7 @@ from pytest_h2o.errors import (
     make_printable,
 )
 from pytest_h2o.files import load, plain
-from pytest_h2o.inputs.presets import Point
+from pytest_h2o.inputs.presets import Point, plain_setting
 
 INERT_FIELDS = {"adaptive": "keep_ratio", "static": "h2o_target_lossy_ratio"}
 """Target mode -> the field of a point that the engine does not read in it."""
@@ -221,7 +221,7 @@ class ManifestEntry:
         return [
             f"{name} {self.values[name]!r}, not {value!r}"
             for name, value in point.manifest_fields().items()
-            if name in self.values and self.values[name] != value
+            if name in self.values and plain_setting(self.values[name]) != value
         ]
 
 

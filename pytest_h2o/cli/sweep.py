@@ -11,10 +11,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 from pytest_h2o.cli.main import add_number, add_option
 from pytest_h2o.errors import H2OError, UsageError
@@ -59,11 +59,16 @@ def add_arguments_sweep(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "bench-timeout", "--timeout")
     add_option(parser, "no-fold")
     add_option(parser, "dry-run")
+    parser.add_argument("--disable-h2o", action="store_true", help="every point with nothing compressed: a baseline")
+    parser.add_argument("--disable-lossless", action="store_true", help="no lossless coding, whatever the preset says")
     keys = parser.add_argument_group("preset keys (swept ones take several values)")
     for name, field in Preset.model_fields.items():
         if name not in _NO_FLAG:
             flag = "--" + name.replace("_", "-")
-            keys.add_argument(flag, dest=f"key_{name}", nargs="+", metavar="VALUE", help=field.description)
+            is_switch = bool in (field.annotation, *get_args(field.annotation))
+            several: dict[str, Any] = {"nargs": "?", "const": ["true"], "type": lambda text: [text]}
+            takes = several if is_switch else {"nargs": "+"}
+            keys.add_argument(flag, dest=f"key_{name}", metavar="VALUE", help=field.description, **takes)
 
 
 def read_preset(args: argparse.Namespace) -> Preset:
@@ -75,6 +80,8 @@ def read_preset(args: argparse.Namespace) -> Preset:
         for name, values in vars(args).items()
         if name.startswith("key_") and values is not None
     }
+    if args.disable_lossless:
+        given |= dict.fromkeys(("kv_lossless_enable", "kv_lossless_runtime_enable"), "false")
     if args.preset is None:
         return preset_from_flags(**given)
     preset = load_preset(args.preset)
@@ -98,6 +105,15 @@ def run_sweep(args: argparse.Namespace) -> int:
             hint="name a folder that is new or empty",
         )
     points = expand_points(preset)
+    if args.disable_h2o:
+        if preset.kv_lossless_enable:
+            raise UsageError(
+                "with H2O off nothing may be compressed: such rows are baselines",
+                where="--disable-h2o",
+                came="kv_lossless_enable true",
+                expected="--disable-lossless beside it",
+            )
+        points = tuple(replace(point, compressed=False) for point in points)
     flags = ("base-config", "backend", "threads", "attention-option", "no-fold")
     given = {name: Given(getattr(args, name.replace("-", "_")), f"--{name}") for name in flags}
     given["bench"] = Given(args.llm_bench, "--llm-bench")

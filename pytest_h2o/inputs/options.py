@@ -197,7 +197,12 @@ OPTIONS: tuple[Option, ...] = (
     Option("no-fold", "flag", "run also the points that the runtime cannot tell apart", False),
     Option("dry-run", "flag", "write configs and the list of runs, run nothing", False),
     # what is read
-    Option("presets", "paths", "preset files or folders (default: presets/ beside the gate file)", metavar="PATH"),
+    Option(
+        "presets",
+        "paths",
+        "preset files or folders (default: presets/ beside the gate file); WORD=PATH puts WORD- before their names",
+        metavar="[WORD=]PATH",
+    ),
     Option("scopes", "path", "file of dump scopes (default: scopes.yaml beside the gate file)", metavar="FILE"),
     Option("dump-dir", "path", "KV dump (folder or .zip) in place of every scope's own root", metavar="DIR"),
     Option("allow-skips", "flag", "let a scope pass although entries of its dump could not be read", False),
@@ -339,10 +344,22 @@ def refuse_unknown_keys(config: Any, options: Iterable[Option]) -> None:
             raise UsageError(f"the ini file has an unknown key {key}", hint=hint)
 
 
+LABEL = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*)=(/.*)", re.DOTALL)
+"""What may stand before an absolute path of presets: their names begin with it."""
+
+
+def _labelled_path(folder: Path, text: str) -> Path:
+    """An absolute path, behind its label if it has one; a file whose name looks like both is no label."""
+    label, sign, rest = text.partition("=")
+    labelled = f"{label}={os.path.abspath(folder / rest)}"  # noqa: PTH100
+    is_label = sign and rest and LABEL.match(labelled) and not os.path.lexists(folder / text)
+    return Path(labelled if is_label else os.path.abspath(folder / text))  # noqa: PTH100
+
+
 def _convert(option: Option, raw: Any, folder: Path, origin: str) -> Any:
     if option.kind in ("paths", "texts"):
         items = [raw] if isinstance(raw, str | os.PathLike) else list(raw)
-        return tuple(Path(os.path.abspath(folder / item)) if option.kind == "paths" else str(item) for item in items)  # noqa: PTH100
+        return tuple(_labelled_path(folder, str(item)) if option.kind == "paths" else str(item) for item in items)
     if option.kind == "flag":
         if isinstance(raw, bool):
             return raw

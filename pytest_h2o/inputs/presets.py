@@ -52,7 +52,7 @@ from pytest_h2o.inputs.checking import (
     parse_assignments,
     parse_setting,
 )
-from pytest_h2o.inputs.options import ANY_NUMBER, Range
+from pytest_h2o.inputs.options import ANY_NUMBER, LABEL, Range
 from pytest_h2o.inputs.signs import SIGNS
 from pytest_h2o.inputs.yaml import REFUSED, Source, read_source
 
@@ -134,6 +134,11 @@ def _out_of_range(source: Source, path: tuple[str, ...], value: float, asked: Ra
     return source.fault("out of range", path, came=describe(value), expected=asked.text)
 
 
+def plain_setting(value: object) -> object:
+    """A value of a setting as we write it: the engine takes one scope by another name too."""
+    return "front_n_and_h2o_kept" if value == "front_n+h2o_kept" else value
+
+
 class PresetKeys(BaseModel):
     """The keys of a preset file. Ten of them, the swept ones, take one value or a list; the rest one value."""
 
@@ -165,9 +170,11 @@ class PresetKeys(BaseModel):
     h2o_log_stats: Flag = Field(default=False, description="print one line a plan and layer")
 
     kv_lossless_enable: Flag = Field(default=False, description="lossless coding of cold tokens in the engine")
-    kv_lossless_scope: Literal["none", "front_n", "h2o_kept", "front_n_and_h2o_kept"] = Field(
-        default="front_n", description="layers that are coded"
-    )
+    kv_lossless_scope: Annotated[
+        Literal["none", "front_n", "h2o_kept", "front_n_and_h2o_kept"],
+        BeforeValidator(plain_setting),
+        WithJsonSchema({"enum": ["none", "front_n", "h2o_kept", "front_n_and_h2o_kept", "front_n+h2o_kept"]}),
+    ] = Field(default="front_n", description="layers that are coded")
     kv_lossless_front_n: Count = Field(default=2, description="first layers, for the scopes of front_n")
     kv_lossless_codec: Literal["none", "gear_delta"] = "none"
     kv_lossless_runtime_enable: Flag = Field(default=False, description="measure ratios while running")
@@ -316,40 +323,46 @@ def _check(source: Source, folder: Path | None = None, metrics: Metrics | None =
     return check_source(PresetKeys, replace(source, faults=(*source.faults, *faults)), folder)
 
 
-def load_preset(path: str | Path, metrics: Metrics | None = None) -> Preset:
-    """Read and check one preset file."""
+def load_preset(path: str | Path, metrics: Metrics | None = None, label: str = "") -> Preset:
+    """Read and check one preset file; its name is that of the file, behind the label if there is one."""
     path = Path(path)
-    source = read_source(path)
-    if expected := check_name(path.stem):
+    source, name = read_source(path), f"{label}-{path.stem}" if label else path.stem
+    if expected := check_name(name):
         fault = Fault("the file name cannot name a test item", str(path), came=path.stem, expected=expected)
         source = replace(source, faults=(*source.faults, fault))
-    return _preset(_check(source, path.parent, metrics), path.stem, path)
+    return _preset(_check(source, path.parent, metrics), name, path)
 
 
 def load_presets(paths: Iterable[str | Path], metrics: Metrics | None = None) -> tuple[Preset, ...]:
     """Read and check preset files, and all those in folders and their subfolders."""
     presets: dict[str, Preset] = {}
     faults: list[Fault] = []
-    for path in find_preset_files(paths):
+    for path, label in find_preset_files(paths):
         try:
-            preset = load_preset(path, metrics)
+            preset = load_preset(path, metrics, label)
         except PresetError as error:
             faults += error.faults
             continue
         if other := presets.get(preset.name):
-            what = f"a second preset named {preset.name}"
-            faults.append(Fault(what, str(path), came=f"the first one is {other.path}", expected="one preset a name"))
+            what, came = f"a second preset named {preset.name}", f"the first one is {other.path}"
+            hint = "a word before a folder names its presets apart: v3=DIR"
+            faults.append(Fault(what, str(path), came=came, expected="one preset a name", hint=hint))
         presets.setdefault(preset.name, preset)
     if faults:
         raise PresetError.from_faults(faults)
     return tuple(presets.values())
 
 
-def find_preset_files(paths: Iterable[str | Path]) -> list[Path]:
-    """Preset files that `paths` name, ordered by path; in folders by suffix, see `list_files`."""
-    found: dict[Path, Path] = {}
+def find_preset_files(paths: Iterable[str | Path]) -> list[tuple[Path, str]]:
+    """Preset files that `paths` name, ordered by path; in folders by suffix, see `list_files`.
+
+    Beside each the label that stands before its path (``v3=/a/folder``), or nothing.
+    """
+    found: dict[Path, tuple[Path, str]] = {}
     faults: list[Fault] = []
-    for path in map(Path, paths):
+    for text in map(str, paths):
+        labelled = LABEL.match(text)
+        label, path = (labelled[1], Path(labelled[2])) if labelled else ("", Path(text))
         files, unseen = list_files(path, SUFFIXES, deep=True) if is_folder(path) else ([path], {})
         what, expected = "presets cannot be looked for here", "a folder that can be listed"
         hint = "mend its permissions or the link, or take it out: its presets would not be run"
@@ -357,10 +370,10 @@ def find_preset_files(paths: Iterable[str | Path]) -> list[Path]:
         if not files and not unseen:
             faults.append(Fault("no preset in this folder", str(path), expected=f"a file {', '.join(SUFFIXES)}"))
         for file in files:
-            found.setdefault(file.resolve(), file)
+            found.setdefault(file.resolve(), (file, label))
     if faults:
         raise PresetError.from_faults(faults)
-    return sorted(found.values(), key=lambda path: path.parts)
+    return sorted(found.values(), key=lambda pair: pair[0].parts)
 
 
 def preset_from_flags(**values: Any) -> Preset:
@@ -426,7 +439,8 @@ class Point:
             named = {name: getattr(self, name) for name in ("run_id", "prompt_len", "gen_len", "bench")}
             return named | dict(self.bench_options)
         names = ("run_id", *_DIMENSIONS[:-1], *_SHARED, _DIMENSIONS[-1])
-        return {name: getattr(self, name) for name in names} | dict(self.lossless)
+        switch = {} if self.compressed else {"kv_h2o_enable": False}
+        return {name: getattr(self, name) for name in names} | dict(self.lossless) | switch
 
 
 def expand_points(preset: Preset) -> tuple[Point, ...]:

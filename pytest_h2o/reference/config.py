@@ -198,6 +198,7 @@ class _Key:
 
 
 _CLOCKS = ("shared", "layer")
+_SCOPES = ("none", "front_n", "h2o_kept", "front_n_and_h2o_kept", "front_n+h2o_kept")
 KEYS: Mapping[str, _Key] = {
     "llm_model": _Key("llm.mnn"),
     "base_dir": _Key(""),
@@ -217,7 +218,9 @@ KEYS: Mapping[str, _Key] = {
     "kv_h2o_trigger_min_tokens": _Key(512, 0),
     "kv_h2o_log_stats": _Key(False),
     "kv_lossless_enable": _Key(False),
-    "kv_lossless_scope": _Key("front_n", words=("none", "front_n", "h2o_kept", "front_n_and_h2o_kept")),
+    "kv_lossless_scope": _Key(
+        "front_n", words=("none", "front_n", "h2o_kept", "front_n_and_h2o_kept", "front_n+h2o_kept")
+    ),
     "kv_lossless_front_n": _Key(2, 0),
     "kv_lossless_codec": _Key("none", words=("none", "gear_delta")),
     "kv_lossless_runtime_enable": _Key(False),

@@ -304,6 +304,18 @@ def test_a_config_that_cannot_be_read_is_told_beside_a_whole_manifest(sweep: Pat
 # -- one log, one run -----------------------------------------------------------------------------------------------
 
 
+def test_a_scope_by_its_other_name_is_the_same_configuration(sweep: Path) -> None:
+    name = "kv_lossless_scope"
+    point = replace(POINTS[0], lossless={**POINTS[0].lossless, name: "front_n_and_h2o_kept"})
+    replace_in(sweep / "configs" / f"{FIRST}.json", f'"{name}": "front_n"', f'"{name}": "front_n+h2o_kept"')
+    edit_manifest(sweep, FIRST, **{name: "front_n+h2o_kept"})
+    assert read_recording(sweep, [point]).failures == {}
+    replace_in(sweep / "configs" / f"{FIRST}.json", "front_n+h2o_kept", "h2o_kept")
+    assert "kv_lossless_scope 'h2o_kept', not 'front_n_and_h2o_kept'" in str(
+        read_recording(sweep, [point]).failures[FIRST]
+    )
+
+
 def test_one_log_does_not_stand_for_all_points(sweep: Path) -> None:
     for point in POINTS:
         edit_manifest(sweep, point.run_id, log=f"logs/./{FIRST}.log")

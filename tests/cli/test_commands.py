@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
+from pytest_h2o.bench.recorded import read_recording
 from pytest_h2o.cli.main import COMMANDS, main
 from tests.quick_bench import launch_here
 
@@ -221,6 +222,43 @@ def test_a_dry_sweep_launches_nothing(replayed: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "run" / "configs").iterdir())) == 12
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert {entry["return_code"] for entry in manifest} == {None}
+
+
+@pytest.mark.parametrize("run", ["probe", "store", "target_ratio_v3"])
+def test_the_command_of_the_scripts_makes_their_configs(run: str, engine_recordings: Path, tmp_path: Path) -> None:
+    """Flags as the recorded runs of the scripts were started with: switches without a value, values behind commas."""
+    told = (engine_recordings / run / "console.txt").read_text(encoding="utf-8").split("\n")[0].split()
+    flags = told[told.index("--backend") :]
+    base = f"--base-config={engine_recordings / 'model' / 'config.json'}"
+    out = tmp_path / "run"
+    assert main(["sweep", f"--llm-bench={FAKE_BENCH}", base, f"--out-dir={out}", *flags, "--dry-run"]) == 0
+
+    def configs(folder: Path) -> dict[str, dict[str, object]]:
+        read = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in (folder / "configs").iterdir()}
+        later = "kv_lossless_store_disable_front"  # a switch that the scripts write though it was not given
+        return {name: {k: v for k, v in c.items() if k not in ("base_dir", later)} for name, c in read.items()}
+
+    assert configs(out) == configs(engine_recordings / run)
+
+
+def test_sweep_with_h2o_off_makes_the_baselines_of_a_run(
+    replayed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the later scripts do into baseline_batch/, with the same run ids."""
+    flags = [f"--preset={FIXTURES / 'presets' / 'target_ratio_v3.json'}", "--h2o-block-tokens", "8"]
+    run = tmp_path / "run"
+    assert sweep(run, *flags) == 0
+    assert sweep(run / "baseline_batch", *flags, "--disable-h2o") == 2
+    assert "  expected: --disable-lossless beside it\n" in capsys.readouterr().err
+    assert sweep(run / "baseline_batch", *flags, "--disable-h2o", "--disable-lossless") == 0
+    entries = json.loads((run / "baseline_batch" / "manifest.json").read_text())
+    assert {(entry["kv_h2o_enable"], entry["kv_lossless_enable"]) for entry in entries} == {(False, False)}
+    recording = read_recording(run)
+    assert len(recording.results) == len(recording.baselines) == 9
+    assert recording.unused == {}
+    assert sweep(tmp_path / "lossy", *flags, "--disable-lossless", "--dry-run") == 0
+    config = json.loads(next((tmp_path / "lossy" / "configs").iterdir()).read_text())
+    assert [config[f"kv_{key}_enable"] for key in ("h2o", "lossless", "lossless_runtime")] == [True, False, False]
 
 
 def test_init_copies_the_gates_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,6 +50,20 @@ def test_paths_are_relative_to_where_they_were_written() -> None:
     assert resolve()["out-dir"] == CALLED_IN / "h2o-runs"
 
 
+def test_a_word_before_a_path_of_presets_stays_before_it(tmp_path: Path) -> None:
+    (tmp_path / "a=b").mkdir()
+
+    def presets(*given: str) -> list[str]:
+        return [str(path) for path in resolve({"h2o_presets": list(given)})["presets"]]
+
+    assert presets("v3=kit", "v5=/srv/kit", "v6=../kit") == ["v3=/called/in/kit", "v5=/srv/kit", "v6=/called/kit"]
+    assert presets(f"{tmp_path}/a=b", "=kit", "v3=", "a b=c") == [
+        f"{tmp_path}/a=b", "/called/in/=kit", "/called/in/v3=", "/called/in/a b=c",
+    ]  # fmt: skip
+    again = resolve({"h2o_presets": ["v3=kit"]})
+    assert again.command_line() == ["--h2o-presets=v3=/called/in/kit"]
+
+
 def test_a_bench_on_the_command_line_stands_over_logs_in_the_ini_file() -> None:
     settings = resolve({"h2o_bench": "b"}, {"h2o_logs": "rec"})
     assert settings["logs"] is None

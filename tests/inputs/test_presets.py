@@ -358,3 +358,20 @@ def test_a_larger_grid_is_refused_before_it_is_made(snapshot: SnapshotAssertion)
     with pytest.raises(PresetError) as caught:
         preset_from_flags(prompts=prompts, gens=prompts, h2o_recent_tokens=prompts)
     assert str(caught.value) == snapshot
+
+
+def test_folders_with_presets_of_one_name_are_told_apart_by_a_word(tmp_path: Path) -> None:
+    for kit in ("v3", "v5"):
+        (tmp_path / kit / "inner").mkdir(parents=True)
+        write_preset(tmp_path / kit / "inner", '{"gens": 8}', "p.json")
+    presets = load_presets([f"v3={tmp_path}/v3", f"v5={tmp_path}/v5", f"v3={tmp_path}/v5"])
+    assert [(preset.name, preset.path) for preset in presets] == [
+        ("v3-p", tmp_path / "v3/inner/p.json"),
+        ("v5-p", tmp_path / "v5/inner/p.json"),
+    ]
+
+
+def test_the_other_name_of_a_scope_is_the_same_setting(tmp_path: Path) -> None:
+    preset = load_preset(write_preset(tmp_path, "kv_lossless_scope: front_n+h2o_kept"))
+    (point,) = expand_points(preset)
+    assert point.lossless["kv_lossless_scope"] == "front_n_and_h2o_kept"
