@@ -14,7 +14,7 @@ import platform
 import statistics
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +28,7 @@ from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream, Tensor, Words
 from pytest_h2o.codecs.planes import from_bytes, to_bytes
 from pytest_h2o.codecs.registry import render_codec
 from pytest_h2o.errors import CodecError, DumpError, H2OError, UsageError
+from pytest_h2o.lossless.apart import keep_apart, processor_s
 from pytest_h2o.lossless.index import DumpEntry, Piece, index_dump, read_pieces
 from pytest_h2o.lossless.measure import check_payload, difference, is_same
 
@@ -51,6 +52,7 @@ class Contender:
     encode: Encode
     decode: Decode
     decode_many: Callable[[Sequence[bytes], Sequence[SideInfo]], list[Words]] | None = None
+    codec: Codec | None = None
 
     def decode_all(self, payloads: Sequence[bytes], sides: Sequence[SideInfo]) -> list[Words]:
         """Decode several payloads, in the fastest way there is."""
@@ -62,7 +64,7 @@ class Contender:
 def contend(codec: Codec) -> Contender:
     """`codec` as a contender, under the word that names it on a command line."""
     settings = ", ".join(f"{key}={value}" for key, value in codec.config().items() if key != "id")
-    return Contender(render_codec(codec), "codec", settings, "", codec.encode, codec.decode, codec.decode_many)
+    return Contender(render_codec(codec), "codec", settings, "", codec.encode, codec.decode, codec.decode_many, codec)
 
 
 def load_peer(name: str) -> Contender:
@@ -219,15 +221,20 @@ class Result:
     """What one contender did; filled stream by stream.
 
     `encode_s` and `decode_s` are processor seconds of each round, all streams together. `failure` says why a peer is
-    out of the comparison; a codec of ours is never: its failure is an error.
+    out of the comparison; a codec is never: its failure is an error. `coder` is what is counted and verified: the
+    contender, or its codec kept apart.
     """
 
     contender: Contender
+    coder: Contender | Codec = field(init=False)
     sizes: list[StreamSizes] = field(default_factory=list)
     encode_s: list[float] = field(default_factory=list)
     decode_s: list[float] = field(default_factory=list)
     verified_chunks: int = 0
     failure: str | None = None
+
+    def __post_init__(self) -> None:
+        self.coder = self.contender
 
     def mb_per_s(self, rounds_s: Sequence[float]) -> float:
         """Median speed over rounds, in 10**6 raw bytes a second."""
@@ -237,27 +244,36 @@ class Result:
 def measure(dump: Iterable[DumpStream], contenders: Sequence[Contender], settings: BenchSettings) -> list[Result]:
     """Measure `contenders` on the streams of a dump, one stream in memory at a time.
 
-    They get a copy of the words that they cannot write to, and are held against the words, which they never have.
+    They get a copy of the words that they cannot write to, and are held against the words, which they never have. The
+    sizes of a codec of a third party are those that it decodes from in a process of its own; its speed is taken here.
     """
     results = [Result(contender) for contender in contenders]
+    with ExitStack() as apart:
+        for result in results:
+            if result.contender.codec is not None:
+                result.coder = apart.enter_context(keep_apart(result.contender.codec, 1))
+        _measure(dump, results, settings)
+    return results
+
+
+def _measure(dump: Iterable[DumpStream], results: list[Result], settings: BenchSettings) -> None:
     for number, dumped in enumerate(dump):
         given = dumped.stream.words.copy()
         given.flags.writeable = False
         whole = replace(dumped.stream, words=given), dumped.stream.words
         chunks = [*_cut(*whole, settings.chunk_tokens)]
         for result in results:
-            started = process_time()
+            started = processor_s()
             with _blaming(result, dumped):
                 _add_sizes(result, dumped, chunks, whole, settings)
             if number == 0:
-                _set_rounds(result, settings, 2 * dumped.stream.raw_bytes / 1e6, process_time() - started)
+                _set_rounds(result, settings, 2 * dumped.stream.raw_bytes / 1e6, processor_s() - started)
         for round_index in range(settings.rounds):
             shift = (number + round_index) % max(1, len(results))
             for result in results[shift:] + results[:shift]:
                 if round_index < len(result.encode_s):
                     with _blaming(result, dumped):
                         _add_times(result, dumped, chunks, round_index)
-    return results
 
 
 def _set_rounds(result: Result, settings: BenchSettings, coded_mb: float, elapsed_s: float) -> None:
@@ -294,9 +310,9 @@ def _add_sizes(
         return
     sizes = []
     for stream, words in (*chunks, whole):
-        payload = result.contender.encode(stream)
+        payload = result.coder.encode(stream)
         check_payload(payload, result.contender.name, str(dumped))
-        _verify(result, dumped, words, result.contender.decode(payload, stream.side_info()))
+        _verify(result, dumped, words, result.coder.decode(payload, stream.side_info()))
         sizes.append(len(payload))
     result.sizes.append(
         StreamSizes(

@@ -29,6 +29,7 @@ from pytest_h2o import __version__
 from pytest_h2o.codecs.base import Rope, Words
 from pytest_h2o.codecs.registry import codec_from_config
 from pytest_h2o.errors import CodecError, ExecutorError, H2OError
+from pytest_h2o.lossless.apart import keep_apart
 from pytest_h2o.lossless.measure import Measured, Measurement, Task, read_words
 from pytest_h2o.lossless.roots import DumpRoot
 
@@ -72,7 +73,9 @@ class Parcel:
                 came=error.what,
                 hint="install the distribution that brings the codec on the workers; one of a conftest stays here",
             ) from error
-        return Measurement(codec, self.verify, self.rope).measure(self.task, self.words)
+        measurement = Measurement(codec, self.verify, self.rope)
+        with keep_apart(codec, 1, decodes=self.verify) as coder:
+            return replace(measurement, apart=None if coder is codec else coder).measure(self.task, self.words)
 
 
 def pack(measurement: Measurement, task: Task) -> Parcel:

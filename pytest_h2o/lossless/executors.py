@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from queue import SimpleQueue
 from typing import Any, BinaryIO, Protocol, TypeVar
@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, Protocol, TypeVar
 from pytest_h2o.errors import ExecutorError, UsageError
 from pytest_h2o.files import usable_cores
 from pytest_h2o.inputs.options import CORES, dask_address
+from pytest_h2o.lossless.apart import is_ours, keep_apart
 from pytest_h2o.lossless.measure import Measured, Measurement, Task
 
 _T = TypeVar("_T")
@@ -100,12 +101,17 @@ class LocalCores:
 
     Threads start at once and share the index. But they share the interpreter's lock too, so that they serve only codecs
     that are mostly zstd or long loops of numpy (benchmarks/lossless_workers.py; docs/size-and-machines.md has figures).
-    Work stays on threads where a codec or dump cannot be had in another process: a codec of a conftest, an archive.
+    Work stays on threads where the dump is an archive, which another process cannot have. A codec of a third party
+    codes in processes of its own, which threads ask (see `apart`).
     """
 
     workers: int
 
     def run(self, measurement: Measurement, tasks: Iterable[Task]) -> Iterator[Measured]:
+        if not is_ours(measurement.codec):
+            with keep_apart(measurement.codec, self.workers, decodes=measurement.verify) as apart:
+                yield from spread(replace(measurement, apart=apart), tasks, self.workers)
+            return
         todo = iter(tasks)
         first: list[Task] = []
         size = 0
@@ -144,7 +150,7 @@ _START = "import sys; sys.path[:] = {path!r}; from pytest_h2o.lossless.executors
 
 
 class CannotTravel(Exception):
-    """A codec or a dump is of a kind that another process cannot have."""
+    """A dump is of a kind that another process cannot have."""
 
 
 def pack(measurement: Measurement, first: Task) -> bytes:
@@ -152,7 +158,7 @@ def pack(measurement: Measurement, first: Task) -> bytes:
     try:
         pickle.dumps(first)
         return pickle.dumps(measurement)
-    except Exception as error:  # somebody's codec may refuse in any way
+    except Exception as error:  # the lock and the file of an archive
         raise CannotTravel(str(error)) from error
 
 
@@ -175,8 +181,7 @@ def run_on_processes(packed: bytes, tasks: Iterable[Task], workers: int) -> Iter
     with ExitStack() as opened:
         started = [opened.enter_context(_Worker()) for _ in range(workers)]
         for worker in started:
-            if trouble := worker.ask(packed):
-                raise CannotTravel(trouble)
+            worker.ask(packed)
             idle.put(worker)
 
         def end_all() -> None:
@@ -243,12 +248,8 @@ def _end_with(parent: int) -> None:
 
 
 def serve(asked: BinaryIO, answers: BinaryIO) -> None:
-    """Read a `Measurement` and answer None, or why it cannot be had; then answer each task until the input ends."""
-    try:
-        measurement: Measurement = pickle.load(asked)
-    except Exception as error:  # whatever the import of somebody's codec raises
-        _answer(answers, f"{type(error).__name__}: {error}")
-        return
+    """Read a `Measurement` and answer None; then answer each task until the input ends."""
+    measurement: Measurement = pickle.load(asked)
     _answer(answers, None)
     while True:
         try:
@@ -263,7 +264,7 @@ def serve(asked: BinaryIO, answers: BinaryIO) -> None:
         _answer(answers, answer)
 
 
-def _answer(answers: BinaryIO, answer: Measured | BaseException | str | None) -> None:
+def _answer(answers: BinaryIO, answer: Measured | BaseException | None) -> None:
     try:
         packed = pickle.dumps(answer)
     except Exception:  # an error of somebody's codec may hold anything

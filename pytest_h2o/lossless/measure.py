@@ -13,7 +13,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import index as whole_number
-from time import thread_time
 from typing import NamedTuple
 from zlib import crc32
 
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream, Words
 from pytest_h2o.errors import CodecError, DumpError, H2OError, RoundTripError
 from pytest_h2o.inputs.scope import CHUNKED, Scope
+from pytest_h2o.lossless.apart import processor_s, type_name
 from pytest_h2o.lossless.health import Health, examine
 from pytest_h2o.lossless.index import DumpEntry, DumpIndex, Piece, Tensor, read_pieces
 from pytest_h2o.lossless.result import SkippedEntry
@@ -321,11 +321,19 @@ _OTHER_STREAMS = (
 
 @dataclass(frozen=True)
 class Measurement:
-    """How tasks are measured; safe to call from several threads."""
+    """How tasks are measured; safe to call from several threads.
+
+    `apart` codes in the place of `codec` where that is one of a third party (see `keep_apart`).
+    """
 
     codec: Codec
     verify: bool
     rope: Rope | None = None
+    apart: Codec | None = None
+
+    @property
+    def coder(self) -> Codec:
+        return self.apart or self.codec
 
     def __call__(self, task: Task) -> Measured:
         return self.measure(task, read_words(task))
@@ -337,7 +345,7 @@ class Measurement:
         mapped words, which nothing can write to, are not copied.)
         """
         positions = _positions(task.pieces)
-        given = words.copy() if self.verify and words.flags.writeable else words.view()
+        given = words.copy() if self.verify and not self.apart and words.flags.writeable else words.view()
         given.flags.writeable = positions.flags.writeable = False
         rope = self.rope if task.tensor == "k" else None
         ends = np.cumsum([chunk.rows for chunk in task.chunks]).tolist()
@@ -357,45 +365,45 @@ class Measurement:
 
     def _encode(self, task: Task, streams: Sequence[Stream], sides: Sequence[SideInfo], tally: Tally) -> list[bytes]:
         """The record of each stream, counted; all are encoded together."""
-        started = thread_time()
+        started = processor_s()
         try:
-            payloads = list(self.codec.encode_many(streams))
+            payloads = list(self.coder.encode_many(streams))
         except (H2OError, MemoryError):
             raise
         except Exception:  # which of them it was comes out one by one
             payloads = []
             for stream, chunk in zip(streams, task.chunks, strict=True):
                 with self._naming(_NO_ENCODING, task, chunk):
-                    payloads.append(self.codec.encode(stream))
+                    payloads.append(self.coder.encode(stream))
         self._check_number(_OTHER_PAYLOADS, task, payloads)
         for chunk, payload in zip(task.chunks, payloads, strict=True):
             if type(payload) is not bytes:
                 check_payload(payload, self.codec.id, _where(task, chunk))
         records = [task.framing.header(payload) + payload for payload in payloads]
-        tally.encode_s += thread_time() - started
+        tally.encode_s += processor_s() - started
         tally.streams += len(streams)
         tally.framing_bytes += len(streams) * task.framing.overhead_bytes
         tally.raw_bytes += sum(side.raw_bytes for side in sides)
         tally.coded_bytes += sum(map(len, records))
         for chunk, side, payload in zip(task.chunks, sides, payloads, strict=True):
             with self._naming(_NO_PLANES, task, chunk):
-                tally.add_planes(self.codec.plane_bytes(payload, side), self.codec.modes(payload, side))
+                tally.add_planes(self.coder.plane_bytes(payload, side), self.coder.modes(payload, side))
         return records
 
     def _decode(self, task: Task, sides: Sequence[SideInfo], records: Sequence[bytes], tally: Tally) -> list[Words]:
         """All streams of a task, decoded together from the counted bytes."""
-        started = thread_time()
+        started = processor_s()
         try:
             payloads = [task.framing.unwrap(memoryview(record)) for record in records]
-            decoded = list(self.codec.decode_many(payloads, sides))
+            decoded = list(self.coder.decode_many(payloads, sides))
         except MemoryError:
             raise
         except Exception:  # which of them it was comes out one by one
             decoded = []
             for chunk, side, record in zip(task.chunks, sides, records, strict=True):
                 with self._naming(_NO_DECODING, task, chunk):
-                    decoded.append(self.codec.decode(task.framing.unwrap(memoryview(record)), side))
-        tally.decode_s += thread_time() - started
+                    decoded.append(self.coder.decode(task.framing.unwrap(memoryview(record)), side))
+        tally.decode_s += processor_s() - started
         self._check_number(_OTHER_STREAMS, task, decoded)
         return decoded
 
@@ -429,7 +437,7 @@ def check_payload(payload: object, codec: str, where: str) -> None:
         raise CodecError(
             f"codec {codec} gave no bytes for a stream",
             where=where,
-            came=type(payload).__name__,
+            came=type_name(payload),
             expected="bytes",
             hint="mend encode of the codec: what it gives is what is counted",
         )
@@ -444,7 +452,7 @@ def difference(words: Words, decoded: object, codec: str, where: str) -> RoundTr
     """The error for decoded words that are not these."""
     expected = f"uint16 {list(words.shape)}"
     if type(decoded) is not np.ndarray:
-        what, came = f"codec {codec} gave back no array of words", type(decoded).__name__
+        what, came = f"codec {codec} gave back no array of words", type_name(decoded)
         hint = "mend decode of the codec: it gives a numpy.ndarray, and none of a subclass of it"
         return RoundTripError(what, where=where, came=came, expected=f"numpy.ndarray, {expected}", hint=hint)
     if decoded.dtype != np.uint16 or decoded.shape != words.shape:

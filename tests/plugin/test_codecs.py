@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.plugin.project import BASE_CONFIG, DUMPS, ROOT, Project
+from tests.plugin.project import BASE_CONFIG, DUMPS, ROOT, Project, check_failed
 
 SCOPE = """
 scopes:
@@ -65,6 +65,30 @@ def test_a_codec_of_ones_own_is_gated(conftest: str, project: Project) -> None:
     assert (found["codec"], found["codec_config"]) == ("my_codec", {"id": "my_codec"})
     assert found["verified_streams"] == found["encoded_streams"] == 30
     assert found["lossless_ratio"] > 1.15
+
+
+CHEATS = {
+    "a table": ("kept = {}", "kept.setdefault(len(kept), w.copy()); return bytes([len(kept) - 1])", "kept[payload[0]]"),
+    "in place": ("", "w &= 0xF000; return w.tobytes()", "np.frombuffer(payload, np.uint16)"),
+    "leaves": ("", "__import__('os')._exit(0)", "None"),
+}
+
+
+@pytest.mark.parametrize("cheat", CHEATS)
+def test_a_codec_that_deceives_is_no_pass(cheat: str, project: Project) -> None:
+    before, encode, decode = CHEATS[cheat]
+    (project.path / "gates" / "conftest.py").write_text(
+        "from dataclasses import dataclass\nimport numpy as np\nfrom pytest_h2o import Codec\n" + before + "\n"
+        "def pytest_h2o_codecs(config):\n"
+        "    @dataclass(frozen=True)\n    class Cheat(Codec):\n        id = 'cheat'\n"
+        f"        def encode(self, stream):\n            w = stream.words; {encode}\n"
+        f"        def decode(self, payload, side):\n            return {decode}.reshape(side.shape)\n"
+        "    return [Cheat]\n"
+    )
+    write_scope(project, "cheat", 1.0)
+    result = project.run("-k", "mine")
+    check_failed(project, result, "test_lossless[mine]", "test_roundtrip[mine]")
+    assert all("codec cheat cannot " in why for why in project.failed().values())
 
 
 def test_a_codec_that_nobody_gives_is_named(project: Project) -> None:
