@@ -7,6 +7,7 @@ are there must agree with the point. Rows of other benches say it themselves, an
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -236,6 +237,8 @@ class _Run:
         of_json = self.log.with_suffix(".json") if self.log.parent.name == "logs" else None
         row = only_row(read_rows(self.log, of_json, log_file=self.log_file, repeat=repeat), self.log_file)
         (check_row if compressed else check_baseline_row)(row, self.point)
+        if compressed and self.point is not None:
+            _check_blocks(row, self.point, self.config)
         return replace(
             row,
             run_id=self.run_id,
@@ -288,6 +291,31 @@ def _advise(config: Path | None, point: Point | None) -> str | None:
     base_dir = values.get("base_dir", "")
     is_place = isinstance(base_dir, str) and can_name_file(base_dir)
     return advise_layer_nums(BaseConfig(config, values if is_place else {**values, "base_dir": ""}, "recording"))
+
+
+_LAYERS_UNTOLD = 32
+"""As many layers llm_bench counts where its config has no ``layer_nums``."""
+
+
+def _check_blocks(row: Row, point: Point, config: Path | None) -> None:
+    """Refuse a row with more coded blocks than the layers can have handed over, of a config without ``layer_nums``.
+
+    A layer hands over a block at most every `update_interval` tokens, and every block is restored once: so hits and
+    misses of the decode cache count them. A layer counter that drifts makes more of them, out of tokens that are none,
+    and the lossless ratio looks splendid. What the bench printed would say so; here the table alone does.
+    """
+    found = [row.get(f"h2o_lossless_decode_cache_{name}") for name in ("hit", "miss")]
+    blocks = sum(value.mean for value in found if value is not None)
+    most = _LAYERS_UNTOLD * math.ceil(point.gen_len / point.update_interval)
+    if blocks > most and (advice := _advise(config, point)) is not None:
+        raise TableError(
+            "more blocks of the cache were restored than its layers can have coded",
+            where=row.log_file,
+            came=f"{blocks:g} hits and misses of the decode cache beside h2o_lossless {row.cells['h2o_lossless']}",
+            expected=f"at most {most}: {_LAYERS_UNTOLD} layers, {point.gen_len} tokens, one block a layer and "
+            f"{point.update_interval} tokens",
+            hint=f"first cause: {advice}",
+        )
 
 
 def _read_output(printed: Path) -> OutputSummary | None:

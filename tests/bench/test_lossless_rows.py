@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -131,9 +132,14 @@ def test_a_mode_that_restores_nothing_is_no_measurement(point: Point, cache: dic
     check_row(row, with_lossless(point, runtime_mode="probe"))
 
 
-def test_full_mode_may_find_all_that_it_coded_decoded_by_an_earlier_repeat() -> None:
+def test_full_mode_may_find_all_that_it_coded_decoded_by_an_earlier_repeat(engine_recordings: Path) -> None:
     """As the engine did beside its dump: 2 hits, no miss, no time."""
-    check_row(changed(ENGINE["store"], h2o_lossless_decomp_us="0.00 ± 0.00"), FULL)
+    text = (engine_recordings / "dump" / "run.log").read_text("utf-8")
+    (row,) = parse_table(text, log_file="run.log", repeat=1)
+    point = replace(FULL, prompt_len=256, gen_len=24, trigger_min_tokens=128)
+    check_row(row, point)
+    with pytest.raises(TableError, match="restored nothing"):
+        check_row(row, with_lossless(point, runtime_mode="store"))
 
 
 @pytest.mark.parametrize("point", [STORE, FULL], ids=["store", "full"])

@@ -29,9 +29,9 @@ from pytest_h2o.bench.rows import read_metrics_csv, read_table, render_metrics_c
 from pytest_h2o.bench.sweep import manifest_entry, read_manifest
 from pytest_h2o.errors import H2OError, StoreError, UsageError
 from pytest_h2o.files import load, write_new_json, write_new_text
-from pytest_h2o.inputs.presets import Point
+from pytest_h2o.inputs.presets import Point, expand_points, load_preset
 
-from .samples import OTHER, SWEEP, recorded_points
+from .samples import OTHER, SWEEP, preset_of, recorded_points
 
 POINTS = recorded_points()
 FIRST, SECOND = (point.run_id for point in POINTS[:2])
@@ -388,6 +388,24 @@ def test_a_folder_of_the_scripts_is_read_wherever_it_is(script_run: Path) -> Non
     (script_run / "logs" / f"{first}.log").rename(script_run / f"{first}.log")
     edit_manifest(script_run, first, log=f"{first}.log")
     assert read_recording(script_run).results[first].log_path == script_run / f"{first}.log"
+
+
+@pytest.mark.parametrize(
+    ("hits", "keys", "fails"),
+    [("128.00", {}, False), ("128.50", {}, True), ("128.50", {"layer_nums": 30}, False)],
+)
+def test_more_restored_blocks_than_layers_can_have_coded(
+    hits: str, keys: dict[str, Any], fails: bool, engine_recordings: Path, tmp_path: Path
+) -> None:
+    """Where the config lacks ``layer_nums`` the layer counter drifts: 32 layers, 64 tokens, a block every 16."""
+    run = Path(shutil.copytree(engine_recordings / "store_no_layer_nums", tmp_path / "out"))
+    (tmp_path / "preset.json").write_text(json.dumps(preset_of(run)))
+    first = expand_points(load_preset(tmp_path / "preset.json"))[0]
+    replace_in(run / "logs" / f"{first.run_id}.log", "162.00 ± 15.59", f"{hits} ± 15.59")
+    config = run / "configs" / f"{first.run_id}.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **keys}))
+    failures = read_recording(run, [first]).failures
+    assert (first.run_id in failures) == fails
 
 
 def baseline_batch(run: Path, **entry: object) -> Path:
