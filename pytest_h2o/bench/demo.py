@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_h2o.bench.process import run_child
-from pytest_h2o.errors import BenchError, TableError
+from pytest_h2o.errors import BenchError, NotMeasured, TableError
 from pytest_h2o.files import TooLarge, read_regular, write_new_json
 
 _TEXT_BEGINS = re.compile(r"^prompt file is [^\n]*\n", re.MULTILINE)
@@ -79,12 +80,16 @@ class TextPair:
     words_on: int
     similarity: float
     """Share of words that stand in both in the same order, 0 to 1: twice the matching words over all words of both
-    (Ratcliff and Metzener 1988, as Python's difflib has it). 1 for two empty texts."""
+    (Ratcliff and Metzener 1988, as Python's difflib has it)."""
+    degenerate: str | None = None
+    """What there is to say of texts that are one word over and over."""
 
     def render(self) -> str:
+        said = "" if self.degenerate is None else f"; {self.degenerate}"
         return (
             f"{self.prompt}: {self.words_off} words with H2O off, {self.words_on} with H2O on; the first "
-            f"{self.prefix_words} words ({self.prefix_chars} characters) are the same, similarity {self.similarity:.3f}"
+            f"{self.prefix_words} words ({self.prefix_chars} characters) are the same, "
+            f"similarity {self.similarity:.3f}{said}"
         )
 
 
@@ -100,10 +105,41 @@ class TextComparison:
         """Mean over the prompts, 0 to 1; higher is better."""
         return sum(pair.similarity for pair in self.pairs) / len(self.pairs)
 
+    def refuse_wordless(self) -> None:
+        """NotMeasured for two texts without a word: they are alike, and say nothing of the cache."""
+        wordless = [pair.prompt for pair in self.pairs if not pair.words_off and not pair.words_on]
+        if wordless:
+            raise NotMeasured(
+                "llm_demo said not a single word, with H2O off and on",
+                where=f"prompt {', '.join(wordless)}",
+                came="texts without a letter or digit",
+                expected="text to compare",
+                hint="look at its outputs in the folder of the preset; NaN logits say one token for ever",
+            )
+
+
+_SHARE = 0.9
+"""Of the words of a text: from here on it is one word over and over."""
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text; none of one that has no letter or digit."""
+    return text.split() if any(sign.isalnum() for sign in text) else []
+
+
+def _describe_degenerate(**texts: Sequence[str]) -> str | None:
+    """Which of the texts are one word, or one over and over, and how often it stands there."""
+    said = []
+    for state, words in texts.items():
+        word, times = Counter(words).most_common(1)[0] if words else ("", 0)
+        if words and (len(words) == 1 or times >= _SHARE * len(words)):
+            said.append(f"{word[:20]!r} is {times} of {len(words)} words with H2O {state}")
+    return f"degenerate text: {', '.join(said)}" if said else None
+
 
 def compare_texts(prompt: str, off: str, on: str) -> TextPair:
     """Compare the text with eviction off and the one with eviction on."""
-    words_off, words_on = off.split(), on.split()
+    words_off, words_on = _words(off), _words(on)
     return TextPair(
         prompt=prompt,
         prefix_words=_common(words_off, words_on),
@@ -111,6 +147,7 @@ def compare_texts(prompt: str, off: str, on: str) -> TextPair:
         words_off=len(words_off),
         words_on=len(words_on),
         similarity=SequenceMatcher(None, words_off, words_on, autojunk=False).ratio(),
+        degenerate=_describe_degenerate(off=words_off, on=words_on),
     )
 
 

@@ -320,6 +320,7 @@ class SweepItem(PresetItem):
             raise NotMeasured(f"no row of {self.name} has a lossy ratio", where=self.name)
         comparison = self.source.texts(self._point(row.run_id))
         self._note_all(pair.render() for pair in comparison.pairs)
+        comparison.refuse_wordless()
         return self.measured("demo_similarity", comparison.similarity, row.run_id)
 
     def runtime_difference(self) -> Measured:

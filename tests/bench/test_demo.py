@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_h2o.bench.demo import TextComparison, TextPair, compare_texts, parse_demo_text, read_demo_text
-from pytest_h2o.errors import TableError
+from pytest_h2o.errors import NotMeasured, TableError
 from pytest_h2o.files import load, plain
 
 OTHER = Path(__file__).parents[2] / "fixtures" / "recordings" / "other"
@@ -74,7 +74,31 @@ def test_similarity_of_equal_other_and_empty_texts() -> None:
     assert (
         compare_texts("p", often, often).similarity == compare_texts("p", often, "x " + often[4:]).similarity + 1 / 300
     )
-    assert compare_texts("p", "", "") == TextPair("p", 0, 0, 0, 0, 1.0)
+
+
+@pytest.mark.parametrize(("off", "on"), [("", ""), ("!!!!", "!!!!"), (" ", "\n"), ("\ufffd" * 9, "!")])
+def test_two_texts_without_a_word_are_missing_data(off: str, on: str) -> None:
+    wordless, other = compare_texts("p", off, on), compare_texts("q", "a b", "a b")
+    with pytest.raises(NotMeasured, match="llm_demo said not a single word, with H2O off and on\n  where: prompt p\n"):
+        TextComparison("run_0001", (other, wordless)).refuse_wordless()
+    TextComparison("run_0001", (other, compare_texts("p", off, "words"))).refuse_wordless()
+    assert compare_texts("p", off, "words").similarity == compare_texts("p", "words", on).similarity == 0
+
+
+@pytest.mark.parametrize(
+    ("off", "on", "told"),
+    [
+        ("a b c", "a b d", None),
+        ("0000", "0000", "'0000' is 1 of 1 words with H2O off, '0000' is 1 of 1 words with H2O on"),
+        ("a b c", "the " * 9 + "end", "'the' is 9 of 10 words with H2O on"),
+        ("the " * 8 + "an end", "a b", None),
+        ("x" * 99, "", f"'{'x' * 20}' is 1 of 1 words with H2O off"),
+    ],
+)
+def test_one_word_over_and_over_is_named(off: str, on: str, told: str | None) -> None:
+    pair = compare_texts("p", off, on)
+    assert pair.degenerate == (told and f"degenerate text: {told}")
+    assert (told or "similarity") in pair.render()
 
 
 def test_a_comparison_reads_back() -> None:

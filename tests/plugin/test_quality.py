@@ -124,6 +124,15 @@ def test_a_demo_that_fails_is_a_failure_with_its_output(project: Project) -> Non
     result.stdout.fnmatch_lines(["*llm_demo ended with exit code 1*", "*Unable to open prompt file*"])
 
 
+def test_a_demo_that_says_no_word_is_missing_data(project: Project) -> None:
+    bench, demo = project.make_bench(), make_demo(project)
+    (project.path / "llm_demo").write_text("#!/bin/sh\necho prompt file is p\necho '!!!!!!!!'\necho '############'\n")
+    alike = ("--h2o-set=h2o_keep_ratios=0.28", "--h2o-set=targets.similarity=0.9")
+    result = project.run("-k", "test_quality and target_ratio_v3", *alike, *bench, *demo)
+    assert result.parseoutcomes()["failed"] == 1
+    result.stdout.fnmatch_lines(["*llm_demo said not a single word, with H2O off and on*"])
+
+
 def test_a_demo_belongs_to_a_bench(project: Project) -> None:
     project.write_ini()
     result = project.run("--h2o-demo=llm_demo")
