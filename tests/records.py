@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_h2o.gate.compare import SubjectRecord
-from pytest_h2o.gate.metrics import metric_facts
+from pytest_h2o.gate.compare import SubjectRecord, metric_facts
 from pytest_h2o.run.history import RunRecord
 
 ON_THIS_MACHINE: Mapping[str, str | None] = {

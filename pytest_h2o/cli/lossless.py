@@ -12,27 +12,28 @@ import math
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from pytest_h2o.cli.main import check_outputs
+from pytest_h2o.cli.main import check_outputs, path
 from pytest_h2o.errors import UsageError
-from pytest_h2o.inputs.scope import (
+from pytest_h2o.inputs.keys import (
     FLAT_KEYS,
+    STREAM_KEYS,
     Degenerate,
     EntryMode,
     LayerChoice,
-    Scope,
     Stage,
     flag_of,
     fold_codec,
     foreign_settings,
     idle_keys,
-    stream_keys,
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pytest_h2o.codecs.base import Rope
+    from pytest_h2o.inputs.scope import Scope
     from pytest_h2o.lossless.result import LosslessResult
 
 
@@ -43,7 +44,7 @@ def add_rope_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rope-pairing", choices=("half", "interleaved"), help="default: half")
     parser.add_argument(
-        "--base-config", type=Path, metavar="FILE", help="config of the model, whose llm_config may say rope_theta"
+        "--base-config", type=path, metavar="FILE", help="config of the model, whose llm_config may say rope_theta"
     )
 
 
@@ -87,15 +88,15 @@ _CODEC_FLAGS: dict[str, dict[str, Any]] = {
 def add_arguments_lossless(parser: argparse.ArgumentParser) -> None:
     """Add the flags; those of a scope leave no trace in the namespace unless they are given."""
     parser.add_argument("--dump-dir", required=True, metavar="DIR", help="dump folder, or a .zip of one")
-    parser.add_argument("--out-json", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--out-md", type=Path, metavar="FILE", help="also a summary to read")
+    parser.add_argument("--out-json", type=path, required=True, metavar="FILE")
+    parser.add_argument("--out-md", type=path, metavar="FILE", help="also a summary to read")
     parser.add_argument("--overwrite", action="store_true", help="replace the files if they are there")
     parser.add_argument("--verbose", action="store_true", help="tell every second how far it is, on standard error")
     parser.add_argument("--workers", type=int, metavar="N", help="threads or processes (default: one a core)")
     parser.add_argument("--executor", default="cores", metavar="WHERE", help="cores (default), or dask://HOST:PORT")
     parser.add_argument("--no-verify", action="store_true", help="count without decoding; the result says so")
     add_rope_arguments(parser)
-    for key in stream_keys():
+    for key in STREAM_KEYS:
         options: dict[str, Any] = {"metavar": "N", "type": int}
         if key.name in _METAVARS:
             options = {"metavar": f"{{{','.join(get_args(_METAVARS[key.name]))}}}"}
@@ -103,7 +104,7 @@ def add_arguments_lossless(parser: argparse.ArgumentParser) -> None:
             options = {"metavar": "N", "nargs": "+"}
         elif key.default is False:
             options = {"action": "store_true"}
-        _add_flag(parser, key.name, help=key.metadata["description"], **options)
+        _add_flag(parser, key.name, help=key.description, **options)
     _add_flag(parser, "degenerate", choices=get_args(Degenerate), help="allow a dump that says nothing about a codec")
     for name, options in _CODEC_FLAGS.items():
         _add_flag(parser, name, **options)
@@ -126,7 +127,9 @@ def refuse_foreign_settings(given: Mapping[str, Any]) -> None:
 
 def scope_from_args(args: argparse.Namespace) -> Scope:
     """The scope of the flags that were given, and defaults for the others."""
-    names = {*_CODEC_FLAGS, "degenerate", *(key.name for key in stream_keys())}
+    from pytest_h2o.inputs.scope import Scope
+
+    names = {*_CODEC_FLAGS, "degenerate", *(key.name for key in STREAM_KEYS)}
     given = {name: value for name, value in vars(args).items() if name in names}
     if "layer_ids" in given:
         given["layer_ids"] = _layer_ids(given["layer_ids"])
@@ -147,8 +150,8 @@ def run_lossless(args: argparse.Namespace) -> int:
     """Evaluate and write; 1 if entries were skipped or the ratio says little (the files are written), else 0."""
     scope = scope_from_args(args)
     rope = rope_from_args(args)
-    outputs = [path for path in (args.out_json, args.out_md) if path is not None]
-    check_outputs(*outputs, inputs=(Path(args.dump_dir), args.base_config), overwrite=args.overwrite)
+    outputs = [file for file in (args.out_json, args.out_md) if file is not None]
+    check_outputs(*outputs, inputs=(path(args.dump_dir), args.base_config), overwrite=args.overwrite)
 
     from pytest_h2o.files import write_new_json, write_new_text
     from pytest_h2o.lossless.result import render_line, render_markdown

@@ -328,7 +328,8 @@ def read_layer_range(results: list[Row]) -> tuple[int, int] | None:
 def run_eval(args: argparse.Namespace) -> int:
     from pytest_h2o.bench.rows import render_metrics_csv
     from pytest_h2o.cli.lossless import evaluate, refuse_foreign_settings
-    from pytest_h2o.inputs.scope import CHUNKED, Scope, fold_codec
+    from pytest_h2o.inputs.keys import CHUNKED, fold_codec
+    from pytest_h2o.inputs.scope import Scope
     from pytest_h2o.lossless.result import render_markdown
     from pytest_h2o.report.original import render_analysis_md
     from pytest_h2o.run.pairs import unlike_contexts

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_h2o.errors import H2OError, StoreError, UsageError, did_you_mean
-from pytest_h2o.gate.metrics import HEADLINES, METRICS, MetricFacts, recorded_metrics, render_figure
+from pytest_h2o.gate.metrics import HEADLINES, METRICS, Better, recorded_metrics, render_figure
 from pytest_h2o.gate.values import row_cell
 from pytest_h2o.inputs.checking import LLM_BENCH
 
@@ -30,6 +30,20 @@ if TYPE_CHECKING:
 
 
 SubjectKind = Literal["preset", "scope"]
+
+
+@dataclass(frozen=True)
+class MetricFacts:
+    """What a record of a run keeps of a metric, for versions that know it no more or not yet."""
+
+    unit: str
+    better: Better
+    exact: bool
+
+
+def metric_facts() -> dict[str, MetricFacts]:
+    """The table as it is kept with every record."""
+    return {name: MetricFacts(m.unit, m.better, m.exact) for name, m in recorded_metrics().items()}
 
 
 @dataclass(frozen=True)

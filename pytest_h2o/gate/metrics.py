@@ -470,17 +470,3 @@ def render_figure(metric: str, value: float | None) -> str:
     if value is None:
         return "missing"
     return METRICS[metric].render_figure(value) if metric in METRICS else f"{value:g}"
-
-
-@dataclass(frozen=True)
-class MetricFacts:
-    """What a record of a run keeps of a metric, for versions that know it no more or not yet."""
-
-    unit: str
-    better: Better
-    exact: bool
-
-
-def metric_facts() -> dict[str, MetricFacts]:
-    """The table as it is kept with every record."""
-    return {name: MetricFacts(m.unit, m.better, m.exact) for name, m in recorded_metrics().items()}

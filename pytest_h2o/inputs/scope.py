@@ -9,48 +9,26 @@ without pydantic; `inputs.scopes` makes the model of it that checks files.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import Field, dataclass, field, fields
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pytest_h2o.errors import UsageError
-
-Stage = Literal["prefill", "decode", "both"]
-LayerChoice = Literal["front_n", "layer_range", "layer_ids"]
-Degenerate = Literal["refuse", "allow"]
-EntryMode = Literal["per_meta", "aggregate", "chunked", "chunked_grouped"]
-CHUNKED = ("chunked", "chunked_grouped")
-
-FLAT_KEYS: dict[str, tuple[str, ...]] = {
-    "adaptive_v22": (
-        "zstd_level",
-        "adaptive_block_seq",
-        "bitshuffle",
-        "k_hi_predictors",
-        "k_lo_predictors",
-        "v_hi_predictors",
-        "v_lo_predictors",
-    ),
-    "legacy": ("zstd_level", "bitshuffle"),
-}
-"""Codecs of the original script, and which of their settings may be keys of a scope: `fold_codec` takes them in."""
-
-ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
-    "front_n": ("scope", ("front_n",)),
-    "layer_start": ("scope", ("layer_range",)),
-    "layer_end": ("scope", ("layer_range",)),
-    "layer_ids": ("scope", ("layer_ids",)),
-    "online_chunk_seq": ("entry_mode", CHUNKED),
-    "online_framing_bytes": ("entry_mode", CHUNKED),
-    "aggregate_by_stage": ("entry_mode", ("aggregate", "chunked_grouped")),
-}
-"""Keys that mean something only where another key has one of some values."""
+from pytest_h2o.inputs.keys import STREAM_KEYS, Degenerate, EntryMode, LayerChoice, Stage, flag_of
 
 
 def _key(default: Any, description: str | None = None, **limits: int) -> Any:
     """A key of a scope file; `ge` is the least value of a whole number."""
     return field(default=default, metadata={"description": description, **limits})
+
+
+_STREAM = {key.name: key for key in STREAM_KEYS}
+
+
+def _stream(name: str) -> Any:
+    key = _STREAM[name]
+    return _key(key.default, key.description, **({} if key.least is None else {"ge": key.least}))
 
 
 _CHOICES: dict[str, Any] = {"stage": Stage, "scope": LayerChoice, "entry_mode": EntryMode, "degenerate": Degenerate}
@@ -79,21 +57,21 @@ class Scope:
 
     description: str | None = _key(None, "one line for reports")
     root: Path = _key(Path(), "folder or .zip of the dump, relative to this file")
-    stage: Stage = _key("both", "entries of which stage")
-    scope: LayerChoice = _key("front_n", "choice of layers")
-    front_n: int = _key(2, "layers 0 to n - 1", ge=1)
-    layer_start: int = _key(2, "first layer of layer_range", ge=0)
-    layer_end: int = _key(-1, "last layer of layer_range; -1: no bound", ge=-1)
-    layer_ids: tuple[int, ...] = _key((), "the layers of layer_ids")
-    min_seq_len: int = _key(0, "entries of fewer tokens are left out; 0: no bound", ge=0)
-    max_seq_len: int = _key(0, "entries of more tokens are left out; 0: no bound", ge=0)
-    strict_fp16: bool = _key(False, "refuse fp32 entries instead of rounding them to fp16")
+    stage: Stage = _stream("stage")
+    scope: LayerChoice = _stream("scope")
+    front_n: int = _stream("front_n")
+    layer_start: int = _stream("layer_start")
+    layer_end: int = _stream("layer_end")
+    layer_ids: tuple[int, ...] = _stream("layer_ids")
+    min_seq_len: int = _stream("min_seq_len")
+    max_seq_len: int = _stream("max_seq_len")
+    strict_fp16: bool = _stream("strict_fp16")
     allow_skips: bool = _key(False, "take the ratio even if entries could not be read")
     degenerate: Degenerate = _key("refuse", "allow: take the ratio of a dump that says nothing about a codec")
-    entry_mode: EntryMode = _key("per_meta", "each entry alone, joined by layer, cut in chunks, or joined and then cut")
-    online_chunk_seq: int = _key(0, "tokens a chunk; 0: the whole", ge=0)
-    online_framing_bytes: int = _key(16, "bytes of framing counted a chunk of a tensor", ge=0)
-    aggregate_by_stage: bool = _key(False, "prefill and decode are not joined")
+    entry_mode: EntryMode = _stream("entry_mode")
+    online_chunk_seq: int = _stream("online_chunk_seq")
+    online_framing_bytes: int = _stream("online_framing_bytes")
+    aggregate_by_stage: bool = _stream("aggregate_by_stage")
     codec: str | Mapping[str, Any] = _key(
         "adaptive_v22", "a codec as NAME or NAME:SETTING=VALUE, or a mapping of its id and settings"
     )
@@ -151,45 +129,5 @@ class Scope:
         return ", ".join(parts)
 
 
-def stream_keys() -> list[Field[Any]]:
-    """The keys that say which streams there are: flags of the command, and fields of a result."""
-    others = ("description", "root", "allow_skips", "degenerate", "codec", "rope", "target", "decides")
-    return [key for key in fields(Scope) if key.metadata and key.name not in others]
-
-
-def flag_of(name: str) -> str:
-    """The flag of ``pytest-h2o lossless`` for a key."""
-    return f"--{name.replace('_', '-')}"
-
-
 def _unfit(name: str, value: object, expected: str) -> UsageError:
     return UsageError(f"{flag_of(name)} does not fit", came=repr(value), expected=expected)
-
-
-def idle_keys(given: Collection[str], scope: Any) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """Keys that were given and do nothing: the key, the other that rules it out, and the values that would not."""
-    for key, (other, values) in ONLY_WITH.items():
-        if key in given and getattr(scope, key) is not False and getattr(scope, other) not in values:
-            yield key, other, values
-
-
-def foreign_settings(given: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Flat settings beside a codec that would not hear of them: the key, the codec, and its name for the setting."""
-    codec = given.get("codec_mode") or given.get("codec", "adaptive_v22")
-    name = str(codec["id"] if isinstance(codec, Mapping) else codec)
-    if name in FLAT_KEYS:
-        return
-    name = name.partition(":")[0]
-    for key in FLAT_KEYS["adaptive_v22"]:
-        if key in given:
-            yield key, name, "level" if key == "zstd_level" and name not in FLAT_KEYS else key
-
-
-def fold_codec(given: Mapping[str, Any]) -> dict[str, Any]:
-    """`given` with one `codec` in place of `codec_mode` and of the flat settings; legacy takes its own of them."""
-    keys = dict(given)
-    flat = {name: keys.pop(name) for name in FLAT_KEYS["adaptive_v22"] if name in keys}
-    codec = keys.pop("codec_mode", None) or keys.get("codec", "adaptive_v22")
-    own = dict(codec) if isinstance(codec, Mapping) else {"id": codec}
-    taken = {name: value for name, value in flat.items() if name in FLAT_KEYS.get(own["id"], ())}
-    return {**keys, "codec": {**own, **taken} if taken else codec}

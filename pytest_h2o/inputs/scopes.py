@@ -30,7 +30,8 @@ from pytest_h2o.inputs.checking import (
     name_option,
     parse_assignments,
 )
-from pytest_h2o.inputs.scope import FLAT_KEYS, ONLY_WITH, RopeKeys, Scope, fold_codec, foreign_settings, idle_keys
+from pytest_h2o.inputs.keys import FLAT_KEYS, ONLY_WITH, fold_codec, foreign_settings, idle_keys
+from pytest_h2o.inputs.scope import RopeKeys, Scope
 from pytest_h2o.inputs.yaml import Source, read_source
 
 _CODEC = r"^[A-Za-z0-9_.-]+(:[A-Za-z0-9_]+=[A-Za-z0-9_.+-]+)*$"

@@ -18,8 +18,9 @@ from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22, Legacy
 from pytest_h2o.codecs.base import Codec, Rope
 from pytest_h2o.codecs.planes import PREDICTORS
 from pytest_h2o.errors import CodecError, DumpError
+from pytest_h2o.inputs.keys import CHUNKED, FLAT_KEYS, STREAM_KEYS
 from pytest_h2o.inputs.options import CORES
-from pytest_h2o.inputs.scope import CHUNKED, FLAT_KEYS, Scope, stream_keys
+from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless.executors import Executor, open_executor
 from pytest_h2o.lossless.health import find_faults
 from pytest_h2o.lossless.index import DumpEntry, DumpIndex, find_overlaps_and_gaps, index_dump
@@ -63,7 +64,7 @@ def evaluate_lossless(
     return LosslessResult(
         schema_version=SCHEMA_VERSION,
         dump_dir=index.root,
-        **{key.name: getattr(scope, key.name) for key in stream_keys()},
+        **{key.name: getattr(scope, key.name) for key in STREAM_KEYS},
         **_describe_codec(codec),
         **counted,
         rope=None if rope is None else asdict(rope),

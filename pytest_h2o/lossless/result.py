@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pytest_h2o.errors import DumpError, StoreError
 from pytest_h2o.files import load
-from pytest_h2o.inputs.scope import CHUNKED, FLAT_KEYS
+from pytest_h2o.inputs.keys import CHUNKED, FLAT_KEYS
 
 SCHEMA_VERSION = 3
 

@@ -17,14 +17,16 @@ from pytest_h2o.gate.compare import (
     FAILING,
     Allowances,
     FigureChange,
+    MetricFacts,
     SubjectComparison,
     SubjectRecord,
     compare_subjects,
     differing_parts,
+    metric_facts,
     parse_allowances,
     refuse_other_model,
 )
-from pytest_h2o.gate.metrics import HEADLINES, METRICS, Metric, MetricFacts, metric_facts, render_figure
+from pytest_h2o.gate.metrics import HEADLINES, METRICS, Metric, render_figure
 from pytest_h2o.inputs.options import Settings
 from pytest_h2o.report.summary import (
     Change,

@@ -20,8 +20,7 @@ from typing import Any
 
 from pytest_h2o.errors import OptedOut, StoreError, UsageError, did_you_mean
 from pytest_h2o.files import check_regular, load, open_regular, plain, write_new_json
-from pytest_h2o.gate.compare import Allowances, SubjectRecord, parse_allowances, refuse_other_model
-from pytest_h2o.gate.metrics import MetricFacts
+from pytest_h2o.gate.compare import Allowances, MetricFacts, SubjectRecord, parse_allowances, refuse_other_model
 from pytest_h2o.inputs.options import Settings
 from pytest_h2o.run.store import OnceStore
 

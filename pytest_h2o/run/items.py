@@ -19,6 +19,7 @@ from pytest_h2o.gate.compare import (
     change_to_json,
     compare_subjects,
     headlines,
+    metric_facts,
     preset_figures,
     scope_figures,
     scope_fingerprint,
@@ -34,7 +35,6 @@ from pytest_h2o.gate.metrics import (
     Metric,
     added_to_json,
     find_metric,
-    metric_facts,
 )
 from pytest_h2o.gate.rule import (
     BestOfVerdict,

@@ -15,9 +15,15 @@ from pytest_h2o.bench.machine import describe_machine
 from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import H2OError, NotMeasured, StoreError, TableError
 from pytest_h2o.files import append_line, load, plain, write_new_bytes, write_new_json
-from pytest_h2o.gate.compare import SubjectKind, SubjectRecord, preset_figures, scope_figures, scope_fingerprint
+from pytest_h2o.gate.compare import (
+    SubjectKind,
+    SubjectRecord,
+    metric_facts,
+    preset_figures,
+    scope_figures,
+    scope_fingerprint,
+)
 from pytest_h2o.gate.decode import PairedComparison
-from pytest_h2o.gate.metrics import metric_facts
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import Settings
 from pytest_h2o.lossless.result import LosslessResult

@@ -23,6 +23,7 @@ from pytest_h2o.gate.compare import (
     compare_subjects,
     differing_parts,
     headlines,
+    metric_facts,
     parse_allowances,
     preset_figures,
     preset_fingerprint,
@@ -30,7 +31,7 @@ from pytest_h2o.gate.compare import (
     scope_figures,
     scope_fingerprint,
 )
-from pytest_h2o.gate.metrics import METRICS, metric_facts, recorded_metrics, render_figure
+from pytest_h2o.gate.metrics import METRICS, recorded_metrics, render_figure
 from pytest_h2o.inputs.presets import preset_from_flags
 from pytest_h2o.lossless.result import LosslessResult
 from pytest_h2o.reference import quality

@@ -9,16 +9,14 @@ import pytest
 
 from pytest_h2o.bench.rows import Measurement, Row
 from pytest_h2o.errors import NotMeasured, TableError, UsageError
-from pytest_h2o.gate.compare import preset_figures
+from pytest_h2o.gate.compare import MetricFacts, metric_facts, preset_figures
 from pytest_h2o.gate.metrics import (
     METRICS,
     Metric,
-    MetricFacts,
     RowMetric,
     added_from_json,
     added_to_json,
     find_metric,
-    metric_facts,
     preset_metrics,
     register_metric,
 )

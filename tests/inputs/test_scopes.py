@@ -13,7 +13,8 @@ from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.cli.runs import render_json_schema
 from pytest_h2o.errors import PresetError
-from pytest_h2o.inputs.scope import RopeKeys, Scope, fold_codec
+from pytest_h2o.inputs.keys import fold_codec
+from pytest_h2o.inputs.scope import RopeKeys, Scope
 from pytest_h2o.inputs.scopes import load_scopes, override
 from pytest_h2o.inputs.yaml import read_source
 from pytest_h2o.lossless.evaluate import make_codec

@@ -13,7 +13,8 @@ from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.codecs.base import Rope
 from pytest_h2o.errors import DumpError, StoreError, UsageError
-from pytest_h2o.inputs.scope import FLAT_KEYS, Scope, fold_codec
+from pytest_h2o.inputs.keys import FLAT_KEYS, fold_codec
+from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless.evaluate import evaluate_lossless, make_codec
 from pytest_h2o.lossless.result import Finding, LosslessResult
 from tests.lossless.samples import FIXTURES, FP16, FP32, write_entry

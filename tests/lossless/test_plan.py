@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_h2o.errors import CodecError
-from pytest_h2o.inputs.scope import EntryMode, Scope
+from pytest_h2o.inputs.keys import EntryMode
+from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless import measure
 from pytest_h2o.lossless.executors import spread
 from pytest_h2o.lossless.index import DumpEntry, index_dump

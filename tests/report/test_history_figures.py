@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_h2o.errors import StoreError
-from pytest_h2o.gate.compare import SubjectRecord
-from pytest_h2o.gate.metrics import metric_facts
+from pytest_h2o.gate.compare import SubjectRecord, metric_facts
 from pytest_h2o.inputs.options import Given, Settings
 from pytest_h2o.report import changes as history_figures
 from pytest_h2o.report.changes import collect_history
