@@ -120,6 +120,7 @@ def make_sweep(
         model_layers=30,
         notes=(),
         fingerprint=lambda found: {},
+        first_cause=lambda result: None,
     )
     kept: list[tuple[str, dict[str, Any]]] = []
     session: Any = SimpleNamespace(

@@ -14,13 +14,13 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_h2o.bench.loader import find_libraries
 from pytest_h2o.errors import BenchError, StoreError, UsageError, can_name_file
-from pytest_h2o.files import TooLarge, digest_file, read_regular_text
+from pytest_h2o.files import TooLarge, digest_file, read_regular, read_regular_text
 from pytest_h2o.inputs.options import EMBEDDED_BENCH, EMBEDDED_WORD
 
 if TYPE_CHECKING:
@@ -247,6 +247,8 @@ class BaseConfig:
     """Its keys and values, in the file's order."""
     source: str
     """Who named it, for messages: an option, an ini key, a preset."""
+    added: Mapping[str, Any] = field(default_factory=dict)
+    """What stands in `values` and not in the file."""
 
     @property
     def base_dir(self) -> Path:
@@ -277,14 +279,14 @@ def build_run_config(base: BaseConfig, point: Point) -> dict[str, Any]:
     """
     base_dir = base.base_dir
     config = {**base.values, "base_dir": base_dir.as_posix().rstrip("/") + "/"}
-    for field in PATH_FIELDS:
-        value = config.get(field)
+    for name in PATH_FIELDS:
+        value = config.get(name)
         if isinstance(value, str) and value:
             if not can_name_file(value):
-                raise _refusal(base.path, base.source, f"{field} is {value!r}", "a file name")
+                raise _refusal(base.path, base.source, f"{name} is {value!r}", "a file name")
             # Resolved first: ".." behind a symbolic link would lead the engine into another folder than it led us.
             target = os.path.realpath(base_dir / value.replace("\\", "/"))
-            config[field] = os.path.relpath(target, base_dir).replace(os.sep, "/")
+            config[name] = os.path.relpath(target, base_dir).replace(os.sep, "/")
     switched_off = dict.fromkeys(("kv_h2o_enable", "kv_lossless_enable", "kv_lossless_runtime_enable"), False)
     config |= point_keys(point) if point.compressed else switched_off
     return config | {field: name for field, name in PATH_FIELDS.items() if field not in config}
@@ -333,22 +335,58 @@ def digest_model(base: BaseConfig) -> dict[str, str]:
     return {part: digest_files(each)[:16] for part, each in named.items() if each}
 
 
+ADDED_KEYS = ("layer_nums",)
+"""Keys that a generated config may have of us alone; they tell of the model, and of no point of a sweep."""
+
+_COUNT_KEYS = ("layer_nums", "num_hidden_layers", "n_layer", "num_layers", "n_layers")
+_LAYER_NAME = re.compile(rb"(?:layers|blocks|blk)[./](\d{1,4})[./]")
+_MAX_DESCRIPTION_BYTES = 64 * 1024 * 1024
+
+
 def layer_count(base: BaseConfig) -> int | None:
-    """Read the number of transformer layers from the model's llm_config; None if it says none, or several."""
-    values = _llm_config(base)
-    counts = [values.get(key) for key in ("layer_nums", "num_hidden_layers", "n_layer", "num_layers", "n_layers")]
-    found = {count for count in counts if type(count) is int and count > 0}
-    return found.pop() if len(found) == 1 else None
+    """The layers of a model as config and llm_config count them, else as its weights name them; None if unknown."""
+    values = {**_llm_config(base), **base.values}
+    found = {values[key] for key in _COUNT_KEYS if type(values.get(key)) is int and values[key] > 0}
+    if found or "layer_nums" in values:
+        return found.pop() if len(found) == 1 else None
+    weights = model_files(base).get("llm_model")
+    described = () if weights is None else (weights.with_name(f"{weights.name}.json"), weights)
+    return next((count for path in described if (count := _count_named_layers(path)) is not None), None)
 
 
-def advise_layer_nums(base: BaseConfig | None) -> str | None:
+def _count_named_layers(path: Path) -> int | None:
+    """How many layers a description of weights names: those from 0 on, all of them; None if it is not certain."""
+    try:
+        names = set(_LAYER_NAME.findall(read_regular(path, _MAX_DESCRIPTION_BYTES)))
+    except OSError:
+        return None
+    return len(names) if len(names) > 1 and {int(name) for name in names} == set(range(len(names))) else None
+
+
+def with_layer_nums(base: BaseConfig, layers: int | None, source: str) -> BaseConfig:
+    """The config of a model with the ``layer_nums`` that it lacks, where the number of layers is known."""
+    said = layer_count(base)
+    if None not in (layers, said) and layers != said:
+        raise UsageError(
+            "two numbers of layers are said of one model",
+            where=f"{source} and {base.path}",
+            came=f"model_layers {layers}, and {said} in what the model says",
+            expected="one of them: the engine keeps its state by layer_nums",
+            hint="correct model_layers, or layer_nums in the config of the model",
+        )
+    if (count := layers or said) is None or advise_layer_nums(base) is None:
+        return base
+    return replace(base, values={**base.values, "layer_nums": count}, added={"layer_nums": count})
+
+
+def advise_layer_nums(base: BaseConfig | None, layers: int | None = None) -> str | None:
     """Say what to add where a config lacks ``layer_nums``, by which llm_bench keeps its state; None if it has it."""
     if base is None or "layer_nums" in {**_llm_config(base), **base.values}:
         return None
-    layers = layer_count(base) or "N"
+    count = layers or layer_count(base) or "N"
     return (
         "the config of the model has no layer_nums, so the engine counts 32 layers and applies plans to the wrong "
-        f'ones: add "layer_nums": {layers} to it' + (", N being the number of its layers" if layers == "N" else "")
+        f'ones: add "layer_nums": {count} to it' + (", N being the number of its layers" if count == "N" else "")
     )
 
 

@@ -245,7 +245,7 @@ def write_dry_run(
         commands.append(f"{command} > {shlex.quote(str(files.log))}" if adapter.rows_on_stdout else command)
     for path, config in configs:
         write_new_json(path, config)
-    entries = [manifest_entry(point.manifest_fields(), None) for point in points]
+    entries = [manifest_entry(point.manifest_fields() | dict(base.added), None) for point in points]
     write_new_json(directory / MANIFEST_NAME, entries)
     lines = ["#!/bin/sh", "set -e", "mkdir -p " + shlex.quote(str((directory / "logs").absolute())), *commands]
     write_new_text(directory / COMMANDS_NAME, "\n".join(lines) + "\n")

@@ -275,7 +275,7 @@ def _files_beside(log: Path, config: Path | None, point: Point | None) -> dict[s
     """The fields of a row that say what else a run left, as far as that was kept; BenchError if it tells of damage."""
     printed = log.with_name(f"{log.stem}{_PRINTED}")
     if (output := _read_output(printed)) is not None:
-        check_signs(output, printed, {} if point is None else point.allow_signs, lambda: _advise(config, point))
+        check_signs(output, printed, {} if point is None else point.allow_signs, lambda: advise_run(config, point))
     return {
         "config_path": config if config is not None and config.is_file() else None,
         "stdout_path": printed if printed.is_file() else None,
@@ -283,14 +283,15 @@ def _files_beside(log: Path, config: Path | None, point: Point | None) -> dict[s
     }
 
 
-def _advise(config: Path | None, point: Point | None) -> str | None:
-    """What is to be said of ``layer_nums`` in a recorded config of llm_bench."""
+def advise_run(config: Path | None, point: Point | None, layers: int | None = None) -> str | None:
+    """What is to be said of ``layer_nums`` in the config of a run of llm_bench, whose model has so many layers."""
     values = _read_config(config)
     if config is None or values is None or (point is not None and point.bench != LLM_BENCH):
         return None
     base_dir = values.get("base_dir", "")
     is_place = isinstance(base_dir, str) and can_name_file(base_dir)
-    return advise_layer_nums(BaseConfig(config, values if is_place else {**values, "base_dir": ""}, "recording"))
+    base = BaseConfig(config, values if is_place else {**values, "base_dir": ""}, "recording")
+    return advise_layer_nums(base, layers)
 
 
 _LAYERS_UNTOLD = 32
@@ -307,7 +308,7 @@ def _check_blocks(row: Row, point: Point, config: Path | None) -> None:
     found = [row.get(f"h2o_lossless_decode_cache_{name}") for name in ("hit", "miss")]
     blocks = sum(value.mean for value in found if value is not None)
     most = _LAYERS_UNTOLD * math.ceil(point.gen_len / point.update_interval)
-    if blocks > most and (advice := _advise(config, point)) is not None:
+    if blocks > most and (advice := advise_run(config, point)) is not None:
         raise TableError(
             "more blocks of the cache were restored than its layers can have coded",
             where=row.log_file,

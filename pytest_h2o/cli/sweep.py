@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 _NO_FLAG = (
-    *("description", "targets", "base_config", "prompt_file", "model_layers", "timeout_s", "name", "path"),
+    *("description", "targets", "base_config", "prompt_file", "timeout_s", "name", "path"),
     *("bench", "bench_options", "allow_signs"),
 )
 """Preset keys that mean nothing to a sweep alone, or have a flag of their own here."""
@@ -135,7 +135,7 @@ def run_sweep(args: argparse.Namespace) -> int:
             code, shared = row.returncode, row.shares_run_with
             outcome = f"done (the run of {shared})" if shared else "done"
             rows.append(row)
-        entries.append(manifest_entry(point.manifest_fields(), code, shares_run_with=shared))
+        entries.append(manifest_entry(launched.manifest_fields(point), code, shares_run_with=shared))
         print(f"[{count}/{len(points)}] {point.run_id}: {outcome}", flush=True)
     for note in launched.notes:
         print(f"note: {note}")

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from pytest_h2o.bench.command import ADDED_KEYS
 from pytest_h2o.errors import H2OError, StoreError, UsageError, did_you_mean
 from pytest_h2o.gate.metrics import HEADLINES, METRICS, Better, recorded_metrics, render_figure
 from pytest_h2o.gate.values import row_cell
@@ -367,7 +368,7 @@ _NOT_MEASURED_BY = frozenset({"path", "targets", "base_config", "description", "
 
 def row_key(manifest: Mapping[str, Any], repeat: int | None) -> str:
     """The name of a row that stays when others come before it: lengths and ratios, and a digest of the whole point."""
-    config = {name: value for name, value in manifest.items() if name != "run_id"}
+    config = {name: value for name, value in manifest.items() if name not in ("run_id", *ADDED_KEYS)}
     text = json.dumps([config, repeat], sort_keys=True, separators=(",", ":"))
     words = str(manifest["run_id"]).split("_", 2)
     return f"{words[-1]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -215,7 +215,8 @@ class PresetKeys(BaseModel):
     )
     prompt_file: Maybe[FilePath] = Field(default=None, description="text of the prompt, relative to this file")
     model_layers: Maybe[Positive] = Field(
-        default=None, description="layers of the model, for the ratio over the whole cache"
+        default=None,
+        description="layers of the model: for the whole-cache ratio, and layer_nums of a config without",
     )
     timeout_s: Maybe[Above0] = Field(default=None, description="longest time of one launch, seconds")
 

@@ -188,6 +188,7 @@ class SweepItem(PresetItem):
             except H2OError as error:
                 failed.append((point.run_id, error))
         self._note_all(describe_allowed(self.preset.allow_signs, (result.output for result in results)))
+        self._note_all(filter(None, map(self.source.first_cause, results)))
         if failed:
             raise self._rows_error(failed, len(failed) + len(results))
         self._note_all(self.source.notes)
@@ -588,6 +589,7 @@ class PointItem(PresetItem):
             self.note(f"shares the run of {result.shares_run_with}")
         if result.disturbance:
             self.note(f"its launch was disturbed: {result.disturbance}")
+        self._note_all(filter(None, [self.source.first_cause(result)]))
         self._note_all(result.notes)
         return result
 

@@ -254,13 +254,15 @@ class NewData:
         self._seen: set[tuple[str, ...]] = set()
         self._news = News()
 
-    def add_point(self, point: Point, result: Row) -> None:
+    def add_point(self, point: Point, fields: Mapping[str, Any], result: Row) -> None:
+        """Take the row of a point; `fields` are those of the manifest."""
         if self._is_new(point.preset, point.run_id):
-            self._news.points.append(PointRecord(point.preset, point.index, point.manifest_fields(), result))
+            self._news.points.append(PointRecord(point.preset, point.index, fields, result))
 
-    def add_failed(self, point: Point, return_code: int, shares_run_with: str | None) -> None:
+    def add_failed(
+        self, point: Point, fields: Mapping[str, Any], return_code: int, shares_run_with: str | None
+    ) -> None:
         if self._is_new(point.preset, point.run_id):
-            fields = point.manifest_fields()
             self._news.failed.append(FailedRecord(point.preset, point.index, fields, return_code, shares_run_with))
 
     def add_scope(self, scope: Scope, targets: Targets, result: LosslessResult, *, allow_skips: bool) -> None:

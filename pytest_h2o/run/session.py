@@ -324,7 +324,8 @@ class GateSession:
         lines += describe_decode(settings, [source.preset for source in sources])
         flagged: dict[str, list[str]] = {}
         for source in sources:
-            for text in source.flag_target(preset_targets(settings, source.preset, None).decode_drop.value):
+            target = preset_targets(settings, source.preset, None).decode_drop.value
+            for text in (*source.remarks, *source.flag_target(target)):
                 flagged.setdefault(text, []).append(source.preset.name)
         lines += [f"{', '.join(names)}: {text}" for text, names in flagged.items()]
         return [f"h2o: {line}" for line in (*lines, *describe_request(self.request, settings))]

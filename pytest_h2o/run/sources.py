@@ -17,9 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.bench.adapter import get_adapter
-from pytest_h2o.bench.command import digest_model, digest_program, embedded_base_config, is_embedded, shipped
+from pytest_h2o.bench.command import (
+    ADDED_KEYS,
+    digest_model,
+    digest_program,
+    embedded_base_config,
+    is_embedded,
+    shipped,
+)
 from pytest_h2o.bench.demo import TextComparison, compare_texts
 from pytest_h2o.bench.machine import describe_machine, heavy_work
+from pytest_h2o.bench.output import first_cause
 from pytest_h2o.bench.rows import Row, read_rows
 from pytest_h2o.errors import BenchError, DumpError, H2OError, NotMeasured, OptedOut, StoreError, UsageError, one_line
 from pytest_h2o.files import check_regular, digest_file, load, unused_folder
@@ -97,7 +105,7 @@ def choose_base_config(settings: Settings, preset: Preset) -> BaseConfig:
 
     For the embedded bench the last choice is the embedded model, and it takes the preset's `prompt_file`.
     """
-    from pytest_h2o.bench.command import read_base_config
+    from pytest_h2o.bench.command import read_base_config, with_layer_nums
 
     given, embedded = settings.given["base-config"], is_embedded(settings["bench"])
     own = (preset.base_config, f"base_config of preset {preset.name}")
@@ -107,6 +115,8 @@ def choose_base_config(settings: Settings, preset: Preset) -> BaseConfig:
     for path, source in choices:
         if path is not None:
             base = read_base_config(path, source)
+            if preset.bench == LLM_BENCH and not embedded:
+                return with_layer_nums(base, preset.model_layers, f"preset {preset.name}")
             if embedded and preset.prompt_file is not None:
                 return replace(base, values={**base.values, "prompt_file": str(preset.prompt_file)})
             return base
@@ -161,10 +171,28 @@ class Source(ABC):
             result = check_cells(self._result(point))
         except BenchError as error:
             if error.argv and error.returncode is not None:
-                self.run.new.add_failed(point, error.returncode, self.shared_run(point))
+                fields = self.manifest_fields(point)
+                self.run.new.add_failed(point, fields, error.returncode, self.shared_run(point))
             raise
-        self.run.new.add_point(point, result)
+        self.run.new.add_point(point, self.manifest_fields(point), result)
         return result
+
+    def manifest_fields(self, point: Point) -> dict[str, Any]:
+        """What the manifest says of a point, with what was added to the config of the model."""
+        return point.manifest_fields() | dict({} if self.base_config is None else self.base_config.added)
+
+    def first_cause(self, result: Row) -> str | None:
+        """What made the engine throw state away in a sound run, where that can be told."""
+        from pytest_h2o.bench.recorded import advise_run
+
+        if result.output is None or self.preset.bench != LLM_BENCH:
+            return None
+        return first_cause(result.output, lambda: advise_run(result.config_path, None, self.preset.model_layers))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the head of the run says of the model's config."""
+        return ()
 
     @abstractmethod
     def _result(self, point: Point) -> Row: ...
@@ -210,7 +238,7 @@ class Source(ABC):
             machine=None if bench is None else describe_machine(),
             binary=None if bench is None else digest_program(bench)[:16],
             base_config=None if base is None else digest_file(base.path)[:16],
-            model={} if base is None else digest_model(base),
+            model={} if base is None else digest_model(base) | {key: str(base.added[key]) for key in base.added},
         )
 
     # -- decode speed ------------------------------------------------------------------------------------------------
@@ -318,6 +346,18 @@ class Recorded(Source):
     def _result(self, point: Point) -> Row:
         return self._recording.get(point.run_id)
 
+    def manifest_fields(self, point: Point) -> dict[str, Any]:
+        return point.manifest_fields() | self._added.get(point.run_id, {})
+
+    @cached_property
+    def _added(self) -> dict[str, dict[str, Any]]:
+        """Run id -> what the manifest of the recording says that was added to the config of the model."""
+        from pytest_h2o.bench.sweep import MANIFEST_NAME, read_manifest
+
+        path = self.folder / MANIFEST_NAME
+        listed = read_manifest(path) if path.exists() else ()
+        return {e.run_id: {k: e.values[k] for k in ADDED_KEYS if k in e.values} for e in listed}
+
     @property
     def model(self) -> str | None:
         """What the first of the logs says."""
@@ -424,6 +464,18 @@ class Launched(Source):
 
     def _result(self, point: Point) -> Row:
         return self._sweep.result(point)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        from pytest_h2o.bench.command import advise_layer_nums
+
+        if self.preset.bench != LLM_BENCH or is_embedded(self.run.settings["bench"]):
+            return ()
+        if self.base_config.added:
+            said = ", ".join(f'"{key}": {value}' for key, value in self.base_config.added.items())
+            return (f"{said} is added to the configs of its runs: the config of the model has none",)
+        advice = advise_layer_nums(self.base_config)
+        return () if advice is None else (advice,)
 
     @property
     def notes(self) -> tuple[str, ...]:

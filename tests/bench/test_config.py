@@ -16,6 +16,7 @@ from pytest_h2o.bench.command import (
     layer_count,
     read_base_config,
     rope_theta,
+    with_layer_nums,
 )
 from pytest_h2o.errors import UsageError
 from pytest_h2o.inputs.presets import Point
@@ -148,6 +149,35 @@ def test_layer_count(tmp_path: Path, llm_config: object, expected: int | None) -
 def test_rope_theta(tmp_path: Path, llm_config: object, expected: float | None) -> None:
     (tmp_path / "llm_config.json").write_text(json.dumps(llm_config))
     assert rope_theta(write_base(tmp_path)) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"llm.mnn": b"\0/layers.0/self_attn/q_proj\0/layers.1/mlp\0/layers.1/norm"}, 2),
+        ({"llm.mnn": b"/layers.0/ /layers.1/ /layers.3/"}, None),  # one is missing: it is not certain
+        ({"llm.mnn": b"/layers.0/"}, None),
+        ({"llm.mnn": b"tail of /layers.1/ /layers.2/"}, None),
+        ({"llm.mnn.json": b'"blk.0.attn_q", "blk.1.attn_q", "blk.2.attn_q"', "llm.mnn": b"/layers.0/ /layers.1/"}, 3),
+        ({"llm.mnn.json": b"names of another kind", "llm.mnn": b"blocks.0.attn blocks.1.attn"}, 2),
+        ({"llm.mnn": b"/layers.0/ /layers.1/", "llm_config.json": b'{"layer_nums": "all"}'}, None),
+        ({"llm.mnn": b"/layers.0/ /layers.1/", "llm_config.json": b'{"n_layer": 5}'}, 5),
+    ],
+)
+def test_layer_count_of_what_the_weights_name(tmp_path: Path, files: dict[str, bytes], expected: int | None) -> None:
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    assert layer_count(write_base(tmp_path)) == expected
+
+
+@pytest.mark.parametrize(("own", "layers", "added"), [({}, 30, 30), ({}, None, None), ({"layer_nums": 30}, 30, None)])
+def test_layer_nums_is_added_where_it_is_missing_and_known(
+    tmp_path: Path, own: dict[str, int], layers: int | None, added: int | None
+) -> None:
+    base = with_layer_nums(write_base(tmp_path, **own), layers, "preset p")
+    assert base.added == ({} if added is None else {"layer_nums": added})
+    config = build_run_config(base, replace(POINTS[0], compressed=False))
+    assert config.get("layer_nums") == (own.get("layer_nums") or added)
 
 
 def test_layer_count_follows_the_base_config(tmp_path: Path) -> None:

@@ -76,6 +76,38 @@ def test_the_preset_costs_ten_launches_and_holds(folded: tuple[Project, pytest.R
     assert f"{RUN_IDS[9]} was run too and has every deterministic column" in unwrapped(result)
 
 
+def test_layer_nums_that_the_model_lacks_is_added_and_said(folded: tuple[Project, pytest.RunResult]) -> None:
+    project, result = folded
+    said = f'{PRESET}: "layer_nums": 30 is added to the configs of its runs: the config of the model has none'
+    assert said in unwrapped(result)
+    assert {entry["layer_nums"] for entry in read_manifest(project.run_dir())} == {30}
+    for config in (project.run_dir() / PRESET / "configs").iterdir():
+        assert json.loads(config.read_text())["layer_nums"] == 30
+
+
+def test_where_nobody_knows_the_number_of_layers_the_line_to_add_is_said(project: Project) -> None:
+    bench = project.make_bench()
+    project.write_ini(h2o_threads="2", h2o_disturbed="keep")
+    result = project.run(*bench, "-k", f"{PRESET} and run_0001", "-rA")
+    advice = (
+        "the config of the model has no layer_nums, so the engine counts 32 layers and applies plans to the wrong "
+        'ones: add "layer_nums": N to it, N being the number of its layers'
+    )
+    assert f"h2o: {PRESET}: {advice}" in unwrapped(result)
+    (point,) = map(json.loads, (project.run_dir() / "journal.jsonl").read_text().splitlines())
+    assert f"first cause: {advice}" in point["notes"]
+    assert "layer_nums" not in read_manifest(project.run_dir())[0]
+
+
+def test_two_numbers_of_layers_are_refused(project: Project) -> None:
+    bench = project.make_bench()
+    (project.path / "llm_config.json").write_text('{"num_hidden_layers": 24}')
+    result = project.run(*bench, "-k", f"{PRESET} and run_0001")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "two numbers of layers are said of one model" in unwrapped(result)
+    assert "came: model_layers 30, and 24 in what the model says" in unwrapped(result)
+
+
 def test_a_live_run_leaves_every_artifact(folded: tuple[Project, pytest.RunResult]) -> None:
     project, _ = folded
     folder = project.run_dir()
@@ -277,7 +309,7 @@ def test_a_dry_run_writes_configs_and_commands_and_launches_nothing(project: Pro
     assert told in unwrapped(result)
     for run_id in RUN_IDS:
         ours, theirs = (json.loads((sweep / "configs" / f"{run_id}.json").read_text()) for sweep in (folder, SWEEP))
-        assert {**ours, "base_dir": ""} == {**theirs, "base_dir": ""}
+        assert {**ours, "base_dir": ""} == {**theirs, "base_dir": "", "layer_nums": 30}
     assert [(entry["run_id"], entry["return_code"]) for entry in read_manifest(project.run_dir())] == [
         (run_id, None) for run_id in RUN_IDS
     ]
