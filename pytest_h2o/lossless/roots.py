@@ -21,13 +21,10 @@ import zlib
 from collections.abc import Iterator, Mapping
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from pytest_h2o.errors import DumpError
 from pytest_h2o.files import check_regular
-
-if TYPE_CHECKING:
-    import zipfile
 
 META_MAX_BYTES = 64 * 1024
 """A real meta has 400 bytes; a larger one than this is not read."""
@@ -385,6 +382,17 @@ _MOST_TIMES = {_STORED: 1, _DEFLATED: 1032}
 _LOCAL = struct.Struct("<26xHH")
 """Signature and what the directory says too, then the lengths of name and extra field, which follow."""
 
+_LISTED = struct.Struct("<4s2xH2H4x3L3H4x2L")
+"""An entry of the directory; name, extra field and comment follow."""
+
+_END = struct.Struct("<4s4H2LH")
+"""What ends an archive without a comment: where its directory is, and of how many entries."""
+
+_UTF8 = 0x800
+_NEWEST = 63
+_NOT_HERE = 0xFFFFFFFF
+"""A size or place that stands elsewhere (zip64)."""
+
 _DAMAGE = (OSError, ValueError, OverflowError, zlib.error)
 """What reading a member raises: OverflowError for a place beyond what a file can have."""
 
@@ -395,45 +403,101 @@ _MOST_BYTES = 1 << 28
 """A member is unpacked whole: a larger one is no affair of memory, but of a folder."""
 
 
+class Member(NamedTuple):
+    """What the directory of an archive says of a member."""
+
+    name: str
+    place: int
+    """Of its local header."""
+    header_bytes: int
+    """Of that header, as most writers have it."""
+    packed_bytes: int
+    bytes: int
+    crc: int
+    method: int
+    flags: int
+    attributes: int
+
+
+def _read_directory(file: int, size: int) -> list[Member] | None:
+    """The members of an archive; None where it is not of the plainest kind, which is for the library to judge."""
+    end = _END.unpack(os.pread(file, _END.size, max(0, size - _END.size)).ljust(_END.size, b"\0"))
+    signature, disk, first_disk, here, count, length, place, comment = end
+    if signature != b"PK\5\6" or disk or first_disk or here != count or comment or place + length + _END.size != size:
+        return None
+    data = os.pread(file, length, place)
+    members: list[Member] = []
+    at = 0
+    try:
+        while at < length:
+            signature, version, flags, method, crc, packed, full, *lengths, attributes, place = _LISTED.unpack_from(
+                data, at
+            )
+            at += _LISTED.size
+            name = data[at : at + lengths[0]].decode("utf-8" if flags & _UTF8 else "ascii")
+            at += sum(lengths)
+            if signature != b"PK\1\2" or version > _NEWEST or _NOT_HERE in (packed, full, place):
+                return None
+            header_bytes = _LOCAL.size + lengths[0] + lengths[1]
+            members.append(Member(name, place, header_bytes, packed, full, crc, method, flags, attributes))
+    except (struct.error, UnicodeDecodeError):
+        return None
+    return members if at == length and len(members) == count else None
+
+
+def _ask_library(file: BinaryIO) -> Iterator[Member]:
+    """The members of an archive with a comment, of more than 4 GB, or that is damaged, which it says."""
+    from zipfile import BadZipFile, ZipFile  # it brings every decompressor along
+
+    try:
+        listed = ZipFile(file).infolist()
+    except BadZipFile as error:
+        raise ValueError(str(error)) from error
+    for info in listed:
+        header_bytes = _LOCAL.size + len(info.orig_filename) + len(info.extra)
+        yield Member(
+            *(info.orig_filename, info.header_offset, header_bytes, info.compress_size, info.file_size),
+            *(info.CRC, info.compress_type, info.flag_bits, info.external_attr),
+        )
+
+
 class ZipRoot(DumpRoot):
     """The archive at `path`; it stays open as long as this object lives. A location is the name of a member.
 
-    The library reads the directory of the archive; members are read here, without a lock and six times as fast.
+    Members are read without a lock and six times as fast as by the library, which is asked for what is not plain.
     """
 
     def __init__(self, path: str) -> None:
-        from zipfile import BadZipFile, ZipFile  # it brings every decompressor along
-
         self.path = path
         try:
             check_regular(Path(path))
-            self._archive = ZipFile(path)
-        except (BadZipFile, struct.error, OSError, ValueError, OverflowError, RuntimeError) as error:
+            self._archive = Path(path).open("rb")  # noqa: SIM115 - as long as this object lives
+            self._file = self._archive.fileno()
+            self.bytes = os.fstat(self._file).st_size
+            listed = _read_directory(self._file, self.bytes) or list(_ask_library(self._archive))
+        except (struct.error, OSError, ValueError, OverflowError, RuntimeError) as error:
             raise DumpError(
                 "this is neither a folder nor a zip archive that can be read",
                 where=path,
                 came=str(error),
                 expected="a dump folder, or a .zip of one",
             ) from error
-        assert self._archive.fp is not None
-        self._file = self._archive.fp.fileno()
-        self.bytes = os.fstat(self._file).st_size
-        self.members: dict[str, zipfile.ZipInfo] = {}
-        for info in self._archive.infolist():
-            if not info.filename:  # is_dir() would fail on it
-                where = f"{path}: {info.orig_filename!r}"
+        self.members: dict[str, Member] = {}
+        for member in listed:
+            if not member.name.partition("\0")[0]:
+                where = f"{path}: {member.name!r}"
                 raise DumpError("an archive holds a member without a name", where=where, expected="the name of a file")
-            if not info.is_dir():
-                self.members[self._checked_name(info)] = info
+            if not member.name.endswith("/"):
+                self.members[self._checked_name(member)] = member
         self._recent: dict[str, bytes] = {}
         self._lock = threading.Lock()
 
-    def _checked_name(self, info: zipfile.ZipInfo) -> str:
-        name = info.orig_filename
+    def _checked_name(self, member: Member) -> str:
+        name = member.name
         inside = join_inside("", name)
         if inside is None or (inside != name and ".." in name.replace("\\", "/").split("/")):
             refuse_outside(f"{self.path}: {name!r}", "an archive member whose name is absolute or climbs")
-        if stat.S_ISLNK(info.external_attr >> 16):
+        if stat.S_ISLNK(member.attributes >> 16):
             refuse_outside(f"{self.path}: {name!r}", "an archive member that is a symbolic link")
         if inside in self.members:
             where = f"{self.path}: {name!r}"
@@ -449,8 +513,11 @@ class ZipRoot(DumpRoot):
     def read_into(self, location: str, offset: int, buffer: memoryview, *, is_end: bool) -> None:
         data = self._recent.get(location)
         if data is None:
+            member = self.members[location]
             try:
-                data = self.unpack(self.members[location])
+                if len(buffer) == member.bytes and self._read_straight(member, buffer):
+                    return
+                data = self.unpack(member)
             except _DAMAGE as error:
                 raise DumpError(
                     "an archive member is damaged", where=f"{self.path}: {location}", came=str(error)
@@ -462,24 +529,34 @@ class ZipRoot(DumpRoot):
                         self._recent.pop(next(iter(self._recent)))
         buffer[:] = data[offset : offset + len(buffer)]
 
-    def unpack(self, info: zipfile.ZipInfo) -> bytes:
+    def _read_straight(self, member: Member, buffer: memoryview) -> bool:
+        """Read a whole sound member that is not packed into its place; False for any other."""
+        if member.method != _STORED or member.flags & _ENCRYPTED:
+            return False
+        header = bytearray(member.header_bytes)
+        done = os.preadv(self._file, [header, buffer], member.place)
+        begin = _LOCAL.size + sum(_LOCAL.unpack_from(header))
+        whole = header.startswith(b"PK\3\4") and begin == len(header) and done == begin + len(buffer)
+        return whole and zlib.crc32(buffer) == member.crc
+
+    def unpack(self, member: Member) -> bytes:
         """The whole member, compared with its size and CRC-32; ValueError for damage."""
-        if info.flag_bits & _ENCRYPTED or info.compress_type not in _MOST_TIMES:
+        if member.flags & _ENCRYPTED or member.method not in _MOST_TIMES:
             raise ValueError("encrypted, or packed by a method that is not read")
-        begin = _LOCAL.size + len(info.orig_filename) + len(info.extra)  # as most writers have it
-        size = min(info.compress_size, self.bytes)
-        data = os.pread(self._file, begin + size, info.header_offset)
+        begin = member.header_bytes
+        size = min(member.packed_bytes, self.bytes)
+        data = os.pread(self._file, begin + size, member.place)
         if not data.startswith(b"PK\3\4") or len(data) < _LOCAL.size:
             raise ValueError("Bad magic number for file header")
         if begin != (really := _LOCAL.size + sum(_LOCAL.unpack_from(data))):
-            data = os.pread(self._file, really + size, info.header_offset)
+            data = os.pread(self._file, really + size, member.place)
         data = data[really:]
-        if info.compress_type == _DEFLATED:
-            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, info.file_size + 1)
-        if len(data) != info.file_size:
-            raise ValueError(f"another size than the archive says: {len(data)} bytes, expected {info.file_size}")
-        if zlib.crc32(data) != info.CRC:
-            raise ValueError(f"Bad CRC-32 for file {info.filename!r}")
+        if member.method == _DEFLATED:
+            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, member.bytes + 1)
+        if len(data) != member.bytes:
+            raise ValueError(f"another size than the archive says: {len(data)} bytes, expected {member.bytes}")
+        if zlib.crc32(data) != member.crc:
+            raise ValueError(f"Bad CRC-32 for file {member.name!r}")
         return data
 
     def listing(self) -> list[str]:
@@ -495,11 +572,11 @@ class ZipFolder:
         self._root = root
 
     def read_meta(self, name: str) -> bytes:
-        info = self._root.members[self.prefix + name]
+        member = self._root.members[self.prefix + name]
         try:
-            if info.file_size > META_MAX_BYTES:
+            if member.bytes > META_MAX_BYTES:
                 raise MetaFault("meta_parse_error", f"larger than {META_MAX_BYTES} bytes")
-            return self._root.unpack(info)
+            return self._root.unpack(member)
         except _DAMAGE as error:
             raise MetaFault("meta_parse_error", f"cannot be read: {error}") from error
 
@@ -507,15 +584,15 @@ class ZipFolder:
         inside = join_inside(self.prefix, name)
         if inside is None:
             refuse_outside(f"{self._root.path}: {self.prefix}{meta}", f"data file {name!r}")
-        info = self._root.members.get(inside)
-        if info is None:
+        member = self._root.members.get(inside)
+        if member is None:
             raise MetaFault("missing_k_or_v_binary", f"{name!r} does not exist")
-        most = self._root.bytes * _MOST_TIMES.get(info.compress_type, 0)
-        if info.flag_bits & _ENCRYPTED or not most:
+        most = self._root.bytes * _MOST_TIMES.get(member.method, 0)
+        if member.flags & _ENCRYPTED or not most:
             raise MetaFault("binary_read_error", f"{name!r} is encrypted, or packed by a method that is not read")
-        if info.file_size > most:
-            raise MetaFault("binary_read_error", f"{name!r} claims {info.file_size} bytes, more than the archive holds")
-        if info.file_size > _MOST_BYTES:
-            detail = f"{name!r} has {info.file_size} bytes, more than {_MOST_BYTES}: unpack the archive into a folder"
+        if member.bytes > most:
+            raise MetaFault("binary_read_error", f"{name!r} claims {member.bytes} bytes, more than the archive holds")
+        if member.bytes > _MOST_BYTES:
+            detail = f"{name!r} has {member.bytes} bytes, more than {_MOST_BYTES}: unpack the archive into a folder"
             raise MetaFault("binary_read_error", detail)
-        return inside, info.file_size
+        return inside, member.bytes

@@ -245,9 +245,38 @@ def test_damaged_meta_in_an_archive_is_skipped(dump: Path, tmp_path: Path) -> No
 def test_archive_member_with_another_size_is_one_error(dump: Path, tmp_path: Path) -> None:
     archive = make_zip(dump, tmp_path / "a.zip")
     (entry,) = index_dump(archive).entries
-    entry.root.members[entry.k_location].file_size = 200  # type: ignore[attr-defined]
+    members = entry.root.members  # type: ignore[attr-defined]
+    members[entry.k_location] = members[entry.k_location]._replace(bytes=200)
     with pytest.raises(DumpError, match="an archive member is damaged"):
         read_words(entry, "k")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "came"),
+    [
+        (b"PK\5\6" + bytes(4), b"PK\5\6" + b"\1" + bytes(3), None),
+        (b"PK\1\2", b"PK\1\3", "Bad magic number for central directory"),
+        (b"PK\1\2\x14\3\x14", b"PK\1\2\x14\3\x40", "zip file version 6.4"),
+        (b"run/layer_0/k_t0_4.bin", b"run/layer_0/\x81_t0_4.bin", None),  # a letter of DOS
+    ],
+)
+def test_archive_that_is_not_plain_is_read_as_the_library_reads_it(
+    dump: Path, tmp_path: Path, old: bytes, new: bytes, came: str | None
+) -> None:
+    archive = flip(make_zip(dump, tmp_path / "a.zip"), tmp_path / "b.zip", old, new)
+    if came is None:
+        assert index_dump(archive).scanned_entries == 1
+        return
+    with pytest.raises(DumpError, match="neither a folder nor a zip archive") as caught:
+        index_dump(archive)
+    assert came in str(caught.value.came)
+
+
+def test_archive_with_a_comment_is_read(dump: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(make_zip(dump, tmp_path / "a.zip"), "a") as file:
+        file.comment = b"of the nightly run"
+    (entry,) = index_dump(tmp_path / "a.zip").entries
+    assert read_words(entry, "k").tobytes() == (dump / "run" / "layer_0" / "k_t0_4.bin").read_bytes()
 
 
 def test_archive_without_metas_says_what_is_there(tmp_path: Path) -> None:
