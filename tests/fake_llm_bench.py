@@ -89,7 +89,7 @@ def change_cells(text: str, config: dict[str, Any], options: dict[str, str], mod
     if mode == "not_deterministic" and config.get("kv_h2o_target_keep_ratio") == 0.3:
         cells["h2o_keep"] = "0.3000 ± 0.0000"
     if os.environ.get("FAKE_DECODE"):
-        decode, prefill = draw_decode(bool(config.get("kv_h2o_enable"))), 300 + count_launches() / 100
+        prefill, decode = draw_speeds(bool(config.get("kv_h2o_enable")))
         cells["speed(tok/s)"] = f"{prefill:.2f} ± 1.00<br>{decode:.2f} ± 0.50"
     if mode == "no_h2o":
         cells = {name: cell for name, cell in cells.items() if not name.startswith("h2o_")}
@@ -101,11 +101,12 @@ def count_launches() -> int:
     return len(Path(os.environ["FAKE_LAUNCHES"]).read_text(encoding="utf-8").splitlines())
 
 
-def draw_decode(with_h2o: bool) -> float:
-    """Decode speed of this launch."""
+def draw_speeds(with_h2o: bool) -> tuple[float, float]:
+    """Prefill and decode speed of this launch."""
     given = {key: float(value) for key, value in (part.split("=") for part in os.environ["FAKE_DECODE"].split(","))}
-    noise = random.Random(f"{given.get('seed', 0):g} {count_launches()}").lognormvariate(0, given.get("spread", 0.0))
-    return given["base"] * (1 - given.get("drop", 0.0) * with_h2o) * noise
+    chance, spread = random.Random(f"{given.get('seed', 0):g} {count_launches()}"), given.get("spread", 0.0)
+    decode = given["base"] * (1 - given.get("drop", 0.0) * with_h2o) * chance.lognormvariate(0, spread)
+    return 300 * chance.lognormvariate(0, spread), decode
 
 
 def to_table(cells: dict[str, str]) -> str:

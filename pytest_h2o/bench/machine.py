@@ -66,7 +66,10 @@ def heavy_work(on_wait: Wait | None = None) -> contextlib.AbstractContextManager
 def _lock_folder() -> Path:
     """Folder in the system's temporary folder that only this user can write."""
     user = os.getuid()
-    path = Path(tempfile.gettempdir()) / f"pytest-h2o-{user}"
+    try:
+        path = Path(tempfile.gettempdir()) / f"pytest-h2o-{user}"
+    except OSError as error:
+        raise _no_lock(None, error.strerror or str(error)) from error
     try:
         path.mkdir(mode=0o700, exist_ok=True)
         status = path.lstat()
@@ -78,11 +81,11 @@ def _lock_folder() -> Path:
     return path
 
 
-def _no_lock(path: Path, came: str) -> StoreError:
+def _no_lock(path: Path | None, came: str) -> StoreError:
     what = "the lock that keeps timed runs apart cannot be made"
     expected = "a folder of your own in the temporary folder"
     hint = "remove what stands there, or point TMPDIR to a folder of your own"
-    return StoreError(what, where=str(path), came=came, expected=expected, hint=hint)
+    return StoreError(what, where=None if path is None else str(path), came=came, expected=expected, hint=hint)
 
 
 OTHERS_SHARE = 0.1

@@ -290,7 +290,7 @@ class GateSession:
 
     def begin(self, nodeids: Sequence[str], subjects: Sequence[Subject]) -> None:
         """Write down what this run is asked, before anything is measured; all its processes must be asked the same."""
-        from pytest_h2o.run.store import describe_asked, refuse_changes
+        from pytest_h2o.run.store import ASKED, describe_asked, refuse_changes
 
         presets = [self.presets[name] for name in sorted({s.name for s in subjects if s.kind == "preset"})]
         named = {s.name for s in subjects if s.kind == "scope"}
@@ -298,9 +298,11 @@ class GateSession:
         launched = self.settings["bench"] is not None
         bases = [(preset, choose_base_config(self.settings, preset) if launched else None) for preset in presets]
         now = describe_asked(self.settings, nodeids, bases, [(s, self.root(s)) for s in scopes])
+        if (self.run_dir / "run.json").exists():
+            return  # a worker that took the place of one that died, and came when the run had ended
         about = {nodeid: [s.kind, s.name] for nodeid, s in zip(nodeids, subjects, strict=True)}
         self.run.store.once(ITEMS, lambda: about)  # of an item whose worker dies nothing else tells it
-        refuse_changes(self.run.store.once("asked", lambda: now), now, self.run_dir, self.settings.given["resume"])
+        refuse_changes(self.run.store.once(ASKED, lambda: now), now, self.run_dir, self.settings.given["resume"])
 
     # -- the head of the run --------------------
 

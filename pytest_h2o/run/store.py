@@ -12,24 +12,36 @@ For the display of progress, whoever works writes ``now-PID.json``, replaced as 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from pytest_h2o.bench.command import digest_model, digest_program
+from pytest_h2o.bench.command import PATH_FIELDS, digest_files, digest_model, digest_program, shipped
 from pytest_h2o.bench.machine import describe_machine
-from pytest_h2o.errors import H2OError, OptedOut, StoreError, UsageError, error_from_json, error_to_json
+from pytest_h2o.errors import (
+    CodecError,
+    H2OError,
+    OptedOut,
+    StoreError,
+    UsageError,
+    can_name_file,
+    error_from_json,
+    error_to_json,
+)
 from pytest_h2o.files import digest_file, list_files, load, make_folder, plain, write_new_json
+from pytest_h2o.gate.metrics import METRICS
 from pytest_h2o.inputs.options import Given, Settings
 
 if TYPE_CHECKING:
@@ -49,6 +61,9 @@ JOURNAL_NAME = "journal.jsonl"
 
 ITEMS = "items"
 """Node id of every item of the gate -> kind and name of the preset or scope that it is about, beside what is shared."""
+
+ASKED = "asked"
+"""Key of what a run was asked first."""
 
 HEADER = "header"
 """Key of the lines for the head of a run, which a worker leaves for the controller."""
@@ -79,30 +94,31 @@ class OnceStore:
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
                 self._is_marked = True
             except OSError as error:
-                raise StoreError(
-                    "the run folder cannot be written",
-                    where=str(self._folder),
-                    came=error.strerror or str(error),
-                    expected="a folder that can be written, with room on its disk",
-                ) from error
+                raise _closed(self._folder, error) from error
 
     def once(self, key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The object of `key`, computed if nobody has; an exception of `compute` is not stored."""
+        """The object of `key`, computed if nobody has; an exception of `compute` is not stored.
+
+        What the system refuses `compute` is an error about that file and not about the store.
+        """
         if key in self._seen:
             return self._seen[key]
-        from filelock import FileLock
-
         path = self._folder / f"{key}.json"
         self.use()
-        try:
-            make_folder(path.parent)
-            with FileLock(f"{path}.lock"):
-                # Through JSON for everyone, so that the first to ask sees what the others see.
-                if not path.exists():
-                    write_new_json(path, compute())
-                result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise StoreError("a shared result cannot be kept or read", where=str(path), came=str(error)) from error
+        with _locked(path):
+            # Through JSON for everyone, so that the first to ask sees what the others see.
+            if not path.exists():
+                try:
+                    made = compute()
+                except OSError as error:
+                    raise StoreError(
+                        f"what is kept as {key} cannot be made: the system refuses something that it needs",
+                        where=None if error.filename is None else str(error.filename),
+                        came=error.strerror or str(error),
+                        hint="the run folder is not the reason; mend the file, folder or limit that is named",
+                    ) from error
+                write_new_json(path, {**made, _SEAL: _digest(made)})
+            result = _read_sealed(path)
         self._seen[key] = result
         return result
 
@@ -136,6 +152,56 @@ class OnceStore:
         return load(kind, kept.get("value"), "a shared result", where=where, hint="start a new run folder")
 
 
+_SEAL = "sha256"
+"""Key of the digest of all the rest of what is kept: what was changed since it was measured was not measured."""
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a shared result; StoreError if its folder, or the lock, cannot be had."""
+    from filelock import FileLock
+
+    lock = FileLock(f"{path}.lock")
+    try:
+        make_folder(path.parent)
+        lock.acquire()
+    except OSError as error:
+        raise _closed(path.parent, error) from error
+    except NotImplementedError as error:
+        raise _closed(path.parent, OSError(errno.ENOSYS, str(error))) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _closed(folder: Path, error: OSError) -> StoreError:
+    expected = "a folder that can be written, with room on its disk"
+    if error.errno in _NO_LOCKS:
+        expected = "a folder on a file system that has locks; some network shares have none"
+    hint = "--h2o-out-dir DIR puts the run folder elsewhere"
+    what, came = "the run folder cannot be written", error.strerror or str(error)
+    return StoreError(what, where=str(folder), came=came, expected=expected, hint=hint)
+
+
+def _read_sealed(path: Path) -> dict[str, Any]:
+    """What is kept in a file; StoreError if it cannot be read, or is not what was written."""
+    kept = load(dict[str, Any], path, "a shared result")
+    seal = kept.pop(_SEAL, None)
+    if seal == _digest(kept):
+        return kept
+    came = "no digest beside it" if seal is None else f"a content of digest {_digest(kept)}, beside {seal}"
+    raise StoreError(
+        "a shared result was changed after it was written, or an earlier version wrote it",
+        where=str(path),
+        came=came,
+        expected="a file that nobody edits",
+        hint="start a new run; of what a file here keeps that is removed, --h2o-resume measures it again",
+    )
+
+
 def is_in_use(folder: Path) -> bool:
     """Whether a process that lives has asked the store in a folder for anything; OSError if that cannot be told."""
     try:
@@ -156,7 +222,7 @@ _FREE = frozenset({"resume", "out-dir", "save", "overwrite", "html"})
 _PACKAGES = ("pytest-h2o", "numpy", "zstandard")
 """What figures depend on besides."""
 
-_FORM = "2"
+_FORM = "3"
 """Changes when what processes share is written in another form than before."""
 
 
@@ -181,9 +247,13 @@ def describe_asked(
         if base is not None:
             asked[f"base config of preset {preset.name}"] = digest_file(base.path)[:16]
             asked |= {f"{part} of preset {preset.name}": digest for part, digest in digest_model(base).items()}
+        if texts := _texts(preset, base, demo=settings["demo"] is not None):
+            asked[f"texts of preset {preset.name}"] = digest_files(texts)[:16]
     for scope, root in scopes:
         asked[f"scope {scope.name}"] = _digest(repr(replace(scope, path=None)))
-        asked[f"dump of scope {scope.name}"] = _digest_listing(root)
+        asked[f"dump of scope {scope.name}"] = _digest_folder(root)
+    made_by = _plugins((preset for preset, _ in presets), (scope for scope, _ in scopes))
+    asked |= {part: digest for part, thing in made_by if (digest := _digest_code(thing)) is not None}
     asked |= {f"version of {name}": version(name) for name in _PACKAGES}
     return {**asked, "machine": describe_machine(), "form of shared results": _FORM}
 
@@ -214,21 +284,51 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _digest_listing(root: Path) -> str:
-    """Names, sizes and times of change of the files of a dump: reading a dump of gigabytes to tell would cost a run."""
+def _digest_folder(root: Path) -> str:
+    """Digest of all files of a dump, by content, under their names; and of what cannot be seen of it."""
     if not root.is_dir():
-        return _digest(_facts(root))
+        return digest_file(root)[:16]
     files, unseen = list_files(root, deep=True, hidden=True)
-    facts = {path: _facts(path) for path in files} | {path: [why] for path, why in unseen.items()}
-    return _digest(sorted([str(path.relative_to(root)), *told] for path, told in facts.items()))
+    return _digest([digest_files((str(path.relative_to(root)), path) for path in files), sorted(map(str, unseen))])
 
 
-def _facts(path: Path) -> list[int | str]:
-    try:
-        status = path.stat()
-    except OSError as error:
-        return [error.strerror or str(error)]
-    return [status.st_size, status.st_mtime_ns]
+def _digest_code(made_by: object) -> str | None:
+    """Digest of the code of a plugin's class or function; None for one of ours.
+
+    Of one in a package all modules count, of one in a conftest that file.
+    """
+    name = str(getattr(made_by, "__module__", ""))
+    top, module = sys.modules.get(name.partition(".")[0]), sys.modules.get(name)
+    if top is None or top.__name__ == __name__.partition(".")[0]:
+        return None
+    files = [Path(file)] if (file := getattr(module, "__file__", None)) else []
+    for folder in map(Path, getattr(top, "__path__", ())):
+        files += list_files(folder, (".py", ".so"), deep=True).files
+    return digest_files((str(path), path) for path in set(files))[:16]
+
+
+def _plugins(presets: Iterable[Preset], scopes: Iterable[Scope]) -> Iterator[tuple[str, object]]:
+    """What plugins may have a hand in: the benches, codecs and metrics that a run asks for."""
+    from pytest_h2o.bench.adapter import get_adapter
+    from pytest_h2o.codecs.registry import BUILT_IN, codec_class
+
+    yield from ((f"code of bench {preset.bench}", type(get_adapter(preset.bench))) for preset in presets)
+    for scope in scopes:
+        name = str(scope.codec["id"] if isinstance(scope.codec, Mapping) else scope.codec).partition(":")[0]
+        if name not in BUILT_IN:  # those would import numpy for nothing
+            with contextlib.suppress(CodecError):  # the item of the scope says it
+                yield f"code of codec {name}", codec_class(name)
+    yield from ((f"code of metric {name}", metric.value) for name, metric in METRICS.items() if metric.added)
+
+
+def _texts(preset: Preset, base: BaseConfig | None, *, demo: bool) -> list[tuple[str, Path]]:
+    """Prompts and other files that a preset or its base config names beside the files of the model."""
+    named = [] if preset.prompt_file is None else [("prompt_file", preset.prompt_file)]
+    if base is not None:
+        words = {key: value for key, value in base.values.items() if isinstance(value, str) and can_name_file(value)}
+        files = {key: base.base_dir / value.replace("\\", "/") for key, value in words.items()}
+        named += [(key, path) for key, path in files.items() if key not in PATH_FIELDS and path.is_file()]
+    return named + [(path.name, path) for path in sorted(shipped("prompts").glob("*.txt")) if demo]
 
 
 # -- going on with a run ----------------------------------------------------------------------------------------------
@@ -311,14 +411,18 @@ def _set_aside(path: Path, name: str) -> None:
 
 
 def _failures(results: Path) -> Iterator[Path]:
-    """Results that remember a failure: what failed is measured again; what was left out on purpose is no failure."""
+    """Results that remember a failure, or that are not as they were written: that is measured again.
+
+    What was left out on purpose is no failure. What a run was asked is not asked again, whatever stands there.
+    """
     for path in results.rglob("*.json"):
-        try:
-            error = json.loads(path.read_text(encoding="utf-8")).get("error")
-            if error is not None and error.get("kind") != OptedOut.__name__:
+        if path != results / f"{ASKED}.json" and path.parent.name != Path(PROGRESS).name:
+            try:
+                error = _read_sealed(path).get("error")
+                if error is not None and error.get("kind") != OptedOut.__name__:
+                    yield path
+            except (StoreError, AttributeError):
                 yield path
-        except (ValueError, AttributeError):
-            yield path  # not one of ours, or damaged: made again
 
 
 _WAIT_SHOWN_S = 3.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -217,3 +218,17 @@ def test_the_lock_of_somebody_else_or_of_another_kind_is_refused(
     (folder / "machine.db").mkdir(parents=True)
     with pytest.raises(StoreError, match="the lock that keeps timed runs apart cannot be made"), machine_lock():
         pytest.fail("got in")
+
+
+def test_without_any_folder_for_temporary_files_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("tempfile.gettempdir", refuse)
+    with (
+        pytest.raises(StoreError, match="the lock that keeps timed runs apart cannot be made") as caught,
+        machine_lock(),
+    ):
+        pass
+    assert caught.value.came == "No usable temporary directory found in ['/tmp']"
+    assert "point TMPDIR to a folder of your own" in str(caught.value)
