@@ -24,28 +24,35 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
 from math import isqrt
+from types import ModuleType
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
-from pytest_h2o.codecs.planes import Search, read_plane, write_plane
+from pytest_h2o.codecs.planes import Plane, Search, read_plane, write_plane
 from pytest_h2o.codecs.rotation import Rotation, build_rotation
 from pytest_h2o.codecs.rowref import RowRef, read_turned_header, write_turned_header
 from pytest_h2o.codecs.wire import MAX_HEADER_BYTES, ByteReader, Positions, check_shape, encode_varint, read_mode
+from pytest_h2o.errors import CodecError
 
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 _DENSITY_MODE = 64
-_MAX_CHANNELS = 1 << 14
-"""Wider rows are left to `rowref`, so that the working memory of a segment stays small."""
+_LEAST_CHANNELS, _MAX_CHANNELS = 32, 1 << 14
+"""Other rows are left to `rowref`: a plan costs narrow ones more than it gains and takes as long as that of a wide one,
+and the working memory of a segment stays small."""
+_SHORT_ROWS, _RICH_SHARE, _POOR_SHARE = 48, 0.4, 0.9
+"""Streams that are short, or come to less or more of raw, are tried with rowref as well: repeated rows, and noise."""
 SEGMENT_ROWS = 1024
 _TAIL_ROWS = 3
-_LEARNS = 4
-_MOST_REFERENCES = 3
+LEARNS = 4
+MOST_REFERENCES = 3
 
 
 @dataclass(frozen=True)
@@ -57,17 +64,20 @@ class RowRefMax(Codec):
 
     def encode(self, stream: Stream) -> bytes:
         check_shape(stream.words.shape, self.id)
-        fallback = RowRef().encode(stream)
-        if stream.words.size == 0 or stream.words[0].size > _MAX_CHANNELS:
-            return fallback
+        rows = len(stream.words)
+        if not _LEAST_CHANNELS * rows <= stream.words.size <= _MAX_CHANNELS * rows or not rows:
+            return RowRef().encode(stream)
         words = np.ascontiguousarray(stream.words)
         header, rope, positions = write_turned_header(_DENSITY_MODE, stream, words, self.id)
         rotation = None if rope is None else build_rotation(rope, words.shape[2])
         parts = [header]
         for at in range(0, len(words), SEGMENT_ROWS):
-            rows = slice(at, at + SEGMENT_ROWS)
-            parts.append(_encode_segment(words[rows], positions[rows], rotation))
-        return min(b"".join(parts), fallback, key=len)
+            end = at + SEGMENT_ROWS
+            parts.append(_encode_segment(words[at:end], positions[at:end], rotation))
+        payload = b"".join(parts)
+        if rows > _SHORT_ROWS and _RICH_SHARE < len(payload) / stream.raw_bytes < _POOR_SHARE:
+            return payload
+        return min(payload, RowRef().encode(stream), key=len)
 
     def decode(self, payload: bytes | memoryview, side: SideInfo) -> Words:
         reader = ByteReader(payload, self.id)
@@ -84,6 +94,15 @@ class RowRefMax(Codec):
             _decode_segment(reader, words[rows], positions[rows], rotation)
         reader.expect_end()
         return words
+
+
+@lru_cache(maxsize=1)
+def compiled() -> ModuleType | None:
+    """The compiled loops, where the extra ``fast`` is installed; they give the same bytes."""
+    try:
+        return import_module("pytest_h2o.codecs.compiled")
+    except ImportError:
+        return None
 
 
 class RowPlan(NamedTuple):
@@ -107,28 +126,48 @@ class RowPlan(NamedTuple):
     learns: bool
 
 
+class Plans(NamedTuple):
+    """The plans of a segment, each a plane of bytes: kinds and scales by row, then distances and weights by source."""
+
+    kinds: Plane
+    scales: Plane
+    back: Plane
+    weights: Plane
+
+
 def _encode_segment(words: Words, positions: Positions, rotation: Rotation | None) -> bytes:
     """Encode ``[rows, kv_heads, head_dim]``, C order, at least one row."""
     rows, heads, head_dim = words.shape
     patterns = to_ordered(words.reshape(rows, -1)).astype(np.int64) + HALF
-    values = VALUES[patterns]
     model = RowModel(rotation, positions, heads, head_dim)
     tail = max(0, rows - _TAIL_ROWS)
-    sources = _find_sources(model.back(values, slice(None)), tail)
-    plans, expected, slopes = [], np.empty(values.shape), np.empty(values.shape)
-    for row in range(rows):
-        plan, expected[row], variance = _plan_row(model, row, sources[row], patterns[row], row < tail)
-        slopes[row] = slopes_of(variance)
-        plans.append(plan)
-    begin, end = patterns.copy(), patterns + 1
-    begin[tail:] &= ~255
-    end[tail:] = begin[tail:] + 256
-    low = cumulated(begin, expected, slopes)
-    width = cumulated(end, expected, slopes) - low
+    sources = find_sources(model, patterns, tail)
+    fast = compiled()
+    plans, low, width = (plan_rows if fast is None else fast.plan_rows)(model, patterns, sources, tail)
     seeds = np.zeros(heads * head_dim, np.int64)
     for row in range(tail, rows):
         seeds = seeds << 8 | patterns[row] & 255
     return _write_plans(plans) + encode_lanes(low, width, seeds)
+
+
+def plan_rows(model: RowModel, patterns: Integers, sources: Integers, tail: int) -> tuple[Plans, Integers, Integers]:
+    """Choose the plan of each row of ``[rows, channels]``; the plans, and the intervals of 2^24 under them."""
+    kinds, scales, back, weights = bytearray(), bytearray(), bytearray(), bytearray()
+    expected, slopes = np.empty(patterns.shape), np.empty(patterns.shape)
+    for row in range(len(patterns)):
+        chosen = tuple(sources[row][sources[row] >= 0].tolist())
+        plan, expected[row], variance = _plan_row(model, row, chosen, patterns[row], row < tail)
+        slopes[row] = slopes_of(variance)
+        kinds.append(len(plan.sources) | (LEARNS if plan.learns else 0))
+        scales.append(plan.scale)
+        back += bytes(row - source for source in plan.sources)
+        weights += bytes(weight + 128 for weight in plan.weights)
+    begin, end = patterns.copy(), patterns + 1
+    begin[tail:] &= ~255
+    end[tail:] = begin[tail:] + 256
+    low = cumulated(begin, expected, slopes)
+    plans = Plans(*(np.frombuffer(plane, np.uint8) for plane in (kinds, scales, back, weights)))
+    return plans, low, cumulated(end, expected, slopes) - low
 
 
 def _decode_segment(reader: ByteReader, words: Words, positions: Positions, rotation: Rotation | None) -> None:
@@ -138,8 +177,26 @@ def _decode_segment(reader: ByteReader, words: Words, positions: Positions, rota
     plans = _read_plans(reader, rows, tail)
     decoder = LaneDecoder(reader, heads * head_dim, rows)
     model = RowModel(rotation, positions, heads, head_dim)
-    patterns = np.empty((rows, heads * head_dim), np.int64)
-    for row, plan in enumerate(plans):
+    fast = compiled()
+    patterns = (follow_plans if fast is None else fast.follow_plans)(model, plans, decoder, tail)
+    seeds = decoder.seeds()
+    for row in range(rows - 1, tail - 1, -1):
+        patterns[row] |= seeds & 255
+        seeds >>= 8
+    ordered = (patterns - HALF).astype(np.int16)
+    words[...] = to_ordered(ordered.view(np.uint16)).view(np.uint16).reshape(words.shape)
+
+
+def follow_plans(model: RowModel, plans: Plans, decoder: LaneDecoder, tail: int) -> Integers:
+    """The patterns ``[rows, channels]`` that the decoder's words hold; of the last rows their high bytes."""
+    patterns = np.empty(model.history.shape, np.int64)
+    at = 0
+    back, weights = plans.back.tolist(), plans.weights.tolist()
+    for row, (kind, scale) in enumerate(zip(plans.kinds.tolist(), plans.scales.tolist(), strict=True)):
+        stop = at + (kind & MOST_REFERENCES)
+        sources = tuple(row - distance for distance in back[at:stop])
+        plan = RowPlan(sources, tuple(weight - 128 for weight in weights[at:stop]), scale, bool(kind & LEARNS))
+        at = stop
         expected, rounding = model.expect(row, plan.sources, plan.weights)
         slope = slopes_of(model.expect_variance(plan.scale, rounding))
         slots = decoder.slots()
@@ -148,12 +205,7 @@ def _decode_segment(reader: ByteReader, words: Words, positions: Positions, rota
         patterns[row] = found
         if row < tail:
             model.learn(row, VALUES[found], expected, rounding, plan)
-    seeds = decoder.seeds()
-    for row in range(rows - 1, tail - 1, -1):
-        patterns[row] |= seeds & 255
-        seeds >>= 8
-    ordered = (patterns - HALF).astype(np.int16)
-    words[...] = to_ordered(ordered.view(np.uint16)).view(np.uint16).reshape(words.shape)
+    return patterns
 
 
 def _plan_row(
@@ -164,7 +216,7 @@ def _plan_row(
     weights: tuple[int, ...] = ()
     if sources:
         target = model.back(values, row) - model.mean
-        weights = _fit_weights(target, model.history[list(sources)] - model.mean, model.variance)
+        weights = _fit_weights(target, model.history[list(sources)] - model.mean, 1.0 / model.variance)
         used = [(source, weight) for source, weight in zip(sources, weights, strict=True) if weight]
         sources, weights = tuple(source for source, _ in used), tuple(weight for _, weight in used)
     expected, rounding = model.expect(row, sources, weights)
@@ -177,46 +229,45 @@ def _plan_row(
     return plan, expected, variance
 
 
-def _write_plans(plans: list[RowPlan]) -> bytes:
-    kinds = [len(plan.sources) | (_LEARNS if plan.learns else 0) for plan in plans]
-    back = [row - source for row, plan in enumerate(plans) for source in plan.sources]
-    weights = [weight + 128 for plan in plans for weight in plan.weights]
+def _write_plans(plans: Plans) -> bytes:
     flags, parts = 0, []
-    for bit, numbers in enumerate((kinds, [plan.scale for plan in plans], back, weights)):
-        is_frame, coded = write_plane(np.array(numbers, np.uint8), Search.HISTOGRAM)
+    for bit, plane in enumerate(plans):
+        is_frame, coded = write_plane(plane, Search.HISTOGRAM)
         flags |= is_frame << bit
         parts.append(coded)
     return bytes([flags]) + b"".join(parts)
 
 
-def _read_plans(reader: ByteReader, rows: int, tail: int) -> list[RowPlan]:
+def _read_plans(reader: ByteReader, rows: int, tail: int) -> Plans:
     flags = reader.read_byte()
     kinds = read_plane(reader, rows, bool(flags & 1))
-    scales = read_plane(reader, rows, bool(flags & 2)).tolist()
-    count = int((kinds & _MOST_REFERENCES).sum())
-    back = read_plane(reader, count, bool(flags & 4)).tolist()
-    weights = read_plane(reader, count, bool(flags & 8)).tolist()
-    plans, at = [], 0
-    for row, (kind, scale) in enumerate(zip(kinds.tolist(), scales, strict=True)):
-        stop = at + (kind & _MOST_REFERENCES)
-        sources = tuple(row - distance for distance in back[at:stop])
-        if any(not 0 <= source < min(row, tail) for source in sources):
-            raise reader.damaged("a reference leaves its segment", expected="an earlier row of it, not one of the last")
-        plans.append(RowPlan(sources, tuple(w - 128 for w in weights[at:stop]), scale, bool(kind & _LEARNS)))
-        at = stop
-    return plans
+    scales = read_plane(reader, rows, bool(flags & 2))
+    counts = kinds & MOST_REFERENCES
+    back, weights = (read_plane(reader, int(counts.sum()), bool(flags & bit)) for bit in (4, 8))
+    row = np.repeat(np.arange(rows), counts)
+    source = row - back
+    if ((source < 0) | (source >= np.minimum(row, tail))).any():
+        raise reader.damaged("a reference leaves its segment", expected="an earlier row of it, not one of the last")
+    return Plans(kinds, scales, back, weights)
 
 
 # The model
 
-_SCALES, _INVERSE_SCALES = (
+SCALES, INVERSE_SCALES = (
     # 2 ** (exponent / 2), written so that no math library has a say in its last bit
     tuple(math.ldexp(1.4142135623730951 if exponent % 2 else 1.0, exponent // 2) for exponent in exponents)
     for exponents in (range(-128, 128), range(128, -128, -1))
 )
-_SMALLEST, _LARGEST = 2.0**-80, 2.0**60
-_PRIOR_ROWS, _WINDOW_ROWS = 4, 64
-_MOST_SURPRISE = 8.0
+SMALLEST, LARGEST = 2.0**-80, 2.0**60
+PRIOR_ROWS, WINDOW_ROWS = 4, 64
+MOST_SURPRISE = 8.0
+
+
+@lru_cache(maxsize=32)  # the layers of a dump have the same positions
+def _turns(rotation: Rotation, positions: bytes, heads: int) -> tuple[Doubles, Doubles]:
+    """Cosine and sine for positions, int64, each ``[rows, heads * head_dim]``."""
+    cos, sin = rotation.cos_sin(np.frombuffer(positions, np.int64))
+    return np.tile(cos.astype(np.float64), (1, heads)), np.tile(sin.astype(np.float64), (1, heads))
 
 
 class RowModel:
@@ -231,48 +282,46 @@ class RowModel:
         self.mean = np.zeros(channels)
         self.variance = np.ones(channels)
         """Running variance of the channels, each row's errors taken over the scale of the row."""
-        self._total = np.zeros(channels)
-        self._learned_rows = _PRIOR_ROWS
-        self._rounding: Doubles | None = None
+        self.total = np.zeros(channels)
+        self.learned_rows = PRIOR_ROWS
+        self.rounding: Doubles | None = None
         if rotation is not None:
-            self._rounding = np.zeros((rows, channels))
-            self._cos, self._sin = (
-                np.tile(part.astype(np.float64), (1, heads)) for part in rotation.cos_sin(positions)
-            )
+            self.rounding = np.zeros((rows, channels))
+            self.cos, self.sin = _turns(rotation, positions.tobytes(), heads)
             first, second = rotation.first_and_second(1)
             channel = np.arange(channels).reshape(heads, head_dim)
             partner = channel.copy()
             partner[:, first], partner[:, second] = channel[:, second], channel[:, first]
-            self._partner = partner.ravel()
+            self.partner = partner.ravel()
 
     def back(self, values: Doubles, at: int | slice) -> Doubles:
         """Turn ``[channels]`` or ``[rows, channels]`` from the positions of rows `at` to 0."""
-        if self._rounding is None:
+        if self.rounding is None:
             return values
-        turned: Doubles = values * self._cos[at]
-        turned -= values[..., self._partner] * self._sin[at]
+        turned: Doubles = values * self.cos[at]
+        turned -= values[..., self.partner] * self.sin[at]
         return turned
 
     def expect(self, row: int, sources: tuple[int, ...], weights: tuple[int, ...]) -> tuple[Doubles, Doubles | None]:
         """The prediction of a row, and the variance it takes over from the rounding of its sources."""
         expected = self.mean
-        rounding = None if self._rounding is None else np.zeros(len(expected))
+        rounding = None if self.rounding is None else np.zeros(len(expected))
         for source, sixteenths in zip(sources, weights, strict=True):
             weight = sixteenths / 16
             step = self.history[source] - self.mean
             step *= weight
             expected = expected + step
-            if rounding is not None and self._rounding is not None:
-                rounding += self._rounding[source] * (weight * weight)
+            if rounding is not None and self.rounding is not None:
+                rounding += self.rounding[source] * (weight * weight)
         if rounding is None:
             return expected, None
-        turned: Doubles = expected * self._cos[row]
-        turned += expected[self._partner] * self._sin[row]
+        turned: Doubles = expected * self.cos[row]
+        turned += expected[self.partner] * self.sin[row]
         return turned, rounding
 
     def expect_variance(self, scale: int, rounding: Doubles | None) -> Doubles:
         """The variance of the next row's channels."""
-        expected: Doubles = self.variance * _SCALES[scale]
+        expected: Doubles = self.variance * SCALES[scale]
         if rounding is not None:
             expected += rounding
         return expected
@@ -280,30 +329,30 @@ class RowModel:
     def learn(self, row: int, values: Doubles, expected: Doubles, rounding: Doubles | None, plan: RowPlan) -> None:
         """Take in a row, once it is known."""
         self.history[row] = self.back(values, row)
-        self._total += self.history[row]
-        self.mean = self._total * (1.0 / (row + 1))
-        if self._rounding is not None:
-            self._rounding[row] = self._rounding_of(values)
+        self.total += self.history[row]
+        self.mean = self.total * (1.0 / (row + 1))
+        if self.rounding is not None:
+            self.rounding[row] = self._rounding_of(values)
         if not plan.learns:
             return
         squared = values - expected
         squared *= squared
         if rounding is not None:
-            squared = squared + squared[self._partner]  # both dimensions of a pair have the mean of the two
+            squared = squared + squared[self.partner]  # both dimensions of a pair have the mean of the two
             squared *= 0.5
             squared -= rounding
-        learned = squared * _INVERSE_SCALES[plan.scale]
-        np.minimum(learned, self.variance * _MOST_SURPRISE, out=learned)
-        np.maximum(learned, _SMALLEST, out=learned)
-        learned += self.variance * float(self._learned_rows)
-        learned *= 1.0 / (self._learned_rows + 1)
-        self.variance = np.minimum(learned, _LARGEST, out=learned)
-        self._learned_rows = min(self._learned_rows + 1, _WINDOW_ROWS)
+        learned = squared * INVERSE_SCALES[plan.scale]
+        np.minimum(learned, self.variance * MOST_SURPRISE, out=learned)
+        np.maximum(learned, SMALLEST, out=learned)
+        learned += self.variance * float(self.learned_rows)
+        learned *= 1.0 / (self.learned_rows + 1)
+        self.variance = np.minimum(learned, LARGEST, out=learned)
+        self.learned_rows = min(self.learned_rows + 1, WINDOW_ROWS)
 
     def _rounding_of(self, values: Doubles) -> Doubles:
         """Variance of the rounding to fp16 that turned values carry: a twelfth of a squared unit in the last place."""
         magnitude = np.abs(values)
-        largest = np.maximum(magnitude, magnitude[self._partner])
+        largest = np.maximum(magnitude, magnitude[self.partner])
         np.maximum(largest, 2.0**-14, out=largest)
         power: Doubles = (largest.view(np.int64) & ~((1 << 52) - 1)).view(np.float64)
         power *= power
@@ -312,98 +361,154 @@ class RowModel:
 
 
 # What the encoder chooses
+#
+# Single IEEE operations and whole numbers in a fixed order here, too: compiled code comes to the same bytes.
 
-_FARTHEST_BACK = 255
+FARTHEST_BACK = 255
 _REFERENCE_BITS = 14.0
 """What a reference costs, back distance and weight: it must gain more."""
 
-_WEIGHT_LIMIT = 32
-_WIDE_CHANNELS = 96
-_WORTH_BITS = 1.0
+FEATURE_LIMIT = 255
+FIRST_UNITS, SECOND_UNITS = 32.0, 8.0
+FIRST_STEP = 4
+LEAST_SPREAD, LEAST_REST = 1e-30, 2.0**-6
+LEAST_INDEPENDENT, LEAST_LEFT = 2.0**-10, 2.0**-30
+WEIGHT_LIMIT = 32
+COST_CHANNELS = 32
+WORTH_COST = 1 << 12
+"""In 2^-12 of a bit."""
 
 
-def _find_sources(values: Doubles, last_source: int) -> list[tuple[int, ...]]:
-    """Up to three earlier rows for each of ``[rows, channels]``, all before `last_source`.
+def find_sources(model: RowModel, patterns: Integers, last_source: int) -> Integers:
+    """Up to three earlier rows for each of ``[rows, channels]``, all before `last_source`, and -1: ``[rows, 3]``.
 
-    Orthogonal matching pursuit (Pati et al. 1993) for all rows at once: each round adds the row that the remainder
-    looks most like, and solves for all weights again. The channels are weighed by what a first, single reference
-    leaves of them.
+    The channels are weighed by what a first, single reference leaves of them. Features are small whole numbers, so that
+    their products are exact in any order.
     """
-    centred = values - values.mean(axis=0)
-    centred *= 1 / np.sqrt((centred * centred).mean(axis=0) + 1e-30)
-    best = _pursue(centred, last_source, 1)
-    found = np.array([chosen[0] if chosen else -1 for chosen in best])
-    rest = np.where(found[:, None] >= 0, centred - centred[found], centred)
-    centred *= 1 / np.sqrt((rest * rest).mean(axis=0) + 1e-6)
-    return _pursue(centred, last_source, _MOST_REFERENCES)
+    least_gain = 2.0 ** (2 * _REFERENCE_BITS / patterns.shape[1])
+    if (fast := compiled()) is not None:
+        found: Integers = fast.find_sources(model, patterns, last_source, least_gain)
+        return found
+    values = model.back(VALUES[patterns], slice(None))
+    total = np.zeros(values.shape[1])
+    for row in values:
+        total += row
+    deviation = values - total * (1.0 / len(values))
+    deviation *= _one_over_root(deviation, LEAST_SPREAD)
+    features = _features(deviation * FIRST_UNITS)
+    first = _pursue(features[:, ::FIRST_STEP], last_source, least_gain, 1)[:, 0]
+    rest = (features - np.where(first[:, None] >= 0, features[first], 0)).astype(np.float64)
+    deviation *= _one_over_root(rest * (1 / FIRST_UNITS), LEAST_REST)
+    return _pursue(_features(deviation * SECOND_UNITS), last_source, least_gain, MOST_REFERENCES)
 
 
-def _pursue(rows: Doubles, last_source: int, most: int) -> list[tuple[int, ...]]:
-    count, channels = rows.shape
-    at = np.arange(count)
-    products = rows @ rows.T
-    energy = np.maximum(products.diagonal(), 1e-30)
-    distance = at[:, None] - at[None, :]
-    allowed = (distance > 0) & (distance <= _FARTHEST_BACK) & (at[None, :] < last_source)
-    left = energy.copy()
-    remainder = products.copy()
-    chosen = np.zeros((count, 0), np.int64)
-    taken = np.zeros(count, np.int64)
-    for _ in range(most):
-        score = np.where(allowed, remainder * remainder / energy[None, :], -1.0)
-        nearest = score.argmax(axis=1)
-        usable = score[at, nearest] > 0
-        chosen = np.concatenate([chosen, nearest[:, None]], axis=1)
-        gram = products[chosen[:, :, None], chosen[:, None, :]]
-        # A little on the diagonal: exact repeats among the sources would make it singular.
-        gram = gram + np.eye(chosen.shape[1]) * 1e-9 * energy[chosen][:, None, :]
-        target = products[at[:, None], chosen]
-        weights = np.linalg.solve(gram, target[:, :, None])[:, :, 0]
-        now_left = np.maximum(energy - (weights * target).sum(axis=1), 1e-9 * energy)
-        gain = 0.5 * channels * np.log2(left / now_left)
-        better = usable & (gain > _REFERENCE_BITS) & (taken == chosen.shape[1] - 1)
-        taken += better
-        left = np.where(better, now_left, left)
-        remainder = products - np.einsum("rk,rkj->rj", weights, products[chosen])
-        allowed[at, nearest] = False
-    return [tuple(row[:n]) for row, n in zip(chosen.tolist(), taken.tolist(), strict=True)]
+def _one_over_root(rows: Doubles, least: float) -> Doubles:
+    """One over the root of the mean square of each channel and `least`."""
+    total = np.zeros(rows.shape[1])
+    for row in rows:
+        total += row * row
+    found: Doubles = 1.0 / np.sqrt(total * (1.0 / len(rows)) + least)
+    return found
 
 
-def _fit_weights(target: Doubles, sources: Doubles, variance: Doubles) -> tuple[int, ...]:
+def _features(scaled: Doubles) -> NDArray[np.int16]:
+    return np.clip(np.rint(scaled), -FEATURE_LIMIT, FEATURE_LIMIT).astype(np.int16)
+
+
+def _pursue(features: NDArray[np.int16], last_source: int, least_gain: float, most: int) -> Integers:
+    """Orthogonal least squares (Chen et al. 1989): the row that takes most off the remainder, then what does beside it.
+
+    Of int16 ``[rows, channels]``; the rows that were found, -1 where there is none, ``[rows, most]``.
+    """
+    rows = features.astype(np.float64)
+    products = rows @ rows.T  # of whole numbers: exact
+    own = products.diagonal()
+    found = np.full((len(rows), most), -1, np.int64)
+    for row in range(1, len(rows)):
+        first, end = max(0, row - FARTHEST_BACK), min(row, last_source)
+        remainder, energy, left = products[row, first:end], own[first:end], own[row]
+        least = energy * LEAST_INDEPENDENT + 0.5
+        crossed: list[tuple[Doubles, float]] = []
+        for place in range(most if first < end else 0):
+            score = np.where(energy > least, remainder * remainder / np.maximum(energy, 0.5), -1.0)
+            best = int(score.argmax())
+            now_left = max(left - score[best], own[row] * LEAST_LEFT)
+            if score[best] <= 0 or left <= now_left * least_gain:
+                break
+            found[row, place], left = first + best, now_left
+            cross = products[first + best, first:end]
+            for earlier, earlier_share in crossed:
+                cross = cross - earlier * (earlier[best] * earlier_share)
+            share = 1.0 / energy[best]
+            remainder = remainder - cross * (remainder[best] * share)
+            energy = energy - cross * cross * share
+            crossed.append((cross, share))
+    return found
+
+
+def _fit_weights(target: Doubles, sources: Doubles, certainty: Doubles) -> tuple[int, ...]:
     """The weights, in sixteenths, that make ``[sources, channels]`` come nearest to `target`."""
-    weighed = sources / variance
-    gram = weighed @ sources.T
-    gram[np.diag_indices(len(gram))] *= 1 + 1e-9
-    gram[np.diag_indices(len(gram))] += 1e-30
-    solved = np.linalg.solve(gram, weighed @ target)
-    return tuple(int(weight) for weight in np.clip(np.rint(solved * 16), -_WEIGHT_LIMIT, _WEIGHT_LIMIT))
+    weighed = sources * certainty
+    gram = np.array(
+        [[_sum(weighed[min(i, j)] * sources[max(i, j)]) for j in range(len(sources))] for i in range(len(sources))]
+    )
+    aim = np.array([_sum(one * target) for one in weighed])
+    return tuple(solve_weights(gram, aim).tolist())
+
+
+def _sum(values: Doubles) -> float:
+    """The sum from first to last: numpy's own, of pairs, is another one."""
+    return float(np.add.accumulate(values)[-1])
+
+
+def solve_weights(gram: Doubles, aim: Doubles) -> Integers:
+    """Weights in sixteenths by elimination; both arrays are used up. Compiled as it stands, too."""
+    count = len(aim)
+    for i in range(count):
+        gram[i, i] = gram[i, i] * (1 + 1e-9) + 1e-30
+    for i in range(count):
+        for j in range(i + 1, count):
+            share = gram[j, i] / gram[i, i]
+            for k in range(i, count):
+                gram[j, k] -= share * gram[i, k]
+            aim[j] -= share * aim[i]
+    weights = np.empty(count, np.int64)
+    for i in range(count - 1, -1, -1):
+        for k in range(i + 1, count):
+            aim[i] -= gram[i, k] * aim[k]
+        aim[i] /= gram[i, i]
+        weights[i] = math.floor(min(max(aim[i] * 16 + 0.5, -WEIGHT_LIMIT), WEIGHT_LIMIT))
+    return weights
+
+
+def guess_scale(ratio: float) -> int:
+    """The scale of rows whose squared errors are `ratio` times their variance. Compiled as it stands, too."""
+    mantissa, exponent = math.frexp(min(max(ratio, 2.0**-60), 2.0**60))
+    return 125 + 2 * exponent + (1 if mantissa >= _HALF_OCTAVE else 0)
 
 
 def _choose_scale(
     patterns: Integers, error: Doubles, expected: Doubles, model: RowModel, rounding: Doubles | None
 ) -> int:
-    """The row's scale by the coded size of its patterns, on every other channel of wide rows."""
-    ratio = float((error * error / model.variance).mean())
-    guess = 127 + int(np.floor(2 * np.log2(min(max(ratio, 2.0**-60), 2.0**60))))
-    channels = slice(None, None, 2 if len(patterns) >= _WIDE_CHANNELS else 1)
+    """The row's scale by the coded size of its patterns, on some of the channels."""
+    guess = guess_scale(_sum(error * error * (1.0 / model.variance)) * (1.0 / len(error)))
+    channels = slice(None, None, max(1, len(patterns) // COST_CHANNELS))
     boundaries = np.stack([patterns[channels], patterns[channels] + 1])[:, None, :]
-    costs: dict[int, float] = {}
+    costs: dict[int, int] = {}
 
     def evaluate(scales: list[int]) -> None:
         variance = np.stack([model.expect_variance(scale, rounding)[channels] for scale in scales])
         low, high = cumulated(boundaries, expected[channels], slopes_of(variance))
-        bits = -np.log2((high - low).astype(np.float64)).sum(axis=1)
-        costs.update(zip(scales, bits.tolist(), strict=True))
+        costs.update(zip(scales, cost_of(high - low).sum(axis=-1).tolist(), strict=True))
 
-    # Where the rounding of the sources rules, the scale hardly matters, and a much smaller one is as good.
-    evaluate([guess - 6, guess - 1, guess, guess + 1])
+    evaluate([guess - 1, guess])
     while True:
         best = min(costs, key=lambda scale: costs[scale])
         unknown = [scale for scale in (best - 1, best + 1) if scale not in costs and 0 <= scale <= 255]
         reached = costs[best]
         if unknown:
             evaluate(unknown)
-        if min(costs.values()) > reached - _WORTH_BITS:
+        if min(costs.values()) > reached - WORTH_COST:
             return best
 
 
@@ -411,7 +516,7 @@ def _is_instructive(error: Doubles, rounding: Doubles | None) -> bool:
     """Whether a row's errors are more than the rounding of its sources."""
     if rounding is None:
         return bool(np.any(error))
-    return bool(np.median(error * error) > 4 * np.median(rounding))
+    return 2 * int(np.count_nonzero(error * error > 4 * rounding)) > len(error)
 
 
 # The distribution
@@ -419,16 +524,22 @@ def _is_instructive(error: Doubles, rounding: Doubles | None) -> bool:
 TOTAL_BITS = 24
 PATTERNS = 1 << 16
 HALF = PATTERNS // 2
-_RANGE = 24
+RANGE = 24
 """F is 0 below minus this many units and 1 above."""
-_NODES_BITS = 6
-_STEP_BITS = 16
-UNIT = 1 << _NODES_BITS + _STEP_BITS
+NODES_BITS = 6
+STEP_BITS = 16
+UNIT = 1 << NODES_BITS + STEP_BITS
 """Resolution of the argument of F: as fine as 2^24 shares can tell apart, for intervals near 0 are narrow."""
 _TENTHS_A_DEVIATION = 17
 """The logistic function with a slope of 1.7 is close to the normal one of deviation 1."""
 _LOGISTIC_TOTAL = (1 << TOTAL_BITS) - PATTERNS
 _GUESSES = 2
+_HALF_OCTAVE = 0.7071067811865476
+COST_SHIFT, COST_FIRST = 46, 1023 << 6
+COSTS = np.array(
+    [round((TOTAL_BITS - i // 64 - math.log2(1 + (i % 64 + 0.5) / 64)) * 4096) for i in range(TOTAL_BITS + 1 << 6)]
+)
+"""Bits of a share of 2^24, in 2^-12, by its octave and the sixty-fourths of it: for the encoder's choices."""
 
 
 def _logistic_nodes() -> tuple[Integers, Integers]:
@@ -438,9 +549,9 @@ def _logistic_nodes() -> tuple[Integers, Integers]:
     growth, term = 0, 1 << bits
     for n in range(1, 30):
         growth += term
-        term //= n << _NODES_BITS
+        term //= n << NODES_BITS
     powers = [1 << bits]
-    for _ in range(_RANGE << _NODES_BITS):
+    for _ in range(RANGE << NODES_BITS):
         powers.append(powers[-1] * growth >> bits)
     scale = _LOGISTIC_TOTAL
     # F(-u) = 1 / (1 + exp(u)), F(u) = 1 - F(-u); the ends are set so that nothing is lost.
@@ -467,7 +578,7 @@ def _value_tables() -> tuple[Doubles, Doubles]:
 def _slope_table() -> Doubles:
     """2^22 * 1.7 / sqrt(v) for v by the top 16 bits of its float64 pattern: exponent and four bits of mantissa."""
     slopes = []
-    for index in range(_LOWEST, _HIGHEST + 1):
+    for index in range(LOWEST, HIGHEST + 1):
         exponent, mantissa = (index >> 4) - 1023, 2 * (16 + (index & 15)) + 1
         # v = mantissa * 2 ** (exponent - 5), in the middle of what the index covers; root in 2^-100.
         shift = exponent - 5 + 200
@@ -476,19 +587,19 @@ def _slope_table() -> Doubles:
     return np.array(slopes)
 
 
-_LOWEST, _HIGHEST = 1023 - 100 << 4, 1023 + 80 << 4
-_NODES, _STEPS = _logistic_nodes()
+LOWEST, HIGHEST = 1023 - 100 << 4, 1023 + 80 << 4
+NODES, STEPS = _logistic_nodes()
 VALUES, EDGES = _value_tables()
-_SLOPES = _slope_table()
+SLOPES = _slope_table()
 
 
 def slopes_of(variance: Doubles) -> Doubles:
     """The slope of the logistic function for non-negative variances, to be passed to `cumulated`."""
     index = variance.view(np.int64) >> 48
-    np.minimum(index, _HIGHEST, out=index)
-    index -= _LOWEST
+    np.minimum(index, HIGHEST, out=index)
+    index -= LOWEST
     np.maximum(index, 0, out=index)
-    slopes: Doubles = _SLOPES[index]
+    slopes: Doubles = SLOPES[index]
     return slopes
 
 
@@ -498,17 +609,23 @@ def cumulated(boundary: Integers, expected: Doubles, slope: Doubles) -> Integers
     Strictly rising in `boundary`, 0 at its lower and 2^24 at its upper end.
     """
     units = (EDGES[boundary] - expected) * slope
-    np.maximum(units, -_RANGE * UNIT, out=units)
-    np.minimum(units, _RANGE * UNIT - 1, out=units)
-    units += _RANGE * UNIT
+    np.maximum(units, -RANGE * UNIT, out=units)
+    np.minimum(units, RANGE * UNIT - 1, out=units)
+    units += RANGE * UNIT
     fixed = units.astype(np.int64)
-    node = fixed >> _STEP_BITS
-    fixed &= (1 << _STEP_BITS) - 1
-    fixed *= _STEPS[node]
-    fixed >>= _STEP_BITS
-    fixed += _NODES[node]
+    node = fixed >> STEP_BITS
+    fixed &= (1 << STEP_BITS) - 1
+    fixed *= STEPS[node]
+    fixed >>= STEP_BITS
+    fixed += NODES[node]
     fixed += boundary
     return fixed
+
+
+def cost_of(width: Integers) -> Integers:
+    """What a share of 2^24 costs, in 2^-12 of a bit, to a hundredth."""
+    costs: Integers = COSTS[(width.astype(np.float64).view(np.int64) >> COST_SHIFT) - COST_FIRST]
+    return costs
 
 
 def to_ordered(words: Words) -> NDArray[np.int16]:
@@ -580,28 +697,33 @@ def _pattern_of(values: Doubles) -> Integers:
 
 # The coder
 
-_LOW = 1 << TOTAL_BITS
-_WORD_BITS = 16
-_STATE_BITS = TOTAL_BITS + _WORD_BITS
+LOW = 1 << TOTAL_BITS
+WORD_BITS = 16
+_STATE_BITS = TOTAL_BITS + WORD_BITS
 
 
 def encode_lanes(begin: Integers, width: Integers, seeds: Integers) -> bytes:
     """Encode intervals ``[steps, lanes]``, each `width` >= 1 from `begin` of 2^24, and seeds ``[lanes]`` < 2^24."""
-    state = seeds + _LOW
+    fast = compiled()
+    state, stream = (push_lanes if fast is None else fast.push_lanes)(begin, width, seeds + LOW)
+    return _write_states(state) + encode_varint(len(stream)) + stream.astype("<u2").tobytes()
+
+
+def push_lanes(begin: Integers, width: Integers, state: Integers) -> tuple[Integers, NDArray[np.uint16]]:
+    """The states in the end, and the words that they gave off, in the order in which they are taken back."""
     words: list[NDArray[np.uint16]] = []
     for step in range(len(begin) - 1, -1, -1):
         span = width[step]
-        limit = span << _WORD_BITS
+        limit = span << WORD_BITS
         for _ in range(2):
             full = state >= limit
             if not full.any():
                 break
             words.append(state[full].astype(np.uint16))
-            state = np.where(full, state >> _WORD_BITS, state)
+            state = np.where(full, state >> WORD_BITS, state)
         quotient, rest = np.divmod(state, span)
         state = (quotient << TOTAL_BITS) + rest + begin[step]
-    stream = np.concatenate(words[::-1]) if words else np.zeros(0, np.uint16)
-    return _write_states(state) + encode_varint(len(stream)) + stream.astype("<u2").tobytes()
+    return state, np.concatenate(words[::-1]) if words else np.zeros(0, np.uint16)
 
 
 class LaneDecoder:
@@ -612,36 +734,39 @@ class LaneDecoder:
 
     def __init__(self, reader: ByteReader, lanes: int, steps: int) -> None:
         self._reader = reader
-        self._state = _read_states(reader, lanes)
+        self.state = _read_states(reader, lanes)
         count = reader.read_varint("the number of coded words", 2 * lanes * steps)
-        self._words = np.frombuffer(reader.take(2 * count), "<u2").astype(np.int64)
-        self._at = 0
+        self.words = np.frombuffer(reader.take(2 * count), "<u2").astype(np.uint16)
+        self.at = 0
 
     def slots(self) -> Integers:
         """A number of each lane's interval: the symbol is the one whose interval holds it."""
-        return self._state & (_LOW - 1)
+        return self.state & (LOW - 1)
 
     def advance(self, begin: Integers, width: Integers, slots: Integers) -> None:
         """Leave the intervals that hold `slots`."""
-        state = self._state >> TOTAL_BITS
+        state = self.state >> TOTAL_BITS
         state *= width
         state += slots
         state -= begin
         # A lane that needs two words needs them before the others take their one.
-        for low in (_LOW >> _WORD_BITS, _LOW):
+        for low in (LOW >> WORD_BITS, LOW):
             hungry = np.flatnonzero(state < low)
             if len(hungry):
-                taken = self._words[self._at : self._at + len(hungry)]
+                taken = self.words[self.at : self.at + len(hungry)]
+                self.at += len(hungry)
                 if len(taken) < len(hungry):
-                    raise self._reader.damaged("the stream of coded words ends too early")
-                self._at += len(hungry)
-                state[hungry] = (state[hungry] << _WORD_BITS) + taken
-        self._state = state
+                    raise self.too_short()
+                state[hungry] = (state[hungry] << WORD_BITS) + taken
+        self.state = state
+
+    def too_short(self) -> CodecError:
+        return self._reader.damaged("the stream of coded words ends too early")
 
     def seeds(self) -> Integers:
         """The seeds, after the last step."""
-        seeds = self._state - _LOW
-        if self._at != len(self._words) or int(seeds.min()) < 0 or int(seeds.max()) >= _LOW:
+        seeds = self.state - LOW
+        if self.at != len(self.words) or int(seeds.min()) < 0 or int(seeds.max()) >= LOW:
             raise self._reader.damaged("coded words do not end where they began")
         return seeds
 
