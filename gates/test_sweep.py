@@ -36,3 +36,11 @@ def test_consistency(h2o_sweep, h2o_targets):
 def test_joint(h2o_sweep):
     """One and the same row meets every target."""
     assert h2o_sweep.joint_margin() >= 0
+
+
+def test_health(h2o_health):
+    """Every row holds what is asked of each: fallbacks, queues, waits and cache of lossless coding at run time.
+
+    Presets with such a target have this item: `targets: {h2o_lossless_fallback: 0}`, `--h2o-target`.
+    """
+    assert not h2o_health.missed

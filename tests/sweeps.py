@@ -121,6 +121,8 @@ def make_sweep(
         notes=(),
         fingerprint=lambda found: {},
         first_cause=lambda result: None,
+        coding=None,
+        inexact=(),
     )
     kept: list[tuple[str, dict[str, Any]]] = []
     session: Any = SimpleNamespace(

@@ -32,8 +32,9 @@ METRICS_HEAD = """# Metrics
 
 Every number that the gate knows. Any metric of rows can be given a target under `targets:` of a preset, by the key in
 the third column; those with a default target have an [option](options.md) too. `exact`: two runs of the same binary and
-input give it alike to the last digit, so `--h2o-compare` lets it be worse by nothing. `every row`: the worst row
-decides, else the best one. [Writing a plugin](writing-a-plugin.md) adds metrics of your own.
+input give it alike to the last digit, so `--h2o-compare` lets it be worse by nothing (`in step`: where lossless
+coding at run time is not asynchronous). `every row`: the worst row decides, else the best one. [Writing a
+plugin](writing-a-plugin.md) adds metrics of your own.
 """
 
 
@@ -101,7 +102,7 @@ def metric_row(metric: Metric) -> tuple[str, ...]:
         code(metric.key),
         metric.unit,
         better,
-        "yes" if metric.exact else "",
+        "in step" if metric.in_step else "yes" if metric.exact else "",
         over,
         values,
         target,

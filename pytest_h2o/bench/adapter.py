@@ -19,6 +19,7 @@ from pytest_h2o.bench.command import (
     BenchSettings,
     RunFiles,
     build_run_config,
+    coding_mode,
     plain_path,
 )
 from pytest_h2o.bench.rows import COLUMN_DECIMALS, Measurement, Row, parse_table, require_h2o
@@ -231,20 +232,17 @@ def check_row(row: Row, point: Point | None, settings: BenchSettings | None = No
     _check_speeds(row)
     if is_idle(row):
         raise _idle_error(row, point, settings)
-    if point is not None and point.lossless.get("kv_lossless_enable"):
-        _check_lossless(row, point)
+    if point is not None and (mode := coding_mode(point.lossless)) is not None:
+        _check_lossless(row, point, mode)
 
 
 _PROBE_TOKENS = 32
 """In probe mode the first sample of a layer has at most so many tokens."""
 
 
-def _check_lossless(row: Row, point: Point) -> None:
-    """Check that lossless coding at run time, where it is on, has the columns of its mode, coded, and restored."""
+def _check_lossless(row: Row, point: Point, mode: str) -> None:
+    """Check that lossless coding at run time has the columns of its mode, coded, and restored."""
     told = {**LOSSLESS_DEFAULTS, **point.lossless}
-    scope, mode = told["kv_lossless_scope"], told.get("kv_lossless_runtime_mode") or "probe"
-    if not told["kv_lossless_runtime_enable"] or scope == "none":
-        return
     if mode != "probe" and (missing := [name for name in COLUMN_DECIMALS if not row.cells.get(name, "").strip()]):
         raise TableError(
             f"an older binary: it has no columns of the lossless runtime mode {mode}",

@@ -312,6 +312,20 @@ def point_keys(point: Point) -> dict[str, Any]:
     return {**h2o, **LOSSLESS_DEFAULTS, **point.lossless}
 
 
+def coding_mode(lossless: Mapping[str, Any]) -> str | None:
+    """``probe``, ``full`` or ``store``: how ``kv_lossless_*`` keys have cold tokens coded; None where nothing is."""
+    told = {**LOSSLESS_DEFAULTS, **lossless}
+    if not (told["kv_lossless_enable"] and told["kv_lossless_runtime_enable"]) or told["kv_lossless_scope"] == "none":
+        return None
+    return told.get("kv_lossless_runtime_mode") or "probe"
+
+
+def is_asynchronous(lossless: Mapping[str, Any]) -> bool:
+    """Whether how much is coded depends on timing: threads of their own code beside the decoding one."""
+    threads = {**LOSSLESS_DEFAULTS, **lossless}["kv_lossless_async_threads"]
+    return coding_mode(lossless) in ("full", "store") and threads > 0
+
+
 def without_quality(base: BaseConfig) -> BaseConfig:
     """The same model, with nothing measured beside speed: a launch that is timed against another."""
     return replace(base, values={key: value for key, value in base.values.items() if not key.startswith("quality_")})

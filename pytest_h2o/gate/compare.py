@@ -19,8 +19,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_h2o.bench.command import ADDED_KEYS
+from pytest_h2o.bench.rows import H2O_COLUMNS
 from pytest_h2o.errors import H2OError, StoreError, UsageError, did_you_mean
-from pytest_h2o.gate.metrics import HEADLINES, METRICS, Better, recorded_metrics, render_figure
+from pytest_h2o.gate.metrics import CODING, HEADLINES, METRICS, Better, recorded_metrics, render_figure
 from pytest_h2o.gate.values import row_cell
 from pytest_h2o.inputs.checking import LLM_BENCH
 
@@ -59,6 +60,8 @@ class SubjectRecord:
         What it was measured with, part by part: machine, binary, model, preset, threads, codec. None: not known.
     figures : mapping of str to mapping
         Row -> metric -> value. A figure that was not measured is not there.
+    inexact : tuple of str
+        Metrics that two runs of the same thing do not give alike here: those of asynchronous coding.
     """
 
     kind: SubjectKind
@@ -66,6 +69,7 @@ class SubjectRecord:
     held: bool
     fingerprint: Mapping[str, str | None]
     figures: Mapping[str, Mapping[str, int | float]]
+    inexact: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -241,6 +245,8 @@ def compare_subjects(
         for part in _ARITHMETIC
         if part in then.fingerprint or part in now.fingerprint
     )
+    timed = {name: replace(metrics[name], exact=False) for name in {*then.inexact, *now.inexact} & metrics.keys()}
+    metrics = {**metrics, **timed}
     changes = []
     for row in dict.fromkeys([*now.figures, *then.figures]):
         old, new = then.figures.get(row, {}), now.figures.get(row, {})
@@ -374,12 +380,16 @@ def row_key(manifest: Mapping[str, Any], repeat: int | None) -> str:
     return f"{words[-1]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def preset_figures(rows: Sequence[tuple[Mapping[str, Any], Row]]) -> FigureTable:
-    """Figures of every row of a preset: its speeds, and each column that the table of metrics knows."""
+def preset_figures(rows: Sequence[tuple[Mapping[str, Any], Row]], *, codes: bool = False) -> FigureTable:
+    """Figures of every row of a preset: its speeds, and each column that the table of metrics knows.
+
+    `codes`: it codes losslessly at run time; else what only later binaries tell of that is left out.
+    """
     figures: FigureTable = {}
+    idle = () if codes else set(CODING).difference(H2O_COLUMNS)
     for manifest, row in rows:
         found = figures[row_key(manifest, row.repeat)] = {}
-        for name in (name for name, metric in METRICS.items() if metric.of == "row"):
+        for name in (name for name, metric in METRICS.items() if metric.of == "row" and name not in idle):
             with contextlib.suppress(H2OError):  # an item that asks for it fails with it; here there is no such figure
                 cell = row_cell(row, name)
                 if cell is not None and is_figure(cell.mean):

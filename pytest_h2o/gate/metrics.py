@@ -40,7 +40,10 @@ class Metric:
     fmt : str
         Number format; one with ``%`` says that the value is a fraction.
     exact : bool
-        Two runs of the same binary and input give it alike to the last digit; False for timings.
+        Two runs of the same binary and input give it alike to the last digit; False for timings, and for what depends
+        on them.
+    in_step : bool
+        Exact only where lossless coding at run time is synchronous: else its timing decides how much is coded.
     over : {"some row", "every row"}
         Which rows must hold a target. Of ``every row`` the worst one decides, and is named.
     target : float or None
@@ -86,6 +89,7 @@ class Metric:
     unit: str = ""
     fmt: str = ".3f"
     exact: bool = True
+    in_step: bool = False
     over: Literal["some row", "every row"] = "some row"
     target: float | None = None
     value: Callable[[Any], Any] | None = None
@@ -134,9 +138,12 @@ class Metric:
     @property
     def target_unit(self) -> str:
         """Unit of a target, in words."""
-        if self.is_fraction:
-            return f"fraction of {self.share}"
-        return self.unit or "ratio"
+        return f"fraction of {self.share}" if self.is_fraction else self.unit_word
+
+    @property
+    def unit_word(self) -> str:
+        """The unit, and of what has none what it is."""
+        return self.unit or ("fraction" if self.is_fraction else self.target_range.word.partition(" ")[2])
 
     def margin(self, value: float | None, target: float) -> float:
         """How far a value is from a target, negative if it misses it: a fraction of the target, or of a whole.
@@ -228,11 +235,12 @@ _PERCENT = ", 0.05 for 5 %"
 
 _ratio = partial(Metric, better="higher", values=_ABOVE_0)
 _keep = partial(Metric, better="lower", fmt=".4f", values=_SHARE, part_of="h2o_lossy")
-_size = partial(Metric, better="lower", fmt=".2f", values=_AT_LEAST_0)
+_size = partial(Metric, better="lower", fmt=".2f", over="every row", values=_AT_LEAST_0)
 _timing = partial(Metric, better="lower", unit="us", fmt=".2f", exact=False, values=_AT_LEAST_0)
 _speed = partial(Metric, better="higher", unit="tok/s", fmt=".2f", exact=False, values=_AT_LEAST_0)
 _quality = partial(Metric, better="lower", fmt=".4f", values=_ABOVE_0, rounded=True)
 _agreement = partial(Metric, better="higher", fmt=".4f", values=_PROBABILITY, rounded=True)
+_every = partial(Metric, over="every row", values=_AT_LEAST_0, fmt=".2f", exact=False)
 _count = partial(Metric, better="same", fmt=",.0f", values=_AT_LEAST_0)
 _bytes = partial(Metric, unit="bytes", fmt=",.0f", of="scope", values=_AT_LEAST_0)
 
@@ -245,10 +253,16 @@ METRICS: dict[str, Metric] = {
         _keep("h2o_target_keep_effective", "target keep ratio"),
         _keep("h2o_floor_keep", "floor of the keep ratio", values=_PROBABILITY),
         _keep("h2o_quantized_keep", "keep ratio in whole blocks"),
-        _ratio("h2o_lossless", "runtime lossless ratio"),
-        _size("h2o_lossless_raw_mb", "runtime lossless, raw", better="same", unit="MB"),
-        _size("h2o_lossless_comp_mb", "runtime lossless, coded", unit="MB", part_of="h2o_lossless"),
+        _ratio("h2o_lossless", "runtime lossless ratio", over="every row", in_step=True),
+        _size("h2o_lossless_raw_mb", "runtime lossless, raw", better="same", unit="MB", in_step=True),
+        _size("h2o_lossless_comp_mb", "runtime lossless, coded", unit="MB", in_step=True, part_of="h2o_lossless"),
         _size("h2o_lossless_fallback", "runtime lossless fallbacks"),
+        _every("h2o_lossless_queue_peak", "peak of the coding queue", "lower"),
+        _every("h2o_lossless_backpressure_skip", "blocks skipped by backpressure", "lower"),
+        _every("h2o_lossless_async_queue_peak", "peak of the asynchronous queue", "lower"),
+        _every("h2o_lossless_async_wait_us", "wait for asynchronous coding", "lower", "us"),
+        _every("h2o_lossless_decode_cache_hit", "hits of the decode cache", "higher"),
+        _every("h2o_lossless_decode_cache_miss", "misses of the decode cache", "lower"),
         # decode speed against that with nothing compressed
         Metric(
             "decode_drop",
@@ -350,8 +364,8 @@ METRICS: dict[str, Metric] = {
         ),
         _timing("h2o_evict_us", "time of eviction"),
         _timing("h2o_codec_us", "time of the codec"),
-        _timing("h2o_lossless_comp_us", "time of encoding"),
-        _timing("h2o_lossless_decomp_us", "time of decoding"),
+        _every("h2o_lossless_comp_us", "time of encoding", "lower", "us"),
+        _every("h2o_lossless_decomp_us", "time of decoding", "lower", "us"),
         _timing("encode_s", "time of encoding", unit="s", fmt=".3f", of="scope"),
         _timing("decode_s", "time of decoding", unit="s", fmt=".3f", of="scope"),
         # all of them together
@@ -367,6 +381,9 @@ HEADLINES: Mapping[str, tuple[str, ...]] = {"preset": (LOSSY, METRICS[DROP].made
 """What one line about a preset or scope shows: the best over its rows."""
 
 BUILT_IN = tuple(METRICS)
+
+CODING = tuple(name for name in METRICS if name.startswith("h2o_lossless"))
+"""What a bench tells of lossless coding at run time: it says something only where that is on."""
 
 
 def recorded_metrics() -> dict[str, Metric]:
@@ -440,6 +457,21 @@ def find_metric(name: str, where: str, among: Mapping[str, Metric] | None = None
             hint=did_you_mean(name, known) or "the hook pytest_h2o_metrics adds metrics",
         )
     return known[name]
+
+
+def find_target(name: str, value: float, where: str) -> Metric:
+    """The metric that a target names by its key or name; UsageError if there is none, or it cannot be held."""
+    metric = find_metric(name, where, preset_metrics())
+    if not metric.target_range.holds(value):
+        raise UsageError(f"{where} is out of range", came=f"{name}={value:g}", expected=metric.target_range.text)
+    return metric
+
+
+def inexact_metrics(*, asynchronous: bool) -> tuple[str, ...]:
+    """Metrics that are exact in general, and not where lossless coding is asynchronous."""
+    return tuple(
+        name for name, metric in recorded_metrics().items() if asynchronous and metric.exact and metric.in_step
+    )
 
 
 def joint_metrics() -> list[Metric]:

@@ -158,8 +158,12 @@ def decide_best_of(rows: Sequence[RowFacts], asked: Asked) -> BestOfVerdict:
 
 
 def eligible_rows(rows: Sequence[RowFacts], asked: Asked, *, rule: str) -> tuple[RowFacts, ...]:
-    """The rows for which a decode speed can matter: under the joint rule those that meet the targets of their own."""
-    own = {name: target for name, target in asked.items() if METRICS[name].of == "row"}
+    """The rows for which a decode speed can matter: under the joint rule those that meet the targets of their own.
+
+    What every row must hold tells no row from another.
+    """
+    of_some = ((METRICS[name], target) for name, target in asked.items() if METRICS[name].over == "some row")
+    own = {metric.name: target for metric, target in of_some if metric.of == "row"}
     if rule != "joint" or not own:
         return tuple(rows)
     return tuple(row for row, margins in zip(rows, hold_rows(rows, own), strict=True) if not margins.missed)

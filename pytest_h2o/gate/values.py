@@ -15,21 +15,23 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_h2o.bench.adapter import get_adapter
-from pytest_h2o.bench.command import is_embedded
+from pytest_h2o.bench.command import coding_mode, is_embedded
 from pytest_h2o.bench.rows import Measurement, Row
 from pytest_h2o.errors import NotMeasured, TableError, UsageError
 from pytest_h2o.gate.metrics import (
     BUILT_IN,
+    CODING,
     LOSSLESS,
     METRICS,
     TARGET_OPTIONS,
     Metric,
     find_metric,
+    find_target,
     joint_metrics,
     preset_metrics,
 )
 from pytest_h2o.inputs.checking import LLM_BENCH
-from pytest_h2o.inputs.options import Range, Settings
+from pytest_h2o.inputs.options import Given, Range, Settings
 
 if TYPE_CHECKING:
     from pytest_h2o.inputs.presets import Preset
@@ -147,6 +149,10 @@ class Measured:
 
     def __le__(self, target: Target | float) -> bool:
         return self._compare("<=", target)
+
+    def holds(self, target: Target | float) -> bool:
+        """Compare it in the direction of its metric: at least a target where higher is better, else at most."""
+        return self._compare(METRICS[self.metric].relation, target)
 
     def _compare(self, relation: Literal[">=", "<="], target: Target | float) -> bool:
         if not isinstance(target, Target):
@@ -274,16 +280,40 @@ class Targets:
         given = ((metric.name, self.by_metric.get(metric.name)) for metric in joint_metrics())
         return {name: target.value for name, target in given if target is not None and target.value is not None}
 
+    @property
+    def of_every_row(self) -> list[Target]:
+        """What every row must hold."""
+        names = (name for name, metric in METRICS.items() if metric.of == "row" and metric.over == "every row")
+        given = (self.by_metric.get(name) for name in names)
+        return [target for target in given if target is not None and target.value is not None]
+
+
+def given_targets(settings: Settings) -> dict[str, Given]:
+    """What command line and ini file ask of each metric; UsageError where one of them says a target twice."""
+    found = {name: settings.given[option.name] for name, option in TARGET_OPTIONS.items()}
+    found = {name: given for name, given in found.items() if given.value is not None}
+    for key, named in settings.numbers("target").items():
+        metric = find_target(key, named.value, named.origin)
+        other = found.get(metric.name)
+        if other is not None and other.on_command_line == named.on_command_line:
+            raise UsageError(
+                f"two targets were given for {metric.title}",
+                came=f"{other.origin} {other.value:g} and {named.origin} {key}={named.value:g}",
+                expected="one of the two",
+            )
+        if other is None or named.on_command_line:
+            found[metric.name] = named
+    return found
+
 
 def choose_target(settings: Settings, metric: Metric, own: float | None, own_origin: str) -> Target:
     """The target of a metric, where a preset or scope has one of its `own` or none."""
-    option = TARGET_OPTIONS.get(metric.name)
-    given = None if option is None else settings.given[option.name]
+    given = given_targets(settings).get(metric.name)
     if given is not None and given.on_command_line:
         return Target(metric.name, given.value, given.origin)
     if own is not None:
         return Target(metric.name, own, own_origin)
-    if given is not None and given.value is not None:
+    if given is not None:
         return Target(metric.name, given.value, given.origin)
     origin = "the plugin that adds it" if metric.added else "no target" if metric.target is None else "default"
     return Target(metric.name, metric.target, origin)
@@ -291,13 +321,15 @@ def choose_target(settings: Settings, metric: Metric, own: float | None, own_ori
 
 def preset_targets(settings: Settings, preset: Preset, deciding: Scope | None) -> Targets:
     """The targets of a preset; its lossless target is that of the deciding scope unless the preset says another."""
-    origin = f"targets of preset {preset.name}"
+    origin, codes = f"targets of preset {preset.name}", coding_mode(preset.lossless_settings()) is not None
     targets = {}
     for name, metric in METRICS.items():
         own = preset.targets.of(metric.key, name)
         targets[name] = choose_target(settings, metric, own, origin)
         if metric.of == "scope" and own is None and preset.bench != LLM_BENCH:
             targets[name] = Target(name, None, f"the dumps are none of {preset.bench}")
+        elif name in CODING and not codes:
+            targets[name] = Target(name, None, "nothing is coded at run time")
         elif name == LOSSLESS and own is None and deciding is not None:
             targets[name] = scope_targets(settings, deciding).lossless
         elif metric.key == "consistency" and own is None:
@@ -325,6 +357,15 @@ def refuse_unmeasured(preset: Preset, *, takes_prompt: bool) -> None:
         )
     for name in preset.targets.metrics:
         find_metric(name, f"targets.metrics of {where}", preset_metrics())
+    asked = next((name for name in CODING if preset.targets.of(METRICS[name].key, name) is not None), None)
+    if asked is not None and coding_mode(preset.lossless_settings()) is None:
+        raise UsageError(
+            "a preset has a target for lossless coding at run time, and codes nothing there",
+            where=f"targets of {where}",
+            came=asked,
+            expected="kv_lossless_enable and kv_lossless_runtime_enable true, and a kv_lossless_scope",
+            hint="or leave the target out",
+        )
     if not takes_prompt and preset.prompt_file is not None:
         raise UsageError(
             "a preset names a prompt file, and the bench takes no prompt",

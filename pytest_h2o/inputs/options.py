@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from pytest_h2o.errors import UsageError, did_you_mean
 
-Kind = Literal["text", "path", "paths", "flag", "int", "float", "texts"]
+Kind = Literal["text", "path", "paths", "flag", "int", "float", "texts", "numbers"]
 
 
 class Range(NamedTuple):
@@ -134,7 +134,7 @@ class Option(NamedTuple):
 
     @property
     def is_list(self) -> bool:
-        return self.kind in ("paths", "texts")
+        return self.kind in ("paths", "texts", "numbers")
 
     @property
     def full_help(self) -> str:
@@ -210,6 +210,20 @@ OPTIONS: tuple[Option, ...] = (
     # what is asked
     Option(
         "rule", "text", "joint: one row meets every target; best-of: best of each column", "joint", ("joint", "best-of")
+    ),
+    Option(
+        "target",
+        "numbers",
+        "target of any metric, as targets: of a preset has it: h2o_lossless_fallback=0",
+        metavar="METRIC=VALUE",
+    ),
+    Option(
+        "margin-note",
+        "float",
+        "note each target that is held with less than this fraction of it to spare; 0: none",
+        0.15,
+        metavar="FRACTION",
+        check=limit(lambda share: 0 <= share < math.inf, "a fraction of at least 0"),
     ),
     Option(
         "decode-baseline",
@@ -304,6 +318,10 @@ class Settings:
     def origin(self, name: str) -> str:
         return self.given[name].origin
 
+    def numbers(self, name: str) -> dict[str, Given]:
+        """What an option of ``NAME=VALUE`` settings says: each number, and whether command line or ini file says it."""
+        return {key: Given(number, origin) for key, number, origin in self.given[name].value or ()}
+
     def to_json(self) -> dict[str, dict[str, Any]]:
         """Built-in types only, for run.json."""
 
@@ -324,6 +342,8 @@ class Settings:
                 flags.append(f"--h2o-{name}")
             else:
                 values = given.value if isinstance(given.value, tuple) else (given.value,)
+                if name in BY_NAME and BY_NAME[name].kind == "numbers":
+                    values = tuple(f"{key}={number!r}" for key, number, origin in values if origin == given.origin)
                 named = (EMBEDDED_WORD if value == EMBEDDED_BENCH else value for value in values)
                 flags.extend(f"--h2o-{name}={value}" for value in named)
         return flags
@@ -356,7 +376,18 @@ def _labelled_path(folder: Path, text: str) -> Path:
     return Path(labelled if is_label else os.path.abspath(folder / text))  # noqa: PTH100
 
 
+def _named_number(text: str, origin: str) -> tuple[str, float, str]:
+    name, _, number = (part.strip() for part in text.partition("="))
+    try:
+        return name, float(number), origin
+    except ValueError:
+        example = "for example h2o_lossless_fallback=0"
+        raise UsageError(f"{origin} takes NAME=VALUE, VALUE a number", came=repr(text), expected=example) from None
+
+
 def _convert(option: Option, raw: Any, folder: Path, origin: str) -> Any:
+    if option.kind == "numbers":
+        return tuple(_named_number(item, origin) for item in ([raw] if isinstance(raw, str) else raw))
     if option.kind in ("paths", "texts"):
         items = [raw] if isinstance(raw, str | os.PathLike) else list(raw)
         return tuple(_labelled_path(folder, str(item)) if option.kind == "paths" else str(item) for item in items)
@@ -405,7 +436,7 @@ def resolve_settings(
         raw, of_ini, key = command_line(option.key), ini(option.key), f"ini key {option.key}"
         if raw is not None and raw != []:
             value = _convert(option, raw, invocation_dir, option.flag)
-            if option.kind == "texts" and of_ini:  # settings add up, the later one standing
+            if option.kind in ("texts", "numbers") and of_ini:  # settings add up, the later one standing
                 value = (*_convert(option, of_ini, ini_dir, key), *value)
             given[option.name] = Given(value, option.flag)
             continue

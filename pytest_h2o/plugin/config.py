@@ -57,8 +57,12 @@ def settings_of(config: pytest.Config) -> Settings:
                 )
                 from pytest_h2o.run.history import read_request
 
-                if settings.given["compare-fail"].on_command_line:  # it may name a metric that a plugin adds
+                naming = [settings.given[name] for name in ("compare-fail", "target")]
+                if any(given.on_command_line for given in naming):  # they may name a metric that a plugin adds
                     register_extensions(config)
+                    from pytest_h2o.gate.values import given_targets
+
+                    given_targets(settings)
                 if any(settings.given[name].on_command_line for name in ("save", "compare", "compare-fail")):
                     read_request(settings)
             config.stash[_settings] = settings

@@ -13,6 +13,7 @@ from pytest_h2o.errors import one_line
 from pytest_h2o.gate.decode import PairedComparison
 from pytest_h2o.gate.metrics import (
     BUILT_IN,
+    CODING,
     DROP,
     JOINT,
     LOSSLESS,
@@ -22,8 +23,10 @@ from pytest_h2o.gate.metrics import (
     added_from_json,
     asked_of_json,
 )
-from pytest_h2o.gate.rule import decide_best_of, decide_joint, row_facts
+from pytest_h2o.gate.rule import decide_best_of, decide_joint, row_facts, worst_row
+from pytest_h2o.gate.values import row_cell
 from pytest_h2o.inputs.checking import LLM_BENCH
+from pytest_h2o.inputs.options import Settings
 from pytest_h2o.report.changes import failing_changes, name_earlier, read_comparison, render_change
 from pytest_h2o.report.original import MISSING, collect_original, whole_cache_ratios
 from pytest_h2o.report.summary import (
@@ -38,6 +41,7 @@ from pytest_h2o.report.summary import (
     Summary,
     Unmeasured,
     Verdict,
+    WorstRow,
     unreadable,
 )
 from pytest_h2o.run.journal import Collector, PresetFacts, ReportSection, SectionBlock, SectionTable, subject_kind
@@ -106,21 +110,24 @@ def _preset(collector: Collector, name: str, items: Sequence[Mapping[str, Any]])
     results = collector.results_of(name)
     sweeps = [item for item in items if item["kind"] == "sweep"]
     pairs = collector.comparisons.get(name)
+    verdicts = [
+        make_verdict(c)
+        for metric in dict.fromkeys((*BUILT_IN, *sorted(c["metric"] for i in items for c in i["comparisons"])))
+        for item in sweeps
+        for c in item["comparisons"]
+        if c["metric"] == metric
+    ]
+    notes = [*_unverified(results), *(note for item in sweeps for note in item["notes"])]
     preset = Preset(
         outcomes={item["item"]: item["outcome"] for item in items},
-        verdicts=[
-            make_verdict(c)
-            for metric in dict.fromkeys((*BUILT_IN, *sorted(c["metric"] for i in items for c in i["comparisons"])))
-            for item in sweeps
-            for c in item["comparisons"]
-            if c["metric"] == metric
-        ],
+        verdicts=verdicts,
         rows=len(results),
         points_failed=sum(item["kind"] == "point" and item["outcome"] == "failed" for item in items),
         launches=len({result.shares_run_with or result.run_id for result in results}),
         shared_runs={r.run_id: r.shares_run_with for r in results if r.shares_run_with},
         warnings=dict(count_warnings(results)),
-        notes=list(dict.fromkeys([*_unverified(results), *(note for item in sweeps for note in item["notes"])])),
+        notes=list(dict.fromkeys([*notes, *note_margins(verdicts, collector.settings)])),
+        coding=[] if facts is None or facts.coding is None else worst_rows(results),
         decode=None if pairs is None or facts is None else _decode(pairs, facts),
         original=None,
         **_compared(items),
@@ -130,6 +137,36 @@ def _preset(collector: Collector, name: str, items: Sequence[Mapping[str, Any]])
     if (baseline := paired_baseline(pairs)) is not None:  # for the facts that want one number
         facts = replace(facts, baseline_tok_per_s=baseline.tok_per_s, baseline_origin=baseline.origin)
     return _whole(preset, facts, results, collector)
+
+
+def note_margins(verdicts: Iterable[Verdict], settings: Settings) -> list[str]:
+    """A line for each target that is held with little to spare: less than ``--h2o-margin-note`` of it."""
+    given = settings.given.get("margin-note")  # a run of 0.1 knew no such setting
+    lines = {}
+    for v in verdicts:
+        margin, target = v.margin_value, v.target_value
+        if v.outcome == "pass" and v.metric != JOINT and target and given and isinstance(margin, float | int):
+            spare = margin / abs(target)
+            if spare < given.value:
+                held = f"{v.title} {v.measured} holds its target {v.relation} {v.target}"
+                lines[v.metric, target] = f"{held} with {spare:.1%} to spare, less than {given.value:.0%}"
+    return list(lines.values())
+
+
+def worst_rows(rows: Sequence[Row]) -> list[WorstRow]:
+    """Of each figure of lossless coding at run time that a row has, the worst row; one that lacks it is worst."""
+    found = []
+    facts = [row_facts(row, CODING) for row in rows]
+    for name in CODING:
+        worst = worst_row(facts, name)
+        if worst is None or all(row.values[name] is None for row in facts):
+            continue
+        metric, row = METRICS[name], next(row for row in rows if row.run_id == worst.run_id)
+        cell = row_cell(row, name)
+        text = "missing" if cell is None else metric.render_measured(cell.mean, cell.std)
+        value, std = (None, None) if cell is None else (cell.mean, cell.std)
+        found.append(WorstRow(name, metric.title, text, value, std, row.run_id))
+    return found
 
 
 def count_warnings(rows: Iterable[Row]) -> Counter[str]:
@@ -217,7 +254,7 @@ def make_verdict(comparison: Mapping[str, Any]) -> Verdict:
         margin="none" if margin is None else ("-" if margin < 0 else "") + metric.render_gap(abs(margin)),
         source=comparison["source"],
         outcome=comparison["outcome"],
-        unit=comparison["unit"] or ("fraction" if metric.is_fraction else "ratio"),
+        unit=comparison["unit"] or metric.unit_word,
         value=comparison["value"],
         std=comparison["std"],
         low=interval.get("low"),
@@ -361,6 +398,7 @@ def _scope(collector: Collector, name: str, items: Sequence[Mapping[str, Any]]) 
         decoded_streams=result["verified_streams"],
         dump_faults=[fault.detail for fault in facts.result.faults],
         dump_gaps=facts.result.gaps(),
+        notes=note_margins(verdicts, collector.settings),
         **{part.name: result[part.name] for part in fields(Scope) if part.name in result},
         **_compared(items),
     )

@@ -245,8 +245,9 @@ def _table_lines(item: SweepItem, margins: dict[str, Margins], metric: str) -> l
         if not m.optional or any(row_cell(result, m.name) for result in ranked):
             shown.setdefault(m, max(7, len(m.head)))
     heads = [m.head for m in shown]
-    if failed.added:
-        shown, heads = {failed: max(12, len(metric)), **shown}, [metric, *heads]
+    if failed not in shown and failed.of == "row":
+        first = metric if failed.added else failed.head
+        shown, heads = {failed: max(12, len(first)), **shown}, [first, *heads]
     head = "".join(f"  {text:>{width}}" for text, width in zip(heads, shown.values(), strict=True))
     lines = ["rows       nearest first", f"{head}  {'misses':<15}  run"]
     for result in ranked:

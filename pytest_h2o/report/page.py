@@ -19,7 +19,7 @@ from urllib.parse import quote
 from pytest_h2o.bench.command import RunFiles, repeat_command
 from pytest_h2o.errors import make_printable
 from pytest_h2o.gate.decode import Pair
-from pytest_h2o.gate.metrics import DROP, LOSSY, asked_of_json
+from pytest_h2o.gate.metrics import CODING, DROP, LOSSY, METRICS, asked_of_json
 from pytest_h2o.gate.rule import Margins, hold_rows, row_bound, row_facts, split_layers, whole_cache_ratio
 from pytest_h2o.inputs.options import EMBEDDED_BENCH
 from pytest_h2o.report.build import why_failed
@@ -339,10 +339,18 @@ class PresetView:
 
     def quality(self) -> list[list[str]]:
         """The quality columns of every run, the header first; nothing if no row has any."""
-        columns = (("h2o_keep", "keep", ".4f"), *QUALITY)
+        return self._columns((("h2o_keep", "keep", ".4f"), *QUALITY))
+
+    def coding(self) -> list[list[str]]:
+        """The figures of lossless coding at run time of every run, the header first."""
+        metrics = [METRICS[name] for name in CODING]
+        return self._columns([(m.name, m.title + f", {m.unit}" * bool(m.unit), m.fmt) for m in metrics], least=0)
+
+    def _columns(self, columns: Sequence[tuple[str, str, str]], least: int = 1) -> list[list[str]]:
+        """Columns of every run, name, title and format of each; nothing if no row has any from place `least` on."""
         table = [(row.result.run_id, [_value(row.result, name) for name, *_ in columns]) for row in self.launched]
-        table = [(run, values) for run, values in table if any(value is not None for value in values[1:])]
-        shown = [n for n in range(len(columns)) if n == 0 or any(values[n] is not None for _, values in table)]
+        table = [(run, values) for run, values in table if any(value is not None for value in values[least:])]
+        shown = [n for n in range(len(columns)) if n < least or any(values[n] is not None for _, values in table)]
         lines = [["run", *(columns[n][1] for n in shown)]] if table else []
         for run, values in table:
             cells = ((values[n], columns[n][2]) for n in shown)

@@ -134,6 +134,18 @@ class Original:
 
 
 @dataclass(frozen=True)
+class WorstRow:
+    """A figure of lossless coding at run time, of the row that is worst in it; None where a row lacks it."""
+
+    metric: str
+    title: str
+    measured: str
+    value: Annotated[float | None, number(_OF_METRIC, "cell in the log of the run id in `row`")]
+    std: Annotated[float | None, number(_OF_METRIC, "over the repeats of that run, as the bench printed it")]
+    row: str
+
+
+@dataclass(frozen=True)
 class BaselineSpeed:
     tok_per_s: Annotated[float | None, number("tok/s", "`origin` beside it")]
     origin: str | None
@@ -159,6 +171,7 @@ class Preset:
     top: list[dict[str, str]] | None = None
     rules: dict[str, str] | None = None
     baseline: BaselineSpeed | None = None
+    coding: list[WorstRow] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -198,6 +211,7 @@ class Scope:
     compressed_bytes: Annotated[int, number("bytes", _RESULT)]
     dump_faults: list[str] = field(default_factory=list)
     dump_gaps: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     comparison: Comparison | None = None
     comparison_notes: list[str] = field(default_factory=list)
     not_compared: str | None = None
@@ -277,8 +291,10 @@ class Summary:
             for name in ("top", "rules", "baseline"):
                 if preset[name] is None:
                     del preset[name]
+            if not preset["coding"]:
+                del preset["coding"]
         for scope in value["scopes"].values():
-            for name in ("dump_faults", "dump_gaps"):
+            for name in ("dump_faults", "dump_gaps", "notes"):
                 if not scope.get(name):
                     scope.pop(name, None)
         return value

@@ -192,7 +192,9 @@ def _preset_lines(preset: Preset, shared: Container[str]) -> list[str]:
     if more > 0:
         notes = [*notes[:NOTES_SHOWN], f"note: {more} more notes are in summary.md"]
     warnings = [f"warnings of the binary: {count:,} x {kind}" for kind, count in preset.warnings.items()]
-    return [count_rows(preset), *notes, *warnings]
+    worst = ", ".join(f"{figure.title} {figure.measured}" for figure in preset.coding)
+    coding = [f"lossless coding at run time, the worst row in each: {worst}"] if worst else []
+    return [count_rows(preset), *notes, *coding, *warnings]
 
 
 def _scope_lines(scope: Scope | Unmeasured) -> list[str]:
@@ -203,7 +205,8 @@ def _scope_lines(scope: Scope | Unmeasured) -> list[str]:
             return [f"no ratio: {unreadable(scope)}"]
         total = scope.selected_entries + scope.skipped_entries
         return [f"no ratio: {scope.skipped_entries} of {total} entries cannot be read"]
-    return ["its ratio decides"] * scope.decides + [f"note: {gap}" for gap in scope.dump_gaps[:NOTES_SHOWN]]
+    notes = [f"note: {text}" for text in [*scope.notes, *scope.dump_gaps][:NOTES_SHOWN]]
+    return ["its ratio decides"] * scope.decides + notes
 
 
 def _wrapped(lines: list[str], indent: str = "") -> list[str]:

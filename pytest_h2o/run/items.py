@@ -50,7 +50,7 @@ from pytest_h2o.gate.rule import (
     joint_interval,
     row_facts,
 )
-from pytest_h2o.gate.values import Comparison, Interval, Measured, Targets, preset_targets, row_cell, scope_targets
+from pytest_h2o.gate.values import Comparison, Interval, Measured, Targets, row_cell, scope_targets
 from pytest_h2o.run.history import Earlier, find_earlier
 from pytest_h2o.run.journal import PresetFacts
 from pytest_h2o.run.pairs import Baseline
@@ -262,6 +262,15 @@ class SweepItem(PresetItem):
         wanted = {row.run_id for row in among} or {run_id for _, run_id in found}
         cell, run_id = pick((pair for pair in found if pair[1] in wanted), key=lambda pair: pair[0].mean)
         return self.measured(metric.name, cell.mean, run_id, cell.std)
+
+    @property
+    def missed(self) -> list[Measured]:
+        """What a row has of each target that every row must hold, where one misses it: that of the worst row.
+
+        All such targets are compared, those that are held too.
+        """
+        targets = self.targets.of_every_row
+        return [worst for target in targets if not (worst := self.worst(target.metric)).holds(target)]
 
     # -- what is asked of one and the same row ---------------------------------------------------------------------
 
@@ -568,6 +577,8 @@ class SweepItem(PresetItem):
             baseline_origin=baseline.origin if baseline else None,
             baseline_files=tuple(str(path) for path in baseline.files) if baseline else (),
             fingerprint=self.source.fingerprint(self.results),
+            coding=self.source.coding,
+            inexact=self.source.inexact,
         )
 
 
@@ -657,8 +668,9 @@ class ComparisonItem(GateItem):
             points = self.session.points(preset)
             rows = [(point.manifest_fields(), result) for point, result in zip(points, results, strict=True)]
             self.subject.remember()
-            fingerprint = self.subject.source.fingerprint(results)
-            return SubjectRecord("preset", self.name, True, fingerprint, preset_figures(rows))
+            source = self.subject.source
+            figures = preset_figures(rows, codes=source.coding is not None)
+            return SubjectRecord("preset", self.name, True, source.fingerprint(results), figures, source.inexact)
         result = self.subject.result
         fingerprint = scope_fingerprint(result, describe_machine())
         return SubjectRecord("scope", self.name, True, fingerprint, scope_figures(result))
@@ -721,7 +733,7 @@ def make_item(session: GateSession, subject: Subject, *, compared: bool = False)
         item = LosslessItem(session, scope, scope_targets(session.settings, scope))
     else:
         preset = session.presets[subject.name]
-        targets = preset_targets(session.settings, preset, session.deciding_scope())
+        targets = session.targets(preset)
         if subject.point is not None:
             return PointItem(session, preset, session.points(preset)[subject.point], targets)
         item = SweepItem(session, preset, targets)

@@ -106,6 +106,10 @@ class PresetFacts:
     baseline_origin: str | None = None
     baseline_files: tuple[str, ...] = ()
     fingerprint: Mapping[str, str | None] = field(default_factory=dict)
+    coding: str | None = None
+    """The mode of lossless coding at run time; None where nothing is coded."""
+    inexact: tuple[str, ...] = ()
+    """Metrics that its timing changes."""
 
 
 @dataclass
@@ -322,8 +326,9 @@ def _preset_record(collector: Collector, name: str) -> SubjectRecord | None:
     facts, points = collector.presets[name], collector.points_in_order(name)
     if tuple(point.result.run_id for point in points) != facts.run_ids:
         return None
-    figures = preset_figures([(point.manifest, point.result) for point in points])
-    return SubjectRecord("preset", name, _held(collector, "preset", name), facts.fingerprint, figures)
+    rows = [(point.manifest, point.result) for point in points]
+    figures = preset_figures(rows, codes=facts.coding is not None)
+    return SubjectRecord("preset", name, _held(collector, "preset", name), facts.fingerprint, figures, facts.inexact)
 
 
 def _scope_record(collector: Collector, name: str) -> SubjectRecord | None:

@@ -20,7 +20,7 @@ from pytest_h2o.bench.machine import describe_machine, heavy_work
 from pytest_h2o.codecs.base import Rope
 from pytest_h2o.errors import NotMeasured, PresetError, StoreError, make_printable
 from pytest_h2o.files import list_files
-from pytest_h2o.gate.values import preset_targets, refuse_unmeasured, scope_targets
+from pytest_h2o.gate.values import given_targets, preset_targets, refuse_unmeasured, scope_targets
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import Given, Settings
 from pytest_h2o.run.history import describe_request, read_request
@@ -39,6 +39,7 @@ from pytest_h2o.run.sources import (
 from pytest_h2o.run.store import HEADER, ITEMS
 
 if TYPE_CHECKING:
+    from pytest_h2o.gate.values import Targets
     from pytest_h2o.inputs.presets import Point, Preset
     from pytest_h2o.inputs.scope import Scope
     from pytest_h2o.lossless.result import LosslessResult
@@ -159,6 +160,7 @@ class GateSession:
         self.run_dir = run_dir
         self.run = Run(settings, run_dir)
         self.request = read_request(settings)
+        given_targets(settings)
         self.rule = str(settings["rule"])
         self.left_out: dict[str, str] = {}
         """Presets with selected items that are not run because nobody named them -> why."""
@@ -195,11 +197,17 @@ class GateSession:
                     scopes = self._files.load_scopes(gate_dir)
         elif fixture == "h2o_sweep":
             presets = self._files.load_presets(gate_dir)
+        elif fixture == "h2o_health":
+            presets = [p for p in self._files.load_presets(gate_dir) if self.targets(p).of_every_row]
         else:
             wanted = {"h2o_lossless": (False,), "h2o_upper_bound": (True,)}.get(fixture, (False, True))
             scopes = [s for s in self._files.load_scopes(gate_dir) if (s.entry_mode == "aggregate") in wanted]
         subjects = [*(Subject("preset", p.name) for p in presets), *(Subject("scope", s.name) for s in scopes)]
         return [(subject, subject.name) for subject in subjects]
+
+    def targets(self, preset: Preset) -> Targets:
+        """What is asked of a preset."""
+        return preset_targets(self.settings, preset, self.deciding_scope())
 
     def points(self, preset: Preset) -> tuple[Point, ...]:
         """All points of a preset, in their order."""
@@ -326,7 +334,7 @@ class GateSession:
         lines += describe_decode(settings, [source.preset for source in sources])
         flagged: dict[str, list[str]] = {}
         for source in sources:
-            target = preset_targets(settings, source.preset, None).decode_drop.value
+            target = self.targets(source.preset).decode_drop.value
             for text in (*source.remarks, *source.flag_target(target)):
                 flagged.setdefault(text, []).append(source.preset.name)
         lines += [f"{', '.join(names)}: {text}" for text, names in flagged.items()]

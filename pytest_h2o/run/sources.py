@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 from pytest_h2o.bench.adapter import get_adapter
 from pytest_h2o.bench.command import (
     ADDED_KEYS,
+    coding_mode,
     digest_model,
     digest_program,
     embedded_base_config,
+    is_asynchronous,
     is_embedded,
     shipped,
 )
@@ -33,6 +35,7 @@ from pytest_h2o.errors import BenchError, DumpError, H2OError, NotMeasured, Opte
 from pytest_h2o.files import check_regular, digest_file, load, unused_folder
 from pytest_h2o.gate.compare import preset_fingerprint
 from pytest_h2o.gate.decode import DECODE_FOLDER, PAIRS_NAME, PairedComparison
+from pytest_h2o.gate.metrics import inexact_metrics
 from pytest_h2o.gate.values import check_cells, preset_targets
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import Settings, parse_baseline
@@ -221,6 +224,22 @@ class Source(ABC):
         from pytest_h2o.bench.command import layer_count
 
         return layer_count(self.base_config)
+
+    @property
+    def _lossless(self) -> dict[str, Any]:
+        """The ``kv_lossless_*`` keys that runs get: those of the preset, and where it is silent the model's."""
+        base = {} if self.base_config is None else self.base_config.values
+        return {**{k: v for k, v in base.items() if k.startswith("kv_lossless_")}, **self.preset.lossless_settings()}
+
+    @property
+    def coding(self) -> str | None:
+        """The mode of lossless coding at run time; None where nothing is coded."""
+        return coding_mode(self._lossless)
+
+    @property
+    def inexact(self) -> tuple[str, ...]:
+        """Metrics that are not exact here, because coding is asynchronous."""
+        return inexact_metrics(asynchronous=is_asynchronous(self._lossless))
 
     @property
     def model(self) -> str | None:
@@ -593,7 +612,7 @@ class Launched(Source):
 
     def sizes(self, point: Point) -> tuple[int, str]:
         preset = self.preset
-        if preset.bench != LLM_BENCH or not (preset.kv_lossless_enable and preset.kv_lossless_runtime_enable):
+        if preset.bench != LLM_BENCH or self.coding is None:
             return super().sizes(point)
         key = f"{CONSISTENCY_FOLDER}/{preset.name}"
         return self.run.store.keep(key, tuple[int, str], lambda: self._check_sizes(point))

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.plugin.project import ROOT, Project, failure_of, replace_in
+from tests.plugin.project import ROOT, SWEEP, Project, failure_of, replace_in
 
-NAME = "h2o_lossless_decode_cache_miss"
+NAME = "h2o_of_a_later_engine"
 ROW = f'        Metric("{NAME}", "cache misses", "lower", fmt=".2f", target=9.0),\n'
 ASSERTION = f"""
 
@@ -21,7 +21,7 @@ def test_misses(h2o_sweep, h2o_targets):
     assert h2o_sweep.best("{NAME}") <= h2o_targets.{NAME}
 """
 SHORT = NAME.removeprefix("h2o_")
-FLAG = "--h2o-lossless-decode-cache-miss-target"
+FLAG = f"--{NAME.replace('_', '-')}-target"
 ITEMS = ("-k", "target_ratio_v3 and (misses or joint or regression)", "--h2o-decode-baseline=none")
 JOINT, MISSES = "test_joint[target_ratio_v3]", "test_misses[target_ratio_v3]"
 
@@ -36,8 +36,16 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.copy_recordings()
     with (project.path / "gates" / "test_sweep.py").open("a") as file:
         file.write(ASSERTION)
+    set_column(project, "2.33 ± 0.12")
     project.env = {"PYTHONPATH": str(package)}
     return project
+
+
+def set_column(project: Project, cell: str) -> None:
+    """The column of the metric in every log, as if a later engine had printed it."""
+    for log in Path(project.path, "recordings", "target_ratio_v3", "logs").glob("run_*.log"):
+        head, rule, row = (SWEEP / "logs" / log.name).read_text().splitlines()
+        log.write_text(f"{head} {NAME} |\n{rule} --- |\n{row} {cell} |\n")
 
 
 def run(project: Project, *options: str) -> pytest.RunResult:
@@ -61,7 +69,7 @@ def test_it_holds_and_is_found_in_option_rule_tables_page_figures_and_schemas(ch
     ]
     folder = changed.run_dir()
     (verdict,) = (v for v in changed.summary()["presets"]["target_ratio_v3"]["verdicts"] if v["metric"] == NAME)
-    assert (verdict["target_origin"], verdict["outcome"], verdict["unit"]) == (FLAG, "pass", "ratio")
+    assert (verdict["target_origin"], verdict["outcome"], verdict["unit"]) == (FLAG, "pass", "number")
     assert "| cache misses | 2.33" in (folder / "summary.md").read_text()
     assert "cache misses" in (folder / "report.html").read_text()
     record = json.loads((folder / "figures.json").read_text())["record"]
@@ -73,18 +81,13 @@ def test_it_holds_and_is_found_in_option_rule_tables_page_figures_and_schemas(ch
     asked = schema(changed, "preset")["$defs"]["Targets"]["properties"][NAME]
     assert asked == {"type": "number", "description": "largest cache misses"}
     kept = schema(changed, "journal")["properties"]["data"]["properties"]["presets"]["additionalProperties"]
-    assert kept["properties"]["targets"]["properties"][NAME]["unit"] == "ratio"
+    assert kept["properties"]["targets"]["properties"][NAME]["unit"] == "number"
 
 
 def test_a_worse_value_fails_the_item_the_rule_and_the_comparison(changed: Project) -> None:
     """The target is one of the preset."""
     (baseline,) = (changed.path / "h2o-runs" / "baselines").iterdir()
-    for log in Path(changed.path, "recordings", "target_ratio_v3", "logs").glob("run_*.log"):
-        lines = log.read_text().splitlines()
-        place = [cell.strip() for cell in lines[0].split("|")].index(NAME)
-        cells = lines[-1].split("|")
-        cells[place] = " 9.50 ± 0.00 "
-        log.write_text("\n".join([*lines[:-1], "|".join(cells)]) + "\n")
+    set_column(changed, "9.50 ± 0.00")
     with changed.preset().open("a") as file:
         file.write(f"targets: {{{NAME}: 9.25}}\n")
     result = run(changed, "--h2o-compare=main", f"--h2o-compare-fail={NAME}:1")

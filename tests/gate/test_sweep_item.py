@@ -238,6 +238,8 @@ def test_what_the_summary_is_told_of_a_preset(monkeypatch: pytest.MonkeyPatch) -
         "baseline_origin": "a number",
         "baseline_files": ["off.log"],
         "fingerprint": {"preset": "adhoc", "rows": "1"},
+        "coding": None,
+        "inexact": [],
     }
 
 

@@ -32,7 +32,7 @@ WORDS = (
 TIMED = re.compile(
     r"_s$|_us$|tok_s|_per_s$|^(seconds|version|pid|python|machine|encode_mb_s|decode_mb_s|decode|prefill)$"
 )
-TIMED_METRICS = re.compile(r"decode|_us$|tok|_s$")
+TIMED_METRICS = re.compile(r"decode|_us$|tok|_s$|queue|backpressure")
 
 
 def command(out: Path, *arguments: str) -> list[str]:
