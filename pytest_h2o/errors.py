@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 MAX_PART = 4000
@@ -205,8 +206,46 @@ class OptedOut(H2OError):
     """A threshold that the user left out on purpose: the item is skipped with this reason, never passed."""
 
 
+class PluginError(H2OError):
+    """Code of a plugin that raised something, or gave something else than it should."""
+
+
 class InconclusiveDecode(UserWarning):
     """An item passed although its decode verdict is inconclusive (``--h2o-inconclusive warn``): the gate does not."""
+
+
+def describe_error(error: BaseException) -> str:
+    """Type and text of whatever was raised; the text of what others raise can be had only with care."""
+    try:
+        text = str(error)
+    except Exception as worse:
+        text = f"a text that cannot be had ({type(worse).__name__})"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def as_ours(error: BaseException, what: str, *, kind: type[H2OError] = H2OError, **parts: str | None) -> H2OError:
+    """The error itself if it is one of ours; else one that says what went wrong, what was raised, and at which line."""
+    if isinstance(error, H2OError):
+        return error
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    where = None if last is None else f"{last.tb_frame.f_code.co_filename}:{last.tb_lineno}"
+    return kind(what, **{"where": where, **parts}, came=describe_error(error))
+
+
+@contextmanager
+def blaming(what: str, *, kind: type[H2OError] = PluginError, **parts: str | None) -> Iterator[None]:
+    """Make whatever code of a plugin raises an error of ours that says whose it is; SystemExit too."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        ours = as_ours(error, what, kind=kind, **parts)
+        if ours is error:
+            raise
+        raise ours from error
 
 
 def error_to_json(error: H2OError) -> dict[str, Any]:

@@ -7,9 +7,10 @@ only this bench knows.
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ from pytest_h2o.bench.command import (
     plain_path,
 )
 from pytest_h2o.bench.rows import COLUMN_DECIMALS, Measurement, Row, parse_table, require_h2o
-from pytest_h2o.errors import TableError, UsageError, did_you_mean, one_line
+from pytest_h2o.errors import TableError, UsageError, blaming, did_you_mean, one_line
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.presets import Point
 
@@ -150,15 +151,85 @@ _ADAPTERS: dict[str, BenchAdapter] = {LLM_BENCH: LlmBench()}
 """By name; plugins add theirs."""
 
 
+def _truth(given: object) -> bool:
+    if type(given) is not bool:
+        raise TypeError(f"{given!r:.80} is neither True nor False")
+    return given
+
+
+def _text_or_none(given: object) -> str | None:
+    if given is not None and not isinstance(given, str):
+        raise TypeError(f"{given!r:.80} is no text")
+    return given
+
+
+def _config(given: object) -> dict[str, Any]:
+    json.dumps(given, allow_nan=False)
+    if not isinstance(given, dict):
+        raise TypeError(f"{given!r:.80} is no dict")
+    return given
+
+
+def _words(given: Sequence[object]) -> tuple[str, ...]:
+    words = [given] if isinstance(given, str) else list(given)
+    if isinstance(given, str) or not all(isinstance(word, str) for word in words):
+        raise TypeError(f"{given!r:.80} is no command, a sequence of texts")
+    return tuple(map(str, words))
+
+
+def _rows(given: Sequence[object]) -> tuple[Row, ...]:
+    rows = tuple(row for row in given if isinstance(row, Row))
+    if len(rows) != len(given):
+        raise TypeError(f"{given!r:.80} is no sequence of Row objects")
+    return rows
+
+
+_GIVES: Mapping[str, Callable[[Any], Any]] = {
+    "check_options": _text_or_none,
+    "run_config": _config,
+    "argv": _words,
+    "recognises": _truth,
+    "parse": _rows,
+    "is_row_of": _truth,
+    "check": lambda given: None,
+}
+"""What each method of an adapter gives; a TypeError if it is something else."""
+
+
+class _Named:
+    """An adapter of a plugin: whatever it raises, or gives in the place of what it should, is told with its name."""
+
+    def __init__(self, adapter: Any) -> None:
+        self.adapter = adapter
+        self.name, self.uncompressed = adapter.name, adapter.uncompressed
+        self.rows_on_stdout = _truth(adapter.rows_on_stdout)
+
+    def __getattr__(self, method: str) -> Any:
+        call, gives = getattr(self.adapter, method), _GIVES[method]
+
+        def named(*given: Any, **more: Any) -> Any:
+            hint = "mend the adapter in its plugin"
+            with blaming(f"the bench adapter {self.name} failed in {method}()", kind=TableError, hint=hint):
+                return gives(call(*given, **more))
+
+        return named
+
+
 def register_adapter(adapter: BenchAdapter) -> None:
     """Make an adapter known by its name; one of the same class takes its place."""
-    known, new = (
-        f"{type(each).__module__}.{type(each).__qualname__}" for each in (_ADAPTERS.get(adapter.name, adapter), adapter)
-    )
-    if known != new:
-        what, came = f"two bench adapters are called {adapter.name!r}", f"{known} and {new}"
+    kind = f"{type(adapter).__module__}.{type(adapter).__qualname__}"
+    with blaming(f"{kind} is no bench adapter", kind=UsageError, hint="see docs/writing-a-plugin.md"):
+        made: Any = _Named(adapter)
+        if not isinstance(made.name, str) or not isinstance(made.uncompressed, str) or not made.name:
+            raise TypeError(f"its name is {made.name!r}, what a baseline is called {made.uncompressed!r}")
+        if lacking := [method for method in _GIVES if not callable(getattr(adapter, method, None))]:
+            raise TypeError(f"it lacks {', '.join(lacking)}")
+    known: Any = _ADAPTERS.get(made.name, made)
+    other = f"{type(getattr(known, 'adapter', known)).__module__}.{type(getattr(known, 'adapter', known)).__qualname__}"
+    if other != kind:
+        what, came = f"two bench adapters are called {made.name!r}", f"{other} and {kind}"
         raise UsageError(what, came=came, expected="one adapter a name")
-    _ADAPTERS[adapter.name] = adapter
+    _ADAPTERS[made.name] = made
 
 
 def get_adapter(name: str, where: str | None = None) -> BenchAdapter:

@@ -135,7 +135,7 @@ def register(cls: _C) -> _C:
 
     Raises CodecError where the class is no codec or its id is taken.
     """
-    where = f"{cls.__module__}:{cls.__qualname__}"
+    where = f"{getattr(cls, '__module__', '?')}:{getattr(cls, '__qualname__', repr(cls))}"
     name = _checked(cls, getattr(cls, "id", None), where).id
     if _registered.get(name) is not cls:
         taken_by: str | None = None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pytest_h2o.errors import UsageError, did_you_mean
 from pytest_h2o.inputs.options import ANY_NUMBER, OPTIONS, Option, Range, limit
@@ -434,12 +434,25 @@ GATE_OPTIONS = tuple(
 def register_metric(metric: Metric) -> None:
     """Add a metric; one of its name that a plugin added before is replaced. UsageError if it cannot be one."""
     where = f"the hook pytest_h2o_metrics, {metric.title}"
+    for name, hint in get_type_hints(Metric).items():
+        value, allowed = getattr(metric, name), get_args(hint) if get_origin(hint) is Literal else None
+        fits = value in allowed if allowed is not None else hint not in (str, bool, Range) or type(value) is hint
+        if not fits:
+            expected = " or ".join(map(repr, allowed)) if allowed is not None else hint.__name__
+            raise UsageError(
+                f"a metric has another {name} than it can", where=where, came=repr(value), expected=expected
+            )
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", metric.name) is None:
         came, expected = repr(metric.name), "letters, digits and _"
         raise UsageError("the name of a metric cannot be used", where=where, came=came, expected=expected)
-    if metric.name in BUILT_IN:
+    if re.fullmatch(r"\+?,?\.\d[f%e]", metric.fmt) is None:
+        came, expected = repr(metric.fmt), "for example .3f or .1%"
+        raise UsageError("the format of a metric cannot be used", where=where, came=came, expected=expected)
+    if {metric.name, metric.key} & {name for known in BUILT_IN for name in (known, METRICS[known].key)}:
         what = "a metric has the name of a built-in one"
-        raise UsageError(what, where=where, came=metric.name, expected="another name")
+        raise UsageError(what, where=where, came=f"{metric.name}, key {metric.key}", expected="another name and key")
+    if metric.target is not None and (isinstance(metric.target, bool) or not isinstance(metric.target, int | float)):
+        raise UsageError("the target of a metric is no number", where=where, came=repr(metric.target))
     if metric.target is not None and not metric.target_range.holds(metric.target):
         what, expected = f"the target of the metric {metric.name} cannot be held", metric.target_range.text
         raise UsageError(what, where=where, came=repr(metric.target), expected=f"{expected}, or None to report it only")

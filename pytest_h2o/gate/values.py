@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_h2o.bench.adapter import get_adapter
 from pytest_h2o.bench.command import coding_mode, is_embedded
 from pytest_h2o.bench.rows import Measurement, Row
-from pytest_h2o.errors import NotMeasured, TableError, UsageError
+from pytest_h2o.errors import NotMeasured, TableError, UsageError, blaming
 from pytest_h2o.gate.metrics import (
     BUILT_IN,
     CODING,
@@ -239,19 +240,20 @@ def check_cells(row: Row) -> Row:
 
 
 def _made_of_row(row: Row, metric: str, make: Callable[[Row], Any]) -> Measurement | None:
-    try:
-        value = make(row)
-        return value if value is None or isinstance(value, Measurement) else Measurement(float(value), None)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # a plugin's own function: whatever it raises is told, SystemExit too
-        raise NotMeasured(
-            f"the metric {metric} cannot be made of a row",
-            where=row.log_file,
-            came=f"{type(error).__name__}: {error}",
-            expected="a number, or None where the row lacks what it needs",
-            hint="mend the function of the metric in its plugin",
-        ) from error
+    with blaming(
+        f"the metric {metric} cannot be made of a row",
+        kind=NotMeasured,
+        where=row.log_file,
+        expected="a number, or None where the row lacks what it needs",
+        hint="mend the function of the metric in its plugin",
+    ):
+        value = make(deepcopy(row))  # what it does to its row is nobody else's business
+        if value is None:
+            return None
+        if isinstance(value, bool | str | bytes):
+            raise TypeError(f"{value!r:.40} is no number")
+        mean, std = (value.mean, value.std) if isinstance(value, Measurement) else (value, None)
+        return Measurement(float(mean), None if std is None else float(std))
 
 
 @dataclass(frozen=True)

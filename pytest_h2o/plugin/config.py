@@ -6,13 +6,13 @@ Standard library and pytest only, like the plugin that asks.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from pytest_h2o.errors import H2OError, UsageError
+from pytest_h2o.errors import H2OError, UsageError, blaming
 from pytest_h2o.gate.metrics import GATE_OPTIONS, Metric, register_metric
 from pytest_h2o.inputs.options import Settings, refuse_unknown_keys, resolve_settings
 
@@ -99,9 +99,8 @@ def register_extensions(config: Any) -> None:
     from pytest_h2o.bench.adapter import register_adapter
     from pytest_h2o.codecs.registry import register
 
-    for codecs in config.hook.pytest_h2o_codecs(config=config):
-        for codec in codecs:
-            register(codec)
+    for codec in _given(config, "pytest_h2o_codecs", "codec classes", lambda one: isinstance(one, type)):
+        register(codec)
 
     def is_adapter(one: Any) -> bool:
         return not isinstance(one, type) and hasattr(one, "parse")
@@ -124,8 +123,13 @@ def added_sections(config: Any) -> tuple[ReportSection, ...]:
 
 def _given(config: Any, name: str, what: str, fits: Callable[[Any], bool]) -> Iterator[Any]:
     """What all implementations of a hook gave, in the order in which pytest asked them."""
-    for group in getattr(config.hook, name)(config=config):
-        if not isinstance(group, list | tuple):
+    with blaming(f"an implementation of {name} failed", kind=UsageError, hint="mend the plugin or conftest"):
+        groups = [
+            list(group) if isinstance(group, Iterable) and not isinstance(group, str | bytes | Mapping) else group
+            for group in getattr(config.hook, name)(config=config)
+        ]
+    for group in groups:
+        if not isinstance(group, list):
             raise _other(name, group, "a list")
         for one in group:
             if not fits(one):

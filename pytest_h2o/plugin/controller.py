@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from pytest_h2o.errors import H2OError, one_line
+from pytest_h2o.errors import StoreError, as_ours, one_line
 from pytest_h2o.plugin.config import added_sections, register_extensions, run_dir_of, settings_of
 
 if TYPE_CHECKING:
@@ -111,10 +111,11 @@ class Controller:
             if self._trouble is None:
                 try:
                     self._keep(report)
-                except H2OError as error:
-                    self._trouble = str(error)
+                except Exception as error:
+                    trouble = as_ours(error, f"what came of {report.nodeid} cannot be kept", kind=StoreError)
+                    self._trouble = str(trouble)
                     running: Any = self._config.pluginmanager.get_plugin("session")
-                    running.shouldfail = f"h2o: {error.what}"
+                    running.shouldfail = f"h2o: {trouble.what}"
 
     def _keep(self, report: pytest.TestReport) -> None:
         """Take the record that a report carries; where an item failed without one, its worker having died, make one."""
@@ -124,15 +125,24 @@ class Controller:
             earlier = self._collector().items.get(report.nodeid, {})
             if report.when == "teardown" and earlier.get("outcome") == "failed":
                 outcome, why = "failed", str(earlier["reason"])  # whatever came of its teardown
-            self._collector().add(texts[-1], duration_s=report.duration, outcome=outcome, why=why)
+            from pytest_h2o.run.journal import DamagedRecord
+
+            try:
+                self._collector().add(texts[-1], duration_s=report.duration, outcome=outcome, why=why)
+            except DamagedRecord as error:  # another plugin has changed it on its way
+                self._keep_failed(report, error.what + (f": {error.came}" if error.came else ""))
         elif outcome == "failed":
-            subject = self._gate_items().get(report.nodeid)
-            if subject is None:
-                self._strangers[report.nodeid] = why
-            else:
-                kept, location = self._collector(), (str(report.location[0]), report.location[1])
-                text = kept.make_failed(report.nodeid, *subject, why, location)
-                kept.add(text, duration_s=getattr(report, "duration", 0.0))
+            self._keep_failed(report, why)
+
+    def _keep_failed(self, report: pytest.TestReport, why: str) -> None:
+        """Make a record for an item that failed and has none that can be used."""
+        subject = self._gate_items().get(report.nodeid)
+        if subject is None:
+            self._strangers[report.nodeid] = why
+        else:
+            kept, location = self._collector(), (str(report.location[0]), report.location[1])
+            text = kept.make_failed(report.nodeid, *subject, why, location)
+            kept.add(text, duration_s=getattr(report, "duration", 0.0))
 
     def _final_outcome(self, report: pytest.TestReport) -> tuple[str | None, str]:
         """The outcome of an item as its report has it at last, and why; None: that of its record stands."""
@@ -200,6 +210,9 @@ class Controller:
                 self._closing = close_run(self._kept, self._config.rootpath, self._started, status, self._trouble)
             except (SystemExit, pytest.exit.Exception) as error:  # code of a plugin that wants to end the process
                 self._closing = close_unkept(f"a plugin ended the run before its verdict: {error!r}")
+            except Exception as error:
+                hint = "this is an error of pytest-h2o or of a plugin: please report it with these lines"
+                self._closing = close_unkept(str(as_ours(error, "the artifacts cannot be made", hint=hint)))
             status = self._closing.exit_status
         self._may_vanish()
         if status != exitstatus:

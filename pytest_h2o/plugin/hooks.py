@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from pytest_h2o.errors import H2OError, InconclusiveDecode, OptedOut, UsageError
+from pytest_h2o.errors import InconclusiveDecode, OptedOut, UsageError, as_ours
 from pytest_h2o.gate.metrics import GATE_OPTIONS
 from pytest_h2o.plugin.config import (
     bad_usage,
@@ -113,13 +113,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             came, expected = ", ".join(wanted), f"one of {', '.join(ITEM_FIXTURES)}"
             raise UsageError("a gate test measures one thing", where=nodeid, came=came, expected=expected)
         params = _session_of(metafunc.config).parameters(wanted[0], Path(metafunc.definition.path).parent)
-    except (H2OError, pytest.UsageError) as error:
+    except Exception as error:
         # Raised from here it would be the error of one file; at the end of collection it ends the run as bad usage.
         known: list[tuple[str, str]] = metafunc.config.stash.get(_faults, [])
-        metafunc.config.stash[_faults] = [*known, (nodeid.split("::")[0], str(error))]
+        metafunc.config.stash[_faults] = [*known, (nodeid.split("::")[0], _fault_text(error))]
         params = []
     metafunc.config.stash.setdefault(_offered, []).extend((nodeid, subject) for subject, _ in params)
     metafunc.parametrize(wanted[0], [key for key, _ in params], ids=[name for _, name in params], indirect=True)
+
+
+def _fault_text(error: Exception) -> str:
+    """What a usage error says of an error among presets, scopes, settings and what plugins give."""
+    usage = isinstance(error, pytest.UsageError)
+    return str(error if usage else as_ours(error, "the items of the gate cannot be collected", hint=_OUR_FAULT))
+
+
+_OUR_FAULT = "this is an error of pytest-h2o or of a plugin: please report it with these lines"
 
 
 def _is_gate_item(item: pytest.Item) -> bool:
@@ -149,8 +158,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             }
             if kept and not config.option.collectonly:
                 _session_of(config).begin([item.nodeid for item in kept], list(kept.values()))
-        except H2OError as error:
-            config.stash[_faults] = faults = [(gate[0].nodeid.split("::")[0], str(error))]
+        except Exception as error:
+            config.stash[_faults] = faults = [(gate[0].nodeid.split("::")[0], _fault_text(error))]
         else:
             if gone := {item: None for item in gate if item not in kept}:
                 config.hook.pytest_deselected(items=list(gone))
@@ -174,23 +183,30 @@ def _refuse(config: pytest.Config, items: list[pytest.Item], faults: list[tuple[
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Learn which items will run, now that every plugin has had its say; before the terminal's own, for the header."""
     config = session.config
-    if _session in config.stash and _faults not in config.stash:
-        items: list[Any] = [item for item in session.items if _is_gate_item(item)]
-        gate = config.stash[_session]
-        if items:
-            from pytest_h2o.run.session import subject_of
+    items: list[Any] = [item for item in session.items if _is_gate_item(item)]
+    if items and _session in config.stash and _faults not in config.stash:
+        try:
+            _begin(config, items)
+        except Exception as error:
+            config.stash[_faults] = [(items[0].nodeid.split("::")[0], _fault_text(error))]
+            _refuse(config, session.items, config.stash[_faults])
 
-            asked = {
-                (item.nodeid.removesuffix(f"[{item.callspec.id}]"), subject)
-                for item in items
-                if (subject := subject_of(item.callspec.params))
-            }
-            gate.note_selected(subject for _, subject in asked)
-            gate.note_not_asked([one for one in config.stash.get(_offered, []) if one not in asked])
-            config.stash[_head] = gate.describe() if config.option.collectonly else gate.announce()
-            controller = config.pluginmanager.get_plugin("h2o-controller")
-            if controller is not None and not config.option.collectonly:
-                controller.show_progress()
+
+def _begin(config: pytest.Config, items: list[Any]) -> None:
+    from pytest_h2o.run.session import subject_of
+
+    gate = config.stash[_session]
+    asked = {
+        (item.nodeid.removesuffix(f"[{item.callspec.id}]"), subject)
+        for item in items
+        if (subject := subject_of(item.callspec.params))
+    }
+    gate.note_selected(subject for _, subject in asked)
+    gate.note_not_asked([one for one in config.stash.get(_offered, []) if one not in asked])
+    config.stash[_head] = gate.describe() if config.option.collectonly else gate.announce()
+    controller = config.pluginmanager.get_plugin("h2o-controller")
+    if controller is not None and not config.option.collectonly:
+        controller.show_progress()
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
@@ -255,11 +271,24 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    gate_item = _gate_item_of(item) if _is_gate_item(item) else None
-    if gate_item is not None and call.when == "setup":
+    if _is_gate_item(item):
+        try:
+            _record(item, call, report)
+        except Exception as error:  # without a record the controller makes one of the report
+            report.outcome = "failed"
+            report.longrepr = str(as_ours(error, f"{item.nodeid} cannot be recorded", hint=_OUR_FAULT))
+    return report
+
+
+def _record(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
+    """Add to a report what the item's record holds: the journal's text, figures, and a diagnosis if it failed."""
+    if call.when == "setup":
         _tell_figures(item, report, ())  # a new try
-    if gate_item is None or (call.when != "call" and not (report.failed or report.skipped)):
-        return report
+    if call.when != "call" and not (report.failed or report.skipped):
+        return
+    gate_item = _gate_item_of(item)
+    if gate_item is None:
+        return
     from pytest_h2o.report.diagnosis import report_item
 
     here = os.path.relpath(item.path, item.config.invocation_params.dir)  # node ids are relative to the root
@@ -274,7 +303,6 @@ def pytest_runtest_makereport(
         report.sections.append(("h2o diagnosis", told.diagnosis))
     _tell_figures(item, report, told.figures)
     report.user_properties.append((PROPERTY, told.record))
-    return report
 
 
 def _tell_figures(item: pytest.Item, report: pytest.TestReport, figures: tuple[tuple[str, str], ...]) -> None:

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_h2o.bench.machine import describe_machine
 from pytest_h2o.bench.rows import Row
@@ -128,6 +128,36 @@ class News:
 _WORST = ("failed", "skipped", "passed")
 
 
+class DamagedRecord(StoreError):
+    """A record of an item that has another shape than this version reads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Record:
+    """What the record of every item has, of whatever kind it is."""
+
+    item: str
+    kind: Literal["sweep", "point", "scope", "comparison"]
+    name: str
+    outcome: Literal["passed", "failed", "skipped"]
+    reason: str | None
+    comparisons: list[dict[str, Any]]
+    notes: list[str]
+    data: News
+
+
+def _read_news(record: object, where: str = "") -> News:
+    """What the record of an item brings; DamagedRecord if it is none."""
+    try:
+        return load(_Record, record, "a record of the journal", where=where, hint="start a new run folder").data
+    except (StoreError, TableError) as error:
+        what = "a record of the journal has another shape than this version reads"
+        came = error.came if isinstance(error, StoreError) else error.what
+        raise DamagedRecord(
+            what, where=error.where or where, came=came, expected=error.expected, hint=error.hint
+        ) from error
+
+
 def subject_kind(item: Mapping[str, Any]) -> str:
     """Whether an item's record is about a ``preset`` or a ``scope``."""
     return str(item.get("subject") or ("scope" if item["kind"] == "scope" else "preset"))
@@ -178,6 +208,7 @@ class Collector:
 
         `outcome` is that of its final report: it stands if it is worse than that of the record.
         """
+        news = _read_news(text)
         record: dict[str, Any] = json.loads(text)
         if outcome is not None and _WORST.index(outcome) < _WORST.index(record["outcome"]):
             record |= {"outcome": outcome, "reason": why}
@@ -188,22 +219,19 @@ class Collector:
         # The first record says what the run was asked: nothing else of an unfinished one does.
         asked = {} if self.items else {"settings": self.settings.to_json()}
         append_line(self.run_dir / JOURNAL_NAME, {"version": JOURNAL_VERSION, **record, **asked})
-        self.take(record)
+        self._merge(record, news)
 
     def _is_superseded(self, name: str) -> bool:
         """Whether a file belongs to pairs that another machine launched too: the first to arrive stand."""
         return any(name.startswith(f"{preset}/decode/") for preset in self.comparisons)
 
     def take(self, record: dict[str, Any], where: str = "") -> None:
-        """Take one item's record, new or from a journal; StoreError if it has another shape."""
-        record.pop("settings", None)
-        what = "a record of the journal"
-        try:
-            news = load(News, record.pop("data"), what, where=where, hint="start a new run folder")
-        except TableError as error:
-            raise StoreError(
-                f"{what} has another shape than this version reads", where=where, came=error.what
-            ) from error
+        """Take one item's record from a journal; StoreError if it has another shape."""
+        self._merge(record, _read_news(record, where))
+
+    def _merge(self, record: dict[str, Any], news: News) -> None:
+        for name in ("settings", "data"):
+            record.pop(name, None)
         for point in news.points:
             self.points.setdefault(point.preset, {}).setdefault(point.result.run_id, point)
         for failed in news.failed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -162,13 +163,37 @@ def test_what_a_function_makes_of_a_row() -> None:
     assert row_cell(ROW, "measured") == Measurement(2.0, 0.5)
 
 
+NO_NUMBERS: list[tuple[Any, str]] = [
+    ("fast", "TypeError: 'fast' is no number"),
+    ("12", "TypeError: '12' is no number"),
+    (True, "TypeError: True is no number"),
+    ([1.0], "TypeError: "),
+    (1j, "TypeError: "),
+    (Measurement("x", None), "ValueError: "),  # type: ignore[arg-type]
+]
+
+
+def test_what_a_function_does_to_its_row_changes_no_other_figure() -> None:
+    def spoil(row: Row) -> float:
+        row.cells["h2o_lossy"] = "99"  # type: ignore[index]
+        return 1.0
+
+    register_metric(RowMetric("spoils", "t", value=spoil))
+    before = dict(ROW.cells)
+    assert row_cell(ROW, "spoils") == Measurement(1.0, None)
+    assert dict(ROW.cells) == before
+
+
 def test_a_function_that_fails_or_gives_no_number_is_no_measurement() -> None:
     def fail(row: Row) -> float:
         raise KeyError("ttft")
 
     register_metric(RowMetric("fails", "t", value=fail))
-    register_metric(RowMetric("words", "t", value=lambda row: "fast"))  # type: ignore[arg-type, return-value]
-    for name, came in (("fails", "KeyError: 'ttft'"), ("words", "ValueError: ")):
+    told_by = {"fails": "KeyError: 'ttft'"}
+    for number, (value, came) in enumerate(NO_NUMBERS):
+        register_metric(RowMetric(f"made{number}", "t", value=lambda row, value=value: value))  # type: ignore[misc]
+        told_by[f"made{number}"] = came
+    for name, came in told_by.items():
         with pytest.raises(NotMeasured) as caught:
             row_cell(ROW, name)
         told = str(caught.value)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_h2o.cli.main import main
-from tests.plugin.project import ROOT, Project, check_failed, failure_of
+from tests.plugin.project import ROOT, Project, check_failed, check_no_traceback, failure_of
 from tests.report.html_checks import check_page
 
 EXAMPLES = ROOT / "docs" / "examples"
@@ -169,6 +169,30 @@ def test_what_a_hook_may_not_give_is_bad_usage(
     assert result.ret == 4, result.outlines
     for text in told:
         assert text in "\n".join(result.outlines)
+    check_no_traceback(result)
+
+
+@pytest.mark.parametrize("kind", ["codecs", "benches", "metrics"])
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("return [3]", "gave something else than it should"),
+        ("return 'text'", "gave something else than it should"),
+        ("return {1: 2}", "gave something else than it should"),
+        ("1 / 0", "failed\n  where: {conftest}:1\n  came: ZeroDivisionError: division by zero"),
+        ("raise SystemExit(0)", "failed\n  where: {conftest}:1\n  came: SystemExit: 0"),
+        ("yield 1 / 0", "failed\n  where: {conftest}:1\n  came: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_whatever_goes_wrong_in_a_hook_is_bad_usage_with_its_name(
+    kind: str, body: str, told: str, project: Project
+) -> None:
+    conftest = project.path / "gates" / "conftest.py"
+    conftest.write_text(f"def pytest_h2o_{kind}(config): {body}\n")
+    result = project.run("-k", "front2 and lossless")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR, result.outlines
+    assert f"an implementation of pytest_h2o_{kind} {told.format(conftest=conftest)}" in "\n".join(result.outlines)
+    check_no_traceback(result)
 
 
 SAID = "The rows that the verdicts rest on. A preset whose verdicts rest on several rows is worth a look."
