@@ -24,6 +24,9 @@ FAKE_KV_LEN
     A launch with H2O on prints a warning that names this kv_len.
 FAKE_PRINTS
     A launch prints this text besides.
+FAKE_DUMP
+    A launch that is not told off writes a dump: this archive, into the folder that is asked for, else into that where
+    it is launched. One that is asked for prints the text beside it too.
 """
 
 from __future__ import annotations
@@ -167,6 +170,18 @@ def print_output(mode: str, recorded: Path) -> None:
     sys.stdout.write(recorded.read_text(encoding="utf-8") if recorded.exists() else DEVICE)
 
 
+def write_dump(archive: Path, folder: str | None) -> None:
+    import shutil
+
+    if folder == "off":
+        return
+    target = Path(folder or "exp/distribution/dumps")
+    shutil.unpack_archive(archive, target)
+    if folder:
+        (target / "bench").rename(target / os.environ["MNN_KV_DUMP_RUN_ID"])
+        print(archive.with_name("console.txt").read_text(encoding="utf-8"))
+
+
 def mark(word: str) -> None:
     if os.environ.get("FAKE_SPANS"):
         with Path(os.environ["FAKE_SPANS"]).open("a", encoding="utf-8") as file:
@@ -191,6 +206,8 @@ def main() -> None:
     if os.environ.get("FAKE_KV_LEN") and config.get("kv_h2o_enable"):
         print(f"Drop stale per-layer pending plan: layer=3 kv_len={os.environ['FAKE_KV_LEN']}.")
     print(os.environ.get("FAKE_PRINTS", ""), end="")
+    if os.environ.get("FAKE_DUMP"):
+        write_dump(Path(os.environ["FAKE_DUMP"]), os.environ.get("MNN_KV_DUMP_DIR"))
     cells = change_cells(log.read_text(encoding="utf-8"), config, options, mode)
     table = to_table(cells)
     with Path(options["-fp"]).open("a", encoding="utf-8") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,9 @@ class Demo:
         path, output = self.folder / f"{name}.json", self.folder / f"{name}.stdout.txt"
         write_new_json(path, {**config, "sampler_type": "greedy"})
         argv = (str(self.program), str(path), str(prompt), str(self.max_tokens), "--prompt-file-mode=whole")
-        child = run_child(argv, stdout_path=output, timeout_s=self.timeout_s)
+        with tempfile.TemporaryDirectory(prefix="pytest-h2o-demo-") as scratch:  # else tmp/ of the working directory
+            asked = {"LLM_DEMO_TMP_PATH": scratch}
+            child = run_child(argv, stdout_path=output, timeout_s=self.timeout_s, environment=asked)
         if child.returncode == 0 and not child.timed_out:
             return read_demo_text(output)
         ended = f"ended with {child.signal_name or f'exit code {child.returncode}'}"

@@ -16,7 +16,7 @@ from pytest_h2o.bench.adapter import BenchAdapter, get_adapter, only_row
 from pytest_h2o.bench.command import BaseConfig, BenchSettings, RunFiles, advise_layer_nums, repeat_command
 from pytest_h2o.bench.machine import find_disturbance, machine_lock, read_machine
 from pytest_h2o.bench.output import OutputSummary, check_signs, count_warnings, first_cause
-from pytest_h2o.bench.process import ChildResult, read_tail, run_child, signal_name
+from pytest_h2o.bench.process import NO_DUMP, ChildResult, read_tail, run_child, signal_name
 from pytest_h2o.bench.rows import Row, read_rows, read_text
 from pytest_h2o.bench.sweep import MANIFEST_NAME, manifest_entry
 from pytest_h2o.errors import BenchError, H2OError, TableError, one_line
@@ -45,8 +45,8 @@ class Launcher:
     directory: Path
     """Takes ``configs/`` and ``logs/``; files that exist are never touched."""
     json_support: JsonSupport
-    env: Mapping[str, str] | None = None
-    """Environment of the bench; ours if left out."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What is set for the bench besides; see `run_child`."""
     on_wait: Callable[[float], None] | None = None
     """Called with the seconds waited for another timed run, about once a second."""
     keeps_outcomes: bool = False
@@ -122,7 +122,7 @@ class Launcher:
                 stdout_path=files.stdout,
                 timeout_s=self.settings.timeout_s,
                 grace_s=self.settings.grace_s,
-                env=self.env,
+                environment=self.environment,
                 rows_path=files.log if adapter.rows_on_stdout else None,
             )
             disturbance = find_disturbance(before, read_machine(), cores=os.cpu_count() or 1)
@@ -247,7 +247,8 @@ def write_dry_run(
         write_new_json(path, config)
     entries = [manifest_entry(point.manifest_fields() | dict(base.added), None) for point in points]
     write_new_json(directory / MANIFEST_NAME, entries)
-    lines = ["#!/bin/sh", "set -e", "mkdir -p " + shlex.quote(str((directory / "logs").absolute())), *commands]
+    off = [f"export {name}={value}" for name, value in NO_DUMP.items()]
+    lines = ["#!/bin/sh", "set -e", *off, "mkdir -p " + shlex.quote(str((directory / "logs").absolute())), *commands]
     write_new_text(directory / COMMANDS_NAME, "\n".join(lines) + "\n")
     return tuple(commands)
 

@@ -93,6 +93,10 @@ class ChildResult:
         return {name: getattr(self, name) for name in names} | {"output_tail": read_tail(self.stdout_path)}
 
 
+NO_DUMP: Mapping[str, str] = {"MNN_KV_DUMP_DIR": "off"}
+"""A build that can dump its cache does so unasked, into the working directory; a timed launch must not."""
+
+
 def run_child(
     argv: Sequence[str],
     *,
@@ -100,11 +104,12 @@ def run_child(
     timeout_s: float,
     grace_s: float = 5.0,
     rows_path: Path | None = None,
-    env: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> ChildResult:
     """Run a command to its end and leave no process of its group behind.
 
-    What it prints goes to `stdout_path`; to `rows_path`, where there is one, what it prints on standard output.
+    What it prints goes to `stdout_path`; to `rows_path`, where there is one, what it prints on standard output. Its
+    environment is ours, with `environment` over `NO_DUMP` over it.
     """
     command = tuple(argv)
     with contextlib.ExitStack() as stack:
@@ -112,7 +117,7 @@ def run_child(
         try:
             rows = None if rows_path is None else stack.enter_context(_open_new(rows_path))
             watch = stack.enter_context(guard_process(command))
-            child = _start(command, output, output if rows is None else rows, env)
+            child = _start(command, output, output if rows is None else rows, environment or {})
         except BenchError:
             # Nothing was started: an empty file here would only stand in the way of the next attempt.
             stdout_path.unlink(missing_ok=True)
@@ -183,8 +188,9 @@ _CANNOT_START = {
 
 
 def _start(
-    command: tuple[str, ...], output: BinaryIO, rows: BinaryIO, env: Mapping[str, str] | None
+    command: tuple[str, ...], output: BinaryIO, rows: BinaryIO, environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
+    env = {**os.environ, **NO_DUMP, **environment}
     try:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=rows, stderr=output, env=env, start_new_session=True

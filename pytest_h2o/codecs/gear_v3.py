@@ -28,7 +28,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
+from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Tensor, Words
 from pytest_h2o.codecs.planes import (
     Plane,
     compress,
@@ -76,10 +76,19 @@ class GearV3(Codec):
             raise CodecError("a stream is too long for gear_v3", came=f"{stream.words.size} words", expected="< 2**32")
         head_major = np.ascontiguousarray(stream.words.transpose(1, 0, 2))
         hi, lo = split_planes(head_major.reshape(-1))
-        names = (self.predictors_k if stream.tensor == "k" else self.predictors_v).split(",")
-        known = [name for name in map(str.strip, names) if name in PREDICTORS] or ["raw"]
+        known = self._known(stream.tensor)
         coded = _COUNT.pack(head_major.size) + _encode_plane(lo, known) + _encode_plane(hi, known)
         return coded if len(coded) < stream.raw_bytes else to_bytes(head_major)
+
+    def count_wide(self, values: NDArray[np.float32], tensor: Tensor) -> int:
+        """Bytes that the runtime counts for ``[seq_len, kv_heads, head_dim]`` of fp32: four planes, lowest first."""
+        planes = np.ascontiguousarray(values.transpose(1, 0, 2).reshape(-1, 1).astype("<f4").view(np.uint8).T)
+        coded = _COUNT.size + sum(len(_encode_plane(plane, self._known(tensor))) for plane in planes)
+        return min(coded, planes.size)
+
+    def _known(self, tensor: Tensor) -> list[str]:
+        names = (self.predictors_k if tensor == "k" else self.predictors_v).split(",")
+        return [name for name in map(str.strip, names) if name in PREDICTORS] or ["raw"]
 
     def decode(self, payload: bytes | memoryview, side: SideInfo) -> Words:
         seq_len, kv_heads, head_dim = side.shape

@@ -255,6 +255,14 @@ def read_pieces(pieces: Sequence[Piece], tensor: Tensor) -> Words:
     return words.astype(np.uint16, copy=False)
 
 
+def read_wide_pieces(pieces: Sequence[Piece], tensor: Tensor) -> NDArray[np.float32]:
+    """K or V of rows of fp32 entries, one after the other, as they stand: ``[rows, kv_heads, head_dim]``, C order."""
+    entry, rows = pieces[0].entry, sum(piece.rows for piece in pieces)
+    floats: NDArray[np.float32] = _allocate((rows, entry.kv_heads, entry.head_dim), _STORED_FLOATS, pieces)
+    _fill(floats, pieces, tensor)
+    return floats
+
+
 def _map_large(pieces: Sequence[Piece], tensor: Tensor) -> Words | None:
     """A large single piece of an fp16 file as a view of the file; None where that is not what was asked for."""
     entry, first, rows = pieces[0]

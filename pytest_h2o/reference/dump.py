@@ -23,10 +23,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytest_h2o.codecs.base import Codec, Stream, Tensor
+from pytest_h2o.codecs.base import Stream, Tensor
 from pytest_h2o.codecs.gear_v3 import GearV3
 from pytest_h2o.errors import UsageError
-from pytest_h2o.lossless.index import DumpEntry, Piece, index_dump, read_pieces
+from pytest_h2o.lossless.index import DumpEntry, Piece, index_dump, read_pieces, read_wide_pieces
 from pytest_h2o.reference.cache import Stage, Watcher
 from pytest_h2o.reference.gguf import Floats
 from pytest_h2o.reference.lossless import LOG_MARK, Sample
@@ -129,34 +129,65 @@ CONFIG_KEYS: Mapping[str, object] = {
 """What the config of a run must say for it to tell of its samples."""
 
 _PAIR = re.compile(r"(\w+)=(-?\d+)(?=\s|$)")
-_COMP = ("comp", "compressed", "comp_bytes")
+_COMP = ("comp", "compressed", "comp_bytes", "eff_comp")
 """Names under which benches print the coded bytes of a sample."""
+
+
+@dataclass(frozen=True)
+class Offline:
+    """The bytes that the tokens of a sample come to when they are coded as the dumps have them, K and V together."""
+
+    as_half: int
+    """Words of fp16, as scopes count them; rounded where the dumps are fp32."""
+    as_wide: int | None
+    """Words of fp32; None where the dumps are fp16."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A sample and its tokens in the dumps; None if the dumps lack some of them."""
+
+    sample: Sample
+    offline: Offline | None
+    is_wide: bool = False
+    """The runtime coded words of 4 bytes (fp32)."""
+
+    @property
+    def alike_bytes(self) -> int | None:
+        """The same words coded offline; None if the dumps do not have them."""
+        if self.offline is None:
+            return None
+        return self.offline.as_wide if self.is_wide else self.offline.as_half
 
 
 @dataclass(frozen=True)
 class Consistency:
     """What a comparison found."""
 
-    compared: tuple[tuple[Sample, int | None], ...]
-    """Each distinct sample once (a run prints the same ones in every repeat), and the bytes of the same tokens coded
-    offline; None if the dumps lack some of them."""
+    compared: tuple[Comparison, ...]
+    """Each distinct sample once: a run prints the same ones in every repeat."""
     not_comparable: tuple[Sample, ...]
     """Samples that an eviction had torn apart: no dump holds them side by side."""
 
     @property
+    def alike(self) -> tuple[tuple[int, int], ...]:
+        """Bytes of the runtime and of the same words coded offline, of each sample that has both."""
+        pairs = ((each.sample.coded_bytes, each.alike_bytes) for each in self.compared)
+        return tuple((runtime, offline) for runtime, offline in pairs if offline is not None)
+
+    @property
     def consistent(self) -> bool:
         """Whether there was something to compare and all of it was equal."""
-        return bool(self.compared) and all(sample.coded_bytes == offline for sample, offline in self.compared)
+        return bool(self.compared) and all(each.sample.coded_bytes == each.alike_bytes for each in self.compared)
 
     @property
     def runtime_bytes(self) -> int:
-        return sum(sample.coded_bytes for sample, _ in self.compared)
+        return sum(each.sample.coded_bytes for each in self.compared)
 
     @property
     def offline_bytes(self) -> int | None:
-        """None if some tokens are missing in the dumps."""
-        sizes = [offline for _, offline in self.compared if offline is not None]
-        return sum(sizes) if len(sizes) == len(self.compared) else None
+        """None if the words of some samples are missing in the dumps."""
+        return sum(offline for _, offline in self.alike) if len(self.alike) == len(self.compared) else None
 
     def render(self) -> str:
         """What was compared, in lines: the totals, then each sample that is not equal."""
@@ -166,20 +197,37 @@ class Consistency:
         total = self.offline_bytes
         offline = "tokens are missing in the dumps" if total is None else f"{total:,} bytes"
         lines = [f"{len(self.compared)} samples: runtime {self.runtime_bytes:,} bytes, offline {offline}{torn}"]
-        for sample, size in self.compared:
+        if any(each.is_wide for each in self.compared):
+            lines.append(self._render_wide())
+        for each in self.compared:
+            sample, size = each.sample, each.alike_bytes
             if size != sample.coded_bytes:
                 where = f"layer {sample.layer}, positions {sample.first_position} to {sample.end_position}"
-                came = "not in the dumps" if size is None else f"offline {size:,} bytes"
+                missing = "not in the dumps" if each.offline is None else "not in the dumps as fp32"
+                came = missing if size is None else f"offline {size:,} bytes"
                 lines.append(f"{where}: runtime {sample.coded_bytes:,} bytes, {came}")
         return "\n".join(lines)
 
+    def _render_wide(self) -> str:
+        """Why the runtime's ratio of fp32 words is none of fp16 bytes."""
+        known = [(each.sample, each.offline.as_half) for each in self.compared if each.is_wide and each.offline]
+        raw, coded = sum(s.raw_bytes for s, _ in known), sum(s.coded_bytes for s, _ in known)
+        said = "the runtime coded words of fp32, and scopes count fp16: the two ratios are not of one thing"
+        if not known:
+            return said
+        half = sum(size for _, size in known)
+        return (
+            f"{said}; of the same tokens {raw:,} bytes came to {coded:,} ({raw / coded:.4f}), and as fp16 {raw // 2:,} "
+            f"come to {half:,} ({raw / 2 / half:.4f})"
+        )
 
-def parse_samples(output: str) -> tuple[Sample, ...]:
+
+def parse_samples(output: str, *, first_evicted: int | None = None) -> tuple[Sample, ...]:
     """The samples that the output of a run tells of, in its order, each distinct one once.
 
     A line that lacks the layer, the start, the number of tokens or either size is passed over: it is some other
     message of the engine, or one that was cut. Where it does not say the positions, they are those of a cache from
-    which nothing was evicted.
+    which nothing was evicted; from the layer `first_evicted` on they are then not known, and the sample counts as torn.
     """
     found: dict[Sample, None] = {}
     for line in output.splitlines():
@@ -190,6 +238,8 @@ def parse_samples(output: str) -> tuple[Sample, ...]:
             continue
         first = numbers.get("pos", numbers["start"])
         end = numbers.get("pos_end", first + numbers["tokens"])
+        if "pos" not in numbers and first_evicted is not None and numbers["layer"] >= first_evicted:
+            first = end = -1
         sample = Sample(numbers["layer"], numbers["start"], numbers["tokens"], first, end, numbers["raw"], coded)
         found[sample] = None
     return tuple(found)
@@ -202,15 +252,28 @@ def compare_run(output: str, dump_dir: Path, *, run_id: str, config: Mapping[str
     by_layer: dict[int, list[DumpEntry]] = {}
     for entry in index_dump(dump_dir / run_id).entries:
         by_layer.setdefault(entry.layer_id, []).append(entry)
-    samples = parse_samples(output)
+    first_evicted = config.get("kv_h2o_layer_start")
+    samples = parse_samples(output, first_evicted=first_evicted if isinstance(first_evicted, int) else None)
     whole = [sample for sample in samples if sample.contiguous]
-    offline = (_offline_bytes(sample, by_layer.get(sample.layer, []), codec) for sample in whole)
     torn = tuple(sample for sample in samples if not sample.contiguous)
-    return Consistency(tuple(zip(whole, offline, strict=True)), torn)
+    return Consistency(tuple(_compare(sample, by_layer.get(sample.layer, []), codec) for sample in whole), torn)
 
 
-def _offline_bytes(sample: Sample, entries: Sequence[DumpEntry], codec: Codec) -> int | None:
-    """Bytes of K and V of a sample's tokens; None unless every one of them stands in exactly one entry."""
+def _compare(sample: Sample, entries: Sequence[DumpEntry], codec: GearV3) -> Comparison:
+    pieces = _pieces_of(sample, entries)
+    if not pieces:
+        return Comparison(sample, None)
+    tensors: tuple[Tensor, ...] = ("k", "v")
+    half = sum(len(codec.encode(Stream(read_pieces(pieces, tensor), tensor))) for tensor in tensors)
+    wide = None
+    if all(piece.entry.bytes_per_elem == 4 for piece in pieces):
+        wide = sum(codec.count_wide(read_wide_pieces(pieces, tensor), tensor) for tensor in tensors)
+    is_wide = sample.raw_bytes == 2 * 4 * sample.tokens * pieces[0].entry.row_elements
+    return Comparison(sample, Offline(half, wide), is_wide)
+
+
+def _pieces_of(sample: Sample, entries: Sequence[DumpEntry]) -> list[Piece]:
+    """The rows of a sample's tokens; none unless every one of them stands in exactly one entry."""
     pieces = []
     expected = sample.first_position
     for entry in sorted(entries, key=lambda entry: entry.seq_start):
@@ -219,10 +282,7 @@ def _offline_bytes(sample: Sample, entries: Sequence[DumpEntry], codec: Codec) -
         if first >= end:
             continue
         if first != expected:
-            return None
+            return []
         pieces.append(Piece(entry, first - entry.seq_start, end - first))
         expected = end
-    if expected != sample.end_position:
-        return None
-    tensors: tuple[Tensor, ...] = ("k", "v")
-    return sum(len(codec.encode(Stream(read_pieces(pieces, tensor), tensor))) for tensor in tensors)
+    return pieces if expected == sample.end_position else []

@@ -7,7 +7,6 @@ sizes, and what there is to say beside them. What is measured is made once for a
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -633,34 +632,26 @@ class Launched(Source):
                 "MNN_KV_DUMP_MAX_TOKENS": str(point.prompt_len + point.gen_len),
             }
             launcher = replace(
-                self._launcher,
-                base=without_quality(self.base_config),
-                directory=folder,
-                env={**os.environ, **asked},
+                self._launcher, base=without_quality(self.base_config), directory=folder, environment=asked
             )
             result = launcher.launch_point(checked)
             config = json.loads((folder / "configs" / f"{name}.json").read_text(encoding="utf-8"))
             try:
                 found = compare_run(_read_output(result.stdout_path), Path(dump_dir), run_id=name, config=config)
             except DumpError as error:
-                if not is_embedded(self.run.settings["bench"]) and not any(Path(dump_dir).iterdir()):
-                    # Only a build made for it writes dumps, and what is reported of others never gates.
-                    left_out = "this build wrote no dump (one with MNN_KV_DUMP_DIR does)"
-                    raise OptedOut(f"the runtime's own lossless sizes are not checked: {left_out}") from error
-                raise NotMeasured(
-                    "the bench wrote no dump to hold its own lossless sizes against",
-                    where=str(folder),
-                    came=error.what,
-                    expected="a build with MNN_KV_DUMP_DIR",
-                ) from error
-        if found.offline_bytes is None or not found.compared:
-            raise NotMeasured(
-                "the bench's own lossless sizes cannot be held against its dump",
-                where=str(folder),
-                came=found.render(),
-                expected="samples in its output, and their tokens in the dump",
-            )
-        return abs(found.runtime_bytes - found.offline_bytes), found.render()
+                wrote = "a dump that cannot be read" if any(Path(dump_dir).iterdir()) else "no dump"
+                told = f"this build wrote {wrote} ({error.what}; MNN_KV_DUMP_DIR asked for it)"
+                raise self._no_sizes("the bench wrote no dump to hold its own lossless sizes against", told) from error
+        if found.alike and (found.offline_bytes is not None or not is_embedded(self.run.settings["bench"])):
+            return abs(sum(runtime - offline for runtime, offline in found.alike)), found.render()
+        raise self._no_sizes("the bench's own lossless sizes cannot be held against its dump", found.render())
+
+    def _no_sizes(self, what: str, came: str) -> H2OError:
+        """Why there is nothing to compare: a fault of the embedded bench, of another build what it does not write."""
+        if not is_embedded(self.run.settings["bench"]):
+            return OptedOut(f"the runtime's own lossless sizes are not checked: {came}")
+        expected = "samples in its output, and their tokens in the dump (MNN_KV_DUMP_DIR)"
+        return NotMeasured(what, where=str(self.folder / CONSISTENCY_FOLDER), came=came, expected=expected)
 
 
 def _read_output(path: Path | None) -> str:

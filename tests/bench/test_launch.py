@@ -349,8 +349,9 @@ def test_dry_run_writes_all_and_runs_nothing(make_launcher: Make, tmp_path: Path
     with pytest.raises(BenchError, match="has been run into this folder before"):
         write_dry_run(POINTS, launcher.base, launcher.settings, tmp_path / "dry")
     script = (tmp_path / "dry" / "commands.sh").read_text().splitlines()
-    assert script[3:] == list(commands)
-    subprocess.run(["sh", "-c", "\n".join(script[:4])], check=True, stdout=subprocess.DEVNULL)
+    assert script[2] == "export MNN_KV_DUMP_DIR=off"
+    assert script[4:] == list(commands)
+    subprocess.run(["sh", "-c", "\n".join(script[:5])], check=True, stdout=subprocess.DEVNULL)
     assert count_launches() == [POINTS[0].run_id]
     assert read_table(tmp_path / "dry" / "logs" / f"{POINTS[0].run_id}.log")
 

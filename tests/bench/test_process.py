@@ -129,9 +129,9 @@ def test_chatty_child_costs_no_memory(tmp_path: Path) -> None:
 
 
 def test_environment(tmp_path: Path) -> None:
-    script = "import os; print(os.environ['WHO'])"
-    run_child([sys.executable, "-c", script], stdout_path=tmp_path / "out.txt", timeout_s=20, env={"WHO": "me"})
-    assert (tmp_path / "out.txt").read_text() == "me\n"
+    script = "import os; print(os.environ['WHO'], os.environ['MNN_KV_DUMP_DIR'])"
+    run_child([sys.executable, "-c", script], stdout_path=tmp_path / "out.txt", timeout_s=20, environment={"WHO": "me"})
+    assert (tmp_path / "out.txt").read_text() == "me off\n"
 
 
 @pytest.mark.parametrize(

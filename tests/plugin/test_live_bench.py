@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -203,8 +204,34 @@ def test_a_build_that_writes_no_dump_is_not_checked_and_says_so(project: Project
     assert result.ret == 0
     assert result.parseoutcomes()["skipped"] == 1
     assert project.launches() == ["consistency"]
-    why = "the runtime's own lossless sizes are not checked: this build wrote no dump (one with MNN_KV_DUMP_DIR does)"
-    assert [left["why"] for left in project.summary()["left_out_on_purpose"]] == [why]
+    (why,) = (left["why"] for left in project.summary()["left_out_on_purpose"])
+    assert why.startswith("the runtime's own lossless sizes are not checked: this build wrote no dump (")
+
+
+def test_a_build_that_dumps_unasked_leaves_nothing_and_its_own_sizes_are_told(
+    project: Project, engine_recordings: Path
+) -> None:
+    bench = project.make_bench()
+    project.env["FAKE_DUMP"] = str(engine_recordings / "dump" / "kv.zip")
+    before = set(project.path.iterdir())
+    result = project.run(*bench, "-k", f"{PRESET} and (consistency or run_0001)")
+    assert result.parseoutcomes()["passed"] == 2
+    assert {path.name for path in set(project.path.iterdir()) - before} == {"h2o-runs", "launches.txt", "tmp"}
+    (note,) = (n for n in project.summary()["presets"][PRESET]["notes"] if n.startswith("3 samples: runtime 117,911"))
+    assert "the runtime coded words of fp32, and scopes count fp16" in note
+
+
+def test_of_another_build_a_dump_of_an_unknown_form_fails_nothing(project: Project, engine_recordings: Path) -> None:
+    bench, archive = project.make_bench(), project.path / "kv.zip"
+    (project.path / "bench" / "layer_0").mkdir(parents=True)
+    (project.path / "bench" / "layer_0" / "meta_t0_1.json").write_text('{"form": 2}')
+    shutil.make_archive(str(archive.with_suffix("")), "zip", project.path, "bench")
+    (project.path / "console.txt").write_text("")
+    project.env["FAKE_DUMP"] = str(archive)
+    result = project.run(*bench, "-k", f"{PRESET} and consistency")
+    assert result.parseoutcomes()["skipped"] == 1
+    (why,) = (left["why"] for left in project.summary()["left_out_on_purpose"])
+    assert why.startswith("the runtime's own lossless sizes are not checked: ")
 
 
 def test_only_the_point_that_is_asked_for_is_run_with_the_base_config_of_its_preset(project: Project) -> None:

@@ -13,13 +13,14 @@ QUALITY = "test_quality or test_joint"
 ASKED = ("--h2o-decode-baseline=60", "--h2o-quality-target=0.1")
 DEMO = """#!{python} -IS
 # Says what the recorded llm_demo said: prose or code, with H2O on or off.
-import json, sys
+import json, os, sys
 from pathlib import Path
 
 config, prompt, tokens, mode = sys.argv[1:]
 assert (tokens, mode) == ("128", "--prompt-file-mode=whole"), sys.argv
 values = json.loads(Path(config).read_text())
 assert values["sampler_type"] == "greedy"
+assert os.environ["MNN_KV_DUMP_DIR"] == "off" and Path(os.environ["LLM_DEMO_TMP_PATH"]).is_dir()
 if Path(prompt).stem == "{broken}":
     sys.exit("Unable to open prompt file")
 name = "prose" if Path(prompt).stem == "prose" else "code"
