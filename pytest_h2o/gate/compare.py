@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 
 SubjectKind = Literal["preset", "scope"]
+_LATER = frozenset(CODING) - frozenset(H2O_COLUMNS)
+"""What only later binaries tell of lossless coding at run time."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,11 @@ class SubjectRecord:
     @property
     def title(self) -> str:
         return f"{self.kind} {self.name}"
+
+    @property
+    def codes(self) -> bool:
+        """Whether it has what only lossless coding at run time gives."""
+        return any(not _LATER.isdisjoint(row) for row in self.figures.values())
 
 
 State = Literal["equal", "better", "allowed", "worse", "changed", "missing", "new", "timed", "not comparable"]
@@ -386,7 +393,7 @@ def preset_figures(rows: Sequence[tuple[Mapping[str, Any], Row]], *, codes: bool
     `codes`: it codes losslessly at run time; else what only later binaries tell of that is left out.
     """
     figures: FigureTable = {}
-    idle = () if codes else set(CODING).difference(H2O_COLUMNS)
+    idle = () if codes else _LATER
     for manifest, row in rows:
         found = figures[row_key(manifest, row.repeat)] = {}
         for name in (name for name, metric in METRICS.items() if metric.of == "row" and name not in idle):

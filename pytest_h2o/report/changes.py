@@ -26,7 +26,7 @@ from pytest_h2o.gate.compare import (
     parse_allowances,
     refuse_other_model,
 )
-from pytest_h2o.gate.metrics import HEADLINES, METRICS, Metric, render_figure
+from pytest_h2o.gate.metrics import CODING, HEADLINES, METRICS, Metric, render_figure
 from pytest_h2o.inputs.options import Settings
 from pytest_h2o.report.summary import (
     Change,
@@ -254,7 +254,7 @@ def history_rows(records: Iterable[RunRecord], metric: str | None) -> list[Seque
     for record in records:
         for subject in record.subjects:
             name = metric or HEADLINES[subject.kind][0]
-            value = best_figure(subject, name, record.metrics)
+            value = main_figure(subject, name, record.metrics)
             if value is None:
                 continue
             old = before.get(subject.title)
@@ -265,13 +265,22 @@ def history_rows(records: Iterable[RunRecord], metric: str | None) -> list[Seque
     return rows
 
 
-HISTORY_HEADER = ("run", "ended", "of", "items", "figure", "best", "since then")
+HISTORY_HEADER = ("run", "ended", "of", "items", "figure", "value", "since then")
 
 
-def best_figure(subject: SubjectRecord, metric: str, known: Mapping[str, MetricFacts]) -> float | None:
-    """The best value of a metric over all rows; None if no row has it. `known` says which way is better."""
+def takes_worst(metric: str) -> bool:
+    """Whether the worst row says what a preset has of a metric; of what this version does not know it is the best."""
+    return metric in METRICS and METRICS[metric].over == "every row"
+
+
+def main_figure(subject: SubjectRecord, metric: str, known: Mapping[str, MetricFacts]) -> float | None:
+    """The best value of a metric over all rows, of one that every row must hold the worst; None if no row has it.
+
+    `known` says which way is better.
+    """
     values = [figures[metric] for figures in subject.figures.values() if metric in figures]
-    pick: Any = max if metric in known and known[metric].better == "higher" else min
+    is_higher_better = metric in known and known[metric].better == "higher"
+    pick: Any = max if is_higher_better != takes_worst(metric) else min
     return None if not values else float(pick(values))
 
 
@@ -284,7 +293,8 @@ def collect_history(record: RunRecord | None, out_dir: Path, settings: Settings)
     if record is None:
         return []
     added = [metric.name for metric in METRICS.values() if metric.added]
-    wanted = [(subject, metric) for subject in record.subjects for metric in (*HEADLINES[subject.kind], *added)]
+    wanted = [(s, name) for s in record.subjects for name in (*HEADLINES[s.kind], *added)]
+    wanted += [(s, name) for s in record.subjects if s.codes for name in CODING]
     earlier: dict[tuple[str, str], deque[_Run]] = {(s.title, m): deque(maxlen=MAX_RUNS - 1) for s, m in wanted}
     for old in read_history(out_dir / HISTORY_NAME):
         if isinstance(old, RunRecord) and old.run != record.run:  # a run that goes on may stand there already
@@ -305,7 +315,8 @@ def collect_history(record: RunRecord | None, out_dir: Path, settings: Settings)
         elif named is not None:
             found = _runs_of(named, subject, metric)
             baseline = HistoryBaseline(f"baseline {asked}", found[0][0].value) if found else None
-        if before and now:
+        values = {run.value for run, _ in before + now}
+        if before and now and (metric not in CODING or len(values) > 1):  # twelve charts of a straight line say nothing
             alike = [run.value for run, is_alike in before if run.held and is_alike]
             low, high, band = _band(METRICS[metric], baseline, alike, allowances)
             title, unit, runs = METRICS[metric].title, METRICS[metric].unit, [run for run, _ in before + now]
@@ -320,7 +331,7 @@ _Run = tuple[HistoryRun, bool]
 def _runs_of(record: RunRecord, now: SubjectRecord, metric: str) -> list[_Run]:
     """The value of a figure in one run; none if it has no such figure, or of another model."""
     then = record.subject(now.kind, now.name)
-    value = None if then is None else best_figure(then, metric, record.metrics)
+    value = None if then is None else main_figure(then, metric, record.metrics)
     if then is None or value is None:
         return []
     try:

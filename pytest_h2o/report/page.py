@@ -23,7 +23,7 @@ from pytest_h2o.gate.metrics import CODING, DROP, LOSSY, METRICS, asked_of_json
 from pytest_h2o.gate.rule import Margins, hold_rows, row_bound, row_facts, split_layers, whole_cache_ratio
 from pytest_h2o.inputs.options import EMBEDDED_BENCH
 from pytest_h2o.report.build import why_failed
-from pytest_h2o.report.changes import open_templates
+from pytest_h2o.report.changes import open_templates, takes_worst
 from pytest_h2o.report.charts import (
     DARK,
     LIGHT,
@@ -104,7 +104,7 @@ def render_run(summary: Summary, collector: Collector, run: Mapping[str, Any], p
     functions: tuple[Any, ...] = (
         *(pick, bench_name, repeat_command, why_failed, count_rows, counted, verdict_row, scope_row),
         *(fixed, spread, show, percent, cell_mean, bound_of, decode_line, disturbances, pairs_chart),
-        *(history_chart, layer_ratios, layer_chart, count_modes, modes_chart),
+        *(history_chart, takes_worst, layer_ratios, layer_chart, count_modes, modes_chart),
     )
     environment.filters |= {
         **{function.__name__: function for function in functions},

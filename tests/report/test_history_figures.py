@@ -52,6 +52,22 @@ def test_the_best_row_of_every_run_oldest_first(tmp_path: Path) -> None:
     assert (lossy.subject, lossy.baseline, lossy.low, lossy.high) == ("preset p", None, None, None)
 
 
+def test_what_every_row_must_hold_is_told_by_the_worst_row_where_it_moved(tmp_path: Path) -> None:
+    """Of lossless coding at run time, and only where something is coded."""
+
+    def coded(number: int, *peaks: float) -> RunRecord:
+        rows = {
+            name: {"h2o_lossless_queue_peak": peak, "h2o_lossless": 1.4} for name, peak in zip("ab", peaks, strict=True)
+        }
+        now = record(number, 3.0, 50.0)
+        return replace(now, subjects=(replace(now.subjects[0], figures=rows),))
+
+    figures = collect(tmp_path, coded(2, 8.0, 2.0), coded(1, 1.0, 4.0))
+    assert [(name, [run.value for run in figure.runs]) for name, figure in figures.items()] == [
+        ("h2o_lossless_queue_peak", [4.0, 8.0])
+    ]
+
+
 def test_without_earlier_runs_of_the_model_there_is_nothing(tmp_path: Path) -> None:
     assert collect(tmp_path, record(1, 3.1, 50.0)) == {}
     assert collect(tmp_path, record(2, 3.1, 50.0), record(1, 3.1, 50.0, model="another")) == {}
