@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO, cast
@@ -79,12 +80,14 @@ def _run(arguments: list[str]) -> int:
     name = build_parser().parse_args(arguments[:1] or ["--help"]).command
     place, text = COMMANDS[name]
     module = importlib.import_module(f"pytest_h2o.cli.{place}")
+    _own_flags.clear()
     command = argparse.ArgumentParser(prog=f"pytest-h2o {name}", description=text, allow_abbrev=False)
     getattr(module, f"add_arguments_{name}")(command)
     try:
         return int(getattr(module, f"run_{name}")(command.parse_args(arguments[1:])))
     except H2OError as error:
-        print(f"pytest-h2o {name}: {error}", file=sys.stderr)
+        told = re.sub(r"--h2o-([a-z0-9-]+)", lambda flag: _own_flags.get(flag[1], flag[0]), str(error))
+        print(f"pytest-h2o {name}: {told}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"pytest-h2o {name}: interrupted", file=sys.stderr)
@@ -104,6 +107,9 @@ def path(text: str) -> Path:
     return Path(text)
 
 
+_own_flags: dict[str, str] = {}
+"""Option of the gate -> how the command that runs calls it: an error names what can be given here."""
+
 _TYPES: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "path": path}
 
 
@@ -112,7 +118,7 @@ def add_option(parser: argparse.ArgumentParser, option: str | Option, flag: str 
     from pytest_h2o.inputs.options import BY_NAME  # half as long to load as `pytest-h2o lossless --help` takes
 
     option = BY_NAME[option] if isinstance(option, str) else option
-    flag = flag or f"--{option.name}"
+    flag = _own_flags[option.name] = flag or f"--{option.name}"
     keywords: dict[str, Any] = {"help": option.help}
     if option.kind == "flag":
         keywords["action"] = "store_true"

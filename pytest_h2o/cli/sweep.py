@@ -25,7 +25,6 @@ from pytest_h2o.inputs.options import (
     EMBEDDED_BENCH,
     EMBEDDED_WORD,
     MAX_DECODE_PAIRS,
-    OPTIONS,
     Given,
     Settings,
 )
@@ -43,11 +42,14 @@ _NO_FLAG = (
 """Preset keys that mean nothing to a sweep alone, or have a flag of their own here."""
 
 
+_BENCH = "the bench to run, or reference for the embedded one"
+
+
 def add_arguments_sweep(parser: argparse.ArgumentParser) -> None:
     from pytest_h2o.bench.command import parse_bench
     from pytest_h2o.inputs.presets import Preset
 
-    add_option(parser, "bench", "--llm-bench", type=parse_bench, required=True, metavar="PATH")
+    add_option(parser, "bench", "--llm-bench", type=parse_bench, required=True, metavar="PATH", help=_BENCH)
     add_option(parser, "base-config", help="the model's config, or base_config: of the preset")
     parser.add_argument("--out-dir", type=Path, required=True, metavar="DIR", help="the run folder, new or empty")
     parser.add_argument(
@@ -91,6 +93,7 @@ def read_preset(args: argparse.Namespace) -> Preset:
 def run_sweep(args: argparse.Namespace) -> int:
     from pytest_h2o.bench.rows import render_metrics_csv
     from pytest_h2o.bench.sweep import MANIFEST_NAME, manifest_entry
+    from pytest_h2o.gate.metrics import GATE_OPTIONS
     from pytest_h2o.inputs.presets import expand_points
     from pytest_h2o.run.sources import Launched, Run
     from pytest_h2o.run.store import SHARED
@@ -119,7 +122,7 @@ def run_sweep(args: argparse.Namespace) -> int:
     given["bench"] = Given(args.llm_bench, "--llm-bench")
     given["bench-timeout"] = Given(args.timeout, "default")
     given["disturbed"] = Given("keep", "a sweep only marks")
-    settings = Settings({**{option.name: Given(option.default, "default") for option in OPTIONS}, **given})
+    settings = Settings({**{option.name: Given(option.default, "default") for option in GATE_OPTIONS}, **given})
     launched = Launched(Run(settings, args.out_dir, on_wait=WaitNotice()), preset, points, args.out_dir)
     if args.dry_run:
         launched.write_dry_run()

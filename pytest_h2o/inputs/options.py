@@ -352,6 +352,8 @@ class Settings:
 def refuse_unknown_keys(config: Any, options: Iterable[Option]) -> None:
     """Refuse an ini key that begins like ours and is none: a misspelt target would silently not be asked for.
 
+    ``H2O_LOSSY_TARGET`` and ``h2o-lossy-target`` begin like ours, too.
+
     pytest 9.1 deprecates ``config.inicfg`` and has no other way to see the keys that nothing has declared.
     """
     known = {option.key for option in options}
@@ -359,8 +361,9 @@ def refuse_unknown_keys(config: Any, options: Iterable[Option]) -> None:
         warnings.simplefilter("ignore")
         keys = tuple(getattr(config, "inicfg", ()))
     for key in keys:
-        if key.startswith("h2o_") and key not in known:
-            hint = did_you_mean(key, known) or "see pytest --help"
+        meant = re.sub(r"[^a-z0-9]+", "_", key.lower())
+        if meant.startswith("h2o_") and key not in known:
+            hint = did_you_mean(meant, known) or "see pytest --help"
             raise UsageError(f"the ini file has an unknown key {key}", hint=hint)
 
 

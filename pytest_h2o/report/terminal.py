@@ -343,11 +343,14 @@ def tell_github(
 
 
 def place_in_workspace(path: Path, line: int | None, workspace: str | None) -> Place:
-    """Name a file as GitHub knows it: relative to the checked-out repository, with ``/``."""
-    if workspace:
-        relative = os.path.relpath(path, workspace)
-        if not relative.startswith(".."):
-            return Place(relative.replace(os.sep, "/"), line)
+    """Name a file as GitHub knows it: relative to the checked-out repository, with ``/``.
+
+    The variable may name a link to it, and a file in it may be one.
+    """
+    for pair in ((path, workspace), (os.path.realpath(path), os.path.realpath(workspace))) if workspace else ():
+        relative = Path(os.path.relpath(*pair))
+        if relative.parts[0] != "..":
+            return Place(relative.as_posix(), line)
     return Place(str(path), line)
 
 

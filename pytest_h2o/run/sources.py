@@ -125,8 +125,8 @@ def choose_base_config(settings: Settings, preset: Preset) -> BaseConfig:
     raise UsageError(
         "a bench was given, and no base config: the bench needs the model's config.json",
         where=f"preset {preset.name}",
-        expected="one of: --h2o-base-config FILE; the ini key h2o_base_config; base_config: in the preset",
-        hint="pytest gates/ --h2o-bench PATH --h2o-base-config path/to/model/config.json",
+        expected="--h2o-base-config FILE, or base_config: in the preset",
+        hint="name the config.json of the model: --h2o-base-config path/to/model/config.json",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -289,8 +290,11 @@ def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
         ["lossless", "--dump-dir", "no/where", "--out-json", "x.json"],
         ["sweep", "--llm-bench", "no/where", "--out-dir", "x"],
         ["sweep", "--llm-bench", "no/where", "--out-dir", "x", "--preset", "no/where.yaml"],
+        ["sweep", "--out-dir", "x", "--llm-bench", str(FAKE_BENCH)],
+        ["calibrate", "--llm-bench", str(FAKE_BENCH)],
+        ["calibrate", "--llm-bench", "no/where"],
     ],
-    ids=lambda arguments: " ".join(arguments[:3]),
+    ids=lambda arguments: " ".join(arguments[:3]).replace(str(FAKE_BENCH), "BENCH"),
 )
 def test_bad_input_is_one_clear_error(
     arguments: list[str],
@@ -301,8 +305,24 @@ def test_bad_input_is_one_clear_error(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
-    assert capsys.readouterr().err.replace(str(tmp_path), "DIR") == snapshot
+    told = capsys.readouterr().err
+    assert told.replace(str(tmp_path), "DIR").replace(str(FAKE_BENCH), "BENCH") == snapshot
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(SystemExit):
+        main([arguments[0], "--help"])
+    takes = set(re.findall(r"--[a-z][a-z0-9-]*", capsys.readouterr().out))
+    of_others = re.sub(r"pytest-h2o (?!" + arguments[0] + ").*", "", told)
+    assert takes.issuperset(re.findall(r"--[a-z][a-z0-9-]*", of_others))
+
+
+def test_a_sweep_of_the_embedded_bench_needs_no_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grid = ("--prompts=64", "--gens=8", "--h2o-sink-tokens=4", "--h2o-recent-tokens=16", "--h2o-block-tokens=8")
+    rest = ("--repeat=1", "--h2o-trigger-min-tokens=32", f"--out-dir={tmp_path / 'run'}")
+    assert main(["sweep", "--llm-bench=reference", *grid, *rest]) == 0
+    assert (
+        "note: out of reach: whole blocks and protected tokens leave a lossy ratio of at most"
+        in capsys.readouterr().out
+    )
 
 
 # -- nothing is lost, and nothing is half-written ----------------------------------------------------------------------

@@ -20,11 +20,10 @@ def test_an_option_about_launching_needs_a_bench(project: Project) -> None:
     check_usage_error(project, f"{option} says how to run a bench, and recorded logs are read", f"{option}=20")
 
 
-def test_a_misspelt_ini_key_is_refused(project: Project) -> None:
-    project.write_ini(h2o_lossy_targe="9")
-    check_usage_error(
-        project, "the ini file has an unknown key h2o_lossy_targe\n  next: did you mean h2o_lossy_target?"
-    )
+@pytest.mark.parametrize("key", ["h2o_lossy_targe", "H2O_LOSSY_TARGET", "h2o-lossy-target", "H2o-Lossy_target"])
+def test_a_misspelt_ini_key_is_refused(key: str, project: Project) -> None:
+    project.write_ini(**{key: "9"})
+    check_usage_error(project, f"the ini file has an unknown key {key}\n  next: did you mean h2o_lossy_target?")
 
 
 @pytest.mark.parametrize(

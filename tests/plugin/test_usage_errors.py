@@ -50,8 +50,8 @@ def test_a_bench_without_a_base_config_names_the_three_ways(project: Project) ->
         result,
         "a bench was given, and no base config: the bench needs the model's config.json",
         f"  where: preset {PRESET}",
-        "  expected: one of: --h2o-base-config FILE; the ini key h2o_base_config; base_config: in the preset",
-        "  next: pytest gates/ --h2o-bench PATH --h2o-base-config path/to/model/config.json",
+        "  expected: --h2o-base-config FILE, or base_config: in the preset",
+        "  next: name the config.json of the model: --h2o-base-config path/to/model/config.json",
     )
     assert project.launches() == []
 

@@ -69,6 +69,19 @@ def test_files_are_named_from_the_workspace(tmp_path: Path) -> None:
     assert place_in_workspace(tmp_path / "a" / "b.py", 1, str(tmp_path)) == Place("a/b.py", 1)
     assert place_in_workspace(tmp_path / "b.py", None, str(tmp_path / "a")) == Place(str(tmp_path / "b.py"), None)
     assert place_in_workspace(tmp_path / "b.py", 1, None) == Place(str(tmp_path / "b.py"), 1)
+    assert place_in_workspace(tmp_path / "..b.py", 1, str(tmp_path)) == Place("..b.py", 1)
+
+
+def test_a_workspace_may_be_a_link_and_so_may_a_file_in_it(tmp_path: Path) -> None:
+    """The step stands in the real folder, the variable names the link; or the other way round."""
+    (tmp_path / "real" / "gates").mkdir(parents=True)
+    (tmp_path / "shared.py").touch()
+    (tmp_path / "real" / "gates" / "linked.py").symlink_to(tmp_path / "shared.py")
+    link = tmp_path / "link"
+    link.symlink_to("real")
+    for root, workspace in ((tmp_path / "real", link), (link, tmp_path / "real")):
+        assert place_in_workspace(root / "gates" / "a.py", 1, str(workspace)) == Place("gates/a.py", 1)
+    assert place_in_workspace(link / "gates" / "linked.py", 1, str(link)) == Place("gates/linked.py", 1)
 
 
 NOTE = "**Cut here: GitHub takes no more than 1 MiB a step. All of it is in summary.md of the run folder.**"
