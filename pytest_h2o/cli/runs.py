@@ -143,7 +143,7 @@ def _write(contents: dict[Path, str], *, overwrite: bool) -> None:
             raise StoreError(
                 "a file that exists would be overwritten",
                 where=str(path),
-                came="another content: other data, or another version of pytest-h2o, jinja2 or matplotlib",
+                came="another content: other data, or another version of pytest-h2o or jinja2",
                 hint="choose another output with --out, or give --overwrite",
             )
     for path, content in contents.items():

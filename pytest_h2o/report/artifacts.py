@@ -48,7 +48,7 @@ from pytest_h2o.run.store import JOURNAL_NAME, SHARED
 
 _PACKAGES = (
     *("pytest-h2o", "pytest", "pytest-xdist", "numpy", "zstandard"),
-    *("pydantic", "PyYAML", "filelock", "jinja2", "matplotlib"),
+    *("pydantic", "PyYAML", "filelock", "jinja2"),
 )
 
 

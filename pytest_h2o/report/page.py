@@ -1,7 +1,7 @@
 """The page of a run, ``report.html``: what its templates ask of the summary, the results and the run's own record.
 
 The templates in ``templates/`` say what stands where; here are the rows, figures and charts that they show. One file,
-no network, no script; equal runs give equal text, with the same versions of jinja2 and matplotlib.
+no network, no script; equal runs give equal text, with the same version of jinja2.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from pytest_h2o.report.charts import (
     LIGHT,
     Band,
     Chart,
-    ChartsMissing,
     Dot,
     Ink,
     Rule,
@@ -151,24 +150,18 @@ _LATE = ("summary.md", "run.json")
 
 
 class Drawing:
-    """Draws the charts of one page: `limit` at most, and none where matplotlib is `missing`."""
+    """Draws the charts of one page: `limit` at most."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.missing: str | None = None
         self._drawn = 0
 
     def draw(self, chart: Chart) -> str:
         """The chart as an ``<svg>`` element; empty where it is not drawn."""
-        if self._drawn == self.limit or self.missing is not None:
-            return ""
-        try:
-            text = render_chart(chart)
-        except ChartsMissing as error:
-            self.missing = str(error)
+        if self._drawn == self.limit:
             return ""
         self._drawn += 1
-        return text
+        return render_chart(chart)
 
 
 class Links:

@@ -17,7 +17,7 @@ def test_the_page_can_be_left_out(project: Project) -> None:
 
 def test_nothing_of_it_is_loaded_before_the_end(project: Project) -> None:
     (project.path / "gates" / "conftest.py").write_text(
-        "import sys\ndef pytest_runtest_teardown():\n    assert not {'matplotlib', 'jinja2'} & set(sys.modules)\n"
+        "import sys\ndef pytest_runtest_teardown():\n    assert 'jinja2' not in sys.modules\n"
     )
     assert project.run_cold("-k", "run_0003").ret == 0
     assert (project.run_dir() / "report.html").exists()

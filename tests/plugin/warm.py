@@ -1,6 +1,6 @@
 """Run pytest in a process that is forked from one in which pytest, its plugins and the slow libraries are loaded.
 
-A gate process spends most of its time on importing numpy, pydantic and matplotlib. A fork of a process that has them
+A gate process spends most of its time on importing numpy and pydantic. A fork of a process that has them
 costs a tenth of that.
 """
 
@@ -23,8 +23,8 @@ from _pytest.config import default_plugins
 
 PACKAGE = Path(__file__).parents[2] / "pytest_h2o"
 ROOMS = ("inputs", "codecs", "bench", "lossless", "gate", "run", "report", "plugin")
-LIBRARIES = ["pytest", "numpy", "pydantic", "yaml", "zstandard", "filelock", "jinja2", "matplotlib.figure"]
-LIBRARIES += ["matplotlib.backends.backend_svg", *(f"_pytest.{name}" for name in default_plugins)]
+LIBRARIES = ["pytest", "numpy", "pydantic", "yaml", "zstandard", "filelock", "jinja2"]
+LIBRARIES += [f"_pytest.{name}" for name in default_plugins]
 LIBRARIES += ["xdist.plugin", "xdist.looponfail", "execnet", "concurrent.futures.thread"]
 OURS = [f"pytest_h2o.{room}.{path.stem}" for room in ROOMS for path in sorted((PACKAGE / room).glob("[a-z]*.py"))]
 COVERAGE = "COVERAGE_PROCESS_CONFIG"

@@ -25,7 +25,7 @@ def test_reports_made_again_are_the_same_bytes_and_replace_only_what_they_are_as
     assert capsys.readouterr().err == (
         "pytest-h2o report: a file that exists would be overwritten\n"
         f"  where: {page}\n"
-        "  came: another content: other data, or another version of pytest-h2o, jinja2 or matplotlib\n"
+        "  came: another content: other data, or another version of pytest-h2o or jinja2\n"
         "  next: choose another output with --out, or give --overwrite\n"
     )
     assert not summary.exists()
