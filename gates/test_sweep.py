@@ -28,6 +28,14 @@ def test_quality(h2o_sweep, h2o_targets):
         assert h2o_sweep.quality_rise() <= h2o_targets.quality
 
 
+def test_demo(h2o_demo, h2o_targets):
+    """With `--h2o-demo`: real prompts are not said more slowly than allowed, all together and those of each length."""
+    assert h2o_demo.demo_drop() <= h2o_targets.demo_drop
+    for bucket in h2o_demo.prompt_buckets:
+        assert h2o_demo.demo_drop(bucket) <= h2o_targets.demo_bucket_drop
+    assert not h2o_demo.demo_missed
+
+
 def test_consistency(h2o_sweep, h2o_targets):
     """What the bench says of its own lossless coding is what its KV dump comes to; of another build it is reported."""
     assert h2o_sweep.runtime_difference() <= h2o_targets.consistency

@@ -54,6 +54,8 @@ NAMES = {
     "decode_drop": "decode_drop",
     "quality": "quality_ppl_rise",
     "lossless": "lossless_ratio",
+    "similarity": "demo_similarity",
+    **{name: name for name in ("demo_drop", "demo_bucket_drop", "h2o_lossless_fallback")},
 }
 
 

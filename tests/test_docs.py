@@ -7,7 +7,7 @@ A comment before a block says how it is tested:
 ``<!-- exit N -->``
     The commands end with this exit code, not with 0.
 ``<!-- where bench -->``
-    They run where a bench is: beside ``build/llm_bench`` and ``path/to/model/config.json``.
+    They run where a bench is: beside ``build/llm_bench``, ``build/llm_demo`` and ``path/to/model/config.json``.
 ``<!-- file PATH -->``
     The block is a file of the project, for the commands after it.
 ``<!-- tested by FILE -->``
@@ -36,7 +36,7 @@ import yaml
 import pytest_h2o
 from pytest_h2o.gate.metrics import GATE_OPTIONS
 from tests.plugin import warm
-from tests.plugin.project import BASE_CONFIG, BENCH, FAKE_BENCH, ROOT, SWEEP
+from tests.plugin.project import BASE_CONFIG, BENCH, FAKE_BENCH, FAKE_DEMO, ROOT, SWEEP
 from tools import tables
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -134,7 +134,10 @@ class DocsProject:
         for file in (bench, config):
             file.parent.mkdir(parents=True, exist_ok=True)
         bench.write_text(BENCH.format(python=sys.executable, fake=str(FAKE_BENCH)))
-        bench.chmod(0o755)
+        demo = bench.with_name("llm_demo")
+        demo.write_text(f"#!{sys.executable} -IS\n{FAKE_DEMO.read_text(encoding='utf-8')}")
+        for program in (bench, demo):
+            program.chmod(0o755)
         shutil.copy(BASE_CONFIG, config)
 
     def run(self, block: Block) -> None:

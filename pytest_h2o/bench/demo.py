@@ -1,26 +1,110 @@
-"""llm_demo: says a prompt on with a model; run with H2O on and off, and the text read out of what it printed."""
+"""llm_demo says a prompt on with a model: what is run, and what it said and measured, read out of its output."""
 
 from __future__ import annotations
 
+import itertools
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
-from pytest_h2o.bench.process import run_child
-from pytest_h2o.errors import BenchError, NotMeasured, TableError
-from pytest_h2o.files import TooLarge, read_regular, write_new_json
+from pytest_h2o.bench.command import shipped
+from pytest_h2o.bench.launch import run_alone
+from pytest_h2o.bench.output import ENGINE_LINE, Advise, check_signs
+from pytest_h2o.errors import BenchError, H2OError, TableError, UsageError, one_line
+from pytest_h2o.files import TooLarge, is_folder, list_files, load, read_regular, read_regular_text, write_new_json
 
 _TEXT_BEGINS = re.compile(r"^prompt file is [^\n]*\n", re.MULTILINE)
 _TEXT_ENDS = re.compile(r"^#{10,}[^\n]*$", re.MULTILINE)
-_WARNING = re.compile(r"(?:Drop (?:stale|invalid)|Clamp invalid) [^\n]*\n")
-"""The engine prints these into the middle of words, each with its own line end: the text goes on behind it."""
 
 MAX_OUTPUT_BYTES = 16 * 1024 * 1024
+
+# -- prompts --------------------------------------------------------------------------------------------------------
+
+PATH_KEYS = ("prompt_file", "prompt_path", "file", "path", "filename", "name")
+"""What a line of a manifest may call the path of its prompt, relative to the manifest."""
+
+_MAX_PROMPT_BYTES = 16 * 1024 * 1024
+
+
+def find_prompts(paths: Iterable[Path], of_preset: Path | None = None) -> dict[str, Path]:
+    """Prompts by name, in order: files, the ``*.txt`` of folders, and what manifests (``*.jsonl``) list.
+
+    Where no path is given that of the preset, else those that are shipped. UsageError for what cannot be said.
+    """
+    found: dict[str, Path] = {}
+    for path in list(paths) or [of_preset or shipped("prompts") / "demo"]:
+        for file in _prompt_files(path):
+            if found.setdefault(file.stem, file) != file:
+                what, came = f"two prompts are called {file.stem}", f"{found[file.stem]} and {file}"
+                raise UsageError(what, came=came, expected="each name once: files of a run are called by it")
+            try:
+                text = read_regular_text(file, _MAX_PROMPT_BYTES)
+            except (OSError, ValueError) as error:
+                what, came = "a prompt cannot be read", getattr(error, "strerror", None) or str(error)
+                raise UsageError(what, where=str(file), came=came, expected="a text in UTF-8") from None
+            if not text.strip():
+                raise UsageError("a prompt is empty", where=str(file), expected="a text to go on from")
+    return found
+
+
+def _prompt_files(path: Path) -> list[Path]:
+    if path.suffix == ".jsonl":
+        return [path.parent / _listed_path(line, f"{path}:{number}") for number, line in _lines(path)]
+    if not is_folder(path):
+        return [path]
+    files, unseen = list_files(path, (".txt",))
+    if unseen or not files:
+        came = next(iter(unseen.values()), "no *.txt")
+        raise UsageError("there are no prompts in a folder", where=str(path), came=came, expected="*.txt files")
+    return sorted(files)
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    try:
+        text = read_regular_text(path)
+    except (OSError, ValueError) as error:
+        what, came = "a manifest of prompts cannot be read", getattr(error, "strerror", None) or str(error)
+        raise UsageError(what, where=str(path), came=came, expected="JSON lines") from None
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    if not lines:
+        raise UsageError("a manifest of prompts is empty", where=str(path), expected='lines like {"path": "a.txt"}')
+    return lines
+
+
+def _listed_path(line: str, where: str) -> str:
+    entry = load(dict[str, Any], line, "a line of a manifest of prompts", where=where)
+    named = next((entry[key] for key in PATH_KEYS if isinstance(entry.get(key), str) and entry[key]), None)
+    if named is None:
+        came, expected = one_line(line), f"an object with one of {', '.join(PATH_KEYS)}"
+        raise UsageError("a line of a manifest names no prompt", where=where, came=came, expected=expected)
+    return str(named)
+
+
+# -- a launch -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DemoLaunch:
+    """What one launch of llm_demo measured."""
+
+    name: str
+    """Of its files."""
+    prompt_tokens: int
+    decode_tokens: int
+    """Tokens that were really decoded: the model may end its text before it has said all that it may."""
+    prefill_s: float
+    decode_tok_per_s: float
+    elapsed_s: float = 0.0
+    disturbance: str | None = None
+    told: Mapping[str, float] | None = None
+    """What H2O did, by the columns of llm_bench; None where the build does not tell it."""
+    evicted_tokens: int | None = None
+    """Tokens evicted from all layers together; None where the build does not tell it."""
 
 
 @dataclass(frozen=True)
@@ -31,26 +115,130 @@ class Demo:
     folder: Path
     max_tokens: int
     timeout_s: float
+    on_wait: Callable[[float], None] | None = None
+    allow_signs: Mapping[str, int] | None = None
+    advise: Advise = lambda: None
 
-    def say(self, name: str, config: Mapping[str, Any], prompt: Path) -> str:
-        """Run it on a prompt and return the text that it generated."""
+    def say(self, name: str, config: Mapping[str, Any], prompt: Path) -> tuple[DemoLaunch, str]:
+        """Run it on a prompt, alone on the machine and in a scratch folder: what it measured, and the text."""
         path, output = self.folder / f"{name}.json", self.folder / f"{name}.stdout.txt"
+        metrics = self.folder / f"{name}.metrics.jsonl"
         write_new_json(path, {**config, "sampler_type": "greedy"})
         argv = (str(self.program), str(path), str(prompt), str(self.max_tokens), "--prompt-file-mode=whole")
-        with tempfile.TemporaryDirectory(prefix="pytest-h2o-demo-") as scratch:  # else tmp/ of the working directory
-            asked = {"LLM_DEMO_TMP_PATH": scratch}
-            child = run_child(argv, stdout_path=output, timeout_s=self.timeout_s, environment=asked)
-        if child.returncode == 0 and not child.timed_out:
-            return read_demo_text(output)
-        ended = f"ended with {child.signal_name or f'exit code {child.returncode}'}"
-        what = f"llm_demo {f'did not end within {self.timeout_s:g} s' if child.timed_out else ended}"
-        raise BenchError(what, where=str(output), expected="a run that ends with exit code 0", **child.facts())
+        with tempfile.TemporaryDirectory(prefix="pytest-h2o-demo-") as scratch:
+            # A build that has --metrics-jsonl takes the variable as well, and an older one passes it over.
+            told = {"LLM_DEMO_METRICS_JSONL": str(metrics), "LLM_DEMO_TMP_PATH": scratch}
+            child, disturbance, printed = run_alone(
+                argv,
+                self.on_wait,
+                stdout_path=output,
+                timeout_s=self.timeout_s,
+                environment=told,
+                folder=Path(scratch),
+            )
+        if child.returncode != 0 or child.timed_out:
+            ended = f"ended with {child.signal_name or f'exit code {child.returncode}'}"
+            what = f"llm_demo {f'did not end within {self.timeout_s:g} s' if child.timed_out else ended}"
+            came, expected = printed.reason, "a run that ends with exit code 0"
+            raise BenchError(what, where=str(output), came=came, expected=expected, **child.facts())
+        check_signs(printed, output, self.allow_signs or {}, self.advise, **child.facts())
+        try:
+            return read_demo(name, output, metrics, elapsed_s=child.elapsed_s, disturbance=disturbance)
+        except TableError as error:
+            vars(error).update(child.facts())
+            raise
 
 
-def read_demo_text(path: Path) -> str:
-    """The text that a recorded output of llm_demo holds; TableError if there is none, or the file is too large."""
+def read_demo(
+    name: str, output: Path, metrics: Path, *, elapsed_s: float = 0.0, disturbance: str | None = None
+) -> tuple[DemoLaunch, str]:
+    """What a launch measured, of its metrics or else of what it printed, and the text; TableError if one is lacking."""
+    printed = _read_output(output)
+    text, summary = _split(printed, str(output))
+    if not any(sign.isalnum() for sign in text):
+        raise TableError(
+            "llm_demo said not a single word",
+            where=str(output),
+            came=f"a text without a letter or digit: {one_line(text)!r}",
+            expected="a text of words",
+            hint="NaN logits say one token for ever; a model that ends at once needs another prompt",
+        )
+    told = _read_metrics(metrics) if metrics.exists() else {}
+    speeds = _told_speeds(told) or _printed_speeds(summary)
+    if speeds is None:
+        raise TableError(
+            "llm_demo ended with exit code 0 and without a summary",
+            where=str(output),
+            came=one_line(summary) or "nothing behind its text",
+            expected="prompt tokens, decode tokens and their times, printed or in its metrics",
+            hint="the model was not loaded, or the build is another program",
+        )
+    columns = {name: value / divisor for key, (name, divisor) in _TOLD.items() if (value := told.get(key)) is not None}
+    evicted = told.get("h2o_total_evict_tokens")
+    launch = DemoLaunch(
+        name, *speeds, elapsed_s, disturbance, columns or None, None if evicted is None else int(evicted)
+    )
+    return launch, text
+
+
+_MIB = 1024.0 * 1024.0
+_RENAMED = {
+    "h2o_keep_ratio": "h2o_keep",
+    "h2o_lossy_ratio": "h2o_lossy",
+    "h2o_lossless_ratio": "h2o_lossless",
+    "h2o_lossless_compress_us": "h2o_lossless_comp_us",
+    "h2o_lossless_decompress_us": "h2o_lossless_decomp_us",
+    "h2o_lossless_queue_depth_peak": "h2o_lossless_queue_peak",
+    "h2o_lossless_fallback_count": "h2o_lossless_fallback",
+}
+_ALIKE = ("backpressure_skip", "async_queue_peak", "async_wait_us", "decode_cache_hit", "decode_cache_miss")
+_TOLD: Mapping[str, tuple[str, float]] = {
+    **{key: (column, 1.0) for key, column in _RENAMED.items()},
+    "h2o_lossless_raw_bytes": ("h2o_lossless_raw_mb", _MIB),
+    "h2o_lossless_compressed_bytes": ("h2o_lossless_comp_mb", _MIB),
+    **{f"h2o_lossless_{name}": (f"h2o_lossless_{name}", 1.0) for name in _ALIKE},
+}
+"""Field of the metrics -> the column of llm_bench that says the same, and the number to divide by."""
+
+
+def _read_metrics(path: Path) -> dict[str, float]:
+    """The numbers of the last object of a metrics file: a run appends to it."""
     try:
-        return parse_demo_text(read_regular(path, MAX_OUTPUT_BYTES).decode("utf-8", "replace"), str(path))
+        lines = read_regular_text(path, MAX_OUTPUT_BYTES).split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "")
+        values = load(dict[str, Any], last, "the metrics of llm_demo", where=str(path))
+    except (OSError, ValueError) as error:
+        what, came = "the metrics of llm_demo cannot be read", getattr(error, "strerror", None) or str(error)
+        raise TableError(what, where=str(path), came=came, expected="JSON lines") from None
+    except H2OError as error:
+        raise TableError(error.what, where=error.where, came=error.came, expected="one JSON object a prompt") from None
+    numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
+    return {key: float(value) for key, value in numbers.items() if not isinstance(value, bool)}
+
+
+def _told_speeds(told: Mapping[str, float]) -> tuple[int, int, float, float] | None:
+    """Tokens of the prompt, tokens decoded, seconds of prefill and decode speed, as the metrics have them."""
+    prompt, decoded, prefill_us, decode_us = (
+        told.get(name, 0.0) for name in ("prompt_tokens", "decode_tokens", "prefill_us", "decode_us")
+    )
+    if min(prompt, decoded, prefill_us, decode_us) <= 0:
+        return None
+    return int(prompt), int(decoded), prefill_us / 1e6, decoded / decode_us * 1e6
+
+
+def _printed_speeds(summary: str) -> tuple[int, int, float, float] | None:
+    """The same, as they are printed behind the text in every age of the program."""
+    asked = {"prompt tokens num": "", "decode tokens num": "", "prefill time": " s", "decode speed": " tok/s"}
+    found = [
+        re.search(rf"^ *{name} = (\d+(?:\.\d+)?){unit}\s*$", summary, re.MULTILINE) for name, unit in asked.items()
+    ]
+    prompt, decoded, prefill_s, speed = (0.0 if match is None else float(match[1]) for match in found)
+    return (int(prompt), int(decoded), prefill_s, speed) if min(prompt, decoded, speed) > 0 else None
+
+
+def _read_output(path: Path) -> str:
+    try:
+        return read_regular(path, MAX_OUTPUT_BYTES).decode("utf-8", "replace").replace("\r\n", "\n")
     except TooLarge as error:
         what, expected = "an output of llm_demo is too large", f"at most {MAX_OUTPUT_BYTES:,}"
         raise TableError(what, where=str(path), came=error.strerror, expected=expected) from None
@@ -58,18 +246,32 @@ def read_demo_text(path: Path) -> str:
         raise TableError("an output of llm_demo cannot be read", where=str(path), came=error.strerror) from error
 
 
-def parse_demo_text(output: str, where: str) -> str:
-    """Cut the generated text out of an output: between the line of the prompt's file and the line of ``#``.
+def _split(output: str, where: str) -> tuple[str, str]:
+    """The generated text of an output, between the line of the prompt's file and the line of ``#``; and what follows.
 
-    Warnings of the engine are cut out by their pattern, up to their line ends, wherever they stand.
+    Lines of the engine are cut out by their pattern, wherever they stand.
     """
-    output = output.replace("\r\n", "\n")
     begins = _TEXT_BEGINS.search(output)
     ends = None if begins is None else _TEXT_ENDS.search(output, begins.end())
     if begins is None or ends is None:
         missing = "line 'prompt file is …'" if begins is None else "line of # behind the text"
         raise TableError("an output of llm_demo has no text", where=where, came=f"no {missing}", expected="both lines")
-    return _WARNING.sub("", output[begins.end() : ends.start()]).removesuffix("\n")
+    text = ENGINE_LINE.sub("", output[begins.end() : ends.start()]).removesuffix("\n")
+    return text, output[ends.end() :]
+
+
+def read_demo_text(path: Path) -> str:
+    """The text that a recorded output of llm_demo holds; TableError if there is none, or the file is too large."""
+    return _split(_read_output(path), str(path))[0]
+
+
+# -- texts ----------------------------------------------------------------------------------------------------------
+
+_SHARE = 0.9
+"""Of the words of a text: from here on it is one word over and over."""
+
+_ON_END = 10
+"""So many times the same word on end are that too, whatever stands around them."""
 
 
 @dataclass(frozen=True)
@@ -96,53 +298,9 @@ class TextPair:
         )
 
 
-@dataclass(frozen=True)
-class TextComparison:
-    """The texts of one row, every prompt; `candidate` is its run id."""
-
-    candidate: str
-    pairs: tuple[TextPair, ...]
-
-    @property
-    def similarity(self) -> float:
-        """Mean over the prompts, 0 to 1; higher is better."""
-        return sum(pair.similarity for pair in self.pairs) / len(self.pairs)
-
-    def refuse_wordless(self) -> None:
-        """NotMeasured for two texts without a word: they are alike, and say nothing of the cache."""
-        wordless = [pair.prompt for pair in self.pairs if not pair.words_off and not pair.words_on]
-        if wordless:
-            raise NotMeasured(
-                "llm_demo said not a single word, with H2O off and on",
-                where=f"prompt {', '.join(wordless)}",
-                came="texts without a letter or digit",
-                expected="text to compare",
-                hint="look at its outputs in the folder of the preset; NaN logits say one token for ever",
-            )
-
-
-_SHARE = 0.9
-"""Of the words of a text: from here on it is one word over and over."""
-
-
-def _words(text: str) -> list[str]:
-    """The words of a text; none of one that has no letter or digit."""
-    return text.split() if any(sign.isalnum() for sign in text) else []
-
-
-def _describe_degenerate(**texts: Sequence[str]) -> str | None:
-    """Which of the texts are one word, or one over and over, and how often it stands there."""
-    said = []
-    for state, words in texts.items():
-        word, times = Counter(words).most_common(1)[0] if words else ("", 0)
-        if words and (len(words) == 1 or times >= _SHARE * len(words)):
-            said.append(f"{word[:20]!r} is {times} of {len(words)} words with H2O {state}")
-    return f"degenerate text: {', '.join(said)}" if said else None
-
-
 def compare_texts(prompt: str, off: str, on: str) -> TextPair:
     """Compare the text with eviction off and the one with eviction on."""
-    words_off, words_on = _words(off), _words(on)
+    words_off, words_on = off.split(), on.split()
     return TextPair(
         prompt=prompt,
         prefix_words=_common(words_off, words_on),
@@ -152,6 +310,17 @@ def compare_texts(prompt: str, off: str, on: str) -> TextPair:
         similarity=SequenceMatcher(None, words_off, words_on, autojunk=False).ratio(),
         degenerate=_describe_degenerate(off=words_off, on=words_on),
     )
+
+
+def _describe_degenerate(**texts: Sequence[str]) -> str | None:
+    """Which of the texts are one word, or one over and over, and how often it stands there."""
+    said = []
+    for state, words in texts.items():
+        word, times = Counter(words).most_common(1)[0] if words else ("", 0)
+        on_end = max((len(list(same)) for _, same in itertools.groupby(words)), default=0)
+        if words and (len(words) == 1 or times >= _SHARE * len(words) or on_end >= _ON_END):
+            said.append(f"{word[:20]!r} is {times} of {len(words)} words with H2O {state}")
+    return f"degenerate text: {', '.join(said)}" if said else None
 
 
 def _common(first: Sequence[str], second: Sequence[str]) -> int:

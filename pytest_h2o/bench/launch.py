@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pytest_h2o.bench.adapter import BenchAdapter, get_adapter, only_row
 from pytest_h2o.bench.command import BaseConfig, BenchSettings, RunFiles, advise_layer_nums, repeat_command
@@ -115,23 +116,31 @@ class Launcher:
         self, argv: tuple[str, ...], files: RunFiles, adapter: BenchAdapter
     ) -> tuple[ChildResult, str | None, OutputSummary]:
         """Run the bench alone on the machine; how it ended, what disturbed it meanwhile, and what it printed."""
-        with machine_lock(self.on_wait):
-            before = read_machine()
-            child = run_child(
-                argv,
-                stdout_path=files.stdout,
-                timeout_s=self.settings.timeout_s,
-                grace_s=self.settings.grace_s,
-                environment=self.environment,
-                rows_path=files.log if adapter.rows_on_stdout else None,
-            )
-            disturbance = find_disturbance(before, read_machine(), cores=os.cpu_count() or 1)
-        try:
-            return child, disturbance, count_warnings(child.stdout_path)
-        except OSError as error:
-            what, came = "the output of a run has gone", error.strerror or str(error)
-            hint = "leave the run folder alone while a run writes to it"
-            raise BenchError(what, where=str(child.stdout_path), came=came, hint=hint, **child.facts()) from error
+        return run_alone(
+            argv,
+            self.on_wait,
+            stdout_path=files.stdout,
+            timeout_s=self.settings.timeout_s,
+            grace_s=self.settings.grace_s,
+            environment=self.environment,
+            rows_path=files.log if adapter.rows_on_stdout else None,
+        )
+
+
+def run_alone(
+    argv: Sequence[str], on_wait: Callable[[float], None] | None, **how: Any
+) -> tuple[ChildResult, str | None, OutputSummary]:
+    """Run a program as `run_child` does, alone on the machine; with what disturbed it meanwhile and what it printed."""
+    with machine_lock(on_wait):
+        before = read_machine()
+        child = run_child(argv, **how)
+        disturbance = find_disturbance(before, read_machine(), cores=os.cpu_count() or 1)
+    try:
+        return child, disturbance, count_warnings(child.stdout_path)
+    except OSError as error:
+        what, came = "the output of a run has gone", error.strerror or str(error)
+        hint = "leave the run folder alone while a run writes to it"
+        raise BenchError(what, where=str(child.stdout_path), came=came, hint=hint, **child.facts()) from error
 
 
 @contextlib.contextmanager

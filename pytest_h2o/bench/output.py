@@ -27,6 +27,11 @@ _ENGINE_WARNING = re.compile(r"(?:Drop (?:stale|invalid)|Clamp invalid) (?=[a-z_
 _FATAL = {sign.text: sign for sign in SIGNS if sign.severity == "fatal"}
 _MESSAGE = re.compile(rf"{_ENGINE_WARNING.pattern}|(?:\[[\w-]+\] ?)?({'|'.join(map(re.escape, _FATAL))})")
 _HARMLESS = re.compile("|".join(re.escape(sign.text) for sign in SIGNS if sign.severity == "harmless"))
+ENGINE_LINE = re.compile(
+    rf"(?:\[[\w-]+\] ?)?(?:{_ENGINE_WARNING.pattern}|"
+    rf"{'|'.join(re.escape(sign.text) for sign in SIGNS if not sign.of_libc)})[^\n]*\n|\[H2O(?:-LOSSLESS)?\] [^\n]*\n"
+)
+"""What the engine prints into a text that it generates, between any two characters of it, each up to its line end."""
 _KV_LEN = re.compile(r"\bkv_len=(\d{1,12})\b")
 _DETAIL = re.compile(r"\w+[=<>]+[-+\w.]+[.,;]?|[=<>]+")
 _NUMBER = re.compile(r"0x[0-9a-f]+|(?<!\w)[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?", re.IGNORECASE)

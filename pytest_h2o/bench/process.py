@@ -105,8 +105,9 @@ def run_child(
     grace_s: float = 5.0,
     rows_path: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> ChildResult:
-    """Run a command to its end and leave no process of its group behind.
+    """Run a command to its end and leave no process of its group behind; in a folder of its own if one is named.
 
     What it prints goes to `stdout_path`; to `rows_path`, where there is one, what it prints on standard output. Its
     environment is ours, with `environment` over `NO_DUMP` over it.
@@ -117,7 +118,7 @@ def run_child(
         try:
             rows = None if rows_path is None else stack.enter_context(_open_new(rows_path))
             watch = stack.enter_context(guard_process(command))
-            child = _start(command, output, output if rows is None else rows, environment or {})
+            child = _start(command, output, output if rows is None else rows, environment or {}, folder)
         except BenchError:
             # Nothing was started: an empty file here would only stand in the way of the next attempt.
             stdout_path.unlink(missing_ok=True)
@@ -188,12 +189,12 @@ _CANNOT_START = {
 
 
 def _start(
-    command: tuple[str, ...], output: BinaryIO, rows: BinaryIO, environment: Mapping[str, str]
+    command: tuple[str, ...], output: BinaryIO, rows: BinaryIO, environment: Mapping[str, str], folder: Path | None
 ) -> subprocess.Popen[bytes]:
     env = {**os.environ, **NO_DUMP, **environment}
     try:
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=rows, stderr=output, env=env, start_new_session=True
+            command, stdin=subprocess.DEVNULL, stdout=rows, stderr=output, env=env, cwd=folder, start_new_session=True
         )
     except (OSError, ValueError) as error:
         program, code = command[0], error.errno if isinstance(error, OSError) else None

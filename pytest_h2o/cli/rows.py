@@ -160,10 +160,11 @@ def check_result(values: Mapping[str, Any], where: str, *, decides: bool, allow_
 
 
 def add_target_arguments(parser: argparse.ArgumentParser) -> None:
-    from pytest_h2o.gate.metrics import TARGET_OPTIONS
+    from pytest_h2o.gate.metrics import METRICS, TARGET_OPTIONS
 
     for name, option in TARGET_OPTIONS.items():
-        add_option(parser, option, dest=name)
+        if METRICS[name].joint:
+            add_option(parser, option, dest=name)
     parser.add_argument("--decode-baseline", metavar="TOK_S", help="decode tok/s with H2O off, or none to leave it out")
     add_option(parser, "rule")
     add_option(parser, "allow-skips", help="take ratios although entries could not be read")
@@ -200,8 +201,8 @@ def asked_of(args: argparse.Namespace, rows: Sequence[Row], notes: list[str]) ->
     from pytest_h2o.gate.values import row_cell
 
     asked: dict[str, float] = {}
-    for name in TARGET_OPTIONS:
-        metric, given = METRICS[name], getattr(args, name)
+    for metric in (METRICS[name] for name in TARGET_OPTIONS if METRICS[name].joint):
+        name, given = metric.name, getattr(args, metric.name)
         target = metric.target if given is None else given
         lacking = [row.log_file for row in rows if metric.of == "row" and row_cell(row, name) is None]
         if given is None and metric.optional and len(lacking) == len(rows):

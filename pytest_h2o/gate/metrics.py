@@ -244,6 +244,20 @@ _every = partial(Metric, over="every row", values=_AT_LEAST_0, fmt=".2f", exact=
 _count = partial(Metric, better="same", fmt=",.0f", values=_AT_LEAST_0)
 _bytes = partial(Metric, unit="bytes", fmt=",.0f", of="scope", values=_AT_LEAST_0)
 
+_demo_drop = partial(
+    Metric,
+    better="lower",
+    fmt=".2%",
+    exact=False,
+    target=0.08,
+    of="verdict",
+    short="demo",
+    values=Range("a fraction", most=1.0),
+    targets=Range("a fraction", least=0.0, below=1.0, note=_PERCENT),
+    share="the speed with H2O off",
+    joint=False,
+)
+
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -279,6 +293,8 @@ METRICS: dict[str, Metric] = {
             share="the baseline speed",
             made_of="decode_tok_per_s",
         ),
+        _demo_drop("demo_drop", "decode slow-down on real prompts"),
+        _demo_drop("demo_bucket_drop", "decode slow-down on real prompts of one length"),
         # quality of the model under eviction
         _quality("quality_ppl_full", "perplexity, full cache"),
         _quality("quality_ppl_evicted", "perplexity under eviction"),

@@ -164,7 +164,24 @@ OPTIONS: tuple[Option, ...] = (
         "the model's config.json that every run starts from (default: the embedded model, for the embedded bench)",
         metavar="FILE",
     ),
-    Option("demo", "path", "the llm_demo binary: compares the text that it says with H2O on and off", metavar="PATH"),
+    Option(
+        "demo", "path", "the llm_demo binary: real prompts, their speed and text with H2O on and off", metavar="PATH"
+    ),
+    Option(
+        "demo-prompts",
+        "paths",
+        "prompts for llm_demo: text files, folders of *.txt, or manifests in JSON lines (default: prompt_file of the "
+        "preset, or three that are shipped, of about 128, 512 and 2,048 tokens)",
+        metavar="PATH",
+    ),
+    Option(
+        "demo-rounds",
+        "int",
+        "pairs of launches on each prompt, at most; fewer than 5 a length give no verdict on it",
+        8,
+        metavar="N",
+        check=limit(lambda count: 1 <= count <= MAX_DECODE_PAIRS, f"1 to {MAX_DECODE_PAIRS}"),
+    ),
     Option("backend", "text", "backend given to the bench", "cpu"),
     Option(
         "threads",
@@ -486,6 +503,10 @@ def _check_sources(settings: Settings) -> Settings:
             expected="--h2o-bench PATH of the same build beside it",
             hint="leave it out: the embedded bench measures perplexity itself",
         )
+    if settings["demo"] is None and settings.given["demo-prompts"].on_command_line:
+        raise UsageError(
+            f"{settings.origin('demo-prompts')} names prompts, and nothing says them", expected="--h2o-demo PATH"
+        )
     if bench.value is None:
         _refuse_launch_options(settings)
         return settings
@@ -523,7 +544,7 @@ def _check_baseline_bench(settings: Settings) -> None:
 def _refuse_launch_options(settings: Settings) -> None:
     """Where logs are read an option about launching would do nothing, and the user believe that it did."""
     launching = ("base-config", "backend", "threads", "attention-option", "bench-timeout", "no-fold")
-    names = (*launching, "disturbed", "baseline-bench", "decode-budget", "demo")
+    names = (*launching, "disturbed", "baseline-bench", "decode-budget", "demo", "demo-rounds")
     given = [settings.origin(name) for name in names if settings.given[name].on_command_line]
     if given:
         raise UsageError(

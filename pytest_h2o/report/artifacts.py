@@ -307,7 +307,7 @@ _CHANGES = "\n".join(
 _TARGETS = "\n".join(
     f"data.presets.<preset>.targets.{metric.key} | {metric.target_unit} | "
     f"option, {'scope, ' * (metric.of == 'scope')}preset, ini key or default"
-    for metric in (METRICS[name] for name in TARGET_OPTIONS)
+    for metric in (METRICS[name] for name in TARGET_OPTIONS if METRICS[name].joint)
 )
 
 _PAIR_SIDES = "\n".join(

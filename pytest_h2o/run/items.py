@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_h2o.bench.adapter import get_adapter
 from pytest_h2o.bench.machine import describe_machine
 from pytest_h2o.bench.output import describe_allowed
+from pytest_h2o.bench.rows import COLUMN_DECIMALS, Row
 from pytest_h2o.errors import BenchError, H2OError, NotMeasured, OptedOut, UsageError
 from pytest_h2o.gate.compare import (
     FigureChange,
@@ -25,6 +26,7 @@ from pytest_h2o.gate.compare import (
     scope_fingerprint,
 )
 from pytest_h2o.gate.decode import explain
+from pytest_h2o.gate.demo import DemoComparison
 from pytest_h2o.gate.metrics import (
     DROP,
     JOINT,
@@ -56,13 +58,16 @@ from pytest_h2o.run.journal import PresetFacts
 from pytest_h2o.run.pairs import Baseline
 
 if TYPE_CHECKING:
-    from pytest_h2o.bench.rows import Row
     from pytest_h2o.gate.decode import DecodeVerdict
     from pytest_h2o.inputs.presets import Point, Preset
     from pytest_h2o.inputs.scope import Scope
     from pytest_h2o.lossless.result import LosslessResult
     from pytest_h2o.run.session import GateSession, Subject
     from pytest_h2o.run.sources import Source
+
+
+HARDLY_ALIKE = 0.05
+"""A similarity of texts below this is told in words: beside a pass 0.000 alone would be overlooked."""
 
 
 def _plain(value: float | None) -> float | str | None:
@@ -243,14 +248,16 @@ class SweepItem(PresetItem):
             )
         return self._extreme(metric, max if metric.higher_is_better else min, among)
 
-    def worst(self, column: str) -> Measured:
-        """The worst value of one metric over all rows, and the row that has it."""
+    def worst(self, column: str, rows: Sequence[Row] = ()) -> Measured:
+        """The worst value of one metric over all rows, or over those that are given, and the row that has it."""
         metric = find_metric(column, f"h2o_sweep.worst of {self.name}")
-        return self._extreme(metric, min if metric.higher_is_better else max)
+        return self._extreme(metric, min if metric.higher_is_better else max, rows=rows)
 
-    def _extreme(self, metric: Metric, pick: Callable[..., Any], among: Sequence[RowFacts] = ()) -> Measured:
+    def _extreme(
+        self, metric: Metric, pick: Callable[..., Any], among: Sequence[RowFacts] = (), rows: Sequence[Row] = ()
+    ) -> Measured:
         found = []
-        for result in self.results:
+        for result in rows or self.results:
             cell = row_cell(result, metric.name)
             if cell is None or not math.isfinite(cell.mean):
                 raise NotMeasured(
@@ -321,17 +328,60 @@ class SweepItem(PresetItem):
         return self.session.settings["demo"] is not None
 
     def text_similarity(self) -> Measured:
-        """How alike the texts are that llm_demo says with H2O off and on, mean over the prompts; higher is better.
+        """How alike the texts are that llm_demo says with H2O off and on, mean over the prompts; higher is better."""
+        found = self._demo()
+        self._note_all(pair.render() for pair in found.texts)
+        if found.similarity < HARDLY_ALIKE:
+            asked = self.targets.similarity.value is not None
+            unasked = "" if asked else ", and no target asks for more: targets: {similarity: 0.3} does"
+            self.note(f"the texts have hardly a word in common{unasked}")
+        return self.measured("demo_similarity", found.similarity, found.candidate)
+
+    # -- real prompts ----------------------------------------------------------------------------------------------
+
+    def _demo(self) -> DemoComparison:
+        """Pairs of launches of llm_demo, those that are asked for first.
 
         They are those of the row that evicts most among those that meet the lossy target; among all where none does.
         """
         row = best_row(self._meeting(LOSSY) or self.facts((LOSSY,)), LOSSY)
         if row is None:
             raise NotMeasured(f"no row of {self.name} has a lossy ratio", where=self.name)
-        comparison = self.source.texts(self._point(row.run_id))
-        self._note_all(pair.render() for pair in comparison.pairs)
-        comparison.refuse_wordless()
-        return self.measured("demo_similarity", comparison.similarity, row.run_id)
+        total, bucket = self.targets.demo_drop.value, self.targets.demo_bucket_drop.value
+        return self.source.demo(self._point(row.run_id), total, bucket)
+
+    @property
+    def prompt_buckets(self) -> tuple[int, ...]:
+        """Lengths of the prompts that llm_demo says, in tokens, each the nearest of 128, 512, 2,048 and so on."""
+        return self._demo().buckets
+
+    def demo_drop(self, bucket: int | None = None) -> Measured:
+        """Fraction of decode speed lost on real prompts, all or those of one bucket of length, with its interval."""
+        found, name = self._demo(), "demo_drop" if bucket is None else "demo_bucket_drop"
+        target = self.targets.metric(name).value or 0.0
+        verdict = found.judge(target, bucket)
+        self._note_all(f"excluded {text}" for text in verdict.excluded)
+        if bucket is None:
+            self.note(f"{len(found.pairs)} pairs of llm_demo on {len(found.prompts)} prompts ({found.candidate})")
+        else:
+            self._note_all(found.describe(bucket, target))
+        value = math.nan if verdict.drop is None else verdict.drop
+        interval = drop_interval(verdict, inconclusive_fails=self._inconclusive_fails)
+        source = found.candidate if bucket is None else f"prompts of about {bucket:,} tokens"
+        return self.measured(name, value, source, interval=interval)
+
+    @property
+    def demo_missed(self) -> list[Measured]:
+        """What misses a target that every row must hold, of the launches with H2O on that reach its trigger.
+
+        A build that tells nothing of them is no failure: the rows of the bench are held to the same targets.
+        """
+        rows = tuple(self._demo().rows())
+        asked = [target for target in self.targets.of_every_row if target.metric in COLUMN_DECIMALS]
+        if asked and not rows:
+            self.note("llm_demo tells nothing of what every row must hold: an older build, or no prompt is long enough")
+            return []
+        return [worst for target in asked if not (worst := self.worst(target.metric, rows)).holds(target)]
 
     def runtime_difference(self) -> Measured:
         """Bytes by which the bench's own lossless sizes differ from those of its dumps, same tokens and codec.
@@ -569,7 +619,7 @@ class SweepItem(PresetItem):
             model_layers=self.source.model_layers,
             h2o_layer_start=self.preset.h2o_layer_start,
             h2o_layer_end=self.preset.h2o_layer_end,
-            targets={METRICS[name].key: self.asked.get(name) for name in TARGET_OPTIONS},
+            targets={METRICS[name].key: self.asked.get(name) for name in TARGET_OPTIONS if METRICS[name].joint},
             metric_targets={name: t for name, t in others.items() if t is not None and METRICS[name].of == "row"},
             decode_left_out=left_out,
             paired=self.is_paired,

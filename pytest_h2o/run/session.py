@@ -34,6 +34,7 @@ from pytest_h2o.run.sources import (
     bench_settings,
     check_bench,
     choose_base_config,
+    demo_prompts,
     why_out_of_reach,
 )
 from pytest_h2o.run.store import HEADER, ITEMS
@@ -199,6 +200,9 @@ class GateSession:
             presets = self._files.load_presets(gate_dir)
         elif fixture == "h2o_health":
             presets = [p for p in self._files.load_presets(gate_dir) if self.targets(p).of_every_row]
+        elif fixture == "h2o_demo":
+            if self.settings["demo"] is not None:
+                presets = [preset for preset in self._files.load_presets(gate_dir) if preset.bench == LLM_BENCH]
         else:
             wanted = {"h2o_lossless": (False,), "h2o_upper_bound": (True,)}.get(fixture, (False, True))
             scopes = [s for s in self._files.load_scopes(gate_dir) if (s.entry_mode == "aggregate") in wanted]
@@ -231,6 +235,7 @@ class GateSession:
                 choose_base_config(settings, preset)
             if settings["demo"] is not None:
                 check_bench(settings["demo"], settings.origin("demo"))
+                demo_prompts(settings, preset)
         self._selected = frozenset(selected)
         unfit = {name: why for name in sorted(selected) if (why := self._why_unfit(self.presets[name]))}
         if len(unfit) < len(selected):

@@ -7,6 +7,7 @@ sizes, and what there is to say beside them. What is measured is made once for a
 from __future__ import annotations
 
 import json
+import secrets
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -24,20 +25,19 @@ from pytest_h2o.bench.command import (
     embedded_base_config,
     is_asynchronous,
     is_embedded,
-    shipped,
 )
-from pytest_h2o.bench.demo import TextComparison, compare_texts
-from pytest_h2o.bench.machine import describe_machine, heavy_work
+from pytest_h2o.bench.machine import describe_machine
 from pytest_h2o.bench.output import first_cause
 from pytest_h2o.bench.rows import Row, read_rows
 from pytest_h2o.errors import BenchError, DumpError, H2OError, NotMeasured, OptedOut, StoreError, UsageError, one_line
-from pytest_h2o.files import check_regular, digest_file, load, unused_folder
+from pytest_h2o.files import check_regular, digest_file, load, plain, unused_folder, write_new_json
 from pytest_h2o.gate.compare import preset_fingerprint
 from pytest_h2o.gate.decode import DECODE_FOLDER, PAIRS_NAME, PairedComparison
+from pytest_h2o.gate.demo import DemoComparison, DemoPair, plan_prompts
 from pytest_h2o.gate.metrics import inexact_metrics
 from pytest_h2o.gate.values import check_cells, preset_targets
 from pytest_h2o.inputs.checking import LLM_BENCH
-from pytest_h2o.inputs.options import Settings, parse_baseline
+from pytest_h2o.inputs.options import MAX_DECODE_PAIRS, Settings, parse_baseline
 from pytest_h2o.run.journal import NewData
 from pytest_h2o.run.pairs import (
     OTHER_BUILD,
@@ -128,6 +128,22 @@ def choose_base_config(settings: Settings, preset: Preset) -> BaseConfig:
         expected="--h2o-base-config FILE, or base_config: in the preset",
         hint="name the config.json of the model: --h2o-base-config path/to/model/config.json",
     )
+
+
+def demo_prompts(settings: Settings, preset: Preset) -> dict[str, Path]:
+    """The prompts for llm_demo by name: of the options, else of the preset, else those that are shipped."""
+    from pytest_h2o.bench.demo import find_prompts
+
+    prompts = find_prompts(settings["demo-prompts"] or (), preset.prompt_file)
+    if (pairs := len(prompts) * settings["demo-rounds"]) > MAX_DECODE_PAIRS:
+        most = MAX_DECODE_PAIRS // len(prompts)
+        raise UsageError(
+            "more pairs of llm_demo than a verdict can have",
+            came=f"{len(prompts)} prompts, {settings['demo-rounds']} rounds: {pairs}",
+            expected=f"at most {MAX_DECODE_PAIRS}",
+            hint=f"--h2o-demo-rounds {most}" if most else "name fewer prompts",
+        )
+    return prompts
 
 
 def why_out_of_reach(settings: Settings, preset: Preset, points: Sequence[Point]) -> str | None:
@@ -309,8 +325,11 @@ class Source(ABC):
 
     # -- text, and the runtime's own sizes -----------------------------------------------------------------------------
 
-    def texts(self, point: Point) -> TextComparison:
-        """What llm_demo says with H2O off and on, for one point; BenchError if it says nothing."""
+    def demo(self, point: Point, total: float | None, bucket: float | None) -> DemoComparison:
+        """What llm_demo says and measures with H2O off and on, for one point; an H2OError if a launch is not sound.
+
+        `total` and `bucket` are the targets of the slow-down: more is launched until all verdicts on them are clear.
+        """
         raise NotMeasured("no llm_demo is given", expected="--h2o-demo PATH")
 
     def sizes(self, point: Point) -> tuple[int, str]:
@@ -444,8 +463,8 @@ class Recorded(Source):
 CONSISTENCY_FOLDER = "consistency"
 """In the folder of a preset: config, log and output of the launch that its own lossless sizes are checked on."""
 
-TEXT_FOLDER = "demo"
-"""In the folder of a preset: configs and outputs of llm_demo."""
+DEMO_FOLDER, DEMO_NAME = "demo", "demo.json"
+"""In the folder of a preset: configs, outputs and metrics of llm_demo; and all pairs in one file."""
 
 _MAX_OUTPUT_BYTES = 64 * 1024 * 1024
 
@@ -587,27 +606,51 @@ class Launched(Source):
 
     # -- text, and the runtime's own sizes -----------------------------------------------------------------------------
 
-    def texts(self, point: Point) -> TextComparison:
+    def demo(self, point: Point, total: float | None, bucket: float | None) -> DemoComparison:
         if self.run.settings["demo"] is None:
-            return super().texts(point)
-        return self.run.store.keep(f"demo/{self.preset.name}", TextComparison, lambda: self._say(point))
+            return super().demo(point, total, bucket)
+        key = f"demo/{self.preset.name}"
+        return self.run.store.keep(key, DemoComparison, lambda: self._say(point, total, bucket))
 
-    def _say(self, point: Point) -> TextComparison:
-        from pytest_h2o.bench.command import build_run_config
-        from pytest_h2o.bench.demo import Demo
+    def _say(self, point: Point, total: float | None, bucket: float | None) -> DemoComparison:
+        from pytest_h2o.bench.command import advise_layer_nums, build_run_config
+        from pytest_h2o.bench.demo import Demo, compare_texts
 
-        folder = unused_folder(self.folder, TEXT_FOLDER)
-        demo = Demo(self.run.settings["demo"], folder, point.gen_len, self._bench.timeout_s)
-        on = build_run_config(self.base_config, point)
-        off = build_run_config(self.base_config, replace(point, compressed=False))
-        prompts = [self.preset.prompt_file] if self.preset.prompt_file else sorted(shipped("prompts").glob("*.txt"))
-        pairs = []
-        with heavy_work():
-            for prompt in prompts:
-                text_off = demo.say(f"{prompt.stem}_h2o_off", off, prompt)
-                text_on = demo.say(f"{prompt.stem}_h2o_on", on, prompt)
-                pairs.append(compare_texts(prompt.stem, text_off, text_on))
-        return TextComparison(point.run_id, tuple(pairs))
+        settings, what = self.run.settings, f"{self.preset.name} demo"
+        rounds, prompts = settings["demo-rounds"], demo_prompts(settings, self.preset)
+        folder = unused_folder(self.folder, DEMO_FOLDER)
+        demo = Demo(
+            settings["demo"],
+            folder,
+            point.gen_len,
+            self._bench.timeout_s,
+            self.run.progress.wait,
+            point.allow_signs,
+            partial(advise_layer_nums, self.base_config),
+        )
+        configs = {
+            "off": build_run_config(self.base_config, replace(point, compressed=False)),
+            "on": build_run_config(self.base_config, point),
+        }
+        seed = secrets.randbelow(2**32)
+        found = DemoComparison(point.run_id, point.trigger_min_tokens, seed, rounds, ())
+        try:
+            for number, order in enumerate(plan_prompts(list(prompts), rounds, seed), start=1):
+                for prompt, first in order:
+                    said = {}
+                    for side in ("off", "on") if first == "AB" else ("on", "off"):
+                        with self.run.progress.step(what, f"{prompt} {side}", unit="pair", total=rounds, number=number):
+                            said[side] = demo.say(f"{prompt}_{number}_h2o_{side}", configs[side], prompts[prompt])
+                    pair = DemoPair(prompt, first, said["off"][0], said["on"][0])
+                    pair.check(point.trigger_min_tokens)
+                    texts = [compare_texts(prompt, said["off"][1], said["on"][1])] if number == 1 else []
+                    found = replace(found, pairs=(*found.pairs, pair), texts=(*found.texts, *texts))
+                if found.is_clear(total, bucket):
+                    break
+        finally:
+            self.run.progress.finish(what)
+        write_new_json(folder / DEMO_NAME, plain(found))
+        return found
 
     def sizes(self, point: Point) -> tuple[int, str]:
         preset = self.preset

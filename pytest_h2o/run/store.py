@@ -28,7 +28,8 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from pytest_h2o.bench.command import PATH_FIELDS, digest_files, digest_model, digest_program, shipped
+from pytest_h2o.bench.command import PATH_FIELDS, digest_files, digest_model, digest_program
+from pytest_h2o.bench.demo import find_prompts
 from pytest_h2o.bench.machine import describe_machine
 from pytest_h2o.errors import (
     CodecError,
@@ -247,7 +248,8 @@ def describe_asked(
         if base is not None:
             asked[f"base config of preset {preset.name}"] = digest_file(base.path)[:16]
             asked |= {f"{part} of preset {preset.name}": digest for part, digest in digest_model(base).items()}
-        if texts := _texts(preset, base, demo=settings["demo"] is not None):
+        said = {} if settings["demo"] is None else find_prompts(settings["demo-prompts"] or (), preset.prompt_file)
+        if texts := [*_texts(preset, base), *said.items()]:
             asked[f"texts of preset {preset.name}"] = digest_files(texts)[:16]
     for scope, root in scopes:
         asked[f"scope {scope.name}"] = _digest(repr(replace(scope, path=None)))
@@ -321,14 +323,14 @@ def _plugins(presets: Iterable[Preset], scopes: Iterable[Scope]) -> Iterator[tup
     yield from ((f"code of metric {name}", metric.value) for name, metric in METRICS.items() if metric.added)
 
 
-def _texts(preset: Preset, base: BaseConfig | None, *, demo: bool) -> list[tuple[str, Path]]:
+def _texts(preset: Preset, base: BaseConfig | None) -> list[tuple[str, Path]]:
     """Prompts and other files that a preset or its base config names beside the files of the model."""
     named = [] if preset.prompt_file is None else [("prompt_file", preset.prompt_file)]
     if base is not None:
         words = {key: value for key, value in base.values.items() if isinstance(value, str) and can_name_file(value)}
         files = {key: base.base_dir / value.replace("\\", "/") for key, value in words.items()}
         named += [(key, path) for key, path in files.items() if key not in PATH_FIELDS and path.is_file()]
-    return named + [(path.name, path) for path in sorted(shipped("prompts").glob("*.txt")) if demo]
+    return named
 
 
 # -- going on with a run ----------------------------------------------------------------------------------------------

@@ -1,16 +1,18 @@
-"""What llm_demo said, cut out of recorded outputs; and how alike two texts are."""
+"""What llm_demo said and measured, read out of outputs and metrics; its prompts; and how alike two texts are."""
 
 from __future__ import annotations
 
+import json
+import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_h2o.bench.demo import TextComparison, TextPair, compare_texts, parse_demo_text, read_demo_text
-from pytest_h2o.errors import NotMeasured, TableError
-from pytest_h2o.files import load, plain
+from pytest_h2o.bench.demo import TextPair, compare_texts, find_prompts, read_demo, read_demo_text
+from pytest_h2o.errors import H2OError, TableError
+from pytest_h2o.inputs.signs import SIGNS
 
 OTHER = Path(__file__).parents[2] / "fixtures" / "recordings" / "other"
 WARNING = "Drop stale per-layer pending plan: layer=20 pending_remove=445 kv_len=439 pending_ints=4.\n"
@@ -36,6 +38,22 @@ def test_the_recorded_pairs(name: str) -> None:
     assert (pair.prefix_words, pair.prefix_chars, round(pair.similarity, 2)) == expected
 
 
+SUMMARY = """##########
+prompt tokens num = 502
+decode tokens num = 96
+prefill time = 2.01 s
+ decode time = 2.14 s
+ decode speed = 44.84 tok/s
+###########
+"""
+
+
+def write_output(folder: Path, said: str, summary: str = SUMMARY) -> Path:
+    path = folder / "out.txt"
+    path.write_text(f"main, 1\nprompt file is p.txt\n{said}\n{summary}", encoding="utf-8", newline="")
+    return path
+
+
 @pytest.mark.parametrize(
     ("output", "came"),
     [
@@ -44,11 +62,12 @@ def test_the_recorded_pairs(name: str) -> None:
         ("text\n##########\n", "no line 'prompt file is …'"),
     ],
 )
-def test_an_output_without_text_is_refused(output: str, came: str) -> None:
+def test_an_output_without_text_is_refused(output: str, came: str, tmp_path: Path) -> None:
+    (tmp_path / "out.txt").write_text(output)
     with pytest.raises(TableError) as caught:
-        parse_demo_text(output, "out.txt")
-    assert str(caught.value) == (
-        f"an output of llm_demo has no text\n  where: out.txt\n  came: {came}\n  expected: both lines"
+        read_demo_text(tmp_path / "out.txt")
+    assert str(caught.value).replace(str(tmp_path), "") == (
+        f"an output of llm_demo has no text\n  where: /out.txt\n  came: {came}\n  expected: both lines"
     )
 
 
@@ -57,12 +76,123 @@ def test_a_file_that_is_not_there_is_one_error(tmp_path: Path) -> None:
         read_demo_text(tmp_path / "none.txt")
 
 
-@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="#\r\n"), max_size=20), max_size=6), st.data())
-def test_warnings_anywhere_leave_the_text_alone(words: list[str], data: st.DataObject) -> None:
-    text = " ".join(words)
+LINES = [
+    WARNING,
+    *(f"{sign.text}: layer=3\n" for sign in SIGNS if not sign.of_libc),
+    "[H2O] floor-keep dominates target: kv=9 target=3 floor=4 (sink=1 recent=2 block=8)\n",
+    "[H2O-LOSSLESS] layer=0 kv=513 start=16 tokens=32 raw=49152 mode=0 zstd=1\n",
+    "[H2O] layer=15 kv=520 keep_ratio=0.3385 evict=344\n",
+]
+
+
+@given(
+    st.lists(st.text(st.characters(codec="utf-8", exclude_characters="#\r\n["), min_size=1, max_size=20), max_size=6),
+    st.sampled_from(LINES),
+    st.data(),
+)
+def test_lines_of_the_engine_anywhere_leave_the_text_alone(words: list[str], line: str, data: st.DataObject) -> None:
+    text = " ".join(["word", *words])
     cut = data.draw(st.integers(0, len(text)))
-    output = f"main, 1\nprompt file is p.txt\n{text[:cut]}{WARNING}{text[cut:]}\n##########\nprompt tokens num = 4\n"
-    assert parse_demo_text(output, "out.txt") == text
+    with tempfile.TemporaryDirectory() as folder:
+        assert read_demo_text(write_output(Path(folder), text[:cut] + line + text[cut:])) == text
+
+
+# -- what a launch measured ------------------------------------------------------------------------------------------
+
+
+def test_metrics_stand_over_what_is_printed(tmp_path: Path) -> None:
+    output, metrics = write_output(tmp_path, "Some words"), tmp_path / "m.jsonl"
+    launch, text = read_demo("r", output, metrics)
+    assert text == "Some words"
+    assert (launch.prompt_tokens, launch.decode_tokens, launch.prefill_s, launch.decode_tok_per_s) == (
+        502,
+        96,
+        2.01,
+        44.84,
+    )
+    assert (launch.told, launch.evicted_tokens) == (None, None)
+    old, new = '{"prompt_tokens": 1}', {"prompt_tokens": 502, "decode_tokens": 90, "prefill_us": 2e6, "decode_us": 1e6}
+    told = {"h2o_lossy_ratio": 3.1, "h2o_total_evict_tokens": 7, "h2o_lossless_fallback_count": 1, "extra": "text"}
+    metrics.write_text(f"{old}\n{json.dumps({**new, **told})}\n\n")
+    launch, _ = read_demo("r", output, metrics)
+    assert (launch.decode_tokens, launch.prefill_s, launch.decode_tok_per_s) == (90, 2.0, 90.0)
+    assert (launch.told, launch.evicted_tokens) == ({"h2o_lossy": 3.1, "h2o_lossless_fallback": 1.0}, 7)
+
+
+@pytest.mark.parametrize(
+    ("said", "summary", "metrics", "says"),
+    [
+        ("words", "##########\n", None, "llm_demo ended with exit code 0 and without a summary"),
+        ("words", SUMMARY.replace("= 96", "= 0"), None, "without a summary"),
+        ("words", "##########\n", "{}", "without a summary"),
+        (
+            "",
+            SUMMARY,
+            None,
+            "llm_demo said not a single word\n  where: .*\n  came: a text without a letter or digit: ''",
+        ),
+        ("!!!!!!", SUMMARY, None, "llm_demo said not a single word"),
+        (WARNING, SUMMARY, None, "llm_demo said not a single word"),
+        ("words", SUMMARY, "{", "the metrics of llm_demo cannot be read"),
+        ("words", SUMMARY, "[1]", "the metrics of llm_demo has another shape than this version reads"),
+        ("words", SUMMARY, "\xff", "the metrics of llm_demo cannot be read"),
+    ],
+)
+def test_a_launch_without_words_or_speeds_is_no_measurement(
+    said: str, summary: str, metrics: str | None, says: str, tmp_path: Path
+) -> None:
+    if metrics is not None:
+        (tmp_path / "m.jsonl").write_text(metrics, encoding="latin-1")
+    with pytest.raises(TableError, match=says):
+        read_demo("r", write_output(tmp_path, said, summary), tmp_path / "m.jsonl")
+
+
+# -- prompts ---------------------------------------------------------------------------------------------------------
+
+
+def test_prompts_are_files_folders_and_what_a_manifest_lists(tmp_path: Path) -> None:
+    for name in ("b.txt", "a.txt", "notes.md", "sub/c.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("text")
+    manifest = tmp_path / "prompts.jsonl"
+    manifest.write_text('{"prompt_file": "sub/c.txt", "bucket": 128}\n\n{"path": "%s"}\n' % (tmp_path / "notes.md"))
+    assert list(find_prompts([tmp_path])) == ["a", "b"]
+    assert list(find_prompts([manifest, tmp_path / "b.txt"])) == ["c", "notes", "b"]
+    assert [(name, len(path.read_text()) > 400) for name, path in find_prompts([]).items()] == [
+        ("austen_128", True), ("austen_2048", True), ("austen_512", True),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"p.txt": " \n"}, "a prompt is empty"),
+        ({"p.txt": "\xff"}, "a prompt cannot be read"),
+        ({"p.md": "x"}, "there are no prompts in a folder"),
+        (
+            {"p.txt": "x", "m.jsonl": '{"path": "q.txt"}'},
+            "a prompt cannot be read\n  where: .*q.txt\n  came: No such file",
+        ),
+        (
+            {"p.txt": "x", "m.jsonl": '{"paht": "p.txt"}'},
+            "a line of a manifest names no prompt\n  where: .*m.jsonl:1\n",
+        ),
+        ({"p.txt": "x", "m.jsonl": "p.txt"}, "a line of a manifest of prompts cannot be read"),
+        ({"p.txt": "x", "m.jsonl": "\n"}, "a manifest of prompts is empty"),
+        ({"p.txt": "x", "m.jsonl": "\xff"}, "a manifest of prompts cannot be read"),
+        ({"p.txt": "x", "sub/p.txt": "x", "m.jsonl": '{"path": "sub/p.txt"}'}, "two prompts are called p"),
+    ],
+)
+def test_prompts_that_cannot_be_said_are_refused(files: dict[str, str], says: str, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="latin-1")
+    manifest = tmp_path / "m.jsonl"
+    with pytest.raises(H2OError, match=says):
+        find_prompts([tmp_path, manifest] if manifest.exists() else [tmp_path])
+
+
+# -- texts -----------------------------------------------------------------------------------------------------------
 
 
 def test_similarity_of_equal_other_and_empty_texts() -> None:
@@ -76,15 +206,6 @@ def test_similarity_of_equal_other_and_empty_texts() -> None:
     )
 
 
-@pytest.mark.parametrize(("off", "on"), [("", ""), ("!!!!", "!!!!"), (" ", "\n"), ("\ufffd" * 9, "!")])
-def test_two_texts_without_a_word_are_missing_data(off: str, on: str) -> None:
-    wordless, other = compare_texts("p", off, on), compare_texts("q", "a b", "a b")
-    with pytest.raises(NotMeasured, match="llm_demo said not a single word, with H2O off and on\n  where: prompt p\n"):
-        TextComparison("run_0001", (other, wordless)).refuse_wordless()
-    TextComparison("run_0001", (other, compare_texts("p", off, "words"))).refuse_wordless()
-    assert compare_texts("p", off, "words").similarity == compare_texts("p", "words", on).similarity == 0
-
-
 @pytest.mark.parametrize(
     ("off", "on", "told"),
     [
@@ -92,6 +213,7 @@ def test_two_texts_without_a_word_are_missing_data(off: str, on: str) -> None:
         ("0000", "0000", "'0000' is 1 of 1 words with H2O off, '0000' is 1 of 1 words with H2O on"),
         ("a b c", "the " * 9 + "end", "'the' is 9 of 10 words with H2O on"),
         ("the " * 8 + "an end", "a b", None),
+        ("a b", "x y z " * 9 + "no " * 10, "'no' is 10 of 37 words with H2O on"),
         ("x" * 99, "", f"'{'x' * 20}' is 1 of 1 words with H2O off"),
     ],
 )
@@ -99,9 +221,3 @@ def test_one_word_over_and_over_is_named(off: str, on: str, told: str | None) ->
     pair = compare_texts("p", off, on)
     assert pair.degenerate == (told and f"degenerate text: {told}")
     assert (told or "similarity") in pair.render()
-
-
-def test_a_comparison_reads_back() -> None:
-    comparison = TextComparison("run_0001", (compare_texts("p", "a b", "a c"), compare_texts("q", "a", "a")))
-    assert load(TextComparison, plain(comparison), "texts") == comparison
-    assert comparison.similarity == pytest.approx(0.75)

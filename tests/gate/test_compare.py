@@ -275,6 +275,8 @@ def test_what_is_no_figure_of_a_run_is_not_recorded() -> None:
     """It needs a baseline or a target beside it."""
     assert METRICS.keys() - recorded_metrics().keys() == {
         "decode_drop",
+        "demo_drop",
+        "demo_bucket_drop",
         "demo_similarity",
         "joint_margin",
         "runtime_difference",

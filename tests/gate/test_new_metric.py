@@ -61,7 +61,7 @@ def schema(project: Project, kind: str) -> dict[str, Any]:
 
 def test_it_holds_and_is_found_in_option_rule_tables_page_figures_and_schemas(changed: Project) -> None:
     result = run(changed, f"{FLAG}=8.5", "--h2o-save=main")
-    assert result.ret == 0, result.outlines
+    assert result.ret == 0, "\n".join([*result.outlines, *result.errlines])
     place = next(n for n, line in enumerate(result.outlines) if line.startswith("preset or scope"))
     assert [line.split()[-3:] for line in result.outlines[place : place + 2]] == [
         [SHORT, "verdict", "margin"],

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_h2o.bench.demo import TextComparison, compare_texts
+from pytest_h2o.bench.demo import DemoLaunch, compare_texts
 from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import NotMeasured, OptedOut, UsageError
 from pytest_h2o.files import plain
+from pytest_h2o.gate.demo import DemoComparison, DemoPair
 from pytest_h2o.gate.metrics import METRICS, Metric, RowMetric
 from pytest_h2o.gate.values import Target, Targets
 from tests.sweeps import make_row, make_sweep
@@ -257,20 +259,60 @@ def test_quality_is_asked_where_somebody_asks_or_a_row_tells_it(
     assert sweep.asked.get(own.metric) == asked
 
 
-@pytest.mark.parametrize(("lossy", "said"), [(3.0, "most"), (9.0, "most")])
-def test_texts_are_those_of_the_row_that_evicts_most(lossy: float, said: str) -> None:
-    asked: list[str] = []
+def said(point: Any, off: str = "a b", on: str = "a c", **told: float) -> DemoComparison:
+    """What llm_demo measured on one prompt, a launch a side."""
+    launch = DemoLaunch("off", 512, 96, 2.0, 50.0)
+    pair = DemoPair("p", "AB", launch, replace(launch, name="on", told=told or None))
+    return DemoComparison(point.run_id, 384, 1, 1, (pair,), (compare_texts("p", off, on),))
 
-    def texts(point: Any) -> TextComparison:
-        asked.append(point.run_id)
-        return TextComparison(point.run_id, (compare_texts("p", "a b", "a c"),))
+
+@pytest.mark.parametrize("lossy", [3.0, 9.0])
+def test_texts_are_those_of_the_row_that_evicts_most(lossy: float) -> None:
+    asked: list[tuple[str, float | None, float | None]] = []
+
+    def demo(point: Any, *targets: float | None) -> DemoComparison:
+        asked.append((point.run_id, *targets))  # type: ignore[arg-type]
+        return said(point)
 
     rows = make_row("less", h2o_lossy="3.1"), make_row("most", h2o_lossy="3.4"), make_row("none", h2o_lossy="1.0")
-    sweep = make_sweep(*rows, targets={"lossy": lossy}, texts=texts)
+    sweep = make_sweep(*rows, targets={"lossy": lossy, "demo_drop": 0.08}, demo=demo)
     similarity = sweep.text_similarity()
-    assert (similarity.metric, similarity.value, similarity.source) == ("demo_similarity", 0.5, said)
-    assert asked == [said]
+    assert (similarity.metric, similarity.value, similarity.source) == ("demo_similarity", 0.5, "most")
+    assert asked == [("most", 0.08, None)]
     assert sweep.notes == [compare_texts("p", "a b", "a c").render()]
+    assert sweep.prompt_buckets == (512,)
+    assert sweep.demo_drop().source == "most"
+    assert sweep.demo_drop(512).source == "prompts of about 512 tokens"
+
+
+@pytest.mark.parametrize(
+    ("target", "note"),
+    [(None, ", and no target asks for more: targets: {similarity: 0.3} does"), (0.0, "")],
+)
+def test_a_similarity_of_nothing_is_told_in_words(target: float | None, note: str) -> None:
+    asked = {} if target is None else {"similarity": target}
+    sweep = make_sweep(make_row("r"), targets=asked, demo=lambda point, *_: said(point, "a b", "x y"))
+    assert sweep.text_similarity().value == 0
+    assert sweep.notes[-1] == f"the texts have hardly a word in common{note}"
+
+
+def test_launches_of_llm_demo_are_held_to_what_every_row_must_hold() -> None:
+    asked = {"h2o_lossless_fallback": 0.0}
+
+    def missed(**told: float) -> list[Any]:
+        sweep = make_sweep(make_row("r"), targets=asked, demo=lambda point, *_: said(point, **told))
+        missed = sweep.demo_missed
+        assert sweep.notes == ([] if told else [UNTOLD])
+        return missed
+
+    assert missed(h2o_lossless_fallback=0) == missed() == []
+    (worst,) = missed(h2o_lossless_fallback=2)
+    assert (worst.value, worst.source) == (2, "on")
+    with pytest.raises(NotMeasured, match="the column h2o_lossless_fallback of adhoc is missing"):
+        missed(h2o_lossy=3)
+
+
+UNTOLD = "llm_demo tells nothing of what every row must hold: an older build, or no prompt is long enough"
 
 
 def test_a_metric_that_the_item_has_no_target_for_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ SWEEP = RECORDINGS / "target_ratio_v3"
 BASE_CONFIG = ROOT / "fixtures" / "recordings" / "base_config.json"
 DUMPS = ROOT / "fixtures" / "dumps" / "fp16.zip"
 FAKE_BENCH = ROOT / "tests" / "fake_llm_bench.py"
+FAKE_DEMO = ROOT / "tests" / "fake_llm_demo.py"
 
 MODES = {"plain": [], "n0": ["-n0"], "n2": ["-n2"], "no-xdist": ["-p", "no:xdist"]}
 """The ways of running pytest that must not make a difference."""
