@@ -251,7 +251,7 @@ def make_verdict(comparison: Mapping[str, Any]) -> Verdict:
         relation=comparison["relation"],
         target="none" if target is None else metric.render_target(target),
         target_origin=comparison["target_origin"],
-        margin="none" if margin is None else ("-" if margin < 0 else "") + metric.render_gap(abs(margin)),
+        margin=_margin_text(metric, margin),
         source=comparison["source"],
         outcome=comparison["outcome"],
         unit=comparison["unit"] or metric.unit_word,
@@ -264,6 +264,12 @@ def make_verdict(comparison: Mapping[str, Any]) -> Verdict:
         margin_value=comparison["margin"],
         relative_margin=None if margin is None else _relative(metric, value, target, margin),
     )
+
+
+def _margin_text(metric: Metric, margin: float | None) -> str:
+    if margin is None:
+        return "none"
+    return ("-" if margin < 0 else "") + metric.render_gap(abs(margin)) if math.isfinite(margin) else "not known"
 
 
 def _relative(metric: Metric, value: float, target: float, margin: float) -> float | None:
@@ -349,7 +355,9 @@ def _missing(collector: Collector, items: list[dict[str, Any]]) -> list[str]:
         if LOSSLESS not in _held_metrics(items, "scope", name):
             missing.append(f"the deciding scope {name} was not held against its target")
         if not any(i["kind"] == "scope" and i["name"] == name and not i["comparisons"] for i in items):
-            missing.append(f"the streams of the deciding scope {name} were not decoded and compared")
+            result = collector.scopes[name].result
+            decoded = f"{result.verified_streams} of {result.encoded_streams} were decoded and compared"
+            missing.append(f"no test asked whether the streams of the deciding scope {name} come back: {decoded}")
     # Presets that ask for no lossless ratio, as those of another bench, need no scope that decides.
     key = METRICS[LOSSLESS].key
     wanted = [collector.presets[name].targets[key] for name in presets if name in collector.presets]

@@ -84,7 +84,7 @@ TONES: Mapping[str, str] = {
 MEANINGS: Mapping[str, str] = {
     "PASS": "The gate held: every threshold that was asked for is met, and nothing that it needs is missing.",
     "FAIL": "The gate did not hold.",
-    "INCONCLUSIVE": "Nothing failed, but the launches could not tell whether decoding is slower than allowed.",
+    "INCONCLUSIVE": "No pass: nothing is surely missed, but whether decoding is slower than allowed cannot be told.",
     "INCOMPLETE": "Nothing failed, but something that a whole verdict needs was not measured or not asked for.",
     "UNFINISHED": "This run did not end, or has not ended yet: what is here is what its journal has.",
 }
@@ -324,6 +324,21 @@ class PresetView:
     lossless: float | None
     asked: Mapping[str, float]
     baseline_tok_per_s: float | None
+    decode: tuple[str, str] | None
+    """Of pairs: the row that was timed, and what came of it; empty where none was."""
+
+    def missed_by(self, row: ReportRow) -> str:
+        """The targets that a row misses; ``nothing`` only where all of them were held against it."""
+        if row.margins is None:
+            return "not known"
+        missed = list(row.margins.missed)
+        if self.decode is None or DROP not in self.asked:
+            return ", ".join(missed) or "nothing"
+        timed, outcome = self.decode
+        if row.result.run_id == timed and outcome == "fail":
+            missed.append(METRICS[DROP].short)
+        unknown = f"{METRICS[DROP].short} not told" if row.result.run_id == timed else "not timed"
+        return ", ".join(missed) or ("nothing" if (row.result.run_id, "pass") == self.decode else unknown)
 
     @property
     def launched(self) -> list[ReportRow]:
@@ -441,6 +456,7 @@ def view_preset(collector: Collector, name: str, preset: Preset) -> PresetView:
         lossless,
         asked if paired else held,
         baseline,
+        (("", "") if preset.decode is None else (preset.decode.candidate, preset.decode.outcome)) if paired else None,
     )
 
 

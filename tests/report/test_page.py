@@ -32,6 +32,7 @@ from tests.report.conftest import GateRun
 from tests.report.html_checks import Document, check_page
 
 PRESET = "target_ratio_v3"
+TIMED = "run_0006_p512_g128_k0.28_b16_lr3.4"
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +164,39 @@ def test_paired_launches_are_shown_pair_by_pair(records: RunRecords, no_charts: 
         ("pair", [(1, 5.0), (2, -5.0)]),
         ("excluded", [(3, 50.0)]),
     ]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "timed"), [("pass", "nothing"), ("fail", "decode"), ("inconclusive", "decode not told")]
+)
+def test_only_a_row_that_was_timed_is_said_to_miss_nothing(
+    outcome: str, timed: str, records: RunRecords, no_charts: None
+) -> None:
+    collector = records.collector
+    timed_row = next(p for p in collector.points_in_order(PRESET) if p.manifest["run_id"] == TIMED)
+    facts = collector.presets[PRESET]
+    targets = {**facts.targets, "lossy": 3.0}
+    collector.presets[PRESET] = replace(facts, paired=True, decode_left_out=False, targets=targets)
+    for decode, told in ((Decode(outcome, candidate=TIMED), timed), (None, "not timed")):
+        view = view_preset(collector, PRESET, replace(records.summary.presets[PRESET], decode=decode))
+        assert view.missed_by(next(row for row in view.rows if row.number == timed_row.index)) == told
+        others = {view.missed_by(row) for row in view.rows if row.number != timed_row.index}
+        assert others == {"lossy", "not timed"}
+
+
+def test_a_column_of_which_nothing_is_known_gives_its_reason(
+    records: RunRecords, no_charts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(with_preset(records).rows(f"Rows of {PRESET}")[0]) == 10
+    monkeypatch.setattr(records.collector, "accepted_scope", lambda **_: None)
+    document = with_preset(records)
+    assert "missing" not in {cell for row in document.rows(f"Rows of {PRESET}") for cell in row}
+    assert "No total: no scope that decides has a lossless ratio that counts." in {p.text for p in document.all("p")}
+
+
+def test_an_inconclusive_run_is_not_said_to_have_failed_in_nothing(records: RunRecords, no_charts: None) -> None:
+    document = render(records, overall_pass="inconclusive")
+    assert not [p.text for p in document.all("p") if "Nothing failed" in p.text]
 
 
 def test_quality_is_shown_where_a_bench_measured_it(records: RunRecords, no_charts: None) -> None:
