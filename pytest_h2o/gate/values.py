@@ -206,16 +206,31 @@ def row_cell(row: Row, metric: str) -> Measurement | None:
     cell = row.get(metric) if make is None else _made_of_row(row, metric, make)
     if known is None or cell is None:
         return cell
-    spread_is_sound = cell.std is None or 0 <= cell.std < math.inf
+    most = _most_spread(row, known, cell.mean)
+    spread_is_sound = cell.std is None or (0 <= cell.std < math.inf and cell.std <= most)
     if spread_is_sound and (known.values.holds(cell.mean) or not math.isfinite(cell.mean)):  # those are missing
         return cell
     raise TableError(
         f"a row has an impossible {known.title}",
         where=f"{metric} of {row.run_id or 'a row'}: {row.log_file}",
         came=f"{cell.mean:g}" if cell.std is None else f"{cell.mean:g} ± {cell.std:g}",
-        expected=known.values.text if spread_is_sound else "a spread of at least 0",
+        expected=known.values.text if spread_is_sound else f"a spread of 0 to {most:.4g}",
         hint="the log was damaged or edited, or the bench has an error; run this point again",
     )
+
+
+_MOST_REPEATS = 100
+"""Taken where a row does not say how many it is a mean of."""
+
+
+def _most_spread(row: Row, metric: Metric, mean: float) -> float:
+    """The largest standard deviation of numbers of at least 0 with this mean, rounding of both allowed for.
+
+    It is that of n - 1 zeros and one other number: mean * sqrt(n).
+    """
+    if max(metric.values.least, metric.values.above) < 0 or not math.isfinite(mean):
+        return math.inf
+    return 1.02 * (abs(mean) + 0.005) * math.sqrt(row.repeat or _MOST_REPEATS) + 0.005
 
 
 def check_cells(row: Row) -> Row:

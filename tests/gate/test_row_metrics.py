@@ -106,9 +106,11 @@ def test_a_target_that_no_value_can_be_held_against_is_refused(target: float) ->
         ("quality_tokens", "-1", "a number of at least 0"),
         ("quality_top1_agreement", "1.5", "a ratio from 0 to 1"),
         ("speed(tok/s)", "300.0 ± 1.0<br>-4.0 ± 1.0", "a number of at least 0"),
-        ("h2o_lossy", "3.2 ± -5", "a spread of at least 0"),
-        ("h2o_lossy", "3.2 ± inf", "a spread of at least 0"),
-        ("speed(tok/s)", "300.0 ± 1.0<br>40.0 ± -1.0", "a spread of at least 0"),
+        ("h2o_lossy", "3.2 ± -5", "a spread of 0 to 5.667"),
+        ("h2o_lossy", "3.2 ± inf", "a spread of 0 to 5.667"),
+        ("h2o_lossy", "3.2 ± 5.7", "a spread of 0 to 5.667"),
+        ("h2o_lossless_fallback", "0.33 ± 0.70", "a spread of 0 to 0.5968"),
+        ("speed(tok/s)", "300.0 ± 1.0<br>40.0 ± -1.0", "a spread of 0 to 70.68"),
     ],
 )
 def test_a_value_that_cannot_be_is_damage(column: str, cell: str, expected: str) -> None:
@@ -127,7 +129,13 @@ def test_a_value_that_cannot_be_is_damage(column: str, cell: str, expected: str)
 
 
 def test_a_value_on_the_edge_of_what_can_be_is_a_value() -> None:
-    cells = {"quality_ppl_rise": "-0.9999", "h2o_keep": "1", "h2o_floor_keep": "0", "h2o_evict_us": "0.00 ± 0.00"}
+    cells = {
+        "quality_ppl_rise": "-0.9999 ± 5",
+        "h2o_lossless_fallback": "0.33 ± 0.58",
+        "h2o_keep": "1",
+        "h2o_floor_keep": "0",
+        "h2o_evict_us": "0.00 ± 0.00",
+    }
     row = check_cells(make_row("run_0001", **cells))
     assert [row_cell(row, name) for name in cells] == [row.get(name) for name in cells]
     assert row_cell(make_row("run_0001", h2o_lossy="inf"), "h2o_lossy") == Measurement(math.inf, None)
