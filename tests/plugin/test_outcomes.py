@@ -106,9 +106,10 @@ def test_an_outcome_that_a_hook_changes_afterwards_is_the_outcome(
 def test_an_item_that_killed_its_worker_is_named(project: Project) -> None:
     project.env["GITHUB_ACTIONS"] = "true"
     (project.path / "gates" / "conftest.py").write_text(DIES)
-    result = project.run("-n2", "-k", f"{PRESET} or {SCOPE}")
+    result = project.run("-n2", "-k", f"{PRESET} or {SCOPE}", page=True)
     item = f"test_lossy[{PRESET}]"
     why = project.failed()[item]
+    assert "crashed while running" in (project.run_dir() / "report.html").read_text()
     assert "crashed while running" in why
     check_named(project, result, item, why, PRESET)
 
