@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_h2o.cli.main import add_number, add_option, check_outputs
+from pytest_h2o.cli.main import add_number, add_option, check_outputs, checked
 from pytest_h2o.errors import H2OError, TableError, UsageError
 from pytest_h2o.files import load, render_json, write_new_json, write_new_text
 
@@ -159,15 +160,92 @@ def check_result(values: Mapping[str, Any], where: str, *, decides: bool, allow_
         yield f"{name}: not verified, {told}"
 
 
+_LIMITED = (
+    *("h2o_lossless_queue_peak", "h2o_lossless_fallback", "h2o_lossless_backpressure_skip"),
+    *("h2o_lossless_decomp_us", "h2o_lossless_async_wait_us"),
+)
+"""Columns that a ``--max-…`` flag of the scripts limits."""
+
+_CACHE = ("h2o_lossless_decode_cache_hit", "h2o_lossless_decode_cache_miss")
+_ACTIVITY: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "--require-runtime-decomp": ("a restore", ("h2o_lossless_decomp_us",)),
+    "--require-decode-cache-hit": ("hits of the decode cache", _CACHE[:1]),
+    "--require-decode-cache-activity": ("hits or misses of the decode cache", _CACHE),
+    "--require-async-queue-activity": ("work in the asynchronous queue", ("h2o_lossless_async_queue_peak",)),
+}
+"""Flag of the scripts -> what it asks of every row, and the columns whose sum shows it."""
+
+_OF_ALL_MODES = {"h2o_lossless_queue_peak": 8.0, "h2o_lossless_fallback": 0.0}
+_MODES: Mapping[str, Mapping[str, float]] = {
+    "probe": {**_OF_ALL_MODES, "h2o_lossless_async_wait_us": 20_000.0},
+    "full": {**_OF_ALL_MODES, "h2o_lossless_decomp_us": 30_000.0, "h2o_lossless_async_wait_us": 20_000.0},
+    "store": {**_OF_ALL_MODES, "h2o_lossless_decomp_us": 70_000.0, "h2o_lossless_async_wait_us": 40_000.0},
+}
+"""Runtime mode -> what the last scripts limit in it; full and store must have restored something too."""
+
+
+def limits_of(args: argparse.Namespace) -> dict[str, float]:
+    """What the flags of the scripts limit in every row, and the usual limits of the mode."""
+    given = {name: getattr(args, name) for name in _LIMITED}
+    usual = _MODES.get(args.runtime_mode, {})
+    limits = {name: usual.get(name) if value is None else value for name, value in given.items()}
+    return {name: value for name, value in limits.items() if value is not None and value >= 0}
+
+
+def missed_activity(args: argparse.Namespace, rows: Sequence[Row]) -> Iterator[str]:
+    """What a flag of the scripts asks of every row, and some row does not show."""
+    from pytest_h2o.bench.rows import COLUMN_DECIMALS
+
+    asked = {flag: _ACTIVITY[flag] for flag in _ACTIVITY if getattr(args, flag.removeprefix("--").replace("-", "_"))}
+    if args.runtime_mode == "store":
+        asked["--runtime-mode store"] = _ACTIVITY["--require-runtime-decomp"]
+    if args.runtime_mode == "full":  # it may find all that it needs in the decode cache
+        asked["--runtime-mode full"] = "a restore or a hit of the decode cache", ("h2o_lossless_decomp_us", _CACHE[0])
+    for flag, (what, columns) in asked.items():
+        shown = {row.log_file: [cell.mean for column in columns if (cell := row.get(column))] for row in rows}
+        idle = [name for name, found_there in shown.items() if not any(value > 0 for value in found_there)]
+        if idle:
+            yield f"{flag}: nothing shows {what} in {', '.join(idle[:3])}{' and more' if len(idle) > 3 else ''}"
+    lacking = [column for column in COLUMN_DECIMALS if any(row.get(column) is None for row in rows)]
+    if args.strict_runtime_metric_columns and lacking:
+        yield f"--strict-runtime-metric-columns: no {', '.join(lacking)} (an older binary)"
+
+
 def add_target_arguments(parser: argparse.ArgumentParser) -> None:
     from pytest_h2o.gate.metrics import METRICS, TARGET_OPTIONS
+    from pytest_h2o.inputs.options import limit
 
     for name, option in TARGET_OPTIONS.items():
         if METRICS[name].joint:
             add_option(parser, option, dest=name)
     parser.add_argument("--decode-baseline", metavar="TOK_S", help="decode tok/s with H2O off, or none to leave it out")
+    parser.add_argument(
+        "--decode-over",
+        "--decode-aggregation",
+        choices=("best", "mean", "median"),
+        default="best",
+        help="the decode speed that is judged: of the best row, or over all rows that meet the other targets",
+    )
     add_option(parser, "rule")
     add_option(parser, "allow-skips", help="take ratios although entries could not be read")
+    scripts = parser.add_argument_group("limits that every row must hold, as the later scripts call them")
+    for name in _LIMITED:
+        usual = METRICS[name].title
+        flag = f"--max-{name.removeprefix('h2o_').replace('_', '-')}"
+        number = checked(float, limit(math.isfinite, "a number"), flag)
+        scripts.add_argument(flag, type=number, dest=name, metavar="N", help=f"largest {usual}; below 0: no limit")
+    for flag, (what, _) in _ACTIVITY.items():
+        scripts.add_argument(flag, action="store_true", help=f"every row shows {what}")
+    scripts.add_argument(
+        "--strict-runtime-metric-columns", action="store_true", help="every row has the columns of later engines"
+    )
+    scripts.add_argument(
+        "--runtime-mode",
+        choices=tuple(_MODES),
+        help="the mode that rows ran in: its usual limits hold where no flag says another",
+    )
+    scripts.add_argument("--decode-baseline-source", default="", metavar="TEXT", help="is told beside the baseline")
+    scripts.add_argument("--decode-baseline-samples", type=int, metavar="N", help="is told beside the baseline")
     add_number(parser, "--model-layers", 1, metavar="N", help="layers of the model, for whole-cache ratios")
 
 
@@ -201,8 +279,9 @@ def asked_of(args: argparse.Namespace, rows: Sequence[Row], notes: list[str]) ->
     from pytest_h2o.gate.values import row_cell
 
     asked: dict[str, float] = {}
-    for metric in (METRICS[name] for name in TARGET_OPTIONS if METRICS[name].joint):
-        name, given = metric.name, getattr(args, metric.name)
+    limits = limits_of(args)
+    for metric in (METRICS[name] for name in (*TARGET_OPTIONS, *limits) if METRICS[name].joint):
+        name, given = metric.name, limits.get(metric.name, getattr(args, metric.name))
         target = metric.target if given is None else given
         lacking = [row.log_file for row in rows if metric.of == "row" and row_cell(row, name) is None]
         if given is None and metric.optional and len(lacking) == len(rows):
@@ -233,6 +312,9 @@ def analyze(
 
     judged, told = judged_rows(rows, where)
     notes += told
+    if baseline_tok_per_s is not None and (args.decode_baseline_source or args.decode_baseline_samples):
+        samples = f", {args.decode_baseline_samples} samples" if args.decode_baseline_samples else ""
+        notes.append(f"the baseline is said to be {args.decode_baseline_source or 'measured'}{samples}")
     return analyze_rows(
         judged,
         asked_of(args, judged, notes),
@@ -240,6 +322,8 @@ def analyze(
         decode_left_out=args.decode_baseline == "none",
         **results,
         rule=args.rule,
+        decode_over=args.decode_over,
+        missing=missed_activity(args, judged),
         notes=notes,
         layers=None if args.model_layers is None or layers is None else (args.model_layers, *layers),
     )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import statistics
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -207,3 +209,98 @@ def test_eval_names_its_own_flag_where_entries_are_skipped(tmp_path: Path, capsy
     assert "--allow-skips takes the ratio over the rest on purpose" in error
     assert "--h2o-" not in error
     assert main(["eval", str(run), str(dump), "--allow-skips"]) == 0
+
+
+KIT = ["--decode-baseline=none", "--lossy-target=2.9"]
+"""The recorded runs of the scripts stay below a lossy ratio of 3."""
+
+
+def analyze_kit(run: Path, out: Path, *flags: str) -> tuple[int, dict[str, Any]]:
+    """Hold the CSV that the scripts made of a recorded run against what the flags ask."""
+    online = f"--offline-lossless-online-json={ORACLE / 'online_grouped_192_8_front2.json'}"
+    code = main(["analyze", f"--csv={run / 'kit.csv'}", online, f"--out={out / 'a.md'}", "--overwrite", *KIT, *flags])
+    return code, json.loads((out / "a.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("run", "flags", "misses"),
+    [
+        ("store", ("--max-lossless-queue-peak=8", "--max-lossless-fallback=0"), []),
+        ("store", ("--max-lossless-queue-peak=7.99",), ["lossless_queue_peak"]),
+        ("store", ("--max-lossless-async-wait-us=35240",), ["lossless_async_wait_us"]),
+        ("store", ("--max-lossless-decomp-us=3159", "--max-lossless-queue-peak=-1"), ["lossless_decomp_us"]),
+        ("store", ("--runtime-mode=store", "--require-runtime-decomp"), []),
+        ("store", ("--runtime-mode=full",), ["lossless_async_wait_us"]),
+        ("store", ("--runtime-mode=full", "--max-lossless-async-wait-us=-1"), []),
+        ("store_no_layer_nums", ("--max-lossless-fallback=0",), ["lossless_fallback"]),
+        ("probe", ("--runtime-mode=probe", "--strict-runtime-metric-columns", "--require-decode-cache-activity"), []),
+    ],
+)
+def test_gate_flags_of_the_later_scripts(
+    run: str, flags: tuple[str, ...], misses: list[str], engine_recordings: Path, tmp_path: Path
+) -> None:
+    code, analysis = analyze_kit(engine_recordings / run, tmp_path, *flags)
+    assert (code, analysis["joint"]["misses"], analysis["missing"]) == (bool(misses), misses, [])
+
+
+@pytest.mark.parametrize(
+    ("run", "flag", "told"),
+    [
+        (
+            "probe",
+            "--require-runtime-decomp",
+            "--require-runtime-decomp: nothing shows a restore in out/probe/logs/run_",
+        ),
+        ("probe", "--runtime-mode=store", "--runtime-mode store: nothing shows a restore in"),
+        ("probe", "--require-async-queue-activity", "nothing shows work in the asynchronous queue in out/probe"),
+        ("target_ratio_v3", "--require-async-queue-activity", ".log and more"),
+    ],
+)
+def test_what_the_later_scripts_require_of_every_row_is_no_pass_where_it_is_missing(
+    run: str, flag: str, told: str, engine_recordings: Path, tmp_path: Path
+) -> None:
+    code, analysis = analyze_kit(engine_recordings / run, tmp_path, flag)
+    assert (code, analysis["overall_pass"]) == (1, False)
+    assert told in " ".join(analysis["missing"])
+    assert f"- missing: {analysis['missing'][0]}\n" in (tmp_path / "a.md").read_text(encoding="utf-8")
+
+
+def test_columns_of_later_engines_are_required_only_where_asked(
+    engine_recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = tmp_path / "kit.csv"
+    rows = read_csv(engine_recordings / "probe" / "kit.csv")
+    gone = [name for name in rows[0] if "async" in name]
+    with old.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [name for name in rows[0] if name not in gone], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    assert analyze_kit(tmp_path, tmp_path)[0] == 0
+    code, analysis = analyze_kit(tmp_path, tmp_path, "--strict-runtime-metric-columns")
+    assert code == 1
+    assert analysis["missing"] == [f"--strict-runtime-metric-columns: no {', '.join(gone)} (an older binary)"]
+    for most, says in (("8", "a row lacks the column h2o_lossless_async_wait_us"), ("nan", "is out of range")):
+        command = ["analyze", f"--csv={old}", f"--out={tmp_path / 'b.md'}", f"--max-lossless-async-wait-us={most}"]
+        assert main(command) == 2
+        assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--decode-over", "--decode-aggregation"])
+def test_decode_over_all_rows_that_meet_the_other_targets(flag: str, tmp_path: Path) -> None:
+    """Of the recorded sweep 18 rows meet the lossy target; one of them is as fast as 67 tok/s, their mean is not."""
+    rows = read_csv(FIXTURES / "recordings" / "h2o_metrics.expected.csv")
+    lossy = [float(row["h2o_lossy"].split()[0]) for row in rows]
+    decode = [float(row["speed(tok/s)"].split("<br>")[1].split()[0]) for row in rows]
+    speeds = [speed for speed, ratio in zip(decode, lossy, strict=True) if ratio >= 3]
+    assert analyze(tmp_path, "--decode-baseline=66")[0] == 0
+    for over, speed in (("mean", statistics.mean(speeds)), ("median", statistics.median(speeds))):
+        count = f"the {over} of {len(speeds)} rows that meet the other targets (--decode-over)"
+        note = f"decode speed: {speed:.2f} tok/s, {count}"
+        just, above = (f"--decode-baseline={speed / share:.6f}" for share in (0.9501, 0.9499))
+        code, analysis = analyze(tmp_path, just, f"{flag}={over}", "--decode-baseline-source=rolling_median")
+        assert code == 0
+        assert note in analysis["notes"]  # type: ignore[operator]
+        assert "the baseline is said to be rolling_median" in analysis["notes"]  # type: ignore[operator]
+        assert analyze(tmp_path, above, f"{flag}={over}", "--decode-baseline-samples=8")[0] == 1
+    none_meets = analyze(tmp_path, "--decode-baseline=66", f"{flag}=mean", "--lossy-target=9")[1]
+    assert "27 rows, none of which meets the other targets" in " ".join(none_meets["notes"])  # type: ignore[arg-type]
