@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "codecs")]
 
-from goldens import GOLDENS, digest, read_cases, read_index  # noqa: E402
+from goldens import GOLDENS, cases_of, digest, read_index, read_members  # noqa: E402
 
 from pytest_h2o.cli.codecs_bench import streams  # noqa: E402
 from pytest_h2o.codecs.base import Rope, Stream  # noqa: E402
@@ -43,7 +45,7 @@ def make_cases() -> dict[str, Stream]:
     odd[13:17] = rng.integers(0x7C00, 0x8000, (4, 3, 10))
     odd[17:20] = rng.integers(0, 0x0400, (3, 3, 10))
     odd[20] = 0xFC00
-    return {
+    cases = {
         "k": Stream(k.words[span], "k", k.positions[span], Rope(100_000.0)),
         "v": Stream(v.words[span], "v", v.positions[span]),
         "odd": Stream(odd, "k", rng.integers(0, 5000, 23), Rope(10_000.0, "interleaved")),
@@ -52,18 +54,31 @@ def make_cases() -> dict[str, Stream]:
         "rows_v": Stream(near_v.words[more, :1], "v", near_v.positions[more]),
         "empty": Stream(np.empty((0, 3, 64), np.uint16), "v"),
     }
+    odd_bf16 = odd.copy()
+    odd_bf16[13:17] = rng.integers(0x7F80, 0x8000, (4, 3, 10))  # NaN, and infinities below
+    odd_bf16[17:20] = rng.integers(0, 0x0080, (3, 3, 10))
+    odd_bf16[20] = 0xFF80
+    for name, stream in [*cases.items()]:
+        words = odd_bf16 if name == "odd" else to_bf16(stream.words)
+        cases[f"{name}_bf16"] = replace(stream, words=words, dtype="bf16")
+    return cases
 
 
-def write_new(path: Path, data: bytes) -> None:
-    """Write `data` unless the file exists."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with path.open("xb") as file:
-            file.write(data)
-    except FileExistsError:
-        print(f"kept     {path}")
-    else:
-        print(f"written  {path}  {len(data)} bytes")
+def to_bf16(words: np.ndarray) -> np.ndarray:
+    """fp16 words as bf16, rounded to even."""
+    bits = words.view(np.float16).astype(np.float32).view(np.uint32)
+    return (bits + 0x7FFF + (bits >> 16 & 1) >> 16).astype(np.uint16)
+
+
+def write_new(root: Path, archive: str, name: str, data: bytes) -> None:
+    """Add a member to an archive, unless it is there."""
+    member = f"{archive}/{name}.bin"
+    if name in read_members(root, archive):
+        print(f"kept     {member}")
+        return
+    with zipfile.ZipFile(root / f"{archive}.zip", "a") as file:
+        file.writestr(zipfile.ZipInfo(f"{name}.bin"), data)
+    print(f"written  {member}  {len(data)} bytes")
 
 
 def write_words(root: Path) -> None:
@@ -75,9 +90,10 @@ def write_words(root: Path) -> None:
             "positions": None if stream.positions is None else stream.positions.tolist(),
             "rope": None if stream.rope is None else {"theta": stream.rope.theta, "pairing": stream.rope.pairing},
             "sha256": digest(stream.words),
+            **({"dtype": "bf16"} if stream.dtype == "bf16" else {}),
         }
-        write_new(root / "words" / f"{name}.bin", stream.words.astype("<u2").tobytes())
-    write_index(root, {"notes": {}, "cases": cases})
+        write_new(root, "words", name, stream.words.astype("<u2").tobytes())
+    write_index(root, {"notes": read_index(root)["notes"], "cases": cases})
 
 
 def write_index(root: Path, index: dict[str, dict[str, object]]) -> None:
@@ -101,14 +117,14 @@ def main() -> None:
     if arguments.words:
         write_words(arguments.root)
         return
-    ending = f"--{arguments.note}.bin" if arguments.note else ".bin"
+    ending = f"--{arguments.note}" if arguments.note else ""
     index = read_index(arguments.root)
     for codec in map(parse_codec, arguments.codecs or BUILT_IN):
         text = render_codec(codec)
         if (index["notes"].setdefault(arguments.note, text) if arguments.note else codec.id) != text:
             parser.error(f"{text} needs a --note of its own")
-        for name, case in read_cases(arguments.root).items():
-            write_new(arguments.root / codec.id / f"{name}{ending}", codec.encode(case.stream))
+        for name, case in cases_of(codec, arguments.root).items():
+            write_new(arguments.root, codec.id, f"{name}{ending}", codec.encode(case.stream))
     write_index(arguments.root, index)
 
 

@@ -96,27 +96,28 @@ def _pcodec() -> tuple[str, Encode, Decode]:
     standalone = importlib.import_module("pcodec.standalone")
     config = importlib.import_module("pcodec").ChunkConfig(compression_level=8)
 
+    def encode(stream: Stream) -> bytes:
+        words = np.ascontiguousarray(stream.words).reshape(-1)
+        payload: bytes = standalone.simple_compress(words.view(np.float16) if stream.dtype == "fp16" else words, config)
+        return payload
+
     def decode(payload: bytes, side: SideInfo) -> Words:
         if side.words == 0:
             return np.empty(side.shape, np.uint16)
         words: Words = standalone.simple_decompress(payload).view(np.uint16).reshape(side.shape)
         return words
 
-    return (
-        "float16, level 8",
-        lambda stream: standalone.simple_compress(
-            np.ascontiguousarray(stream.words).reshape(-1).view(np.float16), config
-        ),
-        decode,
-    )
+    return "float16, or uint16 for bf16; level 8", encode, decode
 
 
 def _zipnn() -> tuple[str, Encode, Decode]:
-    coder = importlib.import_module("zipnn").ZipNN(input_format="byte", bytearray_dtype="float16", threads=1)
+    make = importlib.import_module("zipnn").ZipNN
+    names = {"fp16": "float16", "bf16": "bfloat16"}
+    coders = {dtype: make(input_format="byte", bytearray_dtype=name, threads=1) for dtype, name in names.items()}
     return (
-        "float16",
-        lambda stream: bytes(coder.compress(to_bytes(stream.words))),
-        lambda payload, side: from_bytes(coder.decompress(bytearray(payload)), side.shape),
+        "float16 or bfloat16",
+        lambda stream: bytes(coders[stream.dtype].compress(to_bytes(stream.words))),
+        lambda payload, side: from_bytes(coders[side.dtype].decompress(bytearray(payload)), side.shape),
     )
 
 
@@ -163,16 +164,18 @@ def streams(dump_dir: str | os.PathLike[str], rope: Rope | None = None) -> Itera
             came=f"{first.reason}: {first.detail} ({len(index.skipped)} of {index.scanned_entries} entries)",
             hint="remove these entries, or record the dump again",
         )
-    groups: dict[tuple[str, int, int, int], list[DumpEntry]] = {}
+    groups: dict[tuple[str, int, int, int, bool], list[DumpEntry]] = {}
     for entry in index.entries:
-        groups.setdefault((entry.run_id or "", entry.layer_id, entry.kv_heads, entry.head_dim), []).append(entry)
-    for (run_id, layer, _, _), group in sorted(groups.items(), key=lambda item: item[0]):
+        key = (entry.run_id or "", entry.layer_id, entry.kv_heads, entry.head_dim, entry.bf16)
+        groups.setdefault(key, []).append(entry)
+    for (run_id, layer, *_), group in sorted(groups.items(), key=lambda item: item[0]):
         group.sort(key=lambda entry: entry.seq_start)
         pieces = [Piece(entry, 0, entry.seq_len) for entry in group]
         positions = np.concatenate([np.arange(e.seq_start, e.seq_start + e.seq_len, dtype=np.int64) for e in group])
         tensor: Tensor
         for tensor in ("k", "v"):
-            stream = Stream(read_pieces(pieces, tensor), tensor, positions, rope if tensor == "k" else None)
+            known_rope = rope if tensor == "k" else None
+            stream = Stream(read_pieces(pieces, tensor), tensor, positions, known_rope, group[0].dtype)
             yield DumpStream(run_id, layer, len(group), stream)
 
 
@@ -263,6 +266,11 @@ def _measure(dump: Iterable[DumpStream], results: list[Result], settings: BenchS
         whole = replace(dumped.stream, words=given), dumped.stream.words
         chunks = [*_cut(*whole, settings.chunk_tokens)]
         for result in results:
+            codec = result.contender.codec
+            if codec is not None and dumped.stream.dtype not in codec.dtypes:
+                result.failure = (
+                    f"codes {' and '.join(codec.dtypes)} only, by its definition; the dump has {dumped.stream.dtype}"
+                )
             started = processor_s()
             with _blaming(result, dumped):
                 _add_sizes(result, dumped, chunks, whole, settings)
@@ -372,7 +380,7 @@ def summarize(
         "dump": dump,
         "settings": asdict(settings),
         "units": {
-            "ratio": "raw fp16 bytes / encoded bytes, higher is better",
+            "ratio": "raw 16-bit words in bytes / encoded bytes, higher is better",
             "speed": "10**6 raw bytes / processor second, median",
         },
         "environment": {
@@ -446,8 +454,8 @@ def render_markdown(summary: Mapping[str, Any]) -> str:
     lines = [
         f"# Codecs on {summary['dump']}",
         "",
-        f"{summary['raw_bytes'] / 1e6:.2f} MB of raw fp16 in {summary['streams']} streams. Ratio is raw bytes / encoded"
-        " bytes (higher is better).",
+        f"{summary['raw_bytes'] / 1e6:.2f} MB of raw words in {summary['streams']} streams. Ratio is raw bytes /"
+        " encoded bytes (higher is better).",
         f"Online: chunks of {settings['chunk_tokens']} tokens, each coded alone, {settings['framing_bytes']} bytes of"
         " framing a chunk and tensor counted. Aggregate: streams coded whole.",
         "Speed: MB (10^6 raw bytes) a processor second on online chunks, those of a stream decoded together; median of"
@@ -538,7 +546,7 @@ def render_svg(summary: Mapping[str, Any]) -> str:
                 axes.scatter(speeds, ratios, c=colour, marker=marker, label=label)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.set_xlabel("decode, MB of raw fp16 a processor second (median, log scale; right is better)")
+        axes.set_xlabel("decode, MB of raw words a processor second (median, log scale; right is better)")
         axes.set_ylabel("online ratio, all layers (up is better)")
         axes.grid(visible=True, which="both", alpha=0.25)
         axes.margins(x=0.15, y=0.12)

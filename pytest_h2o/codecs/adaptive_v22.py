@@ -31,7 +31,7 @@ import numpy as np
 import zstandard
 
 from pytest_h2o.codecs import planes
-from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Tensor, Words
+from pytest_h2o.codecs.base import Codec, DType, SideInfo, Stream, Tensor, Words
 from pytest_h2o.codecs.planes import PREDICTORS, Plane, check_level, compress_each, decompress
 from pytest_h2o.errors import CodecError
 
@@ -67,6 +67,7 @@ class AdaptiveV22(Codec):
 
     id: ClassVar[str] = "adaptive_v22"
     out_of_band: ClassVar[tuple[str, ...]] = ("shape",)
+    dtypes: ClassVar[tuple[DType, ...]] = ("fp16",)
 
     def __post_init__(self) -> None:
         check_level(self.id, self.zstd_level, "zstd_level")
@@ -93,6 +94,7 @@ class AdaptiveV22(Codec):
         payloads = [b""] * len(streams)
         alike: dict[tuple[Tensor, tuple[int, ...]], list[int]] = {}
         for place, stream in enumerate(streams):
+            self.check_dtype(stream)
             alike.setdefault((stream.tensor, stream.words.shape[1:]), []).append(place)
         for (tensor, _), places in alike.items():
             coded = self._encode_alike([streams[place].words for place in places], tensor)
@@ -101,6 +103,7 @@ class AdaptiveV22(Codec):
         return payloads
 
     def decode(self, payload: bytes | memoryview, side: SideInfo) -> Words:
+        self.check_dtype(side)
         parts = self._split(payload, side)
         hi, lo = (self._decode_plane(modes, decompress(frame, side.words), side) for modes, frame in parts)
         return planes.join_planes(hi, lo, side.shape)
@@ -300,11 +303,13 @@ class Legacy(Codec):
 
     id: ClassVar[str] = "legacy"
     out_of_band: ClassVar[tuple[str, ...]] = ("shape",)
+    dtypes: ClassVar[tuple[DType, ...]] = ("fp16",)
 
     def __post_init__(self) -> None:
         check_level(self.id, self.zstd_level, "zstd_level")
 
     def encode(self, stream: Stream) -> bytes:
+        self.check_dtype(stream)
         frames = []
         for plane, name in zip(planes.split_planes(stream.words), _LEGACY_PREDICTORS.values(), strict=True):
             (predicted,) = planes.predict(plane, [name], slice(0, 1))
@@ -313,6 +318,7 @@ class Legacy(Codec):
         return b"".join(frames)
 
     def decode(self, payload: bytes | memoryview, side: SideInfo) -> Words:
+        self.check_dtype(side)
         view = memoryview(payload)
         end_of_hi = _frame_length(view)
         restored = []

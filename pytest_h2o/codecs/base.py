@@ -36,6 +36,8 @@ from pytest_h2o.errors import CodecError, did_you_mean
 Words = NDArray[np.uint16]
 Tensor = Literal["k", "v"]
 Pairing = Literal["half", "interleaved"]
+DType = Literal["fp16", "bf16"]
+"""What the words of a stream are: 5 bits of exponent and 10 of mantissa (IEEE 754 binary16), or 8 and 7 (bfloat16)."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,11 @@ class SideInfo:
     shape: tuple[int, int, int]
     """``[seq_len, kv_heads, head_dim]``."""
 
+    dtype: DType = "fp16"
+
     @property
     def words(self) -> int:
-        """Number of fp16 words."""
+        """Number of 16-bit words."""
         return math.prod(self.shape)
 
     @property
@@ -74,12 +78,14 @@ class Stream:
     Attributes
     ----------
     words : numpy.ndarray of uint16, ``[seq_len, kv_heads, head_dim]``
-        fp16 bit patterns; need not be contiguous, and are read-only where they are measured.
+        Bit patterns; need not be contiguous, and are read-only where they are measured.
     tensor : "k" or "v"
     positions : numpy.ndarray of int64, ``[seq_len]``, or None
         Position of each token in its sequence; None where unknown.
     rope : Rope or None
         Rotation of K where known.
+    dtype : "fp16" or "bf16"
+        What the patterns stand for.
 
     Raises
     ------
@@ -91,15 +97,16 @@ class Stream:
     tensor: Tensor
     positions: NDArray[np.int64] | None = None
     rope: Rope | None = None
+    dtype: DType = "fp16"
 
     def __post_init__(self) -> None:
         words, positions = self.words, self.positions
         if words.dtype != np.uint16 or words.ndim != 3:
             raise CodecError(
-                "these words are no fp16 stream",
+                "these words are no stream",
                 came=f"{words.dtype.str} {list(words.shape)}",
                 expected="uint16 in native byte order, [seq_len, kv_heads, head_dim]",
-                hint="view fp16 data as uint16: array.view(numpy.uint16)",
+                hint="view fp16 and bf16 data as uint16: array.view(numpy.uint16)",
             )
         if positions is not None and (positions.dtype != np.int64 or positions.shape != words.shape[:1]):
             raise CodecError(
@@ -110,7 +117,7 @@ class Stream:
 
     def side_info(self) -> SideInfo:
         seq_len, kv_heads, head_dim = self.words.shape
-        return SideInfo(tensor=self.tensor, shape=(seq_len, kv_heads, head_dim))
+        return SideInfo(self.tensor, (seq_len, kv_heads, head_dim), self.dtype)
 
     @property
     def raw_bytes(self) -> int:
@@ -126,6 +133,9 @@ class Codec(ABC):
 
     out_of_band: ClassVar[tuple[str, ...]] = ()
     """Names of `SideInfo` fields that `decode` reads beside the payload; () = the payload alone decodes."""
+
+    dtypes: ClassVar[tuple[DType, ...]] = ("fp16", "bf16")
+    """What it codes; words of another kind are refused (see `check_dtype`)."""
 
     max_overhead_bytes: ClassVar[int | None] = None
     """Most bytes that a payload can have over the raw bytes, whatever the words; None = nothing is promised."""
@@ -167,6 +177,16 @@ class Codec(ABC):
     def plane_bytes(self, payload: bytes | memoryview, side: SideInfo) -> Mapping[str, int]:
         """Payload bytes by plane (``hi``, ``lo``), their headers included; empty if there are no such planes."""
         return {}
+
+    def check_dtype(self, given: Stream | SideInfo) -> None:
+        """CodecError where the words are of a kind that is not in `dtypes`."""
+        if given.dtype not in self.dtypes:
+            raise CodecError(
+                f"codec {self.id} does not code {given.dtype}",
+                came=given.dtype,
+                expected=" or ".join(self.dtypes),
+                hint="it is defined for these words only; expbias, rowref and rowref_max code fp16 and bf16",
+            )
 
     def config(self) -> dict[str, Any]:
         """Configuration as built-in types; `from_config` takes it back."""

@@ -21,14 +21,13 @@ compiled: Any = njit(cache=True, **OPTIONS)
 _inlined: Any = njit(cache=True, forceinline=True, **OPTIONS)
 """For what runs once a word: an array as an argument is seven."""
 
-_TABLES = (plain.EDGES, plain.NODES, plain.STEPS, plain.SLOPES, plain.COSTS, plain.VALUES)
+_TABLES = plain.NODES, plain.STEPS, plain.SLOPES, plain.COSTS
 _SCALES, _INVERSE_SCALES = np.array(plain.SCALES), np.array(plain.INVERSE_SCALES)
 _NODE_BITS = 10
 _NEAREST_NODE = np.searchsorted(plain.NODES, np.arange(0, 1 << plain.TOTAL_BITS, 1 << _NODE_BITS), side="right") - 1
 """The node at or below every 1,024th share."""
 _GUESSING = _NEAREST_NODE.astype(np.int16), 1.0 / np.maximum(plain.STEPS, 1)
 
-_EDGES, _NODES, _STEPS, _SLOPES, _COSTS, _VALUES = range(6)
 _LOW, _TOTAL_BITS, _WORD_BITS = plain.LOW, plain.TOTAL_BITS, plain.WORD_BITS
 _PATTERNS, _HALF, _UNIT = plain.PATTERNS, plain.HALF, plain.UNIT
 _STEP_BITS, _FRACTION, _NODES_BITS = plain.STEP_BITS, (1 << plain.STEP_BITS) - 1, plain.NODES_BITS
@@ -53,7 +52,7 @@ _guess_scale: Any = compiled(plain.guess_scale)
 def plan_rows(model: RowModel, patterns: Integers, sources: Integers, tail: int) -> tuple[Plans, Integers, Integers]:
     """`rowref_max.plan_rows`."""
     kinds, scales, back, weights, low, width = _plan_rows(
-        *_turns(model), patterns, sources, tail, _TABLES, _BOTH_SCALES
+        *_turns(model), patterns, sources, tail, _TABLES, _BOTH_SCALES, _numbers(model)
     )
     return Plans(kinds, scales, back, weights), low, width
 
@@ -69,6 +68,7 @@ def follow_plans(model: RowModel, plans: Plans, decoder: LaneDecoder, tail: int)
         _TABLES,
         _BOTH_SCALES,
         _GUESSING,
+        _numbers(model),
     )
     if decoder.at > len(decoder.words):
         raise decoder.too_short()
@@ -78,7 +78,7 @@ def follow_plans(model: RowModel, plans: Plans, decoder: LaneDecoder, tail: int)
 
 def find_sources(model: RowModel, patterns: Integers, last_source: int, least_gain: float) -> Integers:
     """`rowref_max.find_sources`."""
-    found: Integers = _find_sources(*_turns(model)[1:], patterns, last_source, least_gain, plain.VALUES)
+    found: Integers = _find_sources(*_turns(model)[1:], patterns, last_source, least_gain, model.numbers.values)
     return found
 
 
@@ -91,6 +91,14 @@ def push_lanes(begin: Integers, width: Integers, state: Integers) -> tuple[Integ
 _BOTH_SCALES = (_SCALES, _INVERSE_SCALES)
 _UNTURNED = np.zeros((1, 1))
 _NO_PARTNERS = np.zeros(1, np.int64)
+
+
+def _numbers(model: RowModel) -> tuple[Any, ...]:
+    """Tables and limits of `rowref_max.Numbers`, and what makes a pattern of a float64: see `_pattern_of`."""
+    values, edges, least, rounding, mantissa_bits, bias = numbers = model.numbers
+    shift = 52 - mantissa_bits
+    fields = (shift, 1 << shift - 1, (1023 - bias) << mantissa_bits, least, 2.0**mantissa_bits / least, numbers.largest)
+    return values, edges, least, rounding, fields
 
 
 def _turns(model: RowModel) -> tuple[Any, ...]:
@@ -147,7 +155,7 @@ def _expect(row, history, turned, cos, sin, partner, mean, roundings, sources, w
 @compiled
 def _learn(
     row, values, history, turned, cos, sin, partner, mean, total, variance, roundings, learned_rows, expected, rounding,
-    inverse_scale, learns, squared, magnitude,
+    inverse_scale, learns, squared, magnitude, least, rounding_of_one,
 ):  # fmt: skip
     """`RowModel.learn`; the number of learned rows after it."""
     channels = len(mean)
@@ -162,12 +170,12 @@ def _learn(
         mean[c] = total[c] * share
     if turned:
         for c in range(channels):
-            magnitude[c] = max(max(abs(values[c]), abs(values[partner[c]])), 2.0**-14)
+            magnitude[c] = max(max(abs(values[c]), abs(values[partner[c]])), least)
         bits = magnitude.view(np.int64)
         for c in range(channels):
             bits[c] &= ~((1 << 52) - 1)
         for c in range(channels):
-            roundings[row, c] = magnitude[c] * magnitude[c] * (2.0**-20 / 12)
+            roundings[row, c] = magnitude[c] * magnitude[c] * rounding_of_one
     if not learns:
         return learned_rows
     for c in range(channels):
@@ -186,8 +194,9 @@ def _learn(
 
 
 @compiled
-def _plan_rows(history, turned, cos, sin, partner, patterns, sources, tail, tables, scales):
-    edges, nodes, steps, slope_table, cost_table, value_table = tables
+def _plan_rows(history, turned, cos, sin, partner, patterns, sources, tail, tables, scales, numbers):
+    nodes, steps, slope_table, cost_table = tables
+    value_table, edges, least, rounding_of_one, _ = numbers
     rows, channels = patterns.shape
     kinds, chosen_scales = np.zeros(rows, np.uint8), np.zeros(rows, np.uint8)
     back, coded_weights = np.zeros(_MOST * rows, np.uint8), np.zeros(_MOST * rows, np.uint8)
@@ -234,7 +243,7 @@ def _plan_rows(history, turned, cos, sin, partner, patterns, sources, tail, tabl
         if row < tail:
             learned_rows = _learn(
                 row, values, history, turned, cos, sin, partner, mean, total, variance, roundings, learned_rows,
-                expected, rounding, scales[1][scale], learns, squared, scratch,
+                expected, rounding, scales[1][scale], learns, squared, scratch, least, rounding_of_one,
             )  # fmt: skip
     return kinds, chosen_scales, back[:count], coded_weights[:count], low, width
 
@@ -438,9 +447,10 @@ def _push_lanes(begin, width, state):
 @compiled
 def _follow_plans(
     history, turned, cos, sin, partner, kinds, chosen_scales, back, coded_weights, words, state, tail, tables, scales,
-    guessing,
+    guessing, numbers,
 ):  # fmt: skip
-    edges, nodes, steps, slope_table, _, value_table = tables
+    nodes, steps, slope_table, _ = tables
+    value_table, edges, least, rounding_of_one, fields = numbers
     nearest_node, one_over_steps = guessing
     rows, channels = history.shape
     patterns = np.empty((rows, channels), np.int64)
@@ -465,18 +475,18 @@ def _follow_plans(
         size = 1 if row < tail else 256
         for c in range(channels):
             spreads[c] = 1.0 / slopes[c]
-        _set_patterns(expected, scratch.view(np.int64))
+        _set_patterns(expected, scratch.view(np.int64), fields)
         likely = scratch.view(np.int64)
         for lane in range(channels):
             slot = state[lane] & (_LOW - 1)
-            guess = (
-                _guess(slot - likely[lane], expected[lane], spreads[lane], nodes, one_over_steps, nearest_node) & -size
-            )
+            guess = slot - likely[lane]
+            guess = _guess(guess, expected[lane], spreads[lane], nodes, one_over_steps, nearest_node, fields) & -size
             low = _share(guess, expected[lane], slopes[lane], edges, nodes, steps)
             high = _share(guess + size, expected[lane], slopes[lane], edges, nodes, steps)
             found = guess
             if slot < low or slot >= high:
-                guess = _guess(slot - guess, expected[lane], spreads[lane], nodes, one_over_steps, nearest_node)
+                guess = slot - guess
+                guess = _guess(guess, expected[lane], spreads[lane], nodes, one_over_steps, nearest_node, fields)
                 found, low, high = _find(slot, guess, size, expected[lane], slopes[lane], edges, nodes, steps)
             patterns[row, lane] = found
             values[lane] = value_table[found]
@@ -492,37 +502,39 @@ def _follow_plans(
         if row < tail:
             learned_rows = _learn(
                 row, values, history, turned, cos, sin, partner, mean, total, variance, roundings, learned_rows,
-                expected, rounding, scales[1][scale], (kinds[row] & _LEARNS) != 0, squared, scratch,
+                expected, rounding, scales[1][scale], (kinds[row] & _LEARNS) != 0, squared, scratch, least,
+                rounding_of_one,
             )  # fmt: skip
     return patterns, state, at
 
 
 @_inlined
-def _guess(share, expected, spread, nodes, one_over_steps, nearest_node):
+def _guess(share, expected, spread, nodes, one_over_steps, nearest_node, fields):
     """About the pattern with so many of the shares that follow the logistic function below it."""
     share = min(max(share, 0), _LOW - _PATTERNS - 1)
     node = np.int64(nearest_node[share >> _NODE_BITS])
     while node + 1 < len(nodes) and nodes[node + 1] <= share:
         node += 1
     within = (share - nodes[node] + 0.5) * one_over_steps[node]
-    return _pattern_of(expected + ((node + within) * (1 << _STEP_BITS) - _OFFSET) * spread)
+    return _pattern_of(expected + ((node + within) * (1 << _STEP_BITS) - _OFFSET) * spread, fields)
 
 
 @_inlined
-def _pattern_of(value):
+def _pattern_of(value, fields):
     """The nearest pattern of a float64, nearly."""
-    magnitude = min(abs(value), 65504.0)
-    if magnitude < 2.0**-14:
-        found = np.int64(magnitude * 2.0**24 + 0.5)
+    shift, half, offset, least, subnormal, largest = fields
+    magnitude = min(abs(value), largest)
+    if magnitude < least:
+        found = np.int64(magnitude * subnormal + 0.5)
     else:
-        found = ((np.float64(magnitude).view(np.int64) + (1 << 41)) >> 42) - ((1023 - 15) << 10)
+        found = ((np.float64(magnitude).view(np.int64) + half) >> shift) - offset
     return _HALF - 1 - found if value < 0 else _HALF + found
 
 
 @compiled
-def _set_patterns(values, patterns):
+def _set_patterns(values, patterns, fields):
     for c in range(len(values)):
-        patterns[c] = _pattern_of(values[c])
+        patterns[c] = _pattern_of(values[c], fields)
 
 
 @_inlined

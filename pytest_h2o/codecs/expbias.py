@@ -1,7 +1,8 @@
 """expbias: byte planes with a bias a channel, the fast one.
 
-High bytes are shifted by a table of one bias and one sign a channel (see `planes.ChannelBias`), which gathers channels
-of unlike scale under one histogram; then both planes go through zstd, each left raw where that is not smaller.
+Words are split into bytes; of bf16 words these are the exponents, and the mantissas with the signs. High bytes are
+shifted by a table of one bias and one sign a channel (see `planes.ChannelBias`), which gathers channels of unlike scale
+under one histogram; then both planes go through zstd, each left raw where that is not smaller.
 Two cases where a plain method wins are tried when they are likely: the table is left out where repeated rows
 compress better than it saves (a short stream, or a lo plane that compresses well), and the lo plane is coded
 as differences of successive rows where that is smaller.
@@ -54,13 +55,18 @@ class ExpBias(Codec):
         check_shape(stream.words.shape, self.id)
         rows = len(stream.words)
         if stream.words.size:
-            hi, lo = split_planes(stream.words.reshape(rows, -1))
-            lo_mode, lo_bytes = _encode_lo(lo)
-            table = choose_bias(hi)
-            mode, body = _encode_hi(table.apply(hi), _BIAS, write_bias(table))
+            hi, lo = split_planes(stream.words.reshape(rows, -1), stream.dtype)
+            table = choose_bias(hi, lo, stream.dtype)
+            shifted, signed = table.apply(hi, lo)
+            lo_mode, lo_bytes = plain_lo = _encode_lo(signed)
+            mode, body = _encode_hi(shifted, _BIAS, write_bias(table))
+            found = mode | lo_mode, body + lo_bytes
             if rows <= _SHORT_ROWS or len(lo_bytes) * 8 < lo.size * 7:
-                mode, body = min((mode, body), _encode_hi(hi, 0, b""), key=lambda candidate: len(candidate[1]))
-            payload = write_header(mode | lo_mode, stream, self.id) + body + lo_bytes
+                if signed is not lo:
+                    plain_lo = _encode_lo(lo)
+                mode, body = _encode_hi(hi, 0, b"")
+                found = min(found, (mode | plain_lo[0], body + plain_lo[1]), key=lambda candidate: len(candidate[1]))
+            payload = write_header(found[0], stream, self.id) + found[1]
             if len(payload) <= stream.raw_bytes + MAX_HEADER_BYTES:
                 return payload
         return write_header(_RAW_MODE, stream, self.id) + to_bytes(stream.words)
@@ -75,7 +81,7 @@ class ExpBias(Codec):
         if mode & _PLANES == 0 or mode > 31 or side.words == 0:
             raise reader.damaged("unknown mode", came=str(mode), expected="0, or an odd number up to 31")
         rows, channels = side.shape[0], side.words // side.shape[0]
-        table = read_bias(reader, channels) if mode & _BIAS else None
+        table = read_bias(reader, channels, side.dtype) if mode & _BIAS else None
         hi = read_plane(reader, side.words, bool(mode & _HI_FRAME)).reshape(rows, channels)
         if mode & (_LO_FRAME | _LO_DELTA):
             lo = decompress_plane(reader.rest(), side.words, reader)
@@ -85,7 +91,9 @@ class ExpBias(Codec):
         lo = lo.reshape(rows, channels)
         if mode & _LO_DELTA:
             lo = np.add.accumulate(lo, axis=0, dtype=np.uint8)
-        return join_planes(hi if table is None else table.undo(hi), lo, side.shape)
+        if table is not None:
+            hi, lo = table.undo(hi, lo)
+        return join_planes(hi, lo, side.shape, side.dtype)
 
 
 def _encode_hi(hi: Plane, mode: int, table: bytes) -> tuple[int, bytes]:

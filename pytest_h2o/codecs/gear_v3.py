@@ -28,7 +28,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Tensor, Words
+from pytest_h2o.codecs.base import Codec, DType, SideInfo, Stream, Tensor, Words
 from pytest_h2o.codecs.planes import (
     Plane,
     compress,
@@ -67,11 +67,13 @@ class GearV3(Codec):
     id: ClassVar[str] = "gear_v3"
     out_of_band: ClassVar[tuple[str, ...]] = ("shape",)
     max_overhead_bytes: ClassVar[int | None] = 0
+    dtypes: ClassVar[tuple[DType, ...]] = ("fp16",)
 
     predictors_k: str = "raw,delta_seq,xor_seq,pair_delta"
     predictors_v: str = "raw,delta_seq,xor_seq"
 
     def encode(self, stream: Stream) -> bytes:
+        self.check_dtype(stream)
         if stream.words.size >= 1 << 32:
             raise CodecError("a stream is too long for gear_v3", came=f"{stream.words.size} words", expected="< 2**32")
         head_major = np.ascontiguousarray(stream.words.transpose(1, 0, 2))
@@ -91,6 +93,7 @@ class GearV3(Codec):
         return [name for name in map(str.strip, names) if name in PREDICTORS] or ["raw"]
 
     def decode(self, payload: bytes | memoryview, side: SideInfo) -> Words:
+        self.check_dtype(side)
         seq_len, kv_heads, head_dim = side.shape
         head_major_shape = (kv_heads, seq_len, head_dim)
         if len(payload) == side.raw_bytes:

@@ -1,4 +1,4 @@
-"""fp16 words as planes of high and low bytes, and what codecs do with planes: frames, predictors, biases."""
+"""16-bit words as planes of high and low bytes, and what codecs do with planes: frames, predictors, biases."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from pytest_h2o.codecs.base import Words
+from pytest_h2o.codecs.base import DType, Words
 from pytest_h2o.codecs.wire import ByteReader, encode_varint
 from pytest_h2o.errors import CodecError
 
@@ -22,17 +22,32 @@ Buffer = bytes | bytearray | memoryview
 __path__: list[str] = []  # so that codecs.planes.byte_planes, which is documented for 0.1, is looked for at all
 
 
-def split_planes(words: Words) -> tuple[Plane, Plane]:
-    """High and low bytes of `words`, each in its shape and C order."""
-    words = np.ascontiguousarray(words)
+def split_planes(words: Words, dtype: DType = "fp16") -> tuple[Plane, Plane]:
+    """High and low bytes of `words`, each in its shape and C order.
+
+    bf16 words are turned left by a bit first: high bytes are the exponents, low ones the mantissa and, last, the sign.
+    """
+    words = turn_left(np.ascontiguousarray(words)) if dtype == "bf16" else np.ascontiguousarray(words)
     return (words >> 8).astype(np.uint8), words.astype(np.uint8)
 
 
-def join_planes(hi: Plane, lo: Plane, shape: tuple[int, ...]) -> Words:
+def join_planes(hi: Plane, lo: Plane, shape: tuple[int, ...], dtype: DType = "fp16") -> Words:
     """Words of `shape` from their high and low bytes; the inverse of `split_planes`."""
     words: Words = np.left_shift(hi, 8, dtype=np.uint16)
     words |= lo
-    return words.reshape(shape)
+    return (turn_right(words) if dtype == "bf16" else words).reshape(shape)
+
+
+def turn_left(words: Words) -> Words:
+    """Words with their sign behind the mantissa."""
+    turned: Words = np.bitwise_or(words << 1, words >> 15, dtype=np.uint16)
+    return turned
+
+
+def turn_right(words: Words) -> Words:
+    """Inverse of `turn_left`."""
+    turned: Words = np.bitwise_or(words >> 1, words << 15, dtype=np.uint16)
+    return turned
 
 
 def to_bytes(words: Words) -> bytes:
@@ -285,36 +300,50 @@ _PLACE_VALUES = [np.array([128, *(1 << bit for bit in reversed(range(bits)))], n
 
 @dataclass(frozen=True)
 class ChannelBias:
-    """`bias` 0 to 127 and `sign` 0 or 128 a channel, uint8 ``[channels]``: gathers channels of unlike scale."""
+    """`bias` 0 to 127, or 255 for bf16, and `sign` 0 or 128 a channel, uint8 ``[channels]``.
+
+    Gathers channels of unlike scale. The sign is in the high bytes of fp16 words, in the low ones of bf16 (see
+    `split_planes`).
+    """
 
     bias: Plane
     sign: Plane
+    dtype: DType = "fp16"
 
-    def apply(self, hi: Plane) -> Plane:
-        """Shift high bytes ``[rows, channels]``."""
+    def apply(self, hi: Plane, lo: Plane) -> tuple[Plane, Plane]:
+        """Shift the bytes ``[rows, channels]``; fp16 low bytes stay what they are."""
+        if self.dtype == "bf16":
+            return hi - self.bias, np.bitwise_xor(lo, self.sign >> 7, dtype=np.uint8)
         shifted = hi ^ self.sign
         shifted -= self.bias
-        return shifted
+        return shifted, lo
 
-    def undo(self, shifted: Plane) -> Plane:
+    def undo(self, shifted: Plane, lo: Plane) -> tuple[Plane, Plane]:
         """Inverse of `apply`."""
         hi = shifted + self.bias
+        if self.dtype == "bf16":
+            return hi, np.bitwise_xor(lo, self.sign >> 7, dtype=np.uint8)
         hi ^= self.sign
-        return hi
+        return hi, lo
 
 
-def choose_bias(hi: Plane) -> ChannelBias:
-    """Choose bias and sign from high bytes ``[rows, channels]``; at least one row.
+def choose_bias(hi: Plane, lo: Plane, dtype: DType) -> ChannelBias:
+    """Choose bias and sign from the bytes ``[rows, channels]``; at least one row.
 
     A sample of the rows is enough: the choice moves the size by a per mille.
     """
     # Sixteen bits, because numpy sorts them many times faster than eight.
-    sampled = hi[:: max(1, len(hi) // _SAMPLED_ROWS)]
+    step = max(1, len(hi) // _SAMPLED_ROWS)
+    sampled = hi[::step]
     count = len(sampled)
-    negative = np.add.reduce(sampled >> 7, axis=0, dtype=np.uint16)
-    sample = (sampled & 0x7F).T.astype(np.uint16)
+    is_bf16 = dtype == "bf16"
+    negative = np.add.reduce(lo[::step] & 1 if is_bf16 else sampled >> 7, axis=0, dtype=np.uint16)
+    sample = (sampled if is_bf16 else sampled & 0x7F).T.astype(np.uint16)
     sample.sort(axis=1)
-    return ChannelBias(bias=sample[:, count * 3 // 4].astype(np.uint8), sign=(negative > count // 2) * np.uint8(128))
+    bias = sample[:, count * 3 // 4].astype(np.uint8)
+    if is_bf16:
+        bias = np.minimum(bias, min(255, int(bias.min()) + 127))  # an offset has seven bits
+    return ChannelBias(bias=bias, sign=(negative > count // 2) * np.uint8(128), dtype=dtype)
 
 
 def write_bias(table: ChannelBias) -> bytes:
@@ -326,12 +355,14 @@ def write_bias(table: ChannelBias) -> bytes:
     return bytes([low, bits]) + np.packbits(columns).tobytes()
 
 
-def read_bias(reader: ByteReader, channels: int) -> ChannelBias:
+def read_bias(reader: ByteReader, channels: int, dtype: DType) -> ChannelBias:
     """Read the table of `channels` channels."""
     low, bits = reader.read_byte(), reader.read_byte()
-    if low > 127 or bits > 7:
-        raise reader.damaged("a bias table is out of range", came=f"{low}, {bits} bits", expected="0 to 127, 0 to 7")
+    most = 255 if dtype == "bf16" else 127
+    if low > most or bits > 7:
+        expected = f"0 to {most}, 0 to 7"
+        raise reader.damaged("a bias table is out of range", came=f"{low}, {bits} bits", expected=expected)
     width = bits + 1
     packed = np.frombuffer(reader.take((channels * width + 7) // 8), np.uint8)
     fields = np.unpackbits(packed, count=channels * width).reshape(channels, width) @ _PLACE_VALUES[bits]
-    return ChannelBias(bias=(fields & 0x7F) + np.uint8(low), sign=fields & np.uint8(0x80))
+    return ChannelBias(bias=(fields & 0x7F) + np.uint8(low), sign=fields & np.uint8(0x80), dtype=dtype)

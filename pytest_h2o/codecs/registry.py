@@ -33,6 +33,7 @@ BUILT_IN: Mapping[str, str] = {
     "zstd": "pytest_h2o.codecs.zstd:Zstd",
     "byteplane": "pytest_h2o.codecs.zstd:Byteplane",
     "gear_v3": "pytest_h2o.codecs.gear_v3:GearV3",
+    "fixedexp": "pytest_h2o.codecs.fixedexp:FixedExp",
     "expbias": "pytest_h2o.codecs.expbias:ExpBias",
     "rowref": "pytest_h2o.codecs.rowref:RowRef",
     "rowref_max": "pytest_h2o.codecs.rowref_max:RowRefMax",

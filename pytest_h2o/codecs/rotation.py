@@ -18,7 +18,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_h2o.codecs.base import Pairing, Rope, Stream, Words
+from pytest_h2o.codecs.base import DType, Pairing, Rope, Stream, Words
 from pytest_h2o.codecs.wire import Positions, is_usable
 
 Floats = NDArray[np.float32]
@@ -198,9 +198,14 @@ _BLOCK_WORDS = 24 << 10
 time, and the page faults take longer than the arithmetic."""
 _SIGN = np.uint16(0x8000)
 _HALF_A_WORD = 1 << _MANTISSA_SHIFT - 1
+_HALF_A_BF16 = np.uint32(1 << 15)
+_UNTURNABLE = {"fp16": 0x7C00, "bf16": 177 << 7}
+"""Magnitudes from which on a word cannot be turned: infinities and NaN, and of bf16 what comes near to overflow."""
 
 
-def predict_rows(words: Words, source: NDArray[np.int64], turner: Turner | None, distances: NDArray[np.int64]) -> Words:
+def predict_rows(
+    words: Words, source: NDArray[np.int64], turner: Turner | None, distances: NDArray[np.int64], dtype: DType
+) -> Words:
     """The predictions, less `CENTRE`, that rows `source` of uint16 ``[rows, channels]`` make: a new array.
 
     Each is turned by `distances`, int64 ``[len(source)]``, or without a turner taken as it is.
@@ -212,12 +217,16 @@ def predict_rows(words: Words, source: NDArray[np.int64], turner: Turner | None,
     step = max(1, _BLOCK_WORDS // words.shape[1])
     for start in range(0, len(found), step):
         block = found[start : start + step]
-        _narrow(turner.turn(widen(block), distances[start : start + step]), block)
+        _narrow(turner.turn(widen(block, dtype), distances[start : start + step]), block, dtype)
     return found
 
 
-def widen(words: Words) -> Floats:
+def widen(words: Words, dtype: DType) -> Floats:
     """The float32 values of words, of any shape: a new array."""
+    if dtype == "bf16":
+        upper = words.astype(np.uint32)
+        upper <<= 16
+        return upper.view(np.float32)
     bits = words.view(np.int16).astype(np.int32)  # the sign is extended, and cut below
     bits <<= _MANTISSA_SHIFT
     bits &= _SIGN_AND_MAGNITUDE
@@ -225,8 +234,15 @@ def widen(words: Words) -> Floats:
     return bits.view(np.float32)
 
 
-def _narrow(values: Floats, words: Words) -> None:
+def _narrow(values: Floats, words: Words, dtype: DType) -> None:
     """Round float32, which it changes, to words less `CENTRE`."""
+    if dtype == "bf16":
+        rounded = values.view(np.uint32)
+        rounded += _HALF_A_BF16
+        rounded >>= 16
+        np.copyto(words, rounded, casting="unsafe")
+        words -= np.uint16(CENTRE)
+        return
     bits = values.view(np.int32)
     bits += _HALF_A_WORD - _EXPONENTS - (CENTRE << _MANTISSA_SHIFT)
     sign = (bits >> 16).astype(np.uint16)
@@ -252,20 +268,19 @@ def choose_rope(stream: Stream, words: Words, positions: Positions) -> Rope | No
     head_dim = words.shape[2]
     if stream.tensor != "k" or head_dim % 2 or not head_dim or head_dim > MAX_HEAD_DIM:
         return None
-    if ((words & 0x7C00) == 0x7C00).any():
+    if ((words & 0x7FFF) >= _UNTURNABLE[stream.dtype]).any():
         return None
     if stream.rope is not None:
         return stream.rope if is_usable(stream.rope) else None
     step = max(1, len(words) // _SAMPLED_ROWS)
-    return _find_rope(words[::step], positions[::step] - positions[0])
+    return _find_rope(widen(words[::step], stream.dtype), positions[::step] - positions[0])
 
 
-def _find_rope(words: Words, positions: Positions) -> Rope | None:
-    head_dim = words.shape[2]
+def _find_rope(values: Floats, positions: Positions) -> Rope | None:
+    head_dim = values.shape[2]
     frequencies = _frequencies(head_dim)
     turns = np.multiply.outer(frequencies, positions) * -1j
     np.exp(turns, out=turns)
-    values = widen(words)
     best, best_energy = None, 0.0
     for pairing in get_args(Pairing):
         x, y = (values[..., dimensions] for dimensions in first_and_second(pairing, head_dim, _PAIR_STEP))

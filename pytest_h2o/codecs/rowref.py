@@ -25,7 +25,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream, Words
+from pytest_h2o.codecs.base import Codec, DType, Rope, SideInfo, Stream, Words
 from pytest_h2o.codecs.expbias import ExpBias
 from pytest_h2o.codecs.planes import (
     Plane,
@@ -34,6 +34,8 @@ from pytest_h2o.codecs.planes import (
     read_bias,
     read_plane,
     split_planes,
+    turn_left,
+    turn_right,
     write_bias,
     write_plane,
 )
@@ -90,7 +92,8 @@ class RowRef(Codec):
         parts = [header]
         for at in range(0, len(words), _SEGMENT_ROWS):
             rows = slice(at, at + _SEGMENT_ROWS)
-            parts.append(_encode_segment(words[rows], positions[rows], turner, _NEAR[stream.tensor]))
+            near = _NEAR[stream.tensor]
+            parts.append(_encode_segment(words[rows], positions[rows], turner, near, stream.dtype))
         payload = b"".join(parts)
         share = len(payload) / stream.raw_bytes
         if not (_SHORT_ROWS < len(words) <= _SEGMENT_ROWS and _RICH_SHARE < share < _POOR_SHARE):
@@ -103,7 +106,7 @@ class RowRef(Codec):
     def decode_many(self, payloads: Sequence[bytes | memoryview], sides: Sequence[SideInfo]) -> list[Words]:
         """Streams of one width and rotation are resolved together; their words are parts of one array."""
         found: dict[int, Words] = {}
-        batches: dict[tuple[Rope | None, int, int], list[tuple[int, ByteReader, Positions]]] = {}
+        batches: dict[tuple[DType, Rope | None, int, int], list[tuple[int, ByteReader, Positions]]] = {}
         for index, (payload, side) in enumerate(zip(payloads, sides, strict=True)):
             reader = ByteReader(payload, self.id)
             mode = read_mode(reader, side, self.id)
@@ -113,11 +116,11 @@ class RowRef(Codec):
             if mode != _ROWS_MODE or side.words == 0:
                 raise reader.damaged("unknown mode", came=str(mode), expected=f"at most {_ROWS_MODE}")
             rope, positions = read_turned_header(reader, side)
-            batches.setdefault((rope, *side.shape[1:]), []).append((index, reader, positions))
-        for (rope, heads, head_dim), batch in batches.items():
+            batches.setdefault((side.dtype, rope, *side.shape[1:]), []).append((index, reader, positions))
+        for (dtype, rope, heads, head_dim), batch in batches.items():
             words = np.empty((sum(len(positions) for _, _, positions in batch), heads, head_dim), np.uint16)
             turner = None if rope is None else build_turner(rope, heads, head_dim)
-            resolver = _Resolver(words.reshape(len(words), -1), turner)
+            resolver = _Resolver(words.reshape(len(words), -1), turner, dtype)
             start = 0
             for index, reader, positions in batch:
                 for at in range(0, len(positions), _SEGMENT_ROWS):
@@ -163,11 +166,13 @@ _BIAS_ROWS = 24
 _CLASSES_IN_BYTE = np.arange(256, dtype=np.uint8)[:, None] >> np.array([6, 4, 2, 0], np.uint8) & np.uint8(3)
 
 
-def _encode_segment(rows_of_heads: Words, positions: Positions, turner: Turner | None, near: float) -> bytes:
+def _encode_segment(
+    rows_of_heads: Words, positions: Positions, turner: Turner | None, near: float, dtype: DType
+) -> bytes:
     """Encode ``[rows, kv_heads, head_dim]``, C order; without a turner a reference predicts a row as it is."""
     rows = len(rows_of_heads)
     words = rows_of_heads.reshape(rows, -1)
-    source, distance = _find_references(_row_features(rows_of_heads, turner, positions), near)
+    source, distance = _find_references(_row_features(rows_of_heads, turner, positions, dtype), near)
     (referenced,) = (source != np.arange(rows)).nonzero()
     row_class = np.full(rows, _UNREFERENCED, np.uint8)
     row_class[referenced] = distance[referenced] >= _ALMOST_EQUAL
@@ -176,16 +181,20 @@ def _encode_segment(rows_of_heads: Words, positions: Positions, turner: Turner |
     if len(referenced):
         by_class = order[: len(referenced)]
         turns = positions[by_class] - positions[source[by_class]]
-        coded[: len(referenced)] -= predict_rows(words, source[by_class], turner, turns)
+        coded[: len(referenced)] -= predict_rows(words, source[by_class], turner, turns, dtype)
+    if dtype == "bf16":
+        coded[len(referenced) :] = turn_left(coded[len(referenced) :])
     hi, lo = split_planes(coded)
     flags, planes = 0, []
     table = b""
     for c, rows_of_class in _class_slices(row_class):
-        class_hi = hi[rows_of_class]
+        class_hi, class_lo = hi[rows_of_class], lo[rows_of_class]
         if c == _UNREFERENCED and len(class_hi) >= _BIAS_ROWS:
-            bias = choose_bias(class_hi)
-            class_hi, table, flags = bias.apply(class_hi), write_bias(bias), flags | _BIAS
-        for bit, plane, worth in ((2 * c, class_hi, True), (2 * c + 1, lo[rows_of_class], c != _NEAR_ROW)):
+            bias = choose_bias(class_hi, class_lo, dtype)
+            table, flags = write_bias(bias), flags | _BIAS
+            class_hi, class_lo = bias.apply(class_hi, class_lo)
+        is_lo_worth = c != _NEAR_ROW or dtype == "bf16"  # seven bits of mantissa are not all noise
+        for bit, plane, worth in ((2 * c, class_hi, True), (2 * c + 1, class_lo, is_lo_worth)):
             is_frame, plane_bytes = write_plane(plane, Search.HISTOGRAM if worth else None)
             flags |= is_frame << bit
             planes.append(plane_bytes)
@@ -203,8 +212,9 @@ class _Resolver:
     words of it.
     """
 
-    def __init__(self, words: Words, turner: Turner | None) -> None:
+    def __init__(self, words: Words, turner: Turner | None, dtype: DType) -> None:
         self._words = words
+        self._dtype: DType = dtype
         self._turner = turner
         self._steps: list[tuple[list[Indices], ...]] = [([], [], []) for _ in range(_MAX_DEPTH)]
 
@@ -215,14 +225,18 @@ class _Resolver:
         row_class = _read_classes(reader, len(words))
         source = _read_sources(reader, row_class)
         self._add_steps(reader, start, positions, source)
-        bias = read_bias(reader, words.shape[1]) if flags & _BIAS else None
+        bias = read_bias(reader, words.shape[1], self._dtype) if flags & _BIAS else None
         coded = np.empty_like(words)
         for c, rows_of_class in _class_slices(row_class):
             part = coded[rows_of_class]
             hi = read_plane(reader, part.size, bool(flags >> 2 * c & 1)).reshape(part.shape)
             lo = read_plane(reader, part.size, bool(flags >> 2 * c + 1 & 1)).reshape(part.shape)
-            np.left_shift(hi if bias is None or c != _UNREFERENCED else bias.undo(hi), 8, out=part, dtype=np.uint16)
+            if bias is not None and c == _UNREFERENCED:
+                hi, lo = bias.undo(hi, lo)
+            np.left_shift(hi, 8, out=part, dtype=np.uint16)
             part |= lo
+            if self._dtype == "bf16" and c == _UNREFERENCED:
+                part[...] = turn_right(part)
         words[row_class.argsort(kind="stable")] = coded
 
     def _add_steps(self, reader: ByteReader, start: int, positions: Positions, source: Indices) -> None:
@@ -245,7 +259,7 @@ class _Resolver:
         for parts in self._steps:
             if parts[0]:
                 rows, source, distances = (part[0] if len(part) == 1 else np.concatenate(part) for part in parts)
-                predicted = predict_rows(self._words, source, self._turner, distances)
+                predicted = predict_rows(self._words, source, self._turner, distances, self._dtype)
                 predicted += self._words.take(rows, axis=0)
                 self._words[rows] = predicted
 
@@ -283,13 +297,14 @@ def _class_slices(row_class: Plane) -> list[tuple[int, slice]]:
 
 # References
 
+_LARGEST_FEATURE = np.float32(2.0**50)
 _DETOUR = 1.15
 """A reference one step up the chain is taken if it is farther away by this factor at most."""
 _ONE_THREAD_PRODUCTS = 1 << 18
 """OpenBLAS hands products of more than this many multiplications to several threads, which costs more than it gains."""
 
 
-def _row_features(words: Words, turner: Turner | None, positions: Positions) -> Floats:
+def _row_features(words: Words, turner: Turner | None, positions: Positions, dtype: DType) -> Floats:
     """A sixth of the channels of ``[rows, heads, head_dim]``, comparable across positions, ``[rows, features]``.
 
     Under a rotation these are every sixth pair, turned back to the first position and freed of their mean, because
@@ -297,10 +312,12 @@ def _row_features(words: Words, turner: Turner | None, positions: Positions) -> 
     """
     rows = len(words)
     if turner is None:
-        features = widen(words.reshape(rows, -1)[:, ::SAMPLE_STEP])
+        features = widen(words.reshape(rows, -1)[:, ::SAMPLE_STEP], dtype)
+        if dtype == "bf16":  # whose squares can be too large, and which has infinities and NaN
+            features = np.clip(np.nan_to_num(features), -_LARGEST_FEATURE, _LARGEST_FEATURE)
     else:
         first, second = turner.rotation.first_and_second(SAMPLE_STEP)
-        x, y = widen(words[..., first]), widen(words[..., second])
+        x, y = widen(words[..., first], dtype), widen(words[..., second], dtype)
         cosine, sine = turner.sampled(positions - positions[0])
         cos, sin = cosine[:, None], sine[:, None]
         turned = np.empty((2, *x.shape), np.float32)

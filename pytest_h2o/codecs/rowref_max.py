@@ -4,7 +4,7 @@ As in `rowref`, rows resemble earlier rows of the stream, for keys after the rot
 Here up to three earlier rows and the running mean make up a prediction, and the variance of its errors is followed by
 channel and told by row: what the payload says of a row is its `RowPlan`.
 
-The fp16 words are then coded one by one. A value x is expected around p with a scale s. The share of each of the 65,536
+The words are then coded one by one. A value x is expected around p with a scale s. The share of each of the 65,536
 patterns, ordered by value, is the probability of its rounding interval, ``F((upper - p) / s) - F((lower - p) / s)``
 with F the logistic function, of 2^24 in all; one is added for each pattern, so that none is impossible, NaN and
 infinities included. Upper and lower are the midpoints to the neighbouring values. A range coder (rANS, Duda 2013) has a
@@ -33,7 +33,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
+from pytest_h2o.codecs.base import Codec, DType, SideInfo, Stream, Words
 from pytest_h2o.codecs.planes import Plane, Search, read_plane, write_plane
 from pytest_h2o.codecs.rotation import Rotation, build_rotation
 from pytest_h2o.codecs.rowref import RowRef, read_turned_header, write_turned_header
@@ -73,7 +73,7 @@ class RowRefMax(Codec):
         parts = [header]
         for at in range(0, len(words), SEGMENT_ROWS):
             end = at + SEGMENT_ROWS
-            parts.append(_encode_segment(words[at:end], positions[at:end], rotation))
+            parts.append(_encode_segment(words[at:end], positions[at:end], rotation, stream.dtype))
         payload = b"".join(parts)
         if rows > _SHORT_ROWS and _RICH_SHARE < len(payload) / stream.raw_bytes < _POOR_SHARE:
             return payload
@@ -91,7 +91,7 @@ class RowRefMax(Codec):
         words = np.empty(side.shape, np.uint16)
         for at in range(0, len(words), SEGMENT_ROWS):
             rows = slice(at, at + SEGMENT_ROWS)
-            _decode_segment(reader, words[rows], positions[rows], rotation)
+            _decode_segment(reader, words[rows], positions[rows], rotation, side.dtype)
         reader.expect_end()
         return words
 
@@ -135,11 +135,11 @@ class Plans(NamedTuple):
     weights: Plane
 
 
-def _encode_segment(words: Words, positions: Positions, rotation: Rotation | None) -> bytes:
+def _encode_segment(words: Words, positions: Positions, rotation: Rotation | None, dtype: DType) -> bytes:
     """Encode ``[rows, kv_heads, head_dim]``, C order, at least one row."""
     rows, heads, head_dim = words.shape
     patterns = to_ordered(words.reshape(rows, -1)).astype(np.int64) + HALF
-    model = RowModel(rotation, positions, heads, head_dim)
+    model = RowModel(rotation, positions, heads, head_dim, dtype)
     tail = max(0, rows - _TAIL_ROWS)
     sources = find_sources(model, patterns, tail)
     fast = compiled()
@@ -165,18 +165,21 @@ def plan_rows(model: RowModel, patterns: Integers, sources: Integers, tail: int)
     begin, end = patterns.copy(), patterns + 1
     begin[tail:] &= ~255
     end[tail:] = begin[tail:] + 256
-    low = cumulated(begin, expected, slopes)
+    edges = model.numbers.edges
+    low = cumulated(begin, expected, slopes, edges)
     plans = Plans(*(np.frombuffer(plane, np.uint8) for plane in (kinds, scales, back, weights)))
-    return plans, low, cumulated(end, expected, slopes) - low
+    return plans, low, cumulated(end, expected, slopes, edges) - low
 
 
-def _decode_segment(reader: ByteReader, words: Words, positions: Positions, rotation: Rotation | None) -> None:
+def _decode_segment(
+    reader: ByteReader, words: Words, positions: Positions, rotation: Rotation | None, dtype: DType
+) -> None:
     """Decode what `_encode_segment` gave into `words`."""
     rows, heads, head_dim = words.shape
     tail = max(0, rows - _TAIL_ROWS)
     plans = _read_plans(reader, rows, tail)
     decoder = LaneDecoder(reader, heads * head_dim, rows)
-    model = RowModel(rotation, positions, heads, head_dim)
+    model = RowModel(rotation, positions, heads, head_dim, dtype)
     fast = compiled()
     patterns = (follow_plans if fast is None else fast.follow_plans)(model, plans, decoder, tail)
     seeds = decoder.seeds()
@@ -200,11 +203,11 @@ def follow_plans(model: RowModel, plans: Plans, decoder: LaneDecoder, tail: int)
         expected, rounding = model.expect(row, plan.sources, plan.weights)
         slope = slopes_of(model.expect_variance(plan.scale, rounding))
         slots = decoder.slots()
-        found, low, width = find_patterns(slots, expected, slope, 0 if row < tail else 8)
+        found, low, width = find_patterns(slots, expected, slope, 0 if row < tail else 8, model.numbers)
         decoder.advance(low, width, slots)
         patterns[row] = found
         if row < tail:
-            model.learn(row, VALUES[found], expected, rounding, plan)
+            model.learn(row, model.numbers.values[found], expected, rounding, plan)
     return patterns
 
 
@@ -212,7 +215,7 @@ def _plan_row(
     model: RowModel, row: int, sources: tuple[int, ...], patterns: Integers, is_known_later: bool
 ) -> tuple[RowPlan, Doubles, Doubles]:
     """Choose the plan of a row, and go on to the next; the plan, and the mean and variance under it."""
-    values = VALUES[patterns]
+    values = model.numbers.values[patterns]
     weights: tuple[int, ...] = ()
     if sources:
         target = model.back(values, row) - model.mean
@@ -276,7 +279,10 @@ class RowModel:
     Rows, float64 ``[channels]``, are kept turned back to position 0; without a rotation they stay as they are.
     """
 
-    def __init__(self, rotation: Rotation | None, positions: Positions, heads: int, head_dim: int) -> None:
+    def __init__(
+        self, rotation: Rotation | None, positions: Positions, heads: int, head_dim: int, dtype: DType = "fp16"
+    ) -> None:
+        self.numbers = NUMBERS[dtype]
         rows, channels = len(positions), heads * head_dim
         self.history = np.zeros((rows, channels))
         self.mean = np.zeros(channels)
@@ -350,13 +356,13 @@ class RowModel:
         self.learned_rows = min(self.learned_rows + 1, WINDOW_ROWS)
 
     def _rounding_of(self, values: Doubles) -> Doubles:
-        """Variance of the rounding to fp16 that turned values carry: a twelfth of a squared unit in the last place."""
+        """Variance of the rounding that turned values carry: a twelfth of a squared unit in the last place."""
         magnitude = np.abs(values)
         largest = np.maximum(magnitude, magnitude[self.partner])
-        np.maximum(largest, 2.0**-14, out=largest)
+        np.maximum(largest, self.numbers.least, out=largest)
         power: Doubles = (largest.view(np.int64) & ~((1 << 52) - 1)).view(np.float64)
         power *= power
-        power *= 2.0**-20 / 12
+        power *= self.numbers.rounding
         return power
 
 
@@ -389,7 +395,7 @@ def find_sources(model: RowModel, patterns: Integers, last_source: int) -> Integ
     if (fast := compiled()) is not None:
         found: Integers = fast.find_sources(model, patterns, last_source, least_gain)
         return found
-    values = model.back(VALUES[patterns], slice(None))
+    values = model.back(model.numbers.values[patterns], slice(None))
     total = np.zeros(values.shape[1])
     for row in values:
         total += row
@@ -498,7 +504,7 @@ def _choose_scale(
 
     def evaluate(scales: list[int]) -> None:
         variance = np.stack([model.expect_variance(scale, rounding)[channels] for scale in scales])
-        low, high = cumulated(boundaries, expected[channels], slopes_of(variance))
+        low, high = cumulated(boundaries, expected[channels], slopes_of(variance), model.numbers.edges)
         costs.update(zip(scales, cost_of(high - low).sum(axis=-1).tolist(), strict=True))
 
     evaluate([guess - 1, guess])
@@ -561,18 +567,49 @@ def _logistic_nodes() -> tuple[Integers, Integers]:
     return nodes[:-1].copy(), np.diff(nodes)
 
 
-def _value_tables() -> tuple[Doubles, Doubles]:
-    """Value of every ordered pattern, and the lower edge of its interval; what is not finite counts as 2^16."""
+class Numbers(NamedTuple):
+    """What the 65,536 patterns of a kind of words, ordered, stand for.
+
+    Attributes
+    ----------
+    values : numpy.ndarray of float64, ``[65536]``
+        What is not finite counts as the power of two after the largest.
+    edges : numpy.ndarray of float64, ``[65537]``
+        Lower edges of the intervals that are rounded to each, and what is above all.
+    least : float
+        The least value with all bits of mantissa.
+    rounding : float
+        Variance of the rounding of a value of 1.
+    mantissa_bits, bias : int
+    """
+
+    values: Doubles
+    edges: Doubles
+    least: float
+    rounding: float
+    mantissa_bits: int
+    bias: int
+
+    @property
+    def largest(self) -> float:
+        """The largest finite value."""
+        return (2.0 - 2.0**-self.mantissa_bits) * 2.0**self.bias
+
+
+def _numbers(mantissa_bits: int, bias: int) -> Numbers:
     ordered = np.arange(-HALF, HALF)
-    magnitude = np.where(ordered >= 0, ordered, -ordered - 1).astype(np.uint16)
-    finite = np.minimum(magnitude, 0x7BFF).view(np.float16).astype(np.float64)
-    value = np.where(magnitude > 0x7BFF, 65536.0, finite) * np.where(ordered >= 0, 1.0, -1.0)
+    magnitude = np.where(ordered >= 0, ordered, -ordered - 1)
+    infinity = 2 * bias + 1 << mantissa_bits
+    exponent, mantissa = np.maximum(magnitude >> mantissa_bits, 1), magnitude & (1 << mantissa_bits) - 1
+    mantissa = mantissa + ((magnitude >> mantissa_bits > 0) << mantissa_bits)
+    finite = np.ldexp(mantissa.astype(np.float64), exponent - bias - mantissa_bits)
+    value = np.where(magnitude >= infinity, 2.0 ** (bias + 1), finite) * np.where(ordered >= 0, 1.0, -1.0)
     edges = np.empty(PATTERNS + 1)
     edges[1:-1] = (value[1:] + value[:-1]) * 0.5
-    far = 1e30
+    far = 1e60
     edges[0], edges[-1] = -far, far
-    edges[1 : HALF - 0x7C00], edges[HALF + 0x7C01 : -1] = -far, far
-    return value, edges
+    edges[1 : HALF - infinity], edges[HALF + infinity + 1 : -1] = -far, far
+    return Numbers(value, edges, 2.0 ** (1 - bias), 2.0 ** (-2 * mantissa_bits) / 12, mantissa_bits, bias)
 
 
 def _slope_table() -> Doubles:
@@ -589,7 +626,7 @@ def _slope_table() -> Doubles:
 
 LOWEST, HIGHEST = 1023 - 100 << 4, 1023 + 80 << 4
 NODES, STEPS = _logistic_nodes()
-VALUES, EDGES = _value_tables()
+NUMBERS: dict[DType, Numbers] = {"fp16": _numbers(10, 15), "bf16": _numbers(7, 127)}
 SLOPES = _slope_table()
 
 
@@ -603,12 +640,12 @@ def slopes_of(variance: Doubles) -> Doubles:
     return slopes
 
 
-def cumulated(boundary: Integers, expected: Doubles, slope: Doubles) -> Integers:
+def cumulated(boundary: Integers, expected: Doubles, slope: Doubles, edges: Doubles) -> Integers:
     """The share of 2^24 of all patterns below a boundary, 0 to 65,536 (pattern + 32,768).
 
     Strictly rising in `boundary`, 0 at its lower and 2^24 at its upper end.
     """
-    units = (EDGES[boundary] - expected) * slope
+    units = (edges[boundary] - expected) * slope
     np.maximum(units, -RANGE * UNIT, out=units)
     np.minimum(units, RANGE * UNIT - 1, out=units)
     units += RANGE * UNIT
@@ -638,24 +675,25 @@ def to_ordered(words: Words) -> NDArray[np.int16]:
 
 
 def find_patterns(
-    slots: Integers, expected: Doubles, slope: Doubles, dropped_bits: int
+    slots: Integers, expected: Doubles, slope: Doubles, dropped_bits: int, numbers: Numbers
 ) -> tuple[Integers, Integers, Integers]:
     """The patterns (0 to 65,535) of slots under the distributions of `cumulated`."""
-    size = 1 << dropped_bits
-    probe = _guess(slots, expected, slope) & -size
-    low = cumulated(probe, expected, slope)
-    high = cumulated(probe + size, expected, slope)
+    size, edges = 1 << dropped_bits, numbers.edges
+    probe = _guess(slots, expected, slope, numbers) & -size
+    low = cumulated(probe, expected, slope, edges)
+    high = cumulated(probe + size, expected, slope, edges)
     wrong = np.flatnonzero((slots < low) | (slots >= high))
     if len(wrong):
-        found = _search(slots[wrong], expected[wrong], slope[wrong], probe[wrong], slots[wrong] >= high[wrong], size)
+        above = slots[wrong] >= high[wrong]
+        found = _search(slots[wrong], expected[wrong], slope[wrong], probe[wrong], above, size, edges)
         probe[wrong] = found
-        low[wrong] = cumulated(found, expected[wrong], slope[wrong])
-        high[wrong] = cumulated(found + size, expected[wrong], slope[wrong])
+        low[wrong] = cumulated(found, expected[wrong], slope[wrong], edges)
+        high[wrong] = cumulated(found + size, expected[wrong], slope[wrong], edges)
     return probe, low, high - low
 
 
 def _search(
-    slots: Integers, expected: Doubles, slope: Doubles, probe: Integers, above: np.ndarray, size: int
+    slots: Integers, expected: Doubles, slope: Doubles, probe: Integers, above: np.ndarray, size: int, edges: Doubles
 ) -> Integers:
     """Search from wrong probes, in steps that double until the slot is passed, then by halving.
 
@@ -671,28 +709,32 @@ def _search(
         halved = floor + ((width >> 1) & -size)
         near = np.where(above, np.minimum(floor + step, halved), np.maximum(ceiling - step, halved))
         middle = np.where(width > size, near, floor)
-        holds = cumulated(middle, expected, slope) <= slots
+        holds = cumulated(middle, expected, slope, edges) <= slots
         floor = np.where(holds, middle, floor)
         ceiling = np.where(holds | (width <= size), ceiling, middle)
         # Once the direction is wrong for a lane, plain halving is as good: steps only ever shrink the bracket.
         step *= 4
 
 
-def _guess(slots: Integers, expected: Doubles, slope: Doubles) -> Integers:
+def _guess(slots: Integers, expected: Doubles, slope: Doubles, numbers: Numbers) -> Integers:
     """Invert the distribution; the one share that each pattern adds is taken from the guess before."""
-    pattern = _pattern_of(expected)
+    pattern = _pattern_of(expected, numbers)
     spread = UNIT / slope
     for _ in range(_GUESSES):
         share = (slots - pattern + 0.5) * (1 / _LOGISTIC_TOTAL)
         np.maximum(share, 1e-9, out=share)
         np.minimum(share, 1 - 1e-9, out=share)
-        pattern = _pattern_of(expected + np.log(share / (1 - share)) * spread)
+        pattern = _pattern_of(expected + np.log(share / (1 - share)) * spread, numbers)
     return pattern
 
 
-def _pattern_of(values: Doubles) -> Integers:
-    finite = np.minimum(np.maximum(values, -65504.0), 65504.0).astype(np.float16)
-    return to_ordered(finite.view(np.uint16)).astype(np.int64) + HALF
+def _pattern_of(values: Doubles, numbers: Numbers) -> Integers:
+    finite = np.minimum(np.maximum(values, -numbers.largest), numbers.largest)
+    if numbers.mantissa_bits == 10:
+        words = finite.astype(np.float16).view(np.uint16)
+    else:
+        words = (finite.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    return to_ordered(words).astype(np.int64) + HALF
 
 
 # The coder

@@ -117,6 +117,8 @@ class ByteReader:
 
 
 MAX_HEADER_BYTES = 8
+_BF16 = 128
+"""Added to the mode byte of payloads of bf16 words."""
 MAX_WORDS = 1 << 28
 
 
@@ -133,16 +135,19 @@ def check_shape(shape: tuple[int, ...], codec: str) -> None:
 
 def write_header(mode: int, stream: Stream, codec: str) -> bytes:
     """Mode byte, and the shape in three varints."""
-    return bytes([mode]) + _shape_bytes(stream.words.shape, codec)
+    return bytes([mode | (_BF16 if stream.dtype == "bf16" else 0)]) + _shape_bytes(stream.words.shape, codec)
 
 
 def read_mode(reader: ByteReader, side: SideInfo, codec: str) -> int:
-    """Read a header; its shape must be the one that the dump says of the stream."""
+    """Read a header, and give its mode; its shape and dtype must be those that the dump says of the stream."""
     mode = reader.read_byte()
     if not reader.skip(_shape_bytes(side.shape, codec)):
         shape = tuple(reader.read_varint("an axis of the shape", MAX_WORDS) for _ in range(3))
         raise reader.damaged("the payload is of another shape", came=str(shape), expected=str(tuple(side.shape)))
-    return mode
+    dtype = "bf16" if mode & _BF16 else "fp16"
+    if dtype != side.dtype:
+        raise reader.damaged("the payload is of another dtype", came=dtype, expected=side.dtype)
+    return mode & ~_BF16
 
 
 @lru_cache(maxsize=64)  # most streams of a dump are cut to one shape

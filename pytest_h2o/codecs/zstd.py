@@ -48,6 +48,8 @@ class Byteplane(Codec):
     The cheapest split that helps floating point data, known as byte shuffle from Blosc and HDF5: exponents and signs
     apart from the noise of the mantissas.
 
+    Of bf16 words the planes are the exponents, and the mantissas with the signs.
+
     Payload: length of the coded hi plane (varint), hi plane, lo plane (the rest). A plane whose length is the
     number of words is raw, any other a zstd frame; one frame is never as long as its plane.
 
@@ -58,7 +60,7 @@ class Byteplane(Codec):
     """
 
     id: ClassVar[str] = "byteplane"
-    out_of_band: ClassVar[tuple[str, ...]] = ("shape",)
+    out_of_band: ClassVar[tuple[str, ...]] = ("shape", "dtype")
     max_overhead_bytes: ClassVar[int | None] = 5
 
     level: int = 3
@@ -67,7 +69,7 @@ class Byteplane(Codec):
         check_level(self.id, self.level)
 
     def encode(self, stream: Stream) -> bytes:
-        planes = split_planes(stream.words)
+        planes = split_planes(stream.words, stream.dtype)
         frames = [compress(plane, self.level) for plane in planes]
         hi, lo = (f if len(f) < plane.size else plane.tobytes() for f, plane in zip(frames, planes, strict=True))
         return b"".join((encode_varint(len(hi)), hi, lo))
@@ -77,7 +79,7 @@ class Byteplane(Codec):
             np.frombuffer(plane if len(plane) == side.words else decompress(plane, side.words), np.uint8)
             for plane in _cut_planes(payload)
         )
-        return join_planes(hi, lo, side.shape)
+        return join_planes(hi, lo, side.shape, side.dtype)
 
     def modes(self, payload: bytes | memoryview, side: SideInfo) -> Mapping[str, Mapping[str, int]]:
         planes = zip(("hi", "lo"), _cut_planes(payload), strict=True)

@@ -143,6 +143,7 @@ def _counted(index: DumpIndex, entries: Sequence[DumpEntry], skipped: Sequence[S
         "selected_dumps": len({entry.run_id for entry in entries}),
         "scanned_entries": index.scanned_entries,
         "converted_fp32_entries": sum(entry.bytes_per_elem == 4 for entry in entries),
+        "bf16_entries": sum(entry.bf16 for entry in entries),
         "skipped_entries": len(skipped),
         "skip_reasons": dict(sorted(Counter(entry.reason for entry in skipped).items())),
         "skipped": tuple(skipped),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,8 @@ from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless.index import DumpEntry, DumpIndex, Piece
 from pytest_h2o.lossless.result import MISSING_LAYER, DumpFault, SkippedEntry
 
-_LARGEST = 0x7BFF
-"""65504, the largest finite fp16 word; infinities and NaN lie above."""
+_LARGEST = {"fp16": 0x7BFF, "bf16": 0x7F7F}
+"""65504 and 3.39e38, the largest finite words; infinities and NaN lie above."""
 
 _SIGN = 0x8000
 _PREFIX = 8
@@ -46,11 +47,13 @@ class Health:
     saturated: int = 0
     pairs: int = 0
     alike: int = 0
+    dtype: Literal["fp16", "bf16"] = "fp16"
 
     def add(self, other: Health) -> None:
         self.lowest = min(self.lowest, other.lowest)
         self.highest = max(self.highest, other.highest)
         self.largest = max(self.largest, other.largest)
+        self.dtype = other.dtype
         for name in ("words", "not_finite", "saturated", "pairs", "alike"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
@@ -66,34 +69,35 @@ class Health:
                 f"{self.alike:,} of {self.pairs:,} rows equal the row before, as if one token were repeated",
             )
         if self.not_finite:
-            yield "not_finite", f"{self.not_finite:,} of {self.words:,} words are NaN or infinite as fp16"
+            yield "not_finite", f"{self.not_finite:,} of {self.words:,} words are NaN or infinite as {self.dtype}"
         if self.saturated:
-            yield "saturated", f"{self.saturated:,} of {self.words:,} words are saturated at 65504"
+            largest = "65504" if self.dtype == "fp16" else "3.39e38"
+            yield "saturated", f"{self.saturated:,} of {self.words:,} words are saturated at {largest}"
 
 
 def examine(words: NDArray[np.uint16], pieces: Iterable[Piece]) -> dict[str | None, Health]:
     """Look at the words of some pieces, ``[rows, kv_heads, head_dim]``, run by run, so that a dead one is found."""
     seen: dict[str | None, Health] = {}
     first = 0
-    for run, same in groupby(pieces, key=_run):
+    for (run, dtype), same in groupby(pieces, key=_kind):
         end = first + sum(piece.rows for piece in same)
-        seen.setdefault(run, Health()).add(_examine(words[first:end]))
+        seen.setdefault(run, Health()).add(_examine(words[first:end], dtype))
         first = end
     return seen
 
 
-def _run(piece: Piece) -> str | None:
-    return piece.entry.run_id
+def _kind(piece: Piece) -> tuple[str | None, Literal["fp16", "bf16"]]:
+    return piece.entry.run_id, piece.entry.dtype
 
 
-def _examine(words: NDArray[np.uint16]) -> Health:
+def _examine(words: NDArray[np.uint16], dtype: Literal["fp16", "bf16"]) -> Health:
     highest = int(words.max())
     largest = max(int(words.view(np.int16).max()), highest - _SIGN, 0)
-    health = Health(words.size, int(words.min()), highest, largest, pairs=len(words) - 1)
-    if largest >= _LARGEST:
+    health = Health(words.size, int(words.min()), highest, largest, pairs=len(words) - 1, dtype=dtype)
+    if largest >= (finite := _LARGEST[dtype]):
         magnitudes = words & 0x7FFF
-        health.not_finite = int(np.count_nonzero(magnitudes > _LARGEST))
-        health.saturated = int(np.count_nonzero(magnitudes == _LARGEST))
+        health.not_finite = int(np.count_nonzero(magnitudes > finite))
+        health.saturated = int(np.count_nonzero(magnitudes == finite))
     rows = words.reshape(len(words), -1)
     maybe = np.flatnonzero((rows[1:, :_PREFIX] == rows[:-1, :_PREFIX]).all(axis=1))
     health.alike = sum(bool(np.array_equal(rows[row], rows[row + 1])) for row in maybe.tolist())

@@ -36,8 +36,8 @@ class DumpEntry(NamedTuple):
 
     A named tuple, not a dataclass: a dump can hold a hundred thousand, and these are made six times faster. `meta` is
     the path of its meta file below the root, with ``/``; `seq_start` the position of the first token; `bytes_per_elem`
-    2 for fp16, 4 for fp32; the locations are what `root` needs to find the data files; `quantized` tells that the
-    meta says `quant_key` or `quant_value`.
+    2 for fp16 and bf16, 4 for fp32; the locations are what `root` needs to find the data files; `quantized` tells that
+    the meta says `quant_key` or `quant_value`, `bf16` that its two bytes are those.
     """
 
     meta: str
@@ -53,9 +53,15 @@ class DumpEntry(NamedTuple):
     v_location: str
     root: DumpRoot
     quantized: bool = False
+    bf16: bool = False
 
     def location(self, tensor: Tensor) -> str:
         return self.k_location if tensor == "k" else self.v_location
+
+    @property
+    def dtype(self) -> Literal["fp16", "bf16"]:
+        """Of the words that are read of it: fp32 becomes fp16."""
+        return "bf16" if self.bf16 else "fp16"
 
     @property
     def row_elements(self) -> int:
@@ -177,11 +183,11 @@ def _entry(folder: Folder | ZipFolder, name: str, root: DumpRoot, sized: bool) -
             detail = f"{file!r} has {size} bytes, expected {expected} ({shape})"
             raise MetaFault("binary_read_error", detail, meta._asdict())
         located.append(location)
-    layer_id, seq_start, seq_len, kv_heads, head_dim, width, stage, run_id, _, _, quantized = meta
+    layer_id, seq_start, seq_len, kv_heads, head_dim, width, stage, run_id, _, _, quantized, bf16 = meta
     path = folder.prefix + name
     k, v = located
     return DumpEntry(
-        path, layer_id, seq_start, seq_len, kv_heads, head_dim, width, stage, run_id, k, v, root, quantized
+        path, layer_id, seq_start, seq_len, kv_heads, head_dim, width, stage, run_id, k, v, root, quantized, bf16
     )
 
 
@@ -222,7 +228,7 @@ def _shown_listing(names: list[str]) -> str:
 
 
 def read_pieces(pieces: Sequence[Piece], tensor: Tensor) -> Words:
-    """K or V of rows of several entries, one after the other, as fp16 bit patterns.
+    """K or V of rows of several entries of one dtype, one after the other, as 16-bit patterns.
 
     fp32 is rounded to fp16, half to even, as numpy does.
 

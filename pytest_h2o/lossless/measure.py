@@ -107,7 +107,7 @@ class Chunk(NamedTuple):
 
     @property
     def raw_bytes(self) -> int:
-        """As fp16, K or V alone."""
+        """Of 16-bit words, K or V alone."""
         return self.pieces[0].entry.row_elements * 2 * self.rows
 
 
@@ -151,7 +151,7 @@ def plan_groups(entries: Sequence[DumpEntry], scope: Scope) -> list[list[DumpEnt
     groups: dict[tuple[object, ...], list[DumpEntry]] = {}
     for entry in entries:
         stage = entry.stage if scope.aggregate_by_stage else None
-        key = (entry.run_id, entry.layer_id, entry.kv_heads, entry.head_dim, stage)
+        key = (entry.run_id, entry.layer_id, entry.kv_heads, entry.head_dim, stage, entry.bf16)
         groups.setdefault(key, []).append(entry)
     for group in groups.values():
         group.sort(key=lambda entry: entry.seq_start)  # stable: path order within equals
@@ -160,14 +160,14 @@ def plan_groups(entries: Sequence[DumpEntry], scope: Scope) -> list[list[DumpEnt
 
 def plan_tasks(groups: Iterable[Sequence[DumpEntry]], scope: Scope) -> Iterator[Task]:
     """The work to do, bundled layer by layer; first K, then V of each bundle."""
-    for (layer_id, _, _), same in groupby(sorted(groups, key=_alike), key=_alike):
+    for (layer_id, *_), same in groupby(sorted(groups, key=_alike), key=_alike):
         for framing, chunks in _bundles(same, scope):
             yield Task(layer_id, "k", chunks, framing)
             yield Task(layer_id, "v", chunks, framing)
 
 
-def _alike(group: Sequence[DumpEntry]) -> tuple[int, int, int]:
-    return group[0].layer_id, group[0].kv_heads, group[0].head_dim
+def _alike(group: Sequence[DumpEntry]) -> tuple[int, int, int, bool]:
+    return group[0].layer_id, group[0].kv_heads, group[0].head_dim, group[0].bf16
 
 
 def _bundles(groups: Iterable[Sequence[DumpEntry]], scope: Scope) -> Iterator[tuple[Framing, tuple[Chunk, ...]]]:
@@ -349,9 +349,10 @@ class Measurement:
         given = words.copy() if self.verify and not self.apart and words.flags.writeable else words.view()
         given.flags.writeable = positions.flags.writeable = False
         rope = self.rope if task.tensor == "k" else None
+        dtype = task.chunks[0].pieces[0].entry.dtype
         ends = np.cumsum([chunk.rows for chunk in task.chunks]).tolist()
         spans = [slice(end - chunk.rows, end) for end, chunk in zip(ends, task.chunks, strict=True)]
-        streams = [Stream(given[span], task.tensor, positions[span], rope) for span in spans]
+        streams = [Stream(given[span], task.tensor, positions[span], rope, dtype) for span in spans]
         sides = [stream.side_info() for stream in streams]
         tally = Tally(health=examine(words, task.pieces))
         records = self._encode(task, streams, sides, tally)

@@ -141,6 +141,7 @@ class LosslessResult:
     dump_dir: str | None = None
     codec_config: Mapping[str, Any] = field(default_factory=dict)
     rope: Mapping[str, Any] | None = None
+    bf16_entries: int = 0
     by_layer: tuple[LayerBytes, ...] = ()
     skipped: tuple[SkippedEntry, ...] = ()
     findings: tuple[Finding, ...] = ()
@@ -157,8 +158,9 @@ class LosslessResult:
         """Built-in types only, the original fields first and in their order."""
         values: dict[str, Any] = _plain(asdict(self))  # not by `files.plain`: the command does without pydantic
         own = FLAT_KEYS["adaptive_v22"]
-        if not self.faults:
-            del values["faults"]
+        for name in ("faults", "bf16_entries"):
+            if not values[name]:
+                del values[name]
         return {key: value for key, value in values.items() if value is not None or key not in own}
 
     def counting_faults(self, *, allow_skips: bool) -> list[DumpFault]:
@@ -287,7 +289,8 @@ def _summary(result: LosslessResult) -> Iterator[str]:
     facts = {
         "dump": _code(result.dump_dir or "unknown"),
         "selection": f"{result.scope}, stage {result.stage}, layers {', '.join(map(str, result.selected_layers))}",
-        "entries": f"{result.selected_entries} of {result.scanned_entries}, from {result.selected_dumps} runs",
+        "entries": f"{result.selected_entries} of {result.scanned_entries}, from {result.selected_dumps} runs"
+        + (f", {result.bf16_entries} of them bf16" if result.bf16_entries else ""),
         "entry mode": _entry_mode(result),
         "codec": f"{_code(result.codec_mode)} (zstd {result.versions.get('libzstd', 'unknown')})",
         "framing, counted": f"{result.k_chunk_meta_bytes + result.v_chunk_meta_bytes:,} bytes",

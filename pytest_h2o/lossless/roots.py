@@ -48,7 +48,8 @@ _REASONS = {
 
 _take = itemgetter(*_FIELDS)
 _STAGES = ("prefill", "decode")
-_DTYPES = {2: ("fp16", "float16", "half"), 4: ("fp32", "float32", "float")}
+_BF16 = ("bf16", "bfloat16")
+_DTYPES = {2: ("fp16", "float16", "half", *_BF16), 4: ("fp32", "float32", "float")}
 _DRIVE = re.compile(r"[A-Za-z]:")
 _ODD = re.compile(r"[\\:\0]|^/|//|/$|(?:^|/)\.{1,2}(?:/|$)")
 """What a path without it needs no second look at."""
@@ -78,6 +79,7 @@ class Meta(NamedTuple):
     k_file: str
     v_file: str
     quantized: bool = False
+    bf16: bool = False
 
 
 def parse_meta(data: bytes) -> Meta:
@@ -104,19 +106,20 @@ def parse_meta(data: bytes) -> Meta:
         raise MetaFault("meta_invalid_numeric_fields", detail, fields)
     if (names := _DTYPES.get(meta.bytes_per_elem)) is None:
         width = _shown(meta.bytes_per_elem)
-        detail = f"bytes_per_elem is {width}, only 2 (fp16) and 4 (fp32) are read"
+        detail = f"bytes_per_elem is {width}, only 2 (fp16, bf16) and 4 (fp32) are read"
         raise MetaFault(f"unsupported_bytes_per_elem_{width}", detail, fields)
     if fields.get("dtype", names[0]) not in names:
-        detail = f"dtype is {_shown(fields['dtype'])}, expected {names[0]} for {meta.bytes_per_elem} bytes an element"
+        expected = "fp16 or bf16" if meta.bytes_per_elem == 2 else names[0]
+        detail = f"dtype is {_shown(fields['dtype'])}, expected {expected} for {meta.bytes_per_elem} bytes an element"
         raise MetaFault("unsupported_dtype", detail, fields)
     if meta.stage not in _STAGES:
         detail = f"stage is {_shown(meta.stage)}, expected prefill or decode"
         raise MetaFault("meta_invalid_text_fields", detail, fields)
     if not (meta.k_file and meta.v_file):
         raise MetaFault("missing_k_or_v_file", "k_file or v_file is empty", fields)
-    if fields.get("quant_key") or fields.get("quant_value"):
-        return meta._replace(quantized=True)
-    return meta
+    quantized = bool(fields.get("quant_key") or fields.get("quant_value"))
+    bf16 = fields.get("dtype") in _BF16
+    return meta._replace(quantized=quantized, bf16=bf16) if quantized or bf16 else meta
 
 
 def _parse_object(data: bytes) -> dict[str, Any]:
@@ -137,8 +140,8 @@ def _parse_object(data: bytes) -> dict[str, Any]:
 
 def _type_fault(meta: Meta, fields: Mapping[str, Any]) -> MetaFault:
     """Names the first field of a wrong type, and the others of its kind."""
-    kinds = zip(*_TYPES, strict=True)
-    wrong = [name for name, value, fit in zip(_FIELDS, meta[:-1], kinds, strict=True) if type(value) not in fit]
+    values = zip(_FIELDS, meta[: len(_FIELDS)], zip(*_TYPES, strict=True), strict=True)
+    wrong = [name for name, value, fit in values if type(value) not in fit]
     reason = _REASONS[wrong[0]]
     alike = [name for name in wrong if _REASONS[name] == reason]
     told = (f"{name} is {_shown(fields[name])}" if name in fields else f"{name} is missing" for name in alike)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pytest_h2o.cli.codecs_bench import streams
-from pytest_h2o.codecs.base import Codec, Rope, Stream, Words
+from pytest_h2o.codecs.base import Codec, DType, Rope, Stream, Words
 
 DUMP = Path(__file__).parents[2] / "fixtures" / "dumps" / "fp16.zip"
 SMALL = DUMP.with_name("small")
@@ -46,7 +46,15 @@ SPECIAL = (
 def cut(stream: Stream, start: int, end: int) -> Stream:
     """Tokens `start` to `end` of a stream."""
     positions = None if stream.positions is None else stream.positions[start:end]
-    return Stream(stream.words[start:end], stream.tensor, positions, stream.rope)
+    return replace(stream, words=stream.words[start:end], positions=positions)
+
+
+def as_dtype(stream: Stream, dtype: DType) -> Stream:
+    """An fp16 stream as it is, or its values rounded to bf16, to even."""
+    if dtype == "fp16":
+        return stream
+    bits = np.ascontiguousarray(stream.words).view(np.float16).astype(np.float32).view(np.uint32)
+    return replace(stream, words=(bits + 0x7FFF + (bits >> 16 & 1) >> 16).astype(np.uint16), dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,7 @@ def worst_words() -> dict[str, Words]:
 
 
 @st.composite
-def any_stream(draw: st.DrawFn) -> Stream:
+def any_stream(draw: st.DrawFn, *, with_bf16: bool = False) -> Stream:
     """Streams of any small shape, odd, even and empty, not always contiguous, with any positions."""
     words = draw(_small_words() | _patterned_words())
     words = draw(st.sampled_from((words, words[::-1], words[..., ::-1], np.asfortranarray(words), words[::2])))
@@ -125,7 +133,11 @@ def any_stream(draw: st.DrawFn) -> Stream:
     tensor = draw(st.sampled_from(("k", "v")))
     pairings = st.sampled_from(("half", "interleaved"))
     rope = draw(st.none() | st.builds(Rope, st.sampled_from((1e4, 1e5, 5e5)), pairings)) if tensor == "k" else None
-    return Stream(words, tensor, positions, rope)
+    stream = Stream(words, tensor, positions, rope)
+    kind = (
+        draw(st.sampled_from(("fp16", "bits", "values"))) if with_bf16 else "fp16"
+    )  # the same bits as bf16, or the same values
+    return as_dtype(stream, "bf16") if kind == "values" else replace(stream, dtype="bf16" if kind == "bits" else "fp16")
 
 
 def _small_words() -> st.SearchStrategy[Words]:

@@ -14,15 +14,16 @@ import numpy as np
 import pytest
 from battery import check_decodes, check_round_trip
 from goldens import check_goldens
-from sample_streams import PROMPTS, ROPE, all_chunks, cut, measure_ratios, real_streams, worst_words
+from sample_streams import PROMPTS, ROPE, all_chunks, as_dtype, cut, measure_ratios, real_streams, worst_words
 
 from pytest_h2o.codecs import rowref_max
-from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream
+from pytest_h2o.codecs.base import Codec, DType, Rope, SideInfo, Stream
 from pytest_h2o.codecs.expbias import ExpBias
 from pytest_h2o.codecs.registry import get_codec
 from pytest_h2o.codecs.rotation import Turner, build_rotation
 from pytest_h2o.codecs.rowref import RowRef, read_turned_header
 from pytest_h2o.codecs.rowref_max import (
+    NUMBERS,
     PATTERNS,
     TOTAL_BITS,
     LaneDecoder,
@@ -82,6 +83,9 @@ COMPARED = {
     **{f"{s.tensor}{i}": cut(s, 0, 60) for i, s in enumerate(real_streams())},
     **{name: Stream(words[:50], "k", None, ROPE) for name, words in worst_words().items()},
     "interleaved": Stream(real_streams()[0].words[:40], "k", None, Rope(1e4, "interleaved")),
+    "bf16 k": as_dtype(cut(real_streams()[0], 0, 60), "bf16"),
+    "bf16 v": as_dtype(cut(real_streams()[3], 0, 60), "bf16"),
+    **{f"bf16 {name}": Stream(words[:50], "k", None, ROPE, "bf16") for name, words in worst_words().items()},
     "three rows": cut(real_streams()[0], 0, 3),
     "most channels wide": Stream(np.resize(worst_words()["specials"], (2, 1, 5000)), "v"),
 }
@@ -320,22 +324,24 @@ def test_very_wide_rows_are_left_to_rowref() -> None:
 @pytest.mark.parametrize(
     ("expected", "variance"), [(-3.25, 2.0**-30), (65504.0, 2.0**40), (1e-7, 2.0**-90), (2.0, 2.0**70)]
 )
-def test_every_word_has_a_share_of_the_distribution(expected: float, variance: float) -> None:
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_every_word_has_a_share_of_the_distribution(expected: float, variance: float, dtype: DType) -> None:
     """Whatever is expected, all 65,536 patterns can be coded, and found again."""
     patterns = np.arange(PATTERNS, dtype=np.int64)
     slope = slopes_of(np.full(PATTERNS, variance))
     mean = np.full(PATTERNS, expected)
-    low = cumulated(patterns, mean, slope)
-    high = cumulated(patterns + 1, mean, slope)
+    edges = NUMBERS[dtype].edges
+    low = cumulated(patterns, mean, slope, edges)
+    high = cumulated(patterns + 1, mean, slope, edges)
     assert (low[0], high[-1]) == (0, 1 << TOTAL_BITS)
     assert np.array_equal(low[1:], high[:-1])
     assert (high > low).all()
     for slots in (low, high - 1):
-        found, begin, width = find_patterns(slots, mean, slope, 0)
+        found, begin, width = find_patterns(slots, mean, slope, 0, NUMBERS[dtype])
         assert np.array_equal(found, patterns)
         assert np.array_equal(begin, low)
         assert np.array_equal(width, high - low)
-    found, _, _ = find_patterns(low, mean, slope, 8)
+    found, _, _ = find_patterns(low, mean, slope, 8, NUMBERS[dtype])
     assert np.array_equal(found, patterns & ~255)
 
 
@@ -345,7 +351,7 @@ def test_recorded_shares() -> None:
     expected = [230078893540.50363, 12917590.334104616, 7021450.608535877, 2582194.2040300136, 75.7585958719197]
     assert slopes == expected
     boundary = np.array([20000, 32768, 47000, 48128, 50000])
-    shares = cumulated(boundary, np.full(5, 0.5), slopes_of(np.full(5, 0.3)))
+    shares = cumulated(boundary, np.full(5, 0.5), slopes_of(np.full(5, 0.3)), NUMBERS["fp16"].edges)
     assert shares.tolist() == [1834889, 2983266, 8074732, 13807480, 16760673]
 
 

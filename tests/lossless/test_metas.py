@@ -35,7 +35,7 @@ UNSOUND: list[dict[str, Any]] = [
     {"kv_heads": -2, "head_dim": -8},
     {"head_dim": 9},
     {"bytes_per_elem": 1},
-    {"dtype": "bf16"},
+    {"dtype": "bf8"},
     {"dtype": ["fp16"]},
     {"stage": ...},
     {"stage": "both"},
