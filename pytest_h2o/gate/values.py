@@ -203,7 +203,8 @@ def row_cell(row: Row, metric: str) -> Measurement | None:
     """
     known = METRICS.get(metric)
     make = None if known is None else known.value
-    cell = row.get(metric) if make is None else _made_of_row(row, metric, make)
+    own = row if metric in BUILT_IN else deepcopy(row)  # what a plugin does to its row is nobody else's business
+    cell = row.get(metric) if make is None else _made_of_row(own, metric, make)
     if known is None or cell is None:
         return cell
     most = _most_spread(row, known, cell.mean)
@@ -262,7 +263,7 @@ def _made_of_row(row: Row, metric: str, make: Callable[[Row], Any]) -> Measureme
         expected="a number, or None where the row lacks what it needs",
         hint="mend the function of the metric in its plugin",
     ):
-        value = make(deepcopy(row))  # what it does to its row is nobody else's business
+        value = make(row)
         if value is None:
             return None
         if isinstance(value, bool | str | bytes):

@@ -41,6 +41,7 @@ def evaluate_lossless(
     rope: Rope | None = None,
     workers: int | None = None,
     executor: str = CORES,
+    index: DumpIndex | None = None,
     on_entries: Callable[[int], None] | None = None,
     progress: Progress | None = None,
 ) -> LosslessResult:
@@ -48,7 +49,8 @@ def evaluate_lossless(
 
     Entries that cannot be read are listed in the result; the caller decides what they mean. Sizes do not depend on
     the number of workers. Memory is bounded by the index and a few streams, not by the dump; in mode ``aggregate`` a
-    stream is all of a run and layer. A `codec` stands in the place of the scope's.
+    stream is all of a run and layer. A `codec` stands in the place of the scope's, an `index` is what was found at
+    `root` before.
     """
     started = perf_counter()
     codec = make_codec(scope.codec) if codec is None else codec
@@ -56,7 +58,7 @@ def evaluate_lossless(
     with open_executor(executor, workers) as opened:
         workers = opened.workers
         try:
-            index = index_dump(root, sized=False, on_entries=on_entries)
+            index = index or index_dump(root, sized=False, on_entries=on_entries)
             counted = _evaluate(index, scope, measurement, opened, progress)
         except DumpError:  # a file has another size, or cannot be read: look again at all of them, and tell each
             index = index_dump(root, on_entries=on_entries)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pytest_h2o.gate.values import Targets
     from pytest_h2o.inputs.presets import Point, Preset
     from pytest_h2o.inputs.scope import Scope
+    from pytest_h2o.lossless.index import DumpIndex
     from pytest_h2o.lossless.result import LosslessResult
 
 
@@ -177,6 +178,7 @@ class GateSession:
         self._points: dict[str, tuple[Point, ...]] = {}
         self._sources: dict[str, Source] = {}
         self._evaluated: dict[str, LosslessResult] = {}
+        self._indexed: DumpIndex | None = None
 
     # -- which items there are, and which will run --------------------
 
@@ -414,8 +416,11 @@ class GateSession:
 
     def _encode(self, scope: Scope) -> LosslessResult:
         from pytest_h2o.lossless.evaluate import evaluate_lossless
+        from pytest_h2o.lossless.index import index_dump
 
         root, progress = self.root(scope), self.run.progress
+        if self._indexed is None or self._indexed.root != str(root):
+            self._indexed = index_dump(root, sized=False)  # most scopes of a file are of one dump
         with progress.step(scope.name, "coded and decoded"), heavy_work(progress.wait):
             return evaluate_lossless(
                 root,
@@ -423,6 +428,7 @@ class GateSession:
                 verify=True,
                 rope=find_rope(scope, self.settings.given["base-config"]),
                 executor=self.settings["executor"],
+                index=self._indexed,
                 progress=progress.amount,
             )
 
