@@ -31,7 +31,7 @@ from pytest_h2o.bench.sweep import INERT_FIELDS, MANIFEST_NAME, ManifestEntry, f
 from pytest_h2o.errors import BenchError, H2OError, StoreError, TableError, UsageError, can_name_file, make_printable
 from pytest_h2o.files import IrregularFile, TooLarge, is_folder, list_files, read_regular_text
 from pytest_h2o.inputs.checking import LLM_BENCH
-from pytest_h2o.inputs.presets import Point, Preset, expand_points, plain_setting
+from pytest_h2o.inputs.presets import Point, Preset, expand_points, plain_setting, point_of
 
 _RUN_ID = re.compile(r"run_\d{4,}_p\d+_g\d+_k\d+(?:\.\d+)?_b\d+_lr\d+(?:\.\d+)?")
 _PRINTED = ".stdout.txt"
@@ -217,6 +217,8 @@ class _Run:
     config: Path | None = None
     point: Point | None = None
     """What it should have run, where that is known."""
+    told: Point | None = None
+    """What its manifest says that it ran."""
     return_code: int | None = None
     shares_run_with: str | None = None
     listed: Mapping[str, Any] = field(default_factory=dict)
@@ -230,15 +232,16 @@ class _Run:
             raise BenchError(
                 "a baseline was recorded with H2O on", where=str(self.config), came=came, expected=expected
             )
-        beside = _files_beside(self.log, self.config, self.point)
+        known = self.point or self.told
+        beside = _files_beside(self.log, self.config, known)
         note = _check_configuration(self, self.point) if compressed and self.point is not None else None
         repeat = None if self.point is None else self.point.repeat
         # Beside bare logs a JSON of their name is as likely a config.
         of_json = self.log.with_suffix(".json") if self.log.parent.name == "logs" else None
         row = only_row(read_rows(self.log, of_json, log_file=self.log_file, repeat=repeat), self.log_file)
-        (check_row if compressed else check_baseline_row)(row, self.point)
-        if compressed and self.point is not None:
-            _check_blocks(row, self.point, self.config)
+        (check_row if compressed else check_baseline_row)(row, known)
+        if compressed and known is not None:
+            _check_blocks(row, known, self.config)
         return replace(
             row,
             run_id=self.run_id,
@@ -357,7 +360,8 @@ class _Reader:
                 continue
             config = None if entry.config_file is None else self.folder / entry.config_file
             code, shared = entry.return_code, entry.shares_run_with
-            self._try(_Run(entry.run_id, log, entry.log_file, config, point, code, shared, entry.values))
+            told = None if point is not None or self.of_baselines else point_of(entry.values)
+            self._try(_Run(entry.run_id, log, entry.log_file, config, point, told, code, shared, entry.values))
 
     def find_fault(self, entry: ManifestEntry, point: Point | None, sharing: H2OError | None) -> H2OError | None:
         """Why a listed run cannot be read at all."""

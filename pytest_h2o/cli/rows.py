@@ -262,6 +262,10 @@ def judged_rows(rows: Sequence[Row], where: str) -> tuple[list[Row], list[str]]:
     from pytest_h2o.bench.adapter import check_row, is_idle
     from pytest_h2o.gate.values import check_cells
 
+    if failed := [row.log_file for row in rows if not row.cells]:
+        came = f"empty cells for {', '.join(failed[:3])}{' and more' if len(failed) > 3 else ''}"
+        hint = "parse says why a log has no row; run these points again"
+        raise UsageError("points of a sweep have no row", where=where, came=came, expected="a row a point", hint=hint)
     off = [row.log_file for row in rows if is_idle(row)]
     judged = [check_cells(row) for row in rows if not is_idle(row)]
     for row in judged:

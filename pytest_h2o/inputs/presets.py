@@ -460,3 +460,17 @@ def expand_points(preset: Preset) -> tuple[Point, ...]:
         run_id = f"run_{index:04d}_p{prompt}_g{gen}" + f"_k{keep}_b{block}_lr{lossy}" * (preset.bench == LLM_BENCH)
         points.append(Point(index=index, run_id=run_id, **dict(zip(_DIMENSIONS, values, strict=True)), **shared))
     return tuple(points)
+
+
+def point_of(fields: Mapping[str, Any]) -> Point | None:
+    """The point that a manifest describes by its `Point.manifest_fields`; None if that is none of a preset."""
+    named = {key: fields[name] for key, name in zip(SWEPT_KEYS, _DIMENSIONS, strict=True) if name in fields}
+    named |= {key: value for key, value in fields.items() if key in PresetKeys.model_fields and key not in named}
+    if not {"prompts", "gens"} <= named.keys():
+        return None
+    try:
+        preset = preset_from_flags(**named)
+    except PresetError:
+        return None
+    run_id = str(fields.get("run_id", ""))
+    return replace(expand_points(preset)[0], run_id=run_id) if preset.count_points() == 1 else None

@@ -285,6 +285,29 @@ def test_columns_of_later_engines_are_required_only_where_asked(
         assert says in capsys.readouterr().err
 
 
+def test_eval_knows_of_the_manifest_what_a_run_was(
+    engine_recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run of the scripts in store mode holds; one whose layer counter drifts does not, splendid as its ratio is."""
+    command = ["--decode-baseline=none", "--lossy-target=2.9"]
+    for run, code in (("store", 0), ("store_no_layer_nums", 2)):
+        folder = shutil.copytree(engine_recordings / run, tmp_path / run)
+        assert main(["eval", str(folder), str(FIXTURES / "dumps" / "fp16.zip"), *command]) == code
+    error = capsys.readouterr().err
+    assert "more blocks of the cache were restored than its layers can have coded\n" in error
+    assert "first cause: the config of the model has no layer_nums" in error
+
+
+def test_a_point_without_a_row_is_no_pass(
+    engine_recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(engine_recordings / "probe", tmp_path / "run")
+    next((run / "logs").iterdir()).write_text("")
+    assert main(["parse", f"--log-dir={run}", f"--out-csv={run / 'kit.csv'}", "--overwrite"]) == 1
+    assert main(["analyze", f"--csv={run / 'kit.csv'}", f"--out={tmp_path / 'a.md'}", *KIT]) == 2
+    assert "points of a sweep have no row\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("flag", ["--decode-over", "--decode-aggregation"])
 def test_decode_over_all_rows_that_meet_the_other_targets(flag: str, tmp_path: Path) -> None:
     """Of the recorded sweep 18 rows meet the lossy target; one of them is as fast as 67 tok/s, their mean is not."""

@@ -26,6 +26,7 @@ from pytest_h2o.inputs.presets import (
     expand_points,
     load_preset,
     load_presets,
+    point_of,
     preset_from_flags,
 )
 from pytest_h2o.inputs.yaml import read_source
@@ -375,3 +376,20 @@ def test_the_other_name_of_a_scope_is_the_same_setting(tmp_path: Path) -> None:
     preset = load_preset(write_preset(tmp_path, "kv_lossless_scope: front_n+h2o_kept"))
     (point,) = expand_points(preset)
     assert point.lossless["kv_lossless_scope"] == "front_n_and_h2o_kept"
+
+
+def test_a_manifest_entry_is_the_point_that_it_describes() -> None:
+    entries = json.loads(MANIFEST.read_text(encoding="utf-8"))
+    for entry in entries[:3]:
+        point = point_of(entry)
+        assert point is not None
+        assert point.manifest_fields() == {key: entry[key] for key in point.manifest_fields()}
+    first = entries[0]
+    for wrong in (
+        {"prompt_len": "many"},
+        {"prompt_len": [1, 2]},
+        {"kv_lossless_front_n": []},
+        {"kv_lossless_scope": 3},
+    ):
+        assert point_of({**first, **wrong}) is None
+    assert point_of({key: value for key, value in first.items() if key != "gen_len"}) is None
