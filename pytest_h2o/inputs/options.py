@@ -74,6 +74,9 @@ def parse_baseline(text: str, origin: str) -> float:
     return number
 
 
+LEAST_DECODE_PAIRS = 5
+"""Fewer can never give a verdict, however clear they are: a pass or a fail is not wrong more often than once in 20."""
+
 MAX_DECODE_PAIRS = 200
 """The longest comparison that the critical values are computed for."""
 
@@ -87,12 +90,12 @@ def parse_budget(text: str, origin: str) -> tuple[int | None, float | None]:
         is_sound = len(pairs) + len(times_s) == len(words) and max(len(pairs), len(times_s)) == 1
     except ValueError:
         is_sound = False
+    example = f"for example 20 (pairs, {LEAST_DECODE_PAIRS} to {MAX_DECODE_PAIRS}), 60s or 20,60s"
+    if is_sound and any(1 <= n < LEAST_DECODE_PAIRS for n in pairs):
+        what = f"{origin}: so few pairs can never give a verdict, however clear they are"
+        raise UsageError(what, came=repr(text), expected=example)
     if not (is_sound and all(1 <= n <= MAX_DECODE_PAIRS for n in pairs) and all(0 < s < math.inf for s in times_s)):
-        raise UsageError(
-            f"{origin} takes pairs, seconds or both",
-            came=repr(text),
-            expected=f"for example 20 (pairs, at most {MAX_DECODE_PAIRS}), 60s or 20,60s",
-        )
+        raise UsageError(f"{origin} takes pairs, seconds or both", came=repr(text), expected=example)
     return next(iter(pairs), None), next(iter(times_s), None)
 
 
@@ -266,6 +269,12 @@ OPTIONS: tuple[Option, ...] = (
         "warn",
         ("warn", "fail"),
     ),
+    Option(
+        "strict",
+        "flag",
+        "exit code 1 unless the verdict of the gate is PASS: one that is inconclusive or incomplete fails, too",
+        False,
+    ),
     # what is kept
     Option("out-dir", "path", "parent of the run folders, the history and the baselines", "h2o-runs", metavar="DIR"),
     Option(
@@ -295,8 +304,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("html", "text", "write report.html: yes or no", "yes", ("yes", "no"), metavar="yes|no"),
 )
 
-NOT_REPEATED = frozenset({"save", "overwrite", "resume"})
-"""Options that the command which repeats an item leaves out: it must not save, replace or go on with anything."""
+NOT_REPEATED = frozenset({"save", "overwrite", "resume", "strict"})
+"""Options that the command which repeats an item leaves out: it saves, replaces and resumes nothing, and is no gate."""
 
 BY_NAME: Mapping[str, Option] = {option.name: option for option in OPTIONS}
 EMBEDDED_BENCH = Path(__file__).parents[1] / "reference" / "__main__.py"

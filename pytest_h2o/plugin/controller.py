@@ -214,6 +214,11 @@ class Controller:
                 hint = "this is an error of pytest-h2o or of a plugin: please report it with these lines"
                 self._closing = close_unkept(str(as_ours(error, "the artifacts cannot be made", hint=hint)))
             status = self._closing.exit_status
+        elif status == pytest.ExitCode.OK and self._config.option.h2o_strict and not self._config.option.collectonly:
+            from pytest_h2o.report.terminal import close_empty
+
+            self._closing = close_empty()
+            status = self._closing.exit_status
         self._may_vanish()
         if status != exitstatus:
             session.exitstatus = status

@@ -193,6 +193,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             _refuse(config, session.items, config.stash[_faults])
 
 
+def _may_time(item: Any) -> bool:
+    """Whether the test function of an item asks for the decode verdict, as far as its code tells."""
+    code = getattr(item.function, "__code__", None)
+    return code is None or not {"decode_drop", "joint_margin"}.isdisjoint(code.co_names)
+
+
 def _begin(config: pytest.Config, items: list[Any]) -> None:
     from pytest_h2o.run.session import subject_of
 
@@ -202,7 +208,8 @@ def _begin(config: pytest.Config, items: list[Any]) -> None:
         for item in items
         if (subject := subject_of(item.callspec.params))
     }
-    gate.note_selected(subject for _, subject in asked)
+    timed = {subject.name for item in items if _may_time(item) and (subject := subject_of(item.callspec.params))}
+    gate.note_selected((subject for _, subject in asked), timed)
     gate.note_not_asked([one for one in config.stash.get(_offered, []) if one not in asked])
     config.stash[_head] = gate.describe() if config.option.collectonly else gate.announce()
     controller = config.pluginmanager.get_plugin("h2o-controller")

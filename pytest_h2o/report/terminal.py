@@ -271,8 +271,17 @@ def close_run(collector: Collector, root: Path, started: float, exit_status: int
     unkept = summary.recorded is not None and summary.recorded.trouble is not None
     if (unkept or summary.overall_pass is False) and exit_status == ENDED_WELL:
         exit_status = TESTS_FAILED  # an excused item does not excuse the gate
-    told = tell_github(os.environ, summary, collector.items, root)
-    return Closing("h2o", [*render_terminal(summary, collector.run_dir), *told], exit_status)
+    lines = [*render_terminal(summary, collector.run_dir), *tell_github(os.environ, summary, collector.items, root)]
+    if exit_status == ENDED_WELL and summary.overall_pass is not True and collector.settings["strict"]:
+        exit_status = TESTS_FAILED
+        origin = collector.settings.origin("strict")
+        lines.append(f"exit code 1: the gate is {render_verdict(summary.overall_pass)}, and {origin} takes PASS alone")
+    return Closing("h2o", lines, exit_status)
+
+
+def close_empty() -> Closing:
+    """What is said where a pass was asked for and no item of a gate ran."""
+    return Closing("h2o", ["exit code 1: no item of the gate ran, and --h2o-strict takes PASS alone"], TESTS_FAILED)
 
 
 def close_unkept(trouble: str) -> Closing:

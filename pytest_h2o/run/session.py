@@ -37,7 +37,7 @@ from pytest_h2o.run.sources import (
     demo_prompts,
     why_out_of_reach,
 )
-from pytest_h2o.run.store import HEADER, ITEMS
+from pytest_h2o.run.store import HEADER, ITEMS, Plan
 
 if TYPE_CHECKING:
     from pytest_h2o.gate.values import Targets
@@ -175,6 +175,7 @@ class GateSession:
         self._selected: frozenset[str] = frozenset()
         self._needed: dict[str, set[int] | None] = {}
         self._needed_scopes: set[str] = set()
+        self._timed: Collection[str] = ()
         self._points: dict[str, tuple[Point, ...]] = {}
         self._sources: dict[str, Source] = {}
         self._evaluated: dict[str, LosslessResult] = {}
@@ -270,8 +271,12 @@ class GateSession:
             word in lowered or word.startswith(f"{lowered}-") for word in self._asked_for
         )
 
-    def note_selected(self, subjects: Iterable[Subject]) -> None:
-        """Learn what items will run: only their points are launched, folded among themselves."""
+    def note_selected(self, subjects: Iterable[Subject], timed: Collection[str] = ()) -> None:
+        """Learn what items will run: only their points are launched, folded among themselves.
+
+        `timed` are the presets of which an item asks for the decode verdict.
+        """
+        self._timed = frozenset(timed)
         for subject in subjects:
             if subject.kind == "preset" and subject.point is None:
                 self._needed[subject.name] = None
@@ -352,13 +357,17 @@ class GateSession:
 
         def first() -> dict[str, Any]:
             if not self.settings["dry-run"]:
-                self.run.progress.write_plan([plan for source in self.selected_sources() for plan in source.plan()])
+                self.run.progress.write_plan(self._plan())
             return {"lines": self.describe()}
 
         try:
             return list(self.run.store.once(HEADER, first)["lines"])
         except StoreError:  # that nothing can be kept is told when the first item has something to keep
             return self.describe()
+
+    def _plan(self) -> list[Plan]:
+        sources = self.selected_sources()
+        return [plan for source in sources for plan in source.plan(timed=source.preset.name in self._timed)]
 
     # -- figures --------------------
 

@@ -232,8 +232,11 @@ class Source(ABC):
     def write_dry_run(self) -> str:
         """Write what would be run, and say where."""
 
-    def plan(self) -> list[Plan]:
-        """How many launches the rows take, as far as is known before the first, and the decode verdict at most."""
+    def plan(self, *, timed: bool) -> list[Plan]:
+        """How many launches the rows take, as far as is known before the first, and the decode verdict if it is asked.
+
+        Of that it is at most so many.
+        """
         return []
 
     @property
@@ -546,9 +549,9 @@ class Launched(Source):
         runs = len(write_dry_run(self._sweep.points, self.base_config, self._bench, self.folder))
         return f"configs, manifest and commands.sh of {runs} run{'s' * (runs != 1)} are in {self.folder}"
 
-    def plan(self) -> list[Plan]:
+    def plan(self, *, timed: bool) -> list[Plan]:
         plan, settings = [Plan(self.preset.name, self._sweep.runs)], self.run.settings
-        if choose_baseline(settings, self.preset).value == "paired":
+        if timed and choose_baseline(settings, self.preset).value == "paired":
             budget = decode_budget(settings, self.preset)
             plan.append(Plan(f"{self.preset.name} decode", 2 * budget.pairs, budget.elapsed_s))
         return plan if self._sweep.runs else []

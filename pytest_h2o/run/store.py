@@ -217,7 +217,7 @@ def is_in_use(folder: Path) -> bool:
 
 # -- what a run is asked ----------------------------------------------------------------------------------------------
 
-_FREE = frozenset({"resume", "out-dir", "save", "overwrite", "html"})
+_FREE = frozenset({"resume", "out-dir", "save", "overwrite", "html", "strict"})
 """Options that may change when a run goes on: they say what is kept of it, not what is measured or asked."""
 
 _PACKAGES = ("pytest-h2o", "numpy", "zstandard")

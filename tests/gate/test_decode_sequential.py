@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from pytest_h2o.errors import UsageError
+from pytest_h2o.gate.decode import DEFAULT_CONFIDENCE
 from pytest_h2o.gate.sequential import (
     MAX_PAIRS,
     Plan,
@@ -19,6 +20,7 @@ from pytest_h2o.gate.sequential import (
     normal_quantile,
     signed_rank_tail,
 )
+from pytest_h2o.inputs.options import LEAST_DECODE_PAIRS
 
 
 def signed_rank_after_every_pair(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
@@ -28,6 +30,15 @@ def signed_rank_after_every_pair(values: npt.NDArray[np.float64]) -> npt.NDArray
         ranks = np.abs(values[:, :n]).argsort(axis=1).argsort(axis=1) + 1
         sums[:, n - 1] = (ranks * (values[:, :n] > 0)).sum(axis=1)
     return sums
+
+
+@pytest.mark.parametrize("pairs", [LEAST_DECODE_PAIRS - 1, LEAST_DECODE_PAIRS])
+def test_the_fewest_pairs_that_can_be_asked_for_are_those_that_can_decide(pairs: int) -> None:
+    plan = make_plan(pairs, DEFAULT_CONFIDENCE)
+    can = pairs >= LEAST_DECODE_PAIRS
+    assert plan.can_decide == can
+    assert any(count is not None for count in plan.fail_counts) == can
+    assert any(count is not None for count in plan.pass_counts) == can
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 6, 10])

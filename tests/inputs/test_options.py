@@ -92,7 +92,7 @@ REFUSED = (
     ),
     *({"decode_drop_target": "5"}, {"decode_drop_target": "-0.1"}, {"quality_target": "-1"}, {"executor": "gpu"}),
     *({"decode_baseline": "fast"}, {"decode_baseline": "0"}, {"decode_baseline": "nan"}),
-    *({"decode_budget": text} for text in ("many", "0", "201", "20,20", "20,infs", "-5s")),
+    *({"decode_budget": text} for text in ("many", "0", "4", "1,60s", "201", "20,20", "20,infs", "-5s")),
     *({"bench": "b", "logs": "rec"}, {"baseline_bench": "b"}, {"base_config": "c"}, {"demo": "d"}),
     *({"logs": "rec", "threads": "2"}, {"baseline_bench": "b", "bench": "c", "decode_baseline": "50"}),
 )

@@ -56,6 +56,36 @@ def test_an_excused_item_does_not_excuse_the_gate(project: Project) -> None:
     result.stdout.fnmatch_lines(["*excused by an xfail mark: known*", "gate FAIL*"])
 
 
+@pytest.mark.parametrize(
+    ("options", "ret", "told"),
+    [
+        ((), 0, None),
+        (
+            ("--h2o-strict", "-k", "target_ratio_v3 and lossy"),
+            1,
+            "the gate is INCOMPLETE, and --h2o-strict takes PASS alone",
+        ),
+        (
+            ("-o", "h2o_strict=yes", "-k", "test_lossy"),
+            1,
+            "the gate is INCOMPLETE, and ini key h2o_strict takes PASS alone",
+        ),
+        (("--h2o-strict", "-k", "own", "own"), 1, "no item of the gate ran, and --h2o-strict takes PASS alone"),
+        (("-o", "h2o_strict=yes", "-k", "own", "own"), 0, None),
+        (("--h2o-strict", "--collect-only"), 0, None),
+        (("--h2o-strict",), 0, None),
+    ],
+)
+def test_strict_takes_a_pass_alone(options: tuple[str, ...], ret: int, told: str | None, project: Project) -> None:
+    (project.path / "own").mkdir()
+    (project.path / "own" / "test_own.py").write_text("def test_own(): pass\n")
+    result = project.run(*options)
+    assert result.ret == ret
+    lines = [line for line in result.outlines if line.startswith("exit code 1: ")]
+    assert lines == ([] if told is None else [f"exit code 1: {told}"])
+    assert told is None or "repeat" not in result.stdout.str()
+
+
 def test_items_that_were_deselected_or_skipped_leave_the_gate_incomplete(project: Project) -> None:
     gates = project.path / "gates" / "test_sweep.py"
     text = gates.read_text().replace("def test_joint(", "@pytest.mark.skip(reason='later')\ndef test_joint(")

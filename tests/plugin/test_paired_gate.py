@@ -145,7 +145,6 @@ def test_what_pairs_cannot_tell_is_inconclusive_and_no_pass(bench_project: Bench
             "*InconclusiveDecode: *test_decode[[]small[]]: no pass, inconclusive: *% (interval *, 7 pairs), "
             "target 5.00%",
             "small*",
-            "*INCONCLUSIVE*",
             "    decode slow-down * (interval * to *, 7 pairs)*",
             "    note: to decide: *",
             "no pass: inconclusive: decode slow-down *",
@@ -162,6 +161,9 @@ def test_what_pairs_cannot_tell_is_inconclusive_and_no_pass(bench_project: Bench
     # What was recorded can be judged more strictly.
     shutil.move(bench_project.path / "h2o-runs", bench_project.path / "first")
     bench_project.write_ini(h2o_logs=str(next((bench_project.path / "first").glob("2*"))))
+    result = bench_project.run("--h2o-strict", "-k", "small or grouped_192", "--h2o-out-dir=strict")
+    assert result.ret == 1
+    assert "exit code 1: the gate is INCONCLUSIVE, and --h2o-strict takes PASS alone" in result.outlines
     result = bench_project.run("--h2o-inconclusive", "fail", "-k", "test_decode")
     assert result.ret == 1
     result.stdout.fnmatch_lines(["E*inconclusive: the interval holds the target; target from default*"])

@@ -10,8 +10,9 @@ from pytest_h2o.errors import PresetError
 from pytest_h2o.inputs.checking import share_assignments
 from pytest_h2o.inputs.presets import Preset
 from pytest_h2o.inputs.scopes import ScopeKeys
-from pytest_h2o.run.session import GateSession, names_asked_for, scopes_beside
-from tests.plugin.project import ROOT
+from pytest_h2o.run.session import GateSession, Subject, names_asked_for, scopes_beside
+from pytest_h2o.run.store import PROGRESS, read_board
+from tests.plugin.project import BASE_CONFIG, FAKE_BENCH, ROOT
 from tests.report.gate_items import make_session
 
 
@@ -48,6 +49,24 @@ def test_presets_without_a_recording_are_left_out_unless_named(
     session = GateSession(made.settings, run_dir=tmp_path, asked_for=words)
     names = [name for _, name in session.parameters("h2o_sweep", ROOT / "gates")]
     assert session.leave_out(names) == dict.fromkeys(sorted(left_out), "no recording")
+
+
+@pytest.mark.parametrize(
+    ("points", "timed", "plan"),
+    [
+        (None, True, [("target_ratio_v3", 10), ("target_ratio_v3 decode", 40)]),
+        (None, False, [("target_ratio_v3", 10)]),
+        ({0, 1}, False, [("target_ratio_v3", 2)]),
+    ],
+)
+def test_the_time_left_counts_what_is_selected(
+    points: set[int] | None, timed: bool, plan: list[tuple[str, int]], tmp_path: Path
+) -> None:
+    session = make_session(tmp_path, bench=str(FAKE_BENCH), base_config=str(BASE_CONFIG))
+    subjects = [Subject("preset", "target_ratio_v3", point) for point in points or (None,)]
+    session.note_selected(subjects, {"target_ratio_v3"} if timed else set())
+    session.announce()
+    assert [(one.what, one.total) for one in read_board(tmp_path / "run" / PROGRESS).plan] == plan
 
 
 def test_where_nothing_selected_is_recorded_nothing_is_left_out(tmp_path: Path) -> None:
