@@ -38,6 +38,13 @@ FIND_PLUGIN = "from importlib.metadata import entry_points as e; print(e(group='
 CHUNKED = "--overwrite --scope layer_range --layer-start 0 --layer-end -1 --entry-mode chunked_grouped"
 LAUNCH = "-t 1 -kv true -p 512 -n 64 -rep 3"
 TRIVIAL = "-m pytest -q -p no:cacheprovider test_trivial.py"
+BARE_RUN = "-m pytest -q -p no:cacheprovider -p no:h2o --collect-only test_bare.py"
+BARE = """import pytest
+
+@pytest.mark.parametrize("number", range(87))
+def test_number(number):
+    assert number >= 0
+"""
 RECORDED = "--h2o-logs fixtures/recordings/smollm2-135m --h2o-set model_layers=30"
 
 
@@ -106,6 +113,7 @@ TASKS: dict[str, Task] = {
     "pytest-h2o --help": in_work("-m", "pytest_h2o", "--help"),
     "lossless --help": in_work("-m", "pytest_h2o", "lossless", "--help"),
     "collect the default gates": gate("--collect-only"),
+    "collect as many bare items": in_work(*BARE_RUN.split()),
     "lossless, the dump as shipped": lossless(Version.own_dump),
     "lossless, the dump as a folder": lossless(lambda version: version.dump),
     "gate on recorded logs": gate(*RECORDED.split()),
@@ -203,6 +211,7 @@ def main() -> None:
             work = Path(temporary, name)
             work.mkdir()
             (work / "pytest.ini").write_text("[pytest]\n", "utf-8")
+            (work / "test_bare.py").write_text(BARE, "utf-8")
             (work / "test_trivial.py").write_text("def test_nothing():\n    assert [] == []\n", "utf-8")
             versions.append(Version(name, str(Path(python).absolute()), Path(checkout).resolve(), work, dump))
         about = {version.name: describe(version) for version in versions}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,8 +17,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
-
-from filelock import ReadWriteLock, Timeout
 
 from pytest_h2o.errors import StoreError
 from pytest_h2o.files import usable_cores
@@ -35,6 +32,10 @@ def machine_lock(on_wait: Wait | None = None, *, mode: Literal["write", "read"] 
 
     It is not reentrant: a block inside a block waits for ever, unless both read.
     """
+    import sqlite3
+
+    from filelock import ReadWriteLock, Timeout  # with asyncio: a collection of items needs neither
+
     path = _lock_folder() / "machine.db"
     started = time.monotonic()
     try:

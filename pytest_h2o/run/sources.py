@@ -12,7 +12,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from pytest_h2o.bench.recorded import Recording
     from pytest_h2o.bench.sweep import FoldCheck
     from pytest_h2o.inputs.presets import Point, Preset
+    from pytest_h2o.reference.gguf import HyperParameters
 
 
 class Run:
@@ -146,19 +147,26 @@ def demo_prompts(settings: Settings, preset: Preset) -> dict[str, Path]:
     return prompts
 
 
+@cache
+def _read_shape(model: Path) -> HyperParameters:
+    """The shape of a model, read once a process: its file holds a vocabulary of thousands of words before it."""
+    from pytest_h2o.reference.gguf import GgufFile
+
+    return GgufFile(model).hyper
+
+
 def why_out_of_reach(settings: Settings, preset: Preset, points: Sequence[Point]) -> str | None:
     """Why no point of a preset can meet its lossy target on its model; None if one can, or nothing is asked.
 
     A model that cannot be read is no reason: the bench itself says what is wrong with it when it is launched.
     """
-    from pytest_h2o.reference.gguf import GgufFile
     from pytest_h2o.reference.policy import best_lossy
 
     base, target = choose_base_config(settings, preset), preset_targets(settings, preset, None).lossy.value
     if target is None:
         return None
     try:
-        hyper = GgufFile(base.base_dir / str(base.values.get("llm_model", "llm.mnn"))).hyper
+        hyper = _read_shape(base.base_dir / str(base.values.get("llm_model", "llm.mnn")))
     except H2OError:
         return None
     best = best_lossy(points, token_bytes=2 * 2 * hyper.kv_heads * hyper.head_dim, context=hyper.context)
