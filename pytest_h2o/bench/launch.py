@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pytest_h2o.bench.adapter import BenchAdapter, get_adapter, only_row
+from pytest_h2o.bench.adapter import BenchAdapter, check_block_sizes, get_adapter, only_row
 from pytest_h2o.bench.command import BaseConfig, BenchSettings, RunFiles, advise_layer_nums, repeat_command
 from pytest_h2o.bench.machine import find_disturbance, machine_lock, read_machine
 from pytest_h2o.bench.output import OutputSummary, check_signs, count_warnings, first_cause
@@ -92,8 +92,10 @@ class Launcher:
             else:
                 text = read_text(files.log, files.log_file)
                 rows = adapter.parse(text, log_file=files.log_file, repeat=point.repeat)
-            row = only_row(rows, files.log_file)
+            row = replace(only_row(rows, files.log_file), output=output, stdout_path=files.stdout)
             adapter.check(row, point, settings)
+            if adapter.name == LLM_BENCH:
+                check_block_sizes(row, config)
         except TableError as error:
             vars(error).update(child.facts())
             said = None if output.reason is None else f"the bench said: {output.reason}"
@@ -104,8 +106,6 @@ class Launcher:
             run_id=point.run_id,
             log_path=files.log,
             config_path=files.config,
-            stdout_path=files.stdout,
-            output=output,
             argv=child.argv,
             returncode=child.returncode,
             elapsed_s=child.elapsed_s,

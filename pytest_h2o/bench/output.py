@@ -32,6 +32,10 @@ ENGINE_LINE = re.compile(
     rf"{'|'.join(re.escape(sign.text) for sign in SIGNS if not sign.of_libc)})[^\n]*\n|\[H2O(?:-LOSSLESS)?\] [^\n]*\n"
 )
 """What the engine prints into a text that it generates, between any two characters of it, each up to its line end."""
+_FLOOR = next(sign.text for sign in SIGNS if sign.name == "floor_keep")
+_LOGGED = re.compile(r"\[H2O-LOSSLESS\] layer=0 kv=(\d{1,12})\b")
+_CODED = re.compile(r"\[H2O-LOSSLESS\] layer=\d+ .*?\btokens=(\d{1,9})\b")
+_DECODED = re.compile(r"\s*decode tokens num\s*=\s*(\d{1,12})\b")
 _KV_LEN = re.compile(r"\bkv_len=(\d{1,12})\b")
 _DETAIL = re.compile(r"\w+[=<>]+[-+\w.]+[.,;]?|[=<>]+")
 _NUMBER = re.compile(r"0x[0-9a-f]+|(?<!\w)[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?", re.IGNORECASE)
@@ -64,6 +68,14 @@ class OutputSummary:
     was not cleared between repeats."""
     reason: str | None = None
     """The lines that best explain a failure; None if nothing looks like one."""
+    floor_dominates: int = 0
+    """How often the engine said that the protected tokens alone met the target, so that a step evicted nothing."""
+    coded_tokens: Mapping[str, int] = field(default_factory=dict)
+    """Tokens of a block -> how many blocks of so many the engine said that it coded."""
+    decoded_tokens: int | None = None
+    """The fewest tokens that it said it decoded; None if it said none."""
+    logged_kv: int | None = None
+    """The longest cache of layer 0 that a line of its statistics named; those of other layers may grow over repeats."""
 
 
 def count_warnings(path: Path) -> OutputSummary:
@@ -77,7 +89,15 @@ def summarize_output(file: BinaryIO) -> OutputSummary:
     scan = _Scan()
     for line in _pieces(file):
         scan.take(line)
-    return OutputSummary(scan.warnings, scan.max_kv_len, scan.reason())
+    return OutputSummary(
+        scan.warnings,
+        scan.max_kv_len,
+        scan.reason(),
+        scan.floor_dominates,
+        scan.coded_tokens,
+        scan.decoded_tokens,
+        scan.logged_kv,
+    )
 
 
 Advise = Callable[[], str | None]
@@ -167,10 +187,15 @@ class _Scan:
         self.max_kv_len: int | None = None
         self.failures: list[str] = []
         self.weak_failures: list[str] = []
+        self.floor_dominates = 0
+        self.coded_tokens: dict[str, int] = {}
+        self.decoded_tokens: int | None = None
+        self.logged_kv: int | None = None
         self.in_generated_text = False
         self.kind_of_pattern: dict[str, str] = {}
 
     def take(self, line: str) -> None:
+        self._take_statistics(line)
         if "kv_len=" in line:
             longest = max((int(match[1]) for match in _KV_LEN.finditer(line)), default=0)
             self.max_kv_len = max(self.max_kv_len or 0, longest) or None
@@ -184,6 +209,21 @@ class _Scan:
             else:
                 self._count(text)
         self._take_rest(line[: found[0].start()] if found else line)
+
+    def _take_statistics(self, line: str) -> None:
+        """What the lines of the engine's statistics say; one may stand behind other text."""
+        if "[H2O" in line:
+            self.floor_dominates += line.count(_FLOOR)
+            if (logged := _LOGGED.search(line)) is not None:
+                self.logged_kv = max(self.logged_kv or 0, int(logged[1]))
+            if (coded := _CODED.search(line)) is not None:
+                tokens = (
+                    coded[1] if coded[1] in self.coded_tokens or len(self.coded_tokens) < _MAX_KINDS else OTHER_KINDS
+                )
+                self.coded_tokens[tokens] = self.coded_tokens.get(tokens, 0) + 1
+        elif not self.in_generated_text and (decoded := _DECODED.match(line)) is not None:
+            count = int(decoded[1])
+            self.decoded_tokens = count if self.decoded_tokens is None else min(count, self.decoded_tokens)
 
     def _take_rest(self, line: str) -> None:
         """The part of a line that no engine warning takes."""

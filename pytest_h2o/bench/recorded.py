@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from pytest_h2o.bench.adapter import (
     BenchAdapter,
     check_baseline_row,
+    check_block_sizes,
     check_row,
     get_adapter,
     is_idle,
@@ -239,9 +240,11 @@ class _Run:
         # Beside bare logs a JSON of their name is as likely a config.
         of_json = self.log.with_suffix(".json") if self.log.parent.name == "logs" else None
         row = only_row(read_rows(self.log, of_json, log_file=self.log_file, repeat=repeat), self.log_file)
+        row = replace(row, **beside)
         (check_row if compressed else check_baseline_row)(row, known)
         if compressed and known is not None:
             _check_blocks(row, known, self.config)
+            check_block_sizes(row, _read_config(self.config) or known.lossless)
         return replace(
             row,
             run_id=self.run_id,
@@ -249,7 +252,6 @@ class _Run:
             returncode=self.return_code,
             notes=row.notes if note is None else (*row.notes, note),
             shares_run_with=self.shares_run_with,
-            **beside,
         )
 
     def check_end(self) -> None:

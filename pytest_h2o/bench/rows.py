@@ -15,6 +15,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -56,6 +57,9 @@ DETERMINISTIC_COLUMNS = tuple(column for column, (_, kind) in _PRINTED.items() i
 
 CODED_COLUMNS = tuple(column for column, (_, kind) in _PRINTED.items() if kind == "coded")
 """Those among them that do not where lossless coding is asynchronous."""
+
+DECODED_COLUMN = "decode_tokens"
+"""Tokens really decoded: of the JSON or the table of an engine that tells it."""
 
 UNVERIFIED = "configuration not verified"
 """Start of the note of a recorded row of which nothing, or not enough, says how it was configured."""
@@ -138,6 +142,14 @@ class Row:
     def from_cells(cls, cells: Mapping[str, str], *, log_file: str, repeat: int | None = None) -> Row:
         """Make a row of its cells; a `TableError` if one of them cannot be read."""
         return cls(dict(cells), log_file, repeat)
+
+    @property
+    def decoded_tokens(self) -> float | None:
+        """Tokens that a repeat really decoded, where row or output tell; the length that was asked for is `gen_len`."""
+        told = self.get(DECODED_COLUMN)
+        if told is not None and math.isfinite(told.mean):
+            return told.mean
+        return None if self.output is None else self.output.decoded_tokens
 
     def get(self, column: str) -> Measurement | None:
         """Return what a column measured; None if the column is missing, blank or no number. Never 0 for missing."""
@@ -419,7 +431,7 @@ def _result_cells(result: object, where: str) -> dict[str, str]:
     else:
         cells = {"test": f"pp{prompt}" if kind == "prefill" else f"tg{gen}"}
         cells[_TEST_SPEED] = _cell(result, "tps", where, 2, std_key="std")
-    for column, decimals in (*COLUMN_DECIMALS.items(), ("loadingTime(s)", 2)):
+    for column, decimals in (*COLUMN_DECIMALS.items(), ("loadingTime(s)", 2), (DECODED_COLUMN, 2)):
         cells[column] = _cell(result, _JSON_KEYS.get(column, column), where, decimals)
     return {column: cell for column, cell in cells.items() if cell is not None}
 
@@ -479,7 +491,15 @@ def read_rows(log_path: Path, json_path: Path | None, *, log_file: str, repeat: 
         what, expected = "table and JSON of one run disagree", "the same rows in both"
         hint = "the bench or the disk failed while they were written: run this point again"
         raise TableError(what, where=log_file, came=came, expected=expected, hint=hint)
-    return tuple(replace(row, notes=notes) for row in rows)
+    return tuple(
+        replace(row, notes=notes, cells={**_told_by_json(other), **row.cells})
+        for row, other in zip_longest(rows, rows_of_json or ())
+    )
+
+
+def _told_by_json(row: Row | None) -> dict[str, str]:
+    """Cells that no table has."""
+    return {} if row is None else {name: cell for name, cell in row.cells.items() if name == DECODED_COLUMN}
 
 
 def _find_disagreement(rows: Sequence[Row], rows_of_json: Sequence[Row]) -> str | None:

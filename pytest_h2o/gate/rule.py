@@ -223,7 +223,12 @@ class Bound:
     def could_pass(self, lossy_target: float) -> bool:
         return self.estimated_lossy * ESTIMATE_SLACK >= lossy_target
 
-    def render(self, lossy_target: float | None) -> str:
+    def render(self, lossy_target: float | None, measured: float | None = None) -> str:
+        if measured is not None and measured > self.estimated_lossy * ESTIMATE_SLACK:
+            return (
+                f"{self.kind}: keep {self.keep:.4f} in its last step, and the measured lossy ratio of {measured:.3f} "
+                "is of another one: the row is not of one step"
+            )
         text = f"{self.kind}: keep {self.keep:.4f}, so a lossy ratio of about {self.estimated_lossy:.3f} at most"
         if lossy_target is not None and not self.could_pass(lossy_target):
             return f"{text}; this row could not pass"

@@ -213,7 +213,9 @@ def _row_lines(item: SweepItem) -> list[str]:
     misses_lossy = metric == JOINT and source is not None and margins[source.run_id].by_metric.get(LOSSY, 0.0) < 0
     if source is not None and (metric == LOSSY or misses_lossy):
         bound, unknown = row_bound(source), "unknown: a keep column of this row is missing"
-        lines.append(f"bound      {unknown if bound is None else bound.render(item.targets.lossy.value)}")
+        measured = row_cell(source, LOSSY)
+        lossy = None if measured is None else measured.mean
+        lines.append(f"bound      {unknown if bound is None else bound.render(item.targets.lossy.value, lossy)}")
     lines += _table_lines(item, margins, metric)
     lines += [f"warning    {count:,} x {kind}" for kind, count in count_warnings(item.results).most_common(4)]
     if source is not None:

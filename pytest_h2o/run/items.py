@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pytest_h2o.bench.adapter import get_adapter
+from pytest_h2o.bench.adapter import describe_floor, get_adapter
 from pytest_h2o.bench.machine import describe_machine
 from pytest_h2o.bench.output import describe_allowed
 from pytest_h2o.bench.rows import COLUMN_DECIMALS, Row
@@ -650,7 +650,7 @@ class PointItem(PresetItem):
             self.note(f"shares the run of {result.shares_run_with}")
         if result.disturbance:
             self.note(f"its launch was disturbed: {result.disturbance}")
-        self._note_all(filter(None, [self.source.first_cause(result)]))
+        self._note_all(filter(None, [self.source.first_cause(result), describe_floor(result)]))
         self._note_all(result.notes)
         return result
 

@@ -254,6 +254,12 @@ def why_unlike(baseline: Row, candidate: Row) -> str | None:
         a, b = getattr(baseline, name), getattr(candidate, name)
         if a != b:
             return f"another {title}: baseline {a}, candidate {b}"
+    for title, a, b in (
+        ("decoded unlike numbers of tokens", _decoded(baseline), _decoded(candidate)),
+        ("logged unlike lengths of layer 0", _logged(baseline), _logged(candidate)),
+    ):
+        if a is not None and b is not None and a != b:
+            return f"the sides {title}: baseline {a:g}, candidate {b:g}"
     a, b = seen_context(baseline), seen_context(candidate)
     if a is None or b is None:
         return "a row has no prompt or generated length, so nothing tells what context it decoded"
@@ -265,6 +271,15 @@ def why_unlike(baseline: Row, candidate: Row) -> str | None:
         f"unlike contexts: warnings of the {longer} show a kv_len of {max(a, b)}, above prompt + gen = {lengths}, "
         f"so it decoded a longer context"
     )
+
+
+def _decoded(row: Row) -> float | None:
+    """Tokens that were decoded: as it was told, else as it was asked."""
+    return row.gen_len if row.decoded_tokens is None else min(row.decoded_tokens, row.gen_len or math.inf)
+
+
+def _logged(row: Row) -> int | None:
+    return None if row.output is None else row.output.logged_kv
 
 
 OTHER_BUILD = "another build"

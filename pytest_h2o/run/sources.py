@@ -16,7 +16,7 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_h2o.bench.adapter import get_adapter
+from pytest_h2o.bench.adapter import check_decoded, get_adapter
 from pytest_h2o.bench.command import (
     ADDED_KEYS,
     coding_mode,
@@ -199,6 +199,7 @@ class Source(ABC):
             return self._sound[point.run_id]
         try:
             result = check_cells(self._result(point))
+            check_decoded(result)
         except BenchError as error:
             if error.argv and error.returncode is not None:
                 fields = self.manifest_fields(point)

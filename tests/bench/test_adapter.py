@@ -7,13 +7,22 @@ from dataclasses import replace
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
-from pytest_h2o.bench.adapter import check_baseline_row, check_row, is_idle, only_row
+from pytest_h2o.bench.adapter import (
+    check_baseline_row,
+    check_block_sizes,
+    check_decoded,
+    check_row,
+    describe_floor,
+    is_idle,
+    only_row,
+)
 from pytest_h2o.bench.command import BenchSettings
 from pytest_h2o.bench.rows import Row, read_table
 from pytest_h2o.errors import TableError
 
 from .checks import refusal
 from .samples import OTHER, SWEEP, recorded_points
+from .test_output import summarize
 
 POINT = recorded_points()[0]
 SETTINGS = BenchSettings(("llm_bench",), threads=2)
@@ -117,4 +126,97 @@ def test_a_row_that_contradicts_itself(keep: str, lossy: str, snapshot: Snapshot
 
 @pytest.mark.parametrize(("keep", "lossy"), [("0.2960", "3.400"), ("0.0010", "1040.000"), ("1.0000", "1.010")])
 def test_a_mean_of_ratios_may_be_a_little_above_the_ratio_of_means(keep: str, lossy: str) -> None:
-    check_row(changed(h2o_keep=f"{keep} ± 0.0", h2o_lossy=f"{lossy} ± 0.0"), POINT)
+    below = dict.fromkeys(("h2o_floor_keep", "h2o_quantized_keep"), "0.0010 ± 0.0")
+    check_row(changed(h2o_keep=f"{keep} ± 0.0", h2o_lossy=f"{lossy} ± 0.0", **below), POINT)
+
+
+SELF = "the row contradicts itself: "
+
+
+@pytest.mark.parametrize(
+    ("cells", "what"),
+    [
+        ({"keep": "0.3000 ± 0.0", "lossy": "2.100 ± 0.0"}, "its lossy ratio is below what its keep ratio gives"),
+        ({"keep": "0.0016 ± 0.0", "lossy": "600.000 ± 0.0"}, "it keeps fewer tokens than it protects"),
+        ({"floor_keep": "0.3379 ± 0.0", "keep": "0.3377 ± 0.0"}, "it keeps fewer tokens than it protects"),
+        ({"quantized_keep": "0.3379 ± 0.0", "keep": "0.3377 ± 0.0"}, "it keeps fewer tokens than its plan"),
+        (
+            {"keep": "0.5000 ± 0.706", "lossy": "50.000 ± 60.0"},
+            "its lossy ratio is above what its protected tokens leave",
+        ),
+        ({"keep": "0.6520 ± 0.4920", "lossy": "2.200 ± 1.6190"}, "its lossy ratio is above what its keep ratio leaves"),
+        ({"lossless": "3.800 ± 0.0"}, "its lossless ratio is not that of its sizes"),
+        ({"lossless": "1.750 ± 0.0"}, "its lossless ratio is not that of its sizes"),
+    ],
+    ids=str,
+)
+def test_ratios_that_cannot_stand_in_one_row(cells: dict[str, str], what: str) -> None:
+    sizes = {"h2o_lossless_raw_mb": "0.05 ± 0.00", "h2o_lossless_comp_mb": "0.02 ± 0.00", "h2o_lossless": "2.504 ± 0.0"}
+    row = replace(changed(**{**sizes, **{f"h2o_{name}": cell for name, cell in cells.items()}}), repeat=2)
+    with pytest.raises(TableError) as caught:
+        check_row(row, None)
+    assert caught.value.what == SELF + what
+
+
+def test_repeats_that_are_unlike_are_sound() -> None:
+    """One that evicted nothing and one that kept 0.304: 1.0 and 3.29 make 2.145 ± 1.619, keep 0.652 ± 0.492."""
+    cells = {"h2o_keep": "0.6520 ± 0.4920", "h2o_lossy": "2.145 ± 1.619", "h2o_quantized_keep": "0.6520 ± 0.4920"}
+    check_row(replace(changed(**cells), repeat=2), None)
+    assert describe_floor(changed(**cells)) is None
+
+
+def test_a_row_of_several_steps_is_sound_where_the_engine_said_that_the_floor_dominates() -> None:
+    said = summarize("[H2O] floor-keep dominates target: kv=270 target=85 floor=86 (sink=16 recent=64 block=8)\n" * 3)
+    cells = {"h2o_floor_keep": "0.5000 ± 0.0", "h2o_quantized_keep": "0.5000 ± 0.0"}
+    with pytest.raises(TableError, match="it keeps fewer tokens than it protects") as caught:
+        check_row(changed(**cells), POINT)
+    assert "the engine did not say that the floor dominates (kv_h2o_log_stats)" in str(caught.value)
+    row = replace(changed(**cells), output=said)
+    check_row(row, POINT)
+    assert describe_floor(row) == (
+        "floor-dominated: the protected tokens alone met the target in some steps; h2o_floor_keep 0.5 is of the last "
+        "one, h2o_keep 0.3377 and h2o_lossy of an eviction before"
+    )
+    assert describe_floor(replace(ROW, output=said)) is None
+
+
+STATISTICS = "[H2O-LOSSLESS] layer=0 kv=520 start=16 tokens={} raw=1 attempt_comp=1 eff_comp=1 mode=1\n"
+CODES = {
+    **dict.fromkeys(("kv_lossless_enable", "kv_lossless_runtime_enable"), True),
+    "kv_lossless_block_tokens": 64,
+}
+STEPS = {"kv_lossless_store_bootstrap_tokens": 16, "kv_lossless_store_grouped_step_tokens": 96}
+
+
+@pytest.mark.parametrize(
+    ("mode", "config", "sound", "wrong"),
+    [
+        ("probe", {}, (8, 32, 64), 48),
+        (None, {}, (32, 64), 33),
+        ("full", {}, (64,), 32),
+        ("store", STEPS, (16, 96), 64),
+        ("store", {}, (32, 256, 64), 128),
+    ],
+)
+def test_blocks_have_the_size_that_was_asked_for(
+    mode: str | None, config: dict[str, int], sound: tuple[int, ...], wrong: int
+) -> None:
+    told = {**CODES, **config, "kv_lossless_runtime_mode": mode}
+    row = replace(ROW, output=summarize("".join(map(STATISTICS.format, sound))))
+    check_block_sizes(row, told)
+    check_block_sizes(ROW, told)
+    bad = replace(ROW, output=summarize("".join(map(STATISTICS.format, (*sound, wrong, wrong)))))
+    check_block_sizes(bad, {**told, "kv_lossless_enable": False})
+    with pytest.raises(TableError, match="blocks were coded in another size than asked") as caught:
+        check_block_sizes(bad, told)
+    assert caught.value.came == f"2 x {wrong} tokens"
+
+
+def test_fewer_tokens_than_asked_are_told() -> None:
+    check_decoded(ROW)
+    check_decoded(changed(decode_tokens="128.00 ± 0.00"))
+    told = summarize("decode tokens num = 128\ndecode tokens num = 53\n")
+    for row in (changed(decode_tokens="53.00 ± 0.00"), replace(ROW, output=told)):
+        with pytest.raises(TableError, match="fewer tokens were decoded than asked") as caught:
+            check_decoded(row)
+        assert caught.value.came == "53 of 128"

@@ -473,3 +473,14 @@ def test_rows_of_unlike_binaries_keep_what_they_lack(tmp_path: Path) -> None:
 def test_csv_that_is_damaged(tmp_path: Path, text: str, snapshot: SnapshotAssertion) -> None:
     (tmp_path / "m.csv").write_text(text)
     assert refusal(lambda: read_metrics_csv(tmp_path / "m.csv")).replace(str(tmp_path), "") == snapshot
+
+
+def test_what_only_the_json_tells_is_kept_beside_the_table(tmp_path: Path) -> None:
+    log, beside = tmp_path / "multi.log", tmp_path / "multi.json"
+    log.write_text((OTHER / "multi.log").read_text())
+    document = json.loads((OTHER / "multi.json").read_text())
+    document["results"][0] |= {"decode_tokens": 12.5, "decode_tokens_std": 0.5}
+    beside.write_text(json.dumps(document))
+    told, untold = read_rows(log, beside, log_file="multi.log")
+    assert (told.decoded_tokens, told.cells["decode_tokens"]) == (12.5, "12.50 ± 0.50")
+    assert (untold.decoded_tokens, "decode_tokens" in untold.cells) == (None, False)

@@ -45,6 +45,11 @@ def test_could_not_pass_leaves_one_percent() -> None:
     assert not bound.could_pass(3.0)
     assert bound.could_pass(2.99)
     assert bound.render(2.99) == "block quantisation: keep 0.3377, so a lossy ratio of about 2.961 at most"
+    assert bound.render(3.5, 2.99) == bound.render(3.5)
+    assert bound.render(3.5, 2.992) == (
+        "block quantisation: keep 0.3377 in its last step, and the measured lossy ratio of 2.992 is of another one: "
+        "the row is not of one step"
+    )
 
 
 def test_the_recorded_best_row_is_three_point_one_over_the_whole_cache() -> None:

@@ -10,11 +10,12 @@ from dataclasses import replace
 import pytest
 
 from pytest_h2o.bench.launch import Launcher, Relaunches
+from pytest_h2o.bench.output import OutputSummary
 from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import BenchError, StoreError
 from pytest_h2o.files import plain
 from pytest_h2o.gate.decode import Budget, PairedComparison, explain, plan_order
-from pytest_h2o.run.pairs import PairRunner, compare_pairs, launch_pairs
+from pytest_h2o.run.pairs import PairRunner, compare_pairs, launch_pairs, why_unlike
 from tests.bench.samples import recorded_points
 
 CELLS = {
@@ -44,6 +45,20 @@ class Side:
         speed = self.speeds[len(self.log) % len(self.speeds)]
         reason = "others used 2.0 of 2 cores" if re.search(self.disturbed, run_id) else None
         return make_result(run_id, speed, reason, **self.cells)
+
+
+def test_sides_that_decoded_unlike_lengths_are_not_comparable() -> None:
+    on = make_result("on", 42.0)
+    off = make_result("off", 60.0)
+    assert why_unlike(off, on) is None
+    why = f"the sides decoded unlike numbers of tokens: baseline {off.gen_len}, candidate 53"
+    assert why_unlike(off, make_result("on", 42.0, decode_tokens="53.00 ± 0.00")) == why
+    assert why_unlike(off, replace(on, output=OutputSummary(decoded_tokens=53))) == why
+    both = replace(off, output=OutputSummary(decoded_tokens=53)), replace(on, output=OutputSummary(decoded_tokens=53))
+    assert why_unlike(*both) is None
+    short, long = (replace(on, output=OutputSummary(logged_kv=kv)) for kv in (520, 600))
+    assert why_unlike(off, short) is None
+    assert why_unlike(short, long) == "the sides logged unlike lengths of layer 0: baseline 520, candidate 600"
 
 
 def make_runner() -> tuple[list[str], PairRunner]:
