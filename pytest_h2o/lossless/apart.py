@@ -322,6 +322,8 @@ def _describe_payload(codec: Codec, one: object, side: SideInfo, blobs: list[Any
 
 def _counts(told: Mapping[str, Any]) -> dict[str, Any]:
     """Counts by name, of one level or two."""
+    if not isinstance(told, Mapping):
+        raise TypeError(f"{told!r:.80} is no mapping of counts")
     return {
         str(name): _counts(count) if isinstance(count, Mapping) else whole_number(count) for name, count in told.items()
     }

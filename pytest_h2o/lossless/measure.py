@@ -308,6 +308,16 @@ _NO_DECODING = (
     "cannot decode what it encoded",
     "the size of such a stream means nothing; mend the codec",
 )
+_NO_ENCODING_TOGETHER = (
+    CodecError,
+    "encodes streams one by one and fails with several",
+    "mend encode_many of the codec, or leave it out",
+)
+_NO_DECODING_TOGETHER = (
+    RoundTripError,
+    "decodes streams one by one and fails with several",
+    "mend decode_many of the codec, or leave it out",
+)
 _OTHER_PAYLOADS = (
     CodecError,
     "gave another number of payloads than streams",
@@ -372,11 +382,12 @@ class Measurement:
             payloads = list(self.coder.encode_many(streams))
         except (H2OError, MemoryError):
             raise
-        except Exception:  # which of them it was comes out one by one
-            payloads = []
+        except Exception as error:  # which of them it was comes out one by one
             for stream, chunk in zip(streams, task.chunks, strict=True):
                 with self._naming(_NO_ENCODING, task, chunk):
-                    payloads.append(self.coder.encode(stream))
+                    self.coder.encode(stream)
+            with self._naming(_NO_ENCODING_TOGETHER, task, task.chunks[0]):
+                raise error
         self._check_number(_OTHER_PAYLOADS, task, payloads)
         for chunk, payload in zip(task.chunks, payloads, strict=True):
             if type(payload) is not bytes:
@@ -400,11 +411,12 @@ class Measurement:
             decoded = list(self.coder.decode_many(payloads, sides))
         except MemoryError:
             raise
-        except Exception:  # which of them it was comes out one by one
-            decoded = []
+        except Exception as error:  # which of them it was comes out one by one
             for chunk, side, record in zip(task.chunks, sides, records, strict=True):
                 with self._naming(_NO_DECODING, task, chunk):
-                    decoded.append(self.coder.decode(task.framing.unwrap(memoryview(record)), side))
+                    self.coder.decode(task.framing.unwrap(memoryview(record)), side)
+            with self._naming(_NO_DECODING_TOGETHER, task, task.chunks[0]):
+                raise error
         tally.decode_s += processor_s() - started
         self._check_number(_OTHER_STREAMS, task, decoded)
         return decoded

@@ -77,9 +77,13 @@ class Broken(Codec):
         return words.tobytes()
 
     def encode_many(self, streams: Sequence[Stream]) -> list[bytes]:
+        if self.fault == "together":
+            raise IndexError("list index out of range")
         return [] if self.fault == "few" else super().encode_many(streams)
 
     def decode_many(self, payloads: Sequence[bytes | memoryview], sides: Sequence[SideInfo]) -> list[Words]:
+        if self.fault == "decode together":
+            raise IndexError("list index out of range")
         return [] if self.fault == "fewer" else super().decode_many(payloads, sides)
 
     def modes(self, payload: bytes | memoryview, side: SideInfo) -> dict[str, dict[str, int]]:
@@ -113,6 +117,8 @@ class Broken(Codec):
         ("fewer", RoundTripError),
         ("encode", CodecError),
         ("few", CodecError),
+        ("together", CodecError),
+        ("decode together", RoundTripError),
         ("modes", CodecError),
         ("NaN", CodecError),
         ("planes", CodecError),

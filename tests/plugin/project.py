@@ -111,11 +111,16 @@ class Project:
         return warm.Run([what, *QUICK, *arguments], cwd=cwd or self.path, env=self._environment())
 
     def run(
-        self, *arguments: str, what: str = "gates", cwd: Path | None = None, page: bool = False
+        self,
+        *arguments: str,
+        what: str = "gates",
+        cwd: Path | None = None,
+        page: bool = False,
+        timeout_s: float = 120,
     ) -> pytest.RunResult:
         """A whole run; `page`: with report.html, whose charts take a third of the time."""
         html = () if page else ("-o", "h2o_html=no")
-        return self.start(*html, *arguments, what=what, cwd=cwd).finish()
+        return self.start(*html, *arguments, what=what, cwd=cwd).finish(timeout_s)
 
     def run_cold(self, *arguments: str) -> pytest.RunResult:
         """A whole run by an interpreter that has loaded nothing yet."""

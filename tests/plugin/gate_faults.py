@@ -1,0 +1,889 @@
+"""Whole gate folders with one random fault each: what can be wrong with logs, configs, presets, plugins and the rest.
+
+`make_template` measures a small gate once, which passes. `break_gate` copies it and puts one fault in, by a seed. A
+fault of `FATAL` means that something which the verdict rests on is damaged, contradicts itself, is missing or was not
+asked: such a gate must not end with exit code 0 and PASS. The others may be harmless, by what they hit or by definition
+(a comment, a file that nobody reads); like all they must end without a traceback, in bounded time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.plugin import broken_off
+from tests.plugin.project import Project
+
+SCOPES = """scopes:
+  tiny:
+    root: dump
+    scope: front_n
+    front_n: 2
+    entry_mode: chunked_grouped
+    online_chunk_seq: 192
+    online_framing_bytes: 8
+    target: 1.2
+    decides: true
+  upper:
+    root: dump
+    scope: layer_ids
+    layer_ids: [1]
+    entry_mode: aggregate
+"""
+GATES = Path("gates")
+PRESET = GATES / "presets" / "small.yaml"
+SMALL = Path("rec", "small")
+
+
+def make_template(path: Path) -> Project:
+    """A gate on recorded runs, pairs and dumps of its own, all small, that passes."""
+    project, options = broken_off.small_project(path)
+    preset = path / PRESET
+    preset.write_text(preset.read_text().replace("[3.0, 3.2, 3.4]", "[3.2, 3.4]"))
+    project.env["FAKE_DECODE"] = "base=60,drop=-0.02,spread=0.002"
+    dump = project.copy_dump()
+    for folder in [*dump.iterdir(), *(dump / "prose").iterdir()]:
+        if folder.name not in ("prose", "layer_0", "layer_1"):
+            shutil.rmtree(folder)
+    dump.rename(path / GATES / "dump")
+    (path / GATES / "scopes.yaml").write_text(SCOPES)
+    result = project.run(*(option for option in options if "scope" not in option), "-k", "small")
+    assert result.ret == 0, "\n".join(result.outlines)
+    project.run_dir().rename(path / "rec")
+    for name in ("h2o-runs", "tmp"):
+        shutil.rmtree(path / name, ignore_errors=True)
+    for log in (path / SMALL / "logs").glob("run_*.log"):
+        head, rule, row = log.read_text().splitlines()
+        log.write_text(f"{head} quality_ppl_rise |\n{rule}:--|\n{row} 0.01 |\n")
+        log.with_suffix(".json").unlink()
+    project.env = {}
+    project.write_ini(h2o_logs="rec", h2o_html="no")
+    return project
+
+
+@dataclass
+class Gate:
+    """A copy of the template that gets a fault."""
+
+    path: Path
+    rng: random.Random
+    arguments: list[str] = field(default_factory=list)
+    is_fatal: bool = True
+    """Whether it must not pass; a fault may take it back where what it hit does not matter."""
+
+    def file(self, pattern: str) -> Path:
+        """One of the files that match."""
+        return self.rng.choice(sorted(self.path.glob(pattern)))
+
+    def write(self, place: str | Path, text: str) -> None:
+        path = self.path / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+    def conftest(self, *lines: str) -> None:
+        self.write(GATES / "conftest.py", "\n".join(lines) + "\n")
+
+    def change_json(self, path: Path, change: Callable[[Any], object]) -> None:
+        value = json.loads(path.read_text())
+        change(value)
+        path.write_text(json.dumps(value))
+
+    def replace(self, place: str | Path, old: str, new: str) -> None:
+        path = self.path / place
+        text = path.read_text()
+        assert re.search(old, text, re.MULTILINE), (old, path)
+        path.write_text(re.sub(old, lambda _: new, text, count=1, flags=re.MULTILINE))
+
+
+FAULTS: dict[str, Callable[[Gate], object]] = {}
+FATAL: set[str] = set()
+
+
+def parts_of(table: str) -> list[str]:
+    """The entries of a table, a line of it or a part between ``;;``."""
+    return [part for line in table.strip("\n").split("\n") for part in line.split(" ;; ")]
+
+
+def choose(gate: Gate, table: str) -> str:
+    return gate.rng.choice(parts_of(table))
+
+
+def choose_pair(gate: Gate, table: str) -> tuple[str, str]:
+    left, _, right = choose(gate, table).partition(" => ")
+    return left, right
+
+
+def fault(*, fatal: bool) -> Callable[[Callable[[Gate], object]], Callable[[Gate], object]]:
+    def add(make: Callable[[Gate], object]) -> Callable[[Gate], object]:
+        FAULTS[make.__name__] = make
+        if fatal:
+            FATAL.add(make.__name__)
+        return make
+
+    return add
+
+
+def break_gate(template: Path, path: Path, seed: int, name: str | None = None) -> tuple[Gate, str, str]:
+    """A copy of the template at `path` with the fault of a seed; the fault's name, and what it did."""
+    shutil.copytree(template, path, symlinks=True)
+    rng = random.Random(seed)
+    name = name or rng.choice(sorted(FAULTS))
+    gate = Gate(path, rng, is_fatal=name in FATAL)
+    return gate, name, str(FAULTS[name](gate))
+
+
+# -- what any file can have --------------------------------------------------------------------------------------------
+
+JUNK: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "blank": lambda data: b" \n\n",
+    "cut": lambda data: data[: len(data) // 2],
+    "cut at the end": lambda data: data[:-2],
+    "binary": lambda data: bytes(range(256)) * 4,
+    "NUL inside": lambda data: data[: len(data) // 3] + b"\0" + data[len(data) // 3 :],
+    "no UTF-8": lambda data: data.replace(b"e", b"\xff", 1),
+    "UTF-16": lambda data: data.decode("utf-8", "replace").encode("utf-16"),
+    "brackets": lambda data: b"[" * 100_000,
+    "an object": lambda data: b"{}",
+    "a list": lambda data: b"[1]",
+    "null": lambda data: b"null",
+    "NaN": lambda data: b"NaN",
+    "a surrogate": lambda data: b'{"a": "\\ud800"}',
+    "digits": lambda data: b"1" * 100_000,
+    "twice": lambda data: data + data,
+}
+"""A way to damage a text -> what becomes of its bytes."""
+
+
+def spoil(gate: Gate, path: Path) -> str:
+    """Damage a file as a whole."""
+    kind = gate.rng.choice([*JUNK, "pipe", "folder", "device", "link to itself", "sparse", "gone"])
+    data = path.read_bytes()
+    if kind in JUNK:
+        path.write_bytes(JUNK[kind](data))
+    else:
+        path.unlink()
+        match kind:
+            case "pipe":
+                os.mkfifo(path)
+            case "folder":
+                path.mkdir()
+            case "device":
+                path.symlink_to("/dev/zero")
+            case "link to itself":
+                path.symlink_to(path)
+            case "sparse":
+                with path.open("wb") as file:
+                    file.truncate(3 << 30)
+    return f"{path.relative_to(gate.path)}: {kind}"
+
+
+def flip(gate: Gate, path: Path) -> str:
+    """Change some bytes of a file."""
+    data = bytearray(path.read_bytes())
+    places = [gate.rng.randrange(len(data)) for _ in range(gate.rng.choice((1, 1, 3, 20)))]
+    for place in places:
+        data[place] = gate.rng.randrange(256)
+    path.write_bytes(data)
+    return f"{path.relative_to(gate.path)}: bytes {places}"
+
+
+def places_of(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every key of every object and list in a JSON value, with its holder."""
+    keys: Any = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    for key in keys:
+        yield value, key
+        yield from places_of(value[key])
+
+
+ODD = (None, True, [], {}, "", "x", "\0", "1", -1, 0, 1e308, 10**400, 0.5, "../../..", [[]], "９", -(2**63), "nan")
+
+
+def change_a_place(gate: Gate, path: Path) -> str:
+    """Give one place of a JSON file an odd value, or take it out."""
+    value = json.loads(path.read_text())
+    holder, key = gate.rng.choice(list(places_of(value)))
+    if gate.rng.random() < 0.2:
+        del holder[key]
+        what = "taken out"
+    else:
+        holder[key] = gate.rng.choice(ODD)
+        what = repr(holder[key])[:20]
+    path.write_text(json.dumps(value))
+    return f"{path.relative_to(gate.path)}: {key} {what}"
+
+
+ANY_FILE = (
+    "rec/small/logs/*.log",
+    "rec/small/logs/*.stdout.txt",
+    "rec/small/configs/*.json",
+    "rec/small/manifest.json",
+    "rec/small/decode/pairs.json",
+    "rec/small/decode/logs/*",
+    "rec/small/decode/configs/*",
+    "gates/presets/*.yaml",
+    "gates/scopes.yaml",
+    "gates/dump/prose/layer_0/meta_*.json",
+    "gates/dump/prose/layer_1/*.bin",
+)
+
+
+@fault(fatal=False)
+def any_file_is_spoilt(gate: Gate) -> str:
+    return spoil(gate, gate.file(gate.rng.choice(ANY_FILE)))
+
+
+@fault(fatal=False)
+def bytes_of_any_file_are_changed(gate: Gate) -> str:
+    return flip(gate, gate.file(gate.rng.choice(ANY_FILE)))
+
+
+@fault(fatal=False)
+def a_place_in_any_json_is_odd(gate: Gate) -> str:
+    return change_a_place(gate, gate.file(gate.rng.choice([place for place in ANY_FILE if place.endswith("json")])))
+
+
+# -- logs --------------------------------------------------------------------------------------------------------------
+
+LOGS = "rec/small/logs/run_*.log"
+DECISIVE = ("speed(tok/s)", "h2o_keep", "h2o_lossy", "quality_ppl_rise", "h2o_floor_keep", "h2o_quantized_keep")
+NO_NUMBERS = (
+    "",
+    " ",
+    "n/a",
+    "-",
+    "nan",
+    "NaN ± NaN",
+    "inf",
+    "-inf",
+    "50%",
+    "0,5",
+    "1_000",
+    "0x10",
+    "１２",
+    "1e999",
+    "-1.0",
+)
+
+
+def cells_of(log: Path) -> list[list[str]]:
+    return [line.strip().strip("|").split("|") for line in log.read_text().splitlines()]
+
+
+def write_cells(log: Path, rows: list[list[str]]) -> None:
+    log.write_text("".join(f"|{'|'.join(row)}|\n" for row in rows))
+
+
+@fault(fatal=True)
+def a_cell_is_no_number(gate: Gate) -> str:
+    log, column, value = gate.file(LOGS), gate.rng.choice(DECISIVE), gate.rng.choice(NO_NUMBERS)
+    rows = cells_of(log)
+    rows[-1][[cell.strip() for cell in rows[0]].index(column)] = f" {value} "
+    write_cells(log, rows)
+    return f"{log.name}: {column} {value!r}"
+
+
+@fault(fatal=True)
+def a_value_is_impossible(gate: Gate) -> str:
+    log = gate.file(LOGS)
+    values = {"h2o_keep": "1.5 0 -0.1 0.00001 1e-300", "h2o_lossy": "0 -3 99", "quality_ppl_rise": "-1 -2 -1e9"}
+    column = gate.rng.choice(sorted(values))
+    value = gate.rng.choice(values[column].split())
+    rows = cells_of(log)
+    rows[-1][[cell.strip() for cell in rows[0]].index(column)] = f" {value} ± 0.01 "
+    write_cells(log, rows)
+    return f"{log.name}: {column} {value}"
+
+
+@fault(fatal=True)
+def a_column_is_gone(gate: Gate) -> str:
+    log, column = gate.file(LOGS), gate.rng.choice(DECISIVE[:4])
+    rows = cells_of(log)
+    place = [cell.strip() for cell in rows[0]].index(column)
+    write_cells(log, [[cell for n, cell in enumerate(row) if n != place] for row in rows])
+    return f"{log.name}: {column}"
+
+
+@fault(fatal=True)
+def a_log_has_no_one_row(gate: Gate) -> str:
+    log = gate.file(LOGS)
+    lines = log.read_text().splitlines(keepends=True)
+    kind = gate.rng.choice(["none", "two", "half", "empty", "gone", "head alone"])
+    text = {
+        "none": "".join(lines[:2]),
+        "two": "".join([*lines, lines[-1]]),
+        "half": "".join(lines[:2]) + lines[-1][: len(lines[-1]) // 2],
+        "empty": "",
+        "head alone": lines[0],
+    }
+    log.unlink()
+    if kind != "gone":
+        log.write_text(text[kind])
+    return f"{log.name}: {kind}"
+
+
+@fault(fatal=True)
+def a_run_was_not_as_asked(gate: Gate) -> str:
+    log = gate.file(LOGS)
+    old, new = gate.rng.choice(
+        [("prompt=512", "prompt=128"), ("decode=128", "decode=16"), (r"\| +CPU +\|", "| CUDA |"), ("prompt=512", "tg")]
+    )
+    gate.replace(log, old, new)
+    if new == "| CUDA |":
+        gate.is_fatal = False  # nobody said on which backend the recorded runs were
+    return f"{log.name}: {new}"
+
+
+SIGNS = ("double free or corruption (out)", "scatter restore failed", "Segmentation fault (core dumped)")
+
+
+@fault(fatal=True)
+def an_output_shows_a_broken_cache(gate: Gate) -> str:
+    output, sign = gate.file("rec/small/logs/run_*.stdout.txt"), gate.rng.choice(SIGNS[:2])
+    output.write_text(f"{output.read_text()}\n{sign}\n")
+    return f"{output.name}: {sign}"
+
+
+@fault(fatal=True)
+def h2o_did_nothing(gate: Gate) -> str:
+    for log in gate.path.glob(LOGS):
+        rows = cells_of(log)
+        for place, name in enumerate(rows[0]):
+            if name.strip() in ("h2o_keep", "h2o_lossy", "h2o_floor_keep"):
+                rows[-1][place] = " 1.0000 ± 0.0000 "
+        write_cells(log, rows)
+    return "keep, lossy and floor are 1"
+
+
+@fault(fatal=True)
+def a_target_is_missed(gate: Gate) -> str:
+    option = gate.rng.choice(
+        [
+            "lossy-target=3.5",
+            "lossless-target=1.7",
+            "decode-drop-target=-0.5",
+            "quality-target=0.005",
+            "lossy-target=nan",
+        ]
+    )
+    gate.arguments.append(f"--h2o-{option}")
+    return option
+
+
+# -- configs and manifests ---------------------------------------------------------------------------------------------
+
+
+@fault(fatal=True)
+def a_config_is_of_another_run(gate: Gate) -> str:
+    config = gate.file("rec/small/configs/run_*.json")
+    values = json.loads(config.read_text())
+    names = [name for name in values if name.startswith("kv_h2o_") and not isinstance(values[name], str)]
+    name = gate.rng.choice(sorted(set(names) - {"kv_h2o_log_stats"}))
+    new = not values[name] if isinstance(values[name], bool) else values[name] + 1
+    gate.change_json(config, lambda value: value.update({name: new}))
+    return f"{config.name}: {name} {values[name]} -> {new}"
+
+
+@fault(fatal=True)
+def a_manifest_contradicts_its_preset(gate: Gate) -> str:
+    name = gate.rng.choice(["prompt_len", "gen_len", "block_tokens", "sink_tokens", "trigger_min_tokens"])
+    gate.change_json(gate.path / SMALL / "manifest.json", lambda entries: entries[0].update({name: 7}))
+    return name
+
+
+@fault(fatal=True)
+def a_manifest_says_that_a_run_failed(gate: Gate) -> str:
+    code = gate.rng.choice([1, -11, 255])
+    place = gate.rng.choice([0, 1])
+    gate.change_json(gate.path / SMALL / "manifest.json", lambda entries: entries[place].update({"return_code": code}))
+    return str(code)
+
+
+# -- pairs -------------------------------------------------------------------------------------------------------------
+
+PAIRS = "rec/small/decode/pairs.json"
+
+
+@fault(fatal=True)
+def pairs_are_no_pairs(gate: Gate) -> str:
+    def change(value: Any) -> None:
+        pair = gate.rng.choice(value["pairs"])
+        side = gate.rng.choice(["baseline", "candidate"])
+        match kind:
+            case "speed":
+                pair[side]["decode_tok_per_s"] = gate.rng.choice([None, -5, 0, "60", 1e9, [], True])
+            case "order":
+                pair["order"] = gate.rng.choice(["AA", "", None, 3])
+            case "candidate":
+                value["candidate"] = gate.rng.choice(["", "run_0009", None, 1])
+            case "none":
+                value["pairs"] = gate.rng.choice([[], None, {}, 3])
+            case "notes":
+                value["notes"] = [1, {}]
+            case "same":
+                value["pairs"] = [value["pairs"][0]] * len(value["pairs"])
+
+    kind = gate.rng.choice(["speed", "order", "candidate", "none", "notes", "same"])
+    gate.change_json(gate.path / PAIRS, change)
+    return kind
+
+
+@fault(fatal=True)
+def pairs_are_slower_in_their_logs(gate: Gate) -> str:
+    for log in (gate.path / SMALL / "decode" / "logs").glob("pair_*_candidate.log"):
+        rows = cells_of(log)
+        place = [cell.strip() for cell in rows[0]].index("speed(tok/s)")
+        rows[-1][place] = re.sub(r"<br>[\d.]+", "<br>11.00", rows[-1][place])
+        write_cells(log, rows)
+    return "11 tok/s"
+
+
+# -- dumps -------------------------------------------------------------------------------------------------------------
+
+METAS = "gates/dump/prose/layer_*/meta_t0_*.json"
+
+
+@fault(fatal=True)
+def words_say_nothing(gate: Gate) -> str:
+    kind, tensor = gate.rng.choice([0, 0x7E00, 0x7C00, 0x3C00, 0x7BFF]), gate.rng.choice("kv")
+    layer = gate.rng.choice("01")
+    for path in gate.path.glob(f"gates/dump/prose/layer_{layer}/{tensor}_*.bin"):
+        path.write_bytes(struct.pack("<H", kind) * (path.stat().st_size // 2))
+    return f"layer {layer}, {tensor}: {kind:#x}"
+
+
+@fault(fatal=True)
+def a_file_of_a_dump_has_another_size(gate: Gate) -> str:
+    path = gate.file("gates/dump/prose/layer_*/*.bin")
+    data = path.read_bytes()
+    path.write_bytes(gate.rng.choice([b"", data[:-1], data[:-2], data + b"\0\0", data * 2]))
+    return f"{path.name}: {len(data)} -> {path.stat().st_size}"
+
+
+@fault(fatal=True)
+def a_meta_is_unsound(gate: Gate) -> str:
+    meta = gate.file(METAS)
+    name = gate.rng.choice(["seq_len", "kv_heads", "head_dim", "k_file", "v_file", "bytes_per_elem"])
+    new = gate.rng.choice([None, -1, 0, 10**30, "x", [], "../../scopes.yaml", "/etc/passwd", "\0", 1.5])
+    gate.change_json(meta, lambda value: value.update({name: new}))
+    return f"{meta.name}: {name} {new!r}"
+
+
+@fault(fatal=True)
+def a_layer_is_missing(gate: Gate) -> str:
+    layer = gate.rng.choice("01")
+    shutil.rmtree(gate.path / f"gates/dump/prose/layer_{layer}")
+    return layer
+
+
+@fault(fatal=True)
+def entries_are_there_twice(gate: Gate) -> str:
+    shutil.copytree(gate.path / "gates/dump/prose/layer_0", gate.path / "gates/dump/prose/layer_0_copy")
+    return "layer 0"
+
+
+@fault(fatal=False)
+def a_dump_is_a_damaged_archive(gate: Gate) -> str:
+    shutil.make_archive(str(gate.path / "gates" / "packed"), "zip", gate.path / "gates" / "dump")
+    gate.write(GATES / "scopes.yaml", SCOPES.replace("root: dump", "root: packed.zip"))
+    packed = gate.path / "gates" / "packed.zip"
+    return gate.rng.choice([spoil, flip])(gate, packed)
+
+
+# -- presets and scopes ------------------------------------------------------------------------------------------------
+
+WRONG_KEYS = """
+h2o_block_tokens: [0] ;; h2o_block_tokens: [.nan] ;; h2o_block_tokens: {} ;; repeat: 1e400 ;; repeat: [3]
+prompts: [] ;; gens: [-1] ;; unknown: 1 ;; targets: {lossy: .nan} ;; targets: {lossy: 0}
+targets: {lossles: 2} ;; targets: [] ;; targets: {metrics: {no: 1}} ;; targets: {decode_drop: -2}
+h2o_target_mode: maybe ;; bench: none ;; bench_options: {a: 1} ;; timeout_s: -1 ;; timeout_s: yes
+allow_signs: {x: 1} ;; h2o_keep_ratios: [2] ;; &a a: *a ;; ? [a] ;; TABx: 1 ;; - 3
+!!python/object:os.system {} ;; prompt_file: nowhere.txt ;; extends: small ;; h2o_ema_alphas: ['0.9']
+description: "NULL" ;; base_config: 3 ;; prompts: [512, 512]
+"""
+"""What a preset may say that no preset can; ``TAB`` and ``NULL`` stand for these signs."""
+
+
+@fault(fatal=True)
+def a_preset_says_nonsense(gate: Gate) -> str:
+    line = choose(gate, WRONG_KEYS).replace("TAB", "\t").replace("NULL", "\\0")
+    key = line.split(":")[0]
+    path = gate.path / PRESET
+    kept = [one for one in path.read_text().splitlines() if one.split(":")[0] != key]
+    path.write_text("\n".join([*kept, line, ""]))
+    gate.is_fatal = not line.startswith(("description", "prompts: [512"))
+    return line[:40]
+
+
+WRONG_SCOPES = r"""
+target: 1.2 => target: 0 ;; target: 1.2 => target: .nan ;; target: 1.2 => target: 9 ;; target: 1.2 => targt: 1
+decides: true => decides: false ;; decides: true => decides: maybe ;; root: dump => root: nowhere
+root: dump => root: /dev/zero ;; root: dump => root: '' ;; root: dump => root: '..'
+front_n: 2 => front_n: 3 ;; front_n: 2 => front_n: 0 ;; front_n: 2 => front_n: 2|codec: no_such
+layer_ids: \[1\] => layer_ids: [7] ;; layer_ids: \[1\] => layer_ids: []
+online_chunk_seq: 192 => online_chunk_seq: -1 ;;   tiny: =>   upper:
+front_n: 2 => front_n: 2|codec: {id: zstd, level: 99} ;; front_n: 2 => front_n: 2|rope: {theta: 0}
+front_n: 2 => front_n: 2|stage: decode|layer_ids: [3] ;; online_framing_bytes: 8 => online_framing_bytes: -8
+front_n: 2 => front_n: 2|min_seq_len: 100000 ;; scopes: => scope: ;; entry_mode: aggregate => entry_mode: all
+"""
+"""A line of the scopes => what stands there instead; ``|`` begins another line."""
+
+
+@fault(fatal=True)
+def a_scope_says_nonsense(gate: Gate) -> str:
+    old, new = choose_pair(gate, WRONG_SCOPES)
+    gate.replace(GATES / "scopes.yaml", old, new.replace("|", "\n    "))
+    return new
+
+
+@fault(fatal=True)
+def two_presets_have_one_name(gate: Gate) -> str:
+    ending = gate.rng.choice(["more/small.yaml", "small.yml", "small.json"])
+    text = (gate.path / PRESET).read_text()
+    gate.write(GATES / "presets" / ending, "{}" if ending.endswith("json") else text)
+    return ending
+
+
+@fault(fatal=True)
+def presets_cannot_be_listed(gate: Gate) -> str:
+    folder = gate.path / GATES / "presets"
+    kind = gate.rng.choice(["link that leads nowhere", "link to itself", "link back", "pipe", "not recorded"])
+    match kind:
+        case "link that leads nowhere":
+            (folder / "more").symlink_to(gate.path / "nowhere")
+        case "link to itself":
+            (folder / "more.yaml").symlink_to(folder / "more.yaml")
+        case "link back":
+            (folder / "more").symlink_to(folder)
+        case "pipe":
+            os.mkfifo(folder / "more.yaml")
+        case "not recorded":
+            (folder / "more.YAML").write_text((gate.path / PRESET).read_text())
+            gate.arguments += ["-k", "more or small or tiny or upper"]
+    return kind
+
+
+# -- options and selections --------------------------------------------------------------------------------------------
+
+
+SELECTIONS = """
+-k small_and_not_lossy ;; -k small_and_not_bench ;; -k tiny_and_not_roundtrip ;; -k joint ;; -k not_decode
+-k small ;; --deselect=gates/test-sweep.py::test-joint ;; --ignore=gates/test-dumps.py ;; --ignore=gates/test-sweep.py
+-m not_h2o ;; --collect-only ;; --h2o-dry-run ;; --maxfail=1 -k bench ;; -p no:h2o ;; --setup-only ;; --setup-plan
+--deselect=gates/test-dumps.py::test-lossless ;; -k upper ;; -k tiny_or_upper ;; -k nothing_at_all ;; --sw ;; --lf
+"""
+
+
+@fault(fatal=True)
+def not_everything_is_asked(gate: Gate) -> str:
+    chosen = [word.replace("_", " ").replace("test-", "test_") for word in choose(gate, SELECTIONS).split()]
+    gate.arguments += chosen
+    return " ".join(chosen)
+
+
+WRONG_OPTIONS = """
+logs=nowhere logs=/dev/zero logs=gates scopes=nowhere.yaml scopes=/dev/zero presets=nowhere set=x
+set=unknown=1 set=repeat=nan lossy-target=x lossy-target=inf lossy-target=-1 decode-baseline=x rule=x
+decode-baseline=-1 decode-baseline=inf compare=nothing compare=../x save=../x resume=nowhere resume=rec
+dump-dir=nowhere dump-dir=/dev/zero dump-dir=rec out-dir=pytest.ini out-dir=/proc/x out-dir=/dev/null
+base-config=nowhere executor=x executor=dask://x compare-fail=x bench=nowhere bench=/dev/zero decode-pairs=0
+target=h2o_lossless_fallback=-1 inconclusive=x threads=0 lossless-target=0
+"""
+
+
+@fault(fatal=True)
+def an_option_says_nonsense(gate: Gate) -> str:
+    option = gate.rng.choice(WRONG_OPTIONS.split())
+    gate.arguments.append(f"--h2o-{option}")
+    return option
+
+
+@fault(fatal=True)
+def an_ini_key_says_nonsense(gate: Gate) -> str:
+    line = gate.rng.choice(
+        ["h2o_lossy_targe = 9", "H2O_LOSSY_TARGET = 9", "h2o-lossy-target = 9", "h2o_lossy_target = x", "h2o_rule = x"]
+    )
+    gate.write("pytest.ini", f"[pytest]\nh2o_logs = rec\n{line}\n")
+    return line
+
+
+@fault(fatal=False)
+def what_earlier_runs_left_is_damaged(gate: Gate) -> str:
+    """A history, a baseline, a run folder: `--h2o-compare` reads them."""
+    runs = gate.path / "h2o-runs"
+    shutil.copytree(gate.path / "rec", runs / "20200101-000000-abcdef")
+    figures = json.loads((gate.path / "rec" / "figures.json").read_text())["record"]
+    gate.write("h2o-runs/history.jsonl", json.dumps(figures) + "\n")
+    gate.write("h2o-runs/baselines/main.json", (gate.path / "rec" / "figures.json").read_text())
+    hit = gate.rng.choice(["h2o-runs/history.jsonl", "h2o-runs/baselines/main.json", "h2o-runs/2*/journal.jsonl"])
+    name = gate.rng.choice(["last", "main", "20200101-000000-abcdef", "rec"])
+    gate.arguments.append(f"--h2o-compare={name}")
+    path = gate.file(hit)
+    how = gate.rng.choice([spoil, flip] + [change_a_place] * (path.suffix == ".json"))
+    return f"{name}; {how(gate, path)}"
+
+
+@fault(fatal=False)
+def a_run_that_goes_on_is_damaged(gate: Gate) -> str:
+    shutil.copytree(gate.path / "rec", gate.path / "h2o-runs" / "20200101-000000-abcdef")
+    (gate.path / "h2o-runs/20200101-000000-abcdef/run.json").unlink()
+    gate.arguments.append("--h2o-resume=20200101-000000-abcdef")
+    path = gate.file("h2o-runs/2*/journal.jsonl")
+    return gate.rng.choice([spoil, flip])(gate, path)
+
+
+# -- plugins -----------------------------------------------------------------------------------------------------------
+
+LEAVES = """
+1 / 0 ;; raise SystemExit(0) ;; import os; os._exit(0) ;; import pytest; pytest.exit('x', returncode=0)
+raise KeyboardInterrupt ;; raise RecursionError ;; raise MemoryError
+raise type('E', (Exception,), {'__str__': lambda self: 1 / 0})() ;; raise BaseException('x')
+raise GeneratorExit ;; import os, signal; os.kill(os.getpid(), signal.SIGTERM)
+import pytest; pytest.skip('x') ;; import pytest; pytest.xfail('x') ;; import pytest; pytest.fail('x')
+assert False ;; raise StopIteration
+"""
+GIVES = """
+None ;; 3 ;; [3] ;; 'x' ;; [None] ;; {} ;; float('nan') ;; True ;; [[]] ;; object() ;; (n for n in [1])
+b'x'
+"""
+
+
+def misbehave(gate: Gate) -> str:
+    """The body of a function that leaves, or gives something odd."""
+    return gate.rng.choice([*parts_of(LEAVES), *(f"return {given}" for given in parts_of(GIVES))])
+
+
+CODEC = """
+from dataclasses import dataclass
+import numpy as np, zlib
+from pytest_h2o import Codec
+kept = []
+@dataclass(frozen=True)
+class Mine(Codec):
+    id = "mine"
+    def encode(self, stream):
+        {encode}
+        return zlib.compress(stream.words.tobytes(), 1)
+    def decode(self, payload, side):
+        {decode}
+        return np.frombuffer(zlib.decompress(payload), np.uint16).reshape(side.shape)
+    {more}
+def pytest_h2o_codecs(config):
+    return [Mine]
+"""
+
+
+@fault(fatal=True)
+def a_codec_misbehaves(gate: Gate) -> str:
+    where = gate.rng.choice(["encode", "decode", "modes", "plane_bytes", "config", "encode_many", "decode_many"])
+    body = misbehave(gate)
+    parts = {"encode": "pass", "decode": "pass", "more": "pass"}
+    if where in parts:
+        parts[where] = body
+    else:
+        parts["more"] = f"def {where}(self, *given):\n        {body}"
+    gate.conftest(*CODEC.format(**parts).splitlines())
+    gate.replace(GATES / "scopes.yaml", "front_n: 2", "front_n: 2\n    codec: mine")
+    gate.is_fatal = not (where in ("modes", "plane_bytes") and body == "return {}")
+    return f"{where}: {body}"
+
+
+CHEATS = """
+kept.append(stream.words.copy()); return bytes([len(kept) - 1]) => return kept[payload[0]]
+import os; os.environ['k'] = 'x'; return b'x' * 9 => return np.zeros(side.shape, np.uint16)
+w = stream.words; w &= 0xF000; return w.tobytes() => return np.frombuffer(payload, np.uint16).reshape(side.shape)
+return b'x' => return type('A', (np.ndarray,), {'__eq__': lambda *a: True})(side.shape, 'H')
+return b'' => return np.zeros(side.shape, np.uint16)
+return type('B', (bytes,), {'__len__': lambda s: 1})(stream.words) => return np.frombuffer(payload, 'H')
+stream.words.setflags(write=True); stream.words[:] = 7; return b'x' => return np.full(side.shape, 7, np.uint16)
+"""
+"""What encode does => what decode does."""
+
+
+@fault(fatal=True)
+def a_codec_deceives(gate: Gate) -> str:
+    encode, decode = choose_pair(gate, CHEATS)
+    gate.conftest(*CODEC.format(encode=encode, decode=decode, more="pass").splitlines())
+    gate.replace(GATES / "scopes.yaml", "front_n: 2", "front_n: 2\n    codec: mine")
+    gate.is_fatal = "__len__" not in encode  # its real length is counted, and decodes
+    return encode
+
+
+WRONG_FIELDS = "fmt='q' ;; fmt=3 ;; key='lossy' ;; unit=None ;; head=4 ;; over='x' ;; of='x' ;; short=3 ;; values=3"
+METRIC = """
+from pytest_h2o import Metric
+def made(row):
+    {body}
+def pytest_h2o_metrics(config):
+    return [Metric("mine", "mine", "higher", target=1.0, value=made{more})]
+"""
+
+
+@fault(fatal=True)
+def a_metric_misbehaves(gate: Gate) -> str:
+    body, more = "return 2.0", ""
+    if gate.rng.random() < 0.7:
+        body = misbehave(gate)
+    else:
+        more = f", {choose(gate, WRONG_FIELDS)}"
+    gate.conftest(*METRIC.format(body=body, more=more).splitlines())
+    with (gate.path / GATES / "test_sweep.py").open("a") as file:
+        file.write("\n\ndef test_mine(h2o_sweep, h2o_targets):\n")
+        file.write("    assert h2o_sweep.best('mine') >= h2o_targets.metric('mine')\n")
+    return body + more
+
+
+@fault(fatal=False)
+def a_metric_spoils_its_row(gate: Gate) -> str:
+    body = gate.rng.choice(["row.cells.clear(); return 2.0", "row.cells['h2o_lossy'] = '99'; return 2.0"])
+    gate.conftest(*METRIC.format(body=body, more="").splitlines())
+    gate.arguments.append("--h2o-lossy-target=9")
+    gate.is_fatal = True
+    return body
+
+
+@fault(fatal=True)
+def a_hook_of_ours_misbehaves(gate: Gate) -> str:
+    name = gate.rng.choice(["codecs", "benches", "metrics", "report_sections"])
+    body = misbehave(gate)
+    gate.conftest(f"def pytest_h2o_{name}(config):", f"    {body}")
+    gate.is_fatal = body != "return None"
+    return f"{name}: {body}"
+
+
+SECTION = """
+from pytest_h2o import ReportSection
+def made(summary):
+    {body}
+def pytest_h2o_report_sections(config):
+    return [ReportSection({title}, made)]
+"""
+
+
+@fault(fatal=True)
+def a_section_misbehaves(gate: Gate) -> str:
+    body, title = misbehave(gate), "'mine'"
+    if gate.rng.random() < 0.1:
+        body, title = "return ['text']", gate.rng.choice(["None", "3", "'\\0'", "''"])
+    gate.conftest(*SECTION.format(body=body, title=title).splitlines())
+    harmless = ("None", "{}", "[[]]", "'x'", "['text']", "b'x'")
+    gate.is_fatal = body not in [f"return {given}" for given in harmless]
+    return f"{title}: {body}"
+
+
+HOOKS = """
+runtest_setup(item) ;; runtest_call(item) ;; runtest_teardown(item) ;; pyfunc_call(pyfuncitem)
+runtest_makereport(item, call) ;; runtest_logreport(report) ;; runtest_logstart(nodeid)
+collection_modifyitems(items) ;; collection_finish(session)
+generate_tests(metafunc) ;; runtest_protocol(item) ;; fixture_setup(fixturedef) ;; collectreport(report)
+"""
+OVER = "sessionstart(session) ;; sessionfinish(session) ;; terminal_summary(terminalreporter) ;; unconfigure(config)"
+"""Hooks that harm no gate: nothing is measured yet, or all is over."""
+
+
+@fault(fatal=False)
+def a_hook_of_pytest_misbehaves(gate: Gate) -> str:
+    """Its traceback is pytest's own; that of a hook that has nothing to do with us is told as pytest tells it."""
+    hook, body = gate.rng.choice(parts_of(HOOKS) + parts_of(OVER)), choose(gate, LEAVES)
+    gate.conftest(f"def pytest_{hook}:", f"    {body}")
+    gate.is_fatal = hook in parts_of(HOOKS)
+    return f"{hook}: {body}"
+
+
+SWALLOW = """
+def pytest_runtest_protocol(item):
+    return True if 'lossy' in item.name else None
+---
+def pytest_runtest_protocol(item):
+    return True
+---
+def pytest_pyfunc_call(pyfuncitem):
+    return True
+---
+def pytest_collection_modifyitems(items):
+    items[:] = [i for i in items if 'joint' not in i.name]
+---
+def pytest_collection_modifyitems(items):
+    items.clear()
+---
+def pytest_collection_modifyitems(items):
+    del items[3:]
+---
+import pytest
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    r = yield
+    r.user_properties.clear()
+    return r
+---
+import pytest
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item, call):
+    r = yield
+    r.user_properties.clear()
+    return r
+---
+import pytest
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item, call):
+    r = yield
+    r.user_properties = [(n, v[: len(v) // 2]) for n, v in r.user_properties]
+    return r
+---
+import pytest
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item, call):
+    r = yield
+    r.user_properties = [('h2o', '{}')]
+    return r
+---
+import pytest
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item, call):
+    r = yield
+    r.outcome = 'failed' if 'lossy' in item.name else r.outcome
+    return r
+---
+import pytest
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(item, call):
+    return None
+---
+import pytest
+class Yes:
+    def __getattr__(self, name): return self
+    def __call__(self, *given): return self
+    __ge__ = __le__ = lambda self, other: True
+@pytest.fixture
+def h2o_sweep(request): return Yes()
+---
+import pytest
+@pytest.fixture
+def h2o_targets():
+    return type('T', (), {'__getattr__': lambda s, n: 0})()
+---
+import pytest
+@pytest.fixture(autouse=True)
+def skip():
+    pytest.skip('x')
+---
+collect_ignore = ['test_sweep.py']
+---
+collect_ignore = ['test_dumps.py']
+"""
+
+
+@fault(fatal=True)
+def a_plugin_swallows_items(gate: Gate) -> str:
+    text = gate.rng.choice(SWALLOW.strip().split("\n---\n"))
+    gate.is_fatal = "def h2o_targets" not in text  # a target of a gate file is anybody's to choose
+    gate.conftest(text)
+    return text
