@@ -129,48 +129,64 @@ class DemoComparison:
                 yield Row(cells, launch.name, run_id=launch.name)
 
     def describe(self, bucket: int, target: float) -> Iterator[str]:
-        """A line on a bucket, and one on each of its prompts."""
-        prompts = [prompt for prompt, length in self.prompts.items() if length == bucket]
-        yield f"prompts of about {bucket:,} tokens: {len(prompts)}, {_describe_drop(self.judge(target, bucket))}"
-        for prompt in prompts:
-            yield self._describe_prompt(prompt, self.judge(target, prompt))
+        """A line on a bucket, and where it has several prompts one on each of them."""
+        tokens = {pair.prompt: pair.on.prompt_tokens for pair in self.pairs if self.prompts[pair.prompt] == bucket}
+        said = {prompt: f"{prompt} ({count:,} tokens)" for prompt, count in tokens.items()}
+        several = f"{len(said)} prompts" if len(said) > 1 else next(iter(said.values()))
+        yield self._describe(f"about {bucket:,} tokens, {several}", list(said), self.judge(target, bucket))
+        for prompt in self.prompts if len(said) > 1 else ():
+            if prompt in said:
+                yield self._describe(said[prompt], [prompt], self.judge(target, prompt))
 
-    def _describe_prompt(self, prompt: str, verdict: DecodeVerdict) -> str:
-        pairs = [pair for pair in self.pairs if pair.prompt == prompt]
+    def _describe(self, named: str, prompts: Sequence[str], verdict: DecodeVerdict) -> str:
+        pairs = [pair for pair in self.pairs if pair.prompt in prompts]
 
         def median(of: Callable[[DemoLaunch], float]) -> str:
             sides = [pair.off for pair in pairs], [pair.on for pair in pairs]
             return " and ".join(f"{statistics.median(map(of, side)):.2f}" for side in sides)
 
-        last = pairs[-1].on
         parts = [
             _describe_drop(verdict),
             f"decode {median(lambda side: side.decode_tok_per_s)} tok/s with H2O off and on",
             f"prefill {median(lambda side: side.prefill_s)} s",
-            self._describe_evictions(last),
+            self._describe_evictions([pair.on for pair in pairs]),
         ]
-        if last.told is not None and last.prompt_tokens >= self.trigger_tokens:
-            worst = {name: max((pair.on.told or {}).get(name, 0.0) for pair in pairs) for name in last.told}
-            parts += [
-                f"{word} {worst[name]:,.{decimals}f}{unit}"
-                for word, name, decimals, unit in (
-                    ("lossy ratio", "h2o_lossy", 3, ""),
-                    ("lossless ratio", "h2o_lossless", 3, ""),
-                    ("restore", "h2o_lossless_decomp_us", 0, " us"),
-                    ("fallbacks", "h2o_lossless_fallback", 0, ""),
-                    ("cache hits", "h2o_lossless_decode_cache_hit", 0, ""),
-                    ("cache misses", "h2o_lossless_decode_cache_miss", 0, ""),
-                )
-                if name in worst
-            ]
-        return f"{prompt} ({last.prompt_tokens:,} tokens): {', '.join(parts)}"
+        long = [pair.on.told for pair in pairs if pair.on.told and pair.on.prompt_tokens >= self.trigger_tokens]
+        for word, name, decimals, unit in _SHOWN if long else ():
+            values = [told[name] for told in long if name in told]
+            if values:
+                worst = min(values) if METRICS[name].higher_is_better else max(values)
+                parts.append(f"{word} {worst:,.{decimals}f}{unit}")
+        return f"{named}: {', '.join(parts)}"
 
-    def _describe_evictions(self, launch: DemoLaunch) -> str:
-        if launch.evicted_tokens is None:
+    def _describe_evictions(self, launches: Sequence[DemoLaunch]) -> str:
+        told = {launch.evicted_tokens for launch in launches}
+        if None in told:
             return "evictions not told by this build"
-        if launch.evicted_tokens == 0:
+        evicted = sorted(tokens for tokens in told if tokens)
+        if not evicted:
             return f"below the trigger of {self.trigger_tokens:,} tokens, so nothing is evicted"
-        return f"{launch.evicted_tokens:,} tokens evicted"
+        return f"{' to '.join(f'{tokens:,}' for tokens in dict.fromkeys((evicted[0], evicted[-1])))} tokens evicted"
+
+    @property
+    def disturbed(self) -> str | None:
+        """How many launches others disturbed, and the first of them; None where nothing is known to have."""
+        launches = [side for pair in self.pairs for side in (pair.off, pair.on)]
+        found = [launch for launch in launches if launch.disturbance is not None]
+        if not found:
+            return None
+        return f"{len(found)} of {len(launches)} launches were disturbed, first {found[0].name}: {found[0].disturbance}"
+
+
+_SHOWN = (
+    ("lossy ratio", "h2o_lossy", 3, ""),
+    ("lossless ratio", "h2o_lossless", 3, ""),
+    ("restore", "h2o_lossless_decomp_us", 0, " us"),
+    ("fallbacks", "h2o_lossless_fallback", 0, ""),
+    ("cache hits", "h2o_lossless_decode_cache_hit", 0, ""),
+    ("cache misses", "h2o_lossless_decode_cache_miss", 0, ""),
+)
+"""Columns that a line on prompts shows, each the worst of its launches: a word, the column, decimals and unit."""
 
 
 def _describe_drop(verdict: DecodeVerdict) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -363,12 +364,15 @@ class SweepItem(PresetItem):
         self._note_all(f"excluded {text}" for text in verdict.excluded)
         if bucket is None:
             self.note(f"{len(found.pairs)} pairs of llm_demo on {len(found.prompts)} prompts ({found.candidate})")
+            self._note_all(filter(None, [found.disturbed]))
         else:
             self._note_all(found.describe(bucket, target))
         value = math.nan if verdict.drop is None else verdict.drop
         interval = drop_interval(verdict, inconclusive_fails=self._inconclusive_fails)
-        source = found.candidate if bucket is None else f"prompts of about {bucket:,} tokens"
-        return self.measured(name, value, source, interval=interval)
+        if bucket is None:
+            return self.measured(name, value, found.candidate, interval=interval)
+        interval = replace(interval, basis=f"{interval.basis} of about {bucket:,} tokens")
+        return self.measured(name, value, f"prompts of about {bucket:,} tokens", interval=interval)
 
     @property
     def demo_missed(self) -> list[Measured]:

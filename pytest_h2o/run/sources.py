@@ -563,6 +563,9 @@ class Launched(Source):
         if timed and choose_baseline(settings, self.preset).value == "paired":
             budget = decode_budget(settings, self.preset)
             plan.append(Plan(f"{self.preset.name} decode", 2 * budget.pairs, budget.elapsed_s))
+        if settings["demo"] is not None:
+            prompts = len(demo_prompts(settings, self.preset))
+            plan.append(Plan(f"{self.preset.name} demo", 2 * prompts * settings["demo-rounds"]))
         return plan if self._sweep.runs else []
 
     # -- pairs -------------------------------------------------------------------------------------------------------
@@ -656,7 +659,9 @@ class Launched(Source):
                 for prompt, first in order:
                     said = {}
                     for side in ("off", "on") if first == "AB" else ("on", "off"):
-                        with self.run.progress.step(what, f"{prompt} {side}", unit="pair", total=rounds, number=number):
+                        with self.run.progress.step(
+                            what, f"{prompt} {side}", unit="round", total=rounds, number=number
+                        ):
                             said[side] = demo.say(f"{prompt}_{number}_h2o_{side}", configs[side], prompts[prompt])
                     pair = DemoPair(prompt, first, said["off"][0], said["on"][0])
                     pair.check(point.trigger_min_tokens)

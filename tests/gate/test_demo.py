@@ -85,7 +85,15 @@ def test_evictions_and_columns_of_the_recorded_runs(recorded: DemoComparison) ->
 
 def test_what_is_said_of_the_recorded_runs(recorded: DemoComparison) -> None:
     bucket, *prompts = recorded.describe(128, 0.08)
-    assert bucket == "prompts of about 128 tokens: 2, decode slow-down -20.62% (no interval, 2 pairs)"
+    assert bucket == (
+        "about 128 tokens, 2 prompts: decode slow-down -20.62% (no interval, 2 pairs), "
+        "decode 37.45 and 43.11 tok/s with H2O off and on, prefill 0.84 and 0.63 s, "
+        "below the trigger of 384 tokens, so nothing is evicted"
+    )
+    assert next(recorded.describe(512, 0.08)).endswith(
+        "9,280 to 9,848 tokens evicted, lossy ratio 3.112, lossless ratio 1.275, restore 1,463 us, fallbacks 0, "
+        "cache hits 0, cache misses 5"
+    )
     assert prompts[0] == (
         "prompt_128_2 (129 tokens): decode slow-down 10.58% (no interval, 1 pair), "
         "decode 48.64 and 43.50 tok/s with H2O off and on, prefill 0.56 and 0.59 s, "
@@ -101,7 +109,11 @@ def test_what_is_said_of_the_recorded_runs(recorded: DemoComparison) -> None:
     assert loop == "degenerate text: 'SofiaAntis' is 14 of 17 words with H2O off"
     older = replace(recorded.pairs[3].on, told=None, evicted_tokens=None)
     told = replace(recorded, pairs=(replace(recorded.pairs[3], on=older),))
-    assert list(told.describe(2048, 0.08))[1].endswith("s, evictions not told by this build")
+    (line,) = told.describe(2048, 0.08)
+    assert line.startswith(
+        "about 2,048 tokens, prompt_2048_2 (2,079 tokens): no pair could be compared, decode 23.16 and"
+    )
+    assert line.endswith(" s, evictions not told by this build")
     assert list(told.rows()) == []
 
 
@@ -163,4 +175,9 @@ def test_eight_steady_rounds_tell_a_drop_just_within_the_target_from_one_just_ab
     assert found.is_clear(0.08, 0.08)
     assert not found.is_clear(None, None)
     assert not replace(found, pairs=pairs[:4]).is_clear(0.08, None)
+    assert found.disturbed is None
+    loud = replace(pairs[0], off=replace(OFF, disturbance="others used 2.0 of 2 cores"))
+    assert replace(found, pairs=(*pairs, loud)).disturbed == (
+        "1 of 34 launches were disturbed, first off: others used 2.0 of 2 cores"
+    )
     assert load(DemoComparison, plain(found), "pairs") == found
