@@ -44,6 +44,7 @@ NOT_RUN: set[tuple[str, str]] = {
     ("README.md", "it installs tox and runs this test suite"),
     ("docs/ci.md", "GitHub runs it; a test parses it and checks the options that it gives to pytest"),
     ("docs/codecs.md", "lines of a pyproject.toml of yours"),
+    ("docs/importing.md", "a cache of yours; tests/cli/test_import.py makes and imports one"),
     ("docs/codecs.md", "minutes of processor time; tests/codecs/test_codecs_bench.py runs it on a small dump"),
     ("docs/codecs.md", "a model out of a package, and minutes of processor time"),
     (

@@ -1,0 +1,244 @@
+"""``pytest-h2o import``: what is told by names, config and flags, and each thing that cannot be told."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import tokenizers
+from safetensors.numpy import save_file
+
+from pytest_h2o.cli.main import main
+from pytest_h2o.lossless.index import index_dump
+from tests.lossless.samples import read_words
+
+ROOT = Path(__file__).parents[2]
+DTYPES = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16, "fp32": np.float32}
+
+
+def tensors(
+    shape: tuple[int, ...], layers: int = 2, dtype: str = "fp16", names: str = "layers.{}.{}s"
+) -> dict[str, Any]:
+    rng = np.random.default_rng(len(shape))
+    return {
+        names.format(layer, tensor): rng.normal(0, 1, shape).astype(DTYPES[dtype])
+        for layer in range(layers)
+        for tensor in ("key", "value")
+    }
+
+
+def save(file: Path, given: dict[str, Any]) -> Path:
+    file.parent.mkdir(exist_ok=True)
+    save_file(given, file)
+    return file
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_cache_of_transformers_is_read_as_it_is(
+    tmp_path: Path, dtype: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = tensors((1, 3, 7, 8), dtype=dtype)
+    file = save(tmp_path / "prompt.safetensors", given | {"logits": np.ones(4, np.float32)})
+    (tmp_path / "config.json").write_text('{"rope_theta": 50000.0}')
+    assert main(["import", str(file), str(tmp_path / "dump")]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(
+        "prompt: layers.N.keys and .values, of transformers; layers 0, 1; "
+        f"{dtype}, bhsd [1, 3, 7, 8], 1 other tensors not used\n"
+    )
+    assert "--rope-theta 50000" in out
+    index = index_dump(tmp_path / "dump")
+    assert [(e.run_id, e.layer_id, e.seq_len, e.kv_heads, e.head_dim) for e in index.entries] == [
+        ("prompt", layer, 7, 3, 8) for layer in (0, 1)
+    ]
+    for entry in index.entries:
+        assert json.loads((tmp_path / "dump" / entry.meta).read_text())["dtype"] == dtype
+        value = given[f"layers.{entry.layer_id}.values"][0].transpose(1, 0, 2)
+        expected = value.astype(np.float16) if dtype == "fp32" else value
+        assert np.array_equal(read_words(entry, "v"), np.ascontiguousarray(expected).view(np.uint16))
+
+
+@pytest.mark.parametrize(
+    ("names", "shape", "flags", "config", "order"),
+    [
+        ("past_key_values.{}.{}", (1, 2, 5, 4), [], {}, "bhsd"),
+        ("model.{1}_cache.{0}", (2, 5, 4), [], {}, "hsd"),
+        ("layer_{}/{}", (5, 2, 4), ["--axes", "shd"], {}, "shd"),
+        ("layer_{}/{}", (5, 2, 4), [], {"num_key_value_heads": 2, "head_dim": 4}, "shd"),
+        ("layer_{}/{}", (1, 2, 5, 4), [], {"num_attention_heads": 2}, "bhsd"),
+        ("x{0}y2{1}", (1, 5, 2, 4), ["--axes=bshd", "--key=x{layer}y2key", "--value=x{layer}y2value"], {}, "bshd"),
+    ],
+)  # fmt: skip
+def test_names_and_axes(
+    tmp_path: Path, names: str, shape: tuple[int, ...], flags: list[str], config: dict[str, int], order: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    given = tensors(shape, names=names)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    file = save(tmp_path / "mine.safetensors", given)
+    assert main(["import", str(file), str(tmp_path / "dump"), "--run-id", "run", *flags]) == 0
+    assert f"fp16, {order} {list(shape)}" in capsys.readouterr().out
+    entries = index_dump(tmp_path / "dump").entries
+    assert {(e.run_id, e.seq_len, e.kv_heads, e.head_dim) for e in entries} == {("run", 5, 2, 4)}
+    key = given[names.format(0, "key")]
+    key = key[0] if key.ndim == 4 else key
+    expected = key if order.endswith("shd") else key.transpose(1, 0, 2)
+    assert np.array_equal(read_words(entries[0], "k"), np.ascontiguousarray(expected).view(np.uint16))
+
+
+def test_batches_padding_and_files(tmp_path: Path) -> None:
+    batch = tensors((2, 3, 6, 4)) | {"attention_mask": np.array([[0, 0, 1, 1, 1, 1], [1] * 6])}
+    save(tmp_path / "folder" / "a.safetensors", batch)
+    save(tmp_path / "folder" / "b.safetensors", tensors((1, 3, 6, 4)))
+    assert main(["import", str(tmp_path / "folder"), str(tmp_path / "dump")]) == 0
+    lengths = {entry.run_id: entry.seq_len for entry in index_dump(tmp_path / "dump").entries}
+    assert lengths == {"a-0": 4, "a-1": 6, "b": 6}
+    given = tensors((1, 3, 6, 4), layers=3)
+    for layer in range(3):
+        part = {name: value for name, value in given.items() if f".{layer}." in name}
+        save(tmp_path / "parts" / f"{layer}.safetensors", part)
+    assert main(["import", str(tmp_path / "parts"), str(tmp_path / "dump")]) == 0
+    assert {(e.run_id, e.layer_id) for e in index_dump(tmp_path / "dump" / "parts").entries} == {
+        ("parts", layer) for layer in range(3)
+    }
+
+
+GOOD = tensors((1, 3, 7, 8))
+FAULTS: dict[str, tuple[dict[str, Any] | bytes, list[str], str]] = {
+    "no k or v": ({"logits": np.ones(3)}, [], "no tensor of the file is K or V of a layer by its name"),
+    "nothing": ({}, [], "came: no tensor at all"),
+    "half": ({"layers.0.keys": GOOD["layers.0.keys"]}, [], "and V of layer 0 nowhere"),
+    "two of a kind": (
+        tensors((7, 3, 8), 1, names="l{}_{}") | tensors((7, 3, 8), 1, names="m{}_{}"), [], "two tensors could be K"
+    ),
+    "integers": (
+        GOOD | {"layers.0.keys": np.ones((1, 3, 7, 8), np.int8)}, [], "came: I8\n  expected: F16, BF16 or F32"
+    ),
+    "unlike": (GOOD | {"layers.1.values": np.ones((1, 3, 9, 8), np.float16)}, [], "K and V of a layer are unlike"),
+    "no tokens": (tensors((1, 3, 0, 8)), [], "a tensor is empty"),
+    "two axes": (tensors((7, 24)), [], "which axis is the heads and which the tokens cannot be told"),
+    "unknown axes": (tensors((7, 3, 8), names="l{}_{}"), [], "next: say it with --axes"),
+    "other axes": (GOOD, ["--axes", "hsd"], "came: hsd for [1, 3, 7, 8]\n  expected: bhsd or bshd"),
+    "one pattern": (GOOD, ["--key", "layers.{layer}.keys"], "--value is no pattern"),
+    "no pattern": (GOOD, ["--key", "layers", "--value", "layers"], "--key is no pattern"),
+    "other pattern": (GOOD, ["--key", "a{layer}", "--value", "b{layer}"], "expected: a{layer} and b{layer}"),
+    "mask": (GOOD | {"attention_mask": np.ones((1, 6), np.int64)}, [], "came: [1, 6]\n  expected: [batch, 7]"),
+    "no safetensors": (b"\x08" * 40, [], "this is no safetensors file"),
+    "llama.cpp": (b"qsgg\x02\0\0\0" + bytes(40), [], "a saved sequence or session of llama.cpp, which is not read"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_what_cannot_be_told_is_said(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    given, flags, told = FAULTS[name]
+    file = tmp_path / "mine.safetensors"
+    if isinstance(given, bytes):
+        file.write_bytes(given)
+    else:
+        save(file, given)
+    assert main(["import", str(file), str(tmp_path / "dump"), *flags]) == 2
+    assert told in capsys.readouterr().err
+    assert not [*(tmp_path / "dump").glob("*")], "nothing half written"
+
+
+def missing(tmp_path: Path) -> list[str]:
+    return [str(tmp_path / "gone"), "mine"]
+
+
+def empty(tmp_path: Path) -> list[str]:
+    (tmp_path / "other.txt").touch()
+    return [str(tmp_path), "mine"]
+
+
+def there_already(tmp_path: Path) -> list[str]:
+    file = save(tmp_path / "mine.safetensors", GOOD)
+    assert main(["import", str(file), str(tmp_path / "dump")]) == 0
+    return [str(file), str(tmp_path / "dump")]
+
+
+def one_name_for_two(tmp_path: Path) -> list[str]:
+    save(tmp_path / "a.safetensors", GOOD)
+    save(tmp_path / "b.safetensors", GOOD)
+    return [str(tmp_path), str(tmp_path / "dump"), "--run-id", "one"]
+
+
+def config_of(text: str) -> Callable[[Path], list[str]]:
+    def make(tmp_path: Path) -> list[str]:
+        (tmp_path / "config.json").write_text(text)
+        return [str(save(tmp_path / "mine.safetensors", GOOD)), str(tmp_path / "dump")]
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (missing, "there is no such file or folder"),
+        (empty, "came: other.txt\n  expected: *.safetensors"),
+        (there_already, "there is such a run already"),
+        (one_name_for_two, "--run-id names one run\n  came: 2 files"),
+        (config_of("{"), "the model's config cannot be read"),
+        (config_of("[]"), "the model's config is no JSON object"),
+    ],
+)
+def test_bad_calls(
+    tmp_path: Path, make: Callable[[Path], list[str]], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["import", *make(tmp_path)]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = save(tmp_path / "mine.safetensors", GOOD)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    assert main(["import", str(file), str(tmp_path / "dump")]) == 2
+    assert "pip install 'pytest-h2o[import]'" in capsys.readouterr().err
+
+
+def test_a_cache_recorded_by_the_lines_of_the_page_is_gated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tiny random model in bf16, without a download: recorded, imported, gated, and given back bit for bit."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=97, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path / "model")
+    vocabulary = {chr(32 + number): number for number in range(96)} | {"?": 96}
+    letters = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="?"))
+    letters.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    transformers.PreTrainedTokenizerFast(tokenizer_object=letters).save_pretrained(tmp_path / "model")
+    page = (ROOT / "docs" / "importing.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len([line for line in code.splitlines() if line.strip()]) == 12, "twelve lines, says the page"
+    scope: dict[str, Any] = {}
+    exec(code, scope)
+    scope["record"](
+        str(tmp_path / "model"), "the same words again, the same words again, and others", str(tmp_path / "made")
+    )
+    assert main(["import", str(tmp_path / "made"), str(tmp_path / "dump")]) == 0
+    assert {entry.dtype for entry in index_dump(tmp_path / "dump").entries} == {"bf16"}
+    gates = tmp_path / "gates"
+    gates.mkdir()
+    (gates / "test_dumps.py").write_text((ROOT / "gates" / "test_dumps.py").read_text("utf-8"))
+    (gates / "scopes.yaml").write_text(
+        f"scopes:\n  mine:\n    root: {tmp_path / 'dump'}\n    codec: rowref\n    target: 1.02\n    decides: true\n"
+        "    entry_mode: chunked_grouped\n    online_chunk_seq: 192\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(gates)],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert re.search(r"[23] passed", run.stdout), run.stdout
