@@ -376,7 +376,7 @@ _SCOPE_FIELDS = (
     *("selected_entries", "skipped_entries", "encode_s", "decode_s"),
 )
 
-_NOT_MEASURED_BY = frozenset({"path", "targets", "base_config", "description", "allow_signs"})
+_NOT_MEASURED_BY = frozenset({"path", "targets", "base_config", "description", "default_on", "allow_signs"})
 
 
 def row_key(manifest: Mapping[str, Any], repeat: int | None) -> str:

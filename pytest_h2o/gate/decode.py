@@ -448,14 +448,19 @@ def explain(comparison: PairedComparison, verdict: DecodeVerdict) -> list[str]:
     if verdict.note is not None and verdict.note != comparison.stopped:
         lines.append(verdict.note)
     lines += [f"excluded {text}" for text in verdict.excluded]
-    lines += [f"measured again: {text}" for text in comparison.measured_again]
-    kept = [launch for pair in comparison.pairs for launch in (pair.baseline, pair.candidate) if launch.disturbance]
-    if kept:
-        lines.append(
-            f"disturbed and counted all the same: {len(kept)} of {2 * len(comparison.pairs)} launches, first "
-            f"{kept[0].run_id}: {kept[0].disturbance}"
-        )
+    if busy := _describe_disturbed(comparison):
+        lines.append(busy)
     return [*lines, *comparison.notes]
+
+
+def _describe_disturbed(comparison: PairedComparison) -> str | None:
+    """What others on the machine did to the launches, said once however often it was; None if nothing is known."""
+    again = comparison.measured_again
+    kept = [launch for pair in comparison.pairs for launch in (pair.baseline, pair.candidate) if launch.disturbance]
+    said = [f"{len(again)} measured again"] if again else []
+    said += [f"{len(kept)} of {2 * len(comparison.pairs)} counted all the same"] if kept else []
+    firsts = [*again, *(f"{launch.run_id}: {launch.disturbance}" for launch in kept)]
+    return f"disturbed launches: {', '.join(said)}; first {firsts[0]}" if firsts else None
 
 
 def _need(pairs: int | None) -> str:

@@ -202,6 +202,9 @@ class PresetKeys(BaseModel):
     kv_lossless_store_bootstrap_tokens: Maybe[Count] = None
     kv_lossless_store_grouped_step_tokens: Maybe[Count] = None
 
+    default_on: Literal["any_bench", "own_bench", "embedded", "none"] = Field(
+        default="any_bench", description="the benches on which it is run without being named by -k"
+    )
     bench: PlainName = Field(default=LLM_BENCH, description="the bench of this preset, by the name of its adapter")
     bench_options: BenchOptions = Field(
         default={}, validate_default=True, description="settings of a bench other than llm_bench, one value each"

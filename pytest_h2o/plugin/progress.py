@@ -92,7 +92,7 @@ REWRITE_S = 1.0
 """Seconds between two states of the line on a terminal."""
 
 FIRST_LINE_S, LINE_S = 5.0, 20.0
-"""Without a terminal: seconds until the first plain line, and between two."""
+"""Without a terminal: seconds until the first plain line (or later, as soon as something is done), and between two."""
 
 
 class ProgressDisplay:
@@ -145,7 +145,7 @@ class ProgressDisplay:
                     self._show(lines)
                 elif lines:
                     self._print(lines)
-            next_s = time.monotonic() + (REWRITE_S if self._is_terminal else LINE_S)
+            next_s = time.monotonic() + (LINE_S if lines and not self._is_terminal else REWRITE_S)
 
     def _show(self, lines: list[str]) -> None:
         if lines or self._shown:

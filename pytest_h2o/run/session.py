@@ -246,6 +246,9 @@ class GateSession:
         return self.left_out
 
     def _why_unfit(self, preset: Preset) -> str | None:
+        here = "embedded" if self._on_embedded else "own_bench"
+        if self.settings["bench"] is not None and preset.default_on not in ("any_bench", here):
+            return "run by name"
         if self._on_embedded:
             return self._why_of_another_bench(preset) or why_out_of_reach(self.settings, preset, self.points(preset))
         if self.settings["logs"] is not None and preset.name not in self._recorded:

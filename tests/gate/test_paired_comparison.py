@@ -43,7 +43,7 @@ def test_what_is_said_of_a_clear_verdict() -> None:
     comparison = replace(SOUND, measured_again=("pair 2 for load",), notes=("one more thing",))
     assert explain(comparison, comparison.judge(0.05)) == [
         "paired with H2O off: 25 launches; the verdict is clear after 12 pairs",
-        "measured again: pair 2 for load",
+        "disturbed launches: 1 measured again; first pair 2 for load",
         "one more thing",
     ]
 
@@ -56,8 +56,11 @@ def test_what_is_said_of_too_few_pairs_and_of_those_left_out() -> None:
     assert lines[1] == "to decide: how many pairs cannot be told from these"
     assert lines[-2:] == [
         "excluded pair 3: unlike contexts",
-        f"disturbed and counted all the same: 1 of 6 launches, first {UNLIKE.candidate.run_id}: load",
+        f"disturbed launches: 1 of 6 counted all the same; first {UNLIKE.candidate.run_id}: load",
     ]
+    busy = replace(comparison, measured_again=("pair 2 for load", "pair 2 for swapping"))
+    said = "disturbed launches: 2 measured again, 1 of 6 counted all the same; first pair 2 for load"
+    assert explain(busy, busy.judge(0.05))[-1] == said
 
 
 def test_what_is_said_where_no_pair_can_be_compared() -> None:

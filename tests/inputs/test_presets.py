@@ -64,7 +64,19 @@ def test_original_presets_load_and_the_shipped_ones_have_their_points(path: Path
 
 def test_shipped_presets_are_all_there() -> None:
     names = [preset.name for preset in load_presets([ROOT / "gates/presets"])]
-    assert names == ["smoke", "target_ratio", "target_ratio_v3", "target_speed", "target_speed_v3"]
+    assert names == [
+        "core_gate",
+        "embedded",
+        "embedded_store",
+        "full_coverage",
+        "joint_scope",
+        "smoke",
+        "store",
+        "target_ratio",
+        "target_ratio_v3",
+        "target_speed",
+        "target_speed_v3",
+    ]
 
 
 @pytest.mark.parametrize("path", [*SHIPPED, *ORIGINALS], ids=lambda path: path.name)
@@ -89,13 +101,14 @@ def test_json_schema_refuses_what_the_loader_refuses(data: dict[str, Any]) -> No
     assert not validator.is_valid(data)
 
 
-def test_smoke_meets_its_target_at_every_length() -> None:
-    """The arithmetic in the comments of smoke.yaml, with every kept block a run of its own (8 bytes of 64 a token)."""
-    preset = load_preset(ROOT / "gates/presets/smoke.yaml")
+@pytest.mark.parametrize(("name", "ratios", "least"), [("smoke", [3.2, 3.4], 3.0), ("embedded", [5.0], 3.5)])
+def test_a_small_preset_meets_its_target_at_every_length(name: str, ratios: list[float], least: float) -> None:
+    """The arithmetic in its comments, with every kept block a run of its own (8 bytes of 64 a token)."""
+    preset = load_preset(ROOT / f"gates/presets/{name}.yaml")
     (prompt,), (gen,), (block,) = preset.prompts, preset.gens, preset.h2o_block_tokens
     (sink,), (recent,) = preset.h2o_sink_tokens, preset.h2o_recent_tokens
     points = expand_points(preset)
-    assert [point.h2o_target_lossy_ratio for point in points] == [3.2, 3.4]
+    assert [point.h2o_target_lossy_ratio for point in points] == ratios
     for point in points:
         for kv_len in range(prompt + 1, prompt + gen + 1):
             protected = math.ceil(sink / block) * block + kv_len - (kv_len - recent) // block * block
@@ -103,7 +116,7 @@ def test_smoke_meets_its_target_at_every_length() -> None:
             blocks = math.ceil((wanted - protected) / block)
             kept = protected + blocks * block
             assert blocks > 0, "else nothing would be evicted"
-            assert kv_len * 64 / (kept * 64 + 8 * (2 + blocks)) > 3.0
+            assert kv_len * 64 / (kept * 64 + 8 * (2 + blocks)) > least
             assert kept + gen <= preset.h2o_trigger_min_tokens[0] < prompt
 
 

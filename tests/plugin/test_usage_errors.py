@@ -101,7 +101,7 @@ def test_a_dump_folder_that_is_empty_fails_its_items(project: Project) -> None:
 
 BROKEN_PRESET = [
     "1 fault in PROJECT/gates/presets/smoke.yaml",
-    "PROJECT/gates/presets/smoke.yaml:22:1: h2o_target_mod: unknown key",
+    "PROJECT/gates/presets/smoke.yaml:23:1: h2o_target_mod: unknown key",
     "  next: did you mean h2o_target_mode?",
 ]
 

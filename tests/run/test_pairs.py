@@ -98,7 +98,7 @@ def test_a_disturbed_launch_is_made_again_and_said() -> None:
     assert {side.disturbance for pair in found.pairs for side in (pair.baseline, pair.candidate)} == {None}
     lines = explain(found, found.judge(0.05))
     assert lines[0] == "paired with H2O off: 15 launches; the verdict is clear after 6 pairs"
-    assert lines[-1] == "measured again: pair_02_baseline: others used 2.0 of 2 cores"
+    assert lines[-1] == "disturbed launches: 3 measured again; first pair_01_candidate: others used 2.0 of 2 cores"
 
 
 def test_a_machine_that_is_never_quiet_is_waited_for_in_vain_twice() -> None:
@@ -110,7 +110,7 @@ def test_a_machine_that_is_never_quiet_is_waited_for_in_vain_twice() -> None:
     assert len(found.measured_again) == 2
     assert len(log) == 12 + 2
     assert explain(found, verdict)[-1].startswith(
-        "disturbed and counted all the same: 12 of 12 launches, first pair_01_"
+        "disturbed launches: 2 measured again, 12 of 12 counted all the same; first pair_01_"
     )
 
 

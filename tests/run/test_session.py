@@ -33,18 +33,22 @@ def test_words_that_ask_for_something(keyword: str, arguments: list[str], names:
     assert names_asked_for(keyword, arguments) == names
 
 
+SHIPPED = {path.stem for path in (ROOT / "gates" / "presets").iterdir()}
+
+
 @pytest.mark.parametrize(
-    ("words", "left_out"),
+    ("words", "kept"),
     [
-        ((), {"smoke", "target_ratio", "target_speed", "target_speed_v3"}),
-        (("target_ratio_v3",), {"smoke", "target_ratio", "target_speed", "target_speed_v3"}),
-        (("speed",), {"smoke", "target_ratio"}),
-        (("smoke-run_0001_p768_g64_k0.5_b8_lr3.2",), {"target_ratio", "target_speed", "target_speed_v3"}),
+        ((), set()),
+        (("target_ratio_v3",), set()),
+        (("speed",), {"target_speed", "target_speed_v3"}),
+        (("smoke-run_0001_p768_g64_k0.5_b8_lr3.2",), {"smoke"}),
     ],
 )
 def test_presets_without_a_recording_are_left_out_unless_named(
-    words: tuple[str, ...], left_out: set[str], tmp_path: Path
+    words: tuple[str, ...], kept: set[str], tmp_path: Path
 ) -> None:
+    left_out = SHIPPED - {"target_ratio_v3"} - kept
     made = make_session(tmp_path)
     session = GateSession(made.settings, run_dir=tmp_path, asked_for=words)
     names = [name for _, name in session.parameters("h2o_sweep", ROOT / "gates")]
@@ -67,6 +71,29 @@ def test_the_time_left_counts_what_is_selected(
     session.note_selected(subjects, {"target_ratio_v3"} if timed else set())
     session.announce()
     assert [(one.what, one.total) for one in read_board(tmp_path / "run" / PROGRESS).plan] == plan
+
+
+@pytest.mark.parametrize(
+    ("bench", "run"),
+    [
+        ("reference", {"any", "embedded"}),
+        ("llm_bench", {"any", "own"}),
+    ],
+)
+def test_a_preset_says_on_which_benches_it_is_run_without_being_named(
+    bench: str, run: set[str], tmp_path: Path
+) -> None:
+    (tmp_path / "model.json").write_text('{"llm_model": "none.gguf"}')
+    (tmp_path / "llm_bench").touch(mode=0o755)
+    presets = tmp_path / "gates" / "presets"
+    presets.mkdir(parents=True)
+    texts = {"any": "any_bench", "own": "own_bench", "embedded": "embedded", "never": "none"}
+    for name, where in texts.items():
+        (presets / f"{name}.yaml").write_text(f"default_on: {where}")
+    made = make_session(tmp_path, tmp_path / "gates", bench=bench, base_config="model.json")
+    left_out = made.leave_out(list(texts))
+    assert set(texts) - set(left_out) == run
+    assert set(left_out.values()) == {"run by name"}
 
 
 def test_where_nothing_selected_is_recorded_nothing_is_left_out(tmp_path: Path) -> None:

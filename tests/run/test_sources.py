@@ -82,8 +82,7 @@ def test_a_folder_of_something_else(tmp_path: Path) -> None:
         "the folder holds no recorded logs of these presets\n"
         f"  where: {tmp_path}\n"
         "  came: readme.txt\n"
-        "  expected: a folder for one of smoke, target_ratio, target_ratio_v3, target_speed, target_speed_v3, "
-        "a manifest.json, or *.log files"
+        f"  expected: a folder for one of {', '.join(sorted(PRESETS))}, a manifest.json, or *.log files"
     )
 
 
