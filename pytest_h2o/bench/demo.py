@@ -15,7 +15,7 @@ from typing import Any
 from pytest_h2o.bench.command import shipped
 from pytest_h2o.bench.launch import run_alone
 from pytest_h2o.bench.output import ENGINE_LINE, Advise, check_signs
-from pytest_h2o.errors import BenchError, H2OError, TableError, UsageError, one_line
+from pytest_h2o.errors import BenchError, H2OError, TableError, UsageError, can_name_file, one_line
 from pytest_h2o.files import TooLarge, is_folder, list_files, load, read_regular, read_regular_text, write_new_json
 
 _TEXT_BEGINS = re.compile(r"^prompt file is [^\n]*\n", re.MULTILINE)
@@ -27,6 +27,9 @@ MAX_OUTPUT_BYTES = 16 * 1024 * 1024
 
 PATH_KEYS = ("prompt_file", "prompt_path", "file", "path", "filename", "name")
 """What a line of a manifest may call the path of its prompt, relative to the manifest."""
+
+_LONGEST_END = "_999_h2o_off.metrics.jsonl"
+"""Put behind the name of a prompt for the files of its launches."""
 
 _MAX_PROMPT_BYTES = 16 * 1024 * 1024
 
@@ -49,6 +52,9 @@ def find_prompts(paths: Iterable[Path], of_preset: Path | None = None) -> dict[s
                 raise UsageError(what, where=str(file), came=came, expected="a text in UTF-8") from None
             if not text.strip():
                 raise UsageError("a prompt is empty", where=str(file), expected="a text to go on from")
+            if not can_name_file(f"{file.stem}{_LONGEST_END}"):
+                what, expected = "the name of a prompt is too long", "room for what is put behind it"
+                raise UsageError(what, where=str(file), came=f"{len(file.stem)} characters", expected=expected)
     return found
 
 
@@ -216,12 +222,16 @@ def _read_metrics(path: Path) -> dict[str, float]:
     return {key: float(value) for key, value in numbers.items() if not isinstance(value, bool)}
 
 
+_MOST = 1e15
+"""Above this a count or a time in microseconds is none."""
+
+
 def _told_speeds(told: Mapping[str, float]) -> tuple[int, int, float, float] | None:
     """Tokens of the prompt, tokens decoded, seconds of prefill and decode speed, as the metrics have them."""
     prompt, decoded, prefill_us, decode_us = (
         told.get(name, 0.0) for name in ("prompt_tokens", "decode_tokens", "prefill_us", "decode_us")
     )
-    if min(prompt, decoded, prefill_us, decode_us) <= 0:
+    if not all(0 < number < _MOST for number in (prompt, decoded, prefill_us, decode_us)):
         return None
     return int(prompt), int(decoded), prefill_us / 1e6, decoded / decode_us * 1e6
 
@@ -230,7 +240,8 @@ def _printed_speeds(summary: str) -> tuple[int, int, float, float] | None:
     """The same, as they are printed behind the text in every age of the program."""
     asked = {"prompt tokens num": "", "decode tokens num": "", "prefill time": " s", "decode speed": " tok/s"}
     found = [
-        re.search(rf"^ *{name} = (\d+(?:\.\d+)?){unit}\s*$", summary, re.MULTILINE) for name, unit in asked.items()
+        re.search(rf"^ *{name} = (\d{{1,15}}(?:\.\d+)?){unit}\s*$", summary, re.MULTILINE)
+        for name, unit in asked.items()
     ]
     prompt, decoded, prefill_s, speed = (0.0 if match is None else float(match[1]) for match in found)
     return (int(prompt), int(decoded), prefill_s, speed) if min(prompt, decoded, speed) > 0 else None

@@ -126,6 +126,7 @@ def test_metrics_stand_over_what_is_printed(tmp_path: Path) -> None:
         ("words", "##########\n", None, "llm_demo ended with exit code 0 and without a summary"),
         ("words", SUMMARY.replace("= 96", "= 0"), None, "without a summary"),
         ("words", "##########\n", "{}", "without a summary"),
+        ("words", SUMMARY.replace("= 502", f"= {'9' * 400}"), '{"prompt_tokens": 1e300}', "without a summary"),
         (
             "",
             SUMMARY,
@@ -169,6 +170,8 @@ def test_prompts_are_files_folders_and_what_a_manifest_lists(tmp_path: Path) -> 
     [
         ({"p.txt": " \n"}, "a prompt is empty"),
         ({"p.txt": "\xff"}, "a prompt cannot be read"),
+        ({f"{'p' * 240}.txt": "x"}, "the name of a prompt is too long"),
+        ({"p.txt": "x", "m.jsonl": '{"path": "a\\u0000.txt"}'}, "a prompt cannot be read"),
         ({"p.md": "x"}, "there are no prompts in a folder"),
         (
             {"p.txt": "x", "m.jsonl": '{"path": "q.txt"}'},

@@ -175,6 +175,7 @@ def test_eight_steady_rounds_tell_a_drop_just_within_the_target_from_one_just_ab
     assert found.is_clear(0.08, 0.08)
     assert not found.is_clear(None, None)
     assert not replace(found, pairs=pairs[:4]).is_clear(0.08, None)
+    assert "lossy ratio 3.000" in next(found.describe(512, 0.08))
     assert found.disturbed is None
     loud = replace(pairs[0], off=replace(OFF, disturbance="others used 2.0 of 2 cores"))
     assert replace(found, pairs=(*pairs, loud)).disturbed == (
