@@ -12,8 +12,11 @@ FAKE_MODE
 FAKE_LAUNCHES
     File to which each launch that gets past its command line appends the path of its config.
 FAKE_DECODE
-    ``base=60,drop=0.2,spread=0.05,seed=1``: decode speed in tok/s with H2O off, the fraction of it that H2O costs, and
-    the lognormal spread of a launch. Drawn anew for each launch, by its number in FAKE_LAUNCHES.
+    ``base=60,drop=0.2,spread=0.05,seed=1``: decode speed in tok/s with H2O off, the fraction of it that H2O costs
+    (``drop_long``: on prompts above 512 tokens), and the lognormal spread of a launch. Drawn anew for each launch, by
+    its number in FAKE_LAUNCHES.
+FAKE_ANY_LENGTH
+    Where no recording has the lengths, one with other lengths is replayed.
 FAKE_SPANS
     File to which each launch appends ``in`` when it begins and ``out`` when it ends.
 FAKE_KILL_PARENT
@@ -69,9 +72,11 @@ def find_log(config: dict[str, Any], options: dict[str, str]) -> Path:
     keep, block = config["kv_h2o_target_keep_ratio"], config["kv_h2o_block_tokens"]
     lossy = config["kv_h2o_target_lossy_ratio"]
     end = f"_p{options['-p']}_g{options['-n']}_k{keep}_b{block}_lr{lossy}.log"
-    for path in sorted(logs.iterdir()):
-        if path.name.startswith("run_") and path.name.endswith(end):
-            return path
+    found = [path for path in sorted(logs.iterdir()) if path.name.startswith("run_") and path.name.endswith(end)]
+    if os.environ.get("FAKE_ANY_LENGTH"):
+        found += sorted(logs.glob(f"run_*_k{keep}_b{block}_lr{lossy}.log"))
+    if found:
+        return found[0]
     print(f"Unable to open recording: *{end}")
     sys.exit(4)
 
@@ -85,6 +90,7 @@ def change_cells(text: str, config: dict[str, Any], options: dict[str, str], mod
     header, _, row = (split_row(line) for line in text.splitlines()[:3])
     cells = dict(zip(header, row, strict=True))
     cells["threads"] = options["-t"]
+    cells["llm_demo"] = f"prompt={options['-p']}<br>decode={options['-n']}"
     if mode == "wrong_backend":
         cells["backend"] = "OPENCL"
     if mode == "idle":
@@ -92,7 +98,7 @@ def change_cells(text: str, config: dict[str, Any], options: dict[str, str], mod
     if mode == "not_deterministic" and config.get("kv_h2o_target_keep_ratio") == 0.3:
         cells["h2o_keep"] = "0.3000 ± 0.0000"
     if os.environ.get("FAKE_DECODE"):
-        prefill, decode = draw_speeds(bool(config.get("kv_h2o_enable")))
+        prefill, decode = draw_speeds(bool(config.get("kv_h2o_enable")), int(options["-p"]))
         cells["speed(tok/s)"] = f"{prefill:.2f} ± 1.00<br>{decode:.2f} ± 0.50"
     if mode == "no_h2o":
         cells = {name: cell for name, cell in cells.items() if not name.startswith("h2o_")}
@@ -104,11 +110,12 @@ def count_launches() -> int:
     return len(Path(os.environ["FAKE_LAUNCHES"]).read_text(encoding="utf-8").splitlines())
 
 
-def draw_speeds(with_h2o: bool) -> tuple[float, float]:
+def draw_speeds(with_h2o: bool, prompt: int) -> tuple[float, float]:
     """Prefill and decode speed of this launch."""
     given = {key: float(value) for key, value in (part.split("=") for part in os.environ["FAKE_DECODE"].split(","))}
     chance, spread = random.Random(f"{given.get('seed', 0):g} {count_launches()}"), given.get("spread", 0.0)
-    decode = given["base"] * (1 - given.get("drop", 0.0) * with_h2o) * chance.lognormvariate(0, spread)
+    drop = given.get("drop", 0.0) if prompt <= 512 else given.get("drop_long", given.get("drop", 0.0))
+    decode = given["base"] * (1 - drop * with_h2o) * chance.lognormvariate(0, spread)
     return 300 * chance.lognormvariate(0, spread), decode
 
 

@@ -104,11 +104,11 @@ def make_sweep(
     preset = preset_from_flags()
     asked = make_targets(**(targets or {}))
 
-    def baseline(found: object) -> Baseline:
+    def baseline(found: object, workload: str = "") -> Baseline:
         assert found == results
         return Baseline(60.0, "a number", files=(Path("off.log"),))
 
-    def pairs_of(point: Any, target: float) -> PairedComparison:
+    def pairs_of(point: Any, target: float, workload: str = "") -> PairedComparison:
         assert target == asked.decode_drop.value
         return make_pairs(point.run_id, pairs_drop or 0.0, **(pairs or {}))
 
@@ -117,7 +117,7 @@ def make_sweep(
         baseline=baseline,
         is_paired=pairs_drop is not None,
         pairs=pairs_of,
-        known_pairs=lambda: known,
+        known_pairs=lambda workload="": known,
         result=lambda point: by_id[point.run_id],
         model_layers=30,
         notes=(),

@@ -371,6 +371,22 @@ DECODE_FOLDER = "decode"
 PAIRS_NAME = "pairs.json"
 
 
+def pairs_key(preset: str, workload: str) -> str:
+    """What the pairs of a preset are kept by, or those of one of its workloads."""
+    return f"{preset}/{workload}" if workload else preset
+
+
+def decode_folder(workload: str) -> str:
+    """Where they lie in the folder of the preset."""
+    return f"{DECODE_FOLDER}-{workload}" if workload else DECODE_FOLDER
+
+
+def pairs_folder(key: str) -> str:
+    """Where those of a key lie in a run folder: ``PRESET/decode``, or ``PRESET/decode-p512-g128``."""
+    preset, _, workload = key.partition("/")
+    return f"{preset}/{decode_folder(workload)}"
+
+
 @dataclass(frozen=True)
 class PairedComparison:
     """All pairs of one comparison.

@@ -2,7 +2,8 @@
 
 Original rule (`decide_best_of`): the best value of each metric over all rows, each against its target. The rows may
 differ, so it can pass where no configuration does.
-Joint rule (`decide_joint`): at least one single row meets every target at once.
+Joint rule (`decide_joint`): at least one single row meets every target at once; where a preset has several workloads,
+one and the same configuration does at each of them.
 
 What is asked is a mapping metric -> target; a metric that is not in it is left out, on purpose and visibly. Of a metric
 that every row must hold (`Metric.over`) the worst value of all counts for each row.
@@ -27,10 +28,16 @@ Asked = Mapping[str, float]
 
 @dataclass(frozen=True)
 class RowFacts:
-    """What a verdict needs of one row: metric -> value, None where it is missing."""
+    """What a verdict needs of one row: metric -> value, None where it is missing.
+
+    Where there are several workloads it says which one it is of, and which configuration it has in common with rows of
+    the others; else it stands for itself.
+    """
 
     run_id: str
     values: Mapping[str, float | None]
+    workload: str = ""
+    configuration: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,13 @@ def decode_drop(baseline_tok_per_s: float, tok_per_s: float) -> float:
 
 
 def row_facts(
-    row: Row, asked: Iterable[str], *, baseline_tok_per_s: float | None = None, lossless: float | None = None
+    row: Row,
+    asked: Iterable[str],
+    *,
+    baseline_tok_per_s: float | None = None,
+    lossless: float | None = None,
+    workload: str = "",
+    configuration: str = "",
 ) -> RowFacts:
     """What a row has of the metrics that are asked for, and its decode speed."""
     speed = METRICS[DROP].made_of
@@ -74,7 +87,7 @@ def row_facts(
     tok_per_s = values[speed]
     if baseline_tok_per_s is not None and tok_per_s is not None:
         values[DROP] = decode_drop(baseline_tok_per_s, tok_per_s)
-    return RowFacts(row.run_id, {**values, LOSSLESS: lossless})
+    return RowFacts(row.run_id, {**values, LOSSLESS: lossless}, workload, configuration)
 
 
 def best_row(rows: Sequence[RowFacts], metric: str) -> RowFacts | None:
@@ -110,10 +123,15 @@ def hold_rows(rows: Sequence[RowFacts], asked: Asked) -> tuple[Margins, ...]:
 
 @dataclass(frozen=True)
 class JointVerdict:
-    """The joint rule's answer: the row of the best rank (largest smallest margin), and every row's margins."""
+    """The joint rule's answer: the row of the best rank (largest smallest margin), and every row's margins.
+
+    Of a configuration with a row at each of several workloads the margins are the smallest of its rows, and the row is
+    the one with the smallest of all; `together` has those of each row's configuration.
+    """
 
     best: Margins | None
     rows: tuple[Margins, ...]
+    together: tuple[Margins, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -123,7 +141,47 @@ class JointVerdict:
 def decide_joint(rows: Sequence[RowFacts], asked: Asked) -> JointVerdict:
     """At least one row must meet every target; without rows, or without targets, nothing passes."""
     margins = hold_rows(rows, asked)
-    return JointVerdict(max(margins, key=lambda m: m.rank, default=None), margins)
+    together = list(margins)
+    for places in _by_configuration(rows):
+        joined = join_margins([margins[place] for place in places])
+        for place in places:
+            together[place] = joined
+    return JointVerdict(max(together, key=lambda m: m.rank, default=None), margins, tuple(together))
+
+
+def _by_configuration(rows: Sequence[RowFacts]) -> list[list[int]]:
+    """Places of the rows that are of one configuration, each row for itself where there is one workload."""
+    places: dict[str | int, list[int]] = {}
+    for place, row in enumerate(rows):
+        places.setdefault(row.configuration or place, []).append(place)
+    return list(places.values())
+
+
+def join_margins(rows: Sequence[Margins]) -> Margins:
+    """What rows of one configuration hold together: of each target the smallest margin, named by the worst row."""
+    worst = min(rows, key=lambda row: row.rank)
+    return replace(worst, by_metric={name: min(row.by_metric[name] for row in rows) for name in worst.by_metric})
+
+
+def choose_configuration(rows: Sequence[RowFacts], asked: Asked, *, rule: str) -> tuple[RowFacts, ...]:
+    """The rows, one a workload, of the configuration that is timed; none if no configuration could pass.
+
+    It is the fastest of those whose rows all meet the targets of their own: the one that is least behind the fastest of
+    a workload where it is furthest behind.
+    """
+    eligible = {row.run_id for row in eligible_rows(rows, asked, rule=rule)}
+    groups = [[rows[place] for place in places] for places in _by_configuration(rows)]
+    groups = [group for group in groups if all(row.run_id in eligible for row in group)]
+    fastest: dict[str, float] = {}
+    for row in (row for group in groups for row in group):
+        fastest[row.workload] = max(fastest.get(row.workload, 0.0), _speed(row))
+    share = {id(group): min(_speed(row) / (fastest[row.workload] or 1.0) for row in group) for group in groups}
+    return tuple(max(groups, key=lambda group: share[id(group)], default=()))
+
+
+def _speed(row: RowFacts) -> float:
+    speed = row.values.get(METRICS[DROP].made_of)
+    return speed if speed is not None and math.isfinite(speed) else 0.0
 
 
 @dataclass(frozen=True)
@@ -186,18 +244,27 @@ def add_margin(margins: Margins, metric: str, verdict: DecodeVerdict) -> Margins
     return replace(margins, by_metric={m.name: by_metric[m.name] for m in joint_metrics() if m.name in by_metric})
 
 
-def joint_interval(others: Margins, verdict: DecodeVerdict, *, inconclusive_fails: bool) -> Interval:
-    """The smallest margin of the timed row, with the interval that its slow-down gives it.
+def worst_verdict(verdicts: Sequence[DecodeVerdict]) -> DecodeVerdict:
+    """Of the decode verdicts of several workloads the one with the least to spare; one without a value is worst."""
+    return min(verdicts, key=lambda verdict: -math.inf if verdict.drop is None else verdict.target - verdict.drop)
 
-    `others` are its margins over the other targets. The joint rule holds if those are held and the decode verdict is a
-    pass; it is missed if one of those is missed or the verdict is a fail; else it is inconclusive.
+
+def joint_interval(others: Margins, verdicts: Sequence[DecodeVerdict], *, inconclusive_fails: bool) -> Interval:
+    """The smallest margin of the timed row, with the interval that its slow-down gives it; one verdict a workload.
+
+    `others` are its margins over the other targets. The joint rule holds if those are held and each decode verdict is
+    a pass; it is missed if one of those is missed or a verdict is a fail; else it is inconclusive.
     """
     margins = others.by_metric.values()
-    low = None if verdict.high is None else min([*margins, verdict.target - verdict.high])
-    high = None if verdict.low is None else min([*margins, verdict.target - verdict.low])
-    outcome: Outcome = "fail" if others.missed else verdict.outcome
-    of_drop = drop_interval(verdict, inconclusive_fails=inconclusive_fails)
-    return Interval(low, high, outcome, 0.0, of_drop.basis, inconclusive_fails)
+    lows = [None if verdict.high is None else verdict.target - verdict.high for verdict in verdicts]
+    highs = [verdict.target - verdict.low for verdict in verdicts if verdict.low is not None]
+    low = None if None in lows else min([*margins, *(bound for bound in lows if bound is not None)])
+    high = min([*margins, *highs]) if highs else None
+    found = {verdict.outcome for verdict in verdicts}
+    order: tuple[Outcome, ...] = ("fail", "inconclusive")
+    outcome: Outcome = "fail" if others.missed else next((word for word in order if word in found), "pass")
+    bases = (drop_interval(verdict, inconclusive_fails=inconclusive_fails).basis for verdict in verdicts)
+    return Interval(low, high, outcome, 0.0, ", ".join(bases), inconclusive_fails)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ one; all faults of all files come in one `PresetError`.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -266,10 +267,29 @@ class PresetKeys(BaseModel):
         """Number of points of the grid."""
         return math.prod(len(getattr(self, key)) for key in SWEPT_KEYS)
 
+    def workloads(self, rule: str) -> tuple[str, ...]:
+        """What targets are asked of apart: lengths of prompt and generation, ``p512-g128``, where there are several.
+
+        The rule best-of knows none: the best row of all lengths speaks for all.
+        """
+        names = tuple(name_workload(prompt, gen) for prompt, gen in product(self.prompts, self.gens))
+        return names if rule == "joint" and len(set(names)) > 1 else ()
+
     def lossless_settings(self) -> dict[str, Any]:
         """The ``kv_lossless_*`` keys of a run: the usual ones always, those of later engines if named."""
         keys = {key: getattr(self, key) for key in PresetKeys.model_fields if key.startswith("kv_lossless_")}
         return {key: value for key, value in keys.items() if value is not None}
+
+
+def name_workload(prompt_len: int, gen_len: int) -> str:
+    """Lengths that are asked of the engine, as item ids have them."""
+    return f"p{prompt_len}-g{gen_len}"
+
+
+def configuration(fields: Mapping[str, Any]) -> str:
+    """What is tuned in a point, by its manifest fields: equal text for points that differ in their lengths alone."""
+    told = {name: value for name, value in fields.items() if name not in ("run_id", "prompt_len", "gen_len")}
+    return json.dumps(told, sort_keys=True, default=str)
 
 
 SWEPT_KEYS = tuple(
@@ -432,6 +452,10 @@ class Point:
     """Sign of a broken cache -> how often a launch may print it, as the preset says."""
     compressed: bool = True
     """False: the same run with nothing compressed, which is a baseline."""
+
+    @property
+    def workload(self) -> str:
+        return name_workload(self.prompt_len, self.gen_len)
 
     def manifest_fields(self) -> dict[str, Any]:
         """What ``manifest.json`` of a run folder says of this point, keys in the order of the original scripts.

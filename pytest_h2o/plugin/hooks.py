@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 ITEM_FIXTURES = {
     "h2o_point": "One point of a sweep preset: its sound `row`.",
-    "h2o_sweep": "All rows of one sweep preset: `best`, `decode_drop`, `joint_margin`.",
+    "h2o_sweep": "All rows of one sweep preset, or of one of its workloads: `best`, `decode_drop`, `quality_rise`.",
+    "h2o_preset": "All rows of one sweep preset, of every workload: `joint_margin`.",
     "h2o_health": "All rows of one sweep preset that has targets which every row must hold: `missed`, `worst`.",
     "h2o_demo": "One sweep preset, where there is an llm_demo: `demo_drop` and `prompt_buckets` of real prompts.",
     "h2o_lossless": "One dump scope as the runtime would code it: `ratio`.",

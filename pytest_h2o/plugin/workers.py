@@ -19,7 +19,7 @@ from typing import Any
 
 from pytest_h2o.bench.command import RunFiles, digest_files, digest_program, model_files, read_base_config
 from pytest_h2o.errors import StoreError, UsageError
-from pytest_h2o.gate.decode import DECODE_FOLDER
+from pytest_h2o.gate.decode import pairs_folder
 from pytest_h2o.gate.metrics import GATE_OPTIONS
 from pytest_h2o.inputs.options import EMBEDDED_BENCH, Given, Settings
 from pytest_h2o.report.diagnosis import ItemReport
@@ -78,8 +78,8 @@ def _files_of(root: Path, record: Mapping[str, Any]) -> Iterator[Path]:
         files = RunFiles(root / preset, run_id)
         for folder in (files.config.parent, files.log.parent):
             yield from sorted(folder.glob(f"{run_id}.*"))
-    for preset in data["comparisons"]:
-        yield from sorted((root / preset / DECODE_FOLDER).glob("[cl]o*/[!.]*"))
+    for key in data["comparisons"]:
+        yield from sorted((root / pairs_folder(key)).glob("[cl]o*/[!.]*"))
 
 
 def _pack(path: Path) -> str:

@@ -124,7 +124,7 @@ def _write_preset(collector: Collector, name: str) -> None:
     """Manifest and CSV of a preset, and copies of the logs if they were recorded elsewhere."""
     from pytest_h2o.bench.rows import render_metrics_csv
     from pytest_h2o.bench.sweep import MANIFEST_NAME
-    from pytest_h2o.gate.decode import DECODE_FOLDER, PAIRS_NAME
+    from pytest_h2o.gate.decode import PAIRS_NAME, pairs_folder
 
     folder = collector.run_dir / name
     results, facts = collector.results_of(name), collector.presets.get(name, PresetFacts())
@@ -133,8 +133,9 @@ def _write_preset(collector: Collector, name: str) -> None:
     for place, path in enumerate(map(Path, facts.baseline_files)):
         is_config = place > 0 and path.suffix == ".json"  # the log comes first, and may be JSON too
         _keep(path, folder / ("configs" if is_config else "logs") / path.name)
-    if name in collector.comparisons:
-        write_new_json(folder / DECODE_FOLDER / PAIRS_NAME, plain(collector.comparisons[name]))
+    for key, comparison in collector.comparisons.items():
+        if key.partition("/")[0] == name:
+            write_new_json(collector.run_dir / pairs_folder(key) / PAIRS_NAME, plain(comparison))
     write_new_json(folder / MANIFEST_NAME, collector.manifest_entries(name))
     if results:
         write_new_text(folder / "h2o_metrics.csv", render_metrics_csv(results))
@@ -347,6 +348,7 @@ data.presets.<preset>.h2o_layer_start | number of a layer# | the preset
 data.presets.<preset>.h2o_layer_end | number of a layer# | the preset
 {_TARGETS}
 data.presets.<preset>.baseline_tok_per_s | tok/s | `baseline_origin`
+data.presets.<preset>.baselines.<workload> | tok/s | rows or option, as for `baseline_tok_per_s`
 data.comparisons.<preset>.version | number of the format# | this version of pytest-h2o
 data.comparisons.<preset>.seed | none# | drawn before the first pair
 data.comparisons.<preset>.planned_pairs | pairs# | --h2o-decode-budget or the preset

@@ -10,7 +10,7 @@ from typing import Any
 
 from pytest_h2o.bench.rows import UNVERIFIED, Row
 from pytest_h2o.errors import one_line
-from pytest_h2o.gate.decode import PairedComparison
+from pytest_h2o.gate.decode import PairedComparison, pairs_key
 from pytest_h2o.gate.metrics import (
     BUILT_IN,
     CODING,
@@ -27,6 +27,7 @@ from pytest_h2o.gate.rule import decide_best_of, decide_joint, row_facts, worst_
 from pytest_h2o.gate.values import row_cell
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import Settings
+from pytest_h2o.inputs.presets import configuration
 from pytest_h2o.report.changes import failing_changes, name_earlier, read_comparison, render_change
 from pytest_h2o.report.original import MISSING, collect_original, whole_cache_ratios
 from pytest_h2o.report.summary import (
@@ -44,7 +45,15 @@ from pytest_h2o.report.summary import (
     WorstRow,
     unreadable,
 )
-from pytest_h2o.run.journal import Collector, PresetFacts, ReportSection, SectionBlock, SectionTable, subject_kind
+from pytest_h2o.run.journal import (
+    Collector,
+    PointRecord,
+    PresetFacts,
+    ReportSection,
+    SectionBlock,
+    SectionTable,
+    subject_kind,
+)
 from pytest_h2o.run.pairs import paired_baseline
 
 
@@ -55,7 +64,11 @@ def build_summary(collector: Collector, *, exit_status: int = 0) -> Summary:
     worker died. Nor is a comparison that failed in an item that was excused, by an xfail mark for example.
     """
     items = collector.sorted_items()
-    presets = {name: _preset(collector, name, own) for name, own in _by_subject(items, "preset").items()}
+    presets = {
+        key: preset
+        for name, own in _by_subject(items, "preset").items()
+        for key, preset in _with_workloads(collector, name, own).items()
+    }
     scopes = {name: _scope(collector, name, own) for name, own in _by_subject(items, "scope").items()}
     counts = Items(*(sum(item["outcome"] == outcome for item in items) for outcome in ("passed", "failed", "skipped")))
     missing = [*_missing(collector, items), *find_uncompared(items, collector.settings["compare"])]
@@ -105,14 +118,37 @@ def _by_subject(items: Sequence[dict[str, Any]], kind: str) -> dict[str, list[di
     return dict(sorted(found.items()))
 
 
-def _preset(collector: Collector, name: str, items: Sequence[Mapping[str, Any]]) -> Preset:
+def _with_workloads(collector: Collector, name: str, items: Sequence[dict[str, Any]]) -> dict[str, Preset]:
+    """A preset, and each of its workloads that targets were asked of: ``NAME-p512-g128``, as items are called."""
+    workloads = dict.fromkeys(item["workload"] for item in items if item.get("workload"))
+    points = collector.points_in_order(name)
+    asked = [workload for workload in dict.fromkeys(point.workload for point in points) if workload in workloads]
+    asked += sorted(workloads.keys() - set(asked))
+    found = {name: replace(_preset(collector, name, items), workloads=[f"{name}-{workload}" for workload in asked])}
+    for workload in asked:
+        own = [item for item in items if _workload_of(collector, item) == workload]
+        found[f"{name}-{workload}"] = _preset(collector, name, own, workload)
+    return found
+
+
+def _workload_of(collector: Collector, item: Mapping[str, Any]) -> str | None:
+    """The workload of an item about one, or about a point."""
+    if item["kind"] == "point":
+        found = (kept.get(item["name"], {}).get(item["run_id"]) for kept in (collector.points, collector.failed))
+        return next((point.workload for point in found if point is not None), None)
+    return item.get("workload")
+
+
+def _preset(collector: Collector, name: str, items: Sequence[Mapping[str, Any]], workload: str | None = None) -> Preset:
+    """What the items say: of a workload, of a preset without any, or of one beside what its workloads say."""
     facts = collector.presets.get(name)
-    results = collector.results_of(name)
-    sweeps = [item for item in items if item["kind"] == "sweep"]
-    pairs = collector.comparisons.get(name)
+    results = collector.results_of(name, workload)
+    sweeps = [item for item in items if item["kind"] == "sweep" and item.get("workload") == workload]
+    apart = any(item.get("workload") for item in items) and workload is None
+    pairs = collector.comparisons.get(pairs_key(name, workload or ""))
     verdicts = [
         make_verdict(c)
-        for metric in dict.fromkeys((*BUILT_IN, *sorted(c["metric"] for i in items for c in i["comparisons"])))
+        for metric in dict.fromkeys((*BUILT_IN, *sorted(c["metric"] for i in sweeps for c in i["comparisons"])))
         for item in sweeps
         for c in item["comparisons"]
         if c["metric"] == metric
@@ -125,18 +161,24 @@ def _preset(collector: Collector, name: str, items: Sequence[Mapping[str, Any]])
         points_failed=sum(item["kind"] == "point" and item["outcome"] == "failed" for item in items),
         launches=len({result.shares_run_with or result.run_id for result in results}),
         shared_runs={r.run_id: r.shares_run_with for r in results if r.shares_run_with},
-        warnings=dict(count_warnings(results)),
+        warnings={} if apart else dict(count_warnings(results)),
         notes=list(dict.fromkeys([*notes, *note_margins(verdicts, collector.settings)])),
-        coding=[] if facts is None or facts.coding is None else worst_rows(results),
+        coding=[] if facts is None or facts.coding is None or apart else worst_rows(results),
         decode=None if pairs is None or facts is None else _decode(pairs, facts),
         original=None,
+        workload=workload,
         **_compared(items),
     )
+    if workload is not None:
+        speed = pairs.median_tok_per_s("baseline") if pairs else facts and facts.baselines.get(workload)
+        return replace(preset, baseline=BaselineSpeed(speed, None)) if speed else preset
     if facts is None or tuple(result.run_id for result in results) != facts.run_ids:
         return preset
     if (baseline := paired_baseline(pairs)) is not None:  # for the facts that want one number
         facts = replace(facts, baseline_tok_per_s=baseline.tok_per_s, baseline_origin=baseline.origin)
-    return _whole(preset, facts, results, collector)
+    timed = {w: paired_baseline(collector.comparisons.get(pairs_key(name, w))) for w in facts.workloads}
+    facts = replace(facts, baselines={**facts.baselines, **{w: b.tok_per_s for w, b in timed.items() if b is not None}})
+    return _whole(preset, facts, collector.points_in_order(name), collector)
 
 
 def note_margins(verdicts: Iterable[Verdict], settings: Settings) -> list[str]:
@@ -193,8 +235,9 @@ def _compared(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {}
 
 
-def _whole(preset: Preset, facts: PresetFacts, results: list[Row], collector: Collector) -> Preset:
+def _whole(preset: Preset, facts: PresetFacts, points: list[PointRecord], collector: Collector) -> Preset:
     """What can be said only of a preset all of whose rows are there."""
+    results = [point.result for point in points]
     deciding, upper = collector.accepted_scope(decides=True), collector.accepted_scope(decides=False)
     targets = asked_of_json(facts.targets, facts.metric_targets)
     asked = {name: t for name, t in targets.items() if not (name == DROP and facts.decode_left_out)}
@@ -202,7 +245,17 @@ def _whole(preset: Preset, facts: PresetFacts, results: list[Row], collector: Co
     ratio = None if deciding is None else deciding.lossless_ratio
     online, bound = (None if found is None else found.to_json() for found in (deciding, upper))
     original = collect_original(results, targets, baseline_tok_per_s=baseline, upper=bound, online=online)
-    rows = [row_facts(r, asked, baseline_tok_per_s=baseline, lossless=ratio) for r in results]
+    rows = [
+        row_facts(
+            point.result,
+            asked,
+            baseline_tok_per_s=facts.baselines.get(point.workload, baseline),
+            lossless=ratio,
+            workload=point.workload,
+            configuration=configuration(point.manifest) if facts.workloads else "",
+        )
+        for point in points
+    ]
     joint, best_of = decide_joint(rows, asked), decide_best_of(rows, asked)
     whole_cache = [MISSING] * len(original.top)
     if facts.model_layers is not None:

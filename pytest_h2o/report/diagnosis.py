@@ -129,7 +129,7 @@ def _verdict_lines(item: GateItem) -> list[str]:
             lines += _joint_lines(item)
             continue
         measured = comparison.measured
-        lines.append(f"{item.name}: {METRICS[measured.metric].title}")
+        lines.append(f"{item.title if isinstance(item, SweepItem) else item.name}: {METRICS[measured.metric].title}")
         lines.append(f"target     {comparison.relation} {comparison.target!r} ({comparison.target.origin})")
         lines.append(f"measured   {_measured_text(comparison)} on {measured.source}")
         if isinstance(item, SweepItem) and METRICS[measured.metric].made_of:
@@ -146,7 +146,8 @@ def _verdict_lines(item: GateItem) -> list[str]:
 
 def _speed_lines(item: SweepItem, run_id: str) -> list[str]:
     """The two speeds behind a slow-down; of pairs the median of each side."""
-    metric, known = METRICS[METRICS[DROP].made_of], item.source.known_pairs()
+    item = item.part_of(run_id)
+    metric, known = METRICS[METRICS[DROP].made_of], item.known_pairs()
     if item.is_paired:
         if known is None:
             return []
@@ -170,13 +171,17 @@ def _speed_lines(item: SweepItem, run_id: str) -> list[str]:
 
 def _joint_lines(item: SweepItem) -> list[str]:
     """Every target of the joint rule, and how far the nearest row is from each."""
+    item = item.whole
     verdict, best = item.joint(), item.joint().best
-    head = "one row meets every target" if verdict.passed else "no row meets every target"
+    head = f"{'one' if verdict.passed else 'no'} {item.one} meets every target"
+    head += " at every workload" if len(item.parts) > 1 else ""
     texts = list(_joint_targets(item, best))
     lines = [f"{item.name}: {head}", *(f"{'' if n else 'targets':<10} {text}" for n, text in enumerate(texts))]
     if best is None:
         return lines
     lines.append(f"nearest    {best.run_id}")
+    if len(item.parts) > 1:
+        lines.append(f"           the {item.one} of this row, at the workload where it has the least to spare")
     for name, margin in best.by_metric.items():
         metric, held = METRICS[name], "held" if margin >= 0 else "missed"
         lines.append(f"           {metric.short} {held} by {METRICS[JOINT].render_gap(abs(margin))} of {metric.share}")
@@ -206,7 +211,10 @@ def _row_lines(item: SweepItem) -> list[str]:
     if failed is None:
         return []
     metric = failed.measured.metric
-    margins = {row.run_id: row for row in item.joint(known_only=metric != JOINT).rows}
+    item = item.whole if metric == JOINT else item
+    verdict = item.joint(known_only=metric != JOINT)
+    margins = {row.run_id: row for row in verdict.rows}
+    together = {row.run_id: joined for row, joined in zip(verdict.rows, verdict.together, strict=True)}
     results = {result.run_id: result for result in item.results}
     source = results.get(failed.measured.source)
     lines = []
@@ -216,7 +224,7 @@ def _row_lines(item: SweepItem) -> list[str]:
         measured = row_cell(source, LOSSY)
         lossy = None if measured is None else measured.mean
         lines.append(f"bound      {unknown if bound is None else bound.render(item.targets.lossy.value, lossy)}")
-    lines += _table_lines(item, margins, metric)
+    lines += _table_lines(item, margins, together, metric)
     lines += [f"warning    {count:,} x {kind}" for kind, count in count_warnings(item.results).most_common(4)]
     if source is not None:
         command = repeat_command(source.argv) if source.argv else None
@@ -225,14 +233,16 @@ def _row_lines(item: SweepItem) -> list[str]:
     return lines
 
 
-def _table_lines(item: SweepItem, margins: dict[str, Margins], metric: str) -> list[str]:
+def _table_lines(
+    item: SweepItem, margins: Mapping[str, Margins], together: Mapping[str, Margins], metric: str
+) -> list[str]:
     """The nearest rows: the metric that failed, those that one row must meet, and which of those it misses."""
     failed = METRICS[metric]
 
     def rank(result: Row) -> tuple[float, ...]:
         own = margins[result.run_id]
         if metric == JOINT:
-            return tuple(-margin for margin in own.rank)
+            return tuple(-margin for margin in (own if len(item.parts) == 1 else together[result.run_id]).rank)
         if metric == DROP:
             # Rows that miss the lossy target do not decide on decode while there are others.
             cell = result.decode_tok_per_s

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from pytest_h2o.bench.command import RunFiles, repeat_command
 from pytest_h2o.errors import make_printable
-from pytest_h2o.gate.decode import Pair
+from pytest_h2o.gate.decode import Pair, pairs_folder, pairs_key
 from pytest_h2o.gate.metrics import CODING, DROP, LOSSY, METRICS, asked_of_json
 from pytest_h2o.gate.rule import Margins, hold_rows, row_bound, row_facts, split_layers, whole_cache_ratio
 from pytest_h2o.inputs.options import EMBEDDED_BENCH
@@ -57,7 +57,7 @@ from pytest_h2o.report.summary import (
     render_verdict,
     shared_notes,
 )
-from pytest_h2o.run.journal import Collector, FailedRecord, PresetFacts
+from pytest_h2o.run.journal import Collector, FailedRecord, PointRecord, PresetFacts
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.rows import Measurement, Row
@@ -321,6 +321,7 @@ class PresetView:
     rows: list[ReportRow]
     failed: list[FailedRecord]
     pairs: Sequence[Pair]
+    pairs_folder: str
     lossless: float | None
     asked: Mapping[str, float]
     baseline_tok_per_s: float | None
@@ -437,7 +438,10 @@ def _value(row: Row, column: str) -> float | None:
     return value if is_drawable(value) else None
 
 
-def view_preset(collector: Collector, name: str, preset: Preset) -> PresetView:
+def view_preset(collector: Collector, key: str, preset: Preset) -> PresetView:
+    """Of a preset, or of one of its workloads; rows stand with those."""
+    workload = preset.workload
+    name = key.removesuffix(f"-{workload}") if workload else key
     deciding = collector.accepted_scope(decides=True)
     lossless = None if deciding is None else deciding.lossless_ratio
     facts = collector.presets.get(name) or PresetFacts()
@@ -445,14 +449,18 @@ def view_preset(collector: Collector, name: str, preset: Preset) -> PresetView:
     paired, baseline = facts.paired, facts.baseline_tok_per_s
     # Paired launches give the slow-down of one row; other rows are not held against the decode target.
     held = {key: target for key, target in asked.items() if key != DROP or not (paired or facts.decode_left_out)}
-    if paired:
+    if paired or workload:
         baseline = None if preset.baseline is None else preset.baseline.tok_per_s
-    timed = collector.comparisons.get(name)
+    pairs = pairs_key(name, workload or "")
+    timed = collector.comparisons.get(pairs)
+    points = [] if facts.workloads and workload is None else collector.points_in_order(name, workload)
+    failed = [one for one in collector.failed.get(name, {}).values() if workload in (None, one.workload)]
     return PresetView(
         name,
-        build_rows(collector, name, held, lossless, [] if deciding is None else deciding.selected_layers),
-        sorted(collector.failed.get(name, {}).values(), key=lambda failed: failed.index),
+        build_rows(facts, points, held, lossless, [] if deciding is None else deciding.selected_layers),
+        sorted(failed, key=lambda one: one.index),
         () if timed is None else timed.pairs,
+        pairs_folder(pairs),
         lossless,
         asked if paired else held,
         baseline,
@@ -461,21 +469,28 @@ def view_preset(collector: Collector, name: str, preset: Preset) -> PresetView:
 
 
 def build_rows(
-    collector: Collector, name: str, asked: Mapping[str, float], lossless: float | None, layers: Sequence[int]
+    facts: PresetFacts,
+    records: Sequence[PointRecord],
+    asked: Mapping[str, float],
+    lossless: float | None,
+    layers: Sequence[int],
 ) -> list[ReportRow]:
     """Every row with what is said of it; `layers` are those that the deciding scope coded."""
-    facts, results = collector.presets.get(name), collector.results_of(name)
+    results = [record.result for record in records]
     split = None
     margins: Sequence[Margins | None] = [None] * len(results)
-    if facts is not None:
-        baseline = facts.baseline_tok_per_s
-        held = [row_facts(row, asked, baseline_tok_per_s=baseline, lossless=lossless) for row in results]
+    if facts.run_ids:
+        speeds = (facts.baselines.get(record.workload, facts.baseline_tok_per_s) for record in records)
+        held = [
+            row_facts(row, asked, baseline_tok_per_s=speed, lossless=lossless)
+            for row, speed in zip(results, speeds, strict=True)
+        ]
         margins = hold_rows(held, asked)
         if facts.model_layers is not None:
             split = split_layers(facts.model_layers, facts.h2o_layer_start, facts.h2o_layer_end, layers)
     points = [(row.get(LOSSY), row.decode_tok_per_s) for row in results]
     front = find_front([(lossy.mean, decode.mean) if lossy and decode else None for lossy, decode in points])
-    numbers = [point.index for point in collector.points_in_order(name)]
+    numbers = [record.index for record in records]
     rows = []
     for n, (lossy, decode) in enumerate(points):
         known = lossy.mean if lossy is not None and math.isfinite(lossy.mean) and lossy.mean > 0 else None

@@ -172,6 +172,10 @@ class Preset:
     rules: dict[str, str] | None = None
     baseline: BaselineSpeed | None = None
     coding: list[WorstRow] = field(default_factory=list)
+    workload: str | None = None
+    """Of an entry about one of several workloads."""
+    workloads: list[str] = field(default_factory=list)
+    """Names of the entries about workloads of this preset."""
 
 
 @dataclass(frozen=True)
@@ -288,11 +292,12 @@ class Summary:
         """As ``summary.json`` has it: what a run broken off or in parts has not is left out."""
         value = {name: part for name, part in asdict(self).items() if part is not None}
         for preset in value["presets"].values():
-            for name in ("top", "rules", "baseline"):
+            for name in ("top", "rules", "baseline", "workload"):
                 if preset[name] is None:
                     del preset[name]
-            if not preset["coding"]:
-                del preset["coding"]
+            for name in ("coding", "workloads"):
+                if not preset[name]:
+                    del preset[name]
         for scope in value["scopes"].values():
             for name in ("dump_faults", "dump_gaps", "notes"):
                 if not scope.get(name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -45,21 +46,26 @@ from pytest_h2o.gate.rule import (
     RowFacts,
     add_margin,
     best_row,
+    choose_configuration,
     decide_best_of,
     decide_joint,
     decode_drop,
     drop_interval,
     eligible_rows,
+    join_margins,
     joint_interval,
     row_facts,
+    worst_verdict,
 )
 from pytest_h2o.gate.values import Comparison, Interval, Measured, Targets, row_cell, scope_targets
+from pytest_h2o.inputs.presets import configuration
 from pytest_h2o.run.history import Earlier, find_earlier
 from pytest_h2o.run.journal import PresetFacts
 from pytest_h2o.run.pairs import Baseline
 
 if TYPE_CHECKING:
-    from pytest_h2o.gate.decode import DecodeVerdict
+    from pytest_h2o.bench.rows import Row
+    from pytest_h2o.gate.decode import DecodeVerdict, PairedComparison
     from pytest_h2o.inputs.presets import Point, Preset
     from pytest_h2o.inputs.scope import Scope
     from pytest_h2o.lossless.result import LosslessResult
@@ -178,9 +184,41 @@ class PresetItem(GateItem):
 
 
 class SweepItem(PresetItem):
-    """All rows of one preset."""
+    """All rows of one preset, or of one of its workloads."""
 
     kind = "sweep"
+
+    def __init__(self, session: GateSession, preset: Preset, targets: Targets, workload: str = "") -> None:
+        super().__init__(session, preset, targets)
+        self.workload = workload
+
+    @property
+    def title(self) -> str:
+        """What the rows are of, in words."""
+        return f"{self.name} at {self.workload}" if self.workload else self.name
+
+    @cached_property
+    def whole(self) -> SweepItem:
+        """The item of all rows of the preset."""
+        return SweepItem(self.session, self.preset, self.targets) if self.workload else self
+
+    @cached_property
+    def parts(self) -> tuple[SweepItem, ...]:
+        """An item for each workload that targets are asked of; this one where nothing tells several apart."""
+        workloads = () if self.workload else self.preset.workloads(self.session.rule)
+        parts = tuple(SweepItem(self.session, self.preset, self.targets, workload) for workload in workloads)
+        for part in parts:
+            part.notes = self.notes  # what there is to say of a part is said of the whole
+        return parts or (self,)
+
+    def part_of(self, run_id: str) -> SweepItem:
+        """The part that a row belongs to."""
+        return next(part for part in self.parts if any(point.run_id == run_id for point in part.points))
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        points = self.session.points(self.preset)
+        return tuple(p for p in points if p.workload == self.workload) if self.workload else points
 
     @property
     def results(self) -> tuple[Row, ...]:
@@ -188,7 +226,7 @@ class SweepItem(PresetItem):
         self.has_measured = True
         results: list[Row] = []
         failed: list[tuple[str, H2OError]] = []
-        for point in self.session.points(self.preset):
+        for point in self.points:
             try:
                 results.append(self.source.result(point))
             except H2OError as error:
@@ -209,12 +247,12 @@ class SweepItem(PresetItem):
         if isinstance(first, NotMeasured):
             return first
         if len(failed) == 1:
-            self.note(f"{self.name} needs a sound row of each of its {total} points, and {run_id} has none")
+            self.note(f"{self.title} needs a sound row of each of its {total} points, and {run_id} has none")
             return first
         what = first.what if run_id in first.what else f"{run_id}: {first.what}"
         launch = {name: getattr(first, name) for name in _LAUNCH_FACTS} if isinstance(first, BenchError) else {}
         return BenchError(
-            f"{len(failed)} of {total} rows of {self.name} are missing or not sound",
+            f"{len(failed)} of {total} rows of {self.title} are missing or not sound",
             where=", ".join(name for name, _ in failed[:6]) + (", …" if len(failed) > 6 else ""),
             came=what + (f" ({first.came})" if first.came else ""),
             expected="a sound row of every point",
@@ -231,8 +269,12 @@ class SweepItem(PresetItem):
     ) -> tuple[RowFacts, ...]:
         """What the rows have of what is asked of them."""
         names = tuple(self.asked if asked is None else asked)
+        given: dict[str, Any] = {"baseline_tok_per_s": baseline_tok_per_s, "lossless": lossless}
+        if len(self.whole.parts) == 1:
+            return tuple(row_facts(row, names, **given) for row in self.results)
         return tuple(
-            row_facts(r, names, baseline_tok_per_s=baseline_tok_per_s, lossless=lossless) for r in self.results
+            row_facts(row, names, **given, workload=p.workload, configuration=configuration(p.manifest_fields()))
+            for row, p in zip(self.results, self.points, strict=True)
         )
 
     def best(self, column: str, among: Sequence[RowFacts] = ()) -> Measured:
@@ -240,7 +282,7 @@ class SweepItem(PresetItem):
 
         Every row must have it all the same. Of a metric that every row must hold the best says nothing: see `worst`.
         """
-        metric = find_metric(column, f"h2o_sweep.best of {self.name}")
+        metric = find_metric(column, f"h2o_sweep.best of {self.title}")
         if metric.over == "every row":
             raise UsageError(
                 f"a {metric.title} was asked of the best row, and every row must hold it",
@@ -251,7 +293,7 @@ class SweepItem(PresetItem):
 
     def worst(self, column: str, rows: Sequence[Row] = ()) -> Measured:
         """The worst value of one metric over all rows, or over those that are given, and the row that has it."""
-        metric = find_metric(column, f"h2o_sweep.worst of {self.name}")
+        metric = find_metric(column, f"h2o_sweep.worst of {self.title}")
         return self._extreme(metric, min if metric.higher_is_better else max, rows=rows)
 
     def _extreme(
@@ -262,7 +304,7 @@ class SweepItem(PresetItem):
             cell = row_cell(result, metric.name)
             if cell is None or not math.isfinite(cell.mean):
                 raise NotMeasured(
-                    f"the column {metric.name} of {self.name} is missing or not a number",
+                    f"the column {metric.name} of {self.title} is missing or not a number",
                     where=f"{result.run_id}: {result.log_path}",
                     hint="an older or other binary prints other columns; a missing column never counts as 0",
                 )
@@ -310,7 +352,7 @@ class SweepItem(PresetItem):
         """
         metric = METRICS["quality_ppl_rise"]
         if not self._is_measured(metric):
-            missing = f"quality is not measured: the rows of {self.name} have no column {metric.name}"
+            missing = f"quality is not measured: the rows of {self.title} have no column {metric.name}"
             if not self._is_asked(metric):
                 raise OptedOut(f"{missing}, and no target asks for it")
             raise NotMeasured(
@@ -344,10 +386,13 @@ class SweepItem(PresetItem):
         """Pairs of launches of llm_demo, those that are asked for first.
 
         They are those of the row that evicts most among those that meet the lossy target; among all where none does.
+        Real prompts have lengths of their own: the workloads share them.
         """
+        if self.workload:
+            return self.whole._demo()
         row = best_row(self._meeting(LOSSY) or self.facts((LOSSY,)), LOSSY)
         if row is None:
-            raise NotMeasured(f"no row of {self.name} has a lossy ratio", where=self.name)
+            raise NotMeasured(f"no row of {self.title} has a lossy ratio", where=self.name)
         total, bucket = self.targets.demo_drop.value, self.targets.demo_bucket_drop.value
         return self.source.demo(self._point(row.run_id), total, bucket)
 
@@ -403,13 +448,17 @@ class SweepItem(PresetItem):
 
     def baseline(self) -> Baseline | None:
         """The decode speed with H2O off; None if there is none. OptedOut if it was left out on purpose."""
-        return self.source.baseline(self.results)
+        return self.source.baseline(self.results, self.workload)
+
+    def known_pairs(self) -> PairedComparison | None:
+        """The pairs of the decode verdict, if they were launched or recorded already."""
+        return self.source.known_pairs(self.workload)
 
     def _needed_baseline(self) -> Baseline:
         found, off = self.baseline(), get_adapter(self.preset.bench).uncompressed
         if found is None:
             raise NotMeasured(
-                f"no baseline: nothing says how fast {self.name} decodes with {off}",
+                f"no baseline: nothing says how fast {self.title} decodes with {off}",
                 came="; ".join(self.source.unfit_baselines(self.results)) or None,
                 expected=f"a row with {off} and the same prompt, gen, model, backend and threads; or a number",
                 hint="give --h2o-decode-baseline TOK_PER_S, or decode_baseline under targets: in the preset; "
@@ -431,6 +480,9 @@ class SweepItem(PresetItem):
         Against a number or a recorded row it is, under the joint rule, the fastest of the rows that meet the targets
         beside it (of all rows, with a note, where none does); under the rule best-of the fastest of all.
         """
+        if len(self.parts) > 1:
+            came, expected = "h2o_preset.decode_drop()", "h2o_sweep.decode_drop(), of one workload"
+            raise UsageError(f"{self.name} has several workloads, and each its slow-down", came=came, expected=expected)
         if self.is_paired:
             return self._paired_drop()
         baseline = self._needed_baseline()
@@ -447,11 +499,11 @@ class SweepItem(PresetItem):
     def _paired_drop(self) -> Measured:
         timed = self._timed_row()
         if timed is None:
-            own = [METRICS[name] for name in self.asked if METRICS[name].of == "row"]
+            own = [METRICS[name] for name in self._own_targets]
             wanted = [(m, self.targets.metric(m.name)) for m in own]
             items = " and ".join(f"test_{metric.short}" for metric in own)
             raise NotMeasured(
-                f"nothing was timed: no row of {self.name} meets the targets beside that of decode",
+                f"nothing was timed: no row of {self.title} meets the targets beside that of decode",
                 came="no row whose decode speed could matter",
                 expected=" and, on the same row, ".join(
                     f"a {m.title} {m.relation} {t!r} ({t.origin})" for m, t in wanted
@@ -472,21 +524,48 @@ class SweepItem(PresetItem):
         return self.asked.get(DROP, METRICS[DROP].target or 0.0)
 
     def _timed_row(self) -> RowFacts | None:
-        """The row that is timed, or was; None if none could pass whatever its speed."""
+        """The row that is timed, or was; None if none could pass whatever its speed.
+
+        Of several workloads it is the row of the one configuration that could pass at each; the fastest here where
+        none could.
+        """
         rule = self.session.rule
         eligible = eligible_rows(self.facts(), self.asked, rule=rule)
-        known = self.source.known_pairs()
+        known = self.known_pairs()
         fastest = best_row(eligible, METRICS[DROP].made_of) or next(iter(eligible), None)
-        timed = next((row for row in eligible if known is not None and row.run_id == known.candidate), fastest)
+        chosen = self._chosen_row()
+        timed = next(
+            (row for row in eligible if known is not None and row.run_id == known.candidate), chosen or fastest
+        )
         if timed is not None:
-            own = " and the ".join(METRICS[name].short for name in self.asked if METRICS[name].of == "row")
+            own = " and the ".join(METRICS[name].short for name in self._own_targets)
             which = f"rows that meet the {own} target" if rule == "joint" and own else "rows"
-            self.note(f"timed {timed.run_id}: in the sweep the fastest of {len(eligible)} {which}")
+            if chosen is not None and timed.run_id == chosen.run_id:
+                of = f"of the fastest configuration whose {which} at every workload".replace("rows that", "rows")
+            else:
+                of = f"in the sweep the fastest of {len(eligible)} {which}"
+            self.note(f"timed {timed.run_id}: {of}")
         return timed
+
+    @property
+    def _own_targets(self) -> list[str]:
+        """What a row has to meet for its speed to matter."""
+        return [name for name in self.asked if METRICS[name].of == "row" and METRICS[name].over == "some row"]
+
+    def _chosen_row(self) -> RowFacts | None:
+        """The row here of the configuration that could pass at every workload; None where there is one workload."""
+        whole = self.whole
+        if len(whole.parts) == 1:
+            return None
+        try:
+            chosen = choose_configuration(whole.facts(), whole.asked, rule=self.session.rule)
+        except H2OError:
+            return None  # rows of another workload are missing: this one is judged by its own
+        return next((row for row in chosen if row.workload == self.workload), None)
 
     def _verdict_of(self, timed: RowFacts) -> DecodeVerdict:
         """The verdict on the pairs of a row; what there is to say beside it becomes notes."""
-        comparison = self.source.pairs(self._point(timed.run_id), self._drop_target)
+        comparison = self.source.pairs(self._point(timed.run_id), self._drop_target, self.workload)
         verdict = comparison.judge(self._drop_target)
         self._note_all(explain(comparison, verdict))
         return verdict
@@ -499,12 +578,12 @@ class SweepItem(PresetItem):
         Paired, a decode margin is there for the timed row alone, once it was timed.
         """
         verdict = decide_joint(*self._held(known_only=known_only))
-        known = self.source.known_pairs() if self.is_paired else None
-        if known is None:
-            return verdict
-        drop = known.judge(self._drop_target)
-        rows = tuple(add_margin(row, DROP, drop) if row.run_id == known.candidate else row for row in verdict.rows)
-        return JointVerdict(next((row for row in rows if row.run_id == known.candidate), verdict.best), rows)
+        known = [pairs for part in self.parts if self.is_paired and (pairs := part.known_pairs()) is not None]
+        drops = {pairs.candidate: pairs.judge(self._drop_target) for pairs in known}
+        rows = tuple(add_margin(row, DROP, drops[row.run_id]) if row.run_id in drops else row for row in verdict.rows)
+        timed = [row for row in rows if row.run_id in drops]
+        best = join_margins(timed) if len(timed) == len(self.parts) else verdict.best
+        return JointVerdict(best, rows, verdict.together)
 
     def best_of(self) -> BestOfVerdict:
         """The original rule on the same rows."""
@@ -513,13 +592,13 @@ class SweepItem(PresetItem):
     def _held(self, *, known_only: bool = False) -> tuple[tuple[RowFacts, ...], dict[str, float]]:
         """The rows and what is asked of them, without what was left out on purpose; paired, without decode."""
         asked = dict(self.asked)
-        speed: float | None = None
+        speeds: list[float | None] = [None for _ in self.parts]
         lossless: float | None = None
         if known_only:
             asked.pop(LOSSLESS, None)
         if not self.is_paired:
-            speed = self._known_speed() if known_only else self._needed_speed()
-        if speed is None:
+            speeds = [part._known_speed() if known_only else part._needed_speed() for part in self.parts]
+        if None in speeds:
             asked.pop(DROP, None)
         if LOSSLESS in asked:
             try:
@@ -528,7 +607,9 @@ class SweepItem(PresetItem):
                 if not self.is_paired:
                     self.note("the joint rule needs the lossless ratio of the scope that decides")
                 raise
-        return self.facts(asked, baseline_tok_per_s=speed, lossless=lossless), asked
+        held = zip(self.parts, speeds, strict=True)
+        facts = (part.facts(asked, baseline_tok_per_s=speed, lossless=lossless) for part, speed in held)
+        return tuple(itertools.chain.from_iterable(facts)), asked
 
     def _known_speed(self) -> float | None:
         """Decode speed of the baseline, if it can be told."""
@@ -551,6 +632,11 @@ class SweepItem(PresetItem):
         Under the rule best-of it is that of the best of each column, whichever rows they are of. Paired, it is that of
         the timed row; of the best row, decode left aside, where none could pass.
         """
+        if self.workload:
+            margin = self.whole.joint_margin()
+            self._note_all(self.whole.notes)
+            self.has_measured = True
+            return replace(margin, on_compare=self.comparisons.append)
         for name in self.targets.asked.keys() - self.asked.keys():
             self.note(f"{METRICS[name].short} is left out: the bench does not measure it, and no target asks for it")
         if self.is_paired:
@@ -564,13 +650,14 @@ class SweepItem(PresetItem):
             if {LOSSY, DROP} <= sources.keys():
                 self.note(
                     f"the rules differ: best-of would pass, with the lossy ratio of {sources[LOSSY]} and the "
-                    f"decode speed of {sources[DROP]}, but no single row meets every target"
+                    f"decode speed of {sources[DROP]}, but no single {self.one} meets every target"
                 )
         if joint.best is None:
-            raise NotMeasured(f"{self.name} has no row")
+            raise NotMeasured(f"{self.title} has no row")
         if not joint.passed:
             self.note(
-                f"no row meets every target; the nearest, {joint.best.run_id}, misses {' and '.join(joint.best.missed)}"
+                f"no {self.one} meets every target; the nearest, {joint.best.run_id}, misses "
+                f"{' and '.join(joint.best.missed)}"
             )
         return self.measured(JOINT, joint.best.smallest, joint.best.run_id)
 
@@ -579,42 +666,55 @@ class SweepItem(PresetItem):
         untimed = decide_joint(facts, others)
         if self.session.rule == "joint" and untimed.best is not None and untimed.best.missed:
             missed = " and ".join(untimed.best.missed)
-            self.note(
-                f"no row meets the other targets ({missed}): no decode speed could matter, and none was asked for"
-            )
+            meant = f"no {self.one} meets the other targets ({missed})"
+            self.note(f"{meant}: no decode speed could matter, and none was asked for")
             return self.measured(JOINT, untimed.best.smallest, untimed.best.run_id)
-        timed = self._timed_row()
-        if timed is None:
-            raise NotMeasured(f"no row of {self.name} can be timed", where=self.name)
-        verdict = self._verdict_of(timed)
+        timed = {part: row for part in self.parts if (row := part._timed_row()) is not None}
+        if len(timed) < len(self.parts):
+            raise NotMeasured(f"no row of {self.title} can be timed", where=self.name)
+        verdicts = [part._verdict_of(row) for part, row in timed.items()]
         if self.session.rule == "best-of":
             margins = decide_best_of(facts, others).margins
         else:
-            margins = next(row for row in untimed.rows if row.run_id == timed.run_id)
-        interval = joint_interval(margins, verdict, inconclusive_fails=self._inconclusive_fails)
-        value = math.nan if verdict.drop is None else add_margin(margins, DROP, verdict).smallest
+            run_ids = {row.run_id for row in timed.values()}
+            margins = join_margins([row for row in untimed.rows if row.run_id in run_ids])
+        interval = joint_interval(margins, verdicts, inconclusive_fails=self._inconclusive_fails)
+        worst = worst_verdict(verdicts)
+        value = math.nan if worst.drop is None else add_margin(margins, DROP, worst).smallest
         return self.measured(JOINT, value, margins.run_id, interval=interval)
+
+    @property
+    def one(self) -> str:
+        """What has to meet every target."""
+        return "row" if len(self.parts) == 1 else "configuration"
 
     # -- what the journal keeps ------------------------------------------------------------------------------------
 
     def record(self, nodeid: str, outcome: str, reason: str | None) -> dict[str, Any]:
         if self.comparisons:
-            self.remember()
-        return super().record(nodeid, outcome, reason)
+            with contextlib.suppress(H2OError) if self.workload else contextlib.nullcontext():
+                self.whole.remember()
+        told = super().record(nodeid, outcome, reason)
+        return {**told, "workload": self.workload} if self.workload else told
 
     def remember(self) -> None:
-        """Hand what the summary needs of this preset to the controller; every row must have been asked for before."""
+        """Hand what the summary needs of this preset to the controller; every row must have been asked for before.
+
+        Those of another workload may not have been, or failed: then the summary says less.
+        """
         self.session.run.new.add_preset(self.name, self._summary_facts())
 
     def _summary_facts(self) -> PresetFacts:
         """What the summary needs to hold all rows of this preset against both rules again."""
-        baseline, left_out = None, False
-        try:
-            baseline = self.baseline()
-        except OptedOut:
-            left_out = True
-        except H2OError:
-            pass  # test_decode and test_joint fail with it; to the summary it is no baseline
+        found, left_out = {}, False
+        for part in self.parts:
+            try:
+                found[part.workload] = part.baseline()
+            except OptedOut:
+                left_out = True
+            except H2OError:
+                pass  # test_decode and test_joint fail with it; to the summary it is no baseline
+        baseline = found.get("")
         others = {name: t.value for name, t in self.targets.by_metric.items() if name not in TARGET_OPTIONS}
         return PresetFacts(
             run_ids=tuple(result.run_id for result in self.results),
@@ -629,7 +729,9 @@ class SweepItem(PresetItem):
             paired=self.is_paired,
             baseline_tok_per_s=baseline.tok_per_s if baseline else None,
             baseline_origin=baseline.origin if baseline else None,
-            baseline_files=tuple(str(path) for path in baseline.files) if baseline else (),
+            baseline_files=tuple(str(path) for one in found.values() if one is not None for path in one.files),
+            workloads=tuple(part.workload for part in self.parts if part.workload),
+            baselines={workload: one.tok_per_s for workload, one in found.items() if workload and one is not None},
             fingerprint=self.source.fingerprint(self.results),
             coding=self.source.coding,
             inexact=self.source.inexact,
@@ -790,5 +892,5 @@ def make_item(session: GateSession, subject: Subject, *, compared: bool = False)
         targets = session.targets(preset)
         if subject.point is not None:
             return PointItem(session, preset, session.points(preset)[subject.point], targets)
-        item = SweepItem(session, preset, targets)
+        item = SweepItem(session, preset, targets, subject.workload)
     return ComparisonItem(session, item) if compared else item

@@ -23,9 +23,10 @@ from pytest_h2o.gate.compare import (
     scope_figures,
     scope_fingerprint,
 )
-from pytest_h2o.gate.decode import PairedComparison
+from pytest_h2o.gate.decode import PairedComparison, pairs_folder
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import Settings
+from pytest_h2o.inputs.presets import name_workload
 from pytest_h2o.lossless.result import LosslessResult
 from pytest_h2o.run.history import (
     FIGURES_NAME,
@@ -59,6 +60,10 @@ class PointRecord:
     manifest: Mapping[str, Any]
     result: Row
 
+    @property
+    def workload(self) -> str:
+        return name_workload(self.manifest["prompt_len"], self.manifest["gen_len"])
+
 
 @dataclass(frozen=True)
 class FailedRecord:
@@ -69,6 +74,10 @@ class FailedRecord:
     manifest: Mapping[str, Any]
     return_code: int
     shares_run_with: str | None
+
+    @property
+    def workload(self) -> str:
+        return name_workload(self.manifest["prompt_len"], self.manifest["gen_len"])
 
 
 @dataclass(frozen=True)
@@ -105,6 +114,10 @@ class PresetFacts:
     baseline_tok_per_s: float | None = None
     baseline_origin: str | None = None
     baseline_files: tuple[str, ...] = ()
+    workloads: tuple[str, ...] = ()
+    """Those that targets are asked of, where there are several."""
+    baselines: Mapping[str, float] = field(default_factory=dict)
+    """Of each of them, tok/s."""
     fingerprint: Mapping[str, str | None] = field(default_factory=dict)
     coding: str | None = None
     """The mode of lossless coding at run time; None where nothing is coded."""
@@ -184,7 +197,7 @@ class Collector:
         self.scopes: dict[str, ScopeRecord] = {}
         self.presets: dict[str, PresetFacts] = {}
         self.comparisons: dict[str, PairedComparison] = {}
-        """Preset name -> pairs of its decode verdict."""
+        """Pairs of decode verdicts by `pairs_key`."""
         self.left_out: set[str] = set()
         """Presets that nothing could measure and nobody asked for."""
         self.not_asked: set[str] = set()
@@ -223,7 +236,7 @@ class Collector:
 
     def _is_superseded(self, name: str) -> bool:
         """Whether a file belongs to pairs that another machine launched too: the first to arrive stand."""
-        return any(name.startswith(f"{preset}/decode/") for preset in self.comparisons)
+        return any(name.startswith(f"{pairs_folder(key)}/") for key in self.comparisons)
 
     def take(self, record: dict[str, Any], where: str = "") -> None:
         """Take one item's record from a journal; StoreError if it has another shape."""
@@ -250,13 +263,14 @@ class Collector:
                 return scope.result
         return None
 
-    def results_of(self, preset: str) -> list[Row]:
-        """The results of a preset that arrived, in the order of its points."""
-        return [point.result for point in self.points_in_order(preset)]
+    def results_of(self, preset: str, workload: str | None = None) -> list[Row]:
+        """The results of a preset, or of one of its workloads, that arrived, in the order of its points."""
+        return [point.result for point in self.points_in_order(preset, workload)]
 
-    def points_in_order(self, preset: str) -> list[PointRecord]:
-        """The points of a preset that arrived, in their order."""
-        return sorted(self.points.get(preset, {}).values(), key=lambda point: point.index)
+    def points_in_order(self, preset: str, workload: str | None = None) -> list[PointRecord]:
+        """The points of a preset, or of one of its workloads, that arrived, in their order."""
+        points = sorted(self.points.get(preset, {}).values(), key=lambda point: point.index)
+        return [point for point in points if workload in (None, point.workload)]
 
     def manifest_entries(self, preset: str) -> list[dict[str, Any]]:
         """Every launched or read run of a preset, sound or not, in the order of its points."""
@@ -304,9 +318,9 @@ class NewData:
     def add_preset(self, preset: str, facts: PresetFacts) -> None:
         self._news.presets[preset] = facts
 
-    def add_comparison(self, preset: str, comparison: PairedComparison) -> None:
-        if self._is_new("decode", preset):
-            self._news.comparisons[preset] = comparison
+    def add_comparison(self, key: str, comparison: PairedComparison) -> None:
+        if self._is_new("decode", key):
+            self._news.comparisons[key] = comparison
 
     def take(self, left_out: Collection[str], not_asked: Sequence[str] = ()) -> dict[str, Any]:
         """Everything new, the presets that were left out, and what was not asked, as JSON; then start again."""

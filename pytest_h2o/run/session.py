@@ -60,11 +60,13 @@ _SCOPE_FILES = ("scopes.yaml", "scopes.yml", "scopes.json")
 
 
 class Subject(NamedTuple):
-    """What an item is about, and the parameter of its fixture: a preset, one point of it by its place, or a scope."""
+    """What an item is about, and the parameter of its fixture: a preset, one of its workloads or points, or a scope."""
 
     kind: Literal["preset", "scope"]
     name: str
     point: int | None = None
+    """Its place in the sweep."""
+    workload: str = ""
 
 
 def subject_of(params: Mapping[str, Any]) -> Subject | None:
@@ -199,10 +201,13 @@ class GateSession:
                     presets = self._files.load_presets(gate_dir)
                 if self.settings["scopes"] or os.path.lexists(scopes_beside(gate_dir)):
                     scopes = self._files.load_scopes(gate_dir)
-        elif fixture == "h2o_sweep":
+        elif fixture in ("h2o_sweep", "h2o_health"):
             presets = self._files.load_presets(gate_dir)
-        elif fixture == "h2o_health":
-            presets = [p for p in self._files.load_presets(gate_dir) if self.targets(p).of_every_row]
+            asking = [p for p in presets if fixture == "h2o_sweep" or self.targets(p).of_every_row]
+            subjects = [Subject("preset", p.name, workload=w) for p in asking for w in p.workloads(self.rule) or ("",)]
+            return [(subject, "-".join(filter(None, (subject.name, subject.workload)))) for subject in subjects]
+        elif fixture == "h2o_preset":
+            presets = self._files.load_presets(gate_dir)
         elif fixture == "h2o_demo":
             if self.settings["demo"] is not None:
                 presets = [preset for preset in self._files.load_presets(gate_dir) if preset.bench == LLM_BENCH]
@@ -281,12 +286,14 @@ class GateSession:
         """
         self._timed = frozenset(timed)
         for subject in subjects:
-            if subject.kind == "preset" and subject.point is None:
+            if subject.kind == "preset" and subject.point is None and not subject.workload:
                 self._needed[subject.name] = None
             elif subject.kind == "preset":
                 needed = self._needed.setdefault(subject.name, set())
-                if needed is not None and subject.point is not None:
-                    needed.add(subject.point)
+                points = self.points(self.presets[subject.name])
+                of_it = {place for place, point in enumerate(points) if subject.workload == point.workload}
+                if needed is not None:
+                    needed |= of_it if subject.point is None else {subject.point}
             else:
                 self._needed_scopes.add(subject.name)
 

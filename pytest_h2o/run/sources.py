@@ -32,7 +32,7 @@ from pytest_h2o.bench.rows import Row, read_rows
 from pytest_h2o.errors import BenchError, DumpError, H2OError, NotMeasured, OptedOut, StoreError, UsageError, one_line
 from pytest_h2o.files import check_regular, digest_file, load, plain, unused_folder, write_new_json
 from pytest_h2o.gate.compare import preset_fingerprint
-from pytest_h2o.gate.decode import DECODE_FOLDER, PAIRS_NAME, PairedComparison
+from pytest_h2o.gate.decode import PAIRS_NAME, PairedComparison, decode_folder, pairs_key
 from pytest_h2o.gate.demo import DemoComparison, DemoPair, plan_prompts
 from pytest_h2o.gate.metrics import inexact_metrics
 from pytest_h2o.gate.values import check_cells, preset_targets
@@ -295,22 +295,27 @@ class Source(ABC):
     # -- decode speed ------------------------------------------------------------------------------------------------
 
     @property
+    def workloads(self) -> tuple[str, ...]:
+        """The workloads that targets are asked of; one without a name where nothing tells several apart."""
+        return self.preset.workloads(self.run.settings["rule"]) or ("",)
+
+    @property
     def is_paired(self) -> bool:
         """Whether the decode verdict rests on pairs of launches, and not on `baseline`."""
         chosen = choose_baseline(self.run.settings, self.preset).value
-        return chosen == "paired" or (chosen is None and self.has_pairs())
+        return chosen == "paired" or (chosen is None and any(map(self.has_pairs, self.workloads)))
 
-    def has_pairs(self) -> bool:
+    def has_pairs(self, workload: str = "") -> bool:
         """Whether pairs of launches are kept, even if they cannot be read: then the items that need them say so."""
-        return self.known_pairs() is not None
+        return self.known_pairs(workload) is not None
 
-    def baseline(self, results: Sequence[Row]) -> Baseline | None:
+    def baseline(self, results: Sequence[Row], workload: str = "") -> Baseline | None:
         """Decode speed with H2O off, None if nothing says it. OptedOut if it is left out on purpose."""
         chosen = choose_baseline(self.run.settings, self.preset)
         if chosen.value == "none":
             raise OptedOut(f"the decode threshold is left out: decode baseline none ({chosen.origin})")
         if self.is_paired:
-            return paired_baseline(self.known_pairs())
+            return paired_baseline(self.known_pairs(workload))
         if chosen.value is not None:
             speed = parse_baseline(str(chosen.value), chosen.origin)
             return Baseline(speed, chosen.origin, unlike_contexts(results))
@@ -323,21 +328,21 @@ class Source(ABC):
         """What lies beside the runs and gave no baseline, and why: a line each."""
         return []
 
-    def pairs(self, point: Point, target: float) -> PairedComparison:
+    def pairs(self, point: Point, target: float, workload: str = "") -> PairedComparison:
         """The pairs of a point against its baseline, launched if they have not been; an H2OError if there are none."""
-        comparison = self._pairs(point, target)
-        self.run.new.add_comparison(self.preset.name, comparison)
+        comparison = self._pairs(point, target, workload)
+        self.run.new.add_comparison(pairs_key(self.preset.name, workload), comparison)
         return comparison
 
     def flag_target(self, target: float | None) -> tuple[str, ...]:
         """Say that a target of the pairs is finer than a calibration of this machine allows."""
         return ()
 
-    def known_pairs(self) -> PairedComparison | None:
+    def known_pairs(self, workload: str = "") -> PairedComparison | None:
         """The pairs, if they were launched or recorded already."""
         return None
 
-    def _pairs(self, point: Point, target: float) -> PairedComparison:
+    def _pairs(self, point: Point, target: float, workload: str) -> PairedComparison:
         raise NotMeasured(f"not measured: {point.preset}", expected="a bench to run, or recorded pairs")
 
     # -- text, and the runtime's own sizes -----------------------------------------------------------------------------
@@ -434,9 +439,21 @@ class Recorded(Source):
         unused = [f"{log}: {why}" for log, why in self._recording.unused.items()]
         return [*describe_unfit(self._recording.baselines, results), *unused][:4]
 
+    def _pairs_path(self, workload: str) -> Path:
+        return self.folder / decode_folder(workload) / PAIRS_NAME
+
     @cached_property
-    def _recorded_pairs(self) -> PairedComparison | None:
-        path = self.folder / DECODE_FOLDER / PAIRS_NAME
+    def _read_pairs(self) -> dict[str, PairedComparison | None]:
+        """By workload, those that were read."""
+        return {}
+
+    def _recorded_pairs(self, workload: str) -> PairedComparison | None:
+        if workload not in self._read_pairs:
+            self._read_pairs[workload] = self._load_pairs(workload)
+        return self._read_pairs[workload]
+
+    def _load_pairs(self, workload: str) -> PairedComparison | None:
+        path = self._pairs_path(workload)
         try:
             check_regular(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -452,24 +469,24 @@ class Recorded(Source):
             hold_against_logs(found, path.parent, point)
         return found
 
-    def known_pairs(self) -> PairedComparison | None:
+    def known_pairs(self, workload: str = "") -> PairedComparison | None:
         try:
-            return self._recorded_pairs
+            return self._recorded_pairs(workload)
         except StoreError:
             return None
 
-    def has_pairs(self) -> bool:
+    def has_pairs(self, workload: str = "") -> bool:
         try:
-            return self._recorded_pairs is not None
+            return self._recorded_pairs(workload) is not None
         except StoreError:
             return True
 
-    def _pairs(self, point: Point, target: float) -> PairedComparison:
-        found = self._recorded_pairs
+    def _pairs(self, point: Point, target: float, workload: str) -> PairedComparison:
+        found = self._recorded_pairs(workload)
         if found is None or found.candidate != point.run_id:
             raise NotMeasured(
                 "no pairs of launches are recorded of the row that the decode verdict is for",
-                where=str(self.folder / DECODE_FOLDER / PAIRS_NAME),
+                where=str(self._pairs_path(workload)),
                 came="no such file" if found is None else f"pairs of {found.candidate}",
                 expected=f"pairs of {point.run_id}",
                 hint="run the bench, or give a speed: --h2o-decode-baseline TOK_PER_S",
@@ -562,7 +579,7 @@ class Launched(Source):
         plan, settings = [Plan(self.preset.name, self._sweep.runs)], self.run.settings
         if timed and choose_baseline(settings, self.preset).value == "paired":
             budget = decode_budget(settings, self.preset)
-            plan.append(Plan(f"{self.preset.name} decode", 2 * budget.pairs, budget.elapsed_s))
+            plan += [Plan(f"{self._name_of(w)} decode", 2 * budget.pairs, budget.elapsed_s) for w in self.workloads]
         if settings["demo"] is not None:
             prompts = len(demo_prompts(settings, self.preset))
             plan.append(Plan(f"{self.preset.name} demo", 2 * prompts * settings["demo-rounds"]))
@@ -576,23 +593,25 @@ class Launched(Source):
         path = calibration_path(self._bench, self.base_config)
         return flag_target(path, decode_budget(self.run.settings, self.preset), target)
 
-    def known_pairs(self) -> PairedComparison | None:
-        return self.run.store.kept(f"decode/{self.preset.name}", PairedComparison)
+    def _name_of(self, workload: str) -> str:
+        return f"{self.preset.name} {workload}".rstrip()
 
-    def _pairs(self, point: Point, target: float) -> PairedComparison:
+    def known_pairs(self, workload: str = "") -> PairedComparison | None:
+        return self.run.store.kept(f"decode/{pairs_key(self.preset.name, workload)}", PairedComparison)
+
+    def _pairs(self, point: Point, target: float, workload: str) -> PairedComparison:
         """The pairs of the row that was asked for first; errors of a launch are raised for whoever asks."""
-        key = f"decode/{self.preset.name}"
-        return self.run.store.keep(key, PairedComparison, lambda: self._launch_pairs(point, target))
+        key = f"decode/{pairs_key(self.preset.name, workload)}"
+        return self.run.store.keep(key, PairedComparison, lambda: self._launch_pairs(point, target, workload))
 
-    def _launch_pairs(self, point: Point, target: float) -> PairedComparison:
+    def _launch_pairs(self, point: Point, target: float, workload: str) -> PairedComparison:
         from pytest_h2o.bench.command import without_quality
         from pytest_h2o.bench.launch import JsonSupport, Relaunches
 
-        settings, what = self.run.settings, f"{self.preset.name} decode"
-        budget = decode_budget(settings, self.preset)
-        candidate = replace(
-            self._launcher, directory=self.folder / DECODE_FOLDER, base=without_quality(self.base_config)
-        )
+        settings, what = self.run.settings, f"{self._name_of(workload)} decode"
+        budget, key = decode_budget(settings, self.preset), pairs_key(self.preset.name, workload)
+        folder, base = self.folder / decode_folder(workload), without_quality(self.base_config)
+        candidate = replace(self._launcher, directory=folder, base=base)
 
         def launch_with(launcher: Launcher) -> Callable[[str], Row]:
             return lambda run_id: launcher.launch_point(replace(point, run_id=run_id))
@@ -615,7 +634,7 @@ class Launched(Source):
             shown(baseline),
             shown(launch_with(candidate)),
             # If a process dies among its pairs, whoever goes on has those that are whole.
-            lambda name, make: self.run.store.once(f"decode/{self.preset.name}/{name}", make),
+            lambda name, make: self.run.store.once(f"decode/{key}/{name}", make),
             Relaunches() if settings["disturbed"] == "again" else Relaunches(0),
         )
         try:

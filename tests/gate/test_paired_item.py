@@ -97,7 +97,8 @@ def test_a_value_above_the_target_passes_or_fails_by_its_interval_alone() -> Non
 def test_the_joint_margin_is_as_certain_as_the_slow_down(
     lossy: float, verdict: DecodeVerdict, expected: tuple[Any, ...]
 ) -> None:
-    found = joint_interval(Margins("r", {"h2o_lossy": lossy, "lossless_ratio": 0.2}), verdict, inconclusive_fails=False)
+    others = Margins("r", {"h2o_lossy": lossy, "lossless_ratio": 0.2})
+    found = joint_interval(others, [verdict], inconclusive_fails=False)
     assert (found.low, found.high, found.outcome) == expected
 
 
@@ -179,9 +180,9 @@ def test_the_row_that_is_timed_is_the_one_that_is_launched() -> None:
     sweep: Any = make_sweep(*TWO_ROWS, pairs_drop=0.01)
     pairs = sweep.source.pairs
 
-    def watch(point: Any, target: float) -> Any:
+    def watch(point: Any, *asked: Any) -> Any:
         launched.append(point.run_id)
-        return pairs(point, target)
+        return pairs(point, *asked)
 
     sweep.source.pairs = watch
     sweep.decode_drop()
@@ -275,7 +276,7 @@ def test_what_was_not_timed_names_only_what_was_asked() -> None:
 def test_a_margin_of_nothing_is_held() -> None:
     """A row that meets a target to the digit has missed nothing."""
     row = Margins("r", {"h2o_lossy": 0.0})
-    found = joint_interval(row, make_verdict("pass", -0.02, 0.04), inconclusive_fails=True)
+    found = joint_interval(row, [make_verdict("pass", -0.02, 0.04)], inconclusive_fails=True)
     assert (found.outcome, found.low, found.inconclusive_fails) == ("pass", 0.0, True)
 
 

@@ -101,7 +101,7 @@ def test_the_consistency_of_the_first_point_is_measured_and_told() -> None:
 
 
 def test_a_baseline_that_cannot_be_told_is_none_in_the_summary() -> None:
-    def refuse(results: object) -> None:
+    def refuse(results: object, workload: str) -> None:
         raise NotMeasured("the recorded pairs cannot be read")
 
     sweep: Any = make_sweep(make_row("r"))
@@ -181,7 +181,7 @@ def test_a_lossless_ratio_that_nobody_asks_for_is_not_measured() -> None:
 
 
 def test_a_decode_threshold_that_was_left_out_holds_nobody_back() -> None:
-    def leave_out(results: object) -> None:
+    def leave_out(results: object, workload: str) -> None:
         raise OptedOut("none")
 
     sweep: Any = make_sweep(make_row("slow", 1.0))
@@ -204,7 +204,7 @@ def test_where_decode_was_left_out_the_rules_may_differ_without_a_word_of_speed(
 
 
 def test_a_baseline_that_cannot_be_told_is_left_out_of_what_is_known() -> None:
-    def fail(results: object) -> None:
+    def fail(results: object, workload: str) -> None:
         raise NotMeasured("no log")
 
     sweep: Any = make_sweep(make_row("r"))
@@ -239,6 +239,8 @@ def test_what_the_summary_is_told_of_a_preset(monkeypatch: pytest.MonkeyPatch) -
         "baseline_tok_per_s": 60.0,
         "baseline_origin": "a number",
         "baseline_files": ["off.log"],
+        "workloads": [],
+        "baselines": {},
         "fingerprint": {"preset": "adhoc", "rows": "1"},
         "coding": None,
         "inexact": [],

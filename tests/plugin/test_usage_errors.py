@@ -160,8 +160,8 @@ def test_a_gate_function_with_two_measured_things_is_refused(project: Project) -
         "a gate test measures one thing",
         "  where: gates/test_own.py::test_both",
         "  came: h2o_sweep, h2o_scope",
-        "  expected: one of h2o_point, h2o_sweep, h2o_health, h2o_demo, h2o_lossless, h2o_upper_bound, h2o_scope, "
-        "h2o_comparison",
+        "  expected: one of h2o_point, h2o_sweep, h2o_preset, h2o_health, h2o_demo, h2o_lossless, h2o_upper_bound, "
+        "h2o_scope, h2o_comparison",
     )
 
 
