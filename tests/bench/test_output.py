@@ -7,12 +7,9 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.bench.output import OTHER_KINDS, OutputSummary, count_warnings, summarize_output
-from pytest_h2o.files import load, plain
 
 from .samples import OTHER, SWEEP
 
@@ -107,11 +104,3 @@ def test_a_number_at_the_end_of_a_piece_is_not_cut() -> None:
     for pad in range(65500, 65540):
         text = "x" * 100 + " " * pad + "kv_len=123456 end"
         assert summarize(text).max_kv_len == 123456
-
-
-@given(st.binary(max_size=300))
-@settings(max_examples=100, deadline=None)
-def test_any_bytes_are_taken(data: bytes) -> None:
-    summary = summarize_output(io.BytesIO(data))
-    assert all(kind.isprintable() for kind in summary.warnings)
-    assert load(OutputSummary, plain(summary), "a summary") == summary

@@ -33,7 +33,7 @@ from pytest_h2o.bench.rows import (
 from pytest_h2o.errors import TableError
 from pytest_h2o.files import write_new_text
 
-from .checks import check_rows_or_error, refusal
+from .checks import refusal
 from .samples import OTHER, RECORDINGS, SWEEP, recorded_points
 
 RUN_1 = SWEEP / "logs" / "run_0001_p512_g128_k0.28_b8_lr3.0.log"
@@ -158,12 +158,6 @@ def test_what_terminals_and_editors_make_of_a_log_is_read(encoding: str, tmp_pat
     (tmp_path / "x.log").write_bytes(damaged)
     with pytest.raises(TableError, match="a byte that is not UTF-8 at offset"):
         read_table(tmp_path / "x.log")
-
-
-@given(st.text(alphabet=st.sampled_from("|-: \n\rm±.0123456789enaif<br>=/()\x00é"), max_size=200))
-@settings(max_examples=150, deadline=None)
-def test_any_text_gives_rows_or_an_error(text: str) -> None:
-    check_rows_or_error(lambda: parse(text), "x.log")
 
 
 numbers = st.floats(allow_nan=False, allow_infinity=False, width=32)
@@ -338,22 +332,6 @@ json_values = st.recursive(
     ),
     max_leaves=12,
 )  # fmt: skip
-
-
-@given(json_values, st.sampled_from(["decode", "prefill", "prefill_and_decode"]))
-@settings(max_examples=100, deadline=None)
-def test_any_json_gives_rows_or_an_error(value: object, kind: str) -> None:
-    result = {"type": kind, "prompt_len": 1, "generate_len": 1, **(value if isinstance(value, dict) else {})}
-    for document in (value, {"results": [result]}):
-        text = json.dumps(document)
-        check_rows_or_error(functools.partial(parse_json, text, log_file="x.json"), "x.json")
-
-
-@given(st.text(max_size=60))
-@settings(max_examples=100, deadline=None)
-def test_any_text_as_json_gives_rows_or_an_error(text: str) -> None:
-    with pytest.raises(TableError):
-        parse_json(text, log_file="x.json")
 
 
 # -- both of one launch ----------------------------------------------------------------------------------------------

@@ -191,10 +191,6 @@ def _calibrations() -> Sequence[bytes]:
     return [json.dumps(plain(Noise(spread, 0.03, 0.0, 20))).encode() for spread in (0.02, 1e308)]
 
 
-def _stored() -> dict[str, Any]:
-    return record_to_json(_record())
-
-
 FILE_TARGETS = (
     Target("dump_meta", run_dump_meta, _metas, _JSON),
     Target("dump_zip", run_dump_zip, _zips, (*_ZIP, *_JSON)),

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from pydantic import BaseModel
 from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.errors import Fault, PresetError
 from pytest_h2o.gate.values import target_ranges
-from pytest_h2o.inputs.checking import check_source
-from pytest_h2o.inputs.presets import PresetKeys, load_preset, load_presets, preset_from_flags
-from pytest_h2o.inputs.scopes import ScopeFile, ScopeKeys
-from pytest_h2o.inputs.yaml import Source
+from pytest_h2o.inputs.presets import load_preset, load_presets, preset_from_flags
 
 ROOT = Path(__file__).parents[2]
 
@@ -139,21 +132,3 @@ def test_a_flood_of_faults_is_cut_and_counted(monkeypatch: pytest.MonkeyPatch) -
     assert len(error.faults) == 151
     assert error.faults[0].what == "150 more faults than are listed"
     assert str(error).splitlines()[-1] == "and 51 more"
-
-
-scalars = st.none() | st.booleans() | st.integers(-2, 40) | st.floats() | st.sampled_from(["", "raw", "front_n", "x\0"])
-values = scalars | st.lists(scalars, max_size=3) | st.dictionaries(st.sampled_from(["lossy", "theta", "0"]), scalars)
-preset_data = st.dictionaries(st.sampled_from([*PresetKeys.model_fields, "x"]), values, max_size=6)
-scope_data = st.dictionaries(st.sampled_from([*ScopeKeys.model_fields, "x"]), values, max_size=6)
-scope_file_data = st.fixed_dictionaries({"scopes": st.dictionaries(st.sampled_from("ab"), scope_data | values)})
-
-
-@given(st.tuples(st.just(PresetKeys), preset_data) | st.tuples(st.just(ScopeFile), scope_file_data | preset_data))
-@settings(deadline=None, max_examples=200)
-def test_any_data_is_checked_or_refused_with_every_fault_named(case: tuple[type[BaseModel], dict[str, Any]]) -> None:
-    model, data = case
-    try:
-        outcome: object = check_source(model, Source("a.yaml", data))
-    except PresetError as error:
-        outcome = all(fault.what and fault.file == "a.yaml" and fault.key for fault in error.faults)
-    assert outcome

@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.lossless.index import index_dump
-from pytest_h2o.lossless.roots import MetaFault, parse_meta
 from tests.lossless.samples import the_skipped, write_entry
 
 UNSOUND: list[dict[str, Any]] = [
@@ -113,30 +110,3 @@ def test_a_meta_of_exactly_the_limit_is_read(tmp_path: Path) -> None:
     meta = write_entry(tmp_path)
     meta.write_bytes(meta.read_bytes().ljust(65536))
     assert len(index_dump(tmp_path).entries) == 1
-
-
-SOUND = {"layer_id": 0, "seq_start": 0, "seq_len": 1, "kv_heads": 1, "head_dim": 1, "bytes_per_elem": 2}
-FIELDS = {**SOUND, "stage": "decode", "run_id": "r", "k_file": "k", "v_file": "v"}
-VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.lists(st.none(), max_size=2)
-
-
-@given(st.dictionaries(st.sampled_from([*SOUND, "stage", "run_id"]), VALUES))
-@settings(max_examples=100, deadline=None)
-def test_any_fields_are_a_sound_meta_or_a_reason(changes: dict[str, Any]) -> None:
-    data = json.dumps({**FIELDS, **changes}).encode()
-    try:
-        meta = parse_meta(data)
-    except MetaFault:
-        with pytest.raises(MetaFault, match=r"\('[a-z0-9_.-]+', [\"'].+[\"']\)"):
-            parse_meta(data)
-    else:
-        assert all(type(number) is int for number in meta[:6])
-        assert meta.bytes_per_elem in (2, 4)
-        assert min(meta.seq_len, meta.kv_heads, meta.head_dim) >= 1
-
-
-@given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
-@settings(max_examples=100, deadline=None)
-def test_any_bytes_are_no_meta(data: bytes) -> None:
-    with pytest.raises(MetaFault):
-        parse_meta(data)

@@ -204,17 +204,6 @@ def test_damage_to_one_line_never_reaches_another(
     assert len(good) == 3 or any(isinstance(entry, Damage) for entry in found)
 
 
-@settings(max_examples=150, deadline=None)
-@given(data=st.binary(max_size=200) | st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=8,
-).map(lambda value: json.dumps({"schema": 1, "record": value}).encode()))  # fmt: skip
-def test_any_bytes_are_a_record_or_our_error(data: bytes) -> None:
-    with pytest.raises(StoreError):
-        read_record(data, "here")
-
-
 WRITER = """
 import sys
 from pathlib import Path
