@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_h2o.gate.metrics import METRICS, Metric
+from pytest_h2o.gate.metrics import METRICS, Better, Metric
 from pytest_h2o.gate.rule import RowFacts, decide_best_of, decide_joint, decode_drop, eligible_rows, worst_row
 from tests.sweeps import make_asked, make_facts
 
@@ -72,14 +72,22 @@ def test_a_missing_baseline_fails_and_a_threshold_left_out_does_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "target", "held"),
-    [((3.0, 2.0), 2.0, True), ((3.0, 2.0), 2.5, False), ((3.0, None), 2.0, False), ((3.0, math.nan), 2.0, False)],
+    ("better", "values", "target", "held"),
+    [
+        ("higher", (3.0, 2.0), 2.0, True),
+        ("higher", (3.0, 2.0), 2.5, False),
+        ("higher", (3.0, None), 2.0, False),
+        ("higher", (3.0, math.nan), 2.0, False),
+        ("lower", (2.0, 3.0), 3.0, True),
+        ("lower", (2.0, 3.0), 2.5, False),
+    ],
 )
 def test_a_metric_that_every_row_must_hold_is_decided_by_the_worst(
-    values: tuple[float | None, ...], target: float, held: bool, monkeypatch: pytest.MonkeyPatch
+    better: Better, values: tuple[float | None, ...], target: float, held: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the row that meets the other targets has; a row without a value is the worst."""
-    monkeypatch.setitem(METRICS, "mine", Metric("mine", "my metric", "higher", over="every row"))
+    monkeypatch.setitem(METRICS, "mine", Metric("mine", "my metric", better, over="every row"))
+    assert decide([], {"mine": target}) == (False, False)
     rows = [replace(facts(f"row {n}", 3.0, 95.0), values={"mine": value}) for n, value in enumerate(values)]
     assert decide(rows, {"mine": target}) == (held, held)
     assert {row.missed for row in decide_joint(rows, {"mine": target}).rows} == {() if held else ("mine",)}
