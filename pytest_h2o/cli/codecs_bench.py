@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import itertools
 import json
 import os
 import platform
@@ -29,8 +30,9 @@ from pytest_h2o.codecs.planes import from_bytes, to_bytes
 from pytest_h2o.codecs.registry import render_codec
 from pytest_h2o.errors import CodecError, DumpError, H2OError, UsageError
 from pytest_h2o.lossless.apart import keep_apart, processor_s
-from pytest_h2o.lossless.index import DumpEntry, Piece, index_dump, read_pieces
+from pytest_h2o.lossless.index import DumpEntry, Piece, index_dump, prompt_lengths, read_pieces
 from pytest_h2o.lossless.measure import check_payload, difference, is_same
+from pytest_h2o.lossless.result import PROMPT_CLASS_NAMES, prompt_class
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -138,12 +140,16 @@ PEERS: Mapping[str, Callable[[], tuple[str, Encode, Decode]]] = {
 
 @dataclass(frozen=True)
 class DumpStream:
-    """All tokens of one run and layer, K or V, joined of so many entries; `run_id` is empty where there is none."""
+    """All tokens of one run and layer, K or V, joined of so many entries; `run_id` is empty where there is none.
+
+    `prompt_tokens` is where the prefill of the run ends, None where it has none.
+    """
 
     run_id: str
     layer: int
     entries: int
     stream: Stream
+    prompt_tokens: int | None = None
 
     def __str__(self) -> str:
         return f"run {self.run_id}, layer {self.layer}, {self.stream.tensor.upper()}"
@@ -164,6 +170,7 @@ def streams(dump_dir: str | os.PathLike[str], rope: Rope | None = None) -> Itera
             came=f"{first.reason}: {first.detail} ({len(index.skipped)} of {index.scanned_entries} entries)",
             hint="remove these entries, or record the dump again",
         )
+    prompts = prompt_lengths(index.entries)
     groups: dict[tuple[str, int, int, int, bool], list[DumpEntry]] = {}
     for entry in index.entries:
         key = (entry.run_id or "", entry.layer_id, entry.kv_heads, entry.head_dim, entry.bf16)
@@ -176,7 +183,7 @@ def streams(dump_dir: str | os.PathLike[str], rope: Rope | None = None) -> Itera
         for tensor in ("k", "v"):
             known_rope = rope if tensor == "k" else None
             stream = Stream(read_pieces(pieces, tensor), tensor, positions, known_rope, group[0].dtype)
-            yield DumpStream(run_id, layer, len(group), stream)
+            yield DumpStream(run_id, layer, len(group), stream, prompts.get(group[0].run_id))
 
 
 SLOW_MB_PER_S = 10.0
@@ -217,6 +224,9 @@ class StreamSizes:
     raw_bytes: int
     online_bytes: int
     aggregate_bytes: int
+    prompt_class: str | None
+    head_bytes: list[int]
+    """Of each KV head coded alone, in online chunks."""
 
 
 @dataclass
@@ -275,7 +285,7 @@ def _measure(dump: Iterable[DumpStream], results: list[Result], settings: BenchS
             with _blaming(result, dumped):
                 _add_sizes(result, dumped, chunks, whole, settings)
             if number == 0:
-                _set_rounds(result, settings, 2 * dumped.stream.raw_bytes / 1e6, processor_s() - started)
+                _set_rounds(result, settings, 3 * dumped.stream.raw_bytes / 1e6, processor_s() - started)
         for round_index in range(settings.rounds):
             shift = (number + round_index) % max(1, len(results))
             for result in results[shift:] + results[:shift]:
@@ -322,6 +332,10 @@ def _add_sizes(
         check_payload(payload, result.contender.name, str(dumped))
         _verify(result, dumped, words, result.coder.decode(payload, stream.side_info()))
         sizes.append(len(payload))
+    alone = [0] * whole[1].shape[1]
+    for head, (stream, _) in itertools.product(range(len(alone)), chunks):
+        one = replace(stream, words=stream.words[:, head : head + 1])
+        alone[head] += len(result.coder.encode(one)) + settings.framing_bytes
     result.sizes.append(
         StreamSizes(
             dumped.run_id,
@@ -330,6 +344,8 @@ def _add_sizes(
             dumped.stream.raw_bytes,
             sum(sizes[:-1]) + settings.framing_bytes * len(chunks),
             sizes[-1] + 4 + 4 * dumped.entries,
+            None if dumped.prompt_tokens is None else PROMPT_CLASS_NAMES[prompt_class(dumped.prompt_tokens)],
+            alone,
         )
     )
 
@@ -406,7 +422,7 @@ def _contender(result: Result, front_layers: int) -> dict[str, Any]:
     contender = result.contender
     return {
         **{name: getattr(contender, name) for name in ("name", "kind", "settings", "version")},
-        "online": _ratios(result.sizes, front_layers, "online_bytes"),
+        "online": _ratios(result.sizes, front_layers, "online_bytes") | _heads(result.sizes),
         "aggregate": _ratios(result.sizes, front_layers, "aggregate_bytes"),
         **{
             f"{way}_mb_per_s": {
@@ -432,7 +448,24 @@ def _ratios(sizes: Sequence[StreamSizes], front_layers: int, encoded: str) -> di
         "all": by_tensor(sizes),
         "layers": {str(n): by_tensor(s for s in sizes if s.layer == n) for n in sorted({s.layer for s in sizes})},
         "runs": {run: by_tensor(s for s in sizes if s.run_id == run) for run in sorted({s.run_id for s in sizes})},
+        "prompt_lengths": {
+            name: by_tensor(s for s in sizes if s.prompt_class == name)
+            for name in PROMPT_CLASS_NAMES.values()
+            if any(s.prompt_class == name for s in sizes)
+        },
     }
+
+
+def _heads(sizes: Sequence[StreamSizes]) -> dict[str, Any]:
+    """Ratios of each KV head of all layers, coded alone."""
+    found: dict[str, dict[str, float | None]] = {}
+    for head in range(max((len(s.head_bytes) for s in sizes), default=0)):
+        found[str(head)] = {}
+        for tensors in ("kv", "k", "v"):
+            chosen = [s for s in sizes if s.tensor in tensors and head < len(s.head_bytes)]
+            coded = sum(s.head_bytes[head] for s in chosen)
+            found[str(head)][tensors] = sum(s.raw_bytes / len(s.head_bytes) for s in chosen) / coded if coded else None
+    return {"heads": found}
 
 
 def _ratio(sizes: Sequence[StreamSizes], encoded: str) -> float | None:
@@ -443,6 +476,14 @@ def _ratio(sizes: Sequence[StreamSizes], encoded: str) -> float | None:
 
 def render_json(summary: Mapping[str, Any]) -> str:
     return json.dumps(summary, indent=2, allow_nan=False) + "\n"
+
+
+_SPLITS = (
+    ("layer", "layer ", "layers"),
+    ("run", "run ", "runs"),
+    ("length of the prompt", "", "prompt_lengths"),
+    ("KV head, each coded alone", "KV head ", "heads"),
+)
 
 
 def render_markdown(summary: Mapping[str, Any]) -> str:
@@ -467,8 +508,9 @@ def render_markdown(summary: Mapping[str, Any]) -> str:
     timed = {c["name"]: len(c["encode_mb_per_s"]["rounds"]) for c in contenders}
     if slow := [f"{name} {count}" for name, count in timed.items() if count < rounds]:
         lines += ["", f"Fewer rounds, because they are slow: {', '.join(slow)}."]
-    for by in ("layer", "run"):
-        lines += ["", f"By {by}, online, K / V:", "", *_split_table(contenders, f"{by}s", by)]
+    for by, label, key in _SPLITS:
+        if contenders and contenders[0]["online"][key]:
+            lines += ["", f"By {by}, online, K / V:", "", *_split_table(contenders, key, label)]
     if peers := [f"{c['name']} {c['version']} ({c['settings']})" for c in contenders if c["kind"] == "peer"]:
         lines += ["", f"Peers: {'; '.join(peers)}."]
     if summary["missing"]:
@@ -499,7 +541,7 @@ def _split_table(contenders: Sequence[Mapping[str, Any]], by: str, label: str) -
     for contender in contenders:
         ratios = [contender["online"][by][name] for name in columns]
         rows.append([contender["name"], *(f"{_shown(ratio['k'])} / {_shown(ratio['v'])}" for ratio in ratios)])
-    return _table(["codec", *(f"{label} {name}" for name in columns)], rows)
+    return _table(["codec", *(f"{label}{name}" for name in columns)], rows)
 
 
 def _shown(ratio: float | None) -> str:

@@ -64,6 +64,7 @@ STREAM_KEYS = (
     StreamKey("online_chunk_seq", 0, "tokens a chunk; 0: the whole", 0),
     StreamKey("online_framing_bytes", 16, "bytes of framing counted a chunk of a tensor", 0),
     StreamKey("aggregate_by_stage", False, "prefill and decode are not joined"),
+    StreamKey("measure_heads", False, "each KV head is coded alone as well, for its ratio: twice the encoding"),
 )
 
 

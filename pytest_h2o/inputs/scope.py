@@ -72,6 +72,7 @@ class Scope:
     online_chunk_seq: int = _stream("online_chunk_seq")
     online_framing_bytes: int = _stream("online_framing_bytes")
     aggregate_by_stage: bool = _stream("aggregate_by_stage")
+    measure_heads: bool = _stream("measure_heads")
     codec: str | Mapping[str, Any] = _key(
         "adaptive_v22", "a codec as NAME or NAME:SETTING=VALUE, or a mapping of its id and settings"
     )

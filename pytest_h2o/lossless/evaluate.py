@@ -23,9 +23,17 @@ from pytest_h2o.inputs.options import CORES
 from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless.executors import Executor, open_executor
 from pytest_h2o.lossless.health import find_faults
-from pytest_h2o.lossless.index import DumpEntry, DumpIndex, find_overlaps_and_gaps, index_dump
+from pytest_h2o.lossless.index import DumpEntry, DumpIndex, find_overlaps_and_gaps, index_dump, prompt_lengths
 from pytest_h2o.lossless.measure import Measurement, Tally, plan_groups, plan_tasks, select
-from pytest_h2o.lossless.result import SCHEMA_VERSION, LayerBytes, LosslessResult, SkippedEntry
+from pytest_h2o.lossless.result import (
+    SCHEMA_VERSION,
+    HeadBytes,
+    LayerBytes,
+    LosslessResult,
+    RunBytes,
+    SkippedEntry,
+    by_prompt_length,
+)
 
 Progress = Callable[[int, int], None]
 _ORIGINAL_NAME = "fp16_gear_predictive_zstd"
@@ -134,6 +142,7 @@ def _evaluate(
         "aggregate_groups": len(groups) if scope.entry_mode in ("aggregate", "chunked_grouped") else 0,
         "online_chunks": streams if scope.entry_mode in CHUNKED else 0,
         "by_layer": tuple(_layer_bytes(layer, tallies) for layer in sorted({layer for layer, _ in tallies})),
+        **_parts(index, tallies),
     }
 
 
@@ -188,6 +197,20 @@ def _ordered(counts: Mapping[str, int], names: Sequence[str]) -> dict[str, int]:
     """In one order whichever worker came first: as in `names`, then others alphabetically."""
     known = {name: place for place, name in enumerate(names)}
     return dict(sorted(counts.items(), key=lambda item: (known.get(item[0], len(known)), item[0])))
+
+
+def _parts(index: DumpIndex, tallies: Mapping[tuple[int, str], Tally]) -> dict[str, Any]:
+    """Sizes by run, by prompt length, and by KV head where heads were coded alone."""
+    prompts = prompt_lengths(index.entries)
+    total = {tensor: Tally() for tensor in "kv"}
+    for (_, tensor), tally in tallies.items():
+        total[tensor].add(tally)
+    k, v = total["k"], total["v"]
+    runs = tuple(
+        RunBytes(*k.runs[run], *v.runs[run], run, prompts.get(run)) for run in sorted(k.runs, key=lambda run: run or "")
+    )
+    heads = tuple(HeadBytes(*k.heads[head], *v.heads[head], head) for head in sorted(k.heads))
+    return {"by_run": runs, "by_prompt_length": by_prompt_length(runs), "by_head": heads}
 
 
 def _layer_bytes(layer_id: int, tallies: Mapping[tuple[int, str], Tally]) -> LayerBytes:

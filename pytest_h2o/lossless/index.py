@@ -156,6 +156,15 @@ def find_overlaps_and_gaps(entries: Iterable[DumpEntry]) -> tuple[Finding, ...]:
     return tuple(findings)
 
 
+def prompt_lengths(entries: Iterable[DumpEntry]) -> dict[str | None, int]:
+    """Where the prefill of each run ends, in tokens; runs without one are left out."""
+    lengths: dict[str | None, int] = {}
+    for entry in entries:
+        if entry.stage == "prefill":
+            lengths[entry.run_id] = max(lengths.get(entry.run_id, 0), entry.seq_start + entry.seq_len)
+    return lengths
+
+
 def _open_root(root: str) -> FolderRoot | ZipRoot:
     path = Path(root)
     if path.is_dir():

@@ -10,7 +10,7 @@ import struct
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import index as whole_number
 from typing import NamedTuple
@@ -119,6 +119,8 @@ class Task:
     tensor: Tensor
     chunks: tuple[Chunk, ...]
     framing: Framing
+    heads: bool = False
+    """Whether each KV head is coded alone, too."""
 
     @property
     def raw_bytes(self) -> int:
@@ -162,8 +164,8 @@ def plan_tasks(groups: Iterable[Sequence[DumpEntry]], scope: Scope) -> Iterator[
     """The work to do, bundled layer by layer; first K, then V of each bundle."""
     for (layer_id, *_), same in groupby(sorted(groups, key=_alike), key=_alike):
         for framing, chunks in _bundles(same, scope):
-            yield Task(layer_id, "k", chunks, framing)
-            yield Task(layer_id, "v", chunks, framing)
+            yield Task(layer_id, "k", chunks, framing, scope.measure_heads)
+            yield Task(layer_id, "v", chunks, framing, scope.measure_heads)
 
 
 def _alike(group: Sequence[DumpEntry]) -> tuple[int, int, int, bool]:
@@ -238,13 +240,26 @@ def _nothing(index: DumpIndex, scope: Scope, skipped: Sequence[SkippedEntry]) ->
     )
 
 
+class RawAndCoded(NamedTuple):
+    """Bytes of words, and of what was written of them, framing included."""
+
+    raw: int
+    coded: int
+
+    def plus(self, raw: int, coded: int) -> RawAndCoded:
+        return RawAndCoded(self.raw + raw, self.coded + coded)
+
+
+NOTHING = RawAndCoded(0, 0)
+
+
 @dataclass
 class Tally:
     """What streams of one tensor came to; tallies add up in any order.
 
-    Bytes are those of fp16 words, those written (framing included), and the framing alone; by run, what was seen of the
-    words; by plane, payload bytes and how often each mode was chosen, where the codec tells; seconds are processor
-    seconds of the threads that did it.
+    Bytes are those of the words, those written (framing included), and the framing alone; by run, the first two, and
+    what was seen of the words; by KV head that was coded alone, the first two; by plane, payload bytes and how often
+    each mode was chosen, where the codec tells; seconds are processor seconds of the threads that did it.
     """
 
     streams: int = 0
@@ -255,6 +270,8 @@ class Tally:
     encode_s: float = 0.0
     decode_s: float = 0.0
     health: dict[str | None, Health] = field(default_factory=dict)
+    runs: dict[str | None, RawAndCoded] = field(default_factory=dict)
+    heads: dict[int, RawAndCoded] = field(default_factory=dict)
     plane_bytes: dict[str, int] = field(default_factory=dict)
     mode_counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
@@ -263,6 +280,10 @@ class Tally:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for run, health in other.health.items():
             self.health.setdefault(run, Health()).add(health)
+        for run, sizes in other.runs.items():
+            self.runs[run] = self.runs.get(run, NOTHING).plus(*sizes)
+        for head, sizes in other.heads.items():
+            self.heads[head] = self.heads.get(head, NOTHING).plus(*sizes)
         self.add_planes(other.plane_bytes, other.mode_counts)
 
     def add_planes(self, plane_bytes: Mapping[str, int], mode_counts: Mapping[str, Mapping[str, int]]) -> None:
@@ -366,6 +387,8 @@ class Measurement:
         sides = [stream.side_info() for stream in streams]
         tally = Tally(health=examine(words, task.pieces))
         records = self._encode(task, streams, sides, tally)
+        if task.heads:
+            self._count_heads(task, streams, tally)
         if self.verify:
             del streams, given
             decoded = self._decode(task, sides, records, tally)
@@ -398,10 +421,22 @@ class Measurement:
         tally.framing_bytes += len(streams) * task.framing.overhead_bytes
         tally.raw_bytes += sum(side.raw_bytes for side in sides)
         tally.coded_bytes += sum(map(len, records))
+        for chunk, side, record in zip(task.chunks, sides, records, strict=True):
+            run = chunk.pieces[0].entry.run_id
+            tally.runs[run] = tally.runs.get(run, NOTHING).plus(side.raw_bytes, len(record))
         for chunk, side, payload in zip(task.chunks, sides, payloads, strict=True):
             with self._naming(_NO_PLANES, task, chunk):
                 tally.add_planes(self.coder.plane_bytes(payload, side), self.coder.modes(payload, side))
         return records
+
+    def _count_heads(self, task: Task, streams: Sequence[Stream], tally: Tally) -> None:
+        """Code each KV head alone, and count; the ratio is of all heads together, so nothing of this is decoded."""
+        framing = len(streams) * task.framing.overhead_bytes
+        for head in range(streams[0].words.shape[1]):
+            alone = [replace(stream, words=stream.words[:, head : head + 1]) for stream in streams]
+            with self._naming(_NO_ENCODING, task, task.chunks[0]):
+                coded = sum(map(len, self.coder.encode_many(alone)))
+            tally.heads[head] = RawAndCoded(sum(stream.raw_bytes for stream in alone), coded + framing)
 
     def _decode(self, task: Task, sides: Sequence[SideInfo], records: Sequence[bytes], tally: Tally) -> list[Words]:
         """All streams of a task, decoded together from the counted bytes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -81,6 +81,73 @@ class LayerBytes:
     v_lo_bytes: int | None
 
 
+@dataclass(frozen=True)
+class PartBytes:
+    """Bytes of the words of a part, over all layers, and those written of them with all framing."""
+
+    k_raw_bytes: int
+    k_compressed_bytes: int
+    v_raw_bytes: int
+    v_compressed_bytes: int
+
+    def ratios(self) -> tuple[float, float, float]:
+        """Of K and V together, of K and of V."""
+        raw, coded = self.k_raw_bytes + self.v_raw_bytes, self.k_compressed_bytes + self.v_compressed_bytes
+        return raw / coded, self.k_raw_bytes / self.k_compressed_bytes, self.v_raw_bytes / self.v_compressed_bytes
+
+
+@dataclass(frozen=True)
+class RunBytes(PartBytes):
+    """One run of the dump; `prompt_tokens` is where its prefill ends, None where it has none."""
+
+    run_id: str | None
+    prompt_tokens: int | None
+
+
+@dataclass(frozen=True)
+class PromptBytes(PartBytes):
+    """The runs with prompts of up to so many tokens, and more than the class before; None is all longer ones."""
+
+    up_to_tokens: int | None
+    runs: int
+
+
+@dataclass(frozen=True)
+class HeadBytes(PartBytes):
+    """One KV head of all layers, coded alone."""
+
+    kv_head: int
+
+
+_LONGEST = 2048
+PROMPT_CLASS_NAMES: dict[int | None, str] = {
+    **{tokens: f"up to {tokens} tokens" for tokens in (128, 512, _LONGEST)},
+    None: f"over {_LONGEST} tokens",
+}
+
+
+def prompt_class(tokens: int) -> int | None:
+    """The class of a prompt of so many tokens."""
+    return next((most for most in PROMPT_CLASS_NAMES if most is not None and tokens <= most), None)
+
+
+def by_prompt_length(runs: Iterable[RunBytes]) -> tuple[PromptBytes, ...]:
+    """Runs by the length of their prompts, those without a prefill left out; no class is empty."""
+    classes: dict[int | None, list[RunBytes]] = {}
+    for run in runs:
+        if run.prompt_tokens is not None:
+            classes.setdefault(prompt_class(run.prompt_tokens), []).append(run)
+    found = []
+    for longest in PROMPT_CLASS_NAMES:
+        if same := classes.get(longest):
+            k, v = (
+                [sum(getattr(run, f"{tensor}_{kind}_bytes") for run in same) for kind in ("raw", "compressed")]
+                for tensor in "kv"
+            )
+            found.append(PromptBytes(k[0], k[1], v[0], v[1], longest, len(same)))
+    return tuple(found)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LosslessResult:
     """One evaluation. Ratios are raw over compressed bytes, framing counted; higher is better.
@@ -143,6 +210,10 @@ class LosslessResult:
     rope: Mapping[str, Any] | None = None
     bf16_entries: int = 0
     by_layer: tuple[LayerBytes, ...] = ()
+    by_run: tuple[RunBytes, ...] = ()
+    by_prompt_length: tuple[PromptBytes, ...] = ()
+    measure_heads: bool = False
+    by_head: tuple[HeadBytes, ...] = ()
     skipped: tuple[SkippedEntry, ...] = ()
     findings: tuple[Finding, ...] = ()
     faults: tuple[DumpFault, ...] = ()
@@ -158,7 +229,7 @@ class LosslessResult:
         """Built-in types only, the original fields first and in their order."""
         values: dict[str, Any] = _plain(asdict(self))  # not by `files.plain`: the command does without pydantic
         own = FLAT_KEYS["adaptive_v22"]
-        for name in ("faults", "bf16_entries"):
+        for name in ("faults", "bf16_entries", "measure_heads", "by_head"):
             if not values[name]:
                 del values[name]
         return {key: value for key, value in values.items() if value is not None or key not in own}
@@ -207,8 +278,9 @@ class LosslessResult:
             raw, coded = (getattr(self, f"{prefix}{kind}_bytes") for kind in ("raw", "compressed"))
             yield f"{name}_ratio", getattr(self, f"{name}_ratio"), raw / coded if coded > 0 else math.inf
         for field_name in ("k_raw_bytes", "k_compressed_bytes", "v_raw_bytes", "v_compressed_bytes"):
-            if self.by_layer:
-                yield field_name, getattr(self, field_name), sum(getattr(one, field_name) for one in self.by_layer)
+            for parts in (self.by_layer, self.by_run):
+                if parts:
+                    yield field_name, getattr(self, field_name), sum(getattr(one, field_name) for one in parts)
 
 
 def _plain(value: Any) -> Any:
@@ -267,7 +339,7 @@ _SHOWN = 20
 
 def render_markdown(result: LosslessResult) -> str:
     """Summary, bytes by layer, chosen modes, and what was skipped or found."""
-    return "\n".join([*_summary(result), *_layers(result), *_modes(result), *_troubles(result)]) + "\n"
+    return "\n".join([*_summary(result), *_layers(result), *_parts(result), *_modes(result), *_troubles(result)]) + "\n"
 
 
 def render_line(result: LosslessResult) -> str:
@@ -311,6 +383,37 @@ def _layers(result: LosslessResult) -> Iterator[str]:
         k, v = layer.k_raw_bytes / layer.k_compressed_bytes, layer.v_raw_bytes / layer.v_compressed_bytes
         yield f"| {layer.layer_id} | {raw / coded:.4f} | {k:.4f} | {v:.4f} | {raw:,} | {coded:,} |"
     yield ""
+
+
+def name_part(part: RunBytes | PromptBytes | HeadBytes) -> str:
+    """What a part is, in words."""
+    if isinstance(part, RunBytes):
+        return f"{part.run_id or 'without id'}{'' if part.prompt_tokens is None else f', {part.prompt_tokens} tokens'}"
+    if isinstance(part, HeadBytes):
+        return f"KV head {part.kv_head}"
+    return f"{PROMPT_CLASS_NAMES[part.up_to_tokens]}, {part.runs} run{'s' * (part.runs > 1)}"
+
+
+def parts_of(result: LosslessResult) -> dict[str, Sequence[RunBytes | PromptBytes | HeadBytes]]:
+    """The parts that can be told, by what they are parts by; heads are coded alone, one after the other."""
+    parts: dict[str, Sequence[RunBytes | PromptBytes | HeadBytes]] = {
+        "run and prompt": result.by_run,
+        "prompt length": result.by_prompt_length,
+        "KV head, coded alone": result.by_head,
+    }
+    return {name: of for name, of in parts.items() if of}
+
+
+def _parts(result: LosslessResult) -> Iterator[str]:
+    for name, parts in parts_of(result).items():
+        yield f"| {name} | ratio | K | V |"
+        yield "| --- | ---: | ---: | ---: |"
+        for part in parts[:_SHOWN]:
+            shown = _code(name_part(part)) if isinstance(part, RunBytes) else name_part(part)
+            yield f"| {shown} | {' | '.join(f'{ratio:.4f}' for ratio in part.ratios())} |"
+        if len(parts) > _SHOWN:
+            yield f"| and {len(parts) - _SHOWN} more | | | |"
+        yield ""
 
 
 def _modes(result: LosslessResult) -> Iterator[str]:

@@ -22,6 +22,7 @@ from pytest_h2o.gate.decode import Pair, pairs_folder, pairs_key
 from pytest_h2o.gate.metrics import CODING, DROP, LOSSY, METRICS, asked_of_json
 from pytest_h2o.gate.rule import Margins, hold_rows, row_bound, row_facts, split_layers, whole_cache_ratio
 from pytest_h2o.inputs.options import EMBEDDED_BENCH
+from pytest_h2o.lossless.result import LosslessResult, name_part, parts_of
 from pytest_h2o.report.build import why_failed
 from pytest_h2o.report.changes import open_templates, takes_worst
 from pytest_h2o.report.charts import (
@@ -103,7 +104,7 @@ def render_run(summary: Summary, collector: Collector, run: Mapping[str, Any], p
     functions: tuple[Any, ...] = (
         *(pick, bench_name, repeat_command, why_failed, count_rows, counted, verdict_row, scope_row),
         *(fixed, spread, show, percent, cell_mean, bound_of, decode_line, disturbances, pairs_chart),
-        *(history_chart, takes_worst, layer_ratios, layer_chart, count_modes, modes_chart),
+        *(history_chart, takes_worst, layer_ratios, layer_chart, lossless_parts, count_modes, modes_chart),
     )
     environment.filters |= {
         **{function.__name__: function for function in functions},
@@ -579,6 +580,14 @@ def layer_ratios(layer: Mapping[str, Any], tensors: str = "kv") -> list[float | 
         planes = [layer.get(f"{tensor}_{plane}_bytes") for plane in ("hi", "lo")]
         ratios += [raw / both if both else None, *(raw / 2 / coded if coded else None for coded in planes)]
     return ratios
+
+
+def lossless_parts(result: LosslessResult) -> dict[str, list[tuple[str, ...]]]:
+    """Rows of the parts of a dump: what each is, and its ratios."""
+    return {
+        name: [(name_part(part), *(f"{ratio:.4f}" for ratio in part.ratios())) for part in parts]
+        for name, parts in parts_of(result).items()
+    }
 
 
 def layer_chart(by_layer: Sequence[Mapping[str, Any]], chart_id: str, tensor: str) -> XYChart:

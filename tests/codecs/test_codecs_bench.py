@@ -31,7 +31,9 @@ def dump(seq_len: int = 10) -> list[DumpStream]:
     words = np.arange(seq_len * 6, dtype=np.uint16).reshape(seq_len, 2, 3)
     positions = np.arange(seq_len)
     return [
-        DumpStream("a", layer, 5, Stream(words + layer, tensor, positions)) for layer in (0, 7) for tensor in ("k", "v")
+        DumpStream("a", layer, 5, Stream(words + layer, tensor, positions), 200)
+        for layer in (0, 7)
+        for tensor in ("k", "v")
     ]
 
 
@@ -62,7 +64,9 @@ def summary_of(*contenders: Contender, dumped: list[DumpStream] | None = None, *
 def test_every_byte_is_counted() -> None:
     (result,) = measure(dump(), [copier()], SETTINGS)
     raw_bytes = 10 * 2 * 3 * 2
-    expected = StreamSizes("a", 0, "k", raw_bytes, raw_bytes + 3 * (1 + 8), raw_bytes + 1 + 4 + 4 * 5)
+    alone = [raw_bytes // 2 + 3 * (1 + 8)] * 2
+    sizes = (raw_bytes + 3 * (1 + 8), raw_bytes + 1 + 4 + 4 * 5)
+    expected = StreamSizes("a", 0, "k", raw_bytes, *sizes, "up to 512 tokens", alone)
     assert result.sizes[0] == expected
     assert [(s.layer, s.tensor) for s in result.sizes] == [(0, "k"), (0, "v"), (7, "k"), (7, "v")]
     assert result.verified_chunks == 4 * ((3 + 1) + 3 * 3), "sizes: 3 chunks and the whole; then 3 rounds of 3 chunks"
@@ -96,7 +100,7 @@ def test_chunks_know_their_positions() -> None:
 
 
 def test_speed_is_the_median_of_rounds() -> None:
-    sizes = [StreamSizes("a", 0, "k", 3_000_000, 1, 1)]
+    sizes = [StreamSizes("a", 0, "k", 3_000_000, 1, 1, None, [])]
     result = Result(copier(), sizes, encode_s=[0.5, 10.0, 1.0], decode_s=[3.0])
     assert result.mb_per_s(result.encode_s) == 3.0
     assert result.mb_per_s(result.decode_s) == 1.0
@@ -113,7 +117,7 @@ def test_rounds_are_interleaved_and_the_order_is_turned() -> None:
         return copier(name, encode=encode)
 
     measure(dump()[:2], [watched("x"), watched("y")], BenchSettings(chunk_tokens=100, rounds=2))
-    sizes = "xxyy"  # the chunk, and the stream whole
+    sizes = "xxxxyyyy"  # the chunk, the stream whole, and two heads of the chunk
     assert "".join(order) == sizes + "xy" + "yx" + sizes + "yx" + "xy"
 
 
@@ -190,7 +194,9 @@ def test_settings_out_of_range_are_refused(name: str) -> None:
 def test_summary_splits_by_front_layer_run_and_tensor() -> None:
     summary = summary_of(copier())
     (contender,) = summary["contenders"]
-    assert set(contender["online"]) == {"front", "all", "layers", "runs"}
+    assert set(contender["online"]) == {"front", "all", "layers", "runs", "prompt_lengths", "heads"}
+    assert contender["online"]["prompt_lengths"] == {"up to 512 tokens": contender["online"]["all"]}
+    assert contender["online"]["heads"] == {head: dict.fromkeys(("kv", "k", "v"), 60 / 87) for head in "01"}
     assert set(contender["online"]["layers"]) == {"0", "7"}
     assert set(contender["online"]["runs"]) == {"a"}
     for ratios in (contender["online"]["front"], contender["online"]["all"], contender["online"]["layers"]["7"]):

@@ -39,7 +39,8 @@ def test_every_setting_has_its_flag() -> None:
     flags = """--stage decode --scope layer_ids --layer-ids 6,7 8
         --zstd-level 9 --strict-fp16 --min-seq-len 10 --max-seq-len 11 --entry-mode chunked_grouped
         --online-chunk-seq 12
-        --online-framing-bytes 13 --aggregate-by-stage --codec-mode adaptive_v22 --adaptive-block-seq 14 --bitshuffle
+        --online-framing-bytes 13 --aggregate-by-stage --measure-heads
+        --codec-mode adaptive_v22 --adaptive-block-seq 14 --bitshuffle
         --k-hi-predictors raw,xor_seq --k-lo-predictors xor_seq --v-hi-predictors pair_delta, --v-lo-predictors raw"""
     settings = parse(*flags.split())
     assert settings == Scope(
@@ -53,6 +54,7 @@ def test_every_setting_has_its_flag() -> None:
         online_chunk_seq=12,
         online_framing_bytes=13,
         aggregate_by_stage=True,
+        measure_heads=True,
         codec={
             "id": "adaptive_v22",
             "zstd_level": 9,
