@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "analyze": ("rows", "hold a CSV and lossless results against the targets"),
     "eval": ("rows", "parse, upper bound, online simulation and gate in one go"),
     "calibrate": ("sweep", "measure this machine's noise: a bench against itself"),
+    "doctor": ("doctor", "check bench, model, dump and machine before a sweep, a line each, in a minute"),
     "import": ("importing", "make a KV dump of safetensors: K and V by layer, as other runtimes save them"),
     "codecs": ("codecs", "list the codecs, or measure them on a dump beside others"),
     "report": ("runs", "make summary.md and report.html of a run again, from what its folder has"),

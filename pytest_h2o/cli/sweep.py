@@ -200,7 +200,7 @@ def run_calibrate(args: argparse.Namespace) -> int:
 
     program = check_bench(args.llm_bench, "--llm-bench")
     bench = BenchSettings.for_program(program, backend=args.backend, threads=args.threads, timeout_s=args.timeout)
-    base = _base_config(args)
+    base = read_model(args)
     if args.out is not None:
         refuse_existing(args.out)
     print(f"{args.pairs} pairs, both sides with H2O off; {describe_sources(read_machine())}", flush=True)
@@ -233,7 +233,7 @@ def run_calibrate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _base_config(args: argparse.Namespace) -> BaseConfig:
+def read_model(args: argparse.Namespace) -> BaseConfig:
     """The model's config; UsageError if none is named and the bench is not the embedded one, or it cannot be read."""
     from pytest_h2o.bench.command import embedded_base_config, is_embedded, read_base_config
 
