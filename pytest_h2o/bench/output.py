@@ -106,13 +106,14 @@ Advise = Callable[[], str | None]
 
 def first_cause(output: OutputSummary, advise: Advise) -> str | None:
     """The likely cause of stale plans and fatal signs in an output: a config without ``layer_nums``."""
-    told = any(sign.text in output.warnings for sign in SIGNS if sign.severity == "fatal" or sign.name == "stale_plan")
+    drifts = [s for s in SIGNS if (s.severity == "fatal" and not s.cause) or s.name == "stale_plan"]
+    told = any(sign.text in output.warnings for sign in drifts)
     advice = advise() if told else None
     return None if advice is None else f"first cause: {advice}"
 
 
 def check_signs(output: OutputSummary, printed: Path, allowed: Mapping[str, int], advise: Advise, **facts: Any) -> None:
-    """Fail a launch that printed signs of a broken cache, fatal ones or more of one than its preset allows."""
+    """Fail a launch whose output has fatal signs, of a broken cache or a missing backend, or more than are allowed."""
     seen = [(sign, output.warnings[sign.text]) for sign in SIGNS if sign.text in output.warnings]
     bad = [(sign, count) for sign, count in seen if _exceeds(sign, count, allowed)]
     if not bad:
@@ -122,9 +123,12 @@ def check_signs(output: OutputSummary, printed: Path, allowed: Mapping[str, int]
     others = "; ".join(f"{count:,} x {sign.text}" for sign, count in seen if (sign, count) not in bad)
     came = [f"{count:,} x {sign.text} ({sign.meaning}): {lines.get(sign.text, 'no line')}" for sign, count in bad]
     names = ", ".join(f"{sign.name}: {count}" for sign, count in bad)
-    cause = first_cause(output, advise) or "the engine or its settings are at fault"
+    is_cache = any(not sign.cause for sign, _ in bad)
+    causes = [*(sign.cause for sign, _ in bad if sign.cause), first_cause(output, advise) if is_cache else None]
+    cause = "; ".join(dict.fromkeys(filter(None, causes))) or "the engine or its settings are at fault"
+    of = "a broken cache" if is_cache else "a missing backend"
     raise BenchError(
-        "the bench printed signs of a broken cache: no figure of this launch can be trusted",
+        f"the bench printed signs of {of}: no figure of this launch can be trusted",
         where=str(printed),
         came="; ".join(came) + (f"; beside {others}" if others else ""),
         expected=", ".join(limits) or "none of these lines",

@@ -1,4 +1,4 @@
-"""Lines that tell of a broken cache, exit code 0 all the same, and what they mean."""
+"""Lines that tell of a broken cache or a missing backend, exit code 0 all the same, and what they mean."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 LOST = "tokens of the cache are lost or in the wrong place"
+NO_BACKEND = "the backend that was asked for is not there, and the CPU ran under its name"
+BUILD = "build the engine with that backend (MNN_SEP_BUILD=OFF, or preload its library), or give --h2o-backend cpu"
 HEAP = "memory of the process was overwritten: nothing that it computed can be trusted"
 
 
@@ -19,6 +21,8 @@ class Sign:
     meaning: str
     severity: Literal["fatal", "counted", "harmless"] = "fatal"
     """fatal fails the launch; counted is shown with the warnings; harmless is not even counted."""
+    cause: str = ""
+    """What is at fault and what to do, where the config of the model has no part in it."""
     of_libc: bool = False
     """Printed by the C library. A model may say it in a text that it generates."""
 
@@ -37,6 +41,10 @@ SIGNS = (
     Sign("double_free", "double free", HEAP, of_libc=True),
     Sign("munmap_chunk", "munmap_chunk", HEAP, of_libc=True),
     Sign("invalid_free", "free(): invalid", HEAP, of_libc=True),
+    Sign("no_backend", "Can't Find type=", NO_BACKEND, cause=BUILD),
+    Sign("opencl_init", "OpenCL init error", NO_BACKEND, cause=BUILD),
+    Sign("opencl_symbols", "parsing symbols error", NO_BACKEND, cause=BUILD),
+    Sign("back_to_cpu", "Turn back to cpu", "the backend that was asked for cannot run the model", cause=BUILD),
     Sign("stale_plan", "Drop stale per-layer pending plan", "the eviction plan of a layer was thrown away", "counted"),
     Sign("clamp_remove", "Clamp invalid meta remove", "more was to be removed than the cache holds", "counted"),
     Sign("floor_keep", "floor-keep dominates target", "the protected tokens alone met the target", "harmless"),

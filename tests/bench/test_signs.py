@@ -23,6 +23,12 @@ from .test_output import summarize
 Make = Callable[..., Launcher]
 POINT = recorded_points()[0]
 FATAL = [sign for sign in SIGNS if sign.severity == "fatal"]
+
+
+def cause_of(sign: Sign) -> str:
+    return sign.cause or CAUSE
+
+
 EXCERPT = FIXTURES / "recordings" / "other" / "store_no_layer_nums.stdout.txt"
 CAUSE = "first cause: the config of the model has no layer_nums"
 
@@ -40,17 +46,18 @@ def test_a_sign_fails_the_launch_wherever_it_stands(
 ) -> None:
     monkeypatch.setenv("FAKE_PRINTS", f"text{sign.text}: layer=3 tokens=32\n" * 3)
     launcher = make_launcher()
-    with pytest.raises(BenchError, match="signs of a broken cache") as caught:
+    with pytest.raises(BenchError, match="the bench printed signs of a") as caught:
         launcher.launch_point(POINT)
-    assert f"3 x {sign.text} ({sign.meaning}): '{sign.text}: layer=3 tokens=32'" in (caught.value.came or "")
-    assert CAUSE in (caught.value.hint or "")
+    line = f"{sign.text}: layer=3 tokens=32"
+    assert f"3 x {sign.text} ({sign.meaning}): {line!r}" in (caught.value.came or "")
+    assert cause_of(sign) in (caught.value.hint or "")
     assert f"allow_signs: {{{sign.name}: 3}}" in (caught.value.hint or "")
-    with pytest.raises(BenchError, match="signs of a broken cache"):
+    with pytest.raises(BenchError, match="the bench printed signs of a"):
         launcher.launch_baseline(POINT)
     allowed = replace(POINT, allow_signs={sign.name: 3}, run_id="run_0001_again")
     assert launcher.launch_point(allowed).output.warnings[sign.text] == 3  # type: ignore[union-attr]
     few = replace(allowed, allow_signs={sign.name: 2}, run_id="run_0001_few")
-    with pytest.raises(BenchError, match="signs of a broken cache") as caught:
+    with pytest.raises(BenchError, match="the bench printed signs of a") as caught:
         launcher.launch_point(few)
     assert caught.value.expected == f"at most 2 x {sign.text}"
 
@@ -58,8 +65,8 @@ def test_a_sign_fails_the_launch_wherever_it_stands(
 @pytest.mark.parametrize("sign", FATAL, ids=lambda sign: sign.name)
 def test_a_sign_fails_a_recorded_run(sign: Sign, tmp_path: Path) -> None:
     found = read_recording(recording(tmp_path, f"[H2O] {sign.text}\n"), (POINT,))
-    assert "signs of a broken cache" in str(found.failures[POINT.run_id])
-    assert CAUSE in str(found.failures[POINT.run_id])
+    assert "the bench printed signs of a" in str(found.failures[POINT.run_id])
+    assert cause_of(sign) in str(found.failures[POINT.run_id])
     allowed = read_recording(tmp_path / "recorded", (replace(POINT, allow_signs={sign.name: 1}),))
     assert not allowed.failures
 
@@ -97,6 +104,20 @@ def test_a_config_with_layer_nums_is_not_the_cause(
         hint = caught.value.hint or ""
         assert ("layer_nums" in hint) == (expected is not None)
         assert expected is None or expected in hint
+
+
+def test_figures_of_the_cpu_do_not_pass_under_the_name_of_another_backend(
+    make_launcher: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real binary prints OPENCL in its table all the same."""
+    monkeypatch.setenv("FAKE_PRINTS", "Can't Find type=3 backend, use 0 instead\n")
+    with pytest.raises(BenchError) as caught:
+        make_launcher("wrong_backend", backend="opencl").launch_point(POINT)
+    error = caught.value
+    assert error.what == "the bench printed signs of a missing backend: no figure of this launch can be trusted"
+    assert "the CPU ran under its name" in (error.came or "")
+    assert (error.hint or "").startswith("build the engine with that backend")
+    assert "layer_nums" not in (error.hint or "")
 
 
 def test_a_crash_after_a_sign_names_the_first_cause(make_launcher: Make, monkeypatch: pytest.MonkeyPatch) -> None:
