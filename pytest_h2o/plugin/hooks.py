@@ -6,7 +6,7 @@ Only the standard library and pytest are imported here; everything else arrives 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -194,10 +194,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             _refuse(config, session.items, config.stash[_faults])
 
 
-def _may_time(item: Any) -> bool:
-    """Whether the test function of an item asks for the decode verdict, as far as its code tells."""
+_TIMES, _SAYS = ("decode_drop", "joint_margin"), ("demo_drop", "prompt_buckets", "demo_missed", "text_similarity")
+"""What a test function asks for the decode verdict, and what for launches of llm_demo."""
+
+
+def _may_ask(item: Any, names: Sequence[str]) -> bool:
+    """Whether the test function of an item asks for one of these, as far as its code tells."""
     code = getattr(item.function, "__code__", None)
-    return code is None or not {"decode_drop", "joint_margin"}.isdisjoint(code.co_names)
+    return code is None or not set(names).isdisjoint(code.co_names)
 
 
 def _begin(config: pytest.Config, items: list[Any]) -> None:
@@ -209,8 +213,11 @@ def _begin(config: pytest.Config, items: list[Any]) -> None:
         for item in items
         if (subject := subject_of(item.callspec.params))
     }
-    timed = {subject.name for item in items if _may_time(item) and (subject := subject_of(item.callspec.params))}
-    gate.note_selected((subject for _, subject in asked), timed)
+    timed, said = (
+        {subject.name for item in items if _may_ask(item, names) and (subject := subject_of(item.callspec.params))}
+        for names in (_TIMES, _SAYS)
+    )
+    gate.note_selected((subject for _, subject in asked), timed, said)
     gate.note_not_asked([one for one in config.stash.get(_offered, []) if one not in asked])
     config.stash[_head] = gate.describe() if config.option.collectonly else gate.announce()
     controller = config.pluginmanager.get_plugin("h2o-controller")

@@ -178,6 +178,7 @@ class GateSession:
         self._needed: dict[str, set[int] | None] = {}
         self._needed_scopes: set[str] = set()
         self._timed: Collection[str] = ()
+        self._said: Collection[str] = ()
         self._points: dict[str, tuple[Point, ...]] = {}
         self._sources: dict[str, Source] = {}
         self._evaluated: dict[str, LosslessResult] = {}
@@ -242,7 +243,7 @@ class GateSession:
                 bench_settings(settings, preset)
                 choose_base_config(settings, preset)
             if settings["demo"] is not None:
-                check_bench(settings["demo"], settings.origin("demo"))
+                check_bench(settings["demo"], settings.origin("demo"), "llm_demo")
                 demo_prompts(settings, preset)
         self._selected = frozenset(selected)
         unfit = {name: why for name in sorted(selected) if (why := self._why_unfit(self.presets[name]))}
@@ -279,12 +280,14 @@ class GateSession:
             word in lowered or word.startswith(f"{lowered}-") for word in self._asked_for
         )
 
-    def note_selected(self, subjects: Iterable[Subject], timed: Collection[str] = ()) -> None:
+    def note_selected(
+        self, subjects: Iterable[Subject], timed: Collection[str] = (), said: Collection[str] = ()
+    ) -> None:
         """Learn what items will run: only their points are launched, folded among themselves.
 
-        `timed` are the presets of which an item asks for the decode verdict.
+        `timed` are the presets of which an item asks for the decode verdict, `said` those that llm_demo is run for.
         """
-        self._timed = frozenset(timed)
+        self._timed, self._said = frozenset(timed), frozenset(said)
         for subject in subjects:
             if subject.kind == "preset" and subject.point is None and not subject.workload:
                 self._needed[subject.name] = None
@@ -376,8 +379,9 @@ class GateSession:
             return self.describe()
 
     def _plan(self) -> list[Plan]:
-        sources = self.selected_sources()
-        return [plan for source in sources for plan in source.plan(timed=source.preset.name in self._timed)]
+        named = {source.preset.name: source for source in self.selected_sources()}
+        plans = (source.plan(timed=name in self._timed, said=name in self._said) for name, source in named.items())
+        return [plan for each in plans for plan in each]
 
     # -- figures --------------------
 

@@ -76,14 +76,15 @@ class Run:
         self.new = NewData()
 
 
-def check_bench(bench: Path, origin: str) -> Path:
+def check_bench(bench: Path, origin: str, program: str = "llm_bench") -> Path:
     """A program of the engine, if there is such a file; UsageError that says what is there instead."""
     if bench.is_file():
         return bench
     came = "no such folder"
     if bench.parent.is_dir():
         came = "that folder has " + (", ".join(sorted(p.name for p in bench.parent.iterdir())[:8]) or "nothing")
-    raise UsageError("the bench is not there", where=f"{origin} {bench}", came=came, expected="the llm_bench binary")
+    what = "the bench is not there" if program == "llm_bench" else f"{program} is not there"
+    raise UsageError(what, where=f"{origin} {bench}", came=came, expected=f"the {program} binary")
 
 
 def bench_settings(settings: Settings, preset: Preset, option: str = "bench") -> BenchSettings:
@@ -241,7 +242,7 @@ class Source(ABC):
     def write_dry_run(self) -> str:
         """Write what would be run, and say where."""
 
-    def plan(self, *, timed: bool) -> list[Plan]:
+    def plan(self, *, timed: bool, said: bool) -> list[Plan]:
         """How many launches the rows take, as far as is known before the first, and the decode verdict if it is asked.
 
         Of that it is at most so many.
@@ -575,12 +576,12 @@ class Launched(Source):
         runs = len(write_dry_run(self._sweep.points, self.base_config, self._bench, self.folder))
         return f"configs, manifest and commands.sh of {runs} run{'s' * (runs != 1)} are in {self.folder}"
 
-    def plan(self, *, timed: bool) -> list[Plan]:
+    def plan(self, *, timed: bool, said: bool) -> list[Plan]:
         plan, settings = [Plan(self.preset.name, self._sweep.runs)], self.run.settings
         if timed and choose_baseline(settings, self.preset).value == "paired":
             budget = decode_budget(settings, self.preset)
             plan += [Plan(f"{self._name_of(w)} decode", 2 * budget.pairs, budget.elapsed_s) for w in self.workloads]
-        if settings["demo"] is not None:
+        if said and settings["demo"] is not None:
             prompts = len(demo_prompts(settings, self.preset))
             plan.append(Plan(f"{self.preset.name} demo", 2 * prompts * settings["demo-rounds"]))
         return plan if self._sweep.runs else []

@@ -125,6 +125,7 @@ def test_prompts_of_a_manifest_are_said(demo: Project) -> None:
         (("--h2o-demo-prompts=nowhere.txt",), "a prompt cannot be read"),
         (("--h2o-demo-rounds=100",), "more pairs of llm_demo than a verdict can have"),
         (("--h2o-demo-rounds=0",), "--h2o-demo-rounds is out of range"),
+        (("--h2o-demo=nowhere",), "llm_demo is not there"),
     ],
 )
 def test_prompts_that_cannot_be_said_end_the_run_before_it_starts(

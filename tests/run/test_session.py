@@ -12,7 +12,7 @@ from pytest_h2o.inputs.presets import Preset
 from pytest_h2o.inputs.scopes import ScopeKeys
 from pytest_h2o.run.session import GateSession, Subject, names_asked_for, scopes_beside
 from pytest_h2o.run.store import PROGRESS, read_board
-from tests.plugin.project import BASE_CONFIG, FAKE_BENCH, ROOT
+from tests.plugin.project import BASE_CONFIG, FAKE_BENCH, FAKE_DEMO, ROOT
 from tests.report.gate_items import make_session
 
 
@@ -56,19 +56,20 @@ def test_presets_without_a_recording_are_left_out_unless_named(
 
 
 @pytest.mark.parametrize(
-    ("points", "timed", "plan"),
+    ("points", "asks", "plan"),
     [
-        (None, True, [("target_ratio_v3", 10), ("target_ratio_v3 decode", 40)]),
-        (None, False, [("target_ratio_v3", 10)]),
-        ({0, 1}, False, [("target_ratio_v3", 2)]),
+        (None, ["timed"], [("target_ratio_v3", 10), ("target_ratio_v3 decode", 40)]),
+        (None, ["said"], [("target_ratio_v3", 10), ("target_ratio_v3 demo", 2 * 3 * 8)]),
+        (None, [], [("target_ratio_v3", 10)]),
+        ({0, 1}, [], [("target_ratio_v3", 2)]),
     ],
 )
 def test_the_time_left_counts_what_is_selected(
-    points: set[int] | None, timed: bool, plan: list[tuple[str, int]], tmp_path: Path
+    points: set[int] | None, asks: list[str], plan: list[tuple[str, int]], tmp_path: Path
 ) -> None:
-    session = make_session(tmp_path, bench=str(FAKE_BENCH), base_config=str(BASE_CONFIG))
+    session = make_session(tmp_path, bench=str(FAKE_BENCH), base_config=str(BASE_CONFIG), demo=str(FAKE_DEMO))
     subjects = [Subject("preset", "target_ratio_v3", point) for point in points or (None,)]
-    session.note_selected(subjects, {"target_ratio_v3"} if timed else set())
+    session.note_selected(subjects, **{what: {"target_ratio_v3"} for what in asks})
     session.announce()
     assert [(one.what, one.total) for one in read_board(tmp_path / "run" / PROGRESS).plan] == plan
 
