@@ -13,9 +13,11 @@ import contextlib
 import hashlib
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_h2o.bench.command import ADDED_KEYS
@@ -29,6 +31,12 @@ if TYPE_CHECKING:
     from pytest_h2o.bench.rows import Row
     from pytest_h2o.inputs.presets import Preset
     from pytest_h2o.lossless.result import LosslessResult
+
+
+def _lengths_of(row: str) -> str:
+    """What the name of a row of a preset begins with, see `row_key`: ``p512_g128``."""
+    found = re.match(r"p\d+_g\d+(?=[_-])", row)
+    return found[0] if found else ""
 
 
 SubjectKind = Literal["preset", "scope"]
@@ -76,6 +84,17 @@ class SubjectRecord:
     @property
     def title(self) -> str:
         return f"{self.kind} {self.name}"
+
+    @property
+    def workloads(self) -> tuple[str, ...]:
+        """Those that its rows are of, where there are several; else one without a name that takes all rows."""
+        found = dict.fromkeys(map(_lengths_of, self.figures))
+        return tuple(found) if len(found) > 1 and self.kind == "preset" else ("",)
+
+    def values_of(self, metric: str, workload: str = "") -> list[int | float]:
+        """What the rows of a workload, or all, have of a metric."""
+        rows = (row for name, row in self.figures.items() if workload in ("", _lengths_of(name)))
+        return [row[metric] for row in rows if metric in row]
 
     @property
     def codes(self) -> bool:
@@ -348,16 +367,14 @@ def headlines(
     `comparable` says whether timings are.
     """
     found = []
-    for metric in HEADLINES[now.kind]:
+    for metric, workload in product(HEADLINES[now.kind], now.workloads):
         facts = metrics[metric]
         pick = max if facts.better == "higher" else min
-        old, new = (
-            pick((figures[metric] for figures in subject.figures.values() if metric in figures), default=None)
-            for subject in (then, now)
-        )
+        old, new = (pick(subject.values_of(metric, workload), default=None) for subject in (then, now))
         if old is None and new is None:
             continue
-        change = _compare_figure("the best row", metric, old, new, facts)
+        of = f" of {workload}" if workload else ""
+        change = _compare_figure(f"the best row{of}", metric, old, new, facts)
         if not facts.exact and change.state not in ("missing", "new"):
             change = replace(change, state="timed" if comparable else "not comparable")
         found.append(change)

@@ -254,18 +254,24 @@ def history_rows(records: Iterable[RunRecord], metric: str | None) -> list[Seque
     for record in records:
         for subject in record.subjects:
             name = metric or HEADLINES[subject.kind][0]
-            value = main_figure(subject, name, record.metrics)
-            if value is None:
-                continue
-            old = before.get(subject.title)
-            change = "" if not old else f"{(value - old) / abs(old) * 100:+.2f} %"
-            held = "held" if subject.held else "FAILED"
-            rows.append((record.run, record.ended, subject.title, held, name, render_figure(name, value), change))
-            before[subject.title] = value
+            for workload in subject.workloads:
+                title, value = title_of(subject, workload), main_figure(subject, name, record.metrics, workload)
+                if value is None:
+                    continue
+                old = before.get(title)
+                change = "" if not old else f"{(value - old) / abs(old) * 100:+.2f} %"
+                held = "held" if subject.held else "FAILED"
+                rows.append((record.run, record.ended, title, held, name, render_figure(name, value), change))
+                before[title] = value
     return rows
 
 
 HISTORY_HEADER = ("run", "ended", "of", "items", "figure", "value", "since then")
+
+
+def title_of(subject: SubjectRecord, workload: str) -> str:
+    """A preset or scope in words, and which of several workloads."""
+    return f"{subject.title} at {workload}" if workload else subject.title
 
 
 def takes_worst(metric: str) -> bool:
@@ -273,12 +279,16 @@ def takes_worst(metric: str) -> bool:
     return metric in METRICS and METRICS[metric].over == "every row"
 
 
-def main_figure(subject: SubjectRecord, metric: str, known: Mapping[str, MetricFacts]) -> float | None:
-    """The best value of a metric over all rows, of one that every row must hold the worst; None if no row has it.
+def main_figure(
+    subject: SubjectRecord, metric: str, known: Mapping[str, MetricFacts], workload: str = ""
+) -> float | None:
+    """The best value of a metric over all rows, or those of a workload; None if no row has it.
+
+    Of a metric that every row must hold it is the worst.
 
     `known` says which way is better.
     """
-    values = [figures[metric] for figures in subject.figures.values() if metric in figures]
+    values = subject.values_of(metric, workload)
     is_higher_better = metric in known and known[metric].better == "higher"
     pick: Any = max if is_higher_better != takes_worst(metric) else min
     return None if not values else float(pick(values))
@@ -293,34 +303,36 @@ def collect_history(record: RunRecord | None, out_dir: Path, settings: Settings)
     if record is None:
         return []
     added = [metric.name for metric in METRICS.values() if metric.added]
-    wanted = [(s, name) for s in record.subjects for name in (*HEADLINES[s.kind], *added)]
-    wanted += [(s, name) for s in record.subjects if s.codes for name in CODING]
-    earlier: dict[tuple[str, str], deque[_Run]] = {(s.title, m): deque(maxlen=MAX_RUNS - 1) for s, m in wanted}
+    named_of = [(s, (*HEADLINES[s.kind], *added, *(CODING if s.codes else ()))) for s in record.subjects]
+    wanted = [(s, name, workload) for s, names in named_of for name in names for workload in s.workloads]
+    earlier: dict[tuple[str, str], deque[_Run]] = {}
     for old in read_history(out_dir / HISTORY_NAME):
         if isinstance(old, RunRecord) and old.run != record.run:  # a run that goes on may stand there already
-            for subject, metric in wanted:
-                earlier[subject.title, metric] += _runs_of(old, subject, metric)
+            for subject, metric, workload in wanted:
+                kept = earlier.setdefault((title_of(subject, workload), metric), deque(maxlen=MAX_RUNS - 1))
+                kept += _runs_of(old, subject, metric, workload)
     asked, named = settings["compare"], None
     if asked not in (None, LAST) and baseline_path(out_dir, asked).is_file():
         named = read_baseline(out_dir, asked)
     fail = settings.given["compare-fail"]
     allowances = parse_allowances(fail.value or (), fail.origin)
     figures = []
-    for subject, metric in wanted:
-        before, now = list(earlier[subject.title, metric]), _runs_of(record, subject, metric)
+    for subject, metric, workload in wanted:
+        title = title_of(subject, workload)
+        before, now = list(earlier.get((title, metric), ())), _runs_of(record, subject, metric, workload)
         held = [run for run, _ in before if run.held]
         baseline = None
         if asked == LAST and held:
             baseline = HistoryBaseline(f"run {held[-1].run}", held[-1].value)
         elif named is not None:
-            found = _runs_of(named, subject, metric)
+            found = _runs_of(named, subject, metric, workload)
             baseline = HistoryBaseline(f"baseline {asked}", found[0][0].value) if found else None
         values = {run.value for run, _ in before + now}
         if before and now and (metric not in CODING or len(values) > 1):  # twelve charts of a straight line say nothing
             alike = [run.value for run, is_alike in before if run.held and is_alike]
             low, high, band = _band(METRICS[metric], baseline, alike, allowances)
-            title, unit, runs = METRICS[metric].title, METRICS[metric].unit, [run for run, _ in before + now]
-            figures.append(HistoryFigure(subject.title, metric, title, unit, baseline, low, high, band, runs))
+            of, unit, runs = METRICS[metric].title, METRICS[metric].unit, [run for run, _ in before + now]
+            figures.append(HistoryFigure(title, metric, of, unit, baseline, low, high, band, runs))
     return figures
 
 
@@ -328,10 +340,10 @@ _Run = tuple[HistoryRun, bool]
 """And whether all that the run was measured with is known and equal."""
 
 
-def _runs_of(record: RunRecord, now: SubjectRecord, metric: str) -> list[_Run]:
+def _runs_of(record: RunRecord, now: SubjectRecord, metric: str, workload: str) -> list[_Run]:
     """The value of a figure in one run; none if it has no such figure, or of another model."""
     then = record.subject(now.kind, now.name)
-    value = None if then is None else main_figure(then, metric, record.metrics)
+    value = None if then is None else main_figure(then, metric, record.metrics, workload)
     if then is None or value is None:
         return []
     try:

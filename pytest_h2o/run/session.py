@@ -120,10 +120,19 @@ class GateFiles:
                 other = self.presets.setdefault(preset.name, changed)
                 if other.path != preset.path:
                     raise PresetError(f"two presets are called {preset.name}", where=f"{other.path} and {preset.path}")
+            self._refuse_ambiguous()
             self._in_folder["presets", gate_dir] = sorted(preset.name for preset in presets)
             if self._settings["scopes"] is not None or os.path.lexists(scopes_beside(gate_dir)):
                 self.load_scopes(gate_dir)  # one of them decides the lossless ratio of these presets
         return [self.presets[name] for name in self._in_folder["presets", gate_dir]]
+
+    def _refuse_ambiguous(self) -> None:
+        """A workload and another preset must not have one name: items and reports could not tell them apart."""
+        rule = self._settings["rule"]
+        parts = {f"{p.name}-{workload}": p for p in self.presets.values() for workload in p.workloads(rule)}
+        for name in sorted(parts.keys() & self.presets.keys()):
+            came, what = str(self.presets[name].path), f"{name} is a workload of the preset {parts[name].name}"
+            raise PresetError(what, where=str(parts[name].path), came=came, expected="another name for that preset")
 
     def load_scopes(self, gate_dir: Path) -> list[Scope]:
         """The scopes beside a gate file, or those that the options name; PresetError with every fault."""

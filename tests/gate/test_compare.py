@@ -230,6 +230,17 @@ def test_the_headline_is_the_best_of_all_rows() -> None:
     ]
 
 
+def test_the_headline_of_each_workload_is_its_best_row() -> None:
+    then, now = (
+        make_subject({f"p{n}_g8-x": {"h2o_lossy": n / at} for n in (8, 81)}, kind="preset") for at in (100, 200)
+    )
+    found = headlines(then, now, metric_facts(), comparable=True)
+    assert [(c.row, c.now, c.state) for c in found] == [
+        ("the best row of p8_g8", 0.04, "worse"),
+        ("the best row of p81_g8", 0.405, "worse"),
+    ]
+
+
 def test_a_figure_that_neither_run_has_is_no_headline() -> None:
     then, now = (make_subject({"a": {"decode_tok_per_s": speed}}, kind="preset") for speed in (50.0, 51.0))
     assert headlines(then, now, metric_facts(), comparable=True) == [

@@ -17,6 +17,7 @@ from pytest_h2o.gate.rule import (
     drop_interval,
     eligible_rows,
     joint_interval,
+    worst_verdict,
 )
 from pytest_h2o.gate.values import Comparison, Interval, Measured, Target
 from pytest_h2o.run.pairs import choose_baseline, decode_budget, describe_decode
@@ -100,6 +101,23 @@ def test_the_joint_margin_is_as_certain_as_the_slow_down(
     others = Margins("r", {"h2o_lossy": lossy, "lossless_ratio": 0.2})
     found = joint_interval(others, [verdict], inconclusive_fails=False)
     assert (found.low, found.high, found.outcome) == expected
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        ([("pass", -0.02, 0.04), ("pass", 0.0, 0.03)], (pytest.approx(0.01), pytest.approx(0.05), "pass")),
+        ([("pass", -0.02, 0.04), ("fail", 0.1, 0.2)], (pytest.approx(-0.15), pytest.approx(-0.05), "fail")),
+        ([("inconclusive", None, None), ("fail", 0.1, None)], (None, pytest.approx(-0.05), "fail")),
+    ],
+)
+def test_over_several_workloads_the_worst_slow_down_decides(verdicts: list[Any], expected: tuple[Any, ...]) -> None:
+    made = [make_verdict(*verdict) for verdict in verdicts]
+    found = joint_interval(Margins("r", {"h2o_lossy": 0.13}), made, inconclusive_fails=False)
+    assert (found.low, found.high, found.outcome) == expected
+    assert found.basis == "12 pairs, 12 pairs"
+    drops = [make_verdict("pass", 0.0, 0.1, drop=drop) for drop in (0.01, 0.03, None)]
+    assert [worst_verdict(drops[:2]), worst_verdict(drops)] == drops[1:]
 
 
 def test_the_margin_of_pairs_stands_in_its_place() -> None:

@@ -9,8 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_h2o.gate.metrics import METRICS, Better, Metric
-from pytest_h2o.gate.rule import RowFacts, decide_best_of, decide_joint, decode_drop, eligible_rows, worst_row
+from pytest_h2o.gate.metrics import LOSSY, METRICS, Better, Metric
+from pytest_h2o.gate.rule import (
+    RowFacts,
+    choose_configuration,
+    decide_best_of,
+    decide_joint,
+    decode_drop,
+    eligible_rows,
+    worst_row,
+)
 from tests.sweeps import make_asked, make_facts
 
 ASKED = make_asked(lossy=3.0, decode_drop=0.05, lossless=1.3)
@@ -129,3 +137,40 @@ def test_joint_is_some_row_meeting_all_and_implies_best_of(
 def test_the_sign_of_a_ratio_margin_is_exact(value: float, target: float) -> None:
     assert (METRICS["h2o_lossy"].margin(value, target) >= 0) == (value >= target)
     assert (METRICS["h2o_keep"].margin(value, target) >= 0) == (value <= target)
+
+
+# -- several workloads ---------------------------------------------------------------------------------------------
+
+
+def both(name: str, short: tuple[float, float], long: tuple[float, float]) -> list[RowFacts]:
+    """The rows of one configuration at two lengths: lossy ratio and decode speed of each."""
+    return [
+        RowFacts(f"{name} {workload}", {LOSSY: lossy, "decode_tok_per_s": speed}, workload, name)
+        for workload, (lossy, speed) in (("short", short), ("long", long))
+    ]
+
+
+def test_a_configuration_is_as_good_as_its_worst_row() -> None:
+    rows = [*both("a", (3.6, 1), (2.9, 1)), *both("b", (3.1, 1), (3.2, 1)), *both("c", (2.0, 1), (9.0, 1))]
+    verdict = decide_joint(rows, {LOSSY: 3.0})
+    assert verdict.best is not None
+    assert (verdict.passed, verdict.best.run_id) == (True, "b short")
+    assert [round(row.smallest, 3) for row in verdict.together] == [-0.033, -0.033, 0.033, 0.033, -0.333, -0.333]
+    assert [row.missed for row in verdict.rows] == [(), ("lossy",), (), (), ("lossy",), ()]
+    assert decide_best_of(rows, {LOSSY: 9.0}).passed
+    assert not decide_joint(rows, {LOSSY: 3.15}).passed
+
+
+def test_the_configuration_that_is_timed_is_behind_the_fastest_by_the_least() -> None:
+    rows = [
+        *both("fast at short", (3.1, 100), (3.1, 50)),
+        *both("even", (3.1, 90), (3.1, 90)),
+        *both("fast at long", (3.1, 60), (3.1, 100)),
+        *both("too big at long", (3.1, 200), (2.9, 200)),
+        *both("unknown", (3.1, math.nan), (3.1, 90)),
+    ]
+    chosen = choose_configuration(rows, {LOSSY: 3.0}, rule="joint")
+    assert [row.run_id for row in chosen] == ["even short", "even long"]
+    assert choose_configuration(rows, {LOSSY: 4.0}, rule="joint") == ()
+    silent = both("a", (3.1, math.nan), (3.1, math.nan))
+    assert len(choose_configuration(silent, {LOSSY: 3.0}, rule="joint")) == 2

@@ -147,9 +147,39 @@ def test_one_configuration_has_to_meet_the_targets_at_every_workload(recorded: P
 
 def test_one_workload_alone_is_judged_by_its_own_rows(tmp_path: Path) -> None:
     project = make_project(tmp_path)
-    result = project.run("-k", f"{LONG} and not bench", "--h2o-decode-baseline=60")
+    result = project.run("-k", f"{LONG} and not bench")
     assert result.ret == 0, result.outlines
-    assert [name[:8] for name in project.launches()] == ["run_0005", "run_0006", "run_0007"]
+    assert [name[:8] for name in project.launches()[:3]] == ["run_0005", "run_0006", "run_0007"]
+    assert all(name.startswith("pair_") for name in project.launches()[3:])
+    assert "in the sweep the fastest of 4 rows that meet the lossy target" in unwrapped(result)
     summary = project.summary()
     assert list(summary["presets"]) == ["two", LONG]
     assert "not asked" in " ".join(summary["incomplete_for"])
+
+
+OWN = """
+def test_old(h2o_sweep):
+    assert h2o_sweep.joint_margin() >= 0
+
+def test_drop(h2o_preset):
+    assert h2o_preset.decode_drop() <= 0.05
+"""
+
+
+def test_a_gate_file_that_knows_no_workloads_is_told_or_means_the_whole(recorded: Project) -> None:
+    set_lossy(recorded, 512, 3.2, "2.900")
+    set_lossy(recorded, 1024, 3.4, "2.900")
+    (recorded.path / "gates" / "test_own.py").write_text(OWN)
+    result = recorded.run("-k", "test_own", "--h2o-decode-drop-target=0.2")
+    check_failed(recorded, result, f"test_old[{SHORT}]", f"test_old[{LONG}]", "test_drop[two]")
+    assert "no configuration meets every target" in failure_of(result, f"test_old[{LONG}]")
+    told = failure_of(result, "test_drop[two]")
+    assert "two has several workloads, and each its slow-down" in told
+    assert "expected: h2o_sweep.decode_drop(), of one workload" in told
+
+
+def test_two_presets_that_would_share_a_name_are_refused(recorded: Project) -> None:
+    shutil.copy(recorded.preset("two"), recorded.preset(LONG))
+    result = recorded.run("--collect-only", "-q")
+    assert result.ret == 4
+    assert f"{LONG} is a workload of the preset two" in unwrapped(result)

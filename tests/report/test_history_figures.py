@@ -68,6 +68,20 @@ def test_what_every_row_must_hold_is_told_by_the_worst_row_where_it_moved(tmp_pa
     ]
 
 
+def test_workloads_have_a_history_each(tmp_path: Path) -> None:
+    def long(number: int, *ratios: float) -> RunRecord:
+        rows = {f"p{512 * n}_g128_k0.3-{n}": {"h2o_lossy": ratio} for n, ratio in enumerate(ratios, start=1)}
+        now = record(number, 3.0, 50.0)
+        return replace(now, subjects=(replace(now.subjects[0], figures=rows),))
+
+    append_record(tmp_path / HISTORY_NAME, long(1, 3.5, 3.1))
+    figures = collect_history(long(2, 3.4, 3.2), tmp_path, settings())
+    assert [(figure.subject, [run.value for run in figure.runs]) for figure in figures] == [
+        ("preset p at p512_g128", [3.5, 3.4]),
+        ("preset p at p1024_g128", [3.1, 3.2]),
+    ]
+
+
 def test_without_earlier_runs_of_the_model_there_is_nothing(tmp_path: Path) -> None:
     assert collect(tmp_path, record(1, 3.1, 50.0)) == {}
     assert collect(tmp_path, record(2, 3.1, 50.0), record(1, 3.1, 50.0, model="another")) == {}
