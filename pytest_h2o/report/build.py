@@ -340,8 +340,8 @@ def why_failed(item: Mapping[str, Any]) -> str:
 
 
 def _why(item: Mapping[str, Any], *outcomes: str) -> str:
-    for comparison in item["comparisons"]:
-        if comparison["outcome"] in outcomes:
+    for outcome in outcomes:
+        for comparison in (c for c in item["comparisons"] if c["outcome"] == outcome):
             v = make_verdict(comparison)
             if v.metric == JOINT and comparison["interval"] is None:
                 return f"no row meets every target; the nearest, {v.source}, has a joint margin of {v.measured}"

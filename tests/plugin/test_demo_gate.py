@@ -68,6 +68,7 @@ def test_a_slow_down_at_one_length_fails_that_length(demo: Project) -> None:
         "(interval 30.00% to 30.00%, 8 pairs of about 2,048 tokens)" in text
     )
     assert "prompts of about 2,048 tokens" in text
+    assert demo.failed()[ITEM].startswith("decode slow-down on real prompts of one length 30.00%")
     outcomes = [v["outcome"] for v in demo.summary()["presets"]["target_ratio_v3"]["verdicts"]]
     assert outcomes.count("fail") == 1
 
