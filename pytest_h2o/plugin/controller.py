@@ -202,7 +202,7 @@ class Controller:
         if self._is_broken_off and status == pytest.ExitCode.OK and (self._has_gate_items or self._kept is not None):
             status = int(pytest.ExitCode.INTERRUPTED)  # pytest.exit(returncode=0): items are missing
         if self._kept is not None:
-            from pytest_h2o.report.terminal import close_run, close_unkept
+            from pytest_h2o.report.terminal import INTERRUPTED, close_run, close_unkept
 
             self._refuse_to_vanish()
             self._kept.strangers = self._strangers
@@ -210,6 +210,8 @@ class Controller:
                 self._closing = close_run(self._kept, self._config.rootpath, self._started, status, self._trouble)
             except (SystemExit, pytest.exit.Exception) as error:  # code of a plugin that wants to end the process
                 self._closing = close_unkept(f"a plugin ended the run before its verdict: {error!r}")
+            except KeyboardInterrupt:
+                self._closing = close_run(self._kept, self._config.rootpath, self._started, INTERRUPTED, self._trouble)
             except Exception as error:
                 hint = "this is an error of pytest-h2o or of a plugin: please report it with these lines"
                 self._closing = close_unkept(str(as_ours(error, "the artifacts cannot be made", hint=hint)))
@@ -222,6 +224,11 @@ class Controller:
         self._may_vanish()
         if status != exitstatus:
             session.exitstatus = status
+
+    def hold_status(self, session: pytest.Session) -> None:
+        """Let a failed gate not end well, whatever other plugins make of the exit status."""
+        if self._closing is not None and self._closing.exit_status and not session.exitstatus:
+            session.exitstatus = self._closing.exit_status
 
     def _refuse_to_vanish(self) -> None:
         """From now on ``os._exit(0)`` of this very process is a failure: nobody would hear of the gate."""

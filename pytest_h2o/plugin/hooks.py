@@ -329,6 +329,15 @@ def _tell_figures(item: pytest.Item, report: pytest.TestReport, figures: tuple[t
     item.stash[_told_figures] = figures
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
+    result = yield
+    controller = session.config.pluginmanager.get_plugin("h2o-controller")
+    if controller is not None:
+        controller.hold_status(session)
+    return result
+
+
 def pytest_assertrepr_compare(config: pytest.Config, op: str, left: object, right: object) -> list[str] | None:
     if _session not in config.stash:
         return None

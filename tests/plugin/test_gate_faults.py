@@ -7,7 +7,9 @@ H2O_FUZZ_SEED=4711 H2O_FUZZ_GATES=1 ...                                     # on
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -22,7 +24,6 @@ FIRST = int(os.environ.get("H2O_FUZZ_SEED", "1"))
 TIMEOUT_S = 60
 BLOCK = 12
 BAD = ("Traceback (most recent call last)", "INTERNALERROR", "object has no attribute")
-PASS = "gate PASS"
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +34,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def judge(gate: Gate, name: str) -> str | None:
     """What is wrong with the end of a gate; None if nothing is."""
     project = Project.__new__(Project)
-    project.path, project.env = gate.path, {}
+    project.path, project.env = gate.path, gate.env
     began = time.monotonic()
     try:
         result = project.run(*gate.arguments, timeout_s=TIMEOUT_S)
@@ -47,10 +48,10 @@ def judge(gate: Gate, name: str) -> str | None:
         for sign in BAD:
             if sign in said:
                 return f"{sign}:\n{said}"
-        if result.ret not in (0, 1, 2, 3, 4, 5):
+        if result.ret not in (0, 1, 2, 3, 4, 5, -signal.SIGTERM):
             return f"ends with {result.ret}:\n{said}"
-    passes = any(line.startswith(PASS) for line in result.outlines)
-    if passes and result.ret == 0 and gate.is_fatal:
+    verdicts = {line.split()[1] for line in result.outlines if re.match("gate [A-Z]+", line)}
+    if result.ret == 0 and (verdicts == {"FAIL"} or (gate.is_fatal and "PASS" in verdicts)):
         return f"passes:\n{said}"
     return None
 

@@ -59,3 +59,18 @@ def test_no_exit_0_before_the_verdict(where: str, leave: str, workers: tuple[str
     else:
         assert result.ret != 0
         assert not any(line.startswith("gate PASS") for line in result.outlines)
+
+
+def test_a_failed_gate_does_not_end_well_whatever_others_make_of_the_status(project: Project) -> None:
+    (project.path / "gates" / "conftest.py").write_text("def pytest_sessionfinish(session): session.exitstatus = 0\n")
+    result = project.run(*SELECT, "--h2o-lossy-target=9")
+    assert any(line.startswith("gate FAIL") for line in result.outlines)
+    assert result.ret == 1
+
+
+def test_a_run_that_is_broken_off_while_its_sections_are_made_can_go_on(project: Project) -> None:
+    (project.path / "gates" / "conftest.py").write_text(SECTION.format(leave="raise KeyboardInterrupt"))
+    result = project.run(*SELECT)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert "gate UNFINISHED: the run was broken off, so nothing is said of the gate" in result.outlines
+    check_no_traceback(result)
