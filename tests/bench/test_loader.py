@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from pytest_h2o.bench import loader
 from pytest_h2o.bench.command import BenchSettings, digest_program, read_base_config
 from pytest_h2o.bench.loader import find_libraries
 from pytest_h2o.run.pairs import calibration_path
@@ -68,6 +70,23 @@ def test_libraries_are_those_of_the_loader(
     assert found == loaded(link, **env)
     if not searched:
         assert len(found) == count
+
+
+def test_libraries_of_the_cache_of_the_loader_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = build(tmp_path / "here")
+    monkeypatch.setattr(loader, "_CACHE", tmp_path / "ld.so.cache")
+    assert find_libraries(program, {}) == ()
+    names = [text.encode() for name in ("libouter.so", "libinner.so") for text in (name, str(program.parent / name))]
+    starts = [48 + 2 * 24 + sum(len(name) + 1 for name in names[:place]) for place in range(4)]
+    entries = b"".join(struct.pack("=iIIIQ", 1, *starts[place : place + 2], 0, 0) for place in (0, 2))
+    cache = (
+        b"glibc-ld.so.cache1.1" + struct.pack("=II", 2, 0) + bytes(20) + entries + b"".join(n + b"\0" for n in names)
+    )
+    for old in (b"", b"ld.so-1.7.0\0" + bytes(12)):  # an older form may stand before it
+        (tmp_path / "ld.so.cache").write_bytes(old + cache)
+        assert len(find_libraries(program, {})) == 2
+    (tmp_path / "ld.so.cache").write_bytes(cache[:100])
+    assert find_libraries(program, {}) == ()
 
 
 def test_a_library_that_is_built_anew_makes_another_engine(tmp_path: Path) -> None:

@@ -43,11 +43,11 @@ def test_two_warnings_on_one_line() -> None:
 
 def test_other_lines_are_kinds_without_their_numbers() -> None:
     text = (
-        "".join(f"Can't Find type={n} backend, use {n * 2.5} instead\n" for n in range(3))
+        "".join(f"No tuning for type={n} here, use {n * 2.5} instead\n" for n in range(3))
         + "Layer 12 skipped x86 v2 at 0x7fa3\n"
     )
     assert summarize(text).warnings == {
-        "Can't Find type=N backend, use N instead": 3,
+        "No tuning for type=N here, use N instead": 3,
         "Layer N skipped x86 v2 at N": 1,
     }
 
