@@ -29,13 +29,12 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from pytest_h2o.reference.bench import read_text
+from pytest_h2o.reference.bench import predict_decoded, predict_full, read_text
 from pytest_h2o.reference.cache import EvictingCache, Watcher
 from pytest_h2o.reference.config import PolicySettings, read_config
 from pytest_h2o.reference.gguf import GgufFile
 from pytest_h2o.reference.model import Model, Tokens, read_tokenizer
 from pytest_h2o.reference.policy import Plan, Scores
-from pytest_h2o.reference.quality import predict_decoded, predict_full
 
 Ranking = Literal["h2o", "recent", "random"]
 ROOT = Path(__file__).resolve().parents[1]

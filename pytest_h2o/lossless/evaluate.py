@@ -22,8 +22,14 @@ from pytest_h2o.inputs.keys import CHUNKED, FLAT_KEYS, STREAM_KEYS
 from pytest_h2o.inputs.options import CORES
 from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless.executors import Executor, open_executor
-from pytest_h2o.lossless.health import find_faults
-from pytest_h2o.lossless.index import DumpEntry, DumpIndex, find_overlaps_and_gaps, index_dump, prompt_lengths
+from pytest_h2o.lossless.index import (
+    DumpEntry,
+    DumpIndex,
+    find_faults,
+    find_overlaps_and_gaps,
+    index_dump,
+    prompt_lengths,
+)
 from pytest_h2o.lossless.measure import Measurement, Tally, plan_groups, plan_tasks, select
 from pytest_h2o.lossless.result import (
     SCHEMA_VERSION,

@@ -24,8 +24,7 @@ from pytest_h2o.errors import CodecError, DumpError, H2OError, RoundTripError
 from pytest_h2o.inputs.keys import CHUNKED
 from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless.apart import processor_s, type_name
-from pytest_h2o.lossless.health import Health, examine
-from pytest_h2o.lossless.index import DumpEntry, DumpIndex, Piece, Tensor, read_pieces
+from pytest_h2o.lossless.index import DumpEntry, DumpIndex, Health, Piece, Tensor, examine, read_pieces
 from pytest_h2o.lossless.result import SkippedEntry
 
 _CHUNK = struct.Struct("<II")

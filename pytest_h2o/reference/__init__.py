@@ -4,8 +4,8 @@
 fast engine; it is one that can be read, and that can tell whether the model still works after eviction.
 
 The modules in the order of the data: `config` (command line, config and environment), `gguf` (the model file), `policy`
-(pure decisions), `cache` (what they do to a cache), `model`, `lossless` and `dump` (who watch the cache), `measure`
-(a repeat), `quality` (what eviction costs the model), `bench` (a launch), `table` (its text).
+(pure decisions), `cache` (what they do to a cache), `model`, `lossless` and `dump` (who watch the cache), `bench`
+(a launch, its table, and what eviction costs the model).
 
 Where it differs from the engine whose bench it stands in for is told in docs/reference-bench.md.
 

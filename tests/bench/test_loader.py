@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_h2o.bench import loader
-from pytest_h2o.bench.command import BenchSettings, digest_program, read_base_config
-from pytest_h2o.bench.loader import find_libraries
+from pytest_h2o.bench.command import BenchSettings, digest_program, find_libraries, read_base_config
 from pytest_h2o.run.pairs import calibration_path
 from tests.plugin.project import Project
 

@@ -11,10 +11,10 @@ import pytest
 import zstandard
 from bench_runs import ROOT
 
+from pytest_h2o.reference.bench import token_bits
 from pytest_h2o.reference.cache import EvictingCache
 from pytest_h2o.reference.gguf import GgufFile
 from pytest_h2o.reference.model import Model, read_tokenizer
-from pytest_h2o.reference.quality import token_bits
 
 MODEL = ROOT / "fixtures" / "models" / "austen-5m.gguf"
 CARD = (ROOT / "fixtures" / "models" / "README.md").read_text()

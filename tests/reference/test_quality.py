@@ -16,11 +16,11 @@ from synthetic_model import write_gguf
 
 from pytest_h2o.errors import UsageError
 from pytest_h2o.reference import quality as module
+from pytest_h2o.reference.bench import QualitySettings, compare_tokens, measure_quality, token_bits
 from pytest_h2o.reference.cache import EvictingCache
 from pytest_h2o.reference.config import PolicySettings
 from pytest_h2o.reference.gguf import GgufFile
 from pytest_h2o.reference.model import Model, Tokenizer
-from pytest_h2o.reference.quality import QualitySettings, compare_tokens, measure_quality, token_bits
 
 TEXT = list(("It was a small thing, a matter of a yard and a half. " * 6).encode())
 POLICY = PolicySettings(
