@@ -27,6 +27,7 @@ from decode_rules import (
     Outcomes,
     best_of_rows,
     fixed_t_test,
+    mean_of_rows,
     peeking_t_test,
     sequential,
     sequential_fitted,
@@ -98,10 +99,18 @@ def simulate_noise(noise: Noise, replicates: int, seed: int) -> Iterable[Cell]:
     alpha = 1 - DEFAULT_CONFIDENCE
     for drop in DROPS:
         values = draw_log_ratios(noise, drop, (replicates, DEFAULT_PAIRS), seed)
-        rows = noise.draw(_generator(seed, "rows", noise.name, drop), (replicates, ROWS_OF_ORIGINAL))[1]
+        number, rows = noise.draw(_generator(seed, "rows", noise.name, drop), (replicates, ROWS_OF_ORIGINAL))
         rows = rows + math.log1p(-drop)
+        known = math.log(float(np.exp(number).mean()))  # the mean of many launches: the number that is asked for
         for rule, outcomes in (
             (PAIRED, sequential(values, TARGET, Budget())),
+            (f"mean of {ROWS_OF_ORIGINAL} rows", mean_of_rows(rows, TARGET, alpha, known)),
+            ("mean of 6 rows", mean_of_rows(rows[:, :6], TARGET, alpha, known)),
+            ("one row, by 3 repeats that have all the noise", mean_of_rows(rows[:, :3], TARGET, alpha, known)),
+            (
+                f"mean of {ROWS_OF_ORIGINAL} rows, number measured once",
+                mean_of_rows(rows, TARGET, alpha, number[:, 0]),
+            ),
             (f"best of {ROWS_OF_ORIGINAL} rows", best_of_rows(rows, TARGET)),
             ("one row", best_of_rows(rows[:, :1], TARGET)),
             (f"t-test of {DEFAULT_PAIRS} pairs", fixed_t_test(values, TARGET, alpha)),

@@ -82,6 +82,19 @@ def best_of_rows(candidates: Floats, target: float) -> Outcomes:
     return Outcomes(np.where(passed, PASS, FAIL), np.full(len(candidates), candidates.shape[1]))
 
 
+def mean_of_rows(candidates: Floats, target: float, alpha: float, baseline: Floats | float) -> Outcomes:
+    """The rule of rows against a number: Student's interval of their mean speed `[comparisons, rows]`, given as logs.
+
+    `baseline` is the log of the number.
+    """
+    count, rows = candidates.shape
+    speeds, number = np.exp(candidates), np.exp(baseline)
+    half = student_quantile(1 - alpha, rows - 1) * speeds.std(axis=1, ddof=1) / math.sqrt(rows)
+    low, high = (1 - (speeds.mean(axis=1) + sign * half) / number for sign in (1, -1))
+    said = np.where(low > target, FAIL, np.where(high <= target, PASS, INCONCLUSIVE))
+    return Outcomes(said, np.full(count, rows))
+
+
 def fixed_t_test(values: Floats, target: float, alpha: float) -> Outcomes:
     """Two one-sided t-tests on all pairs at once, after the last of them."""
     count, pairs = values.shape

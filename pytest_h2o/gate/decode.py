@@ -19,6 +19,7 @@ import random
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -191,6 +192,14 @@ class DecodeVerdict:
     excluded: tuple[str, ...] = ()
     note: str | None = None
     method: str = METHOD
+    unit: Literal["pair", "row"] = "pair"
+    """What was compared: then `pairs` counts these."""
+
+    @property
+    def basis(self) -> str:
+        """What the verdict rests on, in a few words."""
+        left_out = f", {len(self.excluded)} excluded" if self.excluded else ""
+        return f"{self.pairs} {self.unit}{'s' * (self.pairs != 1)}{left_out}"
 
 
 @dataclass(frozen=True)
@@ -363,6 +372,80 @@ def _drop(log_ratio: float) -> float | None:
 
 def _count(pairs: int) -> str:
     return "1 pair" if pairs == 1 else f"{pairs} pairs"
+
+
+# -- rows against a number -----------------------------------------------------------------------------------------
+
+ROWS_METHOD = "Student's t interval of the mean over rows, each a launch, against a baseline that is taken as exact"
+
+
+@dataclass(frozen=True)
+class RowSpeed:
+    """Decode speed of a row, tok/s, higher is better: mean over repeats, their standard deviation if it is known."""
+
+    mean: float
+    std: float | None = None
+    repeats: int | None = None
+
+    @property
+    def error(self) -> float | None:
+        """Squared standard error of the mean that the repeats give it."""
+        known = self.std is not None and self.repeats is not None and self.repeats > 1
+        return self.std**2 / self.repeats if known and self.std is not None and self.repeats else None
+
+
+def judge_rows(
+    rows: Sequence[RowSpeed], baseline: float, target: float, *, confidence: float = DEFAULT_CONFIDENCE
+) -> DecodeVerdict:
+    """The verdict of the mean over rows, each a launch of its own, on a baseline in tok/s.
+
+    The standard error of the mean is that of the spread between the rows, or of the repeats inside them where that is
+    larger. One row has its repeats alone; where these are not known there is no interval, and no verdict.
+    """
+    _target_log(target)
+    count, mean = len(rows), statistics.fmean(row.mean for row in rows)
+    errors = [error for row in rows if (error := row.error) is not None]
+    inside = statistics.fmean(errors) if len(errors) == count else 0.0
+    low = high = None
+    degrees = count - 1 or (rows[0].repeats or 1) - 1
+    drop = (baseline - mean) / baseline
+    if count > 1 or errors:
+        between = statistics.variance(row.mean for row in rows) if count > 1 else 0.0
+        error = math.sqrt(max(between, inside) / count)
+        half = student_quantile(confidence, degrees) * error / baseline
+        low, high = drop - half, drop + half
+    outcome: Outcome = "inconclusive"
+    if low is not None and high is not None:
+        outcome = "fail" if low > target else "pass" if high <= target else "inconclusive"
+    return DecodeVerdict(
+        outcome, drop, low, high, count, target, confidence, None, count, method=ROWS_METHOD, unit="row"
+    )
+
+
+@cache
+def student_quantile(probability: float, degrees: int) -> float:
+    """Quantile of Student's t above one half, for whole degrees of freedom."""
+    low, high = 0.0, 1.0
+    while _student_below(high, degrees) < probability:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _student_below(middle, degrees) < probability else (low, middle)
+    return high
+
+
+def _student_below(t: float, degrees: int) -> float:
+    """P(T <= t) for t of at least 0: the finite series of Abramowitz and Stegun, 26.7.3 and 26.7.4."""
+    angle = math.atan(t / math.sqrt(degrees))
+    cosine, odd = math.cos(angle), degrees % 2
+    term, total = (cosine, cosine) if odd else (1.0, 1.0)
+    for k in range(3 if odd else 2, degrees - 1, 2):
+        term *= cosine**2 * (k - 1) / k
+        total += term
+    if degrees == 1:
+        total = 0.0
+    share = (angle + math.sin(angle) * total) * 2 / math.pi if odd else math.sin(angle) * total
+    return (1.0 + share) / 2
 
 
 DECODE_FOLDER = "decode"

@@ -19,7 +19,7 @@ from typing import Literal
 
 from pytest_h2o.bench.adapter import ESTIMATE_SLACK
 from pytest_h2o.bench.rows import Row
-from pytest_h2o.gate.decode import DecodeVerdict
+from pytest_h2o.gate.decode import DecodeVerdict, RowSpeed, judge_rows
 from pytest_h2o.gate.metrics import DROP, LOSSLESS, METRICS, joint_metrics
 from pytest_h2o.gate.values import Interval, Outcome, row_cell
 
@@ -38,6 +38,8 @@ class RowFacts:
     values: Mapping[str, float | None]
     workload: str = ""
     configuration: str = ""
+    launch: str = ""
+    """Whose launch it is, where rows share one."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ def row_facts(
     tok_per_s = values[speed]
     if baseline_tok_per_s is not None and tok_per_s is not None:
         values[DROP] = decode_drop(baseline_tok_per_s, tok_per_s)
-    return RowFacts(row.run_id, {**values, LOSSLESS: lossless}, workload, configuration)
+    launch = row.shares_run_with or row.run_id
+    return RowFacts(row.run_id, {**values, LOSSLESS: lossless}, workload, configuration, launch)
 
 
 def best_row(rows: Sequence[RowFacts], metric: str) -> RowFacts | None:
@@ -227,11 +230,38 @@ def eligible_rows(rows: Sequence[RowFacts], asked: Asked, *, rule: str) -> tuple
     return tuple(row for row, margins in zip(rows, hold_rows(rows, own), strict=True) if not margins.missed)
 
 
+def pool_drop(rows: Sequence[RowFacts], asked: Asked) -> tuple[RowFacts, ...]:
+    """The rows, each with the slow-down of the mean over all of its workload that meet the targets of their own.
+
+    Over all of it if none does. So the joint rule holds decode without pairs: the fastest of many noisy rows says
+    little. Where a row has no speed they are left as they are, and miss the target.
+    """
+    pooled: dict[str, float | None] = {}
+    for workload in {row.workload for row in rows}:
+        among = [row for row in rows if row.workload == workload]
+        meeting = eligible_rows(among, asked, rule="joint") or among
+        drops = {row.launch or row.run_id: row.values.get(DROP) for row in meeting}
+        known = [drop for drop in drops.values() if drop is not None]
+        pooled[workload] = math.fsum(known) / len(known) if known and len(known) == len(drops) else None
+    return tuple(
+        row if (drop := pooled[row.workload]) is None else replace(row, values={**row.values, DROP: drop})
+        for row in rows
+    )
+
+
+def judge_speeds(rows: Iterable[Row], baseline_tok_per_s: float, target: float) -> DecodeVerdict:
+    """The decode verdict of rows against a number, each launch once."""
+    speeds = {
+        row.shares_run_with or row.run_id or row.log_file: RowSpeed(speed.mean, speed.std, row.repeat)
+        for row in rows
+        if (speed := row.decode_tok_per_s) is not None
+    }
+    return judge_rows(tuple(speeds.values()), baseline_tok_per_s, target)
+
+
 def drop_interval(verdict: DecodeVerdict, *, inconclusive_fails: bool) -> Interval:
     """The interval of the slow-down, and the verdict on its target."""
-    pairs = "1 pair" if verdict.pairs == 1 else f"{verdict.pairs} pairs"
-    left_out = f", {len(verdict.excluded)} excluded" if verdict.excluded else ""
-    return Interval(verdict.low, verdict.high, verdict.outcome, verdict.target, pairs + left_out, inconclusive_fails)
+    return Interval(verdict.low, verdict.high, verdict.outcome, verdict.target, verdict.basis, inconclusive_fails)
 
 
 def add_margin(margins: Margins, metric: str, verdict: DecodeVerdict) -> Margins:

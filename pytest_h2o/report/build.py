@@ -23,7 +23,7 @@ from pytest_h2o.gate.metrics import (
     added_from_json,
     asked_of_json,
 )
-from pytest_h2o.gate.rule import decide_best_of, decide_joint, row_facts, worst_row
+from pytest_h2o.gate.rule import decide_best_of, decide_joint, pool_drop, row_facts, worst_row
 from pytest_h2o.gate.values import row_cell
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import Settings
@@ -256,14 +256,16 @@ def _whole(preset: Preset, facts: PresetFacts, points: list[PointRecord], collec
         )
         for point in points
     ]
-    joint, best_of = decide_joint(rows, asked), decide_best_of(rows, asked)
+    joint = decide_joint(rows if facts.paired else pool_drop(rows, asked), asked)
+    best_of = decide_best_of(rows, asked)
     whole_cache = [MISSING] * len(original.top)
     if facts.model_layers is not None:
         layers = facts.model_layers, facts.h2o_layer_start, facts.h2o_layer_end
         whole_cache = whole_cache_ratios(original, layers, online, ratio)
     rules = {"joint": "PASS" if joint.passed else "FAIL", "best-of": "PASS" if best_of.passed else "FAIL"}
-    if facts.paired:
-        rules["joint"] = next((v.outcome.upper() for v in preset.verdicts if v.metric == JOINT), "NOT TIMED")
+    told = next((v.outcome.upper() for v in preset.verdicts if v.metric == JOINT and v.basis), None)
+    if facts.paired or told is not None:
+        rules["joint"] = told or "NOT TIMED"
     own = facts.bench == LLM_BENCH  # the original knew no other bench
     top = [{**row, "whole_cache": whole} for row, whole in zip(original.top, whole_cache, strict=True)]
     return replace(
@@ -343,7 +345,7 @@ def _why(item: Mapping[str, Any], *outcomes: str) -> str:
     for outcome in outcomes:
         for comparison in (c for c in item["comparisons"] if c["outcome"] == outcome):
             v = make_verdict(comparison)
-            if v.metric == JOINT and comparison["interval"] is None:
+            if v.metric == JOINT and v.outcome == "fail" and "pair" not in (v.basis or ""):
                 return f"no row meets every target; the nearest, {v.source}, has a joint margin of {v.measured}"
             target = f"{v.relation} {v.target} ({v.target_origin})"
             word = "inconclusive: " if v.outcome == "inconclusive" else ""

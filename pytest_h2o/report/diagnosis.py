@@ -160,10 +160,14 @@ def _speed_lines(item: SweepItem, run_id: str) -> list[str]:
         ]
     lines = []
     cell = next((r.decode_tok_per_s for r in item.results if r.run_id == run_id), None)
-    if cell is not None:
-        on = " with H2O on" if item.preset.bench == LLM_BENCH else ""
+    baseline, on = item.baseline(), " with H2O on" if item.preset.bench == LLM_BENCH else ""
+    if item.session.rule == "joint" and baseline is not None:
+        verdict = item.rows_verdict(baseline.tok_per_s)
+        mean = metric.render(baseline.tok_per_s * (1 - (verdict.drop or 0.0)))
+        lines.append(f"decode     {mean}{on}, the mean of {verdict.basis}")
+    elif cell is not None:
         lines.append(f"decode     {metric.render_measured(cell.mean, cell.std)}{on}")
-    if (baseline := item.baseline()) is not None:
+    if baseline is not None:
         off = get_adapter(item.preset.bench).uncompressed
         lines.append(f"baseline   {metric.render(baseline.tok_per_s)} with {off} ({baseline.origin})")
     return lines

@@ -20,7 +20,7 @@ from pytest_h2o.bench.command import RunFiles, repeat_command
 from pytest_h2o.errors import make_printable
 from pytest_h2o.gate.decode import Pair, pairs_folder, pairs_key
 from pytest_h2o.gate.metrics import CODING, DROP, LOSSY, METRICS, asked_of_json
-from pytest_h2o.gate.rule import Margins, hold_rows, row_bound, row_facts, split_layers, whole_cache_ratio
+from pytest_h2o.gate.rule import Margins, hold_rows, pool_drop, row_bound, row_facts, split_layers, whole_cache_ratio
 from pytest_h2o.inputs.options import EMBEDDED_BENCH
 from pytest_h2o.lossless.result import LosslessResult, name_part, parts_of
 from pytest_h2o.report.build import why_failed
@@ -458,7 +458,14 @@ def view_preset(collector: Collector, key: str, preset: Preset) -> PresetView:
     failed = [one for one in collector.failed.get(name, {}).values() if workload in (None, one.workload)]
     return PresetView(
         name,
-        build_rows(facts, points, held, lossless, [] if deciding is None else deciding.selected_layers),
+        build_rows(
+            facts,
+            points,
+            held,
+            lossless,
+            [] if deciding is None else deciding.selected_layers,
+            pools=collector.settings["rule"] == "joint",
+        ),
         sorted(failed, key=lambda one: one.index),
         () if timed is None else timed.pairs,
         pairs_folder(pairs),
@@ -475,18 +482,23 @@ def build_rows(
     asked: Mapping[str, float],
     lossless: float | None,
     layers: Sequence[int],
+    *,
+    pools: bool,
 ) -> list[ReportRow]:
-    """Every row with what is said of it; `layers` are those that the deciding scope coded."""
+    """Every row with what is said of it; `layers` are those that the deciding scope coded.
+
+    `pools`: the slow-down that decides is that of the mean over rows.
+    """
     results = [record.result for record in records]
     split = None
     margins: Sequence[Margins | None] = [None] * len(results)
     if facts.run_ids:
         speeds = (facts.baselines.get(record.workload, facts.baseline_tok_per_s) for record in records)
         held = [
-            row_facts(row, asked, baseline_tok_per_s=speed, lossless=lossless)
-            for row, speed in zip(results, speeds, strict=True)
+            row_facts(row, asked, baseline_tok_per_s=speed, lossless=lossless, workload=record.workload)
+            for row, record, speed in zip(results, records, speeds, strict=True)
         ]
-        margins = hold_rows(held, asked)
+        margins = hold_rows(pool_drop(held, asked) if pools else held, asked)
         if facts.model_layers is not None:
             split = split_layers(facts.model_layers, facts.h2o_layer_start, facts.h2o_layer_end, layers)
     points = [(row.get(LOSSY), row.decode_tok_per_s) for row in results]

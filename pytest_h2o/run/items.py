@@ -43,6 +43,7 @@ from pytest_h2o.gate.metrics import (
 from pytest_h2o.gate.rule import (
     BestOfVerdict,
     JointVerdict,
+    Margins,
     RowFacts,
     add_margin,
     best_row,
@@ -54,6 +55,8 @@ from pytest_h2o.gate.rule import (
     eligible_rows,
     join_margins,
     joint_interval,
+    judge_speeds,
+    pool_drop,
     row_facts,
     worst_verdict,
 )
@@ -212,8 +215,9 @@ class SweepItem(PresetItem):
         return parts or (self,)
 
     def part_of(self, run_id: str) -> SweepItem:
-        """The part that a row belongs to."""
-        return next(part for part in self.parts if any(point.run_id == run_id for point in part.points))
+        """The part that a row belongs to; of what is no row, such as a mean, this one."""
+        parts = (part for part in self.parts if any(point.run_id == run_id for point in part.points))
+        return next(parts, self)
 
     @property
     def points(self) -> tuple[Point, ...]:
@@ -477,8 +481,9 @@ class SweepItem(PresetItem):
         Paired, that is the fastest of the rows that meet the targets beside it; the value carries the interval of its
         pairs, which are launched if nobody has, and the interval decides: pass, fail or inconclusive.
 
-        Against a number or a recorded row it is, under the joint rule, the fastest of the rows that meet the targets
-        beside it (of all rows, with a note, where none does); under the rule best-of the fastest of all.
+        Against a number or a recorded row it is, under the joint rule, the mean over the rows that meet the targets
+        beside it (over all, with a note, where none does), with the interval that their spread and that of their
+        repeats leaves, which decides as that of pairs does; under the rule best-of the fastest of all.
         """
         if len(self.parts) > 1:
             came, expected = "h2o_preset.decode_drop()", "h2o_sweep.decode_drop(), of one workload"
@@ -488,13 +493,31 @@ class SweepItem(PresetItem):
         baseline = self._needed_baseline()
         eligible = eligible_rows(self.facts(), self.asked, rule=self.session.rule)
         fastest = self.best(METRICS[DROP].made_of, eligible)
-        if not eligible:
-            self.note("no row meets the targets beside that of decode; the slow-down is that of the fastest row")
         self._note_all(baseline.notes)
+        if self.session.rule == "joint":
+            if not eligible:
+                self.note("no row meets the targets beside that of decode; the slow-down is that of all rows")
+            verdict = self.rows_verdict(baseline.tok_per_s)
+            interval = drop_interval(verdict, inconclusive_fails=self._inconclusive_fails)
+            source = fastest.source if verdict.pairs == 1 else f"the mean of {verdict.basis}"
+            return self.measured(DROP, verdict.drop or 0.0, source, interval=interval)
         disturbance = next(result.disturbance for result in self.results if result.run_id == fastest.source)
         if disturbance:
             self.note(f"the launch of {fastest.source} was disturbed, so its speed is doubtful: {disturbance}")
         return self.measured(DROP, decode_drop(baseline.tok_per_s, fastest.value), fastest.source)
+
+    def rows_verdict(self, baseline_tok_per_s: float) -> DecodeVerdict:
+        """The verdict on a number of the rows that meet the targets beside it; of all where none does."""
+        wanted = {row.run_id for row in eligible_rows(self.facts(), self.asked, rule=self.session.rule)}
+        rows = [row for row in self.results if row.run_id in wanted or not wanted]
+        disturbed = [row for row in rows if row.disturbance]
+        if disturbed:
+            first = f"first {disturbed[0].run_id}: {disturbed[0].disturbance}"
+            self.note(f"disturbed and counted all the same: {len(disturbed)} of {len(rows)} rows, {first}")
+        verdict = judge_speeds(rows, baseline_tok_per_s, self._drop_target)
+        if verdict.pairs == 1 and verdict.low is not None:
+            self.note("one row: the interval of its slow-down rests on its repeats, and says nothing of other launches")
+        return verdict
 
     def _paired_drop(self) -> Measured:
         timed = self._timed_row()
@@ -587,10 +610,13 @@ class SweepItem(PresetItem):
 
     def best_of(self) -> BestOfVerdict:
         """The original rule on the same rows."""
-        return decide_best_of(*self._held())
+        return decide_best_of(*self._held(pooled=False))
 
-    def _held(self, *, known_only: bool = False) -> tuple[tuple[RowFacts, ...], dict[str, float]]:
-        """The rows and what is asked of them, without what was left out on purpose; paired, without decode."""
+    def _held(self, *, known_only: bool = False, pooled: bool = True) -> tuple[tuple[RowFacts, ...], dict[str, float]]:
+        """The rows and what is asked of them, without what was left out on purpose; paired, without decode.
+
+        `pooled`: under the joint rule each row has the slow-down of the mean, which decides.
+        """
         asked = dict(self.asked)
         speeds: list[float | None] = [None for _ in self.parts]
         lossless: float | None = None
@@ -608,8 +634,10 @@ class SweepItem(PresetItem):
                     self.note("the joint rule needs the lossless ratio of the scope that decides")
                 raise
         held = zip(self.parts, speeds, strict=True)
-        facts = (part.facts(asked, baseline_tok_per_s=speed, lossless=lossless) for part, speed in held)
-        return tuple(itertools.chain.from_iterable(facts)), asked
+        parts = (part.facts(asked, baseline_tok_per_s=speed, lossless=lossless) for part, speed in held)
+        facts = tuple(itertools.chain.from_iterable(parts))
+        pools = pooled and DROP in asked and self.session.rule == "joint"
+        return pool_drop(facts, asked) if pools else facts, asked
 
     def _known_speed(self) -> float | None:
         """Decode speed of the baseline, if it can be told."""
@@ -645,21 +673,33 @@ class SweepItem(PresetItem):
             margins = self.best_of().margins
             return self.measured(JOINT, margins.smallest, margins.run_id)
         joint, best_of = self.joint(), self.best_of()
-        if best_of.passed and not joint.passed:
+        if joint.best is None:
+            raise NotMeasured(f"{self.title} has no row")
+        interval = self._joint_interval(joint.best)
+        is_missed = not joint.passed if interval is None else interval.outcome == "fail"
+        if best_of.passed and is_missed:
             sources = {name: row.run_id for name, row in best_of.rows.items() if row is not None}
             if {LOSSY, DROP} <= sources.keys():
                 self.note(
                     f"the rules differ: best-of would pass, with the lossy ratio of {sources[LOSSY]} and the "
-                    f"decode speed of {sources[DROP]}, but no single {self.one} meets every target"
+                    f"decode speed of {sources[DROP]}, but no single {self.one} meets every target, decode being that "
+                    "of the mean over rows"
                 )
-        if joint.best is None:
-            raise NotMeasured(f"{self.title} has no row")
-        if not joint.passed:
+        if is_missed:
             self.note(
                 f"no {self.one} meets every target; the nearest, {joint.best.run_id}, misses "
                 f"{' and '.join(joint.best.missed)}"
             )
-        return self.measured(JOINT, joint.best.smallest, joint.best.run_id)
+        return self.measured(JOINT, joint.best.smallest, joint.best.run_id, interval=interval)
+
+    def _joint_interval(self, best: Margins) -> Interval | None:
+        """That of the smallest margin of a row, where the mean over rows has one; None where decode is left out."""
+        if not math.isfinite(best.by_metric.get(DROP, math.nan)):
+            return None
+        speeds = ((part, part._known_speed()) for part in self.parts)
+        verdicts = [part.rows_verdict(speed) for part, speed in speeds if speed is not None]
+        others = replace(best, by_metric={name: best.by_metric[name] for name in best.by_metric if name != DROP})
+        return joint_interval(others, verdicts, inconclusive_fails=self._inconclusive_fails)
 
     def _paired_joint_margin(self) -> Measured:
         facts, others = self._held()

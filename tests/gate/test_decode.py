@@ -13,7 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_h2o.errors import UsageError
-from pytest_h2o.gate.decode import Budget, DecodeVerdict, Pair, judge, next_action
+from pytest_h2o.gate.decode import (
+    Budget,
+    DecodeVerdict,
+    Pair,
+    RowSpeed,
+    judge,
+    judge_rows,
+    next_action,
+    student_quantile,
+)
 from tests.sweeps import make_pair
 
 RECORDED = Path(__file__).parents[2] / "fixtures" / "recordings" / "decode_pairs.json"
@@ -234,3 +243,45 @@ def test_a_verdict_is_plain_data() -> None:
     verdict = judge(slower_by(0.2, 10), TARGET)
     assert isinstance(verdict, DecodeVerdict)
     assert json.loads(json.dumps(vars(verdict)))["outcome"] == "fail"
+
+
+@pytest.mark.parametrize(
+    ("rows", "interval"),
+    [
+        ([(60.0, None, None), (54.0, None, None)], (57.0, 3.0 * 6.3138)),
+        ([(60.0, 0.1, 3), (54.0, 0.1, 3)], (57.0, 3.0 * 6.3138)),
+        ([(60.0, 30.0, 3), (60.0, 30.0, 3)], (60.0, math.sqrt(300 / 2) * 6.3138)),
+        ([(60.0, 30.0, 3), (60.0, None, 3)], (60.0, 0.0)),
+        ([(60.0, 3.0, 4)], (60.0, 1.5 * 2.3534)),
+        ([(60.0, 0.0, 1)], None),
+        ([(60.0, None, 3)], None),
+        ([(60.0, 0.0, None)], None),
+    ],
+)
+def test_the_mean_of_rows_has_the_interval_of_its_spread_or_of_the_repeats(
+    rows: list[tuple[float, float | None, int | None]], interval: tuple[float, float] | None
+) -> None:
+    """The larger of the two, in tok/s against 60; Student's quantile at 95 % is 6.31 at 1 degree, 2.35 at 3."""
+    verdict = judge_rows([RowSpeed(*row) for row in rows], 60.0, 0.05)
+    assert verdict.pairs == len(rows)
+    assert verdict.basis == ("1 row" if len(rows) == 1 else f"{len(rows)} rows")
+    if interval is None:
+        assert (verdict.low, verdict.high, verdict.outcome) == (None, None, "inconclusive")
+        return
+    mean, half = interval
+    assert verdict.drop == pytest.approx(1 - mean / 60)
+    assert verdict.low == pytest.approx(1 - (mean + half) / 60, abs=1e-5)
+    assert verdict.high == pytest.approx(1 - (mean - half) / 60, abs=1e-5)
+
+
+@pytest.mark.parametrize(("drop", "outcome"), [(0.05, "pass"), (0.0499, "pass"), (0.0501, "fail"), (-0.3, "pass")])
+def test_rows_without_any_spread_are_held_to_the_digit(drop: float, outcome: str) -> None:
+    assert judge_rows([RowSpeed(100 * (1 - drop))] * 3, 100.0, 0.05).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("degrees", "quantile"),
+    [(1, 6.313752), (2, 2.919986), (3, 2.353363), (4, 2.131847), (5, 2.015048), (17, 1.739607), (26, 1.705618)],
+)
+def test_quantiles_of_student_are_those_of_the_tables(degrees: int, quantile: float) -> None:
+    assert student_quantile(0.95, degrees) == pytest.approx(quantile, abs=1e-6)

@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from pytest_h2o.gate.decode import Budget, Pair, next_action
+from pytest_h2o.gate.decode import Budget, Pair, RowSpeed, judge_rows, next_action
 from tests.sweeps import make_pair
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -158,8 +158,8 @@ def test_the_tables_are_made_from_every_cell(simulation: Simulation) -> None:
     text = simulation.rates.render_markdown(cells)
     assert text.startswith("### The paired verdict, by noise\n")
     assert "\n### lognormal 12 %\n" in text
-    assert len(cells) == 5 * 7
-    assert text.count("<br>") == 6 * 7  # the overview repeats the paired verdict
+    assert len(cells) == 9 * 7
+    assert text.count("<br>") == 10 * 7  # the overview repeats the paired verdict
     assert all(abs(cell.passed + cell.inconclusive + cell.failed - 1) < 1e-9 for cell in cells)
     assert cells == list(simulation.rates.simulate_noise(simulation.noise.LAUNCH_SPREAD, 50, seed=1))
 
@@ -168,3 +168,23 @@ def test_the_recorded_rows_are_all_read(simulation: Simulation) -> None:
     rows = simulation.noise.recorded_rows()
     assert len(rows) == 28
     assert all(40 < mean < 80 and 0.1 < std / mean < 0.4 for mean, std in rows)
+
+
+@pytest.mark.parametrize("rows", [3, 6, 27])
+def test_the_simulated_rule_of_rows_is_that_of_the_gate(rows: int, simulation: Simulation) -> None:
+    drawn = np.random.default_rng(5).normal(-0.05, 0.08, (60, rows))
+    codes = {"pass": simulation.rules.PASS, "fail": simulation.rules.FAIL, "inconclusive": 0}
+    said = simulation.rules.mean_of_rows(drawn, TARGET, 0.05, 0.0).outcome.tolist()
+    judged = [judge_rows([RowSpeed(speed) for speed in np.exp(one).tolist()], 1.0, TARGET) for one in drawn]
+    assert said == [codes[verdict.outcome] for verdict in judged]
+
+
+def test_a_mean_of_rows_keeps_its_promise_and_the_fastest_does_not(simulation: Simulation) -> None:
+    rates = simulation.rates
+    cells = {(c.rule, c.drop): c for c in rates.simulate_noise(simulation.noise.LAUNCH_SPREAD, 2000, seed=3)}
+    assert cells["mean of 27 rows", 0.05].passed < 0.06
+    assert cells["mean of 27 rows", 0.05].failed < 0.08
+    assert cells["mean of 27 rows", 0.0].passed > 0.6
+    assert cells["mean of 27 rows", 0.2].passed == 0
+    assert cells["mean of 27 rows", 0.2].failed == 1
+    assert cells["best of 27 rows", 0.2].passed > 0.8

@@ -28,7 +28,10 @@ def test_cache_types_are_gated(llama: LlamaProject) -> None:
     summary = llama.summary()
     assert summary["overall_pass"] is True
     shown = {name: [v["measured"] for v in preset["verdicts"]] for name, preset in summary["presets"].items()}
-    assert shown == {"kv_q4_0": ["3.556", "3.29%", "+1.59%"], "kv_q8_0": ["1.882", "2.06%", "+1.75%"]}
+    assert shown == {
+        "kv_q4_0": ["3.556", "3.29% (interval 2.48% to 4.10%, 1 row)", "+1.59% (interval +0.90% to +1.59%, 1 row)"],
+        "kv_q8_0": ["1.882", "2.06% (interval 1.24% to 2.88%, 1 row)", "+1.75% (interval +1.75% to +1.75%, 1 row)"],
+    }
     baseline = summary["presets"]["kv_q4_0"]["baseline"]
     assert baseline == {"tok_per_s": 118.881588, "origin": "recorded row with an f16 cache, bench.json"}
     figures = json.loads((llama.run_dir() / "figures.json").read_text())["record"]["subjects"]
@@ -43,17 +46,17 @@ def test_cache_types_are_gated(llama: LlamaProject) -> None:
 
 def test_a_slower_type_fails_and_says_by_how_much(llama: LlamaProject) -> None:
     tests = llama.read()
-    find(tests, "q8_0", generates=True)["avg_ts"] = 112.5
+    find(tests, "q8_0", generates=True)["avg_ts"] = 110.0
     llama.write(tests)
     result = llama.run("-k", "kv_q8_0")
     check_failed(llama, result, "test_decode[kv_q8_0]", "test_joint[kv_q8_0]")
     assert (
         "kv_q8_0: decode slow-down\n"
         "target     <= 5.00% (targets of preset kv_q8_0)\n"
-        "measured   5.37% on run_0001_p512_g128\n"
-        "decode     112.50 ± 1.02 tok/s\n"
+        "measured   7.47% (interval 6.65% to 8.29%, 1 row) on run_0001_p512_g128\n"
+        "decode     110.00 tok/s, the mean of 1 row\n"
         "baseline   118.88 tok/s with an f16 cache (recorded row with an f16 cache, bench.json)\n"
-        "margin     missed by 0.37% of the baseline speed\n"
+        "margin     missed by 2.47% of the baseline speed\n"
     ) in failure_of(result, "test_decode[kv_q8_0]")
     assert "           lossless ratio none asked for (the dumps are none of llama-bench)\n" in failure_of(
         result, "test_joint[kv_q8_0]"
