@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_h2o.bench import loader
+from pytest_h2o.bench import command
 from pytest_h2o.bench.command import BenchSettings, digest_program, find_libraries, read_base_config
 from pytest_h2o.run.pairs import calibration_path
 from tests.plugin.project import Project
@@ -73,7 +73,7 @@ def test_libraries_are_those_of_the_loader(
 
 def test_libraries_of_the_cache_of_the_loader_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = build(tmp_path / "here")
-    monkeypatch.setattr(loader, "_CACHE", tmp_path / "ld.so.cache")
+    monkeypatch.setattr(command, "_CACHE", tmp_path / "ld.so.cache")
     assert find_libraries(program, {}) == ()
     names = [text.encode() for name in ("libouter.so", "libinner.so") for text in (name, str(program.parent / name))]
     starts = [48 + 2 * 24 + sum(len(name) + 1 for name in names[:place]) for place in range(4)]
