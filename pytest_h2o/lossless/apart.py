@@ -30,7 +30,7 @@ import numpy as np
 
 from pytest_h2o import errors
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
-from pytest_h2o.errors import CodecError, H2OError
+from pytest_h2o.errors import CodecError, H2OError, describe_error
 
 _LENGTH = struct.Struct("<Q")
 _PARTS = ("what", "where", "came", "expected", "hint")
@@ -155,6 +155,8 @@ class _Process:
             if not self.pid:
                 for end in _ends:
                     os.close(end)
+                # What a codec prints; another thread may have held the lock of the old ones.
+                sys.stdout = sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
                 _wait(codec, asked, answer, anew=anew)
             os.close(asked)
             os.close(answer)
@@ -285,7 +287,7 @@ def _answer(codec: Codec, asked: int, answers: int) -> None:
 
 def _raised(error: BaseException) -> dict[str, Any]:
     parts = {name: getattr(error, name) for name in _PARTS} if isinstance(error, H2OError) else None
-    return {"kind": type(error).__name__, "text": str(error), "parts": parts}
+    return {"kind": type(error).__name__, "text": describe_error(error).partition(": ")[2], "parts": parts}
 
 
 _Described = tuple[str, dict[str, Any]]

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
+from pytest_h2o.bench import adapter
 from pytest_h2o.bench.adapter import (
+    BenchAdapter,
+    LlmBench,
     check_baseline_row,
     check_block_sizes,
     check_decoded,
     check_row,
     describe_floor,
+    get_adapter,
     is_idle,
     only_row,
+    register_adapter,
 )
-from pytest_h2o.bench.command import BenchSettings
+from pytest_h2o.bench.command import BaseConfig, BenchSettings, RunFiles
 from pytest_h2o.bench.rows import Row, read_table
-from pytest_h2o.errors import TableError
+from pytest_h2o.errors import TableError, UsageError
 
 from .checks import refusal
 from .samples import OTHER, SWEEP, recorded_points
@@ -36,6 +43,62 @@ def changed(row: Row = ROW, **cells: str | None) -> Row:
     merged = {**row.cells, **{name.replace("speed", "speed(tok/s)"): cell for name, cell in cells.items()}}
     kept = {name: cell for name, cell in merged.items() if cell is not None}
     return Row.from_cells(kept, log_file=row.log_file, repeat=row.repeat)
+
+
+@dataclass(frozen=True)
+class Mine(LlmBench):
+    """An adapter of a plugin."""
+
+    name: str = "mine"
+
+
+ASKED: dict[str, tuple[object, ...]] = {
+    "check_options": ({},),
+    "run_config": (BaseConfig(Path("model.json"), {}, "x"), POINT),
+    "argv": (SETTINGS, RunFiles(Path(), "x"), POINT, {}),
+    "recognises": ("text",),
+    "parse": ("text",),
+    "is_row_of": (ROW, POINT),
+    "check": (ROW, POINT),
+}
+
+
+@pytest.fixture
+def mine(monkeypatch: pytest.MonkeyPatch) -> BenchAdapter:
+    monkeypatch.setattr(adapter, "_ADAPTERS", dict(adapter._ADAPTERS))
+    register_adapter(Mine())
+    return get_adapter("mine")
+
+
+@pytest.mark.parametrize("method", ASKED)
+@pytest.mark.parametrize(
+    "raised", [ZeroDivisionError("x"), SystemExit(0), TableError("said well"), 3, "text", [1], {1: {2}}]
+)
+def test_whatever_goes_wrong_in_an_adapter_is_told_with_its_name(
+    method: str, raised: object, mine: BenchAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def misbehave(*given: object, **more: object) -> object:
+        if isinstance(raised, BaseException):
+            raise raised
+        return raised
+
+    monkeypatch.setattr(Mine, method, misbehave)
+    if method == "check" and not isinstance(raised, BaseException):
+        assert mine.check(ROW, POINT) is None  # type: ignore[func-returns-value]
+    elif (method, raised) == ("check_options", "text"):
+        assert mine.check_options({}) == "text"
+    else:
+        with pytest.raises(TableError) as caught:
+            getattr(mine, method)(*ASKED[method])
+        assert caught.value is raised or caught.value.what == f"the bench adapter mine failed in {method}()"
+
+
+def test_what_is_no_adapter_is_refused() -> None:
+    for lacks in ({"name": 3}, {"name": ""}, {"rows_on_stdout": None}, {"uncompressed": None}):
+        with pytest.raises(UsageError, match="is no bench adapter"):
+            register_adapter(Mine(**lacks))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="no attribute 'uncompressed'"):
+        register_adapter(SimpleNamespace(name="x", parse=len))  # type: ignore[arg-type]
 
 
 def test_recorded_rows_are_sound() -> None:

@@ -165,6 +165,13 @@ def test_processes_end_with_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> N
     assert _children(os.getpid()) == others
 
 
+def test_what_a_codec_prints_does_no_harm(capfd: pytest.CaptureFixture[str]) -> None:
+    evaluate_lossless(SMALL, SETTINGS, verify=True, codec=Odd("prints"), workers=1)
+    told = capfd.readouterr()
+    assert "a codec says something\n" in told.err
+    assert told.out == ""
+
+
 def _ours(others: list[int]) -> int:
     return len(set(_children(os.getpid())) - set(others))
 

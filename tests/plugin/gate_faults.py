@@ -655,8 +655,10 @@ def a_run_that_goes_on_is_damaged(gate: Gate) -> str:
 def launch(gate: Gate, **env: str) -> None:
     """Measure the gate again, on the bench that replays recordings."""
     gate.write("pytest.ini", "[pytest]\nh2o_threads = 2\nh2o_set = model_layers=30\nh2o_disturbed = keep\n")
-    gate.arguments += ["--h2o-bench=llm_bench", "--h2o-base-config=model.json", "--h2o-decode-budget=2", "-k", "small"]
+    gate.arguments += ["--h2o-bench=llm_bench", "--h2o-base-config=model.json", "--h2o-decode-budget=8"]
+    (gate.path / "launches.txt").touch()
     gate.env = {"FAKE_RECORDINGS": str(RECORDED), "FAKE_DECODE": "base=60,drop=-0.02,spread=0.002", **env}
+    gate.env["FAKE_LAUNCHES"] = str(gate.path / "launches.txt")
 
 
 @fault(fatal=True)

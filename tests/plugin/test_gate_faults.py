@@ -7,19 +7,21 @@ H2O_FUZZ_SEED=4711 H2O_FUZZ_GATES=1 ...                                     # on
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.plugin.gate_faults import Gate, break_gate, make_template
+from tests.plugin.gate_faults import Gate, break_gate, launch, make_template
 from tests.plugin.project import Project
 
-COUNT = int(os.environ.get("H2O_FUZZ_GATES", "12"))
+COUNT = int(os.environ.get("H2O_FUZZ_GATES", "8"))
 FIRST = int(os.environ.get("H2O_FUZZ_SEED", "1"))
 TIMEOUT_S = 60
 BLOCK = 12
@@ -71,8 +73,11 @@ def test_no_fault_passes(first: int, template: Path, tmp_path: Path) -> None:
     assert not wrong, "\n\n".join(wrong)
 
 
-def test_the_template_passes(template: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("prepare", [lambda gate: None, launch], ids=["recorded", "launched"])
+def test_the_template_passes(prepare: Callable[[Gate], None], template: Path, tmp_path: Path) -> None:
     shutil.copytree(template, tmp_path / "gate")
-    fault = judge(Gate(tmp_path / "gate", None), "none")  # type: ignore[arg-type]
+    gate = Gate(tmp_path / "gate", random.Random(1))
+    prepare(gate)
+    fault = judge(gate, "none")
     assert fault is not None
     assert fault.startswith("passes:")
