@@ -224,8 +224,8 @@ def _plan_rows(history, turned, cos, sin, partner, patterns, sources, tail, tabl
         )  # fmt: skip
         instructive = _squares(values, expected, turned, rounding, certainty, squared)
         scale = _choose_scale(
-            patterns[row], squared[0], expected, variance, turned, rounding, samples, slopes, edges, nodes, steps,
-            slope_table, cost_table, scales[0],
+            patterns[row], squared[0], instructive, expected, variance, turned, rounding, samples, slopes, edges, nodes,
+            steps, slope_table, cost_table, scales[0],
         )  # fmt: skip
         _set_slopes(variance, scales[0][scale], turned, rounding, scratch, slopes, slope_table)
         for c in range(channels):
@@ -288,8 +288,8 @@ def _squares(values, expected, turned, rounding, certainty, squared):
 
 @compiled
 def _choose_scale(
-    patterns, ratio, expected, variance, turned, rounding, samples, slopes, edges, nodes, steps, slope_table,
-    cost_table, scales,
+    patterns, ratio, instructive, expected, variance, turned, rounding, samples, slopes, edges, nodes, steps,
+    slope_table, cost_table, scales,
 ):  # fmt: skip
     """`rowref_max._choose_scale`; `samples` has room for what is gathered of the channels that count."""
     step = max(1, len(patterns) // _COST_CHANNELS)
@@ -300,11 +300,12 @@ def _choose_scale(
     unknown = np.int64(-1)
     costs = np.full(256, unknown)
     guess = _guess_scale(ratio)
+    tried = guess - 1 if instructive else guess - 6
     first, second = guess - 1, guess
-    best, reached = first, np.int64(1) << 62
+    best, reached = tried, np.int64(1) << 62
     while True:
         nearest, least = best, reached
-        for scale in (first, second):
+        for scale in (tried, first, second):
             if costs[scale] == unknown:
                 _set_slopes(sampled_variance, scales[scale], turned, sampled_rounding, scratch, slopes, slope_table)
                 for c in range(count):
@@ -320,7 +321,7 @@ def _choose_scale(
         if least > reached - _WORTH_COST:
             return best
         best, reached = nearest, least
-        first, second = max(best - 1, 0), min(best + 1, 255)
+        tried, first, second = best, max(best - 1, 0), min(best + 1, 255)
 
 
 @compiled

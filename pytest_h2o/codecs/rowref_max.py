@@ -224,8 +224,9 @@ def _plan_row(
         sources, weights = tuple(source for source, _ in used), tuple(weight for _, weight in used)
     expected, rounding = model.expect(row, sources, weights)
     error = values - expected
-    scale = _choose_scale(patterns, error, expected, model, rounding)
-    plan = RowPlan(sources, weights, scale, is_known_later and _is_instructive(error, rounding))
+    instructive = _is_instructive(error, rounding)
+    scale = _choose_scale(patterns, error, expected, model, rounding, instructive)
+    plan = RowPlan(sources, weights, scale, is_known_later and instructive)
     variance = model.expect_variance(scale, rounding)
     if is_known_later:
         model.learn(row, values, expected, rounding, plan)
@@ -494,7 +495,12 @@ def guess_scale(ratio: float) -> int:
 
 
 def _choose_scale(
-    patterns: Integers, error: Doubles, expected: Doubles, model: RowModel, rounding: Doubles | None
+    patterns: Integers,
+    error: Doubles,
+    expected: Doubles,
+    model: RowModel,
+    rounding: Doubles | None,
+    instructive: bool,
 ) -> int:
     """The row's scale by the coded size of its patterns, on some of the channels."""
     guess = guess_scale(_sum(error * error * (1.0 / model.variance)) * (1.0 / len(error)))
@@ -507,7 +513,8 @@ def _choose_scale(
         low, high = cumulated(boundaries, expected[channels], slopes_of(variance), model.numbers.edges)
         costs.update(zip(scales, cost_of(high - low).sum(axis=-1).tolist(), strict=True))
 
-    evaluate([guess - 1, guess])
+    # Where the rounding of the sources rules, the scale hardly matters, and a much smaller one is as good.
+    evaluate([guess - 1, guess] if instructive else [guess - 6, guess - 1, guess])
     while True:
         best = min(costs, key=lambda scale: costs[scale])
         unknown = [scale for scale in (best - 1, best + 1) if scale not in costs and 0 <= scale <= 255]
