@@ -35,7 +35,7 @@ from pytest_h2o.gate.compare import (
 from pytest_h2o.gate.metrics import METRICS, inexact_metrics, recorded_metrics, render_figure
 from pytest_h2o.inputs.presets import preset_from_flags
 from pytest_h2o.lossless.result import LosslessResult
-from pytest_h2o.reference import quality
+from pytest_h2o.reference import bench
 from pytest_h2o.reference.bench import H2O_COLUMNS
 from tests.records import ON_THIS_MACHINE, make_subject
 
@@ -297,7 +297,7 @@ def test_what_is_no_figure_of_a_run_is_not_recorded() -> None:
 
 def test_every_figure_of_the_reference_bench_is_recorded() -> None:
     """A new column must be put into the table of metrics."""
-    told = re.findall(r"``(quality_\w+)``", str(quality.__doc__))
+    told = re.findall(r"``(quality_\w+)``", str(bench.__doc__))
     assert H2O_COLUMNS.keys() | set(told) <= recorded_metrics().keys()
     assert len(told) == 11
 

@@ -15,7 +15,7 @@ from bench_runs import ROOT, SMALL_H2O, measure, write_config
 from synthetic_model import write_gguf
 
 from pytest_h2o.errors import UsageError
-from pytest_h2o.reference import quality as module
+from pytest_h2o.reference import bench as module
 from pytest_h2o.reference.bench import QualitySettings, compare_tokens, measure_quality, token_bits
 from pytest_h2o.reference.cache import EvictingCache
 from pytest_h2o.reference.config import PolicySettings
