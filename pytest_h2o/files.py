@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import json
 import os
 import stat
@@ -33,12 +32,6 @@ def usable_cores() -> int:
     """Cores that this process may run on; where that cannot be told, those of the machine."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-def unused_folder(parent: Path, name: str) -> Path:
-    """The first of NAME, NAME_2, … in a folder that is not there: what a process left that died is not met again."""
-    names = (name if number == 1 else f"{name}_{number}" for number in itertools.count(1))
-    return next(path for each in names if not (path := parent / each).exists())
 
 
 def write_new_bytes(path: Path, data: bytes, *, overwrite: bool = False) -> None:

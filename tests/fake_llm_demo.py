@@ -17,6 +17,8 @@ idle
     H2O evicts nothing.
 prints
     Text that it prints into the middle of what it says, with H2O on.
+hang
+    The launch of this name never ends.
 summary, exit
     ``false``: no summary behind the text. The exit code.
 """
@@ -27,6 +29,7 @@ import json
 import os
 import re
 import sys
+import time
 from pathlib import Path
 
 SAID = "one two three four five six seven eight nine ten"
@@ -41,6 +44,8 @@ def main() -> int:
     values = json.loads(Path(config).read_text(encoding="utf-8"))
     assert values["sampler_type"] == "greedy"
     told = json.loads(os.environ.get("FAKE_DEMO", "{}"))
+    if "hang" in told and told["hang"] in os.environ["LLM_DEMO_METRICS_JSONL"]:
+        time.sleep(600)
     on, stem = values["kv_h2o_enable"], Path(prompt).stem
     tokens = told.get("tokens", {}).get(stem) or int(re.findall(r"\d+", stem)[-1])
     drop = told.get("drop", 0.0)

@@ -26,7 +26,7 @@ file says the same (targets, base config, timeout), it stands between command li
 COMMANDS_HEAD = """# Commands
 
 `pytest-h2o COMMAND` does one step of the gate by itself. Exit codes: 0 held, 1 a gate failed (or entries of a dump were
-skipped), 2 bad input or a run that could not be made, 130 interrupted.
+skipped, or a log has no row), 2 bad input or a run that could not be made, 130 interrupted.
 """
 METRICS_HEAD = """# Metrics
 

@@ -28,7 +28,7 @@ MAX_OUTPUT_BYTES = 16 * 1024 * 1024
 PATH_KEYS = ("prompt_file", "prompt_path", "file", "path", "filename", "name")
 """What a line of a manifest may call the path of its prompt, relative to the manifest."""
 
-_LONGEST_END = "_999_h2o_off.metrics.jsonl"
+_LONGEST_END = "_200_h2o_off.broken-off-99.metrics.jsonl"
 """Put behind the name of a prompt for the files of its launches."""
 
 _MAX_PROMPT_BYTES = 16 * 1024 * 1024
@@ -94,6 +94,10 @@ def _listed_path(line: str, where: str) -> str:
 # -- a launch -------------------------------------------------------------------------------------------------------
 
 
+_ENDS = (".json", ".stdout.txt", ".metrics.jsonl")
+"""Of the names of a launch's files."""
+
+
 @dataclass(frozen=True)
 class DemoLaunch:
     """What one launch of llm_demo measured."""
@@ -113,9 +117,18 @@ class DemoLaunch:
     """Tokens evicted from all layers together; None where the build does not tell it."""
 
 
+def _move_aside(folder: Path, name: str) -> None:
+    """Keep what a launch left that was broken off or failed before, under the first free name."""
+    left = [path for end in _ENDS if (path := folder / f"{name}{end}").exists()]
+    free = (f"{name}.broken-off-{n}" for n in itertools.count(1))
+    kept = next(other for other in free if not any((folder / f"{other}{end}").exists() for end in _ENDS))
+    for path in left:
+        path.rename(folder / path.name.replace(name, kept, 1))
+
+
 @dataclass(frozen=True)
 class Demo:
-    """How llm_demo is run; `folder` is new, and takes its configs and outputs."""
+    """How llm_demo is run; `folder` takes its configs and outputs."""
 
     program: Path
     folder: Path
@@ -129,6 +142,7 @@ class Demo:
         """Run it on a prompt, alone on the machine and in a scratch folder: what it measured, and the text."""
         path, output = self.folder / f"{name}.json", self.folder / f"{name}.stdout.txt"
         metrics = self.folder / f"{name}.metrics.jsonl"
+        _move_aside(self.folder, name)
         write_new_json(path, {**config, "sampler_type": "greedy"})
         argv = (str(self.program), str(path), str(prompt), str(self.max_tokens), "--prompt-file-mode=whole")
         with tempfile.TemporaryDirectory(prefix="pytest-h2o-demo-") as scratch:

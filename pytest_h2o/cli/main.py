@@ -1,7 +1,7 @@
 """``pytest-h2o``: the gate's steps as commands, and what several of them share.
 
 The module of a command is loaded when the command is called. Exit codes: 0 held, 1 a gate failed (or entries of a dump
-were skipped), 2 bad input or a run that could not be made.
+were skipped, or a log has no row), 2 bad input or a run that could not be made.
 """
 
 from __future__ import annotations

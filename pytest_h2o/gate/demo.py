@@ -37,6 +37,7 @@ class DemoPair:
     order: Order
     off: DemoLaunch
     on: DemoLaunch
+    text: TextPair | None = None
 
     def check(self, trigger_tokens: int) -> None:
         """BenchError where H2O did something with H2O off, or nothing on a prompt that reaches its trigger."""
@@ -91,7 +92,6 @@ class DemoComparison:
     seed: int
     rounds: int
     pairs: tuple[DemoPair, ...]
-    texts: tuple[TextPair, ...] = ()
     version: Literal[1] = 1
 
     @cached_property
@@ -99,6 +99,12 @@ class DemoComparison:
         """Prompts and their bucket, shortest first."""
         tokens = {pair.prompt: pair.on.prompt_tokens for pair in self.pairs}
         return {prompt: bucket_of(tokens[prompt]) for prompt in sorted(tokens, key=lambda prompt: tokens[prompt])}
+
+    @property
+    def texts(self) -> tuple[TextPair, ...]:
+        """What was said of each prompt the first time, shortest prompt first; a greedy sampler says it again."""
+        first = {pair.prompt: pair.text for pair in reversed(self.pairs)}
+        return tuple(text for prompt in self.prompts if (text := first[prompt]) is not None)
 
     @property
     def buckets(self) -> tuple[int, ...]:

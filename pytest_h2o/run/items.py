@@ -377,7 +377,7 @@ class SweepItem(PresetItem):
     def text_similarity(self) -> Measured:
         """How alike the texts are that llm_demo says with H2O off and on, mean over the prompts; higher is better."""
         found = self._demo()
-        self._note_all(pair.render() for pair in sorted(found.texts, key=lambda pair: pair.prompt))
+        self._note_all(pair.render() for pair in found.texts)
         if found.similarity < HARDLY_ALIKE:
             asked = self.targets.similarity.value is not None
             unasked = "" if asked else ", and no target asks for more: targets: {similarity: 0.3} does"

@@ -30,7 +30,7 @@ from pytest_h2o.bench.machine import describe_machine
 from pytest_h2o.bench.output import first_cause
 from pytest_h2o.bench.rows import Row, read_rows
 from pytest_h2o.errors import BenchError, DumpError, H2OError, NotMeasured, OptedOut, StoreError, UsageError, one_line
-from pytest_h2o.files import check_regular, digest_file, load, plain, unused_folder, write_new_json
+from pytest_h2o.files import check_regular, digest_file, load, plain, write_new_json
 from pytest_h2o.gate.compare import preset_fingerprint
 from pytest_h2o.gate.decode import PAIRS_NAME, PairedComparison, decode_folder, pairs_key
 from pytest_h2o.gate.demo import DemoComparison, DemoPair, plan_prompts
@@ -58,9 +58,11 @@ from pytest_h2o.run.store import PROGRESS, SHARED, OnceStore, Plan, ProgressWrit
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.command import BaseConfig, BenchSettings
+    from pytest_h2o.bench.demo import Demo
     from pytest_h2o.bench.launch import Launcher
     from pytest_h2o.bench.recorded import Recording
     from pytest_h2o.bench.sweep import FoldCheck
+    from pytest_h2o.gate.decode import Order
     from pytest_h2o.inputs.presets import Point, Preset
     from pytest_h2o.reference.gguf import HyperParameters
 
@@ -653,46 +655,49 @@ class Launched(Source):
         return self.run.store.keep(key, DemoComparison, lambda: self._say(point, total, bucket))
 
     def _say(self, point: Point, total: float | None, bucket: float | None) -> DemoComparison:
-        from pytest_h2o.bench.command import advise_layer_nums, build_run_config
-        from pytest_h2o.bench.demo import Demo, compare_texts
+        from pytest_h2o.bench.command import advise_layer_nums
+        from pytest_h2o.bench.demo import Demo
 
-        settings, what = self.run.settings, f"{self.preset.name} demo"
+        settings, store, key = self.run.settings, self.run.store, f"demo/{self.preset.name}"
         rounds, prompts = settings["demo-rounds"], demo_prompts(settings, self.preset)
-        folder = unused_folder(self.folder, DEMO_FOLDER)
         demo = Demo(
             settings["demo"],
-            folder,
+            self.folder / DEMO_FOLDER,
             point.gen_len,
             self._bench.timeout_s,
             self.run.progress.wait,
             point.allow_signs,
             partial(advise_layer_nums, self.base_config),
         )
-        configs = {
-            "off": build_run_config(self.base_config, replace(point, compressed=False)),
-            "on": build_run_config(self.base_config, point),
-        }
-        seed = secrets.randbelow(2**32)
+        seed = store.once(f"{key}/order", lambda: {"seed": secrets.randbelow(2**32)})["seed"]
         found = DemoComparison(point.run_id, point.trigger_min_tokens, seed, rounds, ())
         try:
             for number, order in enumerate(plan_prompts(list(prompts), rounds, seed), start=1):
                 for prompt, first in order:
-                    said = {}
-                    for side in ("off", "on") if first == "AB" else ("on", "off"):
-                        with self.run.progress.step(
-                            what, f"{prompt} {side}", unit="round", total=rounds, number=number
-                        ):
-                            said[side] = demo.say(f"{prompt}_{number}_h2o_{side}", configs[side], prompts[prompt])
-                    pair = DemoPair(prompt, first, said["off"][0], said["on"][0])
-                    pair.check(point.trigger_min_tokens)
-                    texts = [compare_texts(prompt, said["off"][1], said["on"][1])] if number == 1 else []
-                    found = replace(found, pairs=(*found.pairs, pair), texts=(*found.texts, *texts))
+                    say = partial(self._say_pair, demo, point, prompts[prompt], first, number)
+                    # If a process dies among its pairs, whoever goes on has those that are whole.
+                    found = replace(found, pairs=(*found.pairs, store.keep(f"{key}/{number}_{prompt}", DemoPair, say)))
                 if found.is_clear(total, bucket):
                     break
         finally:
-            self.run.progress.finish(what)
-        write_new_json(folder / DEMO_NAME, plain(found))
+            self.run.progress.finish(f"{self.preset.name} demo")
+        write_new_json(demo.folder / DEMO_NAME, plain(found), overwrite=True)
         return found
+
+    def _say_pair(self, demo: Demo, point: Point, prompt: Path, first: Order, number: int) -> DemoPair:
+        """Say a prompt with H2O off and on, `first` telling which begins."""
+        from pytest_h2o.bench.command import build_run_config
+        from pytest_h2o.bench.demo import compare_texts
+
+        what, rounds, said = f"{self.preset.name} demo", self.run.settings["demo-rounds"], {}
+        for side in ("off", "on") if first == "AB" else ("on", "off"):
+            config = build_run_config(self.base_config, replace(point, compressed=side == "on"))
+            with self.run.progress.step(what, f"{prompt.stem} {side}", unit="round", total=rounds, number=number):
+                said[side] = demo.say(f"{prompt.stem}_{number}_h2o_{side}", config, prompt)
+        texts = compare_texts(prompt.stem, said["off"][1], said["on"][1])
+        pair = DemoPair(prompt.stem, first, said["off"][0], said["on"][0], texts)
+        pair.check(point.trigger_min_tokens)
+        return pair
 
     def sizes(self, point: Point) -> tuple[int, str]:
         preset = self.preset

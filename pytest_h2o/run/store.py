@@ -400,9 +400,6 @@ def make_ready(run_dir: Path) -> None:
     derived = (path for pattern in _DERIVED for path in run_dir.glob(pattern))
     for path in [*derived, *run_dir.rglob(".*.tmp"), *_failures(run_dir / SHARED)]:
         path.unlink(missing_ok=True)
-    for folder in run_dir.glob("*/demo"):  # a comparison of texts that was cut short is made anew as a whole
-        if not (run_dir / SHARED / "demo" / f"{folder.parent.name}.json").exists():
-            _set_aside(folder, "demo.broken-off-{}")
     # Whether rows can share a run is found out anew, from the rows that there are: a probe may have failed.
     shutil.rmtree(run_dir / SHARED / "fold", ignore_errors=True)
 

@@ -299,8 +299,8 @@ def test_quality_is_asked_where_somebody_asks_or_a_row_tells_it(
 def said(point: Any, off: str = "a b", on: str = "a c", **told: float) -> DemoComparison:
     """What llm_demo measured on one prompt, a launch a side."""
     launch = DemoLaunch("off", 512, 96, 2.0, 50.0)
-    pair = DemoPair("p", "AB", launch, replace(launch, name="on", told=told or None))
-    return DemoComparison(point.run_id, 384, 1, 1, (pair,), (compare_texts("p", off, on),))
+    pair = DemoPair("p", "AB", launch, replace(launch, name="on", told=told or None), compare_texts("p", off, on))
+    return DemoComparison(point.run_id, 384, 1, 1, (pair,))
 
 
 @pytest.mark.parametrize("lossy", [3.0, 9.0])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from typing import Any
 
 import pytest
 
+from tests.plugin.broken_off import wait_until
 from tests.plugin.project import FAKE_DEMO, Project, check_failed, unwrapped
 
 ITEM = "test_demo[target_ratio_v3]"
@@ -104,6 +106,24 @@ def test_unlike_lengths_are_excluded_and_told(demo: Project) -> None:
     notes = " ".join(demo.summary()["presets"]["target_ratio_v3"]["notes"])
     assert "no pair could be compared" in notes
     assert "evictions not told by this build" in notes
+
+
+def test_pairs_that_were_whole_are_kept_where_a_run_goes_on(demo: Project) -> None:
+    flags = ("--h2o-demo-prompts=p_600.txt", "--h2o-demo-rounds=3", "--h2o-no-fold")
+    (demo.path / "p_600.txt").write_text("Say on.")
+    demo.env["FAKE_DEMO"] = json.dumps({"hang": "p_600_2_h2o_on"})
+    child = demo.start(*SELECTED, "--h2o-set=h2o_keep_ratios=0.28", *demo.bench, *flags, "--h2o-html=no")  # type: ignore[attr-defined]
+    wait_until(lambda: bool(list(demo.path.glob("h2o-runs/2*/*/demo/p_600_2_h2o_on.stdout.txt"))), "nothing hangs")
+    child.send_signal(signal.SIGKILL)
+    child.finish()
+    folder = demo.run_dir() / "target_ratio_v3" / "demo"
+    before = {path.name: path.read_bytes() for path in folder.glob("p_600_1_*")}
+    assert len(before) == 6
+    result = say(demo, *flags, f"--h2o-resume={demo.run_dir()}")
+    assert demo.summary()["overall_pass"] == "inconclusive", unwrapped(result)
+    assert {path.name: path.read_bytes() for path in folder.glob("p_600_1_*")} == before
+    assert (folder / "p_600_2_h2o_on.broken-off-1.json").is_file()
+    assert len(json.loads((folder / "demo.json").read_text())["pairs"]) == 3
 
 
 def test_prompts_of_a_manifest_are_said(demo: Project) -> None:
