@@ -25,6 +25,8 @@ FAKE_SLEEP_S
     Each launch that gets past its command line takes so many seconds longer.
 FAKE_KV_LEN
     A launch with H2O on prints a warning that names this kv_len.
+FAKE_CELL
+    ``5:h2o_keep=0.5``: the launch of this number has this text in this cell.
 FAKE_PRINTS
     A launch prints this text besides.
 FAKE_CELLS
@@ -105,6 +107,10 @@ def change_cells(text: str, config: dict[str, Any], options: dict[str, str], mod
     if os.environ.get("FAKE_DECODE"):
         prefill, decode = draw_speeds(bool(config.get("kv_h2o_enable")), int(options["-p"]))
         cells["speed(tok/s)"] = f"{prefill:.2f} ± 1.00<br>{decode:.2f} ± 0.50"
+    number, _, cell = os.environ.get("FAKE_CELL", "").partition(":")
+    if number and int(number) == count_launches():
+        column, value = cell.split("=")
+        cells[column] = value
     if mode == "no_h2o":
         cells = {name: cell for name, cell in cells.items() if not name.startswith("h2o_")}
     return cells

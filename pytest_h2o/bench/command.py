@@ -109,6 +109,11 @@ class BenchSettings:
         return digest_program(self.program or Path(self.command[0]))
 
 
+def again_folder(number: int | str) -> str:
+    """In the folder of a preset: configs and logs of further launches of its points, from number 2."""
+    return f"launch-{number}"
+
+
 @dataclass(frozen=True)
 class RunFiles:
     """The files of one run in the folder of its sweep."""

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from pytest_h2o.bench.adapter import BenchAdapter, check_block_sizes, get_adapter, only_row
-from pytest_h2o.bench.command import BaseConfig, BenchSettings, RunFiles, advise_layer_nums, repeat_command
+from pytest_h2o.bench.command import (
+    BaseConfig,
+    BenchSettings,
+    RunFiles,
+    advise_layer_nums,
+    again_folder,
+    repeat_command,
+)
 from pytest_h2o.bench.machine import find_disturbance, machine_lock, read_machine
 from pytest_h2o.bench.output import OutputSummary, check_signs, count_warnings, first_cause
 from pytest_h2o.bench.process import NO_DUMP, ChildResult, read_tail, run_child, signal_name
@@ -65,6 +72,10 @@ class Launcher:
             return result
         note = f"launched again: an earlier launch was broken off or failed; what it left is {broken_off}.*"
         return replace(result, notes=(*result.notes, note))
+
+    def launch_again(self, point: Point, number: int) -> Row:
+        """Run a point once more, into a folder of its own: its launch of this number, from 2."""
+        return replace(self, directory=self.directory / again_folder(number)).launch_point(point)
 
     def launch_baseline(self, point: Point, run_id: str = BASELINE_RUN_ID) -> Row:
         """Run the lengths and repeats of a point with nothing compressed; errors as in `launch_point`."""

@@ -112,6 +112,8 @@ class Row:
     """Run id of the run whose row this point shares, because the runtime cannot tell the two apart."""
     disturbance: str | None = None
     """What disturbed the launch while it was timed; None if nothing is known to have."""
+    again: tuple[Mapping[str, str], ...] = ()
+    """Cells of further launches of the same point."""
     model: str | None = field(init=False, compare=False)
     backend: str | None = field(init=False, compare=False)
     threads: int | None = field(init=False, compare=False)
@@ -137,6 +139,12 @@ class Row:
             prefill_tok_per_s=prefill,
             decode_tok_per_s=decode,
         )
+
+    @property
+    def launches(self) -> tuple[Row, ...]:
+        """The rows of all launches of the point, this one first."""
+        numbered = enumerate(self.again, start=2)
+        return (self, *(replace(self, cells=c, again=(), run_id=f"{self.run_id}, launch {n}") for n, c in numbered))
 
     @classmethod
     def from_cells(cls, cells: Mapping[str, str], *, log_file: str, repeat: int | None = None) -> Row:

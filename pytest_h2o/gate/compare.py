@@ -16,7 +16,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -72,6 +72,8 @@ class SubjectRecord:
         Row -> metric -> value. A figure that was not measured is not there.
     inexact : tuple of str
         Metrics that two runs of the same thing do not give alike here: those of asynchronous coding.
+    launches : mapping of str to mapping
+        Row -> metric -> smallest and largest value, of rows that were launched several times.
     """
 
     kind: SubjectKind
@@ -80,6 +82,7 @@ class SubjectRecord:
     fingerprint: Mapping[str, str | None]
     figures: Mapping[str, Mapping[str, int | float]]
     inexact: tuple[str, ...] = ()
+    launches: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -393,7 +396,7 @@ _SCOPE_FIELDS = (
     *("selected_entries", "skipped_entries", "encode_s", "decode_s"),
 )
 
-_NOT_MEASURED_BY = frozenset({"path", "targets", "base_config", "description", "default_on", "allow_signs"})
+_NOT_MEASURED_BY = frozenset({"path", "targets", "base_config", "description", "default_on", "allow_signs", "launches"})
 
 
 def row_key(manifest: Mapping[str, Any], repeat: int | None) -> str:

@@ -20,7 +20,7 @@ from typing import Literal
 from pytest_h2o.bench.adapter import ESTIMATE_SLACK
 from pytest_h2o.bench.rows import Row
 from pytest_h2o.gate.decode import DecodeVerdict, RowSpeed, judge_rows
-from pytest_h2o.gate.metrics import DROP, LOSSLESS, METRICS, joint_metrics
+from pytest_h2o.gate.metrics import DROP, LOSSLESS, METRICS, Metric, joint_metrics
 from pytest_h2o.gate.values import Interval, Outcome, row_cell
 
 Asked = Mapping[str, float]
@@ -82,15 +82,22 @@ def row_facts(
     """What a row has of the metrics that are asked for, and its decode speed."""
     speed = METRICS[DROP].made_of
     values: dict[str, float | None] = {
-        name: None if (cell := row_cell(row, name)) is None else cell.mean
-        for name in (*asked, speed)
-        if METRICS[name].of == "row"
+        name: _row_value(row, METRICS[name]) for name in (*asked, speed) if METRICS[name].of == "row"
     }
     tok_per_s = values[speed]
     if baseline_tok_per_s is not None and tok_per_s is not None:
         values[DROP] = decode_drop(baseline_tok_per_s, tok_per_s)
     launch = row.shares_run_with or row.run_id
     return RowFacts(row.run_id, {**values, LOSSLESS: lossless}, workload, configuration, launch)
+
+
+def _row_value(row: Row, metric: Metric) -> float | None:
+    """What a row has of a metric; of several launches, where each must hold a target, the worst."""
+    cells = [row_cell(launch, metric.name) for launch in (row.launches if metric.over == "every row" else (row,))]
+    values = [cell.mean for cell in cells if cell is not None]
+    if len(values) < len(cells):
+        return None
+    return min(values) if metric.higher_is_better else max(values)
 
 
 def best_row(rows: Sequence[RowFacts], metric: str) -> RowFacts | None:

@@ -10,7 +10,7 @@ Which target holds: the command line before the preset or scope, those before th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -253,6 +253,33 @@ def check_cells(row: Row) -> Row:
         if name in BUILT_IN:
             row_cell(row, name)
     return row
+
+
+def launch_ranges(rows: Iterable[Row]) -> dict[str, dict[str, tuple[float, float]]]:
+    """Of each row that was launched several times, smallest and largest of each figure: run id -> metric -> both."""
+    found: dict[str, dict[str, tuple[float, float]]] = {}
+    for row in (row for row in rows if row.again):
+        for name in (name for name, metric in METRICS.items() if metric.of == "row"):
+            cells = [row_cell(launch, name) for launch in row.launches]
+            values = [cell.mean for cell in cells if cell is not None and math.isfinite(cell.mean)]
+            if len(values) == len(cells):
+                found.setdefault(row.run_id, {})[name] = (min(values), max(values))
+    return found
+
+
+def unlike_launches(rows: Sequence[Row], inexact: Container[str]) -> list[str]:
+    """A line for each figure that launches of one point should have alike to the last digit, and have not."""
+    ranges = launch_ranges(row for row in rows if not row.shares_run_with)
+    lines = []
+    for metric in (m for m in METRICS.values() if m.exact and m.name not in inexact):
+        told = {run_id: figures[metric.name] for run_id, figures in ranges.items() if metric.name in figures}
+        apart = {run_id: (low, high) for run_id, (low, high) in told.items() if low < high}
+        if apart:
+            run_id, (low, high) = next(iter(apart.items()))
+            more = f", and {len(apart) - 1} more rows" if apart.keys() - {run_id} else ""
+            values = f"from {metric.render(low)} to {metric.render(high)} over the launches of {run_id}{more}"
+            lines.append(f"{metric.title} should be the same in every launch, and is not: {values}")
+    return lines
 
 
 def _made_of_row(row: Row, metric: str, make: Callable[[Row], Any]) -> Measurement | None:

@@ -214,6 +214,13 @@ OPTIONS: tuple[Option, ...] = (
         "again",
         ("again", "keep"),
     ),
+    Option(
+        "launches",
+        "int",
+        "how often each point of a sweep is launched: every launch must be sound (default: 1)",
+        metavar="N",
+        check=limit(lambda count: count >= 1, "at least 1"),
+    ),
     Option("no-fold", "flag", "run also the points that the runtime cannot tell apart", False),
     Option("dry-run", "flag", "write configs and the list of runs, run nothing", False),
     # what is read

@@ -222,6 +222,9 @@ class PresetKeys(BaseModel):
         default=None,
         description="layers of the model: for the whole-cache ratio, and layer_nums of a config without",
     )
+    launches: Maybe[Positive] = Field(
+        default=None, description="how often each point is launched; every launch must be sound and hold its targets"
+    )
     timeout_s: Maybe[Above0] = Field(default=None, description="longest time of one launch, seconds")
 
     @field_validator("h2o_target_lossy_ratios", mode="before")

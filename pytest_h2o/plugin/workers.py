@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_h2o.bench.command import RunFiles, digest_files, digest_program, model_files, read_base_config
+from pytest_h2o.bench.command import RunFiles, again_folder, digest_files, digest_program, model_files, read_base_config
 from pytest_h2o.errors import StoreError, UsageError
 from pytest_h2o.gate.decode import pairs_folder
 from pytest_h2o.gate.metrics import GATE_OPTIONS
@@ -78,6 +78,7 @@ def _files_of(root: Path, record: Mapping[str, Any]) -> Iterator[Path]:
         files = RunFiles(root / preset, run_id)
         for folder in (files.config.parent, files.log.parent):
             yield from sorted(folder.glob(f"{run_id}.*"))
+        yield from sorted((root / preset).glob(f"{again_folder('*')}/*/{run_id}.*"))
     for key in data["comparisons"]:
         yield from sorted((root / pairs_folder(key)).glob("[cl]o*/[!.]*"))
 

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 
 from pytest_h2o.bench.command import (
     RunFiles,
+    again_folder,
     digest_program,
     embedded_base_config,
     is_embedded,
@@ -129,7 +130,12 @@ def _write_preset(collector: Collector, name: str) -> None:
     folder = collector.run_dir / name
     results, facts = collector.results_of(name), collector.presets.get(name, PresetFacts())
     for result in results:
-        _keep_run(result, RunFiles(folder, result.shares_run_with or result.run_id))
+        files = RunFiles(folder, result.shares_run_with or result.run_id)
+        _keep_run(result, files)
+        for number in range(2, 2 + len(result.again)):
+            source = result.log_path.parents[result.log_path.parent.name == "logs"] / again_folder(number)
+            for path in sorted(source.glob(f"*/{files.run_id}.*")):
+                _keep(path, folder / again_folder(number) / path.parent.name / path.name)
     for place, path in enumerate(map(Path, facts.baseline_files)):
         is_config = place > 0 and path.suffix == ".json"  # the log comes first, and may be JSON too
         _keep(path, folder / ("configs" if is_config else "logs") / path.name)

@@ -24,7 +24,7 @@ from pytest_h2o.gate.metrics import (
     asked_of_json,
 )
 from pytest_h2o.gate.rule import decide_best_of, decide_joint, pool_drop, row_facts, worst_row
-from pytest_h2o.gate.values import row_cell
+from pytest_h2o.gate.values import launch_ranges, row_cell
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import Settings
 from pytest_h2o.inputs.presets import configuration
@@ -35,6 +35,7 @@ from pytest_h2o.report.summary import (
     Comparison,
     Decode,
     Items,
+    LaunchRange,
     Preset,
     Reason,
     Scope,
@@ -164,6 +165,7 @@ def _preset(collector: Collector, name: str, items: Sequence[Mapping[str, Any]],
         warnings={} if apart else dict(count_warnings(results)),
         notes=list(dict.fromkeys([*notes, *note_margins(verdicts, collector.settings)])),
         coding=[] if facts is None or facts.coding is None or apart else worst_rows(results),
+        launched=[] if apart else widest_ranges(results),
         decode=None if pairs is None or facts is None else _decode(pairs, facts),
         original=None,
         workload=workload,
@@ -198,6 +200,7 @@ def note_margins(verdicts: Iterable[Verdict], settings: Settings) -> list[str]:
 def worst_rows(rows: Sequence[Row]) -> list[WorstRow]:
     """Of each figure of lossless coding at run time that a row has, the worst row; one that lacks it is worst."""
     found = []
+    rows = [launch for row in rows for launch in row.launches]
     facts = [row_facts(row, CODING) for row in rows]
     for name in CODING:
         worst = worst_row(facts, name)
@@ -208,6 +211,18 @@ def worst_rows(rows: Sequence[Row]) -> list[WorstRow]:
         text = "missing" if cell is None else metric.render_measured(cell.mean, cell.std)
         value, std = (None, None) if cell is None else (cell.mean, cell.std)
         found.append(WorstRow(name, metric.title, text, value, std, row.run_id))
+    return found
+
+
+def widest_ranges(rows: Iterable[Row]) -> list[LaunchRange]:
+    """Of each figure the point whose launches are furthest apart in it; nothing where each was launched once."""
+    ranges = launch_ranges(rows)
+    found = []
+    for metric in METRICS.values():
+        told = [(of[metric.name], run_id) for run_id, of in ranges.items() if metric.name in of]
+        if told:
+            (low, high), run_id = max(told, key=lambda one: one[0][1] - one[0][0])
+            found.append(LaunchRange(metric.name, metric.title, low, high, run_id))
     return found
 
 

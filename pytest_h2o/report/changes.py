@@ -37,6 +37,7 @@ from pytest_h2o.report.summary import (
     Summary,
     count_rows,
     overall_outcome,
+    range_rows,
     render_verdict,
     unreadable,
 )
@@ -63,7 +64,7 @@ def render_markdown(template: str, **values: Any) -> str:
     from markupsafe import Markup
 
     environment = open_templates(lambda value: value if isinstance(value, Markup) else Markup(escape(str(value))))
-    functions = (count_rows, name_earlier, overall_outcome, render_counts, table_rows, unreadable)
+    functions = (count_rows, name_earlier, overall_outcome, range_rows, render_counts, table_rows, unreadable)
     environment.filters |= {function.__name__: function for function in functions}
     environment.filters["word"] = lambda held: "PASS" if held else "FAIL"
     return environment.get_template(template).render(values)

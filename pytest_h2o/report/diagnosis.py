@@ -220,7 +220,7 @@ def _row_lines(item: SweepItem) -> list[str]:
     margins = {row.run_id: row for row in verdict.rows}
     together = {row.run_id: joined for row, joined in zip(verdict.rows, verdict.together, strict=True)}
     results = {result.run_id: result for result in item.results}
-    source = results.get(failed.measured.source)
+    source = results.get(failed.measured.source.partition(", ")[0])
     lines = []
     misses_lossy = metric == JOINT and source is not None and margins[source.run_id].by_metric.get(LOSSY, 0.0) < 0
     if source is not None and (metric == LOSSY or misses_lossy):

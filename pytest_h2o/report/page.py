@@ -55,6 +55,7 @@ from pytest_h2o.report.summary import (
     matrix,
     next_steps,
     overall_outcome,
+    range_rows,
     render_verdict,
     shared_notes,
 )
@@ -104,7 +105,7 @@ def render_run(summary: Summary, collector: Collector, run: Mapping[str, Any], p
     functions: tuple[Any, ...] = (
         *(pick, bench_name, repeat_command, why_failed, count_rows, counted, verdict_row, scope_row),
         *(fixed, spread, show, percent, cell_mean, bound_of, decode_line, disturbances, pairs_chart),
-        *(history_chart, takes_worst, layer_ratios, layer_chart, lossless_parts, count_modes, modes_chart),
+        *(history_chart, takes_worst, range_rows, layer_ratios, layer_chart, lossless_parts, count_modes, modes_chart),
     )
     environment.filters |= {
         **{function.__name__: function for function in functions},

@@ -9,13 +9,13 @@ something that a verdict needs was not asked for or not measured. Only true mean
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pytest_h2o.gate.metrics import JOINT
+from pytest_h2o.gate.metrics import JOINT, render_figure
 
 
 def number(unit: str, origin: str) -> Any:
@@ -146,6 +146,17 @@ class WorstRow:
 
 
 @dataclass(frozen=True)
+class LaunchRange:
+    """Smallest and largest value of a figure over the launches of one point, that where they are furthest apart."""
+
+    metric: str
+    title: str
+    smallest: Annotated[float, number(_OF_METRIC, "the launches of the run id in `row`")]
+    largest: Annotated[float, number(_OF_METRIC, "the launches of the run id in `row`")]
+    row: str
+
+
+@dataclass(frozen=True)
 class BaselineSpeed:
     tok_per_s: Annotated[float | None, number("tok/s", "`origin` beside it")]
     origin: str | None
@@ -172,6 +183,8 @@ class Preset:
     rules: dict[str, str] | None = None
     baseline: BaselineSpeed | None = None
     coding: list[WorstRow] = field(default_factory=list)
+    launched: list[LaunchRange] = field(default_factory=list)
+    """Where each point was launched several times."""
     workload: str | None = None
     """Of an entry about one of several workloads."""
     workloads: list[str] = field(default_factory=list)
@@ -295,7 +308,7 @@ class Summary:
             for name in ("top", "rules", "baseline", "workload"):
                 if preset[name] is None:
                     del preset[name]
-            for name in ("coding", "workloads"):
+            for name in ("coding", "launched", "workloads"):
                 if not preset[name]:
                     del preset[name]
         for scope in value["scopes"].values():
@@ -315,6 +328,11 @@ def count_rows(preset: Preset) -> str:
     rows, launches, failed = preset.rows, preset.launches, preset.points_failed
     words = [f"{rows} row{'s' * (rows != 1)} of {launches} run{'s' * (launches != 1)}" if rows else "no row"]
     return ", ".join([*words, f"{failed} point{'s' * (failed != 1)} without a sound row"] if failed else words)
+
+
+def range_rows(ranges: Sequence[LaunchRange]) -> list[list[str]]:
+    """Cells of a table: title, smallest, largest and row."""
+    return [[r.title, *(render_figure(r.metric, end) for end in (r.smallest, r.largest)), r.row] for r in ranges]
 
 
 def counted(counts: Mapping[str, int]) -> str:

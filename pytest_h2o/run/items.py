@@ -60,7 +60,7 @@ from pytest_h2o.gate.rule import (
     row_facts,
     worst_verdict,
 )
-from pytest_h2o.gate.values import Comparison, Interval, Measured, Targets, row_cell, scope_targets
+from pytest_h2o.gate.values import Comparison, Interval, Measured, Targets, row_cell, scope_targets, unlike_launches
 from pytest_h2o.inputs.presets import configuration
 from pytest_h2o.run.history import Earlier, find_earlier
 from pytest_h2o.run.journal import PresetFacts
@@ -240,6 +240,7 @@ class SweepItem(PresetItem):
         if failed:
             raise self._rows_error(failed, len(failed) + len(results))
         self._note_all(self.source.notes)
+        self._note_all(unlike_launches(results, self.source.inexact))
         return tuple(results)
 
     def _point(self, run_id: str) -> Point:
@@ -296,9 +297,10 @@ class SweepItem(PresetItem):
         return self._extreme(metric, max if metric.higher_is_better else min, among)
 
     def worst(self, column: str, rows: Sequence[Row] = ()) -> Measured:
-        """The worst value of one metric over all rows, or over those that are given, and the row that has it."""
+        """The worst value of one metric over all launches of all rows, or of those given, and the one that has it."""
         metric = find_metric(column, f"h2o_sweep.worst of {self.title}")
-        return self._extreme(metric, min if metric.higher_is_better else max, rows=rows)
+        launches = tuple(launch for row in rows or self.results for launch in row.launches)
+        return self._extreme(metric, min if metric.higher_is_better else max, rows=launches)
 
     def _extreme(
         self, metric: Metric, pick: Callable[..., Any], among: Sequence[RowFacts] = (), rows: Sequence[Row] = ()

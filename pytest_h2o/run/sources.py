@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_h2o.bench.adapter import check_decoded, get_adapter
 from pytest_h2o.bench.command import (
     ADDED_KEYS,
+    again_folder,
     coding_mode,
     digest_model,
     digest_program,
@@ -104,6 +105,12 @@ def bench_settings(settings: Settings, preset: Preset, option: str = "bench") ->
         attention_option=settings["attention-option"],
         timeout_s=given.value if given.on_command_line else preset.timeout_s or given.value,
     )
+
+
+def launch_count(settings: Settings, preset: Preset) -> int:
+    """How often each point is launched: as the command line says, else the preset, else the ini file, else once."""
+    given = settings.given["launches"]
+    return int(given.value if given.on_command_line else preset.launches or given.value or 1)
 
 
 def choose_base_config(settings: Settings, preset: Preset) -> BaseConfig:
@@ -201,7 +208,9 @@ class Source(ABC):
         if point.run_id in self._sound:
             return self._sound[point.run_id]
         try:
-            result = check_cells(self._result(point))
+            result = self._result(point)
+            for launch in result.launches:
+                check_cells(launch)
             check_decoded(result)
         except BenchError as error:
             if error.argv and error.returncode is not None:
@@ -406,7 +415,32 @@ class Recorded(Source):
         return read(self.folder, self._points)
 
     def _result(self, point: Point) -> Row:
-        return self._recording.get(point.run_id)
+        row = self._recording.get(point.run_id)
+        again = (self._further(number) for number in range(2, launch_count(self.run.settings, self.preset) + 1))
+        return replace(row, again=tuple(one.get(row.shares_run_with or row.run_id).cells for one in again))
+
+    def _further(self, number: int) -> Recording:
+        """What further launches gave; NotMeasured where there were none."""
+        from pytest_h2o.bench.recorded import read_recording, read_row_files
+
+        if number not in self._recorded_again:
+            folder = self.folder / again_folder(number)
+            if not folder.is_dir():
+                raise NotMeasured(
+                    f"launch {number} of each point of {self.preset.name} is not recorded",
+                    where=str(folder),
+                    came="no such folder",
+                    expected=f"{launch_count(self.run.settings, self.preset)} launches of each point",
+                    hint="--h2o-launches 1 judges the first alone",
+                )
+            read = read_recording if self.preset.bench == LLM_BENCH else read_row_files
+            self._recorded_again[number] = read(folder, self._points)
+        return self._recorded_again[number]
+
+    @cached_property
+    def _recorded_again(self) -> dict[int, Recording]:
+        """By the number of the launch, those that were read."""
+        return {}
 
     def manifest_fields(self, point: Point) -> dict[str, Any]:
         return point.manifest_fields() | self._added.get(point.run_id, {})
@@ -529,9 +563,22 @@ class Launched(Source):
         if settings["disturbed"] == "again" and choose_baseline(settings, preset).value not in ("paired", "none"):
             launch_point = Relauncher(self._launcher).launch_point  # a row's own speed decides
 
+        self._launches = launch_count(settings, preset)
+
+        def launch_again(point: Point, number: int) -> Row:
+            try:
+                return self._launcher.launch_again(point, number)
+            except H2OError as error:
+                error.where = f"{again_folder(number)}/{error.where or point.run_id}"
+                raise
+
         def launch(point: Point) -> Row:
-            with run.progress.step(preset.name, short_run_id(point.run_id), unit="run", total=self._sweep.runs):
-                return launch_point(point)
+            rows = []
+            for number in range(1, self._launches + 1):
+                total = self._sweep.runs * self._launches
+                with run.progress.step(preset.name, short_run_id(point.run_id), unit="run", total=total):
+                    rows.append(launch_point(point) if number == 1 else launch_again(point, number))
+            return replace(rows[0], again=tuple(row.cells for row in rows[1:]))
 
         fold = not settings["no-fold"]
         self._sweep = Sweep(points, launch, run.store.once, binary=self._bench.digest[:16], fold=fold)
@@ -579,7 +626,7 @@ class Launched(Source):
         return f"configs, manifest and commands.sh of {runs} run{'s' * (runs != 1)} are in {self.folder}"
 
     def plan(self, *, timed: bool, said: bool) -> list[Plan]:
-        plan, settings = [Plan(self.preset.name, self._sweep.runs)], self.run.settings
+        plan, settings = [Plan(self.preset.name, self._sweep.runs * self._launches)], self.run.settings
         if timed and choose_baseline(settings, self.preset).value == "paired":
             budget = decode_budget(settings, self.preset)
             plan += [Plan(f"{self._name_of(w)} decode", 2 * budget.pairs, budget.elapsed_s) for w in self.workloads]

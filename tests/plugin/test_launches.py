@@ -1,0 +1,76 @@
+"""Each point launched several times: every launch is sound and holds its targets, and what differs is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.plugin.project import check_failed, failure_of, unwrapped
+from tests.plugin.test_paired_gate import PRESET, BenchProject
+
+CODING = "kv_lossless_enable: true\nkv_lossless_codec: gear_delta\nkv_lossless_runtime_enable: true\n"
+RUN_2 = "run_0002_p512_g128_k0.28_b8_lr3.2"
+
+
+@pytest.fixture
+def thrice(tmp_path: Path) -> BenchProject:
+    project = BenchProject(tmp_path)
+    project.preset("small").write_text(PRESET + CODING + "launches: 3\ntargets: {h2o_lossless_fallback: 1}\n")
+    project.set_decode(base=60, drop=0.0, spread=0.0001, seed=1)
+    return project
+
+
+def test_every_launch_is_made_kept_and_told(thrice: BenchProject) -> None:
+    thrice.env["FAKE_CELL"] = "5:h2o_lossless_fallback=1.00 ± 0.00"
+    result = thrice.run("-k", "small or front2_grouped", "--h2o-decode-baseline=60", page=True)
+    assert result.ret == 0, result.outlines
+    assert thrice.count("/logs/") == 0
+    names = [path.name for path in sorted((thrice.run_dir() / "small").glob("*/logs/run_*.log"))]
+    assert len(names) == 6
+    told = f"fallbacks should be the same in every launch, and is not: from 0.00 to 1.00 over the launches of {RUN_2}"
+    assert told in unwrapped(result)
+    folder = thrice.run_dir()
+    launched = {one["metric"]: one for one in thrice.summary()["presets"]["small"]["launched"]}
+    fallback = launched["h2o_lossless_fallback"]
+    assert (fallback["smallest"], fallback["largest"], fallback["row"]) == (0.0, 1.0, RUN_2)
+    subjects = json.loads((folder / "figures.json").read_text())["record"]["subjects"]
+    (ranges,) = (subject["launches"].values() for subject in subjects if subject["name"] == "small")
+    assert [row["h2o_lossless_fallback"] for row in ranges] == [[0.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
+    assert "| runtime lossless fallbacks | 0.00 | 1.00 |" in (folder / "summary.md").read_text()
+    assert "Launches of one point" in (folder / "report.html").read_text()
+
+    shutil.move(thrice.path / "h2o-runs", thrice.path / "first")
+    (kept,) = (thrice.path / "first").glob("2*")
+    thrice.write_ini(h2o_logs=str(kept), h2o_decode_baseline="60")
+    assert thrice.run("-k", "small").ret == 0
+    assert len(list((thrice.run_dir() / "small").glob("launch-*/logs/run_*.log"))) == 6
+    shutil.rmtree(thrice.path / "h2o-runs")
+    shutil.rmtree(kept / "small" / "launch-3")
+    result = thrice.run("-k", "small and lossy")
+    assert result.ret == 1
+    assert "launch 3 of each point of small is not recorded" in failure_of(result, "test_lossy[small]")
+    shutil.rmtree(thrice.path / "h2o-runs")
+    assert thrice.run("-k", "small and lossy", "--h2o-launches=1").ret == 0
+
+
+@pytest.mark.parametrize(
+    ("cell", "items", "told"),
+    [
+        ("h2o_lossless_fallback=1.01 ± 0.00", "health joint", f"measured   1.01 ± 0.00 on {RUN_2}, launch 2\n"),
+        ("h2o_keep=1.5000 ± 0.0000", "lossy quality health decode joint", "launch-2/logs/run_0002"),
+    ],
+)
+def test_one_launch_that_is_sick_fails_what_it_concerns(thrice: BenchProject, cell: str, items: str, told: str) -> None:
+    thrice.env["FAKE_CELL"] = f"5:{cell}"
+    result = thrice.run("-k", "small and not consistency and not bench", "--h2o-decode-baseline=60")
+    names = [f"test_{name}[small]" for name in items.split()]
+    check_failed(thrice, result, *names)
+    assert told in failure_of(result, names[0])
+
+
+def test_the_command_line_says_how_often(thrice: BenchProject) -> None:
+    assert thrice.run("-k", "small and lossy", "--h2o-launches=2").ret == 0
+    assert len(thrice.launches()) == 6
