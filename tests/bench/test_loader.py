@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import struct
 import subprocess
@@ -14,24 +15,27 @@ import pytest
 from pytest_h2o.bench import command
 from pytest_h2o.bench.command import BenchSettings, digest_program, find_libraries, read_base_config
 from pytest_h2o.run.pairs import calibration_path
-from tests.plugin.project import Project
+from tests.plugin.project import Project, unwrapped
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc to build programs with")
 
 
-def build(folder: Path, *flags: str, inner: tuple[str, ...] = (), name: str = "llm_bench") -> Path:
+MAIN = "int outer(void); int main(void) { return outer(); }"
+
+
+def build(folder: Path, *flags: str, inner: tuple[str, ...] = (), main: str = MAIN) -> Path:
     """A program that loads libouter.so, which loads libinner.so; `flags` link the program, `inner` the outer one."""
     folder.mkdir(exist_ok=True)
     (folder / "inner.c").write_text("int inner(void) { return 3; }\n")
     (folder / "outer.c").write_text("int inner(void); int outer(void) { return inner(); }\n")
-    (folder / "main.c").write_text("int outer(void); int main(void) { return outer(); }\n")
+    (folder / "main.c").write_text(f"{main}\n")
     for words in (
         ("-shared", "-o", "libinner.so", "inner.c"),
         ("-shared", "-o", "libouter.so", "outer.c", "-L.", "-linner", *inner),
-        ("-o", name, "main.c", "-L.", "-louter", "-Wl,--allow-shlib-undefined", *flags),
+        ("-o", "llm_bench", "main.c", "-L.", "-louter", "-Wl,--allow-shlib-undefined", *flags),
     ):
         subprocess.run(["gcc", *words], cwd=folder, check=True)
-    return folder / name
+    return folder / "llm_bench"
 
 
 def loaded(program: Path, **env: str) -> set[str]:
@@ -106,6 +110,24 @@ def test_an_engine_or_model_that_was_changed_in_place_is_another_to_a_calibratio
             file.write(b"{}")
         paths.add(calibration_path(bench, read_base_config(tmp_path / "config.json")))
     assert len(paths) == 4
+
+
+def test_a_swapped_library_is_told_where_an_earlier_run_is_compared_with(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    bench = project.make_bench()
+    (tmp_path / "llm_bench").rename(tmp_path / "fake")
+    main = "#include <unistd.h>\nint outer(void); int main(int n, char **v) { outer(); return execv(FAKE, v); }"
+    main = main.replace("FAKE", f'"{tmp_path}/fake"')
+    build(tmp_path, OLD, "-Wl,-rpath,$ORIGIN", main=main)
+    one = ("h2o_keep_ratios=0.28", "h2o_block_tokens=8", "h2o_target_lossy_ratios=3.4", "model_layers=30")
+    asked = (*bench, *(f"--h2o-set={key}" for key in one), "-k", "target_ratio_v3 and (lossy or regression)")
+    first = project.run(*asked, "--h2o-save=main")
+    assert first.ret == 0, first.stdout.str()
+    library = tmp_path / "libinner.so"
+    library.write_bytes(library.read_bytes() + b"\0")
+    result = project.run(*asked, "--h2o-compare=main")
+    assert result.ret == 0
+    assert re.search(r"timings are not compared; binary: [0-9a-f]{16} then, [0-9a-f]{16} now", unwrapped(result))
 
 
 def test_the_head_names_the_libraries(tmp_path: Path) -> None:
