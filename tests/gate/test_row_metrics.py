@@ -109,6 +109,7 @@ def test_a_target_that_no_value_can_be_held_against_is_refused(target: float) ->
         ("h2o_lossy", "3.2 ± -5", "a spread of 0 to 5.667"),
         ("h2o_lossy", "3.2 ± inf", "a spread of 0 to 5.667"),
         ("h2o_lossy", "3.2 ± 5.7", "a spread of 0 to 5.667"),
+        ("quality_ppl_rise", "0.1 ± inf", "a spread of 0 to inf"),
         ("h2o_lossless_fallback", "0.33 ± 0.70", "a spread of 0 to 0.5968"),
         ("speed(tok/s)", "300.0 ± 1.0<br>40.0 ± -1.0", "a spread of 0 to 70.68"),
     ],

@@ -11,6 +11,7 @@ import pytest
 
 from pytest_h2o.errors import UsageError
 from pytest_h2o.gate.metrics import (
+    CODING,
     GATE_OPTIONS,
     METRICS,
     RowMetric,
@@ -95,6 +96,22 @@ def test_any_metric_of_a_row_can_have_a_target_and_is_then_asked_of_one_row() ->
         assert targets.asked["h2o_keep"] == 0.4
     named = preset_targets(settings_of(), preset(**{"targets.h2o_lossy": 3.2}), None)
     assert named.lossy == Target("h2o_lossy", 3.2, PRESET)
+
+
+@pytest.mark.parametrize("name", CODING)
+def test_what_is_coded_at_run_time_is_asked_only_where_something_is(name: str) -> None:
+    keys: dict[str, Any] = {"kv_lossless_enable": True, "kv_lossless_runtime_enable": True}
+    assert preset_targets(settings_of(), preset(), None).metric(name) == Target(
+        name, None, "nothing is coded at run time"
+    )
+    default = METRICS[name].target
+    origin = "no target" if default is None else "default"
+    assert preset_targets(settings_of(), preset(**keys), None).metric(name) == Target(name, default, origin)
+    for key in (METRICS[name].key, name):
+        refuse_unmeasured(preset(**keys, **{f"targets.{key}": 1.5}), takes_prompt=True)
+        with pytest.raises(UsageError, match="and codes nothing there") as caught:
+            refuse_unmeasured(preset(**{f"targets.{key}": 1.5}), takes_prompt=True)
+        assert caught.value.came == name
 
 
 def test_a_preset_says_its_own_targets() -> None:
