@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmarks.default_gate import CASES
+
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
@@ -85,3 +87,11 @@ def test_an_issue_form_asks_for_the_doctor(form: Path) -> None:
     fields = {field.get("id"): field for field in yaml.safe_load(form.read_text(encoding="utf-8"))["body"]}
     assert "pytest-h2o doctor" in fields["doctor"]["attributes"]["description"]
     assert fields["doctor"]["validations"] == {"required": True}
+
+
+def test_the_faults_of_the_default_gate_benchmark_are_of_what_is_there() -> None:
+    """It replaces texts of the embedded bench; each must stand there once."""
+    changes = [change for case in CASES.values() for change in case.changes]
+    assert len(changes) >= 5
+    for module, old, _ in changes:
+        assert (ROOT / "pytest_h2o" / "reference" / module).read_text("utf-8").count(old) == 1

@@ -36,7 +36,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -171,9 +171,8 @@ def run_bench(arguments: Arguments, config: BenchConfig) -> None:
                 suffix = f"_p{case.prompt_len}_g{case.gen_len}" if index else ""
                 watchers.append(replace(dumps, run_id=dumps.run_id + suffix))
             clock = values["reference_clock"]
-            cache = EvictingCache(
-                model.hyper, case.length, half=half, policy=policy, clock=clock, watchers=watchers, log=log
-            )
+            how: dict[str, Any] = {"policy": policy, "clock": clock, "watchers": watchers, "log": log, "tell": print}
+            cache = EvictingCache(model.hyper, case.length, half=half, **how)
             repeats = []
             for _ in range(arguments.repeat + 1):
                 generated = generate(model, cache, prompt[: case.prefilled], case.gen_len)

@@ -14,6 +14,7 @@ stands at least `update_interval` past the last one, and is applied at that laye
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
@@ -157,7 +158,9 @@ class EvictingCache:
         clock: Clock = "shared",
         watchers: Sequence[Watcher] = (),
         log: Callable[[str], None] | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
+        self._tell = tell
         self.layers = [LayerCache(hyper.kv_heads, hyper.head_dim, capacity, half=half) for _ in range(hyper.layers)]
         self._policy, self._clock, self._watchers, self._log = policy, clock, tuple(watchers), log
         self.clear()
@@ -256,6 +259,14 @@ class EvictingCache:
         if not target.floor_dominated:
             self._pending[layer] = plan
             self.figures |= {"h2o_keep": plan.keep, "h2o_lossy": lossy}
+        elif tell := self._log or self._tell:
+            self._tell = None
+            aim = math.ceil(policy.ratio * target.kv_len)
+            tell(
+                f"[H2O] floor-keep dominates target: kv={target.kv_len} target={aim} "
+                f"floor={target.protected_tokens} (sink={policy.sink_tokens} recent={policy.recent_tokens} "
+                f"block={policy.block_tokens})"
+            )
         if self._log is not None:
             self._log(
                 f"[H2O] layer={layer} kv={target.kv_len} keep_ratio={plan.keep:.4f} "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from struct import pack
 
 import pytest
@@ -34,6 +35,16 @@ h2o_trigger_min_tokens: 32
 h2o_layer_start: 0
 """
 """One token in twenty, in every layer, and again as soon as it has grown."""
+STORED = f"""{QUICK}
+kv_lossless_enable: true
+kv_lossless_codec: gear_delta
+kv_lossless_runtime_enable: true
+kv_lossless_runtime_mode: store
+kv_lossless_scope: front_n_and_h2o_kept
+kv_lossless_hot_recent_tokens: 8
+kv_lossless_store_grouped_step_tokens: 32
+"""
+HELD = "{quality: 5, h2o_lossless_decode_cache_hit: 6, h2o_lossless_fallback: 0, h2o_lossless_queue_peak: 8}"
 FEW = ("--h2o-bench=reference", "--h2o-base-config=model.json", "--h2o-decode-budget=20,0.01s", "--h2o-disturbed=keep")
 
 
@@ -46,6 +57,11 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Project:
             path.unlink()
     project.preset("quick").write_text(QUICK)
     project.preset("little").write_text(LITTLE)
+    project.preset("stored").write_text(STORED.replace("{quality: 5}", HELD))
+    project.preset("uncached").write_text(STORED.replace("{quality: 5}", HELD) + "kv_lossless_decode_cache_blocks: 0\n")
+    project.preset("fallback").write_text(
+        STORED.replace("{quality: 5}", HELD) + "kv_lossless_store_bootstrap_tokens: 1\n"
+    )
     model = {
         "llm_model": str(ROOT / "fixtures" / "models" / "austen-5m.gguf"),
         "quality_text_file": str(ROOT / "fixtures" / "text" / "heldout.txt"),
@@ -75,7 +91,7 @@ def test_it_is_the_default_and_leaves_out_what_is_out_of_reach(embedded: Project
 
 def test_a_whole_verdict_on_it(embedded: Project, measured: pytest.RunResult) -> None:
     """Eviction, perplexity and a pair are all measured; one pair is no verdict on decode."""
-    assert measured.parseoutcomes()["passed"] == 6, measured.outlines
+    assert measured.parseoutcomes()["passed"] == 6, measured.stdout.str()
     preset = embedded.summary()["presets"]["quick"]
     verdicts = {v["title"]: v["outcome"] for v in preset["verdicts"]}
     assert verdicts["lossy ratio"] == verdicts["rise in perplexity"] == "pass"
@@ -95,6 +111,18 @@ def test_quality_bites(embedded: Project, measured: pytest.RunResult) -> None:
     assert measured.parseoutcomes()["failed"] == 1
     verdicts = {v["title"]: v["outcome"] for v in embedded.summary()["presets"]["little"]["verdicts"]}
     assert (verdicts["lossy ratio"], verdicts["rise in perplexity"]) == ("pass", "fail")
+
+
+def test_store_mode_from_the_cache_to_the_verdict(embedded: Project) -> None:
+    """What happens in the cache is what fails: blocks not found decoded, and ones that coding did not shrink."""
+    for folder in embedded.runs():
+        shutil.rmtree(folder)
+    words = ("-k", "(stored or uncached or fallback) and (health or bench)", "--h2o-decode-baseline=none")
+    result = embedded.run(*FEW, *words)
+    assert result.parseoutcomes()["passed"] == 4, result.stdout.str()
+    assert set(embedded.failed()) == {"test_health[uncached]", "test_health[fallback]"}
+    assert "hits of the decode cache" in embedded.failed()["test_health[uncached]"]
+    assert "runtime lossless fallbacks" in embedded.failed()["test_health[fallback]"]
 
 
 def test_a_model_alone_needs_a_bench_by_name(embedded: Project) -> None:

@@ -178,3 +178,15 @@ def test_under_eviction_the_model_sees_the_kept_tokens_at_their_positions(tmp_pa
     np.testing.assert_array_equal(evicted, model.decode(7, by_hand))
     assert cache.evictions == 3
     assert cache.full_bytes / cache.held_bytes > 1.4
+
+
+def test_a_step_that_the_floor_dominates_is_told_once_and_logged_each_time() -> None:
+    """Its row has keep of one step beside floor and plan of another: without this line it contradicts itself."""
+    narrow = replace(POLICY, ratio=0.1, recent_tokens=16)
+    told: dict[str, list[str]] = {"log": [], "tell": []}
+    for name, lines in told.items():
+        feed(EvictingCache(HYPER, 100, policy=narrow, **{name: lines.append}), 23, 30)
+    (first,) = told["tell"]
+    assert first == "[H2O] floor-keep dominates target: kv=25 target=3 floor=21 (sink=4 recent=16 block=4)"
+    assert sum("floor-keep" in line for line in told["log"]) > 1
+    assert first in told["log"]
