@@ -517,10 +517,8 @@ def _choose_scale(
     evaluate([guess - 1, guess] if instructive else [guess - 6, guess - 1, guess])
     while True:
         best = min(costs, key=lambda scale: costs[scale])
-        unknown = [scale for scale in (best - 1, best + 1) if scale not in costs and 0 <= scale <= 255]
         reached = costs[best]
-        if unknown:
-            evaluate(unknown)
+        evaluate([max(best - 1, 0), min(best + 1, 255)])
         if min(costs.values()) > reached - WORTH_COST:
             return best
 

@@ -220,6 +220,12 @@ def test_markdown_is_what_it_is(snapshot: Any) -> None:
     assert _markdown(summary_of(copier(), dumped=dump()[2:], **facts)) == snapshot(name="no front layers")
 
 
+def test_a_dump_without_prompts_is_not_split_by_their_length() -> None:
+    text = bench.render_markdown(summary_of(copier(), dumped=[replace(one, prompt_tokens=None) for one in dump()]))
+    assert "By KV head" in text
+    assert "By length" not in text
+
+
 def test_the_chart_names_everything() -> None:
     pytest.importorskip("matplotlib")
     summary = summary_of(copier("one"), copier("two $x$ <&>", kind="peer"))

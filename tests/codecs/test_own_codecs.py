@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import importlib.util
 import re
 import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from battery import check_decodes, check_round_trip
+from battery import check_decodes, check_payload_damage, check_round_trip
 from goldens import check_goldens
 from sample_streams import PROMPTS, ROPE, all_chunks, as_dtype, cut, measure_ratios, real_streams, worst_words
 
@@ -79,7 +78,15 @@ def _interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rowref_max, "compiled", lambda: None)
 
 
+def _faint() -> Stream:
+    """Rows that are a hundredth of an earlier one: its weight is rounded to none."""
+    row = np.random.default_rng(12).normal(0, 1, (1, 1, 64))
+    rows = np.concatenate([100 * row, -100 * row, *(row * sign for sign in [1, -1] * 8)])
+    return Stream(rows.astype(np.float16).view(np.uint16), "v")
+
+
 COMPARED = {
+    "faint": _faint(),
     **{f"{s.tensor}{i}": cut(s, 0, 60) for i, s in enumerate(real_streams())},
     **{name: Stream(words[:50], "k", None, ROPE) for name, words in worst_words().items()},
     "interleaved": Stream(real_streams()[0].words[:40], "k", None, Rope(1e4, "interleaved")),
@@ -123,26 +130,33 @@ def test_compiled_code_fuses_no_operations() -> None:
     assert not re.search(r"fn?m(add|sub)|fml[as]", code)
 
 
-def test_the_loops_are_plain_python_too() -> None:
+def test_the_loops_are_plain_python_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not compiled, where coverage sees them: the same bytes again."""
-    stream = cut(real_streams()[0], 0, 24)
-    program = """if True:
-        import sys
-        sys.path.insert(0, sys.argv[1])
-        from test_own_codecs import MAX, cut, real_streams
-        stream = cut(real_streams()[0], 0, 24)
-        payload = MAX.encode(stream)
-        assert (MAX.decode(payload, stream.side_info()) == stream.words).all()
-        print(payload.hex())
-    """
-    run = subprocess.run(
-        [sys.executable, "-c", program, str(Path(__file__).parent)],
-        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.stdout.strip() == MAX.encode(stream).hex(), run.stderr
+    import numba
+
+    from pytest_h2o.codecs import compiled
+
+    monkeypatch.setattr(numba, "njit", lambda **_: lambda function: function)
+    spec = importlib.util.spec_from_file_location("loops", compiled.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    loops = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loops)
+    for stream in (cut(real_streams()[0], 0, 24), cut(real_streams()[1], 0, 24), COMPARED["faint"]):
+        small = replace(stream, words=stream.words[:24, :1])
+        payload = MAX.encode(small)
+        with monkeypatch.context() as patch:
+            patch.setattr(rowref_max, "compiled", lambda: loops)
+            with np.errstate(over="ignore"):
+                assert MAX.encode(small) == payload
+                assert np.array_equal(MAX.decode(payload, small.side_info()), small.words)
+                check_payload_damage(MAX, small, payload, samples=1)
+
+
+def test_damage_is_safe_interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    _interpreted(monkeypatch)
+    stream = cut(real_streams()[0], 0, 12)
+    check_payload_damage(MAX, stream, MAX.encode(stream), samples=4)
 
 
 def test_rowref_max_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
