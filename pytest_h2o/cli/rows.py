@@ -223,8 +223,8 @@ def add_target_arguments(parser: argparse.ArgumentParser) -> None:
         "--decode-over",
         "--decode-aggregation",
         choices=("best", "mean", "median"),
-        default="best",
-        help="the decode speed that is judged: of the best row, or over all rows that meet the other targets",
+        help="the decode speed that is judged: of the best row, or over all rows that meet the other targets, with an "
+        "interval (default: mean under the joint rule, best under best-of)",
     )
     add_option(parser, "rule")
     add_option(parser, "allow-skips", help="take ratios although entries could not be read")
@@ -367,7 +367,7 @@ def run_analyze(args: argparse.Namespace) -> int:
     write_new_text(args.out, text, overwrite=args.overwrite)
     write_new_json(out_json, analysis, overwrite=args.overwrite)
     print(text, end="")
-    return 0 if analysis["overall_pass"] else 1
+    return 0 if analysis["overall_pass"] is True else 1
 
 
 def add_arguments_eval(parser: argparse.ArgumentParser) -> None:
@@ -454,4 +454,4 @@ def run_eval(args: argparse.Namespace) -> int:
     for name in names:
         write_new_text(args.run_dir / name, files[name], overwrite=args.overwrite)
     print(text, end="")
-    return 0 if analysis["overall_pass"] else 1
+    return 0 if analysis["overall_pass"] is True else 1

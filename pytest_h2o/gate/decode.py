@@ -14,6 +14,7 @@ other; far from the target it is wrong far more seldom (docs/decode-verdict.md h
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import statistics
@@ -377,6 +378,7 @@ def _count(pairs: int) -> str:
 # -- rows against a number -----------------------------------------------------------------------------------------
 
 ROWS_METHOD = "Student's t interval of the mean over rows, each a launch, against a baseline that is taken as exact"
+MEDIAN_METHOD = "sign test interval of the median over rows, each a launch, against a baseline that is taken as exact"
 
 
 @dataclass(frozen=True)
@@ -402,24 +404,45 @@ def judge_rows(
     The standard error of the mean is that of the spread between the rows, or of the repeats inside them where that is
     larger. One row has its repeats alone; where these are not known there is no interval, and no verdict.
     """
-    _target_log(target)
     count, mean = len(rows), statistics.fmean(row.mean for row in rows)
     errors = [error for row in rows if (error := row.error) is not None]
     inside = statistics.fmean(errors) if len(errors) == count else 0.0
     low = high = None
     degrees = count - 1 or (rows[0].repeats or 1) - 1
-    drop = (baseline - mean) / baseline
     if count > 1 or errors:
         between = statistics.variance(row.mean for row in rows) if count > 1 else 0.0
         error = math.sqrt(max(between, inside) / count)
-        half = student_quantile(confidence, degrees) * error / baseline
-        low, high = drop - half, drop + half
+        half = student_quantile(confidence, degrees) * error
+        low, high = mean - half, mean + half
+    return _against(baseline, (low, mean, high), target, confidence, count, ROWS_METHOD)
+
+
+def judge_median(
+    rows: Sequence[RowSpeed], baseline: float, target: float, *, confidence: float = DEFAULT_CONFIDENCE
+) -> DecodeVerdict:
+    """The verdict of the median over rows: no spread is taken for that of a bell curve, and five rows are needed."""
+    speeds, count = sorted(row.mean for row in rows), len(rows)
+    chances = itertools.accumulate(math.comb(count, below) / 2**count for below in range(count))
+    place = sum(chance <= 1 - confidence for chance in chances)  # so many rows from either end
+    low, high = (speeds[place - 1], speeds[-place]) if place else (None, None)
+    return _against(baseline, (low, statistics.median(speeds), high), target, confidence, count, MEDIAN_METHOD)
+
+
+def _against(
+    baseline: float,
+    speeds: tuple[float | None, float, float | None],
+    target: float,
+    confidence: float,
+    count: int,
+    method: str,
+) -> DecodeVerdict:
+    """What a speed in an interval, tok/s, says of a baseline; an interval that is not known says nothing."""
+    _target_log(target)
+    high, drop, low = (None if speed is None else (baseline - speed) / baseline for speed in speeds)
     outcome: Outcome = "inconclusive"
     if low is not None and high is not None:
         outcome = "fail" if low > target else "pass" if high <= target else "inconclusive"
-    return DecodeVerdict(
-        outcome, drop, low, high, count, target, confidence, None, count, method=ROWS_METHOD, unit="row"
-    )
+    return DecodeVerdict(outcome, drop, low, high, count, target, confidence, None, count, method=method, unit="row")
 
 
 @cache

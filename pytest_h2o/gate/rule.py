@@ -19,7 +19,7 @@ from typing import Literal
 
 from pytest_h2o.bench.adapter import ESTIMATE_SLACK
 from pytest_h2o.bench.rows import Row
-from pytest_h2o.gate.decode import DecodeVerdict, RowSpeed, judge_rows
+from pytest_h2o.gate.decode import DecodeVerdict, RowSpeed, judge_median, judge_rows
 from pytest_h2o.gate.metrics import DROP, LOSSLESS, METRICS, Metric, joint_metrics
 from pytest_h2o.gate.values import Interval, Outcome, row_cell
 
@@ -256,14 +256,17 @@ def pool_drop(rows: Sequence[RowFacts], asked: Asked) -> tuple[RowFacts, ...]:
     )
 
 
-def judge_speeds(rows: Iterable[Row], baseline_tok_per_s: float, target: float) -> DecodeVerdict:
-    """The decode verdict of rows against a number, each launch once."""
+def judge_speeds(
+    rows: Iterable[Row], baseline_tok_per_s: float, target: float, over: Literal["mean", "median"] = "mean"
+) -> DecodeVerdict:
+    """The decode verdict of the mean or median of rows against a number, each launch once."""
     speeds = {
-        row.shares_run_with or row.run_id or row.log_file: RowSpeed(speed.mean, speed.std, row.repeat)
-        for row in rows
+        row.shares_run_with or row.run_id or str(number): RowSpeed(speed.mean, speed.std, row.repeat)
+        for number, row in enumerate(rows)
         if (speed := row.decode_tok_per_s) is not None
     }
-    return judge_rows(tuple(speeds.values()), baseline_tok_per_s, target)
+    judge = judge_rows if over == "mean" else judge_median
+    return judge(tuple(speeds.values()), baseline_tok_per_s, target)
 
 
 def drop_interval(verdict: DecodeVerdict, *, inconclusive_fails: bool) -> Interval:

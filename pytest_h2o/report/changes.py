@@ -66,7 +66,7 @@ def render_markdown(template: str, **values: Any) -> str:
     environment = open_templates(lambda value: value if isinstance(value, Markup) else Markup(escape(str(value))))
     functions = (count_rows, name_earlier, overall_outcome, range_rows, render_counts, table_rows, unreadable)
     environment.filters |= {function.__name__: function for function in functions}
-    environment.filters["word"] = lambda held: "PASS" if held else "FAIL"
+    environment.filters["word"] = lambda held: held.upper() if isinstance(held, str) else "PASS" if held else "FAIL"
     return environment.get_template(template).render(values)
 
 

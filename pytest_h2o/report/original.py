@@ -8,7 +8,6 @@ the gate counts a missing baseline as missed.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
@@ -16,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from pytest_h2o.errors import UsageError
 from pytest_h2o.gate.metrics import DROP, LOSSLESS, LOSSY, METRICS, Metric
 from pytest_h2o.gate.rule import (
+    Margins,
     RowFacts,
     best_row,
     decide_best_of,
     decide_joint,
-    decode_drop,
-    hold_rows,
+    eligible_rows,
+    judge_speeds,
     row_facts,
     split_layers,
     whole_cache_ratio,
@@ -31,6 +31,7 @@ from pytest_h2o.report.summary import Original
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.rows import Row
+    from pytest_h2o.gate.decode import DecodeVerdict
 
 
 MISSING = "missing"
@@ -182,14 +183,25 @@ def _ask(metric: Metric, target: float) -> str:
     return f"{metric.title} {bound} {metric.render_target(target)}"
 
 
-def _speed_over(facts: Sequence[RowFacts], held: Mapping[str, float], decode_over: str) -> tuple[float, str]:
-    """Mean or median decode speed of the rows that meet the other targets, of all where none does; and what it is."""
-    others = {name: target for name, target in held.items() if name != DROP}
-    meeting = [row for row, margins in zip(facts, hold_rows(facts, others), strict=True) if not margins.missed]
-    speeds = [speed for row in meeting or facts if (speed := row.values[METRICS[DROP].made_of]) is not None]
-    speed = statistics.mean(speeds) if decode_over == "mean" else statistics.median(speeds)
-    which = "rows that meet the other targets" if meeting else "rows, none of which meets the other targets"
-    return speed, f"decode speed: {speed:.2f} tok/s, the {decode_over} of {len(speeds)} {which} (--decode-over)"
+def _judge_over(
+    rows: Sequence[Row], facts: Sequence[RowFacts], held: Mapping[str, float], baseline: float, over: str
+) -> tuple[DecodeVerdict, str]:
+    """The decode verdict of the rows that meet the targets of their own, of all where none does; and how it is told."""
+    meeting = eligible_rows(facts, held, rule="joint")
+    among = [row for row, fact in zip(rows, facts, strict=True) if fact in meeting or not meeting]
+    verdict = judge_speeds(among, baseline, held[DROP], "median" if over == "median" else "mean")
+    which = " that meet the other targets" if meeting else ", none of which meets the other targets"
+    speed = baseline * (1 - (verdict.drop or 0.0))
+    drop = METRICS[DROP].render_interval(verdict.low, verdict.high, verdict.basis)
+    told = f"decode speed: {speed:.2f} tok/s, the {over} of {verdict.basis}{which} (--decode-over)"
+    return verdict, f"{told}; slow-down {METRICS[DROP].render(verdict.drop or 0.0)} {drop}"
+
+
+def _with_decode(beside: Margins | None, verdict: DecodeVerdict) -> bool | str:
+    """Whether the other targets are held and the decode verdict passes; ``inconclusive`` where that cannot tell."""
+    if beside is None or beside.missed:
+        return False
+    return {"pass": True, "fail": False}.get(verdict.outcome, "inconclusive")
 
 
 ANALYSIS_VERSION = 1
@@ -204,7 +216,7 @@ def analyze_rows(
     upper: Mapping[str, Any] | None,
     online: Mapping[str, Any] | None,
     rule: str,
-    decode_over: str = "best",
+    decode_over: str | None = None,
     missing: Iterable[str] = (),
     notes: Sequence[str] = (),
     layers: tuple[int, int, int] | None = None,
@@ -214,7 +226,8 @@ def analyze_rows(
     The verdict is that of `rule` (``joint`` or ``best-of``). A baseline that is missing fails the decode threshold
     unless `decode_left_out`; a missing online result fails the lossless threshold, whatever the upper bound says.
 
-    With `decode_over` mean or median the decode speed of every row is that of all rows that meet the other targets.
+    The decode speed is the `decode_over` (mean, median or best) of the rows that meet the other targets; left out, the
+    mean under the joint rule and the best under the other. Where its interval holds the target, a pass is inconclusive.
     What is `missing` is no pass. `notes` are shown as they are. `layers` are the number of layers of the model, and
     the first and the last one under eviction (-1: the last of the model); with them the best rows get a ratio over
     the whole cache.
@@ -227,13 +240,24 @@ def analyze_rows(
         for row in rows
     ]
     notes, missing = [*notes], [*missing]
-    passes = not missing
-    if decode_over != "best" and DROP in held and baseline_tok_per_s is not None:
-        speed, told = _speed_over(facts, held, decode_over)
-        notes.append(told)
-        drop = decode_drop(baseline_tok_per_s, speed)
-        facts = [replace(row, values={**row.values, DROP: drop}) for row in facts]
+    over = decode_over or ("mean" if rule == "joint" else "best")
+    passes: dict[str, bool | str] = {}
     joint, best_of = decide_joint(facts, held), decide_best_of(facts, held)
+    has_speeds = bool(rows) and all(
+        row.decode_tok_per_s is not None for row in rows
+    )  # else that target is missed anyway
+    if over != "best" and DROP in held and baseline_tok_per_s is not None and has_speeds:
+        verdict, told = _judge_over(rows, facts, held, baseline_tok_per_s, over)
+        notes.append(told)
+        pooled = [replace(row, values={**row.values, DROP: verdict.drop}) for row in facts]
+        others = {name: target for name, target in held.items() if name != DROP}
+        joint, beside = decide_joint(pooled, held), decide_joint(pooled, others).best
+        passes["joint"] = _with_decode(beside, verdict)
+        if decode_over is not None:
+            best_of = decide_best_of(pooled, held)
+            passes["best-of"] = _with_decode(decide_best_of(pooled, others).margins, verdict)
+    passes = {"joint": joint.passed, "best-of": best_of.passed, **passes}
+    overall = passes[rule] if not missing else False
     if baseline_tok_per_s is None and not decode_left_out:
         missing.append(
             "no baseline: nothing says how fast decode is with H2O off (--decode-baseline TOK_PER_S, or none)"
@@ -242,18 +266,19 @@ def analyze_rows(
         missing.append("no online simulation: an upper bound never decides (--offline-lossless-online-json FILE)")
     return {
         "version": ANALYSIS_VERSION,
-        "overall_pass": passes and (joint if rule == "joint" else best_of).passed,
+        "overall_pass": overall,
         "rule": rule,
         "missing": missing,
         "notes": notes,
         "targets": [_ask(METRICS[name], target) for name, target in held.items()],
         "decode_left_out": decode_left_out,
+        "decode_over": over,
         "joint": {
-            "pass": joint.passed,
+            "pass": passes["joint"],
             "best_row": None if joint.best is None else joint.best.run_id,
             "misses": [] if joint.best is None else list(joint.best.missed),
         },
-        "best_of": {"pass": best_of.passed},
+        "best_of": {"pass": passes["best-of"]},
         "original": asdict(original),
         "whole_cache": None if layers is None else whole_cache_ratios(original, layers, online, lossless),
     }

@@ -315,15 +315,24 @@ def test_decode_over_all_rows_that_meet_the_other_targets(flag: str, tmp_path: P
     lossy = [float(row["h2o_lossy"].split()[0]) for row in rows]
     decode = [float(row["speed(tok/s)"].split("<br>")[1].split()[0]) for row in rows]
     speeds = [speed for speed, ratio in zip(decode, lossy, strict=True) if ratio >= 3]
-    assert analyze(tmp_path, "--decode-baseline=66")[0] == 0
+    assert analyze(tmp_path, "--decode-baseline=66", f"{flag}=best")[0] == 0
+    assert analyze(tmp_path, "--decode-baseline=66")[0] == 1
+    assert analyze(tmp_path, "--decode-baseline=66", "--rule=best-of")[0] == 0
     for over, speed in (("mean", statistics.mean(speeds)), ("median", statistics.median(speeds))):
         count = f"the {over} of {len(speeds)} rows that meet the other targets (--decode-over)"
-        note = f"decode speed: {speed:.2f} tok/s, {count}"
-        just, above = (f"--decode-baseline={speed / share:.6f}" for share in (0.9501, 0.9499))
-        code, analysis = analyze(tmp_path, just, f"{flag}={over}", "--decode-baseline-source=rolling_median")
-        assert code == 0
-        assert note in analysis["notes"]  # type: ignore[operator]
-        assert "the baseline is said to be rolling_median" in analysis["notes"]  # type: ignore[operator]
-        assert analyze(tmp_path, above, f"{flag}={over}", "--decode-baseline-samples=8")[0] == 1
+        note = f"decode speed: {speed:.2f} tok/s, {count}; slow-down "
+        for baseline, outcome, exit_code in ((0.99, True, 0), (1 / 0.95, "inconclusive", 1), (1.2, False, 1)):
+            given = f"--decode-baseline={speed * baseline:.6f}"
+            for rule in ("joint", "best-of"):
+                code, analysis = analyze(
+                    tmp_path, given, f"{flag}={over}", f"--rule={rule}", "--decode-baseline-source=rolling_median"
+                )
+                assert (code, analysis["overall_pass"]) == (exit_code, outcome)
+                assert any(one.startswith(note) for one in analysis["notes"])  # type: ignore[attr-defined]
+                assert "the baseline is said to be rolling_median" in analysis["notes"]  # type: ignore[operator]
+            text = (tmp_path / "analysis.md").read_text(encoding="utf-8")
+            assert text.startswith(
+                f"# Gate: {'INCONCLUSIVE' if code and outcome else 'FAIL' if code else 'PASS'} (rule"
+            )
     none_meets = analyze(tmp_path, "--decode-baseline=66", f"{flag}=mean", "--lossy-target=9")[1]
     assert "27 rows, none of which meets the other targets" in " ".join(none_meets["notes"])  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from pytest_h2o.gate.decode import (
     Pair,
     RowSpeed,
     judge,
+    judge_median,
     judge_rows,
     next_action,
     student_quantile,
@@ -285,3 +286,21 @@ def test_rows_without_any_spread_are_held_to_the_digit(drop: float, outcome: str
 )
 def test_quantiles_of_student_are_those_of_the_tables(degrees: int, quantile: float) -> None:
     assert student_quantile(0.95, degrees) == pytest.approx(quantile, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("speeds", "interval"),
+    [
+        ([60.0, 61.0, 62.0, 63.0], None),
+        ([60.0, 61.0, 62.0, 63.0, 64.0], (60.0, 64.0)),
+        ([60.0, 61.0, 62.0, 63.0, 64.0, 90.0, 30.0, 61.5], (60.0, 64.0)),
+    ],
+)
+def test_the_median_of_rows_has_the_interval_of_the_sign_test(
+    speeds: list[float], interval: tuple[float, float] | None
+) -> None:
+    """One row in 2^5 = 3.1 % lies beyond all of five; two of eight beyond the second, 3.5 %."""
+    verdict = judge_median([RowSpeed(speed) for speed in speeds], 100.0, 0.05)
+    bounds = None if verdict.low is None or verdict.high is None else (1 - verdict.high, 1 - verdict.low)
+    assert bounds == (None if interval is None else pytest.approx(tuple(speed / 100 for speed in interval)))
+    assert verdict.outcome == ("inconclusive" if interval is None else "fail")
