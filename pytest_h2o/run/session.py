@@ -18,8 +18,9 @@ from pytest_h2o import __version__
 from pytest_h2o.bench.command import digest_program, is_embedded, program_command, program_files
 from pytest_h2o.bench.machine import describe_machine, heavy_work
 from pytest_h2o.codecs.base import Rope
-from pytest_h2o.errors import NotMeasured, PresetError, StoreError, make_printable
+from pytest_h2o.errors import NotMeasured, PresetError, StoreError, UsageError, make_printable
 from pytest_h2o.files import list_files
+from pytest_h2o.gate.metrics import METRICS
 from pytest_h2o.gate.values import given_targets, preset_targets, refuse_unmeasured, scope_targets
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import Given, Settings
@@ -254,11 +255,24 @@ class GateSession:
             if settings["demo"] is not None:
                 check_bench(settings["demo"], settings.origin("demo"), "llm_demo")
                 demo_prompts(settings, preset)
+        self._refuse_unasked(selected)
         self._selected = frozenset(selected)
         unfit = {name: why for name in sorted(selected) if (why := self._why_unfit(self.presets[name]))}
         if len(unfit) < len(selected):
             self.left_out = {name: why for name, why in unfit.items() if not self._is_asked_for(name)}
         return self.left_out
+
+    def _refuse_unasked(self, selected: Collection[str]) -> None:
+        """Refuse a target on the command line that no selected preset can be held to: silence would be a pass."""
+        asked = [self.targets(self.presets[name]) for name in selected]
+        for name, given in given_targets(self.settings).items():
+            held = METRICS[name].of != "row" or any(targets.metric(name).value is not None for targets in asked)
+            if given.on_command_line and asked and not held:
+                raise UsageError(
+                    f"{given.origin} asks for {METRICS[name].title}, and no selected preset measures it",
+                    came=f"{name}={given.value:g}, for {', '.join(sorted(selected))}",
+                    hint=f"{asked[0].metric(name).origin}: select another preset, or leave the option out",
+                )
 
     def _why_unfit(self, preset: Preset) -> str | None:
         here = "embedded" if self._on_embedded else "own_bench"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from pytest_h2o.gate.metrics import (
 from pytest_h2o.gate.values import (
     Target,
     choose_target,
+    given_targets,
     preset_targets,
     refuse_unmeasured,
     scope_targets,
@@ -76,6 +78,46 @@ def test_command_line_stands_over_the_file_and_that_over_ini_and_that_over_the_d
         Target(metric.name, metric.target, "default"),
         Target(metric.name, 0.0, "a preset"),
     ]
+
+
+def test_any_metric_gets_its_target_by_name_on_the_command_line_and_in_the_ini_file() -> None:
+    """Beside the preset as an option of its own would; each says its origin."""
+    ini: Any = {"h2o_target": ["h2o_lossless_queue_peak=8", "h2o_keep=0.5"]}
+    line: Any = {"h2o_target": ["h2o_keep=0.4", "lossy=3.5"]}
+    settings = settings_of(line=line, ini=ini)
+    assert settings.command_line() == ["--h2o-target=h2o_keep=0.4", "--h2o-target=lossy=3.5"]
+    coding = {"kv_lossless_enable": "true", "kv_lossless_runtime_enable": "true"}
+    own = {"targets.h2o_keep": 0.3, "targets.h2o_lossless_queue_peak": 9, "targets.lossy": 3.1}
+    targets = preset_targets(settings, preset(**coding, **own), None)
+    assert targets.h2o_keep == Target("h2o_keep", 0.4, "--h2o-target")
+    assert targets.lossy == Target("h2o_lossy", 3.5, "--h2o-target")
+    assert targets.of_every_row == [Target("h2o_lossless_queue_peak", 9, PRESET)]
+    targets = preset_targets(settings, preset(**coding), None)
+    assert targets.of_every_row == [Target("h2o_lossless_queue_peak", 8.0, "ini key h2o_target")]
+    off = preset_targets(settings, preset(), None)
+    assert off.h2o_lossless_queue_peak == Target("h2o_lossless_queue_peak", None, "nothing is coded at run time")
+    over: Any = {"h2o_target": ["lossy=3.5"]}
+    own_option = settings_of(line={"h2o_lossy_target": "3.2"}, ini=over)
+    assert preset_targets(own_option, preset(), None).lossy == Target("h2o_lossy", 3.2, "--h2o-lossy-target")
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ({"h2o_target": ["h2o_keep"]}, "--h2o-target takes NAME=VALUE, VALUE a number\n  came: 'h2o_keep'"),
+        ({"h2o_target": ["h2o_keep=low"]}, "--h2o-target takes NAME=VALUE, VALUE a number"),
+        ({"h2o_target": ["h2o_kep=0.4"]}, "no metric is called 'h2o_kep'\n  where: --h2o-target"),
+        ({"h2o_target": ["h2o_keep=1.5"]}, "--h2o-target is out of range\n  came: h2o_keep=1.5"),
+        (
+            {"h2o_target": ["lossy=3.5"], "h2o_lossy_target": "3.1"},
+            "two targets were given for lossy ratio\n  came: --h2o-lossy-target 3.1 and --h2o-target lossy=3.5",
+        ),
+        ({"h2o_target": ["lossy=3.5", "h2o_lossy=3.4"]}, "two targets were given for lossy ratio"),
+    ],
+)
+def test_a_target_by_name_that_cannot_be_meant_is_refused(line: Any, told: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(told)):
+        given_targets(settings_of(line=line))
 
 
 def test_the_defaults_are_those_of_the_joint_rule() -> None:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from pytest_h2o.gate.metrics import METRICS
-from tests.plugin.project import Project, check_failed, failure_of, log_of
+from tests.plugin.project import Project, check_failed, failure_of, log_of, unwrapped
 
 PRESET = "target_ratio_v3"
 ITEMS = ("-k", f"{PRESET} and not bench")
@@ -115,6 +115,14 @@ def test_a_target_for_coding_that_is_off_is_refused(project: Project) -> None:
     result = project.run("-k", "target_ratio and lossy", "--h2o-presets=gates/presets")
     assert result.ret == 4
     result.stdout.fnmatch_lines(["ERROR: a preset has a target for lossless coding at run time*"])
+
+
+def test_a_target_that_no_selected_preset_can_be_held_to_is_refused(project: Project) -> None:
+    item = "gates/test_sweep.py::test_lossy[target_ratio]"
+    result = project.run("--h2o-target=h2o_lossless_fallback=0", what=item)
+    assert result.ret == 4
+    assert "--h2o-target asks for runtime lossless fallbacks, and no selected preset measures it" in unwrapped(result)
+    assert "next: nothing is coded at run time: select another preset" in unwrapped(result)
 
 
 def test_a_column_that_a_row_lacks_is_never_a_pass(project: Project) -> None:
