@@ -17,8 +17,20 @@ from pytest_h2o.codecs.base import Words
 from pytest_h2o.codecs.rowref_max import Integers, LaneDecoder, Plans, RowModel
 
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-compiled: Any = njit(cache=True, **OPTIONS)
-_inlined: Any = njit(cache=True, forceinline=True, **OPTIONS)
+
+
+def can_cache(jit: Any) -> bool:
+    """Whether what is compiled can be kept for the next process: numba raises where no folder can be written to."""
+    try:
+        jit(cache=True)(lambda: None)
+    except RuntimeError:
+        return False
+    return True
+
+
+_CACHE = can_cache(njit)
+compiled: Any = njit(cache=_CACHE, **OPTIONS)
+_inlined: Any = njit(cache=_CACHE, forceinline=True, **OPTIONS)
 """For what runs once a word: an array as an argument is seven."""
 
 _TABLES = plain.NODES, plain.STEPS, plain.SLOPES, plain.COSTS

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -164,6 +165,16 @@ def test_rowref_max_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pytest_h2o.codecs.compiled", None)
     assert rowref_max.compiled() is None
     rowref_max.compiled.cache_clear()
+
+
+def test_loops_are_compiled_where_nothing_can_be_kept() -> None:
+    from pytest_h2o.codecs.compiled import can_cache
+
+    def without_a_folder(cache: bool) -> Callable[[object], object]:
+        raise RuntimeError("cannot cache function: no locator available")
+
+    assert not can_cache(without_a_folder)
+    assert can_cache(lambda cache: lambda function: function)
 
 
 def test_numba_is_not_loaded_without_rowref_max() -> None:
