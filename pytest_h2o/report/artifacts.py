@@ -342,6 +342,10 @@ data.points[].manifest.<field> | that of the preset key: tokens, ratio or number
 data.points[].result.repeat | repeats# | the preset
 data.points[].result.output.warnings.<kind> | lines# | stdout_path
 data.points[].result.output.max_kv_len | tokens# | stdout_path
+data.points[].result.output.floor_dominates | lines# | stdout_path
+data.points[].result.output.coded_tokens.<tokens> | blocks# | stdout_path
+data.points[].result.output.decoded_tokens | tokens# | stdout_path
+data.points[].result.output.logged_kv | tokens# | stdout_path
 data.points[].result.returncode | exit status# | its launch
 data.points[].result.elapsed_s | s | its launch
 data.failed[].index | place in the sweep, from 1# | the preset
