@@ -54,10 +54,13 @@ CASES = {
         ("test_decode[embedded]", "test_joint[embedded]"),
     ),
     "quality": Case(
-        "the recent tokens are not protected, and the least looked at are kept",
+        "as many blocks are kept, but the wrong ones: mirrored, so that the recent tokens go",
         (
-            ("policy.py", "    keep[target.recent_block :] = True\n", ""),
-            ("policy.py", "np.argsort(-scores[candidates]", "np.argsort(scores[candidates]"),
+            (
+                "policy.py",
+                "blocks = tuple(np.flatnonzero(keep).tolist())",
+                "blocks = tuple(np.flatnonzero(keep[::-1]).tolist())",
+            ),
         ),
         ("test_quality[embedded]", "test_joint[embedded]", "test_quality[embedded_store]"),
     ),
