@@ -68,6 +68,23 @@ def test_a_name_that_no_keyword_can_have_is_refused(name: str) -> None:
     assert name not in METRICS
 
 
+@pytest.mark.parametrize(
+    ("field", "told"),
+    [
+        ({"title": 3}, "a metric has another title than it can"),
+        ({"over": "x"}, "a metric has another over than it can"),
+        ({"values": 3}, "a metric has another values than it can"),
+        ({"fmt": "q"}, "the format of a metric cannot be used"),
+        ({"key": "lossy"}, "a metric has the name of a built-in one"),
+        ({"target": True}, "the target of a metric is no number"),
+        ({"target": "3"}, "the target of a metric is no number"),
+    ],
+)
+def test_a_metric_with_a_field_that_cannot_be_is_refused(field: dict[str, Any], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        register_metric(Metric(**{"name": "mine", "title": "mine", "better": "higher", **field}))
+
+
 @pytest.mark.parametrize("name", ["h2o_lossy", "decode_tok_per_s", "encode_s"])
 def test_a_name_of_our_own_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="a metric has the name of a built-in one"):
