@@ -486,10 +486,8 @@ def _follow_plans(
         )  # fmt: skip
         _set_slopes(variance, scales[0][scale], turned, rounding, scratch, slopes, slope_table)
         size = 1 if row < tail else 256
-        for c in range(channels):
-            spreads[c] = 1.0 / slopes[c]
-        _set_patterns(expected, scratch.view(np.int64), fields)
         likely = scratch.view(np.int64)
+        _set_guesses(expected, slopes, spreads, likely, fields)
         for lane in range(channels):
             slot = state[lane] & (_LOW - 1)
             guess = slot - likely[lane]
@@ -545,9 +543,11 @@ def _pattern_of(value, fields):
 
 
 @compiled
-def _set_patterns(values, patterns, fields):
-    for c in range(len(values)):
-        patterns[c] = _pattern_of(values[c], fields)
+def _set_guesses(expected, slopes, spreads, likely, fields):
+    """One over each slope, and the pattern of each expectation."""
+    for c in range(len(expected)):
+        spreads[c] = 1.0 / slopes[c]
+        likely[c] = _pattern_of(expected[c], fields)
 
 
 @_inlined
