@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_h2o.errors import UsageError
 from pytest_h2o.gate.metrics import DROP, LOSSLESS, LOSSY, METRICS, Metric
 from pytest_h2o.gate.rule import (
+    JointVerdict,
     Margins,
     RowFacts,
     best_row,
@@ -241,22 +242,14 @@ def analyze_rows(
     ]
     notes, missing = [*notes], [*missing]
     over = decode_over or ("mean" if rule == "joint" else "best")
-    passes: dict[str, bool | str] = {}
-    joint, best_of = decide_joint(facts, held), decide_best_of(facts, held)
-    has_speeds = bool(rows) and all(
-        row.decode_tok_per_s is not None for row in rows
-    )  # else that target is missed anyway
+    joint = decide_joint(facts, held)
+    passes: dict[str, bool | str] = {"joint": joint.passed, "best-of": decide_best_of(facts, held).passed}
+    has_speeds = bool(rows) and all(row.decode_tok_per_s is not None for row in rows)  # else it is missed anyway
     if over != "best" and DROP in held and baseline_tok_per_s is not None and has_speeds:
         verdict, told = _judge_over(rows, facts, held, baseline_tok_per_s, over)
         notes.append(told)
-        pooled = [replace(row, values={**row.values, DROP: verdict.drop}) for row in facts]
-        others = {name: target for name, target in held.items() if name != DROP}
-        joint, beside = decide_joint(pooled, held), decide_joint(pooled, others).best
-        passes["joint"] = _with_decode(beside, verdict)
-        if decode_over is not None:
-            best_of = decide_best_of(pooled, held)
-            passes["best-of"] = _with_decode(decide_best_of(pooled, others).margins, verdict)
-    passes = {"joint": joint.passed, "best-of": best_of.passed, **passes}
+        joint, pooled = _decide_pooled(facts, held, verdict)
+        passes |= pooled if decode_over is not None else {"joint": pooled["joint"]}
     overall = passes[rule] if not missing else False
     if baseline_tok_per_s is None and not decode_left_out:
         missing.append(
@@ -281,6 +274,19 @@ def analyze_rows(
         "best_of": {"pass": passes["best-of"]},
         "original": asdict(original),
         "whole_cache": None if layers is None else whole_cache_ratios(original, layers, online, lossless),
+    }
+
+
+def _decide_pooled(
+    facts: Sequence[RowFacts], held: Mapping[str, float], verdict: DecodeVerdict
+) -> tuple[JointVerdict, dict[str, bool | str]]:
+    """The joint rule, and what either rule says, where every row has the decode speed that all rows give together."""
+    pooled = [replace(row, values={**row.values, DROP: verdict.drop}) for row in facts]
+    others = {name: target for name, target in held.items() if name != DROP}
+    beside = decide_joint(pooled, others).best
+    return decide_joint(pooled, held), {
+        "joint": _with_decode(beside, verdict),
+        "best-of": _with_decode(decide_best_of(pooled, others).margins, verdict),
     }
 
 
