@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,6 +25,7 @@ from pytest_h2o.gate.compare import (
     compare_subjects,
     differing_parts,
     headlines,
+    is_figure,
     metric_facts,
     parse_allowances,
     preset_figures,
@@ -403,6 +405,22 @@ def test_what_a_scope_was_measured_with_and_its_figures(snapshot: SnapshotAssert
             "all": figures["all"],
         }
     assert told == snapshot
+
+
+@pytest.mark.parametrize("column", ["precision", "memory", "mmap"])
+def test_rows_of_another_precision_memory_or_mmap_are_of_another_setting(column: str) -> None:
+    known = {"machine": "m", "binary": "b", "base_config": "c", "model": {"weights": "w"}}
+    one, two = (
+        preset_fingerprint(preset_from_flags(), [Row({"model": "tiny", column: cell}, "a.log")], **known)
+        for cell in ("Low", "High")
+    )
+    assert (one[column], two[column]) == ("Low", "High")
+    assert f"{column}: Low then, High now" in differing_parts(one, two)
+
+
+def test_a_figure_is_a_finite_number() -> None:
+    values: tuple[object, ...] = (1, 0.5, True, math.nan, math.inf, "1", None)
+    assert [is_figure(value) for value in values] == [True, True, False, False, False, False, False]
 
 
 def test_what_a_preset_was_measured_with() -> None:
