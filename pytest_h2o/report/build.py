@@ -193,7 +193,7 @@ def note_margins(verdicts: Iterable[Verdict], settings: Settings) -> list[str]:
             spare = margin / abs(target)
             if spare < given.value:
                 held = f"{v.title} {v.measured} holds its target {v.relation} {v.target}"
-                lines[v.metric, target] = f"{held} with {spare:.1%} to spare, less than {given.value:.0%}"
+                lines[v.metric, target] = f"{held} with {max(0.0, spare):.1%} to spare, less than {given.value:.0%}"
     return list(lines.values())
 
 
