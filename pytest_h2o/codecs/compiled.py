@@ -469,9 +469,8 @@ def _follow_plans(
     patterns = np.empty((rows, channels), np.int64)
     roundings = np.zeros((rows if turned else 1, channels))
     mean, total, variance = np.zeros(channels), np.zeros(channels), np.ones(channels)
-    values, still, expected = np.empty(channels), np.empty(channels), np.empty(channels)
+    values, still, expected, spreads = np.empty(channels), np.empty(channels), np.empty(channels), np.empty(channels)
     rounding, slopes, scratch, squared = np.empty(channels), np.empty(channels), np.empty(channels), np.empty(channels)
-    spreads = np.empty(channels)
     sources, weights = np.zeros(_MOST, np.int64), np.zeros(_MOST, np.int64)
     learned_rows, at, count, last = _PRIOR_ROWS, 0, 0, len(words) - 1  # of the words the last is none
     for row in range(rows):
