@@ -201,6 +201,8 @@ class Controller:
         status = int(exitstatus)
         if self._is_broken_off and status == pytest.ExitCode.OK and (self._has_gate_items or self._kept is not None):
             status = int(pytest.ExitCode.INTERRUPTED)  # pytest.exit(returncode=0): items are missing
+        if self._is_broken_off and self._has_gate_items:
+            self._kept = self._collector()  # also where no item has ended: the launches until then are there
         if self._kept is not None:
             from pytest_h2o.report.terminal import INTERRUPTED, close_run, close_unkept
 

@@ -258,9 +258,12 @@ def close_run(collector: Collector, root: Path, started: float, exit_status: int
     if trouble is not None:
         return close_unkept(trouble)
     if exit_status == INTERRUPTED:
+        journal = collector.run_dir / "journal.jsonl"
         lines = [
             "gate UNFINISHED: the run was broken off, so nothing is said of the gate",
-            make_printable(f"what was measured until then is in {collector.run_dir / 'journal.jsonl'}"),
+            make_printable(
+                f"what was measured until then is in {journal}" if journal.exists() else "no item had ended"
+            ),
             make_printable(f"to go on with it: the same command with --h2o-resume={collector.run_dir}"),
         ]
         return Closing("h2o", lines, exit_status)

@@ -199,6 +199,23 @@ def test_control_c_keeps_what_was_measured_and_says_how_to_go_on(tmp_path: Path)
     assert not {"run.json", "summary.json"} & {path.name for path in run_dir.iterdir()}
 
 
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "n2"])
+def test_control_c_before_the_first_item_ends_says_how_to_go_on(tmp_path: Path, workers: tuple[str, ...]) -> None:
+    project, bench = small_project(tmp_path)
+    options = (*bench[:2], *ROWS)
+    project.env["FAKE_MODES"] = json.dumps({"run_0001": "hang", "run_0002": "hang"})
+    child = project.start(*options, *workers)
+    wait_until(lambda: len(project.launches()) >= 1, "the bench was never launched")
+    child.send_signal(signal.SIGINT)
+    result = child.finish()
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(
+        ["gate UNFINISHED: *", "no item had ended", f"to go on with it: *--h2o-resume={project.run_dir()}"]
+    )
+    project.env["FAKE_MODES"] = "{}"
+    assert project.run(*options, f"--h2o-resume={project.run_dir()}").parseoutcomes()["passed"] >= 1
+
+
 def test_control_c_twice_and_term_leave_no_child(tmp_path: Path) -> None:
     project, bench = small_project(tmp_path)
     options = (*bench[:2], *ROWS)
