@@ -34,8 +34,8 @@ from pytest_h2o.errors import CodecError, H2OError, describe_error
 
 _LENGTH = struct.Struct("<Q")
 _PARTS = ("what", "where", "came", "expected", "hint")
-_NO_MORE = 42
-"""Exit status of a process that met the end of what it is asked."""
+_ANSWERED, _NO_MORE = b"a", b"n"
+"""What a process says before it ends: its answer is written, or there is nothing to answer. A status says neither."""
 
 
 class _Payload(bytes):
@@ -210,8 +210,6 @@ def _widen(*pipes: int) -> None:
 
 def _error_of(kind: str, text: str, parts: Mapping[str, str | None] | None) -> Exception:
     """What a codec raised over there."""
-    if kind == "MemoryError":
-        return MemoryError(text)
     if parts is None:
         foreign: Exception = type(kind, (Exception,), {})(text)
         return foreign
@@ -244,35 +242,37 @@ def _wait(codec: Codec, asked: int, answers: int, *, anew: bool) -> NoReturn:
 
     What is asked is read by the forked process alone.
     """
-    status = 1
+    said, say = os.pipe()
+    os.set_blocking(said, False)
     try:
         while True:
             select.select([asked], [], [])
             pid = _fork()
             if not pid:
-                while True:
-                    _answer(codec, asked, answers)
-                    if anew:
-                        os._exit(0)
+                while (answered := _answer(codec, asked, answers)) and not anew:
+                    pass
+                os.write(say, _ANSWERED if answered else _NO_MORE)
+                os._exit(0)
             _, ended = os.waitpid(pid, 0)
-            status = os.waitstatus_to_exitcode(ended)
-            if status == _NO_MORE:
-                break
-            if status or not anew:
+            try:
+                if os.read(said, 1) == _NO_MORE:
+                    break
+            except BlockingIOError:  # it said nothing: the codec ended it
+                status = os.waitstatus_to_exitcode(ended)
                 text = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
                 raised = {"kind": "its process ended", "text": text, "parts": None}
                 _send(answers, [json.dumps({"seconds": 0.0, "raised": raised}).encode()])
     finally:
-        os._exit(status)
+        os._exit(1)
 
 
-def _answer(codec: Codec, asked: int, answers: int) -> None:
-    """Read what is asked, do it, and write what came of it."""
+def _answer(codec: Codec, asked: int, answers: int) -> bool:
+    """Read what is asked, do it, and write what came of it; False where nothing more is asked."""
     try:
         packed, count = _receive(asked), int.from_bytes(_receive(asked), "little")
         method, given = pickle.loads(packed, buffers=[_receive(asked) for _ in range(count)])
     except EOFError:
-        os._exit(_NO_MORE)
+        return False
     header: dict[str, Any] = {}
     blobs: list[Any] = []
     started = thread_time()
@@ -283,6 +283,7 @@ def _answer(codec: Codec, asked: int, answers: int) -> None:
         header["raised"] = _raised(error)
     header["seconds"] = thread_time() - started
     _send(answers, [json.dumps(header).encode(), *blobs])
+    return True
 
 
 def _raised(error: BaseException) -> dict[str, Any]:

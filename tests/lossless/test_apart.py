@@ -154,6 +154,17 @@ def test_a_codec_that_ends_its_process_is_named_with_the_stream(how: str, told: 
     assert told in str(caught.value)
 
 
+@pytest.mark.parametrize("method", ["encode", "decode"])
+@pytest.mark.parametrize("status", [0, 42])
+def test_no_exit_status_is_an_answer(monkeypatch: pytest.MonkeyPatch, method: str, status: int) -> None:
+    monkeypatch.setattr(Odd, method, lambda *given: os._exit(status))
+    with pytest.raises(CodecError) as caught:
+        evaluate_lossless(SMALL, SETTINGS, verify=True, codec=Odd(), workers=1)
+    what = {"encode": "cannot encode a stream", "decode": "cannot decode what it encoded"}[method]
+    assert str(caught.value).startswith(f"codec odd {what}\n  where: ")
+    assert f"came: its process ended: exit status {status}\n" in str(caught.value)
+
+
 def test_processes_end_with_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     others, during = _children(os.getpid()), []
     for codec in (Odd(), Odd("wrong")):
