@@ -312,6 +312,11 @@ def _escape(char: str) -> str:
     return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
+def number_of(count: int, thing: str) -> str:
+    """``1 row``, ``2 rows``."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 def near_names(name: str, names: Iterable[str], most: int = 1, cutoff: float = 0.6) -> list[str]:
     """The known names that are most like a misspelt one, the nearest first."""
     from difflib import get_close_matches

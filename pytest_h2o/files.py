@@ -14,6 +14,7 @@ import errno
 import json
 import os
 import stat
+import tempfile
 import time
 from functools import cache
 from pathlib import Path
@@ -62,6 +63,17 @@ def refuse_existing(*paths: Path, overwrite: bool = False) -> None:
     for path in paths:
         if not overwrite and (path.exists() or path.is_symlink()):
             raise _exists(path)
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Make the folder of an output, and check before any work that a file can be made there; StoreError if not."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        came, hint = error.strerror or str(error), "name a file in a folder that can be written"
+        raise StoreError("an output cannot be written", where=str(path), came=came, hint=hint) from error
 
 
 def _exists(path: Path) -> StoreError:

@@ -98,6 +98,13 @@ class Launcher:
         _check_end(child, output, self.settings.timeout_s, first_cause(output, advise))
         check_signs(output, child.stdout_path, point.allow_signs, advise, **child.facts())
         try:
+            if not files.log.exists() and not files.json.exists():
+                raise TableError(
+                    "the bench ended with exit code 0 and wrote no table (-fp FILE)",
+                    where=files.log_file,
+                    expected="a file with the table of llm_bench",
+                    hint=f"look at its output, {child.stdout_path}: is this program llm_bench?",
+                )
             if adapter.name == LLM_BENCH:  # it may have written JSON beside its table
                 rows = read_rows(files.log, files.json, log_file=files.log_file, repeat=point.repeat)
             else:

@@ -71,7 +71,9 @@ def find_recordings(folder: Path, presets: Sequence[Preset], selected: Sequence[
     Presets of another bench find their rows in whatever file has them.
     """
     if not folder.is_dir():
-        raise UsageError("the folder of recorded logs is not there", where=str(folder), expected="a folder")
+        came = "a file" if folder.exists() else "no such folder"
+        what = "recorded logs are read from a folder" if folder.exists() else "the folder of recorded logs is not there"
+        raise UsageError(what, where=str(folder), came=came, expected="a folder with *.log files, or a run folder")
     recorded_logs(folder)
     own = [preset for preset in selected if preset.bench == LLM_BENCH]
     others = {p.name: place for p in presets if p.bench != LLM_BENCH and (place := _place_of_rows(folder, p))}

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from pytest_h2o.bench.output import OutputSummary
 from pytest_h2o.errors import StoreError, TableError, one_line
@@ -251,7 +251,7 @@ def read_table(path: Path, *, log_file: str | None = None, repeat: int | None = 
     return parse_table(read_text(path, name), log_file=name, repeat=repeat)
 
 
-def read_text(path: Path, name: str) -> str:
+def read_text(path: Path, name: str, kind: Literal["log", "CSV"] = "log") -> str:
     """Read a log or JSON of the bench, which is text and never large; TableError if it is not."""
     expected = None
     try:
@@ -260,10 +260,11 @@ def read_text(path: Path, name: str) -> str:
         what, came = "a log is too large for one of the bench", error.strerror
         expected = f"at most {_MAX_LOG_BYTES} bytes: a table, not the output of a program"
     except UnicodeDecodeError as error:
-        what, came = "a log is not text", f"a byte that is not UTF-8 at offset {error.start}"
+        what, came = f"a {kind} is not text", f"a byte that is not UTF-8 at offset {error.start}"
         expected = "the file that the bench wrote (-fp)"
     except OSError as error:
-        what, came = "a log cannot be read", error.strerror or str(error)
+        what, came = f"a {kind} cannot be read", error.strerror or str(error)
+        expected = "rows as pytest-h2o parse writes them" if kind == "CSV" else "the file that the bench wrote (-fp)"
     raise TableError(what, where=name, came=came, expected=expected)
 
 
@@ -572,7 +573,7 @@ def read_metrics_csv(path: Path, *, repeat: int | None = None) -> tuple[Row, ...
 
     An empty cell is a column that the row lacks, unless the whole column is empty: then the figure is missing.
     """
-    reader = csv.reader(io.StringIO(read_text(path, str(path)), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(read_text(path, str(path), "CSV"), newline=""), strict=True)
     rows: list[Row] = []
     try:
         header = next(reader, [])

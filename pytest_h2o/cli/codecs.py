@@ -29,7 +29,9 @@ def add_arguments_codecs(parser: argparse.ArgumentParser) -> None:
     )
     bench.add_argument("dump_dir", type=Path, help="root of a KV dump")
     bench.add_argument("--codecs", nargs="+", metavar="CODEC", help="NAME or NAME:SETTING=VALUE (default: all)")
-    bench.add_argument("--peers", nargs="*", metavar="PEER", help="peers (default: those installed; none: no name)")
+    bench.add_argument(
+        "--peers", nargs="*", metavar="PEER", help="peers (default: those installed; --peers none: without them)"
+    )
     bench.add_argument("--rounds", type=int, default=5, help="timed rounds (default: %(default)s)")
     bench.add_argument("--slow-rounds", type=int, default=1, help="rounds of slow codecs (default: %(default)s)")
     bench.add_argument("--chunk", type=int, default=192, help="tokens of an online chunk (default: %(default)s)")
@@ -131,7 +133,7 @@ def _peers(names: list[str] | None) -> tuple[list[Contender], dict[str, str]]:
 
     found: list[Contender] = []
     missing: dict[str, str] = {}
-    for name in PEERS if names is None else dict.fromkeys(names):
+    for name in PEERS if names is None else dict.fromkeys([] if names == ["none"] else names):
         try:
             found.append(load_peer(name))
         except UsageError as error:

@@ -37,6 +37,9 @@ LOUD = 0.15
 
 WATCHED_S = 2.0
 LAUNCHES = 3
+BUDGET_S = 45.0
+"""Seconds of launches after which no other begins; of each examination the first launch is made in any case."""
+
 BACKENDS = ("cpu", "opencl", "metal")
 
 
@@ -58,9 +61,12 @@ class Line:
         return "\n".join(lines)
 
 
-def _of_error(subject: str, error: H2OError, state: State = "wrong") -> Line:
-    came = "" if error.came is None else f": {error.came}"
-    return Line(state, subject, f"{error.what}{came}", error.hint or "")
+def _of_error(subject: str, error: H2OError, state: State = "wrong", *, of: object = None) -> Line:
+    """The line of an error; `of` is the path that was given."""
+    found = ": ".join(part for part in (error.what, None if of is None else str(of), error.came) if part)
+    return Line(
+        state, subject, found, error.hint or f"what is expected: {error.expected or 'a run without this error'}"
+    )
 
 
 def add_arguments_doctor(parser: argparse.ArgumentParser) -> None:
@@ -147,7 +153,7 @@ def _dump(root: Path) -> Iterator[Line]:
         scope = Scope(scope="layer_ids", layer_ids=tuple(layers[:2]), codec="zstd:level=1")
         result = evaluate_lossless(root, scope, verify=False, index=index)
     except H2OError as error:
-        yield _of_error("dump", error)
+        yield _of_error("dump", error, of=root)
         return
     runs = len({entry.run_id for entry in index.entries})
     found = f"{len(index.entries):,} entries of {runs} runs, layers {', '.join(map(str, layers))}"
@@ -170,17 +176,19 @@ def _bench(args: argparse.Namespace) -> Iterator[Line]:
     from pytest_h2o.cli.sweep import read_model
     from pytest_h2o.run.sources import check_bench
 
+    program = None
     try:
         program = check_bench(args.llm_bench, "--llm-bench")
     except H2OError as error:
-        yield _of_error("bench", error)
-        return
+        yield _of_error("bench", error, of=args.llm_bench)
     try:
         base = without_quality(read_model(args))
         embedded = is_embedded(args.llm_bench)
         yield from _model(base, embedded=embedded)
     except H2OError as error:
-        yield _of_error("config", error)
+        yield _of_error("config", error, of=args.base_config)
+        return
+    if program is None:
         return
     bench = BenchSettings.for_program(program, backend=args.backend, threads=args.threads, timeout_s=args.timeout)
     with tempfile.TemporaryDirectory(prefix="pytest-h2o-doctor-") as folder:
@@ -196,7 +204,7 @@ def _model(base: BaseConfig, *, embedded: bool) -> Iterator[Line]:
 
     there = model_files(base)
     needed: tuple[str, ...] = ("llm_model",) if embedded else ("llm_model", "llm_weight")
-    if base.values.get("reference_model_package"):
+    if package := base.values.get("reference_model_package"):
         needed = ()
     missing = [
         str(base.base_dir / str(base.values.get(name, PATH_FIELDS[name]))) for name in needed if name not in there
@@ -204,9 +212,12 @@ def _model(base: BaseConfig, *, embedded: bool) -> Iterator[Line]:
     if missing:
         hint = "correct base_dir or the name in the config: the engine ends in a segmentation fault without it"
         yield Line("wrong", "weights", f"not there: {', '.join(missing)}", hint)
+    elif not there.keys() & {"llm_model", "llm_weight"}:
+        hint = "the embedded bench reads them there; llm_bench needs llm_model and llm_weight beside the config"
+        yield Line("warning", "weights", f"none beside the config: those of the package {package}", hint)
     else:
         sizes = ", ".join(f"{name} {path.stat().st_size / (1 << 20):.1f} MiB" for name, path in there.items())
-        yield Line("ok", "weights", sizes or "of an installed package")
+        yield Line("ok", "weights", sizes)
     advice, layers = advise_layer_nums(base), layer_count(base)
     if advice is None or embedded:
         yield Line("ok", "layer_nums", f"{layers or base.values.get('layer_nums', 'of the model itself')}")
@@ -223,11 +234,15 @@ class _Patient:
     launcher: Launcher
     embedded: bool
     rows: list[Row] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
 
     def examine(self) -> Iterator[Line]:
         point = _point()
         try:
             for number in range(LAUNCHES):
+                if number and self._is_late(f"launch {number + 1} of {LAUNCHES} for the noise", share=0.5):
+                    continue
                 self.rows.append(self.launcher.launch_baseline(point, f"off_{number}"))
         except H2OError as error:
             yield _of_error("bench", error)
@@ -237,6 +252,16 @@ class _Patient:
         yield from self._modes()
         if not self.embedded:
             yield self._backends()
+        if self.left_out:
+            found = f"{', '.join(self.left_out)}: a launch takes {self.rows[0].elapsed_s:.0f} s"
+            yield Line("warning", "left out", found, "a sweep of one point tells the rest: pytest-h2o sweep")
+
+    def _is_late(self, what: str, share: float = 1.0) -> bool:
+        """Whether another launch would go beyond its share of the time; if so it is told as left out."""
+        late = time.monotonic() - self.began + (self.rows[0].elapsed_s or 0.0) > BUDGET_S * share
+        if late:
+            self.left_out.append(what)
+        return late
 
     def _loads(self) -> Line:
         row = self.rows[0]
@@ -248,6 +273,8 @@ class _Patient:
 
     def _noise(self) -> Line:
         speeds = [row.decode_tok_per_s.mean for row in self.rows if row.decode_tok_per_s is not None]
+        if len(speeds) < 2:
+            return Line("warning", "noise", "not told by one launch", "`pytest-h2o calibrate` measures it")
         spread = statistics.stdev(speeds) / statistics.fmean(speeds)
         found = f"decode {min(speeds):.1f} to {max(speeds):.1f} tok/s in {len(speeds)} launches, spread {spread:.1%}"
         if spread <= LOUD:
@@ -261,6 +288,8 @@ class _Patient:
 
         there: list[str] = []
         for mode in ("probe", "full", "store"):
+            if mode != "probe" and self._is_late(f"mode {mode}"):
+                continue
             try:
                 row = self.launcher.launch_point(_point(mode))
             except H2OError as error:
@@ -284,7 +313,7 @@ class _Patient:
     def _backends(self) -> Line:
         there = [self.launcher.settings.backend]
         for name in BACKENDS:
-            if name in there:
+            if name in there or self._is_late(f"backend {name}"):
                 continue
             settings: BenchSettings = replace(self.launcher.settings, backend=name)
             try:
@@ -292,7 +321,7 @@ class _Patient:
             except H2OError:
                 continue
             there.append(name)
-        lacks = [name for name in BACKENDS if name not in there]
+        lacks = [name for name in BACKENDS if name not in there and f"backend {name}" not in self.left_out]
         return Line("ok", "backends", f"{', '.join(there)}" + (f"; not {', '.join(lacks)}" if lacks else ""))
 
 

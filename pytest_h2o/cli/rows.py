@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.cli.main import add_number, add_option, check_outputs, checked
-from pytest_h2o.errors import H2OError, TableError, UsageError
+from pytest_h2o.errors import H2OError, TableError, UsageError, number_of
 from pytest_h2o.files import load, render_json, write_new_json, write_new_text
 
 if TYPE_CHECKING:
@@ -43,7 +43,13 @@ def find_logs(folder: Path) -> list[Path]:
     logs = recorded_logs(folder)
     logs = [log for log in logs if log.parent == folder] or logs
     if not logs:
-        raise UsageError("the log folder holds no *.log file", where=str(folder))
+        below = next((place for place in sorted(folder.iterdir()) if place.is_dir() and recorded_logs(place)), None)
+        raise UsageError(
+            "the log folder holds no *.log file",
+            where=str(folder),
+            expected="a folder with *.log files, or with logs/",
+            hint=f"logs are in a folder below: {below}" if below else "name the folder that the sweep wrote to",
+        )
     return logs
 
 
@@ -91,7 +97,7 @@ def run_parse(args: argparse.Namespace) -> int:
     if len(failed) == len(logs):
         raise next(iter(failed.values()))
     write_new_text(args.out_csv, render_metrics_csv(rows), overwrite=args.overwrite)
-    print(f"{len(rows) - len(failed)} rows of {len(logs)} logs in {args.out_csv}")
+    print(f"{number_of(len(rows) - len(failed), 'row')} of {number_of(len(logs), 'log')} in {args.out_csv}")
     for name, fault in failed.items():
         print(f"FAILED, its cells are empty: {name}\n{fault}", file=sys.stderr)
     return 1 if failed else 0
@@ -139,7 +145,8 @@ def check_result(values: Mapping[str, Any], where: str, *, decides: bool, allow_
             where=where,
             came="; ".join(fault.detail for fault in counting[:3]),
             expected="finite K and V of a real text, of every layer that was asked for",
-            hint="make a dump with llm_demo on a real prompt, and name layers that it holds",
+            hint="make a dump with llm_demo on a real prompt, and name layers that it holds; this command has no flag "
+            "that takes such a dump, but pytest-h2o lossless --degenerate allow makes a result that analyze takes",
         )
     if result.faults:
         yield f"{name}: allowed on purpose: {'; '.join(fault.detail for fault in result.faults[:3])}"
@@ -348,7 +355,7 @@ def add_arguments_analyze(parser: argparse.ArgumentParser) -> None:
 
 def run_analyze(args: argparse.Namespace) -> int:
     from pytest_h2o.bench.rows import read_metrics_csv
-    from pytest_h2o.report.original import render_analysis_md
+    from pytest_h2o.report.original import render_analysis_md, render_on_terminal
 
     if args.out.suffix == ".json":
         raise UsageError("--out names the Markdown file", came=str(args.out), expected="a name that ends in .md")
@@ -366,7 +373,7 @@ def run_analyze(args: argparse.Namespace) -> int:
     text = render_analysis_md(analysis)
     write_new_text(args.out, text, overwrite=args.overwrite)
     write_new_json(out_json, analysis, overwrite=args.overwrite)
-    print(text, end="")
+    print(render_on_terminal(text), end="")
     return 0 if analysis["overall_pass"] is True else 1
 
 
@@ -420,7 +427,7 @@ def run_eval(args: argparse.Namespace) -> int:
     from pytest_h2o.inputs.keys import CHUNKED, fold_codec
     from pytest_h2o.inputs.scope import Scope
     from pytest_h2o.lossless.result import render_markdown
-    from pytest_h2o.report.original import render_analysis_md
+    from pytest_h2o.report.original import render_analysis_md, render_on_terminal
     from pytest_h2o.run.pairs import unlike_contexts
 
     baseline, origin = read_baseline(args), "--decode-baseline"
@@ -453,5 +460,5 @@ def run_eval(args: argparse.Namespace) -> int:
         files[f"offline_lossless_{name}.md"] = render_markdown(result)
     for name in names:
         write_new_text(args.run_dir / name, files[name], overwrite=args.overwrite)
-    print(text, end="")
+    print(render_on_terminal(text), end="")
     return 0 if analysis["overall_pass"] is True else 1

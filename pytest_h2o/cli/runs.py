@@ -73,7 +73,7 @@ def run_history(args: argparse.Namespace) -> int:
             "there is no history",
             where=str(path),
             expected="a folder in which a gate has run to its end",
-            hint="--out-dir names the folder that --h2o-out-dir named",
+            hint="--out-dir names the folder of the gate (its h2o-out-dir; default: h2o-runs)",
         )
     records: deque[RunRecord] = deque(maxlen=args.last)
     for record in read_history(path):

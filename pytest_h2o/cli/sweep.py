@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from pytest_h2o.cli.main import add_number, add_option
-from pytest_h2o.errors import H2OError, UsageError
-from pytest_h2o.files import digest_file, plain, refuse_existing, write_new_json, write_new_text
+from pytest_h2o.errors import H2OError, UsageError, number_of
+from pytest_h2o.files import digest_file, plain, refuse_existing, refuse_unwritable, write_new_json, write_new_text
 from pytest_h2o.inputs.options import (
     BY_NAME,
     DEFAULT_THREADS,
@@ -126,7 +126,7 @@ def run_sweep(args: argparse.Namespace) -> int:
     launched = Launched(Run(settings, args.out_dir, on_wait=WaitNotice()), preset, points, args.out_dir)
     if args.dry_run:
         launched.write_dry_run()
-        print(f"{len(points)} configs, manifest.json and commands.sh in {args.out_dir}; nothing was run")
+        print(f"{number_of(len(points), 'config')}, manifest.json and commands.sh in {args.out_dir}; nothing was run")
         return 0
     rows, entries = [], []
     for count, point in enumerate(points, start=1):
@@ -146,7 +146,10 @@ def run_sweep(args: argparse.Namespace) -> int:
     if rows:
         write_new_text(args.out_dir / "h2o_metrics.csv", render_metrics_csv(rows))
     failed = len(points) - len(rows)
-    print(f"{len(rows)} rows in {args.out_dir}" + (f"; {failed} points FAILED" if failed else ""))
+    print(
+        f"{number_of(len(rows), 'row')} in {args.out_dir}"
+        + (f"; {number_of(failed, 'point')} FAILED" if failed else "")
+    )
     shutil.rmtree(args.out_dir / SHARED, ignore_errors=True)
     return 2 if failed else 0
 
@@ -203,6 +206,7 @@ def run_calibrate(args: argparse.Namespace) -> int:
     base = read_model(args)
     if args.out is not None:
         refuse_existing(args.out)
+        refuse_unwritable(args.out)
     print(f"{args.pairs} pairs, both sides with H2O off; {describe_sources(read_machine())}", flush=True)
     (point,) = expand_points(preset_from_flags(prompts=args.prompt, gens=args.gen, repeat=args.repeat))
     seed, pairs = secrets.randbelow(2**32), []

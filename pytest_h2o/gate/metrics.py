@@ -15,7 +15,7 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from pytest_h2o.errors import UsageError, did_you_mean
+from pytest_h2o.errors import UsageError, did_you_mean, near_names
 from pytest_h2o.inputs.options import ANY_NUMBER, OPTIONS, Option, Range, limit
 
 Better = Literal["higher", "lower", "same"]
@@ -475,16 +475,19 @@ def register_metric(metric: Metric) -> None:
     METRICS[metric.name] = replace(metric, added=True, column="")
 
 
+_SHOWN = 5
+
+
 def find_metric(name: str, where: str, among: Mapping[str, Metric] | None = None) -> Metric:
     """The metric of a name; UsageError with the near names if there is none."""
     known = METRICS if among is None else among
     if name not in known:
-        raise UsageError(
-            f"no metric is called {name!r}",
-            where=where,
-            expected=f"one of {', '.join(known)}",
-            hint=did_you_mean(name, known) or "the hook pytest_h2o_metrics adds metrics",
-        )
+        shown, hint = list(known), did_you_mean(name, known) or "the hook pytest_h2o_metrics adds metrics"
+        if len(shown) > _SHOWN:
+            shown = [*(near_names(name, known, _SHOWN, cutoff=0.4) or shown[:_SHOWN]), "…"]
+            hint += "; all are in docs/metrics.md"
+        what = f"no metric is called {name!r}"
+        raise UsageError(what, where=where, expected=f"one of {', '.join(shown)}", hint=hint)
     return known[name]
 
 

@@ -107,9 +107,9 @@ def _near_files(path: Path) -> str:
         names = sorted(entry.name for entry in folder.iterdir())
     except OSError:
         return f"there is no folder {folder} either"
-    near = near_names(path.name, names, most=3)
-    near = near or [name for name in names if name.endswith((".yaml", ".yml", ".json"))][:3]
-    return f"in that folder: {', '.join(near)}" if near else f"no YAML or JSON file in {folder}"
+    if near := near_names(path.name, names, most=3):
+        return f"in that folder: {', '.join(near)}"
+    return f"nothing in {folder} is called alike; pytest-h2o init makes gates with presets and scopes to start from"
 
 
 def _place_after(text: str) -> Place:

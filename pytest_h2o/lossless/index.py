@@ -124,12 +124,15 @@ def index_dump(
         except MetaFault as fault:
             skipped.append(_skipped(folder.prefix + name, fault))
     if not entries and not skipped:
+        archives = sorted(Path(shown).glob("*.zip"))
+        named = f"name the archive: {archives[0]}; " if archives else ""
         raise DumpError(
             "no KV dump here",
             where=shown,
             came=_shown_listing(source.listing()),
             expected="meta_*.json files, at any depth",
-            hint="packed_meta_*.json files are not read; was the engine run with MNN_KV_DUMP_DIR set to this folder?",
+            hint=f"{named}packed_meta_*.json files are not read; was the engine run with MNN_KV_DUMP_DIR set to this "
+            "folder?",
         )
     _refuse_duplicates(entries, shown)
     return DumpIndex(shown, tuple(entries), tuple(skipped))

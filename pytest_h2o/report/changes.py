@@ -6,7 +6,7 @@ Whatever a template puts in is made text that cannot break a page.
 from __future__ import annotations
 
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from pytest_h2o.gate.compare import (
     Allowances,
     FigureChange,
     MetricFacts,
+    State,
     SubjectComparison,
     SubjectRecord,
     compare_subjects,
@@ -243,9 +244,17 @@ def render_comparison(found: dict[str, SubjectComparison | str], *, everything: 
         changes, quiet = comparison.changes, ("equal", "timed", "not comparable")
         rows += table_rows((c for c in changes if everything or c.state not in quiet), title)
         equal = sum(change.state == "equal" for change in changes)
-        notes.append(f"{title}: {equal} of {len(changes)} figures are equal")
+        rest = Counter(change.state for change in changes)
+        told = [text.format(rest[state]) for state, text in _UNJUDGED.items() if rest[state]]
+        notes.append(", ".join([f"{title}: {equal} of {len(changes)} figures are equal", *told]))
         notes += [f"{title}: {remark}" for remark in comparison.remarks]
     return [*(render_columns(TABLE_HEADER, rows) if rows else []), *(one_line(note, limit=1000) for note in notes)]
+
+
+_UNJUDGED: dict[State, str] = {
+    "timed": "{} are timings, which no allowance holds (--all shows them)",
+    "not comparable": "{} are not comparable between these runs",
+}
 
 
 def history_rows(records: Iterable[RunRecord], metric: str | None) -> list[Sequence[str]]:
@@ -253,6 +262,7 @@ def history_rows(records: Iterable[RunRecord], metric: str | None) -> list[Seque
     before: dict[str, float] = {}
     rows: list[Sequence[str]] = []
     for record in records:
+        none_held = record.overall_pass is False and not any(subject.held for subject in record.subjects)
         for subject in record.subjects:
             name = metric or HEADLINES[subject.kind][0]
             for workload in subject.workloads:
@@ -261,7 +271,7 @@ def history_rows(records: Iterable[RunRecord], metric: str | None) -> list[Seque
                     continue
                 old = before.get(title)
                 change = "" if not old else f"{(value - old) / abs(old) * 100:+.2f} %"
-                held = "held" if subject.held else "FAILED"
+                held = "held" if subject.held else "in a failed run" if none_held else "FAILED"
                 rows.append((record.run, record.ended, title, held, name, render_figure(name, value), change))
                 before[title] = value
     return rows

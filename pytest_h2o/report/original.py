@@ -302,3 +302,8 @@ def whole_cache_ratios(
 def render_analysis_md(analysis: Mapping[str, Any]) -> str:
     """The analysis as Markdown, the verdict first."""
     return render_markdown("analysis.md.j2", analysis=analysis)
+
+
+def render_on_terminal(text: str) -> str:
+    """The Markdown of an analysis with its headline, the verdict, again as the last line."""
+    return f"{text}\n{text.partition(chr(10))[0].removeprefix('# ')}\n"

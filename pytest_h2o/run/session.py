@@ -18,7 +18,7 @@ from pytest_h2o import __version__
 from pytest_h2o.bench.command import digest_program, is_embedded, program_command, program_files
 from pytest_h2o.bench.machine import describe_machine, heavy_work
 from pytest_h2o.codecs.base import Rope
-from pytest_h2o.errors import NotMeasured, PresetError, StoreError, UsageError, make_printable
+from pytest_h2o.errors import DumpError, NotMeasured, PresetError, StoreError, UsageError, make_printable
 from pytest_h2o.files import list_files
 from pytest_h2o.gate.metrics import METRICS
 from pytest_h2o.gate.values import given_targets, preset_targets, refuse_unmeasured, scope_targets
@@ -466,7 +466,12 @@ class GateSession:
 
         root, progress = self.root(scope), self.run.progress
         if self._indexed is None or self._indexed.root != str(root):
-            self._indexed = index_dump(root, sized=False)  # most scopes of a file are of one dump
+            try:
+                self._indexed = index_dump(root, sized=False)  # most scopes of a file are of one dump
+            except DumpError as error:
+                if not root.exists():
+                    error.hint = "set root: of the scope in scopes.yaml to the dump, or name it: --h2o-dump-dir PATH"
+                raise
         with progress.step(scope.name, "coded and decoded"), heavy_work(progress.wait):
             return evaluate_lossless(
                 root,

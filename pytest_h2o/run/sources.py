@@ -173,7 +173,7 @@ def why_out_of_reach(settings: Settings, preset: Preset, points: Sequence[Point]
     from pytest_h2o.reference.policy import best_lossy
 
     base, target = choose_base_config(settings, preset), preset_targets(settings, preset, None).lossy.value
-    if target is None:
+    if target is None or not any(point.compressed for point in points):
         return None
     try:
         hyper = _read_shape(base.base_dir / str(base.values.get("llm_model", "llm.mnn")))
@@ -552,7 +552,7 @@ class Launched(Source):
 
         super().__init__(run, preset)
         settings = run.settings
-        self.folder = folder
+        self.folder, self._points = folder, points
         self._bench = bench_settings(settings, preset)
         self._other = bench_settings(settings, preset, "baseline-bench") if settings["baseline-bench"] else None
         self.base_config = choose_base_config(settings, preset)
@@ -605,10 +605,8 @@ class Launched(Source):
 
     @cached_property
     def _out_of_reach(self) -> str | None:
-        from pytest_h2o.inputs.presets import expand_points
-
-        settings, preset = self.run.settings, self.preset
-        return why_out_of_reach(settings, preset, expand_points(preset)) if is_embedded(settings["bench"]) else None
+        settings = self.run.settings
+        return why_out_of_reach(settings, self.preset, self._points) if is_embedded(settings["bench"]) else None
 
     def shared_run(self, point: Point) -> str | None:
         return self._sweep.shared_run(point)

@@ -380,7 +380,7 @@ def _check(run_dir: Path, resume: Given) -> None:
             hint=f"start a new run without {resume.origin}, or look at this one: pytest-h2o report {run_dir}",
         )
     if not (run_dir / SHARED).is_dir():
-        came = "no such folder"
+        came = "a file" if run_dir.exists() else "no such folder"
         if run_dir.is_dir():
             came = "a folder that has " + (", ".join(sorted(p.name for p in run_dir.iterdir())[:8]) or "nothing")
         raise UsageError(

@@ -140,6 +140,14 @@ def test_exit_code_of_a_script_around_a_crash(make_launcher: Make, tmp_path: Pat
     assert caught.value.what == "the bench ended with exit code 139 (SIGSEGV)"
 
 
+def test_a_bench_that_ends_well_and_writes_nothing(make_launcher: Make) -> None:
+    with pytest.raises(TableError) as caught:
+        make_launcher(command=("/bin/true",)).launch_point(POINT)
+    assert caught.value.what == "the bench ended with exit code 0 and wrote no table (-fp FILE)"
+    assert caught.value.hint is not None
+    assert f"{POINT.run_id}.stdout.txt: is this program llm_bench?" in caught.value.hint
+
+
 def test_grandchild_is_ended(make_launcher: Make, tmp_path: Path) -> None:
     make_launcher("grandchild").launch_point(POINT)
     words = (tmp_path / "sweep" / "logs" / f"{POINT.run_id}.stdout.txt").read_text().split()

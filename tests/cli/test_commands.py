@@ -90,7 +90,7 @@ def test_parse_reads_a_log_once_and_names_what_failed(
     assert {key: cell for key, cell in failed.items() if cell} == {"log_file": name}
     assert sound["h2o_lossy"] == "3.115 ± 0.074"
     streams = capsys.readouterr()
-    assert streams.out.endswith(f"\n1 rows of 2 logs in {out}\n")
+    assert streams.out.endswith(f"\n1 row of 2 logs in {out}\n")
     assert streams.err.startswith(f"FAILED, its cells are empty: {name}\nthe log is empty\n  where: {first}\n")
     entries = json.loads((run / "manifest.json").read_text())
     (run / "manifest.json").write_text(json.dumps([{**entry, "return_code": -11} for entry in entries]))
@@ -152,7 +152,9 @@ def test_eval_does_all_steps_in_the_run_folder(tmp_path: Path, capsys: pytest.Ca
     shutil.copytree(RECORDED, run)
     dump = str(FIXTURES / "dumps" / "fp16.zip")
     assert main(["eval", str(run), dump, "--online-entry-mode", "both", "--model-layers", "30"]) == 0
-    assert capsys.readouterr().out.startswith("# Gate: PASS (rule joint)\n")
+    told = capsys.readouterr().out
+    assert told.startswith("# Gate: PASS (rule joint)\n\n- asked: ")
+    assert told.endswith("\n\nGate: PASS (rule joint)\n")
     analysis = json.loads((run / "analysis.json").read_text())
     expected = json.loads((FIXTURES / "recordings" / "gate.expected.json").read_text())
     assert analysis["original"]["gate"] == expected["gates"][0]["expected"]
@@ -213,7 +215,7 @@ def test_sweep_of_an_ad_hoc_grid_names_the_point_that_failed(
     assert sweep(tmp_path / "run", *grid[:4]) == 2
     out = capsys.readouterr().out
     assert "the bench ended with exit code 3" in out
-    assert "1 points FAILED" in out
+    assert "1 point FAILED" in out
     (entry,) = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert entry["return_code"] == 3
 
@@ -284,6 +286,9 @@ def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ["parse", "--log-dir", "no/where", "--out-csv", "x.csv"],
         ["parse", "--log-dir", ".", "--out-csv", "x.csv"],
+        ["parse", "--log-dir", "old", "--out-csv", "x.csv"],
+        ["history", "--out-dir", "no/where"],
+        ["calibrate", "--out", "/dev/null/x"],
         ["analyze", "--csv", "no/where.csv", "--out", "x.md"],
         ["analyze", "--csv", "no/where.csv", "--out", "x.md", "--decode-baseline", "fast"],
         ["analyze", "--csv", "no/where.csv", "--out", "x.md", "--lossy-target", "nan"],
@@ -305,10 +310,12 @@ def test_bad_input_is_one_clear_error(
     snapshot: SnapshotAssertion,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "old" / "run").mkdir(parents=True)
+    (tmp_path / "old" / "run" / "one.log").touch()
     assert main(arguments) == 2
     told = capsys.readouterr().err
     assert told.replace(str(tmp_path), "DIR").replace(str(FAKE_BENCH), "BENCH") == snapshot
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "old"]
     with pytest.raises(SystemExit):
         main([arguments[0], "--help"])
     takes = set(re.findall(r"--[a-z][a-z0-9-]*", capsys.readouterr().out))

@@ -6,6 +6,7 @@ docs/first-gate.md shows its command.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -168,9 +169,32 @@ def test_layers_that_the_model_tells_are_a_warning(setup: Path, capsys: pytest.C
 
 
 def test_a_bench_that_is_not_there(setup: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (setup / "llm_bench").unlink()
+    """The config beside it is examined all the same."""
+    for name in ("llm_bench", "config.json"):
+        (setup / name).unlink()
     code, said = examine(capsys)
-    assert (code, "wrong bench the bench is not there" in said) == (1, True)
+    assert code == 1
+    assert re.search(
+        r"wrong bench the bench is not there: \S*llm_bench: .* next: what is expected: the llm_bench", said
+    )
+    assert re.search(r"wrong config .*config.json.* next: ", said)
+
+
+def test_launches_that_would_take_too_long_are_left_out(
+    setup: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "BUDGET_S", 0.0)
+    code, said = examine(capsys)
+    assert code == 0
+    assert "warning noise not told by one launch next: `pytest-h2o calibrate`" in said
+    assert "ok modes sound in probe ok backends cpu warning left out launch 2 of 3 for the noise, launch 3 of 3" in said
+    assert "mode full, mode store, backend opencl, backend metal: a launch takes" in said
+
+
+def test_a_config_without_weights_is_warned_of(setup: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (setup / "fault").write_text("crash")
+    (setup / "config.json").write_text('{"llm_model": "", "llm_weight": "", "reference_model_package": "some-model"}')
+    assert "warning weights none beside the config: those of the package some-model next: " in examine(capsys)[1]
 
 
 def test_a_bench_without_a_config_is_bad_usage(setup: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -364,6 +364,7 @@ def test_bench_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["codecs", "bench", "/nowhere", "--peers"], "the dump root does not exist\n"),
         ([*QUICK, "--codecs", "zst"], "there is no codec 'zst'\n"),
         ([*QUICK, "--codecs", "zstd", "zstd:level=3"], "a codec is asked for twice\n  came: zstd:level=3\n"),
+        (["codecs", "bench", "/nowhere", "--peers", "none"], "the dump root does not exist\n"),
         ([*QUICK, "lz5"], "there is no peer 'lz5'\n  expected: blosc2, pcodec, zipnn, lz4\n"),
         ([*QUICK, "--chunk", "0"], "chunk tokens is too small\n  came: 0\n  expected: at least 1\n"),
         ([*QUICK, "--rope-theta", "-1"], "--rope-theta is impossible\n  came: -1.0\n"),

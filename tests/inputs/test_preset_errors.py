@@ -55,6 +55,7 @@ WRONG = [
     "repeat: 99999999999",
     "h2o_keep_ratios: [0.5, 0.50]",
     "h2o_target_lossy_ratios: [3, 3.0]",
+    "h2o_target_lossy_ratio: [3.2, 3.4]",
     "gens: {a: 1}",
     "gens:",
     "targets: 3",

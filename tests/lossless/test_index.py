@@ -195,6 +195,9 @@ def test_root_without_metas_says_what_is_there(tmp_path: Path) -> None:
     empty.mkdir()
     with pytest.raises(DumpError, match="an empty folder"):
         index_dump(empty)
+    (empty / "kv.zip").touch()
+    with pytest.raises(DumpError, match=r"name the archive: .*empty/kv\.zip"):
+        index_dump(empty)
 
 
 def test_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:

@@ -111,11 +111,18 @@ def test_a_broken_preset_names_file_line_and_key(project: Project) -> None:
     check_refused(project, project.run("-k", PRESET), *BROKEN_PRESET)
 
 
-def test_logs_that_are_not_there(project: Project) -> None:
+@pytest.mark.parametrize(
+    ("logs", "what", "came"),
+    [
+        ("nowhere", "the folder of recorded logs is not there", "no such folder"),
+        ("gates/scopes.yaml", "recorded logs are read from a folder", "a file"),
+    ],
+)
+def test_logs_that_are_not_there(logs: str, what: str, came: str, project: Project) -> None:
     """Found out when all is collected, where a worker that raises would end the session with a traceback."""
-    result = project.run("--h2o-logs=nowhere", "-n2")
+    expected = "  expected: a folder with *.log files, or a run folder"
     check_refused(
-        project, result, "the folder of recorded logs is not there", "  where: PROJECT/nowhere", "  expected: a folder"
+        project, project.run(f"--h2o-logs={logs}", "-n2"), what, f"  where: PROJECT/{logs}", f"  came: {came}", expected
     )
 
 

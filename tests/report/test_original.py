@@ -137,7 +137,7 @@ def test_the_rules_differ_where_no_row_has_both() -> None:
     text = render_analysis_md(joint)
     assert text.startswith(
         "# Gate: FAIL (rule joint)\n\n"
-        "- held: lossy ratio at least 3.000; lossless ratio at least 1.3000; decode slow-down at most 5.00%\n"
+        "- asked: lossy ratio at least 3.000; lossless ratio at least 1.3000; decode slow-down at most 5.00%\n"
         f"- joint rule: FAIL; the best row {ROWS[5].log_file} misses lossy\n"
         "- original rule (best of each column): PASS\n"
         "- the two rules differ: the best lossy ratio and the best decode speed are of different rows\n"
