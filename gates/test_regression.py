@@ -1,4 +1,4 @@
-"""The comparison gates: with `--h2o-compare NAME` or `--h2o-compare last`, every preset and scope becomes such an item.
+"""The comparison gates: with `--h2o-compare NAME`, `last` or `rolling:N`, every preset and scope becomes such an item.
 
 Plain assertions: read them, copy them, change them. Ratios, sizes and quality are the same to the last digit in two
 runs of the same thing, so any worsening fails; `--h2o-compare-fail METRIC:PERCENT` allows some. Without an earlier run

@@ -2,9 +2,10 @@
 
 Exact figures (ratios, sizes, counts, quality) are the same to the last digit in two runs of the same thing, so any
 worsening of one fails, unless it is allowed. Timings are compared only where all that they were measured with is known
-and equal, and even then they fail only where an allowance asks for it: noise makes any two of them differ. Quality is a
-sum over many floats: the libraries of linear algebra add them in an order that suits the processor. Where that may be
-another, a quality figure is held only against an allowance.
+and equal, and even then they fail only where an allowance asks for it: noise makes any two of them differ. The spread
+between several earlier runs says how much (`roll`). Quality is a sum over many floats: the libraries of linear algebra
+add them in an order that suits the processor. Where that may be another, a quality figure is held only against an
+allowance.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import hashlib
 import json
 import math
 import re
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -105,9 +107,12 @@ class SubjectRecord:
         return any(not _LATER.isdisjoint(row) for row in self.figures.values())
 
 
-State = Literal["equal", "better", "allowed", "worse", "changed", "missing", "new", "timed", "not comparable"]
+State = Literal["equal", "better", "allowed", "worse", "changed", "missing", "new", "within", "timed", "not comparable"]
 """``changed``: a figure that says what was measured is another. ``missing``: measured then, and not now.
-``timed``: a comparable timing that no allowance holds."""
+``within``: a timing that differs by no more than earlier runs do. ``timed``: a comparable timing that nothing holds."""
+
+QUIET: frozenset[State] = frozenset({"equal", "within", "timed", "not comparable"})
+"""What tables of changes leave out."""
 
 _EPSILON = 1e-9
 """Percent: what the arithmetic of floats may add to a worsening that is just allowed."""
@@ -208,10 +213,13 @@ class SubjectComparison:
         Every figure of both, those that fail first.
     differing : tuple of str
         Parts of the fingerprint that differ or are not known, each with both values: why timings are not compared.
+    rolling : Rolling, optional
+        The earlier runs that timings were to be held against, where they were several.
     """
 
     changes: tuple[FigureChange, ...]
     differing: tuple[str, ...]
+    rolling: Rolling | None = None
 
     @property
     def regressions(self) -> tuple[FigureChange, ...]:
@@ -222,7 +230,13 @@ class SubjectComparison:
     def remarks(self) -> tuple[str, ...]:
         """What was not compared, and why."""
         asked = f" ({', '.join(self.unmet)} should have been)" if self.unmet else ""
-        timings = (f"timings are not compared{asked}; {'; '.join(self.differing)}",) if self.differing else ()
+        timings: tuple[str, ...] = (
+            (f"timings are not compared{asked}; {'; '.join(self.differing)}",) if self.differing else ()
+        )
+        if self.rolling is not None and not self.differing:
+            timings = (self.rolling.rule,)
+            if self.unmet:
+                timings += (f"{', '.join(self.unmet)} not compared: not every one of these runs has it in every row",)
         names = dict.fromkeys(c.metric for c in self.changes if c.state == "not comparable" and _is_rounded(c.metric))
         if not names:
             return timings
@@ -235,8 +249,13 @@ class SubjectComparison:
     @property
     def unmet(self) -> tuple[str, ...]:
         """Timings that were asked to be held against the earlier run and cannot be."""
-        left_out = (c for c in self.changes if c.state == "not comparable" and c.allowed_percent is not None)
-        return tuple(dict.fromkeys(change.metric for change in left_out))
+        left_out = (c for c in self.changes if c.state == "not comparable")
+        rolls = self.rolling is not None
+        return tuple(
+            dict.fromkeys(
+                c.metric for c in left_out if c.allowed_percent is not None or (rolls and _is_timing(c.metric))
+            )
+        )
 
     @property
     def counts(self) -> dict[str, int]:
@@ -245,7 +264,7 @@ class SubjectComparison:
 
     def to_json(self) -> dict[str, Any]:
         """Built-in types only; figures that are equal, and timings that nothing was asked of, are only counted."""
-        shown = [c for c in self.changes if c.state not in ("equal", "timed", "not comparable")]
+        shown = [c for c in self.changes if c.state not in QUIET]
         return {
             "counts": self.counts,
             "changes": [change_to_json(change) for change in shown],
@@ -265,10 +284,14 @@ def compare_subjects(
     allowances: Allowances,
     *,
     where: str = "the baseline",
+    rolling: Rolling | None = None,
 ) -> SubjectComparison:
-    """Hold the figures of a preset or scope against those of an earlier run."""
+    """Hold the figures of a preset or scope against those of an earlier run; timings, with `rolling`, of several."""
     refuse_other_model(then, now, where)
     differing = differing_parts(then.fingerprint, now.fingerprint)
+    if rolling is not None:
+        differing = (rolling.shortage, *differing) if rolling.shortage else ()
+        then = rolling.put_into(then)
     elsewhere = any(
         then.fingerprint.get(part) is None or then.fingerprint[part] != now.fingerprint.get(part)
         for part in _ARITHMETIC
@@ -283,8 +306,11 @@ def compare_subjects(
             if metric in old or metric in new:
                 change = _compare_figure(row, metric, old.get(metric), new.get(metric), facts)
                 loose = elsewhere and _is_rounded(metric)
-                changes.append(_judge(change, facts, allowances, differs=bool(differing), loose=loose))
-    return SubjectComparison(tuple(sorted(changes, key=lambda c: c.state not in FAILING)), differing)
+                change = _judge(change, facts, allowances, differs=bool(differing), loose=loose)
+                if change.state == "timed" and rolling is not None and _is_timing(metric):
+                    change = rolling.judge(change, facts)
+                changes.append(change)
+    return SubjectComparison(tuple(sorted(changes, key=lambda c: c.state not in FAILING)), differing, rolling)
 
 
 def refuse_other_model(then: SubjectRecord, now: SubjectRecord, where: str) -> None:
@@ -360,6 +386,115 @@ def _worsening(change: FigureChange, facts: MetricFacts, allowed_by: str) -> flo
     if facts.better == "lower" and allowed_by != change.metric and METRICS[allowed_by].higher_is_better:
         then, now = now, then
     return abs(now - then) / abs(then) * 100 if then else math.inf
+
+
+# -- several earlier runs ---------------------------------------------------------------------------------------------
+
+FEWEST_RUNS = 3
+"""Two runs do not say how far two runs differ."""
+
+FALSE_ALARM = 0.01
+"""Probability that noise alone fails any timing of a preset or scope, shared by all of them (Bonferroni)."""
+
+LEAST_SHARE = 0.01
+"""Of the median: by so much a timing may always be worse, for a few equal figures do not say that all will be."""
+
+
+def _is_timing(metric: str) -> bool:
+    """Whether a metric is a time or a speed: what else varies are counts, whose spread is no noise of a clock."""
+    return metric in METRICS and not METRICS[metric].exact and METRICS[metric].unit in ("us", "s", "tok/s")
+
+
+@dataclass(frozen=True)
+class Rolling:
+    """Timings of several earlier runs that were measured alike.
+
+    Attributes
+    ----------
+    asked : int
+        So many runs, at most.
+    runs : tuple of str
+        Those there are, oldest first.
+    factor : float
+        Standard deviations between runs by which a timing may be worse than the median.
+    medians, limits : mapping of str to mapping
+        Row -> metric -> median, and by how much it may be worse, in its unit; of figures that all runs have.
+    """
+
+    asked: int
+    runs: tuple[str, ...] = ()
+    factor: float = 0.0
+    medians: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def shortage(self) -> str:
+        """Why nothing can be held against these runs; empty where it can."""
+        count = len(self.runs)
+        few = f"earlier runs that held and were measured alike: {count}, and a spread takes {FEWEST_RUNS}"
+        return few if count < FEWEST_RUNS else ""
+
+    @property
+    def rule(self) -> str:
+        """What the timings are held against, for a note."""
+        count = len(self.runs)
+        fewer = "" if count == self.asked else f" ({self.asked} were asked for, no more held and were measured alike)"
+        return (
+            f"timings are held against the median of the last {count} runs{fewer}, and may be worse by "
+            f"{self.factor:.1f} standard deviations between these runs, or by {LEAST_SHARE * 100:g} %: of normal noise "
+            f"alone one run in {1 / FALSE_ALARM:.0f} fails"
+        )
+
+    def put_into(self, then: SubjectRecord) -> SubjectRecord:
+        """An earlier run with the medians in place of its own figures."""
+        rows = dict.fromkeys([*then.figures, *self.medians])
+        return replace(then, figures={row: {**then.figures.get(row, {}), **self.medians.get(row, {})} for row in rows})
+
+    def judge(self, change: FigureChange, facts: MetricFacts) -> FigureChange:
+        """A timing against its median: as it was, better or worse than by noise."""
+        limit = self.limits.get(change.row, {}).get(change.metric)
+        if limit is None or change.then is None or change.now is None:
+            return replace(change, state="not comparable")
+        percent = limit / abs(change.then) * 100 if change.then else None
+        beyond = abs(change.now - change.then) > limit
+        state = _compare_figure(change.row, change.metric, change.then, change.now, facts).state
+        return replace(change, state=state if beyond or state == "equal" else "within", allowed_percent=percent)
+
+
+def roll(
+    runs: Mapping[str, SubjectRecord], now: SubjectRecord, metrics: Mapping[str, MetricFacts], asked: int
+) -> Rolling:
+    """What timings are held against: medians over runs, oldest first, and the limits of prediction for one run more.
+
+    For a normal figure with standard deviation s over n runs, the next one lies within ``t s sqrt(1 + pi / 2n)`` of
+    their median: t is Student's with n - 1 degrees of freedom, pi / 2n the variance of a median.
+    """
+    from pytest_h2o.gate.decode import student_quantile  # with numpy, which few runs need here
+
+    if len(runs) < FEWEST_RUNS:
+        return Rolling(asked, tuple(runs))
+    varies = {name for name, facts in metrics.items() if not facts.exact}.union(
+        now.inexact, *(run.inexact for run in runs.values())
+    )
+    values: dict[str, dict[str, list[float]]] = {}
+    for run in runs.values():
+        for row, figures in run.figures.items():
+            for metric in varies & figures.keys():
+                values.setdefault(row, {}).setdefault(metric, []).append(figures[metric])
+    values = {r: {m: v for m, v in of.items() if len(v) == len(runs)} for r, of in values.items()}
+    count = sum(_is_timing(metric) for of in values.values() for metric in of)
+    degrees, widening = len(runs) - 1, math.sqrt(1 + math.pi / 2 / len(runs))
+    factor = student_quantile(1 - FALSE_ALARM / max(count, 1), degrees) * widening
+    medians = {row: {m: statistics.median(v) for m, v in of.items()} for row, of in values.items()}
+    limits = {
+        row: {
+            m: max(factor * statistics.stdev(v), LEAST_SHARE * abs(medians[row][m]))
+            for m, v in of.items()
+            if _is_timing(m)
+        }
+        for row, of in values.items()
+    }
+    return Rolling(asked, tuple(runs), factor, medians, limits)
 
 
 def headlines(

@@ -295,8 +295,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "compare",
         "text",
-        "fail where a figure is worse than in a baseline, or than in the last run",
-        metavar="NAME|last",
+        "fail where a figure is worse than in a baseline, than in the last run, or a timing than in the last N runs",
+        metavar="NAME|last|rolling:N",
     ),
     Option("compare-fail", "texts", "let a metric be worse by this much, lossless_ratio:0.5", metavar="METRIC:PERCENT"),
     # where it runs

@@ -304,10 +304,11 @@ def _fields(text: str) -> tuple[NumberField, ...]:
 
 
 _CHANGES = "\n".join(
-    f"comparison.{changes}[].then | unit of the metric, in figures.json | the earlier run in `run`\n"
+    f"comparison.{changes}[].then | unit of the metric, in figures.json | "
+    "the earlier run in `run`; of timings with rolling:N a median\n"
     f"comparison.{changes}[].now | unit of the metric, in figures.json | row in `row`\n"
     f"comparison.{changes}[].percent | percent of `then` | then and now\n"
-    f"comparison.{changes}[].allowed_percent | percent of `then` | --h2o-compare-fail"
+    f"comparison.{changes}[].allowed_percent | percent of `then` | --h2o-compare-fail, or the spread of rolling:N"
     for changes in ("changes", "headlines")
 )
 

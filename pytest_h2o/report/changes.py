@@ -6,6 +6,7 @@ Whatever a template puts in is made text that cannot break a page.
 from __future__ import annotations
 
 import re
+import statistics
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from pytest_h2o.errors import StoreError, make_printable, one_line
 from pytest_h2o.files import load
 from pytest_h2o.gate.compare import (
     FAILING,
+    FEWEST_RUNS,
+    QUIET,
     Allowances,
     FigureChange,
     MetricFacts,
@@ -42,7 +45,15 @@ from pytest_h2o.report.summary import (
     render_verdict,
     unreadable,
 )
-from pytest_h2o.run.history import HISTORY_NAME, LAST, RunRecord, baseline_path, read_baseline, read_history
+from pytest_h2o.run.history import (
+    HISTORY_NAME,
+    LAST,
+    RunRecord,
+    baseline_path,
+    read_baseline,
+    read_history,
+    rolling_runs,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -110,6 +121,7 @@ WORDS: Mapping[str, str] = {
     "better": "better",
     "new": "new",
     "equal": "equal",
+    "within": "within the spread",
     "timed": "timing",
     "not comparable": "not comparable",
 }
@@ -180,7 +192,7 @@ def explain_changes(comparison: Comparison | None) -> list[str]:
     lines = [f"compared   with {name_earlier(comparison)}, ended {one_line(comparison.ended)}"]
     lines.append(f"figures    {render_counts(comparison.counts)}")
     for change in failing[:SHOWN]:
-        text = "" if change.allowed_percent is None else f", allowed {change.allowed_percent:g} %"
+        text = "" if change.allowed_percent is None else f", allowed {change.allowed_percent:.4g} %"
         lines.append(f"  {WORDS[change.state]:<8} {one_line(change.row)}: {render_change(change)}{text}")
     if len(failing) > SHOWN:
         lines.append(f"  … and {len(failing) - SHOWN} more")
@@ -189,9 +201,12 @@ def explain_changes(comparison: Comparison | None) -> list[str]:
     metrics = [change.metric for change in failing if change.state != "missing"]
     if metrics:
         lines.append(f"allow      --h2o-compare-fail={metrics[0]}:PERCENT lets it be worse by that much")
-    name = comparison.asked
-    accept = "run once without --h2o-compare" if name == "last" else f"run with --h2o-save={name} --h2o-overwrite alone"
-    lines.append(f"accept     {accept}: its figures are then what later runs are held against")
+    name, effect = comparison.asked, "its figures are then what later runs are held against"
+    accept = "run once without --h2o-compare" if name == LAST else f"run with --h2o-save={name} --h2o-overwrite alone"
+    if (asked := rolling_runs(name)) is not None:
+        accept = "run without --h2o-compare"
+        effect = f"once for figures that are exact, for timings until half of the last {asked} runs have them"
+    lines.append(f"accept     {accept}: {effect}")
     return lines
 
 
@@ -241,8 +256,8 @@ def render_comparison(found: dict[str, SubjectComparison | str], *, everything: 
             later = "was measured then, and not now" if comparison == "missing" else "was not measured then"
             notes.append(f"{title} {later}")
             continue
-        changes, quiet = comparison.changes, ("equal", "timed", "not comparable")
-        rows += table_rows((c for c in changes if everything or c.state not in quiet), title)
+        changes = comparison.changes
+        rows += table_rows((c for c in changes if everything or c.state not in QUIET), title)
         equal = sum(change.state == "equal" for change in changes)
         rest = Counter(change.state for change in changes)
         told = [text.format(rest[state]) for state, text in _UNJUDGED.items() if rest[state]]
@@ -323,7 +338,8 @@ def collect_history(record: RunRecord | None, out_dir: Path, settings: Settings)
                 kept = earlier.setdefault((title_of(subject, workload), metric), deque(maxlen=MAX_RUNS - 1))
                 kept += _runs_of(old, subject, metric, workload)
     asked, named = settings["compare"], None
-    if asked not in (None, LAST) and baseline_path(out_dir, asked).is_file():
+    rolls = rolling_runs(asked)
+    if asked not in (None, LAST) and rolls is None and baseline_path(out_dir, asked).is_file():
         named = read_baseline(out_dir, asked)
     fail = settings.given["compare-fail"]
     allowances = parse_allowances(fail.value or (), fail.origin)
@@ -332,15 +348,18 @@ def collect_history(record: RunRecord | None, out_dir: Path, settings: Settings)
         title = title_of(subject, workload)
         before, now = list(earlier.get((title, metric), ())), _runs_of(record, subject, metric, workload)
         held = [run for run, _ in before if run.held]
+        alike = [run.value for run, is_alike in before if run.held and is_alike]
         baseline = None
-        if asked == LAST and held:
+        if rolls is not None and not METRICS[metric].exact:
+            if len(alike) >= FEWEST_RUNS:
+                baseline = HistoryBaseline(f"median of {len(alike[-rolls:])} runs", statistics.median(alike[-rolls:]))
+        elif (asked == LAST or rolls is not None) and held:
             baseline = HistoryBaseline(f"run {held[-1].run}", held[-1].value)
         elif named is not None:
             found = _runs_of(named, subject, metric, workload)
             baseline = HistoryBaseline(f"baseline {asked}", found[0][0].value) if found else None
         values = {run.value for run, _ in before + now}
         if before and now and (metric not in CODING or len(values) > 1):  # twelve charts of a straight line say nothing
-            alike = [run.value for run, is_alike in before if run.held and is_alike]
             low, high, band = _band(METRICS[metric], baseline, alike, allowances)
             of, unit, runs = METRICS[metric].title, METRICS[metric].unit, [run for run, _ in before + now]
             figures.append(HistoryFigure(title, metric, of, unit, baseline, low, high, band, runs))

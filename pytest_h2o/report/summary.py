@@ -76,10 +76,14 @@ class Change:
 
     row: str
     metric: str
-    then: Annotated[int | float | None, number(_OF_METRIC, "the earlier run in `run`")]
+    then: Annotated[
+        int | float | None, number(_OF_METRIC, "the earlier run in `run`; of timings with rolling:N a median")
+    ]
     now: Annotated[int | float | None, number(_OF_METRIC, "row in `row`")]
     percent: Annotated[float | None, number("percent of `then`", "then and now")]
-    allowed_percent: Annotated[float | None, number("percent of `then`", "--h2o-compare-fail")]
+    allowed_percent: Annotated[
+        float | None, number("percent of `then`", "--h2o-compare-fail, or the spread of rolling:N")
+    ]
     state: str
 
 

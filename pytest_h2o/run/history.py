@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,18 @@ from typing import Any
 
 from pytest_h2o.errors import OptedOut, StoreError, UsageError, did_you_mean
 from pytest_h2o.files import check_regular, load, open_regular, plain, write_new_json
-from pytest_h2o.gate.compare import Allowances, MetricFacts, SubjectRecord, parse_allowances, refuse_other_model
+from pytest_h2o.gate.compare import (
+    FEWEST_RUNS,
+    Allowances,
+    MetricFacts,
+    Rolling,
+    SubjectRecord,
+    differing_parts,
+    metric_facts,
+    parse_allowances,
+    refuse_other_model,
+    roll,
+)
 from pytest_h2o.inputs.options import Settings
 from pytest_h2o.run.store import OnceStore
 
@@ -35,6 +46,9 @@ HISTORY_NAME = "history.jsonl"
 LOCK_TIMEOUT_S = 60.0
 LAST = "last"
 """The name that stands for the newest run in the history; no baseline can have it."""
+ROLLING = "rolling:"
+"""With a number behind it: exact figures against `LAST`, timings against so many runs of the history."""
+MOST_RUNS = 100
 
 _LARGEST = 1e300
 _SHOWN_DAMAGE = 3
@@ -287,13 +301,27 @@ class ComparisonRequest:
 
     out_dir: Path
     compare: str | None
-    """Name of a baseline, ``last``, or None: nothing is compared."""
+    """Name of a baseline, ``last``, ``rolling:N``, or None: nothing is compared."""
     save: str | None
     """Name under which this run is saved at its end."""
     saves: bool
     """Whether it will be: not where the baseline is there already and is only compared with."""
     overwrite: bool
     allowances: Allowances
+
+
+def rolling_runs(asked: str | None, origin: str = "--h2o-compare") -> int | None:
+    """The number in ``rolling:N``, UsageError for one that cannot be; None for what asks for something else."""
+    if asked is None or not asked.startswith(ROLLING):
+        return None
+    number = asked.removeprefix(ROLLING)
+    if not re.fullmatch("[0-9]{1,3}", number) or not FEWEST_RUNS <= int(number) <= MOST_RUNS:
+        raise UsageError(
+            f"{origin} takes a number of earlier runs behind {ROLLING}",
+            came=repr(asked),
+            expected=f"a whole number from {FEWEST_RUNS} to {MOST_RUNS}, for example {ROLLING}10",
+        )
+    return int(number)
 
 
 def read_request(settings: Settings) -> ComparisonRequest:
@@ -306,11 +334,11 @@ def read_request(settings: Settings) -> ComparisonRequest:
         raise UsageError(
             f"{fail.origin} was given, and nothing to compare with",
             came=", ".join(fail.value),
-            expected="--h2o-compare NAME or --h2o-compare last beside it",
+            expected="--h2o-compare NAME, --h2o-compare last or --h2o-compare rolling:N beside it",
         )
     if save is not None:
         check_baseline_name(save, settings.origin("save"))
-    if compare is not None and compare != LAST:
+    if compare is not None and compare != LAST and rolling_runs(compare, settings.origin("compare")) is None:
         check_baseline_name(compare, settings.origin("compare"))
         if baseline_path(out_dir, compare).is_file() or save != compare:
             read_baseline(out_dir, compare)
@@ -343,7 +371,7 @@ class Earlier:
     """The earlier figures of a preset or scope, and where they come from."""
 
     asked: str
-    """As it was asked for: the name of a baseline, or ``last``."""
+    """As it was asked for: the name of a baseline, ``last`` or ``rolling:N``."""
     run: str
     ended: str
     subject: SubjectRecord
@@ -351,10 +379,14 @@ class Earlier:
     beside: tuple[str, ...] = ()
     """Everything that a named baseline holds, as ``preset NAME`` or ``scope NAME``; of the history nothing."""
     notes: tuple[str, ...] = ()
+    rolling: Rolling | None = None
+    """The runs that timings are held against, with ``rolling:N``."""
 
     @property
     def title(self) -> str:
-        return f"the last run {self.run}" if self.asked == LAST else f"baseline {self.asked} (run {self.run})"
+        if self.asked == LAST or self.rolling is not None:
+            return f"the last run {self.run}"
+        return f"baseline {self.asked} (run {self.run})"
 
 
 def find_earlier(store: OnceStore, request: ComparisonRequest, now: SubjectRecord) -> Earlier:
@@ -362,14 +394,15 @@ def find_earlier(store: OnceStore, request: ComparisonRequest, now: SubjectRecor
 
     OptedOut where there are none yet.
     """
-    find = _find_last if request.compare == LAST else _find_in_baseline
+    in_history = request.compare == LAST or rolling_runs(request.compare) is not None
+    find = _find_last if in_history else _find_in_baseline
     return store.keep(f"earlier/{now.kind}-{now.name}", Earlier, lambda: find(request, now))
 
 
 def _find_in_baseline(request: ComparisonRequest, now: SubjectRecord) -> Earlier:
     name, out_dir = request.compare, request.out_dir
     if name is None:
-        raise OptedOut("nothing to compare with was asked for (--h2o-compare NAME or last)")
+        raise OptedOut("nothing to compare with was asked for (--h2o-compare NAME, last or rolling:N)")
     if not baseline_path(out_dir, name).is_file():
         raise OptedOut(f"no baseline yet: this run is saved as {name}")
     record = read_baseline(out_dir, name)
@@ -382,7 +415,12 @@ def _find_in_baseline(request: ComparisonRequest, now: SubjectRecord) -> Earlier
 
 
 def _find_last(request: ComparisonRequest, now: SubjectRecord) -> Earlier:
-    """The newest run in the history that has this preset or scope of the same model, and in which it held."""
+    """The newest run in the history that has this preset or scope of the same model, and in which it held.
+
+    With ``rolling:N`` also the timings of the last N of them that were measured with the same fingerprint.
+    """
+    asked = rolling_runs(request.compare)
+    alike: deque[tuple[str, SubjectRecord]] = deque(maxlen=asked)
     path = request.out_dir / HISTORY_NAME
     newest: Earlier | None = None
     damage: list[Damage] = []
@@ -397,7 +435,9 @@ def _find_last(request: ComparisonRequest, now: SubjectRecord) -> Earlier:
         elif _is_of_another_model(subject, now):
             passed_over["of another model"] += 1
         else:
-            newest = Earlier(LAST, record.run, record.ended, subject, record.metrics)
+            newest = Earlier(request.compare or LAST, record.run, record.ended, subject, record.metrics)
+            if asked is not None and not differing_parts(subject.fingerprint, now.fingerprint):
+                alike.append((record.run, subject))
     notes = tuple(f"the history is damaged: {line}" for line in damage[:_SHOWN_DAMAGE])
     if len(damage) > _SHOWN_DAMAGE:
         notes += (f"the history is damaged in {len(damage) - _SHOWN_DAMAGE} more lines",)
@@ -408,7 +448,8 @@ def _find_last(request: ComparisonRequest, now: SubjectRecord) -> Earlier:
             f"no baseline yet: {path} has no earlier run to compare with{others}{damaged}; "
             "this run is recorded as the last"
         )
-    return replace(newest, notes=notes)
+    rolling = None if asked is None else roll(dict(alike), now, {**newest.metrics, **metric_facts()}, asked)
+    return replace(newest, notes=notes, rolling=rolling)
 
 
 def _is_of_another_model(subject: SubjectRecord, now: SubjectRecord) -> bool:

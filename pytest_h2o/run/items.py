@@ -890,8 +890,11 @@ class ComparisonItem(GateItem):
                 metrics,
                 self.session.request.allowances,
                 where=self.earlier.title,
+                rolling=self.earlier.rolling,
             )
-            self._headlines = headlines(self.earlier.subject, now, metrics, comparable=not self._comparison.differing)
+            then, rolling = self.earlier.subject, self.earlier.rolling
+            then = then if rolling is None else rolling.put_into(then)
+            self._headlines = headlines(then, now, metrics, comparable=not self._comparison.differing)
             self._note_all(self._comparison.remarks)
         return self._comparison
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import random
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -30,6 +31,7 @@ from pytest_h2o.gate.compare import (
     parse_allowances,
     preset_figures,
     preset_fingerprint,
+    roll,
     row_key,
     scope_figures,
     scope_fingerprint,
@@ -149,6 +151,104 @@ def test_timings_are_compared_only_between_equal_fingerprints(part: str) -> None
     assert comparison.differing == (f"{part}: another then, {ON_THIS_MACHINE[part]} now",)
     assert comparison.unmet == ("decode_tok_per_s",)
     assert not comparison.regressions
+
+
+ALIKE = (60.0, 61.0, 59.0, 60.5, 59.5)
+"""Median 60, standard deviation 0.79: one timing of five runs may be worse by 4.3 of these, 3.40."""
+
+
+def rolled(
+    runs: tuple[float, ...], now: float, *allowed: str, metric: str = "decode_tok_per_s", asked: int = 5, rows: int = 1
+) -> SubjectComparison:
+    """One timing, or as many alike, held against those of earlier runs."""
+
+    def subject(value: float) -> Any:
+        return make_subject({f"row {row}": {metric: value, "h2o_lossy": 3.0} for row in range(rows)})
+
+    earlier = {f"run {number}": subject(value) for number, value in enumerate(runs)}
+    rolling = roll(earlier, subject(now), metric_facts(), asked)
+    return compare_subjects(subject(runs[-1]), subject(now), metric_facts(), parse_allowances(allowed), rolling=rolling)
+
+
+@pytest.mark.parametrize(
+    ("runs", "now", "fields", "state"),
+    [
+        (ALIKE, 56.7, {}, "within"),
+        (ALIKE, 56.5, {}, "worse"),
+        (ALIKE, 56.5, {"rows": 20}, "within"),  # twenty timings share the probability of a false alarm
+        (ALIKE, 63.3, {}, "within"),
+        (ALIKE, 63.5, {}, "better"),
+        (ALIKE, 60.0, {}, "equal"),
+        (ALIKE, 63.3, {"metric": "h2o_evict_us"}, "within"),
+        (ALIKE, 63.5, {"metric": "h2o_evict_us"}, "worse"),
+        ((60.0,) * 5, 59.5, {}, "within"),  # one percent is always allowed
+        ((60.0,) * 5, 59.3, {}, "worse"),
+        ((0.0,) * 5, 0.1, {"metric": "h2o_evict_us"}, "worse"),
+        (ALIKE[:3], 52.0, {}, "within"),
+        (ALIKE[:3], 51.0, {}, "worse"),
+        (ALIKE, 9.0, {"metric": "h2o_lossless_decode_cache_hit"}, "timed"),  # a count that varies
+    ],
+)
+def test_a_timing_is_held_against_the_median_and_the_spread(
+    runs: tuple[float, ...], now: float, fields: Any, state: str
+) -> None:
+    comparison = rolled(runs, now, **fields)
+    states = [change.state for change in comparison.changes if change.metric != "h2o_lossy"]
+    assert set(states) == {state}
+    assert bool(comparison.regressions) == (state == "worse")
+    assert not comparison.unmet
+
+
+def test_an_allowance_stands_in_place_of_the_spread() -> None:
+    assert [c.state for c in rolled(ALIKE, 55.0, "decode_tok_per_s:10").changes] == ["equal", "allowed"]
+    assert [c.state for c in rolled(ALIKE, 59.0, "decode_tok_per_s:1").changes] == ["worse", "equal"]
+
+
+def test_the_rule_of_several_runs_is_told() -> None:
+    (change,) = rolled(ALIKE, 50.0).regressions
+    assert (change.then, round(change.allowed_percent or 0.0, 2)) == (60.0, 5.66)
+    assert rolled(ALIKE, 50.0).remarks == (
+        "timings are held against the median of the last 5 runs, and may be worse by 4.3 standard deviations between "
+        "these runs, or by 1 %: of normal noise alone one run in 100 fails",
+    )
+    (fewer,) = rolled(ALIKE[:3], 60.0, asked=10).remarks
+    assert "the last 3 runs (10 were asked for, no more held and were measured alike), and" in fewer
+
+
+@pytest.mark.parametrize(("runs", "timings", "factor"), [(5, 2, 5.3), (10, 2, 3.5), (5, 54, 12.8), (10, 54, 5.9)])
+def test_noise_alone_seldom_fails(runs: int, timings: int, factor: float) -> None:
+    """One run in a hundred is meant to; the factors stand in docs/baselines.md."""
+    draw = random.Random(5).gauss
+
+    def subject() -> Any:
+        return make_subject({str(row): {"decode_tok_per_s": draw(60.0, 3.0)} for row in range(timings)})
+
+    facts, failed = metric_facts(), 0
+    for _ in range(200):
+        now, rolling = subject(), roll({str(run): subject() for run in range(runs)}, subject(), facts, runs)
+        assert round(rolling.factor, 1) == factor
+        failed += bool(compare_subjects(now, now, facts, NONE, rolling=rolling).regressions)
+    assert failed <= 8
+
+
+def test_two_runs_have_no_spread() -> None:
+    comparison = rolled((60.0, 60.0), 30.0)
+    assert not comparison.regressions
+    assert comparison.unmet == ("decode_tok_per_s",)
+    assert comparison.remarks == (
+        "timings are not compared (decode_tok_per_s should have been); earlier runs that "
+        "held and were measured alike: 2, and a spread takes 3",
+    )
+
+
+def test_a_timing_that_one_of_the_runs_lacks_is_not_compared() -> None:
+    runs = {str(speed): make_subject({"all": {"decode_tok_per_s": speed}}) for speed in ALIKE}
+    runs["none"] = make_subject({"all": {"h2o_lossy": 3.0}})
+    now = make_subject({"all": {"decode_tok_per_s": 30.0}})
+    rolling = roll(runs, now, metric_facts(), 10)
+    comparison = compare_subjects(runs["60.0"], now, metric_facts(), NONE, rolling=rolling)
+    assert [change.state for change in comparison.changes] == ["not comparable"]
+    assert comparison.remarks[-1] == "decode_tok_per_s not compared: not every one of these runs has it in every row"
 
 
 def test_what_is_not_known_is_not_equal() -> None:

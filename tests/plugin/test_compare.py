@@ -230,7 +230,16 @@ def test_a_run_without_whole_figures_is_not_saved_and_fails(project: Project) ->
             ("--h2o-compare-fail", "lossless_ratio:1"),
             "--h2o-compare-fail was given, and nothing to compare with\n"
             "  came: lossless_ratio:1\n"
-            "  expected: --h2o-compare NAME or --h2o-compare last beside it",
+            "  expected: --h2o-compare NAME, --h2o-compare last or --h2o-compare rolling:N beside it",
+        ),
+        *(
+            (
+                ("--h2o-compare", f"rolling:{number}"),
+                "--h2o-compare takes a number of earlier runs behind rolling:\n"
+                f"  came: 'rolling:{number}'\n"
+                "  expected: a whole number from 3 to 100, for example rolling:10",
+            )
+            for number in ("0", "2", "101", "1000", "-5", "5.0", "five", "")
         ),
     ],
 )
@@ -295,15 +304,21 @@ def test_figures_of_another_model_are_never_compared(after_one: Project) -> None
 # -- timings ---------------------------------------------------------------------------------------------------------
 
 
-def test_timings_are_held_only_against_the_same_machine_binary_and_threads(project: Project) -> None:
+def launch_one(project: Project) -> tuple[Path, tuple[str, ...]]:
+    """The log that a fake bench gives for the one point of a preset, and the options that ask for it."""
     recorded = project.copy_recordings()
     bench = project.make_bench()
     project.env["FAKE_RECORDINGS"] = str(recorded)
     settings = "h2o_keep_ratios: [0.3]\nh2o_block_tokens: [8]\nh2o_target_lossy_ratios: [3.4]\n"
     (project.path / "one.yaml").write_text(settings)
     flags = (*bench, "--h2o-presets=one.yaml", "--h2o-decode-baseline=none", "-k", "one and not joint")
+    return log_of(recorded, 12), flags
+
+
+def test_timings_are_held_only_against_the_same_machine_binary_and_threads(project: Project) -> None:
+    log, flags = launch_one(project)
     assert project.run(*flags, "--h2o-save", "main").ret == 0
-    replace_in(log_of(recorded, 12), "<br>57.97 ± 20.00", "<br>47.97 ± 20.00")
+    replace_in(log, "<br>57.97 ± 20.00", "<br>47.97 ± 20.00")
     flags = (*flags, "--h2o-compare", "main", "--h2o-compare-fail", "decode_tok_per_s:10")
     result = project.run(*flags)
     assert result.ret == 1
@@ -318,6 +333,58 @@ def test_timings_are_held_only_against_the_same_machine_binary_and_threads(proje
             "incomplete: decode_tok_per_s of one was to be compared with main and cannot be",
         ]
     )
+
+
+def test_timings_are_held_against_the_median_of_several_runs(project: Project) -> None:
+    """A run that failed, and one with another binary, do not count."""
+    log, flags = launch_one(project)
+    assert project.run(*flags).ret == 0
+    (first,) = history(project)
+
+    def remember(name: str, factor: float, **fields: Any) -> None:
+        (subject,) = first.subjects
+        figures = {
+            row: {m: v if first.metrics[m].exact else v * factor for m, v in of.items()}
+            for row, of in subject.figures.items()
+        }
+        changed = dataclasses.replace(subject, figures=figures, **fields)
+        append_record(out_dir(project) / "history.jsonl", dataclasses.replace(first, run=name, subjects=(changed,)))
+
+    (subject,) = first.subjects
+    rolling = (*flags, "--h2o-compare", "rolling:5")
+    for number in range(3):
+        remember(f"failed {number}", 0.5, held=False)
+        remember(f"rebuilt {number}", 0.5, fingerprint={**subject.fingerprint, "binary": "another"})
+    result = project.run(*rolling)
+    assert result.ret == 0
+    told = unwrapped(result)
+    assert "; earlier runs that held and were measured alike: 1, and a spread takes 3; binary: another then, " in told
+    assert "of one was to be compared with rolling:5 and cannot be" in told
+    assert last_summary(project)["overall_pass"] == "incomplete"
+
+    for number, factor in enumerate((0.99, 1.01, 1.0)):
+        remember(f"held {number}", factor)
+    remember("failed last", 0.5, held=False)
+    remember("rebuilt last", 0.5, fingerprint={**subject.fingerprint, "binary": "another"})
+    replace_in(log, "<br>57.97 ± 20.00", "<br>57.40 ± 20.00")
+    result = project.run(*rolling)
+    assert result.ret == 0
+    assert "note: timings are held against the median of the last 5 runs, and may be worse by " in unwrapped(result)
+    assert "was to be compared" not in unwrapped(result)
+
+    replace_in(log, "<br>57.40 ± 20.00", "<br>53.97 ± 20.00")
+    result = project.run(*rolling)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(
+        [
+            "compared   with rolling:5 (run *",
+            "  WORSE    p512_*: decode speed 57.97 tok/s -> 53.97 tok/s (-6.90 %), allowed *",
+            "accept     run without --h2o-compare: once for figures that are exact, for timings until half of *",
+            "repeat     pytest *--h2o-compare=rolling:5*",
+        ]
+    )
+    chart = [figure for figure in last_summary(project)["history"] if figure["metric"] == "decode_tok_per_s"]
+    assert [figure["baseline"] for figure in chart] == [{"name": "median of 5 runs", "value": 57.97}]
 
 
 # -- artifacts and commands ------------------------------------------------------------------------------------------
