@@ -192,10 +192,12 @@ class Metric:
         return self._with_unit(self.render_bare(gap, decimals).lstrip("+"))
 
     def render_interval(self, low: float | None, high: float | None, basis: str) -> str:
-        """An interval and what it rests on, in brackets; a bound that is not known is None."""
+        """An interval and what it rests on, in brackets; an unknown bound is None, and equal ends are not shown."""
         if low is None and high is None:
             return f"(no interval, {basis})"
         low_text, high_text = ("unbounded" if bound is None else self.render(bound) for bound in (low, high))
+        if low_text == high_text:
+            return f"({basis})"
         return f"(interval {low_text} to {high_text}, {basis})"
 
     def _with_unit(self, text: str) -> str:

@@ -303,8 +303,11 @@ def joint_interval(others: Margins, verdicts: Sequence[DecodeVerdict], *, inconc
     found = {verdict.outcome for verdict in verdicts}
     order: tuple[Outcome, ...] = ("fail", "inconclusive")
     outcome: Outcome = "fail" if others.missed else next((word for word in order if word in found), "pass")
-    bases = (drop_interval(verdict, inconclusive_fails=inconclusive_fails).basis for verdict in verdicts)
-    return Interval(low, high, outcome, 0.0, ", ".join(bases), inconclusive_fails)
+    bases = list(dict.fromkeys(verdict.basis for verdict in verdicts))
+    each = f" at each of {len(verdicts)} workloads" if len(verdicts) > len(bases) == 1 else ""
+    if len(bases) > 1:
+        bases = [verdict.basis for verdict in verdicts]
+    return Interval(low, high, outcome, 0.0, ", ".join(bases) + each, inconclusive_fails)
 
 
 @dataclass(frozen=True)

@@ -308,6 +308,10 @@ class Targets:
 
     by_metric: Mapping[str, Target]
 
+    def __repr__(self) -> str:
+        asked = (f"{METRICS[name].short or name}={t!r}" for name, t in self.by_metric.items() if t.value is not None)
+        return f"Targets({', '.join(asked)})"
+
     def __getattr__(self, key: str) -> Target:
         metric = preset_metrics().get(key)
         if metric is None or key == "by_metric":

@@ -44,6 +44,7 @@ from pytest_h2o.report.summary import (
     Unmeasured,
     Verdict,
     WorstRow,
+    part_to_spare,
     unreadable,
 )
 from pytest_h2o.run.journal import (
@@ -160,7 +161,7 @@ def _preset(collector: Collector, name: str, items: Sequence[Mapping[str, Any]],
         verdicts=verdicts,
         rows=len(results),
         points_failed=sum(item["kind"] == "point" and item["outcome"] == "failed" for item in items),
-        launches=len({result.shares_run_with or result.run_id for result in results}),
+        launches=sum(len(result.launches) for result in results if not result.shares_run_with),
         shared_runs={r.run_id: r.shares_run_with for r in results if r.shares_run_with},
         warnings={} if apart else dict(count_warnings(results)),
         notes=list(dict.fromkeys([*notes, *note_margins(verdicts, collector.settings)])),
@@ -188,12 +189,10 @@ def note_margins(verdicts: Iterable[Verdict], settings: Settings) -> list[str]:
     given = settings.given.get("margin-note")  # a run of 0.1 knew no such setting
     lines = {}
     for v in verdicts:
-        margin, target = v.margin_value, v.target_value
-        if v.outcome == "pass" and v.metric != JOINT and target and given and isinstance(margin, float | int):
-            spare = margin / abs(target)
-            if spare < given.value:
-                held = f"{v.title} {v.measured} holds its target {v.relation} {v.target}"
-                lines[v.metric, target] = f"{held} with {max(0.0, spare):.1%} to spare, less than {given.value:.0%}"
+        spare = part_to_spare(v) if v.outcome == "pass" and v.metric != JOINT else None
+        if given and spare is not None and spare < given.value:
+            held = f"{v.title} {v.measured} holds its target {v.relation} {v.target}"
+            lines[v.metric, v.target] = f"{held} with {max(0.0, spare):.1%} to spare, less than {given.value:.0%}"
     return list(lines.values())
 
 

@@ -9,6 +9,7 @@ import re
 import statistics
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ from pytest_h2o.report.summary import (
     Summary,
     count_rows,
     overall_outcome,
+    own_notes,
     range_rows,
     render_verdict,
     unreadable,
@@ -63,6 +65,7 @@ def render_summary_md(summary: Summary) -> str:
     """The summary as Markdown, the verdict first."""
     return render_markdown(
         "summary.md.j2",
+        {"own_notes": partial(own_notes, summary)},
         summary=summary,
         subjects={**summary.presets, **summary.scopes},
         verdict=render_verdict(summary.overall_pass),
@@ -71,13 +74,14 @@ def render_summary_md(summary: Summary) -> str:
     )
 
 
-def render_markdown(template: str, **values: Any) -> str:
+def render_markdown(template: str, filters: Mapping[str, Callable[..., Any]] | None = None, **values: Any) -> str:
     """A template of Markdown filled with values."""
     from markupsafe import Markup
 
     environment = open_templates(lambda value: value if isinstance(value, Markup) else Markup(escape(str(value))))
     functions = (count_rows, name_earlier, overall_outcome, range_rows, render_counts, table_rows, unreadable)
     environment.filters |= {function.__name__: function for function in functions}
+    environment.filters |= filters or {}
     environment.filters["word"] = lambda held: held.upper() if isinstance(held, str) else "PASS" if held else "FAIL"
     return environment.get_template(template).render(values)
 

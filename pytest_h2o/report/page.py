@@ -55,9 +55,11 @@ from pytest_h2o.report.summary import (
     matrix,
     next_steps,
     overall_outcome,
+    own_notes,
     range_rows,
     render_verdict,
     shared_notes,
+    value_alone,
 )
 from pytest_h2o.run.journal import Collector, FailedRecord, PointRecord, PresetFacts
 
@@ -103,7 +105,7 @@ def render_run(summary: Summary, collector: Collector, run: Mapping[str, Any], p
     drawing = Drawing(MAX_CHARTS)
     links = Links(collector.run_dir, page_path)
     functions: tuple[Any, ...] = (
-        *(pick, bench_name, repeat_command, why_failed, count_rows, counted, verdict_row, scope_row),
+        *(pick, bench_name, repeat_command, why_failed, count_rows, counted, value_alone, verdict_row, scope_row),
         *(fixed, spread, show, percent, cell_mean, bound_of, decode_line, disturbances, pairs_chart),
         *(history_chart, takes_worst, range_rows, layer_ratios, layer_chart, lossless_parts, count_modes, modes_chart),
     )
@@ -113,6 +115,7 @@ def render_run(summary: Summary, collector: Collector, run: Mapping[str, Any], p
         "grouped": "{:,}".format,
         "draw": lambda chart: Markup(drawing.draw(chart)),
         "view_preset": partial(view_preset, collector),
+        "own_notes": partial(own_notes, summary),
     }
     return environment.get_template("report.html.j2").render(
         summary=summary,
@@ -263,7 +266,8 @@ def bound_of(row: Row) -> str:
 def decode_line(verdict: Decode) -> str:
     """The verdict of the pairs."""
     drop, low, high, target = map(percent, (verdict.drop, verdict.low, verdict.high, verdict.target))
-    return f"outcome: {verdict.outcome}; slow-down {drop}, interval {low} to {high}, target at most {target}"
+    interval = "" if low == high != percent(None) else f", interval {low} to {high}"
+    return f"outcome: {verdict.outcome}; slow-down {drop}{interval}, target at most {target}"
 
 
 def disturbances(timed: Pair) -> list[str]:
@@ -380,7 +384,10 @@ class PresetView:
         rules = []
         lossy, drop, baseline = self.asked.get(LOSSY), self.asked.get(DROP), self.baseline_tok_per_s
         if lossy is not None:
-            rules.append(Rule(f"lossy target {lossy:g}", "c2", lossy * scale, "y"))
+            told = f"lossy target {lossy:g}"
+            if self.lossless is not None:
+                told = f"target {lossy * scale:.3g}: lossy {lossy:g} × lossless {scale:.3g}"
+            rules.append(Rule(told, "c2", lossy * scale, "y"))
         if baseline is not None and drop is not None:
             rules.append(Rule(f"decode target {baseline * (1 - drop):.1f}", "c4", baseline * (1 - drop), "x"))
         if baseline is not None:

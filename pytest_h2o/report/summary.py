@@ -9,13 +9,15 @@ something that a verdict needs was not asked for or not measured. Only true mean
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pytest_h2o.gate.metrics import JOINT, render_figure
+from pytest_h2o.gate.metrics import CODING, JOINT, METRICS, render_figure
 
 
 def number(unit: str, origin: str) -> Any:
@@ -329,14 +331,21 @@ def overall_outcome(outcomes: Mapping[str, str]) -> str:
 
 def count_rows(preset: Preset) -> str:
     """How many rows, of how many runs, and how many are missing."""
-    rows, launches, failed = preset.rows, preset.launches, preset.points_failed
-    words = [f"{rows} row{'s' * (rows != 1)} of {launches} run{'s' * (launches != 1)}" if rows else "no row"]
+    rows, runs, failed = preset.rows, preset.rows - len(preset.shared_runs), preset.points_failed
+    words = [f"{rows} row{'s' * (rows != 1)} of {runs} run{'s' * (runs != 1)}" if rows else "no row"]
+    words += [f"{preset.launches} launches"] if preset.launches > runs else []
     return ", ".join([*words, f"{failed} point{'s' * (failed != 1)} without a sound row"] if failed else words)
 
 
-def range_rows(ranges: Sequence[LaunchRange]) -> list[list[str]]:
-    """Cells of a table: title, smallest, largest and row."""
-    return [[r.title, *(render_figure(r.metric, end) for end in (r.smallest, r.largest)), r.row] for r in ranges]
+def range_rows(preset: Preset) -> list[list[str]]:
+    """Cells of a table, of what differs between launches: title, smallest, largest and row."""
+    rows = []
+    for found in preset.launched:
+        metric = METRICS.get(found.metric)
+        if found.smallest < found.largest and (preset.coding or found.metric not in CODING):
+            show = partial(render_figure, found.metric) if metric is None else metric.render
+            rows.append([found.title, show(found.smallest), show(found.largest), found.row])
+    return rows
 
 
 def counted(counts: Mapping[str, int]) -> str:
@@ -401,9 +410,10 @@ def headline(summary: Summary) -> str:
     if summary.incomplete_for:
         more = f", and {len(summary.incomplete_for) - 1} more missing" if summary.incomplete_for[1:] else ""
         return f"nothing failed, but {summary.incomplete_for[0]}{more}"
-    held = [(v.relative_margin, name, v) for name, v in told if v.outcome == "pass" and v.relative_margin is not None]
+    held = [(part, name, v) for name, v in told if v.outcome == "pass" and (part := part_to_spare(v)) is not None]
     if not held:
-        return "nothing failed, and no target was set"
+        reported = all(v.outcome == "reported" for _, v in told)
+        return "nothing failed, and no target was set" if reported else "every target is met"
     _, name, v = min(held, key=lambda found: found[0])
     return f"every target is met; the nearest is {v.title} of {name}: {v.measured}, {_asked(v)}"
 
@@ -436,17 +446,42 @@ def key_figures(summary: Summary) -> list[tuple[str, Verdict]]:
     return list(worst.values())[:4]
 
 
+def part_to_spare(verdict: Verdict) -> float | None:
+    """The margin as a part of the target, the one scale of all metrics; None without one, or with a target of 0."""
+    margin, target = verdict.margin_value, verdict.target_value
+    return margin / abs(target) if target and isinstance(margin, float | int) and math.isfinite(margin) else None
+
+
 def _spare(verdict: Verdict) -> float:
-    return -math.inf if verdict.relative_margin is None else verdict.relative_margin
+    if (part := part_to_spare(verdict)) is not None:
+        return part
+    return math.inf if verdict.target_value == 0 and verdict.outcome == "pass" else -math.inf
 
 
 def shared_notes(summary: Summary) -> dict[str, list[str]]:
-    """Notes that several presets have, and which: they are told once."""
+    """Notes that several presets have, counts aside, and which: they are told once. Those of workloads stand there."""
     told: dict[str, list[str]] = {}
     for name, preset in summary.presets.items():
-        for note in dict.fromkeys(preset.notes):
-            told.setdefault(note, []).append(name)
+        for note in dict.fromkeys(preset.notes if preset.workload is None else ()):
+            if not _COUNTS.search(note):
+                told.setdefault(note, []).append(name)
     return {note: names for note, names in told.items() if len(names) > 1}
+
+
+def own_notes(summary: Summary, name: str) -> list[str]:
+    """Notes that stand under a preset or workload: what both have stands under the preset.
+
+    A count, such as that of launches, is of each workload: it stands under those.
+    """
+    preset = summary.presets[name]
+    if preset.workload is None:
+        below = {note for of in preset.workloads if of in summary.presets for note in summary.presets[of].notes}
+        return [note for note in preset.notes if not (note in below and _COUNTS.search(note))]
+    above = {note for p in summary.presets.values() if name in p.workloads for note in p.notes}
+    return [note for note in preset.notes if not (note in above and not _COUNTS.search(note))]
+
+
+_COUNTS = re.compile(r"\b\d[\d,]* (?:of \d|launch|pair|row|run|repeat)")
 
 
 MARKS = {"pass": "\u2713", "fail": "\u2717", "inconclusive": "?", "reported": "\u00b7"}
@@ -466,4 +501,9 @@ def matrix(summary: Summary) -> tuple[list[str], list[list[tuple[str, str]]]]:
 
 
 def _mark(verdict: Verdict) -> str:
-    return f"{MARKS.get(verdict.outcome, '')} {verdict.measured.partition(' ±')[0].partition(' (interval')[0]}"
+    return f"{MARKS.get(verdict.outcome, '')} {value_alone(verdict)}"
+
+
+def value_alone(verdict: Verdict) -> str:
+    """What was measured without its spread or interval."""
+    return verdict.measured.partition(" ±")[0].partition(" (")[0]

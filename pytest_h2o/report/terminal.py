@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import textwrap
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -25,6 +25,7 @@ from pytest_h2o.report.summary import (
     count_rows,
     headline,
     next_steps,
+    own_notes,
     render_verdict,
     shared_notes,
     unreadable,
@@ -98,9 +99,9 @@ def render_value(verdict: Verdict) -> str:
         return metric.render_bare(value)
     percent = metric.is_fraction
     scale, decimals = (100.0, 1) if percent else (1.0, metric.decimals)
-    bounds = ("..." if end is None else f"{end * scale:.{decimals}f}" for end in (verdict.low, verdict.high))
+    bounds = ["..." if end is None else f"{end * scale:.{decimals}f}" for end in (verdict.low, verdict.high)]
     text = "no value" if value != value else f"{value * scale:.{decimals}f}" + ("%" if percent else "")
-    return f"{text} [{', '.join(bounds)}]"
+    return text if bounds[0] == bounds[1] != "..." else f"{text} [{', '.join(bounds)}]"
 
 
 def _lossless(subject: Subject) -> str:
@@ -155,7 +156,8 @@ def render_terminal(summary: Summary, run_dir: Path) -> list[str]:
     lines = render_result_table(presets, scopes)
     shared = shared_notes(summary)
     for name, subject in (*presets.items(), *scopes.items()):
-        lines += _beside(name, subject, shared)
+        notes = [note for note in own_notes(summary, name) if note not in shared] if name in presets else []
+        lines += _beside(name, subject, notes)
     lines += _wrapped([f"note of {len(names)} presets ({', '.join(names)}): {note}" for note, names in shared.items()])
     decoded = sum(scope.decoded_streams for scope in scopes.values() if isinstance(scope, Scope))
     lines += [f"{decoded:,} streams decoded bit for bit"] if decoded else []
@@ -173,12 +175,12 @@ def render_terminal(summary: Summary, run_dir: Path) -> list[str]:
     return [make_printable(line) for line in lines]
 
 
-def _beside(name: str, subject: Subject, shared: Container[str]) -> list[str]:
+def _beside(name: str, subject: Subject, notes: Sequence[str]) -> list[str]:
     """What the table cannot say of a preset or scope, below its name."""
     missed = [v for v in subject.verdicts if v.outcome in ("fail", "inconclusive")]
     shown = _shown_metrics(subject)
     others = [v for v in subject.verdicts if v.metric not in shown and v not in missed]
-    own = _preset_lines(subject, shared) if isinstance(subject, Preset) else _scope_lines(subject)
+    own = _preset_lines(subject, notes) if isinstance(subject, Preset) else _scope_lines(subject)
     lines = [*map(_threshold, missed + others), *own]
     if subject.comparison:
         lines += render_lines(subject.comparison)
@@ -186,14 +188,15 @@ def _beside(name: str, subject: Subject, shared: Container[str]) -> list[str]:
     return [f"{name}:", *_wrapped(lines, "    ")] if lines else []
 
 
-def _preset_lines(preset: Preset, shared: Container[str]) -> list[str]:
-    notes = [f"note: {note}" for note in preset.notes if note not in shared]
+def _preset_lines(preset: Preset, own: Sequence[str]) -> list[str]:
+    notes = [f"note: {note}" for note in own]
     more = len(notes) - NOTES_SHOWN
     if more > 0:
         notes = [*notes[:NOTES_SHOWN], f"note: {more} more notes are in summary.md"]
     warnings = [f"warnings of the binary: {count:,} x {kind}" for kind, count in preset.warnings.items()]
-    worst = ", ".join(f"{figure.title} {figure.measured}" for figure in preset.coding)
-    coding = [f"lossless coding at run time, the worst row in each: {worst}"] if worst else []
+    coded = all(figure.value != 0 for figure in preset.coding if figure.metric == "h2o_lossless_raw_mb")
+    worst = ", ".join(f"{figure.title} {figure.measured}" for figure in preset.coding if figure.value != 0)
+    coding = [f"lossless coding at run time, the worst row in each: {worst}"] if worst and coded else []
     return [count_rows(preset), *notes, *coding, *warnings]
 
 

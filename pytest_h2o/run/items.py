@@ -563,12 +563,14 @@ class SweepItem(PresetItem):
             (row for row in eligible if known is not None and row.run_id == known.candidate), chosen or fastest
         )
         if timed is not None:
-            own = " and the ".join(METRICS[name].short for name in self._own_targets)
-            which = f"rows that meet the {own} target" if rule == "joint" and own else "rows"
+            own = " and the ".join(METRICS[name].short for name in self._own_targets) if rule == "joint" else ""
+            several = len(eligible) > 1
             if chosen is not None and timed.run_id == chosen.run_id:
-                of = f"of the fastest configuration whose {which} at every workload".replace("rows that", "rows")
+                whose = f"whose rows meet the {own} target " * bool(own)
+                of = f"its configuration is the fastest {whose}at every workload"
             else:
-                of = f"in the sweep the fastest of {len(eligible)} {which}"
+                which = f" that meet{'s' * (not several)} the {own} target" * bool(own)
+                of = f"in the sweep the {f'fastest of {len(eligible)} rows' if several else 'only row'}{which}"
             self.note(f"timed {timed.run_id}: {of}")
         return timed
 

@@ -181,7 +181,8 @@ def describe_decode(settings: Settings, presets: Sequence[Preset]) -> list[str]:
             other = settings["baseline-bench"]
             against = "H2O off in the same bench" if other is None else f"the build {other}"
             limit = "" if budget.elapsed_s is None else f" or {budget.elapsed_s:g} s"
-            text = f"paired with {against}, at most {budget.pairs} pairs{limit} a preset ({chosen.origin})"
+            each = "workload" if len(preset.workloads(settings["rule"])) > 1 else "preset"
+            text = f"paired with {against}, at most {budget.pairs} pairs{limit} a {each} ({chosen.origin})"
         elif chosen.value is None:
             text = "held against the recorded pairs or row with H2O off"
         else:

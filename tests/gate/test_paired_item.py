@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -115,7 +116,7 @@ def test_over_several_workloads_the_worst_slow_down_decides(verdicts: list[Any],
     made = [make_verdict(*verdict) for verdict in verdicts]
     found = joint_interval(Margins("r", {"h2o_lossy": 0.13}), made, inconclusive_fails=False)
     assert (found.low, found.high, found.outcome) == expected
-    assert found.basis == "12 pairs, 12 pairs"
+    assert found.basis == "12 pairs at each of 2 workloads"
     drops = [make_verdict("pass", 0.0, 0.1, drop=drop) for drop in (0.01, 0.03, None)]
     assert [worst_verdict(drops[:2]), worst_verdict(drops)] == drops[1:]
 
@@ -306,9 +307,9 @@ def test_a_basis_of_one_pair() -> None:
 RECORDED = {"h2o_logs": "rec"}
 
 
-def make_preset(**targets: Any) -> Any:
+def make_preset(workloads: Sequence[str] = (), **targets: Any) -> Any:
     own = {"decode_baseline": None, "decode_pairs": None, "decode_time_s": None, **targets}
-    return SimpleNamespace(name="small", targets=SimpleNamespace(**own))
+    return SimpleNamespace(name="small", targets=SimpleNamespace(**own), workloads=lambda rule: workloads)
 
 
 @pytest.mark.parametrize(
@@ -349,6 +350,8 @@ def test_the_header_says_what_decode_is_held_against() -> None:
     assert describe_decode(resolve({"h2o_bench": "b"}), many[:1]) == [
         "decode paired with H2O off in the same bench, at most 20 pairs a preset (default where a bench runs)"
     ]
+    (several,) = describe_decode(resolve({"h2o_bench": "b"}), [make_preset(("p96-g16", "p480-g16"))])
+    assert several.startswith("decode paired with H2O off in the same bench, at most 20 pairs a workload (")
     assert len(describe_decode(resolve({"h2o_bench": "b"}), many)) == 2
     assert describe_decode(resolve(RECORDED), many) == ["decode held against the recorded pairs or row with H2O off"]
     assert describe_decode(resolve({"h2o_decode_baseline": "56"}), many) == [

@@ -128,6 +128,8 @@ def test_the_defaults_are_those_of_the_joint_rule() -> None:
     assert list(targets.asked.items()) == list(asked_of_json(kept, {}).items()) == list(asked.items())
     assert {targets.lossy.origin, targets.lossless.origin, targets.decode_drop.origin} == {"default"}
     assert targets.similarity == Target("demo_similarity", None, "no target")
+    assert "lossy=3.000" in repr(targets)
+    assert "no target" not in repr(targets)
 
 
 def test_any_metric_of_a_row_can_have_a_target_and_is_then_asked_of_one_row() -> None:

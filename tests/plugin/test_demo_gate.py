@@ -45,9 +45,7 @@ def test_prompts_that_are_said_as_fast_pass_and_are_told(demo: Project) -> None:
         ),
     ]
     (note,) = [note for note in preset["notes"] if "austen_512" in note and "slow-down" in note]
-    assert note.startswith(
-        "about 512 tokens, austen_512 (512 tokens): decode slow-down 0.00% (interval 0.00% to 0.00%, "
-    )
+    assert note.startswith("about 512 tokens, austen_512 (512 tokens): decode slow-down 0.00% (")
     assert "decode 50.00 and 50.00 tok/s" in note
     folder = demo.run_dir() / "target_ratio_v3" / "demo"
     pairs = json.loads((folder / "demo.json").read_text())["pairs"]
@@ -65,10 +63,7 @@ def test_a_slow_down_at_one_length_fails_that_length(demo: Project) -> None:
     result = say(demo, drop={"2048": 0.3})
     check_failed(demo, result, ITEM)
     text = unwrapped(result)
-    assert (
-        "decode slow-down on real prompts of one length 30.00% "
-        "(interval 30.00% to 30.00%, 8 pairs of about 2,048 tokens)" in text
-    )
+    assert "decode slow-down on real prompts of one length 30.00% (8 pairs of about 2,048 tokens)" in text
     assert "prompts of about 2,048 tokens" in text
     assert demo.failed()[ITEM].startswith("decode slow-down on real prompts of one length 30.00%")
     outcomes = [v["outcome"] for v in demo.summary()["presets"]["target_ratio_v3"]["verdicts"]]

@@ -91,8 +91,8 @@ def test_a_bench_that_is_sound_everywhere_passes(sound: tuple[BenchProject, pyte
     ]
     texts = (project.run_dir() / "summary.md").read_text(), (project.run_dir() / "report.html").read_text()
     for text in texts:
-        assert f"Preset {SHORT}" in text
-        assert f"Preset {LONG}" in text
+        assert f"Workload {SHORT}" in text
+        assert f"Workload {LONG}" in text
         assert "at every workload" in text
     assert texts[1].count(f"decode-{LONG[4:]}/logs/pair_01_baseline.log") == 1
     assert (

@@ -18,14 +18,18 @@ from pytest_h2o.report.changes import escape, render_summary_md
 from pytest_h2o.report.diagnosis import report_item
 from pytest_h2o.report.summary import (
     Items,
+    LaunchRange,
     Preset,
     Reason,
     Section,
     Summary,
+    WorstRow,
+    count_rows,
     headline,
     key_figures,
     matrix,
     next_steps,
+    range_rows,
 )
 from pytest_h2o.report.terminal import render_terminal
 from pytest_h2o.run.items import GateItem
@@ -137,9 +141,16 @@ def test_what_is_known_in_a_sentence(passed: Summary, old_run: Path) -> None:
     assert told(presets=with_lossy("reported"), scopes={}) == "nothing failed, and no target was set"
     assert next_steps(replace(passed, overall_pass=False)) == []
     assert next_steps(replace(passed, overall_pass="incomplete", incomplete_for=["x"]))[0].startswith("run without -k")
-    worse = replace(lossy, relative_margin=0.01)
+    worse = replace(lossy, margin_value=0.03)
     figures = key_figures(replace(passed, presets={**passed.presets, "near": replace(preset, verdicts=[worse])}))
     assert next((name, v.metric) for name, v in figures) == ("near", "h2o_lossy"), "the one with the least to spare"
+    # One scale for ratios and fractions: 0.4 of the target of 0.10 is more than 0.1267 of that of 3.000.
+    decode = next(v for v in preset.verdicts if v.metric == "decode_drop")
+    both = [lossy, replace(decode, target_value=0.1, margin_value=0.04, outcome="pass")]
+    nearest = told(presets={PRESET: replace(preset, verdicts=both)}, scopes={})
+    assert nearest.startswith("every target is met; the nearest is lossy ratio of")
+    free = [replace(lossy, target_value=0.0), replace(lossy, target_value=None)]
+    assert told(presets={PRESET: replace(preset, verdicts=free)}, scopes={}) == "every target is met"
     old = read_run(old_run).summary
     heads, rows = matrix(old)
     smoke = dict(zip(heads, rows[0], strict=True))
@@ -151,6 +162,43 @@ def test_a_note_of_several_presets_is_told_once(passed: Summary) -> None:
     preset = replace(passed.presets[PRESET], notes=["the machine was busy"])
     lines = render_terminal(replace(passed, presets={"a": preset, "b": preset}), Path("runs/1"))
     assert [line for line in lines if "busy" in line] == ["note of 2 presets (a, b): the machine was busy"]
+
+
+def test_a_note_of_a_preset_and_its_workloads_is_told_once_and_a_count_with_each(passed: Summary) -> None:
+    preset = replace(passed.presets[PRESET], notes=["the machine was busy", "18 launches"])
+    below = {name: replace(preset, workload=name.partition("-")[2]) for name in ("work-p96", "work-p480")}
+    presets = {"work": replace(preset, workloads=list(below)), **below}
+    summary = replace(passed, presets=presets)
+    told = [line.strip() for line in render_terminal(summary, Path("runs/1"))]
+    for name, notes in {"work": ["busy"], "work-p96": ["18 launches"], "work-p480": ["18 launches"]}.items():
+        own = told[told.index(f"{name}:") + 1 :]
+        own = own[: next(place for place, line in enumerate(own) if line.startswith("warnings"))]
+        assert [line for line in own if line.startswith("note")] == [
+            f"note: {'the machine was busy' if word == 'busy' else word}" for word in notes
+        ]
+    text = render_summary_md(summary)
+    assert (text.count("the machine was busy"), text.count("18 launches")) == (1, 2)
+    assert not [line for line in told if line.startswith("note of")]
+
+
+def test_launches_of_one_point_are_counted_and_only_what_differs_is_shown(passed: Summary) -> None:
+    def ranged(metric: str, title: str, largest: float) -> LaunchRange:
+        return LaunchRange(metric, title, 0.006, largest, "run_0001")
+
+    launched = [ranged("quality_ppl_rise", "rise", 0.0085), ranged("h2o_keep", "keep ratio", 0.006)]
+    launched.append(ranged("h2o_lossless_async_wait_us", "wait", 7.0))
+    preset = replace(passed.presets[PRESET], rows=4, launches=8, launched=launched, coding=[])
+    assert count_rows(preset) == "4 rows of 4 runs, 8 launches"
+    assert range_rows(preset) == [["rise", "+0.60%", "+0.85%", "run_0001"]]
+    raw, fallbacks = (
+        WorstRow(f"h2o_lossless_{name}", name, text, value, None, "run_0001")
+        for name, text, value in (("raw_mb", "2.00 MB", 2.0), ("fallback", "0.00", 0.0))
+    )
+    for coding, shown in (([raw, fallbacks], ["raw_mb 2.00 MB"]), ([replace(raw, value=0.0), fallbacks], [])):
+        coded = replace(preset, coding=coding)
+        assert len(range_rows(coded)) == 2
+        lines = " ".join(line.strip() for line in render_terminal(replace(passed, presets={"a": coded}), Path("r")))
+        assert ("the worst row in each: raw_mb 2.00 MB warnings" in lines) == bool(shown)
 
 
 def test_part_of_a_run_is_incomplete_and_says_what_is_not_there(tmp_path: Path) -> None:
