@@ -151,6 +151,7 @@ class Demo:
             child, disturbance, printed = run_alone(
                 argv,
                 self.on_wait,
+                has_text=True,
                 stdout_path=output,
                 timeout_s=self.timeout_s,
                 environment=told,

@@ -146,15 +146,18 @@ class Launcher:
 
 
 def run_alone(
-    argv: Sequence[str], on_wait: Callable[[float], None] | None, **how: Any
+    argv: Sequence[str], on_wait: Callable[[float], None] | None, *, has_text: bool = False, **how: Any
 ) -> tuple[ChildResult, str | None, OutputSummary]:
-    """Run a program as `run_child` does, alone on the machine; with what disturbed it meanwhile and what it printed."""
+    """Run a program as `run_child` does, alone on the machine; with what disturbed it meanwhile and what it printed.
+
+    `has_text`: it is llm_demo, whose output holds the text that the model wrote.
+    """
     with machine_lock(on_wait):
         before = read_machine()
         child = run_child(argv, **how)
         disturbance = find_disturbance(before, read_machine(), cores=os.cpu_count() or 1)
     try:
-        return child, disturbance, count_warnings(child.stdout_path)
+        return child, disturbance, count_warnings(child.stdout_path, has_text=has_text)
     except OSError as error:
         what, came = "the output of a run has gone", error.strerror or str(error)
         hint = "leave the run folder alone while a run writes to it"

@@ -16,6 +16,8 @@ from pytest_h2o.errors import BenchError, one_line
 from pytest_h2o.inputs.signs import SIGNS, Sign
 
 _PIECE_BYTES = 64 * 1024
+_LONGEST = 256
+"""No message that is looked for is longer, in bytes; nor is a sequence of a terminal, such as a colour."""
 _MAX_KINDS = 64
 _MAX_LINE = 1000
 _MAX_PATTERNS = 256
@@ -24,8 +26,10 @@ OTHER_KINDS = "(further kinds)"
 
 # Warnings of the engine's KV cache. They may stand anywhere in a line, and reach to its end.
 _ENGINE_WARNING = re.compile(r"(?:Drop (?:stale|invalid)|Clamp invalid) (?=[a-z_-]+)")
-_FATAL = {sign.text: sign for sign in SIGNS if sign.severity == "fatal"}
-_MESSAGE = re.compile(rf"{_ENGINE_WARNING.pattern}|(?:\[[\w-]+\] ?)?({'|'.join(map(re.escape, _FATAL))})")
+_FATAL = {sign.text.lower(): sign for sign in SIGNS if sign.severity == "fatal"}
+_MESSAGE = re.compile(
+    rf"{_ENGINE_WARNING.pattern}|(?:\[[\w-]+\] ?)?(?i:({'|'.join(map(re.escape, _FATAL))}))", re.ASCII
+)
 _HARMLESS = re.compile("|".join(re.escape(sign.text) for sign in SIGNS if sign.severity == "harmless"))
 ENGINE_LINE = re.compile(
     rf"(?:\[[\w-]+\] ?)?(?:{_ENGINE_WARNING.pattern}|"
@@ -35,7 +39,9 @@ ENGINE_LINE = re.compile(
 _FLOOR = next(sign.text for sign in SIGNS if sign.name == "floor_keep")
 _LOGGED = re.compile(r"\[H2O-LOSSLESS\] layer=0 kv=(\d{1,12})\b")
 _CODED = re.compile(r"\[H2O-LOSSLESS\] layer=\d+ .*?\btokens=(\d{1,9})\b")
-_DECODED = re.compile(r"\s*decode tokens num\s*=\s*(\d{1,12})\b")
+_DECODED = re.compile(r"\bdecode tokens num\s*=\s*(\d{1,12})\b")
+_WHOLE = re.compile(rf"{_MESSAGE.pattern}|{_DECODED.pattern}|{re.escape(_FLOOR)}".encode())
+_TERMINAL = re.compile(rb"\x1b(?:\[[0-?]{0,99}[ -/]{0,9}[@-~]|\][^\x07\x1b]{0,200}(?:\x07|\x1b\\))")
 _KV_LEN = re.compile(r"\bkv_len=(\d{1,12})\b")
 _DETAIL = re.compile(r"\w+[=<>]+[-+\w.]+[.,;]?|[=<>]+")
 _NUMBER = re.compile(r"0x[0-9a-f]+|(?<!\w)[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?", re.IGNORECASE)
@@ -78,15 +84,15 @@ class OutputSummary:
     """The longest cache of layer 0 that a line of its statistics named; those of other layers may grow over repeats."""
 
 
-def count_warnings(path: Path) -> OutputSummary:
-    """Summarise the recorded output of a run."""
+def count_warnings(path: Path, *, has_text: bool = False) -> OutputSummary:
+    """Summarise the recorded output of a run; `has_text`: of llm_demo, with the text that the model wrote in it."""
     with path.open("rb") as file:
-        return summarize_output(file)
+        return summarize_output(file, has_text=has_text)
 
 
-def summarize_output(file: BinaryIO) -> OutputSummary:
+def summarize_output(file: BinaryIO, *, has_text: bool = False) -> OutputSummary:
     """Count the warnings in an output and find the reason of a failure."""
-    scan = _Scan()
+    scan = _Scan(has_text=has_text)
     for line in _pieces(file):
         scan.take(line)
     return OutputSummary(
@@ -159,8 +165,8 @@ def _lines_of(printed: Path, texts: Sequence[str]) -> dict[str, str]:
         with printed.open("rb") as file:
             for line in _pieces(file):
                 for text in texts:
-                    if text not in lines and text in line:
-                        lines[text] = repr(one_line(line[line.index(text) :]))
+                    if text not in lines and (found := re.search(re.escape(text), line, re.IGNORECASE)):
+                        lines[text] = repr(one_line(line[found.start() :]))
                 if len(lines) == len(texts):
                     break
     except OSError:
@@ -169,24 +175,33 @@ def _lines_of(printed: Path, texts: Sequence[str]) -> dict[str, str]:
 
 
 def _pieces(file: BinaryIO) -> Iterator[str]:
-    """Lines as text; a line longer than a piece comes in several, cut at a blank so that no number is split."""
+    """Lines as text without colours; one longer than a piece comes in several, none cut within a number or message."""
     rest = b""
     while piece := file.readline(_PIECE_BYTES):
-        data = rest + piece
+        data = _TERMINAL.sub(b"", rest + piece)
         rest = b""
         if not data.endswith(b"\n") and len(piece) == _PIECE_BYTES:
-            blank = data.rfind(b" ")
-            if blank > 0 and len(data) - blank < 4096:
-                data, rest = data[: blank + 1], data[blank + 1 :]
+            data, rest = _cut(data)
         yield data.decode("utf-8", "replace")
     if rest:
         yield rest.decode("utf-8", "replace")
 
 
+def _cut(data: bytes) -> tuple[bytes, bytes]:
+    """Cut the begin of a long line at a blank, far enough from its end that a message begun before it is whole."""
+    most = max(0, len(data) - _LONGEST)
+    at = data.rfind(b" ", max(0, most - 4096), most) + 1 or most
+    window = max(0, at - _LONGEST)
+    spans = (match.span() for match in _WHOLE.finditer(data, window, at + _LONGEST))
+    at = next((begin for begin, end in spans if begin < at < end), at)
+    return data[:at], data[at:]
+
+
 class _Scan:
     """What was seen so far. Everything here is bounded."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_text: bool) -> None:
+        self.has_text = has_text
         self.warnings: dict[str, int] = {}
         self.max_kv_len: int | None = None
         self.failures: list[str] = []
@@ -208,7 +223,8 @@ class _Scan:
         for match, end in zip(found, ends, strict=False):
             text = line[match.start() : end]
             if match[1]:
-                self.warnings[match[1]] = self.warnings.get(match[1], 0) + 1
+                sign = _FATAL[match[1].lower()].text
+                self.warnings[sign] = self.warnings.get(sign, 0) + 1
                 _keep(self.failures, text[:_MAX_LINE].strip())
             else:
                 self._count(text)
@@ -225,9 +241,10 @@ class _Scan:
                     coded[1] if coded[1] in self.coded_tokens or len(self.coded_tokens) < _MAX_KINDS else OTHER_KINDS
                 )
                 self.coded_tokens[tokens] = self.coded_tokens.get(tokens, 0) + 1
-        elif not self.in_generated_text and (decoded := _DECODED.match(line)) is not None:
-            count = int(decoded[1])
-            self.decoded_tokens = count if self.decoded_tokens is None else min(count, self.decoded_tokens)
+        if not self.in_generated_text and "decode tokens num" in line:
+            counts = [int(match[1]) for match in _DECODED.finditer(line)]
+            known = [] if self.decoded_tokens is None else [self.decoded_tokens]
+            self.decoded_tokens = min(counts + known, default=None)
 
     def _take_rest(self, line: str) -> None:
         """The part of a line that no engine warning takes."""
@@ -235,7 +252,7 @@ class _Scan:
         if self.in_generated_text:
             self.in_generated_text = _TEXT_ENDS.fullmatch(text) is None
             return
-        self.in_generated_text = text.startswith(_TEXT_BEGINS)
+        self.in_generated_text = self.has_text and text.startswith(_TEXT_BEGINS)
         if not text or _INFORMATION.match(text) or _HARMLESS.search(text):
             return
         is_new = self._count(text)
@@ -264,7 +281,7 @@ class _Scan:
 
 
 def _is_of_libc(text: str | None) -> bool:
-    return text is not None and _FATAL[text].of_libc
+    return text is not None and _FATAL[text.lower()].of_libc
 
 
 def _keep(lines: list[str], text: str) -> None:

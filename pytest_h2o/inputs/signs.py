@@ -9,11 +9,12 @@ LOST = "tokens of the cache are lost or in the wrong place"
 NO_BACKEND = "the backend that was asked for is not there, and the CPU ran under its name"
 BUILD = "build the engine with that backend (MNN_SEP_BUILD=OFF, or preload its library), or give --h2o-backend cpu"
 HEAP = "memory of the process was overwritten: nothing that it computed can be trusted"
+OUT_OF_BOUNDS = "memory was read or written where none is: nothing that the process computed can be trusted"
 
 
 @dataclass(frozen=True)
 class Sign:
-    """A message that says something about the cache, wherever it stands in a line."""
+    """A message that says something about the cache, wherever it stands in a line, in capitals or not."""
 
     name: str
     """How ``allow_signs:`` of a preset names it."""
@@ -24,7 +25,7 @@ class Sign:
     cause: str = ""
     """What is at fault and what to do, where the config of the model has no part in it."""
     of_libc: bool = False
-    """Printed by the C library. A model may say it in a text that it generates."""
+    """Printed by the C library, or that of a sanitizer. A model may say it in a text that it generates."""
 
 
 SIGNS = (
@@ -41,6 +42,7 @@ SIGNS = (
     Sign("double_free", "double free", HEAP, of_libc=True),
     Sign("munmap_chunk", "munmap_chunk", HEAP, of_libc=True),
     Sign("invalid_free", "free(): invalid", HEAP, of_libc=True),
+    Sign("address_sanitizer", "AddressSanitizer:", OUT_OF_BOUNDS, of_libc=True),
     Sign("no_backend", "Can't Find type=", NO_BACKEND, cause=BUILD),
     Sign("opencl_init", "OpenCL init error", NO_BACKEND, cause=BUILD),
     Sign("opencl_symbols", "parsing symbols error", NO_BACKEND, cause=BUILD),

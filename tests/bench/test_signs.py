@@ -130,11 +130,49 @@ def test_a_crash_after_a_sign_names_the_first_cause(make_launcher: Make, monkeyp
 
 def test_a_generated_text_may_speak_of_the_c_library() -> None:
     text = "prompt file is a.txt\nA double free ends badly.\n##########\n"
-    assert summarize(text).warnings == {}
-    assert summarize(text + "double free or corruption\n").warnings == {"double free": 1}
-    assert summarize(text.replace("ends", "[H2O] scatter restore failed: layer=1\n")).warnings == {
+    assert summarize(text, has_text=True).warnings == {}
+    assert summarize(text + "double free or corruption\n", has_text=True).warnings == {"double free": 1}
+    assert summarize(text.replace("ends", "[H2O] scatter restore failed: layer=1\n"), has_text=True).warnings == {
         "scatter restore failed": 1
     }
+
+
+def test_a_bench_writes_no_text_that_would_hide_its_messages() -> None:
+    summary = summarize("prompt file is p.txt\ncorrupted size vs. prev_size\ndecode tokens num = 40\n")
+    assert (summary.warnings, summary.decoded_tokens) == ({"corrupted size": 1}, 40)
+
+
+@pytest.mark.parametrize("filler", ["x", ". "])
+def test_a_sign_is_found_once_at_every_place_of_a_long_line(filler: str) -> None:
+    for sign in FATAL:
+        places = range(65536 - len(sign.text) - 1, 65538) if sign.name == "scatter_restore" else [65536 - 4]
+        for pad in [*places, 65536 - 256]:
+            text = filler * (pad // len(filler)) + "y" * (pad % len(filler)) + sign.text + " layer=3\n"
+            assert summarize(text).warnings.get(sign.text) == 1, (sign.name, pad)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "double \x1b[31mfree\x1b[0m",
+        "\x1b]0;title\x07dou\x1b[1;31mble free",
+        "DOUBLE FREE or corruption",
+        "x" * 65533 + "\x1b[31mdou\x1b[0mble free",
+    ],
+)
+def test_a_sign_in_colour_or_capitals_is_one(text: str, make_launcher: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_PRINTS", text + " detected\n")
+    with pytest.raises(BenchError, match="signs of a broken cache") as caught:
+        make_launcher().launch_point(POINT)
+    came = (caught.value.came or "").lower()
+    assert "1 x double free" in came
+    assert "'double free" in came
+
+
+@pytest.mark.parametrize("before", ["", "  ", "[MNN] ", "[H2O] ", "x" * 65530 + " "])
+def test_a_number_of_decoded_tokens_is_found_behind_other_text(before: str) -> None:
+    text = "decode tokens num = 60\n" + before + "decode tokens num = 40 tokens\n"
+    assert summarize(text).decoded_tokens == 40
 
 
 def test_what_is_harmless_is_not_counted() -> None:
