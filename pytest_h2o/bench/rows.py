@@ -475,7 +475,8 @@ def _refuse(where: str, key: str, value: object, expected: str) -> NoReturn:
 
 # -- both of one launch ---------------------------------------------------------------------------------------------
 
-_SHARED_COLUMNS = ("model", "modelSize", "backend", "threads", "precision", "mmap", "llm_demo", "test")
+SETTING_COLUMNS = ("model", "modelSize", "backend", "threads", "precision", "mmap", "llm_demo", "test", "conditions")
+"""Columns that say what was run, alike in table and JSON, and in all launches of a point."""
 
 
 def read_rows(log_path: Path, json_path: Path | None, *, log_file: str, repeat: int | None = None) -> tuple[Row, ...]:
@@ -516,7 +517,7 @@ def _find_disagreement(rows: Sequence[Row], rows_of_json: Sequence[Row]) -> str 
     if len(rows) != len(rows_of_json):
         return f"{len(rows)} rows in the table, {len(rows_of_json)} in the JSON"
     for row, other in zip(rows, rows_of_json, strict=True):
-        for column in (*_SHARED_COLUMNS, _SPEED, _TEST_SPEED, *COLUMN_DECIMALS):
+        for column in (*SETTING_COLUMNS, _SPEED, _TEST_SPEED, *COLUMN_DECIMALS):
             cells = row.cells.get(column), other.cells.get(column)
             if None not in cells and cells[0] != cells[1] and not _are_alike(row, other, column):
                 return one_line(f"{column}: {cells[0]} in the table, {cells[1]} in the JSON")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_h2o.bench.adapter import get_adapter
 from pytest_h2o.bench.command import coding_mode, is_embedded
-from pytest_h2o.bench.rows import Measurement, Row
+from pytest_h2o.bench.rows import SETTING_COLUMNS, Measurement, Row
 from pytest_h2o.errors import NotMeasured, TableError, UsageError, blaming
 from pytest_h2o.gate.metrics import (
     BUILT_IN,
@@ -253,6 +253,37 @@ def check_cells(row: Row) -> Row:
         if name in BUILT_IN:
             row_cell(row, name)
     return row
+
+
+def check_launches(row: Row) -> Row:
+    """The row, if all launches of its point are sound, ran the same, and measured the same columns; else a TableError.
+
+    A number that one launch has and another lacks, or has as no finite one, is missing data.
+    """
+    _, *further = map(check_cells, row.launches)
+    figures = [name for name, metric in METRICS.items() if metric.of == "row"]
+    for launch in further:
+        for name in dict.fromkeys([*row.cells, *launch.cells, *figures]):
+            if name in SETTING_COLUMNS and launch.cells.get(name) != row.cells.get(name):
+                raise _unlike_first(launch, row, name, f"a launch of a point has another {name} than its first")
+            if _is_measured(launch, name) != _is_measured(row, name):
+                raise _unlike_first(launch, row, name, f"{name} is missing or not a number in some launches of a point")
+    return row
+
+
+def _is_measured(row: Row, name: str) -> bool:
+    cell = row_cell(row, name)
+    return name in row.cells if cell is None else math.isfinite(cell.mean)
+
+
+def _unlike_first(launch: Row, first: Row, name: str, what: str) -> TableError:
+    return TableError(
+        what,
+        where=f"{launch.run_id}: {launch.log_file}",
+        came=f"{first.cells.get(name, 'nothing')!r}, then {launch.cells.get(name, 'nothing')!r}",
+        expected="the same bench, model and columns in every launch",
+        hint="a log is of another run or damaged, or the bench has an error; launch this point again",
+    )
 
 
 def launch_ranges(rows: Iterable[Row]) -> dict[str, dict[str, tuple[float, float]]]:

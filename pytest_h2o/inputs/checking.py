@@ -16,7 +16,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from pydantic_core.core_schema import ValidationInfo
 
 from pytest_h2o.errors import Fault, PresetError, UsageError, did_you_mean, near_names
-from pytest_h2o.inputs.options import LEAST_DECODE_PAIRS, MAX_DECODE_PAIRS
+from pytest_h2o.inputs.options import LEAST_DECODE_PAIRS, MAX_DECODE_PAIRS, MAX_LAUNCHES
 from pytest_h2o.inputs.yaml import REFUSED, KeyPath, Source, resolve_scalar
 
 MAX_INT = 2**31 - 1
@@ -297,6 +297,7 @@ Swept = Annotated[tuple[T, ...], OneOrMore()]
 
 Count = Annotated[int, Field(strict=True, ge=0, le=MAX_INT)]
 Positive = Annotated[int, Field(strict=True, ge=1, le=MAX_INT)]
+LaunchCount = Annotated[int, Field(strict=True, ge=1, le=MAX_LAUNCHES)]
 PairCount = Annotated[int, Field(strict=True, ge=LEAST_DECODE_PAIRS, le=MAX_DECODE_PAIRS)]
 LayerEnd = Annotated[int, Field(strict=True, ge=-1, le=MAX_INT)]
 Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]

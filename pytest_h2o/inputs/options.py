@@ -77,6 +77,9 @@ def parse_baseline(text: str, origin: str) -> float:
 LEAST_DECODE_PAIRS = 5
 """Fewer can never give a verdict, however clear they are: a pass or a fail is not wrong more often than once in 20."""
 
+MAX_LAUNCHES = 1000
+"""Launches of one point, at most."""
+
 MAX_DECODE_PAIRS = 200
 """The longest comparison that the critical values are computed for."""
 
@@ -219,7 +222,7 @@ OPTIONS: tuple[Option, ...] = (
         "int",
         "how often each point of a sweep is launched: every launch must be sound (default: 1)",
         metavar="N",
-        check=limit(lambda count: count >= 1, "at least 1"),
+        check=limit(lambda count: 1 <= count <= MAX_LAUNCHES, f"1 to {MAX_LAUNCHES}"),
     ),
     Option("no-fold", "flag", "run also the points that the runtime cannot tell apart", False),
     Option("dry-run", "flag", "write configs and the list of runs, run nothing", False),

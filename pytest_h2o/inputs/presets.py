@@ -31,6 +31,7 @@ from pytest_h2o.inputs.checking import (
     Flag,
     Fraction,
     KeepRatio,
+    LaunchCount,
     LayerEnd,
     LossyRatio,
     Maybe,
@@ -222,7 +223,7 @@ class PresetKeys(BaseModel):
         default=None,
         description="layers of the model: for the whole-cache ratio, and layer_nums of a config without",
     )
-    launches: Maybe[Positive] = Field(
+    launches: Maybe[LaunchCount] = Field(
         default=None, description="how often each point is launched; every launch must be sound and hold its targets"
     )
     timeout_s: Maybe[Above0] = Field(default=None, description="longest time of one launch, seconds")

@@ -30,13 +30,23 @@ from pytest_h2o.bench.command import (
 from pytest_h2o.bench.machine import describe_machine
 from pytest_h2o.bench.output import first_cause
 from pytest_h2o.bench.rows import Row, read_rows
-from pytest_h2o.errors import BenchError, DumpError, H2OError, NotMeasured, OptedOut, StoreError, UsageError, one_line
+from pytest_h2o.errors import (
+    BenchError,
+    DumpError,
+    H2OError,
+    NotMeasured,
+    OptedOut,
+    StoreError,
+    TableError,
+    UsageError,
+    one_line,
+)
 from pytest_h2o.files import check_regular, digest_file, load, plain, write_new_json
 from pytest_h2o.gate.compare import preset_fingerprint
 from pytest_h2o.gate.decode import PAIRS_NAME, PairedComparison, decode_folder, pairs_key
 from pytest_h2o.gate.demo import DemoComparison, DemoPair, plan_prompts
 from pytest_h2o.gate.metrics import inexact_metrics
-from pytest_h2o.gate.values import check_cells, preset_targets
+from pytest_h2o.gate.values import check_launches, preset_targets
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import MAX_DECODE_PAIRS, Settings, parse_baseline
 from pytest_h2o.run.journal import NewData
@@ -208,9 +218,7 @@ class Source(ABC):
         if point.run_id in self._sound:
             return self._sound[point.run_id]
         try:
-            result = self._result(point)
-            for launch in result.launches:
-                check_cells(launch)
+            result = check_launches(self._result(point))
             check_decoded(result)
         except BenchError as error:
             if error.argv and error.returncode is not None:
@@ -376,6 +384,18 @@ class Source(ABC):
         raise OptedOut(f"{self.preset.name} codes nothing at runtime, so there are no sizes to check")
 
 
+def _further_launch(number: int, run_id: str, launch: Callable[[int], Row]) -> Row:
+    """A launch of a point after its first, held to what that is: of it the cells alone are kept."""
+    try:
+        row = launch(number)
+        check_decoded(row)
+    except H2OError as error:
+        if (folder := again_folder(number)) not in (error.where or ""):
+            error.where = f"{folder}/{error.where or run_id}"
+        raise
+    return row
+
+
 class Missing(Source):
     """Nothing can measure this preset: every question is answered with what is missing."""
 
@@ -416,8 +436,20 @@ class Recorded(Source):
 
     def _result(self, point: Point) -> Row:
         row = self._recording.get(point.run_id)
-        again = (self._further(number) for number in range(2, launch_count(self.run.settings, self.preset) + 1))
-        return replace(row, again=tuple(one.get(row.shares_run_with or row.run_id).cells for one in again))
+        run_id, seen = row.shares_run_with or row.run_id, [row.cells]
+        for number in range(2, launch_count(self.run.settings, self.preset) + 1):
+            cells = _further_launch(number, run_id, lambda number: self._further(number).get(run_id)).cells
+            # Another bench may print so little that two launches look alike.
+            if cells in seen and self.preset.bench == LLM_BENCH:
+                raise TableError(
+                    f"launch {number} of {run_id} is launch {seen.index(cells) + 1} to the last digit",
+                    where=str(self.folder / again_folder(number)),
+                    came="a copy",
+                    expected="a launch of its own",
+                    hint="copy the whole folder of the preset, or measure it again",
+                )
+            seen.append(cells)
+        return replace(row, again=tuple(seen[1:]))
 
     def _further(self, number: int) -> Recording:
         """What further launches gave; NotMeasured where there were none."""
@@ -566,11 +598,7 @@ class Launched(Source):
         self._launches = launch_count(settings, preset)
 
         def launch_again(point: Point, number: int) -> Row:
-            try:
-                return self._launcher.launch_again(point, number)
-            except H2OError as error:
-                error.where = f"{again_folder(number)}/{error.where or point.run_id}"
-                raise
+            return _further_launch(number, point.run_id, lambda number: self._launcher.launch_again(point, number))
 
         def launch(point: Point) -> Row:
             rows = []

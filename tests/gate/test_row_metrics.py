@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from pytest_h2o.gate.metrics import (
     preset_metrics,
     register_metric,
 )
-from pytest_h2o.gate.values import check_cells, row_cell
+from pytest_h2o.gate.values import check_cells, check_launches, row_cell
 from pytest_h2o.inputs.options import Range
 from tests.sweeps import make_row
 
@@ -235,3 +236,34 @@ def test_a_column_without_a_number_is_missing_data_and_not_a_column_left_out(col
         check_cells(make_row("run_0001", **{column: cell}))
     assert caught.value.came == repr(cell)
     assert check_cells(make_row("run_0001"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({}, None),
+        ({"h2o_lossy": "2.500 ± 0.010"}, None),
+        ({"model": "other"}, "a launch of a point has another model than its first"),
+        ({"precision": "High"}, "a launch of a point has another precision than its first"),
+        ({"backend": None}, "a launch of a point has another backend than its first"),
+        ({"quality_ppl_rise": "nan"}, "quality_ppl_rise is missing or not a number in some launches of a point"),
+        ({"quality_ppl_rise": None}, "quality_ppl_rise is missing or not a number in some launches of a point"),
+        ({"quality_ppl_rise": "n/a"}, "a row has the column quality_ppl_rise and no number in it"),
+        ({"quality_greedy_equal": "1.0"}, "quality_greedy_equal is missing or not a number in some launches of a"),
+        ({"not_of_all": "x"}, "not_of_all is missing or not a number in some launches of a point"),
+        ({"of_a_plugin": "7"}, "made is missing or not a number in some launches of a point"),
+    ],
+)
+def test_what_one_launch_has_and_another_lacks_is_missing_data(
+    changed: dict[str, str | None], told: str | None
+) -> None:
+    register_metric(RowMetric("made", "made", value=lambda row: None if row.cells["of_a_plugin"] == "7" else 1.0))
+    first = make_row("run_0001", quality_ppl_rise="0.001", precision="Low", backend="CPU", of_a_plugin="6")
+    cells = {name: cell for name, cell in {**first.cells, **changed}.items() if cell is not None}
+    row = replace(first, again=(first.cells, cells))
+    if told is None:
+        assert check_launches(row) is row
+        return
+    with pytest.raises(TableError, match=told) as caught:
+        check_launches(row)
+    assert "run_0001, launch 3: " in f"{caught.value.where}: "
