@@ -466,6 +466,9 @@ def register_metric(metric: Metric) -> None:
     if re.fullmatch(r"\+?,?\.\d[f%e]", metric.fmt) is None:
         came, expected = repr(metric.fmt), "for example .3f or .1%"
         raise UsageError("the format of a metric cannot be used", where=where, came=came, expected=expected)
+    if metric.value is not None and not callable(metric.value):
+        came, expected = repr(metric.value), "a function of a row, or None for the column of its name"
+        raise UsageError("the value of a metric is no function", where=where, came=came, expected=expected)
     if {metric.name, metric.key} & {name for known in BUILT_IN for name in (known, METRICS[known].key)}:
         what = "a metric has the name of a built-in one"
         raise UsageError(what, where=where, came=f"{metric.name}, key {metric.key}", expected="another name and key")

@@ -21,7 +21,7 @@ from pytest_h2o.bench.adapter import ESTIMATE_SLACK
 from pytest_h2o.bench.rows import Row
 from pytest_h2o.gate.decode import DecodeVerdict, RowSpeed, judge_median, judge_rows
 from pytest_h2o.gate.metrics import DROP, LOSSLESS, METRICS, Metric, joint_metrics
-from pytest_h2o.gate.values import Interval, Outcome, row_cell
+from pytest_h2o.gate.values import CellOf, Interval, Outcome, row_cell
 
 Asked = Mapping[str, float]
 
@@ -78,11 +78,12 @@ def row_facts(
     lossless: float | None = None,
     workload: str = "",
     configuration: str = "",
+    cell_of: CellOf = row_cell,
 ) -> RowFacts:
     """What a row has of the metrics that are asked for, and its decode speed."""
     speed = METRICS[DROP].made_of
     values: dict[str, float | None] = {
-        name: _row_value(row, METRICS[name]) for name in (*asked, speed) if METRICS[name].of == "row"
+        name: _row_value(row, METRICS[name], cell_of) for name in (*asked, speed) if METRICS[name].of == "row"
     }
     tok_per_s = values[speed]
     if baseline_tok_per_s is not None and tok_per_s is not None:
@@ -91,9 +92,9 @@ def row_facts(
     return RowFacts(row.run_id, {**values, LOSSLESS: lossless}, workload, configuration, launch)
 
 
-def _row_value(row: Row, metric: Metric) -> float | None:
+def _row_value(row: Row, metric: Metric, cell_of: CellOf) -> float | None:
     """What a row has of a metric; of several launches, where each must hold a target, the worst."""
-    cells = [row_cell(launch, metric.name) for launch in (row.launches if metric.over == "every row" else (row,))]
+    cells = [cell_of(launch, metric.name) for launch in (row.launches if metric.over == "every row" else (row,))]
     values = [cell.mean for cell in cells if cell is not None]
     if len(values) < len(cells):
         return None

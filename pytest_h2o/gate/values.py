@@ -13,12 +13,13 @@ import math
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_h2o.bench.adapter import get_adapter
 from pytest_h2o.bench.command import coding_mode, is_embedded
 from pytest_h2o.bench.rows import SETTING_COLUMNS, Measurement, Row
-from pytest_h2o.errors import NotMeasured, TableError, UsageError, blaming
+from pytest_h2o.errors import H2OError, NotMeasured, TableError, UsageError, blaming
 from pytest_h2o.gate.metrics import (
     BUILT_IN,
     CODING,
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from pytest_h2o.inputs.scope import Scope
 
 Outcome = Literal["pass", "fail", "reported", "inconclusive"]
+CellOf = Callable[[Row, str], Measurement | None]
+"""How a figure is taken of a row: `row_cell` where it decides, `told_cell` where it is kept."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +223,30 @@ def row_cell(row: Row, metric: str) -> Measurement | None:
     )
 
 
+def told_cell(row: Row, metric: str) -> Measurement | None:
+    """`row_cell` for what is kept of a run: a figure is missing where it raises, which failed the items that asked."""
+    try:
+        return row_cell(row, metric)
+    except H2OError:
+        return None
+
+
+def unmade(rows: Sequence[Row]) -> list[str]:
+    """A line for each metric of a plugin that some of these rows could not give: how many, and why."""
+    lines = []
+    for metric in (m for m in METRICS.values() if m.added and m.of == "row"):
+        errors = []
+        for row in rows:
+            try:
+                row_cell(row, metric.name)
+            except H2OError as error:
+                errors.append(error)
+        if errors:
+            what = f"{errors[0].what} ({errors[0].came})"
+            lines.append(f"{metric.title} is missing in {len(errors)} of {len(rows)} rows: {what}")
+    return lines
+
+
 _MOST_REPEATS = 100
 """Taken where a row does not say how many it is a mean of."""
 
@@ -272,7 +299,7 @@ def check_launches(row: Row) -> Row:
 
 
 def _is_measured(row: Row, name: str) -> bool:
-    cell = row_cell(row, name)
+    cell = told_cell(row, name)
     return name in row.cells if cell is None else math.isfinite(cell.mean)
 
 
@@ -286,12 +313,12 @@ def _unlike_first(launch: Row, first: Row, name: str, what: str) -> TableError:
     )
 
 
-def launch_ranges(rows: Iterable[Row]) -> dict[str, dict[str, tuple[float, float]]]:
+def launch_ranges(rows: Iterable[Row], cell_of: CellOf = row_cell) -> dict[str, dict[str, tuple[float, float]]]:
     """Of each row that was launched several times, smallest and largest of each figure: run id -> metric -> both."""
     found: dict[str, dict[str, tuple[float, float]]] = {}
     for row in (row for row in rows if row.again):
         for name in (name for name, metric in METRICS.items() if metric.of == "row"):
-            cells = [row_cell(launch, name) for launch in row.launches]
+            cells = [cell_of(launch, name) for launch in row.launches]
             values = [cell.mean for cell in cells if cell is not None and math.isfinite(cell.mean)]
             if len(values) == len(cells):
                 found.setdefault(row.run_id, {})[name] = (min(values), max(values))
@@ -318,16 +345,24 @@ def _made_of_row(row: Row, metric: str, make: Callable[[Row], Any]) -> Measureme
         f"the metric {metric} cannot be made of a row",
         kind=NotMeasured,
         where=row.log_file,
-        expected="a number, or None where the row lacks what it needs",
+        expected="a finite number, or None where the row lacks what it needs",
         hint="mend the function of the metric in its plugin",
     ):
         value = make(row)
         if value is None:
             return None
-        if isinstance(value, bool | str | bytes):
-            raise TypeError(f"{value!r:.40} is no number")
         mean, std = (value.mean, value.std) if isinstance(value, Measurement) else (value, None)
-        return Measurement(float(mean), None if std is None else float(std))
+        return Measurement(_finite(mean), None if std is None else _finite(std))
+
+
+def _finite(value: object) -> float:
+    """A number of a plugin; what only can be made one, as text, a bool or an array of one number, is none."""
+    if isinstance(value, bool) or not isinstance(value, Real):  # numpy's numbers are Real, its bool is not
+        raise TypeError(f"{value!r:.40} is no number")
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is not a finite number")
+    return number
 
 
 @dataclass(frozen=True)

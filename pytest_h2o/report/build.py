@@ -24,7 +24,7 @@ from pytest_h2o.gate.metrics import (
     asked_of_json,
 )
 from pytest_h2o.gate.rule import decide_best_of, decide_joint, pool_drop, row_facts, worst_row
-from pytest_h2o.gate.values import launch_ranges, row_cell
+from pytest_h2o.gate.values import launch_ranges, row_cell, told_cell, unmade
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import Settings
 from pytest_h2o.inputs.presets import configuration
@@ -155,7 +155,7 @@ def _preset(collector: Collector, name: str, items: Sequence[Mapping[str, Any]],
         for c in item["comparisons"]
         if c["metric"] == metric
     ]
-    notes = [*_unverified(results), *(note for item in sweeps for note in item["notes"])]
+    notes = [*_unverified(results), *unmade(results), *(note for item in sweeps for note in item["notes"])]
     preset = Preset(
         outcomes={item["item"]: item["outcome"] for item in items},
         verdicts=verdicts,
@@ -215,7 +215,7 @@ def worst_rows(rows: Sequence[Row]) -> list[WorstRow]:
 
 def widest_ranges(rows: Iterable[Row]) -> list[LaunchRange]:
     """Of each figure the point whose launches are furthest apart in it; nothing where each was launched once."""
-    ranges = launch_ranges(rows)
+    ranges = launch_ranges(rows, told_cell)
     found = []
     for metric in METRICS.values():
         told = [(of[metric.name], run_id) for run_id, of in ranges.items() if metric.name in of]
@@ -267,6 +267,7 @@ def _whole(preset: Preset, facts: PresetFacts, points: list[PointRecord], collec
             lossless=ratio,
             workload=point.workload,
             configuration=configuration(point.manifest) if facts.workloads else "",
+            cell_of=told_cell,
         )
         for point in points
     ]

@@ -21,6 +21,7 @@ from pytest_h2o.errors import make_printable
 from pytest_h2o.gate.decode import Pair, pairs_folder, pairs_key
 from pytest_h2o.gate.metrics import CODING, DROP, LOSSY, METRICS, asked_of_json
 from pytest_h2o.gate.rule import Margins, hold_rows, pool_drop, row_bound, row_facts, split_layers, whole_cache_ratio
+from pytest_h2o.gate.values import told_cell
 from pytest_h2o.inputs.options import EMBEDDED_BENCH
 from pytest_h2o.lossless.result import LosslessResult, name_part, parts_of
 from pytest_h2o.report.build import why_failed
@@ -503,7 +504,9 @@ def build_rows(
     if facts.run_ids:
         speeds = (facts.baselines.get(record.workload, facts.baseline_tok_per_s) for record in records)
         held = [
-            row_facts(row, asked, baseline_tok_per_s=speed, lossless=lossless, workload=record.workload)
+            row_facts(
+                row, asked, baseline_tok_per_s=speed, lossless=lossless, workload=record.workload, cell_of=told_cell
+            )
             for row, record, speed in zip(results, records, speeds, strict=True)
         ]
         margins = hold_rows(pool_drop(held, asked) if pools else held, asked)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
+from random import random
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pytest_h2o.bench.rows import Measurement, Row
@@ -22,7 +26,7 @@ from pytest_h2o.gate.metrics import (
     preset_metrics,
     register_metric,
 )
-from pytest_h2o.gate.values import check_cells, check_launches, row_cell
+from pytest_h2o.gate.values import check_cells, check_launches, launch_ranges, row_cell, told_cell, unmade
 from pytest_h2o.inputs.options import Range
 from tests.sweeps import make_row
 
@@ -79,6 +83,7 @@ def test_a_name_that_no_keyword_can_have_is_refused(name: str) -> None:
         ({"key": "lossy"}, "a metric has the name of a built-in one"),
         ({"target": True}, "the target of a metric is no number"),
         ({"target": "3"}, "the target of a metric is no number"),
+        ({"value": "f"}, "the value of a metric is no function"),
     ],
 )
 def test_a_metric_with_a_field_that_cannot_be_is_refused(field: dict[str, Any], told: str) -> None:
@@ -188,15 +193,49 @@ def test_what_a_function_makes_of_a_row() -> None:
     assert row_cell(ROW, "a_number") == Measurement(3.0, None)
     assert row_cell(ROW, "nothing") is None
     assert row_cell(ROW, "measured") == Measurement(2.0, 0.5)
+    for number in (np.float32(0.5), np.int64(1), Fraction(1, 2), Measurement(np.float64(2), np.float32(0.5))):  # type: ignore[arg-type]
+        register_metric(RowMetric("number", "t", value=lambda row, value=number: value))  # type: ignore[misc]
+        cell = row_cell(ROW, "number")
+        assert cell is not None
+        assert type(cell.mean) is float
+
+
+def test_what_a_plugin_cannot_make_of_a_row_is_missing_in_what_is_kept_and_told() -> None:
+    register_metric(RowMetric("fails", "my metric", value=lambda row: 1 // (row.run_id != "run_0001")))
+    rows = [make_row("run_0001"), make_row("run_0002")]
+    assert [told_cell(row, "fails") for row in rows] == [None, Measurement(1.0, None)]
+    why = "the metric fails cannot be made of a row (ZeroDivisionError: integer division or modulo by zero)"
+    assert unmade(rows) == [f"my metric is missing in 1 of 2 rows: {why}"]
+    again = replace(rows[0], again=(rows[1].cells,))
+    assert "fails" not in launch_ranges([again], told_cell)["run_0001"]
+    with pytest.raises(NotMeasured):
+        launch_ranges([again])
+
+
+class Odd:
+    """Another number whenever it is asked."""
+
+    def __float__(self) -> float:
+        return random()
 
 
 NO_NUMBERS: list[tuple[Any, str]] = [
+    *((odd, "TypeError: ") for odd in (np.bool_(True), bytearray(b"2"), memoryview(b"2"), np.str_("2"), {}, Odd())),
+    *((odd, "TypeError: ") for odd in (np.ma.masked, np.array(2.0), Decimal(2), Measurement, b"2")),
+    *((Measurement(odd, None), "TypeError: ") for odd in (True, "2", np.bool_(True), Odd())),  # type: ignore[arg-type]
+    *((Measurement(2.0, odd), "TypeError: ") for odd in (True, "x")),  # type: ignore[arg-type]
+    *(
+        (odd, "ValueError: nan is not a finite number")
+        for odd in (math.nan, np.float32("nan"), Measurement(1, math.nan))
+    ),
+    (-math.inf, "ValueError: -inf is not a finite number"),
+    (10**400, "OverflowError: "),
     ("fast", "TypeError: 'fast' is no number"),
     ("12", "TypeError: '12' is no number"),
     (True, "TypeError: True is no number"),
     ([1.0], "TypeError: "),
     (1j, "TypeError: "),
-    (Measurement("x", None), "ValueError: "),  # type: ignore[arg-type]
+    (Measurement("x", None), "TypeError: "),  # type: ignore[arg-type]
 ]
 
 
