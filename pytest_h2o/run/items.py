@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_h2o.bench.adapter import describe_floor, get_adapter
 from pytest_h2o.bench.machine import describe_machine
@@ -60,7 +60,16 @@ from pytest_h2o.gate.rule import (
     row_facts,
     worst_verdict,
 )
-from pytest_h2o.gate.values import Comparison, Interval, Measured, Targets, row_cell, scope_targets, unlike_launches
+from pytest_h2o.gate.values import (
+    Comparison,
+    Interval,
+    Measured,
+    Outcome,
+    Targets,
+    row_cell,
+    scope_targets,
+    unlike_launches,
+)
 from pytest_h2o.inputs.presets import configuration
 from pytest_h2o.run.history import Earlier, find_earlier
 from pytest_h2o.run.journal import PresetFacts
@@ -506,7 +515,15 @@ class SweepItem(PresetItem):
         disturbance = next(result.disturbance for result in self.results if result.run_id == fastest.source)
         if disturbance:
             self.note(f"the launch of {fastest.source} was disturbed, so its speed is doubtful: {disturbance}")
-        return self.measured(DROP, decode_drop(baseline.tok_per_s, fastest.value), fastest.source)
+        drop = decode_drop(baseline.tok_per_s, fastest.value)
+        doubt = self._understated(drop, "<=", self._drop_target) if baseline.understates else None
+        return self.measured(DROP, drop, fastest.source, interval=doubt)
+
+    def _understated(self, value: float, relation: Literal["<=", ">="], target: float) -> Interval:
+        """The interval of a figure that rests on a baseline with a longer context: it is no better than it seems."""
+        low, high, missed = (value, None, value > target) if relation == "<=" else (None, value, value < target)
+        outcome: Outcome = "fail" if missed else "inconclusive"
+        return Interval(low, high, outcome, target, "H2O off decoded a longer context", self._inconclusive_fails)
 
     def rows_verdict(self, baseline_tok_per_s: float) -> DecodeVerdict:
         """The verdict on a number of the rows that meet the targets beside it; of all where none does."""
@@ -517,6 +534,9 @@ class SweepItem(PresetItem):
             first = f"first {disturbed[0].run_id}: {disturbed[0].disturbance}"
             self.note(f"disturbed and counted all the same: {len(disturbed)} of {len(rows)} rows, {first}")
         verdict = judge_speeds(rows, baseline_tok_per_s, self._drop_target)
+        if self._is_understated:
+            is_missed = verdict.outcome == "fail"
+            verdict = replace(verdict, high=None, outcome="fail" if is_missed else "inconclusive")
         if verdict.pairs == 1 and verdict.low is not None:
             self.note("one row: the interval of its slow-down rests on its repeats, and says nothing of other launches")
         return verdict
@@ -643,12 +663,20 @@ class SweepItem(PresetItem):
         pools = pooled and DROP in asked and self.session.rule == "joint"
         return pool_drop(facts, asked) if pools else facts, asked
 
-    def _known_speed(self) -> float | None:
-        """Decode speed of the baseline, if it can be told."""
+    def _known_baseline(self) -> Baseline | None:
+        """The baseline, if it can be told."""
         with contextlib.suppress(H2OError):
-            found = self.baseline()
-            return None if found is None else found.tok_per_s
+            return self.baseline()
         return None
+
+    def _known_speed(self) -> float | None:
+        found = self._known_baseline()
+        return None if found is None else found.tok_per_s
+
+    @property
+    def _is_understated(self) -> bool:
+        """Whether the slow-down is larger than it seems."""
+        return any(found.understates for part in self.parts if (found := part._known_baseline()) is not None)
 
     def _needed_speed(self) -> float | None:
         """The same, needed by a target; None where that was left out on purpose."""
@@ -675,7 +703,8 @@ class SweepItem(PresetItem):
             return self._paired_joint_margin()
         if self.session.rule == "best-of":
             margins = self.best_of().margins
-            return self.measured(JOINT, margins.smallest, margins.run_id)
+            doubt = self._understated(margins.smallest, ">=", 0.0) if self._is_understated else None
+            return self.measured(JOINT, margins.smallest, margins.run_id, interval=doubt)
         joint, best_of = self.joint(), self.best_of()
         if joint.best is None:
             raise NotMeasured(f"{self.title} has no row")

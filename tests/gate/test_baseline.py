@@ -49,6 +49,18 @@ def test_the_first_run_that_decoded_a_longer_context_is_named() -> None:
     assert unlike_contexts([short]) == ()
     (note,) = unlike_contexts([short, long])
     assert f"warnings of {long.run_id} show a kv_len of 641, above prompt + gen = 640" in note
+    assert note.endswith("the slow-down is overstated, not hidden")
+
+
+@pytest.mark.parametrize(
+    ("on", "off", "told"), [(0, 646, ""), (0, 647, "understated"), (700, 700, ""), (2566, 700, "over")]
+)
+def test_a_baseline_that_decoded_a_longer_context_understates(on: int, off: int, told: str) -> None:
+    results = [replace(result, output=OutputSummary(max_kv_len=on)) for result in RESULTS]
+    baseline = pick_recorded([replace(OFF, output=OutputSummary(max_kv_len=off))], results)
+    assert baseline is not None
+    assert baseline.understates is (told == "understated")
+    assert [told in note for note in baseline.notes] == [True] * bool(told)
 
 
 def test_of_several_rows_the_fastest_is_taken_and_says_where_it_is_from() -> None:

@@ -15,6 +15,7 @@ from pytest_h2o.files import plain
 from pytest_h2o.gate.demo import DemoComparison, DemoPair
 from pytest_h2o.gate.metrics import METRICS, Metric, RowMetric
 from pytest_h2o.gate.values import Target, Targets
+from pytest_h2o.run.pairs import Baseline
 from tests.sweeps import make_row, make_sweep
 
 
@@ -51,6 +52,18 @@ def test_rows_against_a_number_have_three_outcomes(speeds: tuple[float, ...], ou
     assert (sweep.joint_margin() >= 0) is held
     assert [comparison.outcome for comparison in sweep.comparisons] == [outcome] * 2
     assert any("no row meets every target" in note for note in sweep.notes) == (outcome == "fail")
+
+
+@pytest.mark.parametrize("rule", ["joint", "best-of"])
+@pytest.mark.parametrize(("speed", "outcome"), [(62.0, "inconclusive"), (40.0, "fail")])
+def test_nothing_passes_on_a_baseline_that_decoded_a_longer_context(rule: str, speed: float, outcome: str) -> None:
+    rows = [make_row(f"r{n}", speed + n / 10) for n in range(4)]
+    longer = Baseline(60.0, "a row", understates=True)
+    sweep = make_sweep(*rows, rule=rule, baseline=lambda *_: longer)
+    sweep.decode_drop().holds(sweep.targets.decode_drop)
+    sweep.decode_drop().holds(0.5)
+    sweep.joint_margin().holds(0.0)
+    assert [comparison.outcome for comparison in sweep.comparisons] == [outcome, "inconclusive", outcome]
 
 
 def test_rows_that_share_a_launch_are_one() -> None:

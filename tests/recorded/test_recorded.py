@@ -58,7 +58,7 @@ def test_the_gate_on_recordings_says_the_same(gate: tuple[pytest.RunResult, Path
             "front2_upper                  -    1.5300                   -  reported        -",
             "target_ratio_v3:",
             "    27 rows of 27 runs",
-            "    note: decode speeds are not comparable: warnings of",
+            "    note: decode speeds are not alike: warnings of",
             "      run_0001_p512_g128_k0.28_b8_lr3.0 show a kv_len of 2566, *",
             "    warnings of the binary: 917 x Drop stale per-layer pending plan",
             "front2_grouped_192_8:",
