@@ -490,7 +490,7 @@ def find_metric(name: str, where: str, among: Mapping[str, Metric] | None = None
         shown, hint = list(known), did_you_mean(name, known) or "the hook pytest_h2o_metrics adds metrics"
         if len(shown) > _SHOWN:
             shown = [*(near_names(name, known, _SHOWN, cutoff=0.4) or shown[:_SHOWN]), "…"]
-            hint += "; all are in docs/metrics.md"
+            hint += " (all are in docs/metrics.md)"
         what = f"no metric is called {name!r}"
         raise UsageError(what, where=where, expected=f"one of {', '.join(shown)}", hint=hint)
     return known[name]

@@ -306,3 +306,12 @@ def test_what_one_launch_has_and_another_lacks_is_missing_data(
     with pytest.raises(TableError, match=told) as caught:
         check_launches(row)
     assert "run_0001, launch 3: " in f"{caught.value.where}: "
+
+
+def test_of_many_names_the_near_ones_are_shown() -> None:
+    with pytest.raises(UsageError) as caught:
+        find_metric("h2o_losless_fallback", "--h2o-target")
+    assert caught.value.expected is not None
+    assert caught.value.expected.startswith("one of h2o_lossless_fallback, ")
+    assert caught.value.expected.count(",") == 5
+    assert caught.value.hint == "did you mean h2o_lossless_fallback? (all are in docs/metrics.md)"
