@@ -292,6 +292,7 @@ def check_row(row: Row, point: Point | None, settings: BenchSettings | None = No
     if keep <= _KEEP_ROUNDING:  # below the last digit that is printed it would leave room for any lossy ratio
         raise _unsound(row, "h2o_keep", f"{keep:g}", f"a share of the cache, at least {2 * _KEEP_ROUNDING:.4f}")
     _check_contradictions(row)
+    _check_rise(row)
     _check_speeds(row)
     if is_idle(row):
         raise _idle_error(row, point, settings)
@@ -384,6 +385,30 @@ def _check_contradictions(row: Row) -> None:
     ):
         if is_broken:
             raise _contradiction(row, what, came, expected)
+
+
+def _check_rise(row: Row) -> None:
+    """Check that a rise in perplexity is ``evicted / full - 1``, with room for what printing rounds and for spreads."""
+    columns = [f"quality_ppl_{name}" for name in ("rise", "full", "evicted")]
+    rise, full, evicted = ((row.get(column), _last_digit(row, column)) for column in columns)
+    if rise[0] is None or full[0] is None or evicted[0] is None or not math.isfinite(rise[0].mean):
+        return
+    (above, over), (below, under) = ((cell.mean, room + (cell.std or 0.0)) for cell, room in (evicted, full) if cell)
+    room = rise[1] + (rise[0].std or 0.0) + 1e-9
+    least = (above - over) / (below + under) - 1 - room if below + under > 0 else math.inf
+    most = (above + over) / (below - under) - 1 + room if below > under else math.inf
+    if not least <= rise[0].mean <= most:
+        came = f"quality_ppl_rise {rise[0].mean:g} beside quality_ppl_full {below:g} and quality_ppl_evicted {above:g}"
+        expected = "quality_ppl_evicted / quality_ppl_full - 1" + (f", {above / below - 1:g}" if below > 0 else "")
+        raise _contradiction(row, "its rise in perplexity is not that of its perplexities", came, expected)
+
+
+def _last_digit(row: Row, column: str) -> float:
+    """Half of the last digit that a cell prints."""
+    text = row.cells.get(column, "").partition("±")[0].strip().lower()
+    digits, _, exponent = text.partition("e")
+    decimals = len(digits.partition(".")[2])
+    return 0.5 * 10.0 ** (int(exponent or 0) - decimals) if digits[-1:].isdecimal() and len(exponent) < 4 else 0.0
 
 
 def _check_coded_ratio(row: Row) -> None:

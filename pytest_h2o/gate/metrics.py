@@ -231,6 +231,14 @@ def RowMetric(  # noqa: N802 - it was a class, and plugins call it by this name
     return Metric(name, title, better, unit, f".{decimals}f", exact, target=target, value=value, joint=False)
 
 
+def _ppl_rise(row: Any) -> Any:
+    """The column, or of a bench that prints both perplexities alone what they give."""
+    full, evicted = row.get("quality_ppl_full"), row.get("quality_ppl_evicted")
+    if "quality_ppl_rise" in row.cells or full is None or evicted is None or not full.mean:
+        return row.get("quality_ppl_rise")
+    return evicted.mean / full.mean - 1
+
+
 _ABOVE_0, _AT_LEAST_0 = Range("a ratio", above=0.0), Range(least=0.0)
 _SHARE, _PROBABILITY = Range("a ratio", above=0.0, most=1.0), Range("a ratio", least=0.0, most=1.0)
 _PERCENT = ", 0.05 for 5 %"
@@ -305,10 +313,11 @@ METRICS: dict[str, Metric] = {
             "rise in perplexity",
             fmt="+.2%",
             target=0.01,
+            value=_ppl_rise,
             key="quality",
             head="rise",
             asks="largest rise of perplexity under eviction, where the bench tells it",
-            values=Range("a fraction", above=-1.0),
+            values=Range("a fraction", least=-0.5),  # less context is not worth a bit a token
             targets=Range("a fraction", least=0.0, note=_PERCENT),
             share="the full cache's perplexity",
             optional=True,

@@ -269,7 +269,8 @@ def check_cells(row: Row) -> Row:
     for name, metric in METRICS.items():
         if metric.of != "row":
             continue
-        if metric.value is None and name in row.cells and row.get(name) is None:
+        is_column = metric.value is None or name in BUILT_IN
+        if is_column and name in row.cells and row.get(name) is None:
             raise TableError(
                 f"a row has the column {name} and no number in it",
                 where=f"{name} of {row.run_id or 'a row'}: {row.log_file}",

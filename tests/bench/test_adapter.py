@@ -221,6 +221,35 @@ def test_ratios_that_cannot_stand_in_one_row(cells: dict[str, str], what: str) -
     assert caught.value.what == SELF + what
 
 
+@pytest.mark.parametrize(
+    ("rise", "full", "evicted", "is_sound"),
+    [
+        ("0.001", "10", "20", False),
+        ("1.0", "10", "20", True),
+        ("0.00296830", "18.3112", "18.3656", True),
+        ("0.00306830", "18.3112", "18.3656", False),
+        ("0.0034", "18.3", "18.4", True),
+        ("0.02", "18.30", "18.40", False),
+        ("0.02", "18.30", "18.40 ± 0.30", True),
+        ("1e-3", "1.00000e+1", "1.00100e+1", True),
+        ("0.001", "inf", "20", False),
+        ("0.001", "10", "nan", False),
+        ("0.001", "-10", "20", False),
+        ("nan", "10", "20", True),
+    ],
+)
+def test_a_rise_in_perplexity_is_that_of_its_perplexities(rise: str, full: str, evicted: str, is_sound: bool) -> None:
+    row = changed(quality_ppl_rise=rise, quality_ppl_full=full, quality_ppl_evicted=evicted)
+    if is_sound:
+        return check_row(row, POINT)
+    with pytest.raises(TableError) as caught:
+        check_row(row, POINT)
+    assert caught.value.what == SELF + "its rise in perplexity is not that of its perplexities"
+    came = f"quality_ppl_rise {float(rise):g} beside quality_ppl_full {float(full):g} and quality_ppl_evicted "
+    assert (caught.value.came or "").startswith(came)
+    return None
+
+
 def test_repeats_that_are_unlike_are_sound() -> None:
     """One that evicted nothing and one that kept 0.304: 1.0 and 3.29 make 2.145 ± 1.619, keep 0.652 ± 0.492."""
     cells = {"h2o_keep": "0.6520 ± 0.4920", "h2o_lossy": "2.145 ± 1.619", "h2o_quantized_keep": "0.6520 ± 0.4920"}

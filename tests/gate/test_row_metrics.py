@@ -117,8 +117,8 @@ def test_a_target_that_no_value_can_be_held_against_is_refused(target: float) ->
 @pytest.mark.parametrize(
     ("column", "cell", "expected"),
     [
-        ("quality_ppl_rise", "-5", "a fraction above -1"),
-        ("quality_ppl_rise", "-1", "a fraction above -1"),
+        ("quality_ppl_rise", "-5", "a fraction of at least -0.5"),
+        ("quality_ppl_rise", "-0.501", "a fraction of at least -0.5"),
         ("h2o_lossy", "0", "a ratio above 0"),
         ("h2o_keep", "1.0001", "a ratio above 0 and at most 1"),
         ("h2o_keep", "0", "a ratio above 0 and at most 1"),
@@ -152,9 +152,23 @@ def test_a_value_that_cannot_be_is_damage(column: str, cell: str, expected: str)
         assert column not in next(iter(preset_figures([({"run_id": "run_0001"}, row)]).values()))
 
 
+@pytest.mark.parametrize(
+    ("cells", "rise"),
+    [
+        ({"quality_ppl_full": "10", "quality_ppl_evicted": "20"}, Measurement(1.0, None)),
+        ({"quality_ppl_full": "0", "quality_ppl_evicted": "20"}, None),
+        ({"quality_ppl_full": "10"}, None),
+        ({"quality_ppl_evicted": "20"}, None),
+        ({"quality_ppl_full": "10", "quality_ppl_evicted": "20", "quality_ppl_rise": ""}, None),
+    ],
+)
+def test_a_rise_is_made_of_both_perplexities(cells: dict[str, str], rise: Measurement | None) -> None:
+    assert row_cell(make_row("run_0001", **cells), "quality_ppl_rise") == rise
+
+
 def test_a_value_on_the_edge_of_what_can_be_is_a_value() -> None:
     cells = {
-        "quality_ppl_rise": "-0.9999 ± 5",
+        "quality_ppl_rise": "-0.5 ± 5",
         "h2o_lossless_fallback": "0.33 ± 0.58",
         "h2o_keep": "1",
         "h2o_floor_keep": "0",

@@ -303,7 +303,7 @@ def a_cell_is_no_number(gate: Gate) -> str:
 @fault(fatal=True)
 def a_value_is_impossible(gate: Gate) -> str:
     log = gate.file(LOGS)
-    values = {"h2o_keep": "1.5 0 -0.1 0.00001 1e-300", "h2o_lossy": "0 -3 99", "quality_ppl_rise": "-1 -2 -1e9"}
+    values = {"h2o_keep": "1.5 0 -0.1 0.00001 1e-300", "h2o_lossy": "0 -3 99", "quality_ppl_rise": "-0.99 -1 -2 -1e9"}
     column = gate.rng.choice(sorted(values))
     value = gate.rng.choice(values[column].split())
     rows = cells_of(log)
