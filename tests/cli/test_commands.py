@@ -163,7 +163,7 @@ def test_eval_does_all_steps_in_the_run_folder(tmp_path: Path, capsys: pytest.Ca
     assert speed.startswith("decode speed: 58.31 tok/s, the mean of 18 rows that meet the other targets")
     assert quality.startswith("quality is left out: no row has the column quality_ppl_rise")
     assert baseline.startswith("decode baseline: 56.02 tok/s (recorded row with H2O off, ")
-    assert contexts.startswith("decode speeds are not comparable: warnings of run_0001")
+    assert contexts.startswith("decode speeds are not alike: warnings of run_0001")
     chunked = json.loads((run / "offline_lossless_chunked.json").read_text())
     assert chunked["entry_mode"] == "chunked"
     assert main(["eval", str(run), dump]) == 2
