@@ -126,13 +126,15 @@ def test_a_metric_without_its_column_fails(project: Project) -> None:
 def test_a_target_of_what_cannot_be_made_fails_and_the_run_is_kept(project: Project) -> None:
     metric = "Metric('mm', 'm m', 'higher', target=1.0, value=lambda row: [2])"
     add(project, "from pytest_h2o import Metric", f"def pytest_h2o_metrics(config): return [{metric}]", gate="")
-    result = project.run("-k", "target_ratio_v3 and (joint or bench)", page=True)
+    result = project.run("-k", "target_ratio_v3 and (joint or lossy)", "--h2o-lossy-target=2.9", page=True)
     assert result.ret == 1, result.outlines
     check_no_traceback(result)
     why = "the metric mm cannot be made of a row"
     preset = project.summary()["presets"]["target_ratio_v3"]
     assert f"m m is missing in 27 of 27 rows: {why} (TypeError: [2] is no number)" in preset["notes"]
-    (subject,) = json.loads((project.run_dir() / "figures.json").read_text())["record"]["subjects"]
+    assert preset["rules"]["joint"] == "FAIL"
+    subjects = json.loads((project.run_dir() / "figures.json").read_text())["record"]["subjects"]
+    (subject,) = (one for one in subjects if one["kind"] == "preset")
     assert not any("mm" in row for row in subject["figures"].values())
     assert any("h2o_lossy" in row for row in subject["figures"].values())
 
