@@ -34,7 +34,7 @@ from pytest_h2o.inputs.options import Given, Settings
 from pytest_h2o.lossless.result import render_markdown
 from pytest_h2o.report.build import build_sections, build_summary
 from pytest_h2o.report.changes import collect_history, render_summary_md
-from pytest_h2o.report.summary import HistoryFigure, Recorded, Summary
+from pytest_h2o.report.summary import HistoryFigure, Reason, Recorded, Summary
 from pytest_h2o.run.history import RunRecord
 from pytest_h2o.run.journal import (
     JOURNAL_VERSION,
@@ -55,12 +55,14 @@ _PACKAGES = (
 
 def write_artifacts(collector: Collector, *, started: float, ended: float, exit_status: int) -> Summary:
     """Write every artifact of the run; give back the summary."""
-    for name in sorted({*collector.points, *collector.failed}):
-        _write_preset(collector, name)
+    names = sorted({*collector.points, *collector.failed})
+    uncopied = [Reason(name, why) for name in names for why in _write_preset(collector, name)]
     for name, facts in sorted(collector.scopes.items()):
         write_new_json(collector.run_dir / f"offline_lossless_{name}.json", facts.result.to_json())
         write_new_text(collector.run_dir / f"offline_lossless_{name}.md", render_markdown(facts.result))
     summary = build_summary(collector, exit_status=exit_status)
+    if uncopied:
+        summary = replace(summary, failed=[*summary.failed, *uncopied], overall_pass=False)
     packages = {name: _version(name) for name in _PACKAGES}
     times = {"started": _moment(started), "ended": _moment(ended)}
     record = build_record(collector, **times, overall_pass=summary.overall_pass, versions=packages)
@@ -121,58 +123,60 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _write_preset(collector: Collector, name: str) -> None:
-    """Manifest and CSV of a preset, and copies of the logs if they were recorded elsewhere."""
+def _write_preset(collector: Collector, name: str) -> list[str]:
+    """Manifest and CSV of a preset, and copies of its files that are elsewhere; a line for each that cannot be read."""
     from pytest_h2o.bench.rows import render_metrics_csv
     from pytest_h2o.bench.sweep import MANIFEST_NAME
     from pytest_h2o.gate.decode import PAIRS_NAME, pairs_folder
 
     folder = collector.run_dir / name
     results, facts = collector.results_of(name), collector.presets.get(name, PresetFacts())
+    copies: list[tuple[Path, Path]] = []
     for result in results:
         files = RunFiles(folder, result.shares_run_with or result.run_id)
-        _keep_run(result, files)
+        copies += _files_of_run(result, files)
         for number in range(2, 2 + len(result.again)):
             source = result.log_path.parents[result.log_path.parent.name == "logs"] / again_folder(number)
             for path in sorted(source.glob(f"*/{files.run_id}.*")):
-                _keep(path, folder / again_folder(number) / path.parent.name / path.name)
+                copies.append((path, folder / again_folder(number) / path.parent.name / path.name))
     for place, path in enumerate(map(Path, facts.baseline_files)):
         is_config = place > 0 and path.suffix == ".json"  # the log comes first, and may be JSON too
-        _keep(path, folder / ("configs" if is_config else "logs") / path.name)
+        copies.append((path, folder / ("configs" if is_config else "logs") / path.name))
+    uncopied = [why for source, target in dict.fromkeys(copies) if (why := _keep(source, target)) is not None]
     for key, comparison in collector.comparisons.items():
         if key.partition("/")[0] == name:
             write_new_json(collector.run_dir / pairs_folder(key) / PAIRS_NAME, plain(comparison))
     write_new_json(folder / MANIFEST_NAME, collector.manifest_entries(name))
     if results:
         write_new_text(folder / "h2o_metrics.csv", render_metrics_csv(results))
+    return uncopied
 
 
-def _keep_run(result: Row, files: RunFiles) -> None:
-    """Copy the files of a recorded run to where the manifest of this run folder names them."""
-    _keep(result.log_path, files.log)
+def _files_of_run(result: Row, files: RunFiles) -> Iterator[tuple[Path, Path]]:
+    """The files of a recorded run, each with where the manifest of this run folder names it."""
+    yield result.log_path, files.log
     for source, target in ((result.config_path, files.config), (result.stdout_path, files.stdout)):
         if source is not None:
-            _keep(source, target)
+            yield source, target
     # Beside bare logs a name like this is as likely a config.
     if result.log_path.parent.name == "logs" and result.log_path.with_suffix(".json").is_file():
-        _keep(result.log_path.with_suffix(".json"), files.json)
+        yield result.log_path.with_suffix(".json"), files.json
 
 
 _MAX_BYTES = 1 << 30
 """Of a recorded output or a journal: more than any run writes, and less than memory has."""
 
 
-def _keep(source: Path, target: Path) -> None:
-    """Copy a recorded file into the run folder, whole or not at all, unless it is there."""
+def _keep(source: Path, target: Path) -> str | None:
+    """Copy a file into the run folder, whole or not at all, unless it is there; a line if it cannot be read."""
     if target.exists():
-        return
+        return None
     try:
         data = read_regular(source, _MAX_BYTES)
     except OSError as error:
-        raise StoreError(
-            "cannot copy a recorded file into the run folder", where=str(source), came=error.strerror or str(error)
-        ) from error
+        return f"a recorded file cannot be copied into the run folder: {source}: {error.strerror or error}"
     write_new_bytes(target, data)
+    return None
 
 
 def _digests(collector: Collector) -> dict[str, str]:

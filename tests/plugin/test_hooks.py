@@ -139,6 +139,27 @@ def test_a_target_of_what_cannot_be_made_fails_and_the_run_is_kept(project: Proj
     assert any("h2o_lossy" in row for row in subject["figures"].values())
 
 
+def test_a_file_that_is_gone_at_the_end_fails_the_run_and_the_rest_is_kept(project: Project) -> None:
+    """As when a bench removes its own config."""
+    (config,) = (project.copy_recordings() / "configs").glob("run_0003_*.json")
+    add(
+        project,
+        "import pytest",
+        "@pytest.hookimpl(tryfirst=True)",
+        f"def pytest_sessionfinish(): pathlib.Path({str(config)!r}).unlink()",
+        gate="",
+    )
+    result = project.run("-k", "target_ratio_v3 and lossy", "--h2o-lossy-target=2.9")
+    assert result.ret == 1, result.outlines
+    check_no_traceback(result)
+    summary = project.summary()
+    why = f"a recorded file cannot be copied into the run folder: {config}: No such file or directory"
+    assert summary["failed"] == [{"item": "target_ratio_v3", "why": why}]
+    assert summary["overall_pass"] is False
+    assert (project.run_dir() / "run.json").exists()
+    assert len(list((project.run_dir() / "target_ratio_v3" / "configs").iterdir())) == 26
+
+
 @pytest.mark.parametrize(
     ("lines", "arguments", "told"),
     [
