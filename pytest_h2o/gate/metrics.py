@@ -236,7 +236,14 @@ def _ppl_rise(row: Any) -> Any:
     full, evicted = row.get("quality_ppl_full"), row.get("quality_ppl_evicted")
     if "quality_ppl_rise" in row.cells or full is None or evicted is None or not full.mean:
         return row.get("quality_ppl_rise")
-    return evicted.mean / full.mean - 1
+    return replace(full, mean=evicted.mean / full.mean - 1, std=None)
+
+
+def _coded_ratio(row: Any) -> Any:
+    """The column; a ratio of sizes that both round to 0 is not told, except 1, where nothing was coded."""
+    ratio, *sizes = (row.get(f"h2o_lossless{part}") for part in ("", "_raw_mb", "_comp_mb"))
+    is_made_of_nothing = all(size is not None and size.mean == 0 for size in sizes)
+    return None if is_made_of_nothing and ratio is not None and ratio.mean != 1 else ratio
 
 
 _ABOVE_0, _AT_LEAST_0 = Range("a ratio", above=0.0), Range(least=0.0)
@@ -277,7 +284,7 @@ METRICS: dict[str, Metric] = {
         _keep("h2o_target_keep_effective", "target keep ratio"),
         _keep("h2o_floor_keep", "floor of the keep ratio", values=_PROBABILITY),
         _keep("h2o_quantized_keep", "keep ratio in whole blocks"),
-        _ratio("h2o_lossless", "runtime lossless ratio", over="every row", in_step=True),
+        _ratio("h2o_lossless", "runtime lossless ratio", over="every row", in_step=True, value=_coded_ratio),
         _size("h2o_lossless_raw_mb", "runtime lossless, raw", better="same", unit="MB", in_step=True),
         _size("h2o_lossless_comp_mb", "runtime lossless, coded", unit="MB", in_step=True, part_of="h2o_lossless"),
         _size("h2o_lossless_fallback", "runtime lossless fallbacks"),
@@ -298,7 +305,7 @@ METRICS: dict[str, Metric] = {
             of="verdict",
             short="decode",
             asks="largest fraction of decode speed that may be lost",
-            values=Range("a fraction", most=1.0),
+            values=Range("a fraction", least=-99.0, most=1.0),  # 100 times the baseline
             targets=Range("a fraction", least=0.0, below=1.0, note=_PERCENT),
             share="the baseline speed",
             made_of="decode_tok_per_s",

@@ -19,6 +19,7 @@ from typing import Literal
 
 from pytest_h2o.bench.adapter import ESTIMATE_SLACK
 from pytest_h2o.bench.rows import Row
+from pytest_h2o.errors import TableError
 from pytest_h2o.gate.decode import DecodeVerdict, RowSpeed, judge_median, judge_rows
 from pytest_h2o.gate.metrics import DROP, LOSSLESS, METRICS, Metric, joint_metrics
 from pytest_h2o.gate.values import CellOf, Interval, Outcome, row_cell
@@ -87,7 +88,15 @@ def row_facts(
     }
     tok_per_s = values[speed]
     if baseline_tok_per_s is not None and tok_per_s is not None:
-        values[DROP] = decode_drop(baseline_tok_per_s, tok_per_s)
+        values[DROP] = drop = decode_drop(baseline_tok_per_s, tok_per_s)
+        if math.isfinite(drop) and not METRICS[DROP].values.holds(drop):
+            raise TableError(
+                f"a row has an impossible {METRICS[DROP].title}",
+                where=f"{speed} of {row.run_id or 'a row'}: {row.log_file}",
+                came=f"{tok_per_s:g} tok/s beside a baseline of {baseline_tok_per_s:g}",
+                expected=f"{METRICS[DROP].values.text}: at most 100 times the baseline",
+                hint="the log was damaged or edited, or the baseline is of another unit; run this point again",
+            )
     launch = row.shares_run_with or row.run_id
     return RowFacts(row.run_id, {**values, LOSSLESS: lossless}, workload, configuration, launch)
 

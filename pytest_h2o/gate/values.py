@@ -206,8 +206,13 @@ def row_cell(row: Row, metric: str) -> Measurement | None:
     """
     known = METRICS.get(metric)
     make = None if known is None else known.value
-    own = row if metric in BUILT_IN else deepcopy(row)  # what a plugin does to its row is nobody else's business
-    cell = row.get(metric) if make is None else _made_of_row(own, metric, make)
+    cell: Measurement | None
+    if make is None:
+        cell = row.get(metric)
+    elif metric in BUILT_IN:
+        cell = make(row)
+    else:  # what a plugin does to its row is nobody else's business
+        cell = _made_of_row(deepcopy(row), metric, make)
     if known is None or cell is None:
         return cell
     most = _most_spread(row, known, cell.mean)

@@ -257,10 +257,12 @@ def _open(path: Path) -> _Reader:
         return _Reader(path)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, RecursionError) as error:
         # What the package raises for a damaged file depends on where the damage is.
+        is_deep = isinstance(error, RecursionError)
+        said = "arrays within arrays" if is_deep else f"{type(error).__name__}: {str(error)[:200]}"
         raise UsageError(
-            "the model is truncated or damaged",
+            "the metadata of the model is nested too deep" if is_deep else "the model is truncated or damaged",
             where=str(path),
-            came=f"{path.stat().st_size} bytes; {type(error).__name__}: {str(error)[:200]}",
+            came=f"{path.stat().st_size} bytes; {said}",
             expected="a whole GGUF file",
             hint="fetch or convert the model again",
         ) from error

@@ -26,6 +26,7 @@ from pytest_h2o.gate.metrics import (
     preset_metrics,
     register_metric,
 )
+from pytest_h2o.gate.rule import row_facts
 from pytest_h2o.gate.values import check_cells, check_launches, launch_ranges, row_cell, told_cell, unmade
 from pytest_h2o.inputs.options import Range
 from tests.sweeps import make_row
@@ -164,6 +165,25 @@ def test_a_value_that_cannot_be_is_damage(column: str, cell: str, expected: str)
 )
 def test_a_rise_is_made_of_both_perplexities(cells: dict[str, str], rise: Measurement | None) -> None:
     assert row_cell(make_row("run_0001", **cells), "quality_ppl_rise") == rise
+
+
+@pytest.mark.parametrize(
+    ("ratio", "raw", "coded", "told"),
+    [("99999", "0.00", "0.00", None), ("1.000", "0.00", "0.00", 1.0), ("1.3", "0.05", "0.00", 1.3)],
+)
+def test_a_ratio_of_sizes_that_round_to_0_is_not_told(ratio: str, raw: str, coded: str, told: float | None) -> None:
+    row = make_row("run_0001", h2o_lossless=ratio, h2o_lossless_raw_mb=raw, h2o_lossless_comp_mb=coded)
+    assert getattr(row_cell(check_cells(row), "h2o_lossless"), "mean", None) == told
+
+
+@pytest.mark.parametrize(("speed", "is_sound"), [("6000.0", True), ("6001.0", False), ("60000000.0", False)])
+def test_a_speed_of_more_than_100_baselines_is_damage(speed: str, is_sound: bool) -> None:
+    row = make_row("run_0001", **{"speed(tok/s)": f"300.0 ± 1.0<br>{speed} ± 1.0"})
+    if is_sound:
+        assert row_facts(row, [], baseline_tok_per_s=60.0).values["decode_drop"] == -99
+        return
+    with pytest.raises(TableError, match="a row has an impossible decode slow-down"):
+        row_facts(row, [], baseline_tok_per_s=60.0)
 
 
 def test_a_value_on_the_edge_of_what_can_be_is_a_value() -> None:
