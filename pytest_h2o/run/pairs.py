@@ -15,11 +15,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_h2o.bench.adapter import check_decoded
 from pytest_h2o.bench.command import digest_model, is_embedded
 from pytest_h2o.bench.launch import Relaunches
 from pytest_h2o.bench.recorded import read_launch
-from pytest_h2o.bench.rows import Row
-from pytest_h2o.errors import H2OError, NotMeasured, StoreError
+from pytest_h2o.bench.rows import COLUMN_DECIMALS, Row
+from pytest_h2o.bench.sweep import compare_rows
+from pytest_h2o.errors import H2OError, NotMeasured, StoreError, TableError
 from pytest_h2o.files import cache_folder, digest_file, load, plain
 from pytest_h2o.gate.decode import (
     DEFAULT_PAIRS,
@@ -33,6 +35,8 @@ from pytest_h2o.gate.decode import (
     next_action,
     plan_order,
 )
+from pytest_h2o.gate.metrics import METRICS
+from pytest_h2o.gate.values import Measured, Target, check_cells, row_cell
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import Given, Settings, parse_budget
 
@@ -293,6 +297,51 @@ def why_unlike(baseline: Row, candidate: Row) -> str | None:
     )
 
 
+@dataclass(frozen=True)
+class Held:
+    """What the launches of pairs are held to beside their own soundness."""
+
+    row: Row | None = None
+    """The row that they time; None where it is not sound itself."""
+    targets: Sequence[Target] = ()
+    """What every row must hold."""
+    asynchronous: bool = False
+    """Whether coding is, so that coded columns differ from launch to launch."""
+
+    def check(self, launch: Row, *, candidate: bool) -> Row:
+        """The launch of a side, if a verdict may rest on it; a TableError if not."""
+        check_decoded(check_cells(launch))
+        if candidate and self.row is not None:
+            self._check_alike(launch, self.row)
+            for target in self.targets:
+                self._check_target(launch, self.row, target)
+        return launch
+
+    def _check_alike(self, launch: Row, row: Row) -> None:
+        if apart := compare_rows(row, launch, asynchronous=self.asynchronous):
+            raise TableError(
+                "a launch of a pair is not of the row that it times: it has other figures",
+                where=str(launch.log_path),
+                came="; ".join(f"{name} {came or 'missing'}, not {asked or 'missing'}" for name, asked, came in apart),
+                expected=f"those of {row.run_id} to the last digit, as one config gives them",
+                hint="the bench does not do the same in every launch: its speed here is that of something else",
+            )
+
+    def _check_target(self, launch: Row, row: Row, target: Target) -> None:
+        metric, cell = METRICS[target.metric], row_cell(launch, target.metric)
+        if cell is None and (metric.name not in COLUMN_DECIMALS or row_cell(row, metric.name) is None):
+            return  # a plugin's may rest on the quality, which pairs do not measure
+        measured = Measured(metric.name, math.nan if cell is None else cell.mean, launch.run_id)
+        if measured.judge(metric.relation, target) != "pass":
+            raise TableError(
+                f"a launch of a pair misses what every row must hold: {metric.title}",
+                where=str(launch.log_path),
+                came="nothing" if cell is None else metric.render(cell.mean),
+                expected=f"{metric.relation} {target!r} ({target.origin})",
+                hint="the row held it: the bench is sick in some launches and not in others",
+            )
+
+
 def _decoded(row: Row) -> float | None:
     """Tokens that were decoded: as it was told, else as it was asked."""
     return row.gen_len if row.decoded_tokens is None else min(row.decoded_tokens, row.gen_len or math.inf)
@@ -416,7 +465,7 @@ def _fitting(asked: Budget, planned: Budget, pairs: Sequence[Pair]) -> tuple[str
     )
 
 
-def hold_against_logs(comparison: PairedComparison, folder: Path, point: Point) -> None:
+def hold_against_logs(comparison: PairedComparison, folder: Path, point: Point, held: Held) -> None:
     """Hold recorded pairs of a point against the logs of their launches in a folder; StoreError where they differ."""
     seen: dict[str, int] = {}
     for number, pair in enumerate(comparison.pairs, start=1):
@@ -434,7 +483,8 @@ def hold_against_logs(comparison: PairedComparison, folder: Path, point: Point) 
                 raise refuse(what, launch.run_id, expected)
             compressed = side == "candidate" or comparison.baseline.startswith(OTHER_BUILD)
             try:
-                row = rows[side] = read_launch(folder, replace(point, run_id=launch.run_id, compressed=compressed))
+                row = read_launch(folder, replace(point, run_id=launch.run_id, compressed=compressed))
+                rows[side] = held.check(row, candidate=side == "candidate")
             except H2OError as error:
                 told = error.what if error.came is None else f"{error.what}: {error.came}"
                 raise refuse(f"the log of the {side} gives no sound row", told, error.expected or "its log") from error

@@ -53,6 +53,7 @@ from pytest_h2o.run.journal import NewData
 from pytest_h2o.run.pairs import (
     OTHER_BUILD,
     Baseline,
+    Held,
     PairRunner,
     calibration_path,
     choose_baseline,
@@ -354,6 +355,11 @@ class Source(ABC):
         self.run.new.add_comparison(pairs_key(self.preset.name, workload), comparison)
         return comparison
 
+    def held(self, row: Row | None) -> Held:
+        """What the launches of pairs that time a row are held to."""
+        targets = preset_targets(self.run.settings, self.preset, None).of_every_row
+        return Held(row, targets, is_asynchronous(self._lossless))
+
     def flag_target(self, target: float | None) -> tuple[str, ...]:
         """Say that a target of the pairs is finer than a calibration of this machine allows."""
         return ()
@@ -535,7 +541,11 @@ class Recorded(Source):
         except StoreError as error:
             raise StoreError(error.what, where=str(path), came=error.came, expected=error.expected) from error
         if (point := next((p for p in self._points if p.run_id == found.candidate), None)) is not None:
-            hold_against_logs(found, path.parent, point)
+            try:
+                row = self._result(point)
+            except H2OError:
+                row = None  # the items of the rows say why
+            hold_against_logs(found, path.parent, point, self.held(row))
         return found
 
     def known_pairs(self, workload: str = "") -> PairedComparison | None:
@@ -687,7 +697,7 @@ class Launched(Source):
         settings, what = self.run.settings, f"{self._name_of(workload)} decode"
         budget, key = decode_budget(settings, self.preset), pairs_key(self.preset.name, workload)
         folder, base = self.folder / decode_folder(workload), without_quality(self.base_config)
-        candidate = replace(self._launcher, directory=folder, base=base)
+        candidate, held = replace(self._launcher, directory=folder, base=base), self.held(self.result(point))
 
         def launch_with(launcher: Launcher) -> Callable[[str], Row]:
             return lambda run_id: launcher.launch_point(replace(point, run_id=run_id))
@@ -696,7 +706,7 @@ class Launched(Source):
             def launch_side(run_id: str) -> Row:
                 _, number, side = run_id.split("_", 2)  # pair_04_baseline
                 with self.run.progress.step(what, side, unit="pair", total=budget.pairs, number=int(number)):
-                    return launch(run_id)
+                    return held.check(launch(run_id), candidate=side.startswith("candidate"))
 
             return launch_side
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.plugin.project import BASE_CONFIG, ROOT, SWEEP, Project
+from tests.plugin.project import BASE_CONFIG, ROOT, SWEEP, Project, failure_of
 
 PRESET = """
 prompts: 512
@@ -255,3 +255,21 @@ def test_a_worker_that_is_killed_in_a_pair_leaves_the_others_a_verdict(bench_pro
     # Two pairs were whole; of the third, one launch was made and is made again.
     assert bench_project.count("/decode/") == 12 + 1
     assert bench_project.summary()["presets"]["small"]["decode"]["outcome"] == "fail"
+
+
+@pytest.mark.parametrize(
+    ("does", "told"),
+    [
+        ('export FAKE_CELLS=\'{"h2o_lossy": "2.900 ± 0.010"}\'', "a launch of a pair is not of the row that it times"),
+        ("echo 'decode tokens num = 40'", "fewer tokens were decoded than asked"),
+    ],
+)
+def test_pairs_that_time_something_else_than_the_row_are_no_verdict(
+    bench_project: BenchProject, does: str, told: str
+) -> None:
+    bench_project.set_decode(base=60, drop=0.0, spread=0.01, seed=1)
+    script = bench_project.bench.read_text()
+    bench_project.bench.write_text(script.replace("exec ", f'case "$*" in *pair_*) {does};; esac\nexec ', 1))
+    result = bench_project.run("-k", "small and decode")
+    assert result.ret == 1
+    assert told in failure_of(result, "test_decode[small]")

@@ -12,10 +12,11 @@ import pytest
 from pytest_h2o.bench.launch import Launcher, Relaunches
 from pytest_h2o.bench.output import OutputSummary
 from pytest_h2o.bench.rows import Row
-from pytest_h2o.errors import BenchError, StoreError
+from pytest_h2o.errors import BenchError, StoreError, TableError
 from pytest_h2o.files import plain
 from pytest_h2o.gate.decode import Budget, PairedComparison, explain, plan_order
-from pytest_h2o.run.pairs import PairRunner, compare_pairs, launch_pairs, why_unlike
+from pytest_h2o.gate.values import Target
+from pytest_h2o.run.pairs import Held, PairRunner, compare_pairs, launch_pairs, why_unlike
 from tests.bench.samples import recorded_points
 
 CELLS = {
@@ -59,6 +60,46 @@ def test_sides_that_decoded_unlike_lengths_are_not_comparable() -> None:
     short, long = (replace(on, output=OutputSummary(logged_kv=kv)) for kv in (520, 600))
     assert why_unlike(off, short) is None
     assert why_unlike(short, long) == "the sides logged unlike lengths of layer 0: baseline 520, candidate 600"
+
+
+@pytest.mark.parametrize(
+    ("cells", "told"),
+    [
+        ({}, None),
+        ({"h2o_evict_us": "9.00 ± 1.00"}, None),
+        (
+            {"h2o_lossy": "1.100 ± 0.010"},
+            "not of the row that it times(.*\n)*  came: h2o_lossy 1.100 ± 0.010, not 3.200 ± 0",
+        ),
+        ({"h2o_keep": None}, "came: h2o_keep missing, not 0.3000"),
+        (
+            {"h2o_lossless_queue_peak": "26.00"},
+            "what every row must hold: peak(.*\n)*  came: 26.00\n  expected: <= 8.00",
+        ),
+        ({"h2o_lossless_queue_peak": "nan"}, "what every row must hold: peak of the coding queue"),
+        ({"h2o_lossless_queue_peak": None}, "what every row must hold: peak(.*\n)*  came: nothing"),
+        ({"decode_tokens": "40.00"}, "fewer tokens were decoded than asked"),
+        ({"h2o_evict_us": "-1.00"}, "a row has an impossible"),
+    ],
+)
+def test_launches_of_pairs_are_held_to_what_the_row_is_and_holds(
+    cells: dict[str, str | None], told: str | None
+) -> None:
+    """A verdict on the speed of something else is none: its launches evict as the row does, and are as sound."""
+    row = make_result(
+        "run_0003", 42.0, h2o_keep="0.3000 ± 0.0010", h2o_lossy="3.200 ± 0.010", h2o_lossless_queue_peak="2.00"
+    )
+    asked = [Target(name, 8.0, "x") for name in ("h2o_lossless_queue_peak", "h2o_lossless_async_queue_peak")]
+    given = {name: cell for name, cell in {**row.cells, **cells}.items() if cell is not None}
+    launch = replace(row, cells=given, run_id="pair_01_candidate")
+    if told is None:
+        assert Held(row, asked).check(launch, candidate=True) is launch
+        return
+    with pytest.raises(TableError, match=told):
+        Held(row, asked).check(launch, candidate=True)
+    is_own = "decode_tokens" in cells or "h2o_evict_us" in cells
+    if not is_own:  # H2O off, or another build, has other figures
+        assert Held(row, asked).check(launch, candidate=False) is launch
 
 
 def make_runner() -> tuple[list[str], PairRunner]:

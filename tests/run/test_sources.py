@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pytest_h2o.bench.recorded import find_recordings
+from pytest_h2o.bench.rows import read_table
 from pytest_h2o.bench.sweep import FoldCheck
 from pytest_h2o.cli.sweep import WaitNotice
 from pytest_h2o.errors import H2OError, StoreError, UsageError
@@ -200,10 +201,26 @@ def _other_config(folder: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "kv_h2o_block_tokens": 64}))
 
 
+def _other_figures(folder: Path) -> None:
+    """Beside the row that was timed, pairs that evicted otherwise."""
+    run_id = expand_points(V3)[5].run_id
+    (folder.parent / "logs").mkdir()
+    shutil.copy(SWEEP / "logs" / f"{run_id}.log", folder.parent / "logs")
+    log = folder / "logs" / "pair_02_candidate.log"
+    (row,) = read_table(log)
+    log.write_text(log.read_text().replace(f"| {row.cells['h2o_lossy']} |", "| 3.001 ± 0.004 |"))
+
+
+def _short(folder: Path) -> None:
+    (folder / "logs" / "pair_02_baseline.stdout.txt").write_text("decode tokens num = 40\n")
+
+
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
         (lambda folder: None, None),
+        (_other_figures, "not of the row that it times: it has other figures: h2o_lossy 3.001 ± 0.004, not "),
+        (_short, "fewer tokens were decoded than asked"),
         (lambda folder: (folder / "logs" / "pair_03_baseline.log").unlink(), "the log of this run is missing"),
         (lambda folder: shutil.rmtree(folder / "logs"), "the log of this run is missing"),
         (_of_pair(2, "candidate", decode_tok_per_s=61.0), "another decode speed than its log"),
