@@ -215,6 +215,14 @@ def row_cell(row: Row, metric: str) -> Measurement | None:
         cell = _made_of_row(deepcopy(row), metric, make)
     if known is None or cell is None:
         return cell
+    if known.added and not math.isfinite(cell.mean):
+        raise NotMeasured(
+            f"the metric {metric} of a row is not a finite number",
+            where=f"{row.run_id or 'a row'}: {row.log_file}",
+            came=f"{cell.mean}",
+            expected="a finite number, or none where it is not known",
+            hint="mend what prints the column, or the function of the metric in its plugin",
+        )
     most = _most_spread(row, known, cell.mean)
     spread_is_sound = cell.std is None or (0 <= cell.std < math.inf and cell.std <= most)
     if spread_is_sound and (known.values.holds(cell.mean) or not math.isfinite(cell.mean)):  # those are missing
@@ -319,12 +327,12 @@ def _unlike_first(launch: Row, first: Row, name: str, what: str) -> TableError:
     )
 
 
-def launch_ranges(rows: Iterable[Row], cell_of: CellOf = row_cell) -> dict[str, dict[str, tuple[float, float]]]:
+def launch_ranges(rows: Iterable[Row]) -> dict[str, dict[str, tuple[float, float]]]:
     """Of each row that was launched several times, smallest and largest of each figure: run id -> metric -> both."""
     found: dict[str, dict[str, tuple[float, float]]] = {}
     for row in (row for row in rows if row.again):
         for name in (name for name, metric in METRICS.items() if metric.of == "row"):
-            cells = [cell_of(launch, name) for launch in row.launches]
+            cells = [told_cell(launch, name) for launch in row.launches]
             values = [cell.mean for cell in cells if cell is not None and math.isfinite(cell.mean)]
             if len(values) == len(cells):
                 found.setdefault(row.run_id, {})[name] = (min(values), max(values))
@@ -351,24 +359,21 @@ def _made_of_row(row: Row, metric: str, make: Callable[[Row], Any]) -> Measureme
         f"the metric {metric} cannot be made of a row",
         kind=NotMeasured,
         where=row.log_file,
-        expected="a finite number, or None where the row lacks what it needs",
+        expected="a number, or None where the row lacks what it needs",
         hint="mend the function of the metric in its plugin",
     ):
         value = make(row)
         if value is None:
             return None
         mean, std = (value.mean, value.std) if isinstance(value, Measurement) else (value, None)
-        return Measurement(_finite(mean), None if std is None else _finite(std))
+        return Measurement(_number(mean), None if std is None else _number(std))
 
 
-def _finite(value: object) -> float:
+def _number(value: object) -> float:
     """A number of a plugin; what only can be made one, as text, a bool or an array of one number, is none."""
     if isinstance(value, bool) or not isinstance(value, Real):  # numpy's numbers are Real, its bool is not
         raise TypeError(f"{value!r:.40} is no number")
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{number} is not a finite number")
-    return number
+    return float(value)
 
 
 @dataclass(frozen=True)

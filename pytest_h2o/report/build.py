@@ -215,7 +215,7 @@ def worst_rows(rows: Sequence[Row]) -> list[WorstRow]:
 
 def widest_ranges(rows: Iterable[Row]) -> list[LaunchRange]:
     """Of each figure the point whose launches are furthest apart in it; nothing where each was launched once."""
-    ranges = launch_ranges(rows, told_cell)
+    ranges = launch_ranges(rows)
     found = []
     for metric in METRICS.values():
         told = [(of[metric.name], run_id) for run_id, of in ranges.items() if metric.name in of]

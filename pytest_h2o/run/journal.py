@@ -25,7 +25,7 @@ from pytest_h2o.gate.compare import (
     scope_fingerprint,
 )
 from pytest_h2o.gate.decode import PairedComparison, pairs_folder
-from pytest_h2o.gate.values import launch_ranges, told_cell
+from pytest_h2o.gate.values import launch_ranges
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import Settings
 from pytest_h2o.inputs.presets import name_workload
@@ -373,7 +373,7 @@ def _preset_record(collector: Collector, name: str) -> SubjectRecord | None:
     rows = [(point.manifest, point.result) for point in points]
     figures = preset_figures(rows, codes=facts.coding is not None)
     names = {row.run_id: row_key(manifest, row.repeat) for manifest, row in rows}
-    launches = {names[run_id]: ranges for run_id, ranges in launch_ranges((row for _, row in rows), told_cell).items()}
+    launches = {names[run_id]: ranges for run_id, ranges in launch_ranges(row for _, row in rows).items()}
     held = _held(collector, "preset", name)
     return SubjectRecord("preset", name, held, facts.fingerprint, figures, facts.inexact, launches)
 
