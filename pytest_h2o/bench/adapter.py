@@ -294,7 +294,7 @@ def check_row(row: Row, point: Point | None, settings: BenchSettings | None = No
     _check_contradictions(row)
     _check_rise(row)
     _check_speeds(row)
-    if is_idle(row):
+    if is_idle(row) or _keeps_all(row, point):
         raise _idle_error(row, point, settings)
     if point is not None and (mode := coding_mode(point.lossless)) is not None:
         _check_lossless(row, point, mode)
@@ -579,6 +579,14 @@ def is_idle(row: Row) -> bool:
     return all(value is not None and value.mean == 1 for value in values)
 
 
+def _keeps_all(row: Row, point: Point | None) -> bool:
+    """Whether a run that was long enough evicted nothing, and not for a floor that reaches its target."""
+    columns = ("h2o_keep", "h2o_lossy", "h2o_floor_keep", "h2o_target_keep_effective")
+    keep, lossy, floor, target = (_Spread.of(row, column) for column in columns)
+    is_long = point is not None and point.prompt_len + point.gen_len > point.trigger_min_tokens
+    return is_long and keep.mean == lossy.mean == 1 and not floor_dominates(row) and floor.most < target.least
+
+
 def _check_asked(row: Row, point: Point | None, settings: BenchSettings | None) -> None:
     """Check lengths, backend and threads, as far as it is known what was asked for."""
     asked: list[tuple[str, int | str | None, int | str]] = []
@@ -619,7 +627,7 @@ def _unsound(row: Row, name: str, came: str, expected: str) -> TableError:
 
 def _idle_error(row: Row, point: Point | None, settings: BenchSettings | None) -> TableError:
     """Say why H2O did nothing, as far as that can be known."""
-    came = "keep, lossy and floor of exactly 1"
+    came = f"keep{', lossy and floor' if is_idle(row) else ' and lossy'} of exactly 1"
     hint = "look at the config: kv_h2o_enable, the layer range, kv_h2o_trigger_min_tokens; and at -qatten"
     if settings is not None and (option := settings.attention_option):
         came = f"-qatten {option}, which quantises the cache and switches H2O off in this engine"

@@ -166,6 +166,16 @@ def test_a_row_bound_by_its_floor_is_no_idle_row() -> None:
     check_row(changed(**{**IDLE, "h2o_floor_keep": "0.9000 ± 0.0000"}), POINT)
 
 
+def test_a_row_that_keeps_all_for_no_floor_is_idle() -> None:
+    row = changed(h2o_keep="1.0000 ± 0.0000", h2o_lossy="1.000 ± 0.000", h2o_floor_keep="0.0500 ± 0.0000")
+    with pytest.raises(TableError, match="H2O is on but did nothing") as caught:
+        check_row(row, POINT)
+    assert caught.value.came == "keep and lossy of exactly 1"
+    check_row(replace(row, output=summarize("[H2O] floor-keep dominates target: kv=80\n")), POINT)
+    check_row(row, replace(POINT, trigger_min_tokens=640))
+    check_row(row, None)
+
+
 def test_a_baseline_with_h2o_on_is_none(snapshot: SnapshotAssertion) -> None:
     assert refusal(lambda: check_baseline_row(ROW, POINT)) == snapshot
     with pytest.raises(TableError, match="another generated length"):
