@@ -1,14 +1,14 @@
 """From a dump root to its entries, from entries to words, and whether those say anything about a codec.
 
 Every codec folds zeros or repeated rows a hundredfold, so a runtime that stops writing its cache would pass any target.
-Words are looked at once while they are in memory: three reductions without a temporary for a healthy stream.
+Words are looked at once while they are in memory; of each row of a head a hash is kept, to tell rows that repeat.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -331,20 +331,36 @@ def _fill(rows: NDArray[Any], pieces: Sequence[Piece], tensor: Tensor) -> None:
 _LARGEST = {"fp16": 0x7BFF, "bf16": 0x7F7F}
 """65504 and 3.39e38, the largest finite words; infinities and NaN lie above."""
 
-_SIGN = 0x8000
-_PREFIX = 8
-"""Words of a row that are compared before the whole of it."""
+_SMALLEST = {"fp16": 0x0400, "bf16": 0x0080}
+"""6.1e-5 and 1.2e-38, the smallest normal words; subnormal ones and zeros lie below."""
 
-_FEWEST_PAIRS = 8
-"""Neighbours from which on rows that repeat are told."""
+_SIGN = 0x8000
+_FEWEST_ROWS = 9
+"""Tokens from which on heads and rows are told."""
+
+_PROBED = 16
+"""Words of a row, evenly spread, that are looked at: a row is flat where a quarter of them equal one of the two before,
+which one word in five thousand does in text."""
+
+_MOST_DEAD = {"flat": 0.05, "subnormal": 0.5, "alike": 0.05}
+"""Shares of the tokens of a head; text has none of such rows (docs/presets-and-scopes.md)."""
+
+_MOST_EQUAL, _MOST_EQUAL_TOKENS = 0.1, 0.25
+"""Shares of equal pairs of rows of a head, the second for V of layer 0, a function of the token alone: text has 0.0002
+and 0.093."""
+
+_FLAT, _SUBNORMAL = np.uint64(0), np.uint64(1)
+"""Codes of rows that are told by themselves; any other code is a hash of the row."""
+
+Codes = NDArray[np.uint64]
 
 
 @dataclass
 class Health:
     """What was seen of the words of one tensor of a layer in a run; adds up in any order.
 
-    `lowest` and `highest` are bit patterns, `largest` is without the sign; `pairs` are neighbouring rows that were
-    compared, `alike` those of them that are equal.
+    `lowest` and `highest` are bit patterns, `largest` is without the sign; `codes` are ``[rows, kv_heads]`` each, by
+    the number of heads; `pairs` are neighbouring rows that were compared, `alike` those of them that are equal.
     """
 
     words: int = 0
@@ -356,6 +372,7 @@ class Health:
     pairs: int = 0
     alike: int = 0
     dtype: Literal["fp16", "bf16"] = "fp16"
+    codes: dict[int, list[Codes]] = field(default_factory=dict)
 
     def add(self, other: Health) -> None:
         self.lowest = min(self.lowest, other.lowest)
@@ -364,23 +381,50 @@ class Health:
         self.dtype = other.dtype
         for name in ("words", "not_finite", "saturated", "pairs", "alike"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        for heads, codes in other.codes.items():
+            self.codes.setdefault(heads, []).extend(codes)
 
-    def faults(self) -> Iterator[tuple[str, str]]:
-        """The kind of each fault, and what was seen."""
+    def faults(self, most_equal: float = _MOST_EQUAL) -> Iterator[tuple[str, str]]:
+        """The kind of each fault, and what was seen; `most_equal` is the share of pairs of rows that may be equal."""
         if self.largest == 0:
             yield "zero", f"all {self.words:,} words are 0"
         elif self.lowest == self.highest:
             yield "constant", f"all {self.words:,} words are 0x{self.lowest:04x}"
-        elif self.pairs >= _FEWEST_PAIRS and 2 * self.alike > self.pairs:
-            yield (
-                "repeated",
-                f"{self.alike:,} of {self.pairs:,} rows equal the row before, as if one token were repeated",
-            )
+        elif self.pairs >= _FEWEST_ROWS - 1 and 2 * self.alike > self.pairs:
+            seen = f"{self.alike:,} of {self.pairs:,} rows equal the row before"
+            yield "repeated", f"{seen}, as if one token were repeated"
+        else:
+            for codes in self.codes.values():
+                yield from islice(_faults_of_rows(np.concatenate(codes), most_equal), 1)
         if self.not_finite:
             yield "not_finite", f"{self.not_finite:,} of {self.words:,} words are NaN or infinite as {self.dtype}"
         if self.saturated:
             largest = "65504" if self.dtype == "fp16" else "3.39e38"
             yield "saturated", f"{self.saturated:,} of {self.words:,} words are saturated at {largest}"
+
+
+def _faults_of_rows(codes: Codes, most_equal: float) -> Iterator[tuple[str, str]]:
+    """What is wrong with single heads, the worst first; `codes` is ``[rows, kv_heads]``."""
+    rows, heads = codes.shape
+    if rows < _FEWEST_ROWS:
+        return
+    for kind, code, seen in (
+        ("flat", _FLAT, "hold one value or few, over all their dimensions"),
+        ("subnormal", _SUBNORMAL, "are subnormal or 0 in more than half of their words"),
+    ):
+        counts = np.count_nonzero(codes == code, axis=0)
+        if (most := int(counts.max())) > _MOST_DEAD[kind] * rows:
+            yield kind, f"{most:,} of {rows:,} rows of KV head {counts.argmax()} {seen}"
+    for head in range(heads):
+        same = np.count_nonzero(codes[:, :head] == codes[:, head, None], axis=0)
+        if head and (most := int(same.max())) > _MOST_DEAD["alike"] * rows:
+            yield "alike", f"{most:,} of {rows:,} rows of KV head {head} equal those of head {same.argmax()}"
+    for head in range(heads):
+        counts = np.unique(codes[:, head], return_counts=True)[1]
+        share = float(counts @ (counts - 1)) / (rows * (rows - 1))
+        if share > most_equal:
+            few = f"as if the text had {1 / share:.1f} tokens"
+            yield "repeated", f"{share:.0%} of all pairs of the {rows:,} rows of KV head {head} are equal, {few}"
 
 
 def examine(words: NDArray[np.uint16], pieces: Iterable[Piece]) -> dict[str | None, Health]:
@@ -406,10 +450,24 @@ def _examine(words: NDArray[np.uint16], dtype: Literal["fp16", "bf16"]) -> Healt
         magnitudes = words & 0x7FFF
         health.not_finite = int(np.count_nonzero(magnitudes > finite))
         health.saturated = int(np.count_nonzero(magnitudes == finite))
-    rows = words.reshape(len(words), -1)
-    maybe = np.flatnonzero((rows[1:, :_PREFIX] == rows[:-1, :_PREFIX]).all(axis=1))
-    health.alike = sum(bool(np.array_equal(rows[row], rows[row + 1])) for row in maybe.tolist())
+    codes = _codes(words, dtype)
+    health.codes[words.shape[1]] = [codes]
+    health.alike = int(np.count_nonzero(((codes[1:] == codes[:-1]) & (codes[1:] > _SUBNORMAL)).all(axis=1)))
     return health
+
+
+def _codes(words: Words, dtype: Literal["fp16", "bf16"]) -> Codes:
+    """A number of each row of each head, ``[rows, kv_heads]``: equal rows have equal ones."""
+    dim = words.shape[2]
+    rows = words.reshape(-1, dim)
+    wide = rows.view(np.uint64) if dim % 4 == 0 else rows.astype(np.uint64)
+    codes: Codes = wide @ np.random.default_rng(0).integers(1 << 62, 1 << 63, wide.shape[1], np.uint64)
+    probed = np.ascontiguousarray(rows[:, :: max(1, dim // _PROBED)].T)
+    said = (probed[2:] == probed[:-2]) | (probed[2:] == probed[1:-1])
+    small = probed & 0x7FFF < _SMALLEST[dtype]
+    codes[small.sum(axis=0, dtype=np.uint8) > len(probed) // 2] = _SUBNORMAL
+    codes[said.sum(axis=0, dtype=np.uint8) > len(probed) // 4] = _FLAT
+    return codes.reshape(words.shape[:2])
 
 
 def find_faults(
@@ -425,7 +483,7 @@ def find_faults(
         DumpFault(kind, f"run {run or 'without id'}, layer {layer}, {tensor.upper()}: {detail}", allowed)
         for (layer, tensor), runs in sorted(seen.items())
         for run, health in sorted(runs.items(), key=lambda item: item[0] or "")
-        for kind, detail in health.faults()
+        for kind, detail in health.faults(_MOST_EQUAL_TOKENS if (layer, tensor) == (0, "v") else _MOST_EQUAL)
     ]
     if quantized := [entry.meta for entry in entries if entry.quantized]:
         detail = f"{len(quantized)} metas say quant_key or quant_value, the first is {quantized[0]}"

@@ -53,9 +53,9 @@ MISSING_LAYER = "missing_layer"
 class DumpFault:
     """Why the ratio says nothing about a codec, or is one over a part of what was asked for.
 
-    Kinds are ``zero``, ``constant``, ``repeated`` (rows), ``not_finite``, ``saturated``, ``quantized`` (says its
-    meta) and ``missing_layer``; `detail` is what was seen and where. `allowed` by ``degenerate: allow``; a missing
-    layer is a matter of allowed skips.
+    Kinds are ``zero``, ``constant``, ``repeated`` (rows), ``flat``, ``subnormal`` or ``alike`` (KV heads),
+    ``not_finite``, ``saturated``, ``quantized`` (says its meta) and ``missing_layer``; `detail` is what was seen and
+    where. `allowed` by ``degenerate: allow``; a missing layer is a matter of allowed skips.
     """
 
     kind: str
