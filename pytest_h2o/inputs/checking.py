@@ -119,7 +119,7 @@ def _fault(item: Any, source: Source, schema: dict[str, Any]) -> Fault:
         return source.fault(_WHAT[kind], place, expected=expected)
     known = re.findall("'([^']*)'", context["expected"]) if kind == "literal_error" else []
     hint, came = did_you_mean(str(item["input"]), known), describe(item["input"])
-    several = f"{path[-1]}s"
+    several = f"{path[-1]}s" if path else ""  # a key that is no text has no place
     if isinstance(item["input"], list) and several in find_node(schema, path[:-1]).get("properties", {}):
         hint = f"several values stand under {several}"
     return source.fault(_WHAT.get(kind, "wrong type"), place, came=came, expected=expected, hint=hint)
