@@ -71,6 +71,31 @@ def decode_drop(baseline_tok_per_s: float, tok_per_s: float) -> float:
     return (baseline_tok_per_s - tok_per_s) / baseline_tok_per_s
 
 
+def _is_impossible(drop: float) -> bool:
+    return math.isfinite(drop) and not METRICS[DROP].values.holds(drop)
+
+
+def check_drop(drop: float, where: str, came: str) -> None:
+    """TableError where a slow-down cannot be: the candidate is more than 100 times as fast as its baseline."""
+    if _is_impossible(drop):
+        raise TableError(
+            f"a row has an impossible {METRICS[DROP].title}",
+            where=where,
+            came=came,
+            expected=f"{METRICS[DROP].values.text}: at most 100 times the baseline",
+            hint="the log was damaged or edited, or the baseline is of another unit; run this point again",
+        )
+
+
+def check_speed(row: Row, baseline_tok_per_s: float | None) -> None:
+    """`check_drop` of a row, beside a baseline if there is one."""
+    tok_per_s = row.decode_tok_per_s
+    if baseline_tok_per_s is not None and tok_per_s is not None:
+        where = f"{METRICS[DROP].made_of} of {row.run_id or 'a row'}: {row.log_file}"
+        came = f"{tok_per_s.mean:g} tok/s beside a baseline of {baseline_tok_per_s:g}"
+        check_drop(decode_drop(baseline_tok_per_s, tok_per_s.mean), where, came)
+
+
 def row_facts(
     row: Row,
     asked: Iterable[str],
@@ -81,22 +106,15 @@ def row_facts(
     configuration: str = "",
     cell_of: CellOf = row_cell,
 ) -> RowFacts:
-    """What a row has of the metrics that are asked for, and its decode speed."""
+    """What a row has of the metrics that are asked for, and its decode speed; a slow-down that cannot be is missing."""
     speed = METRICS[DROP].made_of
     values: dict[str, float | None] = {
         name: _row_value(row, METRICS[name], cell_of) for name in (*asked, speed) if METRICS[name].of == "row"
     }
     tok_per_s = values[speed]
     if baseline_tok_per_s is not None and tok_per_s is not None:
-        values[DROP] = drop = decode_drop(baseline_tok_per_s, tok_per_s)
-        if math.isfinite(drop) and not METRICS[DROP].values.holds(drop):
-            raise TableError(
-                f"a row has an impossible {METRICS[DROP].title}",
-                where=f"{speed} of {row.run_id or 'a row'}: {row.log_file}",
-                came=f"{tok_per_s:g} tok/s beside a baseline of {baseline_tok_per_s:g}",
-                expected=f"{METRICS[DROP].values.text}: at most 100 times the baseline",
-                hint="the log was damaged or edited, or the baseline is of another unit; run this point again",
-            )
+        drop = decode_drop(baseline_tok_per_s, tok_per_s)
+        values[DROP] = None if _is_impossible(drop) else drop
     launch = row.shares_run_with or row.run_id
     return RowFacts(row.run_id, {**values, LOSSLESS: lossless}, workload, configuration, launch)
 

@@ -19,6 +19,7 @@ from pytest_h2o.gate.rule import (
     Margins,
     RowFacts,
     best_row,
+    check_speed,
     decide_best_of,
     decide_joint,
     eligible_rows,
@@ -233,6 +234,8 @@ def analyze_rows(
     the first and the last one under eviction (-1: the last of the model); with them the best rows get a ratio over
     the whole cache.
     """
+    for row in rows:
+        check_speed(row, baseline_tok_per_s)
     original = collect_original(rows, asked, baseline_tok_per_s=baseline_tok_per_s, upper=upper, online=online)
     held = {name: target for name, target in asked.items() if not (name == DROP and decode_left_out)}
     lossless = None if online is None else lossless_ratio_of(online, "the online simulation")

@@ -47,6 +47,8 @@ from pytest_h2o.gate.rule import (
     RowFacts,
     add_margin,
     best_row,
+    check_drop,
+    check_speed,
     choose_configuration,
     decide_best_of,
     decide_joint,
@@ -283,6 +285,8 @@ class SweepItem(PresetItem):
     ) -> tuple[RowFacts, ...]:
         """What the rows have of what is asked of them."""
         names = tuple(self.asked if asked is None else asked)
+        for row in self.results:
+            check_speed(row, baseline_tok_per_s)
         given: dict[str, Any] = {"baseline_tok_per_s": baseline_tok_per_s, "lossless": lossless}
         if len(self.whole.parts) == 1:
             return tuple(row_facts(row, names, **given) for row in self.results)
@@ -428,6 +432,7 @@ class SweepItem(PresetItem):
         else:
             self._note_all(found.describe(bucket, target))
         value = math.nan if verdict.drop is None else verdict.drop
+        check_drop(value, "the rounds of llm_demo", f"a slow-down of {value:.0%}")
         interval = drop_interval(verdict, inconclusive_fails=self._inconclusive_fails)
         if bucket is None:
             return self.measured(name, value, found.candidate, interval=interval)
@@ -502,6 +507,8 @@ class SweepItem(PresetItem):
         if self.is_paired:
             return self._paired_drop()
         baseline = self._needed_baseline()
+        for row in self.results:
+            check_speed(row, baseline.tok_per_s)
         eligible = eligible_rows(self.facts(), self.asked, rule=self.session.rule)
         fastest = self.best(METRICS[DROP].made_of, eligible)
         self._note_all(baseline.notes)

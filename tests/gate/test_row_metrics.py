@@ -26,7 +26,7 @@ from pytest_h2o.gate.metrics import (
     preset_metrics,
     register_metric,
 )
-from pytest_h2o.gate.rule import row_facts
+from pytest_h2o.gate.rule import check_speed, row_facts
 from pytest_h2o.gate.values import check_cells, check_launches, launch_ranges, row_cell, told_cell, unmade
 from pytest_h2o.inputs.options import Range
 from tests.sweeps import make_row
@@ -180,10 +180,12 @@ def test_a_ratio_of_sizes_that_round_to_0_is_not_told(ratio: str, raw: str, code
 def test_a_speed_of_more_than_100_baselines_is_damage(speed: str, is_sound: bool) -> None:
     row = make_row("run_0001", **{"speed(tok/s)": f"300.0 ± 1.0<br>{speed} ± 1.0"})
     if is_sound:
+        check_speed(row, 60.0)
         assert row_facts(row, [], baseline_tok_per_s=60.0).values["decode_drop"] == -99
         return
     with pytest.raises(TableError, match="a row has an impossible decode slow-down"):
-        row_facts(row, [], baseline_tok_per_s=60.0)
+        check_speed(row, 60.0)
+    assert row_facts(row, [], baseline_tok_per_s=60.0).values["decode_drop"] is None, "missing, and so never a pass"
 
 
 def test_a_value_on_the_edge_of_what_can_be_is_a_value() -> None:

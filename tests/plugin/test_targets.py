@@ -137,3 +137,11 @@ def test_an_error_of_a_gate_file_is_its_own(project: Project) -> None:
     assert "AttributeError: 'SweepItem' object has no attribute 'bets'" in failure_of(
         result, f"test_attribute[{PRESET}]"
     )
+
+
+def test_an_impossible_speed_fails_its_items_and_the_run_is_kept(project: Project) -> None:
+    result = project.run("--h2o-decode-baseline=0.5", *SWEEP_ONLY)
+    check_failed(project, result, *(f"test_{kind}[{PRESET}]" for kind in ("decode", "joint")))
+    assert failure_of(result, f"test_decode[{PRESET}]").startswith("a row has an impossible decode slow-down")
+    result.stdout.fnmatch_lines("gate FAIL *")
+    assert (project.run_dir() / "run.json").exists()
