@@ -1,8 +1,9 @@
 """This machine: the lock that keeps a timed run alone on it, what disturbed one all the same, and what it is called.
 
 Timed runs hold it for writing, heavy codec work for reading: codecs may run beside each other and never beside a timed
-run. A writer that waits keeps new readers out, so that it is not starved by them. The system releases the lock if its
-holder dies, by KILL even. It is the reader-writer lock of filelock, whose locks SQLite holds on a small file.
+run. The system releases the lock if its holder dies, by KILL even. It is the reader-writer lock of filelock, whose
+locks SQLite holds on a small file. Who waits for it, for reading or writing, holds the turn, a second lock: those who
+come later wait for the turn, so that a writer is not starved by readers.
 """
 
 from __future__ import annotations
@@ -34,29 +35,46 @@ def machine_lock(on_wait: Wait | None = None, *, mode: Literal["write", "read"] 
     """
     import sqlite3
 
-    from filelock import ReadWriteLock, Timeout  # with asyncio: a collection of items needs neither
+    from filelock import FileLock, ReadWriteLock  # with asyncio: a collection of items needs neither
 
-    path = _lock_folder() / "machine.db"
+    folder = _lock_folder()
+    refused = (OSError, ValueError, sqlite3.Error)
+    path = folder / "machine.db"
     started = time.monotonic()
     try:
         # Not a singleton: two threads of one process exclude each other like two processes.
         lock = ReadWriteLock(path, is_singleton=False)
-    except (OSError, ValueError, sqlite3.Error) as error:
+        turn = FileLock(folder / "turn.lock", thread_local=False)
+    except refused as error:
         raise _no_lock(path, str(error)) from error
+
+    def acquire(attempt: Callable[[float], object]) -> None:
+        while not _acquired(attempt):
+            if on_wait is not None:
+                on_wait(time.monotonic() - started)
+
     try:
-        acquire = lock.acquire_write if mode == "write" else lock.acquire_read
-        while True:
-            try:
-                acquire(_SLICE_S)
-                break
-            except Timeout:
-                if on_wait is not None:
-                    on_wait(time.monotonic() - started)
-            except (OSError, ValueError, sqlite3.Error) as error:
-                raise _no_lock(path, str(error)) from error
+        try:
+            acquire(turn.acquire)
+            acquire(lock.acquire_write if mode == "write" else lock.acquire_read)
+        except refused as error:
+            raise _no_lock(path, str(error)) from error
+        finally:
+            turn.release()
         yield
     finally:
         lock.close()
+
+
+def _acquired(attempt: Callable[[float], object]) -> bool:
+    """Whether an attempt of one slice got its lock."""
+    from filelock import Timeout
+
+    try:
+        attempt(_SLICE_S)
+    except Timeout:
+        return False
+    return True
 
 
 def heavy_work(on_wait: Wait | None = None) -> contextlib.AbstractContextManager[None]:

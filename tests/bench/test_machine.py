@@ -124,14 +124,17 @@ HOLD = (
 
 @pytest.fixture
 def hold() -> Iterator[Hold]:
-    """Hold the lock in a thread, which is to it as another process: until the event is set, or for so many seconds."""
+    """Hold the lock in a thread, which is to it as another process: until the event is set, or for so many seconds.
+
+    It has the lock when this returns, or waits for it where it is to wait.
+    """
     threads: list[tuple[threading.Thread, threading.Event]] = []
 
     def start(mode: Mode, marks: list[str], *, release_s: float = 20, waits: bool = False) -> threading.Event:
-        inside, release = threading.Event(), threading.Event()
+        inside, waiting, release = threading.Event(), threading.Event(), threading.Event()
 
         def work() -> None:
-            with machine_lock(mode=mode):
+            with machine_lock(lambda _: waiting.set(), mode=mode):
                 marks.append(f"{mode} in")
                 inside.set()
                 release.wait(release_s)
@@ -140,7 +143,7 @@ def hold() -> Iterator[Hold]:
         thread = threading.Thread(target=work)
         thread.start()
         threads.append((thread, release))
-        assert waits or inside.wait(20)
+        assert (waiting if waits else inside).wait(20)
         return release
 
     yield start
@@ -152,8 +155,10 @@ def hold() -> Iterator[Hold]:
 
 def test_one_timed_run_at_a_time(hold: Hold) -> None:
     marks: list[str] = []
-    for waits in (False, True, True):
-        hold("write", marks, release_s=0.05, waits=waits)
+    first = hold("write", marks)
+    for _ in range(2):
+        hold("write", marks, release_s=0.05, waits=True)
+    first.set()
     with machine_lock():
         pass
     for _ in range(200):
@@ -180,9 +185,9 @@ def test_a_timed_run_and_codec_work_exclude_each_other(held: Mode, wanted: Mode,
 
 def test_a_waiting_timed_run_keeps_new_codec_work_out(hold: Hold) -> None:
     marks: list[str] = []
-    hold("read", marks, release_s=0.6)
+    reads = hold("read", marks)
     hold("write", marks, release_s=0.1, waits=True)
-    time.sleep(0.3)  # the writer has started and waits
+    threading.Timer(1.5, reads.set).start()
     with heavy_work():
         assert marks == ["read in", "read out", "write in", "write out"]
 
