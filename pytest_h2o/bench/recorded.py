@@ -57,7 +57,8 @@ class Recording:
         """Return the row of a point, or raise why there is none."""
         if run_id in self.results:
             return self.results[run_id]
-        raise self.failures.get(run_id) or _not_recorded(run_id, self.folder)
+        failure = self.failures.get(run_id) or _not_recorded(run_id, self.folder)
+        raise failure.with_traceback(None)  # which would grow by that of everyone who asks
 
 
 # -- which folder is whose recording ----------------------------------------------------------------------------------

@@ -148,7 +148,6 @@ def critical_counts(
             mass = mass.stopped_above(float(bounds[fitting[0]]), time, reach)
         else:
             counts.append(None)
-            mass = mass.stopped_above(reach, time, reach)
     return tuple(counts)
 
 

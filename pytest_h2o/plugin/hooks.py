@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from pytest_h2o.errors import InconclusiveDecode, OptedOut, UsageError, as_ours
+from pytest_h2o.errors import H2OError, InconclusiveDecode, OptedOut, UsageError, as_ours
 from pytest_h2o.gate.metrics import GATE_OPTIONS
 from pytest_h2o.plugin.config import (
     bad_usage,
@@ -286,8 +286,15 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    if _is_gate_item(item):
+    is_ours = _is_gate_item(item)
+    if is_ours and call.excinfo is not None and isinstance(call.excinfo.value, H2OError):
+        # Our text stands in place of a traceback, on which pytest spends longer than the item took.
+        item.repr_failure = lambda excinfo, style=None: str(excinfo.value)  # type: ignore[method-assign]
+    try:
+        report = yield
+    finally:
+        vars(item).pop("repr_failure", None)
+    if is_ours:
         try:
             _record(item, call, report)
         except Exception as error:  # without a record the controller makes one of the report

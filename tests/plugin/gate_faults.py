@@ -49,7 +49,7 @@ def make_template(path: Path) -> Project:
     project, options = broken_off.small_project(path)
     preset = path / PRESET
     preset.write_text(preset.read_text().replace("[3.0, 3.2, 3.4]", "[3.2, 3.4]"))
-    project.env["FAKE_DECODE"] = "base=60,drop=-0.02,spread=0.002"
+    project.env |= {"FAKE_DECODE": "base=60,drop=-0.02,spread=0.002", "PYTHONDONTWRITEBYTECODE": ""}
     dump = project.copy_dump()
     for folder in [*dump.iterdir(), *(dump / "prose").iterdir()]:
         if folder.name not in ("prose", "layer_0", "layer_1"):

@@ -128,6 +128,15 @@ def test_the_figures_of_a_test_case_are_those_of_its_last_try(project: Project) 
     assert project.summary()["items"] == {"passed": 1, "failed": 0, "skipped": 0}
 
 
+def test_no_traceback_is_made_where_a_text_of_ours_stands_in_its_place(project: Project) -> None:
+    (project.copy_recordings() / "manifest.json").write_text("{")
+    conftest = project.path / "gates" / "conftest.py"
+    conftest.write_text("import pytest\n\npytest.Item._repr_failure_py = lambda *given, **more: 1 / 0\n")
+    result = project.run("-k", f"{PRESET} and (lossy or joint)")
+    check_no_traceback(result)
+    assert set(project.failed().values()) == {f"27 of 27 rows of {PRESET} are missing or not sound"}
+
+
 def test_what_fails_beside_the_gate_is_named_and_no_run_that_held(project: Project) -> None:
     (project.path / "gates" / "test_own.py").write_text("def test_own():\n    assert 1 == 2\n")
     result = project.run("-k", f"{SCOPE} or own")

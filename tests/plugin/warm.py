@@ -31,7 +31,7 @@ COVERAGE = "COVERAGE_PROCESS_CONFIG"
 """Set where coverage is measured; then nothing of ours is loaded before it is."""
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(LIBRARIES if COVERAGE in os.environ else [*LIBRARIES, *OURS])
+_context.set_forkserver_preload(LIBRARIES if COVERAGE in os.environ else [*LIBRARIES, *OURS, "tests.plugin.heat"])
 
 
 def _start_server() -> None:
@@ -52,6 +52,7 @@ def _become_pytest(arguments: Sequence[str], cwd: str, env: Mapping[str, str], o
     os.environ.clear()
     os.environ.update(env)
     tempfile.tempdir = None
+    sys.dont_write_bytecode = bool(env.get("PYTHONDONTWRITEBYTECODE"))
     with Path(output).open("wb", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

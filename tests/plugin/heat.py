@@ -1,0 +1,45 @@
+"""Done once in the process that runs of pytest are forked from: what each of them would make anew, and alike.
+
+Code of templates, validators of JSON, a plan of eight pairs, what is installed. Nothing that depends on a gate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import platform
+from importlib import metadata
+from types import CodeType
+
+import jinja2
+from filelock import ReadWriteLock as ReadWriteLock
+
+from pytest_h2o.files import _adapter
+from pytest_h2o.gate.decode import DEFAULT_CONFIDENCE, PairedComparison
+from pytest_h2o.gate.sequential import make_plan
+from pytest_h2o.lossless.result import LosslessResult
+from pytest_h2o.report.changes import render_markdown
+from pytest_h2o.run import history, journal
+
+for kind in (LosslessResult, PairedComparison, journal.News, journal._Record, history.RunRecord):
+    _adapter(kind)
+make_plan(8, DEFAULT_CONFIDENCE)
+platform.processor()
+
+_compile = jinja2.Environment.compile
+_codes: dict[tuple[str, ...], CodeType] = {}
+
+
+def _compile_once(environment: jinja2.Environment, *given: str) -> CodeType:
+    if given not in _codes:
+        _codes[given] = _compile(environment, *given)
+    return _codes[given]
+
+
+jinja2.Environment.compile = _compile_once
+with contextlib.suppress(jinja2.UndefinedError):  # it is compiled, and has nothing to say
+    render_markdown("summary.md.j2", {"own_notes": str})
+
+_found = [one for one in metadata.distributions() if one.entry_points.select(group="pytest11")]
+metadata.distributions = lambda **_: list(_found)
+metadata.version = functools.cache(metadata.version)
