@@ -40,7 +40,7 @@ runpy.run_path({fake!r}, run_name="__main__")
 """
 
 
-QUICK = tuple(f"-pno:{name}" for name in "cacheprovider hypothesispytest syrupy anyio platformdirs".split())
+QUICK = tuple(f"-pno:{name}" for name in ["cacheprovider", "hypothesispytest", "syrupy", "anyio", "platformdirs"])
 """Plugins of our own tests that a gate has no use for; hypothesis alone takes half of the time of a short run."""
 
 
