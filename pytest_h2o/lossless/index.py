@@ -124,16 +124,7 @@ def index_dump(
         except MetaFault as fault:
             skipped.append(_skipped(folder.prefix + name, fault))
     if not entries and not skipped:
-        archives = sorted(Path(shown).glob("*.zip"))
-        named = f"name the archive: {archives[0]}; " if archives else ""
-        raise DumpError(
-            "no KV dump here",
-            where=shown,
-            came=_shown_listing(source.listing()),
-            expected="meta_*.json files, at any depth",
-            hint=f"{named}packed_meta_*.json files are not read; was the engine run with MNN_KV_DUMP_DIR set to this "
-            "folder?",
-        )
+        raise _no_dump(source, shown)
     _refuse_duplicates(entries, shown)
     return DumpIndex(shown, tuple(entries), tuple(skipped))
 
@@ -171,6 +162,27 @@ def prompt_lengths(entries: Iterable[DumpEntry]) -> dict[str | None, int]:
         if entry.stage == "prefill":
             lengths[entry.run_id] = max(lengths.get(entry.run_id, 0), entry.seq_start + entry.seq_len)
     return lengths
+
+
+def check_dump(root: str | os.PathLike[str]) -> None:
+    """DumpError if there is no folder or archive, or no meta file in it."""
+    shown = os.fspath(root)
+    source = _open_root(shown)
+    if next(iter(source.metas()), None) is None:
+        raise _no_dump(source, shown)
+
+
+def _no_dump(source: FolderRoot | ZipRoot, root: str) -> DumpError:
+    archives = sorted(Path(root).glob("*.zip"))
+    named = f"name the archive: {archives[0]}; " if archives else ""
+    why = "packed_meta_*.json files are not read; was the engine run with MNN_KV_DUMP_DIR set to this folder?"
+    return DumpError(
+        "no KV dump here",
+        where=root,
+        came=_shown_listing(source.listing()),
+        expected="meta_*.json files, at any depth",
+        hint=f"{named}{why}",
+    )
 
 
 def _open_root(root: str) -> FolderRoot | ZipRoot:

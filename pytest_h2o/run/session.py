@@ -351,6 +351,8 @@ class GateSession:
         presets = [self.presets[name] for name in sorted({s.name for s in subjects if s.kind == "preset"})]
         named = {s.name for s in subjects if s.kind == "scope"}
         scopes = [s for s in self.scopes.values() if s.name in named or (presets and s.decides)]
+        if scopes and self.settings["dump-dir"] is not None:
+            self._check_dump(self.settings.given["dump-dir"])
         launched = self.settings["bench"] is not None
         bases = [(preset, choose_base_config(self.settings, preset) if launched else None) for preset in presets]
         now = describe_asked(self.settings, nodeids, bases, [(s, self.root(s)) for s in scopes])
@@ -359,6 +361,17 @@ class GateSession:
         about = {nodeid: [s.kind, s.name] for nodeid, s in zip(nodeids, subjects, strict=True)}
         self.run.store.once(ITEMS, lambda: about)  # of an item whose worker dies nothing else tells it
         refuse_changes(self.run.store.once(ASKED, lambda: now), now, self.run_dir, self.settings.given["resume"])
+
+    @staticmethod
+    def _check_dump(given: Given) -> None:
+        """Refuse a dump that is none before anything runs: it stands for those of all scopes."""
+        from pytest_h2o.lossless.index import check_dump
+
+        try:
+            check_dump(given.value)
+        except DumpError as error:
+            error.where = f"{given.origin} {error.where}"
+            raise
 
     # -- the head of the run --------------------
 

@@ -7,6 +7,7 @@ sizes, and what there is to say beside them. What is measured is made once for a
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import tempfile
 from abc import ABC, abstractmethod
@@ -92,13 +93,16 @@ class Run:
 
 def check_bench(bench: Path, origin: str, program: str = "llm_bench") -> Path:
     """A program of the engine, if there is such a file; UsageError that says what is there instead."""
+    named, came, hint = "the bench" if program == "llm_bench" else program, None, None
     if bench.is_file():
-        return bench
-    came = "no such folder"
-    if bench.parent.is_dir():
-        came = "that folder has " + (", ".join(sorted(p.name for p in bench.parent.iterdir())[:8]) or "nothing")
-    what = "the bench is not there" if program == "llm_bench" else f"{program} is not there"
-    raise UsageError(what, where=f"{origin} {bench}", came=came, expected=f"the {program} binary")
+        if os.access(bench, os.X_OK):
+            return bench
+        what, hint = f"{named} cannot be run: its permissions do not allow it", f"chmod +x {bench}"
+    else:
+        what, came = f"{named} is not there", "no such folder"
+        if bench.parent.is_dir():
+            came = "that folder has " + (", ".join(sorted(p.name for p in bench.parent.iterdir())[:8]) or "nothing")
+    raise UsageError(what, where=f"{origin} {bench}", came=came, expected=f"the {program} binary", hint=hint)
 
 
 def bench_settings(settings: Settings, preset: Preset, option: str = "bench") -> BenchSettings:
