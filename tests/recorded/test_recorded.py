@@ -106,6 +106,13 @@ def test_run_json_is_last_and_nothing_else_is_left(gate: tuple[pytest.RunResult,
 
 
 def test_the_embedded_bench_measures_the_same(tmp_path: Path) -> None:
+    """Quality nearly so: processors add floats in another order."""
     _, folder = run_in_root(tmp_path / "out", *record.EMBEDDED)
-    texts = record.embedded_goldens(folder)
-    assert texts["embedded.json"] == golden("embedded.json")
+    measured, known = map(json.loads, (record.embedded_goldens(folder)["embedded.json"], golden("embedded.json")))
+    assert measured == {
+        row: {
+            name: pytest.approx(value, rel=0.01) if name.startswith("quality") else value
+            for name, value in figures.items()
+        }
+        for row, figures in known.items()
+    }
