@@ -22,7 +22,7 @@ from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import TableError
 from pytest_h2o.gate.decode import DecodeVerdict, RowSpeed, judge_median, judge_rows
 from pytest_h2o.gate.metrics import DROP, LOSSLESS, METRICS, Metric, joint_metrics
-from pytest_h2o.gate.values import CellOf, Interval, Outcome, row_cell
+from pytest_h2o.gate.values import CellOf, Interval, Outcome, deciding_launches, row_cell
 
 Asked = Mapping[str, float]
 
@@ -120,8 +120,8 @@ def row_facts(
 
 
 def _row_value(row: Row, metric: Metric, cell_of: CellOf) -> float | None:
-    """What a row has of a metric; of several launches, where each must hold a target, the worst."""
-    cells = [cell_of(launch, metric.name) for launch in (row.launches if metric.over == "every row" else (row,))]
+    """What a row has of a metric; of several launches the worst, where they should be alike or each must hold a target."""
+    cells = [cell_of(launch, metric.name) for launch in deciding_launches(row, metric)]
     values = [cell.mean for cell in cells if cell is not None]
     if len(values) < len(cells):
         return None

@@ -236,6 +236,14 @@ def row_cell(row: Row, metric: str) -> Measurement | None:
     )
 
 
+def deciding_launches(row: Row, metric: Metric) -> tuple[Row, ...]:
+    """The launches of a point of which the worst decides: one where time and chance have a part, unless each must hold.
+
+    What is exact is alike in all of them, or something is wrong with the engine: a pass does not rest on the best.
+    """
+    return row.launches if metric.exact or metric.over == "every row" else (row,)
+
+
 def told_cell(row: Row, metric: str) -> Measurement | None:
     """`row_cell` for what is kept of a run: a figure is missing where it raises, which failed the items that asked."""
     try:

@@ -68,6 +68,7 @@ from pytest_h2o.gate.values import (
     Measured,
     Outcome,
     Targets,
+    deciding_launches,
     row_cell,
     scope_targets,
     unlike_launches,
@@ -78,13 +79,17 @@ from pytest_h2o.run.journal import PresetFacts
 from pytest_h2o.run.pairs import Baseline
 
 if TYPE_CHECKING:
-    from pytest_h2o.bench.rows import Row
+    from pytest_h2o.bench.rows import Measurement
     from pytest_h2o.gate.decode import DecodeVerdict, PairedComparison
     from pytest_h2o.inputs.presets import Point, Preset
     from pytest_h2o.inputs.scope import Scope
     from pytest_h2o.lossless.result import LosslessResult
     from pytest_h2o.run.session import GateSession, Subject
     from pytest_h2o.run.sources import Source
+
+
+def _mean(cell_of: tuple[Measurement, str]) -> float:
+    return cell_of[0].mean
 
 
 HARDLY_ALIKE = 0.05
@@ -318,18 +323,20 @@ class SweepItem(PresetItem):
     def _extreme(
         self, metric: Metric, pick: Callable[..., Any], among: Sequence[RowFacts] = (), rows: Sequence[Row] = ()
     ) -> Measured:
-        found = []
+        found: dict[str, list[tuple[Measurement, str]]] = {}
         for result in rows or self.results:
-            cell = row_cell(result, metric.name)
-            if cell is None or not math.isfinite(cell.mean):
-                raise NotMeasured(
-                    f"the column {metric.name} of {self.title} is missing or not a number",
-                    where=f"{result.run_id}: {result.log_path}",
-                    hint="an older or other binary prints other columns; a missing column never counts as 0",
-                )
-            found.append((cell, result.run_id))
-        wanted = {row.run_id for row in among} or {run_id for _, run_id in found}
-        cell, run_id = pick((pair for pair in found if pair[1] in wanted), key=lambda pair: pair[0].mean)
+            for launch in deciding_launches(result, metric):
+                cell = row_cell(launch, metric.name)
+                if cell is None or not math.isfinite(cell.mean):
+                    raise NotMeasured(
+                        f"the column {metric.name} of {self.title} is missing or not a number",
+                        where=f"{launch.run_id}: {launch.log_path}",
+                        hint="an older or other binary prints other columns; a missing column never counts as 0",
+                    )
+                found.setdefault(result.run_id, []).append((cell, launch.run_id))
+        worst, wanted = min if metric.higher_is_better else max, {row.run_id for row in among} or found.keys()
+        of_points = (worst(found[run_id], key=_mean) for run_id in found if run_id in wanted)
+        cell, run_id = pick(of_points, key=_mean)
         return self.measured(metric.name, cell.mean, run_id, cell.std)
 
     @property

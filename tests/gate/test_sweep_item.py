@@ -95,6 +95,20 @@ def test_a_disturbed_launch_that_decides_is_told() -> None:
     assert other.notes == []
 
 
+@pytest.mark.parametrize("rule", ["joint", "best-of"])
+def test_of_launches_that_should_be_alike_the_worst_decides(rule: str) -> None:
+    """Whichever launch it is; the speed is that of the first, for chance has a part in it."""
+    cells = [make_row("a", speed, h2o_lossy=lossy).cells for speed, lossy in ((60.0, "3.2"), (20.0, "2.5"))]
+    for first, again in (cells, cells[::-1]):
+        row = replace(make_row("a"), cells=first, again=(first, again))
+        sweep = make_sweep(row, rule=rule, baseline=lambda *_: Baseline(20.0, "a number"))
+        lossy = sweep.best("h2o_lossy")
+        assert (lossy.value, lossy.holds(sweep.targets.lossy)) == (2.5, False)
+        assert lossy.source == ("a, launch 3" if first is cells[0] else "a")
+        assert sweep.joint_margin().value == pytest.approx(-1 / 6)
+        assert sweep.best("decode_tok_per_s").value == row.decode_tok_per_s.mean  # type: ignore[union-attr]
+
+
 def rises(*, evicting: str) -> tuple[Row, ...]:
     return (
         make_row("keeps", h2o_lossy="1.2", quality_ppl_rise="0.01"),
