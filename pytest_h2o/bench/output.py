@@ -26,14 +26,15 @@ OTHER_KINDS = "(further kinds)"
 
 # Warnings of the engine's KV cache. They may stand anywhere in a line, and reach to its end.
 _ENGINE_WARNING = re.compile(r"(?:Drop (?:stale|invalid)|Clamp invalid) (?=[a-z_-]+)")
-_FATAL = {sign.text.lower(): sign for sign in SIGNS if sign.severity == "fatal"}
+_FATAL = {text.lower(): sign for sign in SIGNS if sign.severity == "fatal" for text in (sign.text, *sign.also)}
 _MESSAGE = re.compile(
     rf"{_ENGINE_WARNING.pattern}|(?:\[[\w-]+\] ?)?(?i:({'|'.join(map(re.escape, _FATAL))}))", re.ASCII
 )
 _HARMLESS = re.compile("|".join(re.escape(sign.text) for sign in SIGNS if sign.severity == "harmless"))
 ENGINE_LINE = re.compile(
     rf"(?:\[[\w-]+\] ?)?(?:{_ENGINE_WARNING.pattern}|"
-    rf"{'|'.join(re.escape(sign.text) for sign in SIGNS if not sign.of_libc)})[^\n]*\n|\[H2O(?:-LOSSLESS)?\] [^\n]*\n"
+    rf"{'|'.join(re.escape(sign.text) for sign in SIGNS if not sign.may_be_said)})[^\n]*\n"
+    r"|\[H2O(?:-LOSSLESS)?\] [^\n]*\n"
 )
 """What the engine prints into a text that it generates, between any two characters of it, each up to its line end."""
 _FLOOR = next(sign.text for sign in SIGNS if sign.name == "floor_keep")
@@ -124,7 +125,7 @@ def check_signs(output: OutputSummary, printed: Path, allowed: Mapping[str, int]
     bad = [(sign, count) for sign, count in seen if _exceeds(sign, count, allowed)]
     if not bad:
         return
-    lines = _lines_of(printed, [sign.text for sign, _ in bad])
+    lines = _lines_of(printed, [sign for sign, _ in bad])
     limits = [f"at most {allowed[sign.name]} x {sign.text}" for sign, _ in bad if sign.name in allowed]
     others = "; ".join(f"{count:,} x {sign.text}" for sign, count in seen if (sign, count) not in bad)
     came = [f"{count:,} x {sign.text} ({sign.meaning}): {lines.get(sign.text, 'no line')}" for sign, count in bad]
@@ -158,16 +159,17 @@ def describe_allowed(allowed: Mapping[str, int], outputs: Iterable[OutputSummary
     ]
 
 
-def _lines_of(printed: Path, texts: Sequence[str]) -> dict[str, str]:
-    """The first line with each of these texts, cut before it; what cannot be read gives none."""
+def _lines_of(printed: Path, signs: Sequence[Sign]) -> dict[str, str]:
+    """The first line with each of these signs, cut before it, by its text; what cannot be read gives none."""
     lines: dict[str, str] = {}
     try:
         with printed.open("rb") as file:
             for line in _pieces(file):
-                for text in texts:
-                    if text not in lines and (found := re.search(re.escape(text), line, re.IGNORECASE)):
-                        lines[text] = repr(one_line(line[found.start() :]))
-                if len(lines) == len(texts):
+                for sign in signs:
+                    wordings = "|".join(map(re.escape, (sign.text, *sign.also)))
+                    if sign.text not in lines and (found := re.search(wordings, line, re.IGNORECASE)):
+                        lines[sign.text] = repr(one_line(line[found.start() :]))
+                if len(lines) == len(signs):
                     break
     except OSError:
         pass
@@ -175,10 +177,13 @@ def _lines_of(printed: Path, texts: Sequence[str]) -> dict[str, str]:
 
 
 def _pieces(file: BinaryIO) -> Iterator[str]:
-    """Lines as text without colours; one longer than a piece comes in several, none cut within a number or message."""
+    """Lines as text without colours; one longer than a piece comes in several, none cut within a number or message.
+
+    What is looked for is ASCII, which UTF-16 makes of it with a NUL beside each byte: those go.
+    """
     rest = b""
     while piece := file.readline(_PIECE_BYTES):
-        data = _TERMINAL.sub(b"", rest + piece)
+        data = _TERMINAL.sub(b"", rest + piece.replace(b"\0", b""))
         rest = b""
         if not data.endswith(b"\n") and len(piece) == _PIECE_BYTES:
             data, rest = _cut(data)
@@ -218,7 +223,7 @@ class _Scan:
         if "kv_len=" in line:
             longest = max((int(match[1]) for match in _KV_LEN.finditer(line)), default=0)
             self.max_kv_len = max(self.max_kv_len or 0, longest) or None
-        found = [match for match in _MESSAGE.finditer(line) if not (self.in_generated_text and _is_of_libc(match[1]))]
+        found = [match for match in _MESSAGE.finditer(line) if not (self.in_generated_text and _may_be_said(match[1]))]
         ends = [match.start() for match in found[1:]] + [len(line)]
         for match, end in zip(found, ends, strict=False):
             text = line[match.start() : end]
@@ -280,8 +285,8 @@ class _Scan:
         return "; ".join(self.failures or self.weak_failures) or None
 
 
-def _is_of_libc(text: str | None) -> bool:
-    return text is not None and _FATAL[text.lower()].of_libc
+def _may_be_said(text: str | None) -> bool:
+    return text is not None and _FATAL[text.lower()].may_be_said
 
 
 def _keep(lines: list[str], text: str) -> None:

@@ -24,9 +24,27 @@ class Sign:
     """fatal fails the launch; counted is shown with the warnings; harmless is not even counted."""
     cause: str = ""
     """What is at fault and what to do, where the config of the model has no part in it."""
-    of_libc: bool = False
-    """Printed by the C library, or that of a sanitizer. A model may say it in a text that it generates."""
+    may_be_said: bool = False
+    """A model may say it in a text that it generates: there it is no sign."""
+    also: tuple[str, ...] = ()
+    """Other wordings of the same."""
 
+
+_NO_NUMBERS = tuple(
+    words.format(odd)
+    for odd in ("NaN", "inf")
+    for words in (
+        *(
+            "logits are {}",
+            "logits is {}",
+            "logits have {}",
+            "logits has {}",
+            "logits contain {}",
+            "logits contains {}",
+        ),
+        *("{} in logits", "{} in the logits", "{} found in logits", "{} logits"),
+    )
+)
 
 SIGNS = (
     Sign("scatter_restore", "scatter restore failed", f"coded tokens could not be put back: {LOST}"),
@@ -38,11 +56,12 @@ SIGNS = (
     Sign("kv_reserve", "Invalid KV reserve", f"the cache was reserved at an impossible size: {LOST}"),
     Sign("kv_sync", "KVMeta::sync got", f"the lengths of the cache and its records disagree: {LOST}"),
     Sign("kv_length", "KV length/meta previous mismatch", f"the lengths of the cache and its records disagree: {LOST}"),
-    Sign("corrupted_size", "corrupted size", HEAP, of_libc=True),
-    Sign("double_free", "double free", HEAP, of_libc=True),
-    Sign("munmap_chunk", "munmap_chunk", HEAP, of_libc=True),
-    Sign("invalid_free", "free(): invalid", HEAP, of_libc=True),
-    Sign("address_sanitizer", "AddressSanitizer:", OUT_OF_BOUNDS, of_libc=True),
+    Sign("corrupted_size", "corrupted size", HEAP, may_be_said=True),
+    Sign("double_free", "double free", HEAP, may_be_said=True),
+    Sign("munmap_chunk", "munmap_chunk", HEAP, may_be_said=True),
+    Sign("invalid_free", "free(): invalid", HEAP, may_be_said=True),
+    Sign("address_sanitizer", "AddressSanitizer:", OUT_OF_BOUNDS, may_be_said=True),
+    Sign("nan_logits", _NO_NUMBERS[0], "the model computes no numbers", may_be_said=True, also=_NO_NUMBERS[1:]),
     Sign("no_backend", "Can't Find type=", NO_BACKEND, cause=BUILD),
     Sign("opencl_init", "OpenCL init error", NO_BACKEND, cause=BUILD),
     Sign("opencl_symbols", "parsing symbols error", NO_BACKEND, cause=BUILD),

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_h2o.bench.command import read_base_config
 from pytest_h2o.bench.launch import Launcher
-from pytest_h2o.bench.output import describe_allowed
+from pytest_h2o.bench.output import check_signs, count_warnings, describe_allowed
 from pytest_h2o.bench.recorded import read_recording
 from pytest_h2o.errors import BenchError, PresetError
 from pytest_h2o.inputs.presets import expand_points, preset_from_flags
@@ -167,6 +167,18 @@ def test_a_sign_in_colour_or_capitals_is_one(text: str, make_launcher: Make, mon
     came = (caught.value.came or "").lower()
     assert "1 x double free" in came
     assert "'double free" in came
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig", "utf-32"])
+def test_a_sign_is_one_in_whatever_encoding_and_wording_it_was_kept(encoding: str, tmp_path: Path) -> None:
+    printed = tmp_path / "x.stdout.txt"
+    for sign, wording in ((each, wording) for each in FATAL for wording in (each.text, *each.also)):
+        printed.write_bytes(f"Zeit: 3 µs\r\nMNN_ERROR: {wording}\r\n".encode(encoding))
+        output = count_warnings(printed)
+        assert output.warnings[sign.text] == 1
+        with pytest.raises(BenchError, match="the bench printed signs of a") as caught:
+            check_signs(output, printed, {}, lambda: None)
+        assert f"1 x {sign.text} ({sign.meaning}): {wording!r}" in (caught.value.came or "")
 
 
 @pytest.mark.parametrize("before", ["", "  ", "[MNN] ", "[H2O] ", "x" * 65530 + " "])
