@@ -54,8 +54,44 @@ def digest_program(bench: Path) -> str:
 
 
 def program_files(bench: Path) -> tuple[Path, ...]:
-    """The files that a bench is made of: itself, and the shared libraries that it loads from outside the system."""
-    return tuple(sorted(bench.parent.glob("*.py"))) if is_embedded(bench) else (bench, *find_libraries(bench))
+    """The files that a bench is made of: itself, and the shared libraries that it loads from outside the system.
+
+    Of a script they are those too of the executables that it names, and so on; what it finds by other ways is not seen.
+    """
+    if is_embedded(bench):
+        return tuple(sorted(bench.parent.glob("*.py")))
+    programs = [bench]
+    for program in programs:  # grows
+        programs += (path for path in _named_programs(program) or () if path not in programs)
+    return tuple(dict.fromkeys([*programs, *(library for each in programs for library in find_libraries(each))]))
+
+
+_MOST_SCRIPT_BYTES = 1024 * 1024
+
+
+def describe_script(program: Path) -> str | None:
+    """What is not known of a program that is a script; None of another one."""
+    found = _named_programs(program)
+    if found is None:
+        return None
+    named = ", ".join(path.name for path in found) or "none"
+    return f"{program.name} is a script, which may start anything: of that the executables it names are known ({named})"
+
+
+def _named_programs(script: Path) -> list[Path] | None:
+    """The executables that a script names behind its first line, by path or name in its folder; None of no script."""
+    try:
+        with open_regular(script) as file:
+            head, _, text = file.read(_MOST_SCRIPT_BYTES).partition(b"\n")
+    except OSError:
+        return None
+    if not head.startswith(b"#!"):
+        return None
+    words = re.findall(rb"[\w.+/-]+", text)
+    names = {os.fsdecode(word) for word in words if len(word) < _MOST_TEXT}
+    home = Path(os.path.realpath(script)).parent
+    places = {Path(os.path.realpath(home / each)) for name in names for each in (name, Path(name).name)}
+    return sorted(path for path in places if path.is_file() and os.access(path, os.X_OK))
 
 
 def digest_files(files: Iterable[tuple[str, Path]]) -> str:
@@ -132,6 +168,11 @@ class RunFiles:
         return f"logs/{self.run_id}.log"
 
     @property
+    def output_file(self) -> str:
+        """All that it prints besides, as the manifest names it."""
+        return f"logs/{self.run_id}.stdout.txt"
+
+    @property
     def config(self) -> Path:
         return self.directory / self.config_file
 
@@ -141,8 +182,7 @@ class RunFiles:
 
     @property
     def stdout(self) -> Path:
-        """All that it prints besides."""
-        return self.log.with_name(f"{self.run_id}.stdout.txt")
+        return self.directory / self.output_file
 
     @property
     def json(self) -> Path:
@@ -155,12 +195,12 @@ class RunFiles:
         return self.log.with_name(f".{self.run_id}.launching")
 
     @property
-    def _outputs(self) -> tuple[Path, ...]:
+    def outputs(self) -> tuple[Path, ...]:
         return (self.config, self.log, self.stdout, self.json)
 
     def refuse_existing(self) -> None:
         """Check that the run would not write over, or append to, what is there."""
-        for path in self._outputs:
+        for path in self.outputs:
             if path.exists() or path.is_symlink():
                 raise BenchError(
                     f"{self.run_id} has been run into this folder before",
@@ -174,15 +214,15 @@ class RunFiles:
 
         Call it only where no other process can be launching this run.
         """
-        is_broken_off = self.marker.exists() or (unmarked and any(path.exists() for path in self._outputs))
+        is_broken_off = self.marker.exists() or (unmarked and any(path.exists() for path in self.outputs))
         return self.move_aside("broken-off") if is_broken_off else None
 
     def move_aside(self, why: str) -> str:
         """Move what a launch left to other names, ``RUN_ID.WHY-1`` say, and return that; StoreError if it cannot be."""
         names = (replace(self, run_id=f"{self.run_id}.{why}-{number}") for number in itertools.count(1))
-        moved = next(files for files in names if not any(path.exists() for path in files._outputs))
+        moved = next(files for files in names if not any(path.exists() for path in files.outputs))
         try:
-            for source, target in zip(self._outputs, moved._outputs, strict=True):
+            for source, target in zip(self.outputs, moved.outputs, strict=True):
                 if source.exists():
                     source.rename(target)
         except OSError as error:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from pytest_h2o.bench.command import RunFiles, is_asynchronous
+from pytest_h2o.bench.command import RunFiles, again_folder, is_asynchronous
 from pytest_h2o.bench.rows import CODED_COLUMNS, DETERMINISTIC_COLUMNS, Row, load_row
 from pytest_h2o.errors import (
     H2OError,
@@ -25,7 +25,7 @@ from pytest_h2o.errors import (
     error_to_json,
     make_printable,
 )
-from pytest_h2o.files import load, plain
+from pytest_h2o.files import digest_file, load, plain
 from pytest_h2o.inputs.presets import Point, plain_setting
 
 INERT_FIELDS = {"adaptive": "keep_ratio", "static": "h2o_target_lossy_ratio"}
@@ -189,9 +189,21 @@ class Sweep:
 
     def _make_run(self, point: Point) -> dict[str, Any]:
         try:
-            return {"result": plain(self._launch(point))}
+            row = self._launch(point)
+            return {"result": plain(row), "files": digest_launches(row)}
         except H2OError as error:
             return {"error": error_to_json(error)}
+
+
+def digest_launches(*rows: Row) -> dict[str, str]:
+    """What rows rest on: path -> digest of each file that their launches left, further ones of a point too."""
+    digests = {}
+    for row in rows:
+        home = row.log_path.parent.parent
+        for folder in (home, *(home / again_folder(number) for number in range(2, 2 + len(row.again)))):
+            paths = (path for path in RunFiles(folder, row.log_path.stem).outputs if path.is_file())
+            digests.update({str(path): digest_file(path) for path in paths})
+    return digests
 
 
 # -- the manifest ---------------------------------------------------------------------------------------------------
@@ -227,12 +239,21 @@ class ManifestEntry:
 
 
 def manifest_entry(
-    fields: Mapping[str, Any], return_code: int | None, *, shares_run_with: str | None = None
+    fields: Mapping[str, Any],
+    return_code: int | None,
+    *,
+    shares_run_with: str | None = None,
+    keeps_output: bool = False,
 ) -> dict[str, Any]:
-    """The entry of a point by its `manifest_fields`; the files are those of the run that it shares."""
+    """The entry of a point by its `manifest_fields`; the files are those of the run that it shares.
+
+    `keeps_output`: what it printed is among them, and whoever reads the run again must find it.
+    """
     files = RunFiles(Path(), shares_run_with or str(fields["run_id"]))
+    names = {"config": files.config_file, "log": files.log_file}
+    names |= {"output": files.output_file} if keeps_output else {}
     shared = {} if shares_run_with is None else {"shares_run_with": shares_run_with}
-    return {**fields, "config": files.config_file, "log": files.log_file, "return_code": return_code, **shared}
+    return {**fields, **names, "return_code": return_code, **shared}
 
 
 def read_manifest(path: Path) -> tuple[ManifestEntry, ...]:

@@ -133,12 +133,13 @@ def run_sweep(args: argparse.Namespace) -> int:
         try:
             row = launched.result(point)
         except H2OError as error:
-            outcome, code, shared = str(error), getattr(error, "returncode", None), None
+            outcome, code, shared, printed = str(error), getattr(error, "returncode", None), None, None
         else:
-            code, shared = row.returncode, row.shares_run_with
+            code, shared, printed = row.returncode, row.shares_run_with, row.stdout_path
             outcome = f"done (the run of {shared})" if shared else "done"
             rows.append(row)
-        entries.append(manifest_entry(launched.manifest_fields(point), code, shares_run_with=shared))
+        fields, has_output = launched.manifest_fields(point), printed is not None
+        entries.append(manifest_entry(fields, code, shares_run_with=shared, keeps_output=has_output))
         print(f"[{count}/{len(points)}] {point.run_id}: {outcome}", flush=True)
     for note in launched.notes:
         print(f"note: {note}")

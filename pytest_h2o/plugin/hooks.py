@@ -159,7 +159,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 if subject and not (subject.kind == "preset" and subject.name in left_out)
             }
             if kept and not config.option.collectonly:
-                _session_of(config).begin([item.nodeid for item in kept], list(kept.values()))
+                code = {Path(item.path) for item in kept} | _conftests(config)
+                _session_of(config).begin([item.nodeid for item in kept], list(kept.values()), code)
         except Exception as error:
             config.stash[_faults] = faults = [(gate[0].nodeid.split("::")[0], _fault_text(error))]
         else:
@@ -168,6 +169,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 items[:] = [item for item in items if item not in gone]
     if faults:
         _refuse(config, items, faults)
+
+
+def _conftests(config: pytest.Config) -> set[Path]:
+    files = (getattr(plugin, "__file__", None) for plugin in config.pluginmanager.get_plugins())
+    return {path for path in map(Path, filter(None, files)) if path.name == "conftest.py"}
 
 
 def _refuse(config: pytest.Config, items: list[pytest.Item], faults: list[tuple[str, str]]) -> None:

@@ -281,7 +281,8 @@ class Collector:
         entries: dict[int, dict[str, Any]] = {}
         for point in self.points.get(preset, {}).values():
             result = point.result
-            entry = manifest_entry(point.manifest, result.returncode, shares_run_with=result.shares_run_with)
+            shared, has_output = result.shares_run_with, result.stdout_path is not None
+            entry = manifest_entry(point.manifest, result.returncode, shares_run_with=shared, keeps_output=has_output)
             if entry["return_code"] is None:
                 del entry["return_code"]  # null would say that it was never run
             entries[point.index] = entry

@@ -10,7 +10,7 @@ import math
 import platform
 import re
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from pytest_h2o.bench.command import digest_model, is_embedded
 from pytest_h2o.bench.launch import Relaunches
 from pytest_h2o.bench.recorded import read_launch
 from pytest_h2o.bench.rows import COLUMN_DECIMALS, Row
-from pytest_h2o.bench.sweep import compare_rows
+from pytest_h2o.bench.sweep import compare_rows, digest_launches
 from pytest_h2o.errors import H2OError, NotMeasured, StoreError, TableError
 from pytest_h2o.files import cache_folder, digest_file, load, plain
 from pytest_h2o.gate.decode import (
@@ -370,6 +370,8 @@ class LaunchedPair:
     elapsed_s: float
     relaunches: int
     measured_again: tuple[str, ...]
+    files: Mapping[str, str]
+    """See `digest_launches`."""
 
 
 @dataclass
@@ -420,7 +422,8 @@ class PairRunner:
         else:
             b, a = measure("candidate", self.candidate), measure("baseline", self.baseline)
         pair = Pair(first, _timed(a), _timed(b), why_unlike(a, b))
-        return LaunchedPair(pair, sum(seconds), self.relaunches.left - relaunches.left, tuple(again))
+        spent = self.relaunches.left - relaunches.left
+        return LaunchedPair(pair, sum(seconds), spent, tuple(again), digest_launches(a, b))
 
 
 def _timed(result: Row) -> TimedLaunch:

@@ -344,8 +344,11 @@ class GateSession:
         has_target = scope_targets(self.settings, scope).lossless.value is not None
         return subject.name in self._needed_scopes or (has_target and not scope.decides)
 
-    def begin(self, nodeids: Sequence[str], subjects: Sequence[Subject]) -> None:
-        """Write down what this run is asked, before anything is measured; all its processes must be asked the same."""
+    def begin(self, nodeids: Sequence[str], subjects: Sequence[Subject], code: Iterable[Path] = ()) -> None:
+        """Write down what this run is asked, before anything is measured; all its processes must be asked the same.
+
+        `code`: gate files, and what else of the user's code has a part in their items.
+        """
         from pytest_h2o.run.store import ASKED, describe_asked, refuse_changes
 
         presets = [self.presets[name] for name in sorted({s.name for s in subjects if s.kind == "preset"})]
@@ -355,7 +358,7 @@ class GateSession:
             self._check_dump(self.settings.given["dump-dir"])
         launched = self.settings["bench"] is not None
         bases = [(preset, choose_base_config(self.settings, preset) if launched else None) for preset in presets]
-        now = describe_asked(self.settings, nodeids, bases, [(s, self.root(s)) for s in scopes])
+        now = describe_asked(self.settings, nodeids, bases, [(s, self.root(s)) for s in scopes], code)
         if (self.run_dir / "run.json").exists():
             return  # a worker that took the place of one that died, and came when the run had ended
         about = {nodeid: [s.kind, s.name] for nodeid, s in zip(nodeids, subjects, strict=True)}

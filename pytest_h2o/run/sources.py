@@ -630,15 +630,19 @@ class Launched(Source):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        from pytest_h2o.bench.command import advise_layer_nums
+        from pytest_h2o.bench.command import advise_layer_nums, describe_script
 
-        if self.preset.bench != LLM_BENCH or is_embedded(self.run.settings["bench"]):
+        if is_embedded(self.run.settings["bench"]):
             return ()
+        programs = {self.run.settings[option] for option in ("bench", "baseline-bench")} - {None}
+        scripts = tuple(text for program in sorted(programs) if (text := describe_script(program)) is not None)
+        if self.preset.bench != LLM_BENCH:
+            return scripts
         if self.base_config.added:
             said = ", ".join(f'"{key}": {value}' for key, value in self.base_config.added.items())
-            return (f"{said} is added to the configs of its runs: the config of the model has none",)
+            return (*scripts, f"{said} is added to the configs of its runs: the config of the model has none")
         advice = advise_layer_nums(self.base_config)
-        return () if advice is None else (advice,)
+        return scripts if advice is None else (*scripts, advice)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -224,7 +224,7 @@ _FREE = frozenset({"resume", "out-dir", "save", "overwrite", "html", "strict"})
 _PACKAGES = ("pytest-h2o", "numpy", "zstandard")
 """What figures depend on besides."""
 
-_FORM = "3"
+_FORM = "4"
 """Changes when what processes share is written in another form than before."""
 
 
@@ -233,14 +233,16 @@ def describe_asked(
     nodeids: Sequence[str],
     presets: Sequence[tuple[Preset, BaseConfig | None]],
     scopes: Sequence[tuple[Scope, Path]],
+    code: Iterable[Path] = (),
 ) -> dict[str, str]:
-    """Describe what a run is asked, part by part, contents by their digest."""
+    """Describe what a run is asked, part by part, contents by their digest; `code` is that of the gate files."""
     asked = {
         f"--h2o-{name}": json.dumps(given["value"], ensure_ascii=False)
         for name, given in settings.to_json().items()
         if name not in _FREE
     }
     asked["items"] = f"{len(nodeids)} ({_digest(sorted(nodeids))})"
+    asked["gate files"] = digest_files((path.name, path) for path in code)[:16]
     for name in ("bench", "baseline-bench", "demo"):
         if settings[name] is not None:
             asked[name.replace("-", " ")] = digest_program(settings[name])[:16]
@@ -411,18 +413,22 @@ def _set_aside(path: Path, name: str) -> None:
 
 
 def _failures(results: Path) -> Iterator[Path]:
-    """Results that remember a failure, or that are not as they were written: that is measured again.
+    """Results that remember a failure, or that are not as they were written, or whose files are not: measured again.
 
     What was left out on purpose is no failure. What a run was asked is not asked again, whatever stands there.
     """
     for path in results.rglob("*.json"):
         if path != results / f"{ASKED}.json" and path.parent.name != Path(PROGRESS).name:
             try:
-                error = _read_sealed(path).get("error")
-                if error is not None and error.get("kind") != OptedOut.__name__:
-                    yield path
+                kept = _read_sealed(path)
+                error, files = kept.get("error"), kept.get("files", {})
+                failed = error is not None and error.get("kind") != OptedOut.__name__
+                is_lost = failed or any(digest_file(Path(name)) != digest for name, digest in files.items())
             except (StoreError, AttributeError):
+                is_lost = True
+            if is_lost:
                 yield path
+                yield path.parent.with_suffix(".json")  # what was made of several, of pairs say
 
 
 _WAIT_SHOWN_S = 3.0

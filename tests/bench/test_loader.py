@@ -8,12 +8,13 @@ import re
 import shutil
 import struct
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from pytest_h2o.bench import command
-from pytest_h2o.bench.command import BenchSettings, digest_program, find_libraries, read_base_config
+from pytest_h2o.bench.command import BenchSettings, describe_script, digest_program, find_libraries, read_base_config
 from pytest_h2o.run.pairs import calibration_path
 from tests.plugin.project import Project, unwrapped
 
@@ -100,6 +101,26 @@ def test_a_library_that_is_built_anew_makes_another_engine(tmp_path: Path) -> No
     library = tmp_path / "build" / "libinner.so"
     library.write_bytes(library.read_bytes() + b"\0")
     assert digest_program(program) != before
+
+
+@pytest.mark.parametrize(
+    "named", ["{home}/real", './real "$@"', 'exec "$(dirname "$0")/real"', "exec {home}/../x/inner"]
+)
+def test_an_executable_that_a_script_starts_is_part_of_the_engine(tmp_path: Path, named: str) -> None:
+    home = tmp_path / "x"
+    home.mkdir()
+    for name, text in (("bench", named.format(home=home)), ("inner", "real >> log"), ("real", "exit 1"), ("log", "")):
+        (home / name).write_text(f"#!/bin/sh\n{text}\n")
+        (home / name).chmod(0o644 if name == "log" else 0o755)
+    before = digest_program(home / "bench")
+    (home / "log").write_text("what a launch wrote")
+    assert digest_program(home / "bench") == before
+    (home / "real").write_text("#!/bin/sh\nexit 2\n")
+    assert digest_program(home / "bench") != before
+    known = "inner" if "inner" in named else "real"
+    told = f"bench is a script, which may start anything: of that the executables it names are known ({known})"
+    assert describe_script(home / "bench") == told
+    assert describe_script(Path(sys.executable)) is None
 
 
 def test_an_engine_or_model_that_was_changed_in_place_is_another_to_a_calibration(tmp_path: Path) -> None:

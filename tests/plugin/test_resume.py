@@ -73,6 +73,17 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
     assert not history or len((run_dir.parent / "history.jsonl").read_text().splitlines()) == 1
 
 
+def test_what_was_measured_is_measured_again_where_its_files_were_changed(tmp_path: Path) -> None:
+    project, bench = small_project(tmp_path)
+    options = (*bench[:2], *ROWS)
+    run_dir, _ = break_off(project, options, 3, run_0003="hang")
+    (log,) = (run_dir / PRESET / "logs").glob("run_0001*.log")
+    log.write_text(log.read_text().replace("|", "| ", 1))
+    result = project.run(*options, f"--h2o-resume={run_dir}")
+    result.assert_outcomes(passed=3)
+    assert sorted(run_id[:8] for run_id in project.launches()[3:]) == ["run_0001", "run_0003"]
+
+
 def test_pairs_that_were_whole_are_kept(tmp_path: Path) -> None:
     project, options = small_project(tmp_path)
     run_dir, _ = break_off(project, options, 3 + 4 + 1, pair_03="hang")
@@ -112,6 +123,7 @@ CHANGES = {
     "preset": "preset small: ",
     "option": "--h2o-threads: 2 then, 1 now",
     "items": "items: 3 (",
+    "gate file": "gate files: ",
 }
 
 
@@ -123,6 +135,7 @@ def test_another_question_is_refused(broken: tuple[Project, tuple[str, ...], Pat
         "config": project.path / "model.json",
         "model": project.path / "llm.mnn.weight",
         "preset": project.preset(PRESET),
+        "gate file": project.path / "gates" / "test_sweep.py",
     }
     before = file[change].read_text() if change in file else ""
     if change in file:

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from pytest_h2o.bench.command import read_base_config
+from pytest_h2o.bench.rows import Row
+from pytest_h2o.bench.sweep import digest_launches
 from pytest_h2o.codecs.registry import register, unregister
 from pytest_h2o.errors import StoreError
 from pytest_h2o.inputs.presets import preset_from_flags
@@ -79,6 +81,25 @@ def test_what_was_changed_since_it_was_kept_is_refused_and_measured_again(tmp_pa
     assert [path.name for path in results.rglob("*.json")] == [f"{ASKED}.json"]
     with pytest.raises(StoreError, match="was changed after it was written"):
         OnceStore(results).once(ASKED, dict)
+
+
+@pytest.mark.parametrize("change", ["edit", "remove", None])
+def test_what_rests_on_a_file_that_was_changed_is_measured_again(tmp_path: Path, change: str | None) -> None:
+    """And so is what was made of several such."""
+    store, log = OnceStore(tmp_path / SHARED), tmp_path / "small" / "logs" / "pair_01_baseline.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("| 3.25 |")
+    row = Row({}, log.name, log_path=log)
+    store.once("decode/small/pair_01", lambda: {"files": digest_launches(row)})
+    store.once("decode/small/pair_02", lambda: {"files": {}})
+    store.once("decode/small", lambda: {"value": 1})
+    if change == "edit":
+        log.write_text("| 3.35 |")
+    elif change == "remove":
+        log.unlink()
+    make_ready(tmp_path)
+    kept = {path.stem for path in (tmp_path / SHARED).rglob("*.json")}
+    assert kept == ({"pair_02"} if change else {"pair_01", "pair_02", "small"})
 
 
 @pytest.mark.parametrize(
