@@ -23,7 +23,7 @@ from pytest_h2o.bench.command import (
     coding_mode,
     plain_path,
 )
-from pytest_h2o.bench.rows import COLUMN_DECIMALS, Measurement, Row, parse_table, require_h2o
+from pytest_h2o.bench.rows import COLUMN_DECIMALS, Measurement, Row, last_digit, parse_table, require_h2o
 from pytest_h2o.errors import TableError, UsageError, blaming, did_you_mean, one_line
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.presets import Point
@@ -293,6 +293,7 @@ def check_row(row: Row, point: Point | None, settings: BenchSettings | None = No
         raise _unsound(row, "h2o_keep", f"{keep:g}", f"a share of the cache, at least {2 * _KEEP_ROUNDING:.4f}")
     _check_contradictions(row)
     _check_rise(row)
+    _check_bits(row)
     _check_speeds(row)
     if is_idle(row) or _keeps_all(row, point):
         raise _idle_error(row, point, settings)
@@ -390,7 +391,7 @@ def _check_contradictions(row: Row) -> None:
 def _check_rise(row: Row) -> None:
     """Check that a rise in perplexity is ``evicted / full - 1``, with room for what printing rounds and for spreads."""
     columns = [f"quality_ppl_{name}" for name in ("rise", "full", "evicted")]
-    rise, full, evicted = ((row.get(column), _last_digit(row, column)) for column in columns)
+    rise, full, evicted = ((row.get(column), last_digit(row.cells.get(column, ""))) for column in columns)
     if rise[0] is None or full[0] is None or evicted[0] is None or not math.isfinite(rise[0].mean):
         return
     (above, over), (below, under) = ((cell.mean, room + (cell.std or 0.0)) for cell, room in (evicted, full) if cell)
@@ -403,12 +404,36 @@ def _check_rise(row: Row) -> None:
         raise _contradiction(row, "its rise in perplexity is not that of its perplexities", came, expected)
 
 
-def _last_digit(row: Row, column: str) -> float:
-    """Half of the last digit that a cell prints."""
-    text = row.cells.get(column, "").partition("±")[0].strip().lower()
-    digits, _, exponent = text.partition("e")
-    decimals = len(digits.partition(".")[2])
-    return 0.5 * 10.0 ** (int(exponent or 0) - decimals) if digits[-1:].isdecimal() and len(exponent) < 4 else 0.0
+def _check_bits(row: Row) -> None:
+    """Check bits a byte against perplexity: of one text their ratio is that of the logarithms of its perplexities.
+
+    The perplexity of the full cache may not be told; then both rise, or both fall.
+    """
+    columns = [f"quality_{name}" for name in ("bits_per_byte_full", "bits_per_byte_evicted", "ppl_full", "ppl_rise")]
+    cells = {column: _ends(row, column) for column in columns}
+    full, evicted, base, rise = cells.values()
+    if rise is None and base is not None and (above := _ends(row, "quality_ppl_evicted")) is not None:
+        rise = (above[0] / base[1] - 1, above[1] / base[0] - 1) if base[0] > 0 else None
+    if full is None or evicted is None or rise is None or full[0] <= 0 or rise[0] <= -1:
+        return
+    logs = (_ALMOST_0, math.inf) if base is None else [max(math.log(max(end, 1.0)), _ALMOST_0) for end in base]
+    reached = [1 + math.log1p(end) / log for end in rise for log in logs]
+    if not (evicted[1] / full[0] >= min(reached) and evicted[0] / full[1] <= max(reached)):
+        came = ", ".join(f"{column} {row.cells[column]}" for column in columns if column in row.cells)
+        expected = "bits a byte in the ratio of the logarithms of both perplexities"
+        raise _contradiction(row, "its bits a byte are not those of its perplexities", came, expected)
+
+
+_ALMOST_0 = 1e-9
+
+
+def _ends(row: Row, column: str) -> tuple[float, float] | None:
+    """The least and the most that a cell stands for: its last digit was rounded, its repeats may differ."""
+    cell = row.get(column)
+    if cell is None or not math.isfinite(cell.mean):
+        return None
+    room = last_digit(row.cells.get(column, "")) + (cell.std or 0.0) + _ALMOST_0
+    return cell.mean - room, cell.mean + room
 
 
 def _check_coded_ratio(row: Row) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,9 +28,18 @@ from pytest_h2o.bench.adapter import (
 from pytest_h2o.bench.command import BaseConfig, RunFiles, advise_layer_nums, point_keys
 from pytest_h2o.bench.output import OutputSummary, check_signs, count_warnings
 from pytest_h2o.bench.process import read_tail, signal_name
-from pytest_h2o.bench.rows import UNVERIFIED, Row, read_rows, read_table, read_text
+from pytest_h2o.bench.rows import NO_OUTPUT, UNVERIFIED, Row, read_rows, read_table, read_text
 from pytest_h2o.bench.sweep import INERT_FIELDS, MANIFEST_NAME, ManifestEntry, fold_key, read_manifest
-from pytest_h2o.errors import BenchError, H2OError, StoreError, TableError, UsageError, can_name_file, make_printable
+from pytest_h2o.errors import (
+    BenchError,
+    H2OError,
+    StoreError,
+    TableError,
+    UsageError,
+    can_name_file,
+    make_printable,
+    one_line,
+)
 from pytest_h2o.files import IrregularFile, TooLarge, is_folder, list_files, read_regular_text
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.presets import Point, Preset, expand_points, plain_setting, point_of
@@ -195,7 +205,40 @@ def read_recording(folder: Path, points: Sequence[Point] | None = None, *, of_ba
     reader.read_others()
     if not of_baselines and is_folder(folder / BASELINES):
         reader.take_baselines(folder / BASELINES)
+    _part_strangers(reader.found)
     return reader.found
+
+
+def _part_strangers(found: Recording) -> None:
+    """Take out the rows that differ from the most in what no sweep varies: of another model, machine or config."""
+    facts = {run_id: _unswept(row) for run_id, row in found.results.items()}
+    for name in dict.fromkeys(name for of_row in facts.values() for name in of_row):
+        values = {run_id: of_row[name] for run_id, of_row in facts.items() if name in of_row}
+        usual = Counter(values.values()).most_common(1)[0][0]
+        for run_id in (run_id for run_id, value in values.items() if value != usual):
+            row = found.results.pop(run_id, None)
+            if row is not None:
+                found.failures[run_id] = BenchError(
+                    f"{run_id} is no run of this sweep: it has another {name} than the most of its rows",
+                    where=str(row.config_path if name.startswith(_IN_CONFIG) else row.log_path),
+                    came=f"{one_line(values[run_id])}, not {one_line(usual)}",
+                    expected="one model, machine and base config for all points of a sweep",
+                    hint="record this point again, with what the others were recorded with",
+                )
+
+
+_UNSWEPT = ("model", "modelSize", "backend", "threads", "precision", "mmap")
+"""Columns in which all rows of a sweep are alike."""
+
+_IN_CONFIG = "config key "
+
+
+def _unswept(row: Row) -> dict[str, str]:
+    """What a row says that no sweep varies. The keys of H2O and of lossless coding are held against the point."""
+    config = _read_config(row.config_path)
+    said = {column: row.cells.get(column, "none") for column in _UNSWEPT}
+    values = {name: json.dumps(value) for name, value in (config or {}).items() if not name.startswith("kv_")}
+    return said | {f"{_IN_CONFIG}{name}": value for name, value in values.items()}
 
 
 def read_launch(folder: Path, point: Point) -> Row:
@@ -239,6 +282,7 @@ class _Run:
         known = self.point or self.told
         beside = _files_beside(self.log, self.config, known)
         note = _check_configuration(self, self.point) if compressed and self.point is not None else None
+        silent = NO_OUTPUT if compressed and beside["output"] is None else None
         repeat = None if self.point is None else self.point.repeat
         # Beside bare logs a JSON of their name is as likely a config.
         of_json = self.log.with_suffix(".json") if self.log.parent.name == "logs" else None
@@ -253,7 +297,7 @@ class _Run:
             run_id=self.run_id,
             log_path=self.log,
             returncode=self.return_code,
-            notes=row.notes if note is None else (*row.notes, note),
+            notes=(*row.notes, *filter(None, (note, silent))),
             shares_run_with=self.shares_run_with,
         )
 
@@ -273,10 +317,13 @@ class _Run:
                 expected="return code 0 in the manifest",
                 hint="run this point again",
             )
-        if not self.log.is_file():
-            what, expected = "the log of this run is missing", "the table that the bench wrote (-fp)"
-            hint = "copy the whole folder of the sweep, or run this point again"
-            raise BenchError(what, where=str(self.log), expected=expected, hint=hint)
+        kept = {self.log: ("log", "the table that the bench wrote (-fp)")}
+        if self.listed.get("output") is not None:
+            kept[self.log.with_name(f"{self.log.stem}{_PRINTED}")] = ("output", "what it printed, as the manifest says")
+        for path, (what, expected) in kept.items():
+            if not path.is_file():
+                hint = "copy the whole folder of the sweep, or run this point again"
+                raise BenchError(f"the {what} of this run is missing", where=str(path), expected=expected, hint=hint)
 
 
 def _files_beside(log: Path, config: Path | None, point: Point | None) -> dict[str, Any]:
@@ -580,7 +627,7 @@ def _other_configuration(run_id: str, where: Path | None, differences: Sequence[
 
 # -- one log, one run -----------------------------------------------------------------------------------------------
 
-_NO_SETTING = frozenset({"run_id", "config", "log", "return_code", "shares_run_with"})
+_NO_SETTING = frozenset({"run_id", "config", "log", "output", "return_code", "shares_run_with"})
 
 
 def _find_sharing_faults(
@@ -663,6 +710,7 @@ def read_row_files(folder: Path, points: Sequence[Point]) -> Recording:
             except H2OError as error:
                 unused[row.log_file] = error.what
     found.baselines.extend(baselines.values())
+    _part_strangers(found)
     return found
 
 

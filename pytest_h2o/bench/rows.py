@@ -61,8 +61,14 @@ CODED_COLUMNS = tuple(column for column, (_, kind) in _PRINTED.items() if kind =
 DECODED_COLUMN = "decode_tokens"
 """Tokens really decoded: of the JSON or the table of an engine that tells it."""
 
+QUALITY = "quality_"
+"""What columns begin with that tell of the model under eviction, in table or JSON."""
+
 UNVERIFIED = "configuration not verified"
 """Start of the note of a recorded row of which nothing, or not enough, says how it was configured."""
+
+NO_OUTPUT = "output not kept: signs of a broken cache were not looked for"
+"""The note of a recorded row without what its run printed."""
 
 _NUMBER = r"[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan(?:\(\w*\))?|inf(?:inity)?)"
 _MEASUREMENT = re.compile(rf"\s*({_NUMBER})(?:\s*±\s*({_NUMBER}))?\s*", re.IGNORECASE | re.ASCII)
@@ -442,6 +448,9 @@ def _result_cells(result: object, where: str) -> dict[str, str]:
         cells[_TEST_SPEED] = _cell(result, "tps", where, 2, std_key="std")
     for column, decimals in (*COLUMN_DECIMALS.items(), ("loadingTime(s)", 2), (DECODED_COLUMN, 2)):
         cells[column] = _cell(result, _JSON_KEYS.get(column, column), where, decimals)
+    for column in (key for key in result if key.startswith(QUALITY) and not key.endswith("_std")):
+        keys = (key for key in (column, f"{column}_std") if key in result)
+        cells[column] = " ± ".join(f"{_number(result[key], where, key):.6g}" for key in keys)
     return {column: cell for column, cell in cells.items() if cell is not None}
 
 
@@ -482,17 +491,13 @@ SETTING_COLUMNS = ("model", "modelSize", "backend", "threads", "precision", "mma
 def read_rows(log_path: Path, json_path: Path | None, *, log_file: str, repeat: int | None = None) -> tuple[Row, ...]:
     """Read the rows of a log and, where there is one, of the JSON beside it.
 
-    The JSON alone is enough if the log is empty, the table alone if there is no JSON or it cannot be read; either is
-    noted in the rows. If both can be read they must agree in every column that both have, at the table's precision.
+    The table alone is enough if there is no JSON, the JSON alone if the log is empty, which is noted in the rows. Else
+    they must agree in every column that both have, at the table's precision; one that cannot be read agrees with none.
     """
     rows_of_json: tuple[Row, ...] | None = None
-    notes: tuple[str, ...] = ()
-    if json_path is not None and json_path.exists():
-        try:
-            name = str(json_path)
-            rows_of_json = parse_json(read_text(json_path, name), log_file=name, repeat=repeat)
-        except TableError as error:
-            notes = (f"its JSON was passed over ({error.came or error.what}); the row is from the table",)
+    if json_path is not None and (json_path.exists() or json_path.is_symlink()):
+        name = str(json_path)
+        rows_of_json = parse_json(read_text(json_path, name), log_file=name, repeat=repeat)
     if rows_of_json is not None and (not log_path.exists() or not read_text(log_path, log_file).strip()):
         notes = ("the log is empty; the row is from the JSON",)
         return tuple(replace(row, log_file=log_file, notes=notes) for row in rows_of_json)
@@ -502,14 +507,18 @@ def read_rows(log_path: Path, json_path: Path | None, *, log_file: str, repeat: 
         hint = "the bench or the disk failed while they were written: run this point again"
         raise TableError(what, where=log_file, came=came, expected=expected, hint=hint)
     return tuple(
-        replace(row, notes=notes, cells={**_told_by_json(other), **row.cells})
+        replace(row, cells={**_told_by_json(other), **row.cells})
         for row, other in zip_longest(rows, rows_of_json or ())
     )
 
 
 def _told_by_json(row: Row | None) -> dict[str, str]:
-    """Cells that no table has."""
-    return {} if row is None else {name: cell for name, cell in row.cells.items() if name == DECODED_COLUMN}
+    """Cells that a table may lack."""
+    return {} if row is None else {name: cell for name, cell in row.cells.items() if _may_be_of_json_alone(name)}
+
+
+def _may_be_of_json_alone(column: str) -> bool:
+    return column == DECODED_COLUMN or column.startswith(QUALITY)
 
 
 def _find_disagreement(rows: Sequence[Row], rows_of_json: Sequence[Row]) -> str | None:
@@ -517,7 +526,8 @@ def _find_disagreement(rows: Sequence[Row], rows_of_json: Sequence[Row]) -> str 
     if len(rows) != len(rows_of_json):
         return f"{len(rows)} rows in the table, {len(rows_of_json)} in the JSON"
     for row, other in zip(rows, rows_of_json, strict=True):
-        for column in (*SETTING_COLUMNS, _SPEED, _TEST_SPEED, *COLUMN_DECIMALS):
+        quality = (column for column in row.cells if column.startswith(QUALITY))
+        for column in (*SETTING_COLUMNS, _SPEED, _TEST_SPEED, *COLUMN_DECIMALS, *quality):
             cells = row.cells.get(column), other.cells.get(column)
             if None not in cells and cells[0] != cells[1] and not _are_alike(row, other, column):
                 return one_line(f"{column}: {cells[0]} in the table, {cells[1]} in the JSON")
@@ -529,6 +539,10 @@ def _are_alike(row: Row, other: Row, column: str) -> bool:
 
     nan prints as nan or -nan, and its sign means nothing; the JSON has no number at all where the table has inf.
     """
+    if column.startswith(QUALITY):
+        one, two = row.get(column), other.get(column)
+        room = 1.001 * sum(last_digit(each.cells[column]) for each in (row, other))
+        return one is not None and two is not None and (abs(one.mean - two.mean) <= room or not _any_finite(one, two))
     if column in COLUMN_DECIMALS:
         pairs = [(row.get(column), other.get(column))]
     elif column in (_SPEED, _TEST_SPEED):
@@ -541,6 +555,18 @@ def _are_alike(row: Row, other: Row, column: str) -> bool:
         else all(a == b or not (_is_finite(a) or _is_finite(b)) for a, b in ((one.mean, two.mean), (one.std, two.std)))
         for one, two in pairs
     )
+
+
+def _any_finite(*cells: Measurement) -> bool:
+    return any(math.isfinite(cell.mean) for cell in cells)
+
+
+def last_digit(cell: str) -> float:
+    """Half of the last digit that a cell prints."""
+    text = cell.partition("±")[0].strip().lower()
+    digits, _, exponent = text.partition("e")
+    decimals = len(digits.partition(".")[2])
+    return 0.5 * 10.0 ** (int(exponent or 0) - decimals) if digits[-1:].isdecimal() and len(exponent) < 4 else 0.0
 
 
 def _is_finite(number: float | None) -> bool:

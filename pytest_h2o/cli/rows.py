@@ -266,7 +266,7 @@ def read_baseline(args: argparse.Namespace) -> float | None:
 
 def judged_rows(rows: Sequence[Row], where: str) -> tuple[list[Row], list[str]]:
     """The rows that a verdict may rest on, and notes; TableError for one that is damaged or contradicts itself."""
-    from pytest_h2o.bench.adapter import check_row, is_idle
+    from pytest_h2o.bench.adapter import check_decoded, check_row, is_idle
     from pytest_h2o.gate.values import check_cells
 
     if failed := [row.log_file for row in rows if not row.cells]:
@@ -277,6 +277,7 @@ def judged_rows(rows: Sequence[Row], where: str) -> tuple[list[Row], list[str]]:
     judged = [check_cells(row) for row in rows if not is_idle(row)]
     for row in judged:
         check_row(row, None)
+        check_decoded(row)
     if not judged:
         came = f"{len(rows)} rows in which keep, lossy and floor are exactly 1"
         raise UsageError("no row shows H2O at work", where=where, came=came, expected="rows of runs with H2O on")
@@ -317,8 +318,13 @@ def analyze(
     results: Mapping[str, dict[str, Any] | None],
     notes: list[str],
     layers: tuple[int, int] | None,
+    *,
+    understates: bool = False,
 ) -> dict[str, Any]:
-    """Both rules on the rows; `results` are the online simulation and the upper bound, `layers` are under eviction."""
+    """Both rules on the rows; `results` are the online simulation and the upper bound, `layers` are under eviction.
+
+    `understates`: the baseline decoded a longer context.
+    """
     from pytest_h2o.report.original import analyze_rows
 
     judged, told = judged_rows(rows, where)
@@ -337,6 +343,7 @@ def analyze(
         missing=missed_activity(args, judged),
         notes=notes,
         layers=None if args.model_layers is None or layers is None else (args.model_layers, *layers),
+        understates=understates,
     )
 
 
@@ -427,10 +434,11 @@ def run_eval(args: argparse.Namespace) -> int:
     from pytest_h2o.inputs.keys import CHUNKED, fold_codec
     from pytest_h2o.inputs.scope import Scope
     from pytest_h2o.lossless.result import render_markdown
+    from pytest_h2o.report.build import describe_unverified
     from pytest_h2o.report.original import render_analysis_md, render_on_terminal
     from pytest_h2o.run.pairs import unlike_contexts
 
-    baseline, origin = read_baseline(args), "--decode-baseline"
+    baseline, origin, beside = read_baseline(args), "--decode-baseline", None
     given = {key: value for key, value in vars(args).items() if key in ("codec_mode", "adaptive_block_seq")}
     refuse_foreign_settings(given)
     common = {"front_n": args.front_n, **fold_codec(given)}
@@ -446,13 +454,17 @@ def run_eval(args: argparse.Namespace) -> int:
     check_outputs(*(args.run_dir / name for name in names), inputs=(args.dump_dir,), overwrite=args.overwrite)
     rows, recorded = read_rows(args.run_dir)
     if args.decode_baseline is None and recorded is not None:
-        baseline, origin = recorded.tok_per_s, recorded.origin
+        baseline, origin, beside = recorded.tok_per_s, recorded.origin, recorded
     results = {name: evaluate(args.dump_dir, chosen, verify=True) for name, chosen in settings.items()}
-    notes = [] if baseline is None else [f"decode baseline: {baseline:g} tok/s ({origin})", *unlike_contexts(rows)]
+    notes = [] if baseline is None else [f"decode baseline: {baseline:g} tok/s ({origin})"]
+    notes += unlike_contexts(rows) if beside is None else beside.notes
+    notes += describe_unverified(rows)
     judged = {"online": results[modes[-1]].to_json(), "upper": results["upper_bound"].to_json()}
     for name, values in judged.items():
         notes += check_result(values, str(args.dump_dir), decides=name == "online", allow_skips=args.allow_skips)
-    analysis = analyze(args, rows, str(args.run_dir), baseline, judged, notes, read_layer_range(rows))
+    doubt = beside is not None and beside.understates
+    where, layers = str(args.run_dir), read_layer_range(rows)
+    analysis = analyze(args, rows, where, baseline, judged, notes, layers, understates=doubt)
     text = render_analysis_md(analysis)
     files = {"h2o_metrics.csv": render_metrics_csv(rows), "analysis.md": text, "analysis.json": render_json(analysis)}
     for name, result in results.items():

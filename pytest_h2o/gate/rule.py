@@ -120,7 +120,7 @@ def row_facts(
 
 
 def _row_value(row: Row, metric: Metric, cell_of: CellOf) -> float | None:
-    """What a row has of a metric; of several launches the worst, where they should be alike or each must hold a target."""
+    """What a row has of a metric; of several launches the worst, where they are exact or each must hold a target."""
     cells = [cell_of(launch, metric.name) for launch in deciding_launches(row, metric)]
     values = [cell.mean for cell in cells if cell is not None]
     if len(values) < len(cells):

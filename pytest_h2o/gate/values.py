@@ -362,6 +362,19 @@ def unlike_launches(rows: Sequence[Row], inexact: Container[str]) -> list[str]:
     return lines
 
 
+def describe_expansion(rows: Sequence[Row]) -> list[str]:
+    """A line on rows in which lossless coding at run time made the cache larger: no target need ask for a ratio."""
+    metric = METRICS["h2o_lossless"]
+    launches = [launch for row in rows for launch in row.launches]
+    cells = {launch.run_id: cell.mean for launch in launches if (cell := told_cell(launch, metric.name)) is not None}
+    larger = {run_id: ratio for run_id, ratio in cells.items() if ratio < 1}
+    if not larger:
+        return []
+    worst = min(larger, key=lambda run_id: larger[run_id])
+    told = f"{metric.title} below 1 in {len(larger)} of {len(cells)} rows, coding makes the cache larger"
+    return [f"{told}: {metric.render(larger[worst])} of {worst}"]
+
+
 def _made_of_row(row: Row, metric: str, make: Callable[[Row], Any]) -> Measurement | None:
     with blaming(
         f"the metric {metric} cannot be made of a row",

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from pytest_h2o.bench.rows import UNVERIFIED, Row
+from pytest_h2o.bench.rows import NO_OUTPUT, UNVERIFIED, Row
 from pytest_h2o.errors import one_line
 from pytest_h2o.gate.decode import PairedComparison, pairs_key
 from pytest_h2o.gate.metrics import (
@@ -155,7 +155,7 @@ def _preset(collector: Collector, name: str, items: Sequence[Mapping[str, Any]],
         for c in item["comparisons"]
         if c["metric"] == metric
     ]
-    notes = [*_unverified(results), *unmade(results), *(note for item in sweeps for note in item["notes"])]
+    notes = [*describe_unverified(results), *unmade(results), *(note for item in sweeps for note in item["notes"])]
     preset = Preset(
         outcomes={item["item"]: item["outcome"] for item in items},
         verdicts=verdicts,
@@ -231,9 +231,9 @@ def count_warnings(rows: Iterable[Row]) -> Counter[str]:
     return sum((Counter(output.warnings) for output in launched), Counter())
 
 
-def _unverified(rows: Sequence[Row]) -> list[str]:
-    """What recorded rows could not be held against, a line for each kind: nothing says how they were configured."""
-    kinds = Counter(note for row in rows for note in row.notes if note.startswith(UNVERIFIED))
+def describe_unverified(rows: Sequence[Row]) -> list[str]:
+    """What recorded rows could not be held against, a line for each kind: their configuration, what they said."""
+    kinds = Counter(note for row in rows for note in row.notes if note.startswith((UNVERIFIED, NO_OUTPUT)))
     return [f"{count} of {len(rows)} rows: {note}" for note, count in kinds.items()]
 
 

@@ -69,6 +69,7 @@ from pytest_h2o.gate.values import (
     Outcome,
     Targets,
     deciding_launches,
+    describe_expansion,
     row_cell,
     scope_targets,
     unlike_launches,
@@ -257,6 +258,7 @@ class SweepItem(PresetItem):
             raise self._rows_error(failed, len(failed) + len(results))
         self._note_all(self.source.notes)
         self._note_all(unlike_launches(results, self.source.inexact))
+        self._note_all(describe_expansion(results))
         return tuple(results)
 
     def _point(self, run_id: str) -> Point:

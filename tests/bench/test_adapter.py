@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -258,6 +259,38 @@ def test_a_rise_in_perplexity_is_that_of_its_perplexities(rise: str, full: str, 
     came = f"quality_ppl_rise {float(rise):g} beside quality_ppl_full {float(full):g} and quality_ppl_evicted "
     assert (caught.value.came or "").startswith(came)
     return None
+
+
+BITS = ("quality_bits_per_byte_full", "quality_bits_per_byte_evicted", "quality_ppl_rise", "quality_ppl_full")
+
+
+@pytest.mark.parametrize(
+    ("cells", "is_sound"),
+    [
+        (("1.67114", "1.67284", "0.00296830", "18.3112"), True),
+        (("1.67114", "1.67294", "0.00296830", "18.3112"), False),
+        (("1.67114", "1.67274", "0.00296830", "18.3112"), False),
+        (("1.67114", "1.67284", "-0.00296830", "18.3112"), False),
+        (("1.67114", "1.80000", "0.00296830", "18.3112"), False),
+        (("1.67", "1.67", "0.00296830", "18.3112"), True),
+        (("1.67114", "1.66944", "-0.00296830", "18.3"), True),
+        (("1.67114", "1.80000", "0.00296830", None), True),
+        (("1.67114", "1.67000", "0.00296830", None), False),
+        (("1.67114", "1.67284", None, "18.3112"), True),
+        (("0", "0", "0.00296830", "18.3112"), True),
+    ],
+)
+def test_bits_a_byte_are_those_of_the_perplexities(cells: tuple[str | None, ...], is_sound: bool) -> None:
+    row = changed(**{name: cell for name, cell in zip(BITS, cells, strict=True) if cell is not None})
+    with contextlib.nullcontext() if is_sound else pytest.raises(TableError, match="its bits a byte are not those of"):
+        check_row(row, POINT)
+
+
+def test_bits_a_byte_are_held_against_perplexities_without_their_rise() -> None:
+    row = dict(zip(BITS, ("1.67114", "1.67284"), strict=False)) | {"quality_ppl_full": "18.3112"}
+    check_row(changed(**row, quality_ppl_evicted="18.3656"), POINT)
+    with pytest.raises(TableError, match="its bits a byte are not those of"):
+        check_row(changed(**row, quality_ppl_evicted="18.3956"), POINT)
 
 
 def test_repeats_that_are_unlike_are_sound() -> None:

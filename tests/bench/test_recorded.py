@@ -25,7 +25,7 @@ from pytest_h2o.bench.recorded import (
     recorded_logs,
     recording_folder,
 )
-from pytest_h2o.bench.rows import read_metrics_csv, read_table, render_metrics_csv
+from pytest_h2o.bench.rows import NO_OUTPUT, read_metrics_csv, read_table, render_metrics_csv
 from pytest_h2o.bench.sweep import manifest_entry, read_manifest
 from pytest_h2o.errors import H2OError, StoreError, UsageError
 from pytest_h2o.files import load, write_new_json, write_new_text
@@ -98,16 +98,11 @@ def test_bare_logs_are_matched_by_their_names(tmp_path: Path, inner: str) -> Non
     for log in (SWEEP / "logs").glob("*.log"):
         shutil.copy(log, target / (f"today-{log.name}" if log.name.startswith("run_0003") else log.name))
     shutil.copytree(SWEEP / "configs", tmp_path / "configs")
-    if inner:
-        (target / f"{SECOND}.json").write_text("{}")
-    else:
+    if not inner:
         (tmp_path / "configs" / f"{SECOND}.json").rename(target / f"{SECOND}.json")
     recording = read_recording(tmp_path, POINTS)
     assert list(recording.results) == [point.run_id for point in POINTS]
     assert recording.get(FIRST).returncode is None
-    assert recording.get(SECOND).notes == (
-        ("its JSON was passed over (NoneType); the row is from the table",) if inner else ()
-    )
     assert [baseline.run_id for baseline in recording.baselines] == ["baseline_h2o_off"]
     assert list(read_recording(tmp_path).results) == [point.run_id for point in POINTS]
 
@@ -261,7 +256,7 @@ def test_a_broken_folder_of_a_preset_is_its_recording(tmp_path: Path) -> None:
 
 def test_configs_without_a_manifest_are_compared(sweep: Path, snapshot: SnapshotAssertion) -> None:
     (sweep / "manifest.json").unlink()
-    assert all(result.notes == () for result in read_recording(sweep, POINTS).results.values())
+    assert all(result.notes in ((), (NO_OUTPUT,)) for result in read_recording(sweep, POINTS).results.values())
     config = sweep / "configs" / f"{SECOND}.json"
     values = json.loads(config.read_text())
     config.write_text(json.dumps({**values, "kv_h2o_recent_tokens": 128, "kv_lossless_front_n": 3, "precision": "x"}))
@@ -274,6 +269,7 @@ def test_a_row_whose_configuration_nobody_knows_says_so(tmp_path: Path, point: P
     assert read_recording(tmp_path, [point]).get(FIRST).notes == (
         "configuration not verified: neither config nor manifest: keep_ratio, block_tokens, sink_tokens, "
         "recent_tokens and 22 more",
+        NO_OUTPUT,
     )
 
 
@@ -289,9 +285,11 @@ def test_fields_that_manifest_and_config_lack_are_told(sweep: Path) -> None:
     assert recording.get(FIRST).notes == ()
     assert recording.get(SECOND).notes == (
         "configuration not verified: neither its config nor its manifest entry says recent_tokens",
+        NO_OUTPUT,
     )
     assert recording.get(POINTS[2].run_id).notes == (
         "configuration not verified: no config that can be read, and the manifest does not say recent_tokens",
+        NO_OUTPUT,
     )
 
 
@@ -302,7 +300,40 @@ def test_a_config_that_cannot_be_read_is_told_beside_a_whole_manifest(sweep: Pat
     assert recording.get(FIRST).notes == ()
     assert recording.get(SECOND).notes == (
         "configuration not verified: its config cannot be read, and the manifest alone says how it ran",
+        NO_OUTPUT,
     )
+
+
+@pytest.mark.parametrize("printed", [True, False])
+def test_an_output_that_the_manifest_names_is_there(sweep: Path, printed: bool) -> None:
+    edit_manifest(sweep, FIRST, output=f"logs/{FIRST}.stdout.txt")
+    if not printed:
+        (sweep / "logs" / f"{FIRST}.stdout.txt").unlink()
+    recording = read_recording(sweep, POINTS)
+    assert recording.results[SECOND].notes == (NO_OUTPUT,)
+    if printed:
+        assert recording.results[FIRST].notes == ()
+    else:
+        assert "the output of this run is missing" in str(recording.failures[FIRST])
+
+
+@pytest.mark.parametrize("key", ["llm_model", "base_dir", "precision", "quality_text", "model", "threads"])
+@pytest.mark.parametrize("run_id", [FIRST, SECOND])
+def test_a_row_that_differs_in_what_no_sweep_varies_is_none_of_it(sweep: Path, key: str, run_id: str) -> None:
+    if key in ("model", "threads"):
+        (log,) = (sweep / "logs").glob(f"{run_id}.log")
+        rows = [line.split("|") for line in log.read_text().splitlines()]
+        rows[-1][[cell.strip() for cell in rows[0]].index(key)] = " 7 "
+        log.write_text("\n".join("|".join(row) for row in rows) + "\n")
+    else:
+        config = sweep / "configs" / f"{run_id}.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), key: "other"}))
+        others = [path for path in (sweep / "configs").glob("run_*.json") if path != config]
+        for path in others:
+            path.write_text(json.dumps({key: "usual", **json.loads(path.read_text())}))
+    recording = read_recording(sweep, POINTS)
+    assert list(recording.failures) == [run_id]
+    assert f"{run_id} is no run of this sweep: it has another" in str(recording.failures[run_id])
 
 
 # -- one log, one run -----------------------------------------------------------------------------------------------

@@ -351,16 +351,57 @@ def test_table_and_json_agree(tmp_path: Path) -> None:
     assert read == parse_table(TABLE, log_file="x.log", repeat=2)
 
 
-def test_one_of_them_serves_if_the_other_is_missing_empty_or_cut(tmp_path: Path) -> None:
+def test_one_of_them_serves_if_the_other_is_missing_or_empty(tmp_path: Path) -> None:
     log, _ = copy_pair(tmp_path, TABLE, JSON)
     assert read_rows(log, None, log_file="x.log") == read_rows(log, tmp_path / "no.json", log_file="x.log")
-    for table, of_json, note in (
-        ("", JSON, "the log is empty; the row is from the JSON"),
-        (TABLE, JSON[:100], "its JSON was passed over (Unterminated string starting at); the row is from the table"),
-    ):
-        read = read_rows(*copy_pair(tmp_path, table, of_json), log_file="x.log")
-        assert [dict(row.cells) for row in read] == [dict(row.cells) for row in parse(TABLE)]
-        assert {row.notes for row in read} == {(note,)}
+    read = read_rows(*copy_pair(tmp_path, "", JSON), log_file="x.log")
+    assert [dict(row.cells) for row in read] == [dict(row.cells) for row in parse(TABLE)]
+    assert {row.notes for row in read} == {("the log is empty; the row is from the JSON",)}
+
+
+@pytest.mark.parametrize("damage", ["", "cut", "{}", "[1]", "\0", "pipe", "folder", "link"])
+def test_a_damaged_json_is_an_error_whatever_the_table_says(tmp_path: Path, damage: str) -> None:
+    log, of_json = copy_pair(tmp_path, TABLE, JSON[:100] if damage == "cut" else damage)
+    make = {"pipe": os.mkfifo, "folder": os.mkdir, "link": lambda path: path.symlink_to(path)}
+    if damage in make:
+        of_json.unlink()
+        make[damage](of_json)  # type: ignore[operator]
+    with pytest.raises(TableError) as caught:
+        read_rows(log, of_json, log_file="x.log")
+    assert str(of_json) in (caught.value.where or "")
+
+
+RISE = '"h2o_keep_ratio":1.0,"quality_ppl_rise":'
+
+
+@pytest.mark.parametrize(
+    ("table", "of_json", "came"),
+    [
+        (None, "0.0123456789", "0.0123457"),
+        (None, '0.25,"quality_ppl_rise_std":0.5', "0.25 ± 0.5"),
+        (None, "", "nan"),
+        (None, '"x"', None),
+        (None, "null", None),
+        ("0.0123", "0.0123456789", "0.0123"),
+        ("0.0123", "0.0124456789", None),
+        ("nan", "", "nan"),
+        ("0.0123", "", None),
+        ("n/a", "0.0123", None),
+    ],
+)
+def test_quality_that_only_the_json_has_is_read(
+    tmp_path: Path, table: str | None, of_json: str, came: str | None
+) -> None:
+    lines = TABLE.splitlines(keepends=True)
+    if table is not None:
+        for number, cell in enumerate((" quality_ppl_rise |\n", " --- |\n", *[f" {table} |\n"] * (len(lines) - 2))):
+            lines[number] = lines[number].rstrip("\n") + cell
+    log, path = copy_pair(tmp_path, "".join(lines), JSON.replace('"h2o_keep_ratio":1.0,', f"{RISE}{of_json},"))
+    if came is not None:
+        assert [row.cells["quality_ppl_rise"] for row in read_rows(log, path, log_file="x.log")] == [came] * 2
+        return
+    with pytest.raises(TableError, match=r"another value than it writes|table and JSON of one run disagree"):
+        read_rows(log, path, log_file="x.log")
 
 
 def test_a_damaged_table_is_an_error_whatever_the_json_says(tmp_path: Path) -> None:

@@ -351,14 +351,44 @@ def a_run_was_not_as_asked(gate: Gate) -> str:
     return f"{log.name}: {new}"
 
 
-SIGNS = ("double free or corruption (out)", "scatter restore failed")
+SIGNS = ("double free or corruption (out)", "scatter restore failed", "MNN_ERROR: logits are NaN")
 
 
 @fault(fatal=True)
 def an_output_shows_a_broken_cache(gate: Gate) -> str:
     output, sign = gate.file("rec/small/logs/run_*.stdout.txt"), gate.rng.choice(SIGNS)
-    output.write_text(f"{output.read_text()}\n{sign}\n")
-    return f"{output.name}: {sign}"
+    encoding = gate.rng.choice(["utf-8", "utf-16", "utf-16-be"])
+    output.write_bytes(f"{output.read_text()}\n{sign}\n".encode(encoding))
+    return f"{output.name}: {sign} in {encoding}"
+
+
+@fault(fatal=True)
+def an_output_is_gone(gate: Gate) -> str:
+    output = gate.file("rec/small/logs/run_*.stdout.txt")
+    output.unlink()
+    return output.name
+
+
+@fault(fatal=True)
+def a_json_beside_a_table_is_damaged(gate: Gate) -> str:
+    path = gate.file(LOGS).with_suffix(".json")
+    path.write_text("{")
+    what = spoil(gate, path) if gate.rng.random() < 0.7 else "cut"
+    gate.is_fatal = not what.endswith("gone")
+    return what
+
+
+@fault(fatal=True)
+def a_further_launch_is_worse(gate: Gate) -> str:
+    """In all points, or another one decides."""
+    shutil.copytree(gate.path / SMALL / "logs", gate.path / SMALL / "launch-2" / "logs")
+    column, value = gate.rng.choice([("h2o_lossy", "2.9"), ("quality_ppl_rise", "0.02"), ("quality_ppl_rise", "nan")])
+    for log in gate.path.glob("rec/small/launch-2/logs/run_*.log"):
+        rows = cells_of(log)
+        rows[-1][[cell.strip() for cell in rows[0]].index(column)] = f" {value} "
+        write_cells(log, rows)
+    gate.arguments.append("--h2o-launches=2")
+    return f"{column} {value}"
 
 
 @fault(fatal=True)
@@ -399,6 +429,14 @@ def a_config_is_of_another_run(gate: Gate) -> str:
     new = not values[name] if isinstance(values[name], bool) else values[name] + 1
     gate.change_json(config, lambda value: value.update({name: new}))
     return f"{config.name}: {name} {values[name]} -> {new}"
+
+
+@fault(fatal=True)
+def a_config_is_of_another_model(gate: Gate) -> str:
+    config = gate.file("rec/small/configs/run_*.json")
+    name = gate.rng.choice(["base_dir", "llm_model", "llm_weight", "precision"])
+    gate.change_json(config, lambda value: value.update({name: "other"}))
+    return f"{config.name}: {name}"
 
 
 @fault(fatal=True)

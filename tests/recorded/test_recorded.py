@@ -86,6 +86,9 @@ def test_the_artifacts_are_those_of_the_scripts_value_by_value(gate: tuple[pytes
     assert preset["top"][0]["whole_cache"] == "3.1098"
     manifest = json.loads((folder / "target_ratio_v3" / "manifest.json").read_text())
     recorded = FIXTURES / "recordings" / "smollm2-135m" / "target_ratio_v3" / "manifest.json"
+    assert [entry.pop("output", None) for entry in manifest] == [manifest[0]["log"].replace(".log", ".stdout.txt")] + [
+        None
+    ] * 26
     assert manifest == json.loads(recorded.read_text())
     for entry in manifest:
         assert (folder / "target_ratio_v3" / entry["log"]).is_file()
