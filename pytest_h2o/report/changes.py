@@ -290,7 +290,7 @@ def history_rows(records: Iterable[RunRecord], metric: str | None) -> list[Seque
                     continue
                 old = before.get(title)
                 change = "" if not old else f"{(value - old) / abs(old) * 100:+.2f} %"
-                held = "held" if subject.held else "in a failed run" if none_held else "FAILED"
+                held = "held" if subject.held else "run FAILED" if none_held else "FAILED"
                 rows.append((record.run, record.ended, title, held, name, render_figure(name, value), change))
                 before[title] = value
     return rows

@@ -38,7 +38,7 @@ from pytest_h2o.run.sources import (
     demo_prompts,
     why_out_of_reach,
 )
-from pytest_h2o.run.store import HEADER, ITEMS, Plan
+from pytest_h2o.run.store import HEADER, ITEMS, PROGRESS, Plan, read_board
 
 if TYPE_CHECKING:
     from pytest_h2o.gate.values import Targets
@@ -413,9 +413,15 @@ class GateSession:
             return {"lines": self.describe()}
 
         try:
-            return list(self.run.store.once(HEADER, first)["lines"])
+            lines = list(self.run.store.once(HEADER, first)["lines"])
         except StoreError:  # that nothing can be kept is told when the first item has something to keep
-            return self.describe()
+            lines = self.describe()
+        if self.settings["resume"] is not None:
+            made = sum(map(len, read_board(self.run_dir / PROGRESS).spent_s.values()))
+            lines.append(
+                f"h2o: goes on with {self.run_dir.name}: {made} steps were made, sound ones are not made again"
+            )
+        return lines
 
     def _plan(self) -> list[Plan]:
         named = {source.preset.name: source for source in self.selected_sources()}

@@ -432,8 +432,8 @@ def test_reports_and_commands_say_what_changed(
     assert main(["history"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["run", good, bad]
-    assert lines[1].endswith("  held             lossless_ratio  1.4676")
-    assert lines[2].endswith("  in a failed run  lossless_ratio  1.4520  -1.06 %")
+    assert lines[1].endswith("  held        lossless_ratio  1.4676")
+    assert lines[2].endswith("  run FAILED  lossless_ratio  1.4520  -1.06 %")
     assert main(["history", "--last", "1", "--metric", "compressed_bytes"]) == 0
     assert capsys.readouterr().out.splitlines()[1].endswith("  compressed_bytes  2,733,394 bytes")
     with (out_dir(project) / "history.jsonl").open("a") as file:

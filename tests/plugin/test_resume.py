@@ -90,6 +90,7 @@ def test_pairs_that_were_whole_are_kept(tmp_path: Path) -> None:
     assert project.launches()[3:7] == [f"pair_0{n}_{side}" for n in (1, 2) for side in sides(run_dir, n)]
     result = project.run(*options, f"--h2o-resume={run_dir}")
     check_no_traceback(result)
+    result.stdout.fnmatch_lines([f"h2o: goes on with {run_dir.name}: * steps were made, sound ones are not made again"])
     again = project.launches()[8:]
     assert {run_id[:7] for run_id in again} == {"pair_03", "pair_04", "pair_05", "consist"}  # ency: not yet launched
     pairs = json.loads((run_dir / PRESET / "decode" / "pairs.json").read_text())
