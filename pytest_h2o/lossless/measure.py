@@ -133,7 +133,7 @@ class Task:
 def select(index: DumpIndex, scope: Scope) -> tuple[list[DumpEntry], list[SkippedEntry]]:
     """The entries that the scope takes, in path order, and those that it would but that cannot be read."""
     entries = [e for e in index.entries if scope.takes(e.layer_id, e.stage, e.seq_len)]
-    skipped = [s for s in index.skipped if scope.takes(s.layer_id, s.stage, s.seq_len)]
+    skipped = [s for s in index.skipped if _would_take(scope, s)]
     if scope.strict_fp16:
         detail = "fp32, and strict fp16 is asked for"
         refused = [e for e in entries if e.bytes_per_elem != 2]
@@ -143,6 +143,13 @@ def select(index: DumpIndex, scope: Scope) -> tuple[list[DumpEntry], list[Skippe
     if not entries:
         raise _nothing(index, scope, skipped)
     return entries, skipped
+
+
+def _would_take(scope: Scope, skipped: SkippedEntry) -> bool:
+    """Whether the scope takes what an unsound meta says that it is; a number that may be the fault is not believed."""
+    unsure = skipped.reason in ("invalid_shape", "meta_invalid_numeric_fields", "binary_read_error")
+    layer_id = None if (skipped.layer_id or 0) < 0 else skipped.layer_id
+    return scope.takes(layer_id, skipped.stage, None if unsure else skipped.seq_len)
 
 
 def plan_groups(entries: Sequence[DumpEntry], scope: Scope) -> list[list[DumpEntry]]:

@@ -140,6 +140,16 @@ def test_entries_that_cannot_be_read_are_listed_and_the_rest_is_counted(tmp_path
     assert seen[-1] == (256, 256)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"seq_len": -1}, {"seq_len": 0}, {"seq_len": 1}, {"layer_id": -1}, {"seq_start": -3, "seq_len": 1}]
+)
+def test_a_number_that_is_the_fault_takes_no_entry_out_of_the_selection(tmp_path: Path, changes: Any) -> None:
+    write_entry(tmp_path, start=0)
+    write_entry(tmp_path, start=4, **changes)
+    scope = Scope(scope="layer_ids", layer_ids=(0,), min_seq_len=2)
+    assert evaluate_lossless(tmp_path, scope, verify=False).skipped_entries == 1
+
+
 def test_strict_fp16_skips_fp32(tmp_path: Path) -> None:
     write_entry(tmp_path, start=0)
     write_entry(tmp_path, start=4, bytes_per_elem=4, dtype="fp32", data=bytes(256))
