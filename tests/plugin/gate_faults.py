@@ -94,8 +94,8 @@ class Gate:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
-    def conftest(self, *lines: str) -> None:
-        self.write(GATES / "conftest.py", "\n".join(lines) + "\n")
+    def conftest(self, text: str) -> None:
+        self.write(GATES / "conftest.py", f"{text}\n")
 
     def change_json(self, path: Path, change: Callable[[Any], object]) -> None:
         value = json.loads(path.read_text())
@@ -110,6 +110,8 @@ class Gate:
 
 
 FAULTS: dict[str, Callable[[Gate], object]] = {}
+KINDS: dict[str, str] = {}
+"""Name of a fault -> what it damages."""
 FATAL: set[str] = set()
 
 
@@ -127,9 +129,9 @@ def choose_pair(gate: Gate, table: str) -> tuple[str, str]:
     return left, right
 
 
-def fault(*, fatal: bool) -> Callable[[Callable[[Gate], object]], Callable[[Gate], object]]:
+def fault(kind: str, *, fatal: bool = True) -> Callable[[Callable[[Gate], object]], Callable[[Gate], object]]:
     def add(make: Callable[[Gate], object]) -> Callable[[Gate], object]:
-        FAULTS[make.__name__] = make
+        FAULTS[make.__name__], KINDS[make.__name__] = make, kind
         if fatal:
             FATAL.add(make.__name__)
         return make
@@ -137,14 +139,20 @@ def fault(*, fatal: bool) -> Callable[[Callable[[Gate], object]], Callable[[Gate
     return add
 
 
-def break_gate(template: Path, path: Path, seed: int, name: str | None = None) -> tuple[Gate, str, str]:
+def fault_of(seed: int) -> str:
+    """Each fault in turn, in an order that is another in every round."""
+    names = sorted(FAULTS)
+    random.Random(seed // len(names)).shuffle(names)
+    return names[seed % len(names)]
+
+
+def break_gate(template: Path, path: Path, seed: int) -> tuple[Gate, str, str]:
     """A copy of the template at `path` with the fault of a seed; the fault's name, and what it did."""
     shutil.copytree(template, path, symlinks=True)
-    rng = random.Random(seed)
-    name = name or rng.choice(sorted(FAULTS))
+    rng, name = random.Random(seed), fault_of(seed)
     gate = Gate(path, rng, is_fatal=name in FATAL)
     what = str(FAULTS[name](gate))
-    if rng.random() < 0.04 and not gate.env:
+    if rng.random() < 0.02 and not gate.env:
         gate.arguments.append("-n1")
     return gate, name, what
 
@@ -152,47 +160,35 @@ def break_gate(template: Path, path: Path, seed: int, name: str | None = None) -
 # -- what any file can have --------------------------------------------------------------------------------------------
 
 JUNK: dict[str, Callable[[bytes], bytes]] = {
-    "empty": lambda data: b"",
-    "blank": lambda data: b" \n\n",
     "cut": lambda data: data[: len(data) // 2],
     "cut at the end": lambda data: data[:-2],
     "binary": lambda data: bytes(range(256)) * 4,
     "NUL inside": lambda data: data[: len(data) // 3] + b"\0" + data[len(data) // 3 :],
     "no UTF-8": lambda data: data.replace(b"e", b"\xff", 1),
     "UTF-16": lambda data: data.decode("utf-8", "replace").encode("utf-16"),
-    "brackets": lambda data: b"[" * 100_000,
-    "an object": lambda data: b"{}",
-    "a list": lambda data: b"[1]",
-    "null": lambda data: b"null",
-    "NaN": lambda data: b"NaN",
-    "a surrogate": lambda data: b'{"a": "\\ud800"}',
-    "digits": lambda data: b"1" * 100_000,
     "twice": lambda data: data + data,
 }
 """A way to damage a text -> what becomes of its bytes."""
+TEXTS = ("", " \n\n", "{}", "[1]", "null", "NaN", '{"a": "\\ud800"}', "1" * 99_999, "[" * 99_999)
+INSTEAD: dict[str, Callable[[Path], object]] = {
+    "pipe": os.mkfifo,
+    "folder": Path.mkdir,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "link to itself": lambda path: path.symlink_to(path),
+    "sparse": lambda path: (path.touch(), os.truncate(path, 3 << 30)),
+    "gone": lambda path: None,
+}
 
 
 def spoil(gate: Gate, path: Path) -> str:
     """Damage a file as a whole."""
-    kind = gate.rng.choice([*JUNK, "pipe", "folder", "device", "link to itself", "sparse", "gone"])
-    data = path.read_bytes()
-    if kind in JUNK:
-        path.write_bytes(JUNK[kind](data))
-    else:
+    kind = gate.rng.choice([*JUNK, *TEXTS, *INSTEAD])
+    if kind in INSTEAD:
         path.unlink()
-        match kind:
-            case "pipe":
-                os.mkfifo(path)
-            case "folder":
-                path.mkdir()
-            case "device":
-                path.symlink_to("/dev/zero")
-            case "link to itself":
-                path.symlink_to(path)
-            case "sparse":
-                with path.open("wb") as file:
-                    file.truncate(3 << 30)
-    return f"{path.relative_to(gate.path)}: {kind}"
+        INSTEAD[kind](path)
+    else:
+        path.write_bytes(JUNK[kind](path.read_bytes()) if kind in JUNK else kind.encode())
+    return f"{path.relative_to(gate.path)}: {kind!r:.20}"
 
 
 def flip(gate: Gate, path: Path) -> str:
@@ -230,131 +226,97 @@ def change_a_place(gate: Gate, path: Path) -> str:
     return f"{path.relative_to(gate.path)}: {key} {what}"
 
 
-ANY_FILE = (
-    "rec/small/logs/*.log",
-    "rec/small/logs/*.stdout.txt",
-    "rec/small/configs/*.json",
-    "rec/small/manifest.json",
-    "rec/small/decode/pairs.json",
-    "rec/small/decode/logs/*",
-    "rec/small/decode/configs/*",
-    "gates/presets/*.yaml",
-    "gates/scopes.yaml",
-    "gates/dump/prose/layer_0/meta_*.json",
-    "gates/dump/prose/layer_1/*.bin",
-)
+ANY_FILE = """
+rec/small/logs/*.log ;; rec/small/logs/*.stdout.txt ;; rec/small/configs/*.json ;; rec/small/manifest.json
+rec/small/decode/pairs.json ;; rec/small/decode/logs/* ;; rec/small/decode/configs/* ;; gates/presets/*.yaml
+gates/scopes.yaml ;; gates/dump/prose/layer_0/meta_*.json ;; gates/dump/prose/layer_1/*.bin
+"""
 
 
-@fault(fatal=False)
+@fault("any file", fatal=False)
 def any_file_is_spoilt(gate: Gate) -> str:
-    return spoil(gate, gate.file(gate.rng.choice(ANY_FILE)))
+    return spoil(gate, gate.file(choose(gate, ANY_FILE)))
 
 
-@fault(fatal=False)
+@fault("any file", fatal=False)
 def bytes_of_any_file_are_changed(gate: Gate) -> str:
-    return flip(gate, gate.file(gate.rng.choice(ANY_FILE)))
+    return flip(gate, gate.file(choose(gate, ANY_FILE)))
 
 
-@fault(fatal=False)
+@fault("any file", fatal=False)
 def a_place_in_any_json_is_odd(gate: Gate) -> str:
-    return change_a_place(gate, gate.file(gate.rng.choice([place for place in ANY_FILE if place.endswith("json")])))
+    return change_a_place(
+        gate, gate.file(gate.rng.choice([place for place in parts_of(ANY_FILE) if place.endswith("json")]))
+    )
 
 
 # -- logs --------------------------------------------------------------------------------------------------------------
 
 LOGS = "rec/small/logs/run_*.log"
 DECISIVE = ("speed(tok/s)", "h2o_keep", "h2o_lossy", "quality_ppl_rise", "h2o_floor_keep", "h2o_quantized_keep")
-NO_NUMBERS = (
-    "",
-    " ",
-    "n/a",
-    "-",
-    "nan",
-    "NaN ± NaN",
-    "inf",
-    "-inf",
-    "50%",
-    "0,5",
-    "1_000",
-    "0x10",
-    "１２",
-    "1e999",
-    "-1.0",
-)
+NO_NUMBERS = "| |n/a|-|nan|NaN ± NaN|inf|-inf|50%|0,5|1_000|0x10|１２|1e999|-1.0"
+IMPOSSIBLE = {"h2o_keep": "1.5 0 -0.1 0.00001 1e-300", "h2o_lossy": "0 -3 99", "quality_ppl_rise": "-0.99 -1 -2 -1e9"}
 
 
-def cells_of(log: Path) -> list[list[str]]:
-    return [line.strip().strip("|").split("|") for line in log.read_text().splitlines()]
+def set_cell(log: Path, column: str, change: Callable[[str], str | None]) -> None:
+    """Change a column of the last row of a log; with None it is gone from all rows."""
+    rows = [line.strip().strip("|").split("|") for line in log.read_text().splitlines()]
+    place = [cell.strip() for cell in rows[0]].index(column)
+    new = change(rows[-1][place])
+    rows[-1][place] = new or ""
+    kept = [[cell for n, cell in enumerate(row) if n != place or new is not None] for row in rows]
+    log.write_text("".join(f"|{'|'.join(row)}|\n" for row in kept))
 
 
-def write_cells(log: Path, rows: list[list[str]]) -> None:
-    log.write_text("".join(f"|{'|'.join(row)}|\n" for row in rows))
-
-
-@fault(fatal=True)
+@fault("logs")
 def a_cell_is_no_number(gate: Gate) -> str:
-    log, column, value = gate.file(LOGS), gate.rng.choice(DECISIVE), gate.rng.choice(NO_NUMBERS)
-    rows = cells_of(log)
-    rows[-1][[cell.strip() for cell in rows[0]].index(column)] = f" {value} "
-    write_cells(log, rows)
+    log, column, value = gate.file(LOGS), gate.rng.choice(DECISIVE), gate.rng.choice(NO_NUMBERS.split("|"))
+    set_cell(log, column, lambda _: f" {value} ")
     return f"{log.name}: {column} {value!r}"
 
 
-@fault(fatal=True)
+@fault("logs")
 def a_value_is_impossible(gate: Gate) -> str:
-    log = gate.file(LOGS)
-    values = {"h2o_keep": "1.5 0 -0.1 0.00001 1e-300", "h2o_lossy": "0 -3 99", "quality_ppl_rise": "-0.99 -1 -2 -1e9"}
-    column = gate.rng.choice(sorted(values))
-    value = gate.rng.choice(values[column].split())
-    rows = cells_of(log)
-    rows[-1][[cell.strip() for cell in rows[0]].index(column)] = f" {value} ± 0.01 "
-    write_cells(log, rows)
+    log, column = gate.file(LOGS), gate.rng.choice(sorted(IMPOSSIBLE))
+    value = gate.rng.choice(IMPOSSIBLE[column].split())
+    set_cell(log, column, lambda _: f" {value} ± 0.01 ")
     return f"{log.name}: {column} {value}"
 
 
-@fault(fatal=True)
+@fault("logs")
 def a_column_is_gone(gate: Gate) -> str:
     log, column = gate.file(LOGS), gate.rng.choice(DECISIVE[:4])
-    rows = cells_of(log)
-    place = [cell.strip() for cell in rows[0]].index(column)
-    write_cells(log, [[cell for n, cell in enumerate(row) if n != place] for row in rows])
+    set_cell(log, column, lambda _: None)
     return f"{log.name}: {column}"
 
 
-@fault(fatal=True)
+@fault("logs")
 def a_log_has_no_one_row(gate: Gate) -> str:
     log = gate.file(LOGS)
-    lines = log.read_text().splitlines(keepends=True)
-    kind = gate.rng.choice(["none", "two", "half", "empty", "gone", "head alone"])
-    text = {
-        "none": "".join(lines[:2]),
-        "two": "".join([*lines, lines[-1]]),
-        "half": "".join(lines[:2]) + lines[-1][: len(lines[-1]) // 2],
-        "empty": "",
-        "head alone": lines[0],
-    }
+    head, rule, row = log.read_text().splitlines(keepends=True)
+    text = gate.rng.choice([head + rule, head + rule + row * 2, head + rule + row[: len(row) // 2], "", head, None])
     log.unlink()
-    if kind != "gone":
-        log.write_text(text[kind])
-    return f"{log.name}: {kind}"
+    if text is not None:
+        log.write_text(text)
+    return f"{log.name}: {text!r:.20} {len(text or '')}"
 
 
-@fault(fatal=True)
+OTHER_RUNS = r"prompt=512 => prompt=128 ;; decode=128 => decode=16 ;; prompt=512 => tg ;; \| +CPU => | CUDA"
+
+
+@fault("logs")
 def a_run_was_not_as_asked(gate: Gate) -> str:
     log = gate.file(LOGS)
-    old, new = gate.rng.choice(
-        [("prompt=512", "prompt=128"), ("decode=128", "decode=16"), (r"\| +CPU +\|", "| CUDA |"), ("prompt=512", "tg")]
-    )
+    old, new = choose_pair(gate, OTHER_RUNS)
     gate.replace(log, old, new)
-    if new == "| CUDA |":
-        gate.is_fatal = False  # nobody said on which backend the recorded runs were
+    gate.is_fatal = "CUDA" not in new  # nobody said on which backend the recorded runs were
     return f"{log.name}: {new}"
 
 
 SIGNS = ("double free or corruption (out)", "scatter restore failed", "MNN_ERROR: logits are NaN")
 
 
-@fault(fatal=True)
+@fault("logs")
 def an_output_shows_a_broken_cache(gate: Gate) -> str:
     output, sign = gate.file("rec/small/logs/run_*.stdout.txt"), gate.rng.choice(SIGNS)
     encoding = gate.rng.choice(["utf-8", "utf-16", "utf-16-be"])
@@ -362,65 +324,45 @@ def an_output_shows_a_broken_cache(gate: Gate) -> str:
     return f"{output.name}: {sign} in {encoding}"
 
 
-@fault(fatal=True)
+@fault("logs")
 def an_output_is_gone(gate: Gate) -> str:
     output = gate.file("rec/small/logs/run_*.stdout.txt")
     output.unlink()
     return output.name
 
 
-@fault(fatal=True)
+@fault("logs")
 def a_json_beside_a_table_is_damaged(gate: Gate) -> str:
     path = gate.file(LOGS).with_suffix(".json")
     path.write_text("{")
     what = spoil(gate, path) if gate.rng.random() < 0.7 else "cut"
-    gate.is_fatal = not what.endswith("gone")
+    gate.is_fatal = os.path.lexists(path)
     return what
 
 
-@fault(fatal=True)
+@fault("logs")
 def a_further_launch_is_worse(gate: Gate) -> str:
     """In all points, or another one decides."""
     shutil.copytree(gate.path / SMALL / "logs", gate.path / SMALL / "launch-2" / "logs")
     column, value = gate.rng.choice([("h2o_lossy", "2.9"), ("quality_ppl_rise", "0.02"), ("quality_ppl_rise", "nan")])
     for log in gate.path.glob("rec/small/launch-2/logs/run_*.log"):
-        rows = cells_of(log)
-        rows[-1][[cell.strip() for cell in rows[0]].index(column)] = f" {value} "
-        write_cells(log, rows)
+        set_cell(log, column, lambda _: f" {value} ")
     gate.arguments.append("--h2o-launches=2")
     return f"{column} {value}"
 
 
-@fault(fatal=True)
+@fault("logs")
 def h2o_did_nothing(gate: Gate) -> str:
     for log in gate.path.glob(LOGS):
-        rows = cells_of(log)
-        for place, name in enumerate(rows[0]):
-            if name.strip() in ("h2o_keep", "h2o_lossy", "h2o_floor_keep"):
-                rows[-1][place] = " 1.0000 ± 0.0000 "
-        write_cells(log, rows)
+        for name in ("h2o_keep", "h2o_lossy", "h2o_floor_keep"):
+            set_cell(log, name, lambda _: " 1.0000 ± 0.0000 ")
     return "keep, lossy and floor are 1"
-
-
-@fault(fatal=True)
-def a_target_is_missed(gate: Gate) -> str:
-    option = gate.rng.choice(
-        [
-            "lossy-target=3.5",
-            "lossless-target=1.7",
-            "decode-drop-target=-0.5",
-            "quality-target=0.005",
-            "lossy-target=nan",
-        ]
-    )
-    gate.arguments.append(f"--h2o-{option}")
-    return option
 
 
 # -- configs and manifests ---------------------------------------------------------------------------------------------
 
 
-@fault(fatal=True)
+@fault("configs")
 def a_config_is_of_another_run(gate: Gate) -> str:
     config = gate.file("rec/small/configs/run_*.json")
     values = json.loads(config.read_text())
@@ -431,7 +373,7 @@ def a_config_is_of_another_run(gate: Gate) -> str:
     return f"{config.name}: {name} {values[name]} -> {new}"
 
 
-@fault(fatal=True)
+@fault("configs")
 def a_config_is_of_another_model(gate: Gate) -> str:
     config = gate.file("rec/small/configs/run_*.json")
     name = gate.rng.choice(["base_dir", "llm_model", "llm_weight", "precision"])
@@ -439,17 +381,16 @@ def a_config_is_of_another_model(gate: Gate) -> str:
     return f"{config.name}: {name}"
 
 
-@fault(fatal=True)
+@fault("manifests")
 def a_manifest_contradicts_its_preset(gate: Gate) -> str:
     name = gate.rng.choice(["prompt_len", "gen_len", "block_tokens", "sink_tokens", "trigger_min_tokens"])
     gate.change_json(gate.path / SMALL / "manifest.json", lambda entries: entries[0].update({name: 7}))
     return name
 
 
-@fault(fatal=True)
+@fault("manifests")
 def a_manifest_says_that_a_run_failed(gate: Gate) -> str:
-    code = gate.rng.choice([1, -11, 255])
-    place = gate.rng.choice([0, 1])
+    code, place = gate.rng.choice([1, -11, 255]), gate.rng.choice([0, 1])
     gate.change_json(gate.path / SMALL / "manifest.json", lambda entries: entries[place].update({"return_code": code}))
     return str(code)
 
@@ -457,39 +398,35 @@ def a_manifest_says_that_a_run_failed(gate: Gate) -> str:
 # -- pairs -------------------------------------------------------------------------------------------------------------
 
 PAIRS = "rec/small/decode/pairs.json"
+WRONG_PAIRS: dict[str, tuple[int, list[Any]]] = {
+    "candidate": (0, ["", "run_0009", None, 1]),
+    "pairs": (0, [[], None, {}, 3, "the first again"]),
+    "notes": (0, [[1, {}]]),
+    "order": (1, ["AA", "", None, 3]),
+    "decode_tok_per_s": (2, [None, -5, 0, "60", 1e9, [], True]),
+}
+"""Key -> whether it is one of all, of a pair or of a side of it, and what cannot stand there."""
 
 
-@fault(fatal=True)
+@fault("pairs")
 def pairs_are_no_pairs(gate: Gate) -> str:
     def change(value: Any) -> None:
         pair = gate.rng.choice(value["pairs"])
-        side = gate.rng.choice(["baseline", "candidate"])
-        match kind:
-            case "speed":
-                pair[side]["decode_tok_per_s"] = gate.rng.choice([None, -5, 0, "60", 1e9, [], True])
-            case "order":
-                pair["order"] = gate.rng.choice(["AA", "", None, 3])
-            case "candidate":
-                value["candidate"] = gate.rng.choice(["", "run_0009", None, 1])
-            case "none":
-                value["pairs"] = gate.rng.choice([[], None, {}, 3])
-            case "notes":
-                value["notes"] = [1, {}]
-            case "same":
-                value["pairs"] = [value["pairs"][0]] * len(value["pairs"])
+        same = value["pairs"][:1] * len(value["pairs"])
+        holders = (value, pair, pair[gate.rng.choice(["baseline", "candidate"])])
+        holders[place][key] = same if new == "the first again" else new
 
-    kind = gate.rng.choice(["speed", "order", "candidate", "none", "notes", "same"])
+    key = gate.rng.choice(sorted(WRONG_PAIRS))
+    place, values = WRONG_PAIRS[key]
+    new = gate.rng.choice(values)
     gate.change_json(gate.path / PAIRS, change)
-    return kind
+    return f"{key} {new!r}"
 
 
-@fault(fatal=True)
+@fault("pairs")
 def pairs_are_slower_in_their_logs(gate: Gate) -> str:
     for log in (gate.path / SMALL / "decode" / "logs").glob("pair_*_candidate.log"):
-        rows = cells_of(log)
-        place = [cell.strip() for cell in rows[0]].index("speed(tok/s)")
-        rows[-1][place] = re.sub(r"<br>[\d.]+", "<br>11.00", rows[-1][place])
-        write_cells(log, rows)
+        set_cell(log, "speed(tok/s)", lambda cell: re.sub(r"<br>[\d.]+", "<br>11.00", cell))
     return "11 tok/s"
 
 
@@ -498,7 +435,7 @@ def pairs_are_slower_in_their_logs(gate: Gate) -> str:
 METAS = "gates/dump/prose/layer_*/meta_t0_*.json"
 
 
-@fault(fatal=True)
+@fault("dumps")
 def words_say_nothing(gate: Gate) -> str:
     kind, tensor = gate.rng.choice([0, 0x7E00, 0x7C00, 0x3C00, 0x7BFF]), gate.rng.choice("kv")
     layer = gate.rng.choice("01")
@@ -507,7 +444,7 @@ def words_say_nothing(gate: Gate) -> str:
     return f"layer {layer}, {tensor}: {kind:#x}"
 
 
-@fault(fatal=True)
+@fault("dumps")
 def a_file_of_a_dump_has_another_size(gate: Gate) -> str:
     path = gate.file("gates/dump/prose/layer_*/*.bin")
     data = path.read_bytes()
@@ -515,29 +452,32 @@ def a_file_of_a_dump_has_another_size(gate: Gate) -> str:
     return f"{path.name}: {len(data)} -> {path.stat().st_size}"
 
 
-@fault(fatal=True)
+@fault("dumps")
 def a_meta_is_unsound(gate: Gate) -> str:
     meta = gate.file(METAS)
-    name = gate.rng.choice(["seq_len", "kv_heads", "head_dim", "k_file", "v_file", "bytes_per_elem"])
+    fields = json.loads(meta.read_text())
+    names = "layer_id seq_start seq_len seq_end_exclusive kv_heads head_dim bytes_per_elem stage k_file v_file"
+    name = gate.rng.choice(names.split())
     new = gate.rng.choice([None, -1, 0, 10**30, "x", [], "../../scopes.yaml", "/etc/passwd", "\0", 1.5])
-    gate.change_json(meta, lambda value: value.update({name: new}))
+    gate.is_fatal = fields[name] != new
+    meta.write_text(json.dumps({**fields, name: new}))
     return f"{meta.name}: {name} {new!r}"
 
 
-@fault(fatal=True)
+@fault("dumps")
 def a_layer_is_missing(gate: Gate) -> str:
     layer = gate.rng.choice("01")
     shutil.rmtree(gate.path / f"gates/dump/prose/layer_{layer}")
     return layer
 
 
-@fault(fatal=True)
+@fault("dumps")
 def entries_are_there_twice(gate: Gate) -> str:
     shutil.copytree(gate.path / "gates/dump/prose/layer_0", gate.path / "gates/dump/prose/layer_0_copy")
     return "layer 0"
 
 
-@fault(fatal=False)
+@fault("dumps", fatal=False)
 def a_dump_is_a_damaged_archive(gate: Gate) -> str:
     shutil.make_archive(str(gate.path / "gates" / "packed"), "zip", gate.path / "gates" / "dump")
     gate.write(GATES / "scopes.yaml", SCOPES.replace("root: dump", "root: packed.zip"))
@@ -559,7 +499,7 @@ description: "NULL" ;; base_config: 3 ;; prompts: [512, 512]
 """What a preset may say that no preset can; ``TAB`` and ``NULL`` stand for these signs."""
 
 
-@fault(fatal=True)
+@fault("presets")
 def a_preset_says_nonsense(gate: Gate) -> str:
     line = choose(gate, WRONG_KEYS).replace("TAB", "\t").replace("NULL", "\\0")
     key = line.split(":")[0]
@@ -584,14 +524,14 @@ front_n: 2 => front_n: 2|min_seq_len: 100000 ;; scopes: => scope: ;; entry_mode:
 """A line of the scopes => what stands there instead; ``|`` begins another line."""
 
 
-@fault(fatal=True)
+@fault("scopes")
 def a_scope_says_nonsense(gate: Gate) -> str:
     old, new = choose_pair(gate, WRONG_SCOPES)
     gate.replace(GATES / "scopes.yaml", old, new.replace("|", "\n    "))
     return new
 
 
-@fault(fatal=True)
+@fault("presets")
 def two_presets_have_one_name(gate: Gate) -> str:
     ending = gate.rng.choice(["more/small.yaml", "small.yml", "small.json"])
     text = (gate.path / PRESET).read_text()
@@ -599,23 +539,21 @@ def two_presets_have_one_name(gate: Gate) -> str:
     return ending
 
 
-@fault(fatal=True)
+UNSEEN: dict[str, Callable[[Path], object]] = {
+    "more": lambda path: path.symlink_to(path.parent / "nowhere"),
+    "more.yaml": lambda path: path.symlink_to(path),
+    "back": lambda path: path.symlink_to(path.parent),
+    "pipe.yaml": os.mkfifo,
+    "more.YAML": lambda path: shutil.copy(path.with_name("small.yaml"), path),
+}
+
+
+@fault("presets")
 def presets_cannot_be_listed(gate: Gate) -> str:
-    folder = gate.path / GATES / "presets"
-    kind = gate.rng.choice(["link that leads nowhere", "link to itself", "link back", "pipe", "not recorded"])
-    match kind:
-        case "link that leads nowhere":
-            (folder / "more").symlink_to(gate.path / "nowhere")
-        case "link to itself":
-            (folder / "more.yaml").symlink_to(folder / "more.yaml")
-        case "link back":
-            (folder / "more").symlink_to(folder)
-        case "pipe":
-            os.mkfifo(folder / "more.yaml")
-        case "not recorded":
-            (folder / "more.YAML").write_text((gate.path / PRESET).read_text())
-            gate.arguments += ["-k", "more or small or tiny or upper"]
-    return kind
+    name = gate.rng.choice(sorted(UNSEEN))
+    UNSEEN[name](gate.path / GATES / "presets" / name)
+    gate.arguments += ["-k", "more or small or tiny or upper"] * (name == "more.YAML")
+    return name
 
 
 # -- options and selections --------------------------------------------------------------------------------------------
@@ -629,7 +567,7 @@ SELECTIONS = """
 """
 
 
-@fault(fatal=True)
+@fault("selection")
 def not_everything_is_asked(gate: Gate) -> str:
     chosen = [word.replace("_", " ").replace("test-", "test_") for word in choose(gate, SELECTIONS).split()]
     gate.arguments += chosen
@@ -643,26 +581,28 @@ decode-baseline=-1 decode-baseline=inf compare=nothing compare=../x save=../x re
 dump-dir=nowhere dump-dir=/dev/zero dump-dir=rec out-dir=pytest.ini out-dir=/proc/x out-dir=/dev/null
 base-config=nowhere executor=x executor=dask://x compare-fail=x bench=nowhere bench=/dev/zero decode-pairs=0
 target=h2o_lossless_fallback=-1 inconclusive=x threads=0 lossless-target=0
+lossy-target=3.5 lossless-target=1.7 decode-drop-target=-0.5 quality-target=0.005 lossy-target=nan
 """
 
 
-@fault(fatal=True)
+@fault("options")
 def an_option_says_nonsense(gate: Gate) -> str:
     option = gate.rng.choice(WRONG_OPTIONS.split())
     gate.arguments.append(f"--h2o-{option}")
     return option
 
 
-@fault(fatal=True)
+WRONG_INI = "h2o_lossy_targe=9 ;; H2O_LOSSY_TARGET=9 ;; h2o-lossy-target=9 ;; h2o_lossy_target=x ;; h2o_rule=x"
+
+
+@fault("options")
 def an_ini_key_says_nonsense(gate: Gate) -> str:
-    line = gate.rng.choice(
-        ["h2o_lossy_targe = 9", "H2O_LOSSY_TARGET = 9", "h2o-lossy-target = 9", "h2o_lossy_target = x", "h2o_rule = x"]
-    )
+    line = choose(gate, WRONG_INI)
     gate.write("pytest.ini", f"[pytest]\nh2o_logs = rec\n{line}\n")
     return line
 
 
-@fault(fatal=False)
+@fault("earlier runs", fatal=False)
 def what_earlier_runs_left_is_damaged(gate: Gate) -> str:
     """A history, a baseline, a run folder: `--h2o-compare` reads them."""
     runs = gate.path / "h2o-runs"
@@ -678,7 +618,7 @@ def what_earlier_runs_left_is_damaged(gate: Gate) -> str:
     return f"{name}; {how(gate, path)}"
 
 
-@fault(fatal=False)
+@fault("earlier runs", fatal=False)
 def a_run_that_goes_on_is_damaged(gate: Gate) -> str:
     shutil.copytree(gate.path / "rec", gate.path / "h2o-runs" / "20200101-000000-abcdef")
     (gate.path / "h2o-runs/20200101-000000-abcdef/run.json").unlink()
@@ -699,14 +639,14 @@ def launch(gate: Gate, **env: str) -> None:
     gate.env["FAKE_LAUNCHES"] = str(gate.path / "launches.txt")
 
 
-@fault(fatal=True)
+@fault("benches")
 def a_bench_misbehaves(gate: Gate) -> str:
     mode = gate.rng.choice(["crash", "truncated", "no_h2o", "wrong_backend", "exit3", "idle", *SIGNS])
     launch(gate, **({"FAKE_PRINTS": mode} if mode in SIGNS else {"FAKE_MODE": mode}))
     return mode
 
 
-@fault(fatal=False)
+@fault("benches", fatal=False)
 def a_base_config_is_hostile(gate: Gate) -> str:
     launch(gate)
     return gate.rng.choice([spoil, flip, change_a_place])(gate, gate.path / "model.json")
@@ -753,17 +693,17 @@ def pytest_h2o_codecs(config):
 """
 
 
-@fault(fatal=True)
+def use_codec(gate: Gate, encode: str = "pass", decode: str = "pass", more: str = "pass") -> None:
+    gate.conftest(CODEC.format(encode=encode, decode=decode, more=more))
+    gate.replace(GATES / "scopes.yaml", "front_n: 2", "front_n: 2\n    codec: mine")
+
+
+@fault("plugins")
 def a_codec_misbehaves(gate: Gate) -> str:
     where = gate.rng.choice(["encode", "decode", "modes", "plane_bytes", "config", "encode_many", "decode_many"])
     body = misbehave(gate)
-    parts = {"encode": "pass", "decode": "pass", "more": "pass"}
-    if where in parts:
-        parts[where] = body
-    else:
-        parts["more"] = f"def {where}(self, *given):\n        {body}"
-    gate.conftest(*CODEC.format(**parts).splitlines())
-    gate.replace(GATES / "scopes.yaml", "front_n: 2", "front_n: 2\n    codec: mine")
+    is_inside = where in ("encode", "decode")
+    use_codec(gate, **({where: body} if is_inside else {"more": f"def {where}(self, *given):\n        {body}"}))
     gate.is_fatal = not (where in ("modes", "plane_bytes") and body == "return {}")
     return f"{where}: {body}"
 
@@ -780,11 +720,10 @@ stream.words.setflags(write=True); stream.words[:] = 7; return b'x' => return np
 """What encode does => what decode does."""
 
 
-@fault(fatal=True)
+@fault("plugins")
 def a_codec_deceives(gate: Gate) -> str:
     encode, decode = choose_pair(gate, CHEATS)
-    gate.conftest(*CODEC.format(encode=encode, decode=decode, more="pass").splitlines())
-    gate.replace(GATES / "scopes.yaml", "front_n: 2", "front_n: 2\n    codec: mine")
+    use_codec(gate, encode, decode)
     gate.is_fatal = "__len__" not in encode  # its real length is counted, and decodes
     return encode
 
@@ -799,34 +738,33 @@ def pytest_h2o_metrics(config):
 """
 
 
-@fault(fatal=True)
+@fault("plugins")
 def a_metric_misbehaves(gate: Gate) -> str:
     body, more = "return 2.0", ""
     if gate.rng.random() < 0.7:
         body = misbehave(gate)
     else:
         more = f", {choose(gate, WRONG_FIELDS)}"
-    gate.conftest(*METRIC.format(body=body, more=more).splitlines())
+    gate.conftest(METRIC.format(body=body, more=more))
     with (gate.path / GATES / "test_sweep.py").open("a") as file:
         file.write("\n\ndef test_mine(h2o_sweep, h2o_targets):\n")
         file.write("    assert h2o_sweep.best('mine') >= h2o_targets.metric('mine')\n")
     return body + more
 
 
-@fault(fatal=False)
+@fault("plugins")
 def a_metric_spoils_its_row(gate: Gate) -> str:
     body = gate.rng.choice(["row.cells.clear(); return 2.0", "row.cells['h2o_lossy'] = '99'; return 2.0"])
-    gate.conftest(*METRIC.format(body=body, more="").splitlines())
+    gate.conftest(METRIC.format(body=body, more=""))
     gate.arguments.append("--h2o-lossy-target=9")
-    gate.is_fatal = True
     return body
 
 
-@fault(fatal=True)
+@fault("plugins")
 def a_hook_of_ours_misbehaves(gate: Gate) -> str:
     name = gate.rng.choice(["codecs", "benches", "metrics", "report_sections"])
     body = misbehave(gate)
-    gate.conftest(f"def pytest_h2o_{name}(config):", f"    {body}")
+    gate.conftest(f"def pytest_h2o_{name}(config):\n    {body}")
     gate.is_fatal = body != "return None"
     return f"{name}: {body}"
 
@@ -840,12 +778,12 @@ def pytest_h2o_report_sections(config):
 """
 
 
-@fault(fatal=True)
+@fault("plugins")
 def a_section_misbehaves(gate: Gate) -> str:
     body, title = misbehave(gate), "'mine'"
     if gate.rng.random() < 0.1:
         body, title = "return ['text']", gate.rng.choice(["None", "3", "'\\0'", "''"])
-    gate.conftest(*SECTION.format(body=body, title=title).splitlines())
+    gate.conftest(SECTION.format(body=body, title=title))
     harmless = ("None", "{}", "[[]]", "'x'", "['text']", "b'x'")
     gate.is_fatal = body not in [f"return {given}" for given in harmless]
     return f"{title}: {body}"
@@ -861,69 +799,35 @@ OVER = "sessionstart(session) ;; sessionfinish(session) ;; terminal_summary(term
 """Hooks that harm no gate: nothing is measured yet, or all is over."""
 
 
-@fault(fatal=False)
+@fault("plugins", fatal=False)
 def a_hook_of_pytest_misbehaves(gate: Gate) -> str:
     """Its traceback is pytest's own; that of a hook that has nothing to do with us is told as pytest tells it."""
     hook, body = gate.rng.choice(parts_of(HOOKS) + parts_of(OVER)), choose(gate, LEAVES)
-    gate.conftest(f"def pytest_{hook}:", f"    {body}")
+    gate.conftest(f"def pytest_{hook}:\n    {body}")
     gate.is_fatal = hook in parts_of(HOOKS)
     return f"{hook}: {body}"
 
 
-SWALLOW = """
-def pytest_runtest_protocol(item):
-    return True if 'lossy' in item.name else None
----
-def pytest_runtest_protocol(item):
-    return True
----
-def pytest_pyfunc_call(pyfuncitem):
-    return True
----
-def pytest_collection_modifyitems(items):
-    items[:] = [i for i in items if 'joint' not in i.name]
----
-def pytest_collection_modifyitems(items):
-    items.clear()
----
-def pytest_collection_modifyitems(items):
-    del items[3:]
----
+SWALLOWING_HOOKS = """
+runtest_protocol(item): return True if "lossy" in item.name else None ;; runtest_protocol(item): return True
+pyfunc_call(pyfuncitem): return True ;; collection_modifyitems(items): items.clear()
+collection_modifyitems(items): items[:] = [i for i in items if "joint" not in i.name]
+collection_modifyitems(items): del items[3:]
+"""
+CHANGED_REPORT = """
 import pytest
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(wrapper=True, tryfirst={first})
 def pytest_runtest_makereport(item, call):
     r = yield
-    r.user_properties.clear()
+    {change}
     return r
----
-import pytest
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_makereport(item, call):
-    r = yield
-    r.user_properties.clear()
-    return r
----
-import pytest
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_makereport(item, call):
-    r = yield
-    r.user_properties = [(n, v[: len(v) // 2]) for n, v in r.user_properties]
-    return r
----
-import pytest
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_makereport(item, call):
-    r = yield
-    r.user_properties = [('h2o', '{}')]
-    return r
----
-import pytest
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_makereport(item, call):
-    r = yield
-    r.outcome = 'failed' if 'lossy' in item.name else r.outcome
-    return r
----
+"""
+CHANGES = """
+r.user_properties.clear() ;; r.user_properties = [("h2o", "{}")]
+r.user_properties = [(n, v[: len(v) // 2]) for n, v in r.user_properties]
+r.outcome = "failed" if "lossy" in item.name else r.outcome
+"""
+SWALLOWS = """
 import pytest
 class Yes:
     def __getattr__(self, name): return self
@@ -935,27 +839,29 @@ def h2o_sweep(request): return Yes()
 import pytest
 @pytest.fixture
 def h2o_targets():
-    return type('T', (), {'__getattr__': lambda s, n: 0})()
+    return type("T", (), {"__getattr__": lambda s, n: 0})()
 ---
 import pytest
 @pytest.fixture(autouse=True)
 def skip():
-    pytest.skip('x')
+    pytest.skip("x")
 ---
 def pytest_sessionfinish(session):
     session.exitstatus = 0
 def pytest_runtest_call(item):
     assert "lossy" not in item.name
 ---
-collect_ignore = ['test_sweep.py']
+collect_ignore = ["test_sweep.py"]
 ---
-collect_ignore = ['test_dumps.py']
+collect_ignore = ["test_dumps.py"]
 """
 
 
-@fault(fatal=True)
+@fault("plugins")
 def a_plugin_swallows_items(gate: Gate) -> str:
-    text = gate.rng.choice(SWALLOW.strip().split("\n---\n"))
+    hook, change = choose(gate, SWALLOWING_HOOKS), choose(gate, CHANGES)
+    report = CHANGED_REPORT.format(first=gate.rng.random() < 0.7, change=change)
+    text = gate.rng.choice([f"def pytest_{hook}", report, gate.rng.choice(SWALLOWS.strip().split("\n---\n"))])
     gate.is_fatal = "def h2o_targets" not in text  # a target of a gate file is anybody's to choose
     gate.conftest(text)
     return text
