@@ -84,27 +84,6 @@ def test_a_linked_base_dir_still_finds_its_files(tmp_path: Path) -> None:
     assert Path(config["base_dir"] + config["embedding_file"]).read_text() == "shared"
 
 
-def test_keys_of_the_base_config_stay_in_place(tmp_path: Path) -> None:
-    base = write_base(tmp_path, kv_h2o_ema_alpha=0.5, zeta=1, kv_lossless_kept_sample_layers=3)
-    config = build_run_config(base, POINTS[0])
-    assert list(config)[:4] == ["kv_h2o_ema_alpha", "zeta", "kv_lossless_kept_sample_layers", "base_dir"]
-    assert (config["kv_h2o_ema_alpha"], config["kv_lossless_kept_sample_layers"]) == (0.9, 3)
-
-
-def test_lossless_keys_that_only_the_preset_names_come_last(tmp_path: Path) -> None:
-    point = recorded_points()[0]
-    lossless = {"kv_lossless_runtime_mode": "full", "kv_lossless_front_n": 4}
-    config = build_run_config(write_base(tmp_path), Point(**{**vars(point), "lossless": lossless}))
-    keys = [key for key in config if key.startswith("kv_lossless_")]
-    assert len(keys) == 16
-    assert keys[-1] == "kv_lossless_runtime_mode"
-    assert (config["kv_lossless_front_n"], config["kv_lossless_scope"], config["kv_lossless_enable"]) == (
-        4,
-        "front_n",
-        False,
-    )
-
-
 def test_baseline_is_the_same_model_with_nothing_compressed() -> None:
     base = read_base_config(RECORDINGS / "base_config.json")
     config = build_run_config(base, replace(POINTS[0], compressed=False))
@@ -114,41 +93,6 @@ def test_baseline_is_the_same_model_with_nothing_compressed() -> None:
     assert {key: run[key] for key in config if key not in switched} == {
         key: value for key, value in config.items() if key not in switched
     }
-
-
-@pytest.mark.parametrize(
-    ("llm_config", "expected"),
-    [
-        ({"layer_nums": 30}, 30),
-        ({"num_hidden_layers": 30, "n_layer": 30}, 30),
-        ({"num_hidden_layers": 30, "layer_nums": 32}, None),
-        ({"layer_nums": True}, None),
-        ({"layer_nums": 0}, None),
-        ({"layer_nums": "30"}, None),
-        ({"hidden_size": 576}, None),
-        ([30], None),
-    ],
-)
-def test_layer_count(tmp_path: Path, llm_config: object, expected: int | None) -> None:
-    (tmp_path / "llm_config.json").write_text(json.dumps(llm_config))
-    assert layer_count(write_base(tmp_path)) == expected
-
-
-@pytest.mark.parametrize(
-    ("llm_config", "expected"),
-    [
-        ({"rope_theta": 100000}, 1e5),
-        ({"rope_theta": 1e6, "rope_scaling": None}, 1e6),
-        ({"rope_theta": 1e6, "rope_scaling": {"type": "yarn"}}, None),
-        ({"rope_theta": True}, None),
-        ({"rope_theta": 0}, None),
-        ({"rope_theta": "1e5"}, None),
-        ({}, None),
-    ],
-)
-def test_rope_theta(tmp_path: Path, llm_config: object, expected: float | None) -> None:
-    (tmp_path / "llm_config.json").write_text(json.dumps(llm_config))
-    assert rope_theta(write_base(tmp_path)) == expected
 
 
 @pytest.mark.parametrize(
@@ -180,14 +124,6 @@ def test_layer_nums_is_added_where_it_is_missing_and_known(
     assert config.get("layer_nums") == (own.get("layer_nums") or added)
 
 
-def test_layer_count_follows_the_base_config(tmp_path: Path) -> None:
-    (tmp_path / "m").mkdir()
-    (tmp_path / "m" / "other.json").write_text('{"layer_nums": 24}')
-    assert layer_count(write_base(tmp_path, base_dir="m", llm_config="other.json")) == 24
-    assert layer_count(write_base(tmp_path, base_dir="m", llm_config="")) is None
-    assert layer_count(read_base_config(RECORDINGS / "base_config.json")) is None  # the model is not here
-
-
 @pytest.mark.parametrize(
     "data",
     [
@@ -214,7 +150,47 @@ def test_a_base_config_that_cannot_be_used(tmp_path: Path, data: bytes | None, s
     assert str(caught.value).replace(str(tmp_path), "") == snapshot
 
 
-def test_base_config_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "config.json"
-    path.write_bytes(b'\xef\xbb\xbf{"llm_model": "x"}')
-    assert read_base_config(path).values == {"llm_model": "x"}
+@pytest.mark.parametrize(
+    ("llm_config", "layers", "theta"),
+    [
+        ({"layer_nums": 30, "rope_theta": 100000}, 30, 1e5),
+        ({"num_hidden_layers": 30, "n_layer": 30, "rope_theta": 1e6, "rope_scaling": None}, 30, 1e6),
+        ({"num_hidden_layers": 30, "layer_nums": 32, "rope_theta": 1e6, "rope_scaling": {"type": "yarn"}}, None, None),
+        ({"layer_nums": True, "rope_theta": True}, None, None),
+        ({"layer_nums": 0, "rope_theta": 0}, None, None),
+        ({"layer_nums": "30", "rope_theta": "1e5"}, None, None),
+        ({"hidden_size": 576}, None, None),
+        ([30], None, None),
+    ],
+)
+def test_layer_count_and_rope_theta(
+    tmp_path: Path, llm_config: object, layers: int | None, theta: float | None
+) -> None:
+    (tmp_path / "llm_config.json").write_text(json.dumps(llm_config))
+    base = write_base(tmp_path)
+    assert (layer_count(base), rope_theta(base)) == (layers, theta)
+
+
+def test_layer_count_follows_the_base_config(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "other.json").write_text('{"layer_nums": 24}')
+    base = write_base(tmp_path, base_dir="m", llm_config="other.json")
+    assert layer_count(base) == 24
+    base.path.write_bytes(b"\xef\xbb\xbf" + base.path.read_bytes())  # a byte order mark
+    assert read_base_config(base.path).values == base.values
+    assert layer_count(write_base(tmp_path, base_dir="m", llm_config="")) is None
+    assert layer_count(read_base_config(RECORDINGS / "base_config.json")) is None  # the model is not here
+
+
+def test_keys_of_the_base_config_stay_in_place_and_those_of_the_preset_alone_come_last(tmp_path: Path) -> None:
+    base = write_base(tmp_path, kv_h2o_ema_alpha=0.5, zeta=1, kv_lossless_kept_sample_layers=3)
+    config = build_run_config(base, POINTS[0])
+    assert list(config)[:4] == ["kv_h2o_ema_alpha", "zeta", "kv_lossless_kept_sample_layers", "base_dir"]
+    assert (config["kv_h2o_ema_alpha"], config["kv_lossless_kept_sample_layers"]) == (0.9, 3)
+    lossless = {"kv_lossless_runtime_mode": "full", "kv_lossless_front_n": 4}
+    config = build_run_config(write_base(tmp_path), replace(POINTS[0], lossless=lossless))
+    own = {key: value for key, value in config.items() if key.startswith("kv_lossless_")}
+    assert (len(own), list(own)[-1]) == (16, "kv_lossless_runtime_mode")
+    assert (
+        own.items() >= {"kv_lossless_front_n": 4, "kv_lossless_scope": "front_n", "kv_lossless_enable": False}.items()
+    )

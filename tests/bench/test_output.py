@@ -36,39 +36,6 @@ def test_recorded_outputs(path: Path, snapshot: SnapshotAssertion) -> None:
     assert path.name.startswith("run") or path.read_text().count("Drop stale") == summary.warnings.get(STALE, 0)
 
 
-def test_two_warnings_on_one_line() -> None:
-    text = "a b" + "Drop stale per-layer pending plan: layer=3 kv_len=9." * 2 + "Clamp invalid meta n=-4 to 0.\n"
-    assert summarize(text) == OutputSummary({STALE: 2, "Clamp invalid meta n=N to N.": 1, "a b": 1}, 9, None)
-
-
-def test_other_lines_are_kinds_without_their_numbers() -> None:
-    text = (
-        "".join(f"No tuning for type={n} here, use {n * 2.5} instead\n" for n in range(3))
-        + "Layer 12 skipped x86 v2 at 0x7fa3\n"
-    )
-    assert summarize(text).warnings == {
-        "No tuning for type=N here, use N instead": 3,
-        "Layer N skipped x86 v2 at N": 1,
-    }
-
-
-def test_statistics_that_were_asked_for_are_no_warnings() -> None:
-    text = "[H2O] layer=3 kv=512 keep_ratio=0.3\n[H2O-LOSSLESS] layer=0 kv=512 raw=3\n[H2O-LOSSLESS] async lost\n"
-    assert summarize(text).warnings == {"[H2O-LOSSLESS] async lost": 1}
-
-
-def test_a_mere_hint_is_the_reason_only_if_nothing_says_more() -> None:
-    assert summarize("File not exist: a/llm.mnn.weight\n").reason == "File not exist: a/llm.mnn.weight"
-    assert summarize("File not exist: a\nterminate called\n").reason == "terminate called"
-    assert summarize("all is well\n").reason is None
-
-
-def test_control_characters_are_made_visible() -> None:
-    summary = summarize("\x1b[31m\x1bUnable to open x\x07\n")
-    assert summary.reason == "\\x1bUnable to open x\\x07"
-    assert list(summary.warnings) == ["\\x1bUnable to open x\\x07"]
-
-
 def test_number_of_kinds_is_bounded() -> None:
     words = ["".join(chr(97 + (n >> shift) % 16) for shift in (0, 4, 8)) for n in range(2000)]
     summary = summarize("".join(f"odd {word}\n" for word in words))
@@ -104,3 +71,39 @@ def test_a_number_at_the_end_of_a_piece_is_not_cut() -> None:
     for pad in range(65500, 65540):
         text = "x" * 100 + " " * pad + "kv_len=123456 end"
         assert summarize(text).max_kv_len == 123456
+
+
+@pytest.mark.parametrize(
+    ("text", "warnings", "reason"),
+    [
+        (
+            "a b" + f"{STALE}: layer=3 kv_len=9." * 2 + "Clamp invalid meta n=-4 to 0.\n",
+            {STALE: 2, "Clamp invalid meta n=N to N.": 1, "a b": 1},
+            None,
+        ),
+        (
+            "".join(f"No tuning for type={n} here, use {n * 2.5} instead\n" for n in range(3))
+            + "L 12 x86 v2 at 0x7f\n",
+            {"No tuning for type=N here, use N instead": 3, "L N x86 v2 at N": 1},
+            None,
+        ),
+        # Statistics that were asked for are no warnings.
+        ("[H2O] layer=3 kv=512 keep_ratio=0.3\n[H2O-LOSSLESS] layer=0 kv=512 raw=3\n", {}, None),
+        ("[H2O-LOSSLESS] async lost\n", {"[H2O-LOSSLESS] async lost": 1}, None),
+        ("[H2O] floor-keep dominates target: kv=80 target=0.3 floor=1.0\n", {}, None),
+        # A mere hint is the reason only if nothing says more.
+        (
+            "File not exist: a/llm.mnn.weight\n",
+            {"File not exist: a/llm.mnn.weight": 1},
+            "File not exist: a/llm.mnn.weight",
+        ),
+        ("File not exist: a\nterminate called\n", {"File not exist: a": 1, "terminate called": 1}, "terminate called"),
+        ("\x1b[31m\x1bUnable to open x\x07\n", {"\\x1bUnable to open x\\x07": 1}, "\\x1bUnable to open x\\x07"),
+    ],
+)
+def test_lines_are_kinds_without_their_numbers_and_one_is_the_reason(
+    text: str, warnings: dict[str, int], reason: str | None
+) -> None:
+    summary = summarize(text)
+    assert (summary.warnings, summary.reason) == (warnings, reason)
+    assert summary.max_kv_len == (9 if "kv_len" in text else None)

@@ -57,11 +57,6 @@ def test_a_child_that_ends_by_itself(tmp_path: Path, script: str, end: tuple[int
     assert end != (0, None) or result.stdout_path.read_text() == "to stdout\nto stderr\n"
 
 
-@pytest.mark.parametrize(("returncode", "expected"), [(0, None), (139, None), (-11, "SIGSEGV"), (-99, "signal 99")])
-def test_signal_name(returncode: int, expected: str | None) -> None:
-    assert signal_name(returncode) == expected
-
-
 @pytest.mark.parametrize(
     ("on_term", "end", "shortest_s"),
     [
@@ -167,17 +162,22 @@ def test_output_is_never_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "out.txt").read_text() == "precious"
 
 
-def test_tail_is_short_and_harmless(tmp_path: Path) -> None:
-    path = tmp_path / "out.txt"
-    path.write_bytes(b"first line\n" * 1000 + b"\x1b[31mred\x07 \xff\xe2\x80\xae\n<last>\n")
-    tail = read_tail(path, max_bytes=50)
-    assert tail == "first line\nfirst line\n\\x1b[31mred\\x07 \ufffd\\u202e\n<last>"
-
-
-def test_tail_of_one_endless_line_and_of_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "out.txt"
-    path.write_bytes("é".encode() * 5000)
-    assert read_tail(path, max_bytes=11) == "\ufffd" + "é" * 5
-    path.write_bytes(b"")
-    assert read_tail(path) == ""
+@pytest.mark.parametrize(
+    ("data", "tail"),
+    [
+        (
+            b"first line\n" * 1000 + b"\x1b[31mred\x07 \xff\xe2\x80\xae\n<last>\n",
+            "first line\nfirst line\n\\x1b[31mred\\x07 \ufffd\\u202e\n<last>",
+        ),
+        ("é".encode() * 5000, "\ufffd" + "é" * 24),
+        (b"", ""),
+    ],
+)
+def test_a_tail_is_short_and_harmless(tmp_path: Path, data: bytes, tail: str) -> None:
+    (tmp_path / "out.txt").write_bytes(data)
+    assert read_tail(tmp_path / "out.txt", max_bytes=50 if b"\n" in data else 49) == tail
     assert read_tail(tmp_path / "missing") == ""
+
+
+def test_a_signal_without_a_name_has_its_number() -> None:
+    assert [signal_name(code) for code in (0, 139, -11, -99)] == [None, None, "SIGSEGV", "signal 99"]

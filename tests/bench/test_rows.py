@@ -70,12 +70,6 @@ def test_parse_measurement(cell: str, expected: Measurement | None) -> None:
     assert str(parse_measurement("-nan ± 0.00")) == "Measurement(mean=nan, std=0.0)"
 
 
-def test_spread_is_not_known_at_one_repeat() -> None:
-    (once,) = read_table(OTHER / "baseline_h2o_off.log", repeat=1)
-    assert once.decode_tok_per_s == Measurement(56.02, None)
-    assert once.get("h2o_keep") == Measurement(1.0, None)
-
-
 def test_columns_come_by_name_and_others_are_kept() -> None:
     text = (
         "| loadingTime(s) | h2o_new | speed(tok/s) | threads |\n| - | - | :-: | -: |\n"
@@ -215,23 +209,6 @@ def test_first_run_of_the_sweep() -> None:
     require_h2o(row)
 
 
-@pytest.mark.parametrize(
-    ("name", "rows", "decode", "prefill"),
-    [
-        ("appended.log", 2, (78.36, 72.10), (171.53, 257.23)),
-        ("baseline_h2o_off.log", 1, (56.02,), (276.89,)),
-        ("baseline_h2o_off_after.log", 1, (52.39,), (251.82,)),
-        ("multi.log", 2, (73.46, 56.78), (270.39, 212.54)),
-    ],
-)
-def test_other_logs(name: str, rows: int, decode: tuple[float, ...], prefill: tuple[float, ...]) -> None:
-    found = read_table(OTHER / name)
-    assert len(found) == rows
-    assert tuple(row.decode_tok_per_s.mean for row in found if row.decode_tok_per_s) == decode
-    assert tuple(row.prefill_tok_per_s.mean for row in found if row.prefill_tok_per_s) == prefill
-    assert all(row.get("h2o_keep") == Measurement(1.0, 0.0) for row in found)
-
-
 def test_log_without_cache_use_has_one_speed_a_row(snapshot: SnapshotAssertion) -> None:
     prefill, decode = read_table(OTHER / "kv_false.log")
     assert (prefill.prompt_len, prefill.gen_len) == (128, None)
@@ -250,18 +227,6 @@ def test_json_gives_the_rows_of_the_table() -> None:
     assert len(of_json) == 2
 
 
-def test_json_cells_have_the_decimals_of_the_table() -> None:
-    logs = [*(SWEEP / "logs").glob("*.log"), OTHER / "appended.log", OTHER / "multi.log"]
-    rows = [row for log in logs for row in read_table(log)]
-    seen = {(column, decimals(row.cells[column])) for row in rows for column in COLUMN_DECIMALS}
-    assert seen == {(column, (count, count)) for column, count in COLUMN_DECIMALS.items()}
-    assert {decimals(part) for row in rows for part in row.cells["speed(tok/s)"].split("<br>")} == {(2, 2)}
-
-
-def decimals(cell: str) -> tuple[int, ...]:
-    return tuple(len(number.partition(".")[2]) for number in cell.split(" ± "))
-
-
 # -- the JSON --------------------------------------------------------------------------------------------------------
 
 
@@ -269,25 +234,16 @@ def parse_results(*results: dict[str, object], **head: object) -> tuple[Row, ...
     return parse_json(json.dumps({**head, "results": list(results)}), log_file="x.json")
 
 
-def test_json_without_cache_use() -> None:
-    prefill, decode, both = parse_results(
+def test_json_without_cache_use(snapshot: SnapshotAssertion) -> None:
+    """A number beyond all floats is infinite."""
+    rows = parse_results(
         {"type": "prefill", "prompt_len": 16, "tps": 12.345, "std": 0.5},
         {"type": "decode", "generate_len": 8, "tps": 5, "std": 0.25, "loading_time": 1.5, "loading_time_std": 0.125},
         {"type": "prefill_and_decode", "prompt_len": 16, "generate_len": 8},
+        {"type": "decode", "generate_len": 8, "tps": 10**400, "std": 1},
         modelSize=1.5, precision=1, useMmap=True,
     )  # fmt: skip
-    assert prefill.cells == {
-        "modelSize": "1.50 GiB", "precision": "High", "mmap": "true", "test": "pp16", "t/s": "12.35 ± 0.50",
-    }  # fmt: skip
-    assert prefill.prefill_tok_per_s == Measurement(12.35, 0.5)
-    assert (decode.cells["test"], decode.cells["loadingTime(s)"]) == ("tg8", "1.50 ± 0.12")
-    assert decode.decode_tok_per_s == Measurement(5.0, 0.25)
-    assert (both.cells["test"], both.decode_tok_per_s) == ("pp16+tg8", None)
-
-
-def test_a_number_beyond_all_floats_is_infinite() -> None:
-    (row,) = parse_results({"type": "decode", "generate_len": 8, "tps": 10**400, "std": 1})
-    assert row.decode_tok_per_s == Measurement(math.inf, 1.0)
+    assert [(row.cells, row.prefill_tok_per_s, row.decode_tok_per_s) for row in rows] == snapshot
 
 
 def test_json_with_numbers_that_its_writer_could_not_print() -> None:
@@ -323,17 +279,6 @@ def test_json_that_is_damaged(text: str, snapshot: SnapshotAssertion) -> None:
     assert refusal(lambda: parse_json(text, log_file="x.json")) == snapshot
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(["results", "type", "prompt_len", "generate_len", "tps", "std", "model", "threads", "modelSize",
-                         "prefill_tps", "decode_tps", "h2o_keep_ratio", "h2o_keep_ratio_std"]), inner, max_size=6,
-    ),
-    max_leaves=12,
-)  # fmt: skip
-
-
 # -- both of one launch ----------------------------------------------------------------------------------------------
 
 
@@ -344,11 +289,6 @@ def copy_pair(folder: Path, table: str, of_json: str) -> tuple[Path, Path]:
 
 
 TABLE, JSON = ((OTHER / f"multi.{kind}").read_text(encoding="utf-8") for kind in ("log", "json"))
-
-
-def test_table_and_json_agree(tmp_path: Path) -> None:
-    read = read_rows(*copy_pair(tmp_path, TABLE, JSON), log_file="x.log", repeat=2)
-    assert read == parse_table(TABLE, log_file="x.log", repeat=2)
 
 
 def test_one_of_them_serves_if_the_other_is_missing_or_empty(tmp_path: Path) -> None:
@@ -404,32 +344,6 @@ def test_quality_that_only_the_json_has_is_read(
         read_rows(log, path, log_file="x.log")
 
 
-def test_a_damaged_table_is_an_error_whatever_the_json_says(tmp_path: Path) -> None:
-    with pytest.raises(TableError, match="the last row was cut"):
-        read_rows(*copy_pair(tmp_path, TABLE[:-20], JSON), log_file="x.log")
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ('"decode_tps":56.7', '"decode_tps":57.7'),
-        ('"h2o_lossy_ratio":1.0', '"h2o_lossy_ratio":1.002'),
-        ('"backend":"CPU"', '"backend":"OPENCL"'),
-    ],
-)
-def test_table_and_json_that_disagree(tmp_path: Path, old: str, new: str, snapshot: SnapshotAssertion) -> None:
-    assert old in JSON
-    log, of_json = copy_pair(tmp_path, TABLE, JSON.replace(old, new))
-    assert refusal(lambda: read_rows(log, of_json, log_file="x.log")) == snapshot
-
-
-def test_table_and_json_with_other_numbers_of_rows(tmp_path: Path) -> None:
-    log, of_json = copy_pair(tmp_path, TABLE + TABLE, JSON)
-    with pytest.raises(TableError) as caught:
-        read_rows(log, of_json, log_file="x.log")
-    assert caught.value.came == "4 rows in the table, 2 in the JSON"
-
-
 def test_the_sign_of_nan_is_no_disagreement(tmp_path: Path) -> None:
     table = TABLE.replace("73.46 ± 3.81", "73.46 ± -nan").replace("1.000 ± 0.000", "-nan ± nan")
     of_json = JSON.replace('"decode_std":3.80824420573218', '"decode_std":')
@@ -470,21 +384,6 @@ def test_csv_equals_the_recorded_one() -> None:
     assert {(row.prompt_len, row.gen_len, row.threads) for row in recorded_rows()} == {(512, 128, 2)}
 
 
-def test_csv_is_read_back(tmp_path: Path) -> None:
-    rows = recorded_rows()
-    write_new_text(tmp_path / "m.csv", render_metrics_csv(rows))
-    assert list(read_metrics_csv(tmp_path / "m.csv", repeat=3)) == rows
-
-
-def test_rows_of_unlike_binaries_keep_what_they_lack(tmp_path: Path) -> None:
-    old = Row.from_cells({"model": 'a "b", c', "h2o_keep": "0.5"}, log_file="old.log")
-    new = Row.from_cells({"model": "m", "zeta": "1", "alpha": "2\n3"}, log_file="new.log")
-    write_new_text(tmp_path / "m.csv", render_metrics_csv([old, new]))
-    assert (tmp_path / "m.csv").read_text(encoding="utf-8").split("\n")[0] == "model,h2o_keep,log_file,alpha,zeta"
-    assert read_metrics_csv(tmp_path / "m.csv") == (old, new)
-    assert read_metrics_csv(tmp_path / "m.csv")[1].get("h2o_keep") is None
-
-
 @pytest.mark.parametrize(
     "text",
     ["", "a,a\n1,2\n", "model,threads\n", "model,threads\nm,2\nm\n", "model,threads\nm,two\n", 'model,threads\n"m,2\n'],
@@ -494,12 +393,65 @@ def test_csv_that_is_damaged(tmp_path: Path, text: str, snapshot: SnapshotAssert
     assert refusal(lambda: read_metrics_csv(tmp_path / "m.csv")).replace(str(tmp_path), "") == snapshot
 
 
-def test_what_only_the_json_tells_is_kept_beside_the_table(tmp_path: Path) -> None:
-    log, beside = tmp_path / "multi.log", tmp_path / "multi.json"
-    log.write_text((OTHER / "multi.log").read_text())
-    document = json.loads((OTHER / "multi.json").read_text())
+def test_other_logs(snapshot: SnapshotAssertion) -> None:
+    """Their speeds; what is off keeps all, and of one repeat no spread is known."""
+    for name in ("appended", "baseline_h2o_off", "baseline_h2o_off_after", "multi"):
+        rows = read_table(OTHER / f"{name}.log")
+        assert [(row.prefill_tok_per_s, row.decode_tok_per_s) for row in rows] == snapshot(name=name)
+        assert all(row.get("h2o_keep") == Measurement(1.0, 0.0) for row in rows)
+    (once,) = read_table(OTHER / "baseline_h2o_off.log", repeat=1)
+    assert (once.decode_tok_per_s, once.get("h2o_keep")) == (Measurement(56.02, None), Measurement(1.0, None))
+
+
+def test_json_cells_have_the_decimals_of_the_table() -> None:
+    def decimals(cell: str) -> tuple[int, ...]:
+        return tuple(len(number.partition(".")[2]) for number in cell.split(" ± "))
+
+    logs = [*(SWEEP / "logs").glob("*.log"), OTHER / "appended.log", OTHER / "multi.log"]
+    rows = [row for log in logs for row in read_table(log)]
+    seen = {(column, decimals(row.cells[column])) for row in rows for column in COLUMN_DECIMALS}
+    assert seen == {(column, (count, count)) for column, count in COLUMN_DECIMALS.items()}
+    assert {decimals(part) for row in rows for part in row.cells["speed(tok/s)"].split("<br>")} == {(2, 2)}
+
+
+def test_table_and_json_agree(tmp_path: Path) -> None:
+    """What only the JSON tells is kept beside the table."""
+    log, beside = copy_pair(tmp_path, TABLE, JSON)
+    assert read_rows(log, beside, log_file="x.log", repeat=2) == parse(TABLE, 2)
+    document = json.loads(JSON)
     document["results"][0] |= {"decode_tokens": 12.5, "decode_tokens_std": 0.5}
     beside.write_text(json.dumps(document))
-    told, untold = read_rows(log, beside, log_file="multi.log")
+    told, untold = read_rows(log, beside, log_file="x.log")
     assert (told.decoded_tokens, told.cells["decode_tokens"]) == (12.5, "12.50 ± 0.50")
     assert (untold.decoded_tokens, "decode_tokens" in untold.cells) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("table", "old", "new"),
+    [
+        (TABLE, '"decode_tps":56.7', '"decode_tps":57.7'),
+        (TABLE, '"h2o_lossy_ratio":1.0', '"h2o_lossy_ratio":1.002'),
+        (TABLE, '"backend":"CPU"', '"backend":"OPENCL"'),
+        (TABLE + TABLE, "", ""),
+        (TABLE[:-20], "", ""),
+    ],
+    ids=["speed", "ratio", "backend", "rows", "cut"],
+)
+def test_table_and_json_that_disagree_or_a_table_that_is_damaged(
+    tmp_path: Path, table: str, old: str, new: str, snapshot: SnapshotAssertion
+) -> None:
+    assert old in JSON
+    log, of_json = copy_pair(tmp_path, table, JSON.replace(old, new) if old else JSON)
+    assert refusal(lambda: read_rows(log, of_json, log_file="x.log")) == snapshot
+
+
+def test_csv_is_read_back(tmp_path: Path) -> None:
+    """Rows of unlike binaries keep what they lack."""
+    rows = recorded_rows()
+    write_new_text(tmp_path / "m.csv", render_metrics_csv(rows))
+    assert list(read_metrics_csv(tmp_path / "m.csv", repeat=3)) == rows
+    old = Row.from_cells({"model": 'a "b", c', "h2o_keep": "0.5"}, log_file="old.log")
+    new = Row.from_cells({"model": "m", "zeta": "1", "alpha": "2\n3"}, log_file="new.log")
+    write_new_text(tmp_path / "n.csv", render_metrics_csv([old, new]))
+    assert (tmp_path / "n.csv").read_text(encoding="utf-8").split("\n")[0] == "model,h2o_keep,log_file,alpha,zeta"
+    assert read_metrics_csv(tmp_path / "n.csv") == (old, new)

@@ -25,10 +25,6 @@ POINT = recorded_points()[0]
 FATAL = [sign for sign in SIGNS if sign.severity == "fatal"]
 
 
-def cause_of(sign: Sign) -> str:
-    return sign.cause or CAUSE
-
-
 EXCERPT = FIXTURES / "recordings" / "other" / "store_no_layer_nums.stdout.txt"
 CAUSE = "first cause: the config of the model has no layer_nums"
 
@@ -50,7 +46,7 @@ def test_a_sign_fails_the_launch_wherever_it_stands(
         launcher.launch_point(POINT)
     line = f"{sign.text}: layer=3 tokens=32"
     assert f"3 x {sign.text} ({sign.meaning}): {line!r}" in (caught.value.came or "")
-    assert cause_of(sign) in (caught.value.hint or "")
+    assert (sign.cause or CAUSE) in (caught.value.hint or "")
     assert f"allow_signs: {{{sign.name}: 3}}" in (caught.value.hint or "")
     with pytest.raises(BenchError, match="the bench printed signs of a"):
         launcher.launch_baseline(POINT)
@@ -66,7 +62,7 @@ def test_a_sign_fails_the_launch_wherever_it_stands(
 def test_a_sign_fails_a_recorded_run(sign: Sign, tmp_path: Path) -> None:
     found = read_recording(recording(tmp_path, f"[H2O] {sign.text}\n"), (POINT,))
     assert "the bench printed signs of a" in str(found.failures[POINT.run_id])
-    assert cause_of(sign) in str(found.failures[POINT.run_id])
+    assert (sign.cause or CAUSE) in str(found.failures[POINT.run_id])
     allowed = read_recording(tmp_path / "recorded", (replace(POINT, allow_signs={sign.name: 1}),))
     assert not allowed.failures
 
@@ -77,10 +73,9 @@ def test_what_is_only_counted_fails_above_a_number_that_the_preset_names(tmp_pat
     (failure,) = read_recording(folder, (replace(POINT, allow_signs={"stale_plan": 916}),)).failures.values()
     assert "917 x Drop stale per-layer pending plan" in str(failure)
     assert CAUSE in str(failure)
-
-
-def test_a_recorded_store_mode_without_layer_nums_fails_and_says_why(tmp_path: Path) -> None:
-    (failure,) = read_recording(recording(tmp_path, EXCERPT.read_text()), (POINT,)).failures.values()
+    with (folder / "logs" / f"{POINT.run_id}.stdout.txt").open("a") as printed:
+        printed.write(EXCERPT.read_text())
+    (failure,) = read_recording(folder, (POINT,)).failures.values()
     assert "3 x scatter restore failed" in str(failure)
     assert '"layer_nums": N' in str(failure)
 
@@ -135,9 +130,7 @@ def test_a_generated_text_may_speak_of_the_c_library() -> None:
     assert summarize(text.replace("ends", "[H2O] scatter restore failed: layer=1\n"), has_text=True).warnings == {
         "scatter restore failed": 1
     }
-
-
-def test_a_bench_writes_no_text_that_would_hide_its_messages() -> None:
+    # A bench writes no text that would hide its messages.
     summary = summarize("prompt file is p.txt\ncorrupted size vs. prev_size\ndecode tokens num = 40\n")
     assert (summary.warnings, summary.decoded_tokens) == ({"corrupted size": 1}, 40)
 
@@ -187,21 +180,14 @@ def test_a_number_of_decoded_tokens_is_found_behind_other_text(before: str) -> N
     assert summarize(text).decoded_tokens == 40
 
 
-def test_what_is_harmless_is_not_counted() -> None:
-    assert summarize("[H2O] floor-keep dominates target: kv=80 target=0.3 floor=1.0\n").warnings == {}
-
-
 def test_a_preset_allows_signs_by_name() -> None:
     (point,) = expand_points(preset_from_flags(allow_signs={"scatter_restore": 10}))
     assert point.allow_signs == {"scatter_restore": 10}
     for given in ({"scatter_restor": 1}, {"floor_keep": 1}, {"scatter_restore": -1}, {"stale_plan": True}):
         with pytest.raises(PresetError, match="allow_signs"):
             preset_from_flags(allow_signs=given)
-
-
-def test_what_is_allowed_is_told() -> None:
     outputs = [summarize("scatter restore failed\n" * count) for count in (0, 7)]
-    assert describe_allowed({"scatter_restore": 10}, [*outputs, None]) == [
+    assert describe_allowed(point.allow_signs, [*outputs, None]) == [
         "allow_signs: scatter_restore, at most 10 x scatter restore failed a launch; most that came: 7"
     ]
 

@@ -18,7 +18,7 @@ from pytest_h2o.bench.recorded import read_recording
 from pytest_h2o.bench.rows import DETERMINISTIC_COLUMNS, Row, read_table
 from pytest_h2o.bench.sweep import ColumnDifference, FoldCheck, Sweep, compare_rows, fold_points, manifest_entry
 from pytest_h2o.errors import BenchError, H2OError, UsageError
-from pytest_h2o.files import load, plain, write_new_json
+from pytest_h2o.files import write_new_json
 from pytest_h2o.inputs.presets import Point
 
 from .samples import SWEEP, recorded_points
@@ -103,21 +103,15 @@ def test_a_shared_row_names_its_run() -> None:
 
 
 def test_only_what_is_asked_for_is_run() -> None:
+    """Points that were deselected take no part."""
     replay = Replay()
     sweep = make_sweep(replay)
-    sweep.result(POINTS[4])
-    assert replay.launched == [5]
-    sweep.result(POINTS[13])
-    assert replay.launched == [5, 1, 10]
-    sweep.result(POINTS[13])
-    sweep.result(POINTS[0])
-    assert replay.launched == [5, 1, 10]
-
-
-def test_points_that_were_deselected_take_no_part() -> None:
-    replay = Replay()
-    outcomes_of(make_sweep(replay, (POINTS[13], POINTS[22], POINTS[3])))
-    assert replay.launched == [14, 23, 4]
+    for asked, launched in ((4, [5]), (13, [5, 1, 10]), (13, [5, 1, 10]), (0, [5, 1, 10])):
+        sweep.result(POINTS[asked])
+        assert replay.launched == launched
+    few = Replay()
+    outcomes_of(make_sweep(few, (POINTS[13], POINTS[22], POINTS[3])))
+    assert few.launched == [14, 23, 4]
 
 
 def test_nothing_is_folded_if_the_probe_differs() -> None:
@@ -132,12 +126,6 @@ def test_nothing_is_folded_if_the_probe_differs() -> None:
             (ColumnDifference("h2o_keep", "0.3377 ± 0.0030", "0.3000 ± 0.0000"),),
         ),
     )  # fmt: skip
-
-
-def test_timings_may_differ() -> None:
-    replay = Replay(changed={10: {"speed(tok/s)": "1 ± 0<br>1 ± 0", "h2o_evict_us": "9 ± 9"}})
-    outcomes_of(make_sweep(replay))
-    assert len(replay.launched) == 10
 
 
 def test_a_probe_that_fails_folds_nothing() -> None:
@@ -160,13 +148,6 @@ def test_a_failed_leader_fails_its_points_and_another_group_is_checked() -> None
     with pytest.raises(BenchError, match="run 1 crashed"):
         sweep.result(POINTS[18])
     assert len(replay.launched) == 10
-
-
-def test_a_bench_that_always_fails_is_launched_once_a_group() -> None:
-    replay = Replay(failing=set(range(1, 28)))
-    outcomes = outcomes_of(make_sweep(replay))
-    assert all(isinstance(outcome, BenchError) for outcome in outcomes.values())
-    assert sorted(replay.launched) == list(range(1, 10))
 
 
 @pytest.mark.parametrize("first", ["target_ratio_v3", "other"])
@@ -257,15 +238,6 @@ def test_a_mode_folds_what_it_does_not_read(mode: str, groups: list[list[int]]) 
     assert indices(tuple(replace(point, h2o_target_mode=mode) for point in POINTS)) == groups
 
 
-def test_the_recording_bears_it_out() -> None:
-    for group in fold_points(POINTS):
-        rows = [read_row(point) for point in group]
-        assert [compare_rows(rows[0], row) for row in rows] == [(), (), ()]
-    assert (
-        len({tuple(read_row(group[0]).cells[c] for c in DETERMINISTIC_COLUMNS) for group in fold_points(POINTS)}) == 9
-    )
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -278,23 +250,10 @@ def test_the_recording_bears_it_out() -> None:
     ids=lambda changes: next(iter(changes)),
 )  # fmt: skip
 def test_whatever_else_differs_is_another_run(changes: dict[str, object]) -> None:
-    other = replace(POINTS[9], **changes)  # type: ignore[arg-type]
-    assert indices((POINTS[0], POINTS[9])) == [[1, 10]]
-    assert indices((POINTS[0], other)) == [[1], [10]]
-
-
-def test_the_order_of_lossless_keys_does_not_matter() -> None:
+    """The order of the lossless keys does not matter."""
     turned = replace(POINTS[9], lossless=dict(reversed(POINTS[9].lossless.items())))
     assert indices((POINTS[0], turned)) == [[1, 10]]
-
-
-@given(st.permutations(POINTS), st.integers(0, 27))
-def test_every_point_is_in_one_group(points: list[Point], count: int) -> None:
-    groups = fold_points(points[:count])
-    assert sorted(point.index for group in groups for point in group) == sorted(p.index for p in points[:count])
-    assert [group[0].index for group in groups] == sorted(
-        (group[0].index for group in groups), key=[point.index for point in points].index
-    )
+    assert indices((POINTS[0], replace(turned, **changes))) == [[1], [10]]  # type: ignore[arg-type]
 
 
 def test_differences_name_column_and_cells() -> None:
@@ -305,8 +264,23 @@ def test_differences_name_column_and_cells() -> None:
     assert compare_rows(one, bare) == (ColumnDifference("h2o_lossless", "1.365 ± 0.021", None),)
 
 
-def test_a_check_survives_json() -> None:
-    check = FoldCheck("adaptive", "p", "a", "b", (ColumnDifference("h2o_keep", "1", None),), "why")
-    assert load(FoldCheck, json.loads(json.dumps(plain(check))), "a check") == check
-    assert not check.folds
-    assert FoldCheck("adaptive", "p", "a", "b").folds
+@pytest.mark.parametrize(
+    ("replay", "launched"),
+    [
+        (Replay(changed={10: {"speed(tok/s)": "1 ± 0<br>1 ± 0", "h2o_evict_us": "9 ± 9"}}), [*range(1, 11)]),
+        (Replay(failing=set(range(1, 28))), [*range(1, 10)]),
+    ],
+    ids=["timings may differ", "all fail"],
+)
+def test_a_group_is_launched_once(replay: Replay, launched: list[int]) -> None:
+    outcomes = outcomes_of(make_sweep(replay))
+    assert sorted(replay.launched) == launched
+    assert all(isinstance(outcome, BenchError) for outcome in outcomes.values()) == bool(replay.failing)
+
+
+@given(st.permutations(POINTS), st.integers(0, 27))
+def test_every_point_is_in_one_group(points: list[Point], count: int) -> None:
+    groups = fold_points(points[:count])
+    assert sorted(point.index for group in groups for point in group) == sorted(p.index for p in points[:count])
+    firsts = [group[0].index for group in groups]
+    assert firsts == sorted(firsts, key=[point.index for point in points].index)

@@ -45,6 +45,7 @@ from tests.records import ON_THIS_MACHINE, make_subject
 
 NONE = Allowances({})
 RECORDED = Path(__file__).parents[1] / "recorded"
+KNOWN: Any = {"machine": "m", "binary": "b", "base_config": "c", "model": {"weights": "w"}}
 
 
 def compare(
@@ -64,48 +65,6 @@ def state_of(metric: str, then: float, now: float, *allowed: str, **fields: Any)
     return change.state
 
 
-@pytest.mark.parametrize(
-    ("metric", "then", "now", "state"),
-    [
-        ("lossless_ratio", 1.47, 1.47, "equal"),
-        ("lossless_ratio", 1.47, 1.47 * 0.995, "worse"),
-        ("lossless_ratio", 1.47, 1.4699999999999998, "worse"),
-        ("lossless_ratio", 1.47, 1.48, "better"),
-        ("compressed_bytes", 1_000_000, 1_000_001, "worse"),
-        ("compressed_bytes", 1_000_000, 999_999, "better"),
-        ("h2o_keep", 0.3, 0.31, "worse"),
-        ("quality_ppl_rise", -0.01, 0.0, "worse"),
-        ("skipped_entries", 0, 1, "worse"),
-        ("raw_bytes", 100, 99, "changed"),
-        ("raw_bytes", 100, 101, "changed"),
-    ],
-)
-def test_an_exact_figure_may_not_be_worse_by_anything(metric: str, then: float, now: float, state: str) -> None:
-    assert state_of(metric, then, now) == state
-    failing = compare({metric: then}, {metric: now}).regressions
-    assert bool(failing) == (state in ("worse", "changed"))
-
-
-@pytest.mark.parametrize(
-    ("metric", "then", "now", "allowed", "state"),
-    [
-        ("lossless_ratio", 100.0, 99.5, "lossless_ratio:0.5", "allowed"),
-        ("lossless_ratio", 100.0, 99.49, "lossless_ratio:0.5", "worse"),
-        ("lossless_ratio", 1.47, 1.47 * 0.99, "lossless_ratio:1%", "allowed"),
-        ("lossless_ratio", 1.47, 1.46, "h2o_lossy:50", "worse"),
-        ("lossless_ratio", 1.47, 1.48, "lossless_ratio:1", "better"),
-        ("compressed_bytes", 1000, 1010, "compressed_bytes:1", "allowed"),
-        ("compressed_bytes", 1000, 1011, "compressed_bytes:1", "worse"),
-        ("raw_bytes", 100, 101, "raw_bytes:1", "allowed"),
-        ("skipped_entries", 0, 1, "skipped_entries:1000", "worse"),
-    ],
-)
-def test_an_allowance_is_in_percent_of_the_figure_then(
-    metric: str, then: float, now: float, allowed: str, state: str
-) -> None:
-    assert state_of(metric, then, now, allowed) == state
-
-
 def test_what_a_ratio_is_made_of_shares_its_allowance() -> None:
     then = {"lossless_ratio": 2.0, "k_lossless_ratio": 2.0, "compressed_bytes": 1000, "k_compressed_bytes": 500}
     now = {"lossless_ratio": 1.98, "k_lossless_ratio": 1.98, "compressed_bytes": 1010.10101, "k_compressed_bytes": 505}
@@ -122,25 +81,13 @@ def test_just_allowed_is_allowed(then: float, percent: float) -> None:
 
 
 def test_missing_now_fails_and_new_is_only_said() -> None:
-    comparison = compare({"h2o_lossy": 3.0, "h2o_keep": 0.3}, {"h2o_lossy": 3.0, "h2o_lossless": 1.4})
+    comparison = compare({"h2o_lossy": 3.0, "h2o_keep": 0.3}, {"h2o_lossy": 3.0, "h2o_lossless": 1.4}, "h2o_keep:100")
     states = {change.metric: change.state for change in comparison.changes}
     assert states == {"h2o_lossy": "equal", "h2o_keep": "missing", "h2o_lossless": "new"}
     assert [change.metric for change in comparison.regressions] == ["h2o_keep"]
-    rows = compare_subjects(
-        make_subject({"a": {"h2o_lossy": 3.0}}), make_subject({"b": {"h2o_lossy": 3.0}}), metric_facts(), NONE
-    )
+    then, now = (make_subject({row: {"h2o_lossy": 3.0}}) for row in "ab")
+    rows = compare_subjects(then, now, metric_facts(), NONE)
     assert [(change.row, change.state) for change in rows.changes] == [("a", "missing"), ("b", "new")]
-
-
-def test_an_allowance_does_not_excuse_what_is_missing() -> None:
-    assert compare({"h2o_lossy": 3.0}, {"h2o_keep": 0.3}, "h2o_lossy:100").regressions
-
-
-def test_timings_fail_only_where_an_allowance_asks_for_it() -> None:
-    assert state_of("decode_tok_per_s", 60.0, 30.0) == "timed"
-    assert state_of("decode_tok_per_s", 60.0, 55.0, "decode_tok_per_s:10") == "allowed"
-    assert state_of("decode_tok_per_s", 60.0, 50.0, "decode_tok_per_s:10") == "worse"
-    assert state_of("h2o_evict_us", 10.0, 12.0, "h2o_evict_us:10") == "worse"
 
 
 @pytest.mark.parametrize("part", [*ON_THIS_MACHINE][1:])
@@ -258,11 +205,6 @@ def test_what_is_not_known_is_not_equal() -> None:
     assert [change.state for change in comparison.changes] == ["not comparable"]
 
 
-def test_exact_figures_are_compared_between_binaries() -> None:
-    other = {**ON_THIS_MACHINE, "binary": "another"}
-    assert state_of("h2o_lossy", 3.0, 2.9, there=other) == "worse"
-
-
 @pytest.mark.parametrize(
     ("machine", "allowed", "state"),
     [
@@ -292,26 +234,6 @@ def test_quality_is_exact_on_one_machine_and_elsewhere_held_against_an_allowance
     assert "h2o_lossy" in [change.metric for change in worse.regressions]
 
 
-def test_weights_that_were_changed_in_place_are_another_model() -> None:
-    there, here = ({**ON_THIS_MACHINE, "weights": digest} for digest in ("aaaa", "bbbb"))
-    with pytest.raises(StoreError, match="of another model") as caught:
-        compare({"h2o_lossy": 3.0}, {"h2o_lossy": 3.0}, there=there, here=here)
-    assert (caught.value.came, caught.value.expected) == ("weights aaaa", "weights bbbb")
-    compare({"h2o_lossy": 3.0}, {"h2o_lossy": 3.0}, here=here)  # a baseline of before they were kept
-
-
-def test_another_model_is_one_clear_error() -> None:
-    with pytest.raises(StoreError) as caught:
-        compare({"h2o_lossy": 3.0}, {"h2o_lossy": 3.0}, there={**ON_THIS_MACHINE, "model": "large, 2.00 GiB"})
-    assert str(caught.value) == (
-        "the baseline is of another model\n"
-        "  where: scope front2\n"
-        "  came: large, 2.00 GiB\n"
-        "  expected: smol, 144.60 MiB\n"
-        "  next: compare with a run of the same model, or save this one under a name of its own: --h2o-save NAME"
-    )
-
-
 def test_what_fails_comes_first() -> None:
     figures = {"h2o_lossy": 3.0, "h2o_keep": 0.3, "h2o_lossless": 1.4}
     comparison = compare(figures, {**figures, "h2o_lossless": 1.3})
@@ -324,12 +246,14 @@ def test_what_fails_comes_first() -> None:
 
 
 def test_the_headline_is_the_best_of_all_rows() -> None:
+    """A figure that neither run has is none."""
     then = make_subject({"a": {"h2o_lossy": 3.0}, "b": {"h2o_lossy": 3.4, "decode_tok_per_s": 50.0}}, kind="preset")
     now = make_subject({"a": {"h2o_lossy": 3.1}, "b": {"h2o_lossy": 3.2, "decode_tok_per_s": 40.0}}, kind="preset")
-    assert headlines(then, now, metric_facts(), comparable=False) == [
-        FigureChange("the best row", "h2o_lossy", 3.4, 3.2, "worse"),
-        FigureChange("the best row", "decode_tok_per_s", 50.0, 40.0, "not comparable"),
-    ]
+    for comparable, state in ((False, "not comparable"), (True, "timed")):
+        assert headlines(then, now, metric_facts(), comparable=comparable) == [
+            FigureChange("the best row", "h2o_lossy", 3.4, 3.2, "worse"),
+            FigureChange("the best row", "decode_tok_per_s", 50.0, 40.0, state),
+        ]
 
 
 def test_the_headline_of_each_workload_is_its_best_row() -> None:
@@ -343,45 +267,11 @@ def test_the_headline_of_each_workload_is_its_best_row() -> None:
     ]
 
 
-def test_a_figure_that_neither_run_has_is_no_headline() -> None:
-    then, now = (make_subject({"a": {"decode_tok_per_s": speed}}, kind="preset") for speed in (50.0, 51.0))
-    assert headlines(then, now, metric_facts(), comparable=True) == [
-        FigureChange("the best row", "decode_tok_per_s", 50.0, 51.0, "timed")
-    ]
-
-
-@pytest.mark.parametrize(
-    ("texts", "message"),
-    [
-        (
-            ["lossles_ratio:1"],
-            "--h2o-compare-fail names no metric that is recorded\n"
-            "  came: 'lossles_ratio'\n"
-            f"  expected: {', '.join(recorded_metrics())}\n"
-            "  next: did you mean lossless_ratio or v_lossless_ratio or k_lossless_ratio?",
-        ),
-        (
-            ["lossless_ratio"],
-            "--h2o-compare-fail takes METRIC:PERCENT\n"
-            "  came: 'lossless_ratio'\n"
-            "  expected: a percentage of at least 0, for example lossless_ratio:0.5",
-        ),
-        (
-            ["h2o_lossy:1", "h2o_lossy:2"],
-            "--h2o-compare-fail was given twice for one metric\n  came: 'h2o_lossy:2'\n  expected: once a metric",
-        ),
-    ],
-)
-def test_an_allowance_that_cannot_be_meant_is_one_clear_error(texts: list[str], message: str) -> None:
+@pytest.mark.parametrize("texts", [["lossles_ratio:1"], ["lossless_ratio"], ["h2o_lossy:1", "h2o_lossy:2"]])
+def test_an_allowance_that_cannot_be_meant_is_one_clear_error(texts: list[str], snapshot: SnapshotAssertion) -> None:
     with pytest.raises(UsageError) as caught:
         parse_allowances(texts)
-    assert str(caught.value) == message
-
-
-@pytest.mark.parametrize("number", ["", "-1", "nan", "inf", "1%%", "x", "1:2"])
-def test_a_percentage_is_a_number_of_at_least_0(number: str) -> None:
-    with pytest.raises(UsageError, match="takes METRIC:PERCENT"):
-        parse_allowances([f"h2o_lossy:{number}"])
+    assert str(caught.value).replace(", ".join(recorded_metrics()), "every metric") == snapshot
 
 
 def test_what_is_no_figure_of_a_run_is_not_recorded() -> None:
@@ -437,12 +327,14 @@ def test_a_figure_shows_its_unit_and_a_missing_one_is_missing() -> None:
 
 
 def test_a_row_keeps_its_name_when_others_come_before_it() -> None:
-    point = {"run_id": "run_0003_p512_g128_k0.3_b8_lr3.0", "prompt_len": 512, "sink_tokens": 32}
-    key = row_key(point, 3)
-    assert key.startswith("p512_g128_k0.3_b8_lr3.0-")
-    assert row_key({**point, "run_id": "run_0007_p512_g128_k0.3_b8_lr3.0"}, 3) == key
-    assert row_key({**point, "sink_tokens": 16}, 3) != key
-    assert row_key(point, 1) != key
+    """A baseline of years ago is found again by it."""
+    manifest = {"run_id": "run_0003_p512_g128_k0.3_b8_lr3.0", "b": 8, "a": 1}
+    name = row_key(manifest, 3)
+    assert name == "p512_g128_k0.3_b8_lr3.0-" + hashlib.sha256(b'[{"a":1,"b":8},3]').hexdigest()[:8]
+    assert row_key(dict(reversed(manifest.items())), 3) == name
+    assert row_key({**manifest, "run_id": "run_0007_p512_g128_k0.3_b8_lr3.0"}, 3) == name
+    assert row_key({**manifest, "a": 2}, 3) != name
+    assert row_key(manifest, 4) != name
 
 
 def test_a_timing_that_is_missing_is_missing_on_any_machine() -> None:
@@ -453,11 +345,6 @@ def test_a_timing_that_is_missing_is_missing_on_any_machine() -> None:
     new = compare({"h2o_lossy": 3.0}, {"decode_tok_per_s": 60.0, "h2o_lossy": 3.0}, there=elsewhere)
     assert {c.metric: c.state for c in new.changes} == {"decode_tok_per_s": "new", "h2o_lossy": "equal"}
     assert not new.regressions
-
-
-def test_a_ratio_that_fell_to_nothing_is_a_hundred_percent_worse() -> None:
-    assert state_of("lossless_ratio", 1.47, 0.0, "lossless_ratio:99.9") == "worse"
-    assert state_of("lossless_ratio", 1.47, 0.0, "lossless_ratio:100") == "allowed"
 
 
 @pytest.mark.parametrize("part", ["machine", "threads", "backend"])
@@ -483,15 +370,6 @@ def test_parts_are_alike_only_where_both_are_known_and_equal() -> None:
     assert differing_parts({"a": "1", "b": None}, {"a": "1", "b": None}) == ("not known: b",)
 
 
-def test_the_name_of_a_row_stays() -> None:
-    """A baseline of years ago is found again by it."""
-    manifest = {"run_id": "run_0003_p512_g128_k0.3_b8_lr3.0", "b": 8, "a": 1}
-    name = row_key(manifest, 3)
-    assert name == "p512_g128_k0.3_b8_lr3.0-" + hashlib.sha256(b'[{"a":1,"b":8},3]').hexdigest()[:8]
-    assert row_key(dict(reversed(manifest.items())), 3) == name
-    assert row_key(manifest, 4) != name
-
-
 def test_what_a_scope_was_measured_with_and_its_figures(snapshot: SnapshotAssertion) -> None:
     """The digests are those of earlier versions: their baselines are of the same codec."""
     told = {}
@@ -509,12 +387,10 @@ def test_what_a_scope_was_measured_with_and_its_figures(snapshot: SnapshotAssert
 
 @pytest.mark.parametrize("column", ["precision", "memory", "mmap"])
 def test_rows_of_another_precision_memory_or_mmap_are_of_another_setting(column: str) -> None:
-    known = {"machine": "m", "binary": "b", "base_config": "c", "model": {"weights": "w"}}
     one, two = (
-        preset_fingerprint(preset_from_flags(), [Row({"model": "tiny", column: cell}, "a.log")], **known)
+        preset_fingerprint(preset_from_flags(), [Row({"model": "tiny", column: cell}, "a.log")], **KNOWN)
         for cell in ("Low", "High")
     )
-    assert (one[column], two[column]) == ("Low", "High")
     assert f"{column}: Low then, High now" in differing_parts(one, two)
 
 
@@ -523,24 +399,83 @@ def test_a_figure_is_a_finite_number() -> None:
     assert [is_figure(value) for value in values] == [True, True, False, False, False, False, False]
 
 
-def test_what_a_preset_was_measured_with() -> None:
-    preset, known = preset_from_flags(), {"machine": "m", "binary": "b", "base_config": "c", "model": {"weights": "w"}}
+def test_what_a_preset_was_measured_with(snapshot: SnapshotAssertion) -> None:
+    preset = preset_from_flags()
     rows = [
         Row({"model": "tiny", "modelSize": "1 MiB", "threads": n, "backend": "CPU", "precision": "Low"}, "a.log")
         for n in "21"
     ]
-    assert preset_fingerprint(preset, rows, **known) == {
-        "model": "tiny, 1 MiB",
-        "base config": "c",
-        "binary": "b",
-        "machine": "m",
-        "preset": "beab512995276a06",
-        "threads": "1, 2",
-        "backend": "CPU",
-        "weights": "w",
-        "precision": "Low",
-    }
+    assert preset_fingerprint(preset, rows, **KNOWN) == snapshot
     bare = preset_fingerprint(preset, [], machine=None, binary=None, base_config=None, model={})
     assert {name for name, part in bare.items() if part is None} == bare.keys() - {"preset"}
     other = preset_from_flags(bench="llama_bench", bench_options={"ctk": "q8_0"})
-    assert preset_fingerprint(other, rows, **known)["preset"] != bare["preset"]
+    assert preset_fingerprint(other, rows, **KNOWN)["preset"] != bare["preset"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "then", "now", "allowed", "state"),
+    [
+        ("lossless_ratio", 1.47, 1.47, (), "equal"),
+        ("lossless_ratio", 1.47, 1.47 * 0.995, (), "worse"),
+        ("lossless_ratio", 1.47, 1.4699999999999998, (), "worse"),
+        ("lossless_ratio", 1.47, 1.48, (), "better"),
+        ("compressed_bytes", 1_000_000, 1_000_001, (), "worse"),
+        ("compressed_bytes", 1_000_000, 999_999, (), "better"),
+        ("h2o_keep", 0.3, 0.31, (), "worse"),
+        ("quality_ppl_rise", -0.01, 0.0, (), "worse"),
+        ("skipped_entries", 0, 1, (), "worse"),
+        ("raw_bytes", 100, 99, (), "changed"),
+        ("raw_bytes", 100, 101, (), "changed"),
+        ("lossless_ratio", 100.0, 99.5, ("lossless_ratio:0.5",), "allowed"),
+        ("lossless_ratio", 100.0, 99.49, ("lossless_ratio:0.5",), "worse"),
+        ("lossless_ratio", 1.47, 1.47 * 0.99, ("lossless_ratio:1%",), "allowed"),
+        ("lossless_ratio", 1.47, 1.46, ("h2o_lossy:50",), "worse"),
+        ("lossless_ratio", 1.47, 1.48, ("lossless_ratio:1",), "better"),
+        ("lossless_ratio", 1.47, 0.0, ("lossless_ratio:99.9",), "worse"),
+        ("lossless_ratio", 1.47, 0.0, ("lossless_ratio:100",), "allowed"),
+        ("compressed_bytes", 1000, 1010, ("compressed_bytes:1",), "allowed"),
+        ("compressed_bytes", 1000, 1011, ("compressed_bytes:1",), "worse"),
+        ("raw_bytes", 100, 101, ("raw_bytes:1",), "allowed"),
+        ("skipped_entries", 0, 1, ("skipped_entries:1000",), "worse"),
+        ("decode_tok_per_s", 60.0, 30.0, (), "timed"),
+        ("decode_tok_per_s", 60.0, 55.0, ("decode_tok_per_s:10",), "allowed"),
+        ("decode_tok_per_s", 60.0, 50.0, ("decode_tok_per_s:10",), "worse"),
+        ("h2o_evict_us", 10.0, 12.0, ("h2o_evict_us:10",), "worse"),
+    ],
+)
+def test_a_figure_may_be_worse_by_what_is_allowed_in_percent_of_then(
+    metric: str, then: float, now: float, allowed: tuple[str, ...], state: str
+) -> None:
+    """An exact one by nothing, between binaries too; a timing fails only where an allowance asks for it."""
+    assert state_of(metric, then, now, *allowed) == state
+    there = {**ON_THIS_MACHINE, "binary": "another" if METRICS[metric].exact else ON_THIS_MACHINE["binary"]}
+    failing = compare({metric: then}, {metric: now}, *allowed, there=there).regressions
+    assert bool(failing) == (state in ("worse", "changed"))
+
+
+@pytest.mark.parametrize("part", ["model", "weights"])
+def test_another_model_is_one_clear_error(part: str, snapshot: SnapshotAssertion) -> None:
+    """Weights that were changed in place are another one."""
+    there, here = ({**ON_THIS_MACHINE, part: text} for text in ("large, 2.00 GiB", "smol, 144.60 MiB"))
+    with pytest.raises(StoreError) as caught:
+        compare({"h2o_lossy": 3.0}, {"h2o_lossy": 3.0}, there=there, here=here)
+    assert str(caught.value) == snapshot
+    if part == "weights":
+        compare({"h2o_lossy": 3.0}, {"h2o_lossy": 3.0}, here=here)  # a baseline of before they were kept
+
+
+def test_a_percentage_is_a_number_of_at_least_0() -> None:
+    for number in ("", "-1", "nan", "inf", "1%%", "x", "1:2"):
+        with pytest.raises(UsageError, match="takes METRIC:PERCENT"):
+            parse_allowances([f"h2o_lossy:{number}"])
+    allowances = parse_allowances(["lossless_ratio:0", "h2o_lossy:2%"], "ini key")
+    assert allowances == Allowances({"lossless_ratio": 0.0, "h2o_lossy": 2.0}, "ini key")
+    assert allowances.find("no such metric") is None
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "percent"),
+    [(2.0, 3.0, 50.0), (2.0, 1.0, -50.0), (-2.0, -1.0, 50.0), (None, 1.0, None), (0.0, 1.0, None), (1.0, None, None)],
+)
+def test_change_in_percent_has_its_sign(then: float | None, now: float | None, percent: float | None) -> None:
+    assert FigureChange("row", "h2o_lossy", then, now, "equal").percent == percent

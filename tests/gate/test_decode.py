@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import json
 import math
+import random
+import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from syrupy.assertion import SnapshotAssertion
 
-from pytest_h2o.errors import UsageError
+from pytest_h2o.errors import H2OError, StoreError
+from pytest_h2o.files import plain
 from pytest_h2o.gate.decode import (
+    FIT_SLACK,
     Budget,
-    DecodeVerdict,
+    Noise,
     Pair,
+    PairedComparison,
     RowSpeed,
+    explain,
     judge,
     judge_median,
     judge_rows,
+    measure_noise,
     next_action,
+    plan_order,
     student_quantile,
 )
-from tests.sweeps import make_pair
+from pytest_h2o.gate.sequential import MAX_PAIRS
+from tests.sweeps import make_pair, make_pairs
 
 RECORDED = Path(__file__).parents[2] / "fixtures" / "recordings" / "decode_pairs.json"
 TARGET = 0.05
@@ -74,17 +85,6 @@ def test_the_outcome_is_that_of_the_interval(drop: float, outcome: str) -> None:
     assert (verdict.needed_pairs is None) or outcome == "inconclusive"
 
 
-def test_without_pairs_nothing_is_known() -> None:
-    verdict = judge([], TARGET)
-    assert (verdict.outcome, verdict.drop, verdict.low, verdict.high) == ("inconclusive", None, None, None)
-
-
-def test_one_pair_bounds_nothing() -> None:
-    verdict = judge([make_pair(100.0, 50.0)], TARGET)
-    assert (verdict.outcome, verdict.drop) == ("inconclusive", pytest.approx(0.5))
-    assert (verdict.low, verdict.high, verdict.needed_pairs) == (None, None, None)
-
-
 def test_a_clear_verdict_stays_whatever_comes_after_it() -> None:
     pairs = slower_by(0.4, 8)
     assert judge(pairs, TARGET).outcome == "fail"
@@ -98,20 +98,6 @@ def test_pairs_that_contradict_each_other_are_no_verdict() -> None:
     note = "earlier and later pairs contradict each other: the machine or a side has changed meanwhile"
     assert verdict.note == note
     assert (action.launch, action.reason) == (False, note)
-
-
-def test_excluded_pairs_change_nothing_but_the_list() -> None:
-    sound = slower_by(0.12, 10)
-    bad = make_pair(70.0, 700.0, excluded="disturbed by another process")
-    with_bad = judge([*sound[:4], bad, *sound[4:]], TARGET)
-    without = judge(sound, TARGET)
-    assert with_bad.excluded == ("pair 5: disturbed by another process",)
-    assert (with_bad.drop, with_bad.low, with_bad.high, with_bad.pairs) == (
-        without.drop,
-        without.low,
-        without.high,
-        without.pairs,
-    )
 
 
 def test_equal_values_without_any_noise_are_judged() -> None:
@@ -138,48 +124,6 @@ def test_units_do_not_matter_and_the_sides_are_opposites(seed: int, spread: floa
     assert (1 - swapped.drop) * (1 - verdict.drop) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(
-    ("make", "launch", "reason"),
-    [
-        (lambda: next_action([], Budget(), TARGET), True, "not clear after 0 of 20 pairs"),
-        (lambda: next_action(slower_by(0.5, 6), Budget(), TARGET), False, "the verdict is clear after 6 pairs"),
-        (lambda: next_action(slower_by(0.05, 6), Budget(6), TARGET), False, "the budget of 6 pairs is spent"),
-        (
-            lambda: next_action([], Budget(pairs=4), TARGET),
-            False,
-            "4 pairs can never give a verdict with 95.0% confidence: plan more",
-        ),
-        (
-            lambda: next_action([make_pair(70.0, 70.0, excluded="swap")] * 3, Budget(spare_pairs=2), TARGET),
-            False,
-            "3 pairs could not be compared, more than the 2 to spare",
-        ),
-        (
-            lambda: next_action([make_pair(70.0, 70.0, excluded="swap")] * 2, Budget(spare_pairs=2), TARGET),
-            False,
-            "not one of the first 2 pairs could be compared, so more would not help",
-        ),
-        (lambda: next_action([make_pair(70.0, 70.0, excluded="swap")], Budget(), TARGET), True, None),
-        (
-            lambda: next_action(
-                [*slower_by(0.05, 1), *[make_pair(70.0, 70.0, excluded="swap")] * 2], Budget(spare_pairs=2), TARGET
-            ),
-            True,
-            None,
-        ),
-        (
-            lambda: next_action(slower_by(0.05, 4), Budget(elapsed_s=60), TARGET, elapsed_s=50.0),
-            False,
-            "another pair would not fit into the budget of 60 s (50.0 s are spent)",
-        ),
-        (lambda: next_action(slower_by(0.05, 4), Budget(elapsed_s=60), TARGET, elapsed_s=48.0), True, None),
-    ],
-)
-def test_the_next_action_and_its_reason(make: Callable[[], object], launch: bool, reason: str | None) -> None:
-    action = make()
-    assert (action.launch, action.reason if reason else None) == (launch, reason)  # type: ignore[attr-defined]
-
-
 def test_a_hopeless_comparison_ends_early_unless_told_otherwise() -> None:
     pairs = slower_by(0.05, 16, spread=0.12, seed=3)
     action = next_action(pairs, Budget(), TARGET)
@@ -187,63 +131,29 @@ def test_a_hopeless_comparison_ends_early_unless_told_otherwise() -> None:
     assert action.reason.startswith("the chance of a clear verdict within 20 pairs has fallen to ")
     assert action.verdict.outcome == "inconclusive"
     assert next_action(pairs, Budget(futility=0.0), TARGET).launch
-
-
-def test_hope_is_not_given_up_before_eight_pairs() -> None:
     seven, eight = (next_action(slower_by(0.05, n, spread=0.12, seed=0), Budget(pairs=9), TARGET) for n in (7, 8))
     assert seven.launch
     assert eight.reason.startswith("the chance of a clear verdict within 9 pairs has fallen to ")
 
 
-def test_a_budget_of_time_is_fitted_to_the_first_pair() -> None:
-    assert Budget(pairs=20, elapsed_s=60.0).fitted(5.0, 5.0) == Budget(pairs=11, elapsed_s=60.0)
-    assert Budget(pairs=20, elapsed_s=60.0).fitted(5.0, 15.0).pairs == 9
-    assert Budget(pairs=20, elapsed_s=60.0).fitted(1.0, 1.0).pairs == 20
-    assert Budget(pairs=20, elapsed_s=60.0).fitted(100.0, 100.0).pairs == 1
-    assert Budget(pairs=20).fitted(5.0, 5.0) == Budget(pairs=20)
-    assert Budget(pairs=20, elapsed_s=60.0).fitted(math.nan, 0.0).pairs == 20
-
-
 @pytest.mark.parametrize(
-    ("make", "came", "expected"),
+    ("budget", "spent", "pairs"),
     [
-        (lambda: Budget(pairs=0), "pairs = 0", "1 to 200"),
-        (lambda: Budget(pairs=201), "pairs = 201", "1 to 200"),
-        (lambda: Budget(elapsed_s=0.0), "elapsed_s = 0.0", "a positive number of seconds, or None"),
-        (lambda: Budget(spare_pairs=-1), "spare_pairs = -1", "0 or more"),
-        (lambda: Budget(futility=0.5), "futility = 0.5", "a probability from 0 to below 0.5"),
+        (Budget(20, 60.0), (5.0, 5.0), 11),
+        (Budget(20, 60.0), (5.0, 15.0), 9),
+        (Budget(20, 60.0), (1.0, 1.0), 20),
+        (Budget(20, 60.0), (100.0, 100.0), 1),
+        (Budget(20, 60.0), (math.nan, 0.0), 20),
+        (Budget(20, 100.0), (0.5, 0.5), 20),
+        (Budget(20, 4.0), (0.5, 0.5), 1 + int(3.5 / (0.5 * FIT_SLACK))),
+        (Budget(20, 0.1), (0.5, 0.5), 1),
+        (Budget(20, 10.0), (0.0, 0.0), 20),
+        (Budget(20, None), (5.0, 5.0), 20),
+        (Budget(MAX_PAIRS, 0.25, 0), (0.0, 0.0), MAX_PAIRS),
     ],
 )
-def test_a_budget_that_cannot_be_kept_is_refused(make: Callable[[], Budget], came: str, expected: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        make()
-    assert str(caught.value) == f"a decode budget that cannot be kept\n  came: {came}\n  expected: {expected}"
-
-
-@pytest.mark.parametrize("target", [1.0, 5.0, math.nan, math.inf, -math.inf])
-def test_a_target_that_is_no_fraction_is_refused(target: float) -> None:
-    with pytest.raises(UsageError) as caught:
-        judge([], target)
-    assert str(caught.value) == (
-        "the target of a decode comparison is not a fraction of speed that may be lost\n"
-        f"  came: {target!r}\n  expected: a number below 1, such as 0.05 for 5 %"
-    )
-
-
-def test_more_pairs_than_planned_are_refused() -> None:
-    with pytest.raises(UsageError) as caught:
-        judge(slower_by(0.0, 21), TARGET, planned_pairs=20)
-    assert str(caught.value) == (
-        "more pairs were compared than were planned, so the error rates of the verdict are not known\n"
-        "  came: 21 pairs\n  expected: 20 at most\n"
-        "  next: fix the number of pairs before the first one, and start a new comparison for more"
-    )
-
-
-def test_a_verdict_is_plain_data() -> None:
-    verdict = judge(slower_by(0.2, 10), TARGET)
-    assert isinstance(verdict, DecodeVerdict)
-    assert json.loads(json.dumps(vars(verdict)))["outcome"] == "fail"
+def test_a_budget_of_time_is_fitted_to_the_first_pair(budget: Budget, spent: tuple[float, float], pairs: int) -> None:
+    assert budget.fitted(*spent) == replace(budget, pairs=pairs)
 
 
 @pytest.mark.parametrize(
@@ -304,3 +214,221 @@ def test_the_median_of_rows_has_the_interval_of_the_sign_test(
     bounds = None if verdict.low is None or verdict.high is None else (1 - verdict.high, 1 - verdict.low)
     assert bounds == (None if interval is None else pytest.approx(tuple(speed / 100 for speed in interval)))
     assert verdict.outcome == ("inconclusive" if interval is None else "fail")
+
+
+def test_the_log_ratio_is_positive_where_the_candidate_is_slower() -> None:
+    assert make_pair(100.0, 80.0).log_ratio == pytest.approx(math.log(1.25))
+    assert make_pair(80.0, 100.0).log_ratio == pytest.approx(-math.log(1.25))
+    assert make_pair(1e300, 1e-300).log_ratio == pytest.approx(600 * math.log(10))
+
+
+def test_an_excluded_pair_takes_no_part_and_is_listed() -> None:
+    sound = slower_by(0.12, 10)
+    bad = make_pair(70.0, math.nan, excluded="disturbed by another process")
+    verdict = judge([*sound[:4], bad, *sound[4:]], TARGET)
+    assert verdict == replace(judge(sound, TARGET), excluded=("pair 5: disturbed by another process",))
+
+
+@given(st.integers(0, 200), st.integers(0, 2**63))
+def test_the_order_is_balanced_after_every_pair(pairs: int, seed: int) -> None:
+    order = plan_order(pairs, seed)
+    assert len(order) == pairs
+    assert set(order) <= {"AB", "BA"}
+    lead = np.cumsum([1 if first == "AB" else -1 for first in order])
+    assert all(abs(ahead) <= 1 for ahead in lead)
+    assert all(ahead == 0 for ahead in lead[1::2])
+
+
+def test_the_order_is_drawn_by_the_seed_and_grows_from_the_front() -> None:
+    assert plan_order(20, 7) == plan_order(20, 7)
+    assert plan_order(40, 7)[:20] == plan_order(20, 7)
+    orders = {plan_order(20, seed) for seed in range(200)}
+    assert len(orders) > 150
+    first = sum(plan_order(1, seed) == ("AB",) for seed in range(400))
+    assert 140 < first < 260
+
+
+def draw_pairs(count: int, spread: float, excluded: int = 0) -> list[Pair]:
+    draw = random.Random(7)
+    speeds = [60 * draw.lognormvariate(0, spread) for _ in range(2 * count)]
+    return [make_pair(speeds[2 * n], speeds[2 * n + 1], "unlike" if n < excluded else None) for n in range(count)]
+
+
+def test_the_noise_of_a_bench_against_itself() -> None:
+    noise = measure_noise(draw_pairs(40, 0.12))
+    assert noise.launch_spread == pytest.approx(0.12, rel=0.15)
+    assert noise.pair_spread == pytest.approx(0.12 * math.sqrt(2), rel=0.25)
+    assert abs(noise.drop) < 0.06
+    assert Noise.from_json(json.loads(json.dumps(plain(noise)))) == noise
+
+
+def test_a_candidate_that_is_slower_drops() -> None:
+    pairs = [make_pair(60 + n / 10, 54 + n / 10) for n in range(12)]
+    noise = measure_noise(pairs)
+    assert noise.drop == pytest.approx(0.1, abs=0.002)
+    speeds = [math.log(speed) for n in range(12) for speed in (60 + n / 10, 54 + n / 10)]
+    assert noise.launch_spread == pytest.approx(statistics.stdev(speeds))
+    silent = Noise(0.0, 0.0, 0.0, 12)
+    assert Noise.from_json(plain(silent)) == silent
+
+
+def test_more_pairs_lower_the_floor_and_too_few_have_none() -> None:
+    noise = Noise(launch_spread=0.12, pair_spread=0.17, drop=0.0, pairs=20)
+    floors = [noise.floor(pairs) for pairs in (10, 20, 30)]
+    assert all(floor is not None for floor in floors)
+    assert floors == sorted(floors, reverse=True)  # type: ignore[type-var]
+    assert 0.08 < floors[1] < 0.13  # type: ignore[operator]
+    assert noise.floor(3) is None
+    assert Noise(0.0, 0.0, 0.0, 20).floor(20) == 0.0
+
+
+@pytest.mark.parametrize("damage", [{"launch_spread": -0.1}, {"pair_spread": -0.1}, {"pairs": "x"}, {"version": 2}])
+def test_a_damaged_calibration_is_refused(damage: dict[str, object]) -> None:
+    with pytest.raises(StoreError, match="a calibration"):
+        Noise.from_json({**plain(Noise(0.1, 0.1, 0.0, 8)), **damage})
+
+
+SOUND = make_pairs("run_0001", 0.02)
+UNLIKE = replace(
+    SOUND.pairs[0], excluded="unlike contexts", candidate=replace(SOUND.pairs[0].candidate, disturbance="load")
+)
+
+
+def kept(comparison: PairedComparison) -> PairedComparison:
+    return PairedComparison.from_json(json.loads(json.dumps(plain(comparison))))
+
+
+def test_a_comparison_reads_back_with_its_order_its_disturbances_and_what_was_left_out() -> None:
+    comparison = replace(SOUND, pairs=(*SOUND.pairs, UNLIKE), measured_again=("x",), notes=("n",), elapsed_s=3.5)
+    assert kept(comparison) == comparison
+    assert kept(comparison).judge(0.05) == comparison.judge(0.05)
+    assert kept(comparison).judge(0.05).excluded == ("pair 13: unlike contexts",)
+    with pytest.raises(StoreError, match=r"(?s)a paired comparison has another shape.*version"):
+        PairedComparison.from_json({**plain(comparison), "version": 9})
+
+
+def test_the_bounds_are_those_of_the_pairs_that_were_planned() -> None:
+    """The error is spread over all looks of the plan: the same pairs prove less where more looks were to come."""
+    few, many = (replace(SOUND, planned_pairs=planned).judge(0.05) for planned in (12, 40))
+    assert (few.planned_pairs, many.planned_pairs) == (12, 40)
+    assert few.high is not None
+    assert many.high is None or many.high > few.high
+
+
+@pytest.mark.parametrize(("speeds", "drop"), [([], None), ([(100.0, 50.0)], 0.5)])
+def test_no_pair_and_one_bound_nothing(speeds: list[tuple[float, float]], drop: float | None) -> None:
+    verdict = judge([make_pair(*pair) for pair in speeds], TARGET)
+    assert (verdict.outcome, verdict.drop) == ("inconclusive", drop if drop is None else pytest.approx(drop))
+    assert (verdict.low, verdict.high, verdict.needed_pairs) == (None, None, None)
+
+
+SWAP = make_pair(70.0, 70.0, excluded="swap")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "budget", "elapsed_s", "reason"),
+    [
+        (slower_by(0.5, 6), Budget(), 0.0, "the verdict is clear after 6 pairs"),
+        (slower_by(0.05, 6), Budget(6), 0.0, "the budget of 6 pairs is spent"),
+        ([], Budget(4), 0.0, "4 pairs can never give a verdict with 95.0% confidence: plan more"),
+        ([SWAP] * 3, Budget(spare_pairs=2), 0.0, "3 pairs could not be compared, more than the 2 to spare"),
+        (
+            [SWAP] * 2,
+            Budget(spare_pairs=2),
+            0.0,
+            "not one of the first 2 pairs could be compared, so more would not help",
+        ),
+        (
+            slower_by(0.05, 4),
+            Budget(elapsed_s=60),
+            50.0,
+            "another pair would not fit into the budget of 60 s (50.0 s are spent)",
+        ),
+    ],
+)
+def test_no_other_pair_is_launched_and_why(pairs: list[Pair], budget: Budget, elapsed_s: float, reason: str) -> None:
+    action = next_action(pairs, budget, TARGET, elapsed_s=elapsed_s)
+    assert (action.launch, action.reason) == (False, reason)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "budget", "elapsed_s"),
+    [
+        ([SWAP], Budget(), 0.0),
+        ([*slower_by(0.05, 1), SWAP, SWAP], Budget(spare_pairs=2), 0.0),
+        (slower_by(0.05, 4), Budget(elapsed_s=60), 48.0),
+        ([], Budget(20, 0.5), 0.0),  # the first one whatever its time may be
+        ([make_pair(60.0, 60.0)], Budget(20, 2.0), 1.0),
+    ],
+)
+def test_another_pair_is_launched(pairs: list[Pair], budget: Budget, elapsed_s: float) -> None:
+    assert next_action(pairs, budget, TARGET, elapsed_s=elapsed_s).launch
+    assert next_action([], Budget(), TARGET).reason == "not clear after 0 of 20 pairs"
+    assert not next_action([make_pair(60.0, 60.0)], Budget(20, 2.0), TARGET, elapsed_s=1.01).launch
+
+
+def test_what_a_verdict_says_of_its_plan() -> None:
+    """An even machine, a drop of about 4 % against a target of 5 %: few pairs more would decide, not fewer."""
+    noise = (0.00, 0.03, -0.02, 0.04, -0.03, 0.01)
+    pairs = [make_pair(60.0, 60.0 * 0.96 * math.exp(n)) for n in noise]
+    near, *others = (judge(pairs, target, planned_pairs=12) for target in (0.05, 0.20, -0.10))
+    assert (near.outcome, near.planned_pairs, near.pairs) == ("inconclusive", 12, 6)
+    assert near.needed_pairs is not None
+    assert near.needed_pairs >= 7
+    # A target far from what was measured needs fewer pairs than one beside it, on either side.
+    for far in others:
+        assert far.outcome != "inconclusive" or (far.needed_pairs or 99) < near.needed_pairs
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(
+            lambda fields=fields: Budget(**fields)  # type: ignore[misc]
+            for fields in ({"pairs": 0}, {"pairs": 201}, {"elapsed_s": 0.0}, {"spare_pairs": -1}, {"futility": 0.5})
+        ),
+        *(lambda target=target: judge([], target) for target in (1.0, 5.0, math.nan, math.inf, -math.inf)),  # type: ignore[misc]
+        lambda: judge(slower_by(0.0, 21), TARGET, planned_pairs=20),
+        *(
+            lambda speeds=speeds: judge([make_pair(*speeds)], TARGET)  # type: ignore[misc]
+            for speeds in ((0.0, 70.0), (70.0, -1.0), (math.nan, 70.0), (70.0, math.inf))
+        ),
+        lambda: plan_order(-1, 0),
+        lambda: measure_noise(draw_pairs(8, 0.1, excluded=3)),
+        lambda: kept(replace(SOUND, pairs=(make_pair(0.0, 60.0),))),
+    ],
+)
+def test_what_cannot_be_planned_or_judged_is_refused(make: Callable[[], object], snapshot: SnapshotAssertion) -> None:
+    with pytest.raises(H2OError) as caught:
+        make()
+    assert str(caught.value) == snapshot
+
+
+FEW = replace(make_pairs("r", 0.02, count=2), stopped="no time is left")
+
+
+ODD = replace(FEW, pairs=(*FEW.pairs, UNLIKE))
+
+
+CONTRADICTING = replace(SOUND, pairs=(*make_pairs("r", 0.4, 8).pairs, *make_pairs("r", -9.0, 12).pairs))
+
+
+@pytest.mark.parametrize(
+    ("comparison", "needed"),
+    [
+        (replace(SOUND, measured_again=("pair 2 for load",), notes=("one more thing",)), None),
+        (ODD, None),
+        (replace(ODD, measured_again=("pair 2 for load", "pair 2 for swapping")), None),
+        (FEW, 30),
+        (FEW, 300),
+        (replace(SOUND, pairs=(UNLIKE, UNLIKE), stopped="more would not help"), None),
+        (CONTRADICTING, None),
+        (replace(CONTRADICTING, stopped=CONTRADICTING.judge(0.05).note or ""), None),
+    ],
+)
+def test_what_is_said_of_a_comparison(
+    comparison: PairedComparison, needed: int | None, snapshot: SnapshotAssertion
+) -> None:
+    """The pairs that would decide, disturbed and excluded launches, notes; nothing of it twice."""
+    verdict = comparison.judge(0.05)
+    assert explain(comparison, replace(verdict, needed_pairs=needed or verdict.needed_pairs)) == snapshot

@@ -11,15 +11,20 @@ from hypothesis import strategies as st
 
 from pytest_h2o.gate.metrics import LOSSY, METRICS, Better, Metric
 from pytest_h2o.gate.rule import (
+    Bound,
     RowFacts,
     choose_configuration,
     decide_best_of,
     decide_joint,
     decode_drop,
     eligible_rows,
+    find_bound,
+    row_bound,
+    split_layers,
+    whole_cache_ratio,
     worst_row,
 )
-from tests.sweeps import make_asked, make_facts
+from tests.sweeps import make_asked, make_facts, make_row
 
 ASKED = make_asked(lossy=3.0, decode_drop=0.05, lossless=1.3)
 BASELINE = 100.0
@@ -68,15 +73,7 @@ def test_two_rows_that_share_the_targets_pass_best_of_but_not_joint() -> None:
 def test_no_row_and_no_threshold_never_pass() -> None:
     assert decide([]) == (False, False)
     assert decide([facts("a", 9.0, 200.0)], {}) == (False, False)
-
-
-def test_a_missing_baseline_fails_and_a_threshold_left_out_does_not() -> None:
-    rows = [make_facts("a", 3.0, 10.0, lossless=1.3)]
-    missing = decide_joint(rows, ASKED)
-    assert not missing.passed
-    assert missing.rows[0].missed == ("decode",)
-    assert not decide_best_of(rows, ASKED).passed
-    assert decide(rows, make_asked(lossy=3.0, lossless=1.3)) == (True, True)
+    assert decide([facts("a", 3.0, None)], make_asked(lossy=3.0, lossless=1.3)) == (True, True)  # decode is left out
 
 
 @pytest.mark.parametrize(
@@ -174,3 +171,120 @@ def test_the_configuration_that_is_timed_is_behind_the_fastest_by_the_least() ->
     assert choose_configuration(rows, {LOSSY: 4.0}, rule="joint") == ()
     silent = both("a", (3.1, math.nan), (3.1, math.nan))
     assert len(choose_configuration(silent, {LOSSY: 3.0}, rule="joint")) == 2
+
+
+def test_the_bound_of_a_row_is_that_of_its_columns() -> None:
+    cells = {"h2o_floor_keep": "0.05", "h2o_target_keep_effective": "0.33", "h2o_quantized_keep": "0.34 ± 0.01"}
+    assert row_bound(make_row("r", **cells)) == Bound("block quantisation", 0.34)
+    assert row_bound(make_row("r")) is None
+
+
+def test_could_not_pass_leaves_one_percent() -> None:
+    bound = Bound("block quantisation", 0.3377)
+    most = "block quantisation: keep 0.3377, so a lossy ratio of about 2.961 at most"
+    assert (bound.render(2.99), bound.render(3.5)) == (most, f"{most}; this row could not pass")
+    assert bound.render(3.5, 2.99) == bound.render(3.5)
+    assert bound.render(3.5, 2.992) == (
+        "block quantisation: keep 0.3377 in its last step, and the measured lossy ratio of 2.992 is of another one: "
+        "the row is not of one step"
+    )
+    assert Bound("target", 0.25).could_pass(4.0 * 1.01)
+    assert not Bound("target", 0.25).could_pass(math.nextafter(4.0 * 1.01, 5))
+
+
+def test_margins_are_fractions_of_their_target() -> None:
+    """A row that misses a target of 4 by a fifth of it ranks behind one that misses by a tenth."""
+    verdict = decide_joint([make_facts("row", 3.2, lossless=1.5)], make_asked(lossy=4.0, lossless=1.25))
+    assert verdict.best is not None
+    assert verdict.best.by_metric == {LOSSY: pytest.approx(-0.2), "lossless_ratio": pytest.approx(0.2)}
+    assert not verdict.passed
+
+
+def test_best_of_holds_the_best_of_each_column_and_names_its_rows() -> None:
+    rows = [make_facts(*row, baseline=60.0, lossless=1.5) for row in (("a", 3.6, 40.0, 0.03), ("b", 2.0, 57.0, 0.01))]
+    asked = make_asked(lossy=3.0, decode_drop=0.10, quality=0.02, lossless=1.25)
+    verdict = decide_best_of([*rows, make_facts("c", None, lossless=1.5)], asked)
+    assert (verdict.passed, verdict.margins.run_id) == (True, "best of each column")
+    assert list(verdict.margins.by_metric.values()) == [pytest.approx(margin) for margin in (0.2, 0.05, 0.01, 0.2)]
+    assert (verdict.rows[LOSSY], verdict.rows["decode_drop"]) == (rows[0], rows[1])
+    assert set(decide_best_of([], asked).margins.by_metric.values()) == {-math.inf}
+
+
+@pytest.mark.parametrize(
+    ("rises", "target", "holds"),
+    [
+        ((0.03, 0.02), 0.02, True),
+        ((0.03, 0.021), 0.02, False),
+        ((-0.01, 0.5), 0.0, True),
+        ((None, 0.01), 0.02, True),
+        ((None, None), 0.02, False),
+        ((0.9, 0.9), None, None),
+    ],
+)
+def test_the_best_of_rule_takes_the_smallest_rise_of_perplexity(
+    rises: tuple[float | None, ...], target: float | None, holds: bool | None
+) -> None:
+    rows = [make_facts(f"row {n}", 3.0, rise=rise) for n, rise in enumerate(rises)]
+    verdict = decide_best_of(rows, make_asked(lossy=3.0, quality=target))
+    assert verdict.passed is (holds is not False)
+    assert verdict.margins.missed == (("quality",) if holds is False else ())
+
+
+def test_the_joint_rule_asks_one_row_for_quality_too() -> None:
+    """Each row meets one of the two targets; together they would pass."""
+    rows = [make_facts("dense", 3.2, rise=0.05), make_facts("sound", 2.8, rise=0.01)]
+    asked = make_asked(lossy=3.0, quality=0.02)
+    verdict = decide_joint(rows, asked)
+    assert decide(rows, asked) == (False, True)
+    margins = [row.by_metric["quality_ppl_rise"] for row in verdict.rows]
+    assert margins == [pytest.approx(-0.03), pytest.approx(0.01)]
+    assert decide_joint([*rows, make_facts("both", 3.0, rise=0.02)], asked).passed
+    assert not decide_joint([make_facts("unknown", 9.0)], asked).passed
+
+
+@pytest.mark.parametrize(
+    ("keeps", "bound"),
+    [
+        ((0.0574, 0.3336, 0.3377), Bound("block quantisation", 0.3377)),
+        ((0.45, 0.3336, 0.40), Bound("floor", 0.45)),
+        ((0.3, 0.4, 0.2), Bound("target", 0.4)),
+        ((0.4, 0.4, 0.3), Bound("floor", 0.4)),
+        ((0.4, 0.3, 0.4), Bound("floor", 0.4)),
+        ((0.2, 0.3, 0.3), Bound("target", 0.3)),
+        ((1.0, 1.0, 1.0), Bound("floor", 1.0)),
+        ((None, 0.3, 0.3), None),
+        ((0.1, None, 0.3), None),
+        ((0.1, 0.3, None), None),
+        ((0.0, 0.3, 0.3), None),
+        ((0.1, 0.3, 1.5), None),
+    ],
+)
+def test_the_largest_of_the_three_binds(keeps: tuple[float, float, float], bound: Bound | None) -> None:
+    assert find_bound(*keeps) == bound
+
+
+def test_the_ratio_over_the_whole_cache() -> None:
+    layers = split_layers(30, 2, -1, [0, 1])
+    assert whole_cache_ratio(layers, 3.38, 1.467564578551945) == pytest.approx(3.1099, abs=5e-4)
+    assert whole_cache_ratio(layers, 3.38, None) == pytest.approx(2.917, abs=5e-4)
+    # A layer under both counts as evicted only, and untouched layers stay.
+    layers = split_layers(4, 1, 2, [0, 1, 9])
+    assert whole_cache_ratio(layers, 2.0, 2.0) == pytest.approx(4 / (1 + 0.5 + 1))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "evicted"),
+    [
+        ((0, -1), {0, 1, 2, 3}),
+        ((2, -1), {2, 3}),
+        ((0, 0), {0}),
+        ((1, 2), {1, 2}),
+        ((1, 3), {1, 2, 3}),
+        ((1, 9), {1, 2, 3}),
+        ((2, 1), set()),
+    ],
+)
+def test_the_layers_under_eviction(bounds: tuple[int, int], evicted: set[int]) -> None:
+    layers = split_layers(4, *bounds, [-1, 0, 1, 2, 3, 4])
+    assert (layers.total, layers.lossy) == (4, evicted)
+    assert layers.lossless == {0, 1, 2, 3} - evicted

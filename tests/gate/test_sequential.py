@@ -1,0 +1,250 @@
+"""Critical values: exact tails, and no plan that crosses more often than it promises."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_h2o.errors import UsageError
+from pytest_h2o.gate.decode import DEFAULT_CONFIDENCE
+from pytest_h2o.gate.sequential import (
+    FAIL_POWER,
+    Look,
+    _information,
+    chance_of_verdict,
+    critical_counts,
+    fixed_count,
+    look_at,
+    make_plan,
+    normal_quantile,
+    pairs_for_verdict,
+    signed_rank_tail,
+    walsh_averages,
+)
+from pytest_h2o.inputs.options import LEAST_DECODE_PAIRS
+
+
+def signed_rank_after_every_pair(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Sums of the ranks of the positive values after 1 ... n of them: `[comparisons, n]`, the textbook way."""
+    sums = np.zeros(values.shape, dtype=np.int64)
+    for n in range(1, values.shape[1] + 1):
+        ranks = np.abs(values[:, :n]).argsort(axis=1).argsort(axis=1) + 1
+        sums[:, n - 1] = (ranks * (values[:, :n] > 0)).sum(axis=1)
+    return sums
+
+
+@pytest.mark.parametrize("pairs", [1, 4, LEAST_DECODE_PAIRS - 1, LEAST_DECODE_PAIRS])
+def test_the_fewest_pairs_that_can_be_asked_for_are_those_that_can_decide(pairs: int) -> None:
+    plan = make_plan(pairs, DEFAULT_CONFIDENCE)
+    can = pairs >= LEAST_DECODE_PAIRS
+    assert plan.can_decide == can
+    assert any(count is not None for count in plan.fail_counts) == can
+    assert any(count is not None for count in plan.pass_counts) == can
+    assert (plan.final_z == (math.inf, math.inf)) == (not can)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 6, 10])
+def test_the_tail_is_that_of_all_signs_counted_out(n: int) -> None:
+    sums = [sum(itertools.compress(range(1, n + 1), signs)) for signs in itertools.product((0, 1), repeat=n)]
+    expected = [np.mean(np.array(sums) >= w) for w in range(n * (n + 1) // 2 + 1)]
+    assert signed_rank_tail(n) == pytest.approx(expected, abs=1e-15)
+
+
+def test_a_test_with_one_look_has_the_tabulated_critical_values() -> None:
+    # One-sided 5 %: W+ of 6, 10, 20 pairs has to reach 19, 45, 150 (n (n + 1) / 2 less the tabulated 2, 10, 60).
+    assert [fixed_count(n, 0.05) for n in (4, 6, 10, 20)] == [None, 19, 45, 150]
+    # Exactly alpha is enough: the largest count of five pairs has a tail of 2 to the -5.
+    assert [fixed_count(5, alpha) for alpha in (1 / 32, 1 / 33)] == [15, None]
+    assert [normal_quantile(None, 10), normal_quantile(0, 10)] == [math.inf, -math.inf]
+    assert normal_quantile(fixed_count(100, 0.05), 100) == pytest.approx(1.645, abs=0.01)
+
+
+def test_the_looks_are_correlated_as_the_brownian_motion_is() -> None:
+    values = np.random.default_rng(1).standard_normal((100_000, 12))
+    sums = signed_rank_after_every_pair(values).astype(float)
+    for m, n in ((2, 12), (5, 12), (6, 7)):
+        found = np.corrcoef(sums[:, m - 1], sums[:, n - 1])[0, 1]
+        assert found == pytest.approx(math.sqrt(_information(m) / _information(n)), abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "confidence"),
+    [(6, 0.95), (8, 0.9), (12, 0.95), (20, 0.9), (20, 0.95), (20, 0.99), (24, 0.95), (40, 0.95)],
+)
+def test_no_plan_crosses_more_often_than_it_promises(pairs: int, confidence: float) -> None:
+    count = 20_000
+    # The law is the same for every symmetric noise, so any one will do: here one without a mean.
+    sums = signed_rank_after_every_pair(np.random.default_rng(2).standard_cauchy((count, pairs)))
+    plan = make_plan(pairs, confidence)
+    for counts in (plan.fail_counts, plan.pass_counts):
+        critical = np.array([np.inf if c is None else c for c in counts])
+        crossed = float((sums >= critical).any(axis=1).mean())
+        allowed = 1 - confidence
+        assert crossed <= allowed + 3 * math.sqrt(allowed * confidence / count)
+        if pairs >= 12:
+            assert crossed >= 0.7 * allowed  # an honest test that never rejects would be no use
+
+
+def test_the_critical_counts_of_the_default_plan() -> None:
+    """Written down once: any change of them is a change of verdicts."""
+    plan = make_plan(20, 0.95)
+    none = (None,)
+    fail = (21, 28, 34, 42, 50, 58, 68, 78, 89, 100, 111, 124, 137, 150, 164)
+    assert plan.fail_counts == 5 * none + fail
+    assert plan.pass_counts == 7 * none + (36, 43, 51, 59, 68, 78, 88, 98, 110, 121, 132, 145, 157)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "confidence", "fail_sum", "pass_sum"),
+    [
+        (6, 0.90, 44, 33), (6, 0.95, 35, 20), (8, 0.90, 90, 89), (8, 0.95, 96, 79), (8, 0.99, 64, 35),
+        (12, 0.90, 293, 274), (12, 0.95, 293, 269), (12, 0.99, 267, 266), (20, 0.90, 1209, 1153),
+        (20, 0.99, 1312, 1211), (40, 0.90, 8229, 8044), (40, 0.95, 8589, 8414), (40, 0.99, 9201, 8983),
+        *(pytest.param(60, *case, marks=pytest.mark.slow)
+          for case in ((0.90, 25803, 25438), (0.95, 26848, 26414), (0.99, 28714, 28197))),
+    ],
+)  # fmt: skip
+def test_the_critical_counts_of_other_plans(pairs: int, confidence: float, fail_sum: int, pass_sum: int) -> None:
+    plan = make_plan(pairs, confidence)
+    assert (sum(n or 0 for n in plan.fail_counts), sum(n or 0 for n in plan.pass_counts)) == (fail_sum, pass_sum)
+
+
+PLAN = make_plan(20, 0.95)
+finite = st.floats(-2, 2, allow_nan=False).map(lambda value: round(value, 3))
+
+
+@given(st.lists(finite, min_size=1, max_size=20))
+def test_centre_and_bounds_are_what_the_definitions_say(values: list[float]) -> None:
+    n = len(values)
+    averages = [(a + b) / 2 for a, b in itertools.combinations_with_replacement(values, 2)]
+    look = look_at(walsh_averages(np.array(values)), n, PLAN)
+    assert look.centre == pytest.approx(statistics.median(averages), abs=1e-12)
+    fail_count, pass_count = PLAN.fail_counts[n - 1], PLAN.pass_counts[n - 1]
+    # A value is rejected as too small when enough averages lie above it; the lower bound is where that begins.
+    if fail_count is None:
+        assert look.low == -math.inf
+    else:
+        assert sum(average > look.low + 1e-9 for average in averages) < fail_count
+        assert sum(average > look.low - 1e-9 for average in averages) >= fail_count
+    if pass_count is None:
+        assert look.high == math.inf
+    else:
+        assert sum(average < look.high - 1e-9 for average in averages) < pass_count
+        assert sum(average < look.high + 1e-9 for average in averages) >= pass_count
+
+
+def test_many_comparisons_at_once_are_the_same_as_one_by_one() -> None:
+    values = np.random.default_rng(3).normal(0.0, 0.2, (7, 12))
+    together = look_at(walsh_averages(values), 12, PLAN)
+    for i, one in enumerate(values):
+        alone = look_at(walsh_averages(one), 12, PLAN)
+        assert (alone.centre, alone.low, alone.high, alone.spread) == (
+            together.centre[i],
+            together.low[i],
+            together.high[i],
+            together.spread[i],
+        )
+
+
+def test_one_outlier_hardly_moves_centre_and_spread() -> None:
+    values = np.random.default_rng(5).normal(0.0, 0.04, 20)
+    spoilt = values.copy()
+    spoilt[3] = 0.5
+    clean, dirty = (look_at(walsh_averages(some), 20, PLAN) for some in (values, spoilt))
+    assert abs(float(dirty.centre - clean.centre)) < 0.01
+    assert float(dirty.spread) < 2 * float(clean.spread)
+    assert abs(spoilt.mean() - values.mean()) > 0.02
+
+
+def look(centre: float, spread: float) -> Look:
+    nothing = np.array(math.inf)
+    return Look(np.array(centre), -nothing, nothing, np.array(spread))
+
+
+def test_the_chance_of_a_verdict_follows_the_gap_and_ends_with_the_plan() -> None:
+    target = 0.05
+    far, near = (float(chance_of_verdict(look(centre, 0.17), 12, target, PLAN)) for centre in (0.3, 0.05))
+    assert far > 0.99
+    assert near < 0.02
+    assert float(chance_of_verdict(look(0.3, 0.17), 20, target, PLAN)) == 0.0
+    assert float(chance_of_verdict(look(0.05, math.nan), 3, target, PLAN)) == 1.0
+    assert float(chance_of_verdict(look(0.05, 0.0), 12, target, PLAN)) == pytest.approx(1.0)
+
+
+def test_the_spread_is_a_width_of_order_statistics_over_its_normal_width() -> None:
+    values = np.random.default_rng(5).normal(0.0, 0.2, 12)
+    count = fixed_count(12, 0.16)
+    assert count is not None
+    averages = sorted((a + b) / 2 for a, b in itertools.combinations_with_replacement(values, 2))
+    width = averages[count - 1] - averages[-count]
+    spread = look_at(walsh_averages(values), 12, PLAN).spread
+    assert spread == pytest.approx(width * math.sqrt(12) / (2 * normal_quantile(count, 12)))
+
+
+def test_the_chance_is_that_of_a_normal_estimate_beyond_either_bound() -> None:
+    n, target = 8, 0.05
+    fail_z, pass_z = PLAN.final_z
+    assert fail_z != pass_z
+    for centre in (-0.1, 0.0, 0.05, 0.2):
+        look = Look(np.array(centre), np.array(-np.inf), np.array(np.inf), np.array(0.15))
+        final = statistics.NormalDist(centre, 0.15 * math.sqrt(1 / n - 1 / PLAN.pairs))
+        error = 0.15 / math.sqrt(PLAN.pairs)
+        expected = final.cdf(target - pass_z * error) + 1 - final.cdf(target + fail_z * error)
+        assert chance_of_verdict(look, n, target, PLAN) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(("gap", "side"), [(0.1, 0), (-0.1, 1)])
+def test_the_pairs_that_are_foretold_are_those_of_the_side(gap: float, side: int) -> None:
+    for spread in (0.3, 0.6):
+        needed = ((PLAN.final_z[side] + statistics.NormalDist().inv_cdf(0.8)) * spread / gap) ** 2
+        assert pairs_for_verdict(gap, spread, PLAN) == math.ceil(needed)
+
+
+@pytest.mark.parametrize("pairs", [6, 9])
+def test_critical_counts_are_those_of_the_definition(pairs: int) -> None:
+    """Not from a cache. After n pairs at most n (n + 1) / 2 averages can lie on one side."""
+    counts = critical_counts(pairs, 0.05, FAIL_POWER)
+    assert (len(counts), counts[0]) == (pairs, None)
+    for n, count in enumerate(counts, start=1):
+        if count is not None:
+            assert n * (n + 1) // 4 < count <= n * (n + 1) // 2
+            assert signed_rank_tail(n)[count] <= 0.05
+    # Spread over looks each bound is at least as strict as with one look.
+    assert (counts[-1] or 0) >= (fixed_count(pairs, 0.05) or 99)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "confidence", "said"),
+    [
+        *((pairs, 0.95, f"number of pairs\n  came: {pairs}\n  expected: 1 to 200 pairs") for pairs in (0, -3, 201)),
+        *(
+            (20, confidence, f"confidence\n  came: {confidence!r}\n  expected: 0.8 to 0.995")
+            for confidence in (0.5, 1.0, math.nan, 95.0)
+        ),
+    ],
+)
+def test_a_plan_out_of_range_is_refused(pairs: int, confidence: float, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        make_plan(pairs, confidence)
+    assert str(caught.value) == f"a decode comparison cannot be planned for this {said}"
+
+
+def test_the_spread_is_that_of_most_values_and_missing_below_six_pairs() -> None:
+    values = np.random.default_rng(4).normal(0.0, 0.17, (4000, 20))
+    assert np.median(look_at(walsh_averages(values), 20, PLAN).spread) == pytest.approx(0.17, rel=0.05)
+    assert math.isnan(float(look_at(walsh_averages(np.zeros(5)), 5, PLAN).spread))
+    assert float(look_at(walsh_averages(np.zeros(6)), 6, PLAN).spread) == 0.0
+
+
+@pytest.mark.parametrize(("gap", "spread"), [(0.0, 0.1), (0.05, math.nan), (1e-6, 0.1)])
+def test_pairs_that_cannot_be_foretold(gap: float, spread: float) -> None:
+    assert pairs_for_verdict(gap, spread, PLAN) is None
+    assert pairs_for_verdict(0.05, 0.1, make_plan(4, 0.95)) is None
+    assert pairs_for_verdict(0.05, 0.0, PLAN) == 1
