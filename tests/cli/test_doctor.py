@@ -31,7 +31,7 @@ log, config = Path(argv[argv.index("-fp") + 1]), Path(argv[argv.index("-m") + 1]
 argv[argv.index("-a") + 1] = "cpu"  # as llm_bench does with a backend that it was not built with
 if fault == "crash":
     os.kill(os.getpid(), signal.SIGSEGV)
-if fault in ("no_json", "old", "noisy") and "-j" in argv:
+if fault == "old" and "-j" in argv:
     print("error: invalid parameter for argument: -j")
     sys.exit(255)
 keys = json.loads(config.read_text())
@@ -51,7 +51,6 @@ if fault == "old":
     later = re.compile("queue|backpressure|async|cache")
     kept = [n for n, name in enumerate(rows[0]) if not later.search(name)]
     log.write_text("".join("|" + "|".join(row[n] for n in kept) + "|\\n" for row in rows))
-if fault == "noisy":
     speed = {{"off_0": "10.00", "off_1": "20.00", "off_2": "30.00"}}.get(log.stem, "20.00")
     log.write_text(re.sub(r"<br>[0-9.]+ ", f"<br>{{speed}} ", log.read_text()))
 sys.exit(code)
@@ -104,11 +103,12 @@ def test_a_sound_setup_is_ok_line_by_line(setup: Path, capsys: pytest.CaptureFix
     ("fault", "code", "lines"),
     [
         ("crash", 1, ["wrong bench the bench was ended by SIGSEGV"]),
-        ("no_json", 0, ["it takes no -j, so figures are those of its table"]),
         (
-            "old",
+            "old",  # and loud
             0,
             [
+                "it takes no -j, so figures are those of its table",
+                "warning noise decode 10.0 to 30.0 tok/s in 3 launches, spread 50.0% next: `pytest-h2o calibrate`",
                 "warning columns 13 of 19 H2O columns; not h2o_lossless_queue_peak, ",
                 "warning mode store an older binary: it has no columns of the lossless runtime mode store",
                 "ok modes sound in probe",
@@ -127,23 +127,19 @@ def test_a_sound_setup_is_ok_line_by_line(setup: Path, capsys: pytest.CaptureFix
     ],
 )
 def test_a_fault_of_the_bench(
-    fault: str, code: int, lines: list[str], setup: Path, capsys: pytest.CaptureFixture[str]
+    fault: str,
+    code: int,
+    lines: list[str],
+    setup: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (setup / "fault").write_text(fault)
+    monkeypatch.setattr(doctor, "LOUD", 0.15 if fault == "old" else 1.0)
     found, said = examine(capsys)
     assert found == code
     for line in lines:
         assert line in said
-
-
-def test_noise_that_hides_a_drop_is_warned_of(
-    setup: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (setup / "fault").write_text("noisy")
-    monkeypatch.setattr(doctor, "LOUD", 0.15)
-    code, said = examine(capsys)
-    assert code == 0
-    assert "warning noise decode 10.0 to 30.0 tok/s in 3 launches, spread 50.0% next: `pytest-h2o calibrate`" in said
 
 
 @pytest.mark.parametrize(
@@ -152,20 +148,19 @@ def test_noise_that_hides_a_drop_is_warned_of(
         ({"llm_model": "gone.mnn"}, "wrong weights not there: PLACE/gone.mnn next: correct base_dir"),
         ({"llm_model": "llm.mnn.weight"}, "wrong layer_nums missing, and the model does not say how many layers"),
         ("{", "wrong config "),
+        ({"llm_config": "c.json"}, "warning layer_nums missing; the model says 4, which runs are given next: "),
+        (
+            {"llm_model": "", "llm_weight": "", "reference_model_package": "some-model"},
+            "warning weights none beside the config: those of the package some-model next: ",
+        ),
     ],
 )
 def test_a_fault_of_the_config(config: Any, line: str, setup: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (setup / "fault").write_text("crash")  # the launches are of no interest
     (setup / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
-    code, said = examine(capsys)
-    assert (code, line.replace("PLACE", str(setup)) in said) == (1, True), said
-
-
-def test_layers_that_the_model_tells_are_a_warning(setup: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (setup / "fault").write_text("crash")
-    (setup / "config.json").write_text("{}")
-    (setup / "llm_config.json").write_text('{"num_hidden_layers": 4}')
-    assert "warning layer_nums missing; the model says 4, which runs are given next: " in examine(capsys)[1]
+    (setup / "c.json").write_text('{"num_hidden_layers": 4}')
+    found, said = examine(capsys)
+    assert (found, line.replace("PLACE", str(setup)) in said) == (1, True), said
 
 
 def test_a_bench_that_is_not_there(setup: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,12 +186,6 @@ def test_launches_that_would_take_too_long_are_left_out(
     assert "mode full, mode store, backend opencl, backend metal: a launch takes" in said
 
 
-def test_a_config_without_weights_is_warned_of(setup: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (setup / "fault").write_text("crash")
-    (setup / "config.json").write_text('{"llm_model": "", "llm_weight": "", "reference_model_package": "some-model"}')
-    assert "warning weights none beside the config: those of the package some-model next: " in examine(capsys)[1]
-
-
 def test_a_bench_without_a_config_is_bad_usage(setup: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--llm-bench", "llm_bench"]) == 2
     assert "a bench was given, and no base config" in capsys.readouterr().err
@@ -211,15 +200,6 @@ def test_room_on_the_disk(
     monkeypatch.setattr(doctor, "_bench", lambda _: iter(()))
     found, said = examine(capsys)
     assert (found, f"{state} run folder" in said, f"{state} scratch" in said) == (code, True, True)
-
-
-def test_a_machine_that_is_not_quiet(
-    setup: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pytest_h2o.bench.machine.find_disturbance", lambda *_, **__: "others used 1.5 of 2 cores")
-    monkeypatch.setattr(doctor, "_bench", lambda _: iter(()))
-    code, said = examine(capsys)
-    assert (code, "warning machine others used 1.5 of 2 cores next: time when it is quiet" in said) == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -243,3 +223,16 @@ def test_a_fault_of_the_dump(
         np.zeros(path.stat().st_size, np.uint8).tofile(path)
     code, said = examine(capsys, "--dump-dir", "dump")
     assert (code, line.partition("...")[0] in said, line.rpartition("...")[2] in said) == (1, True, True), said
+
+
+@pytest.mark.parametrize(("free", "state", "code"), [(50, "wrong", 1), (500, "warning", 0), (2000, "ok", 0)])
+def test_room_on_the_disk_and_a_machine_that_is_not_quiet(
+    free: int, state: str, code: int, setup: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(setup)._replace(free=free << 20)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr("pytest_h2o.bench.machine.find_disturbance", lambda *_, **__: "others used 1.5 of 2 cores")
+    monkeypatch.setattr(doctor, "_bench", lambda _: iter(()))
+    found, said = examine(capsys)
+    assert (found, f"{state} run folder" in said, f"{state} scratch" in said) == (code, True, True)
+    assert "warning machine others used 1.5 of 2 cores next: time when it is quiet" in said

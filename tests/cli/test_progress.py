@@ -31,20 +31,16 @@ def test_a_log_is_never_silent_for_long(capsys: pytest.CaptureFixture[str], monk
     assert sum(line.startswith("1 of 3 MB, ") for line in told) > 1
 
 
-def test_a_terminal_is_told_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    assert ProgressLines(verbose=False)._every_s == progress_lines.TERMINAL_S
-    assert ProgressLines(verbose=True)._every_s == progress_lines.VERBOSE_S
-
-
-def test_verbose_tells_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+def test_verbose_tells_the_end_and_a_failure_is_none(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with ProgressLines(verbose=True) as lines:
         lines.coded(5_000_000, 5_000_000)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("5 of 5 MB, ")
-
-
-def test_a_failure_is_not_told_as_an_end(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="no"), ProgressLines(verbose=True):
         raise ValueError("no")
     assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    told = [ProgressLines(verbose=verbose)._every_s for verbose in (False, True)]
+    assert told == [progress_lines.TERMINAL_S, progress_lines.VERBOSE_S]

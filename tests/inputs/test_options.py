@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,13 @@ def test_command_line_stands_over_ini_and_ini_over_default() -> None:
     assert (both["backend"], both.origin("backend")) == ("opencl", "--h2o-backend")
     assert resolve(ini={"h2o_backend": "metal"}).origin("backend") == "ini key h2o_backend"
     assert resolve().origin("backend") == "default"
+    with pytest.raises(UsageError, match="ini key h2o_no_fold takes yes or no"):
+        resolve(ini={"h2o_no_fold": "maybe"})
+    # A bench on the command line stands over logs in the ini file, and the other way round.
+    settings = resolve({"h2o_bench": "b"}, {"h2o_logs": "rec"})
+    assert (settings["logs"], settings.origin("logs")) == (None, "left out for --h2o-bench")
+    settings = resolve({"h2o_logs": "rec"}, {"h2o_bench": "b"})
+    assert (settings["bench"], settings["logs"]) == (None, CALLED_IN / "rec")
 
 
 def test_paths_are_relative_to_where_they_were_written() -> None:
@@ -64,15 +72,6 @@ def test_a_word_before_a_path_of_presets_stays_before_it(tmp_path: Path) -> None
     assert again.command_line() == ["--h2o-presets=v3=/called/in/kit"]
 
 
-def test_a_bench_on_the_command_line_stands_over_logs_in_the_ini_file() -> None:
-    settings = resolve({"h2o_bench": "b"}, {"h2o_logs": "rec"})
-    assert settings["logs"] is None
-    assert settings.origin("logs") == "left out for --h2o-bench"
-    settings = resolve({"h2o_logs": "rec"}, {"h2o_bench": "b"})
-    assert settings["bench"] is None
-    assert settings["logs"] == CALLED_IN / "rec"
-
-
 def test_threads_are_those_of_the_bench_that_runs() -> None:
     assert (resolve()["threads"], resolve({"h2o_bench": "reference"})["threads"]) == (EMBEDDED_THREADS,) * 2
     other = resolve({"h2o_bench": "b"})
@@ -83,13 +82,8 @@ def test_threads_are_those_of_the_bench_that_runs() -> None:
 
 REFUSED = (
     *({"threads": "two"}, {"threads": "0"}, {"bench_timeout": "0"}, {"rule": "any"}, {"inconclusive": "pass"}),
-    *(
-        {"lossy_target": "nan"},
-        {"lossy_target": "inf"},
-        {"lossy_target": "0.9"},
-        {"lossless_target": "-1"},
-        {"lossless_target": "0"},
-    ),
+    *({"lossy_target": text} for text in ("nan", "inf", "0.9")),
+    *({"lossless_target": "-1"}, {"lossless_target": "0"}),
     *({"decode_drop_target": "5"}, {"decode_drop_target": "-0.1"}, {"quality_target": "-1"}, {"executor": "gpu"}),
     *({"decode_baseline": "fast"}, {"decode_baseline": "0"}, {"decode_baseline": "nan"}),
     *({"decode_budget": text} for text in ("many", "0", "4", "1,60s", "201", "20,20", "20,infs", "-5s")),
@@ -115,31 +109,16 @@ def test_a_budget_is_pairs_or_seconds_or_both(text: str, budget: tuple[int | Non
     assert parse_budget(text, "--h2o-decode-budget") == budget
 
 
-def test_the_ini_file_is_named_when_it_is_at_fault() -> None:
-    with pytest.raises(UsageError, match="ini key h2o_no_fold takes yes or no"):
-        resolve(ini={"h2o_no_fold": "maybe"})
-
-
-def test_the_command_line_that_repeats_a_run_has_what_was_given_there() -> None:
-    settings = resolve(
-        {"h2o_bench": "b", "h2o_no_fold": True, "h2o_set": ["repeat=1", "gens=8"]}, {"h2o_lossy_target": "2.5"}
-    )
+def test_the_command_line_that_repeats_a_run_has_what_was_given_there_and_saves_nothing() -> None:
+    line = {"h2o_bench": "b", "h2o_no_fold": True, "h2o_set": ["repeat=1", "gens=8"], "h2o_compare": "last"}
+    settings = resolve({**line, "h2o_save": "main", "h2o_overwrite": True}, {"h2o_lossy_target": "2.5"})
     assert settings.command_line() == [
         "--h2o-bench=/called/in/b",
         "--h2o-no-fold",
         "--h2o-set=repeat=1",
         "--h2o-set=gens=8",
+        "--h2o-compare=last",
     ]
-
-
-def test_the_command_line_that_repeats_a_run_saves_nothing() -> None:
-    settings = resolve({"h2o_save": "main", "h2o_overwrite": True, "h2o_compare": "last"})
-    assert settings.command_line() == ["--h2o-compare=last"]
-
-
-def test_settings_as_json_are_built_in_types() -> None:
-    import json
-
     value = json.loads(json.dumps(resolve({"h2o_bench": "b", "h2o_presets": ["x"]}).to_json()))
     assert value["bench"] == {"value": "/called/in/b", "origin": "--h2o-bench"}
     assert value["presets"]["value"] == ["/called/in/x"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -62,23 +63,6 @@ def test_original_presets_load_and_the_shipped_ones_have_their_points(path: Path
     assert len(shipped) in (3, 12, 27)
 
 
-def test_shipped_presets_are_all_there() -> None:
-    names = [preset.name for preset in load_presets([ROOT / "gates/presets"])]
-    assert names == [
-        "core_gate",
-        "embedded",
-        "embedded_store",
-        "full_coverage",
-        "joint_scope",
-        "smoke",
-        "store",
-        "target_ratio",
-        "target_ratio_v3",
-        "target_speed",
-        "target_speed_v3",
-    ]
-
-
 @pytest.mark.parametrize("path", [*SHIPPED, *ORIGINALS], ids=lambda path: path.name)
 def test_files_hold_against_the_json_schema(path: Path) -> None:
     schema = json.loads(render_json_schema("preset"))
@@ -120,18 +104,6 @@ def test_a_small_preset_meets_its_target_at_every_length(name: str, ratios: list
             assert kept + gen <= preset.h2o_trigger_min_tokens[0] < prompt
 
 
-def test_one_value_stands_for_a_list_and_whole_numbers_become_floats(tmp_path: Path) -> None:
-    preset = load_preset(write_preset(tmp_path, "gens: 8\nh2o_keep_ratios: 1\nh2o_ema_alphas: [0, 1]\n"))
-    assert preset.gens == (8,)
-    assert [repr(value) for value in preset.h2o_keep_ratios + preset.h2o_ema_alphas] == ["1.0", "0.0", "1.0"]
-
-
-def test_single_lossy_ratio_is_the_default_of_the_swept_one(tmp_path: Path) -> None:
-    assert load_preset(write_preset(tmp_path, "h2o_target_lossy_ratio: 4")).h2o_target_lossy_ratios == (4.0,)
-    both = "h2o_target_lossy_ratio: 4\nh2o_target_lossy_ratios: [3, 4]"
-    assert load_preset(write_preset(tmp_path, both)).h2o_target_lossy_ratios == (3.0, 4.0)
-
-
 def test_our_own_keys(tmp_path: Path) -> None:
     text = """
         description: Größe – kurz
@@ -163,17 +135,15 @@ def test_presets_and_points_are_frozen_and_survive_pickling() -> None:
 
 
 def test_folders_are_searched_below_and_sorted_by_component(tmp_path: Path) -> None:
+    """The ending may be in any case."""
     for name in ("b.yaml", "a/z.json", "a-b/y.yml", ".hidden/x.yaml", "a/.w.yaml", "a/notes.txt", "c.yaml~"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write_preset(tmp_path, "{}", name)
     assert [preset.name for preset in load_presets([tmp_path])] == ["z", "y", "b"]
     assert [preset.name for preset in load_presets([tmp_path / "b.yaml", tmp_path / "a", tmp_path])] == ["z", "y", "b"]
-
-
-@pytest.mark.parametrize("name", ["b.YAML", "b.Yml", "b.JSON"])
-def test_the_ending_of_a_preset_may_be_in_any_case(tmp_path: Path, name: str) -> None:
-    write_preset(tmp_path, "{}", name)
-    assert [preset.name for preset in load_presets([tmp_path])] == ["b"]
+    for name in ("d.YAML", "e.Yml", "f.JSON"):
+        write_preset(tmp_path, "{}", name)
+    assert [preset.name for preset in load_presets([tmp_path])] == ["z", "y", "b", "d", "e", "f"]
 
 
 def test_linked_folders_are_searched_once(tmp_path: Path) -> None:
@@ -214,7 +184,7 @@ def test_what_cannot_be_seen_of_a_folder_of_presets_is_a_fault(
     assert told == snapshot
 
 
-def test_override_is_checked_and_leaves_the_original_alone() -> None:
+def test_override_is_checked_and_leaves_the_original_alone(tmp_path: Path) -> None:
     preset = load_preset(ROOT / "gates/presets/target_ratio_v3.yaml")
     changed = preset.override(
         "h2o_block_tokens=8,16",
@@ -227,29 +197,21 @@ def test_override_is_checked_and_leaves_the_original_alone() -> None:
         "base_config=model/config.json",
         "gens= 32 ",
     )
-    assert changed.h2o_block_tokens == (8, 16)
-    assert changed.gens == (32,)
+    assert (changed.h2o_block_tokens, changed.gens) == ((8, 16), (32,))
     assert changed.targets == Targets(lossy=3.1, decode_baseline="none")
-    assert changed.description == "a, b"
-    assert changed.kv_lossless_predictors_k == "raw,xor_seq"
+    assert (changed.description, changed.kv_lossless_predictors_k) == ("a, b", "raw,xor_seq")
     assert repr(changed.h2o_target_lossy_ratios) == "(3.0,)"
     assert changed.base_config == Path("model/config.json")
     assert (changed.name, changed.path) == (preset.name, preset.path)
     assert (preset.gens, preset.targets) == ((128,), Targets())
     assert preset.override() == preset
-
-
-def test_override_of_a_target_keeps_the_others_and_resolved_paths(tmp_path: Path) -> None:
+    # Other targets and resolved paths stay; swept lossy ratios replace a single one.
     preset = load_preset(write_preset(tmp_path, "targets: {lossy: 3, quality: 1}\nbase_config: c.json"))
     changed = preset.override("targets.lossy=2")
-    assert changed.targets == Targets(lossy=2.0, quality=1.0)
-    assert changed.base_config == tmp_path / "c.json"
-
-
-def test_override_of_lossy_ratios_replaces_a_single_one() -> None:
-    preset = load_preset(ROOT / "gates/presets/target_ratio.yaml")
-    assert preset.override("h2o_target_lossy_ratio=3.5").h2o_target_lossy_ratios == (3.5,)
-    assert preset.override("h2o_target_lossy_ratios=3.2,3.4").h2o_target_lossy_ratios == (3.2, 3.4)
+    assert (changed.targets, changed.base_config) == (Targets(lossy=2.0, quality=1.0), tmp_path / "c.json")
+    single = load_preset(ROOT / "gates/presets/target_ratio.yaml")
+    assert single.override("h2o_target_lossy_ratio=3.5").h2o_target_lossy_ratios == (3.5,)
+    assert single.override("h2o_target_lossy_ratios=3.2,3.4").h2o_target_lossy_ratios == (3.2, 3.4)
 
 
 def test_flags_may_be_text_or_values() -> None:
@@ -298,72 +260,22 @@ def test_yaml_and_json_of_a_preset_are_the_same_preset(
 # -- points ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def ratio_v3() -> Preset:
-    return load_preset(ROOT / "fixtures/presets/target_ratio_v3.json")
-
-
-def read_manifest() -> list[dict[str, Any]]:
-    entries: list[dict[str, Any]] = json.loads(MANIFEST.read_text())
-    for entry in entries:
+def test_points_are_those_of_the_recorded_manifest() -> None:
+    points = expand_points(load_preset(ROOT / "fixtures/presets/target_ratio_v3.json"))
+    recorded = json.loads(MANIFEST.read_text())
+    for entry in recorded:
         for outcome in ("config", "log", "return_code"):
             del entry[outcome]
-    return entries
-
-
-def test_points_are_those_of_the_recorded_manifest(ratio_v3: Preset) -> None:
-    ours = [point.manifest_fields() for point in expand_points(ratio_v3)]
-    recorded = read_manifest()
-    assert ours == recorded
     # Types and order of keys too: 3 == 3.0 and dicts compare without order.
-    assert json.dumps(ours) == json.dumps(recorded)
-
-
-def test_point_carries_what_the_manifest_leaves_out(ratio_v3: Preset) -> None:
-    points = expand_points(ratio_v3)
+    assert json.dumps([point.manifest_fields() for point in points]) == json.dumps(recorded)
     assert [point.index for point in points] == list(range(1, 28))
     assert {(point.preset, point.repeat, point.h2o_log_stats) for point in points} == {("target_ratio_v3", 3, False)}
 
 
 def test_first_dimension_varies_slowest() -> None:
-    preset = preset_from_flags(
-        prompts=[1, 2],
-        gens=[3, 4],
-        h2o_keep_ratios=[0.1, 0.2],
-        h2o_block_tokens=[5, 6],
-        h2o_sink_tokens=[7, 8],
-        h2o_recent_tokens=[9, 10],
-        h2o_ema_alphas=[0.3, 0.4],
-        h2o_update_intervals=[11, 12],
-        h2o_trigger_min_tokens=[13, 14],
-        h2o_target_lossy_ratios=[3, 4],
-    )
-    points = expand_points(preset)
-    assert len(points) == 2**10
-    swept = [tuple(vars(point).values())[4:14] for point in points]
-    assert swept[0] == (1, 3, 0.1, 5, 7, 9, 0.3, 11, 13, 3.0)
-    assert swept == sorted(swept), "each dimension ascends, so the order of a product is sorted order"
-    assert len(set(swept)) == len(swept)
-
-
-def test_run_ids_print_floats_as_python_does() -> None:
-    preset = preset_from_flags(h2o_keep_ratios=[1, 0.30000000000000004, 0.00001], h2o_target_lossy_ratios=[3])
-    assert [point.run_id for point in expand_points(preset)] == [
-        "run_0001_p512_g128_k1.0_b64_lr3.0",
-        "run_0002_p512_g128_k0.30000000000000004_b64_lr3.0",
-        "run_0003_p512_g128_k1e-05_b64_lr3.0",
-    ]
-
-
-def test_keys_of_later_engines_are_in_a_point_only_if_named() -> None:
-    usual = expand_points(preset_from_flags())[0].lossless
-    assert len(usual) == 15
-    named = preset_from_flags(kv_lossless_runtime_mode="store", kv_lossless_store_bootstrap_tokens=0)
-    assert dict(expand_points(named)[0].lossless) == {
-        **usual,
-        "kv_lossless_runtime_mode": "store",
-        "kv_lossless_store_bootstrap_tokens": 0,
-    }
+    values = [[1, 2], [3, 4], [0.1, 0.2], [5, 6], [7, 8], [9, 10], [0.3, 0.4], [11, 12], [13, 14], [3.0, 4.0]]
+    points = expand_points(preset_from_flags(**dict(zip(SWEPT_KEYS, values, strict=True))))
+    assert [tuple(vars(point).values())[4:14] for point in points] == list(itertools.product(*values))
 
 
 def test_a_larger_grid_is_refused_before_it_is_made(snapshot: SnapshotAssertion) -> None:
@@ -385,12 +297,6 @@ def test_folders_with_presets_of_one_name_are_told_apart_by_a_word(tmp_path: Pat
     ]
 
 
-def test_the_other_name_of_a_scope_is_the_same_setting(tmp_path: Path) -> None:
-    preset = load_preset(write_preset(tmp_path, "kv_lossless_scope: front_n+h2o_kept"))
-    (point,) = expand_points(preset)
-    assert point.lossless["kv_lossless_scope"] == "front_n_and_h2o_kept"
-
-
 def test_a_manifest_entry_is_the_point_that_it_describes() -> None:
     entries = json.loads(MANIFEST.read_text(encoding="utf-8"))
     for entry in entries[:3]:
@@ -406,3 +312,35 @@ def test_a_manifest_entry_is_the_point_that_it_describes() -> None:
     ):
         assert point_of({**first, **wrong}) is None
     assert point_of({key: value for key, value in first.items() if key != "gen_len"}) is None
+
+
+def test_shipped_presets_are_all_there(snapshot: SnapshotAssertion) -> None:
+    assert [preset.name for preset in load_presets([ROOT / "gates/presets"])] == snapshot
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("gens: 8", {"gens": (8,)}),  # one value stands for a list
+        ("h2o_keep_ratios: 1\nh2o_ema_alphas: [0, 1]", {"h2o_keep_ratios": (1.0,), "h2o_ema_alphas": (0.0, 1.0)}),
+        ("h2o_target_lossy_ratio: 4", {"h2o_target_lossy_ratios": (4.0,)}),  # the default of the swept one
+        ("h2o_target_lossy_ratio: 4\nh2o_target_lossy_ratios: [3, 4]", {"h2o_target_lossy_ratios": (3.0, 4.0)}),
+    ],
+)
+def test_values_are_what_is_meant(tmp_path: Path, text: str, values: dict[str, Any]) -> None:
+    preset = load_preset(write_preset(tmp_path, text))
+    assert repr({key: getattr(preset, key) for key in values}) == repr(values)
+
+
+def test_run_ids_print_floats_as_python_does(snapshot: SnapshotAssertion) -> None:
+    preset = preset_from_flags(h2o_keep_ratios=[1, 0.30000000000000004, 0.00001], h2o_target_lossy_ratios=[3])
+    assert [point.run_id for point in expand_points(preset)] == snapshot
+
+
+def test_keys_of_later_engines_are_in_a_point_only_if_named() -> None:
+    """The other name of a scope is the same setting."""
+    usual = expand_points(preset_from_flags())[0].lossless
+    assert len(usual) == 15
+    named = {"kv_lossless_runtime_mode": "store", "kv_lossless_store_bootstrap_tokens": 0}
+    (point,) = expand_points(preset_from_flags(**named, kv_lossless_scope="front_n+h2o_kept"))
+    assert dict(point.lossless) == {**usual, **named, "kv_lossless_scope": "front_n_and_h2o_kept"}

@@ -14,7 +14,7 @@ from syrupy.assertion import SnapshotAssertion
 from pytest_h2o.cli.runs import render_json_schema
 from pytest_h2o.errors import PresetError
 from pytest_h2o.inputs.keys import fold_codec
-from pytest_h2o.inputs.scope import RopeKeys, Scope
+from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.inputs.scopes import load_scopes, override
 from pytest_h2o.inputs.yaml import read_source
 from pytest_h2o.lossless.evaluate import make_codec
@@ -78,31 +78,6 @@ def test_shipped_file_holds_against_the_json_schema() -> None:
         assert not jsonschema.Draft202012Validator(schema).is_valid(wrong)
 
 
-def test_defaults(tmp_path: Path) -> None:
-    scope = one_scope(tmp_path, "")
-    assert scope == Scope("a", tmp_path / "scopes.yaml", root=tmp_path / "d", decides=True)
-    assert (scope.stage, scope.scope, scope.front_n, scope.layer_start, scope.layer_end) == (
-        "both",
-        "front_n",
-        2,
-        2,
-        -1,
-    )
-    assert (scope.entry_mode, scope.online_chunk_seq, scope.online_framing_bytes) == ("per_meta", 0, 16)
-    assert (scope.codec, scope.target, scope.allow_skips) == ("adaptive_v22", None, False)
-
-
-def test_every_key_can_be_set(tmp_path: Path) -> None:
-    keys = (
-        "stage: decode, scope: layer_ids, layer_ids: 3, min_seq_len: 2, max_seq_len: 9, strict_fp16: true, "
-        "allow_skips: true, entry_mode: chunked, online_chunk_seq: 64, online_framing_bytes: 0, "
-        "codec: my.codec-2, rope: {theta: 100000}, target: 2, description: Mine"
-    )
-    scope = one_scope(tmp_path, keys)
-    assert (scope.layer_ids, scope.codec, scope.target, scope.max_seq_len) == ((3,), "my.codec-2", 2.0, 9)
-    assert scope.rope == RopeKeys(theta=100000.0, pairing="half")
-
-
 @pytest.mark.parametrize(
     ("keys", "codec"),
     [
@@ -122,32 +97,6 @@ def test_a_codec_is_a_name_or_a_mapping_and_flat_settings_are_still_read(
     scope = one_scope(tmp_path, keys)
     assert scope.codec == codec
     make_codec(scope.codec)
-
-
-@pytest.mark.parametrize(
-    ("keys", "fault"),
-    [
-        ("codec_mode: zstd, zstd_level: 19",
-         "zstd_level: means nothing to the codec zstd\n"
-         "  expected: codec: {id: zstd, level: 19}, or zstd_level left out"),
-        ("codec: {id: expbias}, bitshuffle: true",
-         "bitshuffle: means nothing to the codec expbias\n"
-         "  expected: codec: {id: expbias, bitshuffle: true}, or bitshuffle left out"),
-        ("codec: adaptive_v22:zstd_level=9, k_hi_predictors: [raw, xor_seq]",
-         "k_hi_predictors: means nothing to the codec adaptive_v22\n"
-         "  expected: codec: {id: adaptive_v22, k_hi_predictors: [raw, xor_seq]}, or k_hi_predictors left out"),
-    ],
-)  # fmt: skip
-def test_flat_settings_beside_another_codec_are_refused(tmp_path: Path, keys: str, fault: str) -> None:
-    assert fault in error_text(tmp_path, f"scopes: {{a: {{root: x, decides: true, {keys}}}}}")
-
-
-def test_an_option_that_names_another_codec_takes_the_flat_settings_of_the_file_away(tmp_path: Path) -> None:
-    scope = one_scope(tmp_path, "zstd_level: 9")
-    for option, codec in (("codec=zstd", "zstd"), ("codec_mode=legacy", {"id": "legacy", "zstd_level": 9})):
-        assert override(scope, option).codec == codec
-    with pytest.raises(PresetError, match="means nothing to the codec zstd"):
-        override(scope, "codec=zstd", "zstd_level=9")
 
 
 def error_text(folder: Path, text: str) -> str:
@@ -186,6 +135,10 @@ WRONG = [
     "scopes: {a: {root: x, decides: true, codec: {level: 3}}}",
     "scopes: {a: {root: x, decides: true, entry_mode: aggregate}}",
     "scopes: {a: {root: x, decides: true, zstd_level: 23}}",
+    # Flat settings beside another codec.
+    "scopes: {a: {codec_mode: zstd, zstd_level: 19, root: x, decides: true}}",
+    "scopes: {a: {codec: {id: expbias}, bitshuffle: true, root: x, decides: true}}",
+    "scopes: {a: {codec: adaptive_v22:zstd_level=9, k_hi_predictors: [raw, xor_seq], root: x, decides: true}}",
 ]
 
 
@@ -194,13 +147,7 @@ def test_messages(tmp_path: Path, snapshot: SnapshotAssertion) -> None:
     assert {text[:40]: error_text(tmp_path, text) for text in (MANY, *WRONG)} == snapshot
 
 
-def test_missing_file_names_its_neighbours() -> None:
-    with pytest.raises(PresetError) as caught:
-        load_scopes(SHIPPED.with_name("scope.yaml"))
-    assert str(caught.value).endswith("scope.yaml: no such file\n  next: in that folder: scopes.yaml")
-
-
-def test_override(shipped: dict[str, Scope]) -> None:
+def test_override(shipped: dict[str, Scope], snapshot: SnapshotAssertion) -> None:
     scope = shipped["front2_grouped_192_8"]
     changed = override(scope, "online_chunk_seq=64", "target=1.5", "codec_mode=zstd:level=19")
     assert (changed.online_chunk_seq, changed.target, changed.codec) == (64, 1.5, "zstd:level=19")
@@ -214,8 +161,24 @@ def test_override(shipped: dict[str, Scope]) -> None:
     assert other_layers.layer_ids == (1, 15)
     with pytest.raises(PresetError) as caught:
         override(scope, "layer_ids=1", "entry_mode=chunkd")
-    assert str(caught.value) == (
-        "1 fault in --h2o-set for scope front2_grouped_192_8\n--h2o-set entry_mode=chunkd: entry_mode: unknown value\n"
-        '  came: "chunkd" (text)\n  expected: one of per_meta, aggregate, chunked, chunked_grouped\n'
-        "  next: did you mean chunked?"
+    assert str(caught.value) == snapshot
+    with pytest.raises(PresetError, match=r"scope.yaml: no such file\n  next: in that folder: scopes.yaml$"):
+        load_scopes(SHIPPED.with_name("scope.yaml"))
+
+
+def test_defaults_and_every_key(tmp_path: Path, snapshot: SnapshotAssertion) -> None:
+    keys = (
+        "stage: decode, scope: layer_ids, layer_ids: 3, min_seq_len: 2, max_seq_len: 9, strict_fp16: true, "
+        "allow_skips: true, entry_mode: chunked, online_chunk_seq: 64, online_framing_bytes: 0, "
+        "codec: my.codec-2, rope: {theta: 100000}, target: 2, description: Mine"
     )
+    scopes = [one_scope(tmp_path, given) for given in ("", keys)]
+    assert [repr(scope).replace(str(tmp_path), "") for scope in scopes] == snapshot
+
+
+def test_an_option_that_names_another_codec_takes_the_flat_settings_of_the_file_away(tmp_path: Path) -> None:
+    scope = one_scope(tmp_path, "zstd_level: 9")
+    for option, codec in (("codec=zstd", "zstd"), ("codec_mode=legacy", {"id": "legacy", "zstd_level": 9})):
+        assert override(scope, option).codec == codec
+    with pytest.raises(PresetError, match="means nothing to the codec zstd"):
+        override(scope, "codec=zstd", "zstd_level=9")
