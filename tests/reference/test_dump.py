@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bench_runs import ROOT, SMALL_H2O, SMALL_LOSSLESS, run, write_config
+from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.errors import DumpError, UsageError
 from pytest_h2o.lossless.index import find_overlaps_and_gaps, index_dump
@@ -90,14 +91,6 @@ def test_cases_of_one_launch_do_not_mix(dumped: Dumped, tmp_path: Path) -> None:
     assert (root / "tiny_p60_g24/layer_0/meta_t0_60.json").exists()
     assert not compare_run(output, root, run_id="tiny", config={}).consistent
     assert compare_run(dumped[1], root, run_id="tiny_p60_g24", config={}).consistent
-
-
-def test_what_the_environment_may_ask_for(tmp_path: Path) -> None:
-    assert read_dump_settings({}, half=True) is None
-    assert read_dump_settings({"MNN_KV_DUMP_DIR": "off"}, half=True) is None
-    assert read_dump_settings({"MNN_KV_DUMP_DIR": str(tmp_path)}, half=True) == DumpWriter(
-        tmp_path, "run", "both", 0, True
-    )
 
 
 @pytest.mark.parametrize(
@@ -209,17 +202,6 @@ def test_samples_that_an_eviction_tore_apart_are_named(tmp_path: Path) -> None:
     assert found.consistent
 
 
-def test_lines_of_another_bench_are_read() -> None:
-    output = (
-        "noise layer=0 start=16 tokens=32 raw=49152 comp=1\n"
-        "[H2O-LOSSLESS] layer=0 kv=513 start=16 tokens=32 raw=49152 comp=35000 ratio=1.40 us=12\n"
-        "[H2O-LOSSLESS] layer=0 kv=513 start=16 tokens=32 raw=49152 comp=35000 ratio=1.40 us=15\n"
-        "[H2O-LOSSLESS] layer=0 kv=5\n"
-    )
-    (sample,) = parse_samples(output)
-    assert (sample.first_position, sample.end_position, sample.coded_bytes) == (16, 48, 35000)
-
-
 def test_the_recorded_engine_codes_fp32_and_both_sizes_are_told(engine_recordings: Path, tmp_path: Path) -> None:
     """Its zstd is another version: of 38,421 bytes one differs, of 39,745 five."""
     shutil.unpack_archive(engine_recordings / "dump" / "kv.zip", tmp_path)
@@ -238,6 +220,42 @@ def test_the_recorded_engine_codes_fp32_and_both_sizes_are_told(engine_recording
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MNN_KV_DUMP_STAGE", "all"),
+        ("MNN_KV_DUMP_MAX_TOKENS", "-1"),
+        ("MNN_KV_DUMP_RUN_ID", "../out"),
+        ("MNN_KV_DUMP_RUN_ID", "there"),
+    ],
+)
+def test_what_the_environment_may_ask_for(name: str, value: str, tmp_path: Path, snapshot: SnapshotAssertion) -> None:
+    asked = {"MNN_KV_DUMP_DIR": str(tmp_path)}
+    assert read_dump_settings(asked, half=True) == DumpWriter(tmp_path, "run", "both", 0, True)
+    for off in ({}, {"MNN_KV_DUMP_DIR": "off"}):
+        assert read_dump_settings(off, half=True) is None
+    (tmp_path / "there").mkdir()
+    with pytest.raises(UsageError) as caught:
+        read_dump_settings({**asked, name: value}, half=True)
+    assert str(caught.value).replace(str(tmp_path), "DIR") == snapshot
+
+
+def test_lines_of_another_bench_are_read() -> None:
+    output = (
+        "noise layer=0 start=16 tokens=32 raw=49152 comp=1\n"
+        "[H2O-LOSSLESS] layer=0 kv=513 start=16 tokens=32 raw=49152 comp=35000 ratio=1.40 us=12\n"
+        "[H2O-LOSSLESS] layer=0 kv=513 start=16 tokens=32 raw=49152 comp=35000 ratio=1.40 us=15\n"
+        "[H2O-LOSSLESS] layer=0 kv=5\n"
+    )
+    (sample,) = parse_samples(output)
+    assert (sample.first_position, sample.end_position, sample.coded_bytes) == (16, 48, 35000)
+    # Of a layer that evicts, a sample without positions is torn.
+    line = "[H2O-LOSSLESS] layer=2 kv=513 start=16 tokens=32 raw=49152 attempt_comp=60000 eff_comp=49152 mode=1\n"
+    (known,), (torn,) = parse_samples(line), parse_samples(line, first_evicted=2)
+    assert (known.coded_bytes, known.contiguous, torn.contiguous) == (49152, True, False)
+    assert parse_samples(line, first_evicted=3) == (known,)
+
+
 def test_words_of_fp32_are_not_compared_with_a_dump_of_fp16(dumped: Dumped) -> None:
     root, output = dumped
     wide = re.sub(r"raw=(\d+)", lambda raw: f"raw={2 * int(raw[1])}", output)
@@ -245,10 +263,3 @@ def test_words_of_fp32_are_not_compared_with_a_dump_of_fp16(dumped: Dumped) -> N
     assert (found.alike, found.offline_bytes) == ((), None)
     assert "scopes count fp16" in found.render()
     assert found.render().splitlines()[-1].endswith("not in the dumps as fp32")
-
-
-def test_of_a_layer_that_evicts_a_sample_without_positions_is_torn() -> None:
-    line = "[H2O-LOSSLESS] layer=2 kv=513 start=16 tokens=32 raw=49152 attempt_comp=60000 eff_comp=49152 mode=1\n"
-    (known,), (torn,) = parse_samples(line), parse_samples(line, first_evicted=2)
-    assert (known.coded_bytes, known.contiguous, torn.contiguous) == (49152, True, False)
-    assert parse_samples(line, first_evicted=3) == (known,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import gguf
 import numpy as np
 import pytest
 from synthetic_model import SyntheticShape, write_gguf
+from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.errors import UsageError
 from pytest_h2o.reference.cache import EvictingCache
@@ -107,36 +109,21 @@ def test_byte_pairs_are_merged_by_rank_and_digits_split(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("metadata", "told"),
+    "metadata",
     [
-        (
-            {"tokenizer.ggml.model": "llama"},
-            "the model has a tokenizer that the reference bench does not know\n  where: PATH, tokenizer.ggml.model\n"
-            "  came: llama, pattern smollm\n  expected: byte, or gpt2 with pattern smollm, gpt-2, default",
-        ),
-        (
-            {"tokenizer.ggml.merges": ["t h", "x"]},
-            "a merge of the tokenizer is no pair\n  where: PATH, tokenizer.ggml.merges\n  expected: two tokens",
-        ),
-        (
-            {"tokenizer.ggml.merges": ["t h", "no where"]},
-            "the tokenizer of the model contradicts itself\n  where: PATH, tokenizer.ggml.merges\n  came: ",
-        ),
-        (
-            {"tokenizer.ggml.tokens": ["a", "a"]},
-            "the tokens of the model do not fit its embedding\n  where: PATH, tokenizer.ggml.tokens\n"
-            "  came: 2 tokens, 1 of them different\n  expected: 261 different ones",
-        ),
-        (
-            {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": 261},
-            "the first token of a text is none of the model's\n  where: PATH, tokenizer.ggml.bos_token_id\n"
-            "  came: 261\n  expected: 0 to 260",
-        ),
+        {"tokenizer.ggml.model": "llama"},
+        {"tokenizer.ggml.merges": ["t h", "x"]},
+        {"tokenizer.ggml.merges": ["t h", "no where"]},
+        {"tokenizer.ggml.tokens": ["a", "a"]},
+        {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": 261},
     ],
 )
-def test_a_tokenizer_that_is_not_known_or_is_broken(tmp_path: Path, metadata: dict[str, Any], told: str) -> None:
+def test_a_tokenizer_that_is_not_known_or_is_broken(
+    tmp_path: Path, metadata: dict[str, Any], snapshot: SnapshotAssertion
+) -> None:
     pytest.importorskip("tokenizers")
     path = byte_pair_model(tmp_path, "smollm", **metadata)
     with pytest.raises(UsageError) as caught:
         read_tokenizer(GgufFile(path))
-    assert str(caught.value).startswith(told.replace("PATH", str(path)))
+    # What the library says of the merges is its own.
+    assert re.sub("(merges\n  came: )[^\n]*", r"\1...", str(caught.value).replace(str(path), "PATH")) == snapshot

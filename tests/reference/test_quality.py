@@ -47,12 +47,9 @@ def test_bits_of_a_token_are_minus_log2_of_its_probability() -> None:
     logits = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]], dtype=np.float32)) + 7
     np.testing.assert_allclose(token_bits(logits, np.array([1, 2])), [2.0, -math.log2(0.8)], rtol=1e-6)
     assert token_bits(np.array([[1e4, -1e4]], dtype=np.float32), np.array([0])).tolist() == [0.0]
-
-
-def test_common_prefix_and_equal_places() -> None:
-    assert compare_tokens([1, 2, 3, 4], [1, 2, 9, 4]) == (2.0, 0.75)
-    assert compare_tokens([1, 2], [1, 2]) == (2.0, 1.0)
-    assert compare_tokens([1, 2], [3, 2]) == (0.0, 0.5)
+    # A common prefix, and the share of equal places.
+    told = [compare_tokens(*pair) for pair in (([1, 2, 3, 4], [1, 2, 9, 4]), ([1, 2], [1, 2]), ([1, 2], [3, 2]))]
+    assert told == [(2.0, 0.75), (2.0, 1.0), (0.0, 0.5)]
 
 
 def test_nothing_evicted_costs_nothing(model: Model) -> None:
