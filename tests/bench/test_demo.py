@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.bench.demo import TextPair, compare_texts, find_prompts, read_demo, read_demo_text
 from pytest_h2o.errors import H2OError, TableError
@@ -52,28 +53,6 @@ def write_output(folder: Path, said: str, summary: str = SUMMARY) -> Path:
     path = folder / "out.txt"
     path.write_text(f"main, 1\nprompt file is p.txt\n{said}\n{summary}", encoding="utf-8", newline="")
     return path
-
-
-@pytest.mark.parametrize(
-    ("output", "came"),
-    [
-        ("", "no line 'prompt file is …'"),
-        ("prompt file is a.txt\ntext\n", "no line of # behind the text"),
-        ("text\n##########\n", "no line 'prompt file is …'"),
-    ],
-)
-def test_an_output_without_text_is_refused(output: str, came: str, tmp_path: Path) -> None:
-    (tmp_path / "out.txt").write_text(output)
-    with pytest.raises(TableError) as caught:
-        read_demo_text(tmp_path / "out.txt")
-    assert str(caught.value).replace(str(tmp_path), "") == (
-        f"an output of llm_demo has no text\n  where: /out.txt\n  came: {came}\n  expected: both lines"
-    )
-
-
-def test_a_file_that_is_not_there_is_one_error(tmp_path: Path) -> None:
-    with pytest.raises(TableError, match="cannot be read"):
-        read_demo_text(tmp_path / "none.txt")
 
 
 LINES = [
@@ -120,35 +99,6 @@ def test_metrics_stand_over_what_is_printed(tmp_path: Path) -> None:
     assert (launch.told, launch.evicted_tokens) == ({"h2o_lossy": 3.1, "h2o_lossless_fallback": 1.0}, 7)
 
 
-@pytest.mark.parametrize(
-    ("said", "summary", "metrics", "says"),
-    [
-        ("words", "##########\n", None, "llm_demo ended with exit code 0 and without a summary"),
-        ("words", SUMMARY.replace("= 96", "= 0"), None, "without a summary"),
-        ("words", "##########\n", "{}", "without a summary"),
-        ("words", SUMMARY.replace("= 502", f"= {'9' * 400}"), '{"prompt_tokens": 1e300}', "without a summary"),
-        (
-            "",
-            SUMMARY,
-            None,
-            "llm_demo said not a single word\n  where: .*\n  came: a text without a letter or digit: ''",
-        ),
-        ("!!!!!!", SUMMARY, None, "llm_demo said not a single word"),
-        (WARNING, SUMMARY, None, "llm_demo said not a single word"),
-        ("words", SUMMARY, "{", "the metrics of llm_demo cannot be read"),
-        ("words", SUMMARY, "[1]", "the metrics of llm_demo has another shape than this version reads"),
-        ("words", SUMMARY, "\xff", "the metrics of llm_demo cannot be read"),
-    ],
-)
-def test_a_launch_without_words_or_speeds_is_no_measurement(
-    said: str, summary: str, metrics: str | None, says: str, tmp_path: Path
-) -> None:
-    if metrics is not None:
-        (tmp_path / "m.jsonl").write_text(metrics, encoding="latin-1")
-    with pytest.raises(TableError, match=says):
-        read_demo("r", write_output(tmp_path, said, summary), tmp_path / "m.jsonl")
-
-
 # -- prompts ---------------------------------------------------------------------------------------------------------
 
 
@@ -163,37 +113,6 @@ def test_prompts_are_files_folders_and_what_a_manifest_lists(tmp_path: Path) -> 
     assert [(name, len(path.read_text()) > 400) for name, path in find_prompts([]).items()] == [
         ("austen_128", True), ("austen_2048", True), ("austen_512", True),
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("files", "says"),
-    [
-        ({"p.txt": " \n"}, "a prompt is empty"),
-        ({"p.txt": "\xff"}, "a prompt cannot be read"),
-        ({f"{'p' * 240}.txt": "x"}, "the name of a prompt is too long"),
-        ({"p.txt": "x", "m.jsonl": '{"path": "a\\u0000.txt"}'}, "a prompt cannot be read"),
-        ({"p.md": "x"}, "there are no prompts in a folder"),
-        (
-            {"p.txt": "x", "m.jsonl": '{"path": "q.txt"}'},
-            "a prompt cannot be read\n  where: .*q.txt\n  came: No such file",
-        ),
-        (
-            {"p.txt": "x", "m.jsonl": '{"paht": "p.txt"}'},
-            "a line of a manifest names no prompt\n  where: .*m.jsonl:1\n",
-        ),
-        ({"p.txt": "x", "m.jsonl": "p.txt"}, "a line of a manifest of prompts cannot be read"),
-        ({"p.txt": "x", "m.jsonl": "\n"}, "a manifest of prompts is empty"),
-        ({"p.txt": "x", "m.jsonl": "\xff"}, "a manifest of prompts cannot be read"),
-        ({"p.txt": "x", "sub/p.txt": "x", "m.jsonl": '{"path": "sub/p.txt"}'}, "two prompts are called p"),
-    ],
-)
-def test_prompts_that_cannot_be_said_are_refused(files: dict[str, str], says: str, tmp_path: Path) -> None:
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text, encoding="latin-1")
-    manifest = tmp_path / "m.jsonl"
-    with pytest.raises(H2OError, match=says):
-        find_prompts([tmp_path, manifest] if manifest.exists() else [tmp_path])
 
 
 # -- texts -----------------------------------------------------------------------------------------------------------
@@ -225,3 +144,64 @@ def test_one_word_over_and_over_is_named(off: str, on: str, told: str | None) ->
     pair = compare_texts("p", off, on)
     assert pair.degenerate == (told and f"degenerate text: {told}")
     assert (told or "similarity") in pair.render()
+
+
+@pytest.mark.parametrize("output", [None, "", "prompt file is a.txt\ntext\n", "text\n##########\n"])
+def test_an_output_without_text_is_refused(output: str | None, tmp_path: Path, snapshot: SnapshotAssertion) -> None:
+    if output is not None:
+        (tmp_path / "out.txt").write_text(output)
+    with pytest.raises(TableError) as caught:
+        read_demo_text(tmp_path / "out.txt")
+    assert str(caught.value).replace(str(tmp_path), "") == snapshot
+
+
+@pytest.mark.parametrize(
+    ("said", "summary", "metrics"),
+    [
+        ("words", "##########\n", None),
+        ("words", SUMMARY.replace("= 96", "= 0"), None),
+        ("words", "##########\n", "{}"),
+        ("words", SUMMARY.replace("= 502", f"= {'9' * 400}"), '{"prompt_tokens": 1e300}'),
+        ("", SUMMARY, None),
+        ("!!!!!!", SUMMARY, None),
+        (WARNING, SUMMARY, None),
+        ("words", SUMMARY, "{"),
+        ("words", SUMMARY, "[1]"),
+        ("words", SUMMARY, "\xff"),
+    ],
+)
+def test_a_launch_without_words_or_speeds_is_no_measurement(
+    said: str, summary: str, metrics: str | None, tmp_path: Path, snapshot: SnapshotAssertion
+) -> None:
+    if metrics is not None:
+        (tmp_path / "m.jsonl").write_text(metrics, encoding="latin-1")
+    with pytest.raises(TableError) as caught:
+        read_demo("r", write_output(tmp_path, said, summary), tmp_path / "m.jsonl")
+    assert str(caught.value).replace(str(tmp_path), "") == snapshot
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"p.txt": " \n"},
+        {"p.txt": "\xff"},
+        {f"{'p' * 240}.txt": "x"},
+        {"p.txt": "x", "m.jsonl": '{"path": "a\\u0000.txt"}'},
+        {"p.md": "x"},
+        *(
+            {"p.txt": "x", "m.jsonl": text}
+            for text in ('{"path": "q.txt"}', '{"paht": "p.txt"}', "p.txt", "\n", "\xff")
+        ),
+        {"p.txt": "x", "sub/p.txt": "x", "m.jsonl": '{"path": "sub/p.txt"}'},
+    ],
+)
+def test_prompts_that_cannot_be_said_are_refused(
+    files: dict[str, str], tmp_path: Path, snapshot: SnapshotAssertion
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="latin-1")
+    manifest = tmp_path / "m.jsonl"
+    with pytest.raises(H2OError) as caught:
+        find_prompts([tmp_path, manifest] if manifest.exists() else [tmp_path])
+    assert str(caught.value).replace(str(tmp_path), "") == snapshot

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.bench.demo import DemoLaunch, compare_texts
 from pytest_h2o.bench.rows import Row
@@ -256,7 +257,7 @@ def test_a_baseline_that_cannot_be_told_is_left_out_of_what_is_known() -> None:
         sweep.joint()
 
 
-def test_what_the_summary_is_told_of_a_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_summary_is_told_of_a_preset(monkeypatch: pytest.MonkeyPatch, snapshot: SnapshotAssertion) -> None:
     sweep: Any = make_sweep(make_row("r"), fingerprint=lambda found: {"preset": "adhoc", "rows": str(len(found))})
     metrics = {"mine": Target("mine", 2.0, "preset"), "told": Target("told", None, "the plugin that adds it")}
     for name in metrics:
@@ -266,26 +267,7 @@ def test_what_the_summary_is_told_of_a_preset(monkeypatch: pytest.MonkeyPatch) -
     sweep.remember()
     ((preset, facts),) = sweep.session.run.new.kept
     assert preset == sweep.name
-    assert plain(facts) == {
-        "run_ids": ["r"],
-        "path": "a.yaml",
-        "bench": "llm_bench",
-        "model_layers": 30,
-        "h2o_layer_start": sweep.preset.h2o_layer_start,
-        "h2o_layer_end": sweep.preset.h2o_layer_end,
-        "targets": {"lossy": 3.0, "lossless": None, "decode_drop": 0.05, "quality": None},
-        "metric_targets": {"mine": 2.0},
-        "decode_left_out": False,
-        "paired": False,
-        "baseline_tok_per_s": 60.0,
-        "baseline_origin": "a number",
-        "baseline_files": ["off.log"],
-        "workloads": [],
-        "baselines": {},
-        "fingerprint": {"preset": "adhoc", "rows": "1"},
-        "coding": None,
-        "inexact": [],
-    }
+    assert plain(facts) == snapshot
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.errors import UsageError
 from pytest_h2o.gate.metrics import (
@@ -132,16 +133,6 @@ def test_the_defaults_are_those_of_the_joint_rule() -> None:
     assert "no target" not in repr(targets)
 
 
-def test_any_metric_of_a_row_can_have_a_target_and_is_then_asked_of_one_row() -> None:
-    """By its key or its name, beside the fixed keys or under `metrics`."""
-    for key in ("targets.h2o_keep", "targets.metrics.h2o_keep"):
-        targets = preset_targets(settings_of(), preset(**{key: 0.4}), None)
-        assert targets.metric("h2o_keep") == targets.h2o_keep == Target("h2o_keep", 0.4, PRESET)
-        assert targets.asked["h2o_keep"] == 0.4
-    named = preset_targets(settings_of(), preset(**{"targets.h2o_lossy": 3.2}), None)
-    assert named.lossy == Target("h2o_lossy", 3.2, PRESET)
-
-
 @pytest.mark.parametrize("name", CODING)
 def test_what_is_coded_at_run_time_is_asked_only_where_something_is(name: str) -> None:
     keys: dict[str, Any] = {"kv_lossless_enable": True, "kv_lossless_runtime_enable": True}
@@ -158,60 +149,6 @@ def test_what_is_coded_at_run_time_is_asked_only_where_something_is(name: str) -
         assert caught.value.came == name
 
 
-def test_a_preset_says_its_own_targets() -> None:
-    own = {"lossy": 3.1, "lossless": 1.1, "decode_drop": 0.02, "quality": 0.2, "similarity": 0.4}
-    targets = preset_targets(
-        settings_of(), preset(**{f"targets.{k}": v for k, v in own.items()}), scope(decides=True, target=1.4)
-    )
-    assert (targets.lossy, targets.lossless) == (
-        Target("h2o_lossy", 3.1, PRESET),
-        Target("lossless_ratio", 1.1, PRESET),
-    )
-    assert targets.decode_drop == Target("decode_drop", 0.02, PRESET)
-    assert targets.quality == Target("quality_ppl_rise", 0.2, PRESET)
-    assert targets.similarity == Target("demo_similarity", 0.4, PRESET)
-
-
-def test_a_preset_without_a_lossless_target_takes_that_of_the_deciding_scope() -> None:
-    taken = preset_targets(settings_of(), preset(), scope(decides=True, target=1.4)).lossless
-    assert taken == Target("lossless_ratio", 1.4, "target of scope front")
-
-
-def test_a_preset_of_a_bench_without_dumps_is_asked_for_no_lossless_ratio_unless_it_asks() -> None:
-    targets = preset_targets(settings_of(), preset(bench="llama_bench"), scope(decides=True, target=1.4))
-    assert targets.lossless == Target("lossless_ratio", None, "the dumps are none of llama_bench")
-    own = preset_targets(settings_of(), preset(bench="llama_bench", **{"targets.lossless": 1.1}), None)
-    assert own.lossless == Target("lossless_ratio", 1.1, PRESET)
-
-
-def test_consistency_is_held_on_the_embedded_bench_and_reported_of_another() -> None:
-    embedded = preset_targets(settings_of(line={"h2o_bench": "reference"}), preset(), None).consistency
-    assert embedded == Target("runtime_difference", 0, "the embedded bench")
-    other = preset_targets(settings_of(line={"h2o_bench": "llm_bench"}), preset(), None).consistency
-    assert other == Target("runtime_difference", None, "another bench")
-
-
-def test_options_and_defaults_speak_of_the_scope_that_decides_alone() -> None:
-    settings = settings_of(line={"h2o_lossless_target": "1.5"})
-    assert scope_targets(settings, scope(decides=True, target=1.4)).lossless == Target(
-        "lossless_ratio", 1.5, "--h2o-lossless-target"
-    )
-    assert scope_targets(settings_of(), scope(decides=True)).lossless == Target("lossless_ratio", 1.3, "default")
-    origin = "target of scope front"
-    assert scope_targets(settings, scope(target=1.4)).lossless == Target("lossless_ratio", 1.4, origin)
-    assert scope_targets(settings, scope()).lossless == Target("lossless_ratio", None, origin)
-
-
-def test_a_scope_is_asked_for_its_ratio_alone() -> None:
-    targets = scope_targets(settings_of(), scope(decides=True))
-    for name in ("lossy", "decode_drop", "quality", "consistency", "similarity"):
-        target = getattr(targets, name)
-        assert (target.value, target.origin) == (None, "not for a scope")
-    assert [targets.lossy.metric, targets.decode_drop.metric] == ["h2o_lossy", "decode_drop"]
-    names = [targets.quality.metric, targets.consistency.metric, targets.similarity.metric]
-    assert names == ["quality_ppl_rise", "runtime_difference", "demo_similarity"]
-
-
 def test_metrics_of_plugins_have_the_target_of_the_preset_or_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     metric = replace(RowMetric("first_token_s", "first token", target=2.0), added=True)
     monkeypatch.setitem(METRICS, "first_token_s", metric)
@@ -223,7 +160,7 @@ def test_metrics_of_plugins_have_the_target_of_the_preset_or_their_own(monkeypat
     assert scope_targets(settings_of(), scope()).metric("first_token_s").value is None
 
 
-def test_what_nothing_here_measures_is_refused() -> None:
+def test_what_nothing_here_measures_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_unmeasured(preset(), takes_prompt=False)
     with pytest.raises(UsageError, match=r"(?s)no metric is called 'nope'\n  where: targets.metrics of adhoc"):
         refuse_unmeasured(preset(**{"targets.metrics.nope": 1}), takes_prompt=True)
@@ -231,37 +168,68 @@ def test_what_nothing_here_measures_is_refused() -> None:
     refuse_unmeasured(prompted, takes_prompt=True)
     with pytest.raises(UsageError, match=r"(?s)the bench takes no prompt\n  where: prompt_file of adhoc"):
         refuse_unmeasured(prompted, takes_prompt=False)
-
-
-def test_options_that_a_bench_cannot_be_run_with_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = SimpleNamespace(check_options=lambda options: f"{options}")
     monkeypatch.setattr("pytest_h2o.gate.values.get_adapter", lambda name, where: adapter)
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match=r"(?s)^mine cannot be run with these.* of adhoc\n  came: {'depth': 1}$"):
         refuse_unmeasured(preset(bench="mine", **{"bench_options.depth": 1}), takes_prompt=True)
-    assert str(caught.value) == (
-        "mine cannot be run with these options\n  where: bench_options of adhoc\n  came: {'depth': 1}"
-    )
 
 
-def test_a_target_has_a_range_a_unit_and_a_place_in_the_journal() -> None:
+def test_a_target_has_a_range_a_unit_and_a_place_in_the_journal(snapshot: SnapshotAssertion) -> None:
     ranges = target_ranges()
     assert ranges["lossy"] == ranges["h2o_lossy"] == Range("a ratio", least=1.0)
-    texts = {
-        "lossy": "a ratio of at least 1",
-        "lossless": "a ratio above 0",
-        "decode_drop": "a fraction from 0 to below 1, 0.05 for 5 %",
-        "quality": "a fraction of at least 0, 0.05 for 5 %",
-        "h2o_keep": "a ratio above 0 and at most 1",
-        "similarity": "a ratio from 0 to 1",
-        "prefill_tok_per_s": "a number of at least 0",
-    }
-    assert {key: ranges[key].text for key in texts} == texts
+    keys = ("lossy", "lossless", "decode_drop", "quality", "h2o_keep", "similarity", "prefill_tok_per_s")
+    assert {key: ranges[key].text for key in keys} == snapshot
     assert Range(most=2).text == "a number of at most 2"
     assert not ranges.keys() & {"joint_margin", "k_lossless_ratio", "encode_s"}
     assert set(target_schemas()) == {METRICS[find_metric(key, "", preset_metrics()).name].key for key in ranges}
-    limits = {"exclusiveMinimum": 0.0, "maximum": 1.0}
-    assert target_schemas()["h2o_keep"] == {"type": "number", "description": "largest keep ratio", **limits}
+    assert target_schemas()["h2o_keep"] == snapshot
     units = [METRICS[name].target_unit for name in ("h2o_lossy", "decode_drop", "prefill_tok_per_s")]
     assert units == ["ratio", "fraction of the baseline speed", "tok/s"]
     kept = {"lossy": 3.1, "decode_drop": None, "gone": 1.0}
     assert asked_of_json(kept, {"h2o_keep": 0.4, "demo_similarity": 0.5}) == {"h2o_lossy": 3.1, "h2o_keep": 0.4}
+
+
+@pytest.mark.parametrize(
+    ("bench", "keys", "of_scope", "expected"),
+    [
+        (None, {"targets.lossy": 3.1}, None, ("h2o_lossy", 3.1, PRESET)),
+        (None, {"targets.decode_drop": 0.02}, None, ("decode_drop", 0.02, PRESET)),
+        (None, {"targets.quality": 0.2}, None, ("quality_ppl_rise", 0.2, PRESET)),
+        (None, {"targets.similarity": 0.4}, None, ("demo_similarity", 0.4, PRESET)),
+        # By its key or its name, beside the fixed keys or under `metrics`.
+        (None, {"targets.h2o_lossy": 3.2}, None, ("h2o_lossy", 3.2, PRESET)),
+        (None, {"targets.h2o_keep": 0.4}, None, ("h2o_keep", 0.4, PRESET)),
+        (None, {"targets.metrics.h2o_keep": 0.4}, None, ("h2o_keep", 0.4, PRESET)),
+        # A lossless target: its own, that of the deciding scope, and of a bench without dumps only its own.
+        (None, {"targets.lossless": 1.1}, 1.4, ("lossless_ratio", 1.1, PRESET)),
+        (None, {}, 1.4, ("lossless_ratio", 1.4, "target of scope front")),
+        (None, {"bench": "llama_bench"}, 1.4, ("lossless_ratio", None, "the dumps are none of llama_bench")),
+        (None, {"bench": "llama_bench", "targets.lossless": 1.1}, None, ("lossless_ratio", 1.1, PRESET)),
+        ("reference", {}, None, ("runtime_difference", 0, "the embedded bench")),
+        ("llm_bench", {}, None, ("runtime_difference", None, "another bench")),
+    ],
+)
+def test_a_preset_has_its_own_targets_or_those_of_what_is_beside_it(
+    bench: str | None, keys: dict[str, Any], of_scope: float | None, expected: tuple[str, float | None, str]
+) -> None:
+    settings = settings_of(line={"h2o_bench": bench} if bench else {})
+    deciding = None if of_scope is None else scope(decides=True, target=of_scope)
+    targets = preset_targets(settings, preset(**keys), deciding)
+    assert targets.metric(expected[0]) == Target(*expected)
+    if expected[0] == "h2o_keep":
+        assert targets.asked["h2o_keep"] == targets.h2o_keep.value == 0.4  # it is asked of one row
+
+
+def test_a_scope_is_asked_for_its_ratio_alone_and_options_speak_of_the_one_that_decides() -> None:
+    settings = settings_of(line={"h2o_lossless_target": "1.5"})
+    of_scope = "target of scope front"
+    for given, asked, value, origin in (
+        (settings, scope(decides=True, target=1.4), 1.5, "--h2o-lossless-target"),
+        (settings_of(), scope(decides=True), 1.3, "default"),
+        (settings, scope(target=1.4), 1.4, of_scope),
+        (settings, scope(), None, of_scope),
+    ):
+        targets = scope_targets(given, asked)
+        assert targets.lossless == Target("lossless_ratio", value, origin)
+        others = {name: target for name, target in targets.by_metric.items() if name != "lossless_ratio"}
+        assert others == {name: Target(name, None, "not for a scope") for name in METRICS if name != "lossless_ratio"}
