@@ -56,6 +56,10 @@ NOT_RUN: set[tuple[str, str]] = {
         "docs/remote-workers.md",
         "it needs a second machine; tests/plugin/test_remote_workers.py runs a server on loopback",
     ),
+    (
+        "docs/on-a-device.md",
+        "it needs a second machine; tests/plugin/test_launcher.py runs sshd on loopback and a fake adb",
+    ),
     ("docs/decode-verdict.md", "minutes of processor time"),
     ("docs/writing-a-plugin.md", "there is no llama-bench here; tests/plugin/test_llama_bench.py launches a stand-in"),
     ("docs/first-gate.md", "it would install the package again"),

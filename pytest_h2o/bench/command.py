@@ -96,7 +96,11 @@ def _named_programs(script: Path) -> list[Path] | None:
 
 def digest_files(files: Iterable[tuple[str, Path]]) -> str:
     """SHA-256 of several files under their names, hexadecimal: wherever they lie."""
-    text = "".join(f"{name} {digest_file(path)}\n" for name, path in sorted(files))
+    return _digest_named((name, digest_file(path)) for name, path in files)
+
+
+def _digest_named(digests: Iterable[tuple[str, str]]) -> str:
+    text = "".join(f"{name} {digest}\n" for name, digest in sorted(digests))
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -131,6 +135,8 @@ class BenchSettings:
     """That it then has to end by itself."""
     program: Path | None = None
     """The bench where `command` does not begin with it."""
+    sha256: str | None = None
+    """Digest of a program that is on another machine."""
     with_json: bool = True
     """Whether llm_bench is asked for its rows as JSON too; older ones refuse that."""
 
@@ -142,7 +148,7 @@ class BenchSettings:
     @property
     def digest(self) -> str:
         """SHA-256 of the bench, hexadecimal."""
-        return digest_program(self.program or Path(self.command[0]))
+        return self.sha256 or digest_program(self.program or Path(self.command[0]))
 
 
 def again_folder(number: int | str) -> str:
@@ -392,15 +398,20 @@ def model_files(base: BaseConfig) -> dict[str, Path]:
 _WEIGHTS = ("llm_model", "llm_weight", "embedding_file")
 
 
-def digest_model(base: BaseConfig) -> dict[str, str]:
-    """The first 16 digits of the SHA-256 of a model's weights, and of its other files; of what is there."""
-    files, parts = model_files(base), {"weights": _WEIGHTS, "model files": PATH_FIELDS.keys() - set(_WEIGHTS)}
-    named = {part: [(field, files[field]) for field in fields if field in files] for part, fields in parts.items()}
-    return {part: digest_files(each)[:16] for part, each in named.items() if each}
+def digest_model(base: BaseConfig, known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The first 16 digits of the SHA-256 of a model's weights, and of its other files; of what is there.
+
+    `known`: the digests of its files by field, where they are on another machine.
+    """
+    found = {field: digest_file(path) for field, path in model_files(base).items()} if known is None else known
+    parts = {"weights": _WEIGHTS, "model files": PATH_FIELDS.keys() - set(_WEIGHTS)}
+    named = {part: [(field, found[field]) for field in fields if field in found] for part, fields in parts.items()}
+    return {part: _digest_named(each)[:16] for part, each in named.items() if each}
 
 
-ADDED_KEYS = ("layer_nums",)
-"""Keys that a generated config may have of us alone; they tell of the model, and of no point of a sweep."""
+ADDED_KEYS = ("layer_nums", "launcher", "machine")
+"""Keys of a manifest that tell of the model or of where it ran, and of no point of a sweep. The first one may stand in
+a generated config of us alone."""
 
 _COUNT_KEYS = ("layer_nums", "num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _LAYER_NAME = re.compile(rb"(?:layers|blocks|blk)[./](\d{1,4})[./]")
@@ -554,6 +565,11 @@ class _Object:
 
 def find_libraries(program: Path, environment: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
     """The libraries that a program loads from outside the system's folders, sorted; none of what is no ELF file."""
+    return tuple(sorted(set(needed_libraries(program, environment).values())))
+
+
+def needed_libraries(program: Path, environment: Mapping[str, str] = os.environ) -> dict[str, Path]:
+    """The same by the names under which they are needed, links resolved."""
     found: dict[str, Path] = {}
     first = _read(Path(os.path.realpath(program)))
     waiting = [] if first is None else [first]
@@ -570,9 +586,9 @@ def find_libraries(program: Path, environment: Mapping[str, str] = os.environ) -
             if library is not None:
                 found[name] = library.path
                 waiting.append(library)
-    real = {Path(os.path.realpath(path)) for path in found.values()}
+    real = {name: Path(os.path.realpath(path)) for name, path in found.items()}
     home = Path(os.path.realpath(program)).parent
-    return tuple(sorted(path for path in real if path.is_relative_to(home) or not str(path).startswith(_SYSTEM)))
+    return {n: path for n, path in real.items() if path.is_relative_to(home) or not str(path).startswith(_SYSTEM)}
 
 
 def _read(path: Path, loaded_by: _Object | None = None) -> _Object | None:

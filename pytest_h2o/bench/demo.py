@@ -14,6 +14,7 @@ from typing import Any
 
 from pytest_h2o.bench.command import shipped
 from pytest_h2o.bench.launch import run_alone
+from pytest_h2o.bench.machine import Place
 from pytest_h2o.bench.output import ENGINE_LINE, Advise, check_signs
 from pytest_h2o.errors import BenchError, H2OError, TableError, UsageError, can_name_file, one_line
 from pytest_h2o.files import TooLarge, is_folder, list_files, load, read_regular, read_regular_text, write_new_json
@@ -137,6 +138,8 @@ class Demo:
     on_wait: Callable[[float], None] | None = None
     allow_signs: Mapping[str, int] | None = None
     advise: Advise = lambda: None
+    place: Place | None = None
+    """The machine that it runs on, if it is not this one; configs are then meant for that."""
 
     def say(self, name: str, config: Mapping[str, Any], prompt: Path) -> tuple[DemoLaunch, str]:
         """Run it on a prompt, alone on the machine and in a scratch folder: what it measured, and the text."""
@@ -144,17 +147,20 @@ class Demo:
         metrics = self.folder / f"{name}.metrics.jsonl"
         _move_aside(self.folder, name)
         write_new_json(path, {**config, "sampler_type": "greedy"})
-        argv = (str(self.program), str(path), str(prompt), str(self.max_tokens), "--prompt-file-mode=whole")
+        told = path if self.place is None else self.place.mirror(path)
+        argv = (str(self.program), str(told), str(prompt), str(self.max_tokens), "--prompt-file-mode=whole")
         with tempfile.TemporaryDirectory(prefix="pytest-h2o-demo-") as scratch:
             # A build that has --metrics-jsonl takes the variable as well, and an older one passes it over.
-            told = {"LLM_DEMO_METRICS_JSONL": str(metrics), "LLM_DEMO_TMP_PATH": scratch}
+            written = {"LLM_DEMO_METRICS_JSONL": metrics, "LLM_DEMO_TMP_PATH": Path(scratch)}
             child, disturbance, printed = run_alone(
                 argv,
                 self.on_wait,
                 has_text=True,
+                place=self.place,
+                sends=(path,),
                 stdout_path=output,
                 timeout_s=self.timeout_s,
-                environment=told,
+                environment=written,
                 folder=Path(scratch),
             )
         if child.returncode != 0 or child.timed_out:

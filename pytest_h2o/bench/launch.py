@@ -22,7 +22,7 @@ from pytest_h2o.bench.command import (
     again_folder,
     repeat_command,
 )
-from pytest_h2o.bench.machine import find_disturbance, machine_lock, read_machine
+from pytest_h2o.bench.machine import Place, find_disturbance, machine_lock, read_machine
 from pytest_h2o.bench.output import OutputSummary, check_signs, count_warnings, first_cause
 from pytest_h2o.bench.process import NO_DUMP, ChildResult, read_tail, run_child, signal_name
 from pytest_h2o.bench.rows import Row, read_rows, read_text
@@ -53,8 +53,10 @@ class Launcher:
     directory: Path
     """Takes ``configs/`` and ``logs/``; files that exist are never touched."""
     json_support: JsonSupport
-    environment: Mapping[str, str] = field(default_factory=dict)
-    """What is set for the bench besides; see `run_child`."""
+    environment: Mapping[str, str | Path] = field(default_factory=dict)
+    """What is set for the bench besides; see `run_child`. A path is one that it writes to."""
+    place: Place | None = None
+    """The machine that it is launched on, if it is not this one."""
     on_wait: Callable[[float], None] | None = None
     """Called with the seconds waited for another timed run, about once a second."""
     keeps_outcomes: bool = False
@@ -81,18 +83,31 @@ class Launcher:
         """Run the lengths and repeats of a point with nothing compressed; errors as in `launch_point`."""
         return self.launch_point(replace(point, run_id=run_id, compressed=False))
 
+    def command(self, point: Point) -> tuple[str, ...]:
+        """The command that launches a point, launcher and all."""
+        config, there = self._ask_for(point, RunFiles(self.directory, point.run_id))
+        argv = get_adapter(point.bench).argv(self.settings, there, point, config)
+        return argv if self.place is None else self.place.command(argv)
+
+    def _ask_for(self, point: Point, files: RunFiles) -> tuple[dict[str, Any], RunFiles]:
+        """The config of a run, and its files, where it is launched."""
+        config = get_adapter(point.bench).run_config(self.base, point)
+        if self.place is None:
+            return config, files
+        return self.place.config(self.base, config), replace(files, directory=self.place.mirror(files.directory))
+
     def _launch_into(self, files: RunFiles, point: Point) -> Row:
         adapter = get_adapter(point.bench)
         settings = replace(self.settings, with_json=not self.json_support.rejected)
-        config = adapter.run_config(self.base, point)
-        argv = adapter.argv(settings, files, point, config)
+        config, there = self._ask_for(point, files)
+        argv = adapter.argv(settings, there, point, config)
         write_new_json(files.config, config)
         child, disturbance, output = self._run(argv, files, adapter)
         is_rejected = child.returncode == _USAGE_EXIT_CODE and _JSON_REJECTED.search(output.reason or "")
         if settings.with_json and is_rejected:
             self.json_support.rejected = True
             _remove_refused_launch(files)
-            argv = adapter.argv(replace(settings, with_json=False), files, point, config)
+            argv = adapter.argv(replace(settings, with_json=False), there, point, config)
             child, disturbance, output = self._run(argv, files, adapter)
         advise = partial(advise_layer_nums, self.base if adapter.name == LLM_BENCH else None)
         _check_end(child, output, self.settings.timeout_s, first_cause(output, advise))
@@ -137,6 +152,9 @@ class Launcher:
         return run_alone(
             argv,
             self.on_wait,
+            place=self.place,
+            sends=(files.config,),
+            brings=(files.log, files.json),
             stdout_path=files.stdout,
             timeout_s=self.settings.timeout_s,
             grace_s=self.settings.grace_s,
@@ -146,16 +164,26 @@ class Launcher:
 
 
 def run_alone(
-    argv: Sequence[str], on_wait: Callable[[float], None] | None, *, has_text: bool = False, **how: Any
+    argv: Sequence[str],
+    on_wait: Callable[[float], None] | None,
+    *,
+    place: Place | None = None,
+    sends: Sequence[Path] = (),
+    brings: Sequence[Path] = (),
+    has_text: bool = False,
+    **how: Any,
 ) -> tuple[ChildResult, str | None, OutputSummary]:
     """Run a program as `run_child` does, alone on the machine; with what disturbed it meanwhile and what it printed.
 
-    `has_text`: it is llm_demo, whose output holds the text that the model wrote.
+    On another machine it reads `sends` and writes `brings`. `has_text`: it is llm_demo, whose output holds the text
+    that the model wrote.
     """
-    with machine_lock(on_wait):
-        before = read_machine()
-        child = run_child(argv, **how)
-        disturbance = find_disturbance(before, read_machine(), cores=os.cpu_count() or 1)
+    if place is None:
+        with machine_lock(on_wait):
+            before, child, after = read_machine(), run_child(argv, **how), read_machine()
+    else:
+        child, before, after = place.run_alone(argv, on_wait, sends=sends, brings=brings, **how)
+    disturbance = find_disturbance(before, after, cores=os.cpu_count() or 1 if place is None else place.cores)
     try:
         return child, disturbance, count_warnings(child.stdout_path, has_text=has_text)
     except OSError as error:
@@ -289,12 +317,16 @@ ASK_S = 5.0
 _VERSION = re.compile(r"\d+\.\d+|\b[0-9a-f]{7,40}\b")
 
 
-def ask_version(command: Sequence[str]) -> str | None:
+def ask_version(command: Sequence[str], place: Place | None = None) -> str | None:
     """Run the bench with ``--version`` alone, and give its first line that names a version."""
+    how: dict[str, Any] = {"timeout_s": ASK_S, "grace_s": 0.5}
     with tempfile.TemporaryDirectory(prefix="pytest-h2o-") as folder:
         output = Path(folder, "version.txt")
         try:
-            child = run_child([*command, "--version"], stdout_path=output, timeout_s=ASK_S, grace_s=0.5)
+            if place is None:
+                child = run_child([*command, "--version"], stdout_path=output, **how)
+            else:
+                child = place.ask([*command, "--version"], stdout_path=output, **how)
         except BenchError:
             return None
         lines = read_tail(output).splitlines() if child.returncode == 0 else []

@@ -104,10 +104,13 @@ def run_child(
     timeout_s: float,
     grace_s: float = 5.0,
     rows_path: Path | None = None,
-    environment: Mapping[str, str] | None = None,
+    environment: Mapping[str, str | Path] | None = None,
     folder: Path | None = None,
+    held: bool = False,
 ) -> ChildResult:
     """Run a command to its end and leave no process of its group behind; in a folder of its own if one is named.
+
+    `held`: its standard input ends when it has ended, or when we die; else it is empty.
 
     What it prints goes to `stdout_path`; to `rows_path`, where there is one, what it prints on standard output. Its
     environment is ours, with `environment` over `NO_DUMP` over it.
@@ -118,7 +121,8 @@ def run_child(
         try:
             rows = None if rows_path is None else stack.enter_context(_open_new(rows_path))
             watch = stack.enter_context(guard_process(command))
-            child = _start(command, output, output if rows is None else rows, environment or {}, folder)
+            stdin = subprocess.PIPE if held else subprocess.DEVNULL
+            child = _start(command, output, output if rows is None else rows, environment or {}, folder, stdin)
         except BenchError:
             # Nothing was started: an empty file here would only stand in the way of the next attempt.
             stdout_path.unlink(missing_ok=True)
@@ -136,6 +140,8 @@ def run_child(
             elapsed_s = time.monotonic() - started
             _end_group(child)
             watch(0)
+            if child.stdin is not None:
+                child.stdin.close()
     returncode = child.returncode
     return ChildResult(command, returncode, signal_name(returncode), timed_out, elapsed_s, stdout_path)
 
@@ -189,12 +195,17 @@ _CANNOT_START = {
 
 
 def _start(
-    command: tuple[str, ...], output: BinaryIO, rows: BinaryIO, environment: Mapping[str, str], folder: Path | None
+    command: tuple[str, ...],
+    output: BinaryIO,
+    rows: BinaryIO,
+    environment: Mapping[str, str | Path],
+    folder: Path | None,
+    stdin: int,
 ) -> subprocess.Popen[bytes]:
     env = {**os.environ, **NO_DUMP, **environment}
     try:
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=rows, stderr=output, env=env, cwd=folder, start_new_session=True
+            command, stdin=stdin, stdout=rows, stderr=output, env=env, cwd=folder, start_new_session=True
         )
     except (OSError, ValueError) as error:
         program, code = command[0], error.errno if isinstance(error, OSError) else None

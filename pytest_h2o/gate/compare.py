@@ -531,7 +531,9 @@ _SCOPE_FIELDS = (
     *("selected_entries", "skipped_entries", "encode_s", "decode_s"),
 )
 
-_NOT_MEASURED_BY = frozenset({"path", "targets", "base_config", "description", "default_on", "allow_signs", "launches"})
+_NOT_MEASURED_BY = frozenset(
+    {"path", "targets", "base_config", "description", "default_on", "allow_signs", "launches", "launcher"}
+)
 
 
 def row_key(manifest: Mapping[str, Any], repeat: int | None) -> str:

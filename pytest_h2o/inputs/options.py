@@ -84,6 +84,19 @@ MAX_DECODE_PAIRS = 200
 """The longest comparison that the critical values are computed for."""
 
 
+def parse_launcher(text: str, origin: str) -> tuple[str, ...]:
+    """The words of a launcher; UsageError if there are none."""
+    import shlex
+
+    try:
+        words, came = tuple(shlex.split(text)), repr(text)
+    except ValueError as error:
+        words, came = (), f"{text!r}: {error}"
+    if not words:
+        raise UsageError(f"{origin} is no command", came=came, expected='a command such as "ssh HOST" or "adb shell"')
+    return words
+
+
 def parse_budget(text: str, origin: str) -> tuple[int | None, float | None]:
     """Read a decode budget: pairs and seconds, either one None where it is not said."""
     words = [word.strip() for word in text.split(",")]
@@ -163,6 +176,13 @@ OPTIONS: tuple[Option, ...] = (
         "path",
         "the llm_bench binary to run, or reference for the embedded one (default: that, unless logs are read)",
         metavar="PATH|reference",
+    ),
+    Option(
+        "launcher",
+        "text",
+        "run bench and llm_demo on another machine: a command that runs one more word there as text for a shell",
+        metavar="CMD",
+        check=lambda text, origin: parse_launcher(text, origin),
     ),
     Option(
         "base-config",
@@ -563,7 +583,7 @@ def _check_baseline_bench(settings: Settings) -> None:
 def _refuse_launch_options(settings: Settings) -> None:
     """Where logs are read an option about launching would do nothing, and the user believe that it did."""
     launching = ("base-config", "backend", "threads", "attention-option", "bench-timeout", "no-fold")
-    names = (*launching, "disturbed", "baseline-bench", "decode-budget", "demo", "demo-rounds")
+    names = (*launching, "launcher", "disturbed", "baseline-bench", "decode-budget", "demo", "demo-rounds")
     given = [settings.origin(name) for name in names if settings.given[name].on_command_line]
     if given:
         raise UsageError(

@@ -218,6 +218,9 @@ class PresetKeys(BaseModel):
     base_config: Maybe[FilePath] = Field(
         default=None, description="the model's llm_bench config, relative to this file"
     )
+    launcher: Maybe[OneLine] = Field(
+        default=None, description="command that runs the bench on another machine, such as ssh HOST or adb shell"
+    )
     prompt_file: Maybe[FilePath] = Field(default=None, description="text of the prompt, relative to this file")
     model_layers: Maybe[Positive] = Field(
         default=None,

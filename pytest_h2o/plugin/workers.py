@@ -125,6 +125,12 @@ def tell_worker(settings: Settings, run_dir: Path, root: Path, *, away: bool) ->
             where=str(settings["out-dir"]),
             hint="run the comparison with local workers (-n), or afterwards: pytest-h2o compare",
         )
+    if away and settings["launcher"] is not None:
+        raise UsageError(
+            f"{settings.origin('launcher')} launches from here, and items run on remote workers",
+            came=settings["launcher"],
+            hint="run them with local workers (-n), or without the launcher",
+        )
     digests = {name: _digest(settings, name) for name in _SAME_EVERYWHERE if away and settings[name] is not None}
     told = {"settings": settings.to_json(), "run_dir": str(run_dir), "root": str(root)}
     return {**told, "away": away, "digests": digests, "embedded": str(EMBEDDED_BENCH), "pid": os.getpid()}

@@ -187,8 +187,9 @@ def _digests(collector: Collector) -> dict[str, str]:
         with contextlib.suppress(UsageError):  # of a config that cannot be read: the items said so
             paths += model_files(read_base_config(config)).values()
     paths += [Path(facts.path) for facts in collector.presets.values() if facts.path]
-    programs = {} if bench is None else {str(bench): digest_program(bench)}
-    if bench is not None and not is_embedded(bench):
+    is_here = bench is not None and bench.is_file()  # one on another machine is told by the fingerprints
+    programs = {str(bench): digest_program(bench)} if is_here else {}
+    if is_here and not is_embedded(bench):
         paths += program_files(bench)[1:]
     return {**programs, **{str(path): digest_file(path) for path in paths}}
 

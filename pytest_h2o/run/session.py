@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pytest_h2o import __version__
 from pytest_h2o.bench.command import digest_program, is_embedded, program_command, program_files
-from pytest_h2o.bench.machine import describe_machine, heavy_work
+from pytest_h2o.bench.machine import Place, describe_machine, heavy_work
 from pytest_h2o.codecs.base import Rope
 from pytest_h2o.errors import DumpError, NotMeasured, PresetError, StoreError, UsageError, make_printable
 from pytest_h2o.files import list_files
@@ -35,6 +35,7 @@ from pytest_h2o.run.sources import (
     bench_settings,
     check_bench,
     choose_base_config,
+    choose_place,
     demo_prompts,
     why_out_of_reach,
 )
@@ -253,7 +254,7 @@ class GateSession:
                 bench_settings(settings, preset)
                 choose_base_config(settings, preset)
             if settings["demo"] is not None:
-                check_bench(settings["demo"], settings.origin("demo"), "llm_demo")
+                check_bench(settings["demo"], settings.origin("demo"), "llm_demo", choose_place(settings, preset))
                 demo_prompts(settings, preset)
         self._refuse_unasked(selected)
         self._selected = frozenset(selected)
@@ -357,7 +358,14 @@ class GateSession:
         if scopes and self.settings["dump-dir"] is not None:
             self._check_dump(self.settings.given["dump-dir"])
         launched = self.settings["bench"] is not None
-        bases = [(preset, choose_base_config(self.settings, preset) if launched else None) for preset in presets]
+        bases = [
+            (
+                preset,
+                choose_base_config(self.settings, preset) if launched else None,
+                choose_place(self.settings, preset),
+            )
+            for preset in presets
+        ]
         now = describe_asked(self.settings, nodeids, bases, [(s, self.root(s)) for s in scopes], code)
         if (self.run_dir / "run.json").exists():
             return  # a worker that took the place of one that died, and came when the run had ended
@@ -385,11 +393,13 @@ class GateSession:
     def describe(self) -> list[str]:
         """The head of the run: what is run or read, of what model and where, the rule, what it is held against."""
         settings, sources = self.settings, self.selected_sources()
-        machine = describe_machine()
-        if settings["bench"] is None and settings["logs"] is not None:
-            machine += " (where the logs were recorded is not known)"
+        unknown = settings["bench"] is None and settings["logs"] is not None
+        known = " (where the logs were recorded is not known)" if unknown else ""
+        places = dict.fromkeys(source.place for source in sources) or {None: None}
         models = dict.fromkeys(f"model {source.model}" for source in sources if source.model)
-        lines = [_describe_bench(settings), *models, f"machine {machine}"]
+        machines = [describe_machine() + known if place is None else place.machine for place in places]
+        benches = dict.fromkeys(_describe_bench(settings, place) for place in places)
+        lines = [*benches, *models, *(f"machine {machine}" for machine in machines)]
         lines.append(f"rule {self.rule}, artifacts in {self.run_dir}")
         for why in dict.fromkeys(self.left_out.values()):
             names = ", ".join(name for name in sorted(self.left_out) if self.left_out[name] == why)
@@ -511,7 +521,7 @@ class GateSession:
         return root
 
 
-def _describe_bench(settings: Settings) -> str:
+def _describe_bench(settings: Settings, place: Place | None = None) -> str:
     bench = settings["bench"]
     if bench is not None:
         from pytest_h2o.bench.launch import ask_version
@@ -519,11 +529,12 @@ def _describe_bench(settings: Settings) -> str:
         named, said = bench, "tells no version"
         if is_embedded(bench):
             named, said = "the embedded reference bench", f"version: {__version__}"
-        elif (version := ask_version(program_command(bench))) is not None:
+        elif (version := ask_version(program_command(bench), place)) is not None:
             said = f"version: {version}"
         loaded = [] if is_embedded(bench) else [path.name for path in program_files(bench)[1:]]
         beside = f" with {', '.join(loaded)}" if loaded else ""
-        return f"bench {named} ({settings.origin('bench')}), sha256 {digest_program(bench)[:16]}{beside}, {said}"
+        digest = digest_program(bench) if place is None else place.digest_program(bench)
+        return f"bench {named} ({settings.origin('bench')}), sha256 {digest[:16]}{beside}, {said}"
     if settings["logs"] is not None:
         return f"recorded logs in {settings['logs']} ({settings.origin('logs')}); nothing is run"
     return "neither a bench nor recorded logs: sweep items cannot be measured"

@@ -28,7 +28,7 @@ from pytest_h2o.bench.command import (
     is_asynchronous,
     is_embedded,
 )
-from pytest_h2o.bench.machine import describe_machine
+from pytest_h2o.bench.machine import Place, describe_machine
 from pytest_h2o.bench.output import first_cause
 from pytest_h2o.bench.rows import Row, read_rows
 from pytest_h2o.errors import (
@@ -49,7 +49,7 @@ from pytest_h2o.gate.demo import DemoComparison, DemoPair, plan_prompts
 from pytest_h2o.gate.metrics import inexact_metrics
 from pytest_h2o.gate.values import check_launches, preset_targets
 from pytest_h2o.inputs.checking import LLM_BENCH
-from pytest_h2o.inputs.options import MAX_DECODE_PAIRS, Settings, parse_baseline
+from pytest_h2o.inputs.options import MAX_DECODE_PAIRS, Given, Settings, parse_baseline, parse_launcher
 from pytest_h2o.run.journal import NewData
 from pytest_h2o.run.pairs import (
     OTHER_BUILD,
@@ -91,13 +91,16 @@ class Run:
         self.new = NewData()
 
 
-def check_bench(bench: Path, origin: str, program: str = "llm_bench") -> Path:
+def check_bench(bench: Path, origin: str, program: str = "llm_bench", place: Place | None = None) -> Path:
     """A program of the engine, if there is such a file; UsageError that says what is there instead."""
     named, came, hint = "the bench" if program == "llm_bench" else program, None, None
     if bench.is_file():
         if os.access(bench, os.X_OK):
             return bench
         what, hint = f"{named} cannot be run: its permissions do not allow it", f"chmod +x {bench}"
+    elif place is not None:
+        place.digest_program(bench)
+        return bench
     else:
         what, came = f"{named} is not there", "no such folder"
         if bench.parent.is_dir():
@@ -112,9 +115,10 @@ def bench_settings(settings: Settings, preset: Preset, option: str = "bench") ->
     """
     from pytest_h2o.bench.command import BenchSettings
 
-    given = settings.given["bench-timeout"]
+    given, place = settings.given["bench-timeout"], choose_place(settings, preset)
     return BenchSettings.for_program(
-        check_bench(settings[option], settings.origin(option)),
+        check_bench(settings[option], settings.origin(option), place=place),
+        sha256=None if place is None else place.digest_program(settings[option]),
         backend=settings["backend"],
         threads=settings["threads"],
         attention_option=settings["attention-option"],
@@ -126,6 +130,37 @@ def launch_count(settings: Settings, preset: Preset) -> int:
     """How often each point is launched: as the command line says, else the preset, else the ini file, else once."""
     given = settings.given["launches"]
     return int(given.value if given.on_command_line else preset.launches or given.value or 1)
+
+
+@cache
+def _place(launcher: str) -> Place:
+    return Place(launcher)
+
+
+def choose_place(settings: Settings, preset: Preset) -> Place | None:
+    """The machine that a preset is launched on: as the command line says, else the preset, else the ini file.
+
+    None where that is this one, or nothing is launched.
+    """
+    given = settings.given["launcher"]
+    if preset.launcher is not None and not given.on_command_line:
+        given = Given(preset.launcher, f"launcher of preset {preset.name}")
+    if given.value is None or settings["bench"] is None:
+        return None
+    parse_launcher(given.value, given.origin)
+    refused = {
+        "bench": is_embedded(settings["bench"]) and "the embedded bench runs here alone",
+        "dry-run": settings["dry-run"] and "a dry run writes the commands of this machine",
+    }
+    for option, why in refused.items():
+        if why:
+            raise UsageError(
+                f"{why}, and a launcher is given",
+                came=f"{given.origin} {given.value}",
+                expected="--h2o-bench PATH, a program here or there" if option == "bench" else "one of the two",
+                hint="leave one of them out",
+            )
+    return _place(given.value)
 
 
 def choose_base_config(settings: Settings, preset: Preset) -> BaseConfig:
@@ -206,6 +241,8 @@ class Source(ABC):
     folder: Path | None = None
     """Folder of configs and logs."""
     base_config: BaseConfig | None = None
+    place: Place | None = None
+    """The machine that is launched on, if it is not this one."""
 
     def __init__(self, run: Run, preset: Preset) -> None:
         self.run = run
@@ -235,8 +272,9 @@ class Source(ABC):
         return result
 
     def manifest_fields(self, point: Point) -> dict[str, Any]:
-        """What the manifest says of a point, with what was added to the config of the model."""
-        return point.manifest_fields() | dict({} if self.base_config is None else self.base_config.added)
+        """What the manifest says of a point, with what was added to the config of the model, and where it runs."""
+        there = {} if self.place is None else {"launcher": str(self.place), "machine": self.place.machine}
+        return point.manifest_fields() | dict({} if self.base_config is None else self.base_config.added) | there
 
     def first_cause(self, result: Row) -> str | None:
         """What made the engine throw state away in a sound run, where that can be told."""
@@ -307,14 +345,16 @@ class Source(ABC):
 
     def fingerprint(self, results: Sequence[Row]) -> dict[str, str | None]:
         """What the figures were measured with, part by part. Where recorded logs are read, the machine is not known."""
-        bench, base = self.run.settings["bench"], self.base_config
+        bench, base, place = self.run.settings["bench"], self.base_config, self.place
+        digest_of = digest_program if place is None else place.digest_program
+        model_of = digest_model if place is None else place.digest_model
         return preset_fingerprint(
             self.preset,
             results,
-            machine=None if bench is None else describe_machine(),
-            binary=None if bench is None else digest_program(bench)[:16],
+            machine=None if bench is None else describe_machine() if place is None else place.machine,
+            binary=None if bench is None else digest_of(bench)[:16],
             base_config=None if base is None else digest_file(base.path)[:16],
-            model={} if base is None else digest_model(base) | {key: str(base.added[key]) for key in base.added},
+            model={} if base is None else model_of(base) | {key: str(base.added[key]) for key in base.added},
         )
 
     # -- decode speed ------------------------------------------------------------------------------------------------
@@ -601,9 +641,15 @@ class Launched(Source):
         self.folder, self._points = folder, points
         self._bench = bench_settings(settings, preset)
         self._other = bench_settings(settings, preset, "baseline-bench") if settings["baseline-bench"] else None
-        self.base_config = choose_base_config(settings, preset)
+        self.base_config, self.place = choose_base_config(settings, preset), choose_place(settings, preset)
         self._launcher = Launcher(
-            self.base_config, self._bench, folder, JsonSupport(), on_wait=run.progress.wait, keeps_outcomes=True
+            self.base_config,
+            self._bench,
+            folder,
+            JsonSupport(),
+            place=self.place,
+            on_wait=run.progress.wait,
+            keeps_outcomes=True,
         )
         launch_point = self._launcher.launch_point
         if settings["disturbed"] == "again" and choose_baseline(settings, preset).value not in ("paired", "none"):
@@ -658,10 +704,14 @@ class Launched(Source):
         return self._sweep.shared_run(point)
 
     def command(self, point: Point) -> str | None:
-        from pytest_h2o.bench.command import RunFiles, repeat_command
+        from pytest_h2o.bench.command import repeat_command
 
-        adapter, files = get_adapter(point.bench), RunFiles(self.folder, point.run_id)
-        return repeat_command(adapter.argv(self._bench, files, point, adapter.run_config(self.base_config, point)))
+        try:
+            return repeat_command(self._launcher.command(point))
+        except BenchError:
+            if self.place is None:
+                raise
+            return None  # a machine that is not reached: the item says so
 
     def write_dry_run(self) -> str:
         from pytest_h2o.bench.launch import write_dry_run
@@ -682,7 +732,7 @@ class Launched(Source):
     # -- pairs -------------------------------------------------------------------------------------------------------
 
     def flag_target(self, target: float | None) -> tuple[str, ...]:
-        if choose_baseline(self.run.settings, self.preset).value != "paired":
+        if choose_baseline(self.run.settings, self.preset).value != "paired" or self.place is not None:
             return ()
         path = calibration_path(self._bench, self.base_config)
         return flag_target(path, decode_budget(self.run.settings, self.preset), target)
@@ -759,6 +809,7 @@ class Launched(Source):
             self.run.progress.wait,
             point.allow_signs,
             partial(advise_layer_nums, self.base_config),
+            self.place,
         )
         seed = store.once(f"{key}/order", lambda: {"seed": secrets.randbelow(2**32)})["seed"]
         found = DemoComparison(point.run_id, point.trigger_min_tokens, seed, rounds, ())
@@ -783,6 +834,7 @@ class Launched(Source):
         what, rounds, said = f"{self.preset.name} demo", self.run.settings["demo-rounds"], {}
         for side in ("off", "on") if first == "AB" else ("on", "off"):
             config = build_run_config(self.base_config, replace(point, compressed=side == "on"))
+            config = config if self.place is None else self.place.config(self.base_config, config)
             with self.run.progress.step(what, f"{prompt.stem} {side}", unit="round", total=rounds, number=number):
                 said[side] = demo.say(f"{prompt.stem}_{number}_h2o_{side}", config, prompt)
         texts = compare_texts(prompt.stem, said["off"][1], said["on"][1])
@@ -806,8 +858,8 @@ class Launched(Source):
         lossless = {**point.lossless, **{k: v for k, v in CONFIG_KEYS.items() if k.startswith("kv_lossless_")}}
         checked = replace(point, run_id=name, repeat=1, h2o_log_stats=True, lossless=lossless)
         with tempfile.TemporaryDirectory(prefix="pytest-h2o-dump-") as dump_dir:
-            asked = {
-                "MNN_KV_DUMP_DIR": dump_dir,
+            asked: dict[str, str | Path] = {
+                "MNN_KV_DUMP_DIR": Path(dump_dir),
                 "MNN_KV_DUMP_RUN_ID": name,
                 "MNN_KV_DUMP_STAGE": "both",
                 "MNN_KV_DUMP_MAX_TOKENS": str(point.prompt_len + point.gen_len),

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pytest_h2o.bench.command import PATH_FIELDS, digest_files, digest_model, digest_program
 from pytest_h2o.bench.demo import find_prompts
-from pytest_h2o.bench.machine import describe_machine
+from pytest_h2o.bench.machine import Place, describe_machine
 from pytest_h2o.errors import (
     CodecError,
     H2OError,
@@ -231,7 +231,7 @@ _FORM = "4"
 def describe_asked(
     settings: Settings,
     nodeids: Sequence[str],
-    presets: Sequence[tuple[Preset, BaseConfig | None]],
+    presets: Sequence[tuple[Preset, BaseConfig | None, Place | None]],
     scopes: Sequence[tuple[Scope, Path]],
     code: Iterable[Path] = (),
 ) -> dict[str, str]:
@@ -246,18 +246,23 @@ def describe_asked(
     for name in ("bench", "baseline-bench", "demo"):
         if settings[name] is not None:
             asked[name.replace("-", " ")] = digest_program(settings[name])[:16]
-    for preset, base in presets:
+    for preset, base, place in presets:
+        if place is not None:
+            asked[f"machine of preset {preset.name}"] = place.machine
+            programs = (name for name in ("bench", "baseline-bench", "demo") if settings[name] is not None)
+            asked |= {f"{name} of preset {preset.name}": place.digest_program(settings[name])[:16] for name in programs}
         asked[f"preset {preset.name}"] = _digest(preset.model_dump(mode="json", exclude={"path"}))
         if base is not None:
             asked[f"base config of preset {preset.name}"] = digest_file(base.path)[:16]
-            asked |= {f"{part} of preset {preset.name}": digest for part, digest in digest_model(base).items()}
+            model = digest_model(base) if place is None else place.digest_model(base)
+            asked |= {f"{part} of preset {preset.name}": digest for part, digest in model.items()}
         said = {} if settings["demo"] is None else find_prompts(settings["demo-prompts"] or (), preset.prompt_file)
         if texts := [*_texts(preset, base), *said.items()]:
             asked[f"texts of preset {preset.name}"] = digest_files(texts)[:16]
     for scope, root in scopes:
         asked[f"scope {scope.name}"] = _digest(repr(replace(scope, path=None)))
         asked[f"dump of scope {scope.name}"] = _digest_folder(root)
-    made_by = _plugins((preset for preset, _ in presets), (scope for scope, _ in scopes))
+    made_by = _plugins((preset for preset, *_ in presets), (scope for scope, _ in scopes))
     asked |= {part: digest for part, thing in made_by if (digest := _digest_code(thing)) is not None}
     asked |= {f"version of {name}": version(name) for name in _PACKAGES}
     return {**asked, "machine": describe_machine(), "form of shared results": _FORM}
