@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -54,6 +53,19 @@ def decode(watcher: RuntimeLossless, held: LayerCache, steps: int, layers: tuple
 
 def taken(watcher: RuntimeLossless) -> list[tuple[int, int, int, int]]:
     return [(sample.layer, sample.kv_len, sample.start, sample.tokens) for sample in watcher.samples]
+
+
+@pytest.fixture
+def coding(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """While it is not set, what codes waits."""
+    go, encode = threading.Event(), GearV3.encode
+
+    def held_back(self: GearV3, stream: Stream) -> bytes:
+        assert go.wait(10)
+        return encode(self, stream)
+
+    monkeypatch.setattr(GearV3, "encode", held_back)
+    return go
 
 
 @pytest.mark.parametrize(
@@ -160,19 +172,11 @@ def test_other_threads_code_the_same_samples_in_the_same_order(threads: int) -> 
     assert lines[threads] == lines[0] != []
 
 
-def test_a_full_queue_skips_a_sample_and_tries_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    go = threading.Event()
-    encode = GearV3.encode
-
-    def held_back(self: GearV3, stream: Stream) -> bytes:
-        assert go.wait(10)
-        return encode(self, stream)
-
-    monkeypatch.setattr(GearV3, "encode", held_back)
+def test_a_full_queue_skips_a_sample_and_tries_it_again(coding: threading.Event) -> None:
     watcher = RuntimeLossless(replace(SETTINGS, async_threads=1, max_queue=1, runtime_mode="full"))
     held = filled(200)
     decode(watcher, held, 12)  # three samples are due, and the first is still being coded
-    go.set()
+    coding.set()
     watcher._await(watcher._queue[0])
     decode(watcher, held, 5)
     figures = watcher.finish()
@@ -226,42 +230,28 @@ def test_what_an_eviction_moves_before_it_is_dropped_stays() -> None:
     assert not np.isnan(held.keys).any()
 
 
-def test_decoding_waits_for_the_block_that_it_is_to_drop(monkeypatch: pytest.MonkeyPatch) -> None:
-    encode = GearV3.encode
-
-    def slow(self: GearV3, stream: Stream) -> bytes:
-        time.sleep(0.01)
-        return encode(self, stream)
-
-    monkeypatch.setattr(GearV3, "encode", slow)
+def test_decoding_waits_for_the_block_that_it_is_to_drop(coding: threading.Event) -> None:
+    threading.Timer(0.05, coding.set).start()
     watcher = RuntimeLossless(replace(SETTINGS, async_threads=1, runtime_mode="store"))
     decode(watcher, filled(60), 2)
     assert watcher.finish()["h2o_lossless_async_wait_us"] >= 10_000
 
 
-def test_words_are_those_of_the_moment_when_they_were_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_are_those_of_the_moment_when_they_were_taken(coding: threading.Event) -> None:
     """The cache moves its tokens while another thread still has to code them."""
-    go = threading.Event()
-    encode = GearV3.encode
-    sizes: dict[bool, list[int]] = {}
-
-    def held_back(self: GearV3, stream: Stream) -> bytes:
-        assert go.wait(10)
-        return encode(self, stream)
-
-    monkeypatch.setattr(GearV3, "encode", held_back)
-    for wait in (False, True):
-        go.clear() if wait else go.set()
+    sizes: list[list[int]] = []
+    for waits in (False, True):
+        coding.clear() if waits else coding.set()
         held = filled(60)
         held.keys[:, :40] = held.values[:, :40] = 1.0
         watcher = RuntimeLossless(replace(SETTINGS, async_threads=1, runtime_mode="full"))
         decode(watcher, held, 1)
         held.keep([(40, 20)])  # numbers that do not compress take the place of ones that do
-        go.set()
+        coding.set()
         watcher.finish()
-        sizes[wait] = [sample.coded_bytes for sample in watcher.samples]
-    assert sizes[True] == sizes[False]
-    assert sizes[True][0] < 200
+        sizes.append([sample.coded_bytes for sample in watcher.samples])
+    assert sizes[0] == sizes[1]
+    assert sizes[0][0] < 200
 
 
 @pytest.mark.parametrize("threads", [0, 1])
