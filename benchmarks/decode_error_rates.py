@@ -120,14 +120,12 @@ def simulate_noise(noise: Noise, replicates: int, seed: int) -> Iterable[Cell]:
 
 
 def simulate_budgets(replicates: int, seed: int) -> Iterable[Cell]:
-    """The paired verdict with more pairs, at 12 % a launch, with and without stopping when hope is lost."""
+    """The paired verdict with more pairs, at 12 % a launch."""
     for pairs in BUDGETS:
-        for futility in (Budget().futility, 0.0):
-            rule = f"{pairs} pairs" + ("" if futility else ", all spent")
-            for drop in DROPS:
-                values = draw_log_ratios(LAUNCH_SPREAD, drop, (replicates, pairs), seed)
-                outcomes = sequential(values, TARGET, Budget(pairs=pairs, futility=futility))
-                yield summarize("budgets", LAUNCH_SPREAD.name, rule, drop, outcomes)
+        for drop in DROPS:
+            values = draw_log_ratios(LAUNCH_SPREAD, drop, (replicates, pairs), seed)
+            outcomes = sequential(values, TARGET, Budget(pairs))
+            yield summarize("budgets", LAUNCH_SPREAD.name, f"{pairs} pairs", drop, outcomes)
 
 
 def simulate_times(replicates: int, seed: int) -> Iterable[Cell]:

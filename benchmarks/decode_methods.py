@@ -22,7 +22,7 @@ from decode_noise import NOISES
 from decode_rules import student_tail, t_statistic
 
 from pytest_h2o.gate.decode import DEFAULT_CONFIDENCE, DEFAULT_PAIRS
-from pytest_h2o.gate.sequential import FAIL_POWER, PASS_POWER, critical_counts
+from pytest_h2o.gate.sequential import LOOKS_AT_ALL, critical_counts
 
 Floats = npt.NDArray[np.float64]
 Stops = npt.NDArray[np.bool_]
@@ -30,6 +30,7 @@ Method = Callable[[Floats, float], Stops]
 """Values `[comparisons, pairs]` and the power of spending, to: is the centre above 0 at this look? `[..., pairs]`."""
 DROPS = (0.0, 0.05, 0.10, 0.20)
 ALPHA = 1 - DEFAULT_CONFIDENCE
+SPENT = LOOKS_AT_ALL.fails.share * ALPHA
 CONTINUOUS = np.linspace(1.0, 0.0, 100_001)[:-1]
 NEVER = 10**9
 
@@ -55,7 +56,7 @@ def truncated_ranks(share: float) -> Method:
     def stops(values: Floats, power: float) -> Stops:
         pairs = values.shape[1]
         above = np.zeros(values.shape, dtype=bool)
-        for n, count in enumerate(critical_counts(pairs, ALPHA, power, tail), start=1):
+        for n, count in enumerate(critical_counts(pairs, SPENT, power, tail_of=tail), start=1):
             ranks = np.abs(values[:, :n]).argsort(axis=1).argsort(axis=1)
             statistic = (scores(n)[ranks] * (values[:, :n] > 0)).sum(axis=1)
             above[:, n - 1] = statistic >= (NEVER if count is None else count)
@@ -67,7 +68,8 @@ def truncated_ranks(share: float) -> Method:
 def student(values: Floats, power: float) -> Stops:
     """Student's t-test with spending: right for normal noise only."""
     above = np.zeros(values.shape, dtype=bool)
-    for n, count in enumerate(critical_counts(values.shape[1], ALPHA, power, lambda n: CONTINUOUS), start=1):
+    counts = critical_counts(values.shape[1], SPENT, power, tail_of=lambda n: CONTINUOUS)
+    for n, count in enumerate(counts, start=1):
         if count is not None and n > 1:
             above[:, n - 1] = student_tail(t_statistic(values[:, :n], 0.0), n - 1) <= CONTINUOUS[count]
     return above
@@ -114,7 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             for drop in DROPS:
                 shape = (arguments.replicates, DEFAULT_PAIRS)
                 gaps = draw_log_ratios(noise, drop, shape, arguments.seed) - target_log
-                fails, passes = first_stop(method(gaps, FAIL_POWER)), first_stop(method(-gaps, PASS_POWER))
+                fails = first_stop(method(gaps, LOOKS_AT_ALL.fails.power))
+                passes = first_stop(method(-gaps, LOOKS_AT_ALL.passes.power))
                 spent = np.minimum(np.minimum(fails, passes), DEFAULT_PAIRS)
                 shares = f"{100 * (passes < fails).mean():.1f} / {100 * (fails < passes).mean():.1f}"
                 row.append(f"{shares}<br>{np.median(spent):.0f} ({spent.mean():.1f})")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,13 +65,16 @@ def recorded_within_run() -> Draw:
     return drawn
 
 
-def recorded_rows() -> list[tuple[float, float]]:
-    """Decode tok/s of the recorded sweep: mean and deviation inside a run, of every row."""
+def recorded_rows(logs: Iterable[str] | None = None) -> list[tuple[float, float]]:
+    """Decode tok/s, mean and deviation inside a run, of every row of these logs, or of the recorded sweep."""
+    if logs is None:
+        folder = RECORDINGS / "smollm2-135m" / "target_ratio_v3" / "logs"
+        logs = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.log"))]
     rows = []
-    for log in sorted((RECORDINGS / "smollm2-135m" / "target_ratio_v3" / "logs").glob("*.log")):
-        match = re.search(r"<br>([\d.]+) ± ([\d.]+) \|", log.read_text(encoding="utf-8"))
+    for log in logs:
+        match = re.search(r"<br>([\d.]+) ± ([\d.]+) \|", log)
         if match is None:
-            raise ValueError(f"{log} has no decode speed")
+            raise ValueError("a log has no decode speed")
         rows.append((float(match[1]), float(match[2])))
     return rows
 

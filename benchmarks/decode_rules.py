@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
-from pytest_h2o.gate.decode import DEFAULT_CONFIDENCE, FUTILITY_FROM_PAIRS, Budget
-from pytest_h2o.gate.sequential import Plan, chance_of_verdict, look_at, make_plan, walsh_averages
+from pytest_h2o.gate.decode import DEFAULT_CONFIDENCE, Budget
+from pytest_h2o.gate.sequential import GIVES_UP, LOOKS_AT_ALL, Look, Plan, Rule, look_at, make_plan, walsh_averages
 
 Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 PASS, INCONCLUSIVE, FAIL = 1, 0, -1
 STUDENT_GRID = np.linspace(0.0, 200.0, 200_001)
 
@@ -33,21 +36,51 @@ class Outcomes:
     launches: npt.NDArray[np.int64]
 
 
-def sequential(values: Floats, target: float, budget: Budget, confidence: float = DEFAULT_CONFIDENCE) -> Outcomes:
+def sequential(
+    values: Floats, target: float, budget: Budget, confidence: float = DEFAULT_CONFIDENCE, rule: Rule = GIVES_UP
+) -> Outcomes:
     """The paired verdict and its policy of stopping, on log ratios `[comparisons, pairs]`."""
+    plan = make_plan(budget.pairs, confidence, rule)
+    target_log = -math.log1p(-target)
+    return _stopping(values, target_log, plan, lambda walsh, n, look: plan.gives_up(walsh, n, target_log))
+
+
+def sequential_before(
+    values: Floats, target: float, budget: Budget, confidence: float = DEFAULT_CONFIDENCE
+) -> Outcomes:
+    """The paired verdict of comparisons of version 1: from 8 pairs on it stopped at a chance below 2 %."""
+    plan, target_log = make_plan(budget.pairs, confidence, LOOKS_AT_ALL), -math.log1p(-target)
+
+    def stops(walsh: Floats, n: int, look: Look) -> Flags:
+        if not 8 <= n < plan.pairs:
+            return np.zeros(len(walsh), dtype=bool)
+        moves = look.spread * math.sqrt(1 / n - 1 / plan.pairs) + 1e-12
+        error, gap = look.spread / math.sqrt(plan.pairs), look.centre - target_log
+        fail_z, pass_z = plan.final_z
+        below: Flags = normal_law((gap - fail_z * error) / moves) + normal_law((-gap - pass_z * error) / moves) < 0.02
+        return below
+
+    return _stopping(values, target_log, plan, stops)
+
+
+def normal_law(z: Floats) -> Floats:
+    """P(Z <= z) of a standard normal value."""
+    return np.asarray(np.vectorize(NormalDist().cdf, otypes=[np.float64])(z))
+
+
+def _stopping(
+    values: Floats, target_log: float, plan: Plan, gives_up: Callable[[Floats, int, Look], Flags]
+) -> Outcomes:
     count, pairs = values.shape
-    plan = make_plan(budget.pairs, confidence)
     outcome = np.zeros(count, dtype=np.int64)
     spent = np.full(count, pairs)
     going = np.arange(count)
     walsh = walsh_averages(values)
-    target_log = -math.log1p(-target)
     for n in range(1, pairs + 1):
-        look = look_at(walsh[going, : n * (n + 1) // 2], n, plan)
+        averages = walsh[going, : n * (n + 1) // 2]
+        look = look_at(averages, n, plan)
         said = np.where(look.low > target_log, FAIL, np.where(look.high < target_log, PASS, INCONCLUSIVE))
-        stops = said != INCONCLUSIVE
-        if budget.futility > 0 and FUTILITY_FROM_PAIRS <= n < plan.pairs:
-            stops |= chance_of_verdict(look, n, target_log, plan) < budget.futility
+        stops = (said != INCONCLUSIVE) | gives_up(averages, n, look)
         outcome[going], spent[going[stops]] = said, n
         going = going[~stops]
     return Outcomes(outcome, 2 * spent)

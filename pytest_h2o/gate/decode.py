@@ -30,11 +30,12 @@ from pytest_h2o.errors import H2OError, NotMeasured, StoreError, UsageError
 from pytest_h2o.files import load
 from pytest_h2o.gate.sequential import (
     CHANCE_WANTED_Z,
+    GIVES_UP,
+    LOOKS_AT_ALL,
     MAX_PAIRS,
     SPREAD_FROM_PAIRS,
-    Look,
     Plan,
-    chance_of_verdict,
+    Rule,
     look_at,
     make_plan,
     pairs_for_verdict,
@@ -137,7 +138,6 @@ def plan_order(pairs: int, seed: int) -> tuple[Order, ...]:
 Outcome = Literal["pass", "fail", "inconclusive"]
 DEFAULT_PAIRS = 20
 DEFAULT_CONFIDENCE = 0.95
-FUTILITY_FROM_PAIRS = 8
 UNLIKE_PAIRS = 2
 """So many pairs, all of them unlike, and no other: what makes them unlike is no accident, and more would not help."""
 
@@ -215,21 +215,17 @@ class Budget:
         Seconds, at most; None without a limit. Ends a comparison early and leaves its error rates as they are.
     spare_pairs : int
         Pairs that may be launched again because they could not be compared.
-    futility : float
-        Stop once the chance that the remaining pairs bring a clear verdict falls below this; 0 to spend all pairs.
     """
 
     pairs: int = DEFAULT_PAIRS
     elapsed_s: float | None = None
     spare_pairs: int = 5
-    futility: float = 0.02
 
     def __post_init__(self) -> None:
         checks = (
             ("pairs", 1 <= self.pairs <= MAX_PAIRS, f"1 to {MAX_PAIRS}"),
             ("elapsed_s", self.elapsed_s is None or self.elapsed_s > 0, "a positive number of seconds, or None"),
             ("spare_pairs", self.spare_pairs >= 0, "0 or more"),
-            ("futility", 0 <= self.futility < 0.5, "a probability from 0 to below 0.5"),
         )
         for name, holds, expected in checks:
             if not holds:
@@ -265,9 +261,10 @@ def judge(
     *,
     planned_pairs: int = DEFAULT_PAIRS,
     confidence: float = DEFAULT_CONFIDENCE,
+    rule: Rule = GIVES_UP,
 ) -> DecodeVerdict:
     """The verdict on pairs in launch order; may be asked after every pair."""
-    return _judge(pairs, target, make_plan(planned_pairs, confidence))[1]
+    return _judge(pairs, target, make_plan(planned_pairs, confidence, rule))[1]
 
 
 def next_action(
@@ -278,17 +275,15 @@ def next_action(
     confidence: float = DEFAULT_CONFIDENCE,
     elapsed_s: float = 0.0,
 ) -> Action:
-    """Launch another pair, or stop: the verdict is clear, the budget is spent, or no hope is left within it.
+    """Launch another pair, or stop: the verdict is clear, the budget is spent, or little hope is left within it.
 
     `elapsed_s` is the time spent on `pairs`, in seconds. Raises as `judge` does.
     """
     plan = make_plan(budget.pairs, confidence)
-    look, verdict = _judge(pairs, target, plan)
+    given_up, verdict = _judge(pairs, target, plan)
     stop = _reason_to_stop(pairs, budget, plan, verdict, elapsed_s)
-    if stop is None and look is not None and verdict.pairs >= FUTILITY_FROM_PAIRS:
-        chance = float(chance_of_verdict(look, verdict.pairs, _target_log(target), plan))
-        if chance < budget.futility:
-            stop = f"the chance of a clear verdict within {plan.pairs} pairs has fallen to {chance:.1%}"
+    if stop is None and given_up:
+        stop = f"the chance of a clear verdict within {plan.pairs} pairs has fallen below {GIVES_UP.hope:.0%}"
     return Action(stop is None, stop or f"not clear after {verdict.pairs} of {_count(plan.pairs)}", verdict)
 
 
@@ -322,8 +317,8 @@ def _target_log(target: float) -> float:
     return -math.log1p(-target)
 
 
-def _judge(pairs: Sequence[Pair], target: float, plan: Plan) -> tuple[Look | None, DecodeVerdict]:
-    """The last look at the pairs, and the verdict on all looks."""
+def _judge(pairs: Sequence[Pair], target: float, plan: Plan) -> tuple[bool, DecodeVerdict]:
+    """Whether the comparison is given up, and the verdict on all looks up to there."""
     target_log, values = _target_log(target), log_ratios(pairs)
     if len(values) > plan.pairs:
         raise UsageError(
@@ -332,21 +327,24 @@ def _judge(pairs: Sequence[Pair], target: float, plan: Plan) -> tuple[Look | Non
             expected=f"{plan.pairs} at most",
             hint="fix the number of pairs before the first one, and start a new comparison for more",
         )
-    walsh = walsh_averages(values)
-    looks = [look_at(walsh[: n * (n + 1) // 2], n, plan) for n in range(1, len(values) + 1)]
-    # Every look's interval holds at all looks together, so the drop lies in all of them.
-    low = max((float(look.low) for look in looks), default=-math.inf)
-    high = min((float(look.high) for look in looks), default=math.inf)
+    walsh, low, high, given_up = walsh_averages(values), -math.inf, math.inf, False
+    for n in range(1, len(values) + 1):
+        averages = walsh[: n * (n + 1) // 2]
+        look = look_at(averages, n, plan)
+        # Every look's interval holds at all looks together, so the drop lies in all of them.
+        low, high = max(low, float(look.low)), min(high, float(look.high))
+        if given_up := low <= target_log <= high and bool(plan.gives_up(averages, n, target_log)):
+            break
     contradiction = low > high
     outcome: Outcome = "inconclusive"
     if not contradiction:
         outcome = "fail" if low > target_log else "pass" if high < target_log else "inconclusive"
-    last = looks[-1] if looks else None
+    last = look_at(walsh, len(values), plan) if len(values) else None
     needed = None
     if last is not None and outcome == "inconclusive" and not contradiction:
         needed = pairs_for_verdict(float(last.centre) - target_log, float(last.spread), plan)
         needed = None if needed is None else max(needed, len(values) + 1)
-    return last, DecodeVerdict(
+    return given_up, DecodeVerdict(
         outcome=outcome,
         drop=_drop(float(last.centre)) if last is not None else None,
         low=None if contradiction else _drop(low),
@@ -528,7 +526,8 @@ class PairedComparison:
     stopped: str = ""
     elapsed_s: float = 0.0
     notes: tuple[str, ...] = ()
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2
+    """1: made by a rule that looked at all pairs, and judged by it."""
 
     @property
     def launches(self) -> int:
@@ -541,7 +540,8 @@ class PairedComparison:
 
     def judge(self, target: float) -> DecodeVerdict:
         """The verdict of these pairs on a largest allowed drop, a fraction."""
-        return judge(self.pairs, target, planned_pairs=self.planned_pairs)
+        rule = LOOKS_AT_ALL if self.version == 1 else GIVES_UP
+        return judge(self.pairs, target, planned_pairs=self.planned_pairs, rule=rule)
 
     def median_tok_per_s(self, side: Literal["baseline", "candidate"]) -> float | None:
         """Median decode speed of one side in the pairs that could be compared; None without one."""

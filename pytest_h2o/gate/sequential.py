@@ -13,17 +13,26 @@ analysis of group sequential tests based on the type I error spending rate funct
 test gives an interval at every look that holds at all looks together (C. Jennison and B. W. Turnbull, 1989, "Interim
 analyses: the repeated confidence interval approach", Journal of the Royal Statistical Society B 51).
 
+A comparison is given up where neither answer is likely any more, by a rule on the same statistic. It is part of the
+plan: pairs beyond it do not count, so what would have crossed there spends no error, and the critical values are lower
+for it (binding futility bounds; S. Pampallona and A. A. Tsiatis, 1994, "Group sequential designs for one-sided and
+two-sided hypothesis testing with provision for early stopping in favor of the null hypothesis", Journal of Statistical
+Planning and Inference 42). The chance of an answer is the predictive power, with a flat prior, of D. J. Spiegelhalter,
+L. S. Freedman and P. R. Blackburn (1986, "Monitoring clinical trials: conditional or predictive power?", Controlled
+Clinical Trials 7).
+
 The tail at a single look is exact. How the looks hang together is taken from Brownian motion with the exact
 covariance of the statistic, integrated look by look (P. Armitage, C. K. McPherson and B. C. Rowe, 1969, "Repeated
 significance tests on accumulating data", Journal of the Royal Statistical Society A 132). That understates the true
-crossing probability by up to a tenth, so only `SPENT_SHARE` of alpha is spent. Since the true law is the same for every
+crossing probability by up to a tenth, so only a share of alpha is spent. Since the true law is the same for every
 noise, one simulation checks it for all: the tests hold that no plan there crosses more often than it promises.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from statistics import NormalDist
@@ -37,13 +46,45 @@ from pytest_h2o.inputs.options import MAX_DECODE_PAIRS
 Floats = npt.NDArray[np.float64]
 MAX_PAIRS = MAX_DECODE_PAIRS
 LOWEST_CONFIDENCE, HIGHEST_CONFIDENCE = 0.8, 0.995
-FAIL_POWER = 0.7
-"""Spends early on the side that fails: a large slow-down is seen after 6 or 7 pairs. Chosen by simulation."""
 
-PASS_POWER = 2.0
-"""Spends late on the side that passes: small gaps need many pairs anyway. Chosen by simulation."""
 
-SPENT_SHARE = 0.9
+@dataclass(frozen=True)
+class Spending:
+    """How the error of an answer is spent: this share of it, as (n / planned) ** power after n pairs.
+
+    The rest of the share is kept for what Brownian motion understates.
+    """
+
+    power: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a plan spends its error over its looks, and when it gives up. The figures are chosen by simulation.
+
+    Attributes
+    ----------
+    fails : Spending
+        Early, with a small power: a large slow-down is seen after 6 or 7 pairs.
+    passes : Spending
+        Late, with a large power: small gaps need many pairs anyway.
+    hope : float
+        The comparison is given up where the chance of an answer within the plan is smaller; 0 to look at all pairs.
+    """
+
+    fails: Spending
+    passes: Spending
+    hope: float
+
+
+GIVES_UP = Rule(Spending(0.6, 0.9), Spending(2.0, 0.87), hope=0.18)
+LOOKS_AT_ALL = Rule(Spending(0.7, 0.9), Spending(2.0, 0.9), hope=0.0)
+"""For pairs that are all there, however they look; and the rule of comparisons of version 1."""
+
+SPREAD_FROM_PAIRS = 6
+"""Fewer pairs say too little about the noise to foretell anything."""
+
 _GRID_POINTS = 401
 _GRID_REACH = 6.0  # standard deviations: 1e-9 of the mass lies beyond
 _NORMAL = NormalDist()
@@ -62,12 +103,21 @@ class Plan:
     fail_counts, pass_counts : tuple of (int or None)
         Entry n - 1 is for the look after n pairs: so many Walsh averages must lie above (below) a value for it to be
         rejected as too small (too large). None: at this look nothing can be rejected.
+    hope_counts : tuple of (int or None)
+        The comparison is given up at a look where neither so many averages lie above the target nor below it.
     """
 
     pairs: int
     confidence: float
     fail_counts: tuple[int | None, ...]
     pass_counts: tuple[int | None, ...]
+    hope_counts: tuple[int | None, ...]
+
+    def gives_up(self, walsh: Floats, n: int, target: float) -> npt.NDArray[np.bool_]:
+        """Whether an answer on the target has become unlikely after n pairs: `[...]`, of `[..., n (n + 1) / 2]`."""
+        above, below = (walsh > target).sum(axis=-1), (walsh < target).sum(axis=-1)
+        given_up: npt.NDArray[np.bool_] = np.maximum(above, below) < (self.hope_counts[n - 1] or 0)
+        return given_up
 
     @property
     def can_decide(self) -> bool:
@@ -108,7 +158,7 @@ def fixed_count(pairs: int, alpha: float) -> int | None:
 
 
 @cache
-def make_plan(pairs: int, confidence: float) -> Plan:
+def make_plan(pairs: int, confidence: float, rule: Rule = GIVES_UP) -> Plan:
     """Critical values for a comparison of at most `pairs` pairs, looked at after each one."""
     if not 1 <= pairs <= MAX_PAIRS:
         raise UsageError(
@@ -123,22 +173,46 @@ def make_plan(pairs: int, confidence: float) -> Plan:
             expected=f"{LOWEST_CONFIDENCE} to {HIGHEST_CONFIDENCE}",
         )
     alpha = 1.0 - confidence
-    return Plan(pairs, confidence, critical_counts(pairs, alpha, FAIL_POWER), critical_counts(pairs, alpha, PASS_POWER))
+    hopes = hope_counts(pairs, confidence, rule.hope)
+    fails, passes = (critical_counts(pairs, one.share * alpha, one.power, hopes) for one in (rule.fails, rule.passes))
+    return Plan(pairs, confidence, fails, passes, hopes)
+
+
+def hope_counts(pairs: int, confidence: float, hope: float) -> tuple[int | None, ...]:
+    """The smallest counts with which an answer at the last look has a chance of at least `hope` (see `Plan`)."""
+    wanted = _NORMAL.inv_cdf(confidence)
+
+    def chance(count: int, n: int) -> float:
+        z, root, moves = normal_quantile(count, n), math.sqrt(pairs / n), math.sqrt(pairs / n - 1)
+        return sum(_NORMAL.cdf((side * root - wanted) / moves) for side in (z, -z))
+
+    counts: list[int | None] = []
+    for n in range(1, pairs):
+        size = n * (n + 1) // 2
+        middle = (size + 1) // 2
+        count = middle + bisect_left(range(middle, size), hope, key=lambda count: chance(count, n))
+        counts.append(None if count == middle or n < SPREAD_FROM_PAIRS else count)
+    return (*counts, None)
 
 
 def critical_counts(
-    pairs: int, alpha: float, power: float, tail_of: Callable[[int], Floats] = signed_rank_tail
+    pairs: int,
+    alpha: float,
+    power: float,
+    hopes: Sequence[int | None] = (),
+    tail_of: Callable[[int], Floats] = signed_rank_tail,
 ) -> tuple[int | None, ...]:
-    """The smallest counts that keep the error spent up to each look within its share (see the module).
+    """The smallest counts that keep the error spent after n pairs within alpha * (n / pairs) ** power (see the module).
 
-    `tail_of` gives the tail of the statistic after n pairs, for a statistic other than the signed-rank one.
+    `hopes` says of each look where the comparison is given up. `tail_of` gives the tail of the statistic after n pairs,
+    for a statistic other than the signed-rank one.
     """
     counts: list[int | None] = []
     mass, spent = _Mass(), 0.0
     for n in range(1, pairs + 1):
         time = _information(n)
         reach = _GRID_REACH * math.sqrt(time)
-        room = SPENT_SHARE * alpha * (n / pairs) ** power - spent
+        room = alpha * (n / pairs) ** power - spent
         first, bounds = _candidate_bounds(tail_of(n), n, alpha)
         crossing = mass.above(bounds, time, reach)
         fitting = np.nonzero(crossing <= room)[0]
@@ -148,6 +222,9 @@ def critical_counts(
             mass = mass.stopped_above(float(bounds[fitting[0]]), time, reach)
         else:
             counts.append(None)
+            mass = mass.stopped_above(reach, time, reach)
+        if hopes and (hope := hopes[n - 1]) is not None:
+            mass = mass.stopped_within(normal_quantile(hope, n) * math.sqrt(time))
     return tuple(counts)
 
 
@@ -197,9 +274,10 @@ class _Mass:
         weights[[0, -1]] /= 2
         return _Mass(time, grid, weights)
 
+    def stopped_within(self, bound: float) -> _Mass:
+        """The same, without what is nearer to 0 than the bound."""
+        return _Mass(self.time, self.points, np.where(np.abs(self.points) < bound, 0.0, self.weights))
 
-SPREAD_FROM_PAIRS = 6
-"""Fewer pairs say too little about the noise to foretell anything."""
 
 _SPREAD_ALPHA = 0.16
 _MOST_PAIRS_FORETOLD = 5000
@@ -262,28 +340,6 @@ def look_at(walsh: Floats, n: int, plan: Plan) -> Look:
         high=infinite if pass_count is None else ordered[..., pass_count - 1],
         spread=spread,
     )
-
-
-def chance_of_verdict(look: Look, n: int, target: float, plan: Plan) -> Floats:
-    """Chance that the pairs still planned will bring a clear verdict, as far as the n so far can tell.
-
-    The final estimate is foretold as normal around the present one, and compared with what the last look asks for: the
-    predictive power of D. J. Spiegelhalter, L. S. Freedman and P. R. Blackburn (1986, "Monitoring clinical trials:
-    conditional or predictive power?", Controlled Clinical Trials 7) with a flat prior. 1 where the spread is not known.
-    """
-    if n >= plan.pairs:
-        return np.zeros_like(look.centre)
-    moves = look.spread * math.sqrt(1 / n - 1 / plan.pairs) + _NO_MOVE
-    fail_z, pass_z = plan.final_z
-    error = look.spread / math.sqrt(plan.pairs)
-    fails = _normal_cdf((look.centre - target - fail_z * error) / moves)
-    passes = _normal_cdf((target - look.centre - pass_z * error) / moves)
-    chance: Floats = np.where(np.isnan(look.spread), 1.0, fails + passes)
-    return chance
-
-
-def _normal_cdf(z: Floats) -> Floats:
-    return np.asarray(np.vectorize(lambda value: 0.5 * math.erfc(-value / math.sqrt(2)), otypes=[np.float64])(z))
 
 
 def pairs_for_verdict(gap: float, spread: float, plan: Plan) -> int | None:

@@ -281,7 +281,7 @@ def test_a_comparison_is_kept_and_read_back() -> None:
     value = json.loads(json.dumps(plain(found)))
     assert PairedComparison.from_json(value) == found
     for broken in (
-        {**value, "version": 2},
+        {**value, "version": 3},
         {**value, "pairs": [{**value["pairs"][0], "baseline": {}}]},
         {**value, "planned_pairs": 1},
         {key: v for key, v in value.items() if key != "seed"},
