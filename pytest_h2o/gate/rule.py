@@ -317,13 +317,16 @@ def worst_verdict(verdicts: Sequence[DecodeVerdict]) -> DecodeVerdict:
     return min(verdicts, key=lambda verdict: -math.inf if verdict.drop is None else verdict.target - verdict.drop)
 
 
-def joint_interval(others: Margins, verdicts: Sequence[DecodeVerdict], *, inconclusive_fails: bool) -> Interval:
+def joint_interval(others: Margins, verdicts: Sequence[DecodeVerdict], *, inconclusive_fails: bool) -> Interval | None:
     """The smallest margin of the timed row, with the interval that its slow-down gives it; one verdict a workload.
 
     `others` are its margins over the other targets. The joint rule holds if those are held and each decode verdict is
-    a pass; it is missed if one of those is missed or a verdict is a fail; else it is inconclusive.
+    a pass; it is missed if one of those is missed or a verdict is a fail; else it is inconclusive. Where a value is
+    missing the margin has no interval, and is missed.
     """
     margins = others.by_metric.values()
+    if -math.inf in margins:
+        return None
     lows = [None if verdict.high is None else verdict.target - verdict.high for verdict in verdicts]
     highs = [verdict.target - verdict.low for verdict in verdicts if verdict.low is not None]
     low = None if None in lows else min([*margins, *(bound for bound in lows if bound is not None)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import itertools
 import json
 import os
 import re
@@ -64,8 +66,9 @@ class Project:
     def copy_recordings(self) -> Path:
         """The recordings as files of this project's own, for a test to damage; the ini file points to them."""
         folder = self.path / "recordings"
-        shutil.copytree(RECORDINGS, folder)
-        self.write_ini(h2o_logs="recordings")
+        if not folder.exists():
+            shutil.copytree(RECORDINGS, folder)
+            self.write_ini(h2o_logs="recordings")
         return folder / "target_ratio_v3"
 
     def copy_dump(self) -> Path:
@@ -92,6 +95,13 @@ class Project:
         }
         self.write_ini(h2o_threads="2", h2o_set="model_layers=30", h2o_disturbed="keep")  # tests run beside others
         return ("--h2o-bench=llm_bench", "--h2o-base-config=model.json")
+
+    def make_demo(self) -> tuple[str, ...]:
+        """A fake bench and a fake llm_demo, which does what `FAKE_DEMO` says; the options for both."""
+        bench, demo = self.make_bench(), self.path / "llm_demo"
+        demo.write_text(f"#!{sys.executable} -IS\n" + FAKE_DEMO.read_text())
+        demo.chmod(0o755)
+        return (*bench, "--h2o-demo=llm_demo")
 
     def launches(self) -> list[str]:
         """Run ids in the order in which the fake bench was launched."""
@@ -189,6 +199,78 @@ def check_failed(project: Project, result: pytest.RunResult, *items: str) -> Non
     assert set(project.failed()) == set(items)
     assert project.summary()["overall_pass"] is False
     assert json.loads((project.run_dir() / "run.json").read_text())["overall_pass"] is False
+
+
+def refusal(project: Project, result: pytest.RunResult) -> str:
+    """The whole text of a usage error, before which nothing was launched or written."""
+    check_no_traceback(result)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR, result.outlines
+    assert project.runs() == project.launches() == []
+    start = next(n for n, line in enumerate(result.outlines) if line.startswith("ERROR: "))
+    # Where standard output is buffered what stood on it before the error comes after it.
+    told = itertools.takewhile(lambda line: not line.startswith("===="), result.outlines[start:])
+    collected = any(line.startswith("collected ") for line in result.outlines)
+    return plain("\n".join(["after collection" if collected else "at once", *filter(None, told)]), project)
+
+
+SAID_EVERYWHERE = re.compile(
+    r" *(note:? +(first cause: |decode speeds are not alike|quality is left out|timings are not compared;"
+    r"|\d+ of \d+ rows: output not kept)|lossless coding at run time, |warnings? |log |config )|.*\bdisturbed\b"
+)
+"""Lines that most failures and most gates have alike, and those that others on the machine bring about."""
+
+
+def verdict(project: Project, result: pytest.RunResult, *told: str) -> str:
+    """How a gate ended, in words: what failed and why, the last lines, and what is said of the items `told`.
+
+    The artifacts say the same: summary.json and run.json of the verdict, summary.md and report.html of each reason.
+    """
+    check_no_traceback(result)
+    folder = max(project.runs(), key=lambda path: path.stat().st_mtime_ns)
+    summary = project.summary(folder)
+    assert json.loads((folder / "run.json").read_text())["overall_pass"] == summary["overall_pass"]
+    assert result.ret == (summary["overall_pass"] is False), result.outlines
+    reasons = [one["why"] for one in (*summary["failed"], *summary["left_out_on_purpose"])] + summary["incomplete_for"]
+    for report in filter(Path.exists, (folder / "summary.md", folder / "report.html")):
+        text = html.unescape(report.read_text()).replace("\\", "")
+        assert [why for why in reasons if " ".join(why.split()) not in text] == []
+    counts = {name: count for name, count in result.parseoutcomes().items() if name != "deselected"}
+    lines = [f"exit {result.ret}: {counts}"]
+    lines += [f"{name}: {preset['rules']}" for name, preset in summary["presets"].items() if "rules" in preset]
+    lines += [f"{one['item'].split('::')[-1]}: {one['why']}" for one in summary["failed"]]
+    shown = "\n".join(result.outlines).rpartition(" h2o ====")[2].partition("\n")[2]
+    last = shown[: shown.index("\n", shown.index("\ngate ") + 1)]
+    lines += re.sub(r"\n(?:  |      )(?=\S)", " ", last).splitlines()
+    for item in told:
+        lines += ["", f"{item}:", *failure_lines(result, item)]
+    return plain("\n".join(line for line in lines if not SAID_EVERYWHERE.match(line)), project)
+
+
+def failure_lines(result: pytest.RunResult, item: str) -> list[str]:
+    """What we say of a failed item: the error or the comparison, and the diagnosis."""
+    error, _, diagnosis = re.sub(r"\n {11}(?=\S)", " ", failure_of(result, item)).partition(" h2o diagnosis ")
+    compared = [line for line in error.splitlines() if line.startswith("E  ")]
+    return [*(compared or error.rstrip("-").splitlines()), *diagnosis.splitlines()[1:]]
+
+
+def plain(text: str, project: Project) -> str:
+    """The text with what differs from run to run by name: folders, runs, seconds."""
+    for name, place in (("PROJECT", project.path), ("ROOT", ROOT)):
+        text = text.replace(str(place), name)
+    text = re.sub(r"\d{8}-\d{6}-[0-9a-f]{6}", "RUN", text)
+    text = re.sub(r"\d{4}-\d\d-\d\dT[\d:]+\+00:00", "TIME", text)
+    return re.sub(r"\d+\.\d s\b", "S s", text)
+
+
+def add_plugin(project: Project, *lines: str, gate: str = "") -> None:
+    """A conftest of these lines beside the gates, able to import the examples, and a gate in the gate file."""
+    gates = project.path / "gates"
+    for name in ("my_codec.py", "my_metric.py", "my_section.py"):
+        shutil.copy(ROOT / "docs" / "examples" / name, gates)
+    conftest = ["import pathlib, sys", "sys.path.insert(0, str(pathlib.Path(__file__).parent))", *lines]
+    (gates / "conftest.py").write_text("\n".join(conftest) + "\n")
+    with (gates / "test_sweep.py").open("a") as file:
+        file.write(gate)
 
 
 def replace_in(path: Path, old: str, new: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.cli.main import main
 from pytest_h2o.report.changes import escape
@@ -18,16 +19,16 @@ from pytest_h2o.run.history import (
     baseline_path,
     read_baseline,
     read_history,
-    record_to_json,
     save_baseline,
 )
-from tests.plugin.project import RECORDINGS, Project, log_of, replace_in, unwrapped
+from tests.plugin.project import RECORDINGS, Project, log_of, replace_in, unwrapped, verdict
 from tests.records import make_record, make_subject
 
 SCOPE = ("-k", "front2_grouped")
 """One scope with its three items: what runs fastest."""
 
 BOTH = "target_ratio_v3 and not bench or front2_grouped"
+REGRESSION = "test_no_regression[front2_grouped_192_8]"
 WORSE = ("--h2o-set", "adaptive_block_seq=16")
 """The codec in a setting that costs 1 % of the ratio, far above the target of 1.3."""
 
@@ -83,60 +84,31 @@ def changed(record: RunRecord, run: str, factor: float, *, held: bool) -> RunRec
     return dataclasses.replace(record, run=run, subjects=(dataclasses.replace(subject, figures=figures, held=held),))
 
 
-def test_a_regression_is_a_failing_item(after_one: Project) -> None:
+def test_a_regression_is_a_failing_item(after_one: Project, snapshot: SnapshotAssertion) -> None:
     """Under xdist, where every process must be held against the same run."""
     project = after_one
-    (first,) = history(project)
     # One column of one row is worse in its last digit; every threshold still holds.
     replace_in(log_of(project.copy_recordings(), 12), "| 3.380 ± 0.019 |", "| 3.379 ± 0.019 |")
     result = project.run("-n2", "-k", BOTH, "--h2o-compare", "all")
-    assert result.ret == 1
-    assert result.parseoutcomes()["passed"] == 6
-    assert result.parseoutcomes()["failed"] == 1
-    result.stdout.fnmatch_lines(
-        [
-            "*test_no_regression[[]target_ratio_v3[]]*",
-            "*h2o diagnosis*",
-            "preset target_ratio_v3: worse than an earlier run",
-            f"compared   with all (run {first.run}), ended {first.ended}",
-            "figures    1 worse, 242 equal",
-            "  WORSE    p512_g128_k0.3_b8_lr3.4-*: lossy ratio 3.380 -> 3.379 (-0.03 %)",
-            "allow      --h2o-compare-fail=h2o_lossy:PERCENT lets it be worse by that much",
-            "accept     run with --h2o-save=all --h2o-overwrite alone: *",
-            "note       timings are not compared; preset: * then, * now; not known:*",
-            "repeat     pytest 'gates/test_regression.py::test_no_regression[[]target_ratio_v3[]]' --h2o-compare=all",
-            "target_ratio_v3 * FAIL * 1 worse",
-            "* 1.4676 * PASS * equal",
-            "    change against all: 1 worse, 242 equal",
-            "      lossy ratio 3.380 -> 3.379 (-0.03 %)",
-            "    change against all: 20 equal",
-            "gate FAIL*",
-        ]
-    )
+    assert verdict(project, result, "test_no_regression[target_ratio_v3]") == snapshot
     failed = history(project)[-1]
     assert [subject.held for subject in failed.subjects] == [False, True]
 
 
-def test_a_fall_of_half_a_percent_is_seen_and_can_be_allowed(after_one: Project) -> None:
+def test_a_fall_of_half_a_percent_is_seen_and_can_be_allowed(after_one: Project, snapshot: SnapshotAssertion) -> None:
     """Also against a run that had itself failed, which is told."""
     project = after_one
     best = changed(read_baseline(out_dir(project), "main"), "20990101-000000-ffffff", 1.005, held=False)
     save_baseline(out_dir(project), "best", best)
-    result = project.run(*SCOPE, "--h2o-compare", "best")
-    assert result.ret == 1
-    result.stdout.fnmatch_lines(
-        [
-            "figures    2 worse, 18 equal",
-            "  WORSE    all: lossless ratio 1.4749 -> 1.4676 (-0.50 %)",
-        ]
-    )
-    assert "had itself failed items of scope front2_grouped_192_8" in unwrapped(result)
-    result = project.run(*SCOPE, "--h2o-compare", "best", "--h2o-compare-fail", "lossless_ratio:0.6")
-    assert result.ret == 0
-    result.stdout.fnmatch_lines(["    change against best: 2 worse, allowed, 18 equal"])
+    refused = project.run(*SCOPE, "--h2o-compare", "best")
+    assert verdict(project, refused, REGRESSION) == snapshot(name="refused")
+    allowed = project.run(*SCOPE, "--h2o-compare", "best", "--h2o-compare-fail", "lossless_ratio:0.6")
+    assert verdict(project, allowed) == snapshot(name="allowed")
 
 
-def test_a_run_that_failed_is_not_what_the_next_one_is_held_against(after_one: Project) -> None:
+def test_a_run_that_failed_is_not_what_the_next_one_is_held_against(
+    after_one: Project, snapshot: SnapshotAssertion
+) -> None:
     """But one that held is, with lower figures too: what is better now is reported and does not fail."""
     project = after_one
     (first,) = history(project)
@@ -144,63 +116,40 @@ def test_a_run_that_failed_is_not_what_the_next_one_is_held_against(after_one: P
     append_record(out_dir(project) / "history.jsonl", changed(first, "20990101-000000-bbbbbb", 1.01, held=False))
     project.write_ini(h2o_logs=str(RECORDINGS), h2o_compare="last")
     result = project.run(*SCOPE)
-    assert result.ret == 0
-    result.stdout.fnmatch_lines(
-        ["h2o: compared with last (ini key h2o_compare)", "    change against last: 2 better, 18 equal"]
-    )
+    assert "h2o: compared with last (ini key h2o_compare)" in result.outlines
+    assert verdict(project, result) == snapshot
     comparison = last_summary(project)["scopes"]["front2_grouped_192_8"]["comparison"]
     assert comparison["run"] == "20990101-000000-aaaaaa"
 
 
-def test_a_comparison_that_did_not_take_place_is_told(after_one: Project) -> None:
+def test_a_comparison_that_did_not_take_place_is_told(after_one: Project, snapshot: SnapshotAssertion) -> None:
     project = after_one
-    result = project.run("-k", "front2_grouped and lossless", "--h2o-compare", "main")
-    assert result.ret == 0
-    result.stdout.fnmatch_lines(
-        ["incomplete: nothing was compared with main: no item of test_no_regression ran", "gate INCOMPLETE*"]
-    )
-    result = project.run(*SCOPE, "--h2o-compare", "all")
-    result.stdout.fnmatch_lines(["incomplete: baseline all holds figures of preset target_ratio_v3, and this run*"])
+    alone = project.run("-k", "front2_grouped and lossless", "--h2o-compare", "main")
+    assert verdict(project, alone) == snapshot(name="no item")
+    assert verdict(project, project.run(*SCOPE, "--h2o-compare", "all")) == snapshot(name="no preset")
 
 
-def test_a_baseline_is_made_by_the_first_run_and_kept(project: Project) -> None:
+def test_a_baseline_is_made_by_the_first_run_and_kept(project: Project, snapshot: SnapshotAssertion) -> None:
     """The comparison is made once however often the item asks for it."""
     asked = "    assert not h2o_comparison.regressions\n"
     twice = f"{asked}    assert h2o_comparison.comparison is h2o_comparison.comparison\n"
     replace_in(project.path / "gates" / "test_regression.py", asked, twice)
     both = (*SCOPE, "--h2o-compare", "main", "--h2o-save", "main")
-    result = project.run(*both)
-    assert result.ret == 0
-    result.stdout.fnmatch_lines(
-        [
-            "incomplete: front2_grouped_192_8 not compared: no baseline yet: this run is*",
-            "figures saved as baseline main",
-        ]
-    )
+    assert verdict(project, project.run(*both)) == snapshot(name="first")
     first = baseline_path(out_dir(project), "main").read_bytes()
     result = project.run(*both)
-    assert (result.ret, result.parseoutcomes()["passed"]) == (0, 3)
-    result.stdout.fnmatch_lines(
-        [
-            "h2o: baseline main is there already and stays as it is",
-            "    change against main: 20 equal",
-            "baseline main was there already and stays as it is (--h2o-overwrite replaces it)",
-        ]
-    )
+    assert "h2o: baseline main is there already and stays as it is" in result.outlines
+    assert verdict(project, result) == snapshot(name="second")
     assert baseline_path(out_dir(project), "main").read_bytes() == first
     assert project.run(*SCOPE, *WORSE, "--h2o-save", "main", "--h2o-overwrite").ret == 0
     assert baseline_path(out_dir(project), "main").read_bytes() != first
 
 
-def test_a_run_without_whole_figures_is_not_saved_and_fails(project: Project) -> None:
+def test_a_run_without_whole_figures_is_not_saved_and_fails(project: Project, snapshot: SnapshotAssertion) -> None:
     result = project.run("-k", "run_0003", "--h2o-save", "main")
     assert result.ret == 1
-    result.stdout.fnmatch_lines(
-        [
-            "ERROR baseline main was not saved: no preset and no scope was measured as a whole",
-            "ERROR   next: run all items of a preset or scope, to the end",
-        ]
-    )
+    errors = [line for line in result.outlines if line.startswith("ERROR ")]
+    assert errors == snapshot
     assert not baseline_path(out_dir(project), "main").exists()
     assert history(project) == []
 
@@ -208,62 +157,7 @@ def test_a_run_without_whole_figures_is_not_saved_and_fails(project: Project) ->
 # -- bad input -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--h2o-save", "last"), "--h2o-save: no baseline can be called last"),
-        (
-            ("--h2o-save", "main"),
-            "--h2o-save: there is a baseline called main already\n"
-            "  where: PROJECT/h2o-runs/baselines/main.json\n"
-            "  came: baselines there: main, old\n"
-            "  expected: a new name\n"
-            "  next: --h2o-overwrite replaces it; --h2o-compare with the same name compares with it and keeps it",
-        ),
-        (
-            ("--h2o-compare", "old"),
-            "a record of a run has another schema than this version reads\n"
-            "  where: PROJECT/h2o-runs/baselines/old.json\n"
-            "  came: schema 0\n",
-        ),
-        (
-            ("--h2o-compare-fail", "lossless_ratio:1"),
-            "--h2o-compare-fail was given, and nothing to compare with\n"
-            "  came: lossless_ratio:1\n"
-            "  expected: --h2o-compare NAME, --h2o-compare last or --h2o-compare rolling:N beside it",
-        ),
-        *(
-            (
-                ("--h2o-compare", f"rolling:{number}"),
-                "--h2o-compare takes a number of earlier runs behind rolling:\n"
-                f"  came: 'rolling:{number}'\n"
-                "  expected: a whole number from 3 to 100, for example rolling:10",
-            )
-            for number in ("0", "2", "101", "1000", "-5", "5.0", "five", "")
-        ),
-    ],
-)
-def test_bad_input_is_told_before_anything_is_measured(
-    arguments: tuple[str, ...], message: str, project: Project
-) -> None:
-    folder = out_dir(project) / "baselines"
-    save_baseline(out_dir(project), "main", make_record())
-    (folder / "old.json").write_text(json.dumps({**record_to_json(make_record()), "schema": 0}))
-    result = project.run(*arguments)
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert message.replace("PROJECT", str(project.path)) in str(result.stdout)
-    assert project.runs() == []
-
-
-def test_the_ini_file_is_named_when_it_is_at_fault(project: Project) -> None:
-    project.write_ini(h2o_logs=str(RECORDINGS), h2o_compare="main", h2o_compare_fail="lossles:1")
-    result = project.run("-k", "lossy")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert "ERROR: ini key h2o_compare_fail" in str(result.stdout)
-    assert project.runs() == []
-
-
-def test_figures_of_another_model_are_never_compared(after_one: Project) -> None:
+def test_figures_of_another_model_are_never_compared(after_one: Project, snapshot: SnapshotAssertion) -> None:
     project = after_one
     preset = ("-k", "target_ratio_v3 and not bench")
     first = read_baseline(out_dir(project), "all")
@@ -274,31 +168,13 @@ def test_figures_of_another_model_are_never_compared(after_one: Project) -> None
     other = dataclasses.replace(first, run="20990101-000000-ffffff", subjects=subjects)
     save_baseline(out_dir(project), "large", other)
     result = project.run(*preset, "--h2o-compare", "large")
-    assert result.ret == 1
-    result.stdout.fnmatch_lines(
-        [
-            "*test_no_regression[[]target_ratio_v3[]]*",
-            f"baseline large ({baseline_path(out_dir(project), 'large')}) is of another model",
-            "  where: preset target_ratio_v3",
-            "  came: large, 2.00 GiB",
-            "  expected: smol_mnn, 144.60 MiB",
-        ]
-    )
+    assert verdict(project, result, "test_no_regression[target_ratio_v3]") == snapshot(name="large")
     # The last run of this model stands before it in the history, and a damaged line after it.
     for record in (first, other):
         append_record(out_dir(project) / "history.jsonl", record)
     with (out_dir(project) / "history.jsonl").open("a") as file:
         file.write("damaged\n")
-    result = project.run(*preset, "--h2o-compare", "last")
-    assert result.ret == 0
-    result.stdout.fnmatch_lines(
-        [
-            "    change against last: 243 equal",
-            "    note: the history is damaged:",
-            "      *history.jsonl:5:",
-            "      a record of a run cannot be read: *",
-        ]
-    )
+    assert verdict(project, project.run(*preset, "--h2o-compare", "last")) == snapshot(name="last")
 
 
 # -- timings ---------------------------------------------------------------------------------------------------------
@@ -315,24 +191,16 @@ def launch_one(project: Project) -> tuple[Path, tuple[str, ...]]:
     return log_of(recorded, 12), flags
 
 
-def test_timings_are_held_only_against_the_same_machine_binary_and_threads(project: Project) -> None:
+def test_timings_are_held_only_against_the_same_machine_binary_and_threads(
+    project: Project, snapshot: SnapshotAssertion
+) -> None:
     log, flags = launch_one(project)
     assert project.run(*flags, "--h2o-save", "main").ret == 0
     replace_in(log, "<br>57.97 ± 20.00", "<br>47.97 ± 20.00")
     flags = (*flags, "--h2o-compare", "main", "--h2o-compare-fail", "decode_tok_per_s:10")
-    result = project.run(*flags)
-    assert result.ret == 1
-    result.stdout.fnmatch_lines(["  WORSE    p512_*: decode speed 57.97 tok/s -> 47.97 tok/s (-17.25 %), allowed 10 %"])
-    result = project.run(*flags, "--h2o-threads", "1")
-    assert result.ret == 0
-    result.stdout.fnmatch_lines(
-        [
-            "      decode speed 57.97 tok/s -> 47.97 tok/s (-17.25 %), not comparable",
-            "    note: timings are not compared (decode_tok_per_s should have been);*",
-            "*2 then, 1 now",
-            "incomplete: decode_tok_per_s of one was to be compared with main and cannot be",
-        ]
-    )
+    worse = project.run(*flags)
+    assert verdict(project, worse, "test_no_regression[one]") == snapshot(name="worse")
+    assert verdict(project, project.run(*flags, "--h2o-threads", "1")) == snapshot(name="other threads")
 
 
 def test_timings_are_held_against_the_median_of_several_runs(project: Project) -> None:

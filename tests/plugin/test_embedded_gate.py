@@ -125,12 +125,6 @@ def test_store_mode_from_the_cache_to_the_verdict(embedded: Project) -> None:
     assert "runtime lossless fallbacks" in embedded.failed()["test_health[fallback]"]
 
 
-def test_a_model_alone_needs_a_bench_by_name(embedded: Project) -> None:
-    result = embedded.run("--h2o-base-config=model.json")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stdout.fnmatch_lines(["*--h2o-base-config names a model, and nothing names the bench that runs it*"])
-
-
 @pytest.mark.parametrize("name", ["deep.gguf", "a\0b"])
 def test_a_hostile_model_is_left_to_its_items(name: str, project: Project) -> None:
     """Arrays nested without end, and a NUL in the name: collection, which reads the model, goes on."""

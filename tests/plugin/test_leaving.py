@@ -31,7 +31,6 @@ def pytest_runtest_call(item):
 """
 LEAVE = {
     "sys.exit": "import sys; sys.exit()",
-    "SystemExit": "raise SystemExit(0)",
     "pytest.exit": "import pytest; pytest.exit('x', returncode=0)",
     "os._exit": "import os; os._exit(0)",
 }

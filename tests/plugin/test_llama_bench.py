@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from syrupy.assertion import SnapshotAssertion
 
 from tests.plugin.llama_project import LlamaProject
-from tests.plugin.project import check_failed, failure_of
+from tests.plugin.project import refusal, verdict
+
+LLAMA_BENCH = ("--h2o-bench=llama-bench", "--h2o-base-config=model.json")
+Change = Callable[[LlamaProject], object]
 
 
 @pytest.fixture
 def llama(tmp_path: Path) -> LlamaProject:
     return LlamaProject(tmp_path)
-
-
-def find(tests: list[dict[str, Any]], type_k: str, *, generates: bool) -> dict[str, Any]:
-    (test,) = (t for t in tests if t["type_k"] == type_k and (t["n_gen"] > 0) == generates)
-    return test
 
 
 def test_cache_types_are_gated(llama: LlamaProject) -> None:
@@ -44,112 +44,93 @@ def test_cache_types_are_gated(llama: LlamaProject) -> None:
     assert llama.summary(llama.runs()[-1])["overall_pass"] is True
 
 
-def test_a_slower_type_fails_and_says_by_how_much(llama: LlamaProject) -> None:
-    tests = llama.read()
-    find(tests, "q8_0", generates=True)["avg_ts"] = 110.0
-    llama.write(tests)
-    result = llama.run("-k", "kv_q8_0")
-    check_failed(llama, result, "test_decode[kv_q8_0]", "test_joint[kv_q8_0]")
-    assert (
-        "kv_q8_0: decode slow-down\n"
-        "target     <= 5.00% (targets of preset kv_q8_0)\n"
-        "measured   7.47% (interval 6.65% to 8.29%, 1 row) on run_0001_p512_g128\n"
-        "decode     110.00 tok/s, the mean of 1 row\n"
-        "baseline   118.88 tok/s with an f16 cache (recorded row with an f16 cache, bench.json)\n"
-        "margin     missed by 2.47% of the baseline speed\n"
-    ) in failure_of(result, "test_decode[kv_q8_0]")
-    assert "           lossless ratio none asked for (the dumps are none of llama-bench)\n" in failure_of(
-        result, "test_joint[kv_q8_0]"
-    )
+def changed(type_k: str = "q4_0", **fields: Any) -> Change:
+    """The generation test of a type with other fields."""
+
+    def change(llama: LlamaProject) -> None:
+        llama.write([{**t, **fields} if t["type_k"] == type_k and t["n_gen"] else t for t in llama.read()])
+
+    return change
 
 
-def test_a_type_that_was_not_measured_fails(llama: LlamaProject) -> None:
+def another_v(llama: LlamaProject) -> None:
     llama.write([dict(test, type_v="f16") if test["type_k"] == "q4_0" else test for test in llama.read()])
-    result = llama.run("-k", "kv_q4_0")
-    items = ("test_bench[kv_q4_0-run_0001_p512_g128]", "test_lossy[kv_q4_0]", "test_decode[kv_q4_0]")
-    check_failed(llama, result, *items, "test_joint[kv_q4_0]")
-    told = failure_of(result, "test_lossy[kv_q4_0]")
-    assert "run_0001_p512_g128 is not in the recording\n" in told
-    assert "  came: 3 rows of other configurations\n" in told
-    assert "  expected: a row with prompt_len 512, gen_len 128, bench llama-bench, type_k q4_0, type_v q4_0\n" in told
 
 
-def test_without_an_f16_row_there_is_no_baseline(llama: LlamaProject) -> None:
+def no_f16(llama: LlamaProject) -> None:
     llama.write([test for test in llama.read() if test["type_k"] != "f16"])
-    result = llama.run("-k", "test_decode and kv_q4_0")
-    told = failure_of(result, "test_decode[kv_q4_0]")
-    assert "no baseline: nothing says how fast kv_q4_0 decodes with an f16 cache\n" in told
-    llama.write([dict(test, n_depth=4096 * (test["type_k"] == "f16")) for test in [*llama.read(), *_f16(llama)]])
-    told = failure_of(llama.run("-k", "test_decode and kv_q4_0"), "test_decode[kv_q4_0]")
-    assert "conditions n_depth 4096, n_batch 2048" in told
 
 
-def _f16(llama: LlamaProject) -> list[dict[str, Any]]:
-    return [dict(test, type_k="f16", type_v="f16") for test in llama.read() if test["type_k"] == "q8_0"]
+def deeper_f16(llama: LlamaProject) -> None:
+    llama.write([dict(test, n_depth=4096) if test["type_k"] == "f16" else test for test in llama.read()])
 
 
-def test_two_measurements_of_one_type_are_not_chosen_from(llama: LlamaProject) -> None:
+def two_rows(llama: LlamaProject) -> None:
     tests = llama.read()
-    llama.write([*tests, dict(find(tests, "q4_0", generates=True), avg_ts=119.0)])
-    told = failure_of(llama.run("-k", "test_lossy and kv_q4_0"), "test_lossy[kv_q4_0]")
-    assert "run_0001_p512_g128 has several rows, and nothing tells which one is meant\n" in told
+    llama.write([*tests, *(dict(t, avg_ts=119.0) for t in tests if t["type_k"] == "q4_0" and t["n_gen"])])
+
+
+def no_model(llama: LlamaProject) -> None:
+    llama.make_llama_bench()
+    (llama.path / "model.gguf").unlink()
+
+
+def text(change: Callable[[str], str]) -> Change:
+    return lambda llama: llama.recording.write_text(change(llama.recording.read_text()))
+
+
+LOSSY, DECODE = "test_lossy[kv_q4_0]", "test_decode[kv_q4_0]"
+ONLY_LOSSY, ONLY_DECODE = ("-k", "kv_q4_0 and test_lossy"), ("-k", "kv_q4_0 and test_decode")
+POINT = "run_0001_p512_g128"
+FAILURES: dict[str, tuple[Change, tuple[str, ...], tuple[str, ...]]] = {
+    "slower": (
+        changed("q8_0", avg_ts=110.0),
+        ("-k", "kv_q8_0"),
+        ("test_decode[kv_q8_0]", "test_joint[kv_q8_0]"),
+    ),
+    "not measured": (another_v, ("-k", "kv_q4_0"), (LOSSY,)),
+    "no f16": (no_f16, ONLY_DECODE, (DECODE,)),
+    "f16 at another depth": (deeper_f16, ONLY_DECODE, (DECODE,)),
+    "measured twice": (two_rows, ONLY_LOSSY, (LOSSY,)),
+    "cut": (text(lambda text: text[: len(text) // 2]), ONLY_LOSSY, (LOSSY,)),
+    "a negative speed": (changed(avg_ts=-1), ONLY_LOSSY, (LOSSY,)),
+    "a speed in words": (changed(avg_ts="x"), ONLY_LOSSY, (LOSSY,)),
+    "no such type": (changed(type_v="q3_9"), ONLY_LOSSY, (LOSSY,)),
+    "output of llm_bench": (text(lambda text: "| model | h2o_keep |\n| --- | --- |\n"), ONLY_LOSSY, (LOSSY,)),
+    "empty": (text(lambda text: ""), ONLY_LOSSY, (LOSSY,)),
+    "a launch that fails": (
+        no_model,
+        (*LLAMA_BENCH, "-k", "test_bench and kv_q8_0"),
+        (f"test_bench[kv_q8_0-{POINT}]",),
+    ),
+    "the embedded bench": (lambda llama: llama.write_ini(), ONLY_LOSSY, (LOSSY,)),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_what_is_missed_missing_or_damaged_fails(name: str, llama: LlamaProject, snapshot: SnapshotAssertion) -> None:
+    change, arguments, told = FAILURES[name]
+    change(llama)
+    result = llama.run(*arguments)
+    assert result.ret == 1
+    assert verdict(llama, result, *told) == snapshot
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    "preset",
     [
-        (lambda text: text[: len(text) // 2], "is damaged: the JSON of llama-bench is damaged"),
-        (
-            lambda text: text.replace("114.972522", "-1"),
-            "a test of llama-bench has no sound speed: avg_ts -1",
-        ),
-        (lambda text: text.replace("114.972522", '"x"'), "is damaged: a test of llama-bench has no avg_ts: 'x'"),
-        (
-            lambda text: text.replace('"type_v": "q4_0"', '"type_v": "q3_9"'),
-            "a cache type that is not known",
-        ),
-        (lambda text: "| model | h2o_keep |\n| --- | --- |\n", "came: output of llm_bench"),
-        (lambda text: "", "came: no output of this bench"),
-    ],
-    ids=["cut", "negative", "text", "type", "llm_bench", "empty"],
-)
-def test_damaged_output_never_passes(change: Any, told: str, llama: LlamaProject) -> None:
-    llama.recording.write_text(change(llama.recording.read_text()))
-    result = llama.run("-k", "kv_q4_0 and test_lossy")
-    check_failed(llama, result, "test_lossy[kv_q4_0]")
-    assert told in failure_of(result, "test_lossy[kv_q4_0]")
-
-
-@pytest.mark.parametrize(
-    ("preset", "told"),
-    [
-        (
-            "bench: llama_bench\n",
-            ["ERROR: no such bench adapter", "  came: llama_bench", "  next: did you mean llama-bench?"],
-        ),
-        (
-            "bench: llama-bench\nbench_options: {type_q: q8_0}\n",
-            ["ERROR: llama-bench cannot be run with these options", "  came: type_q; it has type_k and type_v"],
-        ),
-        (
-            "bench: llama-bench\nbench_options: {type_k: q3_0}\n",
-            ["  came: {'type_k': 'q3_0'}; types are f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl"],
-        ),
-        (
-            "bench: llama-bench\nh2o_block_tokens: 8\n",
-            [
-                "*kv_q4_0.yaml:2:19: h2o_block_tokens: a key of llm_bench",
-                "  expected: only settings under bench_options*",
-            ],
-        ),
+        "bench: llama_bench\n",
+        "bench: llama-bench\nbench_options: {type_q: q8_0}\n",
+        "bench: llama-bench\nbench_options: {type_k: q3_0}\n",
+        "bench: llama-bench\nh2o_block_tokens: 8\n",
     ],
     ids=["name", "option", "type", "key"],
 )
-def test_a_preset_that_the_bench_cannot_run_is_refused(preset: str, told: list[str], llama: LlamaProject) -> None:
+def test_a_preset_that_the_bench_cannot_run_is_refused(
+    preset: str, llama: LlamaProject, snapshot: SnapshotAssertion
+) -> None:
     (llama.path / "gates" / "presets" / "kv_q4_0.yaml").write_text(preset)
-    result = llama.run("-k", "kv_q4_0")
-    assert result.ret == 4
-    result.stdout.fnmatch_lines(told)
+    assert refusal(llama, llama.run("-k", "kv_q4_0")) == snapshot
 
 
 def test_it_is_launched_and_paired_with_an_f16_cache(llama: LlamaProject) -> None:
@@ -169,26 +150,9 @@ def test_it_is_launched_and_paired_with_an_f16_cache(llama: LlamaProject) -> Non
     assert again.ret == 0, again.outlines
 
 
-def test_a_launch_that_fails_is_told_with_its_reason(llama: LlamaProject) -> None:
-    bench = llama.make_llama_bench()
-    (llama.path / "model.gguf").unlink()
-    result = llama.run(*bench, "-k", "test_bench and kv_q8_0")
-    told = failure_of(result, "test_bench[kv_q8_0-run_0001_p512_g128]")
-    assert "the bench ended with exit code 1\n" in told
-    assert "  came: error: failed to load model '" in told
-
-
 def test_a_dry_run_writes_its_commands(llama: LlamaProject) -> None:
     bench = llama.make_llama_bench()
     result = llama.run(*bench, "-k", "kv_q8_0", "--h2o-dry-run")
     assert result.ret == 0, result.outlines
     (commands,) = llama.path.glob("h2o-runs/*/kv_q8_0/commands.sh")
     assert " -ctk q8_0 -ctv q8_0 -p 512 -n 128 -r 3 -t 2 -fa 1 -o json > " in commands.read_text()
-
-
-def test_the_embedded_bench_is_not_taken_for_it(llama: LlamaProject) -> None:
-    llama.write_ini()
-    result = llama.run("-k", "kv_q8_0 and test_lossy")
-    check_failed(llama, result, "test_lossy[kv_q8_0]")
-    told = failure_of(result, "test_lossy[kv_q8_0]")
-    assert "not measured: kv_q8_0\n  came: the embedded bench is no llama-bench\n" in told

@@ -2,203 +2,132 @@
 
 from __future__ import annotations
 
-import itertools
-import shutil
+import json
 
 import pytest
+from syrupy.assertion import SnapshotAssertion
 
-from tests.plugin.project import SWEEP, Project, check_no_traceback, replace_in, unwrapped
-
-PRESET = "target_ratio_v3"
-
-
-def check_refused(project: Project, result: pytest.RunResult, *lines: str) -> None:
-    """A usage error with exactly these lines; nothing was run or written."""
-    check_no_traceback(result)
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    start = next(n for n, line in enumerate(result.outlines) if line.startswith("ERROR: "))
-    told = [line.replace(str(project.path), "PROJECT") for line in result.outlines[start:] if line]
-    # Where standard output is buffered what stood on it before the error comes after it.
-    told = list(itertools.takewhile(lambda line: not line.startswith("===="), told))
-    assert told == [f"ERROR: {lines[0]}", *lines[1:]]
-    assert project.runs() == []
+from pytest_h2o.run.history import record_to_json, save_baseline
+from tests.plugin.cases import BENCH, DECIDING, PRESET, Prepare, conftest, every, ini, preset, replaced, written
+from tests.plugin.project import RECORDINGS, Project, refusal
+from tests.plugin.test_workloads import LONG, TWO
+from tests.records import make_record
 
 
-# -- options: told before anything is collected ---------------------------------------------------------------------
+def baselines(project: Project) -> None:
+    """One that is good, and one of a schema to come."""
+    save_baseline(project.path / "h2o-runs", "main", make_record())
+    old = json.dumps({**record_to_json(make_record()), "schema": 0})
+    (project.path / "h2o-runs" / "baselines" / "old.json").write_text(old)
 
 
-def test_a_wrong_option_is_told_before_collection(project: Project) -> None:
-    result = project.run("--h2o-decode-baseline=0")
-    check_refused(
-        project,
-        result,
-        "--h2o-decode-baseline takes paired, a decode speed or none",
-        "  came: '0'",
-        "  expected: paired; tok/s with H2O off, above 0, as 56.02; or none to leave the decode threshold out",
-    )
-    assert not any("collected" in line for line in result.outlines)
+def workloads(project: Project) -> None:
+    for name in ("two", LONG):
+        project.preset(name).write_text(TWO)
 
 
-# -- what is run or read ------------------------------------------------------------------------------------------
+def hook(kind: str, body: str) -> Prepare:
+    return conftest(f"def pytest_h2o_{kind}(config): {body}")
 
 
-def test_a_bench_without_a_base_config_names_the_three_ways(project: Project) -> None:
-    bench, _ = project.make_bench()
-    result = project.run(bench, "-k", PRESET)
-    check_refused(
-        project,
-        result,
-        "a bench was given, and no base config: the bench needs the model's config.json",
-        f"  where: preset {PRESET}",
-        "  expected: --h2o-base-config FILE, or base_config: in the preset",
-        "  next: name the config.json of the model: --h2o-base-config path/to/model/config.json",
-    )
-    assert project.launches() == []
+NAMED = "from pytest_h2o.gate.metrics import RowMetric"
+ILL_NAMED = "def pytest_h2o_metrics(config): return [RowMetric({!r}, 'mine')]"
+
+REFUSED: dict[str, tuple[Prepare | None, tuple[str, ...]]] = {
+    # options
+    "a decode baseline of 0": (None, ("--h2o-decode-baseline=0",)),
+    "a budget without a bench": (None, ("--h2o-decode-budget=20",)),
+    **{key: (ini(**{key: "9"}), ()) for key in ("h2o_lossy_targe", "H2O_LOSSY_TARGET", "h2o-lossy-target")},
+    **{f"set {one}": (None, (f"--h2o-set={one}",)) for one in ("decides=true", "codec_mod=legacy")},
+    "an upper bound that decides": (None, ("--h2o-set=entry_mode=aggregate",)),
+    "many launches": (Project.make_bench, ("-k", PRESET, *BENCH, "--h2o-launches=999999999")),
+    # benches, models, logs
+    "a bench without a base config": (Project.make_bench, ("-k", PRESET, BENCH[0])),
+    "no such bench": (Project.make_bench, ("--h2o-bench=build/llm_bench", BENCH[1])),
+    "a bench that may not be run": (None, ("--h2o-bench=pytest.ini", "-k", PRESET)),
+    "an empty dump folder": (
+        lambda project: (project.path / "empty").mkdir(),
+        ("--h2o-dump-dir=empty", "-k", f"{DECIDING} or {PRESET}"),
+    ),
+    "two numbers of layers": (
+        every(Project.make_bench, written("llm_config.json", '{"num_hidden_layers": 24}')),
+        ("-k", f"{PRESET} and run_0001", *BENCH),
+    ),
+    "a model without a bench": (every(ini(), written("model.json", "{}")), ("--h2o-base-config=model.json",)),
+    "no such logs": (None, ("--h2o-logs=nowhere", "-n2")),  # found out late: a worker must not raise
+    "logs that are a file": (None, ("--h2o-logs=gates/scopes.yaml", "-n2")),
+    "a prompt for a bench that takes none": (
+        every(Project.make_bench, preset("prompt_file: ../../prompt.txt"), written("prompt.txt", "Once.")),
+        ("-k", f"{PRESET} and lossy", *BENCH),
+    ),
+    # presets, scopes, gate files
+    "a key of a preset": (replaced("presets/smoke.yaml", "h2o_target_mode:", "h2o_target_mod:"), ("-k", PRESET)),
+    "a key of a scope": (replaced("scopes.yaml", "    target: 1.3\n", "    targt: 1.3\n"), ("-k", "lossy")),
+    "a preset named as a workload": (workloads, ("--collect-only", "-q")),
+    "two things measured by one test": (
+        written("gates/test_own.py", "def test_both(h2o_sweep, h2o_scope):\n    pass\n"),
+        (),
+    ),
+    "health of coding that is off": (
+        preset("targets: {h2o_lossless_fallback: 0}", "target_ratio"),
+        ("-k", "target_ratio and lossy", "--h2o-presets=gates/presets"),
+    ),
+    "health that no selected preset measures": (
+        ini(h2o_logs=str(RECORDINGS)),
+        ("-k", "lossy and target_ratio and not v3", "--h2o-target=h2o_lossless_fallback=0"),
+    ),
+    # earlier runs
+    "a baseline called last": (baselines, ("--h2o-save", "last")),
+    "a baseline that is there": (baselines, ("--h2o-save", "main")),
+    "a baseline of another schema": (baselines, ("--h2o-compare", "old")),
+    "allowed and nothing to compare with": (None, ("--h2o-compare-fail", "lossless_ratio:1")),
+    **{f"rolling:{n}": (None, ("--h2o-compare", f"rolling:{n}")) for n in ("2", "101", "-5", "5.0", "five", "")},
+    "allowed by the ini file": (
+        ini(h2o_logs=str(RECORDINGS), h2o_compare="rolling:3", h2o_compare_fail="lossless_ratio:-1"),
+        ("-k", "lossy"),
+    ),
+    # real prompts
+    "no such prompt": (Project.make_demo, (*BENCH, "--h2o-demo=llm_demo", "--h2o-demo-prompts=nowhere.txt")),
+    "many rounds": (Project.make_demo, (*BENCH, "--h2o-demo=llm_demo", "--h2o-demo-rounds=100")),
+    "no round": (Project.make_demo, (*BENCH, "--h2o-demo=llm_demo", "--h2o-demo-rounds=0")),
+    "no such llm_demo": (Project.make_demo, (*BENCH, "--h2o-demo=nowhere")),
+    "prompts without an llm_demo": (None, ("--h2o-demo-prompts=p.txt",)),
+    "an llm_demo beside the embedded bench": (ini(), ("--h2o-demo=llm_demo",)),
+    # plugins
+    "no such metric": (
+        conftest("from my_metric import pytest_h2o_metrics"),
+        ("-k", "lossy", "--h2o-set=targets.metrics.first_tokens=1"),
+    ),
+    "a metric named as ours": (conftest(NAMED, ILL_NAMED.format("h2o_keep")), ()),
+    "a metric of two words": (conftest(NAMED, ILL_NAMED.format("a b")), ()),
+    "a hook with a number": (hook("metrics", "return 3"), ()),
+    "a hook with a class": (hook("benches", "return [dict]"), ()),
+}
 
 
-def test_a_bench_that_is_not_there(project: Project) -> None:
-    project.make_bench()
-    result = project.run("--h2o-bench=build/llm_bench", "--h2o-base-config=model.json")
-    check_refused(
-        project,
-        result,
-        "the bench is not there",
-        "  where: --h2o-bench PROJECT/build/llm_bench",
-        "  came: no such folder",
-        "  expected: the llm_bench binary",
-    )
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_is_refused(name: str, project: Project, snapshot: SnapshotAssertion) -> None:
+    prepare, arguments = REFUSED[name]
+    if prepare is not None:
+        prepare(project)
+    assert refusal(project, project.run(*arguments)) == snapshot
 
 
-def test_bare_logs_are_those_of_the_one_preset_that_is_selected(project: Project) -> None:
-    """Also where another preset's name is part of its name. The run folder is a recording like any other."""
-    (project.path / "bare").mkdir()
-    for log in (SWEEP / "logs").glob("*.log"):
-        shutil.copy(log, project.path / "bare")
-    selected = ("-k", f"{PRESET} or front2_grouped")
-    result = project.run("--h2o-logs=bare", *selected)
-    assert result.ret == 0
-    result.stdout.fnmatch_lines(["    27 rows of 27 runs", "gate PASS *"])
-    again = project.run(f"--h2o-logs={project.run_dir()}", "--h2o-out-dir=again", *selected)
-    assert again.ret == 0
-    again.stdout.fnmatch_lines(["    27 rows of 27 runs", "gate PASS *"])
-
-
-PACKED = "packed_meta_*.json files are not read; was the engine run with MNN_KV_DUMP_DIR set to this folder?"
+BODIES = ("return [3]", "return 'text'", "return {1: 2}", "1 / 0", "raise SystemExit(0)", "yield 1 / 0")
 
 
 @pytest.mark.parametrize(
-    ("option", "lines"),
-    [
-        (
-            "--h2o-dump-dir=empty",
-            (
-                "no KV dump here",
-                "  where: --h2o-dump-dir PROJECT/empty",
-                "  came: an empty folder",
-                "  expected: meta_*.json files, at any depth",
-                f"  next: {PACKED}",
-            ),
-        ),
-        (
-            "--h2o-bench=pytest.ini",
-            (
-                "the bench cannot be run: its permissions do not allow it",
-                "  where: --h2o-bench PROJECT/pytest.ini",
-                "  expected: the llm_bench binary",
-                "  next: chmod +x PROJECT/pytest.ini",
-            ),
-        ),
-    ],
+    ("kind", "body"), [*(("metrics", body) for body in BODIES), ("codecs", "1 / 0"), ("benches", "return [3]")]
 )
-def test_what_an_option_names_is_looked_at_before_anything_runs(
-    project: Project, option: str, lines: tuple[str, ...]
+def test_whatever_goes_wrong_in_a_hook_is_bad_usage_with_its_name(
+    kind: str, body: str, project: Project, snapshot: SnapshotAssertion
 ) -> None:
-    (project.path / "empty").mkdir()
-    check_refused(project, project.run(option, "-k", f"front2_grouped_192_8 or {PRESET}"), *lines)
+    hook(kind, body)(project)
+    assert refusal(project, project.run("-k", "front2 and lossless")) == snapshot
 
 
-# -- presets and scopes -------------------------------------------------------------------------------------------
-
-BROKEN_PRESET = [
-    "1 fault in PROJECT/gates/presets/smoke.yaml",
-    "PROJECT/gates/presets/smoke.yaml:23:1: h2o_target_mod: unknown key",
-    "  next: did you mean h2o_target_mode?",
-]
-
-
-def test_a_broken_preset_names_file_line_and_key(project: Project) -> None:
-    replace_in(project.preset("smoke"), "h2o_target_mode:", "h2o_target_mod:")
-    check_refused(project, project.run("-k", PRESET), *BROKEN_PRESET)
-
-
-@pytest.mark.parametrize(
-    ("logs", "what", "came"),
-    [
-        ("nowhere", "the folder of recorded logs is not there", "no such folder"),
-        ("gates/scopes.yaml", "recorded logs are read from a folder", "a file"),
-    ],
-)
-def test_logs_that_are_not_there(logs: str, what: str, came: str, project: Project) -> None:
-    """Found out when all is collected, where a worker that raises would end the session with a traceback."""
-    expected = "  expected: a folder with *.log files, or a run folder"
-    check_refused(
-        project, project.run(f"--h2o-logs={logs}", "-n2"), what, f"  where: PROJECT/{logs}", f"  came: {came}", expected
-    )
-
-
-def test_a_broken_scope_file_names_file_line_and_key(project: Project) -> None:
-    """Also where only the sweep's items are asked for: a scope decides their lossless ratio."""
-    replace_in(project.path / "gates" / "scopes.yaml", "    target: 1.3\n", "    targt: 1.3\n")
-    check_refused(
-        project,
-        project.run(what="gates/test_sweep.py"),
-        "1 fault in PROJECT/gates/scopes.yaml",
-        "PROJECT/gates/scopes.yaml:44:5: scopes.front2_grouped_192_8.targt: unknown key",
-        "  next: did you mean target?",
-    )
-
-
-def test_settings_reach_presets_and_scopes(project: Project) -> None:
-    settings = ("--h2o-set=h2o_keep_ratios=0.28", "--h2o-set=zstd_level=1", "--h2o-set=targets.lossy=3.2")
-    result = project.run(*settings, "-k", f"{PRESET} and not bench or front2_grouped_192_8 and lossless")
-    assert result.ret == 0
-    result.stdout.fnmatch_lines(["target_ratio_v3 * 3.380 *", "    9 rows of 9 runs"])
-    result.stdout.fnmatch_lines(["front2_grouped_192_8 * 1.4656 *"])
-
-
-# -- what cannot be written ----------------------------------------------------------------------------------------
-
-
-def test_a_run_folder_that_cannot_be_made_ends_the_run(project: Project) -> None:
+def test_a_run_folder_that_cannot_be_made_ends_the_run(project: Project, snapshot: SnapshotAssertion) -> None:
     """A file stands where the folder should be: told before anything is measured."""
     (project.path / "out").touch()
-    result = project.run("--h2o-out-dir=out", "-k", f"{PRESET} and (bench or lossy)")
-    check_no_traceback(result)
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert "passed" not in result.parseoutcomes()
-    result.stdout.fnmatch_lines(["ERROR: * cannot be *", "  where: */out/*", "  came: *"])
-
-
-def test_a_gate_function_with_two_measured_things_is_refused(project: Project) -> None:
-    (project.path / "gates" / "test_own.py").write_text("def test_both(h2o_sweep, h2o_scope):\n    pass\n")
-    check_refused(
-        project,
-        project.run(),
-        "a gate test measures one thing",
-        "  where: gates/test_own.py::test_both",
-        "  came: h2o_sweep, h2o_scope",
-        "  expected: one of h2o_point, h2o_sweep, h2o_preset, h2o_health, h2o_demo, h2o_lossless, h2o_upper_bound, "
-        "h2o_scope, h2o_comparison",
-    )
-
-
-def test_a_prompt_for_a_bench_that_takes_none_is_refused(project: Project) -> None:
-    (project.path / "prompt.txt").write_text("Once upon a time.")
-    with project.preset(PRESET).open("a", encoding="utf-8") as file:
-        file.write("\nprompt_file: ../../prompt.txt\n")
-    result = project.run(*project.make_bench(), "-k", f"{PRESET} and lossy")
-    check_no_traceback(result)
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    text = unwrapped(result)
-    assert "a preset names a prompt file, and the bench takes no prompt" in text
-    assert "or --h2o-demo PATH says it to llm_demo" in text
+    told = refusal(project, project.run("--h2o-out-dir=out", "-k", f"{PRESET} and (bench or lossy)"))
+    assert told == snapshot

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_h2o.report.artifacts import RunRecords, read_run
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.plugin.project import ROOT, Project
 
 
 @dataclass(frozen=True)
@@ -39,24 +35,12 @@ class GateRun:
 
 @pytest.fixture(scope="session")
 def gate_run(tmp_path_factory: pytest.TempPathFactory) -> GateRun:
-    project = tmp_path_factory.mktemp("report-run")
-    shutil.copytree(ROOT / "gates", project / "gates", ignore=shutil.ignore_patterns("__pycache__"))
-    scopes = project / "gates" / "scopes.yaml"
-    scopes.write_text(scopes.read_text().replace("../fixtures", str(ROOT / "fixtures")))
-    logs = ROOT / "fixtures" / "recordings" / "smollm2-135m"
-    (project / "pytest.ini").write_text(f"[pytest]\nh2o_logs = {logs}\nh2o_set = model_layers=30\n")
-    environ = {
-        **os.environ,
-        "GITHUB_ACTIONS": "true",
-        "GITHUB_WORKSPACE": str(project),
-        "GITHUB_STEP_SUMMARY": str(project / "step.md"),
-    }
-    command = [sys.executable, "-m", "pytest", "gates", "-n2", "-p", "no:cacheprovider"]
-    command += ["--h2o-lossy-target=3.5", "--junitxml=junit.xml"]
-    done = subprocess.run(command, cwd=project, env=environ, capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stdout + done.stderr
-    (run_dir,) = (path for path in (project / "h2o-runs").iterdir() if path.is_dir())
-    return GateRun(project, run_dir, done.stdout, project / "step.md", project / "junit.xml")
+    project = Project(tmp_path_factory.mktemp("report-run"))
+    step = project.path / "step.md"
+    project.env = {"GITHUB_ACTIONS": "true", "GITHUB_WORKSPACE": str(project.path), "GITHUB_STEP_SUMMARY": str(step)}
+    result = project.run("-n2", "--h2o-lossy-target=3.5", "--junitxml=junit.xml", page=True)
+    assert result.ret == 1, result.outlines
+    return GateRun(project.path, project.run_dir(), "\n".join(result.outlines), step, project.path / "junit.xml")
 
 
 @pytest.fixture(scope="session")

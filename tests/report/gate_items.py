@@ -11,7 +11,6 @@ from types import ModuleType
 from typing import Any
 
 from pytest_h2o.gate.metrics import GATE_OPTIONS
-from pytest_h2o.gate.values import Measured, Target
 from pytest_h2o.inputs.options import resolve_settings
 from pytest_h2o.report.diagnosis import explain_comparison, report_item
 from pytest_h2o.run.history import save_baseline
@@ -98,7 +97,3 @@ def fix_places(text: str, **places: Path) -> str:
     for name, place in {**places, "ROOT": ROOT}.items():
         text = text.replace(str(place), name)
     return re.sub(r"after \d+\.\d s", "after S s", text)
-
-
-def check_comparison(measured: Measured, op: str, right: Target | float, *lines: str) -> None:
-    assert explain_comparison(measured, op, right) == list(lines)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +18,9 @@ from pytest_h2o.gate.rule import decide_best_of
 from pytest_h2o.gate.values import Measured, Target
 from pytest_h2o.report.diagnosis import explain_comparison
 from pytest_h2o.run.session import GateSession
+from tests.plugin.cases import in_log
 from tests.plugin.project import ROOT, Project, drop_column, log_of, replace_in
 from tests.report.gate_items import (
-    check_comparison,
     fix_places,
     load_gate_file,
     make_comparison,
@@ -32,7 +34,9 @@ from tests.sweeps import record_pairs
 PRESET = "target_ratio_v3"
 DECIDING = "front2_grouped_192_8"
 
-sweep_gates, dump_gates = load_gate_file("test_sweep"), load_gate_file("test_dumps")
+TIMED = "run_0006_p512_g128_k0.28_b16_lr3.4"
+Change = Callable[[Project], object]
+sweep_gates, dump_gates, regression_gates = map(load_gate_file, ("test_sweep", "test_dumps", "test_regression"))
 
 
 def tell_sweep(session: GateSession, kind: str) -> str:
@@ -53,154 +57,110 @@ def tell_scope(session: GateSession, kind: str, scope: str = DECIDING) -> str:
     return tell_failure(item, f"test_{kind}", lambda: getattr(dump_gates, f"test_{kind}")(*arguments))
 
 
+def tell_own(session: GateSession) -> str:
+    """What a gate file of the user's says."""
+    item = preset_item(session, PRESET)
+
+    def gate() -> None:
+        assert item.best("h2o_keep") <= 0.29
+
+    return tell_failure(item, "test_own", gate)
+
+
+def tell_unmeasured(session: GateSession) -> str:
+    item = preset_item(session, "target_speed_v3")
+    return tell_failure(item, "test_lossy", lambda: sweep_gates.test_lossy(item, item.targets))
+
+
+lossy, decode, joint = (partial(tell_sweep, kind=kind) for kind in ("lossy", "decode", "joint"))
+lossless, roundtrip = (partial(tell_scope, kind=kind) for kind in ("lossless", "roundtrip"))
+
+
+def no_baseline(project: Project) -> None:
+    replace_in(project.copy_recordings() / "logs" / "baseline_h2o_off.log", "|     2 |", "|     4 |")
+
+
+def no_column(project: Project) -> None:
+    drop_column(log_of(project.copy_recordings(), 5), "h2o_lossy")
+
+
+def short_dump(project: Project) -> None:
+    short = project.copy_dump() / "code" / "layer_0" / "k_t0_463.bin"
+    short.write_bytes(short.read_bytes()[:-1])
+
+
+def pairs(*drops: float, stopped: str = "the verdict is clear after 7 pairs", kv_len: int | None = None) -> Change:
+    """Pairs of the timed row beside the recordings, as a run folder has them: 60 tok/s with H2O off."""
+    again = ("pair_02_baseline: others used 1.9 of 2 cores (up to 0.7 are taken for quiet)",)
+
+    def change(project: Project) -> None:
+        folder = project.copy_recordings() / "decode"
+        record_pairs(folder, TIMED, drops, stopped=stopped, measured_again=again, kv_len=kv_len)
+
+    return change
+
+
+def mode(run_: str) -> Change:
+    """A bench that crashes or hangs."""
+    return lambda project: project.make_bench(run_=run_)
+
+
+slower = pairs(0.12, 0.11, 0.13, 0.10, 0.14, 0.12, 0.11)
+unclear = pairs(0.01, 0.09, 0.02, 0.08, 0.0, 0.1, 0.05, 0.04, stopped="a clear verdict is out of reach")
+unlike = pairs(0.01, 0.02, stopped="not one pair can be compared", kv_len=2566)
+# No row is fast enough and evicts enough: the best-of rule would pass.
+split = in_log(6, "3.358 ± 0.056", "2.990 ± 0.056")
+RECORDED = {"logs": "recordings"}
+LAUNCHED = {"bench": "llm_bench", "base_config": "model.json", "threads": "2"}
+
+FAILURES: dict[str, tuple[Change | None, dict[str, str], Callable[[GateSession], str]]] = {
+    "lossy": (None, {"lossy_target": "3.5"}, lossy),
+    "decode": (None, {"decode_baseline": "71", "decode_drop_target": "0.025"}, decode),
+    "own_gate": (None, {}, tell_own),
+    "joint": (split, {**RECORDED, "decode_baseline": "70"}, joint),
+    "joint_lossless": (None, {"lossless_target": "1.4676", "decode_baseline": "none"}, joint),
+    "lossless": (None, {"lossless_target": "1.5"}, lossless),
+    "no_baseline": (no_baseline, RECORDED, decode),
+    "missing_column": (no_column, RECORDED, partial(tell_point, number=5)),
+    "missing_column_sweep": (no_column, RECORDED, lossy),
+    "not_measured": (None, {}, tell_unmeasured),
+    "unreadable_dump": (short_dump, {}, roundtrip),
+    "paired_decode": (slower, RECORDED, decode),
+    "paired_joint": (slower, RECORDED, joint),
+    "paired_inconclusive": (unclear, {**RECORDED, "inconclusive": "fail"}, decode),
+    "paired_not_comparable": (unlike, {**RECORDED, "inconclusive": "fail"}, decode),
+    "bench_crash": (mode("crash"), {**LAUNCHED, "no_fold": "yes"}, partial(tell_point, number=1)),
+    "bench_timeout": (mode("hang"), {**LAUNCHED, "bench_timeout": "4"}, partial(tell_point, number=1)),
+}
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
 
 
-# -- a target that is missed ---------------------------------------------------------------------------------------
-
-
-def test_lossy(tmp_path: Path, snapshot: SnapshotAssertion) -> None:
-    session = make_session(tmp_path, lossy_target="3.5")
-    told = fix_places(tell_sweep(session, "lossy"))
-    assert told == snapshot(name="lossy")
-    # From the first row to the last warning: what does not depend on where the clone lies.
-    shown = told[told.index("target     >=") : told.index("log        ")]
-    assert shown in (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def test_decode(tmp_path: Path, snapshot: SnapshotAssertion) -> None:
-    session = make_session(tmp_path, decode_baseline="71", decode_drop_target="0.025")
-    assert fix_places(tell_sweep(session, "decode")) == snapshot(name="decode")
-
-
-def test_a_comparison_of_a_gate_file_of_the_users(tmp_path: Path, snapshot: SnapshotAssertion) -> None:
-    item = preset_item(make_session(tmp_path), PRESET)
-
-    def gate() -> None:
-        assert item.best("h2o_keep") <= 0.29
-
-    assert fix_places(tell_failure(item, "test_own", gate)) == snapshot(name="own_gate")
-
-
-def test_joint(project: Project, snapshot: SnapshotAssertion) -> None:
-    """No row is fast enough and evicts enough: the best-of rule would pass."""
-    replace_in(log_of(project.copy_recordings(), 6), "3.358 ± 0.056", "2.990 ± 0.056")
-    session = make_session(project.path, logs="recordings", decode_baseline="70")
-    assert fix_places(tell_sweep(session, "joint"), PROJECT=project.path) == snapshot(name="joint")
-
-
-def test_joint_where_the_lossless_ratio_is_what_is_missed(tmp_path: Path, snapshot: SnapshotAssertion) -> None:
-    session = make_session(tmp_path, lossless_target="1.4676", decode_baseline="none")
-    assert fix_places(tell_sweep(session, "joint")) == snapshot(name="joint_lossless")
-
-
-def test_lossless(tmp_path: Path, snapshot: SnapshotAssertion) -> None:
-    session = make_session(tmp_path, lossless_target="1.5")
-    assert fix_places(tell_scope(session, "lossless")) == snapshot(name="lossless")
-
-
-# -- what is missing -----------------------------------------------------------------------------------------------
-
-
-def test_no_baseline(project: Project, snapshot: SnapshotAssertion) -> None:
-    log = project.copy_recordings() / "logs" / "baseline_h2o_off.log"
-    replace_in(log, "|     2 |", "|     4 |")
-    session = make_session(project.path, logs="recordings")
-    assert fix_places(tell_sweep(session, "decode"), PROJECT=project.path) == snapshot(name="no_baseline")
-
-
-def test_missing_column(project: Project, snapshot: SnapshotAssertion) -> None:
-    drop_column(log_of(project.copy_recordings(), 5), "h2o_lossy")
-    session = make_session(project.path, logs="recordings")
-    assert fix_places(tell_point(session, 5), PROJECT=project.path) == snapshot(name="missing_column")
-    assert fix_places(tell_sweep(session, "lossy"), PROJECT=project.path) == snapshot(name="missing_column_sweep")
-
-
-def test_not_measured(tmp_path: Path, snapshot: SnapshotAssertion) -> None:
-    session = make_session(tmp_path)
-    item = preset_item(session, "target_speed_v3")
-    told = tell_failure(item, "test_lossy", lambda: sweep_gates.test_lossy(item, item.targets))
-    assert fix_places(told) == snapshot(name="not_measured")
-
-
-def test_unreadable_dump(project: Project, snapshot: SnapshotAssertion) -> None:
-    short = project.copy_dump() / "code" / "layer_0" / "k_t0_463.bin"
-    short.write_bytes(short.read_bytes()[:-1])
-    session = make_session(project.path, project.path / "gates")
-    assert fix_places(tell_scope(session, "roundtrip"), PROJECT=project.path) == snapshot(name="unreadable_dump")
-
-
-# -- a bench that fails --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def crashing(project: Project, monkeypatch: pytest.MonkeyPatch) -> GateSession:
-    project.make_bench(run_="crash")
-    for name, value in project.env.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("tempfile.tempdir", str(project.path))  # a machine lock of our own
-    return make_session(project.path, bench="llm_bench", base_config="model.json", threads="2", no_fold="yes")
-
-
-def test_bench_crash(crashing: GateSession, project: Project, snapshot: SnapshotAssertion) -> None:
-    assert fix_places(tell_point(crashing, 1), PROJECT=project.path) == snapshot(name="bench_crash")
-
-
-@pytest.mark.slow
-def test_bench_crash_of_a_whole_preset(crashing: GateSession, project: Project, snapshot: SnapshotAssertion) -> None:
-    assert fix_places(tell_sweep(crashing, "lossy"), PROJECT=project.path) == snapshot(name="bench_crash_sweep")
-
-
-TIMED = "run_0006_p512_g128_k0.28_b16_lr3.4"
-regression_gates = load_gate_file("test_regression")
-
-
-def keep_pairs(
-    project: Project,
-    drops: Sequence[float],
-    stopped: str = "the verdict is clear after 7 pairs",
-    kv_len: int | None = None,
+@pytest.mark.parametrize("name", FAILURES)
+def test_the_whole_text_of_a_failure(
+    name: str, project: Project, monkeypatch: pytest.MonkeyPatch, snapshot: SnapshotAssertion
 ) -> None:
-    """Pairs of the timed row beside the recordings, as a run folder has them: 60 tok/s with H2O off."""
-    folder = project.copy_recordings() / "decode"
-    again = ("pair_02_baseline: others used 1.9 of 2 cores (up to 0.7 are taken for quiet)",)
-    record_pairs(folder, TIMED, drops, stopped=stopped, measured_again=again, kv_len=kv_len)
-
-
-# -- pairs of launches ---------------------------------------------------------------------------------------------
-
-
-def test_pairs_that_are_slower(project: Project, snapshot: SnapshotAssertion) -> None:
-    keep_pairs(project, [0.12, 0.11, 0.13, 0.10, 0.14, 0.12, 0.11])
-    session = make_session(project.path, logs="recordings")
-    assert fix_places(tell_sweep(session, "decode"), PROJECT=project.path) == snapshot(name="paired_decode")
-    assert fix_places(tell_sweep(session, "joint"), PROJECT=project.path) == snapshot(name="paired_joint")
-
-
-def test_pairs_that_cannot_tell_where_that_fails(project: Project, snapshot: SnapshotAssertion) -> None:
-    keep_pairs(project, [0.01, 0.09, 0.02, 0.08, 0.0, 0.1, 0.05, 0.04], "a clear verdict is out of reach")
-    session = make_session(project.path, logs="recordings", inconclusive="fail")
-    assert fix_places(tell_sweep(session, "decode"), PROJECT=project.path) == snapshot(name="paired_inconclusive")
-
-
-def test_pairs_that_cannot_be_compared(project: Project, snapshot: SnapshotAssertion) -> None:
-    keep_pairs(project, [0.01, 0.02], "not one pair can be compared", kv_len=2566)
-    session = make_session(project.path, logs="recordings", inconclusive="fail")
-    assert fix_places(tell_sweep(session, "decode"), PROJECT=project.path) == snapshot(name="paired_not_comparable")
-
-
-# -- an earlier run ------------------------------------------------------------------------------------------------
+    change, options, tell = FAILURES[name]
+    if change is not None:
+        change(project)
+    for key, value in project.env.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr("tempfile.tempdir", str(project.path))  # a machine lock of our own
+    session = make_session(project.path, project.path / "gates", **options)
+    told = fix_places(tell(session), PROJECT=project.path)
+    assert told == snapshot
+    if name == "lossy":  # from the first row to the last warning: what does not depend on where the clone lies
+        shown = told[told.index("target     >=") : told.index("log        ")]
+        assert shown in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_figure_that_is_worse_than_in_a_baseline(project: Project, snapshot: SnapshotAssertion) -> None:
     item = make_comparison(project.path)
     told = tell_failure(item, "test_no_regression", lambda: regression_gates.test_no_regression(item))
-    assert fix_places(told, PROJECT=project.path) == snapshot(name="regression")
-
-
-# -- a codec, a time limit -----------------------------------------------------------------------------------------
+    assert fix_places(told, PROJECT=project.path) == snapshot
 
 
 def test_a_stream_that_comes_back_with_other_bits(
@@ -214,19 +174,7 @@ def test_a_stream_that_comes_back_with_other_bits(
     monkeypatch.setattr(AdaptiveV22, "decode", decode)
     monkeypatch.setattr("pytest_h2o.lossless.executors.usable_cores", lambda: 1)  # else either stream may be the first
     told = fix_places(tell_scope(make_session(tmp_path), "roundtrip"))
-    assert told == snapshot(name="roundtrip")
-
-
-def test_a_bench_that_does_not_end(
-    project: Project, monkeypatch: pytest.MonkeyPatch, snapshot: SnapshotAssertion
-) -> None:
-    project.make_bench(run_="hang")
-    for name, value in project.env.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("tempfile.tempdir", str(project.path))  # a machine lock of our own
-    options = {"bench": "llm_bench", "base_config": "model.json", "threads": "2", "bench_timeout": "4"}
-    session = make_session(project.path, **options)
-    assert fix_places(tell_point(session, 1), PROJECT=project.path) == snapshot(name="bench_timeout")
+    assert told == snapshot
 
 
 # -- a diagnosis never stands in the way -----------------------------------------------------------------------------
@@ -267,61 +215,32 @@ def test_a_part_that_cannot_be_shown_says_why(tmp_path: Path, monkeypatch: pytes
 # -- comparisons ---------------------------------------------------------------------------------------------------
 
 
-def test_a_comparison_shows_as_many_digits_as_tell_the_two_apart() -> None:
-    check_comparison(
-        Measured("lossless_ratio", 1.467564578551945, "scope"),
-        ">=",
-        Target("lossless_ratio", 1.4676, "default"),
-        "lossless ratio 1.46756 >= 1.4676",
-        "missed by 0.00004 (0.002% of the target); target from default; measured on scope",
-    )
-    check_comparison(
-        Measured("joint_margin", -3e-7, "run"),
-        ">=",
-        0.0,
-        "no row meets every target; the nearest misses by 0.00003%",
-        "target from gate file; measured on run",
-    )
-    check_comparison(
-        Measured("decode_drop", 0.05001, "run"),
-        "<=",
-        Target("decode_drop", 0.05, "default"),
-        "decode slow-down 5.001% <= 5.00%",
-        "missed by 0.001% of the baseline speed; target from default; measured on run",
-    )
+BEST_OF = decide_best_of([], {}).margins.run_id
 
 
-def test_a_joint_margin_is_told_in_words_only_where_a_target_is_missed() -> None:
-    best = Measured("joint_margin", -0.0343, decide_best_of([], {}).margins.run_id)
-    check_comparison(
-        best,
-        ">=",
-        0.0,
-        "the best of each column together do not meet every target; they miss by 3.43%",
-        "target from gate file; measured on best of each column",
-    )
-    lines = explain_comparison(Measured("joint_margin", 0.01, "run"), ">=", 0.05)
-    assert lines is not None
-    assert lines[0] == "joint margin +1.00% >= +5.00%"
+@pytest.mark.parametrize(
+    ("measured", "op", "right"),
+    [
+        # as many digits as tell the two apart
+        (Measured("lossless_ratio", 1.467564578551945, "scope"), ">=", Target("lossless_ratio", 1.4676, "default")),
+        (Measured("joint_margin", -3e-7, "run"), ">=", 0.0),
+        (Measured("decode_drop", 0.05001, "run"), "<=", Target("decode_drop", 0.05, "default")),
+        # a joint margin is told in words only where a target is missed
+        (Measured("joint_margin", -0.0343, BEST_OF), ">=", 0.0),
+        (Measured("joint_margin", 0.01, "run"), ">=", 0.05),
+        # what is no number is missed; other comparisons are left to pytest
+        (Measured("h2o_lossy", float("nan"), "run"), ">=", Target("h2o_lossy", 3.0, "default")),
+        (Measured("h2o_lossy", 2.0, "run"), "==", 3.0),
+        (Measured("h2o_lossy", 2.0, "run"), ">", 3.0),
+        (Measured("h2o_lossy", 2.0, "run"), ">=", "3"),
+    ],
+    ids=range(9),
+)
+def test_a_comparison_in_words(measured: Measured, op: str, right: Any, snapshot: SnapshotAssertion) -> None:
+    assert explain_comparison(measured, op, right) == snapshot
 
 
 def test_a_target_is_shown_as_it_was_given() -> None:
-    assert repr(Target("h2o_lossy", 3.38125, "default")) == "3.38125"
-    assert repr(Target("decode_drop", 0.0123, "default")) == "1.23%"
-    assert repr(Target("decode_drop", 0.01234, "default")) == "1.234%"
-    assert repr(Target("decode_tok_per_s", 56.0, "default")) == "56.00 tok/s"
-
-
-def test_a_value_that_is_no_number_is_said_to_be_missed() -> None:
-    check_comparison(
-        Measured("h2o_lossy", float("nan"), "run"),
-        ">=",
-        3.0,
-        "lossy ratio nan >= 3.000",
-        "a value is missing or not a number, so the target is missed; target from gate file; measured on run",
-    )
-
-
-@pytest.mark.parametrize(("op", "right"), [("==", 3.0), (">", 3.0), (">=", "3")])
-def test_other_comparisons_are_left_to_pytest(op: str, right: object) -> None:
-    assert explain_comparison(Measured("h2o_lossy", 2.0, "run"), op, right) is None
+    given = {"h2o_lossy": 3.38125, "decode_drop": 0.01234, "decode_tok_per_s": 56.0}
+    shown = [repr(Target(name, value, "default")) for name, value in given.items()]
+    assert shown == ["3.38125", "1.234%", "56.00 tok/s"]

@@ -86,23 +86,6 @@ def test_every_row_links_to_its_files(document: Document, gate_run: GateRun) -> 
     assert (len(logs), len(configs)) == (27, 27)
     assert "target_ratio_v3/logs/run_0001_p512_g128_k0.28_b8_lr3.0.stdout.txt" in links
     assert {"summary.md", "summary.json", "journal.jsonl", "run.json", f"{PRESET}/h2o_metrics.csv"} <= set(links)
-
-
-def test_the_figures_are_those_of_the_artifacts(document: Document, gate_run: GateRun) -> None:
-    rows = {row[0].split(" ")[0]: row for row in document.rows("Rows of target_ratio_v3")}
-    assert len(rows) == 27
-    best = rows["run_0003_p512_g128_k0.28_b8_lr3.4"]
-    figures = ["3.380 ± 0.019", "64.34 ± 7.24", "4.9604", "3.1098", "0.2958", "block\u00a0quantisation", "lossy"]
-    assert best[1:9] == [*figures, "not kept"]
-    assert [row[0] for row in rows.values() if row[0].endswith("Pareto")] == [
-        "run_0003_p512_g128_k0.28_b8_lr3.4 · Pareto",
-        "run_0006_p512_g128_k0.28_b16_lr3.4 · Pareto",
-    ]
-    assert rows["run_0001_p512_g128_k0.28_b8_lr3.0"][8] == "920"
-    layers = document.rows("Lossless ratio of front2_grouped_192_8 by layer")
-    assert layers[0] == ["layer 0", "1.3331", "1.8911", "1.0296", "3.7716", "4.5066", "3.2454"]
-    assert document.rows("Blocks of front2_grouped_192_8")[1] == ["K lo", "60", "21", "0", "0", "3"]
-    assert ["lossy-target", "3.5", "--h2o-lossy-target"] in document.rows("Settings")
     assert document.rows("SHA-256")[0][1] == next(iter(gate_run.read("run.json")["digests"].values()))
 
 

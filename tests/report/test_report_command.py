@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.cli.main import main
 from tests.report.html_checks import check_page
 
 
 def test_reports_made_again_are_the_same_bytes_and_replace_only_what_they_are_asked_to(
-    run_copy: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+    run_copy: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest, snapshot: SnapshotAssertion
 ) -> None:
     page, summary = run_copy / "report.html", run_copy / "summary.md"
     before = summary.read_bytes()
@@ -22,12 +25,7 @@ def test_reports_made_again_are_the_same_bytes_and_replace_only_what_they_are_as
     page.write_text("mine\n")
     summary.unlink()
     assert main(["report", str(run_copy)]) == 2
-    assert capsys.readouterr().err == (
-        "pytest-h2o report: a file that exists would be overwritten\n"
-        f"  where: {page}\n"
-        "  came: another content: other data, or another version of pytest-h2o or jinja2\n"
-        "  next: choose another output with --out, or give --overwrite\n"
-    )
+    assert capsys.readouterr().err.replace(str(run_copy), "RUN") == snapshot
     assert not summary.exists()
     assert main(["report", str(run_copy), "--overwrite"]) == 0
     assert capsys.readouterr().out == f"wrote {summary}\nwrote {page}\n"
@@ -46,7 +44,7 @@ def test_elsewhere_the_links_lead_back(run_copy: Path, tmp_path: Path, no_charts
 
 
 def test_an_unfinished_run_says_so(
-    run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], no_charts: None
+    run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], no_charts: None, snapshot: SnapshotAssertion
 ) -> None:
     for name in ("run.json", "summary.json", "summary.md", "report.html"):
         (run_copy / name).unlink()
@@ -54,12 +52,7 @@ def test_an_unfinished_run_says_so(
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:20]) + lines[20][:100])
     assert main(["report", str(run_copy)]) == 2
-    assert capsys.readouterr().err == (
-        "pytest-h2o report: this run did not end, or has not ended yet\n"
-        f"  where: {run_copy}\n"
-        "  came: no run.json\n"
-        "  expected: --out FILE: reports in its folder would stand in the way of the run's own\n"
-    )
+    assert capsys.readouterr().err.replace(str(run_copy), "RUN") == snapshot
     page = tmp_path / "now.html"
     assert main(["report", str(run_copy), "--out", str(page)]) == 0
     said = "unfinished: no run.json; 20 items are in its journal (line 21 of the journal is torn, and left out)"
@@ -93,24 +86,32 @@ def test_a_damaged_file_is_named(
     assert told.startswith(f"  came: {came}")
 
 
-@pytest.mark.parametrize("damage", ["no object", "no data", "other types", "empty summary", "rows without cells"])
+def spoil_rows(records: list[Any]) -> None:
+    for record in records:
+        for point in record.get("data", {}).get("points", ()):
+            point["result"]["cells"] = None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda records: records.__setitem__(3, [1]),
+        lambda records: records[3].pop("data"),
+        lambda records: records[3].update(data={"points": 3}),
+        spoil_rows,
+        None,
+    ],
+    ids=["no object", "no data", "other types", "rows without cells", "empty summary"],
+)
 def test_records_of_another_shape_are_one_error(
-    damage: str, run_copy: Path, capsys: pytest.CaptureFixture[str]
+    damage: Callable[[list[Any]], object] | None, run_copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     journal = run_copy / "journal.jsonl"
     records = [json.loads(line) for line in journal.read_text().splitlines()]
-    if damage == "no object":
-        records[3] = [1]
-    elif damage == "no data":
-        del records[3]["data"]
-    elif damage == "other types":
-        records[3]["data"] = {"points": 3}
-    elif damage == "rows without cells":
-        for record in records:
-            for point in record.get("data", {}).get("points", ()):
-                point["result"]["cells"] = None
-    else:
+    if damage is None:
         (run_copy / "summary.json").write_text('{"version": 1}')
+    else:
+        damage(records)
     journal.write_text("".join(json.dumps(record) + "\n" for record in records))
     assert main(["report", str(run_copy)]) == 2
     error = capsys.readouterr().err
@@ -118,14 +119,11 @@ def test_records_of_another_shape_are_one_error(
     assert "Traceback" not in error
 
 
-def test_a_folder_that_is_none_of_a_run_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_is_none_of_a_run_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], snapshot: SnapshotAssertion
+) -> None:
     (tmp_path / "notes.txt").write_text("")
     assert main(["report", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == (
-        "pytest-h2o report: this is no folder of a run\n"
-        f"  where: {tmp_path}\n"
-        "  came: notes.txt\n"
-        "  expected: a folder with journal.jsonl, as pytest writes one below --h2o-out-dir\n"
-    )
+    assert capsys.readouterr().err.replace(str(tmp_path), "HERE") == snapshot
     assert main(["report", str(tmp_path / "nowhere")]) == 2
     assert "came: no such folder" in capsys.readouterr().err

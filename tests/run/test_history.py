@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,11 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.bench.machine import describe_machine
 from pytest_h2o.errors import StoreError, UsageError
-from pytest_h2o.run import history as lines
+from pytest_h2o.run import history
 from pytest_h2o.run.history import (
     Damage,
     RunRecord,
@@ -64,18 +63,6 @@ def test_a_record_is_read_as_it_was_written() -> None:
     assert read_record(indented.encode(), "here") == RECORDS[0]
 
 
-def test_another_schema_is_one_clear_error() -> None:
-    with pytest.raises(StoreError) as caught:
-        read_record(sealed({}, schema=99), "main.json")
-    assert str(caught.value) == (
-        "a record of a run has another schema than this version reads\n"
-        "  where: main.json\n"
-        "  came: schema 99\n"
-        "  expected: schema 1\n"
-        "  next: read it with the version of pytest-h2o that wrote it, or record the run again"
-    )
-
-
 @pytest.mark.parametrize(
     ("data", "what"),
     [
@@ -98,43 +85,33 @@ def test_what_is_no_record_is_one_clear_error(data: bytes, what: str) -> None:
         read_record(data, "here")
 
 
-def _with(change: Callable[[dict[str, Any]], Any]) -> bytes:
-    record = record_to_json(RECORDS[0])["record"]
-    change(record)
-    return sealed(record)
+RATIO = "subjects[0].figures.all.lossless_ratio"
 
 
 @pytest.mark.parametrize(
     ("change", "where"),
     [
-        (lambda r: r.pop("run"), "here: run"),
-        (lambda r: r.update(run=7), "here: run"),
-        (lambda r: r.update(overall_pass=None), "here: overall_pass"),
-        (lambda r: r.update(subjects={}), "here: subjects"),
-        (lambda r: r.update(subjects=["x"]), "here: subjects[0]"),
-        (lambda r: r["subjects"][0].update(kind="thing"), "here: subjects[0].kind"),
-        (lambda r: r["subjects"][0].update(fingerprint={"model": 1}), "here: subjects[0].fingerprint.model"),
-        (lambda r: r["subjects"][0].update(figures={"all": 1}), "here: subjects[0].figures.all"),
-        (
-            lambda r: r["subjects"][0]["figures"]["all"].update(lossless_ratio="1"),
-            "here: subjects[0].figures.all.lossless_ratio",
-        ),
-        (
-            lambda r: r["subjects"][0]["figures"]["all"].update(lossless_ratio=True),
-            "here: subjects[0].figures.all.lossless_ratio",
-        ),
-        (
-            lambda r: r["subjects"][0]["figures"]["all"].update(lossless_ratio=10**301),
-            "here: subjects[0].figures.all.lossless_ratio",
-        ),
-        (lambda r: r["metrics"]["h2o_lossy"].update(better="up"), "here: metrics.h2o_lossy.better"),
+        (lambda r: r.pop("run"), "run"),
+        (lambda r: r.update(run=7), "run"),
+        (lambda r: r.update(overall_pass=None), "overall_pass"),
+        (lambda r: r.update(subjects={}), "subjects"),
+        (lambda r: r.update(subjects=["x"]), "subjects[0]"),
+        (lambda r: r["subjects"][0].update(kind="thing"), "subjects[0].kind"),
+        (lambda r: r["subjects"][0].update(fingerprint={"model": 1}), "subjects[0].fingerprint.model"),
+        (lambda r: r["subjects"][0].update(figures={"all": 1}), "subjects[0].figures.all"),
+        (lambda r: r["subjects"][0]["figures"]["all"].update(lossless_ratio="1"), RATIO),
+        (lambda r: r["subjects"][0]["figures"]["all"].update(lossless_ratio=True), RATIO),
+        (lambda r: r["subjects"][0]["figures"]["all"].update(lossless_ratio=10**301), RATIO),
+        (lambda r: r["metrics"]["h2o_lossy"].update(better="up"), "metrics.h2o_lossy.better"),
     ],
 )
 def test_another_shape_names_the_place(change: Callable[[dict[str, Any]], Any], where: str) -> None:
+    record = record_to_json(RECORDS[0])["record"]
+    change(record)
     with pytest.raises(StoreError) as caught:
-        read_record(_with(change), "here")
+        read_record(sealed(record), "here")
     assert caught.value.what == "a record of a run has another shape than this version reads"
-    assert caught.value.where == where
+    assert caught.value.where == f"here: {where}"
 
 
 # -- the history -----------------------------------------------------------------------------------------------------
@@ -180,7 +157,7 @@ def test_damaged_lines_are_named_and_good_ones_stay_usable(tmp_path: Path) -> No
 
 
 def test_a_line_without_end_takes_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "MAX_RECORD_BYTES", 4000)
+    monkeypatch.setattr(history, "MAX_RECORD_BYTES", 4000)
     path = write_history(tmp_path, b"x" * 50_001 + b"\n", LINES[0][:0], b"y\n")
     assert [str(entry).removeprefix(str(path)) for entry in read_history(path)] == [
         ":1: a line of more than 4,000 bytes",
@@ -230,35 +207,26 @@ def test_two_writers_at_once_lose_nothing(tmp_path: Path) -> None:
 HOLDER = """
 import sys, time
 from filelock import FileLock
-FileLock(sys.argv[1]).acquire()
+lock = FileLock(sys.argv[1])
+lock.acquire()
 print("held", flush=True)
 time.sleep(60)
 """
 
 
-def test_a_writer_that_is_killed_holds_nobody_up(tmp_path: Path) -> None:
+def test_a_writer_that_is_killed_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it lives, and never gives the lock back, the others end with an error."""
+    monkeypatch.setattr(history, "LOCK_TIMEOUT_S", 0.2)
     path = tmp_path / "history.jsonl"
-    append_record(path, RECORDS[0])
     command = [sys.executable, "-c", HOLDER, str(tmp_path / ".history.jsonl.lock")]
-    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
-    os.kill(holder.pid, signal.SIGKILL)
-    holder.wait()
-    holder.stdout.close()
-    started = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(StoreError, match="another process has held the history for too long"):
+            append_record(path, RECORDS[0])
+        holder.kill()
     append_record(path, RECORDS[1])
-    assert time.monotonic() - started < 5
-    assert list(read_history(path)) == RECORDS[:2]
-
-
-def test_a_lock_that_is_never_given_back_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from filelock import FileLock
-
-    monkeypatch.setattr(lines, "LOCK_TIMEOUT_S", 0.1)
-    with FileLock(tmp_path / ".history.jsonl.lock"), pytest.raises(StoreError) as caught:
-        append_record(tmp_path / "history.jsonl", RECORDS[0])
-    assert caught.value.what == "another process has held the history for too long"
+    assert list(read_history(path)) == RECORDS[1:2]
 
 
 def test_a_history_that_cannot_be_written_or_read_is_one_clear_error(tmp_path: Path) -> None:
@@ -273,16 +241,10 @@ def test_a_history_that_cannot_be_written_or_read_is_one_clear_error(tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "a\\b", "", ".hidden", "-x", "a b", "x" * 81, "a\n", "ä"])
-def test_a_name_that_no_file_may_have_is_refused(name: str) -> None:
+def test_a_name_that_no_file_may_have_is_refused(name: str, snapshot: SnapshotAssertion) -> None:
     with pytest.raises(UsageError) as caught:
         check_baseline_name(name, "--h2o-save")
-    assert str(caught.value) == (
-        "--h2o-save takes the name of a baseline, not a path\n"
-        f"  came: {name!r}\n"
-        "  expected: a letter or digit, then letters, digits, dots, underscores or dashes, at most 80 in all"
-    )
-    with pytest.raises(UsageError, match="no baseline can be called last"):
-        check_baseline_name("last", "--h2o-save")
+    assert str(caught.value) == snapshot
 
 
 def test_a_baseline_is_kept_and_never_replaced_unasked(tmp_path: Path) -> None:
@@ -296,29 +258,22 @@ def test_a_baseline_is_kept_and_never_replaced_unasked(tmp_path: Path) -> None:
     assert list_baselines(tmp_path) == ["main"]
 
 
-def test_a_missing_baseline_names_those_that_there_are(tmp_path: Path) -> None:
+def test_a_missing_baseline_names_those_that_there_are(tmp_path: Path, snapshot: SnapshotAssertion) -> None:
     save_baseline(tmp_path, "main", RECORDS[0])
     save_baseline(tmp_path, "release-1.0", RECORDS[0])
     with pytest.raises(UsageError) as caught:
         read_baseline(tmp_path, "mian")
-    assert str(caught.value) == (
-        "there is no baseline called mian\n"
-        f"  where: {tmp_path / 'baselines'}\n"
-        "  came: baselines there: main, release-1.0\n"
-        "  next: did you mean main? --h2o-save mian saves a run under that name"
-    )
+    assert str(caught.value).replace(str(tmp_path), "HERE") == snapshot
 
 
 def test_a_record_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pytest_h2o.run import history as baselines
-
-    monkeypatch.setattr(baselines, "MAX_RECORD_BYTES", 100)
+    monkeypatch.setattr(history, "MAX_RECORD_BYTES", 100)
     path = save_baseline(tmp_path, "main", RECORDS[0])
     with pytest.raises(StoreError, match="too large"):
         read_record(path)
 
 
-def test_a_run_is_found_by_folder_file_baseline_and_name(tmp_path: Path) -> None:
+def test_a_run_is_found_by_folder_file_baseline_and_name(tmp_path: Path, snapshot: SnapshotAssertion) -> None:
     for record in RECORDS:
         append_record(tmp_path / "history.jsonl", record)
     saved = save_baseline(tmp_path, "main", RECORDS[0])
@@ -332,18 +287,11 @@ def test_a_run_is_found_by_folder_file_baseline_and_name(tmp_path: Path) -> None
     assert resolve_record("main", tmp_path) == ("baseline main", RECORDS[0])
     assert resolve_record("last", tmp_path) == ("the history", RECORDS[2])
     assert resolve_record("222222", tmp_path) == ("the history", RECORDS[1])
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match="3 runs have 2026 in their name"):
         resolve_record("2026", tmp_path)
-    assert caught.value.what == "3 runs have 2026 in their name"
     with pytest.raises(UsageError) as caught:
         resolve_record("nothing", tmp_path)
-    assert str(caught.value) == (
-        "nothing is called nothing\n"
-        f"  where: {tmp_path}\n"
-        f"  came: baselines: main; newest runs: {', '.join(RUNS)}\n"
-        "  expected: a run folder, the name of a baseline, last, or a run of the history (or a part of its name)\n"
-        "  next: pytest-h2o history lists the runs; --out-dir says where they are kept"
-    )
+    assert str(caught.value).replace(str(tmp_path), "HERE") == snapshot
 
 
 def test_the_machine_has_no_name() -> None:

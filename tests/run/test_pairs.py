@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -102,34 +103,52 @@ def test_launches_of_pairs_are_held_to_what_the_row_is_and_holds(
         assert Held(row, asked).check(launch, candidate=False) is launch
 
 
-def make_runner() -> tuple[list[str], PairRunner]:
-    """A bench that is slowed down from 60 to 42 tok/s, and what it is asked for."""
+def compare(
+    off: dict[str, Any] | None = None,
+    on: dict[str, Any] | None = None,
+    budget: Budget = Budget(),  # noqa: B008
+    *,
+    notes: Sequence[str] = (),
+    slower_from: int = 99,
+    **more: Any,
+) -> tuple[list[str], PairedComparison]:
+    """Pairs of a bench that is slowed down from 60 to 42 tok/s, unless the sides say otherwise: launches and what came.
+
+    Launches of pairs `slower_from` on take three times as long.
+    """
     log: list[str] = []
-    return log, PairRunner(Side(log, 60.0), Side(log, 42.0))
+    sides = [
+        Side(log, *own.pop("speeds", (speed,)), **own)
+        for own, speed in ((dict(off or {}), 60.0), (dict(on or {}), 42.0))
+    ]
+
+    def launcher(side: Side) -> Callable[[str], Row]:
+        def launch(run_id: str) -> Row:
+            return replace(side(run_id), elapsed_s=3.0 if int(run_id.split("_")[1]) >= slower_from else 1.0)
+
+        return launch
+
+    runner = PairRunner(*map(launcher, sides), **more)
+    return log, compare_pairs(runner, budget, 0.05, candidate="run_0003", baseline="H2O off", notes=notes)
+
+
+NOISY: tuple[dict[str, Any], ...] = ({"speeds": (60.0, 50.0, 55.0)}, {"speeds": (58.0, 49.0, 57.0)})
 
 
 def test_pairs_are_launched_in_the_planned_order_until_the_verdict_is_clear() -> None:
-    log: list[str] = []
-    runner = PairRunner(Side(log, 60.0, 60.5, 59.7), Side(log, 42.0, 42.4, 41.8))
-    found = compare_pairs(runner, Budget(), 0.05, candidate="run_0003", baseline="H2O off")
+    log, found = compare({"speeds": (60.0, 60.5, 59.7)}, {"speeds": (42.0, 42.4, 41.8)})
     verdict = found.judge(0.05)
     assert (verdict.outcome, verdict.pairs) == ("fail", 6)
     assert found.stopped == "the verdict is clear after 6 pairs"
     assert (found.launches, found.elapsed_s) == (12, 12.0)
-    expected = []
-    for number, first in enumerate(plan_order(6, found.seed), start=1):
-        sides = ("baseline", "candidate") if first == "AB" else ("candidate", "baseline")
-        expected += [f"pair_{number:02d}_{side}" for side in sides]
-    assert log == expected
+    sides = {"AB": ("baseline", "candidate"), "BA": ("candidate", "baseline")}
+    order = plan_order(6, found.seed)
+    assert log == [f"pair_{number:02d}_{side}" for number, first in enumerate(order, 1) for side in sides[first]]
     assert found.median_tok_per_s("baseline") == pytest.approx(60.0, abs=0.6)
 
 
 def test_a_disturbed_launch_is_made_again_and_said() -> None:
-    log: list[str] = []
-    runner = PairRunner(
-        Side(log, 60.0, disturbed="pair_02_baseline$"), Side(log, 42.0, disturbed="pair_01_candidate(_again1)?$")
-    )
-    found = compare_pairs(runner, Budget(), 0.05, candidate="run_0003", baseline="H2O off")
+    log, found = compare({"disturbed": "pair_02_baseline$"}, {"disturbed": "pair_01_candidate(_again1)?$"})
     assert found.measured_again == tuple(
         f"{name}: others used 2.0 of 2 cores"
         for name in ("pair_01_candidate", "pair_01_candidate_again1", "pair_02_baseline")
@@ -142,47 +161,43 @@ def test_a_disturbed_launch_is_made_again_and_said() -> None:
     assert lines[-1] == "disturbed launches: 3 measured again; first pair_01_candidate: others used 2.0 of 2 cores"
 
 
-def test_a_machine_that_is_never_quiet_is_waited_for_in_vain_twice() -> None:
-    log: list[str] = []
-    runner = PairRunner(Side(log, 60.0, disturbed="."), Side(log, 42.0, disturbed="."))
-    found = compare_pairs(runner, Budget(), 0.05, candidate="run_0003", baseline="H2O off")
-    verdict = found.judge(0.05)
-    assert verdict.outcome == "fail"
-    assert len(found.measured_again) == 2
-    assert len(log) == 12 + 2
-    assert explain(found, verdict)[-1].startswith(
-        "disturbed launches: 2 measured again, 12 of 12 counted all the same; first pair_01_"
-    )
+@pytest.mark.parametrize(
+    ("disturbed", "more", "again", "launches"),
+    [
+        (".", {}, 2, 14),  # a machine that is never quiet is waited for in vain twice
+        (r"(baseline|candidate)$", {}, 6, 18),
+        (".", {"relaunches": Relaunches(0)}, 0, 12),
+    ],
+)
+def test_disturbed_launches_are_made_again_a_bounded_number_of_times(
+    disturbed: str, more: dict[str, Any], again: int, launches: int
+) -> None:
+    log, found = compare({"disturbed": disturbed}, {"disturbed": disturbed}, **more)
+    assert (len(found.measured_again), len(log), found.launches) == (again, launches, launches)
+    assert found.judge(0.05).outcome == "fail"
+    if again == 2:
+        assert explain(found, found.judge(0.05))[-1].startswith(
+            "disturbed launches: 2 measured again, 12 of 12 counted all the same; first pair_01_"
+        )
 
 
-def test_a_machine_that_is_disturbed_now_and_then_is_measured_again_a_bounded_number_of_times() -> None:
-    log: list[str] = []
-    sides = (Side(log, 60.0, disturbed=r"(baseline|candidate)$") for _ in range(2))
-    found = compare_pairs(PairRunner(*sides), Budget(), 0.05, candidate="r", baseline="H2O off")
-    assert len(found.measured_again) == 6
-    assert found.launches == len(log)
-
-
-def test_where_disturbed_launches_are_kept_none_is_made_again() -> None:
-    log: list[str] = []
-    runner = PairRunner(Side(log, 60.0, disturbed="."), Side(log, 42.0, disturbed="."), relaunches=Relaunches(0))
-    assert compare_pairs(runner, Budget(), 0.05, candidate="r", baseline="H2O off").measured_again == ()
-    assert len(log) == 12
+NO_LENGTH = "a row has no prompt or generated length, so nothing tells what context it decoded"
 
 
 @pytest.mark.parametrize(
-    ("cells", "reason"),
+    ("off", "on", "reason"),
     [
-        ({"backend": "OPENCL"}, "another backend: baseline CPU, candidate OPENCL"),
-        ({"threads": "4"}, "another number of threads: baseline 2, candidate 4"),
-        ({"llm_demo": "prompt=256<br>decode=128"}, "another prompt length: baseline 512, candidate 256"),
-        ({"llm_demo": ""}, "another prompt length: baseline 512, candidate None"),
+        ({}, {"backend": "OPENCL"}, "another backend: baseline CPU, candidate OPENCL"),
+        ({}, {"threads": "4"}, "another number of threads: baseline 2, candidate 4"),
+        ({}, {"llm_demo": "prompt=256<br>decode=128"}, "another prompt length: baseline 512, candidate 256"),
+        ({}, {"llm_demo": ""}, "another prompt length: baseline 512, candidate None"),
+        ({"llm_demo": ""}, {"llm_demo": ""}, NO_LENGTH),
     ],
 )
-def test_sides_that_are_unlike_are_no_comparison_and_never_a_pass(cells: dict[str, str], reason: str) -> None:
-    log: list[str] = []
-    runner = PairRunner(Side(log, 60.0), Side(log, 60.0, **cells))
-    found = compare_pairs(runner, Budget(), 0.05, candidate="run_0003", baseline="H2O off")
+def test_sides_that_are_unlike_are_no_comparison_and_never_a_pass(
+    off: dict[str, str], on: dict[str, str], reason: str
+) -> None:
+    log, found = compare(off, on)
     verdict = found.judge(0.05)
     assert len(log) == 4
     assert (verdict.outcome, verdict.pairs, verdict.drop) == ("inconclusive", 0, None)
@@ -195,89 +210,50 @@ def test_sides_that_are_unlike_are_no_comparison_and_never_a_pass(cells: dict[st
     ]
 
 
-def test_sides_that_both_lack_their_lengths_are_no_comparison() -> None:
-    log: list[str] = []
-    runner = PairRunner(Side(log, 60.0, llm_demo=""), Side(log, 60.0, llm_demo=""))
-    found = compare_pairs(runner, Budget(), 0.05, candidate="run_0003", baseline="H2O off")
-    assert found.judge(0.05).outcome == "inconclusive"
-    assert {pair.excluded for pair in found.pairs} == {
-        "a row has no prompt or generated length, so nothing tells what context it decoded"
-    }
-
-
 def test_pairs_that_contradict_each_other_are_told_whatever_stopped_them() -> None:
-    log: list[str] = []
-    found = compare_pairs(
-        PairRunner(Side(log, 60.0), Side(log, 42.0)), Budget(), 0.05, candidate="r", baseline="H2O off"
-    )
+    _, found = compare()
     note = "earlier and later pairs contradict each other"
     verdict = replace(found.judge(0.05), outcome="inconclusive", note=note)
     assert explain(found, verdict)[1:] == [note]
     assert explain(replace(found, stopped=note), verdict) == [f"paired with H2O off: 12 launches; {note}"]
 
 
+TOO_FEW = "pairs can never give a verdict with 95.0% confidence: plan more"
+
+
 def test_a_plan_that_can_never_decide_launches_nothing() -> None:
-    log, runner = make_runner()
-    found = compare_pairs(runner, Budget(pairs=3), 0.05, candidate="r", baseline="H2O off", notes=["little time"])
+    log, found = compare(budget=Budget(pairs=3), notes=["little time"])
     assert log == []
-    assert found.stopped == "3 pairs can never give a verdict with 95.0% confidence: plan more"
+    assert found.stopped == f"3 {TOO_FEW}"
     assert explain(found, found.judge(0.05)) == [f"paired with H2O off: 0 launches; {found.stopped}", "little time"]
 
 
 def test_a_plan_is_fitted_to_the_time_of_the_first_pair_and_says_so() -> None:
-    log: list[str] = []
-    sides = Side(log, 60.0, 50.0, 55.0), Side(log, 58.0, 49.0, 57.0)
     # Which speed a launch gets depends on its turn, so the order of the turns is fixed.
-    runner = PairRunner(*sides, keep=lambda key, make: {"seed": 3} if key == "order" else make())
-    found = compare_pairs(runner, Budget(pairs=20, elapsed_s=15.0), 0.05, candidate="r", baseline="H2O off")
+    fixed: dict[str, Any] = {"keep": lambda key, make: {"seed": 3} if key == "order" else make()}
+    _, found = compare(*NOISY, Budget(pairs=20, elapsed_s=15.0), **fixed)
     assert (found.planned_pairs, len(found.pairs)) == (7, 7)
     assert found.stopped == "the budget of 7 pairs is spent"
     assert found.notes == (
         "planned 7 of 20 pairs: the first took 2.0 s, and there are 15 s for all (--h2o-decode-budget 20 sets no limit "
         "of time)",
     )
-
-
-def test_time_without_room_for_a_verdict_ends_after_the_first_pair() -> None:
-    log, runner = make_runner()
-    found = compare_pairs(runner, Budget(pairs=20, elapsed_s=5.0), 0.05, candidate="r", baseline="H2O off")
-    assert len(log) == 2
-    assert found.judge(0.05).outcome == "inconclusive"
-    assert found.stopped == "2 pairs can never give a verdict with 95.0% confidence: plan more"
-
-
-def test_launches_that_take_longer_than_the_first_pair_end_by_the_clock() -> None:
-    log: list[str] = []
-    sides = Side(log, 60.0, 50.0, 55.0), Side(log, 58.0, 49.0, 57.0)
-    runner = PairRunner(*(slower_from(3, side) for side in sides))
-    found = compare_pairs(runner, Budget(pairs=20, elapsed_s=15.0), 0.05, candidate="r", baseline="H2O off")
-    assert (found.planned_pairs, len(found.pairs)) == (7, 4)
-    assert found.stopped == "another pair would not fit into the budget of 15 s (16.0 s are spent)"
-
-
-def slower_from(pair: int, side: Side) -> Callable[[str], Row]:
-    """A side whose launches take three times as long from a pair on."""
-
-    def launch(run_id: str) -> Row:
-        result = side(run_id)
-        return replace(result, elapsed_s=3.0) if int(run_id.split("_")[1]) >= pair else result
-
-    return launch
+    _, slow = compare(*NOISY, Budget(pairs=20, elapsed_s=15.0), slower_from=3)
+    assert (slow.planned_pairs, len(slow.pairs)) == (7, 4)
+    assert slow.stopped == "another pair would not fit into the budget of 15 s (16.0 s are spent)"
+    log, short = compare(budget=Budget(pairs=20, elapsed_s=5.0))
+    assert (len(log), short.judge(0.05).outcome, short.stopped) == (2, "inconclusive", f"2 {TOO_FEW}")
 
 
 def test_more_pairs_than_can_be_planned_are_not_recommended() -> None:
-    log: list[str] = []
-    runner = PairRunner(Side(log, 60.0, 50.0, 62.0, 55.0), Side(log, 57.1, 47.0, 59.0, 52.0))
-    found = compare_pairs(runner, Budget(pairs=8), 0.05, candidate="r", baseline="H2O off")
+    _, found = compare({"speeds": (60.0, 50.0, 62.0, 55.0)}, {"speeds": (57.1, 47.0, 59.0, 52.0)}, Budget(pairs=8))
     verdict = replace(found.judge(0.05), outcome="inconclusive", needed_pairs=350)
     assert explain(found, verdict)[1].startswith("to decide: about 350 pairs, more than the 200 that a comparison ")
     assert "(--h2o-decode-budget 40, or " in explain(found, replace(verdict, needed_pairs=40))[1]
 
 
 def test_a_comparison_is_kept_and_read_back() -> None:
-    log: list[str] = []
-    runner = PairRunner(Side(log, 60.0, 60.5, disturbed="02_base"), Side(log, 42.0, 42.4))
-    found = compare_pairs(runner, Budget(), 0.05, candidate="run_0003", baseline="H2O off", notes=["a note"])
+    _, found = compare({"speeds": (60.0, 60.5), "disturbed": "02_base"}, {"speeds": (42.0, 42.4)}, notes=["a note"])
     value = json.loads(json.dumps(plain(found)))
     assert PairedComparison.from_json(value) == found
     for broken in (
