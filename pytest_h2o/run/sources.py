@@ -95,7 +95,7 @@ def check_bench(bench: Path, origin: str, program: str = "llm_bench", place: Pla
     """A program of the engine, if there is such a file; UsageError that says what is there instead."""
     named, came, hint = "the bench" if program == "llm_bench" else program, None, None
     if bench.is_file():
-        if os.access(bench, os.X_OK):
+        if os.access(bench, os.X_OK) or is_embedded(bench):
             return bench
         what, hint = f"{named} cannot be run: its permissions do not allow it", f"chmod +x {bench}"
     elif place is not None:
