@@ -141,7 +141,15 @@ def test_entries_that_cannot_be_read_are_listed_and_the_rest_is_counted(tmp_path
 
 
 @pytest.mark.parametrize(
-    "changes", [{"seq_len": -1}, {"seq_len": 0}, {"seq_len": 1}, {"layer_id": -1}, {"seq_start": -3, "seq_len": 1}]
+    "changes",
+    [
+        {"seq_len": -1},
+        {"seq_len": 0},
+        {"seq_len": 1},
+        {"layer_id": -1},
+        {"layer_id": 10**30},
+        {"seq_start": -3, "seq_len": 1},
+    ],
 )
 def test_a_number_that_is_the_fault_takes_no_entry_out_of_the_selection(tmp_path: Path, changes: Any) -> None:
     write_entry(tmp_path, start=0)
