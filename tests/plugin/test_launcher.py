@@ -114,7 +114,8 @@ def test_a_gate_over_ssh_leaves_what_a_local_one_leaves(far: Far, tmp_path: Path
         options = make_bench(project, FAKE_DECODE="base=60,drop=0.02")
         (project.path / "llm.mnn").write_text("weights")
         selected = ("-k", f"{PRESET} and (lossy or decode) and not demo", "--h2o-decode-budget=5")
-        result = project.run(*options, *selected, *([f"--h2o-launcher={place.launcher}"] if place else []))
+        launcher = [f"--h2o-launcher={place.launcher}"] if place else []
+        result = project.run(*options, *selected, *launcher, timeout_s=600)
         found.append((result.ret, project.failed(), artifacts(project.run_dir(), place)))
         if place is not None:
             head = unwrapped(result)
@@ -165,7 +166,7 @@ def test_a_gate_over_adb_of_a_model_and_bench_that_are_there(
     (device / "model" / "llm.mnn").write_text("others")
     assert f"weights of preset {PRESET}: " in unwrapped(project.run(*options, resume))
     (device / "model" / "llm.mnn").write_text("weights")
-    result = project.run(*options, resume)
+    result = project.run(*options, resume, timeout_s=600)
     assert result.ret == 0, unwrapped(result)
     preset = project.summary()["presets"][PRESET]
     assert any(note.startswith("3 samples: runtime 117,911") for note in preset["notes"])

@@ -44,7 +44,7 @@ V3 = PRESETS["target_ratio_v3"]
 )
 def test_the_command_line_decides_the_time_limit(origin: str, of_preset: float | None, timeout_s: float) -> None:
     given = {"bench-timeout": Given(60.0, origin), "bench": Given(Path(sys.executable), "--h2o-bench")}
-    for name, value in (("backend", "cpu"), ("threads", 2), ("attention-option", 0)):
+    for name, value in (("backend", "cpu"), ("threads", 2), ("attention-option", 0), ("launcher", None)):
         given[name] = Given(value, "default")
     preset = V3.model_copy(update={"timeout_s": of_preset})
     assert bench_settings(Settings(given), preset).timeout_s == timeout_s
