@@ -173,20 +173,34 @@ def test_a_bench_that_tells_folded_points_apart_is_not_folded(project: Project, 
     assert verdict(project, result) == snapshot
 
 
-def test_a_build_without_a_dump_that_is_known_is_not_checked_and_says_so(project: Project) -> None:
+@pytest.mark.parametrize("workers", [(), ("-n2",)])
+def test_a_build_without_a_dump_that_is_known_is_asked_once_and_says_so(
+    project: Project, workers: tuple[str, ...]
+) -> None:
     """Of a build that is not the embedded bench the consistency item only reports: no dump, or one of another form."""
-    only = (*project.make_bench(), "-k", f"{PRESET} and consistency")
-    assert project.run(*only).parseoutcomes()["skipped"] == 1
+    shutil.copy(project.preset(), project.preset("another"))
+    only = (*project.make_bench(), "-k", f"({PRESET} or another) and consistency", *workers)
+    assert project.run(*only).parseoutcomes()["skipped"] == 2
     assert project.launches() == ["consistency"]
-    (why,) = (left["why"] for left in project.summary()["left_out_on_purpose"])
-    assert why.startswith("the runtime's own lossless sizes are not checked: this build wrote no dump (")
+    reasons = [left["why"] for left in project.summary()["left_out_on_purpose"]]
+    told = "the runtime's own lossless sizes are not checked: this build wrote no dump ("
+    assert [why[: len(told)] for why in reasons] == [told, told]
+    assert sum("; asked once, of preset " in why for why in reasons) == 1
     (project.path / "bench" / "layer_0").mkdir(parents=True)
     (project.path / "bench" / "layer_0" / "meta_t0_1.json").write_text('{"form": 2}')
     project.env["FAKE_DUMP"] = shutil.make_archive(str(project.path / "kv"), "zip", project.path, "bench")
     (project.path / "console.txt").write_text("")
     result = project.run(*only, "--h2o-out-dir=again")
-    assert (result.ret, result.parseoutcomes()["skipped"]) == (0, 1)
+    assert (result.ret, result.parseoutcomes()["skipped"]) == (0, 2)
     assert "left out on purpose: the runtime's own lossless sizes are not checked: " in unwrapped(result)
+    assert project.launches() == ["consistency"] * 3  # it dumps, so each preset has a launch of its own
+
+
+def test_a_build_that_failed_when_it_was_asked_for_a_dump_is_asked_again(project: Project) -> None:
+    shutil.copy(project.preset(), project.preset("another"))
+    bench = project.make_bench(consistency="crash")
+    assert project.run(*bench, "-k", f"({PRESET} or another) and consistency").parseoutcomes()["failed"] == 2
+    assert project.launches() == ["consistency"] * 2
 
 
 def test_a_build_that_dumps_unasked_leaves_nothing_and_its_own_sizes_are_told(
