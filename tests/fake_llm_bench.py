@@ -31,6 +31,8 @@ FAKE_PRINTS
     A launch prints this text besides.
 FAKE_CELLS
     JSON of columns and the cells that a launch with H2O on prints in them; null leaves a column out.
+FAKE_CELLS_AT_1
+    The same of a launch with one repeat.
 FAKE_DUMP
     A launch that is not told off writes a dump: this archive, into the folder that is asked for, else into that where
     it is launched. One that is asked for prints the text beside it too.
@@ -103,6 +105,8 @@ def change_cells(text: str, config: dict[str, Any], options: dict[str, str], mod
         cells["h2o_keep"] = "0.3390 ± 0.0000"
     if config.get("kv_h2o_enable"):
         changed = json.loads(os.environ.get("FAKE_CELLS", "{}"))
+        if options["-rep"] == "1":
+            changed |= json.loads(os.environ.get("FAKE_CELLS_AT_1", "{}"))
         cells = {name: cell for name, cell in {**cells, **changed}.items() if cell is not None}
     if os.environ.get("FAKE_DECODE"):
         prefill, decode = draw_speeds(bool(config.get("kv_h2o_enable")), int(options["-p"]))

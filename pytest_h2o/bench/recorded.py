@@ -283,11 +283,14 @@ class _Run:
         beside = _files_beside(self.log, self.config, known)
         note = _check_configuration(self, self.point) if compressed and self.point is not None else None
         silent = NO_OUTPUT if compressed and beside["output"] is None else None
-        repeat = None if self.point is None else self.point.repeat
+        repeat, asked = None if self.point is None else self.point.repeat, None
+        match self.listed:
+            case {"sweep_repeat": int(fewer), "repeat": int(whole)} if 0 < fewer < whole:
+                repeat, asked = fewer, whole
         # Beside bare logs a JSON of their name is as likely a config.
         of_json = self.log.with_suffix(".json") if self.log.parent.name == "logs" else None
         row = only_row(read_rows(self.log, of_json, log_file=self.log_file, repeat=repeat), self.log_file)
-        row = replace(row, **beside)
+        row = replace(row if asked is None else row.with_fewer_repeats(asked), **beside)
         (check_row if compressed else check_baseline_row)(row, known)
         if compressed and known is not None:
             _check_blocks(row, known, self.config)

@@ -64,6 +64,9 @@ DECODED_COLUMN = "decode_tokens"
 QUALITY = "quality_"
 """What columns begin with that tell of the model under eviction, in table or JSON."""
 
+FEWER_COLUMN = "sweep_repeat"
+"""Of a row that was launched with fewer repeats than its preset asks for: ``1 of 3``. No bench prints it."""
+
 UNVERIFIED = "configuration not verified"
 """Start of the note of a recorded row of which nothing, or not enough, says how it was configured."""
 
@@ -75,6 +78,7 @@ _MEASUREMENT = re.compile(rf"\s*({_NUMBER})(?:\s*±\s*({_NUMBER}))?\s*", re.IGNO
 _COUNT = re.compile(r"\d{1,9}", re.ASCII)
 _LENGTHS = re.compile(r"prompt=(\d{1,18})\s*<br>\s*decode=(\d{1,18})", re.ASCII)
 _TEST = re.compile(r"(?=\+?[pt])(?:pp(\d{1,18}))?\+?(?:tg(\d{1,18}))?", re.ASCII)
+_FEWER = re.compile(r"(\d{1,9}) of (\d{1,9})", re.ASCII)
 _SPEED, _TEST_SPEED = "speed(tok/s)", "t/s"
 
 
@@ -125,6 +129,8 @@ class Row:
     threads: int | None = field(init=False, compare=False)
     prompt_len: int | None = field(init=False, compare=False)
     gen_len: int | None = field(init=False, compare=False)
+    asked_repeat: int | None = field(init=False, compare=False)
+    """Repeats that the preset asks for, of a row that was launched with fewer: none of its timings is judged."""
     prefill_tok_per_s: Measurement | None = field(init=False, compare=False)
     decode_tok_per_s: Measurement | None = field(init=False, compare=False)
 
@@ -136,12 +142,14 @@ class Row:
         lengths = lengths or self._match("test", _TEST, "pp512, tg128 or pp512+tg128")
         prompt_len, gen_len = map(_int_or_none, lengths.groups() if lengths else (None, None))
         prefill, decode = self._read_speeds(prompt_len, gen_len)
+        fewer = self._match(FEWER_COLUMN, _FEWER, "1 of 3")
         vars(self).update(  # the class is frozen
             model=self.cells.get("model"),
             backend=self.cells.get("backend"),
             threads=int(threads[0]) if threads else None,
             prompt_len=prompt_len,
             gen_len=gen_len,
+            asked_repeat=int(fewer[2]) if fewer else None,
             prefill_tok_per_s=prefill,
             decode_tok_per_s=decode,
         )
@@ -156,6 +164,11 @@ class Row:
     def from_cells(cls, cells: Mapping[str, str], *, log_file: str, repeat: int | None = None) -> Row:
         """Make a row of its cells; a `TableError` if one of them cannot be read."""
         return cls(dict(cells), log_file, repeat)
+
+    def with_fewer_repeats(self, asked: int) -> Row:
+        """The same row, which says that it was launched with fewer repeats than were asked for."""
+        told = {FEWER_COLUMN: f"{self.repeat} of {asked}"}
+        return replace(self, cells={**self.cells, **told}, again=tuple({**cells, **told} for cells in self.again))
 
     @property
     def decoded_tokens(self) -> float | None:

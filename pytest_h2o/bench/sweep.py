@@ -63,6 +63,28 @@ class FoldCheck:
         return not self.differences and self.problem is None
 
 
+@dataclass(frozen=True)
+class RepeatCheck:
+    """Whether rows of which exact columns alone are judged may be launched with fewer repeats than the preset asks for.
+
+    They may not where the repeats of one launch differ, nor where a launch with fewer gives other columns than one with
+    all.
+    """
+
+    asked: int
+    fewer: int
+    full: tuple[str, ...] = ()
+    """Run ids that were launched with all repeats; the last of them gave a row to compare with."""
+    twin: str = ""
+    """Run id of the launch with fewer that it was compared with."""
+    differences: tuple[ColumnDifference, ...] = ()
+    problem: str | None = "no row to compare with"
+
+    @property
+    def holds(self) -> bool:
+        return not self.differences and self.problem is None
+
+
 Group = tuple[Point, ...]
 """Points that should be one run, that of the first of them, their leader."""
 
@@ -92,6 +114,16 @@ def compare_rows(leader: Row, probe: Row, *, asynchronous: bool = False) -> tupl
     )
 
 
+def _unlike_repeats(row: Row, *, asynchronous: bool) -> tuple[ColumnDifference, ...]:
+    """The deterministic columns in which the repeats of one launch differ."""
+    cells = {column: row.get(column) for column in DETERMINISTIC_COLUMNS}
+    return tuple(
+        ColumnDifference(column, row.cells[column], None)
+        for column, cell in cells.items()
+        if cell is not None and cell.std != 0 and not (asynchronous and column in CODED_COLUMNS)
+    )
+
+
 Launch = Callable[[Point], Row]
 Once = Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
 """``once(key, make)`` returns what `make` returned the first time that any process asked for `key`. The value is plain
@@ -103,10 +135,20 @@ class Sweep:
 
     `points` are all that will be asked for, the same in every process: folding looks at these alone, and not `fold`
     runs each of them. `launch` raises H2OError if a point gives no sound row. `binary` tells this bench from another,
-    by a digest say: folding is checked once for each binary, preset and target mode.
+    by a digest say: folding is checked once for each binary, preset and target mode. `fewer` are repeats that rows may
+    be launched with where a check shows that their deterministic columns stay the same.
     """
 
-    def __init__(self, points: Sequence[Point], launch: Launch, once: Once, *, binary: str, fold: bool = True) -> None:
+    def __init__(
+        self,
+        points: Sequence[Point],
+        launch: Launch,
+        once: Once,
+        *,
+        binary: str,
+        fold: bool = True,
+        fewer: int | None = None,
+    ) -> None:
         self._launch = launch
         self._once = once
         self._binary = binary
@@ -114,13 +156,15 @@ class Sweep:
         self._groups = fold_points(points) if fold else tuple((point,) for point in points)
         self._modes = tuple(dict.fromkeys(group[0].h2o_target_mode for group in self._groups if len(group) > 1))
         self._group_of = {point.run_id: group for group in self._groups for point in group}
+        spared = (len(self._groups) + len(self._modes) - 1) * (points[0].repeat - fewer) if points and fewer else 0
+        self._fewer = fewer if fewer and spared > (0 if self._modes else fewer + 1) else None
         if len(self._group_of) != len(self.points):
             raise UsageError("a sweep has two points with one run id", expected="each run id once")
 
     @property
     def runs(self) -> int:
-        """Launches of all points, if those that should be one run can be: one a group, and one probe a mode."""
-        return len(self._groups) + len(self._modes)
+        """Launches of all points, if those that should be one run can be: one a group, and one to check."""
+        return len(self._groups) + (len(self._modes) or self._fewer is not None)
 
     def result(self, point: Point) -> Row:
         """Return the row of a point, running what has not been run.
@@ -131,6 +175,11 @@ class Sweep:
         result = self._run(leader)
         return result if leader is point else replace(result, run_id=point.run_id, shares_run_with=leader.run_id)
 
+    @property
+    def tries_fewer(self) -> bool:
+        """Whether rows are launched with fewer repeats if those are as good."""
+        return self._fewer is not None
+
     def shared_run(self, point: Point) -> str | None:
         """Return the run id of the run that a point shares; None if it has a run of its own."""
         leader = self._leader(point)
@@ -139,6 +188,35 @@ class Sweep:
     def fold_checks(self) -> tuple[FoldCheck, ...]:
         """Return the check of every target mode that has something to fold, making those that were not made."""
         return tuple(self._fold_check(mode) for mode in self._modes)
+
+    def repeat_check(self) -> RepeatCheck | None:
+        """Return the check of fewer repeats, making it if it was not made; None where all are launched with all."""
+        if self._fewer is None:
+            return None
+        key = f"repeat/{self._binary}/{self.points[0].preset}"
+        return load(RepeatCheck, self._once(key, lambda: plain(self._check_repeat())), "the check of fewer repeats")
+
+    def _check_repeat(self) -> RepeatCheck:
+        """Hold a launch with fewer repeats, of a point that should be the same run, against one with all."""
+        check = RepeatCheck(self.points[0].repeat, self._fewer or 0)
+        for leader, *others in self._groups:
+            check = replace(check, full=(*check.full, leader.run_id))
+            try:
+                row = self._outcome(leader)
+            except H2OError:
+                # Its own points report this failure.
+                continue
+            if unlike := _unlike_repeats(row, asynchronous=is_asynchronous(leader.lossless)):
+                return replace(check, differences=unlike, problem=None)
+            again = replace(leader, run_id=f"{leader.run_id}.repeat-{check.fewer}")
+            twin = replace(others[0] if others else again, repeat=check.fewer)
+            check = replace(check, twin=twin.run_id)
+            try:
+                apart = compare_rows(row, self._outcome(twin), asynchronous=is_asynchronous(leader.lossless))
+                return replace(check, differences=apart, problem=None)
+            except H2OError as error:
+                return replace(check, problem=f"{twin.run_id} failed: {error.what}")
+        return check
 
     def _leader(self, point: Point) -> Point:
         """The point whose run answers for a point."""
@@ -181,8 +259,16 @@ class Sweep:
         return FoldCheck(mode, self.points[0].preset, "", "")
 
     def _run(self, point: Point) -> Row:
-        """The row of a point's own run, made by whoever asks first."""
-        outcome = self._once(f"run/{self._binary}/{point.preset}/{point.run_id}", lambda: self._make_run(point))
+        """The row of a point's own run, with fewer repeats where those are as good."""
+        check = self.repeat_check()
+        if check is None or not check.holds or point.run_id in check.full:
+            return self._outcome(point)
+        return self._outcome(replace(point, repeat=check.fewer)).with_fewer_repeats(check.asked)
+
+    def _outcome(self, point: Point) -> Row:
+        """The row of one launch, made by whoever asks first."""
+        few = f"@{point.repeat}" if point.repeat == self._fewer else ""
+        outcome = self._once(f"run/{self._binary}/{point.preset}/{point.run_id}{few}", lambda: self._make_run(point))
         if "error" in outcome:
             raise error_from_json(outcome["error"])
         return load_row(outcome["result"])

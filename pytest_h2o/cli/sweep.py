@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _NO_FLAG = (
     *("description", "targets", "base_config", "prompt_file", "timeout_s", "name", "path"),
-    *("bench", "bench_options", "allow_signs", "default_on"),
+    *("bench", "bench_options", "allow_signs", "default_on", "sweep_repeat"),
 )
 """Preset keys that mean nothing to a sweep alone, or have a flag of their own here."""
 

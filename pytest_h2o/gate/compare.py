@@ -23,7 +23,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_h2o.bench.command import ADDED_KEYS
-from pytest_h2o.bench.rows import H2O_COLUMNS
+from pytest_h2o.bench.rows import FEWER_COLUMN, H2O_COLUMNS
 from pytest_h2o.errors import H2OError, StoreError, UsageError, did_you_mean
 from pytest_h2o.gate.metrics import CODING, HEADLINES, METRICS, Better, recorded_metrics, render_figure
 from pytest_h2o.gate.values import row_cell
@@ -532,7 +532,17 @@ _SCOPE_FIELDS = (
 )
 
 _NOT_MEASURED_BY = frozenset(
-    {"path", "targets", "base_config", "description", "default_on", "allow_signs", "launches", "launcher"}
+    {
+        "path",
+        "targets",
+        "base_config",
+        "description",
+        "default_on",
+        "allow_signs",
+        "launches",
+        "launcher",
+        "sweep_repeat",
+    }
 )
 
 
@@ -552,7 +562,7 @@ def preset_figures(rows: Sequence[tuple[Mapping[str, Any], Row]], *, codes: bool
     figures: FigureTable = {}
     idle = () if codes else _LATER
     for manifest, row in rows:
-        found = figures[row_key(manifest, row.repeat)] = {}
+        found = figures[row_key(manifest, row.asked_repeat or row.repeat)] = {}
         for name in (name for name, metric in METRICS.items() if metric.of == "row" and name not in idle):
             with contextlib.suppress(H2OError):  # an item that asks for it fails with it; here there is no such figure
                 cell = row_cell(row, name)
@@ -592,7 +602,7 @@ def preset_fingerprint(
 
     names = [text for text in (seen("model"), seen("modelSize")) if text]
     # These are left out where nothing tells them: a run of before they were there is not another for that.
-    told = {**model, **{column: seen(column) for column in ("precision", "memory", "mmap")}}
+    told = {**model, **{column: seen(column) for column in ("precision", "memory", "mmap", FEWER_COLUMN)}}
     return {
         "model": ", ".join(names) or None,
         "base config": base_config,

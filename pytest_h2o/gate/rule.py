@@ -12,13 +12,13 @@ that every row must hold (`Metric.over`) the worst value of all counts for each 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 from pytest_h2o.bench.adapter import ESTIMATE_SLACK
-from pytest_h2o.bench.rows import Row
+from pytest_h2o.bench.rows import FEWER_COLUMN, Row
 from pytest_h2o.errors import TableError
 from pytest_h2o.gate.decode import DecodeVerdict, RowSpeed, judge_median, judge_rows
 from pytest_h2o.gate.metrics import DROP, LOSSLESS, METRICS, Metric, joint_metrics
@@ -94,6 +94,17 @@ def check_speed(row: Row, baseline_tok_per_s: float | None) -> None:
         where = f"{METRICS[DROP].made_of} of {row.run_id or 'a row'}: {row.log_file}"
         came = f"{tok_per_s.mean:g} tok/s beside a baseline of {baseline_tok_per_s:g}"
         check_drop(decode_drop(baseline_tok_per_s, tok_per_s.mean), where, came)
+
+
+def why_untimed(rows: Iterable[Row], asked: Iterable[str], inexact: Container[str] = ()) -> str | None:
+    """Why rows cannot be held to what is asked: it rests on the timing of launches, and repeats were spared there."""
+    fewer = [row for row in rows if row.asked_repeat is not None]
+    timed = [METRICS[name].title for name in asked if not METRICS[name].exact or name in inexact]
+    if not fewer or not timed:
+        return None
+    which, repeats = fewer[0].run_id or fewer[0].log_file, fewer[0].cells[FEWER_COLUMN]
+    told = f"{which} was launched with {repeats} repeats (sweep_repeat), for its exact columns alone"
+    return f"{told}: its {timed[0]} is not judged"
 
 
 def row_facts(

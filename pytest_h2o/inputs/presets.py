@@ -151,6 +151,10 @@ class PresetKeys(BaseModel):
     prompts: Swept[Positive] = Field(default=(512,), description="prompt lengths, tokens")
     gens: Swept[Positive] = Field(default=(128,), description="tokens to generate")
     repeat: Positive = Field(default=3, description="measured repeats a launch; one more is thrown away")
+    sweep_repeat: Maybe[Positive] = Field(
+        default=None,
+        description="repeats of launches for exact columns alone, if fewer than repeat and a check shows they stay",
+    )
     h2o_keep_ratios: Swept[KeepRatio] = Field(default=(0.5,), description="fraction kept; read in static mode only")
     h2o_block_tokens: Swept[Positive] = Field(default=(64,), description="tokens that are kept or evicted together")
     h2o_sink_tokens: Swept[Count] = Field(default=(32,), description="first tokens, always kept")
@@ -263,7 +267,7 @@ class PresetKeys(BaseModel):
         for name in sorted(set(self.allow_signs).difference(names)):
             yield Trouble("no such sign of a broken cache", f"one of {', '.join(names)}", ("allow_signs", name))
         for key in sorted(self.model_fields_set) if self.bench != LLM_BENCH else ():
-            if key.startswith(("h2o_", "kv_lossless_")):
+            if key.startswith(("h2o_", "kv_lossless_", "sweep_repeat")):
                 yield Trouble(f"a key of {LLM_BENCH}", f"only settings under bench_options for {self.bench}", (key,))
         if (count := self.count_points()) > MAX_POINTS:
             sizes = " x ".join(f"{key} {len(getattr(self, key))}" for key in SWEPT_KEYS if len(getattr(self, key)) > 1)

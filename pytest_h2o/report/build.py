@@ -23,7 +23,7 @@ from pytest_h2o.gate.metrics import (
     added_from_json,
     asked_of_json,
 )
-from pytest_h2o.gate.rule import decide_best_of, decide_joint, pool_drop, row_facts, worst_row
+from pytest_h2o.gate.rule import decide_best_of, decide_joint, pool_drop, row_facts, why_untimed, worst_row
 from pytest_h2o.gate.values import launch_ranges, row_cell, told_cell, unmade
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import Settings
@@ -255,7 +255,8 @@ def _whole(preset: Preset, facts: PresetFacts, points: list[PointRecord], collec
     deciding, upper = collector.accepted_scope(decides=True), collector.accepted_scope(decides=False)
     targets = asked_of_json(facts.targets, facts.metric_targets)
     asked = {name: t for name, t in targets.items() if not (name == DROP and facts.decode_left_out)}
-    baseline = facts.baseline_tok_per_s
+    is_untimed = why_untimed(results, [DROP]) is not None
+    baseline = None if is_untimed else facts.baseline_tok_per_s
     ratio = None if deciding is None else deciding.lossless_ratio
     online, bound = (None if found is None else found.to_json() for found in (deciding, upper))
     original = collect_original(results, targets, baseline_tok_per_s=baseline, upper=bound, online=online)
@@ -263,7 +264,7 @@ def _whole(preset: Preset, facts: PresetFacts, points: list[PointRecord], collec
         row_facts(
             point.result,
             asked,
-            baseline_tok_per_s=facts.baselines.get(point.workload, baseline),
+            baseline_tok_per_s=None if is_untimed else facts.baselines.get(point.workload, baseline),
             lossless=ratio,
             workload=point.workload,
             configuration=configuration(point.manifest) if facts.workloads else "",
@@ -272,13 +273,15 @@ def _whole(preset: Preset, facts: PresetFacts, points: list[PointRecord], collec
         for point in points
     ]
     joint = decide_joint(rows if facts.paired else pool_drop(rows, asked), asked)
-    best_of = decide_best_of(rows, asked)
+    best_of = decide_best_of(rows, {name: t for name, t in asked.items() if not (name == DROP and is_untimed)})
     whole_cache = [MISSING] * len(original.top)
     if facts.model_layers is not None:
         layers = facts.model_layers, facts.h2o_layer_start, facts.h2o_layer_end
         whole_cache = whole_cache_ratios(original, layers, online, ratio)
     rules = {"joint": "PASS" if joint.passed else "FAIL", "best-of": "PASS" if best_of.passed else "FAIL"}
     told = next((v.outcome.upper() for v in preset.verdicts if v.metric == JOINT and v.basis), None)
+    if is_untimed and DROP in asked and best_of.passed:
+        rules["best-of"] = "NOT TIMED"
     if facts.paired or told is not None:
         rules["joint"] = told or "NOT TIMED"
     own = facts.bench == LLM_BENCH  # the original knew no other bench
@@ -288,7 +291,7 @@ def _whole(preset: Preset, facts: PresetFacts, points: list[PointRecord], collec
         original=original if own else None,
         top=top if own else [],
         rules=rules,
-        baseline=BaselineSpeed(baseline, facts.baseline_origin),
+        baseline=BaselineSpeed(facts.baseline_tok_per_s, facts.baseline_origin),
     )
 
 

@@ -27,6 +27,7 @@ from pytest_h2o.gate.rule import (
     row_facts,
     split_layers,
     whole_cache_ratio,
+    why_untimed,
 )
 from pytest_h2o.report.changes import render_markdown
 from pytest_h2o.report.summary import Original
@@ -237,6 +238,9 @@ def analyze_rows(
     """
     for row in rows:
         check_speed(row, baseline_tok_per_s)
+    untimed = why_untimed(rows, (name for name in asked if not (name == DROP and decode_left_out)))
+    has_baseline = baseline_tok_per_s is not None
+    baseline_tok_per_s = None if untimed else baseline_tok_per_s
     original = collect_original(rows, asked, baseline_tok_per_s=baseline_tok_per_s, upper=upper, online=online)
     held = {name: target for name, target in asked.items() if not (name == DROP and decode_left_out)}
     lossless = None if online is None else lossless_ratio_of(online, "the online simulation")
@@ -244,7 +248,7 @@ def analyze_rows(
         replace(row_facts(row, held, baseline_tok_per_s=baseline_tok_per_s, lossless=lossless), run_id=row.log_file)
         for row in rows
     ]
-    notes, missing = [*notes], [*missing]
+    notes, missing = [*notes], [*missing, *filter(None, [untimed])]
     over = decode_over or ("mean" if rule == "joint" else "best")
     joint = decide_joint(facts, held)
     passes: dict[str, bool | str] = {"joint": joint.passed, "best-of": decide_best_of(facts, held).passed}
@@ -257,7 +261,7 @@ def analyze_rows(
     if understates and DROP in held:
         passes = {name: "inconclusive" if passed is True else passed for name, passed in passes.items()}
     overall = passes[rule] if not missing else False
-    if baseline_tok_per_s is None and not decode_left_out:
+    if not has_baseline and not decode_left_out:
         missing.append(
             "no baseline: nothing says how fast decode is with H2O off (--decode-baseline TOK_PER_S, or none)"
         )

@@ -60,6 +60,7 @@ from pytest_h2o.gate.rule import (
     judge_speeds,
     pool_drop,
     row_facts,
+    why_untimed,
     worst_verdict,
 )
 from pytest_h2o.gate.values import (
@@ -292,6 +293,7 @@ class SweepItem(PresetItem):
     ) -> tuple[RowFacts, ...]:
         """What the rows have of what is asked of them."""
         names = tuple(self.asked if asked is None else asked)
+        self._refuse_untimed(name for name in names if METRICS[name].of == "row")
         for row in self.results:
             check_speed(row, baseline_tok_per_s)
         given: dict[str, Any] = {"baseline_tok_per_s": baseline_tok_per_s, "lossless": lossless}
@@ -301,6 +303,11 @@ class SweepItem(PresetItem):
             row_facts(row, names, **given, workload=p.workload, configuration=configuration(p.manifest_fields()))
             for row, p in zip(self.results, self.points, strict=True)
         )
+
+    def _refuse_untimed(self, names: Iterable[str], rows: Sequence[Row] = ()) -> None:
+        """Refuse to hold rows to timings for which they were launched with too few repeats."""
+        if (why := why_untimed(rows or self.results, names, self.source.inexact)) is not None:
+            raise NotMeasured(why, expected="rows with all repeats", hint="take sweep_repeat out of the preset")
 
     def best(self, column: str, among: Sequence[RowFacts] = ()) -> Measured:
         """The best value of one metric over all rows, or over those of `among` if there are any.
@@ -325,6 +332,7 @@ class SweepItem(PresetItem):
     def _extreme(
         self, metric: Metric, pick: Callable[..., Any], among: Sequence[RowFacts] = (), rows: Sequence[Row] = ()
     ) -> Measured:
+        self._refuse_untimed([metric.name], rows)
         found: dict[str, list[tuple[Measurement, str]]] = {}
         for result in rows or self.results:
             for launch in deciding_launches(result, metric):
@@ -607,7 +615,8 @@ class SweepItem(PresetItem):
             else:
                 which = f" that meet{'s' * (not several)} the {own} target" * bool(own)
                 of = f"in the sweep the {f'fastest of {len(eligible)} rows' if several else 'only row'}{which}"
-            self.note(f"timed {timed.run_id}: {of}")
+            spared = "" if why_untimed(self.results, [DROP]) is None else ", by the speeds of fewer repeats"
+            self.note(f"timed {timed.run_id}: {of}{spared}")
         return timed
 
     @property

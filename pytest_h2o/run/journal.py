@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_h2o.bench.machine import describe_machine
-from pytest_h2o.bench.rows import Row
+from pytest_h2o.bench.rows import FEWER_COLUMN, Row
 from pytest_h2o.errors import H2OError, NotMeasured, StoreError, TableError
 from pytest_h2o.files import append_line, load, plain, write_new_bytes, write_new_json
 from pytest_h2o.gate.compare import (
@@ -283,6 +283,8 @@ class Collector:
             result = point.result
             shared, has_output = result.shares_run_with, result.stdout_path is not None
             entry = manifest_entry(point.manifest, result.returncode, shares_run_with=shared, keeps_output=has_output)
+            if result.asked_repeat is not None:
+                entry |= {"repeat": result.asked_repeat, FEWER_COLUMN: result.repeat}
             if entry["return_code"] is None:
                 del entry["return_code"]  # null would say that it was never run
             entries[point.index] = entry
@@ -373,7 +375,7 @@ def _preset_record(collector: Collector, name: str) -> SubjectRecord | None:
         return None
     rows = [(point.manifest, point.result) for point in points]
     figures = preset_figures(rows, codes=facts.coding is not None)
-    names = {row.run_id: row_key(manifest, row.repeat) for manifest, row in rows}
+    names = {row.run_id: row_key(manifest, row.asked_repeat or row.repeat) for manifest, row in rows}
     launches = {names[run_id]: ranges for run_id, ranges in launch_ranges(row for _, row in rows).items()}
     held = _held(collector, "preset", name)
     return SubjectRecord("preset", name, held, facts.fingerprint, figures, facts.inexact, launches)

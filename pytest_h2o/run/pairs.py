@@ -324,7 +324,9 @@ class Held:
                 where=str(launch.log_path),
                 came="; ".join(f"{name} {came or 'missing'}, not {asked or 'missing'}" for name, asked, came in apart),
                 expected=f"those of {row.run_id} to the last digit, as one config gives them",
-                hint="the bench does not do the same in every launch: its speed here is that of something else",
+                hint="the bench does not do the same in every launch: its speed here is that of something else"
+                if row.asked_repeat is None
+                else "its columns depend on the repeats: take sweep_repeat out of the preset",
             )
 
     def _check_target(self, launch: Row, row: Row, target: Target) -> None:

@@ -46,10 +46,12 @@ from pytest_h2o.files import check_regular, digest_file, load, plain, write_new_
 from pytest_h2o.gate.compare import preset_fingerprint
 from pytest_h2o.gate.decode import PAIRS_NAME, PairedComparison, decode_folder, pairs_key
 from pytest_h2o.gate.demo import DemoComparison, DemoPair, plan_prompts
-from pytest_h2o.gate.metrics import inexact_metrics
+from pytest_h2o.gate.metrics import DROP, METRICS, inexact_metrics
+from pytest_h2o.gate.rule import why_untimed
 from pytest_h2o.gate.values import check_launches, preset_targets
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import MAX_DECODE_PAIRS, Given, Settings, parse_baseline, parse_launcher
+from pytest_h2o.run.history import read_request, rolling_runs
 from pytest_h2o.run.journal import NewData
 from pytest_h2o.run.pairs import (
     OTHER_BUILD,
@@ -74,7 +76,7 @@ if TYPE_CHECKING:
     from pytest_h2o.bench.demo import Demo
     from pytest_h2o.bench.launch import Launcher
     from pytest_h2o.bench.recorded import Recording
-    from pytest_h2o.bench.sweep import FoldCheck
+    from pytest_h2o.bench.sweep import FoldCheck, RepeatCheck
     from pytest_h2o.gate.decode import Order
     from pytest_h2o.inputs.presets import Point, Preset
     from pytest_h2o.reference.gguf import HyperParameters
@@ -381,6 +383,12 @@ class Source(ABC):
             raise OptedOut(f"the decode threshold is left out: decode baseline none ({chosen.origin})")
         if self.is_paired:
             return paired_baseline(self.known_pairs(workload))
+        if (why := why_untimed(results, [DROP])) is not None:
+            raise NotMeasured(
+                why,
+                expected="rows launched with all repeats, or pairs of launches",
+                hint="--h2o-set sweep_repeat=N, N being repeat of the preset, launches each row with all",
+            )
         if chosen.value is not None:
             speed = parse_baseline(str(chosen.value), chosen.origin)
             return Baseline(speed, chosen.origin, unlike_contexts(results))
@@ -668,8 +676,26 @@ class Launched(Source):
                     rows.append(launch_point(point) if number == 1 else launch_again(point, number))
             return replace(rows[0], again=tuple(row.cells for row in rows[1:]))
 
-        fold = not settings["no-fold"]
-        self._sweep = Sweep(points, launch, run.store.once, binary=self._bench.digest[:16], fold=fold)
+        fold, (fewer, self._why_all) = not settings["no-fold"], self._fewer_repeats()
+        self._sweep = Sweep(points, launch, run.store.once, binary=self._bench.digest[:16], fold=fold, fewer=fewer)
+
+    def _fewer_repeats(self) -> tuple[int | None, str]:
+        """Repeats that do for rows whose timings nothing is held to; and why it is all of them all the same."""
+        settings, fewer = self.run.settings, self.preset.sweep_repeat
+        if fewer is None or fewer >= self.preset.repeat:
+            return None, ""
+        baseline, request = choose_baseline(settings, self.preset), read_request(settings)
+        if baseline.value not in ("paired", "none"):
+            return None, f"decode is held against the speed of rows ({baseline.origin})"
+        targets = preset_targets(settings, self.preset, None).by_metric.values()
+        asked = [METRICS[target.metric] for target in targets if target.value is not None]
+        for metric in (metric for metric in asked if metric.of == "row"):
+            if not metric.exact or metric.name in self.inexact:
+                return None, f"a target holds what a launch times: {metric.title}"
+        held = [name for name in request.allowances.percent if name in METRICS and not METRICS[name].exact]
+        if held or rolling_runs(request.compare) is not None:
+            return None, "timings are held against earlier runs"
+        return fewer, ""
 
     def _result(self, point: Point) -> Row:
         return self._sweep.result(point)
@@ -678,22 +704,27 @@ class Launched(Source):
     def remarks(self) -> tuple[str, ...]:
         from pytest_h2o.bench.command import advise_layer_nums, describe_script
 
+        fewer, asked = self.preset.sweep_repeat, self.preset.repeat
+        repeats = (f"sweep_repeat: {fewer} is not used: {self._why_all}",) if self._why_all else ()
+        if self._sweep.tries_fewer:
+            repeats = (f"rows get {fewer} of {asked} repeats if a check shows that exact columns stay (sweep_repeat)",)
         if is_embedded(self.run.settings["bench"]):
-            return ()
+            return repeats
         programs = {self.run.settings[option] for option in ("bench", "baseline-bench")} - {None}
         scripts = tuple(text for program in sorted(programs) if (text := describe_script(program)) is not None)
         if self.preset.bench != LLM_BENCH:
-            return scripts
+            return (*scripts, *repeats)
         if self.base_config.added:
             said = ", ".join(f'"{key}": {value}' for key, value in self.base_config.added.items())
-            return (*scripts, f"{said} is added to the configs of its runs: the config of the model has none")
-        advice = advise_layer_nums(self.base_config)
-        return scripts if advice is None else (*scripts, advice)
+            return (*scripts, f"{said} is added to the configs of its runs: the config of the model has none", *repeats)
+        return (*scripts, *filter(None, [advise_layer_nums(self.base_config)]), *repeats)
 
     @property
     def notes(self) -> tuple[str, ...]:
         folds = (_describe_fold(check) for check in self._sweep.fold_checks())
-        return (*folds, *([self._out_of_reach] if self._out_of_reach else []))
+        repeats = self._sweep.repeat_check()
+        told = [None if repeats is None else _describe_repeats(repeats), self._out_of_reach]
+        return (*folds, *filter(None, told))
 
     @cached_property
     def _out_of_reach(self) -> str | None:
@@ -913,6 +944,19 @@ def _read_output(path: Path | None) -> str:
 def short_run_id(run_id: str) -> str:
     """``run_0003`` of ``run_0003_p512_g128_…``: enough to find it by."""
     return run_id.split("_p", 1)[0]
+
+
+def _describe_repeats(check: RepeatCheck) -> str:
+    """What the check of fewer repeats showed, in one line."""
+    leader = check.full[-1] if check.full else "no launch"
+    if check.holds:
+        return (
+            f"rows have {check.fewer} of {check.asked} repeats, and speeds of no verdict (sweep_repeat): {check.twin} "
+            f"has with {check.fewer} every deterministic column that {leader} has with {check.asked}"
+        )
+    unlike = ", ".join(f"{d.column} {d.leader}" + (f" and {d.probe}" if check.twin else "") for d in check.differences)
+    seen = check.problem or (f"{leader} and {check.twin} gave {unlike}" if check.twin else f"{leader} has {unlike}")
+    return f"all rows have {check.asked} repeats, and none {check.fewer} (sweep_repeat): columns depend on them: {seen}"
 
 
 def _describe_fold(check: FoldCheck) -> str:
