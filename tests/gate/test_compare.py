@@ -265,6 +265,8 @@ def test_the_headline_of_each_workload_is_its_best_row() -> None:
         ("the best row of p8_g8", 0.04, "worse"),
         ("the best row of p81_g8", 0.405, "worse"),
     ]
+    one = make_subject({"p8_g8-x": {"h2o_lossy": 3.0}}, kind="preset")  # one workload has no name
+    assert [change.row for change in headlines(one, one, metric_facts(), comparable=True)] == ["the best row"]
 
 
 @pytest.mark.parametrize("texts", [["lossles_ratio:1"], ["lossless_ratio"], ["h2o_lossy:1", "h2o_lossy:2"]])
