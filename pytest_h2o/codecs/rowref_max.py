@@ -42,6 +42,8 @@ from pytest_h2o.errors import CodecError
 
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
+Ordered = NDArray[np.int16]
+"""Words as `to_ordered` gives them: their pattern minus 32,768."""
 
 _DENSITY_MODE = 64
 _LEAST_CHANNELS, _MAX_CHANNELS = 32, 1 << 14
@@ -138,20 +140,21 @@ class Plans(NamedTuple):
 def _encode_segment(words: Words, positions: Positions, rotation: Rotation | None, dtype: DType) -> bytes:
     """Encode ``[rows, kv_heads, head_dim]``, C order, at least one row."""
     rows, heads, head_dim = words.shape
-    patterns = to_ordered(words.reshape(rows, -1)).astype(np.int64) + HALF
+    ordered = to_ordered(words.reshape(rows, -1))
     model = RowModel(rotation, positions, heads, head_dim, dtype)
     tail = max(0, rows - _TAIL_ROWS)
-    sources = find_sources(model, patterns, tail)
+    sources = find_sources(model, ordered, tail)
     fast = compiled()
-    plans, low, width = (plan_rows if fast is None else fast.plan_rows)(model, patterns, sources, tail)
+    plans, low, width = (plan_rows if fast is None else fast.plan_rows)(model, ordered, sources, tail)
     seeds = np.zeros(heads * head_dim, np.int64)
     for row in range(tail, rows):
-        seeds = seeds << 8 | patterns[row] & 255
+        seeds = seeds << 8 | ordered[row] & 255
     return _write_plans(plans) + encode_lanes(low, width, seeds)
 
 
-def plan_rows(model: RowModel, patterns: Integers, sources: Integers, tail: int) -> tuple[Plans, Integers, Integers]:
+def plan_rows(model: RowModel, ordered: Ordered, sources: Integers, tail: int) -> tuple[Plans, Integers, Integers]:
     """Choose the plan of each row of ``[rows, channels]``; the plans, and the intervals of 2^24 under them."""
+    patterns = ordered.astype(np.int64) + HALF
     kinds, scales, back, weights = bytearray(), bytearray(), bytearray(), bytearray()
     expected, slopes = np.empty(patterns.shape), np.empty(patterns.shape)
     for row in range(len(patterns)):
@@ -181,17 +184,16 @@ def _decode_segment(
     decoder = LaneDecoder(reader, heads * head_dim, rows)
     model = RowModel(rotation, positions, heads, head_dim, dtype)
     fast = compiled()
-    patterns = (follow_plans if fast is None else fast.follow_plans)(model, plans, decoder, tail)
+    ordered = (follow_plans if fast is None else fast.follow_plans)(model, plans, decoder, tail)
     seeds = decoder.seeds()
     for row in range(rows - 1, tail - 1, -1):
-        patterns[row] |= seeds & 255
+        ordered[row] |= (seeds & 255).astype(np.int16)
         seeds >>= 8
-    ordered = (patterns - HALF).astype(np.int16)
     words[...] = to_ordered(ordered.view(np.uint16)).view(np.uint16).reshape(words.shape)
 
 
-def follow_plans(model: RowModel, plans: Plans, decoder: LaneDecoder, tail: int) -> Integers:
-    """The patterns ``[rows, channels]`` that the decoder's words hold; of the last rows their high bytes."""
+def follow_plans(model: RowModel, plans: Plans, decoder: LaneDecoder, tail: int) -> Ordered:
+    """The ordered words ``[rows, channels]`` that the decoder's words hold; of the last rows their high bytes."""
     patterns = np.empty(model.history.shape, np.int64)
     at = 0
     back, weights = plans.back.tolist(), plans.weights.tolist()
@@ -208,7 +210,7 @@ def follow_plans(model: RowModel, plans: Plans, decoder: LaneDecoder, tail: int)
         patterns[row] = found
         if row < tail:
             model.learn(row, model.numbers.values[found], expected, rounding, plan)
-    return patterns
+    return (patterns - HALF).astype(np.int16)
 
 
 def _plan_row(
@@ -386,17 +388,17 @@ WORTH_COST = 1 << 12
 """In 2^-12 of a bit."""
 
 
-def find_sources(model: RowModel, patterns: Integers, last_source: int) -> Integers:
+def find_sources(model: RowModel, ordered: Ordered, last_source: int) -> Integers:
     """Up to three earlier rows for each of ``[rows, channels]``, all before `last_source`, and -1: ``[rows, 3]``.
 
     The channels are weighed by what a first, single reference leaves of them. Features are small whole numbers, so that
     their products are exact in any order.
     """
-    least_gain = 2.0 ** (2 * _REFERENCE_BITS / patterns.shape[1])
+    least_gain = 2.0 ** (2 * _REFERENCE_BITS / ordered.shape[1])
     if (fast := compiled()) is not None:
-        found: Integers = fast.find_sources(model, patterns, last_source, least_gain)
+        found: Integers = fast.find_sources(model, ordered, last_source, least_gain)
         return found
-    values = model.back(model.numbers.values[patterns], slice(None))
+    values = model.back(model.numbers.values[ordered.astype(np.int64) + HALF], slice(None))
     total = np.zeros(values.shape[1])
     for row in values:
         total += row
@@ -670,7 +672,7 @@ def cost_of(width: Integers) -> Integers:
     return costs
 
 
-def to_ordered(words: Words) -> NDArray[np.int16]:
+def to_ordered(words: Words) -> Ordered:
     """Map bit patterns to ordered integers, int16; the map is its own inverse."""
     signed = words.view(np.int16)
     mask = signed >> 15
@@ -820,27 +822,39 @@ class LaneDecoder:
 
 def _write_states(state: Integers) -> bytes:
     length = np.frexp(state.astype(np.float64))[1] - (TOTAL_BITS + 1)
-    big_endian = np.ascontiguousarray(state.astype(">u8").view(np.uint8).reshape(-1, 8)[:, 3:])
-    bits = np.unpackbits(big_endian, axis=1)
     nibbles = np.unpackbits(length.astype(np.uint8)[:, None], axis=1)[:, 4:]
-    return np.packbits(nibbles).tobytes() + np.packbits(bits[_below_leading_one(length)]).tobytes()
+    fast = compiled()
+    packed = (pack_states if fast is None else fast.pack_states)(state, length.astype(np.int64) + TOTAL_BITS)
+    return np.packbits(nibbles).tobytes() + bytes(packed)
 
 
 def _read_states(reader: ByteReader, lanes: int) -> Integers:
     nibbles = np.frombuffer(reader.take((lanes + 1) // 2), np.uint8)
-    length = np.stack([nibbles >> 4, nibbles & 15], axis=1).ravel()[:lanes].astype(np.int64)
-    count = int(length.sum()) + TOTAL_BITS * lanes
-    packed = np.frombuffer(reader.take((count + 7) // 8), np.uint8)
-    bits = np.zeros((lanes, _STATE_BITS), np.uint8)
-    bits[_below_leading_one(length)] = np.unpackbits(packed, count=count)
-    bytes_of_state = np.zeros((lanes, 8), np.uint8)
-    bytes_of_state[:, 3:] = np.packbits(bits, axis=1)
-    state: Integers = bytes_of_state.view(">u8")[:, 0].astype(np.int64)
-    state += np.int64(1) << (length + TOTAL_BITS)
+    counts = np.stack([nibbles >> 4, nibbles & 15], axis=1).ravel()[:lanes].astype(np.int64) + TOTAL_BITS
+    packed = np.frombuffer(reader.take((int(counts.sum()) + 7) // 8), np.uint8)
+    fast = compiled()
+    state: Integers = (unpack_states if fast is None else fast.unpack_states)(packed, counts)
     return state
 
 
-def _below_leading_one(length: Integers) -> NDArray[np.bool_]:
+def pack_states(state: Integers, counts: Integers) -> Plane:
+    """The bits below the leading one of each state, `counts` of them, most significant first."""
+    big_endian = np.ascontiguousarray(state.astype(">u8").view(np.uint8).reshape(-1, 8)[:, 3:])
+    return np.packbits(np.unpackbits(big_endian, axis=1)[_below_leading_one(counts)])
+
+
+def unpack_states(packed: Plane, counts: Integers) -> Integers:
+    """The states that `pack_states` took."""
+    bits = np.zeros((len(counts), _STATE_BITS), np.uint8)
+    bits[_below_leading_one(counts)] = np.unpackbits(packed, count=int(counts.sum()))
+    bytes_of_state = np.zeros((len(counts), 8), np.uint8)
+    bytes_of_state[:, 3:] = np.packbits(bits, axis=1)
+    state: Integers = bytes_of_state.view(">u8")[:, 0].astype(np.int64)
+    state += np.int64(1) << counts
+    return state
+
+
+def _below_leading_one(counts: Integers) -> NDArray[np.bool_]:
     """Mask of the stored bits of each state, most significant first ``[lanes, 40]``."""
-    stored: NDArray[np.bool_] = np.arange(_STATE_BITS)[None, :] >= _STATE_BITS - TOTAL_BITS - length[:, None]
+    stored: NDArray[np.bool_] = np.arange(_STATE_BITS)[None, :] >= _STATE_BITS - counts[:, None]
     return stored
