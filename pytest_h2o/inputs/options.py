@@ -77,6 +77,9 @@ def parse_baseline(text: str, origin: str) -> float:
 LEAST_DECODE_PAIRS = 5
 """Fewer can never give a verdict, however clear they are: a pass or a fail is not wrong more often than once in 20."""
 
+CODEC_TIMEOUT_S = 600.0
+"""Seconds that a codec of a plugin has for one call."""
+
 MAX_LAUNCHES = 1000
 """Launches of one point, at most."""
 
@@ -256,6 +259,14 @@ OPTIONS: tuple[Option, ...] = (
     Option("scopes", "path", "file of dump scopes (default: scopes.yaml beside the gate file)", metavar="FILE"),
     Option("dump-dir", "path", "KV dump (folder or .zip) in place of every scope's own root", metavar="DIR"),
     Option("allow-skips", "flag", "let a scope pass although entries of its dump could not be read", False),
+    Option(
+        "codec-timeout",
+        "float",
+        "seconds that a codec of a plugin may take for one call, of a stream or of several",
+        CODEC_TIMEOUT_S,
+        metavar="S",
+        check=limit(lambda elapsed_s: 0 < elapsed_s <= 10**6, "seconds above 0, at most 1000000"),
+    ),
     Option("set", "texts", "set one key of every preset or scope for this run, KEY=VALUE", metavar="KEY=VALUE"),
     # what is asked
     Option(

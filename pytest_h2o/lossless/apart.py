@@ -31,6 +31,7 @@ import numpy as np
 from pytest_h2o import errors
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
 from pytest_h2o.errors import CodecError, H2OError, describe_error
+from pytest_h2o.inputs.options import CODEC_TIMEOUT_S
 
 _LENGTH = struct.Struct("<Q")
 _PARTS = ("what", "where", "came", "expected", "hint")
@@ -118,8 +119,11 @@ def _told(payload: object, method: str) -> Mapping[str, Any]:
 
 
 @contextlib.contextmanager
-def keep_apart(codec: Codec, pairs: int, *, decodes: bool = True) -> Iterator[Codec]:
-    """`codec` in as many pairs of processes, which end with the block; one of ours is left in this process."""
+def keep_apart(codec: Codec, pairs: int, *, decodes: bool = True, limit_s: float = CODEC_TIMEOUT_S) -> Iterator[Codec]:
+    """`codec` in as many pairs of processes, which end with the block; one of ours is left in this process.
+
+    A call that takes longer than `limit_s` seconds is an error.
+    """
     if is_ours(codec):
         yield codec
         return
@@ -129,7 +133,7 @@ def keep_apart(codec: Codec, pairs: int, *, decodes: bool = True) -> Iterator[Co
     try:
         for _ in range(pairs):
             for queue in (encoders, decoders) if decodes else (encoders,):
-                started.append(_Process(codec, anew=queue is decoders))
+                started.append(_Process(codec, anew=queue is decoders, limit_s=limit_s))
                 queue.put(started[-1])
         yield Apart(codec, encoders, decoders)
     finally:
@@ -145,7 +149,8 @@ _ends: set[int] = set()
 class _Process:
     """A process that waits, without the codec being run in it, and forks itself for what it is asked; see `_wait`."""
 
-    def __init__(self, codec: Codec, *, anew: bool) -> None:
+    def __init__(self, codec: Codec, *, anew: bool, limit_s: float) -> None:
+        self._limit_s = limit_s
         with _forking:
             asked, self._ask = os.pipe()
             self._answers, answer = os.pipe()
@@ -176,6 +181,7 @@ class _Process:
             arrays: list[pickle.PickleBuffer] = []  # they travel as they are
             packed = pickle.dumps((method, given), protocol=5, buffer_callback=arrays.append)
             _send(self._ask, [packed, _LENGTH.pack(len(arrays)), *(array.raw() for array in arrays)])
+            self._await_answer(codec, method)
             header = json.loads(bytes(_receive(self._answers)))
             _elsewhere.seconds = float(getattr(_elsewhere, "seconds", 0.0)) + header["seconds"]
             if "raised" in header:
@@ -185,6 +191,17 @@ class _Process:
             raise CodecError(
                 f"the process in which codec {codec} codes is gone", hint="has the machine enough memory?"
             ) from error
+
+    def _await_answer(self, codec: str, method: str) -> None:
+        waiting = select.poll()
+        waiting.register(self._answers, select.POLLIN)
+        if not waiting.poll(1000 * self._limit_s):
+            raise CodecError(
+                f"codec {codec} gave no answer",
+                where=f"{method}()",
+                came=f"nothing in {self._limit_s:g} s",
+                expected="every stream coded in that time; --h2o-codec-timeout SECONDS allows more",
+            )
 
     def _take(self, kind: str, **about: Any) -> object:
         match kind:

@@ -19,7 +19,7 @@ from pytest_h2o.codecs.base import Codec, Rope
 from pytest_h2o.codecs.planes import PREDICTORS
 from pytest_h2o.errors import CodecError, DumpError
 from pytest_h2o.inputs.keys import CHUNKED, FLAT_KEYS, STREAM_KEYS
-from pytest_h2o.inputs.options import CORES
+from pytest_h2o.inputs.options import CODEC_TIMEOUT_S, CORES
 from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless.executors import Executor, open_executor
 from pytest_h2o.lossless.index import (
@@ -58,17 +58,18 @@ def evaluate_lossless(
     index: DumpIndex | None = None,
     on_entries: Callable[[int], None] | None = None,
     progress: Progress | None = None,
+    limit_s: float = CODEC_TIMEOUT_S,
 ) -> LosslessResult:
     """Encode the streams of a scope, of the dump at `root`, count the bytes, and decode them again.
 
     Entries that cannot be read are listed in the result; the caller decides what they mean. Sizes do not depend on
     the number of workers. Memory is bounded by the index and a few streams, not by the dump; in mode ``aggregate`` a
     stream is all of a run and layer. A `codec` stands in the place of the scope's, an `index` is what was found at
-    `root` before.
+    `root` before. A codec of a plugin has `limit_s` seconds for a call.
     """
     started = perf_counter()
     codec = make_codec(scope.codec) if codec is None else codec
-    measurement = Measurement(codec, verify, rope)
+    measurement = Measurement(codec, verify, rope, limit_s=limit_s)
     with open_executor(executor, workers) as opened:
         workers = opened.workers
         try:

@@ -109,7 +109,9 @@ class LocalCores:
 
     def run(self, measurement: Measurement, tasks: Iterable[Task]) -> Iterator[Measured]:
         if not is_ours(measurement.codec):
-            with keep_apart(measurement.codec, self.workers, decodes=measurement.verify) as apart:
+            with keep_apart(
+                measurement.codec, self.workers, decodes=measurement.verify, limit_s=measurement.limit_s
+            ) as apart:
                 yield from spread(replace(measurement, apart=apart), tasks, self.workers)
             return
         todo = iter(tasks)

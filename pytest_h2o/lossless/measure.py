@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream, Words
 from pytest_h2o.errors import CodecError, DumpError, H2OError, RoundTripError
 from pytest_h2o.inputs.keys import CHUNKED
+from pytest_h2o.inputs.options import CODEC_TIMEOUT_S
 from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless.apart import processor_s, type_name
 from pytest_h2o.lossless.index import DumpEntry, DumpIndex, Health, Piece, Tensor, examine, read_pieces
@@ -361,13 +362,15 @@ _OTHER_STREAMS = (
 class Measurement:
     """How tasks are measured; safe to call from several threads.
 
-    `apart` codes in the place of `codec` where that is one of a third party (see `keep_apart`).
+    `apart` codes in the place of `codec` where that is one of a third party (see `keep_apart`), which has `limit_s`
+    seconds for a call.
     """
 
     codec: Codec
     verify: bool
     rope: Rope | None = None
     apart: Codec | None = None
+    limit_s: float = CODEC_TIMEOUT_S
 
     @property
     def coder(self) -> Codec:

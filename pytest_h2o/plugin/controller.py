@@ -32,6 +32,27 @@ REFUSED = "h2o_refused"
 """Attribute of a collection report whose text is a usage error that a worker met."""
 
 
+_leave, _mine = os._exit, 0
+
+
+def refuse_to_vanish() -> None:
+    """From now on ``os._exit(0)`` of this very process is a failure: nobody would hear of the gate."""
+    global _mine
+    os._exit, _mine = _refuse, os.getpid()
+
+
+def may_vanish() -> None:
+    if os._exit is _refuse:
+        os._exit = _leave
+
+
+def _refuse(status: int) -> NoReturn:
+    if status == 0 and os.getpid() == _mine:
+        os.write(2, b"\nERROR h2o: os._exit(0) was called before the gate has ended well, so it fails\n")
+        status = int(pytest.ExitCode.INTERNAL_ERROR)
+    _leave(status)
+
+
 class Controller:
     """The plugin of the process that the user started, with or without workers."""
 
@@ -43,8 +64,6 @@ class Controller:
         self._kept: Collector | None = None
         self._display: ProgressDisplay | None = None
         self._has_gate_items = self._is_broken_off = False
-        self._exit: Any = None
-        """The real ``os._exit`` while another stands in its place."""
         self._failed_subtests: Counter[str] = Counter()
         self._strangers: dict[str, str] = {}
         """Node id -> why, of what failed and is not known as an item of the gate."""
@@ -85,7 +104,7 @@ class Controller:
         from pytest_h2o.run.store import PROGRESS
 
         self._has_gate_items = True
-        self._refuse_to_vanish()
+        refuse_to_vanish()
         reporter = self._reporter()
         if reporter is not None and self._display is None:
             self._display = ProgressDisplay(reporter, run_dir_of(self._config) / PROGRESS)
@@ -206,7 +225,7 @@ class Controller:
         if self._kept is not None:
             from pytest_h2o.report.terminal import INTERRUPTED, close_run, close_unkept
 
-            self._refuse_to_vanish()
+            refuse_to_vanish()
             self._kept.strangers = self._strangers
             try:
                 self._closing = close_run(self._kept, self._config.rootpath, self._started, status, self._trouble)
@@ -223,7 +242,8 @@ class Controller:
 
             self._closing = close_empty()
             status = self._closing.exit_status
-        self._may_vanish()
+        if self._closing is None or not status:
+            may_vanish()
         if status != exitstatus:
             session.exitstatus = status
 
@@ -231,25 +251,6 @@ class Controller:
         """Let a failed gate not end well, whatever other plugins make of the exit status."""
         if self._closing is not None and self._closing.exit_status and not session.exitstatus:
             session.exitstatus = self._closing.exit_status
-
-    def _refuse_to_vanish(self) -> None:
-        """From now on ``os._exit(0)`` of this very process is a failure: nobody would hear of the gate."""
-        if self._exit is not None:
-            return
-        self._exit, mine = os._exit, os.getpid()
-        leave = os._exit
-
-        def refuse(status: int) -> NoReturn:
-            if status == 0 and os.getpid() == mine:
-                os.write(2, b"\nERROR h2o: os._exit(0) was called before the verdict of the gate, so it fails\n")
-                status = int(pytest.ExitCode.INTERNAL_ERROR)
-            leave(status)
-
-        os._exit = refuse
-
-    def _may_vanish(self) -> None:
-        if self._exit is not None:
-            os._exit, self._exit = self._exit, None
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self._closing is not None:

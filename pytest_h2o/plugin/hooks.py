@@ -22,7 +22,7 @@ from pytest_h2o.plugin.config import (
     settings_of,
     told_to,
 )
-from pytest_h2o.plugin.controller import PROPERTY, REFUSED, Controller
+from pytest_h2o.plugin.controller import PROPERTY, REFUSED, Controller, may_vanish, refuse_to_vanish
 
 if TYPE_CHECKING:
     from pytest_h2o.gate.values import Targets
@@ -71,6 +71,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             parser.addini(option.key, option.full_help, type="linelist")
         else:
             parser.addini(option.key, option.full_help, type="string")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> Generator[None, object, object]:
+    """Let no conftest of a gate end the process as if all were well."""
+    is_gate = any(word.startswith("--h2o-") for word in args) or any(
+        key.startswith("h2o_") for key in early_config.inicfg
+    )
+    if not is_gate or "PYTEST_XDIST_WORKER" in os.environ:
+        return (yield)
+    refuse_to_vanish()
+    try:
+        return (yield)
+    except SystemExit as error:
+        what = f"a conftest or plugin ended the run while it was loaded: SystemExit({error.code!r})"
+        raise pytest.UsageError(what) from error
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    may_vanish()
 
 
 def _session_of(config: pytest.Config) -> GateSession:

@@ -513,6 +513,7 @@ class GateSession:
                 executor=self.settings["executor"],
                 index=self._indexed,
                 progress=progress.amount,
+                limit_s=self.settings["codec-timeout"],
             )
 
     def root(self, scope: Scope) -> Path:

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -163,6 +164,16 @@ def test_no_exit_status_is_an_answer(monkeypatch: pytest.MonkeyPatch, method: st
     what = {"encode": "cannot encode a stream", "decode": "cannot decode what it encoded"}[method]
     assert str(caught.value).startswith(f"codec odd {what}\n  where: ")
     assert f"came: its process ended: exit status {status}\n" in str(caught.value)
+
+
+@pytest.mark.parametrize("method", ["encode", "decode", "modes"])
+def test_a_codec_that_never_answers_is_an_error(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    monkeypatch.setattr(Odd, method, lambda *given: time.sleep(60), raising=False)
+    others = _children(os.getpid())
+    with pytest.raises(CodecError, match=r"nothing in 0\.5 s") as caught:
+        evaluate_lossless(SMALL, SETTINGS, verify=True, codec=Odd(), workers=1, limit_s=0.5)
+    assert "--h2o-codec-timeout" in str(caught.value)
+    assert _children(os.getpid()) == others
 
 
 def test_processes_end_with_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:

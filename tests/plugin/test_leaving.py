@@ -60,6 +60,23 @@ def test_no_exit_0_before_the_verdict(where: str, leave: str, workers: tuple[str
         assert not any(line.startswith("gate PASS") for line in result.outlines)
 
 
+@pytest.mark.parametrize("leave", ["sys.exit", "os._exit"])
+@pytest.mark.parametrize("where", ["conftest.py", "test_sweep.py"])
+def test_no_exit_0_while_files_are_loaded(where: str, leave: str, project: Project) -> None:
+    path = project.path / "gates" / where
+    path.write_text(f"{path.read_text() if path.exists() else ''}\n{LEAVE[leave]}\n")
+    result = project.run_cold(*SELECT, "-o", "h2o_html=no")
+    assert result.ret not in (0, 1)
+    assert not any("Traceback" in line for line in [*result.outlines, *result.errlines] if where == "conftest.py")
+
+
+@pytest.mark.parametrize("hook", ["terminal_summary(terminalreporter)", "unconfigure(config)"])
+@pytest.mark.parametrize(("target", "ret"), [("9", 3), ("1.1", 0)])
+def test_no_exit_0_after_a_verdict_that_is_no_pass(hook: str, target: str, ret: int, project: Project) -> None:
+    (project.path / "gates" / "conftest.py").write_text(f"def pytest_{hook}:\n    {LEAVE['os._exit']}\n")
+    assert project.run_cold(*SELECT, "-o", "h2o_html=no", f"--h2o-lossy-target={target}").ret == ret
+
+
 def test_a_failed_gate_does_not_end_well_whatever_others_make_of_the_status(project: Project) -> None:
     (project.path / "gates" / "conftest.py").write_text("def pytest_sessionfinish(session): session.exitstatus = 0\n")
     result = project.run(*SELECT, "--h2o-lossy-target=9")
