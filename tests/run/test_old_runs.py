@@ -68,7 +68,7 @@ def test_a_run_that_0_1_began_is_refused(tmp_path: Path) -> None:
     make_session(tmp_path).begin(["a"], [subject])
     asked = tmp_path / "run" / SHARED / "asked.json"
     then = json.loads(asked.read_text())
-    assert (then.pop("form of shared results"), len(then.pop("sha256"))) == ("3", 16)
+    assert (then.pop("form of shared results"), len(then.pop("sha256"))) == ("4", 16)
     asked.write_text(json.dumps(then))
     session = make_session(tmp_path)
     session.settings.given["resume"] = Given(tmp_path / "run", "--h2o-resume")  # type: ignore[index]
