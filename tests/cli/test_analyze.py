@@ -130,6 +130,7 @@ SPEED = "speed(tok/s)"
         (cell("h2o_lossy", ""), [], "H2O columns are missing: h2o_lossy"),
         (cell("h2o_keep", "1.5"), [], "a row has an impossible"),
         (column("quality_ppl_rise", "n/a"), [], "a row has the column quality_ppl_rise and no number in it"),
+        (column("quality_ppl_rise", ""), [], "a row has the column quality_ppl_rise and no number in it"),
         (cell("quality_ppl_rise", "0.001"), [], "a row lacks the column quality_ppl_rise, and a target"),
         (
             lambda rows: None,
