@@ -54,18 +54,20 @@ def run_codecs(args: argparse.Namespace) -> int:
 
 
 def _list() -> int:
+    from pytest_h2o.codecs.base import read_config
     from pytest_h2o.codecs.registry import codec_names, get_codec
 
     failed = False
     for name in codec_names():
         try:
             codec = get_codec(name)
+            config = read_config(codec)
         except CodecError as error:
             failed = True
             print(f"pytest-h2o codecs: {error}", file=sys.stderr)
             continue
         summary = (type(codec).__doc__ or "").strip().partition("\n")[0]
-        settings = ", ".join(f"{key}={value}" for key, value in codec.config().items() if key != "id")
+        settings = ", ".join(f"{key}={value}" for key, value in config.items() if key != "id")
         print(f"{name:<16}{summary}")
         if settings:
             print(f"{'':<16}{settings}")

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 import pytest_h2o
-from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream, Tensor, Words
+from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream, Tensor, Words, read_config
 from pytest_h2o.codecs.planes import from_bytes, to_bytes
 from pytest_h2o.codecs.registry import render_codec
 from pytest_h2o.errors import CodecError, DumpError, H2OError, UsageError
@@ -65,7 +65,7 @@ class Contender:
 
 def contend(codec: Codec) -> Contender:
     """`codec` as a contender, under the word that names it on a command line."""
-    settings = ", ".join(f"{key}={value}" for key, value in codec.config().items() if key != "id")
+    settings = ", ".join(f"{key}={value}" for key, value in read_config(codec).items() if key != "id")
     return Contender(render_codec(codec), "codec", settings, "", codec.encode, codec.decode, codec.decode_many, codec)
 
 

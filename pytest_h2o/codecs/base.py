@@ -31,7 +31,7 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_h2o.errors import CodecError, did_you_mean
+from pytest_h2o.errors import CodecError, blaming, did_you_mean
 
 Words = NDArray[np.uint16]
 Tensor = Literal["k", "v"]
@@ -251,3 +251,9 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint in (bool, int, str, NoneType):
         return type(value) is hint
     return True
+
+
+def read_config(codec: Codec) -> dict[str, Any]:
+    """Configuration of a codec, whoever wrote it; CodecError if its `config` raises or gives no mapping."""
+    with blaming(f"the codec {codec.id} failed in config()", kind=CodecError, hint="mend the codec"):
+        return dict(codec.config())

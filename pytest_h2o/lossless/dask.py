@@ -26,7 +26,7 @@ import numpy as np
 import zstandard
 
 from pytest_h2o import __version__
-from pytest_h2o.codecs.base import Rope, Words
+from pytest_h2o.codecs.base import Rope, Words, read_config
 from pytest_h2o.codecs.registry import codec_from_config
 from pytest_h2o.errors import CodecError, ExecutorError, H2OError
 from pytest_h2o.lossless.apart import keep_apart
@@ -89,7 +89,7 @@ def pack(measurement: Measurement, task: Task) -> Parcel:
         )
         for chunk in task.chunks
     )
-    config = measurement.codec.config()
+    config = read_config(measurement.codec)
     return Parcel(
         replace(task, chunks=chunks), read_words(task), config, measurement.verify, measurement.rope, coding_versions()
     )

@@ -15,7 +15,7 @@ import zstandard
 
 from pytest_h2o import __version__
 from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22, Legacy
-from pytest_h2o.codecs.base import Codec, Rope
+from pytest_h2o.codecs.base import Codec, Rope, read_config
 from pytest_h2o.codecs.planes import PREDICTORS
 from pytest_h2o.errors import CodecError, DumpError
 from pytest_h2o.inputs.keys import CHUNKED, FLAT_KEYS, STREAM_KEYS
@@ -108,7 +108,7 @@ def make_codec(codec: str | Mapping[str, Any]) -> Codec:
 
 def _describe_codec(codec: Codec) -> dict[str, Any]:
     """Name and settings; those of the original script's own codecs by the names that it has for them, too."""
-    described: dict[str, Any] = {"codec_config": codec.config()}
+    described: dict[str, Any] = {"codec_config": read_config(codec)}
     if isinstance(codec, AdaptiveV22 | Legacy):
         own = {name: getattr(codec, name, getattr(AdaptiveV22, name)) for name in FLAT_KEYS[AdaptiveV22.id]}
         return {**described, "codec": _ORIGINAL_NAME, "codec_mode": codec.id, **own}

@@ -324,7 +324,9 @@ def pytest_runtest_makereport(
     if is_ours:
         try:
             _record(item, call, report)
-        except Exception as error:  # without a record the controller makes one of the report
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # without a record the controller makes one of the report
             report.outcome = "failed"
             report.longrepr = str(as_ours(error, f"{item.nodeid} cannot be recorded", hint=_OUR_FAULT))
     return report

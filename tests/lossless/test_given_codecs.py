@@ -161,6 +161,19 @@ def test_what_a_codec_says_itself_is_passed_on(
         assert "came: MemoryError: it is full" in str(caught.value)
 
 
+@pytest.mark.parametrize("error", [GeneratorExit, SystemExit, OSError])
+def test_a_codec_that_cannot_tell_its_settings_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def fail(self: Codec) -> dict[str, object]:
+        raise error("x")
+
+    monkeypatch.setattr(Broken, "config", fail)
+    write_entry(tmp_path)
+    with pytest.raises(CodecError, match=r"the codec \w+ failed in config\(\)"):
+        evaluate_lossless(tmp_path, Scope(), verify=True, codec=Broken(), workers=1)
+
+
 def test_codec_is_told_positions_and_rotation(tmp_path: Path) -> None:
     for start, tokens in ((0, 1), (10, 5), (15, 2)):
         write_entry(tmp_path, start=start, tokens=tokens)
