@@ -149,8 +149,8 @@ def select(index: DumpIndex, scope: Scope) -> tuple[list[DumpEntry], list[Skippe
 def _would_take(scope: Scope, skipped: SkippedEntry) -> bool:
     """Whether the scope takes what an unsound meta says that it is; a number that may be the fault is not believed."""
     unsure = skipped.reason in ("invalid_shape", "meta_invalid_numeric_fields", "binary_read_error")
-    layer_id = skipped.layer_id if skipped.layer_id in range(2**31) else None
-    return scope.takes(layer_id, skipped.stage, None if unsure else skipped.seq_len)
+    absurd = skipped.layer_id is not None and not 0 <= skipped.layer_id < 2**31
+    return scope.takes(None if absurd else skipped.layer_id, skipped.stage, None if unsure else skipped.seq_len)
 
 
 def plan_groups(entries: Sequence[DumpEntry], scope: Scope) -> list[list[DumpEntry]]:
