@@ -19,7 +19,7 @@ import pytest_h2o.plugin.progress as display
 
 display.FIRST_LINE_S, display.LINE_S, display.REWRITE_S = 0.1, 0.15, 0.1
 """
-LINE = re.compile(r"h2o: target_ratio_v3: run \d of 3 \(run_000\d\), \d+ s(; about .* left)?")
+LINE = re.compile(r"h2o: target_ratio_v3: run \d of 4 \(run_000\d\), \d+ s(; about .* left)?")
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def read_terminal(command: list[str], project: Project) -> str:
 def test_a_terminal_has_one_line_that_is_rewritten_and_goes(slow: tuple[str, ...], project: Project) -> None:
     text = read_terminal([sys.executable, "-m", "pytest", "gates", *QUICK, *slow, "-o", "h2o_html=no"], project)
     below = re.findall(r"\n\r\x1b\[2K([^\r\n]*)\r\x1b\[A(?:\x1b\[\d+C)?", text)
-    assert any(re.match(r"target_ratio_v3: run \d of 3 \(run_000\d\), \d+ s", line) for line in below), text
+    assert any(re.match(r"target_ratio_v3: run \d of 4 \(run_000\d\), \d+ s", line) for line in below), text
     assert all(len(line) < 80 for line in below)
     assert below[-1] == "", "the line is still there at the end"
     assert "h2o: target_ratio_v3: run" not in text

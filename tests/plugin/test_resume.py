@@ -316,14 +316,15 @@ def test_killed_while_artifacts_are_written_it_goes_on(
 ) -> None:
     """As if the end had been cut at its worst: every artifact but run.json is there, the history has its line."""
     project, options = small_project(tmp_path)
-    stop = "import os\nimport pytest_h2o.report.artifacts as a\nold = a.write_new_json\n"
-    stop += "a.write_new_json = lambda p, v, **k: os._exit(9) if p.name == 'run.json' else old(p, v, **k)\n"
+    stop = "import os\nimport pytest_h2o.report.artifacts as a\nold = a.write_new_json\nif 'STOP' in os.environ:\n"
+    stop += "    a.write_new_json = lambda p, v, **k: os._exit(9) if p.name == 'run.json' else old(p, v, **k)\n"
     (project.path / "conftest.py").write_text(stop)
+    project.env["STOP"] = "1"
     assert project.run(*options).ret == 9
     run_dir = project.run_dir()
     assert (run_dir / "summary.json").exists()
     assert not (run_dir / "run.json").exists()
-    (project.path / "conftest.py").unlink()
+    del project.env["STOP"]
     launched = project.launches()
     check_no_traceback(project.run(*options, f"--h2o-resume={run_dir}"))
     assert project.launches() == launched

@@ -169,7 +169,7 @@ def everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
     scope = Scope(name="own", codec=codec.id)
     settings = make_session(tmp_path).settings
     yield lambda: describe_asked(
-        settings, ["a"], [(preset, read_base_config(tmp_path / "config.json"))], [(scope, tmp_path / "dump")]
+        settings, ["a"], [(preset, read_base_config(tmp_path / "config.json"), None)], [(scope, tmp_path / "dump")]
     )
     unregister(codec.id)
     sys.modules.pop("own_codec")
