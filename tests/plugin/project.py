@@ -208,7 +208,7 @@ def refusal(project: Project, result: pytest.RunResult) -> str:
     assert project.runs() == project.launches() == []
     start = next(n for n, line in enumerate(result.outlines) if line.startswith("ERROR: "))
     # Where standard output is buffered what stood on it before the error comes after it.
-    told = itertools.takewhile(lambda line: not line.startswith("===="), result.outlines[start:])
+    told = itertools.takewhile(lambda line: not line.startswith(("====", "gates/")), result.outlines[start:])
     collected = any(line.startswith("collected ") for line in result.outlines)
     return plain("\n".join(["after collection" if collected else "at once", *filter(None, told)]), project)
 
