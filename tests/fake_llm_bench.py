@@ -167,7 +167,8 @@ def to_json(cells: dict[str, str]) -> dict[str, Any]:
 def misbehave(mode: str, config: str) -> None:
     """Modes that end, or hang, before there is any result."""
     if mode == "crash":
-        print(f"Unable to open config file: {os.path.basename(config)}\nError: No such file or directory (errno: 2)", flush=True)
+        name = Path(config).name  # the whole path has another length in each temporary folder, and texts are cut
+        print(f"Unable to open config file: {name}\nError: No such file or directory (errno: 2)", flush=True)
         os.kill(os.getpid(), signal.SIGSEGV)
     if mode == "hang_ignoring_term":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
