@@ -137,8 +137,8 @@ def test_the_loops_are_plain_python_too(monkeypatch: pytest.MonkeyPatch) -> None
 
     from pytest_h2o.codecs import compiled
 
-    streams = [cut(real_streams()[0], 0, 8), cut(real_streams()[1], 0, 8), COMPARED["faint"]]
-    small = [replace(stream, words=stream.words[:8, :1]) for stream in streams]
+    streams = [cut(real_streams()[0], 0, 4), cut(real_streams()[1], 0, 4), COMPARED["faint"]]
+    small = [replace(stream, words=stream.words[:4, :1]) for stream in streams]
     payloads = [MAX.encode(stream) for stream in small]  # the first loads what of numba must not be patched
     monkeypatch.setattr(numba, "njit", lambda **_: lambda function: function)
     spec = importlib.util.spec_from_file_location("loops", compiled.__file__)

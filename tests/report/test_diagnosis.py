@@ -130,7 +130,7 @@ FAILURES: dict[str, tuple[Change | None, dict[str, str], Callable[[GateSession],
     "paired_inconclusive": (unclear, {**RECORDED, "inconclusive": "fail"}, decode),
     "paired_not_comparable": (unlike, {**RECORDED, "inconclusive": "fail"}, decode),
     "bench_crash": (mode("crash"), {**LAUNCHED, "no_fold": "yes"}, partial(tell_point, number=1)),
-    "bench_timeout": (mode("hang"), {**LAUNCHED, "bench_timeout": "4"}, partial(tell_point, number=1)),
+    "bench_timeout": (mode("hang"), {**LAUNCHED, "bench_timeout": "2"}, partial(tell_point, number=1)),
 }
 
 
