@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from decode_error_rates import TARGET, draw_log_ratios
-from decode_noise import LAUNCH_SPREAD, NOISES, RECORDINGS, Noise, lognormal, recorded_rows
+from decode_noise import EMBEDDED, LAUNCH_SPREAD, NOISES, RECORDINGS, Noise, lognormal, recorded_rows
 from decode_rules import FAIL, PASS, Outcomes, sequential, sequential_before
 
 from pytest_h2o.gate.decode import DEFAULT_CONFIDENCE, DEFAULT_PAIRS, Budget
@@ -32,6 +32,7 @@ CHOSEN = (
     LAUNCH_SPREAD,
     *(one for one in NOISES if one.name in ("lognormal 12 %, 10 % outliers", "lognormal 12 %, drift and order effect")),
     *(one for one in NOISES if one.name.startswith("recorded launches")),
+    EMBEDDED,
 )
 
 

@@ -15,6 +15,8 @@ Floats = npt.NDArray[np.float64]
 Draw = Callable[[np.random.Generator, tuple[int, int]], Floats]
 
 RECORDINGS = Path(__file__).resolve().parent.parent / "fixtures" / "recordings"
+EMBEDDED_PAIRS = Path(__file__).resolve().parent / "results" / "decode" / "embedded-pairs.json"
+"""``tok_per_s``: decode speed with H2O off and on, ``[pairs, 2]``."""
 REPEATS_OF_RECORDED_ROWS = 3
 SMOOTHING = 0.01
 """Added to a resampled launch (standard deviation of the log), so that ten values do not make ties."""
@@ -101,6 +103,16 @@ class MovingMachine(Noise):
         return moving_machine(rng, shape)
 
 
+@dataclass(frozen=True)
+class LaunchedPairs(Noise):
+    """Pairs of launches as the embedded bench gave them, resampled whole, each side around its mean."""
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Floats, Floats]:
+        speeds = np.log(json.loads(EMBEDDED_PAIRS.read_text(encoding="utf-8"))["tok_per_s"])
+        drawn = rng.choice(speeds - speeds.mean(axis=0), shape) + rng.normal(0.0, SMOOTHING, (*shape, 2))
+        return drawn[..., 0], drawn[..., 1]
+
+
 LAUNCH_SPREAD = _alike("lognormal 12 %", lognormal(0.12))
 
 NOISES = (
@@ -116,3 +128,4 @@ NOISES = (
     _alike("recorded within a run, 3 repeats", recorded_within_run()),
     MovingMachine("lognormal 12 %, drift and order effect", lognormal(0.12), lognormal(0.12)),
 )
+EMBEDDED = LaunchedPairs("pairs of the embedded bench", lognormal(0.0), lognormal(0.0))

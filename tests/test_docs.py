@@ -250,9 +250,12 @@ def test_the_workflow_for_github_is_one() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+def test_links_and_names_of_files_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
         assert "://" in target or (page.parent / target).exists(), f"{page.name} links to {target}"
+    for name in re.findall(r"(?:`|python )((?:pytest_h2o|tests|tools|benchmarks|fixtures|gates)/[\w./-]+\w)", text):
+        assert (ROOT / name).exists(), f"{page.name} names {name}"
 
 
 def test_every_page_is_listed() -> None:

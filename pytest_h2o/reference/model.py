@@ -142,8 +142,8 @@ class Model:
             seen = held - tokens + stop
             scores = np.matmul(grouped[:, :, start:stop], keys[:, None, :seen].transpose(0, 1, 3, 2))
             scores *= np.float32(head_dim**-0.5)
-            last_seen = np.arange(seen - (stop - start), seen)[:, None]
-            scores[:, :, np.arange(seen) > last_seen] = -np.inf
+            later = np.triu(np.ones((stop - start, stop - start), bool), 1)
+            scores[..., start - stop :][:, :, later] = -np.inf
             np.matmul(_softmax(scores), values[:, None, :seen], out=out[:, :, start:stop])
         merged: Floats = out.transpose(2, 0, 1, 3).reshape(tokens, -1)
         return merged

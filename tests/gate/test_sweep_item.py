@@ -492,6 +492,13 @@ def test_too_few_pairs_are_inconclusive_and_fail_where_that_was_asked(
     assert drop.interval.basis == "2 pairs"
 
 
+@pytest.mark.parametrize(("drop", "held"), [(-0.12, True), (-0.02, False)])
+def test_a_target_below_0_asks_for_a_gain(drop: float, held: bool) -> None:
+    sweep = make_sweep(*TWO_ROWS, pairs_drop=drop, targets={"decode_drop": -0.05})
+    assert (sweep.decode_drop() <= sweep.targets.decode_drop) is held
+    assert (sweep.joint_margin() >= 0) is held
+
+
 @pytest.mark.parametrize("rule", ["joint", "best-of"])
 def test_pairs_that_cannot_be_compared_give_no_number(rule: str) -> None:
     pairs = {"count": 1, "excluded": "unlike contexts"}

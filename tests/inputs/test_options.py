@@ -84,7 +84,7 @@ REFUSED = (
     *({"threads": "two"}, {"threads": "0"}, {"bench_timeout": "0"}, {"rule": "any"}, {"inconclusive": "pass"}),
     *({"lossy_target": text} for text in ("nan", "inf", "0.9")),
     *({"lossless_target": "-1"}, {"lossless_target": "0"}),
-    *({"decode_drop_target": "5"}, {"decode_drop_target": "-0.1"}, {"quality_target": "-1"}, {"executor": "gpu"}),
+    *({"decode_drop_target": "5"}, {"decode_drop_target": "-1.1"}, {"quality_target": "-1"}, {"executor": "gpu"}),
     *({"decode_baseline": "fast"}, {"decode_baseline": "0"}, {"decode_baseline": "nan"}),
     *({"decode_budget": text} for text in ("many", "0", "4", "1,60s", "201", "20,20", "20,infs", "-5s")),
     *({"bench": "b", "logs": "rec"}, {"baseline_bench": "b"}, {"base_config": "c"}, {"demo": "d"}),

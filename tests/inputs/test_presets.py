@@ -85,7 +85,7 @@ def test_json_schema_refuses_what_the_loader_refuses(data: dict[str, Any]) -> No
     assert not validator.is_valid(data)
 
 
-@pytest.mark.parametrize(("name", "ratios", "least"), [("smoke", [3.2, 3.4], 3.0), ("embedded", [4.0], 3.5)])
+@pytest.mark.parametrize(("name", "ratios", "least"), [("smoke", [3.2, 3.4], 3.0), ("embedded", [8.0], 7.0)])
 def test_a_small_preset_meets_its_target_at_every_length(name: str, ratios: list[float], least: float) -> None:
     """The arithmetic in its comments, with every kept block a run of its own (8 bytes of 64 a token)."""
     preset = load_preset(ROOT / f"gates/presets/{name}.yaml")
