@@ -118,15 +118,6 @@ class DemoLaunch:
     """Tokens evicted from all layers together; None where the build does not tell it."""
 
 
-def _move_aside(folder: Path, name: str) -> None:
-    """Keep what a launch left that was broken off or failed before, under the first free name."""
-    left = [path for end in _ENDS if (path := folder / f"{name}{end}").exists()]
-    free = (f"{name}.broken-off-{n}" for n in itertools.count(1))
-    kept = next(other for other in free if not any((folder / f"{other}{end}").exists() for end in _ENDS))
-    for path in left:
-        path.rename(folder / path.name.replace(name, kept, 1))
-
-
 @dataclass(frozen=True)
 class Demo:
     """How llm_demo is run; `folder` takes its configs and outputs."""
@@ -141,11 +132,22 @@ class Demo:
     place: Place | None = None
     """The machine that it runs on, if it is not this one; configs are then meant for that."""
 
+    def files(self, name: str) -> list[Path]:
+        """The files that a launch of this name left."""
+        return [path for end in _ENDS if (path := self.folder / f"{name}{end}").exists()]
+
+    def _move_aside(self, name: str) -> None:
+        """Keep what a launch left that was broken off or failed before, under the first free name."""
+        free = (f"{name}.broken-off-{n}" for n in itertools.count(1))
+        kept = next(other for other in free if not self.files(other))
+        for path in self.files(name):
+            path.rename(self.folder / path.name.replace(name, kept, 1))
+
     def say(self, name: str, config: Mapping[str, Any], prompt: Path) -> tuple[DemoLaunch, str]:
         """Run it on a prompt, alone on the machine and in a scratch folder: what it measured, and the text."""
         path, output = self.folder / f"{name}.json", self.folder / f"{name}.stdout.txt"
         metrics = self.folder / f"{name}.metrics.jsonl"
-        _move_aside(self.folder, name)
+        self._move_aside(name)
         write_new_json(path, {**config, "sampler_type": "greedy"})
         told = path if self.place is None else self.place.mirror(path)
         argv = (str(self.program), str(told), str(prompt), str(self.max_tokens), "--prompt-file-mode=whole")

@@ -25,10 +25,10 @@ from pytest_h2o.bench.adapter import (
     name_bench_of,
     only_row,
 )
-from pytest_h2o.bench.command import BaseConfig, RunFiles, advise_layer_nums, point_keys
+from pytest_h2o.bench.command import BaseConfig, RunFiles, advise_layer_nums, again_folder, point_keys
 from pytest_h2o.bench.output import OutputSummary, check_signs, count_warnings
 from pytest_h2o.bench.process import read_tail, signal_name
-from pytest_h2o.bench.rows import NO_OUTPUT, UNVERIFIED, Row, read_rows, read_table, read_text
+from pytest_h2o.bench.rows import FEWER_COLUMN, NO_OUTPUT, UNVERIFIED, Row, read_rows, read_table, read_text
 from pytest_h2o.bench.sweep import INERT_FIELDS, MANIFEST_NAME, ManifestEntry, fold_key, read_manifest
 from pytest_h2o.errors import (
     BenchError,
@@ -239,6 +239,45 @@ def _unswept(row: Row) -> dict[str, str]:
     said = {column: row.cells.get(column, "none") for column in _UNSWEPT}
     values = {name: json.dumps(value) for name, value in (config or {}).items() if not name.startswith("kv_")}
     return said | {f"{_IN_CONFIG}{name}": value for name, value in values.items()}
+
+
+def launch_folders(folder: Path) -> list[Path]:
+    """The folders of further launches of the points of a sweep, from number 2 on; StoreError where one is not there."""
+    numbers = sorted(int(found[1]) for path in folder.iterdir() if (found := _FURTHER.fullmatch(path.name)))
+    for number in range(2, len(numbers) + 2):
+        if number not in numbers:
+            raise StoreError(
+                f"launch {number} of each point is not recorded",
+                where=str(folder),
+                came=", ".join(again_folder(number) for number in numbers),
+                expected=f"{again_folder(2)} and so on, none left out",
+                hint="copy the whole folder of the preset",
+            )
+    return [folder / again_folder(number) for number in numbers]
+
+
+_FURTHER = re.compile(again_folder("([2-9]|[1-9][0-9]+)"))
+
+
+def join_launches(row: Row, further: Iterable[Row], folder: Path, *, distinct: bool = True) -> Row:
+    """The row with the cells of further launches of its point; TableError where one is a copy, unless not `distinct`.
+
+    Another bench than llm_bench may print so little that two launches look alike.
+    """
+    own, seen = row.shares_run_with or row.run_id, [row.cells]
+    told = {FEWER_COLUMN: row.cells[FEWER_COLUMN]} if row.asked_repeat is not None else {}
+    for number, launch in enumerate(further, start=2):
+        cells = {**launch.cells, **told}
+        if distinct and cells in seen:
+            raise TableError(
+                f"launch {number} of {own} is launch {seen.index(cells) + 1} to the last digit",
+                where=str(folder / again_folder(number)),
+                came="a copy",
+                expected="a launch of its own",
+                hint="copy the whole folder of the preset, or measure it again",
+            )
+        seen.append(cells)
+    return replace(row, again=tuple(seen[1:]))
 
 
 def read_launch(folder: Path, point: Point) -> Row:

@@ -13,6 +13,7 @@ import io
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
@@ -243,6 +244,12 @@ def parse_measurement(cell: str, repeat: int | None = None) -> Measurement | Non
     # Some C libraries print nan(ind) or nan(snan), which float() does not read.
     mean, std = (math.nan if text is None or "nan" in text.lower() else float(text) for text in match.groups())
     return Measurement(mean, None if repeat == 1 or math.isnan(std) else std)
+
+
+def describe_unverified(rows: Sequence[Row], what: str = "rows") -> list[str]:
+    """What recorded rows could not be held against, a line for each kind: their configuration, what they said."""
+    kinds = Counter(note for row in rows for note in row.notes if note.startswith((UNVERIFIED, NO_OUTPUT)))
+    return [f"{count} of {len(rows)} {what}: {note}" for note, count in kinds.items()]
 
 
 def require_h2o(row: Row, columns: Sequence[str] = H2O_COLUMNS) -> None:

@@ -199,6 +199,10 @@ def limits_of(args: argparse.Namespace) -> dict[str, float]:
     return {name: value for name, value in limits.items() if value is not None and value >= 0}
 
 
+def _most(row: Row, columns: Sequence[str]) -> float:
+    return max((cell.mean for column in columns if (cell := row.get(column)) is not None), default=0.0)
+
+
 def missed_activity(args: argparse.Namespace, rows: Sequence[Row]) -> Iterator[str]:
     """What a flag of the scripts asks of every row, and some row does not show."""
     from pytest_h2o.bench.rows import COLUMN_DECIMALS
@@ -209,8 +213,8 @@ def missed_activity(args: argparse.Namespace, rows: Sequence[Row]) -> Iterator[s
     if args.runtime_mode == "full":  # it may find all that it needs in the decode cache
         asked["--runtime-mode full"] = "a restore or a hit of the decode cache", ("h2o_lossless_decomp_us", _CACHE[0])
     for flag, (what, columns) in asked.items():
-        shown = {row.log_file: [cell.mean for column in columns if (cell := row.get(column))] for row in rows}
-        idle = [name for name, found_there in shown.items() if not any(value > 0 for value in found_there)]
+        shown = {row.log_file: [_most(launch, columns) for launch in row.launches] for row in rows}
+        idle = [name for name, of_launches in shown.items() if min(of_launches) <= 0]
         if idle:
             yield f"{flag}: nothing shows {what} in {', '.join(idle[:3])}{' and more' if len(idle) > 3 else ''}"
     lacking = [column for column in COLUMN_DECIMALS if any(row.get(column) is None for row in rows)]
@@ -267,14 +271,14 @@ def read_baseline(args: argparse.Namespace) -> float | None:
 def judged_rows(rows: Sequence[Row], where: str) -> tuple[list[Row], list[str]]:
     """The rows that a verdict may rest on, and notes; TableError for one that is damaged or contradicts itself."""
     from pytest_h2o.bench.adapter import check_decoded, check_row, is_idle
-    from pytest_h2o.gate.values import check_cells
+    from pytest_h2o.gate.values import check_launches
 
     if failed := [row.log_file for row in rows if not row.cells]:
         came = f"empty cells for {', '.join(failed[:3])}{' and more' if len(failed) > 3 else ''}"
         hint = "parse says why a log has no row; run these points again"
         raise UsageError("points of a sweep have no row", where=where, came=came, expected="a row a point", hint=hint)
     off = [row.log_file for row in rows if is_idle(row)]
-    judged = [check_cells(row) for row in rows if not is_idle(row)]
+    judged = [check_launches(row) for row in rows if not is_idle(row)]
     for row in judged:
         check_row(row, None)
         check_decoded(row)
@@ -403,38 +407,59 @@ def add_arguments_eval(parser: argparse.ArgumentParser) -> None:
 
 
 def read_rows(run_dir: Path) -> tuple[list[Row], Baseline | None]:
-    """Runs of a sweep's folder, and the baseline (H2O off) that lies among its logs."""
-    from pytest_h2o.bench.recorded import read_recording
+    """Runs of a sweep's folder with all their launches, and the baseline (H2O off) that lies among its logs."""
+    from pytest_h2o.bench.recorded import join_launches, launch_folders, read_recording
     from pytest_h2o.run.pairs import pick_recorded
+    from pytest_h2o.run.sources import further_launch
 
     find_logs(run_dir)
-    recording = read_recording(run_dir)
+    recording, *further = map(read_recording, (run_dir, *launch_folders(run_dir)))
     for error in recording.failures.values():
         raise error
-    results = sorted(recording.results.values(), key=lambda result: result.run_id)
+
+    def again(run_id: str) -> Iterator[Row]:
+        return (further_launch(n, run_id, lambda n: further[n - 2].get(run_id)) for n in range(2, len(further) + 2))
+
+    rows = (row for _, row in sorted(recording.results.items()))
+    results = [join_launches(row, again(row.shares_run_with or row.run_id), run_dir) for row in rows]
     if not results:
         raise UsageError("the run folder holds no run", where=str(run_dir), expected="logs with run ids, or a manifest")
     return results, pick_recorded(recording.baselines, results)
 
 
+def read_configs(rows: list[Row]) -> list[dict[str, Any]]:
+    """The recorded config of each row; empty where none was kept."""
+    return [load(dict[str, Any], row.config_path, "a recorded config") if row.config_path else {} for row in rows]
+
+
+def describe_launches(rows: list[Row]) -> list[str]:
+    """What there is to say of points that were launched several times."""
+    from pytest_h2o.bench.command import is_asynchronous
+    from pytest_h2o.gate.metrics import inexact_metrics
+    from pytest_h2o.gate.values import unlike_launches
+
+    if not rows[0].again:
+        return []
+    inexact = inexact_metrics(asynchronous=any(map(is_asynchronous, read_configs(rows))))
+    decides = "of what is exact, and of what every row must hold, the worst launch of a point decides"
+    return [f"each point was launched {len(rows[0].launches)} times: {decides}", *unlike_launches(rows, inexact)]
+
+
 def read_layer_range(results: list[Row]) -> tuple[int, int] | None:
     """First and last layer under eviction as the recorded configs say; None if they do not say it, or not one range."""
     ranges: set[tuple[int, int] | None] = set()
-    for result in results:
-        path = result.config_path
-        config = load(dict[str, Any], path, "a recorded config") if path else {}
+    for config in read_configs(results):
         start, end = (config.get(f"kv_h2o_layer_{end}") for end in ("start", "end"))
         ranges.add((start, end) if type(start) is int and type(end) is int else None)
     return ranges.pop() if len(ranges) == 1 else None
 
 
 def run_eval(args: argparse.Namespace) -> int:
-    from pytest_h2o.bench.rows import render_metrics_csv
+    from pytest_h2o.bench.rows import describe_unverified, render_metrics_csv
     from pytest_h2o.cli.lossless import evaluate, refuse_foreign_settings
     from pytest_h2o.inputs.keys import CHUNKED, fold_codec
     from pytest_h2o.inputs.scope import Scope
     from pytest_h2o.lossless.result import render_markdown
-    from pytest_h2o.report.build import describe_unverified
     from pytest_h2o.report.original import render_analysis_md, render_on_terminal
     from pytest_h2o.run.pairs import unlike_contexts
 
@@ -458,7 +483,7 @@ def run_eval(args: argparse.Namespace) -> int:
     results = {name: evaluate(args.dump_dir, chosen, verify=True) for name, chosen in settings.items()}
     notes = [] if baseline is None else [f"decode baseline: {baseline:g} tok/s ({origin})"]
     notes += unlike_contexts(rows) if beside is None else beside.notes
-    notes += describe_unverified(rows)
+    notes += [*describe_unverified(rows), *describe_launches(rows)]
     judged = {"online": results[modes[-1]].to_json(), "upper": results["upper_bound"].to_json()}
     for name, values in judged.items():
         notes += check_result(values, str(args.dump_dir), decides=name == "online", allow_skips=args.allow_skips)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from pytest_h2o.bench.rows import NO_OUTPUT, UNVERIFIED, Row
+from pytest_h2o.bench.rows import Row, describe_unverified
 from pytest_h2o.errors import one_line
 from pytest_h2o.gate.decode import PairedComparison, pairs_key
 from pytest_h2o.gate.metrics import (
@@ -229,12 +229,6 @@ def count_warnings(rows: Iterable[Row]) -> Counter[str]:
     """How often the binary warned of what, in all runs of these rows."""
     launched = (row.output for row in rows if row.output is not None and not row.shares_run_with)
     return sum((Counter(output.warnings) for output in launched), Counter())
-
-
-def describe_unverified(rows: Sequence[Row]) -> list[str]:
-    """What recorded rows could not be held against, a line for each kind: their configuration, what they said."""
-    kinds = Counter(note for row in rows for note in row.notes if note.startswith((UNVERIFIED, NO_OUTPUT)))
-    return [f"{count} of {len(rows)} rows: {note}" for note, count in kinds.items()]
 
 
 def _compared(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

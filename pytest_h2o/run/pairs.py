@@ -19,7 +19,7 @@ from pytest_h2o.bench.adapter import check_decoded
 from pytest_h2o.bench.command import digest_model, is_embedded
 from pytest_h2o.bench.launch import Relaunches
 from pytest_h2o.bench.recorded import read_launch
-from pytest_h2o.bench.rows import COLUMN_DECIMALS, Row
+from pytest_h2o.bench.rows import COLUMN_DECIMALS, Row, describe_unverified
 from pytest_h2o.bench.sweep import compare_rows, digest_launches
 from pytest_h2o.errors import H2OError, NotMeasured, StoreError, TableError
 from pytest_h2o.files import cache_folder, digest_file, load, plain
@@ -470,9 +470,13 @@ def _fitting(asked: Budget, planned: Budget, pairs: Sequence[Pair]) -> tuple[str
     )
 
 
-def hold_against_logs(comparison: PairedComparison, folder: Path, point: Point, held: Held) -> None:
-    """Hold recorded pairs of a point against the logs of their launches in a folder; StoreError where they differ."""
+def hold_against_logs(comparison: PairedComparison, folder: Path, point: Point, held: Held) -> PairedComparison:
+    """Hold recorded pairs of a point against the logs of their launches in a folder; StoreError where they differ.
+
+    The pairs come back with a note on what launches with H2O on could not be held against.
+    """
     seen: dict[str, int] = {}
+    evicting = []
     for number, pair in enumerate(comparison.pairs, start=1):
         where = f"{folder / PAIRS_NAME}: pair {number}"
 
@@ -490,6 +494,7 @@ def hold_against_logs(comparison: PairedComparison, folder: Path, point: Point, 
             try:
                 row = read_launch(folder, replace(point, run_id=launch.run_id, compressed=compressed))
                 rows[side] = held.check(row, candidate=side == "candidate")
+                evicting += [row] * compressed
             except H2OError as error:
                 told = error.what if error.came is None else f"{error.what}: {error.came}"
                 raise refuse(f"the log of the {side} gives no sound row", told, error.expected or "its log") from error
@@ -507,6 +512,8 @@ def hold_against_logs(comparison: PairedComparison, folder: Path, point: Point, 
         if (unlike is None) != (pair.excluded is None):
             told = "its logs can be compared" if unlike is None else unlike
             raise refuse("whether it counts is not what its logs say", pair.excluded or "not excluded", told)
+    unverified = describe_unverified(evicting, "launches of pairs with H2O on")
+    return replace(comparison, notes=tuple(dict.fromkeys((*comparison.notes, *unverified))))
 
 
 def launch_pairs(runner: PairRunner, count: int, seed: int) -> Iterator[Pair]:

@@ -17,9 +17,10 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_h2o.bench.adapter import check_decoded, get_adapter
+from pytest_h2o.bench.adapter import ESTIMATE_SLACK, check_decoded, get_adapter
 from pytest_h2o.bench.command import (
     ADDED_KEYS,
+    RunFiles,
     again_folder,
     coding_mode,
     digest_model,
@@ -38,7 +39,6 @@ from pytest_h2o.errors import (
     NotMeasured,
     OptedOut,
     StoreError,
-    TableError,
     UsageError,
     one_line,
 )
@@ -442,7 +442,7 @@ class Source(ABC):
         raise OptedOut(f"{self.preset.name} codes nothing at runtime, so there are no sizes to check")
 
 
-def _further_launch(number: int, run_id: str, launch: Callable[[int], Row]) -> Row:
+def further_launch(number: int, run_id: str, launch: Callable[[int], Row]) -> Row:
     """A launch of a point after its first, held to what that is: of it the cells alone are kept."""
     try:
         row = launch(number)
@@ -493,21 +493,12 @@ class Recorded(Source):
         return read(self.folder, self._points)
 
     def _result(self, point: Point) -> Row:
+        from pytest_h2o.bench.recorded import join_launches
+
         row = self._recording.get(point.run_id)
-        run_id, seen = row.shares_run_with or row.run_id, [row.cells]
-        for number in range(2, launch_count(self.run.settings, self.preset) + 1):
-            cells = _further_launch(number, run_id, lambda number: self._further(number).get(run_id)).cells
-            # Another bench may print so little that two launches look alike.
-            if cells in seen and self.preset.bench == LLM_BENCH:
-                raise TableError(
-                    f"launch {number} of {run_id} is launch {seen.index(cells) + 1} to the last digit",
-                    where=str(self.folder / again_folder(number)),
-                    came="a copy",
-                    expected="a launch of its own",
-                    hint="copy the whole folder of the preset, or measure it again",
-                )
-            seen.append(cells)
-        return replace(row, again=tuple(seen[1:]))
+        run_id, numbers = row.shares_run_with or row.run_id, range(2, launch_count(self.run.settings, self.preset) + 1)
+        further = (further_launch(n, run_id, lambda number: self._further(number).get(run_id)) for n in numbers)
+        return join_launches(row, further, self.folder, distinct=self.preset.bench == LLM_BENCH)
 
     def _further(self, number: int) -> Recording:
         """What further launches gave; NotMeasured where there were none."""
@@ -597,7 +588,7 @@ class Recorded(Source):
                 row = self._result(point)
             except H2OError:
                 row = None  # the items of the rows say why
-            hold_against_logs(found, path.parent, point, self.held(row))
+            return hold_against_logs(found, path.parent, point, self.held(row))
         return found
 
     def known_pairs(self, workload: str = "") -> PairedComparison | None:
@@ -666,7 +657,7 @@ class Launched(Source):
         self._launches = launch_count(settings, preset)
 
         def launch_again(point: Point, number: int) -> Row:
-            return _further_launch(number, point.run_id, lambda number: self._launcher.launch_again(point, number))
+            return further_launch(number, point.run_id, lambda number: self._launcher.launch_again(point, number))
 
         def launch(point: Point) -> Row:
             rows = []
@@ -842,6 +833,10 @@ class Launched(Source):
             partial(advise_layer_nums, self.base_config),
             self.place,
         )
+
+        def files_of(pair: DemoPair) -> list[Path]:
+            return [*demo.files(pair.off.name), *demo.files(pair.on.name)]
+
         seed = store.once(f"{key}/order", lambda: {"seed": secrets.randbelow(2**32)})["seed"]
         found = DemoComparison(point.run_id, point.trigger_min_tokens, seed, rounds, ())
         try:
@@ -849,7 +844,8 @@ class Launched(Source):
                 for prompt, first in order:
                     say = partial(self._say_pair, demo, point, prompts[prompt], first, number)
                     # If a process dies among its pairs, whoever goes on has those that are whole.
-                    found = replace(found, pairs=(*found.pairs, store.keep(f"{key}/{number}_{prompt}", DemoPair, say)))
+                    kept = store.keep(f"{key}/{number}_{prompt}", DemoPair, say, files_of)
+                    found = replace(found, pairs=(*found.pairs, kept))
                 if found.is_clear(total, bucket):
                     break
         finally:
@@ -878,7 +874,9 @@ class Launched(Source):
         if preset.bench != LLM_BENCH or self.coding is None:
             return super().sizes(point)
         key = f"{CONSISTENCY_FOLDER}/{preset.name}"
-        return self.run.store.keep(key, tuple[int, str], lambda: self._check_sizes(point))
+        files = RunFiles(self.folder / CONSISTENCY_FOLDER, CONSISTENCY_FOLDER)
+        left = (path for path in files.outputs if path.is_file())
+        return self.run.store.keep(key, tuple[int, str], lambda: self._check_sizes(point), lambda _: left)
 
     def _check_sizes(self, point: Point) -> tuple[int, str]:
         """Whether a build dumps at all is asked once: of one that does not, no other preset is launched for it."""
@@ -894,6 +892,7 @@ class Launched(Source):
     def _launch_with_dump(self, point: Point) -> dict[str, Any]:
         """Launch with a dump that goes again: its thousands of files say nothing that the comparison does not."""
         from pytest_h2o.bench.command import without_quality
+        from pytest_h2o.bench.sweep import digest_launches
         from pytest_h2o.reference.dump import CONFIG_KEYS, compare_run
 
         folder, name = self.folder / CONSISTENCY_FOLDER, CONSISTENCY_FOLDER
@@ -911,6 +910,7 @@ class Launched(Source):
                 self._launcher, base=without_quality(self.base_config), directory=folder, environment=asked
             )
             result = launcher.launch_point(checked)
+            made["files"] = digest_launches(result)
             config = json.loads((folder / "configs" / f"{name}.json").read_text(encoding="utf-8"))
             try:
                 found = compare_run(_read_output(result.stdout_path), Path(dump_dir), run_id=name, config=config)

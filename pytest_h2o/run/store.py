@@ -124,12 +124,18 @@ class OnceStore:
         self._seen[key] = result
         return result
 
-    def keep(self, key: str, kind: type[T], make: Callable[[], T]) -> T:
-        """What `make` gave whoever asked first; an error of ours is kept too, and raised for everyone who asks."""
+    def keep(
+        self, key: str, kind: type[T], make: Callable[[], T], files: Callable[[T], Iterable[Path]] = lambda _: ()
+    ) -> T:
+        """What `make` gave whoever asked first; an error of ours is kept too, and raised for everyone who asks.
+
+        `files` are those that it rests on: it is made again where a run goes on and one of them was changed.
+        """
 
         def attempt() -> dict[str, Any]:
             try:
-                return {"value": plain(make())}
+                made = make()
+                return {"value": plain(made), "files": {str(path): digest_file(path) for path in files(made)}}
             except H2OError as error:
                 return {"error": error_to_json(error)}
 
@@ -433,7 +439,7 @@ def _failures(results: Path) -> Iterator[Path]:
                 is_lost = True
             if is_lost:
                 yield path
-                yield path.parent.with_suffix(".json")  # what was made of several, of pairs say
+                yield path.parent.with_name(f"{path.parent.name}.json")  # what was made of several, of pairs say
 
 
 _WAIT_SHOWN_S = 3.0

@@ -15,6 +15,11 @@ import pytest
 from pytest_h2o.cli.main import main
 from tests.cli.test_commands import FIXTURES, ORACLE, RECORDED, analyze, read_csv
 
+_TOLD, _NOT_TOLD = ("raw_bytes", "compressed_bytes"), ("hi_bytes", "lo_bytes")
+LAYER_0 = {
+    "layer_id": 0,
+    **{f"{side}_{name}": 7 if name in _TOLD else None for side in "kv" for name in _TOLD + _NOT_TOLD},
+}
 ONLINE = json.loads((ORACLE / "online_grouped_192_8_front2.json").read_text(encoding="utf-8"))
 
 
@@ -33,6 +38,7 @@ ONLINE = json.loads((ORACLE / "online_grouped_192_8_front2.json").read_text(enco
         ({"v_lossless_ratio": 5.0}, [], "a lossless result contradicts itself\n"),
         ({"compressed_bytes": 7}, [], "a lossless result contradicts itself\n"),
         ({"k_raw_bytes": 7}, [], "a lossless result contradicts itself\n"),
+        ({"by_layer": [LAYER_0]}, [], "a lossless result contradicts itself\n"),
         ({"encoded_streams": 5, "verified_streams": 6}, [], "a lossless result contradicts itself\n"),
         (
             {"encoded_streams": 60, "verified_streams": 59},
@@ -129,6 +135,16 @@ SPEED = "speed(tok/s)"
         (column(SPEED, None), [], "the row has no sound prefill speed"),
         (cell("h2o_lossy", ""), [], "H2O columns are missing: h2o_lossy"),
         (cell("h2o_keep", "1.5"), [], "a row has an impossible"),
+        (cell("h2o_keep", "0.9"), [], "the row contradicts itself: its lossy ratio is above what its keep"),
+        (cell("h2o_floor_keep", "0.9"), [], "the row contradicts itself: it keeps fewer tokens than it protects"),
+        (cell("h2o_lossless", "9.0"), [], "the row contradicts itself: its lossless ratio"),
+        (
+            lambda rows: rows[3].update(quality_ppl_full="9", quality_ppl_evicted="18", quality_ppl_rise="0.001"),
+            [],
+            "the row contradicts itself: its rise in perplexity is not that of its perplexities",
+        ),
+        (column("decode_tokens", "127"), [], "fewer tokens were decoded than asked"),
+        (cell(SPEED, "300<br>99999"), [], "a row has an impossible decode slow-down"),
         (column("quality_ppl_rise", "n/a"), [], "a row has the column quality_ppl_rise and no number in it"),
         (column("quality_ppl_rise", ""), [], "a row has the column quality_ppl_rise and no number in it"),
         (cell("quality_ppl_rise", "0.001"), [], "a row lacks the column quality_ppl_rise, and a target"),
@@ -179,16 +195,49 @@ def test_analyze_leaves_out_what_h2o_did_nothing_in(tmp_path: Path) -> None:
     assert "left out, for H2O did nothing in them: off.log" in analysis["notes"]  # type: ignore[operator]
 
 
-def test_eval_holds_quality(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(RECORDED, run)
+def tell_rise(run: Path, rise: str) -> None:
+    """As a bench that measures quality would: every row has this rise in perplexity."""
     for log in (run / "logs").glob("run_*.log"):
         head, rule, row = log.read_text(encoding="utf-8").splitlines()
-        log.write_text(f"{head} quality_ppl_rise |\n{rule} --- |\n{row} 0.5 |\n", encoding="utf-8")
+        log.write_text(f"{head} quality_ppl_rise |\n{rule} --- |\n{row} {rise} |\n", encoding="utf-8")
+
+
+def test_eval_holds_quality(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = shutil.copytree(RECORDED, tmp_path / "run")
+    tell_rise(run, "0.5")
     assert main(["eval", str(run), str(FIXTURES / "dumps" / "fp16.zip")]) == 1
     out = capsys.readouterr().out
     assert "rise in perplexity at most +1.00%" in out
     assert "misses quality" in out
+
+
+@pytest.mark.parametrize(
+    ("rises", "code", "told"),
+    [
+        (
+            {2: "0.006", 3: "0.0055"},
+            0,
+            "perplexity should be the same in every launch, and is not: from +0.50% to +0.60%",
+        ),
+        ({2: "0.5"}, 1, "misses quality"),
+        ({2: "0.005"}, 2, "launch 2 of run_0001_p512_g128_k0.28_b8_lr3.0 is launch 1 to the last digit"),
+        ({3: "0.006"}, 2, "launch 2 of each point is not recorded"),
+        ({2: "n/a"}, 2, "a row has the column quality_ppl_rise and no number in it"),
+    ],
+)
+def test_eval_holds_every_launch(
+    rises: dict[int, str], code: int, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(RECORDED, tmp_path / "run")
+    for number, rise in rises.items():
+        for part in ("configs", "logs"):
+            shutil.copytree(RECORDED / part, run / f"launch-{number}" / part)
+        tell_rise(run / f"launch-{number}", rise)
+    tell_rise(run, "0.005")
+    assert main(["eval", str(run), str(FIXTURES / "dumps" / "fp16.zip")]) == code
+    captured = capsys.readouterr()
+    assert told in captured.out + captured.err
+    assert (f"each point was launched {len(rises) + 1} times" in captured.out) == (code < 2)
 
 
 def test_eval_names_its_own_flag_where_entries_are_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,19 +81,23 @@ def test_recorded_texts_are_compared(demo: Project) -> None:
 
 
 def test_pairs_that_were_whole_are_kept_where_a_run_goes_on(demo: Project) -> None:
+    """Unless a file of theirs was edited meanwhile."""
     flags = (*SAID, "--h2o-demo-prompts=p_600.txt", "--h2o-demo-rounds=3", "--h2o-no-fold")
-    demo.env["FAKE_DEMO"] = json.dumps({"hang": "p_600_2_h2o_on"})
+    demo.env["FAKE_DEMO"] = json.dumps({"hang": "p_600_3_h2o_on"})
     child = demo.start(*GATE, *flags, "--h2o-html=no")
-    wait_until(lambda: bool(list(demo.path.glob("h2o-runs/2*/*/demo/p_600_2_h2o_on.stdout.txt"))), "nothing hangs")
+    wait_until(lambda: bool(list(demo.path.glob("h2o-runs/2*/*/demo/p_600_3_h2o_on.stdout.txt"))), "nothing hangs")
     child.send_signal(signal.SIGKILL)
     child.finish()
     folder = demo.run_dir() / PRESET / "demo"
     before = {path.name: path.read_bytes() for path in folder.glob("p_600_1_*")}
     assert len(before) == 6
+    edited = folder / "p_600_2_h2o_off.stdout.txt"
+    edited.write_text(edited.read_text() + "\n")
     result = say(demo, *flags, f"--h2o-resume={demo.run_dir()}")
     assert demo.summary()["overall_pass"] == "inconclusive", unwrapped(result)
     assert {path.name: path.read_bytes() for path in folder.glob("p_600_1_*")} == before
-    assert (folder / "p_600_2_h2o_on.broken-off-1.json").is_file()
+    assert (folder / "p_600_3_h2o_on.broken-off-1.json").is_file()
+    assert (folder / "p_600_2_h2o_off.broken-off-1.stdout.txt").is_file()  # it was said again
     assert len(json.loads((folder / "demo.json").read_text())["pairs"]) == 3
 
 

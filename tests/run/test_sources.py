@@ -15,7 +15,7 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.bench.recorded import find_recordings
-from pytest_h2o.bench.rows import read_table
+from pytest_h2o.bench.rows import NO_OUTPUT, read_table
 from pytest_h2o.bench.sweep import FoldCheck
 from pytest_h2o.cli.sweep import WaitNotice
 from pytest_h2o.errors import H2OError, StoreError, UsageError
@@ -245,7 +245,9 @@ def test_recorded_pairs_are_held_against_their_logs(
     source = Recorded(make_session(tmp_path).run, V3, points, tmp_path)
     assert source.is_paired
     if told is None:
-        assert source.pairs(point, 0.05).judge(0.05).outcome == "pass"
+        found = source.pairs(point, 0.05)
+        assert found.judge(0.05).outcome == "pass"
+        assert found.notes == (f"8 of 8 launches of pairs with H2O on: {NO_OUTPUT}",)
         return
     with pytest.raises(StoreError, match=told) as caught:
         source.pairs(point, 0.05)

@@ -90,16 +90,16 @@ def test_what_rests_on_a_file_that_was_changed_is_measured_again(tmp_path: Path,
     log.parent.mkdir(parents=True)
     log.write_text("| 3.25 |")
     row = Row({}, log.name, log_path=log)
-    store.once("decode/small/pair_01", lambda: {"files": digest_launches(row)})
-    store.once("decode/small/pair_02", lambda: {"files": {}})
-    store.once("decode/small", lambda: {"value": 1})
+    store.once("decode/v3.1/pair_01", lambda: {"files": digest_launches(row)})
+    store.once("decode/v3.1/pair_02", lambda: {"files": {}})
+    store.once("decode/v3.1", lambda: {"value": 1})
     if change == "edit":
         log.write_text("| 3.35 |")
     elif change == "remove":
         log.unlink()
     make_ready(tmp_path)
     kept = {path.stem for path in (tmp_path / SHARED).rglob("*.json")}
-    assert kept == ({"pair_02"} if change else {"pair_01", "pair_02", "small"})
+    assert kept == ({"pair_02"} if change else {"pair_01", "pair_02", "v3.1"})
 
 
 @pytest.mark.parametrize(
