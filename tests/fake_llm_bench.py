@@ -50,6 +50,7 @@ from pathlib import Path
 from typing import Any
 
 USAGE = "usage: llm_bench [options]\n\noptions:\n  -h, --help\n  -m, --model <filename>    (default: ./config.json)\n"
+USAGE += "  -a, --backends <cpu,opencl,metal>         (default: cpu)\n"
 DEVICE = "The device supports: i8sdot:0, fp16:0, i8mm: 0, sve2: 0, sme2: 0\n"
 FLAGS = {"-m", "-a", "-t", "-p", "-n", "-rep", "-kv", "-qatten", "-fp", "-c", "-j"}
 LEVELS = {"Normal": 0, "High": 1, "Low": 2}

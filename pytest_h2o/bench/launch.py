@@ -9,7 +9,7 @@ import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from pytest_h2o.bench.output import OutputSummary, check_signs, count_warnings, 
 from pytest_h2o.bench.process import NO_DUMP, ChildResult, read_tail, run_child, signal_name
 from pytest_h2o.bench.rows import Row, read_rows, read_text
 from pytest_h2o.bench.sweep import MANIFEST_NAME, manifest_entry
-from pytest_h2o.errors import BenchError, H2OError, TableError, one_line
+from pytest_h2o.errors import BenchError, H2OError, TableError, UsageError, did_you_mean, one_line
 from pytest_h2o.files import write_new_json, write_new_text
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.presets import Point
@@ -319,15 +319,44 @@ _VERSION = re.compile(r"\d+\.\d+|\b[0-9a-f]{7,40}\b")
 
 def ask_version(command: Sequence[str], place: Place | None = None) -> str | None:
     """Run the bench with ``--version`` alone, and give its first line that names a version."""
+    returncode, text = _ask((*command, "--version"), place)
+    lines = text.splitlines() if returncode == 0 else []
+    return next((one_line(line, limit=60) for line in lines if _VERSION.search(line)), None)
+
+
+@cache
+def ask_backends(command: tuple[str, ...], place: Place | None = None) -> tuple[str, ...]:
+    """The backends that the help of a bench lists; empty where it lists none."""
+    found = _BACKENDS.search(_ask((*command, "--help"), place)[1])
+    return () if found is None else tuple(found[1].split(","))
+
+
+_BACKENDS = re.compile(r"--backends +<?([\w,]+)")
+
+
+def check_backend(settings: BenchSettings, origin: str, place: Place | None = None) -> None:
+    """Refuse a backend that the bench does not know: it would take the CPU for it, and each launch would fail."""
+    known = ask_backends(settings.command, place)
+    if known and settings.backend not in known:
+        raise UsageError(
+            "the bench knows no such backend",
+            where=origin,
+            came=repr(settings.backend),
+            expected=f"{', '.join(known)}, as its --help lists",
+            hint=did_you_mean(settings.backend, known),
+        )
+
+
+def _ask(argv: tuple[str, ...], place: Place | None) -> tuple[int | None, str]:
+    """How the bench ends that is asked something, and what it says; nothing where it cannot be asked."""
     how: dict[str, Any] = {"timeout_s": ASK_S, "grace_s": 0.5}
     with tempfile.TemporaryDirectory(prefix="pytest-h2o-") as folder:
-        output = Path(folder, "version.txt")
+        output = Path(folder, "answer.txt")
         try:
             if place is None:
-                child = run_child([*command, "--version"], stdout_path=output, **how)
+                child = run_child(argv, stdout_path=output, **how)
             else:
-                child = place.ask([*command, "--version"], stdout_path=output, **how)
+                child = place.ask(argv, stdout_path=output, **how)
         except BenchError:
-            return None
-        lines = read_tail(output).splitlines() if child.returncode == 0 else []
-    return next((one_line(line, limit=60) for line in lines if _VERSION.search(line)), None)
+            return None, ""
+        return child.returncode, read_tail(output)

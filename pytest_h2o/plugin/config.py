@@ -6,7 +6,9 @@ Standard library and pytest only, like the plugin that asks.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -38,6 +40,39 @@ def bad_usage() -> Iterator[None]:
         yield
     except H2OError as error:
         raise pytest.UsageError(str(error)) from error
+
+
+_INI_FILES = {
+    **dict.fromkeys(("pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini"), ""),
+    "pyproject.toml": "[tool.pytest",
+    "tox.ini": "[pytest]",
+    "setup.cfg": "[tool:pytest]",
+}
+"""What pytest reads, in its order, and the section that makes it one of pytest."""
+
+
+def refuse_hidden_ini(config: pytest.Config, words: Sequence[str]) -> None:
+    """Refuse an option in two words that made pytest pass over the ini file, and what that asks, without a word.
+
+    It looks for the file before it knows our options: an existing path behind one is a test to it, to look beside.
+    """
+    takes = {option.flag for option in GATE_OPTIONS if option.kind != "flag"}
+    here, known = config.invocation_params.dir, config.known_args_namespace
+    paths = [pair for pair in pairwise(words) if pair[0] in takes and os.path.lexists(here / pair[1])]
+    if not paths or known.inifilename:
+        return
+    start = here / str((known.file_or_dir or ["."])[0]).split("::")[0]
+    places = (place / name for place in (start, *start.parents) for name in _INI_FILES)
+    own = next((path for path in places if path.is_file() and _INI_FILES[path.name] in path.read_text("utf-8")), None)
+    if own is not None and own.resolve() != (config.inipath and config.inipath.resolve()):
+        flag, value = paths[0]
+        raise UsageError(
+            "pytest looked for its ini file beside the value of an option, and passed over the one of these tests",
+            where=f"{flag} {value}",
+            came=str(config.inipath or "no ini file"),
+            expected=str(own),
+            hint=f"write the option as one word: {flag}={value}",
+        )
 
 
 def settings_of(config: pytest.Config) -> Settings:

@@ -17,6 +17,7 @@ from pytest_h2o.gate.metrics import GATE_OPTIONS
 from pytest_h2o.plugin.config import (
     bad_usage,
     is_worker,
+    refuse_hidden_ini,
     register_extensions,
     run_dir_of,
     settings_of,
@@ -81,6 +82,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) 
     )
     if not is_gate or "PYTEST_XDIST_WORKER" in os.environ:
         return (yield)
+    with bad_usage():
+        refuse_hidden_ini(early_config, args)
     refuse_to_vanish()
     try:
         return (yield)

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pytest_h2o.gate.metrics import CODING, JOINT, METRICS, render_figure
+from pytest_h2o.gate.metrics import CODING, JOINT, METRICS, TARGET_OPTIONS, render_figure
 
 
 def number(unit: str, origin: str) -> Any:
@@ -436,14 +436,18 @@ def next_steps(summary: Summary) -> list[str]:
 
 
 def key_figures(summary: Summary) -> list[tuple[str, Verdict]]:
-    """Of each metric that has a target the verdict with the least to spare, and what it is of: four at most."""
+    """Of each metric that has a target the verdict with the least to spare, and what it is of: four at most.
+
+    First what is no pass, then what every gate is about: ratios, decode speed and quality.
+    """
     worst: dict[str, tuple[str, Verdict]] = {}
     for name, v in _named_verdicts(summary):
         if v.metric == JOINT or v.outcome == "reported":
             continue
         if v.metric not in worst or _spare(v) < _spare(worst[v.metric][1]):
             worst[v.metric] = name, v
-    return list(worst.values())[:4]
+    lead = {name for name in TARGET_OPTIONS if METRICS[name].joint}
+    return sorted(worst.values(), key=lambda one: (one[1].outcome == "pass", one[1].metric not in lead))[:4]
 
 
 def part_to_spare(verdict: Verdict) -> float | None:

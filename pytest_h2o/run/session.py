@@ -251,7 +251,9 @@ class GateSession:
         for preset in (self.presets[name] for name in sorted(selected)):
             refuse_unmeasured(preset, takes_prompt=takes_prompt)
             if settings["bench"] is not None:
-                bench_settings(settings, preset)
+                for option in ("bench", "baseline-bench"):
+                    if settings[option] is not None:
+                        bench_settings(settings, preset, option)
                 choose_base_config(settings, preset)
             if settings["demo"] is not None:
                 check_bench(settings["demo"], settings.origin("demo"), "llm_demo", choose_place(settings, preset))

@@ -111,14 +111,14 @@ def check_bench(bench: Path, origin: str, program: str = "llm_bench", place: Pla
 
 
 def bench_settings(settings: Settings, preset: Preset, option: str = "bench") -> BenchSettings:
-    """How the options launch the bench for a preset, or the one that `option` names; UsageError if it is not there.
+    """How the options launch the bench for a preset, or the one that `option` names; UsageError if it cannot be.
 
     The time limit of a run: the command line's, else the preset's, else the ini file's, else the default.
     """
     from pytest_h2o.bench.command import BenchSettings
 
     given, place = settings.given["bench-timeout"], choose_place(settings, preset)
-    return BenchSettings.for_program(
+    made = BenchSettings.for_program(
         check_bench(settings[option], settings.origin(option), place=place),
         sha256=None if place is None else place.digest_program(settings[option]),
         backend=settings["backend"],
@@ -126,6 +126,11 @@ def bench_settings(settings: Settings, preset: Preset, option: str = "bench") ->
         attention_option=settings["attention-option"],
         timeout_s=given.value if given.on_command_line else preset.timeout_s or given.value,
     )
+    if preset.bench == LLM_BENCH and made.backend.lower() != "cpu":
+        from pytest_h2o.bench.launch import check_backend
+
+        check_backend(made, settings.origin("backend"), place)
+    return made
 
 
 def launch_count(settings: Settings, preset: Preset) -> int:

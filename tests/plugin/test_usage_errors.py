@@ -44,6 +44,11 @@ REFUSED: dict[str, tuple[Prepare | None, tuple[str, ...]]] = {
     # benches, models, logs
     "a bench without a base config": (Project.make_bench, ("-k", PRESET, BENCH[0])),
     "no such bench": (Project.make_bench, ("--h2o-bench=build/llm_bench", BENCH[1])),
+    "a backend that the embedded bench has not": (ini(), ("--h2o-backend=opencl", "-k", "embedded and lossy")),
+    "a backend that the bench does not list": (
+        Project.make_bench,
+        ("-k", PRESET, *BENCH, "--h2o-backend=opengl", "-n2"),
+    ),
     "a bench that may not be run": (None, ("--h2o-bench=pytest.ini", "-k", PRESET)),
     "an empty dump folder": (
         lambda project: (project.path / "empty").mkdir(),
@@ -111,6 +116,24 @@ def test_what_cannot_be_is_refused(name: str, project: Project, snapshot: Snapsh
     if prepare is not None:
         prepare(project)
     assert refusal(project, project.run(*arguments)) == snapshot
+
+
+def test_an_option_in_two_words_that_hides_the_ini_file_is_refused(
+    project: Project, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """pytest would pass over all that it asks; named in one word, or beside the tests, the option hides nothing."""
+    elsewhere, asked = tmp_path_factory.mktemp("logs"), ("-k", "front2_grouped and lossless")
+    result = project.run("--h2o-logs", str(elsewhere), *asked, what="-q")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stdout.fnmatch_lines(
+        [
+            "ERROR: pytest looked for its ini file beside the value of an option*",
+            f"  expected: {project.path / 'pytest.ini'}",
+            f"  next: write the option as one word: --h2o-logs={elsewhere}",
+        ]
+    )
+    assert project.run(f"--h2o-logs={elsewhere}", *asked, what="-q").ret == 0
+    assert project.run("--h2o-logs", str(elsewhere), *asked).ret == 0
 
 
 BODIES = ("return [3]", "return 'text'", "return {1: 2}", "1 / 0", "raise SystemExit(0)", "yield 1 / 0")
