@@ -126,13 +126,17 @@ def make_sweep(
         coding=None,
         inexact=(),
     )
+    points = tuple(SimpleNamespace(run_id=run_id, workload="", manifest_fields=dict) for run_id in by_id)
     kept: list[tuple[str, dict[str, Any]]] = []
     session: Any = SimpleNamespace(
         settings={"inconclusive": "warn"},
         rule="joint",
         source=lambda of: source,
         deciding_ratio=lambda: 1.4,
-        points=lambda of: tuple(SimpleNamespace(run_id=run_id, manifest_fields=dict) for run_id in by_id),
+        points=lambda of: points,
+        in_order_of_launches=lambda of: points,
+        not_launched=lambda of: {},
+        describe_not_launched=lambda of: None,
         run=SimpleNamespace(new=SimpleNamespace(kept=kept, add_preset=lambda *facts: kept.append(facts))),
     )
     for name, value in own.items():

@@ -465,7 +465,8 @@ class _Reader:
         if sharing is not None:
             return sharing
         if entry.return_code is None and "return_code" in entry.values:
-            what, came = "is listed in the recording and was never run", "return_code null, as a dry run writes it"
+            what, why = "is listed in the recording and was never run", entry.values.get("not_launched")
+            came = f"not launched (--h2o-fast): {why}" if why else "return_code null, as a dry run writes it"
             expected = "the return code of a run"
             return BenchError(f"{entry.run_id} {what}", where=str(manifest), came=came, expected=expected)
         for name in (entry.log_file, entry.config_file):

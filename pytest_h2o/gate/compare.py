@@ -17,7 +17,7 @@ import math
 import re
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
@@ -285,8 +285,12 @@ def compare_subjects(
     *,
     where: str = "the baseline",
     rolling: Rolling | None = None,
+    not_launched: Collection[str] = (),
 ) -> SubjectComparison:
-    """Hold the figures of a preset or scope against those of an earlier run; timings, with `rolling`, of several."""
+    """Hold the figures of a preset or scope against those of an earlier run; timings, with `rolling`, of several.
+
+    Rows that were `not_launched` on purpose are not missing.
+    """
     refuse_other_model(then, now, where)
     differing = differing_parts(then.fingerprint, now.fingerprint)
     if rolling is not None:
@@ -300,7 +304,7 @@ def compare_subjects(
     timed = {name: replace(metrics[name], exact=False) for name in {*then.inexact, *now.inexact} & metrics.keys()}
     metrics = {**metrics, **timed}
     changes = []
-    for row in dict.fromkeys([*now.figures, *then.figures]):
+    for row in dict.fromkeys([*now.figures, *(row for row in then.figures if row not in not_launched)]):
         old, new = then.figures.get(row, {}), now.figures.get(row, {})
         for metric, facts in metrics.items():
             if metric in old or metric in new:

@@ -248,6 +248,12 @@ OPTIONS: tuple[Option, ...] = (
         check=limit(lambda count: 1 <= count <= MAX_LAUNCHES, f"1 to {MAX_LAUNCHES}"),
     ),
     Option("no-fold", "flag", "run also the points that the runtime cannot tell apart", False),
+    Option(
+        "fast",
+        "flag",
+        "launch no point that cannot meet its lossy target by arithmetic (floor, whole blocks): the gate is incomplete",
+        False,
+    ),
     Option("dry-run", "flag", "write configs and the list of runs, run nothing", False),
     # what is read
     Option(

@@ -17,9 +17,9 @@ A recorded sweep of the engine comes out to the printed digit: see docs/referenc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,27 +162,73 @@ def update_scores(scores: Scores, token_mass: NDArray[np.floating], block_tokens
     return updated
 
 
-def best_lossy(points: Iterable[Point], *, token_bytes: int, context: int) -> float:
-    """The largest lossy ratio that any of `points` can come to; 1 where none evicts anything.
+class Reach(NamedTuple):
+    """The largest lossy ratio that a point can come to, 1 where it evicts nothing, and what bounds it."""
+
+    lossy: float
+    aim: float
+    """What it would be with blocks of one token and nothing protected."""
+    bound: str = ""
+
+    def render(self, target: float) -> str:
+        """``at most 2.857 by the ratio that it aims at``, of one that is below `target`."""
+        return f"at most {self.lossy:.3f} by {'the ratio that it aims at' if self.aim < target else self.bound}"
+
+
+_MOST_TOKENS = 1 << 20
+
+
+def lossy_reach(
+    points: Sequence[Point], longest: Callable[[Point], int], *, token_bytes: int | None = None
+) -> list[Reach]:
+    """What each of `points` can come to while its cache holds at most `longest` tokens.
+
+    `token_bytes` are those of K and V of one token and layer. None: of another engine they are not known, nor whether
+    it evicts where the protected tokens alone meet its target (the first ones did): the most that it may come to.
 
     Points that differ in their lengths alone are looked at together, so that a large sweep costs no more than its
-    policies do.
+    policies do. In a cache of more than a million tokens a point is taken to reach what it aims at.
     """
-    longest: dict[PolicySettings, int] = {}
-    for point in points:
-        adaptive = point.h2o_target_mode == "adaptive"
-        policy = PolicySettings(
-            block_tokens=point.block_tokens,
-            sink_tokens=point.sink_tokens,
-            recent_tokens=point.recent_tokens,
-            ratio=1.0 / point.h2o_target_lossy_ratio if adaptive else point.keep_ratio,
-            trigger_min_tokens=point.trigger_min_tokens,
-        )
-        longest[policy] = max(longest.get(policy, 0), min(context, point.prompt_len + point.gen_len))
-    best = 1.0
-    for policy, last in longest.items():
-        lengths = np.arange(max(1, policy.trigger_min_tokens), last + 1)
-        *_, protected, target, quantized = count_kept(lengths, policy)
-        ratios = lengths * token_bytes / (quantized * token_bytes + RUN_BYTES)
-        best = float(np.max(ratios, initial=best, where=target > protected))
-    return best
+    asked = [(_policy_of(point), longest(point)) for point in points]
+    most: dict[PolicySettings, int] = {}
+    for policy, length in asked:
+        most[policy] = max(most.get(policy, 0), min(length, _MOST_TOKENS))
+    found = {policy: _best_so_far(policy, last, token_bytes) for policy, last in most.items()}
+    reaches = []
+    for policy, length in asked:
+        ratios, floored = found[policy]
+        aim, place = 1.0 / policy.ratio, length - max(1, policy.trigger_min_tokens)
+        if length > _MOST_TOKENS:
+            reaches.append(Reach(aim, aim))
+        elif place < 0:
+            reaches.append(Reach(1.0, aim, f"a trigger of {policy.trigger_min_tokens:,} tokens"))
+        else:
+            lossy = float(ratios[place])
+            is_floor = lossy <= 1.0 or bool(floored[np.searchsorted(ratios, lossy)])
+            reaches.append(Reach(lossy, aim, "sink and recent tokens" if is_floor else "block quantisation"))
+    return reaches
+
+
+def _policy_of(point: Point) -> PolicySettings:
+    adaptive = point.h2o_target_mode == "adaptive"
+    return PolicySettings(
+        block_tokens=point.block_tokens,
+        sink_tokens=point.sink_tokens,
+        recent_tokens=point.recent_tokens,
+        ratio=1.0 / point.h2o_target_lossy_ratio if adaptive else point.keep_ratio,
+        trigger_min_tokens=point.trigger_min_tokens,
+    )
+
+
+def _best_so_far(
+    policy: PolicySettings, last: int, token_bytes: int | None
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """For each length from the trigger to `last`: the largest ratio up to it, and whether its own is of the floor."""
+    lengths = np.arange(max(1, policy.trigger_min_tokens), last + 1)
+    *_, protected, target, quantized = count_kept(lengths, policy)
+    floored = target <= protected
+    if token_bytes is None:
+        ratios = lengths / quantized
+    else:
+        ratios = np.where(floored, 1.0, lengths * token_bytes / (quantized * token_bytes + RUN_BYTES))
+    return np.maximum.accumulate(np.maximum(1.0, ratios)), floored

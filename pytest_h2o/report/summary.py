@@ -429,7 +429,10 @@ def next_steps(summary: Summary) -> list[str]:
             pairs = f"about {decode.needed_pairs} pairs would tell" if decode.needed_pairs else "more pairs may tell"
             steps.append(f"{name}: {pairs}, of {decode.pairs or 0} made: --h2o-decode-budget on an idle machine")
     if summary.incomplete_for:
-        steps.append("run without -k, -m and --deselect, or add what is missing: the gate passes only as a whole")
+        fast = ", --h2o-fast" * any("--h2o-fast" in text for text in summary.incomplete_for)
+        steps.append(
+            f"run without -k, -m{fast} and --deselect, or add what is missing: the gate passes only as a whole"
+        )
     if summary.overall_pass is True and not any(p.comparison for p in summary.presets.values()):
         steps.append("keep these figures with --h2o-save NAME, and hold later builds against them with --h2o-compare")
     return steps[:_SHOWN_STEPS]

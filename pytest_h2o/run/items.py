@@ -24,6 +24,7 @@ from pytest_h2o.gate.compare import (
     headlines,
     metric_facts,
     preset_figures,
+    row_key,
     scope_figures,
     scope_fingerprint,
 )
@@ -239,20 +240,26 @@ class SweepItem(PresetItem):
 
     @property
     def points(self) -> tuple[Point, ...]:
-        points = self.session.points(self.preset)
-        return tuple(p for p in points if p.workload == self.workload) if self.workload else points
+        """Its points, without those that are not launched on purpose."""
+        left = self.session.not_launched(self.preset)
+        points = (point for point in self.session.points(self.preset) if point.run_id not in left)
+        return tuple(point for point in points if self.workload in ("", point.workload))
 
     @property
     def results(self) -> tuple[Row, ...]:
         """The runs of all points, in their order."""
         self.has_measured = True
-        results: list[Row] = []
-        failed: list[tuple[str, H2OError]] = []
-        for point in self.points:
+        self._tell_not_launched()
+        found: dict[str, Row] = {}
+        errors: dict[str, H2OError] = {}
+        run_ids = dict.fromkeys(point.run_id for point in self.points)
+        for point in (p for p in self.session.in_order_of_launches(self.preset) if p.run_id in run_ids):
             try:
-                results.append(self.source.result(point))
+                found[point.run_id] = self.source.result(point)
             except H2OError as error:
-                failed.append((point.run_id, error))
+                errors[point.run_id] = error
+        results = [found[run_id] for run_id in run_ids if run_id in found]
+        failed = [(run_id, errors[run_id]) for run_id in run_ids if run_id in errors]
         self._note_all(describe_allowed(self.preset.allow_signs, (result.output for result in results)))
         self._note_all(filter(None, map(self.source.first_cause, results)))
         if failed:
@@ -261,6 +268,17 @@ class SweepItem(PresetItem):
         self._note_all(unlike_launches(results, self.source.inexact))
         self._note_all(describe_expansion(results))
         return tuple(results)
+
+    def _tell_not_launched(self) -> None:
+        """List and note what --h2o-fast leaves out; NotMeasured where that is every point."""
+        left = self.session.not_launched(self.preset)
+        for run_id, why in left.items():
+            self.source.note_not_launched(self._point(run_id), why)
+        if (told := self.session.describe_not_launched(self.preset)) is not None:
+            self.note(told)
+            if not self.points:
+                hint = "leave --h2o-fast out to see what its rows come to, or let it aim higher"
+                raise NotMeasured(f"no point of {self.title} is launched", came=told, hint=hint)
 
     def _point(self, run_id: str) -> Point:
         return next(point for point in self.session.points(self.preset) if point.run_id == run_id)
@@ -476,7 +494,8 @@ class SweepItem(PresetItem):
         of another build it is reported: its statistics come from its own code.
         """
         self.has_measured = True
-        point = self.session.points(self.preset)[0]
+        self._tell_not_launched()
+        point = self.points[0]
         difference, text = self.source.sizes(point)
         self.note(text)
         return self.measured("runtime_difference", difference, f"{point.run_id}, launched again with its dump")
@@ -849,6 +868,9 @@ class PointItem(PresetItem):
     def result(self) -> Row:
         """The run of this point. BenchError if it failed or its row is not sound."""
         self.has_measured = True
+        if (why := self.session.not_launched(self.preset).get(self.point.run_id)) is not None:
+            self.source.note_not_launched(self.point, why)
+            raise OptedOut(f"not launched (--h2o-fast): {why}")
         result = self.source.result(self.point)
         if result.shares_run_with:
             self.note(f"shares the run of {result.shares_run_with}")
@@ -917,9 +939,8 @@ class ComparisonItem(GateItem):
     def now(self) -> SubjectRecord:
         """The figures of this run, measured if nobody has; an H2OError that says why there are none."""
         if isinstance(self.subject, SweepItem):
-            preset = self.subject.preset
             results = self.subject.results
-            points = self.session.points(preset)
+            points = self.subject.points
             rows = [(point.manifest_fields(), result) for point, result in zip(points, results, strict=True)]
             self.subject.remember()
             source = self.subject.source
@@ -940,6 +961,7 @@ class ComparisonItem(GateItem):
             if not self.earlier.subject.held:
                 self.note(f"{self.earlier.title} had itself failed items of {now.title}")
             metrics = {**self.earlier.metrics, **metric_facts()}
+            left = self._not_launched()
             self._comparison = compare_subjects(
                 self.earlier.subject,
                 now,
@@ -947,12 +969,22 @@ class ComparisonItem(GateItem):
                 self.session.request.allowances,
                 where=self.earlier.title,
                 rolling=self.earlier.rolling,
+                not_launched=left,
             )
             then, rolling = self.earlier.subject, self.earlier.rolling
             then = then if rolling is None else rolling.put_into(then)
+            then = replace(then, figures={row: of for row, of in then.figures.items() if row not in left})
             self._headlines = headlines(then, now, metrics, comparable=not self._comparison.differing)
             self._note_all(self._comparison.remarks)
         return self._comparison
+
+    def _not_launched(self) -> frozenset[str]:
+        """The rows, by their names in records, that --h2o-fast leaves out."""
+        if isinstance(self.subject, LosslessItem):
+            return frozenset()
+        left = self.session.not_launched(self.subject.preset)
+        points = (point for point in self.session.points(self.subject.preset) if point.run_id in left)
+        return frozenset(row_key(point.manifest_fields(), point.repeat) for point in points)
 
     @property
     def regressions(self) -> tuple[FigureChange, ...]:

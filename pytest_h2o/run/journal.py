@@ -69,12 +69,12 @@ class PointRecord:
 
 @dataclass(frozen=True)
 class FailedRecord:
-    """A launch that gave no sound row: the manifest lists it with its return code."""
+    """A launch that gave no sound row: the manifest lists it with its return code; or a point that was not launched."""
 
     preset: str
     index: int
     manifest: Mapping[str, Any]
-    return_code: int
+    return_code: int | None
     shares_run_with: str | None
 
     @property
@@ -311,7 +311,7 @@ class NewData:
             self._news.points.append(PointRecord(point.preset, point.index, fields, result))
 
     def add_failed(
-        self, point: Point, fields: Mapping[str, Any], return_code: int, shares_run_with: str | None
+        self, point: Point, fields: Mapping[str, Any], return_code: int | None, shares_run_with: str | None
     ) -> None:
         if self._is_new(point.preset, point.run_id):
             self._news.failed.append(FailedRecord(point.preset, point.index, fields, return_code, shares_run_with))

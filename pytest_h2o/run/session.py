@@ -37,6 +37,7 @@ from pytest_h2o.run.sources import (
     choose_base_config,
     choose_place,
     demo_prompts,
+    points_out_of_reach,
     why_out_of_reach,
 )
 from pytest_h2o.run.store import HEADER, ITEMS, PROGRESS, Plan, read_board
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from pytest_h2o.inputs.scope import Scope
     from pytest_h2o.lossless.index import DumpIndex
     from pytest_h2o.lossless.result import LosslessResult
+    from pytest_h2o.reference.policy import Reach
 
 
 def scopes_beside(gate_dir: Path) -> Path:
@@ -191,6 +193,7 @@ class GateSession:
         self._timed: Collection[str] = ()
         self._said: Collection[str] = ()
         self._points: dict[str, tuple[Point, ...]] = {}
+        self._far: dict[str, Mapping[str, Reach]] = {}
         self._sources: dict[str, Source] = {}
         self._evaluated: dict[str, LosslessResult] = {}
         self._indexed: DumpIndex | None = None
@@ -201,9 +204,9 @@ class GateSession:
         """Subject and id of every item of one fixture, for the gate file in `gate_dir`."""
         if fixture == "h2o_point":
             return [
-                (Subject("preset", preset.name, place), f"{preset.name}-{point.run_id}")
+                (Subject("preset", preset.name, point.index - 1), f"{preset.name}-{point.run_id}")
                 for preset in self._files.load_presets(gate_dir)
-                for place, point in enumerate(self.points(preset))
+                for point in self.in_order_of_launches(preset)
             ]
         presets: Sequence[Preset] = ()
         scopes: Sequence[Scope] = ()
@@ -240,6 +243,46 @@ class GateSession:
 
             self._points[preset.name] = expand_points(preset)
         return self._points[preset.name]
+
+    def out_of_reach(self, preset: Preset) -> Mapping[str, Reach]:
+        """Run id -> the most that it comes to, of the points that cannot meet their lossy target by arithmetic."""
+        if preset.name not in self._far:
+            self._far[preset.name] = points_out_of_reach(self.settings, preset, self.points(preset))
+        return self._far[preset.name]
+
+    def in_order_of_launches(self, preset: Preset) -> list[Point]:
+        """Its points; those that cannot meet their lossy target last, where anything is launched."""
+        far = {} if self.settings["bench"] is None else self.out_of_reach(preset)
+        return sorted(self.points(preset), key=lambda point: point.run_id in far)
+
+    def not_launched(self, preset: Preset) -> Mapping[str, str]:
+        """Run id -> why, of the points that --h2o-fast leaves out.
+
+        It leaves none out where any row may have the best of a column, or where each must hold a target.
+        """
+        if not self.settings["fast"] or self._why_not_fast(preset):
+            return {}
+        target = self.targets(preset).lossy
+        return {
+            run_id: f"cannot reach a lossy ratio of {target!r} ({reach.render(target.value or 0.0)})"
+            for run_id, reach in self.out_of_reach(preset).items()
+        }
+
+    def _why_not_fast(self, preset: Preset) -> str:
+        every = ", ".join(target.metric for target in self.targets(preset).of_every_row)
+        return f"every row must hold a target of {every}" if every else "the rule is best-of" * (self.rule == "best-of")
+
+    def describe_not_launched(self, preset: Preset) -> str | None:
+        """What --h2o-fast leaves out of a preset, or why it leaves out nothing; None where all is in reach."""
+        far = self.out_of_reach(preset) if self.settings["fast"] else {}
+        if not far:
+            return None
+        count, why = f"{len(far)} of {len(self.points(preset))} points", self._why_not_fast(preset)
+        if why:
+            return f"all points are launched, also the {count} that cannot meet their lossy target: {why}"
+        target, best = self.targets(preset).lossy, max(far.values(), key=lambda reach: reach.lossy)
+        lossy = f"cannot reach a lossy ratio of {target!r} ({best.render(target.value or 0.0)})"
+        return f"{count} are not launched (--h2o-fast): they {lossy}"
 
     def leave_out(self, selected: Collection[str]) -> Mapping[str, str]:
         """Check the presets that have selected items, and tell which of them are not run unless named: name -> why.
@@ -338,6 +381,9 @@ class GateSession:
             + ", ".join(test if count == 1 else f"{test} ({count} items)" for test, count in sorted(counts.items()))
             for (kind, name), counts in sorted(tests.items())
         ]
+        for name in sorted(self._needed):
+            if self.not_launched(self.presets[name]):
+                self.not_asked.append(f"preset {name}: {self.describe_not_launched(self.presets[name])}")
 
     def _must_be_whole(self, subject: Subject) -> bool:
         """Whether items of a preset or scope will run; of a scope also whether it has a target. See `report.build`."""
@@ -411,7 +457,8 @@ class GateSession:
         flagged: dict[str, list[str]] = {}
         for source in sources:
             target = self.targets(source.preset).decode_drop.value
-            for text in (*source.remarks, *source.flag_target(target)):
+            fast = filter(None, [self.describe_not_launched(source.preset)])
+            for text in (*source.remarks, *source.flag_target(target), *fast):
                 flagged.setdefault(text, []).append(source.preset.name)
         lines += [f"{', '.join(names)}: {text}" for text, names in flagged.items()]
         return [f"h2o: {line}" for line in (*lines, *describe_request(self.request, settings))]
@@ -453,8 +500,9 @@ class GateSession:
         if why := self._why_of_another_bench(preset):
             return Missing(self.run, preset, None, why)
         if bench is not None:
-            places, points = self._needed.get(preset.name), self.points(preset)
-            needed = points if places is None else tuple(points[place] for place in sorted(places))
+            places, left = self._needed.get(preset.name), self.not_launched(preset)
+            points = (point for point in self.in_order_of_launches(preset) if point.run_id not in left)
+            needed = tuple(point for point in points if places is None or point.index - 1 in places)
             return Launched(self.run, preset, needed, self.run_dir / preset.name)
         if logs is not None:
             # Files of another bench say best themselves what they have in place of a preset.

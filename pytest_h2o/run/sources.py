@@ -51,6 +51,7 @@ from pytest_h2o.gate.rule import why_untimed
 from pytest_h2o.gate.values import check_launches, preset_targets
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.options import MAX_DECODE_PAIRS, Given, Settings, parse_baseline, parse_launcher
+from pytest_h2o.inputs.presets import configuration
 from pytest_h2o.run.history import read_request, rolling_runs
 from pytest_h2o.run.journal import NewData
 from pytest_h2o.run.pairs import (
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
     from pytest_h2o.gate.decode import Order
     from pytest_h2o.inputs.presets import Point, Preset
     from pytest_h2o.reference.gguf import HyperParameters
+    from pytest_h2o.reference.policy import Reach
 
 
 class Run:
@@ -222,23 +224,51 @@ def _read_shape(model: Path) -> HyperParameters:
     return GgufFile(model).hyper
 
 
-def why_out_of_reach(settings: Settings, preset: Preset, points: Sequence[Point]) -> str | None:
-    """Why no point of a preset can meet its lossy target on its model; None if one can, or nothing is asked.
+_TUNING_TOKENS = 64
+"""What a tuning pass at start-up of the engine may leave in the cache; 7 tokens were seen."""
 
-    A model that cannot be read is no reason: the bench itself says what is wrong with it when it is launched.
+
+def points_out_of_reach(settings: Settings, preset: Preset, points: Sequence[Point]) -> dict[str, Reach]:
+    """Run id -> the most that it comes to, of the points that cannot meet their lossy target by arithmetic.
+
+    They are whole configurations, out of reach at every length of theirs. The embedded bench starts each repeat with an
+    empty cache, and its model tells the rest; an engine may keep its cache over the repeats of a launch. A model that
+    cannot be read is no reason: the bench itself says what is wrong with it when it is launched.
     """
-    from pytest_h2o.reference.policy import best_lossy
+    from pytest_h2o.reference.policy import lossy_reach
 
-    base, target = choose_base_config(settings, preset), preset_targets(settings, preset, None).lossy.value
-    if target is None or not any(point.compressed for point in points):
+    target = preset_targets(settings, preset, None).lossy.value
+    if target is None or preset.bench != LLM_BENCH or not all(point.compressed for point in points):
+        return {}
+    if is_embedded(settings["bench"]):
+        try:
+            base = choose_base_config(settings, preset)
+            hyper = _read_shape(base.base_dir / str(base.values.get("llm_model", "llm.mnn")))
+        except H2OError:
+            return {}
+        slack, token_bytes = 1.0, 2 * 2 * hyper.kv_heads * hyper.head_dim
+        reaches = lossy_reach(
+            points, lambda point: min(hyper.context, point.prompt_len + point.gen_len), token_bytes=token_bytes
+        )
+    else:
+        slack = ESTIMATE_SLACK
+        reaches = lossy_reach(
+            points, lambda point: (point.repeat + 1) * (point.prompt_len + point.gen_len) + _TUNING_TOKENS
+        )
+    far = {p.run_id: reach for p, reach in zip(points, reaches, strict=True) if reach.lossy * slack < target}
+    if not 0 < len(far) < len(points):
+        return far
+    tuned = {point.run_id: configuration(point.manifest_fields()) for point in points}
+    near = {text for run_id, text in tuned.items() if run_id not in far}
+    return {run_id: reach for run_id, reach in far.items() if tuned[run_id] not in near}
+
+
+def why_out_of_reach(settings: Settings, preset: Preset, points: Sequence[Point]) -> str | None:
+    """Why no point of a preset can meet its lossy target on its model; None if one can, or nothing is asked."""
+    far = points_out_of_reach(settings, preset, points)
+    if not far or len(far) < len(points):
         return None
-    try:
-        hyper = _read_shape(base.base_dir / str(base.values.get("llm_model", "llm.mnn")))
-    except H2OError:
-        return None
-    best = best_lossy(points, token_bytes=2 * 2 * hyper.kv_heads * hyper.head_dim, context=hyper.context)
-    if best >= target:
-        return None
+    best = max(reach.lossy for reach in far.values())
     return f"out of reach: whole blocks and protected tokens leave a lossy ratio of at most {best:.3f}"
 
 
@@ -277,6 +307,10 @@ class Source(ABC):
         self.run.new.add_point(point, self.manifest_fields(point), result)
         self._sound[point.run_id] = result
         return result
+
+    def note_not_launched(self, point: Point, why: str) -> None:
+        """List a point in the manifest that is not launched on purpose."""
+        self.run.new.add_failed(point, self.manifest_fields(point) | {"not_launched": why}, None, None)
 
     def manifest_fields(self, point: Point) -> dict[str, Any]:
         """What the manifest says of a point, with what was added to the config of the model, and where it runs."""

@@ -22,7 +22,7 @@ from pytest_h2o.errors import H2OError, StoreError, UsageError
 from pytest_h2o.gate.decode import plan_order
 from pytest_h2o.inputs.options import Given, Settings
 from pytest_h2o.inputs.presets import Preset, expand_points, load_presets
-from pytest_h2o.run.sources import Launched, Recorded, Run, _describe_fold, bench_settings
+from pytest_h2o.run.sources import Launched, Recorded, Run, _describe_fold, bench_settings, points_out_of_reach
 from pytest_h2o.run.store import PROGRESS, read_board
 from tests.plugin.project import RECORDINGS, ROOT, SWEEP
 from tests.report.gate_items import make_session
@@ -48,6 +48,54 @@ def test_the_command_line_decides_the_time_limit(origin: str, of_preset: float |
         given[name] = Given(value, "default")
     preset = V3.model_copy(update={"timeout_s": of_preset})
     assert bench_settings(Settings(given), preset).timeout_s == timeout_s
+
+
+AIMS = {"h2o_target_lossy_ratios": [3.2]}
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "target", "count", "why"),
+    [
+        ("target_ratio_v3", {}, 3.0, 0, ""),  # what aims at 3.0 ends just below it, which arithmetic does not tell
+        ("target_ratio_v3", {}, 3.3, 18, "at most 3.200 by the ratio that it aims at"),
+        ("target_ratio_v3", {"h2o_target_lossy_ratios": [3.0]}, 3.03, 0, ""),
+        ("target_ratio_v3", {"h2o_target_lossy_ratios": [3.0]}, 3.031, 9, "at most 3.000 by the ratio that it aims at"),
+        ("target_ratio", {}, 3.0, 0, ""),
+        ("target_speed", {}, 3.0, 3, "at most 2.857 by the ratio that it aims at"),
+        (
+            "smoke",
+            {"h2o_block_tokens": [300], "h2o_trigger_min_tokens": [2300], **AIMS},
+            3.0,
+            1,
+            "2.875 by block quantis",
+        ),
+        ("smoke", {"h2o_recent_tokens": [1200]}, 3.0, 2, "by sink and recent tokens"),
+        ("smoke", {"h2o_trigger_min_tokens": [5000]}, 3.0, 2, "at most 1.000 by a trigger of 5,000 tokens"),
+        ("smoke", {"prompts": [64, 4096], "h2o_trigger_min_tokens": [2000]}, 3.0, 0, ""),
+        ("smoke", {"prompts": [2**31 - 1], "h2o_recent_tokens": [2**30]}, 3.0, 0, ""),
+    ],
+)
+def test_what_cannot_meet_its_target_by_arithmetic(
+    tmp_path: Path, preset: str, changes: dict[str, Any], target: float, count: int, why: str
+) -> None:
+    settings = make_session(tmp_path, lossy_target=str(target)).settings
+    asked = PRESETS[preset].model_copy(update=changes)
+    far = points_out_of_reach(settings, asked, expand_points(asked))
+    assert len(far) == count
+    told = [reach.render(target) for reach in sorted(far.values(), key=lambda reach: reach.lossy)]
+    assert why in (told[-1] if told else "")
+
+
+def test_no_recorded_row_is_above_what_arithmetic_allows(tmp_path: Path) -> None:
+    """Those were made by an engine that keeps its cache over the repeats."""
+    points = expand_points(V3)
+    far = points_out_of_reach(make_session(tmp_path, lossy_target="100").settings, V3, points)
+    recorded = Recorded(Run(make_session(tmp_path).settings, tmp_path / "run"), V3, points, SWEEP)
+    for point in points:
+        lossy = recorded.result(point).get("h2o_lossy")
+        assert lossy is not None
+        assert lossy.mean <= far[point.run_id].lossy * 1.001
+        assert lossy.mean > far[point.run_id].lossy * 0.95
 
 
 def find(folder: Path, *selected: Preset) -> dict[str, Path]:
