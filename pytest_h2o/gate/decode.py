@@ -279,7 +279,7 @@ def next_action(
 
     `elapsed_s` is the time spent on `pairs`, in seconds. Raises as `judge` does.
     """
-    plan = make_plan(budget.pairs, confidence)
+    plan = make_plan(budget.pairs, confidence, GIVES_UP)
     given_up, verdict = _judge(pairs, target, plan)
     stop = _reason_to_stop(pairs, budget, plan, verdict, elapsed_s)
     if stop is None and given_up:
@@ -626,7 +626,7 @@ class Noise:
 
         A target below it is too fine for this noise: a build without any slow-down would often end inconclusive.
         """
-        z = max(make_plan(pairs, DEFAULT_CONFIDENCE).final_z)
+        z = max(make_plan(pairs, DEFAULT_CONFIDENCE, GIVES_UP).final_z)
         if not math.isfinite(z):
             return None
         return -math.expm1(-(z + CHANCE_WANTED_Z) * self.pair_spread / math.sqrt(pairs))
@@ -651,7 +651,7 @@ def measure_noise(pairs: Sequence[Pair]) -> Noise:
             expected=f"at least {SPREAD_FROM_PAIRS}",
             hint="raise --pairs",
         )
-    look = look_at(walsh_averages(values), len(values), make_plan(len(values), DEFAULT_CONFIDENCE))
+    look = look_at(walsh_averages(values), len(values), make_plan(len(values), DEFAULT_CONFIDENCE, GIVES_UP))
     speeds = [side.decode_tok_per_s for pair in pairs for side in (pair.baseline, pair.candidate)]
     return Noise(
         launch_spread=float(np.log(speeds).std(ddof=1)),
