@@ -15,6 +15,14 @@ settings.register_profile("untimed", deadline=None)  # a busy machine is no fail
 settings.load_profile("untimed")
 
 
+FIRST = ("tests/codecs/test_own_codecs.py", "tests/test_docs.py", "tests/recorded/", "tests/plugin/test_launcher.py")
+"""What compiles for the other worker too, and what takes long: at the end nobody is waited for."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
+
+
 @pytest.fixture(scope="session")
 def recorded_gate(tmp_path_factory: pytest.TempPathFactory) -> tuple[pytest.RunResult, Path]:
     """The gates on the recordings, run once: what was said, and the run folder, which no test may change."""

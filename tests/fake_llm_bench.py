@@ -9,6 +9,10 @@ FAKE_RECORDINGS
 FAKE_MODE
     ok (the default), no_json, crash, hang, hang_ignoring_term, grandchild, chatter, truncated, no_h2o, wrong_backend,
     exit3, idle (H2O did nothing), not_deterministic (another h2o_keep where the keep ratio is 0.3).
+FAKE_MODES
+    JSON: a mode for runs whose id begins so, in place of FAKE_MODE.
+FAKE_SAID
+    File to which each launch appends its flags.
 FAKE_LAUNCHES
     File to which each launch that gets past its command line appends the path of its config.
 FAKE_DECODE
@@ -206,19 +210,24 @@ def write_dump(archive: Path, folder: str | None) -> None:
         print(archive.with_name("console.txt").read_text(encoding="utf-8"))
 
 
-def mark(word: str) -> None:
-    if os.environ.get("FAKE_SPANS"):
-        with Path(os.environ["FAKE_SPANS"]).open("a", encoding="utf-8") as file:
-            file.write(word + "\n")
+def append(variable: str, line: str) -> None:
+    if os.environ.get(variable):
+        with Path(os.environ[variable]).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def mode_of(arguments: list[str]) -> str:
+    name = Path(arguments[arguments.index("-m") + 1]).name if "-m" in arguments else ""
+    modes = json.loads(os.environ.get("FAKE_MODES", "{}"))
+    return next((modes[start] for start in modes if name.startswith(start)), os.environ.get("FAKE_MODE", "ok"))
 
 
 def main() -> None:
-    mode = os.environ.get("FAKE_MODE", "ok")
+    mode = mode_of(sys.argv[1:])
     options = parse_arguments(sys.argv[1:], mode)
-    if os.environ.get("FAKE_LAUNCHES"):
-        with Path(os.environ["FAKE_LAUNCHES"]).open("a", encoding="utf-8") as file:
-            file.write(options["-m"] + "\n")
-    mark("in")
+    append("FAKE_SAID", " ".join(sys.argv[1:]))
+    append("FAKE_LAUNCHES", options["-m"])
+    append("FAKE_SPANS", "in")
     if os.environ.get("FAKE_KILL_PARENT") == str(count_launches()):
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(600)
@@ -238,7 +247,7 @@ def main() -> None:
         file.write(table[: -len(table) // 20] if mode == "truncated" else table)
     if "-j" in options and mode != "truncated":
         Path(options["-j"]).write_text(json.dumps(to_json(cells)), encoding="utf-8")
-    mark("out")
+    append("FAKE_SPANS", "out")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ import yaml
 import pytest_h2o
 from pytest_h2o.gate.metrics import GATE_OPTIONS
 from tests.plugin import warm
-from tests.plugin.project import BASE_CONFIG, BENCH, FAKE_BENCH, FAKE_DEMO, ROOT, SWEEP
+from tests.plugin.project import BASE_CONFIG, FAKES, ROOT, SWEEP, write_fake
 from tools import tables
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -113,6 +113,7 @@ class DocsProject:
 
     def __init__(self, path: Path, *, every_scope: bool) -> None:
         self.path = path
+        self.programs = [path / "build" / name for name in FAKES]
         (path / "tmp").mkdir(parents=True)
         (path / "gates" / "presets").mkdir(parents=True)
         for name in ("test_sweep.py", "test_dumps.py", "test_regression.py", "scopes.yaml"):
@@ -135,15 +136,12 @@ class DocsProject:
 
     def add_bench(self) -> None:
         """A bench and a model's config, where the commands that launch one expect them."""
-        bench, config = self.path / "build" / "llm_bench", self.path / "path" / "to" / "model" / "config.json"
-        for file in (bench, config):
+        for file in (*self.programs, self.path / "path" / "to" / "model" / "config.json"):
             file.parent.mkdir(parents=True, exist_ok=True)
-        bench.write_text(BENCH.format(python=sys.executable, fake=str(FAKE_BENCH)))
-        demo = bench.with_name("llm_demo")
-        demo.write_text(f"#!{sys.executable} -IS\n{FAKE_DEMO.read_text(encoding='utf-8')}")
-        for program in (bench, demo):
-            program.chmod(0o755)
-        shutil.copy(BASE_CONFIG, config)
+            if file in self.programs:
+                write_fake(file)
+            else:
+                shutil.copy(BASE_CONFIG, file)
 
     def run(self, block: Block) -> None:
         check_harmless(block)
@@ -157,12 +155,14 @@ class DocsProject:
             "FAKE_RECORDINGS": str(SWEEP),
             "FAKE_LAUNCHES": str(self.path / "launches.txt"),
             "FAKE_DECODE": "base=60,drop=0.0,spread=0.01,seed=1",
-            "FAKE_MODE": "ok",
+            "FAKE_HERE": os.pathsep.join(map(str, self.programs)),
         }
-        body = block.body.replace("\\\n", " ").strip()
-        if body.startswith("pytest ") and "\n" not in body:
-            result = warm.Run(shlex.split(body)[1:], cwd=self.path, env=env).finish(300)
-            code, self.output = int(result.ret), result.stdout.str()
+        lines = block.body.replace("\\\n", " ").strip().splitlines()
+        if all(line.startswith(("pytest ", "pytest-h2o ")) and not {*"<>&|"} & {*line} for line in lines):
+            code, self.output = 0, ""
+            for program, *arguments in map(shlex.split, lines):
+                result = warm.Run(arguments, cwd=self.path, env=env, program=program).finish(300)
+                code, self.output = code or int(result.ret), f"{self.output}{result.stdout.str()}\n"
         else:
             command = ["bash", "-e", "-c", block.body]
             done = subprocess.run(command, cwd=self.path, env=env, capture_output=True, text=True, timeout=300)

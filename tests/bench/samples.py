@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from pytest_h2o.errors import TableError
 from pytest_h2o.inputs.presets import Point
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
@@ -55,3 +59,10 @@ def preset_of(recording: Path) -> dict[str, Any]:
         elif field.startswith(("kv_lossless_", "h2o_")):
             preset[field] = value
     return preset
+
+
+def refusal(call: Callable[[], object]) -> str:
+    """The whole text of the error of a parser."""
+    with pytest.raises(TableError) as caught:
+        call()
+    return str(caught.value).replace(str(FIXTURES), "FIXTURES")

@@ -28,8 +28,7 @@ from pytest_h2o.bench.command import BaseConfig, BenchSettings, RunFiles
 from pytest_h2o.bench.rows import Row, read_table
 from pytest_h2o.errors import TableError, UsageError
 
-from .checks import refusal
-from .samples import OTHER, SWEEP, recorded_points
+from .samples import OTHER, SWEEP, recorded_points, refusal
 from .test_output import summarize
 
 POINT = recorded_points()[0]

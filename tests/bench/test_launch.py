@@ -8,7 +8,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from pytest_h2o.bench.recorded import read_recording
 from pytest_h2o.bench.rows import load_row, read_table
 from pytest_h2o.errors import BenchError, StoreError, TableError, error_from_json, error_to_json
 from pytest_h2o.files import plain
+from tests.plugin.broken_off import wait_until
 
 from .samples import COMMAND, FAKE_BENCH, SWEEP, recorded_points
 
@@ -181,9 +181,7 @@ def test_a_launch_whose_process_was_killed_is_moved_aside_and_made_again(make_la
     env["TMPDIR"] = str(tmp_path)
     worker = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "sweep")], env=env)
     stdout = tmp_path / "sweep" / "logs" / f"{POINT.run_id}.stdout.txt"
-    deadline = time.monotonic() + 30
-    while not (stdout.exists() and stdout.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: stdout.exists() and stdout.stat().st_size > 0, "nothing was launched")
     worker.kill()
     worker.wait()
     assert stdout.read_text() == "hanging\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import re
@@ -9,6 +10,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -24,18 +26,28 @@ pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc to b
 MAIN = "int outer(void); int main(void) { return outer(); }"
 
 
+@functools.cache
+def built(flags: tuple[str, ...], inner: tuple[str, ...], main: str) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        (folder / "inner.c").write_text("int inner(void) { return 3; }\n")
+        (folder / "outer.c").write_text("int inner(void); int outer(void) { return inner(); }\n")
+        (folder / "main.c").write_text(f"{main}\n")
+        for words in (
+            ("-shared", "-o", "libinner.so", "inner.c"),
+            ("-shared", "-o", "libouter.so", "outer.c", "-L.", "-linner", *inner),
+            ("-o", "llm_bench", "main.c", "-L.", "-louter", "-Wl,--allow-shlib-undefined", *flags),
+        ):
+            subprocess.run(["gcc", *words], cwd=folder, check=True)
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def build(folder: Path, *flags: str, inner: tuple[str, ...] = (), main: str = MAIN) -> Path:
     """A program that loads libouter.so, which loads libinner.so; `flags` link the program, `inner` the outer one."""
     folder.mkdir(exist_ok=True)
-    (folder / "inner.c").write_text("int inner(void) { return 3; }\n")
-    (folder / "outer.c").write_text("int inner(void); int outer(void) { return inner(); }\n")
-    (folder / "main.c").write_text(f"{main}\n")
-    for words in (
-        ("-shared", "-o", "libinner.so", "inner.c"),
-        ("-shared", "-o", "libouter.so", "outer.c", "-L.", "-linner", *inner),
-        ("-o", "llm_bench", "main.c", "-L.", "-louter", "-Wl,--allow-shlib-undefined", *flags),
-    ):
-        subprocess.run(["gcc", *words], cwd=folder, check=True)
+    for name, data in built(flags, inner, main).items():
+        (folder / name).write_bytes(data)
+    (folder / "llm_bench").chmod(0o755)
     return folder / "llm_bench"
 
 

@@ -26,6 +26,7 @@ from pytest_h2o.bench.machine import (
     read_machine,
 )
 from pytest_h2o.errors import StoreError
+from tests.plugin.broken_off import wait_until
 
 Hold = Callable[..., threading.Event]
 Mode = Literal["read", "write"]
@@ -196,10 +197,7 @@ def test_a_waiting_timed_run_keeps_new_codec_work_out(hold: Hold) -> None:
 def test_a_process_that_is_killed_releases_it(held: str, tmp_path: Path) -> None:
     env = {**os.environ, "TMPDIR": tempfile.gettempdir(), "PYTHONPATH": os.pathsep.join(sys.path)}
     holder = subprocess.Popen([sys.executable, "-c", HOLD, held, str(tmp_path / "mark")], env=env)
-    deadline = time.monotonic() + 20
-    while not (tmp_path / "mark").exists():
-        assert time.monotonic() < deadline, "the process never got the lock"
-        time.sleep(0.02)
+    wait_until((tmp_path / "mark").exists, "the process never got the lock")
     waited: list[float] = []
 
     def end_holder(waited_s: float) -> None:

@@ -7,7 +7,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -16,6 +15,7 @@ from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.bench.process import ChildResult, read_tail, run_child, signal_name
 from pytest_h2o.errors import BenchError
+from tests.plugin.broken_off import check_gone, wait_until
 
 GRANDCHILD = """
 import subprocess, sys, time
@@ -30,16 +30,6 @@ def run_script(script: str, folder: Path, *, timeout_s: float = 20.0, grace_s: f
     return run_child(
         [sys.executable, "-c", script], stdout_path=folder / "out.txt", timeout_s=timeout_s, grace_s=grace_s
     )
-
-
-def check_gone(pid: int) -> None:
-    """Fail if a process still runs; a zombie that nobody reaps runs no more."""
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-            return
-        time.sleep(0.01)
-    pytest.fail(f"process {pid} survived")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +69,7 @@ def test_a_child_that_hangs_gets_term_and_then_kill(
 def test_a_grandchild_survives_neither_a_normal_exit_nor_a_timeout(tmp_path: Path, more: str, timed_out: bool) -> None:
     result = run_script(GRANDCHILD + more, tmp_path, timeout_s=1.0 if timed_out else 20.0, grace_s=0.2)
     assert result.timed_out is timed_out
-    check_gone(int(result.stdout_path.read_text()))
+    check_gone([int(result.stdout_path.read_text())])
 
 
 def test_exception_kills_the_group_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +81,7 @@ def test_exception_kills_the_group_and_comes_back(tmp_path: Path, monkeypatch: p
     with pytest.raises(KeyboardInterrupt):
         run_script(GRANDCHILD + "time.sleep(60)", tmp_path)
     monkeypatch.undo()
-    check_gone(int((tmp_path / "out.txt").read_text()))
+    check_gone([int((tmp_path / "out.txt").read_text())])
 
 
 def test_our_death_by_kill_kills_the_group(tmp_path: Path) -> None:
@@ -103,16 +93,13 @@ def test_our_death_by_kill_kills_the_group(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", outer], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     )
-    deadline = time.monotonic() + 15
-    while not (tmp_path / "out.txt").exists() or not (tmp_path / "out.txt").read_text().endswith("\n"):
-        assert time.monotonic() < deadline, "the child never came up"
-        time.sleep(0.02)
+    out = tmp_path / "out.txt"
+    wait_until(lambda: out.exists() and out.read_text().endswith("\n"), "the child never came up")
     family = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()
     assert len(family) == 3  # the guard, the child, the grandchild
-    for member in family:
-        check_gone(member.pid)
+    check_gone(family)
 
 
 def test_chatty_child_costs_no_memory(tmp_path: Path) -> None:

@@ -33,8 +33,7 @@ from pytest_h2o.bench.rows import (
 from pytest_h2o.errors import TableError
 from pytest_h2o.files import write_new_text
 
-from .checks import refusal
-from .samples import OTHER, RECORDINGS, SWEEP, recorded_points
+from .samples import OTHER, RECORDINGS, SWEEP, recorded_points, refusal
 
 RUN_1 = SWEEP / "logs" / "run_0001_p512_g128_k0.28_b8_lr3.0.log"
 HEADER = "| model | threads | h2o_keep |\n| ----- | ------: | -------: |\n"

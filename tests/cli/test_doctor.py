@@ -17,49 +17,47 @@ import pytest
 
 from pytest_h2o.cli import doctor
 from pytest_h2o.cli.main import main
+from pytest_h2o.reference.__main__ import main as reference
+from tests.quick_bench import launch_here
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "reference"))
 from synthetic_model import write_gguf  # noqa: E402
 
-BENCH = f"""#!{sys.executable}
-import json, os, re, signal, sys
-from pathlib import Path
-sys.path.insert(0, {str(ROOT)!r})
-fault, argv = Path(__file__).with_name("fault").read_text(), sys.argv[1:]
-log, config = Path(argv[argv.index("-fp") + 1]), Path(argv[argv.index("-m") + 1])
-argv[argv.index("-a") + 1] = "cpu"  # as llm_bench does with a backend that it was not built with
-if fault == "crash":
-    os.kill(os.getpid(), signal.SIGSEGV)
-if fault == "old" and "-j" in argv:
-    print("error: invalid parameter for argument: -j")
-    sys.exit(255)
-keys = json.loads(config.read_text())
-if fault == "no_store" and keys.get("kv_lossless_runtime_mode") == "store":
-    config = config.with_name("as_probe.json")
-    config.write_text(json.dumps({{**keys, "kv_lossless_runtime_mode": "probe"}}))
-    argv[argv.index("-m") + 1] = str(config)
-if fault == "signs" and keys.get("kv_h2o_enable"):
-    print("[H2O-LOSSLESS] scatter restore failed: layer=1")
-if fault == "idle":
-    config.with_name("off.json").write_text(json.dumps({{**keys, "kv_h2o_enable": False}}))
-    argv[argv.index("-m") + 1] = str(config.with_name("off.json"))
-from pytest_h2o.reference.__main__ import main
-code = main(argv)
-if fault == "old":
-    rows = [line.strip("|").split("|") for line in log.read_text().splitlines()]
-    later = re.compile("queue|backpressure|async|cache")
-    kept = [n for n, name in enumerate(rows[0]) if not later.search(name)]
-    log.write_text("".join("|" + "|".join(row[n] for n in kept) + "|\\n" for row in rows))
-    speed = {{"off_0": "10.00", "off_1": "20.00", "off_2": "30.00"}}.get(log.stem, "20.00")
-    log.write_text(re.sub(r"<br>[0-9.]+ ", f"<br>{{speed}} ", log.read_text()))
-sys.exit(code)
-"""
+CRASHES = "#!/bin/sh\nkill -SEGV $$\n"
+
+
+def run_bench(fault: str) -> int:
+    """The reference bench with a fault."""
+    argv = sys.argv[1:]
+    log, config = Path(argv[argv.index("-fp") + 1]), Path(argv[argv.index("-m") + 1])
+    argv[argv.index("-a") + 1] = "cpu"  # as llm_bench does with a backend that it was not built with
+    if fault == "old" and "-j" in argv:
+        print("error: invalid parameter for argument: -j")
+        return 255
+    keys = json.loads(config.read_text())
+    changed = {
+        "no_store": {"kv_lossless_runtime_mode": "probe"} if keys.get("kv_lossless_runtime_mode") == "store" else {},
+        "idle": {"kv_h2o_enable": False},
+    }
+    if changed.get(fault):
+        argv[argv.index("-m") + 1] = str(config.with_name("changed.json"))
+        config.with_name("changed.json").write_text(json.dumps({**keys, **changed[fault]}))
+    if fault == "signs" and keys.get("kv_h2o_enable"):
+        print("[H2O-LOSSLESS] scatter restore failed: layer=1")
+    code = reference(argv)
+    if fault == "old":
+        rows = [line.strip("|").split("|") for line in log.read_text().splitlines()]
+        kept = [n for n, name in enumerate(rows[0]) if not re.search("queue|backpressure|async|cache", name)]
+        log.write_text("".join("|" + "|".join(row[n] for n in kept) + "|\n" for row in rows))
+        speed = {"off_0": "10.00", "off_1": "20.00", "off_2": "30.00"}.get(log.stem, "20.00")
+        log.write_text(re.sub(r"<br>[0-9.]+ ", f"<br>{speed} ", log.read_text()))
+    return code
 
 
 @pytest.fixture
 def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bench of one's own on a tiny model, in the working directory."""
+    """A bench of one's own that crashes, and a tiny model, in the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(doctor, "WATCHED_S", 0.01)
     monkeypatch.setattr("pytest_h2o.bench.machine.find_disturbance", lambda *_, **__: None)
@@ -67,10 +65,16 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_gguf(tmp_path / "llm.mnn")
     (tmp_path / "llm.mnn.weight").write_bytes(b"weights")
     (tmp_path / "config.json").write_text(json.dumps({"llm_model": "llm.mnn", "layer_nums": 4}))
-    (tmp_path / "llm_bench").write_text(BENCH)
+    (tmp_path / "llm_bench").write_text(CRASHES)
     (tmp_path / "llm_bench").chmod(0o755)
-    (tmp_path / "fault").write_text("")
     return tmp_path
+
+
+@pytest.fixture
+def sound(setup: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same with a bench that is sound, and runs in this process."""
+    launch_here(monkeypatch, bench=lambda: run_bench(""))
+    return setup
 
 
 def examine(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -79,12 +83,12 @@ def examine(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
     return code, " ".join(capsys.readouterr().out.split())
 
 
-def test_a_sound_setup_is_ok_line_by_line(setup: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sound_setup_is_ok_line_by_line(sound: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, said = examine(capsys, "--dump-dir", str(ROOT / "fixtures" / "dumps" / "fp16.zip"))
     assert code == 0
     for line in (
         "ok versions pytest-h2o 0.1.0, pytest ",
-        f"GiB free at {setup}",
+        f"GiB free at {sound}",
         "ok machine quiet for 0.01 s; ",
         "ok dump 1,080 entries of 3 runs, layers 0, 1, 2, 15, 29",
         "ok weights llm_model ",
@@ -134,7 +138,8 @@ def test_a_fault_of_the_bench(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (setup / "fault").write_text(fault)
+    if fault != "crash":
+        launch_here(monkeypatch, bench=lambda: run_bench(fault))
     monkeypatch.setattr(doctor, "LOUD", 0.15 if fault == "old" else 1.0)
     found, said = examine(capsys)
     assert found == code
@@ -156,7 +161,6 @@ def test_a_fault_of_the_bench(
     ],
 )
 def test_a_fault_of_the_config(config: Any, line: str, setup: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (setup / "fault").write_text("crash")  # the launches are of no interest
     (setup / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
     (setup / "c.json").write_text('{"num_hidden_layers": 4}')
     found, said = examine(capsys)
@@ -176,7 +180,7 @@ def test_a_bench_that_is_not_there(setup: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_launches_that_would_take_too_long_are_left_out(
-    setup: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    sound: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "BUDGET_S", 0.0)
     code, said = examine(capsys)
@@ -189,17 +193,6 @@ def test_launches_that_would_take_too_long_are_left_out(
 def test_a_bench_without_a_config_is_bad_usage(setup: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--llm-bench", "llm_bench"]) == 2
     assert "a bench was given, and no base config" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("free", "state", "code"), [(50, "wrong", 1), (500, "warning", 0), (2000, "ok", 0)])
-def test_room_on_the_disk(
-    free: int, state: str, code: int, setup: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usage = shutil.disk_usage(setup)._replace(free=free << 20)
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
-    monkeypatch.setattr(doctor, "_bench", lambda _: iter(()))
-    found, said = examine(capsys)
-    assert (found, f"{state} run folder" in said, f"{state} scratch" in said) == (code, True, True)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from pytest_h2o.cli.rows import read_result
-from pytest_h2o.codecs.registry import get_codec
 from pytest_h2o.files import plain
 from pytest_h2o.gate.decode import Budget, Noise
 from pytest_h2o.inputs.scope import Scope
@@ -35,7 +34,6 @@ from tests.records import make_record
 
 _MAX_READ = 1 << 20
 BUDGET = Budget(pairs=20, elapsed_s=60.0)
-_BYTEPLANE = get_codec("byteplane")
 META: dict[str, Any] = {
     "layer_id": 0, "seq_start": 0, "seq_len": 4, "seq_end_exclusive": 4, "kv_heads": 2, "head_dim": 8,
     "bytes_per_elem": 2, "dtype": "fp16", "stage": "prefill", "run_id": "run",

@@ -11,7 +11,6 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.bench.demo import DemoLaunch, compare_texts
-from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import NotMeasured, OptedOut, UsageError
 from pytest_h2o.files import plain
 from pytest_h2o.gate.decode import DecodeVerdict
@@ -110,14 +109,6 @@ def test_of_launches_that_should_be_alike_the_worst_decides(rule: str) -> None:
         assert lossy.source == ("a, launch 3" if first is cells[0] else "a")
         assert sweep.joint_margin().value == pytest.approx(-1 / 6)
         assert sweep.best("decode_tok_per_s").value == row.decode_tok_per_s.mean  # type: ignore[union-attr]
-
-
-def rises(*, evicting: str) -> tuple[Row, ...]:
-    return (
-        make_row("keeps", h2o_lossy="1.2", quality_ppl_rise="0.01"),
-        make_row("evicts", h2o_lossy="3.2", quality_ppl_rise=evicting),
-        make_row("evicts_worse", h2o_lossy="3.4", quality_ppl_rise="0.5"),
-    )
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from tests.plugin.warm import Run
 
 PRESET = "small"
 SCOPE = "front2_grouped_192_8"
-POINTS = 3
 PAIRS = 8
 
 SMALL = """
@@ -78,18 +77,19 @@ def family_of(child: Run) -> list[psutil.Process]:
         return []
 
 
-def check_gone(processes: Iterable[psutil.Process], *, timeout_s: float = 20) -> None:
-    """Nobody survived; a zombie that nobody reaps runs no more."""
+def check_gone(processes: Iterable[psutil.Process | int], *, timeout_s: float = 20) -> None:
+    """None of these, or of these ids, survived; a zombie that nobody reaps runs no more."""
 
-    def lives(process: psutil.Process) -> bool:
+    def lives(one: psutil.Process | int) -> bool:
         try:
+            process = psutil.Process(one) if isinstance(one, int) else one
             return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
 
     deadline = time.monotonic() + timeout_s
     while left := [process for process in processes if lives(process)]:
-        assert time.monotonic() < deadline, [process.cmdline() for process in left]
+        assert time.monotonic() < deadline, left
         time.sleep(0.05)
 
 

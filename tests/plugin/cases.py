@@ -8,11 +8,7 @@ from typing import NamedTuple
 from tests.plugin.project import Project, add_plugin, log_of, replace_in
 
 PRESET, DECIDING = "target_ratio_v3", "front2_grouped_192_8"
-RUN_3, RUN_5, RUN_6 = (
-    "run_0003_p512_g128_k0.28_b8_lr3.4",
-    "run_0005_p512_g128_k0.28_b16_lr3.2",
-    "run_0006_p512_g128_k0.28_b16_lr3.4",
-)
+RUN_5 = "run_0005_p512_g128_k0.28_b16_lr3.2"
 SWEEP_ONLY = ("-k", f"{PRESET} and not bench")
 BENCH = ("--h2o-bench=llm_bench", "--h2o-base-config=model.json")
 Prepare = Callable[[Project], object]

@@ -50,6 +50,7 @@ def make_template(path: Path) -> Project:
     preset = path / PRESET
     preset.write_text(preset.read_text().replace("[3.0, 3.2, 3.4]", "[3.2, 3.4]"))
     project.env |= {"FAKE_DECODE": "base=60,drop=-0.02,spread=0.002", "PYTHONDONTWRITEBYTECODE": ""}
+    project.launch_here()
     dump = project.copy_dump()
     for folder in [*dump.iterdir(), *(dump / "prose").iterdir()]:
         if folder.name not in ("prose", "layer_0", "layer_1"):
@@ -637,6 +638,8 @@ def launch(gate: Gate, **env: str) -> None:
     (gate.path / "launches.txt").touch()
     gate.env = {"FAKE_RECORDINGS": str(RECORDED), "FAKE_DECODE": "base=60,drop=-0.02,spread=0.002", **env}
     gate.env["FAKE_LAUNCHES"] = str(gate.path / "launches.txt")
+    if not env:
+        gate.env["FAKE_HERE"] = str(gate.path / "llm_bench")
 
 
 @fault("benches")

@@ -1,6 +1,6 @@
 """Done once in the process that runs of pytest are forked from: what each of them would make anew, and alike.
 
-Code of templates, validators of JSON, a plan of eight pairs, what is installed. Nothing that depends on a gate.
+Code of templates, validators of JSON, plans of pairs, what is installed. Nothing that depends on a gate.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from filelock import ReadWriteLock as ReadWriteLock
 
 from pytest_h2o.files import _adapter
 from pytest_h2o.gate.decode import DEFAULT_CONFIDENCE, PairedComparison
-from pytest_h2o.gate.sequential import make_plan
+from pytest_h2o.gate.sequential import GIVES_UP, make_plan
 from pytest_h2o.lossless.result import LosslessResult
 from pytest_h2o.report.changes import render_markdown
 from pytest_h2o.run import history, journal
 
 for kind in (LosslessResult, PairedComparison, journal.News, journal._Record, history.RunRecord):
     _adapter(kind)
-make_plan(8, DEFAULT_CONFIDENCE)
+for pairs in (8, 20, 24):
+    make_plan(pairs, DEFAULT_CONFIDENCE, GIVES_UP)
 platform.processor()
 
 _compile = jinja2.Environment.compile

@@ -25,22 +25,10 @@ BASE_CONFIG = ROOT / "fixtures" / "recordings" / "base_config.json"
 DUMPS = ROOT / "fixtures" / "dumps" / "fp16.zip"
 FAKE_BENCH = ROOT / "tests" / "fake_llm_bench.py"
 FAKE_DEMO = ROOT / "tests" / "fake_llm_demo.py"
+FAKES = {"llm_bench": FAKE_BENCH, "llm_demo": FAKE_DEMO}
 
 MODES = {"plain": [], "n0": ["-n0"], "n2": ["-n2"], "no-xdist": ["-p", "no:xdist"]}
 """The ways of running pytest that must not make a difference."""
-
-BENCH = """#!{python} -IS
-# The fake bench in the mode that FAKE_MODES has for this run, else in FAKE_MODE.
-import json, os, runpy, sys
-
-modes = json.loads(os.environ.get("FAKE_MODES", "{{}}"))
-config = next((word for flag, word in zip(sys.argv, sys.argv[1:]) if flag == "-m"), "")
-for start, mode in modes.items():
-    if os.path.basename(config).startswith(start):
-        os.environ["FAKE_MODE"] = mode
-runpy.run_path({fake!r}, run_name="__main__")
-"""
-
 
 QUICK = tuple(f"-pno:{name}" for name in ["cacheprovider", "hypothesispytest", "syrupy", "anyio", "platformdirs"])
 """Plugins of our own tests that a gate has no use for; hypothesis alone takes half of the time of a short run."""
@@ -84,9 +72,7 @@ class Project:
 
     def make_bench(self, **modes: str) -> tuple[str, ...]:
         """A fake bench that replays the recordings, `modes` of runs by the start of their ids; the options for it."""
-        bench = self.path / "llm_bench"
-        bench.write_text(BENCH.format(python=sys.executable, fake=str(FAKE_BENCH)))
-        bench.chmod(0o755)
+        write_fake(self.path / "llm_bench")
         shutil.copy(BASE_CONFIG, self.path / "model.json")
         self.env = {
             "FAKE_RECORDINGS": str(SWEEP),
@@ -98,10 +84,12 @@ class Project:
 
     def make_demo(self) -> tuple[str, ...]:
         """A fake bench and a fake llm_demo, which does what `FAKE_DEMO` says; the options for both."""
-        bench, demo = self.make_bench(), self.path / "llm_demo"
-        demo.write_text(f"#!{sys.executable} -IS\n" + FAKE_DEMO.read_text())
-        demo.chmod(0o755)
-        return (*bench, "--h2o-demo=llm_demo")
+        write_fake(self.path / "llm_demo")
+        return (*self.make_bench(), "--h2o-demo=llm_demo")
+
+    def launch_here(self) -> None:
+        """Launches of the fakes take no process of their own: for tests of what comes of them."""
+        self.env["FAKE_HERE"] = os.pathsep.join(str(self.path / name) for name in FAKES)
 
     def launches(self) -> list[str]:
         """Run ids in the order in which the fake bench was launched."""
@@ -157,6 +145,13 @@ class Project:
     def failed(self, run_dir: Path | None = None) -> dict[str, str]:
         """Name of each failed item, without its file, and the one line that says why."""
         return {failed["item"].split("::")[1]: failed["why"] for failed in self.summary(run_dir)["failed"]}
+
+
+def write_fake(path: Path) -> None:
+    """The fake of a program of this name."""
+    text = f"import runpy\nrunpy.run_path({str(FAKES[path.name])!r}, run_name='__main__')\n"
+    path.write_text(f"#!{sys.executable} -IS\n{text}")
+    path.chmod(0o755)
 
 
 def failure_of(result: pytest.RunResult, item: str) -> str:

@@ -184,6 +184,7 @@ def launch_one(project: Project) -> tuple[Path, tuple[str, ...]]:
     """The log that a fake bench gives for the one point of a preset, and the options that ask for it."""
     recorded = project.copy_recordings()
     bench = project.make_bench()
+    project.launch_here()
     project.env["FAKE_RECORDINGS"] = str(recorded)
     settings = "h2o_keep_ratios: [0.3]\nh2o_block_tokens: [8]\nh2o_target_lossy_ratios: [3.4]\n"
     (project.path / "one.yaml").write_text(settings)

@@ -24,6 +24,7 @@ ONCE = (ROUND, "--h2o-demo-prompts=p_600.txt")  # of several prompts the first i
 def demo(project: Project) -> Project:
     """A project whose bench replays the recordings, and that has a fake llm_demo."""
     project.make_demo()
+    project.launch_here()
     (project.path / "p_600.txt").write_text("Say on.")
     return project
 
@@ -73,6 +74,7 @@ def test_recorded_texts_are_compared(demo: Project) -> None:
     """What a real llm_demo said, with H2O off and on."""
     said = ROOT / "fixtures" / "recordings" / "other" / "llm_demo_prose_h2o_$state.stdout.txt"
     state = "state=off; grep -q 'h2o_enable.: true' \"$1\" && state=on"
+    del demo.env["FAKE_HERE"]
     (demo.path / "llm_demo").write_text(f"#!/bin/sh\n{state}; cat {said}\n")
     prompt = f"--h2o-demo-prompts={ROOT / 'fixtures' / 'prompts' / 'prose.txt'}"
     assert say(demo, *TEXTS, ROUND, prompt).ret == 0
@@ -83,6 +85,7 @@ def test_recorded_texts_are_compared(demo: Project) -> None:
 def test_pairs_that_were_whole_are_kept_where_a_run_goes_on(demo: Project) -> None:
     """Unless a file of theirs was edited meanwhile."""
     flags = (*SAID, "--h2o-demo-prompts=p_600.txt", "--h2o-demo-rounds=3", "--h2o-no-fold")
+    del demo.env["FAKE_HERE"]
     demo.env["FAKE_DEMO"] = json.dumps({"hang": "p_600_3_h2o_on"})
     child = demo.start(*GATE, *flags, "--h2o-html=no")
     wait_until(lambda: bool(list(demo.path.glob("h2o-runs/2*/*/demo/p_600_3_h2o_on.stdout.txt"))), "nothing hangs")

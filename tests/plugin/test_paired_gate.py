@@ -39,6 +39,7 @@ class BenchProject(Project):
             "FAKE_RECORDINGS": str(SWEEP),
             "FAKE_LAUNCHES": str(self.launch_list),
             "XDG_CACHE_HOME": str(self.path / "cache"),
+            "FAKE_HERE": str(self.path / "bench.sh"),
         }
         self.bench = self.make_script("bench.sh")
         self.ini()
@@ -214,6 +215,7 @@ def test_pairs_that_tell_nothing_are_no_pass(
 ) -> None:
     bench_project.set_decode(base=60, drop=0.0, spread=0.01, seed=1)
     bench_project.env |= env
+    del bench_project.env["FAKE_HERE"]
     bench_project.make_script("exit3.sh", FAKE_MODE="exit3")
     bench_project.bench.write_text(bench_project.bench.read_text().replace("exec ", script, 1))
     result = bench_project.run("-k", "test_decode", *options)

@@ -1,4 +1,4 @@
-"""What docs/writing-a-plugin.md says is so: its code is that of the examples, its commands run."""
+"""What docs/writing-a-plugin.md and docs/baselines.md say is so: the code of the one, the table of the other."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shlex
 import yaml
 
 from pytest_h2o.bench.adapter import BenchAdapter
+from pytest_h2o.gate.metrics import recorded_metrics
 from pytest_h2o.plugin import hookspecs
 from tests.plugin.project import ROOT, Project
 from tests.plugin.test_hooks import GATE
@@ -52,3 +53,9 @@ def test_the_command_runs(project: Project) -> None:
         what=str(ROOT / what),
     )
     assert result.ret == 0, result.outlines
+
+
+def test_the_table_of_baselines_has_every_metric() -> None:
+    text = (ROOT / "docs" / "baselines.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| .*? \| (higher|lower|same) \| (?:`(\w+)`)? *\|$", text, re.MULTILINE)
+    assert rows == [(metric.name, metric.better, metric.part_of) for metric in recorded_metrics().values()]

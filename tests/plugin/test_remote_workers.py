@@ -43,9 +43,6 @@ class Server:
             )
         wait_until(lambda: "Entering Accept loop" in (folder / "server.txt").read_text(), "the server never came up")
 
-    def scratch(self) -> list[Path]:
-        return [path for path in (self.folder / "tmp").glob("pytest-h2o-*/runs/*/*") if path.is_dir()]
-
 
 @pytest.fixture
 def away(tmp_path: Path) -> Iterator[tuple[Project, tuple[str, ...], Server]]:

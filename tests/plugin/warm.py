@@ -27,11 +27,12 @@ LIBRARIES = ["pytest", "numpy", "pydantic", "yaml", "zstandard", "filelock", "ji
 LIBRARIES += [f"_pytest.{name}" for name in default_plugins]
 LIBRARIES += ["xdist.plugin", "xdist.looponfail", "execnet", "concurrent.futures.thread"]
 OURS = [f"pytest_h2o.{room}.{path.stem}" for room in ROOMS for path in sorted((PACKAGE / room).glob("[a-z]*.py"))]
+OURS += ["tests.plugin.heat", "tests.quick_bench"]
 COVERAGE = "COVERAGE_PROCESS_CONFIG"
 """Set where coverage is measured; then nothing of ours is loaded before it is."""
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(LIBRARIES if COVERAGE in os.environ else [*LIBRARIES, *OURS, "tests.plugin.heat"])
+_context.set_forkserver_preload([*LIBRARIES, *([] if COVERAGE in os.environ else OURS)])
 
 
 def _start_server() -> None:
@@ -44,8 +45,8 @@ def _start_server() -> None:
         tempfile.tempdir = chosen
 
 
-def _become_pytest(arguments: Sequence[str], cwd: str, env: Mapping[str, str], output: str) -> None:
-    """In the forked process: take the environment, folder and output of a new one, and be pytest."""
+def _become(program: str, arguments: Sequence[str], cwd: str, env: Mapping[str, str], output: str) -> None:
+    """In the forked process: take the environment, folder and output of a new one, and be pytest or our command."""
     gc.freeze()  # pytest collects garbage at its end: not that of the process that was forked
     os.fsync = lambda fd: None  # no machine is switched off here
     os.chdir(cwd)
@@ -57,15 +58,24 @@ def _become_pytest(arguments: Sequence[str], cwd: str, env: Mapping[str, str], o
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what runs in the background of a shell
-    sys.argv = ["pytest", *arguments]
+    sys.argv = [program, *arguments]
     measured = None
     if COVERAGE in os.environ:  # a process that is forked starts no coverage of itself, and saves none
         import coverage
 
         measured = coverage.process_startup(force=True)
+    if "FAKE_HERE" in env:
+        from tests.quick_bench import launch_here
+
+        launch_here(pytest.MonkeyPatch(), only=env["FAKE_HERE"].split(os.pathsep))
     for package in ("pytest_h2o", "xdist"):  # pytest warns of packages of plugins that were loaded before it
         sys.modules.pop(package, None)
-    code = pytest.console_main()
+    if program == "pytest":
+        code = pytest.console_main()
+    else:
+        from pytest_h2o.cli.main import main
+
+        code = main(arguments)
     if measured is not None:
         measured.stop()
         measured.save()
@@ -73,12 +83,16 @@ def _become_pytest(arguments: Sequence[str], cwd: str, env: Mapping[str, str], o
 
 
 class Run:
-    """A run of pytest in a process of its own; what it writes stands in a file until it is asked for."""
+    """A run of pytest in a process of its own; what it writes stands in a file until it is asked for.
 
-    def __init__(self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> None:
+    ``FAKE_HERE`` in its environment names programs whose launches run a fake in that very process.
+    """
+
+    def __init__(self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], program: str = "pytest") -> None:
         self._output = tempfile.NamedTemporaryFile(suffix=".txt")  # noqa: SIM115
         self._started = time.monotonic()
-        self._child = _context.Process(target=_become_pytest, args=(arguments, str(cwd), dict(env), self._output.name))
+        given = (program, arguments, str(cwd), dict(env), self._output.name)
+        self._child = _context.Process(target=_become, args=given)
         _start_server()
         self._child.start()
         assert self._child.pid is not None

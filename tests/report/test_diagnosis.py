@@ -18,8 +18,7 @@ from pytest_h2o.gate.rule import decide_best_of
 from pytest_h2o.gate.values import Measured, Target
 from pytest_h2o.report.diagnosis import explain_comparison
 from pytest_h2o.run.session import GateSession
-from tests.plugin.cases import in_log
-from tests.plugin.project import ROOT, Project, drop_column, log_of, replace_in
+from tests.plugin.project import ROOT, Project
 from tests.report.gate_items import (
     fix_places,
     load_gate_file,
@@ -32,8 +31,6 @@ from tests.report.gate_items import (
 from tests.sweeps import record_pairs
 
 PRESET = "target_ratio_v3"
-DECIDING = "front2_grouped_192_8"
-
 TIMED = "run_0006_p512_g128_k0.28_b16_lr3.4"
 Change = Callable[[Project], object]
 sweep_gates, dump_gates, regression_gates = map(load_gate_file, ("test_sweep", "test_dumps", "test_regression"))
@@ -46,17 +43,6 @@ def tell_sweep(session: GateSession, kind: str) -> str:
     return tell_failure(item, f"test_{kind}", lambda: getattr(sweep_gates, f"test_{kind}")(*arguments))
 
 
-def tell_point(session: GateSession, number: int) -> str:
-    item = preset_item(session, PRESET, number - 1)
-    return tell_failure(item, "test_bench", lambda: sweep_gates.test_bench(item))
-
-
-def tell_scope(session: GateSession, kind: str, scope: str = DECIDING) -> str:
-    item = scope_item(session, scope)
-    arguments = (item,) if kind == "roundtrip" else (item, item.targets)
-    return tell_failure(item, f"test_{kind}", lambda: getattr(dump_gates, f"test_{kind}")(*arguments))
-
-
 def tell_own(session: GateSession) -> str:
     """What a gate file of the user's says."""
     item = preset_item(session, PRESET)
@@ -67,26 +53,7 @@ def tell_own(session: GateSession) -> str:
     return tell_failure(item, "test_own", gate)
 
 
-def tell_unmeasured(session: GateSession) -> str:
-    item = preset_item(session, "target_speed_v3")
-    return tell_failure(item, "test_lossy", lambda: sweep_gates.test_lossy(item, item.targets))
-
-
 lossy, decode, joint = (partial(tell_sweep, kind=kind) for kind in ("lossy", "decode", "joint"))
-lossless, roundtrip = (partial(tell_scope, kind=kind) for kind in ("lossless", "roundtrip"))
-
-
-def no_baseline(project: Project) -> None:
-    replace_in(project.copy_recordings() / "logs" / "baseline_h2o_off.log", "|     2 |", "|     4 |")
-
-
-def no_column(project: Project) -> None:
-    drop_column(log_of(project.copy_recordings(), 5), "h2o_lossy")
-
-
-def short_dump(project: Project) -> None:
-    short = project.copy_dump() / "code" / "layer_0" / "k_t0_463.bin"
-    short.write_bytes(short.read_bytes()[:-1])
 
 
 def pairs(*drops: float, stopped: str = "the verdict is clear after 7 pairs", kv_len: int | None = None) -> Change:
@@ -100,37 +67,19 @@ def pairs(*drops: float, stopped: str = "the verdict is clear after 7 pairs", kv
     return change
 
 
-def mode(run_: str) -> Change:
-    """A bench that crashes or hangs."""
-    return lambda project: project.make_bench(run_=run_)
-
-
 slower = pairs(0.12, 0.11, 0.13, 0.10, 0.14, 0.12, 0.11)
 unclear = pairs(0.01, 0.09, 0.02, 0.08, 0.0, 0.1, 0.05, 0.04, stopped="a clear verdict is out of reach")
 unlike = pairs(0.01, 0.02, stopped="not one pair can be compared", kv_len=2566)
-# No row is fast enough and evicts enough: the best-of rule would pass.
-split = in_log(6, "3.358 ± 0.056", "2.990 ± 0.056")
 RECORDED = {"logs": "recordings"}
-LAUNCHED = {"bench": "llm_bench", "base_config": "model.json", "threads": "2"}
-
 FAILURES: dict[str, tuple[Change | None, dict[str, str], Callable[[GateSession], str]]] = {
     "lossy": (None, {"lossy_target": "3.5"}, lossy),
     "decode": (None, {"decode_baseline": "71", "decode_drop_target": "0.025"}, decode),
     "own_gate": (None, {}, tell_own),
-    "joint": (split, {**RECORDED, "decode_baseline": "70"}, joint),
     "joint_lossless": (None, {"lossless_target": "1.4676", "decode_baseline": "none"}, joint),
-    "lossless": (None, {"lossless_target": "1.5"}, lossless),
-    "no_baseline": (no_baseline, RECORDED, decode),
-    "missing_column": (no_column, RECORDED, partial(tell_point, number=5)),
-    "missing_column_sweep": (no_column, RECORDED, lossy),
-    "not_measured": (None, {}, tell_unmeasured),
-    "unreadable_dump": (short_dump, {}, roundtrip),
     "paired_decode": (slower, RECORDED, decode),
     "paired_joint": (slower, RECORDED, joint),
     "paired_inconclusive": (unclear, {**RECORDED, "inconclusive": "fail"}, decode),
     "paired_not_comparable": (unlike, {**RECORDED, "inconclusive": "fail"}, decode),
-    "bench_crash": (mode("crash"), {**LAUNCHED, "no_fold": "yes"}, partial(tell_point, number=1)),
-    "bench_timeout": (mode("hang"), {**LAUNCHED, "bench_timeout": "2"}, partial(tell_point, number=1)),
 }
 
 
@@ -140,15 +89,11 @@ def project(tmp_path: Path) -> Project:
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_the_whole_text_of_a_failure(
-    name: str, project: Project, monkeypatch: pytest.MonkeyPatch, snapshot: SnapshotAssertion
-) -> None:
+def test_the_whole_text_of_a_failure(name: str, project: Project, snapshot: SnapshotAssertion) -> None:
+    """Others stand in tests/plugin/test_verdicts.py and test_live_bench.py, of whole gates."""
     change, options, tell = FAILURES[name]
     if change is not None:
         change(project)
-    for key, value in project.env.items():
-        monkeypatch.setenv(key, value)
-    monkeypatch.setattr("tempfile.tempdir", str(project.path))  # a machine lock of our own
     session = make_session(project.path, project.path / "gates", **options)
     told = fix_places(tell(session), PROJECT=project.path)
     assert told == snapshot
@@ -173,8 +118,8 @@ def test_a_stream_that_comes_back_with_other_bits(
 
     monkeypatch.setattr(AdaptiveV22, "decode", decode)
     monkeypatch.setattr("pytest_h2o.lossless.executors.usable_cores", lambda: 1)  # else either stream may be the first
-    told = fix_places(tell_scope(make_session(tmp_path), "roundtrip"))
-    assert told == snapshot
+    item = scope_item(make_session(tmp_path), "front2_grouped_192_8")
+    assert fix_places(tell_failure(item, "test_roundtrip", lambda: dump_gates.test_roundtrip(item))) == snapshot
 
 
 # -- a diagnosis never stands in the way -----------------------------------------------------------------------------

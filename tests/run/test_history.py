@@ -31,6 +31,7 @@ from pytest_h2o.run.history import (
     record_to_json,
     render_line,
     resolve_record,
+    rolling_runs,
     save_baseline,
 )
 from tests.records import make_record, make_subject
@@ -292,6 +293,13 @@ def test_a_run_is_found_by_folder_file_baseline_and_name(tmp_path: Path, snapsho
     with pytest.raises(UsageError) as caught:
         resolve_record("nothing", tmp_path)
     assert str(caught.value).replace(str(tmp_path), "HERE") == snapshot
+
+
+@pytest.mark.parametrize("number", ["2", "101", "-5", "5.0", "five", ""])
+def test_a_number_of_earlier_runs_is_a_whole_one_from_3_to_100(number: str) -> None:
+    with pytest.raises(UsageError, match=f"takes a number of earlier runs behind rolling:\n  came: 'rolling:{number}'"):
+        rolling_runs(f"rolling:{number}")
+    assert [rolling_runs(text) for text in ("rolling:3", "rolling:100", "last", None)] == [3, 100, None, None]
 
 
 def test_the_machine_has_no_name() -> None:
