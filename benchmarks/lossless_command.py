@@ -109,6 +109,7 @@ def run_once(command: list[str]) -> dict[str, float]:
 
 def commands(root: Path, out: Path, extra: list[str]) -> dict[str, list[str]]:
     ours = "--overwrite --scope layer_range --layer-start 0 --entry-mode chunked_grouped --online-chunk-seq 192"
+    ours += " --degenerate allow"  # the one-token entries repeat those of a short prompt
     return {
         "script": [sys.executable, str(SCRIPT), str(root), str(out / "script.json"), "--layers", "1000000"],
         "command": [

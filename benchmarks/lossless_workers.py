@@ -1,12 +1,12 @@
-"""Threads against processes for the streams of one evaluation, side by side.
+"""One process against several for the streams of one evaluation, side by side.
 
     python benchmarks/lossless_workers.py [--sets prefill,tokens] [--workers 2] [--rounds 5] [--codec NAME] [--dask]
 
-Sets as in `lossless_command.py`. Each round measures every stream of the set (encoded, counted, decoded, compared) on
-one thread, on threads, and on freshly started processes, in
-shuffled order, after one round that is not counted. What the machine itself allows is measured beside it: as many
-processes at once, each with the whole set on one thread and nothing shared; "times the work of 1 thread" tells how
-many times as much is done in the same time. Wall seconds from the finished index to the last result, medians;
+Sets as in `lossless_command.py`. Each round measures every stream of the set (encoded, counted, decoded, compared) in
+this process, and in processes that are forked from it, in shuffled order, after one round that is not counted. What the
+machine itself allows is measured beside it: as many processes at once, each with the whole set and nothing shared;
+"times the work of 1 process" tells how many times as much is done in the same time. Wall seconds from the finished
+index to the last result, medians;
 the start of the processes counts, as a command pays it every time. With ``--dask`` also the worker processes of a dask
 scheduler that is there already, as many, of one thread each, everything on this machine; the connection counts.
 """
@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.lossless_command import SETS
 from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless.evaluate import make_codec
-from pytest_h2o.lossless.executors import open_executor, pack, run_on_processes, spread
+from pytest_h2o.lossless.executors import open_executor, run_on_processes
 from pytest_h2o.lossless.index import index_dump
 from pytest_h2o.lossless.measure import Measurement, Task, plan_groups, plan_tasks
 
@@ -44,25 +44,26 @@ SETTINGS = Scope(
 )
 
 
-def on_threads(tasks: list[Task], workers: int, settings: Scope) -> int:
+def here(tasks: list[Task], settings: Scope) -> int:
     measurement = Measurement(make_codec(settings.codec), verify=True)
-    return sum(measured.tally.coded_bytes for measured in spread(measurement, tasks, workers))
+    return sum(measured.tally.coded_bytes for task in tasks for measured in measurement([task]))
 
 
 def on_processes(tasks: list[Task], workers: int, settings: Scope) -> int:
-    packed = pack(Measurement(make_codec(settings.codec), verify=True), tasks[0])
-    return sum(measured.tally.coded_bytes for measured in run_on_processes(packed, tasks, workers))
+    measurement = Measurement(make_codec(settings.codec), verify=True)
+    found = run_on_processes(measurement, [[task] for task in tasks], workers)
+    return sum(measured.tally.coded_bytes for measured in found)
 
 
 def alone(tasks: list[Task], settings: Scope, barrier: Any, seconds: Any) -> None:
     barrier.wait()
     started = time.perf_counter()
-    on_threads(tasks, 1, settings)
+    here(tasks, settings)
     seconds.put(time.perf_counter() - started)
 
 
 def as_copies(tasks: list[Task], workers: int, settings: Scope) -> float:
-    """Wall seconds of the slowest of `workers` processes that each do all tasks on one thread, at the same time."""
+    """Wall seconds of the slowest of `workers` processes that each do all tasks, at the same time."""
     context = get_context("spawn")
     barrier, seconds = context.Barrier(workers), context.SimpleQueue()
     processes = [context.Process(target=alone, args=(tasks, settings, barrier, seconds)) for _ in range(workers)]
@@ -77,14 +78,16 @@ def as_copies(tasks: list[Task], workers: int, settings: Scope) -> float:
 def on_dask(tasks: list[Task], settings: Scope, address: str) -> int:
     measurement = Measurement(make_codec(settings.codec), verify=True)
     with open_executor(address) as executor:
-        return sum(measured.tally.coded_bytes for measured in executor.run(measurement, tasks))
+        return sum(
+            measured.tally.coded_bytes
+            for measured in executor.run(measurement, tasks, sum(task.raw_bytes for task in tasks))
+        )
 
 
 def compare(root: Path, workers: int, rounds: int, settings: Scope, address: str | None) -> dict[str, float]:
     tasks = list(plan_tasks(plan_groups(index_dump(root).entries, settings), settings))
     ways: dict[str, Callable[[], int]] = {
-        "1 thread": lambda: on_threads(tasks, 1, settings),
-        f"{workers} threads": lambda: on_threads(tasks, workers, settings),
+        "1 process": lambda: here(tasks, settings),
         f"{workers} processes": lambda: on_processes(tasks, workers, settings),
     }
     if address is not None:
@@ -131,10 +134,10 @@ def main() -> None:
             SETS[name](Path(work))
             address = cluster and cluster.scheduler_address.replace("tcp://", "dask://")
             medians = compare(Path(work), args.workers, args.rounds, settings, address)
-        one, work_done = medians["1 thread"], {f"{args.workers} copies": args.workers}
+        one, work_done = medians["1 process"], {f"{args.workers} copies": args.workers}
         for way, wall in medians.items():
             gain = one / wall * work_done.get(way, 1)
-            print(f"{name}: {way} {wall:.2f} s, {gain:.2f} times the work of 1 thread", flush=True)
+            print(f"{name}: {way} {wall:.2f} s, {gain:.2f} times the work of 1 process", flush=True)
 
 
 if __name__ == "__main__":

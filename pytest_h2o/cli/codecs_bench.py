@@ -235,11 +235,11 @@ class Result:
 
     `encode_s` and `decode_s` are processor seconds of each round, all streams together. `failure` says why a peer is
     out of the comparison; a codec is never: its failure is an error. `coder` is what is counted and verified: the
-    contender, or its codec kept apart.
+    contender, a codec kept apart.
     """
 
     contender: Contender
-    coder: Contender | Codec = field(init=False)
+    coder: Contender = field(init=False)
     sizes: list[StreamSizes] = field(default_factory=list)
     encode_s: list[float] = field(default_factory=list)
     decode_s: list[float] = field(default_factory=list)
@@ -264,7 +264,8 @@ def measure(dump: Iterable[DumpStream], contenders: Sequence[Contender], setting
     with ExitStack() as apart:
         for result in results:
             if result.contender.codec is not None:
-                result.coder = apart.enter_context(keep_apart(result.contender.codec, 1))
+                coder = apart.enter_context(keep_apart(result.contender.codec))
+                result.coder = replace(result.contender, encode=coder.encode_one, decode=coder.decode_one)
         _measure(dump, results, settings)
     return results
 

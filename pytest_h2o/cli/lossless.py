@@ -92,7 +92,7 @@ def add_arguments_lossless(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out-md", type=path, metavar="FILE", help="also a summary to read")
     parser.add_argument("--overwrite", action="store_true", help="replace the files if they are there")
     parser.add_argument("--verbose", action="store_true", help="tell every second how far it is, on standard error")
-    parser.add_argument("--workers", type=int, metavar="N", help="threads or processes (default: one a core)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
     parser.add_argument("--executor", default="cores", metavar="WHERE", help="cores (default), or dask://HOST:PORT")
     parser.add_argument("--no-verify", action="store_true", help="count without decoding; the result says so")
     add_rope_arguments(parser)

@@ -29,7 +29,6 @@ from pytest_h2o import __version__
 from pytest_h2o.codecs.base import Rope, Words, read_config
 from pytest_h2o.codecs.registry import codec_from_config
 from pytest_h2o.errors import CodecError, ExecutorError, H2OError
-from pytest_h2o.lossless.apart import keep_apart
 from pytest_h2o.lossless.measure import Measured, Measurement, Task, read_words
 from pytest_h2o.lossless.roots import DumpRoot
 
@@ -73,9 +72,9 @@ class Parcel:
                 came=error.what,
                 hint="install the distribution that brings the codec on the workers; one of a conftest stays here",
             ) from error
-        measurement = Measurement(codec, self.verify, self.rope)
-        with keep_apart(codec, 1, decodes=self.verify) as coder:
-            return replace(measurement, apart=None if coder is codec else coder).measure(self.task, self.words)
+        with Measurement(codec, self.verify, self.rope).opened() as measurement:
+            (measured,) = measurement.measure([(self.task, self.words)])
+        return measured
 
 
 def pack(measurement: Measurement, task: Task) -> Parcel:
@@ -163,7 +162,7 @@ class DaskExecutor:
     def __exit__(self, *error: object) -> None:
         self._opened.close()
 
-    def run(self, measurement: Measurement, tasks: Iterable[Task]) -> Iterator[Measured]:
+    def run(self, measurement: Measurement, tasks: Iterable[Task], raw_bytes: int) -> Iterator[Measured]:
         """See `Executor`."""
         measure = _make_sendable()
         todo = iter(tasks)

@@ -126,7 +126,7 @@ def _evaluate(
     to_do = sum(entry.seq_len * entry.row_elements * 4 for entry in entries)
     tallies: dict[tuple[int, str], Tally] = {}
     done = 0
-    for measured in executor.run(measurement, plan_tasks(groups, scope)):
+    for measured in executor.run(measurement, plan_tasks(groups, scope), to_do):
         tallies.setdefault((measured.layer_id, measured.tensor), Tally()).add(measured.tally)
         done += measured.tally.raw_bytes
         if progress is not None:

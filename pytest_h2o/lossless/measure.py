@@ -7,35 +7,39 @@ read together, encoded, counted, decoded from the counted bytes and compared (`M
 from __future__ import annotations
 
 import struct
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from operator import index as whole_number
 from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream, Words
+from pytest_h2o.codecs.base import Codec, Rope, Words
 from pytest_h2o.errors import CodecError, DumpError, H2OError, RoundTripError
 from pytest_h2o.inputs.keys import CHUNKED
 from pytest_h2o.inputs.options import CODEC_TIMEOUT_S
 from pytest_h2o.inputs.scope import Scope
-from pytest_h2o.lossless.apart import processor_s, type_name
+from pytest_h2o.lossless.apart import (
+    Coded,
+    Coder,
+    Encoded,
+    Here,
+    NotPlain,
+    Streams,
+    add_counts,
+    is_plain,
+    keep_apart,
+    type_name,
+)
 from pytest_h2o.lossless.index import DumpEntry, DumpIndex, Health, Piece, Tensor, examine, read_pieces
 from pytest_h2o.lossless.result import SkippedEntry
 
 _CHUNK = struct.Struct("<II")
 _TASK_BYTES = 1 << 21
 """Streams are handed out in bundles of about this many raw bytes: few enough hand-overs, little memory."""
-
-_MANY_FILES = 64
-_reading = threading.Lock()
-"""Taken to read many tiny files: two threads that do so at once hand the interpreter's lock to and fro at each system
-call, which takes longer (0.44 s for 100,000 files) than one after the other (0.29 s); the other can encode instead."""
 
 
 @dataclass(frozen=True)
@@ -294,14 +298,21 @@ class Tally:
         self.add_planes(other.plane_bytes, other.mode_counts)
 
     def add_planes(self, plane_bytes: Mapping[str, int], mode_counts: Mapping[str, Mapping[str, int]]) -> None:
-        _add_counts(self.plane_bytes, plane_bytes)
+        add_counts(self.plane_bytes, plane_bytes)
         for plane, counts in mode_counts.items():
-            _add_counts(self.mode_counts.setdefault(plane, {}), counts)
+            add_counts(self.mode_counts.setdefault(plane, {}), counts)
 
-
-def _add_counts(to: dict[str, int], counts: Mapping[str, int]) -> None:
-    for name, count in counts.items():
-        to[name] = to.get(name, 0) + whole_number(count)
+    def count(self, task: Task, encoded: Encoded, record_bytes: Sequence[int]) -> None:
+        """Count what the streams of a task were encoded to."""
+        self.encode_s += encoded.seconds
+        self.streams += len(task.chunks)
+        self.framing_bytes += len(task.chunks) * task.framing.overhead_bytes
+        for chunk, coded_bytes in zip(task.chunks, record_bytes, strict=True):
+            raw_bytes, run = chunk.raw_bytes, chunk.pieces[0].entry.run_id
+            self.raw_bytes += raw_bytes
+            self.coded_bytes += coded_bytes
+            self.runs[run] = self.runs.get(run, NOTHING).plus(raw_bytes, coded_bytes)
+        self.add_planes(encoded.plane_bytes, encoded.mode_counts)
 
 
 @dataclass(frozen=True)
@@ -315,9 +326,7 @@ class Measured:
 
 def read_words(task: Task) -> Words:
     """The words of all streams of a task, one after the other, ``[rows, kv_heads, head_dim]``."""
-    pieces = task.pieces
-    with _reading if len(pieces) > _MANY_FILES else nullcontext():
-        return read_pieces(pieces, task.tensor)
+    return read_pieces(task.pieces, task.tensor)
 
 
 # What is wrong with a codec: the kind of error, what it says, what to do.
@@ -358,112 +367,108 @@ _OTHER_STREAMS = (
 )
 
 
+class _Work(NamedTuple):
+    """A task on its way."""
+
+    task: Task
+    words: Words
+    streams: Streams
+    coded: Coded
+    tally: Tally
+
+
 @dataclass(frozen=True)
 class Measurement:
-    """How tasks are measured; safe to call from several threads.
-
-    `apart` codes in the place of `codec` where that is one of a third party (see `keep_apart`), which has `limit_s`
-    seconds for a call.
-    """
+    """How tasks are measured; `coder` codes for `codec` (see `opened`), which runs here without one."""
 
     codec: Codec
     verify: bool
     rope: Rope | None = None
-    apart: Codec | None = None
     limit_s: float = CODEC_TIMEOUT_S
+    coder: Coder | None = None
 
-    @property
-    def coder(self) -> Codec:
-        return self.apart or self.codec
+    @contextmanager
+    def opened(self) -> Iterator[Measurement]:
+        """The same with a coder of its own, for one thread."""
+        with keep_apart(self.codec, decodes=self.verify, limit_s=self.limit_s) as coder:
+            yield replace(self, coder=coder)
 
-    def __call__(self, task: Task) -> Measured:
-        return self.measure(task, read_words(task))
+    def __call__(self, tasks: Iterable[Task]) -> list[Measured]:
+        return self.measure((task, read_words(task)) for task in tasks)
 
-    def measure(self, task: Task, words: Words) -> Measured:
-        """Measure a task whose words, ``[rows, kv_heads, head_dim]``, are at hand; no file is opened.
+    def measure(self, given: Iterable[tuple[Task, Words]]) -> list[Measured]:
+        """Measure tasks whose words, ``[rows, kv_heads, head_dim]``, are at hand; all of them are decoded together.
 
-        The codec gets a copy that it cannot write to: `words`, which its decoder is held against, it never has. (Only
-        mapped words, which nothing can write to, are not copied.)
+        No file is opened, and no codec ever has the words that its decoder is held against.
         """
-        positions = _positions(task.pieces)
-        given = words.copy() if self.verify and not self.apart and words.flags.writeable else words.view()
-        given.flags.writeable = positions.flags.writeable = False
+        coder = self.coder or Here(self.codec)
+        batch = [self._encode(coder, task, words) for task, words in given]
+        if self.verify:
+            self._verify(coder, batch)
+        return [Measured(work.task.layer_id, work.task.tensor, work.tally) for work in batch]
+
+    def _encode(self, coder: Coder, task: Task, words: Words) -> _Work:
+        """The record of each stream, counted; all of a task are encoded together."""
         rope = self.rope if task.tensor == "k" else None
         dtype = task.chunks[0].pieces[0].entry.dtype
-        ends = np.cumsum([chunk.rows for chunk in task.chunks]).tolist()
-        spans = [slice(end - chunk.rows, end) for end, chunk in zip(ends, task.chunks, strict=True)]
-        streams = [Stream(given[span], task.tensor, positions[span], rope, dtype) for span in spans]
-        sides = [stream.side_info() for stream in streams]
+        rows = [chunk.rows for chunk in task.chunks]
+        streams = Streams(words, rows, task.tensor, _positions(task.pieces), rope, dtype)
         tally = Tally(health=examine(words, task.pieces))
-        records = self._encode(task, streams, sides, tally)
-        if task.heads:
-            self._count_heads(task, streams, tally)
-        if self.verify:
-            del streams, given
-            decoded = self._decode(task, sides, records, tally)
-            for chunk, span, came in zip(task.chunks, spans, decoded, strict=True):
-                if not is_same(words[span], came):
-                    raise difference(words[span], came, self.codec.id, _where(task, chunk))
-            tally.verified += len(sides)
-        return Measured(task.layer_id, task.tensor, tally)
-
-    def _encode(self, task: Task, streams: Sequence[Stream], sides: Sequence[SideInfo], tally: Tally) -> list[bytes]:
-        """The record of each stream, counted; all are encoded together."""
-        started = processor_s()
         try:
-            payloads = list(self.coder.encode_many(streams))
+            encoded = coder.encode(streams)
         except (H2OError, MemoryError):
             raise
         except Exception as error:  # which of them it was comes out one by one
-            for stream, chunk in zip(streams, task.chunks, strict=True):
+            for place, chunk in enumerate(task.chunks):
                 with self._naming(_NO_ENCODING, task, chunk):
-                    self.coder.encode(stream)
+                    coder.encode(streams.alone(place), many=False)
             with self._naming(_NO_ENCODING_TOGETHER, task, task.chunks[0]):
                 raise error
-        self._check_number(_OTHER_PAYLOADS, task, payloads)
-        for chunk, payload in zip(task.chunks, payloads, strict=True):
-            if type(payload) is not bytes:
+        self._check_number(_OTHER_PAYLOADS, task, len(encoded.payloads))
+        for chunk, payload in zip(task.chunks, encoded.payloads, strict=True):
+            if isinstance(payload, NotPlain):
                 check_payload(payload, self.codec.id, _where(task, chunk))
-        records = [task.framing.header(payload) + payload for payload in payloads]
-        tally.encode_s += processor_s() - started
-        tally.streams += len(streams)
-        tally.framing_bytes += len(streams) * task.framing.overhead_bytes
-        tally.raw_bytes += sum(side.raw_bytes for side in sides)
-        tally.coded_bytes += sum(map(len, records))
-        for chunk, side, record in zip(task.chunks, sides, records, strict=True):
-            run = chunk.pieces[0].entry.run_id
-            tally.runs[run] = tally.runs.get(run, NOTHING).plus(side.raw_bytes, len(record))
-        for chunk, side, payload in zip(task.chunks, sides, payloads, strict=True):
-            with self._naming(_NO_PLANES, task, chunk):
-                tally.add_planes(self.coder.plane_bytes(payload, side), self.coder.modes(payload, side))
-        return records
+        coded = _frame(task.framing, streams, encoded.payloads)
+        tally.count(task, encoded, coded.lengths)
+        if encoded.untold:
+            place, untold = encoded.untold
+            with self._naming(_NO_PLANES, task, task.chunks[place]):
+                raise untold
+        if task.heads:
+            self._count_heads(coder, task, streams, tally)
+        return _Work(task, words, streams, coded, tally)
 
-    def _count_heads(self, task: Task, streams: Sequence[Stream], tally: Tally) -> None:
+    def _count_heads(self, coder: Coder, task: Task, streams: Streams, tally: Tally) -> None:
         """Code each KV head alone, and count; the ratio is of all heads together, so nothing of this is decoded."""
-        framing = len(streams) * task.framing.overhead_bytes
-        for head in range(streams[0].words.shape[1]):
-            alone = [replace(stream, words=stream.words[:, head : head + 1]) for stream in streams]
+        framing = len(streams.rows) * task.framing.overhead_bytes
+        for head in range(streams.words.shape[1]):
+            alone = replace(streams, words=streams.words[:, head : head + 1])
             with self._naming(_NO_ENCODING, task, task.chunks[0]):
-                coded = sum(map(len, self.coder.encode_many(alone)))
-            tally.heads[head] = RawAndCoded(sum(stream.raw_bytes for stream in alone), coded + framing)
+                coded = sum(map(len, coder.encode(alone).payloads))
+            tally.heads[head] = RawAndCoded(alone.words.nbytes, coded + framing)
 
-    def _decode(self, task: Task, sides: Sequence[SideInfo], records: Sequence[bytes], tally: Tally) -> list[Words]:
-        """All streams of a task, decoded together from the counted bytes."""
-        started = processor_s()
-        try:
-            payloads = [task.framing.unwrap(memoryview(record)) for record in records]
-            decoded = list(self.coder.decode_many(payloads, sides))
-        except MemoryError:
-            raise
-        except Exception as error:  # which of them it was comes out one by one
-            for chunk, side, record in zip(task.chunks, sides, records, strict=True):
-                with self._naming(_NO_DECODING, task, chunk):
-                    self.coder.decode(task.framing.unwrap(memoryview(record)), side)
-            with self._naming(_NO_DECODING_TOGETHER, task, task.chunks[0]):
-                raise error
-        tally.decode_s += processor_s() - started
-        self._check_number(_OTHER_STREAMS, task, decoded)
-        return decoded
+    def _verify(self, coder: Coder, batch: Sequence[_Work]) -> None:
+        """Decode all streams of a batch from the counted bytes, and compare."""
+        answers = coder.decode([work.coded for work in batch])
+        for work in reversed(batch):
+            task, words = work.task, work.words
+            try:
+                decoded = next(answers)
+            except MemoryError:
+                raise
+            except Exception as error:  # which of them it was comes out one by one
+                for place, chunk in enumerate(task.chunks):
+                    with self._naming(_NO_DECODING, task, chunk):
+                        next(coder.decode([work.coded.alone(place)], many=False))
+                with self._naming(_NO_DECODING_TOGETHER, task, task.chunks[0]):
+                    raise error
+            self._check_number(_OTHER_STREAMS, task, decoded.number)
+            if decoded.others or not is_same(words, decoded.words):
+                for place, (chunk, span) in enumerate(zip(task.chunks, work.streams.spans(), strict=True)):
+                    if not is_same(words[span], came := decoded.part(place, span)):
+                        raise difference(words[span], came, self.codec.id, _where(task, chunk))
+            work.tally.decode_s += decoded.seconds
+            work.tally.verified += len(task.chunks)
 
     @contextmanager
     def _naming(self, fault: tuple[type[CodecError], str, str], task: Task, chunk: Chunk) -> Iterator[None]:
@@ -482,16 +487,23 @@ class Measurement:
             what, where = f"codec {self.codec.id} {what}", _where(task, chunk)
             raise kind(what, where=where, came=came, expected=expected, hint=hint) from error
 
-    def _check_number(self, fault: tuple[type[CodecError], str, str], task: Task, given: Sequence[object]) -> None:
-        if len(given) != len(task.chunks):
+    def _check_number(self, fault: tuple[type[CodecError], str, str], task: Task, number: int) -> None:
+        if number != len(task.chunks):
             kind, what, hint = fault
-            where, came, expected = _where(task, task.chunks[0]), str(len(given)), str(len(task.chunks))
+            where, came, expected = _where(task, task.chunks[0]), str(number), str(len(task.chunks))
             raise kind(f"codec {self.codec.id} {what}", where=where, came=came, expected=expected, hint=hint)
+
+
+def _frame(framing: Framing, streams: Streams, payloads: Sequence[bytes]) -> Coded:
+    """The records of streams."""
+    parts = [part for payload in payloads for part in (framing.header(payload), payload)]
+    lengths = [framing.overhead_bytes + len(payload) for payload in payloads]
+    return Coded(b"".join(parts), lengths, streams.sides(), streams.words.shape, framing.unwrap)
 
 
 def check_payload(payload: object, codec: str, where: str) -> None:
     """Refuse what is no bytes: its length would be no size."""
-    if not isinstance(payload, bytes | bytearray | memoryview) or memoryview(payload).nbytes != len(payload):
+    if not is_plain(payload):
         raise CodecError(
             f"codec {codec} gave no bytes for a stream",
             where=where,

@@ -30,9 +30,14 @@ from pytest_h2o.lossless.dask import pack
 from pytest_h2o.lossless.evaluate import evaluate_lossless
 from pytest_h2o.lossless.measure import Measurement
 from tests.lossless.samples import SMALL
-from tests.lossless.test_processes import ROOT, SETTINGS, TIMES, Odd, _children, _is_running, _wait, tasks_of
+from tests.lossless.test_processes import ROOT, SETTINGS, TIMES, Odd, _is_running, _wait, family, tasks_of
 
 WHOLE = Scope(scope="layer_range", layer_start=0, entry_mode="aggregate")
+
+
+@pytest.fixture(autouse=True)
+def all_work_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_h2o.lossless.executors.LONG_WORK_BYTES", 1)
 
 
 class Table(dict[bytes, bytes]):
@@ -169,22 +174,22 @@ def test_no_exit_status_is_an_answer(monkeypatch: pytest.MonkeyPatch, method: st
 @pytest.mark.parametrize("method", ["encode", "decode", "modes"])
 def test_a_codec_that_never_answers_is_an_error(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     monkeypatch.setattr(Odd, method, lambda *given: time.sleep(60), raising=False)
-    others = _children(os.getpid())
+    others = family(os.getpid())
     with pytest.raises(CodecError, match=r"nothing in 0\.5 s") as caught:
         evaluate_lossless(SMALL, SETTINGS, verify=True, codec=Odd(), workers=1, limit_s=0.5)
     assert "--h2o-codec-timeout" in str(caught.value)
-    assert _children(os.getpid()) == others
+    assert family(os.getpid()) == others
 
 
 def test_processes_end_with_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    others, during = _children(os.getpid()), []
+    others, during = family(os.getpid()), []
     for codec in (Odd(), Odd("wrong")):
         with _left_by(RoundTripError if codec.how else None):
             evaluate_lossless(
                 SMALL, SETTINGS, verify=True, codec=codec, workers=2, progress=lambda *_: during.append(_ours(others))
             )
-    assert max(during) >= 4
-    assert _children(os.getpid()) == others
+    assert max(during) >= 6
+    assert family(os.getpid()) == others
 
 
 def test_what_a_codec_prints_does_no_harm(capfd: pytest.CaptureFixture[str]) -> None:
@@ -195,7 +200,7 @@ def test_what_a_codec_prints_does_no_harm(capfd: pytest.CaptureFixture[str]) -> 
 
 
 def _ours(others: list[int]) -> int:
-    return len(set(_children(os.getpid())) - set(others))
+    return len(set(family(os.getpid())) - set(others))
 
 
 @contextmanager
@@ -221,25 +226,18 @@ def test_no_process_outlives_its_parent(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True) as parent:
         assert parent.stdout is not None
         parent.stdout.readline()
-
-        def family() -> list[int]:
-            children = _children(parent.pid)
-            return [*children, *(grandchild for child in children for grandchild in _children(child))]
-
-        _wait(lambda: len(family()) == 3)  # one that encodes, and two that wait
-        members = family()
+        _wait(lambda: len(family(parent.pid)) == 2)  # one that encodes, and one that waits
+        members = family(parent.pid)
         parent.kill()
         parent.wait(30)
     _wait(lambda: not any(_is_running(member) for member in members))
 
 
 def test_the_process_that_decodes_never_met_the_one_that_encodes() -> None:
-    with keep_apart(Keeper(), 1) as codec:
-        words = np.arange(24, dtype=np.uint16).reshape(2, 3, 4)
-        stream = Stream(words, "k")
-        payload = codec.encode(stream)
-        assert codec.encode(stream) != payload  # the encoder stays the same process
+    with keep_apart(Keeper()) as coder:
+        stream = Stream(np.arange(24, dtype=np.uint16).reshape(2, 3, 4), "k")
+        payload = bytes(coder.encode_one(stream))
+        assert coder.encode_one(stream) != payload  # the encoder stays the same process
         with pytest.raises(Exception, match="x00"):
-            codec.decode(payload, stream.side_info())
-        assert codec.modes(payload, stream.side_info()) == {}
+            coder.decode_one(payload, stream.side_info())
     assert not Keeper.of_class

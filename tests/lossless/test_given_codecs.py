@@ -181,7 +181,7 @@ def test_codec_is_told_positions_and_rotation(tmp_path: Path) -> None:
     settings = Scope(entry_mode="chunked_grouped", online_chunk_seq=3)
     measurement = Measurement(Broken(), verify=False, rope=Rope(1e4))  # in this process, so that it can be looked at
     for task in plan_tasks(plan_groups(index_dump(tmp_path).entries, settings), settings):
-        measurement(task)
+        measurement([task])
     k = [stream for stream in Broken.seen if stream.tensor == "k"]
     assert [list(stream.positions) for stream in k] == [[0, 10, 11], [12, 13, 14], [15, 16]]
     assert {stream.rope for stream in k} == {Rope(1e4)}

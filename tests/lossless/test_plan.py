@@ -1,11 +1,8 @@
-"""Which streams there are, their framing, and the threads that work on them."""
+"""Which streams there are, and their framing."""
 
 from __future__ import annotations
 
 import struct
-import threading
-import time
-from collections.abc import Iterator
 from typing import get_args
 from zlib import crc32
 
@@ -17,7 +14,6 @@ from pytest_h2o.errors import CodecError
 from pytest_h2o.inputs.keys import EntryMode
 from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless import measure
-from pytest_h2o.lossless.executors import spread
 from pytest_h2o.lossless.index import DumpEntry, index_dump
 from pytest_h2o.lossless.measure import ChunkFraming, EntryTable, Framing, Task, plan_groups, plan_tasks
 from tests.lossless.samples import SMALL
@@ -152,51 +148,3 @@ def test_a_chunk_that_is_too_long_is_refused() -> None:
 
     with pytest.raises(CodecError, match="a chunk is too long for its framing"):
         ChunkFraming(8).header(Huge())
-
-
-@pytest.mark.parametrize("workers", [1, 2, 7])
-def test_all_tasks_are_done_once(workers: int) -> None:
-    assert sorted(spread(lambda task: task * task, range(1, 50), workers)) == [n * n for n in range(1, 50)]
-    assert list(spread(lambda task: task, (), workers)) == []
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-def test_the_plan_is_not_held_whole(workers: int) -> None:
-    taken = 0
-
-    def endless() -> Iterator[int]:
-        nonlocal taken
-        while True:
-            taken += 1
-            yield taken
-
-    results = spread(lambda task: task, endless(), workers)
-    assert next(results) >= 1
-    results.close()  # type: ignore[attr-defined]
-    assert all(not thread.name.startswith("h2o-codec") for thread in threading.enumerate())
-
-
-@pytest.mark.parametrize("workers", [1, 4])
-def test_the_first_error_ends_the_work(workers: int) -> None:
-    done: list[int] = []
-
-    def work(task: int) -> int:
-        if task == 3:
-            raise KeyError("three")
-        time.sleep(0.001)
-        done.append(task)
-        return task
-
-    with pytest.raises(KeyError, match="three"):
-        list(spread(work, range(1, 10_000), workers))
-    assert len(done) < 1000
-    assert not any(thread.name.startswith("h2o-codec") for thread in threading.enumerate())
-
-
-def test_an_error_of_the_plan_itself_is_raised() -> None:
-    def broken() -> Iterator[int]:
-        yield 1
-        raise ValueError("no more plan")
-
-    with pytest.raises(ValueError, match="no more plan"):
-        list(spread(lambda task: task, broken(), 2))

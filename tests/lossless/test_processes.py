@@ -1,31 +1,31 @@
-"""Long work on processes: the same bytes as on threads, whatever happens to them, and none outlives its parent."""
+"""Long work on processes: the same bytes as in one, whatever happens to them, and none outlives its parent."""
 
 from __future__ import annotations
 
-import io
+import itertools
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
 from pytest_h2o.codecs.zstd import Byteplane
-from pytest_h2o.errors import DumpError, ExecutorError, RoundTripError
+from pytest_h2o.errors import CodecError, DumpError, ExecutorError
 from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless import executors as executor
 from pytest_h2o.lossless.evaluate import evaluate_lossless
-from pytest_h2o.lossless.executors import pack, run_on_processes, serve
+from pytest_h2o.lossless.executors import run_on_processes
 from pytest_h2o.lossless.index import index_dump
 from pytest_h2o.lossless.measure import Measured, Measurement, Task, plan_groups, plan_tasks
 from tests.lossless.samples import FP16, SMALL, write_entry
@@ -74,8 +74,22 @@ def tasks_of(root: Path = SMALL, settings: Scope = SETTINGS) -> list[Task]:
 
 
 def measure(codec: Codec, *, workers: int = 2, root: Path = SMALL) -> list[Measured]:
-    tasks = tasks_of(root)
-    return list(run_on_processes(pack(Measurement(codec, True), tasks[0]), tasks, workers))
+    return list(run_on_processes(Measurement(codec, True), [[task] for task in tasks_of(root)], workers))
+
+
+class Worked:
+    """Stands for a measurement that makes `work` of the number that a batch is."""
+
+    def __init__(self, work: Callable[[int], object]) -> None:
+        self._work = work
+
+    @contextmanager
+    def opened(self) -> Iterator[Callable[[int], list[object]]]:
+        yield lambda number: [self._work(number)]
+
+
+def work_on(work: Callable[[int], object], numbers: Iterable[int], workers: int = 2) -> Iterator[Any]:
+    return run_on_processes(Worked(work), numbers, workers)  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)
@@ -84,57 +98,69 @@ def tasks_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def all_work_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor, "LONG_WORK_BYTES", 1)
+def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """On how many processes work went."""
+    ways: list[int] = []
 
+    def noted(measurement: Measurement, batches: Iterable[list[Task]], workers: int) -> Iterator[Measured]:
+        ways.append(workers)
+        return run_on_processes(measurement, batches, workers)
 
-@pytest.fixture
-def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Which way the work went."""
-    from pytest_h2o.lossless import executors as processes
-
-    ways: list[str] = []
-
-    def on_processes(*args: object) -> Iterator[Measured]:
-        ways.append("processes")
-        return run_on_processes(*args)  # type: ignore[arg-type]
-
-    def on_threads(*args: object, **keywords: object) -> Iterator[Measured]:
-        if not keywords:  # those are of the threads that each wait for a process
-            ways.append("threads")
-        return spread(*args, **keywords)  # type: ignore[arg-type, type-var]
-
-    spread = executor.spread
-    monkeypatch.setattr(processes, "run_on_processes", on_processes)
-    monkeypatch.setattr(executor, "spread", on_threads)
+    monkeypatch.setattr(executor, "run_on_processes", noted)
     return ways
 
 
-@pytest.mark.usefixtures("all_work_is_long")
-def test_the_result_is_that_of_one_thread(used: list[str]) -> None:
+@pytest.mark.parametrize("root", [SMALL, FP16], ids=["folder", "archive"])
+def test_the_result_is_that_of_one_process(root: Path, used: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "LONG_WORK_BYTES", 1)
     settings = replace(SETTINGS, codec="rowref")
-    one = evaluate_lossless(SMALL, settings, verify=True, workers=1)
-    two = evaluate_lossless(SMALL, settings, verify=True, workers=2)
-    assert used == ["threads", "processes"]
+    one, two = (evaluate_lossless(root, settings, verify=True, workers=workers) for workers in (1, 2))
+    assert used == [2]
     alike = [{k: v for k, v in result.to_json().items() if k not in TIMES} for result in (one, two)]
     assert alike[0] == alike[1]
     assert (two.workers, two.verified_streams) == (2, two.encoded_streams)
 
 
-def test_short_work_stays_on_threads(used: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_work_is_done_here(used: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     raw_bytes = sum(task.raw_bytes for task in tasks_of())
-    for most, way in ((raw_bytes, "processes"), (raw_bytes + 1, "threads")):
+    for most, ways in ((raw_bytes, [2]), (raw_bytes + 1, [])):
         monkeypatch.setattr(executor, "LONG_WORK_BYTES", most)
         used.clear()
         evaluate_lossless(SMALL, SETTINGS, verify=False, workers=2)
-        assert used == [way]
+        assert used == ways
 
 
-@pytest.mark.usefixtures("all_work_is_long")
-def test_an_archive_stays_on_threads(used: list[str]) -> None:
-    result = evaluate_lossless(FP16, SETTINGS, verify=True, workers=2)
-    assert used == ["threads"]
-    assert result.verified_streams == result.encoded_streams > 0
+@pytest.mark.parametrize("workers", [1, 2, 7])
+def test_every_batch_is_done_once(workers: int) -> None:
+    assert sorted(work_on(lambda number: number**2, range(50), workers)) == [n**2 for n in range(50)]
+    assert list(work_on(lambda number: number, (), workers)) == []
+
+
+def test_the_plan_is_not_held_whole() -> None:
+    results = work_on(lambda number: number, itertools.count())
+    assert next(results) >= 0
+    results.close()  # type: ignore[attr-defined]
+
+
+def test_the_first_error_ends_the_work(tmp_path: Path) -> None:
+    def work(number: int) -> None:
+        if number == 3:
+            raise KeyError("three")
+        time.sleep(0.01)
+        (tmp_path / str(number)).touch()
+
+    with pytest.raises(KeyError, match="three"):
+        list(work_on(work, range(1000)))
+    assert len(list(tmp_path.iterdir())) < 500
+
+
+def test_an_error_of_the_plan_itself_is_raised() -> None:
+    def broken() -> Iterator[int]:
+        yield 1
+        raise ValueError("no more plan")
+
+    with pytest.raises(ValueError, match="no more plan"):
+        list(work_on(lambda number: number, broken()))
 
 
 def test_what_a_codec_prints_does_no_harm(capfd: pytest.CaptureFixture[str]) -> None:
@@ -145,47 +171,59 @@ def test_what_a_codec_prints_does_no_harm(capfd: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize(
-    ("how", "error", "told"),
+    ("how", "told"),
     [
-        ("wrong", RoundTripError, "codec odd gave back other bits\n  where: *, first at word 0 (byte 0)*"),
-        ("dies", ExecutorError, "a process that codes streams ended before its work\n*\n  came: signal SIGKILL\n*"),
-        ("leaves", ExecutorError, "a process that codes streams ended before its work\n*\n  came: exit status 3\n*"),
+        ("wrong", "codec odd gave back other bits\n  where: *, first at word 0 (byte 0)*"),
+        ("dies", "codec odd cannot encode a stream\n  where: *\n  came: its process ended: signal SIGKILL\n*"),
     ],
 )
-def test_an_error_over_there_is_an_error_here(how: str, error: type[Exception], told: str) -> None:
-    with pytest.raises(error) as caught:
+def test_an_error_over_there_is_an_error_here(how: str, told: str) -> None:
+    with pytest.raises(CodecError) as caught:
         measure(Odd(how))
     pytest.LineMatcher([" / ".join(str(caught.value).splitlines())]).fnmatch_lines([told.replace("\n", " / ")])
+
+
+@pytest.mark.parametrize(
+    ("leave", "told"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "came: signal SIGKILL"),
+        (lambda: os._exit(3), "came: exit status 3"),
+        (lambda: os._exit(0), "came: exit status 0"),
+    ],
+)
+def test_a_process_that_ends_before_its_work_is_an_error(leave: Callable[[], None], told: str) -> None:
+    with pytest.raises(ExecutorError, match="ended before its work") as caught:
+        list(work_on(lambda number: leave(), range(9)))
+    assert told in str(caught.value)
 
 
 def test_a_file_that_is_gone_is_the_error_of_the_dump(tmp_path: Path) -> None:
     meta = write_entry(tmp_path, tokens=64)
     write_entry(tmp_path, start=64, tokens=64)
-    tasks = tasks_of(tmp_path)
+    results = run_on_processes(Measurement(Byteplane(), True), [[task] for task in tasks_of(tmp_path)], 2)
     meta.with_name("k_t0_64.bin").unlink()
     with pytest.raises(DumpError):
-        list(run_on_processes(pack(Measurement(Byteplane(), True), tasks[0]), tasks, 2))
+        list(results)
 
 
 def test_a_reader_that_stops_early_ends_the_processes() -> None:
-    others = _children(os.getpid())  # the process that forks gates for other tests
-    tasks = tasks_of()
-    results = run_on_processes(pack(Measurement(Byteplane(), True), tasks[0]), tasks, 2)
+    others = family(os.getpid())  # the process that forks gates for other tests
+    results = work_on(lambda number: number, range(100))
     next(results)
-    assert len(_children(os.getpid())) >= len(others) + 2
+    assert len(family(os.getpid())) >= len(others) + 2
     results.close()  # type: ignore[attr-defined]
-    assert _children(os.getpid()) == others
+    assert family(os.getpid()) == others
 
 
 def test_an_interrupt_does_not_wait_for_the_streams_in_hand() -> None:
     """Each would take 20 s."""
-    begun, others = time.monotonic(), _children(os.getpid())
+    begun, others = time.monotonic(), family(os.getpid())
     interrupt = threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT))
     interrupt.start()
     with pytest.raises(KeyboardInterrupt):
         measure(Odd("sleeps"))
     assert time.monotonic() - begun < 15
-    assert _children(os.getpid()) == others
+    _wait(lambda: family(os.getpid()) == others)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
@@ -203,50 +241,39 @@ def test_no_process_outlives_its_parent(number: signal.Signals, tmp_path: Path) 
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True) as parent:
         assert parent.stdout is not None
         parent.stdout.readline()
-        _wait(lambda: len(_children(parent.pid)) == 2)
-        children = _children(parent.pid)
+        _wait(lambda: len(family(parent.pid)) == 6)  # two that judge, each with one that encodes and one that waits
+        members = family(parent.pid)
         time.sleep(0.5)
         if number == signal.SIGINT:  # as a terminal sends it: to the whole group
             os.killpg(parent.pid, number)
             time.sleep(0.5)
         parent.kill()
         parent.wait(30)
-    _wait(lambda: not any(_is_running(child) for child in children))
-
-
-def test_a_worker_answers_what_it_is_asked() -> None:
-    task = tasks_of()[0]
-    asked = io.BytesIO(b"".join(map(pickle.dumps, (Measurement(Byteplane(), True), task, task))))
-    answers = io.BytesIO()
-    serve(asked, answers)
-    answers.seek(0)
-    assert pickle.load(answers) is None
-    first, second = pickle.load(answers), pickle.load(answers)
-    assert first.tally.coded_bytes == second.tally.coded_bytes > 0
-    assert answers.read() == b""
+    _wait(lambda: not any(_is_running(member) for member in members))
 
 
 def test_an_error_that_cannot_travel_is_told_in_words() -> None:
     class Kept(BaseException):
         pass
 
-    def fail(task: Task) -> Measured:
+    def fail(number: int) -> None:
         raise Kept("it holds a socket")
 
-    measurement = Measurement(Byteplane(), True)
-    answers = io.BytesIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Measurement, "__call__", lambda self, task: fail(task))
-        serve(io.BytesIO(pickle.dumps(measurement) + pickle.dumps(tasks_of()[0])), answers)
-    answers.seek(0)
-    pickle.load(answers)
-    assert repr(pickle.load(answers)) == "RuntimeError('Kept: it holds a socket')"
+    with pytest.raises(RuntimeError, match="Kept: it holds a socket"):
+        list(work_on(fail, range(2)))
+
+
+def family(pid: int) -> list[int]:
+    """Processes that a process has started, and those that they have."""
+    children = _children(pid)
+    return [*children, *(member for child in children for member in family(child))]
 
 
 def _children(pid: int) -> list[int]:
     found: list[int] = []
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (thread / "children").read_text().split() if _is_running(int(child))]
+    with suppress(FileNotFoundError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            found += [int(child) for child in (thread / "children").read_text().split() if _is_running(int(child))]
     return found
 
 
