@@ -273,7 +273,9 @@ def load(
     try:
         if isinstance(source, bytes):
             source = source.decode("utf-8-sig")
-        value = json.loads(source, parse_constant=_refuse_constant) if isinstance(source, str) else source
+        if isinstance(source, str):
+            source = json.loads(source, parse_constant=_refuse_constant, object_pairs_hook=unique_keys)
+        value = source
         text = json.dumps(value, allow_nan=False)
     except json.JSONDecodeError as error:
         raise unreadable(error.msg, f"{where or 'text'}:{error.lineno}:{error.colno}") from None
@@ -306,6 +308,18 @@ def _read_bounded(path: Path, what: str, most_bytes: int) -> bytes:
         raise StoreError(f"{what} is too large", where=str(path), expected=f"at most {most_bytes:,} bytes") from None
     except OSError as error:
         raise StoreError(f"{what} cannot be read", where=str(path), came=error.strerror or str(error)) from error
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a JSON text, for ``object_pairs_hook``: ValueError where a key stands twice.
+
+    Which of its values holds would be one thing to us and another to whoever wrote it.
+    """
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} twice")
+    return values
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -177,6 +177,7 @@ def test_what_cannot_be_loaded_is_told_with_its_place(tmp_path: Path, snapshot: 
         '{"run": "a", "values": {"lossy": true}, "places": [1]}': None,
         '{"run": "a", "values": {}, "places": ["x", null]}': None,
         '{"run": "a", "values": {"x": NaN}}': None,
+        '{"run": "a", "values": {"x": 1, "x": 2}}': None,
         '{"run": "\\ud800", "values": {}}': None,
         "nested": "[" * 100_000,
         "not UTF-8": b"\xff",

@@ -294,6 +294,7 @@ def check_row(row: Row, point: Point | None, settings: BenchSettings | None = No
     _check_contradictions(row)
     _check_rise(row)
     _check_bits(row)
+    _check_put_to_the_test(row)
     _check_speeds(row)
     if is_idle(row) or _keeps_all(row, point):
         raise _idle_error(row, point, settings)
@@ -422,6 +423,19 @@ def _check_bits(row: Row) -> None:
         came = ", ".join(f"{column} {row.cells[column]}" for column in columns if column in row.cells)
         expected = "bits a byte in the ratio of the logarithms of both perplexities"
         raise _contradiction(row, "its bits a byte are not those of its perplexities", came, expected)
+
+
+def _check_put_to_the_test(row: Row) -> None:
+    """Refuse the quality of a run in which nothing was evicted, or nothing predicted: it is that of the full cache."""
+    for column, least in (("quality_evictions", 0.0), ("quality_tokens", 0.0), ("quality_cache_ratio", 1.0)):
+        if (cell := row.get(column)) is not None and cell.mean <= least:
+            raise TableError(
+                "the quality run of the row put nothing to the test",
+                where=row.log_file,
+                came=f"{column} {row.cells[column]}",
+                expected=f"above {least:g}: tokens predicted, and others evicted before",
+                hint="its text may be too short for the trigger or the protected tokens: raise quality_prompt_tokens",
+            )
 
 
 _ALMOST_0 = 1e-9

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from pytest_h2o.errors import BenchError, StoreError, UsageError, can_name_file
-from pytest_h2o.files import TooLarge, digest_file, open_regular, read_regular, read_regular_text
+from pytest_h2o.files import TooLarge, digest_file, open_regular, read_regular, read_regular_text, unique_keys
 from pytest_h2o.inputs.options import EMBEDDED_BENCH, EMBEDDED_WORD
 
 if TYPE_CHECKING:
@@ -492,7 +492,7 @@ def _read_object(path: Path, source: str) -> dict[str, Any]:
     where, what, expected = str(path), "is not JSON", "a JSON object"
     try:
         text = read_regular_text(path, _MAX_CONFIG_BYTES)
-        value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        value = json.loads(text, object_pairs_hook=unique_keys, parse_constant=_no_constant)
         if isinstance(value, dict):
             return value
         kinds: dict[type, str] = {str: "text", list: "list"}
@@ -512,15 +512,6 @@ def _read_object(path: Path, source: str) -> dict[str, Any]:
     except ValueError as error:
         came = str(error)
     raise _refusal(where, source, came, expected, what=what)
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys the engine reads as we do."""
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} twice")
-    return values
 
 
 def _no_constant(name: str) -> NoReturn:

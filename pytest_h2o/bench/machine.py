@@ -385,6 +385,8 @@ class Place:
             raise self._altered(f"{echo[:20]!r}, where {_PROBE!r} was sent")
         text = said.decode("utf-8", "replace")
         told = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+        if unsaid := {"missing", "cache", "locks", "system", "cores", "device"} - told.keys():
+            raise self._altered(f"no word of {', '.join(sorted(unsaid))}")
         if told["missing"] or not told["cache"] or not told["cores"].isdecimal():
             came = f"no {', '.join(told['missing'].split())}" if told["missing"] else "no folder that can be written"
             expected = f"{', '.join(_TOOLS)}; /proc/cpuinfo; and ~/.cache or /data/local/tmp for files"

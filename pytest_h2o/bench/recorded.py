@@ -6,13 +6,15 @@ are there must agree with the point. Rows of other benches say it themselves, an
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from pytest_h2o.bench.adapter import (
@@ -40,7 +42,15 @@ from pytest_h2o.errors import (
     make_printable,
     one_line,
 )
-from pytest_h2o.files import IrregularFile, TooLarge, is_folder, list_files, read_regular_text
+from pytest_h2o.files import (
+    IrregularFile,
+    TooLarge,
+    check_regular,
+    is_folder,
+    list_files,
+    read_regular_text,
+    unique_keys,
+)
 from pytest_h2o.inputs.checking import LLM_BENCH
 from pytest_h2o.inputs.presets import Point, Preset, expand_points, plain_setting, point_of
 
@@ -211,9 +221,9 @@ def read_recording(folder: Path, points: Sequence[Point] | None = None, *, of_ba
 
 def _part_strangers(found: Recording) -> None:
     """Take out the rows that differ from the most in what no sweep varies: of another model, machine or config."""
-    facts = {run_id: _unswept(row) for run_id, row in found.results.items()}
+    facts = {run_id: unswept(row) for run_id, row in found.results.items()}
     for name in dict.fromkeys(name for of_row in facts.values() for name in of_row):
-        values = {run_id: of_row[name] for run_id, of_row in facts.items() if name in of_row}
+        values = {run_id: of_row.get(name, "none") for run_id, of_row in facts.items() if _has_part(of_row, name)}
         usual = Counter(values.values()).most_common(1)[0][0]
         for run_id in (run_id for run_id, value in values.items() if value != usual):
             row = found.results.pop(run_id, None)
@@ -227,13 +237,18 @@ def _part_strangers(found: Recording) -> None:
                 )
 
 
+def _has_part(facts: Mapping[str, str], name: str) -> bool:
+    """Whether a row has what would say this: of a run whose config was not kept no key says anything."""
+    return not name.startswith(_IN_CONFIG) or any(known.startswith(_IN_CONFIG) for known in facts)
+
+
 _UNSWEPT = ("model", "modelSize", "backend", "threads", "precision", "mmap")
 """Columns in which all rows of a sweep are alike."""
 
 _IN_CONFIG = "config key "
 
 
-def _unswept(row: Row) -> dict[str, str]:
+def unswept(row: Row) -> dict[str, str]:
     """What a row says that no sweep varies. The keys of H2O and of lossless coding are held against the point."""
     config = _read_config(row.config_path)
     said = {column: row.cells.get(column, "none") for column in _UNSWEPT}
@@ -326,8 +341,9 @@ class _Run:
         match self.listed:
             case {"sweep_repeat": int(fewer), "repeat": int(whole)} if 0 < fewer < whole:
                 repeat, asked = fewer, whole
-        # Beside bare logs a JSON of their name is as likely a config.
-        of_json = self.log.with_suffix(".json") if self.log.parent.name == "logs" else None
+        of_json: Path | None = self.log.with_suffix(".json")
+        if self.log.parent.name != "logs" and not _holds_rows(self.log.with_suffix(".json")):
+            of_json = None  # beside bare logs a JSON of their name is as likely a config
         row = only_row(read_rows(self.log, of_json, log_file=self.log_file, repeat=repeat), self.log_file)
         row = replace(row if asked is None else row.with_fewer_repeats(asked), **beside)
         (check_row if compressed else check_baseline_row)(row, known)
@@ -360,19 +376,33 @@ class _Run:
                 hint="run this point again",
             )
         kept = {self.log: ("log", "the table that the bench wrote (-fp)")}
-        if self.listed.get("output") is not None:
-            kept[self.log.with_name(f"{self.log.stem}{_PRINTED}")] = ("output", "what it printed, as the manifest says")
+        printed = self.log.with_name(f"{self.log.stem}{_PRINTED}")
+        if (named := self.listed.get("output")) is not None:
+            kept[printed] = ("output", "what it printed, as the manifest says")
+            if PurePosixPath(str(named).replace("\\", "/")).name != printed.name:
+                what, expected = "the output of this run is not the one beside its log", printed.name
+                raise BenchError(what, where=str(self.log), came=repr(named)[:200], expected=expected)
         for path, (what, expected) in kept.items():
             if not path.is_file():
                 hint = "copy the whole folder of the sweep, or run this point again"
                 raise BenchError(f"the {what} of this run is missing", where=str(path), expected=expected, hint=hint)
 
 
+def _holds_rows(path: Path) -> bool:
+    """Whether a JSON is what the bench writes with -j, damaged or not."""
+    try:
+        return '"results"' in read_regular_text(path)
+    except (OSError, ValueError):
+        return False
+
+
 def _files_beside(log: Path, config: Path | None, point: Point | None) -> dict[str, Any]:
     """The fields of a row that say what else a run left, as far as that was kept; BenchError if it tells of damage."""
     printed = log.with_name(f"{log.stem}{_PRINTED}")
-    if (output := _read_output(printed)) is not None:
-        check_signs(output, printed, {} if point is None else point.allow_signs, lambda: advise_run(config, point))
+    output, allowed = _read_output(printed), {} if point is None else point.allow_signs
+    for path, told in ((printed, output), (log, _read_output(log))):  # a log may hold all that a run printed
+        if told is not None:
+            check_signs(told, path, allowed, lambda: advise_run(config, point))
     return {
         "config_path": config if config is not None and config.is_file() else None,
         "stdout_path": printed if printed.is_file() else None,
@@ -416,13 +446,21 @@ def _check_blocks(row: Row, point: Point, config: Path | None) -> None:
         )
 
 
+_MOST_OUTPUT_BYTES = 1 << 30
+
+
 def _read_output(printed: Path) -> OutputSummary | None:
-    """What a run printed, if that was kept; BenchError if it cannot be read."""
+    """What a run printed, if that was kept; BenchError if what is there in its place cannot be read."""
     try:
-        return count_warnings(printed) if printed.is_file() else None
+        if not os.path.lexists(printed):
+            return None
+        check_regular(printed)
+        if (size := printed.stat().st_size) > _MOST_OUTPUT_BYTES:
+            raise TooLarge(errno.EFBIG, f"{size:,} bytes, more than {_MOST_OUTPUT_BYTES:,}")
+        return count_warnings(printed)
     except OSError as error:
         what, came = "the recorded output of a run cannot be read", error.strerror or str(error)
-        raise BenchError(what, where=str(printed), came=came) from error
+        raise BenchError(what, where=str(printed), came=came, expected="what the bench printed, as text") from error
 
 
 class _Reader:
@@ -469,8 +507,17 @@ class _Reader:
             came = f"not launched (--h2o-fast): {why}" if why else "return_code null, as a dry run writes it"
             expected = "the return code of a run"
             return BenchError(f"{entry.run_id} {what}", where=str(manifest), came=came, expected=expected)
-        for name in (entry.log_file, entry.config_file):
-            if name is not None and not (self.folder / name).resolve().is_relative_to(self.folder.resolve()):
+        named = _RUN_ID.search(PurePosixPath(entry.log_file).stem)
+        if named is not None and named[0] not in (entry.run_id, entry.shares_run_with):
+            return BenchError(
+                f"the log of {entry.run_id} has the name of another run",
+                where=str(manifest),
+                came=entry.log_file,
+                expected=f"a log of {entry.run_id}",
+                hint="the manifest was edited, or files were renamed: record this point again",
+            )
+        for name in filter(None, (entry.log_file, entry.config_file)):
+            if not (self.folder / name).resolve().is_relative_to(self.folder.resolve()):
                 return BenchError(
                     f"a file of {entry.run_id} leads out of the recording",
                     where=str(self.folder / name),
@@ -616,13 +663,16 @@ _NOT_SAID = {
 
 def _read_config(path: Path | None) -> Mapping[str, Any] | None:
     """The config of a recorded run; None if there is none that can be read, BenchError if it is none to be read."""
+    what, expected = "the config of a recorded run cannot be read", "the JSON file that the run was given"
     try:
-        values = json.loads(read_regular_text(path)) if path is not None else None
+        text = None if path is None else read_regular_text(path)
+        values = None if text is None else json.loads(text, object_pairs_hook=unique_keys)
     except (TooLarge, IrregularFile) as error:
-        what, expected = "the config of a recorded run cannot be read", "the JSON file that the run was given"
         raise BenchError(what, where=str(path), came=error.strerror, expected=expected) from None
-    except (OSError, ValueError, RecursionError):
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         return None
+    except ValueError as error:
+        raise BenchError(what, where=str(path), came=str(error), expected=expected) from None
     return values if isinstance(values, dict) else None
 
 
@@ -631,7 +681,16 @@ def _h2o_switch(run: _Run) -> bool | None:
     disabled = run.listed.get("disable_h2o")
     ours = disabled is False if isinstance(disabled, bool) else None
     told = ((_read_config(run.config) or {}).get("kv_h2o_enable"), run.listed.get("kv_h2o_enable"), ours)
-    return next((switch for switch in told if isinstance(switch, bool)), None)
+    said = [switch for switch in told if isinstance(switch, bool)]
+    if len(set(said)) > 1:
+        raise BenchError(
+            f"config and manifest of {run.run_id} contradict each other",
+            where=str(run.config),
+            came="H2O on in one of them, and off in the other",
+            expected="one state of H2O",
+            hint="one of them is of another run: record this point again",
+        )
+    return said[0] if said else None
 
 
 def _check_configuration(run: _Run, point: Point) -> str | None:

@@ -22,7 +22,7 @@ from typing import Any, Literal, NoReturn
 
 from pytest_h2o.bench.output import OutputSummary
 from pytest_h2o.errors import StoreError, TableError, one_line
-from pytest_h2o.files import TooLarge, load, read_regular
+from pytest_h2o.files import TooLarge, load, read_regular, unique_keys
 
 _PRINTED: Mapping[str, tuple[int, str]] = {
     "h2o_keep": (4, "exact"),
@@ -403,7 +403,7 @@ def parse_json(text: str, *, log_file: str, repeat: int | None = None) -> tuple[
     """Read every result of the JSON as rows, with the cells that the table would have."""
     what = "the JSON of the bench cannot be read"
     try:
-        document = json.loads(_MISSING_NUMBER.sub('":NaN', text))
+        document = json.loads(_MISSING_NUMBER.sub('":NaN', text), object_pairs_hook=unique_keys)
     except json.JSONDecodeError as error:
         where, expected = f"{log_file}:{error.lineno}:{error.colno}", "what the bench writes with -j"
         hint = "an empty or cut file means that the bench ended while it ran"

@@ -319,7 +319,7 @@ class ManifestEntry:
         """Name the fields in which the entry is another configuration than a point; fields it lacks are passed over."""
         return [
             f"{name} {self.values[name]!r}, not {value!r}"
-            for name, value in point.manifest_fields().items()
+            for name, value in {**point.manifest_fields(), "repeat": point.repeat}.items()
             if name in self.values and plain_setting(self.values[name]) != value
         ]
 

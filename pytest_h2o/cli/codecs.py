@@ -45,7 +45,7 @@ def add_arguments_codecs(parser: argparse.ArgumentParser) -> None:
 
 
 def run_codecs(args: argparse.Namespace) -> int:
-    """List or measure; 1 if a codec did not give its input back."""
+    """List or measure; 1 if a codec did not give its input back, or the dump says little about codecs."""
     try:
         return _bench(args) if args.codecs_command == "bench" else _list()
     except RoundTripError as error:
@@ -92,7 +92,8 @@ def _bench(args: argparse.Namespace) -> int:
     codecs, missing_codecs = _codecs(args.codecs)
     peers, missing_peers = _peers(args.peers)
     load_1min = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    results = bench.measure(bench.streams(args.dump_dir, rope), [*codecs, *peers], settings)
+    faults: list[str] = []
+    results = bench.measure(bench.streams(args.dump_dir, rope, faults.append), [*codecs, *peers], settings)
     summary = bench.summarize(
         results,
         settings,
@@ -100,12 +101,13 @@ def _bench(args: argparse.Namespace) -> int:
         missing=missing_codecs | missing_peers,
         one_thread=one_thread,
         load_1min=load_1min,
+        faults=faults,
     )
     print(bench.render_markdown(summary), end="")
     for path, render in outputs:
         write_new_text(path, render(summary), overwrite=args.overwrite)
         print(f"written: {path}", file=sys.stderr)
-    return 0
+    return int(bool(faults))
 
 
 def _codecs(words: list[str] | None) -> tuple[list[Contender], dict[str, str]]:

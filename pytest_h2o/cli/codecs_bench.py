@@ -30,7 +30,7 @@ from pytest_h2o.codecs.planes import from_bytes, to_bytes
 from pytest_h2o.codecs.registry import render_codec
 from pytest_h2o.errors import CodecError, DumpError, H2OError, UsageError
 from pytest_h2o.lossless.apart import keep_apart, processor_s
-from pytest_h2o.lossless.index import DumpEntry, Piece, index_dump, prompt_lengths, read_pieces
+from pytest_h2o.lossless.index import DumpEntry, Piece, find_word_faults, index_dump, prompt_lengths, read_pieces
 from pytest_h2o.lossless.measure import check_payload, difference, is_same
 from pytest_h2o.lossless.result import PROMPT_CLASS_NAMES, prompt_class
 
@@ -155,11 +155,13 @@ class DumpStream:
         return f"run {self.run_id}, layer {self.layer}, {self.stream.tensor.upper()}"
 
 
-def streams(dump_dir: str | os.PathLike[str], rope: Rope | None = None) -> Iterator[DumpStream]:
+def streams(
+    dump_dir: str | os.PathLike[str], rope: Rope | None = None, tell: Callable[[str], object] = lambda text: None
+) -> Iterator[DumpStream]:
     """Yield K, then V of each run and layer of a dump; one stream is in memory at a time.
 
     Entries of a run and layer stand in order of their first position, equal ones in path order, and are joined as
-    they are: an overlap is coded twice.
+    they are: an overlap is coded twice. `tell` takes what speaks against a ratio of such words.
     """
     index = index_dump(dump_dir)
     if index.skipped:
@@ -183,7 +185,10 @@ def streams(dump_dir: str | os.PathLike[str], rope: Rope | None = None) -> Itera
         for tensor in ("k", "v"):
             known_rope = rope if tensor == "k" else None
             stream = Stream(read_pieces(pieces, tensor), tensor, positions, known_rope, group[0].dtype)
-            yield DumpStream(run_id, layer, len(group), stream, prompts.get(group[0].run_id))
+            dumped = DumpStream(run_id, layer, len(group), stream, prompts.get(group[0].run_id))
+            for _, detail in find_word_faults(stream.words, pieces, layer, tensor):
+                tell(f"{dumped}: {detail}")
+            yield dumped
 
 
 SLOW_MB_PER_S = 10.0
@@ -389,12 +394,14 @@ def summarize(
     missing: Mapping[str, str],
     one_thread: bool,
     load_1min: float | None,
+    faults: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Everything that was measured, as built-in types."""
     kept = [result for result in results if result.failure is None]
     return {
         "schema": "pytest-h2o/codecs-bench/1",
         "dump": dump,
+        **({"faults": list(faults)} if faults else {}),
         "settings": asdict(settings),
         "units": {
             "ratio": "raw 16-bit words in bytes / encoded bytes, higher is better",
@@ -512,6 +519,8 @@ def render_markdown(summary: Mapping[str, Any]) -> str:
     for by, label, key in _SPLITS:
         if contenders and contenders[0]["online"][key]:
             lines += ["", f"By {by}, online, K / V:", "", *_split_table(contenders, key, label)]
+    if told := summary.get("faults"):
+        lines += ["", "The ratios say little about codecs:", "", *(f"- {fault}" for fault in told)]
     if peers := [f"{c['name']} {c['version']} ({c['settings']})" for c in contenders if c["kind"] == "peer"]:
         lines += ["", f"Peers: {'; '.join(peers)}."]
     if summary["missing"]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_h2o.cli.main import path
-from pytest_h2o.errors import DumpError, UsageError
+from pytest_h2o.errors import DumpError, UsageError, can_name_file, make_printable
+from pytest_h2o.files import check_regular, list_files, load
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -72,7 +74,12 @@ def run_import(args: argparse.Namespace) -> int:
     layouts = _layouts(args.key, args.value)
     config = _read_config(args.source)
     runs = _runs([_read_names(file, layouts) for file in _files(args.source)], args.source, args.run_id)
-    args.out_dir.mkdir(parents=True, exist_ok=True)
+    _check_names(runs)
+    try:
+        args.out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what, expected = "the root of the dump cannot be made", "a folder that can be written"
+        raise UsageError(what, where=str(args.out_dir), came=error.strerror, expected=expected) from error
     with tempfile.TemporaryDirectory(dir=args.out_dir, prefix=".import-") as place:
         told = [_write_run(Path(place), run_id, caches, args.axes, config) for run_id, caches in runs.items()]
         written = sorted(Path(place).iterdir())
@@ -84,8 +91,10 @@ def run_import(args: argparse.Namespace) -> int:
         for folder in written:
             folder.rename(args.out_dir / folder.name)
     print("\n".join(told))
-    rope = config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta")
-    flag = f" --rope-theta {rope:g}" if isinstance(rope, (int, float)) else ""
+    more = config.get("rope_parameters")
+    rope = config.get("rope_theta") or (more.get("rope_theta") if isinstance(more, dict) else None)
+    is_theta = isinstance(rope, int | float) and not isinstance(rope, bool) and 0 < rope < 1e12
+    flag = f" --rope-theta {rope:g}" if is_theta else ""
     print(f"next: pytest-h2o codecs bench {args.out_dir}{flag}")
     return 0
 
@@ -115,7 +124,9 @@ def _layouts(key: str | None, value: str | None) -> Sequence[Layout]:
 
 def _files(source: Path) -> list[Path]:
     if source.is_dir():
-        files = sorted(source.glob("*.safetensors"))
+        files, unseen = list_files(source, (".safetensors",))
+        if unseen:
+            raise UsageError("the folder cannot be listed", where=str(source), came=next(iter(unseen.values())))
         if files:
             return files
         there = ", ".join(sorted(file.name for file in source.iterdir())[:6]) or "nothing"
@@ -138,20 +149,25 @@ def _files(source: Path) -> list[Path]:
     return [source]
 
 
-def _read_config(source: Path) -> Mapping[str, Any]:
+def _read_config(source: Path) -> dict[str, Any]:
     file = (source if source.is_dir() else source.parent) / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UsageError("the model's config cannot be read", where=str(file), came=str(error)) from error
-    if not isinstance(config, dict):
-        raise UsageError("the model's config is no JSON object", where=str(file), came=type(config).__name__)
-    return config
+    return load(dict[str, Any], file, "the model's config") if os.path.lexists(file) else {}
+
+
+def _check_names(runs: Mapping[str, Sequence[Cache]]) -> None:
+    """Refuse a run that no folder can be called by: it would lie outside of the dump, or in another run."""
+    for name in runs:
+        is_inside = name not in ("", ".", "..") and "/" not in name and can_name_file(f"{name}-9999")
+        if not is_inside or name != make_printable(name, keep=""):
+            expected = "the name of a folder: --run-id NAME, or other names of files"
+            raise UsageError("a run cannot be called so", came=repr(name)[:100], expected=expected)
 
 
 def _open(file: Path) -> Any:
+    try:
+        check_regular(file)
+    except OSError as error:
+        raise UsageError("a file cannot be read", where=str(file), came=error.strerror or str(error)) from error
     try:
         import ml_dtypes  # noqa: F401 - gives numpy a bfloat16, which safetensors asks for
         from safetensors import SafetensorError, safe_open
@@ -298,7 +314,15 @@ def _unmasked(key: Any, value: Any, mask: Any, one: int, cache: Cache) -> tuple[
     if mask.ndim != 2 or one >= len(mask) or mask.shape[1] != len(key):
         came, expected = str(list(mask.shape)), f"[batch, {len(key)}]"
         raise DumpError("attention_mask does not fit the tensors", where=str(cache.file), came=came, expected=expected)
-    return key[mask[one] != 0], value[mask[one] != 0]
+    kept = mask[one] == 1
+    if not kept.any() or not (kept | (mask[one] == 0)).all():
+        raise DumpError(
+            "attention_mask does not tell tokens from padding",
+            where=f"{cache.file}, row {one}",
+            came="no 1" if not kept.any() else "other values than 0 and 1",
+            expected="1 for each token and 0 for padding",
+        )
+    return key[kept], value[kept]
 
 
 def _write_entry(folder: Path, run_id: str, layer: int, key: NDArray[Any], value: NDArray[Any], dtype: str) -> None:
@@ -319,7 +343,11 @@ def _write_entry(folder: Path, run_id: str, layer: int, key: NDArray[Any], value
         "k_file": f"k_{span}.bin",
         "v_file": f"v_{span}.bin",
     }
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError as error:
+        what, expected = f"two runs are called {run_id}", "other names of files: runs of a batch get a number"
+        raise UsageError(what, came=folder.name, expected=expected) from error
     for name, bits in (("k", key), ("v", value)):
         (folder / f"{name}_{span}.bin").write_bytes(bits.astype(bits.dtype.newbyteorder("<")).tobytes())
     (folder / f"meta_{span}.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from pytest_h2o import __version__
-from pytest_h2o.errors import H2OError, StoreError, UsageError, make_printable
+from pytest_h2o.errors import H2OError, StoreError, UsageError, as_ours, make_printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,6 +96,10 @@ def _run(arguments: list[str]) -> int:
         return 130
     except BrokenPipeError:
         sys.stderr.close()
+        return 2
+    except Exception as error:
+        hint = "if no file or folder that was named is the reason, this is an error of pytest-h2o: please report it"
+        print(f"pytest-h2o {name}: {as_ours(error, 'the command has failed', hint=hint)}", file=sys.stderr)
         return 2
 
 

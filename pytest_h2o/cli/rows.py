@@ -292,7 +292,7 @@ def judged_rows(rows: Sequence[Row], where: str) -> tuple[list[Row], list[str]]:
 def asked_of(args: argparse.Namespace, rows: Sequence[Row], notes: list[str]) -> dict[str, float]:
     """Targets by metric; one that no row measures and nobody asked for is left out, with a note."""
     from pytest_h2o.gate.metrics import METRICS, TARGET_OPTIONS
-    from pytest_h2o.gate.values import row_cell
+    from pytest_h2o.gate.values import is_measured, row_cell
 
     asked: dict[str, float] = {}
     limits = limits_of(args)
@@ -300,7 +300,7 @@ def asked_of(args: argparse.Namespace, rows: Sequence[Row], notes: list[str]) ->
         name, given = metric.name, limits.get(metric.name, getattr(args, metric.name))
         target = metric.target if given is None else given
         lacking = [row.log_file for row in rows if metric.of == "row" and row_cell(row, name) is None]
-        if given is None and metric.optional and len(lacking) == len(rows):
+        if given is None and metric.optional and not is_measured(rows, metric):
             notes.append(f"{metric.short} is left out: no row has the column {name}, and no target asks for it")
         elif lacking:
             raise TableError(

@@ -32,9 +32,9 @@ def run_compare(args: argparse.Namespace) -> int:
     title, then = resolve_record(args.then, args.out_dir)
     later, now = resolve_record(args.now, args.out_dir)
     found = compare_records(then, now, allowances, title)
-    if all(isinstance(comparison, str) for comparison in found.values()):
+    if all(isinstance(comparison, str) or set(comparison.counts) <= {"new"} for comparison in found.values()):
         raise UsageError(
-            "the two runs have no preset and no scope in common",
+            "the two runs have no figure of a preset or scope in common",
             came=f"{title}: {', '.join(s.title for s in then.subjects)}; "
             f"{later}: {', '.join(s.title for s in now.subjects)}",
             expected="two runs of the same gates",

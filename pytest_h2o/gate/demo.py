@@ -50,6 +50,14 @@ class DemoPair:
                 expected="no token evicted",
                 hint="the build may not read kv_h2o_enable of its config",
             )
+        if self.off.prompt_tokens != self.on.prompt_tokens:
+            raise BenchError(
+                f"the prompt {self.prompt} is another with H2O on than with it off",
+                where=self.on.name,
+                came=f"{self.on.prompt_tokens:,} tokens with H2O on, {self.off.prompt_tokens:,} with it off",
+                expected="as many: one text and one tokenizer",
+                hint="neither speeds nor texts can be compared; look at what both launches printed",
+            )
         if self.on.evicted_tokens == 0 and self.on.prompt_tokens >= trigger_tokens:
             raise BenchError(
                 f"H2O did nothing on the prompt {self.prompt}",

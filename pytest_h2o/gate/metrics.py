@@ -255,7 +255,7 @@ _keep = partial(Metric, better="lower", fmt=".4f", values=_SHARE, part_of="h2o_l
 _size = partial(Metric, better="lower", fmt=".2f", over="every row", values=_AT_LEAST_0)
 _timing = partial(Metric, better="lower", unit="us", fmt=".2f", exact=False, values=_AT_LEAST_0)
 _speed = partial(Metric, better="higher", unit="tok/s", fmt=".2f", exact=False, values=_AT_LEAST_0)
-_quality = partial(Metric, better="lower", fmt=".4f", values=_ABOVE_0, rounded=True)
+_quality = partial(Metric, better="lower", fmt=".4f", values=Range("a perplexity", least=1.0), rounded=True)
 _agreement = partial(Metric, better="higher", fmt=".4f", values=_PROBABILITY, rounded=True)
 _every = partial(Metric, over="every row", values=_AT_LEAST_0, fmt=".2f", exact=False)
 _count = partial(Metric, better="same", fmt=",.0f", values=_AT_LEAST_0)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_h2o.bench.adapter import get_adapter
 from pytest_h2o.bench.command import coding_mode, is_embedded
-from pytest_h2o.bench.rows import SETTING_COLUMNS, Measurement, Row
+from pytest_h2o.bench.rows import DECODED_COLUMN, QUALITY, SETTING_COLUMNS, Measurement, Row
 from pytest_h2o.errors import H2OError, NotMeasured, TableError, UsageError, blaming
 from pytest_h2o.gate.metrics import (
     BUILT_IN,
@@ -224,16 +224,25 @@ def row_cell(row: Row, metric: str) -> Measurement | None:
             hint="mend what prints the column, or the function of the metric in its plugin",
         )
     most = _most_spread(row, known, cell.mean)
-    spread_is_sound = cell.std is None or (0 <= cell.std < math.inf and cell.std <= most)
-    if spread_is_sound and (known.values.holds(cell.mean) or not math.isfinite(cell.mean)):  # those are missing
+    is_possible = known.values.holds(cell.mean) or not math.isfinite(cell.mean)  # those are missing
+    if is_possible and (cell.std is None or (0 <= cell.std < math.inf and cell.std <= most)):
         return cell
     raise TableError(
         f"a row has an impossible {known.title}",
         where=f"{metric} of {row.run_id or 'a row'}: {row.log_file}",
         came=f"{cell.mean:g}" if cell.std is None else f"{cell.mean:g} ± {cell.std:g}",
-        expected=known.values.text if spread_is_sound else f"a spread of 0 to {most:.4g}",
+        expected=f"a spread of 0 to {most:.4g}" if is_possible else known.values.text,
         hint="the log was damaged or edited, or the bench has an error; run this point again",
     )
+
+
+def is_measured(rows: Sequence[Row], metric: Metric) -> bool:
+    """Whether a row has a metric; one that may be left out also where a row has others of its kind.
+
+    A bench that tells of quality at all measures it: its rise is then missing data.
+    """
+    kin = {name for name in BUILT_IN if name.startswith(QUALITY)} if metric.optional else set()
+    return any(row_cell(row, metric.name) is not None or not kin.isdisjoint(row.cells) for row in rows)
 
 
 def deciding_launches(row: Row, metric: Metric) -> tuple[Row, ...]:
@@ -273,13 +282,17 @@ _MOST_REPEATS = 100
 
 
 def _most_spread(row: Row, metric: Metric, mean: float) -> float:
-    """The largest standard deviation of numbers of at least 0 with this mean, rounding of both allowed for.
+    """The largest standard deviation of n possible numbers with this mean, rounding of both allowed for.
 
-    It is that of n - 1 zeros and one other number: mean * sqrt(n).
+    Of n - 1 at the lower end and one other it is their distance from that end, times sqrt(n); where there is an upper
+    end too, all stand at the two ends at most.
     """
-    if max(metric.values.least, metric.values.above) < 0 or not math.isfinite(mean):
+    repeats, (low, high) = row.repeat or _MOST_REPEATS, metric.values.ends
+    if not math.isfinite(mean) or low == -math.inf:
         return math.inf
-    return 1.02 * (abs(mean) + 0.005) * math.sqrt(row.repeat or _MOST_REPEATS) + 0.005
+    above, below = max(mean - low, 0.0) + 0.005, max(high - mean, 0.0) + 0.005
+    spread = min(above * math.sqrt(repeats), math.sqrt(above * below * repeats / max(repeats - 1, 1)))
+    return 1.02 * spread + 0.005
 
 
 def check_cells(row: Row) -> Row:
@@ -291,17 +304,24 @@ def check_cells(row: Row) -> Row:
         if metric.of != "row":
             continue
         is_column = metric.value is None or name in BUILT_IN
-        if is_column and name in row.cells and row.get(name) is None:
-            raise TableError(
-                f"a row has the column {name} and no number in it",
-                where=f"{name} of {row.run_id or 'a row'}: {row.log_file}",
-                came=repr(row.cells[name]),
-                expected="a number; a bench that does not measure it leaves the column out",
-                hint="the log was damaged or edited, or the bench has an error; run this point again",
-            )
+        if is_column:
+            _check_number(row, name)
         if name in BUILT_IN:
             row_cell(row, name)
+    _check_number(row, DECODED_COLUMN)
     return row
+
+
+def _check_number(row: Row, column: str) -> None:
+    """TableError where a row has a column and no finite number in it."""
+    if column in row.cells and ((cell := row.get(column)) is None or not math.isfinite(cell.mean)):
+        raise TableError(
+            f"a row has the column {column} and no number in it",
+            where=f"{column} of {row.run_id or 'a row'}: {row.log_file}",
+            came=repr(row.cells[column]),
+            expected="a number; a bench that does not measure it leaves the column out",
+            hint="the log was damaged or edited, or the bench has an error; run this point again",
+        )
 
 
 def check_launches(row: Row) -> Row:
@@ -504,6 +524,10 @@ def refuse_unmeasured(preset: Preset, *, takes_prompt: bool) -> None:
         )
     for name in preset.targets.metrics:
         find_metric(name, f"targets.metrics of {where}", preset_metrics())
+    for name, metric in METRICS.items():
+        if len(asked_as := preset.targets.names_of(metric.key, name)) > 1:
+            what, expected = f"two targets were given for {metric.title}", "one of the two"
+            raise UsageError(what, where=f"targets of {where}", came=" and ".join(asked_as), expected=expected)
     asked = next((name for name in CODING if preset.targets.of(METRICS[name].key, name) is not None), None)
     if asked is not None and coding_mode(preset.lossless_settings()) is None:
         raise UsageError(

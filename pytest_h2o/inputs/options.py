@@ -35,6 +35,11 @@ class Range(NamedTuple):
         return math.isfinite(value) and self.least <= value <= self.most and self.above < value < self.below
 
     @property
+    def ends(self) -> tuple[float, float]:
+        """The lower and the upper end, whether they are of it or not; infinite where there is none."""
+        return max(self.least, self.above), min(self.most, self.below)
+
+    @property
     def text(self) -> str:
         """``a fraction from 0 to below 1``."""
         high = f"below {self.below:g}" if self.below < math.inf else f"{self.most:g}" if self.most < math.inf else ""

@@ -108,6 +108,11 @@ class Targets(BaseModel):
         given = {**self.metrics, **(self.model_extra or {})}
         return next((given[name] for name in names if name in given), None)
 
+    def names_of(self, *names: str) -> list[str]:
+        """Every place in which one of these names stands."""
+        places = ((self.model_extra or {}, ""), (self.metrics, "metrics."))
+        return [f"{below}{name}" for given, below in places for name in dict.fromkeys(names) if name in given]
+
 
 def _target_faults(source: Source, metrics: Metrics | None) -> Iterator[Fault]:
     """What is wrong with the targets of metrics: the model above does not know their names."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, islice
+from functools import cached_property
+from itertools import combinations, groupby, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -361,6 +362,13 @@ _MOST_EQUAL, _MOST_EQUAL_TOKENS = 0.01, 0.25
 """Shares of equal pairs of rows of a head, the second for V of layer 0, a function of the token alone: text has 0.0002
 and 0.093."""
 
+_FEWEST_WORDS, _FEWEST_BITS = 2048, 9
+"""Words of a tensor from which on it is told by its bits or as another's twin; and how many bits differ at most in
+numbers of 8 bits that were made 16 again."""
+
+_SKETCH = 64
+"""Rows by which twins are told: at least half of them are in both."""
+
 _CHANCE = 6
 """Equal pairs that are none of a pattern, three rows each of the other two: of a few tokens they are a large share."""
 
@@ -374,14 +382,17 @@ Codes = NDArray[np.uint64]
 class Health:
     """What was seen of the words of one tensor of a layer in a run; adds up in any order.
 
-    `lowest` and `highest` are bit patterns, `largest` is without the sign; `codes` are ``[rows, kv_heads]`` each, by
-    the number of heads; `pairs` are neighbouring rows that were compared, `alike` those of them that are equal.
+    `lowest` and `highest` are bit patterns, `largest` is without the sign, `set_once` and `set_always` are the bits
+    that any word or each has; `codes` are ``[rows, kv_heads]`` each, by the number of heads; `pairs` are neighbouring
+    rows that were compared, `alike` those of them that are equal.
     """
 
     words: int = 0
     lowest: int = 0xFFFF
     highest: int = 0
     largest: int = 0
+    set_once: int = 0
+    set_always: int = 0xFFFF
     not_finite: int = 0
     saturated: int = 0
     pairs: int = 0
@@ -393,11 +404,19 @@ class Health:
         self.lowest = min(self.lowest, other.lowest)
         self.highest = max(self.highest, other.highest)
         self.largest = max(self.largest, other.largest)
+        self.set_once |= other.set_once
+        self.set_always &= other.set_always
         self.dtype = other.dtype
         for name in ("words", "not_finite", "saturated", "pairs", "alike"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for heads, codes in other.codes.items():
             self.codes.setdefault(heads, []).extend(codes)
+
+    @cached_property
+    def sketch(self) -> frozenset[int]:
+        """The smallest codes of its rows: of two tensors with the same rows they are the same, in whatever order."""
+        told = [np.unique(part[part > _SUBNORMAL])[:_SKETCH] for many in self.codes.values() for part in many]
+        return frozenset(np.unique(np.concatenate(told))[:_SKETCH].tolist()) if told else frozenset()
 
     def faults(self, most_equal: float = _MOST_EQUAL) -> Iterator[tuple[str, str]]:
         """The kind of each fault, and what was seen; `most_equal` is the share of pairs of rows that may be equal."""
@@ -409,8 +428,13 @@ class Health:
             seen = f"{self.alike:,} of {self.pairs:,} rows equal the row before"
             yield "repeated", f"{seen}, as if one token were repeated"
         else:
-            for codes in self.codes.values():
-                yield from islice(_faults_of_rows(np.concatenate(codes), most_equal), 1)
+            of_heads = (_faults_of_rows(np.concatenate(codes), most_equal) for codes in self.codes.values())
+            bits = (self.set_once ^ self.set_always).bit_count()
+            if told := [fault for faults in of_heads for fault in islice(faults, 1)]:
+                yield from told
+            elif self.words >= _FEWEST_WORDS and bits <= _FEWEST_BITS:
+                seen = f"only {bits} of 16 bits differ in {self.words:,} words"
+                yield "quantized", f"{seen}, as if they had been numbers of 8 bits"
         if self.not_finite:
             yield "not_finite", f"{self.not_finite:,} of {self.words:,} words are NaN or infinite as {self.dtype}"
         if self.saturated:
@@ -460,7 +484,8 @@ def _kind(piece: Piece) -> tuple[str | None, Literal["fp16", "bf16"]]:
 def _examine(words: NDArray[np.uint16], dtype: Literal["fp16", "bf16"]) -> Health:
     highest = int(words.max())
     largest = max(int(words.view(np.int16).max()), highest - _SIGN, 0)
-    health = Health(words.size, int(words.min()), highest, largest, pairs=len(words) - 1, dtype=dtype)
+    bits = int(np.bitwise_or.reduce(words, None)), int(np.bitwise_and.reduce(words, None))
+    health = Health(words.size, int(words.min()), highest, largest, *bits, pairs=len(words) - 1, dtype=dtype)
     if largest >= (finite := _LARGEST[dtype]):
         magnitudes = words & 0x7FFF
         health.not_finite = int(np.count_nonzero(magnitudes > finite))
@@ -485,6 +510,15 @@ def _codes(words: Words, dtype: Literal["fp16", "bf16"]) -> Codes:
     return codes.reshape(words.shape[:2])
 
 
+def find_word_faults(words: Words, pieces: Sequence[Piece], layer: int, tensor: Tensor) -> Iterator[tuple[str, str]]:
+    """What speaks against a ratio of the words of some pieces of a layer: the kind of each fault, and what was seen."""
+    most_equal = _MOST_EQUAL_TOKENS if (layer, tensor) == (0, "v") else _MOST_EQUAL
+    for health in examine(words, pieces).values():
+        yield from health.faults(most_equal)
+    if quantized := [piece.entry.meta for piece in pieces if piece.entry.quantized]:
+        yield "quantized", f"quant_key or quant_value in {quantized[0]}: its words are codes, no fp16"
+
+
 def find_faults(
     index: DumpIndex,
     scope: Scope,
@@ -500,11 +534,25 @@ def find_faults(
         for run, health in sorted(runs.items(), key=lambda item: item[0] or "")
         for kind, detail in health.faults(_MOST_EQUAL_TOKENS if (layer, tensor) == (0, "v") else _MOST_EQUAL)
     ]
+    degenerate += [DumpFault("alike", detail, allowed) for detail in _twins(seen)]
     if quantized := [entry.meta for entry in entries if entry.quantized]:
         detail = f"{len(quantized)} metas say quant_key or quant_value, the first is {quantized[0]}"
         degenerate.insert(0, DumpFault("quantized", f"{detail}: its words are codes, no fp16", allowed))
     missing = [DumpFault(MISSING_LAYER, detail) for detail in _missing_layers(index, scope, entries, skipped)]
     return (*missing, *degenerate)
+
+
+def _twins(seen: Mapping[tuple[int, str], Mapping[str | None, Health]]) -> Iterator[str]:
+    """Tensors of a run that hold the same words: K and V, or those of two layers, which no text gives alike."""
+    by_run: dict[str | None, dict[str, frozenset[int]]] = {}
+    for (layer, tensor), runs in sorted(seen.items()):
+        for run, health in runs.items():
+            if health.words >= _FEWEST_WORDS:
+                by_run.setdefault(run, {})[f"{tensor.upper()} of layer {layer}"] = health.sketch
+    for run, tensors in by_run.items():
+        for (one, rows), (other, others) in combinations(tensors.items(), 2):
+            if rows and 2 * len(rows & others) >= len(rows):
+                yield f"run {run or 'without id'}: {other} has the very words of {one}"
 
 
 def _missing_layers(
@@ -523,11 +571,24 @@ def _missing_layers(
             by_run.setdefault((entry.run_id, ""), set()).add(entry.layer_id)
             if entry.stage == "prefill":  # a tuning pass at start-up decodes in some layers only
                 by_run.setdefault((entry.run_id, " in prefill"), set()).add(entry.layer_id)
+    stages = {entry.stage for entry in index.entries if scope.takes(entry.layer_id, entry.stage, None)}
+    if scope.given.get("stage") == "both" and len(stages) == 1:
+        yield f"the scope names both stages, and the dump holds {stages.pop()} alone"
     everywhere = set().union(*by_run.values())
     for (run, stage), layers in by_run.items():
         lost = sorted(everywhere - layers)
         if lost and not (stage and lost == sorted(everywhere - by_run[run, ""])):
             yield f"run {run or 'without id'} has nothing of {_layers(lost[:_SHOWN], len(lost))}{stage}, others have"
+    lengths: dict[str | None, dict[int, int]] = {}
+    for entry in index.entries:  # decode goes on for as long as it likes, and some layers begin behind a tuning pass
+        if entry.stage == "prefill" and scope.takes(entry.layer_id, entry.stage, None):
+            of_run = lengths.setdefault(entry.run_id, {})
+            of_run[entry.layer_id] = of_run.get(entry.layer_id, 0) + entry.seq_len
+    for run, by_layer in lengths.items():
+        longest = max(by_layer.values())
+        if short := sorted(layer for layer, own in by_layer.items() if own < longest):
+            shown = f"{by_layer[short[0]]} tokens in {_layers(short[:_SHOWN], len(short))}, {longest} in others"
+            yield f"the prefill of run {run or 'without id'} has {shown}"
 
 
 def _layers(layers: Iterable[int], count: int) -> str:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from pytest_h2o.errors import DumpError
-from pytest_h2o.files import check_regular
+from pytest_h2o.files import check_regular, unique_keys
 
 META_MAX_BYTES = 64 * 1024
 """A real meta has 400 bytes; a larger one than this is not read."""
@@ -33,7 +33,7 @@ _MOST_DETAIL = 500
 """Characters: names of files can have tens of thousands."""
 
 _JSON_SPACE = " \t\n\r"
-_raw_decode = json.JSONDecoder().raw_decode
+_raw_decode = json.JSONDecoder(object_pairs_hook=unique_keys).raw_decode
 _COUNT_END = 2**31
 _POSITION_END = 2**63
 _NUMBERS = ("layer_id", "seq_start", "seq_len", "kv_heads", "head_dim", "bytes_per_elem")
@@ -156,7 +156,7 @@ def _shown(value: object) -> str:
 
 def is_meta_name(name: str) -> bool:
     """Whether a file of this name describes an entry; ``packed_meta_*.json`` does not."""
-    return name.startswith("meta_") and name.endswith(".json")
+    return name[:5].lower() == "meta_" and name[-5:].lower() == ".json"
 
 
 def join_inside(prefix: str, name: str) -> str | None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import time
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -32,25 +33,44 @@ REFUSED = "h2o_refused"
 """Attribute of a collection report whose text is a usage error that a worker met."""
 
 
-_leave, _mine = os._exit, 0
+_mine = 0
+_WAYS_OUT = ("_exit", "execv", "execve")
+"""Of `os` and of the module that it is made of: what ends a process without a word. All exec functions use these."""
+
+_leaves = {(module, name): getattr(module, name) for module in (os, sys.modules[os.name]) for name in _WAYS_OUT}
 
 
 def refuse_to_vanish() -> None:
-    """From now on ``os._exit(0)`` of this very process is a failure: nobody would hear of the gate."""
+    """From now on ``os._exit(0)``, and another program, in place of this very process are a failure.
+
+    Nobody would hear of the gate.
+    """
     global _mine
-    os._exit, _mine = _refuse, os.getpid()
+    _mine = os.getpid()
+    for module, name in _leaves:
+        setattr(module, name, _refused[name])
 
 
 def may_vanish() -> None:
-    if os._exit is _refuse:
-        os._exit = _leave
+    for (module, name), leave in _leaves.items():
+        setattr(module, name, leave)
 
 
-def _refuse(status: int) -> NoReturn:
-    if status == 0 and os.getpid() == _mine:
-        os.write(2, b"\nERROR h2o: os._exit(0) was called before the gate has ended well, so it fails\n")
-        status = int(pytest.ExitCode.INTERNAL_ERROR)
-    _leave(status)
+def _refusing(name: str) -> Callable[..., None]:
+    leave = _leaves[os, name]
+
+    def refuse(*given: Any, **named: Any) -> None:
+        if os.getpid() == _mine and (name != "_exit" or 0 in (*given, *named.values())):
+            said = "0" if name == "_exit" else "…"
+            told = f"os.{name}({said}) was called before the gate has ended well, so it fails"
+            os.write(2, f"\nERROR h2o: {told}\n".encode())
+            _leaves[os, "_exit"](int(pytest.ExitCode.INTERNAL_ERROR))
+        leave(*given, **named)
+
+    return refuse
+
+
+_refused = {name: _refusing(name) for name in _WAYS_OUT}
 
 
 class Controller:
@@ -242,15 +262,15 @@ class Controller:
 
             self._closing = close_empty()
             status = self._closing.exit_status
-        if self._closing is None or not status:
+        if not status:
             may_vanish()
         if status != exitstatus:
             session.exitstatus = status
 
-    def hold_status(self, session: pytest.Session) -> None:
-        """Let a failed gate not end well, whatever other plugins make of the exit status."""
-        if self._closing is not None and self._closing.exit_status and not session.exitstatus:
-            session.exitstatus = self._closing.exit_status
+    @property
+    def held_status(self) -> int:
+        """The exit status of a gate that did not end well; 0 of one that did, or of none."""
+        return 0 if self._closing is None else self._closing.exit_status
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self._closing is not None:

@@ -92,9 +92,18 @@ def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) 
         raise pytest.UsageError(what) from error
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_unconfigure() -> None:
-    may_vanish()
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object]:
+    """Let a failed gate not end well, whatever other plugins make of the exit status."""
+    held = 0
+    try:
+        status = yield
+        controller = config.pluginmanager.get_plugin("h2o-controller")
+        held = 0 if controller is None else controller.held_status
+    finally:
+        if not held:
+            may_vanish()
+    return status or held
 
 
 def _session_of(config: pytest.Config) -> GateSession:
@@ -125,8 +134,8 @@ def pytest_configure(config: pytest.Config) -> None:
         if settings_of(config)["resume"] is not None:
             with bad_usage():
                 run_dir_of(config)
-    if not is_worker(config):
-        config.pluginmanager.register(Controller(config), "h2o-controller")
+    if not is_worker(config) and config.pluginmanager.register(Controller(config), "h2o-controller") is None:
+        raise pytest.UsageError("-p no:h2o-controller leaves nobody to give a verdict: -p no:h2o leaves out all of it")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -366,15 +375,6 @@ def _tell_figures(item: pytest.Item, report: pytest.TestReport, figures: tuple[t
     for properties in (item.user_properties, report.user_properties):
         properties[:] = [one for one in properties if one not in old] + list(figures)
     item.stash[_told_figures] = figures
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
-    result = yield
-    controller = session.config.pluginmanager.get_plugin("h2o-controller")
-    if controller is not None:
-        controller.hold_status(session)
-    return result
 
 
 def pytest_assertrepr_compare(config: pytest.Config, op: str, left: object, right: object) -> list[str] | None:

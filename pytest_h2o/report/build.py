@@ -389,6 +389,11 @@ def find_uncompared(items: Sequence[Mapping[str, Any]], asked: str | None) -> li
     found = [f"{', '.join(names)} not compared: {reason}" for reason, names in reasons.items()]
     made = [item for item in comparisons if item["comparison"]]
     found += [
+        f"{item['name']} not compared: {asked} has no figure of it"
+        for item in made
+        if set(item["comparison"]["counts"]) <= {"new"}
+    ]
+    found += [
         f"{', '.join(item['comparison']['unmet'])} of {item['name']} was to be compared with {asked} and cannot be"
         for item in made
         if item["comparison"]["unmet"]

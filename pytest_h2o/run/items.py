@@ -72,6 +72,7 @@ from pytest_h2o.gate.values import (
     Targets,
     deciding_launches,
     describe_expansion,
+    is_measured,
     row_cell,
     scope_targets,
     unlike_launches,
@@ -388,7 +389,7 @@ class SweepItem(PresetItem):
         return not (metric.optional and is_default) or self._is_measured(metric)
 
     def _is_measured(self, metric: Metric) -> bool:
-        return any(row_cell(result, metric.name) is not None for result in self.results)
+        return is_measured(self.results, metric)
 
     def _meeting(self, *metrics: str) -> tuple[RowFacts, ...]:
         """The rows that meet the targets of these metrics; all of them under the rule best-of."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_h2o.bench.adapter import check_decoded
 from pytest_h2o.bench.command import digest_model, is_embedded
 from pytest_h2o.bench.launch import Relaunches
-from pytest_h2o.bench.recorded import read_launch
+from pytest_h2o.bench.recorded import read_launch, recorded_logs, unswept
 from pytest_h2o.bench.rows import COLUMN_DECIMALS, Row, describe_unverified
 from pytest_h2o.bench.sweep import compare_rows, digest_launches
 from pytest_h2o.errors import H2OError, NotMeasured, StoreError, TableError
@@ -311,6 +311,8 @@ class Held:
     def check(self, launch: Row, *, candidate: bool) -> Row:
         """The launch of a side, if a verdict may rest on it; a TableError if not."""
         check_decoded(check_cells(launch))
+        if self.row is not None:
+            _check_setting(launch, self.row)
         if candidate and self.row is not None:
             self._check_alike(launch, self.row)
             for target in self.targets:
@@ -341,6 +343,20 @@ class Held:
                 came="nothing" if cell is None else metric.render(cell.mean),
                 expected=f"{metric.relation} {target!r} ({target.origin})",
                 hint="the row held it: the bench is sick in some launches and not in others",
+            )
+
+
+def _check_setting(launch: Row, row: Row) -> None:
+    """TableError where a launch of a pair has another model, machine or config than the row, as far as both say it."""
+    told, asked = unswept(launch), unswept(row)
+    for name in asked.keys() & told.keys():
+        if told[name] != asked[name] and "none" not in (told[name], asked[name]):
+            raise TableError(
+                f"a launch of a pair has another {name} than the row that it times",
+                where=str(launch.log_path),
+                came=told[name],
+                expected=f"{asked[name]}, as {row.run_id} has",
+                hint="it is of another run: copy the whole folder of the preset, or measure it again",
             )
 
 
@@ -477,6 +493,7 @@ def hold_against_logs(comparison: PairedComparison, folder: Path, point: Point, 
     """
     seen: dict[str, int] = {}
     evicting = []
+    left = _launches_in(folder)
     for number, pair in enumerate(comparison.pairs, start=1):
         where = f"{folder / PAIRS_NAME}: pair {number}"
 
@@ -490,6 +507,8 @@ def hold_against_logs(comparison: PairedComparison, folder: Path, point: Point, 
             if re.fullmatch(rf"pair_{number:02d}_{side}(_again\d+)?", launch.run_id) is None:
                 what, expected = f"the {side} is not the launch of this pair", f"pair_{number:02d}_{side}"
                 raise refuse(what, launch.run_id, expected)
+            if (last := left.pop((number, side), launch.run_id)) != launch.run_id:
+                raise refuse(f"the {side} was measured again, and another launch counts", launch.run_id, last)
             compressed = side == "candidate" or comparison.baseline.startswith(OTHER_BUILD)
             try:
                 row = read_launch(folder, replace(point, run_id=launch.run_id, compressed=compressed))
@@ -512,8 +531,29 @@ def hold_against_logs(comparison: PairedComparison, folder: Path, point: Point, 
         if (unlike is None) != (pair.excluded is None):
             told = "its logs can be compared" if unlike is None else unlike
             raise refuse("whether it counts is not what its logs say", pair.excluded or "not excluded", told)
+    if left:
+        raise StoreError(
+            "recorded pairs: some that were launched are not among them",
+            where=str(folder / PAIRS_NAME),
+            came=f"{len(comparison.pairs)} pairs, and the log of {next(iter(left.values()))}",
+            expected="all pairs that were launched: a choice among them is no comparison",
+            hint="copy the whole folder of the preset, or measure it again",
+        )
     unverified = describe_unverified(evicting, "launches of pairs with H2O on")
     return replace(comparison, notes=tuple(dict.fromkeys((*comparison.notes, *unverified))))
+
+
+_PAIR_LOG = re.compile(r"pair_(\d{2,})_(baseline|candidate)(?:_again(\d+))?")
+
+
+def _launches_in(folder: Path) -> dict[tuple[int, str], str]:
+    """The launch of each side of each pair that left a log in a folder: the last one, where it was measured again."""
+    found: dict[tuple[int, str], tuple[int, str]] = {}
+    for path in recorded_logs(folder):
+        if (named := _PAIR_LOG.fullmatch(path.stem)) is not None:
+            key = (int(named[1]), named[2])
+            found[key] = max(found.get(key, (0, "")), (int(named[3] or 0), path.stem))
+    return dict(sorted((key, run_id) for key, (_, run_id) in found.items()))
 
 
 def launch_pairs(runner: PairRunner, count: int, seed: int) -> Iterator[Pair]:

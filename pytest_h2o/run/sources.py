@@ -135,10 +135,11 @@ def bench_settings(settings: Settings, preset: Preset, option: str = "bench") ->
     return made
 
 
-def launch_count(settings: Settings, preset: Preset) -> int:
-    """How often each point is launched: as the command line says, else the preset, else the ini file, else once."""
+def asked_launches(settings: Settings, preset: Preset) -> int | None:
+    """How often each point is launched: as the command line says, else the preset, else the ini file; None: nobody."""
     given = settings.given["launches"]
-    return int(given.value if given.on_command_line else preset.launches or given.value or 1)
+    asked: int | None = given.value if given.on_command_line else preset.launches or given.value
+    return asked
 
 
 @cache
@@ -535,7 +536,7 @@ class Recorded(Source):
         from pytest_h2o.bench.recorded import join_launches
 
         row = self._recording.get(point.run_id)
-        run_id, numbers = row.shares_run_with or row.run_id, range(2, launch_count(self.run.settings, self.preset) + 1)
+        run_id, numbers = row.shares_run_with or row.run_id, range(2, self._launch_count + 1)
         further = (further_launch(n, run_id, lambda number: self._further(number).get(run_id)) for n in numbers)
         return join_launches(row, further, self.folder, distinct=self.preset.bench == LLM_BENCH)
 
@@ -550,12 +551,21 @@ class Recorded(Source):
                     f"launch {number} of each point of {self.preset.name} is not recorded",
                     where=str(folder),
                     came="no such folder",
-                    expected=f"{launch_count(self.run.settings, self.preset)} launches of each point",
+                    expected=f"{self._launch_count} launches of each point",
                     hint="--h2o-launches 1 judges the first alone",
                 )
             read = read_recording if self.preset.bench == LLM_BENCH else read_row_files
             self._recorded_again[number] = read(folder, self._points)
         return self._recorded_again[number]
+
+    @cached_property
+    def _launch_count(self) -> int:
+        """Launches of each point that count: as many as are asked for, and all that there are where nobody says it."""
+        from pytest_h2o.bench.recorded import launch_folders
+
+        if (asked := asked_launches(self.run.settings, self.preset)) is not None:
+            return asked
+        return 1 + len(launch_folders(self.folder))
 
     @cached_property
     def _recorded_again(self) -> dict[int, Recording]:
@@ -693,7 +703,7 @@ class Launched(Source):
         if settings["disturbed"] == "again" and choose_baseline(settings, preset).value not in ("paired", "none"):
             launch_point = Relauncher(self._launcher).launch_point  # a row's own speed decides
 
-        self._launches = launch_count(settings, preset)
+        self._launches = asked_launches(settings, preset) or 1
 
         def launch_again(point: Point, number: int) -> Row:
             return further_launch(number, point.run_id, lambda number: self._launcher.launch_again(point, number))

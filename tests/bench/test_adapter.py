@@ -138,6 +138,19 @@ def test_recorded_rows_are_sound() -> None:
         ({"h2o_lossless": "-nan ± 0"}, "the row has no sound h2o_lossless", "nan", "a finite number above 0"),
         ({"speed": None}, "the row has no sound prefill speed", "nothing", "a measured number"),
         ({"speed": "1 ± 0<br>inf ± nan"}, "the row has no sound decode speed", "inf", "a finite number above 0"),
+        *(
+            (
+                {column: cell},
+                "the quality run of the row put nothing to the test",
+                f"{column} {cell}",
+                f"above {least}: tokens predicted, and others evicted before",
+            )
+            for column, cell, least in (
+                ("quality_evictions", "0", 0),
+                ("quality_tokens", "0.0", 0),
+                ("quality_cache_ratio", "1.000", 1),
+            )
+        ),
     ],
 )
 def test_rows_that_no_verdict_may_rest_on(cells: dict[str, str | None], what: str, came: str, expected: str) -> None:

@@ -142,6 +142,11 @@ def crash(sweep: Path, log: Path, config: Path) -> None:
     shutil.copy(OTHER / "missing_model.stdout.txt", log.with_suffix(".stdout.txt"))
 
 
+def rename_log(sweep: Path, log: Path, config: Path) -> None:
+    edit_manifest(sweep, SECOND, log=f"logs/{SECOND.replace('0002', '0042')}.log")
+    log.rename(log.with_name(f"{SECOND.replace('0002', '0042')}.log"))
+
+
 def link_out(sweep: Path, log: Path, config: Path) -> None:
     log.unlink()
     log.symlink_to(SWEEP / "logs" / log.name)
@@ -158,6 +163,11 @@ def link_out(sweep: Path, log: Path, config: Path) -> None:
             lambda sweep, log, config: replace_in(config, '"kv_h2o_sink_tokens": 16', '"kv_h2o_sink_tokens": 8'),
             id="other config",
         ),
+        pytest.param(
+            lambda sweep, log, config: replace_in(config, "{", '{"kv_h2o_sink_tokens": 8,'), id="config says it twice"
+        ),
+        pytest.param(rename_log, id="log of another name"),
+        pytest.param(lambda sweep, log, config: os.mkfifo(log.with_suffix(".stdout.txt")), id="output is a pipe"),
         pytest.param(lambda sweep, log, config: log.unlink(), id="no log"),
         pytest.param(link_out, id="link"),
         pytest.param(lambda sweep, log, config: shutil.copy(OTHER / "appended.log", log), id="two rows"),
@@ -275,7 +285,7 @@ def test_an_output_that_the_manifest_names_is_there(sweep: Path, printed: bool) 
         assert "the output of this run is missing" in str(recording.failures[FIRST])
 
 
-@pytest.mark.parametrize("key", ["llm_model", "base_dir", "precision", "quality_text", "model", "threads"])
+@pytest.mark.parametrize("key", ["llm_model", "base_dir", "precision", "quality_text", "alone", "model", "threads"])
 @pytest.mark.parametrize("run_id", [FIRST, SECOND])
 def test_a_row_that_differs_in_what_no_sweep_varies_is_none_of_it(sweep: Path, key: str, run_id: str) -> None:
     if key in ("model", "threads"):
@@ -287,7 +297,7 @@ def test_a_row_that_differs_in_what_no_sweep_varies_is_none_of_it(sweep: Path, k
         config = sweep / "configs" / f"{run_id}.json"
         config.write_text(json.dumps({**json.loads(config.read_text()), key: "other"}))
         others = [path for path in (sweep / "configs").glob("run_*.json") if path != config]
-        for path in others:
+        for path in others if key != "alone" else ():
             path.write_text(json.dumps({key: "usual", **json.loads(path.read_text())}))
     recording = read_recording(sweep, POINTS)
     assert list(recording.failures) == [run_id]

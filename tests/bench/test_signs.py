@@ -29,9 +29,9 @@ EXCERPT = FIXTURES / "recordings" / "other" / "store_no_layer_nums.stdout.txt"
 CAUSE = "first cause: the config of the model has no layer_nums"
 
 
-def recording(tmp_path: Path, text: str) -> Path:
+def recording(tmp_path: Path, text: str, suffix: str = ".stdout.txt") -> Path:
     folder = Path(shutil.copytree(SWEEP, tmp_path / "recorded"))
-    printed = folder / "logs" / f"{POINT.run_id}.stdout.txt"
+    printed = folder / "logs" / f"{POINT.run_id}{suffix}"
     printed.write_text(printed.read_text() + text)
     return folder
 
@@ -58,9 +58,11 @@ def test_a_sign_fails_the_launch_wherever_it_stands(
     assert caught.value.expected == f"at most 2 x {sign.text}"
 
 
+@pytest.mark.parametrize("suffix", [".stdout.txt", ".log"])
 @pytest.mark.parametrize("sign", FATAL, ids=lambda sign: sign.name)
-def test_a_sign_fails_a_recorded_run(sign: Sign, tmp_path: Path) -> None:
-    found = read_recording(recording(tmp_path, f"[H2O] {sign.text}\n"), (POINT,))
+def test_a_sign_fails_a_recorded_run(sign: Sign, suffix: str, tmp_path: Path) -> None:
+    """In what was printed, or in a log that holds all of it."""
+    found = read_recording(recording(tmp_path, f"\n[H2O] {sign.text}\n", suffix), (POINT,))
     assert "the bench printed signs of a" in str(found.failures[POINT.run_id])
     assert (sign.cause or CAUSE) in str(found.failures[POINT.run_id])
     allowed = read_recording(tmp_path / "recorded", (replace(POINT, allow_signs={sign.name: 1}),))

@@ -131,7 +131,7 @@ SPEED = "speed(tok/s)"
 @pytest.mark.parametrize(
     ("change", "flags", "message"),
     [
-        (cell("h2o_lossy", "inf ± 0.000"), [], "the row has no sound h2o_lossy"),
+        (cell("h2o_lossy", "inf ± 0.000"), [], "a row has the column h2o_lossy and no number in it"),
         (column(SPEED, None), [], "the row has no sound prefill speed"),
         (cell("h2o_lossy", ""), [], "H2O columns are missing: h2o_lossy"),
         (cell("h2o_keep", "1.5"), [], "a row has an impossible"),

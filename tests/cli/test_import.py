@@ -47,7 +47,7 @@ def test_a_cache_of_transformers_is_read_as_it_is(
 ) -> None:
     given = tensors((1, 3, 7, 8), dtype=dtype)
     file = save(tmp_path / "prompt.safetensors", given | {"logits": np.ones(4, np.float32)})
-    (tmp_path / "config.json").write_text('{"rope_theta": 50000.0}')
+    (tmp_path / "config.json").write_text('{"rope_theta": 50000.0, "rope_parameters": "default"}')
     assert main(["import", str(file), str(tmp_path / "dump")]) == 0
     out = capsys.readouterr().out
     assert out.startswith(
@@ -163,6 +163,7 @@ def test_a_cache_recorded_by_the_lines_of_the_page_is_gated(tmp_path: Path, monk
 
 
 MINE = "mine.safetensors"
+BATCH = tensors((2, 3, 7, 8))
 
 
 FAULTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
@@ -186,6 +187,12 @@ FAULTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "a folder without any": ({f"{MINE}/other.txt": b""}, ()),
     "there already": ({MINE: GOOD, "dump/mine/meta.json": b""}, ()),
     "one name for two": ({f"{MINE}/{name}.safetensors": GOOD for name in "ab"}, ("--run-id", "one")),
+    "outside": ({MINE: GOOD}, ("--run-id", "../../other")),
+    "root is a file": ({MINE: GOOD, "dump": b""}, ()),
+    "a batch and its name": ({f"{MINE}/a.safetensors": BATCH, f"{MINE}/a-0.SafeTensors": GOOD}, ()),
+    "mask of nothing": ({MINE: GOOD | {"attention_mask": np.zeros((1, 7), np.int64)}}, ()),
+    "mask of biases": ({MINE: GOOD | {"attention_mask": np.array([[0, 1, -np.inf, 0, 0, 0, 0]], np.float32)}}, ()),
+    "deep config": ({MINE: GOOD, "config.json": b"[" * 99_999}, ()),
     "no config": ({MINE: GOOD, "config.json": b"{"}, ()),
     "no object": ({MINE: GOOD, "config.json": b"[]"}, ()),
 }

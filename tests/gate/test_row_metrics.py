@@ -81,7 +81,11 @@ def test_a_record_tells_a_metric_to_who_has_not_the_plugin() -> None:
         ("h2o_lossy", "3.2 ± -5", "a spread of 0 to 5.667"),
         ("h2o_lossy", "3.2 ± inf", "a spread of 0 to 5.667"),
         ("h2o_lossy", "3.2 ± 5.7", "a spread of 0 to 5.667"),
-        ("quality_ppl_rise", "0.1 ± inf", "a spread of 0 to inf"),
+        ("quality_ppl_rise", "0.1 ± inf", "a spread of 0 to 1.074"),
+        ("quality_ppl_rise", "0.005 ± 5", "a spread of 0 to 0.906"),
+        ("quality_ppl_full", "0.5", "a perplexity of at least 1"),
+        ("quality_ppl_evicted", "0.99", "a perplexity of at least 1"),
+        ("h2o_keep", "0.9000 ± 0.9000", "a spread of 0 to 0.3901"),
         ("h2o_lossless_fallback", "0.33 ± 0.70", "a spread of 0 to 0.5968"),
         ("speed(tok/s)", "300.0 ± 1.0<br>40.0 ± -1.0", "a spread of 0 to 70.68"),
     ],
@@ -138,7 +142,7 @@ def test_a_speed_of_more_than_100_baselines_is_damage(speed: str, is_sound: bool
 
 def test_a_value_on_the_edge_of_what_can_be_is_a_value() -> None:
     cells = {
-        "quality_ppl_rise": "-0.5 ± 5",
+        "quality_ppl_rise": "-0.5",
         "h2o_lossless_fallback": "0.33 ± 0.58",
         "h2o_keep": "1",
         "h2o_floor_keep": "0",
@@ -259,8 +263,8 @@ def test_a_function_that_fails_or_gives_no_number_is_no_measurement() -> None:
         assert told.endswith("\n  next: mend the function of the metric in its plugin")
 
 
-@pytest.mark.parametrize("cell", ["", "n/a", "50%", "0,5"])
-@pytest.mark.parametrize("column", ["quality_ppl_rise", "of_a_plugin"])
+@pytest.mark.parametrize("cell", ["", "n/a", "50%", "0,5", "nan", "-inf ± 1"])
+@pytest.mark.parametrize("column", ["quality_ppl_rise", "quality_top1_agreement", "decode_tokens", "of_a_plugin"])
 def test_a_column_without_a_number_is_missing_data_and_not_a_column_left_out(column: str, cell: str) -> None:
     METRICS["of_a_plugin"] = RowMetric("of_a_plugin", "of a plugin")
     with pytest.raises(TableError, match=f"a row has the column {column} and no number in it") as caught:
@@ -277,7 +281,6 @@ def test_a_column_without_a_number_is_missing_data_and_not_a_column_left_out(col
         ({"model": "other"}, "a launch of a point has another model than its first"),
         ({"precision": "High"}, "a launch of a point has another precision than its first"),
         ({"backend": None}, "a launch of a point has another backend than its first"),
-        ({"quality_ppl_rise": "nan"}, "quality_ppl_rise is missing or not a number in some launches of a point"),
         ({"quality_ppl_rise": None}, "quality_ppl_rise is missing or not a number in some launches of a point"),
         ({"quality_ppl_rise": "n/a"}, "a row has the column quality_ppl_rise and no number in it"),
         ({"quality_greedy_equal": "1.0"}, "quality_greedy_equal is missing or not a number in some launches of a"),

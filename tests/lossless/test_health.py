@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +154,7 @@ def test_words_that_fold_without_a_codec_are_told(
 ) -> None:
     values = np.random.default_rng(1).standard_normal((100, 3, 32), dtype=np.float32)
     words = values.astype("<f2").view("<u2") if dtype == "fp16" else (values.view("<u4") >> 16).astype("<u2")
-    both = {"k": words.tobytes(), "v": words.tobytes(), tensor: change(words.copy()).tobytes()}
+    both = {**dict.fromkeys("kv", (words ^ 0x8000).tobytes()), tensor: change(words.copy()).tobytes()}
     meta = write_entry(tmp_path, tokens=100, layer_id=1, kv_heads=3, head_dim=32, dtype=dtype)
     for name, data in both.items():
         meta.with_name(f"{name}_t0_100.bin").write_bytes(data)
@@ -223,6 +224,26 @@ def test_layers_that_the_scope_names_must_be_there(tmp_path: Path, keys: dict[st
     assert told in str(caught.value.came)
 
 
+@pytest.mark.parametrize(("bits", "told"), [(0xFF00, 8), (0xFF80, 9), (0xFFC0, None)])
+def test_words_of_fewer_bits_are_told(bits: int, told: int | None, tmp_path: Path) -> None:
+    k, v = np.random.default_rng(4).standard_normal((2, 64, 4, 16)).astype("<f2").view("<u2")
+    write_dump(tmp_path, (k & bits).tobytes(), v.tobytes(), kv_heads=4, head_dim=16)
+    details = [fault.detail for fault in evaluate(tmp_path).faults]
+    what = f"run run, layer 0, K: only {told} of 16 bits differ in 4,096 words, as if they had been numbers of 8 bits"
+    assert details == ([] if told is None else [what])
+
+
+@pytest.mark.parametrize(("second", "told"), [((1, "v"), "V of layer 1"), ((0, "v"), "V of layer 0")])
+def test_tensors_with_the_same_words_are_told(second: tuple[int, str], told: str, tmp_path: Path) -> None:
+    drawn = {(layer, tensor): np.random.default_rng(n) for n, (layer, tensor) in enumerate(product((0, 1), "kv"))}
+    words = {place: rng.standard_normal((64, 4, 16)).astype("<f2").tobytes() for place, rng in drawn.items()}
+    words[second] = words[0, "k"]
+    for layer in (0, 1):
+        write_dump(tmp_path, words[layer, "k"], words[layer, "v"], layer, kv_heads=4, head_dim=16)
+    (fault,) = evaluate(tmp_path, front_n=2).faults
+    assert (fault.kind, fault.detail) == ("alike", f"run run: {told} has the very words of K of layer 0")
+
+
 def test_a_layer_of_one_run_and_not_of_another_is_named(tmp_path: Path) -> None:
     for run, layer in (("a", 0), ("a", 1), ("b", 0)):
         write_dump(tmp_path, HEALTHY, HEALTHY, layer, run)
@@ -231,6 +252,10 @@ def test_a_layer_of_one_run_and_not_of_another_is_named(tmp_path: Path) -> None:
     write_entry(tmp_path, tokens=1, start=64, layer_id=1, run_id="b")
     result = evaluate(tmp_path, scope="layer_range", layer_start=0)
     assert [fault.detail for fault in result.faults] == ["run b has nothing of layer 1 in prefill, others have"]
+    write_entry(tmp_path, tokens=32, layer_id=1, run_id="b")
+    result = evaluate(tmp_path, scope="layer_range", layer_start=0)
+    told = "the prefill of run b has 32 tokens in layer 1, 64 in others"
+    assert [fault.detail for fault in result.faults] == [told]
 
 
 def test_the_command_fails_and_can_be_told_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -284,6 +284,24 @@ def a_value_is_impossible(gate: Gate) -> str:
     return f"{log.name}: {column} {value}"
 
 
+WRONG_COLUMNS = """
+decode_tokens => nan ;; decode_tokens => n/a ;; quality_ppl_evicted => nan ;; quality_top1_agreement => nan
+quality_evictions => 0 ;; quality_tokens => 0 ;; quality_cache_ratio => 1.0 ;; quality_ppl_full => 0.5
+quality_bits_per_byte_evicted => -inf ;; h2o_evict_us => nan ;; h2o_keep => 0.9 ± 0.9 ;; quality_ppl_rise => 0.005 ± 5
+"""
+
+
+@fault("logs")
+def a_column_says_nonsense(gate: Gate) -> str:
+    log, (column, cell) = gate.file(LOGS), choose_pair(gate, WRONG_COLUMNS)
+    head, rule, row = log.read_text().splitlines()
+    if f" {column} " in head:
+        set_cell(log, column, lambda _: f" {cell} ")
+    else:
+        log.write_text(f"{head} {column} |\n{rule}:--|\n{row} {cell} |\n")
+    return f"{log.name}: {column} {cell}"
+
+
 @fault("logs")
 def a_column_is_gone(gate: Gate) -> str:
     log, column = gate.file(LOGS), gate.rng.choice(DECISIVE[:4])
@@ -319,7 +337,7 @@ SIGNS = ("double free or corruption (out)", "scatter restore failed", "MNN_ERROR
 
 @fault("logs")
 def an_output_shows_a_broken_cache(gate: Gate) -> str:
-    output, sign = gate.file("rec/small/logs/run_*.stdout.txt"), gate.rng.choice(SIGNS)
+    output, sign = gate.file(gate.rng.choice(["rec/small/logs/run_*.stdout.txt", LOGS])), gate.rng.choice(SIGNS)
     encoding = gate.rng.choice(["utf-8", "utf-16", "utf-16-be"])
     output.write_bytes(f"{output.read_text()}\n{sign}\n".encode(encoding))
     return f"{output.name}: {sign} in {encoding}"
@@ -348,7 +366,7 @@ def a_further_launch_is_worse(gate: Gate) -> str:
     column, value = gate.rng.choice([("h2o_lossy", "2.9"), ("quality_ppl_rise", "0.02"), ("quality_ppl_rise", "nan")])
     for log in gate.path.glob("rec/small/launch-2/logs/run_*.log"):
         set_cell(log, column, lambda _: f" {value} ")
-    gate.arguments.append("--h2o-launches=2")
+    gate.arguments += gate.rng.choice([["--h2o-launches=2"], []])
     return f"{column} {value}"
 
 
@@ -382,6 +400,25 @@ def a_config_is_of_another_model(gate: Gate) -> str:
     return f"{config.name}: {name}"
 
 
+@fault("configs")
+def a_json_says_a_key_twice(gate: Gate) -> str:
+    """What came last would hold for us, what came first for the engine."""
+    path = gate.file(gate.rng.choice([place for place in parts_of(ANY_FILE) if place.endswith("json")]))
+    text, key = path.read_text(), gate.rng.choice(["kv_h2o_sink_tokens", "candidate", "return_code", "layer_id"])
+    path.write_text(text.replace("{", f'{{"{key}": 7, "{key}": 8, ', 1))
+    return f"{path.relative_to(gate.path)}: {key}"
+
+
+@fault("manifests")
+def logs_are_exchanged(gate: Gate) -> str:
+    def exchange(entries: Any) -> None:
+        entries[0][name], entries[1][name] = entries[1][name], entries[0][name]
+
+    name = gate.rng.choice(["log", "config"])
+    gate.change_json(gate.path / SMALL / "manifest.json", exchange)
+    return name
+
+
 @fault("manifests")
 def a_manifest_contradicts_its_preset(gate: Gate) -> str:
     name = gate.rng.choice(["prompt_len", "gen_len", "block_tokens", "sink_tokens", "trigger_min_tokens"])
@@ -401,7 +438,7 @@ def a_manifest_says_that_a_run_failed(gate: Gate) -> str:
 PAIRS = "rec/small/decode/pairs.json"
 WRONG_PAIRS: dict[str, tuple[int, list[Any]]] = {
     "candidate": (0, ["", "run_0009", None, 1]),
-    "pairs": (0, [[], None, {}, 3, "the first again"]),
+    "pairs": (0, [[], None, {}, 3, "the first again", "all but the last"]),
     "notes": (0, [[1, {}]]),
     "order": (1, ["AA", "", None, 3]),
     "decode_tok_per_s": (2, [None, -5, 0, "60", 1e9, [], True]),
@@ -413,15 +450,23 @@ WRONG_PAIRS: dict[str, tuple[int, list[Any]]] = {
 def pairs_are_no_pairs(gate: Gate) -> str:
     def change(value: Any) -> None:
         pair = gate.rng.choice(value["pairs"])
-        same = value["pairs"][:1] * len(value["pairs"])
+        others = {"the first again": value["pairs"][:1] * len(value["pairs"]), "all but the last": value["pairs"][:-1]}
         holders = (value, pair, pair[gate.rng.choice(["baseline", "candidate"])])
-        holders[place][key] = same if new == "the first again" else new
+        holders[place][key] = others.get(new, new) if isinstance(new, str) else new
 
     key = gate.rng.choice(sorted(WRONG_PAIRS))
     place, values = WRONG_PAIRS[key]
     new = gate.rng.choice(values)
     gate.change_json(gate.path / PAIRS, change)
     return f"{key} {new!r}"
+
+
+@fault("pairs")
+def pairs_ran_otherwise_than_the_row(gate: Gate) -> str:
+    column, value = gate.rng.choice([("threads", "8"), ("model", "other"), ("backend", "CUDA"), ("precision", "High")])
+    for log in (gate.path / SMALL / "decode" / "logs").glob("pair_*.log"):
+        set_cell(log, column, lambda _: f" {value} ")
+    return f"{column} {value}"
 
 
 @fault("pairs")
@@ -443,6 +488,33 @@ def words_say_nothing(gate: Gate) -> str:
     for path in gate.path.glob(f"gates/dump/prose/layer_{layer}/{tensor}_*.bin"):
         path.write_bytes(struct.pack("<H", kind) * (path.stat().st_size // 2))
     return f"layer {layer}, {tensor}: {kind:#x}"
+
+
+def narrow(data: bytes) -> bytes:
+    """Words of 8 bits that were made 16 again."""
+    return bytes(byte if place % 2 else 0 for place, byte in enumerate(data))
+
+
+@fault("dumps")
+def words_are_those_of_another_tensor(gate: Gate) -> str:
+    """Or have lost half of their bits."""
+    to, source = gate.rng.choice([("layer_1/k", "layer_0/k"), ("layer_0/v", "layer_0/k"), ("layer_1/v", "")])
+    for path in (gate.path / "gates/dump/prose").glob(f"{to}_*.bin"):
+        other = gate.path / f"gates/dump/prose/{source}{path.name[1:]}"
+        path.write_bytes(other.read_bytes() if source else narrow(path.read_bytes()))
+    return f"{to} from {source or 'its high bytes'}"
+
+
+@fault("dumps")
+def a_layer_ends_early(gate: Gate) -> str:
+    meta = gate.file(METAS)
+    fields = json.loads(meta.read_text())
+    rows = fields["seq_len"] - gate.rng.choice([1, 10, fields["seq_len"] // 2])
+    for name in ("k_file", "v_file"):
+        data = (meta.parent / fields[name]).read_bytes()
+        (meta.parent / fields[name]).write_bytes(data[: len(data) // fields["seq_len"] * rows])
+    meta.write_text(json.dumps({**fields, "seq_len": rows, "seq_end_exclusive": fields["seq_start"] + rows}))
+    return f"{meta.relative_to(gate.path)}: {rows} of {fields['seq_len']}"
 
 
 @fault("dumps")
@@ -565,6 +637,7 @@ SELECTIONS = """
 -k small ;; --deselect=gates/test-sweep.py::test-joint ;; --ignore=gates/test-dumps.py ;; --ignore=gates/test-sweep.py
 -m not_h2o ;; --collect-only ;; --h2o-dry-run ;; --maxfail=1 -k bench ;; -p no:h2o ;; --setup-only ;; --setup-plan
 --deselect=gates/test-dumps.py::test-lossless ;; -k upper ;; -k tiny_or_upper ;; -k nothing_at_all ;; --sw ;; --lf
+-p no:h2o-controller
 """
 
 
@@ -662,6 +735,7 @@ LEAVES = """
 raise KeyboardInterrupt ;; raise RecursionError ;; raise MemoryError
 raise type('E', (Exception,), {'__str__': lambda self: 1 / 0})() ;; raise BaseException('x')
 raise GeneratorExit ;; import os, signal; os.kill(os.getpid(), signal.SIGTERM)
+import os; os.execvp('true', ['true']) ;; import posix; posix._exit(0)
 import pytest; pytest.skip('x') ;; import pytest; pytest.xfail('x') ;; import pytest; pytest.fail('x')
 assert False ;; raise StopIteration
 """

@@ -76,6 +76,21 @@ def test_the_command_line_says_how_often(thrice: BenchProject) -> None:
     assert len(thrice.launches()) == 6
 
 
+def test_recorded_launches_count_though_nobody_asks_for_them(thrice: BenchProject) -> None:
+    assert thrice.run("-k", "small and lossy", "--h2o-launches=2").ret == 0
+    shutil.move(thrice.path / "h2o-runs", thrice.path / "first")
+    (kept,) = (thrice.path / "first").glob("2*")
+    for log in (kept / "small" / "launch-2" / "logs").glob("run_*.log"):
+        log.write_text(log.read_text().replace("| CPU ", "| OPENCL "))
+        log.with_suffix(".json").unlink()
+    thrice.preset("small").write_text(PRESET + CODING)
+    thrice.write_ini(h2o_logs=str(kept))
+    result = thrice.run("-k", "small and lossy")
+    told = "a launch of a point has another backend than its first"
+    assert told in failure_of(result, "test_lossy[small]")
+    assert thrice.run("-k", "small and lossy", "--h2o-launches=1").ret == 0
+
+
 SHORT = "decode tokens num = 40"
 
 

@@ -33,6 +33,7 @@ LEAVE = {
     "sys.exit": "import sys; sys.exit()",
     "pytest.exit": "import pytest; pytest.exit('x', returncode=0)",
     "os._exit": "import os; os._exit(0)",
+    "os.execv": "import os; os.execvp('true', ['true'])",
 }
 SELECT = ("-k", "front2_grouped or target_ratio_v3 and not bench")
 
@@ -50,7 +51,7 @@ def test_no_exit_0_before_the_verdict(where: str, leave: str, workers: tuple[str
             "    assert h2o_sweep.best('mm') >= h2o_targets.metric('mm')\n"
         )
     result = project.run(*SELECT, *workers)
-    if where == "section" and leave != "os._exit":
+    if where == "section" and not leave.startswith("os."):
         assert result.ret == 0  # the items were judged, and what is missing is a section
         check_no_traceback(result)
         assert project.summary()["overall_pass"] == "incomplete"
@@ -60,7 +61,7 @@ def test_no_exit_0_before_the_verdict(where: str, leave: str, workers: tuple[str
         assert not any(line.startswith("gate PASS") for line in result.outlines)
 
 
-@pytest.mark.parametrize("leave", ["sys.exit", "os._exit"])
+@pytest.mark.parametrize("leave", ["sys.exit", "os._exit", "os.execv"])
 @pytest.mark.parametrize("where", ["conftest.py", "test_sweep.py"])
 def test_no_exit_0_while_files_are_loaded(where: str, leave: str, project: Project) -> None:
     path = project.path / "gates" / where
@@ -70,15 +71,39 @@ def test_no_exit_0_while_files_are_loaded(where: str, leave: str, project: Proje
     assert not any("Traceback" in line for line in result.outlines if where == "conftest.py")
 
 
-@pytest.mark.parametrize("hook", ["terminal_summary(terminalreporter)", "unconfigure(config)"])
+HOOK = "def pytest_{}:\n    import os; os._exit(0)\n"
+
+
+@pytest.mark.parametrize(
+    "leaves",
+    [
+        HOOK.format("terminal_summary(terminalreporter)"),
+        HOOK.format("unconfigure(config)"),
+        "import atexit, os\natexit.register(lambda: os._exit(0))\n",
+    ],
+    ids=["summary", "unconfigure", "atexit"],
+)
 @pytest.mark.parametrize(("target", "ret"), [("9", 3), ("1.1", 0)])
-def test_no_exit_0_after_a_verdict_that_is_no_pass(hook: str, target: str, ret: int, project: Project) -> None:
-    (project.path / "gates" / "conftest.py").write_text(f"def pytest_{hook}:\n    {LEAVE['os._exit']}\n")
-    assert project.run(*SELECT, f"--h2o-lossy-target={target}").ret == ret
+def test_no_exit_0_after_a_verdict_that_is_no_pass(leaves: str, target: str, ret: int, project: Project) -> None:
+    (project.path / "gates" / "conftest.py").write_text(leaves)
+    run = project.run_cold if "atexit" in leaves else project.run  # the end of a forked interpreter is another
+    assert run(*SELECT, "-o", "h2o_html=no", f"--h2o-lossy-target={target}").ret == ret
 
 
-def test_a_failed_gate_does_not_end_well_whatever_others_make_of_the_status(project: Project) -> None:
-    (project.path / "gates" / "conftest.py").write_text("def pytest_sessionfinish(session): session.exitstatus = 0\n")
+STATUS = "import pytest\nkept = []\ndef pytest_sessionstart(session): kept.append(session)\n"
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        "def pytest_sessionfinish(session): session.exitstatus = 0\n",
+        "def pytest_unconfigure(config): kept[0].exitstatus = 0\n",
+        "@pytest.hookimpl(wrapper=True)\ndef pytest_cmdline_main(config):\n    yield\n    return 0\n",
+    ],
+    ids=["sessionfinish", "unconfigure", "cmdline_main"],
+)
+def test_a_failed_gate_does_not_end_well_whatever_others_make_of_the_status(sets: str, project: Project) -> None:
+    (project.path / "gates" / "conftest.py").write_text(STATUS + sets)
     result = project.run(*SELECT, "--h2o-lossy-target=9")
     assert any(line.startswith("gate FAIL") for line in result.outlines)
     assert result.ret == 1

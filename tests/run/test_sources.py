@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -252,6 +253,18 @@ def _other_figures(folder: Path) -> None:
     log.write_text(log.read_text().replace(f"| {row.cells['h2o_lossy']} |", "| 3.001 ± 0.004 |"))
 
 
+def _set_threads(folder: Path) -> None:
+    """All pairs ran on more threads than the row."""
+    _other_figures(folder)
+    for log in (folder / "logs").glob("pair_*.log"):
+        log.write_text(re.sub(r"\| +CPU +\| +\d+ ", "| CPU | 8 ", log.read_text()))
+
+
+def _measure_again(folder: Path) -> None:
+    """A first launch, which was disturbed, in the place of the one that counts."""
+    shutil.copy(folder / "logs/pair_01_candidate.log", folder / "logs/pair_01_candidate_again1.log")
+
+
 def _short(folder: Path) -> None:
     (folder / "logs" / "pair_02_baseline.stdout.txt").write_text("decode tokens num = 40\n")
 
@@ -272,6 +285,9 @@ def _short(folder: Path) -> None:
         (_swap, "gives no sound row"),
         (_copy_pair, "its logs are those of pair 1 to the last digit"),
         (_switch(True), "a baseline was recorded with H2O on"),
+        (_set_threads, "another threads than the row that it times: 8"),
+        (lambda folder: _edit(folder, lambda value: value["pairs"].pop()), "some that were launched are not among"),
+        (_measure_again, "the candidate was measured again, and another launch counts"),
         (_other_config, "was recorded with another configuration"),
         (lambda folder: _edit(folder, lambda value: value["pairs"][0].update(order="ZZ")), "another shape"),
         (lambda folder: _edit(folder, lambda value: value["pairs"][0].update(order="BA")), "another order than was"),
