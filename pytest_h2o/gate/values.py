@@ -486,9 +486,14 @@ def choose_target(settings: Settings, metric: Metric, own: float | None, own_ori
     return Target(metric.name, metric.target, origin)
 
 
+def preset_origin(preset: Preset) -> str:
+    """Where a target was said that a preset has of its own."""
+    return f"targets of preset {preset.name}"
+
+
 def preset_targets(settings: Settings, preset: Preset, deciding: Scope | None) -> Targets:
     """The targets of a preset; its lossless target is that of the deciding scope unless the preset says another."""
-    origin, codes = f"targets of preset {preset.name}", coding_mode(preset.lossless_settings()) is not None
+    origin, codes = preset_origin(preset), coding_mode(preset.lossless_settings()) is not None
     targets = {}
     for name, metric in METRICS.items():
         own = preset.targets.of(metric.key, name)

@@ -73,6 +73,7 @@ from pytest_h2o.gate.values import (
     deciding_launches,
     describe_expansion,
     is_measured,
+    preset_origin,
     row_cell,
     scope_targets,
     unlike_launches,
@@ -186,6 +187,11 @@ def _comparison_json(comparison: Comparison) -> dict[str, Any]:
         "interval": interval and {name: getattr(interval, name) for name in ("low", "high", "basis")},
         **added,
     }
+
+
+def _is_beside_rows(metric: Metric) -> bool:
+    """Whether only a verdict has a metric, and no rule asks for it: a preset may, and nothing measure it."""
+    return metric.of == "verdict" and not metric.joint and metric.name != JOINT
 
 
 _LAUNCH_FACTS = ("argv", "returncode", "signal_name", "elapsed_s", "output_tail")
@@ -833,7 +839,13 @@ class SweepItem(PresetItem):
             except H2OError:
                 pass  # test_decode and test_joint fail with it; to the summary it is no baseline
         baseline = found.get("")
-        others = {name: t.value for name, t in self.targets.by_metric.items() if name not in TARGET_OPTIONS}
+        given, own = self.targets.by_metric, preset_origin(self.preset)
+        others = {
+            name: target.value
+            for name, target in given.items()
+            if (METRICS[name].of == "row" and name not in TARGET_OPTIONS)
+            or (target.origin == own and _is_beside_rows(METRICS[name]))
+        }
         return PresetFacts(
             run_ids=tuple(result.run_id for result in self.results),
             path=str(self.preset.path) if self.preset.path else None,
@@ -842,7 +854,7 @@ class SweepItem(PresetItem):
             h2o_layer_start=self.preset.h2o_layer_start,
             h2o_layer_end=self.preset.h2o_layer_end,
             targets={METRICS[name].key: self.asked.get(name) for name in TARGET_OPTIONS if METRICS[name].joint},
-            metric_targets={name: t for name, t in others.items() if t is not None and METRICS[name].of == "row"},
+            metric_targets={name: t for name, t in others.items() if t is not None},
             decode_left_out=left_out,
             paired=self.is_paired,
             baseline_tok_per_s=baseline.tok_per_s if baseline else None,

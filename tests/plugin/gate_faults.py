@@ -563,6 +563,7 @@ def a_dump_is_a_damaged_archive(gate: Gate) -> str:
 WRONG_KEYS = """
 h2o_block_tokens: [0] ;; h2o_block_tokens: [.nan] ;; h2o_block_tokens: {} ;; repeat: 1e400 ;; repeat: [3]
 prompts: [] ;; gens: [-1] ;; unknown: 1 ;; targets: {lossy: .nan} ;; targets: {lossy: 0}
+targets: {consistency: 0} ;; targets: {similarity: 0.9} ;; targets: {lossy: 1.5, h2o_lossy: 1.5}
 targets: {lossles: 2} ;; targets: [] ;; targets: {metrics: {no: 1}} ;; targets: {decode_drop: -2}
 h2o_target_mode: maybe ;; bench: none ;; bench_options: {a: 1} ;; timeout_s: -1 ;; timeout_s: yes
 allow_signs: {x: 1} ;; h2o_keep_ratios: [2] ;; &a a: *a ;; ? [a] ;; TABx: 1 ;; - 3
