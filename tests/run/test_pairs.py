@@ -98,7 +98,7 @@ def test_launches_of_pairs_are_held_to_what_the_row_is_and_holds(
         return
     with pytest.raises(TableError, match=told):
         Held(row, asked).check(launch, candidate=True)
-    is_own = "decode_tokens" in cells or "h2o_evict_us" in cells
+    is_own = "decode_tokens" in cells or "h2o_evict_us" in cells or "nan" in cells.values()
     if not is_own:  # H2O off, or another build, has other figures
         assert Held(row, asked).check(launch, candidate=False) is launch
 
