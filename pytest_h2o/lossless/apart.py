@@ -417,7 +417,8 @@ def answer_with(answers: int, work: Callable[[], object]) -> None:
     try:
         answer = work()
     except BaseException as error:
-        answer = error
+        answer = error.with_traceback(None)
+        answer.__cause__ = answer.__context__ = None  # distributed teaches pickle to take them along, and not all can be
     try:
         packed = pickle.dumps(answer)
     except Exception:  # an error of somebody's codec may hold anything

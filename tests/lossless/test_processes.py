@@ -178,6 +178,7 @@ def test_what_a_codec_prints_does_no_harm(capfd: pytest.CaptureFixture[str]) -> 
     ],
 )
 def test_an_error_over_there_is_an_error_here(how: str, told: str) -> None:
+    pytest.importorskip("tblib.pickling_support").install()  # as distributed does: causes travel with errors
     with pytest.raises(CodecError) as caught:
         measure(Odd(how))
     pytest.LineMatcher([" / ".join(str(caught.value).splitlines())]).fnmatch_lines([told.replace("\n", " / ")])
@@ -217,6 +218,7 @@ def test_a_reader_that_stops_early_ends_the_processes() -> None:
 
 def test_an_interrupt_does_not_wait_for_the_streams_in_hand() -> None:
     """Each would take 20 s."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what runs in the background of a shell
     begun, others = time.monotonic(), family(os.getpid())
     interrupt = threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT))
     interrupt.start()

@@ -1,4 +1,4 @@
-"""A gate against an earlier run: a regression is a failing item, in every way of running pytest."""
+"""A gate against an earlier run (docs/baselines.md): a regression is a failing item, in every way of running pytest."""
 
 from __future__ import annotations
 
