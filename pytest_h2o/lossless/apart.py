@@ -418,7 +418,7 @@ def answer_with(answers: int, work: Callable[[], object]) -> None:
         answer = work()
     except BaseException as error:
         answer = error.with_traceback(None)
-        answer.__cause__ = answer.__context__ = None  # distributed teaches pickle to take them along, and not all can be
+        answer.__cause__ = answer.__context__ = None  # distributed has pickle take them along
     try:
         packed = pickle.dumps(answer)
     except Exception:  # an error of somebody's codec may hold anything
