@@ -501,7 +501,7 @@ def words_are_those_of_another_tensor(gate: Gate) -> str:
     to, source = gate.rng.choice([("layer_1/k", "layer_0/k"), ("layer_0/v", "layer_0/k"), ("layer_1/v", "")])
     for path in (gate.path / "gates/dump/prose").glob(f"{to}_*.bin"):
         other = gate.path / f"gates/dump/prose/{source}{path.name[1:]}"
-        path.write_bytes(other.read_bytes() if source else narrow(path.read_bytes()))
+        path.write_bytes(other.read_bytes() if source and other.exists() else narrow(path.read_bytes()))
     return f"{to} from {source or 'its high bytes'}"
 
 
@@ -509,7 +509,7 @@ def words_are_those_of_another_tensor(gate: Gate) -> str:
 def a_layer_ends_early(gate: Gate) -> str:
     meta = gate.file(METAS)
     fields = json.loads(meta.read_text())
-    rows = fields["seq_len"] - gate.rng.choice([1, 10, fields["seq_len"] // 2])
+    rows = fields["seq_len"] - gate.rng.choice([1, 10, max(1, fields["seq_len"] // 2)])
     for name in ("k_file", "v_file"):
         data = (meta.parent / fields[name]).read_bytes()
         (meta.parent / fields[name]).write_bytes(data[: len(data) // fields["seq_len"] * rows])
