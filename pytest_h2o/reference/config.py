@@ -32,7 +32,6 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -293,6 +292,8 @@ class BenchConfig:
             came = f"{distribution}, and {self.values['llm_model']} as llm_model"
             hint = 'set llm_model to "", or take reference_model_package out'
             raise self.fault("the config names two models", key, came, "one of them", hint)
+        from importlib import metadata  # costs a launch 40 ms
+
         try:
             files = metadata.files(distribution) or []
         except (metadata.PackageNotFoundError, ValueError) as error:

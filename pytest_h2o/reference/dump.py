@@ -22,14 +22,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_h2o.codecs.base import Stream, Tensor
 from pytest_h2o.codecs.gear_v3 import GearV3
 from pytest_h2o.errors import UsageError
-from pytest_h2o.lossless.index import DumpEntry, Piece, index_dump, read_pieces, read_wide_pieces
 from pytest_h2o.reference.cache import Stage, Watcher
 from pytest_h2o.reference.gguf import Floats
 from pytest_h2o.reference.lossless import LOG_MARK, Sample
+
+if TYPE_CHECKING:
+    from pytest_h2o.lossless.index import DumpEntry, Piece
 
 STAGES = ("prefill", "decode", "both")
 
@@ -247,6 +250,8 @@ def parse_samples(output: str, *, first_evicted: int | None = None) -> tuple[Sam
 
 def compare_run(output: str, dump_dir: Path, *, run_id: str, config: Mapping[str, object]) -> Consistency:
     """Compare what a run printed with what it dumped: the tokens of each sample, coded as the dumps have them."""
+    from pytest_h2o.lossless.index import index_dump  # a launch that is timed does without
+
     names = {key: config.get(f"kv_lossless_{key}") for key in ("predictors_k", "predictors_v")}
     codec = GearV3(**{key: name for key, name in names.items() if isinstance(name, str)})
     by_layer: dict[int, list[DumpEntry]] = {}
@@ -260,6 +265,8 @@ def compare_run(output: str, dump_dir: Path, *, run_id: str, config: Mapping[str
 
 
 def _compare(sample: Sample, entries: Sequence[DumpEntry], codec: GearV3) -> Comparison:
+    from pytest_h2o.lossless.index import read_pieces, read_wide_pieces
+
     pieces = _pieces_of(sample, entries)
     if not pieces:
         return Comparison(sample, None)
@@ -274,6 +281,8 @@ def _compare(sample: Sample, entries: Sequence[DumpEntry], codec: GearV3) -> Com
 
 def _pieces_of(sample: Sample, entries: Sequence[DumpEntry]) -> list[Piece]:
     """The rows of a sample's tokens; none unless every one of them stands in exactly one entry."""
+    from pytest_h2o.lossless.index import Piece
+
     pieces = []
     expected = sample.first_position
     for entry in sorted(entries, key=lambda entry: entry.seq_start):

@@ -11,7 +11,6 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +268,8 @@ def _open(path: Path) -> _Reader:
 
 
 def _unknown(path: Path, thing: str, came: str) -> UsageError:
+    from importlib import metadata
+
     return UsageError(
         f"the model has {thing} that the installed gguf does not know",
         where=str(path),
