@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -254,26 +256,22 @@ class LosslessResult:
                 expected=f"a JSON object with schema_version {SCHEMA_VERSION}",
             )
         result = load(cls, values, "a lossless result", where=where)
-        for what, told, made in result._sums():
-            if not math.isclose(told, made, rel_tol=1e-6):
+        for what, told, made in result._derived(values):
+            if told != made and not (isinstance(made, float) and math.isclose(told, made, rel_tol=1e-6)):
                 raise StoreError(
                     "a lossless result contradicts itself",
                     where=where,
-                    came=f"{what} {told:g}, and {made:g} by its own bytes",
-                    expected="figures that follow from the bytes beside them, as pytest-h2o lossless writes them",
+                    came=f"{what} {told!s:.200}, and {made!s:.200} by what stands beside it",
+                    expected="figures that follow from each other, as pytest-h2o lossless writes them",
                     hint="make the file again with: pytest-h2o lossless --dump-dir DIR --out-json FILE",
                 )
-        if not 0 <= result.verified_streams <= result.encoded_streams:
-            came = f"{result.verified_streams} of {result.encoded_streams} streams verified"
-            raise StoreError(
-                "a lossless result contradicts itself", where=where, came=came, expected="no more than all"
-            )
         return result
 
-    def _sums(self) -> Iterator[tuple[str, float, float]]:
-        """Each figure that follows from others: its name, its value, and what it has to be."""
-        yield "raw_bytes", self.raw_bytes, self.k_raw_bytes + self.v_raw_bytes
-        yield "compressed_bytes", self.compressed_bytes, self.k_compressed_bytes + self.v_compressed_bytes
+    def _derived(self, given: Collection[str]) -> Iterator[tuple[str, Any, Any]]:
+        """Each figure that follows from others: its name, its value, and what it has to be; `given` are in the file."""
+        for name in ("raw", "compressed"):
+            both = sum(getattr(self, f"{tensor}_{name}_bytes") for tensor in "kv")
+            yield f"{name}_bytes", getattr(self, f"{name}_bytes"), both
         for name, prefix in (("lossless", ""), ("weighted_lossless", ""), ("k_lossless", "k_"), ("v_lossless", "v_")):
             raw, coded = (getattr(self, f"{prefix}{kind}_bytes") for kind in ("raw", "compressed"))
             yield f"{name}_ratio", getattr(self, f"{name}_ratio"), raw / coded if coded > 0 else math.inf
@@ -281,6 +279,62 @@ class LosslessResult:
             for parts in (self.by_layer, self.by_run):
                 if parts:
                     yield field_name, getattr(self, field_name), sum(getattr(one, field_name) for one in parts)
+        for name, least in _too_small(asdict(self)):
+            yield name, f"below {least}", f"at least {least}"
+        yield from self._derived_counts(given)
+
+    def _derived_counts(self, given: Collection[str]) -> Iterator[tuple[str, Any, Any]]:
+        """The same of numbers of entries and streams, and of the lists that they count."""
+        yield "skip_reasons", sum(self.skip_reasons.values()), self.skipped_entries
+        if "skipped" in given:
+            yield "skip_reasons", dict(self.skip_reasons), dict(Counter(entry.reason for entry in self.skipped))
+        read = self.selected_entries + self.skipped_entries
+        yield "scanned_entries", self.scanned_entries, max(self.scanned_entries, read)
+        for name in ("converted_fp32_entries", "bf16_entries"):
+            yield name, getattr(self, name), min(getattr(self, name), self.selected_entries)
+        if self.by_layer:
+            yield "selected_layers", self.selected_layers, tuple(layer.layer_id for layer in self.by_layer)
+        if self.by_run:
+            yield "selected_dumps", self.selected_dumps, len({run.run_id for run in self.by_run})
+            yield "by_prompt_length", self.by_prompt_length, by_prompt_length(self.by_run)
+        for tensor in "kv" if self.by_head else "":
+            name = f"{tensor}_raw_bytes"
+            yield f"by_head, {name}", sum(getattr(head, name) for head in self.by_head), getattr(self, name)
+        streams = 2 * (self.aggregate_groups if self.entry_mode == "aggregate" else self.selected_entries)
+        framing = 4 * (self.aggregate_groups + self.selected_entries) if self.entry_mode == "aggregate" else 0
+        if self.entry_mode in CHUNKED:
+            streams, framing = self.online_chunks, self.online_chunks * self.online_framing_bytes // 2
+        else:
+            yield "online_chunks", self.online_chunks, 0
+        for tensor in "kv":
+            yield f"{tensor}_chunk_meta_bytes", getattr(self, f"{tensor}_chunk_meta_bytes"), framing
+            if self.codec_mode in FLAT_KEYS:
+                high, low = (sum(getattr(self, f"{tensor}_{plane}_mode_counts").values()) for plane in ("hi", "lo"))
+                yield f"{tensor}_lo_mode_counts", low, high
+                planes = (
+                    getattr(layer, f"{tensor}_{plane}_bytes") for layer in self.by_layer for plane in ("hi", "lo")
+                )
+                if told := [size for size in planes if size is not None]:
+                    yield f"{tensor}_compressed_bytes", getattr(self, f"{tensor}_compressed_bytes"), sum(told) + framing
+        if "encoded_streams" in given:
+            yield "encoded_streams", self.encoded_streams, streams
+            yield "verified_streams", self.verified_streams, min(self.verified_streams, streams)
+
+
+_SIGNED = ("layer_end", "codec_config", "rope", "versions", "faults")
+_POSITIVE = re.compile(r"[kv]_(raw|compressed)_bytes|tokens|runs|prompt_tokens|up_to_tokens|selected_entries")
+
+
+def _too_small(values: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Numbers at any depth that are negative, or 0 where there is something: their names, and the least they can be."""
+    for name, value in values.items():
+        for inner in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(inner, Mapping) and name not in _SIGNED:
+                yield from _too_small(inner)
+            elif isinstance(inner, int | float) and name not in _SIGNED:
+                least = 1 if _POSITIVE.fullmatch(name) else 0
+                if inner < least:
+                    yield name, least
 
 
 def _plain(value: Any) -> Any:

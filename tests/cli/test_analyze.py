@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from pytest_h2o.cli.main import main
+from pytest_h2o.inputs.scope import Scope
+from pytest_h2o.lossless.evaluate import evaluate_lossless
 from tests.cli.test_commands import FIXTURES, ORACLE, RECORDED, analyze, read_csv
 
 _TOLD, _NOT_TOLD = ("raw_bytes", "compressed_bytes"), ("hi_bytes", "lo_bytes")
@@ -21,12 +23,52 @@ LAYER_0 = {
     **{f"{side}_{name}": 7 if name in _TOLD else None for side in "kv" for name in _TOLD + _NOT_TOLD},
 }
 ONLINE = json.loads((ORACLE / "online_grouped_192_8_front2.json").read_text(encoding="utf-8"))
+UPPER = json.loads((ORACLE / "upper_front2.json").read_text(encoding="utf-8"))
+MEASURED = evaluate_lossless(
+    FIXTURES / "dumps" / "small",
+    Scope(scope="layer_ids", layer_ids=(1,), entry_mode="chunked_grouped", online_chunk_seq=192),
+    verify=True,
+    workers=1,
+).to_json()
+SKIPPED = {"path": "meta_t0_1.json", "reason": "x", "detail": "y"}
+CONTRADICTIONS: list[dict[str, object]] = [
+    {"skipped_entries": 1},
+    {"skip_reasons": {"x": 1}},
+    {"skipped": [SKIPPED]},
+    {"skipped_entries": 1, "skip_reasons": {"x": 1}},
+    {"skipped_entries": 1, "skip_reasons": {"z": 1}, "skipped": [SKIPPED], "scanned_entries": 10},
+    {"skipped_entries": 1, "skip_reasons": {"x": 1}, "skipped": [SKIPPED]},
+    {"k_chunk_meta_bytes": -8},
+    {"v_chunk_meta_bytes": 0},
+    {"online_framing_bytes": 8},
+    {"online_chunks": 60},
+    {"encoded_streams": 5, "verified_streams": 6},
+    {"encoded_streams": 0},
+    {"verified_streams": 7},
+    {"verified_streams": -1},
+    {"selected_entries": 0},
+    {"selected_entries": 99},
+    {"selected_layers": [0]},
+    {"selected_dumps": 2},
+    {"aggregate_groups": -1},
+    {"bf16_entries": 10},
+    {"converted_fp32_entries": 10},
+    {"by_prompt_length": []},
+    {"by_run": [{**MEASURED["by_run"][0], "prompt_tokens": 7}]},
+    {"k_hi_mode_counts": {"raw": -3}},
+    {"v_lo_mode_counts": {"raw": 1}},
+    {"by_layer": [{**MEASURED["by_layer"][0], "k_hi_bytes": 1}]},
+    {"by_head": [{**MEASURED["by_run"][0], "kv_head": 0, "v_raw_bytes": 2}]},
+    {"by_head": [{**MEASURED["by_run"][0], "kv_head": 0, "v_compressed_bytes": 0}]},
+    {"findings": [{"kind": "gap", "run_id": None, "layer_id": 1, "tokens": -1, "first": 1}]},
+    {"elapsed_s": -1.0},
+]
 
 
 @pytest.mark.parametrize(
     ("changes", "flags", "message"),
     [
-        ({"entry_mode": "aggregate"}, [], "an upper bound cannot decide\n"),
+        (UPPER, [], "an upper bound cannot decide\n"),
         (
             {"skipped_entries": 400, "skip_reasons": {"x": 400}},
             [],
@@ -39,13 +81,12 @@ ONLINE = json.loads((ORACLE / "online_grouped_192_8_front2.json").read_text(enco
         ({"compressed_bytes": 7}, [], "a lossless result contradicts itself\n"),
         ({"k_raw_bytes": 7}, [], "a lossless result contradicts itself\n"),
         ({"by_layer": [LAYER_0]}, [], "a lossless result contradicts itself\n"),
-        ({"encoded_streams": 5, "verified_streams": 6}, [], "a lossless result contradicts itself\n"),
+        *(({**MEASURED, **changes}, [], "a lossless result contradicts itself\n") for changes in CONTRADICTIONS),
         (
             {"encoded_streams": 60, "verified_streams": 59},
             [],
             "a ratio of streams that were not decoded cannot decide\n",
         ),
-        ({"encoded_streams": 0}, [], "a ratio of streams that were not decoded cannot decide\n"),
         ({}, ["--model-layers=0"], "--model-layers is out of range\n"),
         ({}, ["--h2o-layer-start=-1"], "--h2o-layer-start is out of range\n"),
     ],
@@ -72,7 +113,7 @@ def test_analyze_refuses_results_that_cannot_decide(
     [
         ({}, "online simulation: the file does not say whether its streams were decoded again"),
         (
-            {"skipped_entries": 400},
+            {"skipped_entries": 400, "skip_reasons": {"x": 400}},
             "online simulation: 400 of 832 entries could not be read and are left out (--allow-skips)",
         ),
     ],
@@ -92,11 +133,10 @@ def test_analyze_says_what_a_result_does_not_show(changes: dict[str, object], no
 
 def test_an_upper_bound_that_was_not_decoded_is_noted(tmp_path: Path) -> None:
     upper = tmp_path / "upper.json"
-    values = json.loads((ORACLE / "upper_front2.json").read_text(encoding="utf-8"))
-    upper.write_text(json.dumps({**values, "encoded_streams": 60, "verified_streams": 0}))
+    upper.write_text(json.dumps({**UPPER, "encoded_streams": 24, "verified_streams": 0}))
     code, analysis = analyze(tmp_path, f"--offline-lossless-json={upper}", "--decode-baseline=none")
     assert code == 0
-    assert "upper bound: not verified, 0 of 60 streams were decoded and compared" in analysis["notes"]  # type: ignore[operator]
+    assert "upper bound: not verified, 0 of 24 streams were decoded and compared" in analysis["notes"]  # type: ignore[operator]
 
 
 Cells = dict[str, str]

@@ -181,7 +181,9 @@ def test_counting_without_decoding_is_told(tmp_path: Path, capsys: pytest.Captur
 def test_markdown_of_hostile_names_stays_a_table() -> None:
     oracle = json.loads((FIXTURES / "oracle/fp16/per_meta_front2.json").read_text(encoding="utf-8"))
     skipped = {"path": "a|b`c\n<script>", "reason": "meta_parse_error", "detail": "x\x1b[2J`", "layer_id": None}
-    values = {**oracle, "dump_dir": "/tmp/`|\n# head", "skipped": [{**skipped, "seq_len": None, "stage": None}]}
+    skips = {"skipped_entries": 1, "skip_reasons": {"meta_parse_error": 1}, "scanned_entries": 1081}
+    listed = [{**skipped, "seq_len": None, "stage": None}]
+    values = {**oracle, "dump_dir": "/tmp/`|\n# head", **skips, "skipped": listed}
     text = render_markdown(LosslessResult.from_json(values))
     assert "| dump | `/tmp/'¦?# head` |" in text
     assert "- `a¦b'c?<script>`: meta_parse_error, `x?[2J'`" in text
