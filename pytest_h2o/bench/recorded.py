@@ -57,6 +57,8 @@ from pytest_h2o.inputs.presets import Point, Preset, expand_points, plain_settin
 _RUN_ID = re.compile(r"run_\d{4,}_p\d+_g\d+_k\d+(?:\.\d+)?_b\d+_lr\d+(?:\.\d+)?")
 _PRINTED = ".stdout.txt"
 """End of the name of what a run printed, beside its log."""
+_OTHER_OUTPUTS = (".stderr.txt", ".stdout", ".stderr", ".out", ".err", ".txt")
+"""What others call it, or the part of it that came over the other channel."""
 
 
 @dataclass(frozen=True)
@@ -400,7 +402,8 @@ def _files_beside(log: Path, config: Path | None, point: Point | None) -> dict[s
     """The fields of a row that say what else a run left, as far as that was kept; BenchError if it tells of damage."""
     printed = log.with_name(f"{log.stem}{_PRINTED}")
     output, allowed = _read_output(printed), {} if point is None else point.allow_signs
-    for path, told in ((printed, output), (log, _read_output(log))):  # a log may hold all that a run printed
+    others = (log, *(log.with_name(f"{log.stem}{end}") for end in _OTHER_OUTPUTS))  # a log may hold all of it
+    for path, told in ((printed, output), *((path, _read_output(path)) for path in others)):
         if told is not None:
             check_signs(told, path, allowed, lambda: advise_run(config, point))
     return {
@@ -502,7 +505,7 @@ class _Reader:
             return _other_configuration(entry.run_id, manifest, differences)
         if sharing is not None:
             return sharing
-        if entry.return_code is None and "return_code" in entry.values:
+        if entry.return_code is None and entry.values["return_code"] is None:
             what, why = "is listed in the recording and was never run", entry.values.get("not_launched")
             came = f"not launched (--h2o-fast): {why}" if why else "return_code null, as a dry run writes it"
             expected = "the return code of a run"

@@ -24,6 +24,7 @@ from pytest_h2o.errors import (
     error_from_json,
     error_to_json,
     make_printable,
+    near_names,
 )
 from pytest_h2o.files import digest_file, load, plain
 from pytest_h2o.inputs.presets import Point, plain_setting
@@ -295,6 +296,9 @@ def digest_launches(*rows: Row) -> dict[str, str]:
 # -- the manifest ---------------------------------------------------------------------------------------------------
 
 MANIFEST_NAME = "manifest.json"
+UNKNOWN = "unknown"
+"""The return code of a run of which nobody has kept it."""
+
 _MAX_MANIFEST_BYTES = 256 * 1024 * 1024
 
 
@@ -309,7 +313,7 @@ class ManifestEntry:
     """
     config_file: str | None
     return_code: int | None
-    """None for a run that was listed and never made (null), or whose return code nobody knows (left out)."""
+    """None for a run that was listed and never made (null), or whose return code nobody knows."""
     shares_run_with: str | None
     """Run id of the run whose row it shares."""
     values: Mapping[str, Any]
@@ -357,18 +361,36 @@ def read_manifest(path: Path) -> tuple[ManifestEntry, ...]:
 def _read_entry(where: str, value: object, folder: Path) -> ManifestEntry:
     if not isinstance(value, dict):
         raise _unusable(where, type(value).__name__, "an object with run_id, config, log and return_code")
+    _check_keys(where, value)
     run_id, code, shared, *files = map(value.get, ("run_id", "return_code", "shares_run_with", "log", "config"))
     if not isinstance(run_id, str) or not run_id or run_id != make_printable(run_id, keep=""):
         raise _unusable(where, f"run_id {run_id!r}", "a run id")
     for name, is_sound, expected in (
-        ("return_code", code is None or type(code) is int, "a whole number or null"),
+        ("return_code", code in (None, UNKNOWN) or type(code) is int, f"a whole number, null or {UNKNOWN!r}"),
         ("shares_run_with", shared is None or isinstance(shared, str), "a run id"),
     ):
         if not is_sound:
             raise _unusable(where, f"{name} {value.get(name)!r}", expected)
     log_file = _inner_path(where, "log", files[0], folder / "logs")
     config_file = None if files[1] is None else _inner_path(where, "config", files[1], folder / "configs")
-    return ManifestEntry(run_id, log_file, config_file, code, shared, value)
+    return ManifestEntry(run_id, log_file, config_file, None if code == UNKNOWN else code, shared, value)
+
+
+_NEEDED = ("run_id", "config", "log", "return_code")
+_KNOWN = frozenset((*_NEEDED, "output", "shares_run_with", "repeat", "sweep_repeat", "not_launched"))
+_MISSPELT = 0.8
+"""How alike a key that no one reads must be to one that is not there."""
+
+
+def _check_keys(where: str, entry: Mapping[str, Any]) -> None:
+    """Refuse an entry without a key that its reader needs, or with one of these under another spelling."""
+    others = entry.keys() - _KNOWN
+    for name in sorted(_KNOWN - entry.keys(), key=lambda name: name not in _NEEDED):
+        near = near_names(name.replace("_", ""), {other.replace("_", "").lower() for other in others}, 1, _MISSPELT)
+        if near or name in _NEEDED:
+            written = next((other for other in others if near and other.replace("_", "").lower() == near[0]), None)
+            came = f"no {name}" if written is None else f"{written!r:.80}, and no {name}"
+            raise _unusable(where, came, f"the key {name}")
 
 
 def _inner_path(where: str, field: str, value: object, usual: Path) -> str:

@@ -98,8 +98,9 @@ def _run(arguments: list[str]) -> int:
         sys.stderr.close()
         return 2
     except Exception as error:
-        hint = "if no file or folder that was named is the reason, this is an error of pytest-h2o: please report it"
-        print(f"pytest-h2o {name}: {as_ours(error, 'the command has failed', hint=hint)}", file=sys.stderr)
+        expected, hint = f"arguments as pytest-h2o {name} --help says", "look at the files and folders that were named"
+        ours = as_ours(error, "the command has failed", expected=expected, hint=hint)
+        print(f"pytest-h2o {name}: {ours}", file=sys.stderr)
         return 2
 
 

@@ -10,9 +10,10 @@ import os
 import re
 import sys
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 PROPERTY = "h2o"
-"""Name of the user property in which an item's record travels from a worker to the controller, as JSON text."""
+"""Name of the user property in which an item's record travels from a worker to the controller: see `seal`."""
 
 REFUSED = "h2o_refused"
 """Attribute of a collection report whose text is a usage error that a worker met."""
@@ -46,12 +47,15 @@ def refuse_to_vanish() -> None:
     Nobody would hear of the gate.
     """
     global _mine
+    _watch_native()
     _mine = os.getpid()
     for module, name in _leaves:
         setattr(module, name, _refused[name])
 
 
 def may_vanish() -> None:
+    global _mine
+    _mine = 0
     for (module, name), leave in _leaves.items():
         setattr(module, name, leave)
 
@@ -71,6 +75,25 @@ def _refusing(name: str) -> Callable[..., None]:
 
 
 _refused = {name: _refusing(name) for name in _WAYS_OUT}
+
+
+_NATIVE = frozenset({"_exit", "_Exit", "exit", "quick_exit"})
+
+
+def _refuse_native(event: str, given: tuple[Any, ...]) -> None:
+    """Let nobody look up the same functions in the C library, past what `os` says of them."""
+    if event == "ctypes.dlsym" and os.getpid() == _mine and given[1] in _NATIVE:
+        raise PermissionError(f"{given[1]} of the C library would end the process before the gate has ended well")
+
+
+@cache
+def _watch_native() -> None:
+    sys.addaudithook(_refuse_native)
+
+
+def seal(nodeid: str, record: str) -> str:
+    """The record of an item with a checksum before it: a hook that changes it on its way, or mixes two up, is told."""
+    return f"{zlib.crc32(f'{nodeid} {record}'.encode()):08x} {record}"
 
 
 class Controller:
@@ -164,24 +187,32 @@ class Controller:
             earlier = self._collector().items.get(report.nodeid, {})
             if report.when == "teardown" and earlier.get("outcome") == "failed":
                 outcome, why = "failed", str(earlier["reason"])  # whatever came of its teardown
-            from pytest_h2o.run.journal import DamagedRecord
-
-            try:
-                self._collector().add(texts[-1], duration_s=report.duration, outcome=outcome, why=why)
-            except DamagedRecord as error:  # another plugin has changed it on its way
-                self._keep_failed(report, error.what + (f": {error.came}" if error.came else ""))
+            record = texts[-1].partition(" ")[2]
+            if seal(report.nodeid, record) == texts[-1]:
+                self._collector().add(record, duration_s=report.duration, outcome=outcome, why=why)
+            else:
+                self._keep_failed(report.nodeid, "another plugin has changed its record on its way", report)
         elif outcome == "failed":
-            self._keep_failed(report, why)
+            self._keep_failed(report.nodeid, why, report)
 
-    def _keep_failed(self, report: pytest.TestReport, why: str) -> None:
+    def _keep_failed(self, nodeid: str, why: str, report: pytest.TestReport | None = None) -> None:
         """Make a record for an item that failed and has none that can be used."""
-        subject = self._gate_items().get(report.nodeid)
+        subject = self._gate_items().get(nodeid)
         if subject is None:
-            self._strangers[report.nodeid] = why
+            self._strangers[nodeid] = why
         else:
-            kept, location = self._collector(), (str(report.location[0]), report.location[1])
-            text = kept.make_failed(report.nodeid, *subject, why, location)
+            kept = self._collector()
+            location = None if report is None else (str(report.location[0]), report.location[1])
+            text = kept.make_failed(nodeid, *subject, why, location)
             kept.add(text, duration_s=getattr(report, "duration", 0.0))
+
+    def _keep_missing(self) -> None:
+        """Fail the items of a run that came to its end which were never run, or whose record somebody took away."""
+        option = self._config.option
+        if not any(getattr(option, name, False) for name in ("collectonly", "setuponly", "setupplan")):
+            kept = {} if self._kept is None else self._kept.items
+            for nodeid in self._gate_items().keys() - kept:
+                self._keep_failed(nodeid, "another plugin kept it from running, or took its record away")
 
     def _final_outcome(self, report: pytest.TestReport) -> tuple[str | None, str]:
         """The outcome of an item as its report has it at last, and why; None: that of its record stands."""
@@ -207,8 +238,8 @@ class Controller:
         try:
             found: dict[str, tuple[str, str]] = json.loads(
                 (run_dir_of(self._config) / SHARED / f"{ITEMS}.json").read_text(encoding="utf-8")
-            )
-        except (OSError, ValueError):
+            )["items"]
+        except (OSError, ValueError, KeyError):
             return {}  # workers on another machine keep it there
         return found
 
@@ -240,6 +271,8 @@ class Controller:
         status = int(exitstatus)
         if self._is_broken_off and status == pytest.ExitCode.OK and (self._has_gate_items or self._kept is not None):
             status = int(pytest.ExitCode.INTERRUPTED)  # pytest.exit(returncode=0): items are missing
+        if status == pytest.ExitCode.OK:
+            self._keep_missing()
         if self._is_broken_off and self._has_gate_items:
             self._kept = self._collector()  # also where no item has ended: the launches until then are there
         if self._kept is not None:
@@ -254,14 +287,17 @@ class Controller:
             except KeyboardInterrupt:
                 self._closing = close_run(self._kept, self._config.rootpath, self._started, INTERRUPTED, self._trouble)
             except Exception as error:
-                hint = "this is an error of pytest-h2o or of a plugin: please report it with these lines"
-                self._closing = close_unkept(str(as_ours(error, "the artifacts cannot be made", hint=hint)))
+                hint = "mend the line that is named; what was measured is kept, and --h2o-resume goes on with it"
+                told = as_ours(error, "the artifacts cannot be made", expected="a report of all items", hint=hint)
+                self._closing = close_unkept(str(told))
             status = self._closing.exit_status
         elif status == pytest.ExitCode.OK and self._config.option.h2o_strict and not self._config.option.collectonly:
             from pytest_h2o.report.terminal import close_empty
 
             self._closing = close_empty()
             status = self._closing.exit_status
+        if self._closing is not None and self._reporter() is None:
+            print(self._closing.one_line, file=sys.stderr)  # -p no:terminal
         if not status:
             may_vanish()
         if status != exitstatus:

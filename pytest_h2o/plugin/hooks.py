@@ -23,7 +23,7 @@ from pytest_h2o.plugin.config import (
     settings_of,
     told_to,
 )
-from pytest_h2o.plugin.controller import PROPERTY, REFUSED, Controller, may_vanish, refuse_to_vanish
+from pytest_h2o.plugin.controller import PROPERTY, REFUSED, Controller, may_vanish, refuse_to_vanish, seal
 
 if TYPE_CHECKING:
     from pytest_h2o.gate.values import Targets
@@ -160,10 +160,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _fault_text(error: Exception) -> str:
     """What a usage error says of an error among presets, scopes, settings and what plugins give."""
     usage = isinstance(error, pytest.UsageError)
-    return str(error if usage else as_ours(error, "the items of the gate cannot be collected", hint=_OUR_FAULT))
+    return str(
+        error if usage else as_ours(error, "the items of the gate cannot be collected", expected=_EXPECTED, hint=_TO_DO)
+    )
 
 
-_OUR_FAULT = "this is an error of pytest-h2o or of a plugin: please report it with these lines"
+_EXPECTED = "code that ends well or raises an H2OError"
+_TO_DO = "mend the line that is named; if it is that of a plugin, -p no:NAME runs without it"
 
 
 def _is_gate_item(item: pytest.Item) -> bool:
@@ -258,6 +261,8 @@ def _begin(config: pytest.Config, items: list[Any]) -> None:
     )
     gate.note_selected((subject for _, subject in asked), timed, said)
     gate.note_not_asked([one for one in config.stash.get(_offered, []) if one not in asked])
+    if not config.option.collectonly:
+        gate.note_items({item.nodeid: subject for item in items if (subject := subject_of(item.callspec.params))})
     config.stash[_head] = gate.describe() if config.option.collectonly else gate.announce()
     controller = config.pluginmanager.get_plugin("h2o-controller")
     if controller is not None and not config.option.collectonly:
@@ -340,7 +345,7 @@ def pytest_runtest_makereport(
             raise
         except BaseException as error:  # without a record the controller makes one of the report
             report.outcome = "failed"
-            report.longrepr = str(as_ours(error, f"{item.nodeid} cannot be recorded", hint=_OUR_FAULT))
+            report.longrepr = str(as_ours(error, f"{item.nodeid} cannot be recorded", expected=_EXPECTED, hint=_TO_DO))
     return report
 
 
@@ -366,7 +371,7 @@ def _record(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestR
     if told.diagnosis is not None:
         report.sections.append(("h2o diagnosis", told.diagnosis))
     _tell_figures(item, report, told.figures)
-    report.user_properties.append((PROPERTY, told.record))
+    report.user_properties.append((PROPERTY, seal(item.nodeid, told.record)))
 
 
 def _tell_figures(item: pytest.Item, report: pytest.TestReport, figures: tuple[tuple[str, str], ...]) -> None:

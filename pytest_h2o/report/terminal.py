@@ -154,10 +154,11 @@ def render_terminal(summary: Summary, run_dir: Path) -> list[str]:
     """Plain lines, for 80 columns and a CI log: the table, what there is to say beside it, the verdict, the folder."""
     presets, scopes = summary.presets, summary.scopes
     lines = render_result_table(presets, scopes)
-    shared = shared_notes(summary)
+    left_out = {left.why for left in summary.left_out_on_purpose}  # said below
+    shared = {note: names for note, names in shared_notes(summary).items() if note not in left_out}
     for name, subject in (*presets.items(), *scopes.items()):
-        notes = [note for note in own_notes(summary, name) if note not in shared] if name in presets else []
-        lines += _beside(name, subject, notes)
+        own = own_notes(summary, name) if name in presets else []
+        lines += _beside(name, subject, [note for note in own if note not in shared and note not in left_out])
     lines += _wrapped([f"note of {len(names)} presets ({', '.join(names)}): {note}" for note, names in shared.items()])
     decoded = sum(scope.decoded_streams for scope in scopes.values() if isinstance(scope, Scope))
     lines += [f"{decoded:,} streams decoded bit for bit"] if decoded else []
@@ -254,6 +255,11 @@ class Closing(NamedTuple):
     title: str
     lines: list[str]
     exit_status: int
+
+    @property
+    def one_line(self) -> str:
+        """The verdict, or in its place what went wrong."""
+        return next((line for line in self.lines if line.startswith("gate ")), f"{self.title}: {self.lines[-1]}")
 
 
 def close_run(collector: Collector, root: Path, started: float, exit_status: int, trouble: str | None) -> Closing:

@@ -733,8 +733,8 @@ class SweepItem(PresetItem):
         """The same, needed by a target; None where that was left out on purpose."""
         try:
             return self._needed_baseline().tok_per_s
-        except OptedOut:
-            self.note("the decode threshold is left out (decode baseline: none)")
+        except OptedOut as reason:
+            self.note(str(reason))
             return None
 
     def joint_margin(self) -> Measured:

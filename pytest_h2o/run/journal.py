@@ -143,10 +143,6 @@ class News:
 _WORST = ("failed", "skipped", "passed")
 
 
-class DamagedRecord(StoreError):
-    """A record of an item that has another shape than this version reads."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Record:
     """What the record of every item has, of whatever kind it is."""
@@ -162,13 +158,13 @@ class _Record:
 
 
 def _read_news(record: object, where: str = "") -> News:
-    """What the record of an item brings; DamagedRecord if it is none."""
+    """What the record of an item brings; StoreError if it is none."""
     try:
         return load(_Record, record, "a record of the journal", where=where, hint="start a new run folder").data
     except (StoreError, TableError) as error:
         what = "a record of the journal has another shape than this version reads"
         came = error.came if isinstance(error, StoreError) else error.what
-        raise DamagedRecord(
+        raise StoreError(
             what, where=error.where or where, came=came, expected=error.expected, hint=error.hint
         ) from error
 
@@ -276,7 +272,7 @@ class Collector:
 
     def manifest_entries(self, preset: str) -> list[dict[str, Any]]:
         """Every launched or read run of a preset, sound or not, in the order of its points."""
-        from pytest_h2o.bench.sweep import manifest_entry
+        from pytest_h2o.bench.sweep import UNKNOWN, manifest_entry
 
         entries: dict[int, dict[str, Any]] = {}
         for point in self.points.get(preset, {}).values():
@@ -286,7 +282,7 @@ class Collector:
             if result.asked_repeat is not None:
                 entry |= {"repeat": result.asked_repeat, FEWER_COLUMN: result.repeat}
             if entry["return_code"] is None:
-                del entry["return_code"]  # null would say that it was never run
+                entry["return_code"] = UNKNOWN  # null would say that it was never run
             entries[point.index] = entry
         for failed in self.failed.get(preset, {}).values():
             entry = manifest_entry(failed.manifest, failed.return_code, shares_run_with=failed.shares_run_with)

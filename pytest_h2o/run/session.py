@@ -417,9 +417,12 @@ class GateSession:
         now = describe_asked(self.settings, nodeids, bases, [(s, self.root(s)) for s in scopes], code)
         if (self.run_dir / "run.json").exists():
             return  # a worker that took the place of one that died, and came when the run had ended
-        about = {nodeid: [s.kind, s.name] for nodeid, s in zip(nodeids, subjects, strict=True)}
-        self.run.store.once(ITEMS, lambda: about)  # of an item whose worker dies nothing else tells it
         refuse_changes(self.run.store.once(ASKED, lambda: now), now, self.run_dir, self.settings.given["resume"])
+
+    def note_items(self, about: Mapping[str, Subject]) -> None:
+        """Write down which items will run, by node id: of one whose worker dies, or that is kept from it, it tells."""
+        if not (self.run_dir / "run.json").exists():
+            self.run.store.once(ITEMS, lambda: {"items": {nodeid: [s.kind, s.name] for nodeid, s in about.items()}})
 
     @staticmethod
     def _check_dump(given: Given) -> None:

@@ -142,6 +142,10 @@ def crash(sweep: Path, log: Path, config: Path) -> None:
     shutil.copy(OTHER / "missing_model.stdout.txt", log.with_suffix(".stdout.txt"))
 
 
+def write_sign(path: Path) -> None:
+    path.write_text("double free or corruption (out)\n")
+
+
 def rename_log(sweep: Path, log: Path, config: Path) -> None:
     edit_manifest(sweep, SECOND, log=f"logs/{SECOND.replace('0002', '0042')}.log")
     log.rename(log.with_name(f"{SECOND.replace('0002', '0042')}.log"))
@@ -168,6 +172,7 @@ def link_out(sweep: Path, log: Path, config: Path) -> None:
         ),
         pytest.param(rename_log, id="log of another name"),
         pytest.param(lambda sweep, log, config: os.mkfifo(log.with_suffix(".stdout.txt")), id="output is a pipe"),
+        pytest.param(lambda sweep, log, config: write_sign(log.with_suffix(".stderr.txt")), id="sign beside it"),
         pytest.param(lambda sweep, log, config: log.unlink(), id="no log"),
         pytest.param(link_out, id="link"),
         pytest.param(lambda sweep, log, config: shutil.copy(OTHER / "appended.log", log), id="two rows"),
@@ -467,7 +472,8 @@ def test_the_recorded_manifest_is_read() -> None:
 
 
 def entry(**changes: object) -> str:
-    return json.dumps([{"run_id": "a", "log": "logs/a.log", "return_code": 0, **changes}])
+    known = {"run_id": "a", "log": "logs/a.log", "config": None, "return_code": 0, **changes}
+    return json.dumps([{key: value for key, value in known.items() if value is not ...}])
 
 
 @pytest.mark.parametrize(
@@ -476,7 +482,11 @@ def entry(**changes: object) -> str:
         "[",
         "{}",
         "[1]",
-        '[{"run_id": ""}]',
+        entry(run_id=""),
+        entry(return_code=..., returncode=0),
+        entry(return_code=...),
+        entry(config=..., Config="a"),
+        entry(outputs="logs/a.stdout.txt"),
         entry(return_code="0"),
         entry(return_code=True),
         entry(run_id="a\x1b[0m"),

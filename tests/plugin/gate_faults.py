@@ -332,14 +332,15 @@ def a_run_was_not_as_asked(gate: Gate) -> str:
     return f"{log.name}: {new}"
 
 
+ENDS = ["stdout.txt", "log", "stderr.txt", "err"]
 SIGNS = ("double free or corruption (out)", "scatter restore failed", "MNN_ERROR: logits are NaN")
 
 
 @fault("logs")
 def an_output_shows_a_broken_cache(gate: Gate) -> str:
-    output, sign = gate.file(gate.rng.choice(["rec/small/logs/run_*.stdout.txt", LOGS])), gate.rng.choice(SIGNS)
+    output, sign = gate.file(LOGS).with_suffix(f".{gate.rng.choice(ENDS)}"), gate.rng.choice(SIGNS)
     encoding = gate.rng.choice(["utf-8", "utf-16", "utf-16-be"])
-    output.write_bytes(f"{output.read_text()}\n{sign}\n".encode(encoding))
+    output.write_bytes(f"{output.read_text() if output.exists() else ''}\n{sign}\n".encode(encoding))
     return f"{output.name}: {sign} in {encoding}"
 
 
@@ -424,6 +425,22 @@ def a_manifest_contradicts_its_preset(gate: Gate) -> str:
     name = gate.rng.choice(["prompt_len", "gen_len", "block_tokens", "sink_tokens", "trigger_min_tokens"])
     gate.change_json(gate.path / SMALL / "manifest.json", lambda entries: entries[0].update({name: 7}))
     return name
+
+
+@fault("manifests")
+def a_manifest_lacks_a_key(gate: Gate) -> str:
+    """Or says it otherwise."""
+    key = gate.rng.choice(["run_id", "log", "config", "output", "return_code"])
+    others = [key.replace("_", ""), key.upper(), f"{key}s", f"{key} ", key[:-1]]
+    new = gate.rng.choice(others) if key == "output" else gate.rng.choice([None, *others])
+    entries = json.loads((gate.path / SMALL / "manifest.json").read_text())
+    entry = gate.rng.choice(entries)
+    entry |= {} if new is None else {new: entry[key]}
+    gate.is_fatal = new != key
+    if new != key:
+        del entry[key]
+    gate.write(SMALL / "manifest.json", json.dumps(entries))
+    return f"{key} {new}"
 
 
 @fault("manifests")
@@ -737,6 +754,7 @@ raise KeyboardInterrupt ;; raise RecursionError ;; raise MemoryError
 raise type('E', (Exception,), {'__str__': lambda self: 1 / 0})() ;; raise BaseException('x')
 raise GeneratorExit ;; import os, signal; os.kill(os.getpid(), signal.SIGTERM)
 import os; os.execvp('true', ['true']) ;; import posix; posix._exit(0)
+import ctypes; ctypes.CDLL(None)._exit(0) ;; import ctypes; ctypes.CDLL(None)['quick_exit'](0)
 import pytest; pytest.skip('x') ;; import pytest; pytest.xfail('x') ;; import pytest; pytest.fail('x')
 assert False ;; raise StopIteration
 """
@@ -890,7 +908,8 @@ SWALLOWING_HOOKS = """
 runtest_protocol(item): return True if "lossy" in item.name else None ;; runtest_protocol(item): return True
 pyfunc_call(pyfuncitem): return True ;; collection_modifyitems(items): items.clear()
 collection_modifyitems(items): items[:] = [i for i in items if "joint" not in i.name]
-collection_modifyitems(items): del items[3:]
+collection_modifyitems(items): del items[3:] ;; collection_finish(session): del session.items[3:]
+runtestloop(session): return True
 """
 CHANGED_REPORT = """
 import pytest

@@ -34,6 +34,7 @@ LEAVE = {
     "pytest.exit": "import pytest; pytest.exit('x', returncode=0)",
     "os._exit": "import os; os._exit(0)",
     "os.execv": "import os; os.execvp('true', ['true'])",
+    "libc": "import ctypes; ctypes.CDLL(None)._exit(0)",
 }
 SELECT = ("-k", "front2_grouped or target_ratio_v3 and not bench")
 
@@ -61,7 +62,7 @@ def test_no_exit_0_before_the_verdict(where: str, leave: str, workers: tuple[str
         assert not any(line.startswith("gate PASS") for line in result.outlines)
 
 
-@pytest.mark.parametrize("leave", ["sys.exit", "os._exit", "os.execv"])
+@pytest.mark.parametrize("leave", ["sys.exit", "os._exit", "os.execv", "libc"])
 @pytest.mark.parametrize("where", ["conftest.py", "test_sweep.py"])
 def test_no_exit_0_while_files_are_loaded(where: str, leave: str, project: Project) -> None:
     path = project.path / "gates" / where
@@ -107,6 +108,48 @@ def test_a_failed_gate_does_not_end_well_whatever_others_make_of_the_status(sets
     result = project.run(*SELECT, "--h2o-lossy-target=9")
     assert any(line.startswith("gate FAIL") for line in result.outlines)
     assert result.ret == 1
+
+
+RECORD = """
+import json, pytest
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if "joint" in item.name:
+        {}
+    return report
+"""
+EDIT = """report.user_properties = [
+            (n, json.dumps({**json.loads(v.partition(" ")[2]), "comparisons": []}) if n == "h2o" else v)
+            for n, v in report.user_properties]"""
+
+
+@pytest.mark.parametrize(
+    ("does", "why"),
+    [
+        ("def pytest_runtestloop(): return True", "kept it from running"),
+        ("def pytest_runtest_protocol(item): return 'joint' in item.name or None", "kept it from running"),
+        ("def pytest_collection_finish(session): session.items[:] = session.items[:-1]", "kept it from running"),
+        (RECORD.replace("{}", "report.user_properties.clear()"), "took its record away"),
+        (RECORD.replace("{}", EDIT), "another plugin has changed its record on its way"),
+    ],
+    ids=["loop", "protocol", "finish", "record gone", "record edited"],
+)
+def test_an_item_that_was_not_run_or_left_no_record_fails(does: str, why: str, project: Project) -> None:
+    (project.path / "gates" / "conftest.py").write_text(does)
+    result = project.run(*SELECT)
+    check_no_traceback(result)
+    assert result.ret == 1
+    assert any(line.startswith("gate FAIL") for line in result.outlines)
+    assert any("joint" in item and why in told for item, told in project.failed().items())
+
+
+@pytest.mark.parametrize(("target", "verdict"), [("9", "FAIL"), ("1.1", "INCOMPLETE")])
+def test_without_a_terminal_the_verdict_is_one_line(target: str, verdict: str, project: Project) -> None:
+    result = project.run(*SELECT, "-pno:terminal", f"--h2o-lossy-target={target}")
+    (line,) = result.outlines
+    assert line.startswith(f"gate {verdict} ")
+    assert result.ret == (verdict == "FAIL")
 
 
 def test_a_run_that_is_broken_off_while_its_sections_are_made_can_go_on(project: Project) -> None:
