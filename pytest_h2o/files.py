@@ -16,6 +16,7 @@ import os
 import stat
 import tempfile
 import time
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, TypeVar, cast
@@ -35,27 +36,28 @@ def usable_cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def write_new_bytes(path: Path, data: bytes, *, overwrite: bool = False) -> None:
-    """Write a file, whole or not at all; missing folders are made."""
+def write_new_bytes(path: Path, data: bytes, *, overwrite: bool = False, durable: bool = True) -> None:
+    """Write a file, whole or not at all; missing folders are made. Of many: `make_durable` when all are there."""
     temporary = path.parent / f".{path.name[:100]}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
     try:
         make_folder(path.parent)
-        _write_synced(temporary, data)
+        _write_fresh(temporary, data, durable)
         if overwrite:
             temporary.replace(path)
         else:
             _claim_name(temporary, path)
-        _sync_folder(path.parent)
+        if durable:
+            _sync_folder(path.parent)
     except OSError as error:
-        raise StoreError(
-            "a file cannot be written",
-            where=str(path),
-            came=error.strerror or str(error),
-            expected="a folder that can be written, with room on its disk",
-        ) from error
+        raise _unwritable(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: OSError) -> StoreError:
+    came, expected = error.strerror or str(error), "a folder that can be written, with room on its disk"
+    return StoreError("a file cannot be written", where=str(path), came=came, expected=expected)
 
 
 def refuse_existing(*paths: Path, overwrite: bool = False) -> None:
@@ -84,13 +86,29 @@ def _exists(path: Path) -> StoreError:
     )
 
 
-def _write_synced(path: Path, data: bytes) -> None:
-    """Write bytes to a file that must be new, down to the disk."""
+def make_durable(paths: Iterable[Path]) -> None:
+    """Bring files that were written, and their names, down to the disk: of many together it takes half the time."""
+    folders: dict[Path, None] = {}
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise _unwritable(path, error) from error
+        folders[path.parent] = None
+    for folder in folders:
+        _sync_folder(folder)
+
+
+def _write_fresh(path: Path, data: bytes, durable: bool) -> None:
+    """Write bytes to a file that must be new."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def make_folder(path: Path) -> None:

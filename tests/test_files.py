@@ -22,6 +22,7 @@ from pytest_h2o.files import (
     digest_file,
     dump,
     load,
+    make_durable,
     open_regular,
     plain,
     read_regular,
@@ -143,6 +144,13 @@ def test_file_and_name_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     temporary = synced.pop(2)
     assert synced == [str(tmp_path), f"{tmp_path}/run", f"{tmp_path}/run/logs"]
     assert temporary.startswith(f"{tmp_path}/run/logs/.a.log.")
+    del synced[:]
+    many = [tmp_path / "run" / "logs" / name for name in ("b.log", "c.log")]
+    for path in many:
+        write_new_bytes(path, b"x", durable=False)
+    assert synced == []
+    make_durable(many)
+    assert synced == [*map(str, many), f"{tmp_path}/run/logs"]
     del synced[:]
     for _ in range(2):
         append_line(tmp_path / "run" / "journal.jsonl", {})

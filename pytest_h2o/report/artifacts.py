@@ -6,7 +6,7 @@ import contextlib
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -28,7 +28,16 @@ from pytest_h2o.bench.command import (
 )
 from pytest_h2o.bench.rows import Row
 from pytest_h2o.errors import H2OError, StoreError, UsageError
-from pytest_h2o.files import digest_file, load, plain, read_regular, write_new_bytes, write_new_json, write_new_text
+from pytest_h2o.files import (
+    digest_file,
+    load,
+    make_durable,
+    plain,
+    read_regular,
+    write_new_bytes,
+    write_new_json,
+    write_new_text,
+)
 from pytest_h2o.gate.metrics import METRICS, TARGET_OPTIONS
 from pytest_h2o.inputs.options import Given, Settings
 from pytest_h2o.lossless.result import render_markdown
@@ -142,7 +151,7 @@ def _write_preset(collector: Collector, name: str) -> list[str]:
     for place, path in enumerate(map(Path, facts.baseline_files)):
         is_config = place > 0 and path.suffix == ".json"  # the log comes first, and may be JSON too
         copies.append((path, folder / ("configs" if is_config else "logs") / path.name))
-    uncopied = [why for source, target in dict.fromkeys(copies) if (why := _keep(source, target)) is not None]
+    uncopied = _keep(dict.fromkeys(copies))
     for key, comparison in collector.comparisons.items():
         if key.partition("/")[0] == name:
             write_new_json(collector.run_dir / pairs_folder(key) / PAIRS_NAME, plain(comparison))
@@ -167,16 +176,21 @@ _MAX_BYTES = 1 << 30
 """Of a recorded output or a journal: more than any run writes, and less than memory has."""
 
 
-def _keep(source: Path, target: Path) -> str | None:
-    """Copy a file into the run folder, whole or not at all, unless it is there; a line if it cannot be read."""
-    if target.exists():
-        return None
-    try:
-        data = read_regular(source, _MAX_BYTES)
-    except OSError as error:
-        return f"a recorded file cannot be copied into the run folder: {source}: {error.strerror or error}"
-    write_new_bytes(target, data)
-    return None
+def _keep(copies: Iterable[tuple[Path, Path]]) -> list[str]:
+    """Copy files, each whole or not at all, unless it is there; a line for each that cannot be read."""
+    copied, unread = [], []
+    for source, target in copies:
+        if target.exists():
+            continue
+        try:
+            data = read_regular(source, _MAX_BYTES)
+        except OSError as error:
+            unread.append(f"a recorded file cannot be copied into the run folder: {source}: {error.strerror or error}")
+            continue
+        write_new_bytes(target, data, durable=False)
+        copied.append(target)
+    make_durable(copied)
+    return unread
 
 
 def _digests(collector: Collector) -> dict[str, str]:

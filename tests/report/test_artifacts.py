@@ -191,17 +191,17 @@ def test_a_copy_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monkey
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(StoreError, match="No space left on device"):
-            _keep(source, target)
+            _keep([(source, target)])
     assert list(target.parent.iterdir()) == []
-    _keep(source, target)
+    _keep([(source, target)])
     assert target.read_bytes() == b"row"
     source.write_bytes(b"other")
-    _keep(source, target)
+    _keep([(source, target)])
     assert target.read_bytes() == b"row"
 
 
 def test_a_recorded_file_that_has_gone_is_told(tmp_path: Path) -> None:
     gone = tmp_path / "gone.log"
-    assert _keep(gone, tmp_path / "run" / "gone.log") == (
+    assert _keep([(gone, tmp_path / "run" / "gone.log")]) == [
         f"a recorded file cannot be copied into the run folder: {gone}: No such file or directory"
-    )
+    ]

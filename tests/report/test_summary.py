@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from syrupy.assertion import SnapshotAssertion
@@ -93,6 +97,21 @@ def test_it_is_read_back_as_it_was_written(passed: Summary, old_run: Path, gate_
 
 def test_markdown_has_the_verdict_first(passed: Summary, snapshot: SnapshotAssertion) -> None:
     assert render_summary_md(passed) == snapshot
+
+
+@pytest.mark.parametrize("folder", ["kept", "of_others", "full"])
+def test_compiled_templates_change_nothing(
+    folder: str, old_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    compiled = tmp_path / f"_jinja2-cache-{os.getuid()}"
+    if folder == "of_others":
+        compiled.write_bytes(b"")  # no folder can be made
+    elif folder == "full":
+        monkeypatch.setattr(tempfile, "NamedTemporaryFile", Mock(side_effect=OSError(errno.ENOSPC, "no space left")))
+    for _ in range(2):
+        assert render_summary_md(read_run(old_run).summary) == (old_run / "summary.md").read_text(encoding="utf-8")
+    assert (folder == "kept") == (compiled.is_dir() and bool(list(compiled.iterdir())))
 
 
 def test_a_run_of_an_older_version_gives_the_same_markdown(old_run: Path) -> None:
