@@ -8,7 +8,7 @@ FAKE_RECORDINGS
     config with H2O off gets ``baseline_h2o_off.log``.
 FAKE_MODE
     ok (the default), no_json, crash, hang, hang_ignoring_term, grandchild, chatter, truncated, no_h2o, wrong_backend,
-    exit3, idle (H2O did nothing), not_deterministic (another h2o_keep where the keep ratio is 0.3).
+    exit3, idle (H2O did nothing).
 FAKE_MODES
     JSON: a mode for runs whose id begins so, in place of FAKE_MODE.
 FAKE_SAID
@@ -106,8 +106,6 @@ def change_cells(text: str, config: dict[str, Any], options: dict[str, str], mod
         cells["backend"] = "OPENCL"
     if mode == "idle":
         cells.update(IDLE)
-    if mode == "not_deterministic" and config.get("kv_h2o_target_keep_ratio") == 0.3:
-        cells["h2o_keep"] = "0.3390 ± 0.0000"
     if config.get("kv_h2o_enable"):
         changed = json.loads(os.environ.get("FAKE_CELLS", "{}"))
         if options["-rep"] == "1":

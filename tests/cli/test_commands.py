@@ -354,11 +354,12 @@ def test_sweep_refuses_what_it_cannot_run_with(
 def test_analyze_without_a_baseline_or_an_online_simulation_does_not_pass(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, analysis = analyze(tmp_path)
-    assert (code, analysis["overall_pass"]) == (1, False)
-    assert analysis["missing"] == [
-        "no baseline: nothing says how fast decode is with H2O off (--decode-baseline TOK_PER_S, or none)"
-    ]
+    for rule in ("joint", "best-of"):
+        code, analysis = analyze(tmp_path, f"--rule={rule}")
+        assert (code, analysis["overall_pass"]) == (1, False)
+        assert analysis["missing"] == [
+            "no baseline: nothing says how fast decode is with H2O off (--decode-baseline TOK_PER_S, or none)"
+        ]
     assert analyze(tmp_path, "--decode-baseline=none")[0] == 0
     rows, upper = FIXTURES / "recordings" / "h2o_metrics.expected.csv", ORACLE / "upper_front2.json"
     command = ["analyze", f"--csv={rows}", f"--offline-lossless-json={upper}", "--decode-baseline=56.02"]

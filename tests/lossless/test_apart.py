@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
-import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,7 +26,7 @@ from pytest_h2o.lossless.dask import pack
 from pytest_h2o.lossless.evaluate import evaluate_lossless
 from pytest_h2o.lossless.measure import Measurement
 from tests.lossless.samples import SMALL
-from tests.lossless.test_processes import ROOT, SETTINGS, TIMES, Odd, _is_running, _wait, family, tasks_of
+from tests.lossless.test_processes import SETTINGS, TIMES, Odd, family, tasks_of
 
 WHOLE = Scope(scope="layer_range", layer_start=0, entry_mode="aggregate")
 
@@ -192,13 +188,6 @@ def test_processes_end_with_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> N
     assert family(os.getpid()) == others
 
 
-def test_what_a_codec_prints_does_no_harm(capfd: pytest.CaptureFixture[str]) -> None:
-    evaluate_lossless(SMALL, SETTINGS, verify=True, codec=Odd("prints"), workers=1)
-    told = capfd.readouterr()
-    assert "a codec says something\n" in told.err
-    assert told.out == ""
-
-
 def _ours(others: list[int]) -> int:
     return len(set(family(os.getpid())) - set(others))
 
@@ -210,27 +199,6 @@ def _left_by(error: type[Exception] | None) -> Iterator[None]:
     except Exception as came:
         if error is None or not isinstance(came, error):
             raise
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends them there")
-def test_no_process_outlives_its_parent(tmp_path: Path) -> None:
-    """Not even one in the middle of a stream that takes 20 s."""
-    code = f"""
-        import sys
-        sys.path[:0] = [{str(ROOT)!r}]
-        from tests.lossless.test_apart import *
-        print("begun", flush=True)
-        evaluate_lossless(SMALL, SETTINGS, verify=True, codec=Odd("sleeps"), workers=1)
-    """
-    command = [sys.executable, "-c", textwrap.dedent(code)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True) as parent:
-        assert parent.stdout is not None
-        parent.stdout.readline()
-        _wait(lambda: len(family(parent.pid)) == 2)  # one that encodes, and one that waits
-        members = family(parent.pid)
-        parent.kill()
-        parent.wait(30)
-    _wait(lambda: not any(_is_running(member) for member in members))
 
 
 def test_the_process_that_decodes_never_met_the_one_that_encodes() -> None:

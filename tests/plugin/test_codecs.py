@@ -95,13 +95,6 @@ def test_a_codec_that_deceives_is_no_pass(cheat: str, project: Project) -> None:
     assert all("codec cheat cannot " in why for why in project.failed().values())
 
 
-def test_a_codec_that_nobody_gives_is_named(project: Project) -> None:
-    write_scope(project, "my_codec", 1.0)
-    result = project.run("-k", "mine and lossless")
-    assert result.ret == 1
-    assert any("there is no codec 'my_codec'" in line for line in result.outlines)
-
-
 def test_the_rotation_is_found_or_comes_from_the_scope_or_the_model(project: Project) -> None:
     write_scope(project, "rowref", 1.0)
     scopes = project.path / "gates" / "scopes.yaml"

@@ -12,7 +12,6 @@ import psutil
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
-from pytest_h2o.bench.rows import DETERMINISTIC_COLUMNS
 from tests.plugin.cases import BENCH, DECIDING, PRESET
 from tests.plugin.project import (
     SWEEP,
@@ -37,11 +36,6 @@ def read_csv(run_dir: Path) -> list[dict[str, str]]:
 def read_manifest(run_dir: Path) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = json.loads((run_dir / PRESET / "manifest.json").read_text())
     return entries
-
-
-def verdict_columns(run_dir: Path) -> list[list[str]]:
-    """What a verdict rests on besides timings, of every row."""
-    return [[row[column] for column in DETERMINISTIC_COLUMNS] for row in read_csv(run_dir)]
 
 
 def living(text: str) -> list[str]:
@@ -152,27 +146,6 @@ def test_two_workers_launch_no_more(folded: tuple[Project, pytest.RunResult], pr
     assert sorted(project.launches()) == RUN_IDS[:10]
     assert read_csv(project.run_dir()) == read_csv(folded[0].run_dir())
     assert read_manifest(project.run_dir()) == read_manifest(folded[0].run_dir())
-
-
-def test_without_folding_27_launches_give_the_same_columns(
-    folded: tuple[Project, pytest.RunResult], project: Project
-) -> None:
-    options = project.make_bench()
-    project.launch_here()
-    result = project.run(*options, "--h2o-no-fold", "-k", f"{PRESET} and lossy")
-    assert result.ret == 0
-    assert project.launches() == RUN_IDS
-    result.stdout.fnmatch_lines(["    27 rows of 27 runs"])
-    assert verdict_columns(project.run_dir()) == verdict_columns(folded[0].run_dir())
-
-
-def test_a_bench_that_tells_folded_points_apart_is_not_folded(project: Project, snapshot: SnapshotAssertion) -> None:
-    """Six points, two of them distinct; the probe of the fold comes out otherwise."""
-    options = project.make_bench(run_0003="not_deterministic")
-    settings = ("--h2o-set=h2o_block_tokens=8", "--h2o-set=h2o_target_lossy_ratios=3.0,3.2")
-    result = project.run(*options, *settings, "-k", f"{PRESET} and lossy")
-    assert sorted(run_id[:8] for run_id in project.launches()) == [f"run_000{n}" for n in range(1, 7)]
-    assert verdict(project, result) == snapshot
 
 
 @pytest.mark.parametrize("workers", [(), ("-n2",)])

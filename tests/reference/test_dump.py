@@ -93,27 +93,6 @@ def test_cases_of_one_launch_do_not_mix(dumped: Dumped, tmp_path: Path) -> None:
     assert compare_run(dumped[1], root, run_id="tiny_p60_g24", config={}).consistent
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "expected"),
-    [
-        ("MNN_KV_DUMP_STAGE", "all", "prefill, decode, both"),
-        ("MNN_KV_DUMP_MAX_TOKENS", "-1", "a number of tokens, 0 for all"),
-        ("MNN_KV_DUMP_RUN_ID", "../out", "the name of one folder"),
-        ("MNN_KV_DUMP_RUN_ID", "there", "a run that is not there yet"),
-    ],
-)
-def test_what_it_may_not(name: str, value: str, expected: str, tmp_path: Path) -> None:
-    (tmp_path / "there").mkdir()
-    with pytest.raises(UsageError) as caught:
-        read_dump_settings({"MNN_KV_DUMP_DIR": str(tmp_path), name: value}, half=True)
-    assert str(caught.value).splitlines()[:4] == [
-        "the dump of the KV cache cannot be made",
-        f"  where: environment, {name}",
-        f"  came: {value}",
-        f"  expected: {expected}",
-    ]
-
-
 def test_runtime_and_offline_sizes_of_a_run_are_equal(dumped: Dumped) -> None:
     root, output = dumped
     samples = parse_samples(output)

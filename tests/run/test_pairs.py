@@ -210,14 +210,6 @@ def test_sides_that_are_unlike_are_no_comparison_and_never_a_pass(
     ]
 
 
-def test_pairs_that_contradict_each_other_are_told_whatever_stopped_them() -> None:
-    _, found = compare()
-    note = "earlier and later pairs contradict each other"
-    verdict = replace(found.judge(0.05), outcome="inconclusive", note=note)
-    assert explain(found, verdict)[1:] == [note]
-    assert explain(replace(found, stopped=note), verdict) == [f"paired with H2O off: 12 launches; {note}"]
-
-
 TOO_FEW = "pairs can never give a verdict with 95.0% confidence: plan more"
 
 
@@ -243,13 +235,6 @@ def test_a_plan_is_fitted_to_the_time_of_the_first_pair_and_says_so() -> None:
     assert slow.stopped == "another pair would not fit into the budget of 15 s (16.0 s are spent)"
     log, short = compare(budget=Budget(pairs=20, elapsed_s=5.0))
     assert (len(log), short.judge(0.05).outcome, short.stopped) == (2, "inconclusive", f"2 {TOO_FEW}")
-
-
-def test_more_pairs_than_can_be_planned_are_not_recommended() -> None:
-    _, found = compare({"speeds": (60.0, 50.0, 62.0, 55.0)}, {"speeds": (57.1, 47.0, 59.0, 52.0)}, Budget(pairs=8))
-    verdict = replace(found.judge(0.05), outcome="inconclusive", needed_pairs=350)
-    assert explain(found, verdict)[1].startswith("to decide: about 350 pairs, more than the 200 that a comparison ")
-    assert "(--h2o-decode-budget 40, or " in explain(found, replace(verdict, needed_pairs=40))[1]
 
 
 def test_a_comparison_is_kept_and_read_back() -> None:

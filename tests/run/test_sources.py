@@ -17,7 +17,7 @@ from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.bench.recorded import find_recordings
 from pytest_h2o.bench.rows import NO_OUTPUT, read_table
-from pytest_h2o.bench.sweep import FoldCheck
+from pytest_h2o.bench.sweep import ColumnDifference, FoldCheck
 from pytest_h2o.cli.sweep import WaitNotice
 from pytest_h2o.errors import H2OError, StoreError, UsageError
 from pytest_h2o.gate.decode import plan_order
@@ -174,6 +174,7 @@ def test_the_note_of_a_fold_names_its_preset(snapshot: SnapshotAssertion) -> Non
     folds = (
         FoldCheck("adaptive", "mine", "run_1", "run_2"),
         FoldCheck("static", "mine", "run_1", "run_2", problem="a crash"),
+        FoldCheck("adaptive", "mine", "run_1", "run_2", (ColumnDifference("h2o_keep", "0.3 ± 0.0", "0.4 ± 0.0"),)),
     )
     assert [_describe_fold(fold) for fold in folds] == snapshot
 
