@@ -104,9 +104,9 @@ class Project:
         (self.path / "tmp").mkdir(exist_ok=True)
         return env | {"PY_COLORS": "0", "COLUMNS": "100", "TMPDIR": str(self.path / "tmp"), **self.env}
 
-    def start(self, *arguments: str, what: str = "gates", cwd: Path | None = None) -> warm.Run:
-        """A run to be watched or killed."""
-        return warm.Run([what, *QUICK, *arguments], cwd=cwd or self.path, env=self._environment())
+    def start(self, *arguments: str, what: str = "gates", cwd: Path | None = None, workers: int = 0) -> warm.Run:
+        """A run to be watched or killed; `workers` of xdist are forked, the others started."""
+        return warm.Run([what, *QUICK, *arguments], cwd=cwd or self.path, env=self._environment(), workers=workers)
 
     def run(
         self,
@@ -118,7 +118,8 @@ class Project:
     ) -> pytest.RunResult:
         """A whole run; `page`: with report.html, whose charts take a third of the time."""
         html = () if page else ("-o", "h2o_html=no")
-        return self.start(*html, *arguments, what=what, cwd=cwd).finish(timeout_s)
+        workers = next((int(word[2:]) for word in arguments if re.fullmatch(r"-n\d", word)), 0)
+        return self.start(*html, *arguments, what=what, cwd=cwd, workers=workers).finish(timeout_s)
 
     def run_cold(self, *arguments: str) -> pytest.RunResult:
         """A whole run by an interpreter that has loaded nothing yet."""

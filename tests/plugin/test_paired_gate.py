@@ -249,6 +249,7 @@ def test_two_gates_at_once_never_time_at_once(bench_project: BenchProject) -> No
 
 def test_a_worker_that_is_killed_in_a_pair_leaves_the_others_a_verdict(bench_project: BenchProject) -> None:
     bench_project.set_decode(base=60, drop=0.3, spread=0.02, seed=2)
+    del bench_project.env["FAKE_HERE"]
     bench_project.env["FAKE_KILL_PARENT"] = "8"  # the fifth launch of a pair
     result = bench_project.run("-k", "test_decode or test_joint", "-n2")
     assert result.ret == 1

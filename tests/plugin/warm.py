@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
 import pytest
 from _pytest.config import default_plugins
@@ -45,7 +47,59 @@ def _start_server() -> None:
         tempfile.tempdir = chosen
 
 
-def _become(program: str, arguments: Sequence[str], cwd: str, env: Mapping[str, str], output: str) -> None:
+class Spare:
+    """A process that is forked before pytest begins, and becomes a worker of xdist once one is started.
+
+    Its attributes are those of a `subprocess.Popen` that execnet uses.
+    """
+
+    def __init__(self) -> None:
+        (reads, asks), (gives, writes) = os.pipe(), os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            for pipe, descriptor in ((reads, 0), (writes, 1)):
+                os.dup2(pipe, descriptor)
+            os.closerange(3, max(reads, asks, gives, writes) + 1)
+            self._work()
+        os.close(reads)
+        os.close(writes)
+        self.stdin, self.stdout = open(asks, "wb", 0), open(gives, "rb", 0)  # noqa: SIM115
+
+    def _work(self) -> None:
+        """As ``python -u -c``, with the environment of the moment; nobody asks where the other side has ended."""
+        sys.stdin, sys.argv = open(0, closefd=False), ["-c"]  # noqa: SIM115
+        if told := sys.stdin.readline():
+            os.environ.clear()
+            os.environ.update(json.loads(told))
+            exec(eval(sys.stdin.readline()), {"__name__": "__main__"})
+        os._exit(0)
+
+    def wait(self) -> int:
+        return os.waitpid(self.pid, 0)[1]
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+
+def _keep_workers_warm(count: int) -> None:
+    """So many workers of xdist are forked here; those that come later, after a crash, are started as ever."""
+    from execnet import gateway_io
+
+    spares, cold = [Spare() for _ in range(count)], gateway_io.Popen2IOMaster.__init__
+
+    def start(self: Any, args: Any, execmodel: Any) -> None:
+        if not spares:
+            return cold(self, args, execmodel)
+        self.popen = spares.pop(0)
+        self.popen.stdin.write(json.dumps(dict(os.environ)).encode() + b"\n")
+        return gateway_io.Popen2IO.__init__(self, self.popen.stdin, self.popen.stdout, execmodel=execmodel)
+
+    gateway_io.Popen2IOMaster.__init__ = start  # type: ignore[method-assign]
+
+
+def _become(
+    program: str, arguments: Sequence[str], cwd: str, env: Mapping[str, str], output: str, workers: int
+) -> None:
     """In the forked process: take the environment, folder and output of a new one, and be pytest or our command."""
     gc.freeze()  # pytest collects garbage at its end: not that of the process that was forked
     os.fsync = lambda fd: None  # no machine is switched off here
@@ -71,6 +125,8 @@ def _become(program: str, arguments: Sequence[str], cwd: str, env: Mapping[str, 
     for package in ("pytest_h2o", "xdist"):  # pytest warns of packages of plugins that were loaded before it
         sys.modules.pop(package, None)
     if program == "pytest":
+        if measured is None:
+            _keep_workers_warm(workers)
         code = pytest.console_main()
     else:
         from pytest_h2o.cli.main import main
@@ -85,13 +141,22 @@ def _become(program: str, arguments: Sequence[str], cwd: str, env: Mapping[str, 
 class Run:
     """A run of pytest in a process of its own; what it writes stands in a file until it is asked for.
 
-    ``FAKE_HERE`` in its environment names programs whose launches run a fake in that very process.
+    ``FAKE_HERE`` in its environment names programs whose launches run a fake in that very process. `workers` of xdist
+    are forked too, where they are not what is looked at.
     """
 
-    def __init__(self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], program: str = "pytest") -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        program: str = "pytest",
+        workers: int = 0,
+    ) -> None:
         self._output = tempfile.NamedTemporaryFile(suffix=".txt")  # noqa: SIM115
         self._started = time.monotonic()
-        given = (program, arguments, str(cwd), dict(env), self._output.name)
+        given = (program, arguments, str(cwd), dict(env), self._output.name, workers)
         self._child = _context.Process(target=_become, args=given)
         _start_server()
         self._child.start()
