@@ -30,7 +30,12 @@ CAUSE = "first cause: the config of the model has no layer_nums"
 
 
 def recording(tmp_path: Path, text: str, suffix: str = ".stdout.txt") -> Path:
-    folder = Path(shutil.copytree(SWEEP, tmp_path / "recorded"))
+    """The recorded run of `POINT` alone, which printed this too."""
+
+    def others(_: str, names: list[str]) -> list[str]:
+        return [name for name in names if name.startswith("run_") and not name.startswith(POINT.run_id)]
+
+    folder = Path(shutil.copytree(SWEEP, tmp_path / "recorded", ignore=others))
     printed = folder / "logs" / f"{POINT.run_id}{suffix}"
     printed.write_text(printed.read_text() + text)
     return folder

@@ -291,7 +291,7 @@ def test_bad_input_is_one_clear_error(
 
 def test_a_sweep_of_the_embedded_bench_needs_no_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     grid = ("--prompts=64", "--gens=8", "--h2o-sink-tokens=4", "--h2o-recent-tokens=16", "--h2o-block-tokens=8")
-    rest = ("--repeat=1", "--h2o-trigger-min-tokens=32", f"--out-dir={tmp_path / 'run'}")
+    rest = ("--repeat=1", "--threads=1", "--h2o-trigger-min-tokens=32", f"--out-dir={tmp_path / 'run'}")
     assert main(["sweep", "--llm-bench=reference", *grid, *rest]) == 0
     assert (
         "note: out of reach: whole blocks and protected tokens leave a lossy ratio of at most"

@@ -15,6 +15,7 @@ import pytest
 from battery import check_decodes, check_payload_damage, check_round_trip
 from goldens import check_goldens
 from sample_streams import PROMPTS, ROPE, all_chunks, as_dtype, cut, measure_ratios, real_streams, worst_words
+from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.codecs import rowref_max
 from pytest_h2o.codecs.base import Codec, DType, Rope, SideInfo, Stream
@@ -198,30 +199,20 @@ def test_a_stream_too_large_is_refused_before_it_is_copied(codec: Codec) -> None
         codec.encode(Stream(words, "v"))
 
 
-NEXT = "\n  next: the payload is damaged, cut or of another codec; encode the stream again"
-
-
 @pytest.mark.parametrize(
-    ("codec", "payload", "shape", "message"),
+    ("codec", "payload", "shape"),
     [
-        (
-            ExpBias(),
-            b"\x03\x02",
-            (2, 3, 64),
-            "expbias: an axis of the shape is cut short\n  where: byte 2 of 2\n  came: 0 bytes\n  expected: 1 bytes",
-        ),
-        (
-            CODEC,
-            b"\x20\x05\x01\x01" + b"\x00" + b"\x00" + b"\x80\x00" + b"\x01" * 4 + bytes(10),
-            (5, 1, 1),
-            "rowref: a chain of references is too long\n  where: byte 12 of 22\n  expected: at most 2 steps",
-        ),
+        (ExpBias(), b"\x03\x02", (2, 3, 64)),
+        (CODEC, b"\x20\x05\x01\x01" + b"\x00" + b"\x00" + b"\x80\x00" + b"\x01" * 4 + bytes(10), (5, 1, 1)),
     ],
+    ids=["cut short", "a long chain"],
 )
-def test_damage_is_named(codec: Codec, payload: bytes, shape: tuple[int, int, int], message: str) -> None:
+def test_damage_is_named(
+    codec: Codec, payload: bytes, shape: tuple[int, int, int], snapshot: SnapshotAssertion
+) -> None:
     with pytest.raises(CodecError) as caught:
         codec.decode(payload, SideInfo("v", shape))
-    assert str(caught.value) == message + NEXT
+    assert str(caught.value) == snapshot
 
 
 # Rotations
