@@ -63,11 +63,11 @@ class Spare:
             self._work()
         os.close(reads)
         os.close(writes)
-        self.stdin, self.stdout = open(asks, "wb", 0), open(gives, "rb", 0)  # noqa: SIM115
+        self.stdin, self.stdout = os.fdopen(asks, "wb", 0), os.fdopen(gives, "rb", 0)
 
     def _work(self) -> None:
         """As ``python -u -c``, with the environment of the moment; nobody asks where the other side has ended."""
-        sys.stdin, sys.argv = open(0, closefd=False), ["-c"]  # noqa: SIM115
+        sys.stdin, sys.argv = os.fdopen(0, closefd=False), ["-c"]
         if told := sys.stdin.readline():
             os.environ.clear()
             os.environ.update(json.loads(told))
@@ -125,7 +125,7 @@ def _become(
     for package in ("pytest_h2o", "xdist"):  # pytest warns of packages of plugins that were loaded before it
         sys.modules.pop(package, None)
     if program == "pytest":
-        if measured is None:
+        if workers and measured is None:
             _keep_workers_warm(workers)
         code = pytest.console_main()
     else:
