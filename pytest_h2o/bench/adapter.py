@@ -295,7 +295,9 @@ def check_row(row: Row, point: Point | None, settings: BenchSettings | None = No
     _check_rise(row)
     _check_bits(row)
     _check_put_to_the_test(row)
+    _check_agreement(row)
     _check_speeds(row)
+    _check_times(row)
     if is_idle(row) or _keeps_all(row, point):
         raise _idle_error(row, point, settings)
     if point is not None and (mode := coding_mode(point.lossless)) is not None:
@@ -438,6 +440,30 @@ def _check_put_to_the_test(row: Row) -> None:
             )
 
 
+def _check_agreement(row: Row) -> None:
+    """Check what two caches said of one text: they rank the same token first more often than by chance.
+
+    Chance alone gives a share of 1 / perplexity. A common prefix of free text is part of what is equal in it.
+    """
+    names = ("top1_agreement", "greedy_prefix", "greedy_equal", "ppl_full", "ppl_evicted", "ppl_rise")
+    cells = (row.get(f"quality_{name}") for name in names)
+    agreed, prefix, equal, *perplexities, rise = (None if cell is None else cell.mean for cell in cells)
+    least = 1 / max(filter(None, perplexities), default=math.inf)
+    if least == 0 and rise is not None and rise < 1:
+        least = _ALMOST_0
+    if agreed is not None and agreed < least:
+        what, expected = "its caches hardly ever rank the same token first", f"a share of at least {least:.3g}"
+        came = _cells_of(row, "quality_top1_agreement", "quality_ppl_evicted", "quality_ppl_rise")
+        raise _contradiction(row, what, came, f"{expected}, which chance gives at its perplexity")
+    if prefix is not None and equal is not None and prefix > 0 and equal == 0:
+        what, expected = "texts with a common prefix have no equal token", "equal tokens, or no common prefix"
+        raise _contradiction(row, what, _cells_of(row, "quality_greedy_prefix", "quality_greedy_equal"), expected)
+
+
+def _cells_of(row: Row, *columns: str) -> str:
+    return " beside ".join(f"{column} {row.cells[column]}" for column in columns if column in row.cells)
+
+
 _ALMOST_0 = 1e-9
 
 
@@ -481,7 +507,29 @@ def describe_floor(row: Row) -> str | None:
     )
 
 
-def check_block_sizes(row: Row, config: Mapping[str, Any]) -> None:
+def check_config(row: Row, config: Mapping[str, Any]) -> None:
+    """Check a row against the config of its run: what that asks to be counted was counted, in blocks of its size."""
+    _check_block_sizes(row, config)
+    asked = (config.get(f"quality_{name}") for name in ("tokens", "windows", "greedy_tokens"))
+    tokens, windows, greedy = (value if type(value) is int else None for value in asked)
+    predicted = None if tokens is None else tokens * (windows or 1)
+    plans = None if predicted is None else (predicted + (windows or 1)) * _MOST_LAYERS
+    for column, least, most in (
+        ("quality_tokens", predicted, predicted),
+        ("quality_evictions", None, plans),
+        ("quality_greedy_prefix", None, greedy),
+    ):
+        cell = row.get(column)
+        if cell is None or most is None or (least or 0) <= cell.mean <= most:
+            continue
+        expected = f"{'at most ' if least is None else ''}{most}, as the config of the run asks"
+        raise _contradiction(row, f"its {column} is not what was asked", f"{column} {row.cells[column]}", expected)
+
+
+_MOST_LAYERS = 1000
+
+
+def _check_block_sizes(row: Row, config: Mapping[str, Any]) -> None:
     """Check that blocks were coded in the size that the config of the run asks for, where its statistics name it."""
     mode, output = coding_mode(config), row.output
     if mode is None or output is None:
@@ -515,6 +563,9 @@ def check_block_sizes(row: Row, config: Mapping[str, Any]) -> None:
 def check_decoded(row: Row) -> None:
     """Check that as many tokens were decoded as asked, where anything tells: later engines stop at the end of text."""
     decoded = row.decoded_tokens
+    if decoded is not None and row.gen_len is not None and decoded > row.gen_len + 1:  # the prompt gives one, too
+        what, came = "more tokens were decoded than asked", f"{decoded:g} of {row.gen_len}"
+        raise _contradiction(row, what, came, "as many as asked")
     if decoded is not None and row.gen_len is not None and decoded < row.gen_len:
         raise TableError(
             "fewer tokens were decoded than asked: speed and ratios are those of a shorter text",
@@ -648,6 +699,42 @@ def _check_asked(row: Row, point: Point | None, settings: BenchSettings | None) 
 def _check_speeds(row: Row) -> None:
     _measured(row, "prefill speed", row.prefill_tok_per_s)
     _measured(row, "decode speed", row.decode_tok_per_s)
+
+
+def _repeat_s(row: Row) -> float | None:
+    """Seconds of a repeat, by its speeds; None where they or its lengths are not told."""
+    lengths, speeds = (row.prompt_len, row.gen_len), (row.prefill_tok_per_s, row.decode_tok_per_s)
+    if None in (*lengths, *speeds):
+        return None
+    parts = zip(lengths, speeds, strict=True)
+    return math.fsum((count or 0) / speed.mean for count, speed in parts if speed is not None)
+
+
+_TIMES_REPEAT = 10
+"""No time of a part of a repeat, in whatever threads, is so many times that of the whole."""
+
+
+def _check_times(row: Row) -> None:
+    repeat_s = _repeat_s(row)
+    for column in COLUMN_DECIMALS if repeat_s is not None else ():
+        cell = row.get(column)
+        if column.endswith("_us") and cell is not None and cell.mean * 1e-6 > _TIMES_REPEAT * (repeat_s or 0.0):
+            what, came = "a part of a repeat took longer than the repeat", f"{column} {row.cells[column]}"
+            raise _contradiction(row, what, came, f"at most about {repeat_s:.3g} s, what its speeds leave a repeat")
+
+
+TIMED_FROM_S = 5.0
+"""A launch that is shorter is mostly start and end."""
+
+
+def check_elapsed(row: Row) -> Row:
+    """The row, if its speeds let the launch end when it did; a TableError if they are too low for that."""
+    repeat_s, elapsed_s = _repeat_s(row), row.elapsed_s or 0.0
+    needed_s = (repeat_s or 0.0) * (row.repeat or 1)
+    if elapsed_s >= TIMED_FROM_S and needed_s > 1.05 * elapsed_s:
+        came = f"{row.repeat or 1} x {repeat_s:.2f} s by its speeds, in a launch of {elapsed_s:.2f} s"
+        raise _contradiction(row, "its speeds are too low for the time that it took", came, "repeats within the launch")
+    return row
 
 
 def _measured(row: Row, name: str, value: Measurement | None, *, zero_is_sound: bool = False) -> float:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from pytest_h2o.bench.adapter import (
     BenchAdapter,
     check_baseline_row,
-    check_block_sizes,
+    check_config,
     check_row,
     get_adapter,
     is_idle,
@@ -351,7 +351,7 @@ class _Run:
         (check_row if compressed else check_baseline_row)(row, known)
         if compressed and known is not None:
             _check_blocks(row, known, self.config)
-            check_block_sizes(row, _read_config(self.config) or known.lossless)
+            check_config(row, _read_config(self.config) or known.lossless)
         return replace(
             row,
             run_id=self.run_id,

@@ -248,13 +248,14 @@ def _coded_ratio(row: Any) -> Any:
 
 _ABOVE_0, _AT_LEAST_0 = Range("a ratio", above=0.0), Range(least=0.0)
 _SHARE, _PROBABILITY = Range("a ratio", above=0.0, most=1.0), Range("a ratio", least=0.0, most=1.0)
+_SPEED = Range(least=0.0, most=1e9)  # beyond any machine for one sequence
 _PERCENT = ", 0.05 for 5 %"
 
 _ratio = partial(Metric, better="higher", values=_ABOVE_0)
 _keep = partial(Metric, better="lower", fmt=".4f", values=_SHARE, part_of="h2o_lossy")
 _size = partial(Metric, better="lower", fmt=".2f", over="every row", values=_AT_LEAST_0)
 _timing = partial(Metric, better="lower", unit="us", fmt=".2f", exact=False, values=_AT_LEAST_0)
-_speed = partial(Metric, better="higher", unit="tok/s", fmt=".2f", exact=False, values=_AT_LEAST_0)
+_speed = partial(Metric, better="higher", unit="tok/s", fmt=".2f", exact=False, values=_SPEED)
 _quality = partial(Metric, better="lower", fmt=".4f", values=Range("a perplexity", least=1.0), rounded=True)
 _agreement = partial(Metric, better="higher", fmt=".4f", values=_PROBABILITY, rounded=True)
 _every = partial(Metric, over="every row", values=_AT_LEAST_0, fmt=".2f", exact=False)

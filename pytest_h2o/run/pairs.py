@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_h2o.bench.adapter import check_decoded
+from pytest_h2o.bench.adapter import check_decoded, check_elapsed
 from pytest_h2o.bench.command import digest_model, is_embedded
 from pytest_h2o.bench.launch import Relaunches
 from pytest_h2o.bench.recorded import IN_CONFIG, read_launch, recorded_logs, unswept
@@ -518,6 +518,7 @@ def hold_against_logs(comparison: PairedComparison, folder: Path, point: Point, 
             compressed = side == "candidate" or comparison.baseline.startswith(OTHER_BUILD)
             try:
                 row = read_launch(folder, replace(point, run_id=launch.run_id, compressed=compressed))
+                check_elapsed(replace(row, elapsed_s=launch.elapsed_s))
                 rows[side] = held.check(row, candidate=side == "candidate")
                 evicting += [row] * compressed
             except H2OError as error:

@@ -15,8 +15,9 @@ from pytest_h2o.bench.adapter import (
     BenchAdapter,
     LlmBench,
     check_baseline_row,
-    check_block_sizes,
+    check_config,
     check_decoded,
+    check_elapsed,
     check_row,
     describe_floor,
     get_adapter,
@@ -322,13 +323,53 @@ def test_blocks_have_the_size_that_was_asked_for(
 ) -> None:
     told = {**CODES, **config, "kv_lossless_runtime_mode": mode}
     row = replace(ROW, output=summarize("".join(map(STATISTICS.format, sound))))
-    check_block_sizes(row, told)
-    check_block_sizes(ROW, told)
+    check_config(row, told)
+    check_config(ROW, told)
     bad = replace(ROW, output=summarize("".join(map(STATISTICS.format, (*sound, wrong, wrong)))))
-    check_block_sizes(bad, {**told, "kv_lossless_enable": False})
+    check_config(bad, {**told, "kv_lossless_enable": False})
     with pytest.raises(TableError, match="blocks were coded in another size than asked") as caught:
-        check_block_sizes(bad, told)
+        check_config(bad, told)
     assert caught.value.came == f"2 x {wrong} tokens"
+
+
+PPL = {"quality_ppl_full": "15", "quality_ppl_evicted": "15.1", "quality_top1_agreement": "0.9"}
+QUALITY = {"quality_tokens": 64, "quality_windows": 2, "quality_greedy_tokens": 32}
+
+
+@pytest.mark.parametrize(
+    ("sound", "worse", "what"),
+    [
+        (PPL, PPL | {"quality_top1_agreement": "0.06"}, "its caches hardly ever rank the same token first"),
+        (PPL | {"quality_top1_agreement": "0.07"}, PPL | {"quality_top1_agreement": "0.0"}, "its caches hardly ever"),
+        ({"quality_top1_agreement": "0", "quality_ppl_rise": "3"}, {"quality_top1_agreement": "0",
+          "quality_ppl_rise": "0.01"}, "its caches hardly ever"),
+        ({"quality_greedy_prefix": "0.5", "quality_greedy_equal": "0.02"}, {"quality_greedy_prefix": "0.5",
+          "quality_greedy_equal": "0.0000"}, "texts with a common prefix have no equal token"),
+        ({"quality_tokens": "128"}, {"quality_tokens": "127"}, "its quality_tokens is not what was asked"),
+        ({"quality_tokens": "128"}, {"quality_tokens": "9999"}, "its quality_tokens is not what was asked"),
+        ({"quality_evictions": "9000"}, {"quality_evictions": "1e9"}, "its quality_evictions is not what was asked"),
+        ({"quality_greedy_prefix": "32"}, {"quality_greedy_prefix": "32.1"}, "its quality_greedy_prefix is not what"),
+        ({"decode_tokens": "129"}, {"decode_tokens": "130"}, "more tokens were decoded than asked"),
+        ({"decode_tokens": "128"}, {"decode_tokens": "9999"}, "more tokens were decoded than asked"),
+        ({"h2o_evict_us": "3e7"}, {"h2o_evict_us": "7e7"}, "a part of a repeat took longer than the repeat"),
+        ({"speed": "300 ± 1<br>60 ± 1"}, {"speed": "300 ± 1<br>40 ± 1"}, "its speeds are too low for the time"),
+        ({}, {"speed": "100 ± 1<br>60 ± 1"}, "its speeds are too low for the time"),
+    ],
+)  # fmt: skip
+def test_a_row_is_held_against_what_was_asked_and_against_itself(
+    sound: dict[str, str], worse: dict[str, str], what: str
+) -> None:
+    def check(cells: dict[str, str]) -> None:
+        row = replace(changed(**cells), elapsed_s=12.0)
+        check_row(check_elapsed(row), POINT, SETTINGS)
+        check_config(row, QUALITY)
+        check_decoded(row)
+        check_config(row, {})
+
+    check(sound)
+    with pytest.raises(TableError, match=f"the row contradicts itself: {what}"):
+        check(worse)
+    check_elapsed(replace(changed(speed="1 ± 1<br>1 ± 1"), elapsed_s=4.9))  # no more than start and end
 
 
 def test_fewer_tokens_than_asked_are_told() -> None:

@@ -287,6 +287,8 @@ def a_value_is_impossible(gate: Gate) -> str:
 WRONG_COLUMNS = """
 decode_tokens => nan ;; decode_tokens => n/a ;; quality_ppl_evicted => nan ;; quality_top1_agreement => nan
 quality_evictions => 0 ;; quality_tokens => 0 ;; quality_cache_ratio => 1.0 ;; quality_ppl_full => 0.5
+quality_top1_agreement => 0.0 ;; decode_tokens => 9999 ;; speed(tok/s) => 1e300 ± 1<br>61 ± 1
+speed(tok/s) => 300 ± 1<br>1e300 ± 1 ;; h2o_evict_us => 1e30 ;; h2o_lossless_decomp_us => 1e12
 quality_bits_per_byte_evicted => -inf ;; h2o_evict_us => nan ;; h2o_keep => 0.9 ± 0.9 ;; quality_ppl_rise => 0.005 ± 5
 """
 
@@ -484,6 +486,31 @@ def pairs_ran_otherwise_than_the_row(gate: Gate) -> str:
     for log in (gate.path / SMALL / "decode" / "logs").glob("pair_*.log"):
         set_cell(log, column, lambda _: f" {value} ")
     return f"{column} {value}"
+
+
+@fault("pairs")
+def pairs_took_less_time_than_their_speeds_say(gate: Gate) -> str:
+    side, seconds = gate.rng.choice(["baseline", "candidate"]), gate.rng.choice([5.5, 9.9])
+    gate.change_json(gate.path / PAIRS, lambda value: value["pairs"][2][side].update(elapsed_s=seconds))
+    return f"{side} {seconds} s"
+
+
+OTHER_COUNTS = """
+quality_tokens => 9999 ;; quality_tokens => 64 ;; quality_evictions => 1e12 ;; quality_greedy_prefix => 33
+"""
+
+
+@fault("configs")
+def a_row_has_other_counts_than_its_config_asks(gate: Gate) -> str:
+    """Of the quality run."""
+    column, cell = choose_pair(gate, OTHER_COUNTS)
+    log = gate.file(LOGS)
+    asked = {"quality_tokens": 32, "quality_windows": 4, "quality_greedy_tokens": 32}
+    for config in gate.path.glob("rec/small/**/configs/*.json"):
+        gate.change_json(config, lambda value: value.update(asked))
+    head, rule, row = log.read_text().splitlines()
+    log.write_text(f"{head} {column} |\n{rule}:--|\n{row} {cell} |\n")
+    return f"{log.name}: {column} {cell}"
 
 
 @fault("pairs")
