@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -180,5 +181,6 @@ def record_pairs(
     made = PairedComparison(
         candidate, "H2O off in the same bench", 1, planned_pairs, tuple(pairs), elapsed_s=4.0 * len(drops), **fields
     )
+    made = replace(made, plan=made.checksum)
     (folder / "pairs.json").write_text(json.dumps(plain(made)))
     return made

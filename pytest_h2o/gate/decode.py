@@ -18,6 +18,7 @@ import itertools
 import math
 import random
 import statistics
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -528,6 +529,13 @@ class PairedComparison:
     notes: tuple[str, ...] = ()
     version: Literal[1, 2] = 2
     """1: made by a rule that looked at all pairs, and judged by it."""
+    plan: str = ""
+    """Checksum of what was fixed before the pairs; empty where an earlier version wrote them."""
+
+    @property
+    def checksum(self) -> str:
+        fixed = (self.candidate, self.baseline, self.seed, self.planned_pairs, self.version)
+        return f"{zlib.crc32(repr(fixed).encode()):08x}"
 
     @property
     def launches(self) -> int:
@@ -553,6 +561,13 @@ class PairedComparison:
         """Read what `files.plain` made of one; the pairs must be those of a plan that can be judged."""
         what, hint = "a paired comparison", "start a new run folder"
         made = load(cls, value, what, hint=hint)
+        if made.plan not in ("", made.checksum):
+            raise StoreError(
+                f"{what} has another plan than it was launched with",
+                came=f"seed {made.seed}, {made.planned_pairs} planned pairs",
+                expected=f"candidate, baseline, seed, planned pairs and version as checksum {made.plan} has them",
+                hint="copy pairs.json again, or measure it again",
+            )
         try:
             made.judge(0.0)
         except H2OError as error:

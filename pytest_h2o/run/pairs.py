@@ -469,7 +469,7 @@ def compare_pairs(
         pairs.append(runner.launch_pair(len(pairs) + 1, order[len(pairs)]))
         if len(pairs) == 1:
             planned = budget.fitted(pairs[0].elapsed_s, runner.elapsed_s)
-    return PairedComparison(
+    made = PairedComparison(
         candidate=candidate,
         baseline=baseline,
         seed=seed,
@@ -480,6 +480,7 @@ def compare_pairs(
         elapsed_s=round(runner.elapsed_s, 3),
         notes=(*_fitting(budget, planned, pairs), *notes),
     )
+    return replace(made, plan=made.checksum)
 
 
 def _fitting(asked: Budget, planned: Budget, pairs: Sequence[Pair]) -> tuple[str, ...]:
@@ -547,6 +548,8 @@ def hold_against_logs(comparison: PairedComparison, folder: Path, point: Point, 
             hint="copy the whole folder of the preset, or measure it again",
         )
     unverified = describe_unverified(evicting, "launches of pairs with H2O on")
+    if not comparison.plan:
+        unverified.append("how many pairs were planned is as pairs.json says: an earlier version wrote it, unchecked")
     return replace(comparison, notes=tuple(dict.fromkeys((*comparison.notes, *unverified))))
 
 

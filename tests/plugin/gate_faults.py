@@ -459,6 +459,9 @@ WRONG_PAIRS: dict[str, tuple[int, list[Any]]] = {
     "candidate": (0, ["", "run_0009", None, 1]),
     "pairs": (0, [[], None, {}, 3, "the first again", "all but the last"]),
     "notes": (0, [[1, {}]]),
+    "planned_pairs": (0, [6, 7, 9, 0, 10**9]),
+    "seed": (0, [1, -1]),
+    "baseline": (0, ["H2O off", ""]),
     "order": (1, ["AA", "", None, 3]),
     "decode_tok_per_s": (2, [None, -5, 0, "60", 1e9, [], True]),
 }

@@ -245,10 +245,11 @@ def test_a_comparison_is_kept_and_read_back() -> None:
         {**value, "version": 3},
         {**value, "pairs": [{**value["pairs"][0], "baseline": {}}]},
         {**value, "planned_pairs": 1},
+        {**value, "planned_pairs": 1, "plan": ""},
         {key: v for key, v in value.items() if key != "seed"},
         {**value, "pairs": [{**p, "baseline": {**p["baseline"], "decode_tok_per_s": None}} for p in value["pairs"]]},
     ):
-        with pytest.raises(StoreError, match=r"a paired comparison (has another shape|cannot be judged)"):
+        with pytest.raises(StoreError, match=r"a paired comparison (has another|cannot be judged)"):
             PairedComparison.from_json(broken)
 
 
