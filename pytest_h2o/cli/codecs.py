@@ -36,7 +36,7 @@ def add_arguments_codecs(parser: argparse.ArgumentParser) -> None:
     bench.add_argument("--slow-rounds", type=int, default=1, help="rounds of slow codecs (default: %(default)s)")
     bench.add_argument("--chunk", type=int, default=192, help="tokens of an online chunk (default: %(default)s)")
     bench.add_argument("--framing", type=int, default=8, help="bytes added to each chunk (default: %(default)s)")
-    bench.add_argument("--front-n", type=int, default=2, help="layers that count as front (default: %(default)s)")
+    bench.add_argument("--front-n", type=int, help="layers that count as front (default: 2)")
     add_rope_arguments(bench)
     bench.add_argument("--out-json", type=Path, metavar="FILE")
     bench.add_argument("--out-md", type=Path, metavar="FILE")
@@ -45,7 +45,7 @@ def add_arguments_codecs(parser: argparse.ArgumentParser) -> None:
 
 
 def run_codecs(args: argparse.Namespace) -> int:
-    """List or measure; 1 if a codec did not give its input back, or the dump says little about codecs."""
+    """List or measure; 1 if a codec did not give its input back, none was measured, or the dump says little."""
     try:
         return _bench(args) if args.codecs_command == "bench" else _list()
     except RoundTripError as error:
@@ -79,7 +79,8 @@ def _bench(args: argparse.Namespace) -> int:
     from pytest_h2o.cli import codecs_bench as bench
     from pytest_h2o.files import write_new_text
 
-    settings = bench.BenchSettings(args.chunk, args.framing, args.front_n, args.rounds, args.slow_rounds)
+    front = bench.DEFAULT_FRONT if args.front_n is None else args.front_n
+    settings = bench.BenchSettings(args.chunk, args.framing, front, args.rounds, args.slow_rounds)
     rope = rope_from_args(args)
     renders = (
         (args.out_json, bench.render_json), (args.out_md, bench.render_markdown), (args.out_svg, bench.render_svg),
@@ -93,7 +94,10 @@ def _bench(args: argparse.Namespace) -> int:
     peers, missing_peers = _peers(args.peers)
     load_1min = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     faults: list[str] = []
-    results = bench.measure(bench.streams(args.dump_dir, rope, faults.append), [*codecs, *peers], settings)
+    dump = bench.streams(args.dump_dir, rope, faults.append, args.front_n)
+    results = bench.measure(dump, [*codecs, *peers], settings)
+    if all(result.failure is not None for result in results if result.contender.kind == "codec"):
+        faults.append("no codec was measured: each refuses the dump, or is missing")
     summary = bench.summarize(
         results,
         settings,

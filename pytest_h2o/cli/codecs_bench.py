@@ -29,8 +29,18 @@ from pytest_h2o.codecs.base import Codec, Rope, SideInfo, Stream, Tensor, Words,
 from pytest_h2o.codecs.planes import from_bytes, to_bytes
 from pytest_h2o.codecs.registry import render_codec
 from pytest_h2o.errors import CodecError, DumpError, H2OError, UsageError
+from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless.apart import keep_apart, processor_s
-from pytest_h2o.lossless.index import DumpEntry, Piece, find_word_faults, index_dump, prompt_lengths, read_pieces
+from pytest_h2o.lossless.index import (
+    DumpEntry,
+    Health,
+    Piece,
+    examine,
+    find_faults,
+    index_dump,
+    prompt_lengths,
+    read_pieces,
+)
 from pytest_h2o.lossless.measure import check_payload, difference, is_same
 from pytest_h2o.lossless.result import PROMPT_CLASS_NAMES, prompt_class
 
@@ -156,12 +166,16 @@ class DumpStream:
 
 
 def streams(
-    dump_dir: str | os.PathLike[str], rope: Rope | None = None, tell: Callable[[str], object] = lambda text: None
+    dump_dir: str | os.PathLike[str],
+    rope: Rope | None = None,
+    tell: Callable[[str], object] = lambda text: None,
+    front_layers: int | None = None,
 ) -> Iterator[DumpStream]:
     """Yield K, then V of each run and layer of a dump; one stream is in memory at a time.
 
     Entries of a run and layer stand in order of their first position, equal ones in path order, and are joined as
-    they are: an overlap is coded twice. `tell` takes what speaks against a ratio of such words.
+    they are: an overlap is coded twice. `tell` takes, at the end, what speaks against a ratio of such words, or is
+    missing: of the `front_layers` where somebody named them, and else where the dump is not one of a single layer.
     """
     index = index_dump(dump_dir)
     if index.skipped:
@@ -173,6 +187,7 @@ def streams(
             hint="remove these entries, or record the dump again",
         )
     prompts = prompt_lengths(index.entries)
+    seen: dict[tuple[int, str], dict[str | None, Health]] = {}
     groups: dict[tuple[str, int, int, int, bool], list[DumpEntry]] = {}
     for entry in index.entries:
         key = (entry.run_id or "", entry.layer_id, entry.kv_heads, entry.head_dim, entry.bf16)
@@ -186,11 +201,19 @@ def streams(
             known_rope = rope if tensor == "k" else None
             stream = Stream(read_pieces(pieces, tensor), tensor, positions, known_rope, group[0].dtype)
             dumped = DumpStream(run_id, layer, len(group), stream, prompts.get(group[0].run_id))
-            for _, detail in find_word_faults(stream.words, pieces, layer, tensor):
-                tell(f"{dumped}: {detail}")
+            for run, health in examine(stream.words, pieces).items():
+                seen.setdefault((layer, tensor), {}).setdefault(run, Health()).add(health)
             yield dumped
+    several = len({entry.layer_id for entry in index.entries}) > 1
+    front = front_layers or DEFAULT_FRONT if front_layers or several else 0
+    scope = Scope(scope="layer_range", layer_start=0)
+    for fault in find_faults(index, scope, index.entries, (), seen):
+        tell(fault.detail)
+    if lost := sorted(set(range(front)) - {layer for layer, _ in seen}):
+        tell(f"of the {front} front layers the dump holds nothing of {', '.join(map(str, lost[:3]))}")
 
 
+DEFAULT_FRONT = 2
 SLOW_MB_PER_S = 10.0
 """10**6 raw bytes a processor second, encoded and decoded again."""
 _SLOW_S = 0.3
@@ -207,7 +230,7 @@ class BenchSettings:
 
     chunk_tokens: int = 192
     framing_bytes: int = 8
-    front_layers: int = 2
+    front_layers: int = DEFAULT_FRONT
     rounds: int = 5
     slow_rounds: int = 1
 

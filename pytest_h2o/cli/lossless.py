@@ -186,12 +186,12 @@ def evaluate(dump_dir: str | Path, scope: Scope, *, verbose: bool = False, **how
 
 def _report_troubles(result: LosslessResult, *, named: bool) -> int:
     """What is wrong with the dump; layers that are missing count where the flags named some."""
-    from pytest_h2o.lossless.result import MISSING_LAYER
+    from pytest_h2o.lossless.result import MISSING, MISSING_LAYER
 
     faults = [fault for fault in result.faults if not fault.allowed and (named or fault.kind != MISSING_LAYER)]
     for fault in faults:
         print(f"the ratio says little: {fault.detail}", file=sys.stderr)
-    if any(fault.kind != MISSING_LAYER for fault in faults):
+    if any(fault.kind not in MISSING for fault in faults):
         print("  next: make a dump with llm_demo on a real prompt, or give --degenerate allow", file=sys.stderr)
     if not result.skipped:
         return int(bool(faults))

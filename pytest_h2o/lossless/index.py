@@ -1,16 +1,18 @@
 """From a dump root to its entries, from entries to words, and whether those say anything about a codec.
 
 Every codec folds zeros or repeated rows a hundredfold, so a runtime that stops writing its cache would pass any target.
-Words are looked at once while they are in memory; of each row of a head a hash is kept, to tell rows that repeat.
+Words are looked at once while they are in memory; of each row of a head a hash is kept, to tell rows that repeat, in
+another tensor too.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
-from itertools import combinations, groupby, islice
+from functools import cache
+from itertools import groupby, islice, pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 
 from pytest_h2o.errors import DumpError
 from pytest_h2o.inputs.scope import Scope
-from pytest_h2o.lossless.result import MISSING_LAYER, DumpFault, Finding, SkippedEntry
+from pytest_h2o.lossless.result import MISSING_LAYER, MISSING_TOKENS, DumpFault, Finding, SkippedEntry
 from pytest_h2o.lossless.roots import DumpRoot, Folder, FolderRoot, MetaFault, ZipFolder, ZipRoot, parse_meta
 
 Tensor = Literal["k", "v"]
@@ -93,7 +95,7 @@ class DumpIndex:
 
     @property
     def scanned_entries(self) -> int:
-        """Number of meta files that were found."""
+        """Number of meta files that were found, or should have been."""
         return len(self.entries) + len(self.skipped)
 
 
@@ -126,8 +128,9 @@ def index_dump(
             skipped.append(_skipped(folder.prefix + name, fault))
     if not entries and not skipped:
         raise _no_dump(source, shown)
-    _refuse_duplicates(entries, shown)
-    return DumpIndex(shown, tuple(entries), tuple(skipped))
+    _refuse_contradictions(entries, shown)
+    skipped += _orphans(source, entries)
+    return DumpIndex(shown, tuple(entries), tuple(sorted(skipped, key=lambda one: one.path.split("/"))))
 
 
 def find_overlaps_and_gaps(entries: Iterable[DumpEntry]) -> tuple[Finding, ...]:
@@ -233,20 +236,87 @@ def _skipped(path: str, fault: MetaFault) -> SkippedEntry:
     )
 
 
-def _refuse_duplicates(entries: Iterable[DumpEntry], root: str) -> None:
-    seen: dict[tuple[str | None, int, str, int, int], str] = {}
+def _refuse_contradictions(entries: Iterable[DumpEntry], root: str) -> None:
+    """DumpError where two metas cannot both be of one run of one model."""
+    ranges: dict[tuple[str | None, int, str, int, int], DumpEntry] = {}
+    files: dict[str, DumpEntry] = {}
+    layers: dict[tuple[str | None, int], DumpEntry] = {}
+    prefills: dict[tuple[str | None, int], list[DumpEntry]] = {}
     for entry in entries:
-        key = (entry.run_id, entry.layer_id, entry.stage, entry.seq_start, entry.seq_len)
-        first = seen.setdefault(key, entry.meta)
-        if first is not entry.meta:
-            end = entry.seq_start + entry.seq_len
-            raise DumpError(
-                "a dump holds the same tokens twice",
-                where=f"{root}: {first} and {entry.meta}",
-                came=f"run {entry.run_id or 'without id'}, layer {entry.layer_id}, {entry.stage}, "
-                f"tokens {entry.seq_start} to {end - 1}",
-                expected="each run, layer, stage and range of tokens once",
-                hint="give each run a run_id of its own, or take the copy out",
+        run_id, layer = entry.run_id, entry.layer_id
+        first = ranges.setdefault((run_id, layer, entry.stage, entry.seq_start, entry.seq_len), entry)
+        if first is not entry:
+            raise _twice(first, entry, root)
+        for location in (entry.k_location, entry.v_location):
+            other = files.setdefault(location, entry)
+            if other is not entry or entry.k_location == entry.v_location:
+                raise _contradiction("two tensors of a dump have one data file", other, entry, location, root)
+        other = layers.setdefault((run_id, layer), entry)
+        if _shape(other) != _shape(entry):
+            raise _contradiction("entries of one layer are not of one shape", other, entry, _unlike(other, entry), root)
+        if entry.stage == "prefill":
+            prefills.setdefault((run_id, layer), []).append(entry)
+    for spans in prefills.values():
+        spans.sort(key=lambda entry: entry.seq_start)
+        for one, other in pairwise(spans):
+            if other.seq_start < one.seq_start + one.seq_len:
+                raise _twice(one, other, root)
+    runs: dict[str | None, list[DumpEntry]] = {}
+    for (run_id, _), entry in layers.items():
+        runs.setdefault(run_id, []).append(entry)
+    for one, *others in runs.values():
+        for other in others:
+            alike = _shape(one)[2:] == _shape(other)[2:]  # models have layers of more heads, or of wider ones
+            if not alike or (one.row_elements == other.row_elements and one.kv_heads != other.kv_heads):
+                raise _contradiction("layers of one run are not of one shape", one, other, _unlike(one, other), root)
+
+
+def _shape(entry: DumpEntry) -> tuple[int, int, int, bool]:
+    return entry.kv_heads, entry.head_dim, entry.bytes_per_elem, entry.bf16
+
+
+def _unlike(one: DumpEntry, other: DumpEntry) -> str:
+    told = (f"{e.kv_heads} heads of {e.head_dim}, {'fp32' if e.bytes_per_elem == 4 else e.dtype}" for e in (one, other))
+    return " and ".join(told)
+
+
+def _contradiction(what: str, one: DumpEntry, other: DumpEntry, came: str, root: str) -> DumpError:
+    metas = one.meta if one is other else f"{one.meta} and {other.meta}"
+    hint = "mend the metas, or record the dump again; give each run a run_id of its own"
+    return DumpError(what, where=f"{root}: {metas}", came=came, expected="metas as one run of one model has", hint=hint)
+
+
+def _twice(one: DumpEntry, other: DumpEntry, root: str) -> DumpError:
+    first, last = other.seq_start, min(one.seq_start + one.seq_len, other.seq_start + other.seq_len) - 1
+    return DumpError(
+        "a dump holds the same tokens twice",
+        where=f"{root}: {one.meta} and {other.meta}",
+        came=f"run {one.run_id or 'without id'}, layer {one.layer_id}, {one.stage}, tokens {first} to {last}",
+        expected="each run, layer, stage and range of tokens once",
+        hint="give each run a run_id of its own, or take the copy out",
+    )
+
+
+_DATA = re.compile(r"(?:(.*/)|^)[kv]_t(\d{1,18})_(\d{1,18})\.bin")
+_LAYER = re.compile(r"(?:.*/)?layer_(\d{1,9})/")
+
+
+def _orphans(root: FolderRoot | ZipRoot, entries: Sequence[DumpEntry]) -> Iterator[SkippedEntry]:
+    """What data files are of whose meta is gone."""
+    if not root.unclaimed:
+        return
+    named = {location for entry in entries for location in (entry.k_location, entry.v_location)}
+    lost: dict[str, tuple[re.Match[str], str]] = {}
+    for path in sorted(root.unclaimed):
+        told = _DATA.fullmatch(path)
+        if told is not None and root.location(path) not in named:
+            lost.setdefault(f"{told[1] or ''}meta_t{told[2]}_{told[3]}.json", (told, path))
+    for meta, (told, path) in lost.items():
+        if not root.has_file(meta):
+            layer = _LAYER.fullmatch(told[1] or "")
+            of_layer = None if layer is None else int(layer[1])
+            yield SkippedEntry(
+                meta, "missing_meta", f"{path} is there, and no meta", of_layer, int(told[3]) - int(told[2])
             )
 
 
@@ -355,71 +425,68 @@ _PROBED = 16
 """Words of a row, evenly spread, that are looked at: a row is flat where a quarter of them equal one of the two before,
 which one word in five thousand does in text."""
 
-_MOST_DEAD = {"flat": 0.05, "subnormal": 0.5, "alike": 0.05}
+_MOST_DEAD = {"flat": 0.05, "subnormal": 0.5, "quantized": 0.05, "alike": 0.05}
 """Shares of the tokens of a head; text has none of such rows (docs/presets-and-scopes.md)."""
 
 _MOST_EQUAL, _MOST_EQUAL_TOKENS = 0.01, 0.25
 """Shares of equal pairs of rows of a head, the second for V of layer 0, a function of the token alone: text has 0.0002
 and 0.093."""
 
-_FEWEST_WORDS, _FEWEST_BITS = 2048, 9
-"""Words of a tensor from which on it is told by its bits or as another's twin; and how many bits differ at most in
-numbers of 8 bits that were made 16 again."""
+_MANTISSA = {"fp16": 0x03FF, "bf16": 0x007F}
+_FEW_BITS = {"fp16": 6, "bf16": 3}
+"""Bits of a mantissa that differ at most in numbers of 8 bits that were made 16: whole ones scaled by a power of two,
+and floats; for bf16 the latter alone."""
 
-_SKETCH = 64
-"""Rows by which twins are told: at least half of them are in both."""
+_BITS = np.array([number.bit_count() for number in range(_MANTISSA["fp16"] + 1)], np.uint8)
 
 _CHANCE = 6
 """Equal pairs that are none of a pattern, three rows each of the other two: of a few tokens they are a large share."""
 
-_FLAT, _SUBNORMAL = np.uint64(0), np.uint64(1)
+_TUNED = 7
+"""Positions where a tuning pass at start-up writes the same token over and over."""
+
+_MOST_NAMED = 4096
+"""Rows that are named as copies at most."""
+
+_FLAT, _SUBNORMAL, _NARROW = np.uint64(0), np.uint64(1), np.uint64(2)
 """Codes of rows that are told by themselves; any other code is a hash of the row."""
 
 Codes = NDArray[np.uint64]
+Positions = NDArray[np.int64]
 
 
 @dataclass
 class Health:
     """What was seen of the words of one tensor of a layer in a run; adds up in any order.
 
-    `lowest` and `highest` are bit patterns, `largest` is without the sign, `set_once` and `set_always` are the bits
-    that any word or each has; `codes` are ``[rows, kv_heads]`` each, by the number of heads; `pairs` are neighbouring
-    rows that were compared, `alike` those of them that are equal.
+    `lowest` and `highest` are bit patterns, `largest` is without the sign; `codes` are ``[rows, kv_heads]`` each, and
+    `positions` those of their rows; `pairs` are neighbouring rows that were compared, `alike` those of them that are
+    equal; `dead` are metas of entries in which no row says anything.
     """
 
     words: int = 0
     lowest: int = 0xFFFF
     highest: int = 0
     largest: int = 0
-    set_once: int = 0
-    set_always: int = 0xFFFF
     not_finite: int = 0
     saturated: int = 0
     pairs: int = 0
     alike: int = 0
     dtype: Literal["fp16", "bf16"] = "fp16"
-    codes: dict[int, list[Codes]] = field(default_factory=dict)
+    codes: list[Codes] = field(default_factory=list)
+    positions: list[Positions] = field(default_factory=list)
+    dead: list[str] = field(default_factory=list)
 
     def add(self, other: Health) -> None:
         self.lowest = min(self.lowest, other.lowest)
         self.highest = max(self.highest, other.highest)
         self.largest = max(self.largest, other.largest)
-        self.set_once |= other.set_once
-        self.set_always &= other.set_always
         self.dtype = other.dtype
-        for name in ("words", "not_finite", "saturated", "pairs", "alike"):
+        for name in ("words", "not_finite", "saturated", "pairs", "alike", "codes", "positions", "dead"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for heads, codes in other.codes.items():
-            self.codes.setdefault(heads, []).extend(codes)
 
-    @cached_property
-    def sketch(self) -> frozenset[int]:
-        """The smallest codes of its rows: of two tensors with the same rows they are the same, in whatever order."""
-        told = [np.unique(part[part > _SUBNORMAL])[:_SKETCH] for many in self.codes.values() for part in many]
-        return frozenset(np.unique(np.concatenate(told))[:_SKETCH].tolist()) if told else frozenset()
-
-    def faults(self, most_equal: float = _MOST_EQUAL) -> Iterator[tuple[str, str]]:
-        """The kind of each fault, and what was seen; `most_equal` is the share of pairs of rows that may be equal."""
+    def faults(self, layer: int, tensor: str) -> Iterator[tuple[str, str]]:
+        """The kind of each fault, and what was seen."""
         if self.largest == 0:
             yield "zero", f"all {self.words:,} words are 0"
         elif self.lowest == self.highest:
@@ -428,13 +495,13 @@ class Health:
             seen = f"{self.alike:,} of {self.pairs:,} rows equal the row before"
             yield "repeated", f"{seen}, as if one token were repeated"
         else:
-            of_heads = (_faults_of_rows(np.concatenate(codes), most_equal) for codes in self.codes.values())
-            bits = (self.set_once ^ self.set_always).bit_count()
-            if told := [fault for faults in of_heads for fault in islice(faults, 1)]:
-                yield from told
-            elif self.words >= _FEWEST_WORDS and bits <= _FEWEST_BITS:
-                seen = f"only {bits} of 16 bits differ in {self.words:,} words"
-                yield "quantized", f"{seen}, as if they had been numbers of 8 bits"
+            codes, positions = np.concatenate(self.codes), np.concatenate(self.positions)
+            told = next(_faults_of_rows(codes, positions, layer, tensor), None)
+            if told is not None:
+                yield told
+            elif self.dead:
+                count = f"{len(self.dead)} entries say" if len(self.dead) > 1 else "an entry says"
+                yield "flat", f"{count} nothing in any row, the first is {min(self.dead)}"
         if self.not_finite:
             yield "not_finite", f"{self.not_finite:,} of {self.words:,} words are NaN or infinite as {self.dtype}"
         if self.saturated:
@@ -442,7 +509,7 @@ class Health:
             yield "saturated", f"{self.saturated:,} of {self.words:,} words are saturated at {largest}"
 
 
-def _faults_of_rows(codes: Codes, most_equal: float) -> Iterator[tuple[str, str]]:
+def _faults_of_rows(codes: Codes, positions: Positions, layer: int, tensor: str) -> Iterator[tuple[str, str]]:
     """What is wrong with single heads, the worst first; `codes` is ``[rows, kv_heads]``."""
     rows, heads = codes.shape
     if rows < _FEWEST_ROWS:
@@ -450,6 +517,7 @@ def _faults_of_rows(codes: Codes, most_equal: float) -> Iterator[tuple[str, str]
     for kind, code, seen in (
         ("flat", _FLAT, "hold one value or few, over all their dimensions"),
         ("subnormal", _SUBNORMAL, "are subnormal or 0 in more than half of their words"),
+        ("quantized", _NARROW, "differ in few bits, as if they had been numbers of 8 bits"),
     ):
         counts = np.count_nonzero(codes == code, axis=0)
         if (most := int(counts.max())) > _MOST_DEAD[kind] * rows:
@@ -458,42 +526,75 @@ def _faults_of_rows(codes: Codes, most_equal: float) -> Iterator[tuple[str, str]
         same = np.count_nonzero(codes[:, :head] == codes[:, head, None], axis=0)
         if head and (most := int(same.max())) > _MOST_DEAD["alike"] * rows:
             yield "alike", f"{most:,} of {rows:,} rows of KV head {head} equal those of head {same.argmax()}"
+    most_equal = _MOST_EQUAL_TOKENS if (layer, tensor) == (0, "v") else _MOST_EQUAL
     for head in range(heads):
-        counts = np.unique(codes[:, head], return_counts=True)[1]
+        values, counts = np.unique(codes[:, head], return_counts=True)
         share = float(counts @ (counts - 1)) / (rows * (rows - 1))
         if share > most_equal + _CHANCE / (rows * (rows - 1)):
             few = f"as if the text had {1 / share:.1f} tokens"
             yield "repeated", f"{share:.0%} of all pairs of the {rows:,} rows of KV head {head} are equal, {few}"
+        again = _repeated(codes[:, head], positions, values[(counts > 1) & (values > _NARROW)]) if layer else ()
+        if len(again) > 1:
+            yield (
+                "repeated",
+                f"tokens {again[0]} and {again[1]} have the same row of KV head {head}, as if one was kept",
+            )
+
+
+def _repeated(codes: Codes, positions: Positions, values: Codes) -> Sequence[int]:
+    """Positions of one row that comes at several, which none does above layer 0 but for a tuning pass."""
+    for value in values[~np.isin(values, codes[positions < _TUNED])]:
+        if len(found := np.unique(positions[codes == value])) > 1:
+            return list(map(int, found))
+    return ()
 
 
 def examine(words: NDArray[np.uint16], pieces: Iterable[Piece]) -> dict[str | None, Health]:
     """Look at the words of some pieces, ``[rows, kv_heads, head_dim]``, run by run, so that a dead one is found."""
     seen: dict[str | None, Health] = {}
     first = 0
-    for (run, dtype), same in groupby(pieces, key=_kind):
+    for (run, dtype), group in groupby(pieces, key=_kind):
+        same = list(group)
         end = first + sum(piece.rows for piece in same)
-        seen.setdefault(run, Health()).add(_examine(words[first:end], dtype))
+        seen.setdefault(run, Health()).add(_examine(words[first:end], same, dtype))
         first = end
     return seen
+
+
+def positions_of(pieces: Sequence[Piece]) -> Positions:
+    """Position of each token of some pieces in its run."""
+    starts = np.array([piece.entry.seq_start + piece.first for piece in pieces], np.int64)
+    rows = np.array([piece.rows for piece in pieces], np.int64)
+    ends = np.cumsum(rows)
+    return np.repeat(starts - (ends - rows), rows) + np.arange(ends[-1])
 
 
 def _kind(piece: Piece) -> tuple[str | None, Literal["fp16", "bf16"]]:
     return piece.entry.run_id, piece.entry.dtype
 
 
-def _examine(words: NDArray[np.uint16], dtype: Literal["fp16", "bf16"]) -> Health:
+def _examine(words: NDArray[np.uint16], pieces: Sequence[Piece], dtype: Literal["fp16", "bf16"]) -> Health:
     highest = int(words.max())
     largest = max(int(words.view(np.int16).max()), highest - _SIGN, 0)
-    bits = int(np.bitwise_or.reduce(words, None)), int(np.bitwise_and.reduce(words, None))
-    health = Health(words.size, int(words.min()), highest, largest, *bits, pairs=len(words) - 1, dtype=dtype)
+    health = Health(words.size, int(words.min()), highest, largest, pairs=len(words) - 1, dtype=dtype)
     if largest >= (finite := _LARGEST[dtype]):
         magnitudes = words & 0x7FFF
         health.not_finite = int(np.count_nonzero(magnitudes > finite))
         health.saturated = int(np.count_nonzero(magnitudes == finite))
     codes = _codes(words, dtype)
-    health.codes[words.shape[1]] = [codes]
-    health.alike = int(np.count_nonzero(((codes[1:] == codes[:-1]) & (codes[1:] > _SUBNORMAL)).all(axis=1)))
+    health.codes, health.positions = [codes], [positions_of(pieces)]
+    health.alike = int(np.count_nonzero(((codes[1:] == codes[:-1]) & (codes[1:] > _NARROW)).all(axis=1)))
+    health.dead = list(_dead((codes <= _NARROW).all(axis=1), pieces))
     return health
+
+
+def _dead(rows: NDArray[np.bool_], pieces: Sequence[Piece]) -> Iterator[str]:
+    """Metas of whole entries of which no row says anything."""
+    first = 0
+    for entry, _, count in pieces if rows.any() else ():
+        if count == entry.seq_len and rows[first : first + count].all():
+            yield entry.meta
+        first += count
 
 
 def _codes(words: Words, dtype: Literal["fp16", "bf16"]) -> Codes:
@@ -505,6 +606,8 @@ def _codes(words: Words, dtype: Literal["fp16", "bf16"]) -> Codes:
     probed = np.ascontiguousarray(rows[:, :: max(1, dim // _PROBED)].T)
     said = (probed[2:] == probed[:-2]) | (probed[2:] == probed[1:-1])
     small = probed & 0x7FFF < _SMALLEST[dtype]
+    differ = (np.bitwise_or.reduce(probed) ^ np.bitwise_and.reduce(probed)) & _MANTISSA[dtype]
+    codes[_BITS[differ] <= _FEW_BITS[dtype]] = _NARROW
     codes[small.sum(axis=0, dtype=np.uint8) > len(probed) // 2] = _SUBNORMAL
     codes[said.sum(axis=0, dtype=np.uint8) > len(probed) // 4] = _FLAT
     return codes.reshape(words.shape[:2])
@@ -521,15 +624,6 @@ def _factors(count: int) -> Codes:
     return factors
 
 
-def find_word_faults(words: Words, pieces: Sequence[Piece], layer: int, tensor: Tensor) -> Iterator[tuple[str, str]]:
-    """What speaks against a ratio of the words of some pieces of a layer: the kind of each fault, and what was seen."""
-    most_equal = _MOST_EQUAL_TOKENS if (layer, tensor) == (0, "v") else _MOST_EQUAL
-    for health in examine(words, pieces).values():
-        yield from health.faults(most_equal)
-    if quantized := [piece.entry.meta for piece in pieces if piece.entry.quantized]:
-        yield "quantized", f"quant_key or quant_value in {quantized[0]}: its words are codes, no fp16"
-
-
 def find_faults(
     index: DumpIndex,
     scope: Scope,
@@ -543,65 +637,137 @@ def find_faults(
         DumpFault(kind, f"run {run or 'without id'}, layer {layer}, {tensor.upper()}: {detail}", allowed)
         for (layer, tensor), runs in sorted(seen.items())
         for run, health in sorted(runs.items(), key=lambda item: item[0] or "")
-        for kind, detail in health.faults(_MOST_EQUAL_TOKENS if (layer, tensor) == (0, "v") else _MOST_EQUAL)
+        for kind, detail in health.faults(layer, tensor)
     ]
-    degenerate += [DumpFault("alike", detail, allowed) for detail in _twins(seen)]
+    degenerate += [DumpFault("alike", detail, allowed) for detail in _copies(entries, seen)]
     if quantized := [entry.meta for entry in entries if entry.quantized]:
         detail = f"{len(quantized)} metas say quant_key or quant_value, the first is {quantized[0]}"
         degenerate.insert(0, DumpFault("quantized", f"{detail}: its words are codes, no fp16", allowed))
-    missing = [DumpFault(MISSING_LAYER, detail) for detail in _missing_layers(index, scope, entries, skipped)]
+    missing = [DumpFault(MISSING_LAYER, detail) for detail in _missing_layers(scope, entries, skipped)]
+    missing += [DumpFault(MISSING_TOKENS, detail) for detail in _missing_tokens(index, scope)]
     return (*missing, *degenerate)
 
 
-def _twins(seen: Mapping[tuple[int, str], Mapping[str | None, Health]]) -> Iterator[str]:
-    """Tensors of a run that hold the same words: K and V, or those of two layers, which no text gives alike."""
-    by_run: dict[str | None, dict[str, frozenset[int]]] = {}
-    for (layer, tensor), runs in sorted(seen.items()):
-        for run, health in runs.items():
-            if health.words >= _FEWEST_WORDS:
-                by_run.setdefault(run, {})[f"{tensor.upper()} of layer {layer}"] = health.sketch
-    for run, tensors in by_run.items():
-        for (one, rows), (other, others) in combinations(tensors.items(), 2):
-            if rows and 2 * len(rows & others) >= len(rows):
-                yield f"run {run or 'without id'}: {other} has the very words of {one}"
+def _copies(entries: Sequence[DumpEntry], seen: Mapping[tuple[int, str], Mapping[str | None, Health]]) -> Iterator[str]:
+    """Rows that are in two tensors, K and V or those of two layers, which no text gives alike: as of a copied file.
+
+    A row of many unlike words is in two of them by no chance. Sorted are hashes with the number of their tensor in the
+    place of their last bits; what seems alike is compared whole.
+    """
+    places, bits = sorted(seen), np.uint64(len(seen).bit_length())
+    rows = [(n, run, health) for n, place in enumerate(places) for run, health in seen[place].items()]
+    keys = [codes[codes > _NARROW] >> bits << bits | np.uint64(n) for n, _, health in rows for codes in health.codes]
+    sorted_keys = np.sort(np.concatenate([*keys, np.empty(0, np.uint64)]))
+    step = sorted_keys[1:] ^ sorted_keys[:-1]
+    alike = np.unique(sorted_keys[1:][(step != 0) & (step >> bits == 0)] >> bits)[:_MOST_NAMED]
+    if not alike.size:
+        return
+    holders: dict[int, dict[int, list[tuple[str | None, int]]]] = {}
+    for n, run, health in rows:
+        for codes, positions in zip(health.codes, health.positions, strict=True):
+            for row, head in np.argwhere(np.isin(codes >> bits, alike) & (codes > _NARROW)).tolist():
+                holders.setdefault(int(codes[row, head]), {}).setdefault(n, []).append((run, int(positions[row])))
+    pairs: dict[tuple[int, int], list[tuple[str | None, int]]] = {}
+    for held in holders.values():
+        for other in list(held)[1:]:
+            pairs.setdefault((min(held), other), []).extend(held[other])
+    for (one, other), copied in sorted(pairs.items()):
+        run, first = min(copied, key=lambda row: (row[0] or "", row[1]))
+        (layer, tensor), (of_layer, of) = places[other], places[one]
+        meta = next(
+            e.meta for e in entries if (e.run_id, e.layer_id) == (run, layer) and 0 <= first - e.seq_start < e.seq_len
+        )
+        what = f"{tensor.upper()} of layer {layer} has the very words of {of.upper()} of layer {of_layer}"
+        yield f"run {run or 'without id'}: {what}, {len(copied)} rows from token {first} on, the first in {meta}"
 
 
-def _missing_layers(
-    index: DumpIndex, scope: Scope, entries: Iterable[DumpEntry], skipped: Iterable[SkippedEntry]
-) -> Iterator[str]:
-    """Layers that the scope names and nothing was taken of, and those that one run has and another has not."""
+def _missing_layers(scope: Scope, entries: Iterable[DumpEntry], skipped: Iterable[SkippedEntry]) -> Iterator[str]:
+    """Layers that the scope names and nothing was taken of."""
     held = {entry.layer_id for entry in entries} | {entry.layer_id for entry in skipped}
     named = scope.named_layers()
     count = len(named) - sum(layer in named for layer in held)
     if count > 0:
-        missing = islice((layer for layer in named if layer not in held), _SHOWN)
+        missing = list(islice((layer for layer in named if layer not in held), _SHOWN))
         yield f"the scope names {_layers(missing, count)}, of which the dump holds nothing"
-    by_run: dict[tuple[str | None, str], set[int]] = {}
-    for entry in index.entries:
-        if scope.takes(entry.layer_id, entry.stage, None):
-            by_run.setdefault((entry.run_id, ""), set()).add(entry.layer_id)
-            if entry.stage == "prefill":  # a tuning pass at start-up decodes in some layers only
-                by_run.setdefault((entry.run_id, " in prefill"), set()).add(entry.layer_id)
-    stages = {entry.stage for entry in index.entries if scope.takes(entry.layer_id, entry.stage, None)}
-    if scope.given.get("stage") == "both" and len(stages) == 1:
-        yield f"the scope names both stages, and the dump holds {stages.pop()} alone"
+
+
+def _missing_tokens(index: DumpIndex, scope: Scope) -> Iterator[str]:
+    """What one run or layer has and another has not, and what is in no entry between others."""
+    taken = [entry for entry in index.entries if scope.takes(entry.layer_id, entry.stage, None)]
+    by_run: dict[str | None, dict[int, _Extent]] = {}
+    for entry in taken:
+        by_run.setdefault(entry.run_id, {}).setdefault(entry.layer_id, _Extent()).add(entry)
+    extents = [extent for layers in by_run.values() for extent in layers.values()]
+    held_stages = {"prefill": any(e.prompt for e in extents), "decode": any(e.decoded for e in extents)}
+    asked = {"both": held_stages, "decode": ("decode",)}.get(scope.given.get("stage", ""), ())
+    if extents and (lost_stages := [stage for stage in asked if not held_stages[stage]]):
+        yield f"the scope names stage {scope.stage}, and the dump holds no {' and no '.join(lost_stages)}"
     everywhere = set().union(*by_run.values())
-    for (run, stage), layers in by_run.items():
-        lost = sorted(everywhere - layers)
-        if lost and not (stage and lost == sorted(everywhere - by_run[run, ""])):
-            yield f"run {run or 'without id'} has nothing of {_layers(lost[:_SHOWN], len(lost))}{stage}, others have"
-    lengths: dict[str | None, dict[int, int]] = {}
-    for entry in index.entries:  # decode goes on for as long as it likes, and some layers begin behind a tuning pass
-        if entry.stage == "prefill" and scope.takes(entry.layer_id, entry.stage, None):
-            of_run = lengths.setdefault(entry.run_id, {})
-            of_run[entry.layer_id] = of_run.get(entry.layer_id, 0) + entry.seq_len
-    for run, by_layer in lengths.items():
-        longest = max(by_layer.values())
-        if short := sorted(layer for layer, own in by_layer.items() if own < longest):
-            shown = f"{by_layer[short[0]]} tokens in {_layers(short[:_SHOWN], len(short))}, {longest} in others"
-            yield f"the prefill of run {run or 'without id'} has {shown}"
+    decoding = {run for run, layers in by_run.items() if any(extent.decoded for extent in layers.values())}
+    furthest = max((extent.end for extent in extents), default=0)
+    for run, layers in by_run.items():
+        name = f"run {run or 'without id'}"
+        if lost := everywhere - set(layers):
+            yield f"{name} has nothing of {_layers(sorted(lost))}, others have"
+        prompts = {layer: extent.prompt for layer, extent in layers.items()}
+        if lost := {layer for layer, tokens in prompts.items() if not tokens}:
+            if any(prompts.values()):
+                yield f"{name} has nothing of {_layers(sorted(lost))} in prefill, others have"
+            elif held_stages["prefill"]:
+                yield f"{name} has no prefill, others have"
+        longest = max(prompts.values())
+        if short := sorted(layer for layer, tokens in prompts.items() if 0 < tokens < longest):
+            yield f"the prefill of {name} has {prompts[short[0]]} tokens in {_layers(short)}, {longest} in others"
+        gaps = {layer: gap for layer, extent in layers.items() if scope.stage == "both" and (gap := extent.gap())}
+        for layer, (first, end) in gaps.items():
+            yield f"{name} has a gap in layer {layer}: tokens {first} to {end - 1} are in no entry"
+        whole = {layer: extent for layer, extent in layers.items() if layer not in gaps}
+        yield from _lost_decode(name, whole, furthest, others_have=bool(decoding - {run}))
 
 
-def _layers(layers: Iterable[int], count: int) -> str:
+@dataclass
+class _Extent:
+    """What a run has of a layer: the spans of all its entries, tokens of prefill, and decode behind a tuning pass."""
+
+    spans: list[tuple[int, int]] = field(default_factory=list)
+    prompt: int = 0
+    decoded: int = 0
+    end: int = 0
+
+    def add(self, entry: DumpEntry) -> None:
+        end = entry.seq_start + entry.seq_len
+        self.spans.append((entry.seq_start, end))
+        self.end = max(self.end, end)
+        if entry.stage == "prefill":
+            self.prompt += entry.seq_len
+        elif entry.seq_start >= _TUNED:
+            self.decoded += entry.seq_len
+
+    def gap(self) -> tuple[int, int] | None:
+        """The first tokens that are missing between others, but for a prompt that was not written."""
+        covered = 0
+        for start, end in sorted(self.spans) if self.prompt else ():
+            if start > covered > _TUNED:
+                return covered, start
+            covered = max(covered, end)
+        return None
+
+
+def _lost_decode(name: str, layers: Mapping[int, _Extent], furthest: int, *, others_have: bool) -> Iterator[str]:
+    """Layers with less decode than others of their run, and a run without any among others that have it.
+
+    An engine that was told to write up to some token ends all layers there.
+    """
+    decoded = {layer: extent.decoded for layer, extent in layers.items()}
+    most, ends = max(decoded.values(), default=0), {extent.end for extent in layers.values()}
+    full = {layers[layer].end for layer in layers if decoded[layer] == most}
+    if short := sorted(layer for layer in layers if decoded[layer] < most and full != {layers[layer].end}):
+        yield f"the decode of {name} has {decoded[short[0]]} tokens in {_layers(short)}, {most} in others"
+    elif layers and not most and others_have and ends != {furthest}:
+        yield f"{name} has no decode, others have"
+
+
+def _layers(layers: Sequence[int], count: int = 0) -> str:
+    count = count or len(layers)
     more = f" and {count - _SHOWN} more" if count > _SHOWN else ""
-    return f"layer{'s' * (count > 1)} {', '.join(map(str, layers))}{more}"
+    return f"layer{'s' * (count > 1)} {', '.join(map(str, layers[:_SHOWN]))}{more}"

@@ -15,7 +15,6 @@ from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pytest_h2o.codecs.base import Codec, Rope, Words
 from pytest_h2o.errors import CodecError, DumpError, H2OError, RoundTripError
@@ -34,7 +33,7 @@ from pytest_h2o.lossless.apart import (
     keep_apart,
     type_name,
 )
-from pytest_h2o.lossless.index import DumpEntry, DumpIndex, Health, Piece, Tensor, examine, read_pieces
+from pytest_h2o.lossless.index import DumpEntry, DumpIndex, Health, Piece, Tensor, examine, positions_of, read_pieces
 from pytest_h2o.lossless.result import SkippedEntry
 
 _CHUNK = struct.Struct("<II")
@@ -412,7 +411,7 @@ class Measurement:
         rope = self.rope if task.tensor == "k" else None
         dtype = task.chunks[0].pieces[0].entry.dtype
         rows = [chunk.rows for chunk in task.chunks]
-        streams = Streams(words, rows, task.tensor, _positions(task.pieces), rope, dtype)
+        streams = Streams(words, rows, task.tensor, positions_of(task.pieces), rope, dtype)
         tally = Tally(health=examine(words, task.pieces))
         try:
             encoded = coder.encode(streams)
@@ -546,11 +545,3 @@ def _where(task: Task, chunk: Chunk) -> str:
     end = last.entry.seq_start + last.first + last.rows - 1
     files = first.entry.meta if len(chunk.pieces) == 1 else f"{first.entry.meta} to {last.entry.meta}"
     return f"{files}, layer {task.layer_id}, {task.tensor.upper()}, tokens {begin} to {end}"
-
-
-def _positions(pieces: Sequence[Piece]) -> NDArray[np.int64]:
-    """Position of each token of some pieces in its run."""
-    starts = np.array([piece.entry.seq_start + piece.first for piece in pieces], np.int64)
-    rows = np.array([piece.rows for piece in pieces], np.int64)
-    ends = np.cumsum(rows)
-    return np.repeat(starts - (ends - rows), rows) + np.arange(ends[-1])

@@ -21,9 +21,10 @@ class SkippedEntry:
     """An entry that cannot be read: its meta file below the root, why, and what exactly.
 
     Reasons are ``meta_parse_error``, ``meta_invalid_numeric_fields``, ``meta_invalid_text_fields``, ``invalid_shape``,
-    ``missing_k_or_v_file`` (the meta names none), ``missing_k_or_v_binary`` (it is not there), ``binary_read_error``
-    (size or permission), ``unsupported_bytes_per_elem_N``, ``unsupported_dtype`` or ``skip_fp32_strict``. Layer, length
-    and stage are told where they are known, so that a selection can pass over it; None selects it.
+    ``missing_meta`` (its data is there), ``missing_k_or_v_file`` (the meta names none), ``missing_k_or_v_binary`` (it
+    is not there), ``binary_read_error`` (size or permission), ``unsupported_bytes_per_elem_N``,
+    ``unsupported_dtype`` or ``skip_fp32_strict``. Layer, length and stage are told where they are known, so that a
+    selection can pass over it; None selects it.
     """
 
     path: str
@@ -48,7 +49,7 @@ class Finding:
     first: int
 
 
-MISSING_LAYER = "missing_layer"
+MISSING = MISSING_LAYER, MISSING_TOKENS = "missing_layer", "missing_tokens"
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,9 @@ class DumpFault:
     """Why the ratio says nothing about a codec, or is one over a part of what was asked for.
 
     Kinds are ``zero``, ``constant``, ``repeated`` (rows), ``flat``, ``subnormal`` or ``alike`` (KV heads),
-    ``not_finite``, ``saturated``, ``quantized`` (says its meta) and ``missing_layer``; `detail` is what was seen and
-    where. `allowed` by ``degenerate: allow``; a missing layer is a matter of allowed skips.
+    ``not_finite``, ``saturated``, ``quantized`` (as its meta or its bits say), ``missing_layer`` (that the
+    scope names) and ``missing_tokens`` (that another run or layer has, or between others); `detail` is what was seen,
+    and where. `allowed` by ``degenerate: allow``; what is missing is a matter of allowed skips.
     """
 
     kind: str
@@ -238,7 +240,7 @@ class LosslessResult:
 
     def counting_faults(self, *, allow_skips: bool) -> list[DumpFault]:
         """The faults for which the ratio counts for nothing."""
-        return [fault for fault in self.faults if not (allow_skips if fault.kind == MISSING_LAYER else fault.allowed)]
+        return [fault for fault in self.faults if not (allow_skips if fault.kind in MISSING else fault.allowed)]
 
     def gaps(self) -> list[str]:
         """Tokens that are missing between entries, in words, a line for each run and layer."""
@@ -357,12 +359,12 @@ def refuse(result: LosslessResult, name: str, *, allow_skips: bool) -> None:
     came = "; ".join(details[:_FAULTS_SHOWN]) + (
         f"; {len(details) - _FAULTS_SHOWN} more" if len(details) > _FAULTS_SHOWN else ""
     )
-    if counting[0].kind == MISSING_LAYER:
+    if counting[0].kind in MISSING:
         raise DumpError(
-            f"layers of {name} are missing in the dump",
+            f"layers or tokens of {name} are missing in the dump",
             where=where,
             came=came,
-            expected="every layer that the scope names, in every run: a ratio over the rest would be another one",
+            expected="every layer that the scope names, in every run, with all tokens: the rest has another ratio",
             hint="mend the dump or the layers of the scope; allow_skips takes the ratio over the rest on purpose",
         )
     raise DumpError(

@@ -159,6 +159,11 @@ def is_meta_name(name: str) -> bool:
     return name[:5].lower() == "meta_" and name[-5:].lower() == ".json"
 
 
+def is_data_name(name: str) -> bool:
+    """Whether a file has the name of K or V of an entry."""
+    return name[1:3] == "_t" and name[:1] in "kv" and name[-4:] == ".bin"
+
+
 def join_inside(prefix: str, name: str) -> str | None:
     """The path below the root that `name` means when it is written in a folder; None if it leads outside."""
     if not _ODD.search(path := prefix + name):
@@ -208,11 +213,13 @@ class DumpRoot:
 class FolderRoot(DumpRoot):
     """The folder at `path`, made absolute and free of links once, here. A location is an absolute path without links.
 
-    Nothing but regular files is opened.
+    Nothing but regular files is opened. `unclaimed` are the data files, paths below the root, that no meta beside
+    them has named, when all of `metas` were located.
     """
 
     def __init__(self, path: str) -> None:
         self.path = os.path.realpath(path)
+        self.unclaimed: set[str] = set()
 
     def metas(self) -> Iterator[tuple[Folder, str]]:
         """Every meta in path order: its folder, and its name there."""
@@ -227,7 +234,15 @@ class FolderRoot(DumpRoot):
                     break
                 yield folder, name
             else:
+                self.unclaimed |= {folder.prefix + name for name in folder.data}
                 pending.pop()
+
+    def location(self, path: str) -> str:
+        """Of the file at a path below the root."""
+        return f"{self.path}/{path}"
+
+    def has_file(self, path: str) -> bool:
+        return os.path.lexists(self.location(path))
 
     def follow(self, path: str, where: str) -> str:
         """`path` without links."""
@@ -290,13 +305,15 @@ def _other_size(location: str, came: str, size: int, is_end: bool) -> DumpError:
 class Folder:
     """One folder of a dump; one listing serves for all of its metas.
 
-    `prefix` is its path below the root, empty or with a ``/`` at its end; `files` is the listing, by name.
+    `prefix` is its path below the root, empty or with a ``/`` at its end; `files` is the listing, by name, `data` the
+    names of data files that no meta of it has named yet.
     """
 
     def __init__(self, root: FolderRoot, prefix: str) -> None:
         self.prefix = prefix
         self._root = root
         self._path = f"{root.path}/{prefix}"
+        self.data: set[str] = set()
         try:
             with os.scandir(self._path) as listing:
                 self.files = {entry.name: entry for entry in listing}
@@ -312,7 +329,9 @@ class Folder:
         """Metas and folders here, sorted as plain strings; a folder that is a link is not entered."""
         chosen = []
         for name, entry in self.files.items():
-            if is_meta_name(name) or entry.is_dir(follow_symlinks=False):
+            if is_data_name(name):
+                self.data.add(name)
+            elif is_meta_name(name) or entry.is_dir(follow_symlinks=False):
                 chosen.append(name)
             elif entry.is_symlink() and os.path.isdir(entry.path):
                 self._root.follow(entry.path, self.prefix + name)  # inside: it is indexed where it stands
@@ -340,6 +359,7 @@ class Folder:
         """
         path = f"{self._path}{name}"
         entry = self.files.get(name)
+        self.data.discard(name)
         try:
             if entry is not None and not entry.is_symlink():
                 if not sized and entry.is_file(follow_symlinks=False):
@@ -486,12 +506,16 @@ class ZipRoot(DumpRoot):
                 expected="a dump folder, or a .zip of one",
             ) from error
         self.members: dict[str, Member] = {}
+        self.unclaimed: set[str] = set()
         for member in listed:
             if not member.name.partition("\0")[0]:
                 where = f"{path}: {member.name!r}"
                 raise DumpError("an archive holds a member without a name", where=where, expected="the name of a file")
             if not member.name.endswith("/"):
-                self.members[self._checked_name(member)] = member
+                inside = self._checked_name(member)
+                self.members[inside] = member
+                if is_data_name(inside.rpartition("/")[2]):
+                    self.unclaimed.add(inside)
         self._recent: dict[str, bytes] = {}
         self._lock = threading.Lock()
 
@@ -512,6 +536,12 @@ class ZipRoot(DumpRoot):
         for *folder, name in sorted(member.split("/") for member in self.members):
             if is_meta_name(name):
                 yield ZipFolder(self, "".join(f"{part}/" for part in folder)), name
+
+    def location(self, path: str) -> str:
+        return path
+
+    def has_file(self, path: str) -> bool:
+        return path in self.members
 
     def read_into(self, location: str, offset: int, buffer: memoryview, *, is_end: bool) -> None:
         data = self._recent.get(location)
@@ -588,6 +618,7 @@ class ZipFolder:
         if inside is None:
             refuse_outside(f"{self._root.path}: {self.prefix}{meta}", f"data file {name!r}")
         member = self._root.members.get(inside)
+        self._root.unclaimed.discard(inside)
         if member is None:
             raise MetaFault("missing_k_or_v_binary", f"{name!r} does not exist")
         most = self._root.bytes * _MOST_TIMES.get(member.method, 0)

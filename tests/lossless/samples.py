@@ -43,7 +43,8 @@ def write_entry(root: Path, *, start: int = 0, tokens: int = 4, data: Any = None
         **changes,
     }
     for place, tensor in enumerate("kv"):
-        words = np.random.default_rng([start, tokens, place]).integers(0, 1 << 16, (tokens, 2, 8), dtype=np.uint16)
+        seed = [start, tokens, place, *(str(layer).encode() if layer else b"")]
+        words = np.random.default_rng(seed).integers(0, 1 << 16, (tokens, 2, 8), dtype=np.uint16)
         words &= 0xBFFF  # finite
         (folder / f"{tensor}_{span}.bin").write_bytes(words.astype("<u2").tobytes() if data is None else data)
     path = folder / f"meta_{span}.json"

@@ -63,9 +63,8 @@ def test_it_is_coded_or_refused(bf16: Path, codec: str) -> None:
 
 
 def test_fp16_and_bf16_are_no_one_sequence(tmp_path: Path) -> None:
-    write_entry(tmp_path, start=0)
-    write_entry(tmp_path, start=4, dtype="bf16")
-    write_entry(tmp_path, start=8)
+    write_entry(tmp_path, run_id="a")
+    write_entry(tmp_path, run_id="b", dtype="bf16")
     result = evaluate(tmp_path, "expbias")
     assert (result.encoded_streams, result.bf16_entries, result.aggregate_groups) == (4, 1, 2)
 
@@ -77,11 +76,12 @@ def test_fp16_and_bf16_are_no_one_sequence(tmp_path: Path) -> None:
 def test_words_that_say_nothing_are_told(tmp_path: Path, word: int, told: str) -> None:
     words = np.random.default_rng(1).integers(0x3F00, 0x4000, 64, dtype=np.uint16)
     words[5] = 0x7C00  # infinite as fp16, and a large number here
-    write_entry(tmp_path, dtype="bf16", data=words.astype("<u2").tobytes())
+    meta = write_entry(tmp_path, dtype="bf16", data=(words ^ 0x8000).astype("<u2").tobytes())
+    meta.with_name("k_t0_4.bin").write_bytes(words.astype("<u2").tobytes())
     assert evaluate(tmp_path, "zstd").faults == ()
     words[7] = word
-    write_entry(tmp_path, dtype="bf16", data=words.astype("<u2").tobytes())
-    assert {fault.detail.partition(": ")[2] for fault in evaluate(tmp_path, "zstd").faults} == {told}
+    meta.with_name("k_t0_4.bin").write_bytes(words.astype("<u2").tobytes())
+    assert [fault.detail.partition(": ")[2] for fault in evaluate(tmp_path, "zstd").faults] == [told]
 
 
 def test_the_comparison_names_who_refuses(bf16: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,3 +93,5 @@ def test_the_comparison_names_who_refuses(bf16: Path, tmp_path: Path, capsys: py
     assert {name: summary["missing"][name] for name in names[5:]} == dict.fromkeys(names[5:], refused)
     assert {*names[:5]} <= {contender["name"] for contender in summary["contenders"]}
     assert f"- gear_v3: {refused}" in capsys.readouterr().out
+    assert main(["codecs", "bench", str(bf16), "--rounds", "1", "--codecs", *names[5:]]) == 1
+    assert "no codec was measured: each refuses the dump, or is missing" in capsys.readouterr().out

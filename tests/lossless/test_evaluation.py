@@ -160,7 +160,7 @@ def test_a_number_that_is_the_fault_takes_no_entry_out_of_the_selection(tmp_path
 
 def test_strict_fp16_skips_fp32(tmp_path: Path) -> None:
     write_entry(tmp_path, start=0)
-    write_entry(tmp_path, start=4, bytes_per_elem=4, dtype="fp32", data=bytes(256))
+    write_entry(tmp_path, run_id="wide", bytes_per_elem=4, dtype="fp32", data=bytes(256))
     loose = evaluate_lossless(tmp_path, GROUPED, verify=True)
     assert (loose.converted_fp32_entries, loose.skipped_entries) == (1, 0)
     strict = evaluate_lossless(tmp_path, replace(GROUPED, strict_fp16=True), verify=True)

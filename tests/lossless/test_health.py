@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -18,6 +19,7 @@ from pytest_h2o.lossless.result import LosslessResult, refuse
 from tests.lossless.samples import FP16, FP32, SMALL, write_entry
 
 SHAPE = (64, 2, 8)
+PROMPT, END = 20, 28
 NORMAL = np.random.default_rng(0).standard_normal(SHAPE)
 REAL = "finite K and V of a real text, which vary from token to token"
 
@@ -43,11 +45,16 @@ def repeat(rows: int) -> Callable[[np.ndarray], object]:
 
 
 def write_dump(
-    root: Path, k: bytes, v: bytes, layer: int = 0, run: str = "run", start: int = 0, **changes: object
+    root: Path, k: bytes, v: bytes, layer: int = 0, run: str = "run", *, apart: bool = True, **changes: object
 ) -> None:
-    meta = write_entry(root, start=start, tokens=64, layer_id=layer, run_id=run, **changes)
+    """An entry of 64 tokens; V has other signs than K, and each layer other last bits, unless they are not `apart`."""
+    meta = write_entry(root, tokens=64, layer_id=layer, run_id=run, **changes)
+    wide = changes.get("bytes_per_elem") == 4
     for tensor, data in (("k", k), ("v", v)):
-        meta.with_name(f"{tensor}_t{start}_{start + 64}.bin").write_bytes(data)
+        words = np.frombuffer(data, "<u4" if wide else "<u2").copy()
+        if apart:
+            words ^= (layer << 13 if wide else layer) | ((tensor == "v") << (31 if wide else 15))
+        meta.with_name(f"{tensor}_t0_64.bin").write_bytes(words.tobytes())
 
 
 def evaluate(root: Path, **keys: object) -> LosslessResult:
@@ -125,7 +132,8 @@ def drawn(low: int, high: int) -> Callable[[np.ndarray], np.ndarray]:
         (cycle(3), "repeated"),
         (cycle(9), "repeated"),
         (cycle(16), "repeated"),
-        (cycle(90), None),
+        (cycle(94), None),
+        (cycle(90), "repeated"),
         (lambda words: np.repeat(words[:, :, :1], 32, axis=2), "flat"),
         (part((slice(None), 2)), "flat"),
         (part((slice(None), slice(1, None)), 0x3F80), "flat"),
@@ -140,7 +148,8 @@ def drawn(low: int, high: int) -> Callable[[np.ndarray], np.ndarray]:
         (lambda words: words[np.minimum(np.arange(100), 55)], "repeated"),
         (lambda words: words[np.maximum(np.arange(100) - 25, 0)], "repeated"),
         (lambda words: words[np.where(np.arange(100) % 8, np.arange(100), 0)], "repeated"),
-        (lambda words: words[np.maximum(np.arange(100) - 8, 0)], None),
+        (lambda words: words[np.maximum(np.arange(100) - 6, 0)], None),
+        (lambda words: words[np.where(np.arange(100) == 50, 40, np.arange(100))], "repeated"),
         (drawn(0, 4), "flat"),
         (drawn(0, 0x80), "subnormal"),
         (drawn(0x7B7D, 0x7B7F), "flat"),
@@ -219,18 +228,23 @@ def test_layers_that_the_scope_names_must_be_there(tmp_path: Path, keys: dict[st
     if told is None:
         refuse(result, "dec", allow_skips=False)
         return
-    with pytest.raises(DumpError, match="layers of dec are missing in the dump") as caught:
+    with pytest.raises(DumpError, match="layers or tokens of dec are missing in the dump") as caught:
         refuse(result, "dec", allow_skips=False)
     assert told in str(caught.value.came)
 
 
-@pytest.mark.parametrize(("bits", "told"), [(0xFF00, 8), (0xFF80, 9), (0xFFC0, None)])
-def test_words_of_fewer_bits_are_told(bits: int, told: int | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("bits", "rows", "told"),
+    [(0xFF00, 64, True), (0xFFF0, 64, True), (0xFF00, 8, True), (0xFFF8, 64, False), (0xFF00, 3, False)],
+)
+def test_words_of_fewer_bits_are_told(bits: int, rows: int, told: bool, tmp_path: Path) -> None:
+    """fp8 and int8 that were made fp16, in all rows or in some; bf16 that was made fp16 is none of them."""
     k, v = np.random.default_rng(4).standard_normal((2, 64, 4, 16)).astype("<f2").view("<u2")
-    write_dump(tmp_path, (k & bits).tobytes(), v.tobytes(), kv_heads=4, head_dim=16)
+    k[:rows] &= bits
+    write_dump(tmp_path, k.tobytes(), v.tobytes(), kv_heads=4, head_dim=16)
     details = [fault.detail for fault in evaluate(tmp_path).faults]
-    what = f"run run, layer 0, K: only {told} of 16 bits differ in 4,096 words, as if they had been numbers of 8 bits"
-    assert details == ([] if told is None else [what])
+    seen = f"{rows} of 64 rows of KV head 0 differ in few bits, as if they had been numbers of 8 bits"
+    assert details == [f"run run, layer 0, K: {seen}"] * told
 
 
 @pytest.mark.parametrize(("second", "told"), [((1, "v"), "V of layer 1"), ((0, "v"), "V of layer 0")])
@@ -239,9 +253,55 @@ def test_tensors_with_the_same_words_are_told(second: tuple[int, str], told: str
     words = {place: rng.standard_normal((64, 4, 16)).astype("<f2").tobytes() for place, rng in drawn.items()}
     words[second] = words[0, "k"]
     for layer in (0, 1):
-        write_dump(tmp_path, words[layer, "k"], words[layer, "v"], layer, kv_heads=4, head_dim=16)
+        write_dump(tmp_path, words[layer, "k"], words[layer, "v"], layer, apart=False, kv_heads=4, head_dim=16)
     (fault,) = evaluate(tmp_path, front_n=2).faults
-    assert (fault.kind, fault.detail) == ("alike", f"run run: {told} has the very words of K of layer 0")
+    where = f"run/layer_{second[0]}/meta_t0_64.json"
+    what = f"run run: {told} has the very words of K of layer 0, 256 rows from token 0 on, the first in {where}"
+    assert (fault.kind, fault.detail) == ("alike", what)
+
+
+def zeros(path: Path) -> object:
+    return path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda root: None, None),
+        (
+            lambda root: zeros(root / "layer_1/k_t23_24.bin"),
+            "layer 1, K: an entry says nothing in any row, the first is",
+        ),
+        (
+            lambda root: shutil.copy(root / "layer_0/k_t23_24.bin", root / "layer_1"),
+            "K of layer 1 has the very words of K",
+        ),
+        (
+            lambda root: shutil.copy(root / "layer_1/k_t23_24.bin", root / "layer_1/v_t23_24.bin"),
+            "V of layer 1 has the very",
+        ),
+        (
+            lambda root: shutil.copy(root / "layer_1/v_t23_24.bin", root / "layer_1/v_t22_23.bin"),
+            "tokens 22 and 23 have the",
+        ),
+        (lambda root: shutil.copy(root / "layer_1/v_t4_5.bin", root / "layer_1/v_t3_4.bin"), None),
+        (
+            lambda root: [zeros(root / f"layer_{n}/{t}_t20_21.bin") for n in (0, 1) for t in "kv"],
+            "layer 0, K: an entry says",
+        ),
+    ],
+)
+@pytest.mark.parametrize("mode", ["per_meta", "aggregate", "chunked_grouped"])
+def test_rows_of_a_single_file_are_told(
+    tmp_path: Path, change: Callable[[Path], object], told: str | None, mode: str
+) -> None:
+    for layer in (0, 1):
+        write_entry(tmp_path, tokens=PROMPT, layer_id=layer)
+        for token in (*range(7), *range(PROMPT, END)):
+            write_entry(tmp_path, start=token, tokens=1, layer_id=layer)
+    change(tmp_path / "run")
+    faults = evaluate(tmp_path, front_n=2, entry_mode=mode).faults
+    assert [told is not None and told in fault.detail for fault in faults[:1]] == [True] * (told is not None)
 
 
 def test_a_layer_of_one_run_and_not_of_another_is_named(tmp_path: Path) -> None:
@@ -249,13 +309,87 @@ def test_a_layer_of_one_run_and_not_of_another_is_named(tmp_path: Path) -> None:
         write_dump(tmp_path, HEALTHY, HEALTHY, layer, run)
     result = evaluate(tmp_path, scope="layer_range", layer_start=0)
     assert [fault.detail for fault in result.faults] == ["run b has nothing of layer 1, others have"]
-    write_entry(tmp_path, tokens=1, start=64, layer_id=1, run_id="b")
-    result = evaluate(tmp_path, scope="layer_range", layer_start=0)
-    assert [fault.detail for fault in result.faults] == ["run b has nothing of layer 1 in prefill, others have"]
     write_entry(tmp_path, tokens=32, layer_id=1, run_id="b")
     result = evaluate(tmp_path, scope="layer_range", layer_start=0)
     told = "the prefill of run b has 32 tokens in layer 1, 64 in others"
     assert [fault.detail for fault in result.faults] == [told]
+
+
+def gone(pattern: str) -> Callable[[Path], object]:
+    """Entries are gone with their data."""
+    return lambda root: [
+        file.unlink() for meta in root.glob(f"{pattern}.json") for file in meta.parent.glob(f"*{meta.stem[4:]}.*")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "given", "told"),
+    [
+        (gone("nothing"), {}, None),
+        (gone("a/layer_1/meta_t24_25"), {}, "run a has a gap in layer 1: tokens 24 to 24 are in no entry"),
+        (gone("a/layer_?/meta_t24_25"), {}, "run a has a gap in layer 0: tokens 24 to 24 are in no entry"),
+        (gone("a/layer_1/meta_t2[67]_*"), {}, "the decode of run a has 6 tokens in layer 1, 8 in others"),
+        (gone("a/layer_0/meta_t2?_*"), {}, "the decode of run a has 0 tokens in layer 0, 8 in others"),
+        (gone("b/layer_?/meta_t2?_*"), {}, "run b has no decode, others have"),
+        (gone("b/layer_?/meta_t0_20"), {}, "run b has no prefill, others have"),
+        (gone("b/layer_1/meta_t0_20"), {}, "run b has nothing of layer 1 in prefill, others have"),
+        (gone("?/layer_?/meta_t2?_*"), {}, None),
+        (
+            gone("?/layer_?/meta_t2?_*"),
+            {"stage": "both"},
+            "the scope names stage both, and the dump holds no decode",
+        ),
+        (gone("b/layer_?/meta_t2?_*"), {"stage": "prefill"}, None),
+        (
+            gone("?/layer_?/meta_t2?_*"),
+            {"stage": "decode"},
+            "the scope names stage decode, and the dump holds no decode",
+        ),
+        (gone("?/layer_?/meta_t0_20"), {"stage": "both"}, "the scope names stage both, and the dump holds no prefill"),
+        (gone("?/layer_?/meta_t0_20"), {"stage": "decode"}, None),
+        (gone("?/layer_?/meta_t[0-2]_?"), {}, None),
+    ],
+)
+def test_entries_that_others_have_are_missed(
+    tmp_path: Path, change: Callable[[Path], object], given: dict[str, str], told: str | None
+) -> None:
+    for run, layer in product("ab", (0, 1)):
+        write_entry(tmp_path, tokens=PROMPT, layer_id=layer, run_id=run)
+        for token in (*range(7), *range(PROMPT, END)):  # a tuning pass, then decode
+            write_entry(tmp_path, start=token, tokens=1, layer_id=layer, run_id=run)
+    change(tmp_path)
+    scope = Scope(scope="layer_range", layer_start=0, given=given, **given)
+    details = [
+        fault.detail
+        for fault in evaluate_lossless(tmp_path, scope, verify=False, workers=1).faults
+        if fault.kind == "missing_tokens"
+    ]
+    assert details[:1] == [told] * (told is not None)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (gone("nothing"), None),
+        (gone("?/layer_1/*"), "of the 2 front layers the dump holds nothing of 1"),
+        (gone("a/layer_2/*"), "run a has nothing of layer 2, others have"),
+        (gone("a/layer_1/meta_t2?_*"), "the decode of run a has 0 tokens in layer 1, 8 in others"),
+        (
+            lambda root: shutil.copy(root / "a/layer_1/k_t0_20.bin", root / "a/layer_2/"),
+            "layer 2 has the very words of K",
+        ),
+    ],
+)
+def test_a_comparison_of_codecs_misses_what_a_gate_does(
+    tmp_path: Path, change: Callable[[Path], object], told: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for run, layer in product("ab", (0, 1, 2)):
+        write_entry(tmp_path, tokens=PROMPT, layer_id=layer, run_id=run)
+        for token in range(PROMPT, END):
+            write_entry(tmp_path, start=token, tokens=1, layer_id=layer, run_id=run)
+    change(tmp_path)
+    code = main(["codecs", "bench", str(tmp_path), "--rounds=1", "--codecs=zstd", "--peers=none"])
+    assert (code, told is None or told in capsys.readouterr().out) == (told is not None, True)
 
 
 def test_the_command_fails_and_can_be_told_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

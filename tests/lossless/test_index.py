@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from pytest_h2o.errors import DumpError
 from pytest_h2o.lossless.index import DumpIndex, find_overlaps_and_gaps, index_dump
 from pytest_h2o.lossless.result import Finding, SkippedEntry
-from tests.lossless.samples import FP16, FP32, the_skipped, write_entry
+from tests.lossless.samples import FP16, FP32, make_zip, the_skipped, write_entry
 
 
 def test_real_dump_is_read_whole() -> None:
@@ -165,11 +167,80 @@ def test_duplicates_are_refused(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("changes", [{"run_id": "other"}, {"layer_id": 1}, {"stage": "decode"}, {"start": 1}])
+@pytest.mark.parametrize("changes", [{"run_id": "other"}, {"layer_id": 1}, {"stage": "decode"}, {"start": 4}])
 def test_entries_that_differ_in_one_thing_are_no_duplicates(tmp_path: Path, changes: dict[str, Any]) -> None:
     write_entry(tmp_path / "one")
     write_entry(tmp_path / "two", **changes)
     assert len(index_dump(tmp_path).entries) == 2
+
+
+def give(**changes: Any) -> Callable[[Path], object]:
+    """One more entry beside that of tokens 0 to 3 of layer 0."""
+    return lambda root: write_entry(root, **{"start": 4, **changes})
+
+
+def take(*names: str) -> Callable[[Path], object]:
+    return lambda root: [path.with_name(name).unlink() for path in [write_entry(root, start=4)] for name in names]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            give(kv_heads=1, head_dim=16),
+            "entries of one layer are not of one shape*t0_4.json and *t4_8.json*2 heads of 8",
+        ),
+        (give(dtype="bf16"), "entries of one layer are not of one shape*2 heads of 8, fp16 and 2 heads of 8, bf16"),
+        (give(bytes_per_elem=4, dtype="fp32", head_dim=4), "*not of one shape*fp16 and 2 heads of 4, fp32*"),
+        (
+            give(start=0, layer_id=1, kv_heads=8, head_dim=2),
+            "layers of one run are not of one shape*_0/*_1/*8 heads of 2",
+        ),
+        (give(start=0, layer_id=1, dtype="bf16"), "layers of one run are not of one shape*bf16"),
+        (give(start=1), "a dump holds the same tokens twice*t0_4.json and *t1_5.json*tokens 1 to 3"),
+        (give(k_file="k_t0_4.bin"), "two tensors of a dump have one data file*t0_4.json and *t4_8.json*"),
+        (give(v_file="k_t4_8.bin"), "two tensors of a dump have one data file*run/layer_0/meta_t4_8.json\n*"),
+        (give(start=0, layer_id=1, v_file="../layer_0/v_t0_4.bin"), "two tensors of a dump have one data file*"),
+        (give(start=0, layer_id=1, kv_heads=1, data=bytes(range(64))), None),
+        (give(start=0, run_id="other", kv_heads=1, head_dim=16, dtype="bf16"), None),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_metas_that_contradict_each_other_are_refused(
+    tmp_path: Path, change: Callable[[Path], object], told: str | None, packed: bool
+) -> None:
+    root = tmp_path / "dump"
+    write_entry(root)
+    change(root)
+    root = make_zip(root, tmp_path / "dump.zip") if packed else root
+    if told is None:
+        assert len(index_dump(root).entries) == 2
+        return
+    with pytest.raises(DumpError) as caught:
+        index_dump(root)
+    assert fnmatchcase(str(caught.value), told + "*"), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("lost", "reason", "detail"),
+    [
+        (["meta_t4_8.json"], "missing_meta", "run/layer_0/k_t4_8.bin is there, and no meta"),
+        (["meta_t4_8.json", "k_t4_8.bin"], "missing_meta", "run/layer_0/v_t4_8.bin is there, and no meta"),
+        (["v_t4_8.bin"], "missing_k_or_v_binary", "'v_t4_8.bin' does not exist"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_metas_and_data_files_miss_each_other(
+    tmp_path: Path, lost: list[str], reason: str, detail: str, packed: bool
+) -> None:
+    root = tmp_path / "dump"
+    write_entry(root)
+    take(*lost)(root)
+    (root / "run" / "layer_0" / "packed_k_t4_8.bin").touch()
+    index = index_dump(make_zip(root, tmp_path / "dump.zip") if packed else root)
+    (skipped,) = index.skipped
+    assert (skipped.path, skipped.reason, skipped.detail) == ("run/layer_0/meta_t4_8.json", reason, detail)
+    assert (skipped.layer_id, skipped.seq_len, index.scanned_entries) == (0, 4, 2)
 
 
 def test_root_that_does_not_exist_says_what_is_there(tmp_path: Path) -> None:

@@ -94,9 +94,9 @@ def test_pieces_are_slices_of_whole_entries(
 @settings(max_examples=30, deadline=None)
 def test_mixed_widths_are_read_together(tmp_path_factory: pytest.TempPathFactory, bits: np.ndarray) -> None:
     root = tmp_path_factory.mktemp("dump")
-    write_entry(root, start=0)
-    write_entry(root, start=4, data=bits.astype("<u4").tobytes(), bytes_per_elem=4, dtype="float32")
-    write_entry(root, start=8)
+    write_entry(root, run_id="a")
+    write_entry(root, run_id="b", data=bits.astype("<u4").tobytes(), bytes_per_elem=4, dtype="float32")
+    write_entry(root, run_id="c")
     entries = index_dump(root).entries
     words = read_pieces([Piece(entry, 0, 4) for entry in entries], "k")
     with np.errstate(all="ignore"):

@@ -57,7 +57,10 @@ def make_template(path: Path) -> Project:
             shutil.rmtree(folder)
     for meta in dump.glob("prose/*/meta_*.json"):
         entry = json.loads(meta.read_text())
-        if entry["stage"] == "decode" and entry["seq_start"] > 3:  # few files are soon copied
+        behind = entry["seq_start"] - (
+            440 if entry["layer_id"] else 433
+        )  # tokens behind the prompt: few are soon copied
+        if entry["stage"] == "decode" and entry["seq_start"] > 3 and behind not in (0, 1):
             for name in (meta.name, entry["k_file"], entry["v_file"]):
                 (meta.parent / name).unlink()
     dump.rename(path / GATES / "dump")
@@ -544,12 +547,67 @@ def narrow(data: bytes) -> bytes:
 
 @fault("dumps")
 def words_are_those_of_another_tensor(gate: Gate) -> str:
-    """Or have lost half of their bits."""
+    """In all files or in one; or they have lost half of their bits."""
     to, source = gate.rng.choice([("layer_1/k", "layer_0/k"), ("layer_0/v", "layer_0/k"), ("layer_1/v", "")])
-    for path in (gate.path / "gates/dump/prose").glob(f"{to}_*.bin"):
+    paths = sorted((gate.path / "gates/dump/prose").glob(f"{to}_*.bin"))
+    paths = gate.rng.choice([paths, [path for path in paths if gate.rng.random() < 0.5] or paths[:1]])
+    for path in paths:
         other = gate.path / f"gates/dump/prose/{source}{path.name[1:]}"
         path.write_bytes(other.read_bytes() if source and other.exists() else narrow(path.read_bytes()))
-    return f"{to} from {source or 'its high bytes'}"
+    return f"{to} from {source or 'its high bytes'}: {', '.join(path.name for path in paths)}"
+
+
+@fault("dumps")
+def a_file_is_written_over_another(gate: Gate) -> str:
+    """Of the same layer, but for the tuning pass, whose tokens are all alike."""
+    layer, tensors = (
+        gate.path / "gates/dump/prose" / gate.rng.choice(["layer_0", "layer_1"]),
+        gate.rng.choice(["kv", "vk"]),
+    )
+    first, second = sorted(layer.glob(f"{tensors[0]}_t4*_*.bin"))
+    to = second if layer.name == "layer_1" else second.with_name(f"{tensors[1]}{second.name[1:]}")
+    shutil.copy(first, to)
+    return f"{layer.name}: {first.name} -> {to.name}"
+
+
+@fault("dumps")
+def an_entry_says_nothing(gate: Gate) -> str:
+    path = gate.file("gates/dump/prose/layer_?/?_t*.bin")
+    kind = gate.rng.choice([b"\0\0", b"\0\x3c", None])
+    data = path.read_bytes()
+    path.write_bytes(narrow(data) if kind is None else kind * (len(data) // 2))
+    return f"{path.relative_to(gate.path)}: {kind!r}"
+
+
+OTHER_SHAPES: list[dict[str, Any]] = [
+    {"kv_heads": 64, "head_dim": 3},
+    {"kv_heads": 1, "head_dim": 192},
+    {"dtype": "bf16"},
+    {"head_dim": 32, "bytes_per_elem": 4, "dtype": "fp32"},
+]
+
+
+@fault("dumps")
+def metas_contradict_each_other(gate: Gate) -> str:
+    """One with the others of its layer, or all of a layer with those of the other."""
+    changes = gate.rng.choice([*OTHER_SHAPES, {"k_file": "v_t0_1.bin"}, {"v_file": "k_t3_4.bin"}])
+    one = gate.file("gates/dump/prose/layer_?/meta_*.json")
+    metas = gate.rng.choice([[one], sorted(one.parent.glob("meta_*.json"))])
+    for meta in metas:
+        gate.change_json(meta, lambda value: value.update(changes))
+    return f"{one.relative_to(gate.path)}{' and others' * (len(metas) > 1)}: {changes}"
+
+
+@fault("dumps")
+def a_part_of_an_entry_is_gone(gate: Gate) -> str:
+    """Its meta, its data, K or V; or the decode of a layer, all of it, with its metas."""
+    meta = gate.file("gates/dump/prose/layer_?/meta_*.json")
+    span = meta.stem.removeprefix("meta_")
+    lost = gate.rng.choice([("meta_",), ("k_", "v_"), ("k_",), ("v_",), ("meta_", "v_"), None])
+    names = [f"{name}{span}.*" for name in lost] if lost else ["*_t43[34]_43?.*", "*_t44[01]_44?.*"]
+    for path in [path for name in names for path in meta.parent.glob(name)]:
+        path.unlink()
+    return f"{meta.parent.name}: {', '.join(names)}"
 
 
 @fault("dumps")
