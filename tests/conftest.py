@@ -11,7 +11,7 @@ from hypothesis import settings
 from tests.plugin.project import run_in_root
 from tests.recorded.record import RECORDED
 
-settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+settings.register_profile("untimed", deadline=None, max_examples=50)  # a busy machine is no failure
 settings.load_profile("untimed")
 
 

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 
@@ -173,7 +173,6 @@ def tables(draw: st.DrawFn) -> tuple[str, list[dict[str, str]]]:
 
 
 @given(tables(), st.sampled_from([None, 1, 3]))
-@settings(max_examples=150, deadline=None)
 def test_what_was_printed_is_read(table: tuple[str, list[dict[str, str]]], repeat: int | None) -> None:
     text, expected = table
     rows = parse(text, repeat)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sample_streams import real_streams, worst_words
 from syrupy.assertion import SnapshotAssertion
@@ -99,7 +99,6 @@ def test_what_is_refused(snapshot: SnapshotAssertion) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 10_000
 
 
-@settings(max_examples=100, deadline=None)
 @given(data=st.binary(min_size=1, max_size=3000), times=st.integers(1, 200))
 def test_bytes_come_back(data: bytes, times: int) -> None:
     content = data * times

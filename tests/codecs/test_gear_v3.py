@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sample_streams import any_stream, real_streams
 from syrupy.assertion import SnapshotAssertion
@@ -51,7 +51,6 @@ def encode_one_by_one(data: bytes) -> bytes:
     return bytes(out)
 
 
-@settings(max_examples=300, deadline=None)
 @given(data=runs | st.binary(max_size=600))
 def test_bytes_are_those_of_the_plain_algorithm(data: bytes) -> None:
     plane = np.frombuffer(data, np.uint8)
@@ -127,7 +126,6 @@ def encode_plainly(stream: Stream, predictors: list[str]) -> bytes:
     return coded if len(coded) < len(raw) else raw
 
 
-@settings(max_examples=100, deadline=None)
 @given(stream=any_stream())
 def test_bytes_are_those_of_the_format(stream: Stream) -> None:
     assert GearV3().encode(stream) == encode_plainly(stream, ["raw", "delta_seq", "xor_seq"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -16,7 +16,6 @@ positions = hnp.arrays(np.int64, st.integers(1, 40), elements=st.integers(0, (1 
 ).map(lambda runs: np.array([start + i for start, length in runs for i in range(length)], np.int64))
 
 
-@settings(max_examples=200, deadline=None)
 @given(positions=positions)
 def test_positions_come_back(positions: np.ndarray) -> None:
     reader = ByteReader(encode_positions(positions))

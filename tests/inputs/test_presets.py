@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 
@@ -243,7 +243,6 @@ valid_presets = st.fixed_dictionaries(
 
 
 @given(valid_presets)
-@settings(deadline=None, max_examples=60)
 def test_yaml_and_json_of_a_preset_are_the_same_preset(
     tmp_path_factory: pytest.TempPathFactory, data: dict[str, Any]
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 
@@ -170,7 +170,6 @@ def depth_of(value: Any) -> int:
 
 
 @given(st.dictionaries(st.sampled_from("abc"), json_values), st.sampled_from([None, 1, "\t"]), st.booleans())
-@settings(deadline=None, max_examples=100)
 def test_json_is_read_as_json_reads_it(data: dict[str, Any], indent: int | str | None, ascii_only: bool) -> None:
     text = json.dumps(data, indent=indent, ensure_ascii=ascii_only)
     if depth_of(data) <= MAX_DEPTH:

@@ -7,7 +7,7 @@ from typing import get_args
 from zlib import crc32
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_h2o.errors import CodecError
@@ -52,7 +52,6 @@ def rows_of(tasks: list[Task], tensor: str) -> list[tuple[str, int]]:
     by_stage=st.booleans(),
     task_bytes=st.sampled_from([1, 3000, 1 << 20]),
 )
-@settings(max_examples=100, deadline=None)
 def test_every_token_is_in_one_stream_of_its_group(
     entries: list[DumpEntry], mode: EntryMode, chunk: int, by_stage: bool, task_bytes: int
 ) -> None:

@@ -218,7 +218,7 @@ def test_control_c_before_the_first_item_ends_says_how_to_go_on(tmp_path: Path, 
     project, bench = small_project(tmp_path)
     options = (*bench[:2], *ROWS)
     project.env["FAKE_MODES"] = json.dumps({"run_0001": "hang", "run_0002": "hang"})
-    child = project.start(*options, *workers)
+    child = project.start(*options, *workers, workers=2 * len(workers))
     wait_until(lambda: len(project.launches()) >= 1, "the bench was never launched")
     child.send_signal(signal.SIGINT)
     result = child.finish()

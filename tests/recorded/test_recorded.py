@@ -23,7 +23,7 @@ def golden(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(scope="module", params=[m if m != "n0" else pytest.param(m, marks=pytest.mark.slow) for m in MODES])
 def gate(
     request: pytest.FixtureRequest,
     recorded_gate: tuple[pytest.RunResult, Path],

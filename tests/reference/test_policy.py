@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 from bench_runs import ROOT
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_h2o.inputs.presets import Point, expand_points, load_presets
@@ -103,7 +103,6 @@ def count_plainly(kv_len: int, block: int, sink: int, recent: int, ratio: float)
 @given(
     st.integers(1, 300), st.integers(1, 70), st.integers(0, 80), st.integers(0, 310), st.floats(0.01, 1.0), st.data()
 )
-@settings(max_examples=150, deadline=None)
 def test_plans_follow_the_rules(
     kv_len: int, block: int, sink: int, recent: int, ratio: float, data: st.DataObject
 ) -> None:
@@ -180,7 +179,6 @@ def test_nothing_evicts_below_the_trigger() -> None:
     length=st.integers(0, 60),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=60, deadline=None)
 def test_no_plan_comes_out_above_it(block: int, sink: int, recent: int, lossy: float, length: int, seed: int) -> None:
     lengths = {"prompt_len": 200, "gen_len": 60, "trigger_min_tokens": 200}
     keys = {"block_tokens": block, "sink_tokens": sink, "recent_tokens": recent, "h2o_target_lossy_ratio": lossy}

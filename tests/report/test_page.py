@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_h2o.gate.decode import Pair, PairedComparison, TimedLaunch
@@ -277,7 +277,6 @@ def test_the_bench_is_named(path: str, told: str) -> None:
 # -- the front, and links ------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=100)
 @given(st.lists(st.one_of(st.none(), st.tuples(*[st.integers(-4, 4).map(float)] * 2)), max_size=12))
 def test_the_front_is_what_nothing_dominates(points: list[tuple[float, float] | None]) -> None:
     def is_dominated(point: tuple[float, float]) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 
@@ -166,7 +166,6 @@ def test_a_line_without_end_takes_no_memory(tmp_path: Path, monkeypatch: pytest.
     ]
 
 
-@settings(max_examples=150, deadline=None)
 @given(place=st.integers(0, len(LINES[1]) - 2), new=st.binary(max_size=3), cut=st.integers(0, 40))
 @example(place=0, new=b"\n", cut=0)
 def test_damage_to_one_line_never_reaches_another(
