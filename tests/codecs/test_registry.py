@@ -137,24 +137,23 @@ def test_a_registered_codec_is_one_of_them(mine: type[Mine]) -> None:
         registry.get_codec("mine")
 
 
-def test_a_name_that_is_taken_is_refused(mine: type[Mine]) -> None:
+def check_taken(name: str, owner: str) -> None:
+    """No other class is registered under a name that is taken."""
+
     @dataclass(frozen=True)
-    class Other(Zstd):
-        id: ClassVar[str] = "mine"
+    class Other(Byteplane):
+        id: ClassVar[str] = name
 
     with pytest.raises(CodecError) as caught:
         registry.register(Other)
-    assert caught.value.what == "the codec name 'mine' is taken"
-    assert caught.value.came == f"the id of {__name__}:Mine"
+    assert caught.value.what == f"the codec name {name!r} is taken"
+    assert caught.value.came == f"the id of {owner}"
+
+
+def test_a_name_that_is_taken_is_refused(mine: type[Mine]) -> None:
+    check_taken("mine", f"{__name__}:Mine")
+    check_taken("zstd", "pytest_h2o.codecs.zstd:Zstd")
     assert registry.get_codec("mine") == mine()
-
-    @dataclass(frozen=True)
-    class Again(Byteplane):
-        id: ClassVar[str] = "zstd"
-
-    with pytest.raises(CodecError) as caught:
-        registry.register(Again)
-    assert caught.value.came == "the id of pytest_h2o.codecs.zstd:Zstd"
 
 
 def test_a_distribution_adds_a_codec(install: Callable[..., None]) -> None:
@@ -162,14 +161,7 @@ def test_a_distribution_adds_a_codec(install: Callable[..., None]) -> None:
     assert "theirs" in registry.codec_names()
     assert "theirs_codec" not in sys.modules, "naming the codecs loads none"
     assert registry.get_codec("theirs", level=5).config() == {"id": "theirs", "level": 5}
-
-    @dataclass(frozen=True)
-    class Again(Zstd):
-        id: ClassVar[str] = "theirs"
-
-    with pytest.raises(CodecError) as caught:
-        registry.register(Again)
-    assert caught.value.came == "the id of theirs_codec:Theirs of distribution theirs"
+    check_taken("theirs", "theirs_codec:Theirs of distribution theirs")
 
 
 def test_a_broken_distribution_is_named(install: Callable[..., None]) -> None:

@@ -10,12 +10,19 @@ from typing import Any
 import numpy as np
 
 from pytest_h2o.lossless.index import DumpEntry, Piece, Tensor, Words, index_dump, read_pieces
-from pytest_h2o.lossless.result import SkippedEntry
+from pytest_h2o.lossless.result import LosslessResult, SkippedEntry
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 FP16 = FIXTURES / "dumps" / "fp16.zip"
 SMALL = FIXTURES / "dumps" / "small"
 FP32 = FIXTURES / "dumps" / "fp32.zip"
+TIMES = {"elapsed_s", "encode_s", "decode_s", "workers"}
+"""Fields of a result that differ from run to run."""
+
+
+def counted(result: LosslessResult) -> dict[str, Any]:
+    """What a result says, but for its times."""
+    return {name: value for name, value in result.to_json().items() if name not in TIMES}
 
 
 def write_entry(root: Path, *, start: int = 0, tokens: int = 4, data: Any = None, **changes: Any) -> Path:

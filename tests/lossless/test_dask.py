@@ -21,24 +21,15 @@ import pytest
 from pytest_h2o.cli.main import main
 from pytest_h2o.errors import CodecError, ExecutorError, RoundTripError, UsageError
 from pytest_h2o.inputs.options import dask_address
-from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless import dask as dask_executor
 from pytest_h2o.lossless import executors as executor
 from pytest_h2o.lossless.evaluate import evaluate_lossless
-from pytest_h2o.lossless.result import LosslessResult
-from tests.lossless.samples import FP16, FP32, SMALL
+from tests.lossless.samples import FP16, FP32, SMALL, TIMES, counted
+from tests.lossless.test_processes import SETTINGS as WORKED_ON
 
 pytest.importorskip("distributed")
 
-SETTINGS = Scope(
-    scope="layer_range",
-    layer_start=0,
-    entry_mode="chunked_grouped",
-    online_chunk_seq=192,
-    online_framing_bytes=8,
-    codec="byteplane",
-)
-TIMES = ("elapsed_s", "encode_s", "decode_s", "workers")
+SETTINGS = replace(WORKED_ON, codec="byteplane")
 ROOT = Path(__file__).parents[2]
 
 
@@ -114,10 +105,6 @@ def own_cluster(tmp_path: Path) -> Iterator[Cluster]:
     made = Cluster(folder)
     yield made
     made.stop()
-
-
-def counted(result: LosslessResult) -> dict[str, Any]:
-    return {name: value for name, value in result.to_json().items() if name not in TIMES}
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,13 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import psutil
 import pytest
 
 from pytest_h2o.codecs.base import Codec, SideInfo, Stream, Words
@@ -28,7 +29,8 @@ from pytest_h2o.lossless.evaluate import evaluate_lossless
 from pytest_h2o.lossless.executors import run_on_processes
 from pytest_h2o.lossless.index import index_dump
 from pytest_h2o.lossless.measure import Measured, Measurement, Task, plan_groups, plan_tasks
-from tests.lossless.samples import FP16, SMALL, write_entry
+from tests.lossless.samples import FP16, SMALL, counted, write_entry
+from tests.plugin.broken_off import check_gone, lives, wait_until
 
 SETTINGS = Scope(
     scope="layer_range",
@@ -37,7 +39,6 @@ SETTINGS = Scope(
     online_chunk_seq=192,
     online_framing_bytes=8,
 )
-TIMES = {"elapsed_s", "encode_s", "decode_s", "workers"}
 ROOT = Path(__file__).parents[2]
 
 
@@ -116,8 +117,7 @@ def test_the_result_is_that_of_one_process(root: Path, used: list[int], monkeypa
     settings = replace(SETTINGS, codec="rowref")
     one, two = (evaluate_lossless(root, settings, verify=True, workers=workers) for workers in (1, 2))
     assert used == [2]
-    alike = [{k: v for k, v in result.to_json().items() if k not in TIMES} for result in (one, two)]
-    assert alike[0] == alike[1]
+    assert counted(one) == counted(two)
     assert (two.workers, two.verified_streams) == (2, two.encoded_streams)
 
 
@@ -225,7 +225,7 @@ def test_an_interrupt_does_not_wait_for_the_streams_in_hand() -> None:
     with pytest.raises(KeyboardInterrupt):
         measure(Odd("sleeps"))
     assert time.monotonic() - begun < 15
-    _wait(lambda: family(os.getpid()) == others)
+    wait_until(lambda: family(os.getpid()) == others, "what was interrupted goes on")
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
@@ -243,7 +243,8 @@ def test_no_process_outlives_its_parent(number: signal.Signals, tmp_path: Path) 
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True) as parent:
         assert parent.stdout is not None
         parent.stdout.readline()
-        _wait(lambda: len(family(parent.pid)) == 6)  # two that judge, each with one that encodes and one that waits
+        # two that judge, each with one that encodes and one that waits
+        wait_until(lambda: len(family(parent.pid)) == 6, "they do not start")
         members = family(parent.pid)
         time.sleep(0.5)
         if number == signal.SIGINT:  # as a terminal sends it: to the whole group
@@ -251,7 +252,7 @@ def test_no_process_outlives_its_parent(number: signal.Signals, tmp_path: Path) 
             time.sleep(0.5)
         parent.kill()
         parent.wait(30)
-    _wait(lambda: not any(_is_running(member) for member in members))
+    check_gone(members)
 
 
 def test_an_error_that_cannot_travel_is_told_in_words() -> None:
@@ -267,27 +268,4 @@ def test_an_error_that_cannot_travel_is_told_in_words() -> None:
 
 def family(pid: int) -> list[int]:
     """Processes that a process has started, and those that they have."""
-    children = _children(pid)
-    return [*children, *(member for child in children for member in family(child))]
-
-
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    with suppress(FileNotFoundError):
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            found += [int(child) for child in (thread / "children").read_text().split() if _is_running(int(child))]
-    return found
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def _wait(until: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not until():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    return [process.pid for process in psutil.Process(pid).children(recursive=True) if lives(process)]

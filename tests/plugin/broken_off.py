@@ -77,16 +77,17 @@ def family_of(child: Run) -> list[psutil.Process]:
         return []
 
 
+def lives(one: psutil.Process | int) -> bool:
+    """A zombie that nobody reaps runs no more."""
+    try:
+        process = psutil.Process(one) if isinstance(one, int) else one
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def check_gone(processes: Iterable[psutil.Process | int], *, timeout_s: float = 20) -> None:
-    """None of these, or of these ids, survived; a zombie that nobody reaps runs no more."""
-
-    def lives(one: psutil.Process | int) -> bool:
-        try:
-            process = psutil.Process(one) if isinstance(one, int) else one
-            return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
-
+    """None of these, or of these ids, survived."""
     deadline = time.monotonic() + timeout_s
     while left := [process for process in processes if lives(process)]:
         assert time.monotonic() < deadline, left

@@ -42,9 +42,7 @@ def test_every_launch_is_made_kept_and_told(thrice: BenchProject) -> None:
     assert "| runtime lossless fallbacks | 0.00 | 1.00 |" in (folder / "summary.md").read_text()
     assert "Launches of one point" in (folder / "report.html").read_text()
 
-    shutil.move(thrice.path / "h2o-runs", thrice.path / "first")
-    (kept,) = (thrice.path / "first").glob("2*")
-    thrice.write_ini(h2o_logs=str(kept), h2o_decode_baseline="60")
+    kept = thrice.gate_on_its_run(h2o_decode_baseline="60")
     assert thrice.run("-k", "small").ret == 0
     assert len(list((thrice.run_dir() / "small").glob("launch-*/logs/run_*.log"))) == 6
     shutil.rmtree(thrice.path / "h2o-runs")
@@ -78,13 +76,11 @@ def test_the_command_line_says_how_often(thrice: BenchProject) -> None:
 
 def test_recorded_launches_count_though_nobody_asks_for_them(thrice: BenchProject) -> None:
     assert thrice.run("-k", "small and lossy", "--h2o-launches=2").ret == 0
-    shutil.move(thrice.path / "h2o-runs", thrice.path / "first")
-    (kept,) = (thrice.path / "first").glob("2*")
+    kept = thrice.gate_on_its_run()
     for log in (kept / "small" / "launch-2" / "logs").glob("run_*.log"):
         log.write_text(log.read_text().replace("| CPU ", "| OPENCL "))
         log.with_suffix(".json").unlink()
     thrice.preset("small").write_text(PRESET + CODING)
-    thrice.write_ini(h2o_logs=str(kept))
     result = thrice.run("-k", "small and lossy")
     told = "a launch of a point has another backend than its first"
     assert told in failure_of(result, "test_lossy[small]")
@@ -110,9 +106,7 @@ def test_a_further_launch_that_decoded_too_few_tokens_or_is_a_copy_is_none(thric
     thrice.bench.write_text(script)
     shutil.rmtree(thrice.path / "h2o-runs")
     assert thrice.run("-k", "small and lossy").ret == 0
-    shutil.move(thrice.path / "h2o-runs", thrice.path / "first")
-    (kept,) = (thrice.path / "first").glob("2*")
-    thrice.write_ini(h2o_logs=str(kept), h2o_decode_baseline="60")
+    kept = thrice.gate_on_its_run(h2o_decode_baseline="60")
     output = kept / "small" / "launch-2" / "logs" / f"{RUN_2}.stdout.txt"
     sound = output.read_text()
     output.write_text(f"{SHORT}\n")

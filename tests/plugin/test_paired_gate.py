@@ -60,6 +60,13 @@ class BenchProject(Project):
         text = ",".join(f"{key}={value}" for key, value in values.items())
         self.env["FAKE_DECODE"] = text
 
+    def gate_on_its_run(self, **keys: str) -> Path:
+        """From now on the run that was made is a recording, and gated on; its folder."""
+        shutil.move(self.path / "h2o-runs", self.path / "first")
+        (kept,) = (self.path / "first").glob("2*")
+        self.write_ini(h2o_logs=str(kept), **keys)
+        return kept
+
     def count(self, part: str = "") -> int:
         return sum(part in line for line in self.launch_list.read_text().splitlines())
 
@@ -160,8 +167,7 @@ def test_what_pairs_cannot_tell_is_inconclusive_and_no_pass(bench_project: Bench
     assert text.startswith("# KV-cache compression gate: INCONCLUSIVE\n")
     assert "Inconclusive: no pass" in text
     # What was recorded can be judged more strictly.
-    shutil.move(bench_project.path / "h2o-runs", bench_project.path / "first")
-    bench_project.write_ini(h2o_logs=str(next((bench_project.path / "first").glob("2*"))))
+    bench_project.gate_on_its_run()
     result = bench_project.run("--h2o-strict", "-k", "small or grouped_192", "--h2o-out-dir=strict")
     assert result.ret == 1
     assert "exit code 1: the gate is INCONCLUSIVE, and --h2o-strict takes PASS alone" in result.outlines

@@ -25,7 +25,18 @@ from tests.plugin.broken_off import (
 )
 from tests.plugin.project import Project, check_no_traceback, replace_in
 
-ROWS = ("-k", "bench", "--h2o-no-fold", "--h2o-html=no")
+Rows = tuple[Project, tuple[str, ...]]
+"""A project, and options for its three rows alone."""
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Rows:
+    return rows_of(tmp_path)
+
+
+def rows_of(path: Path) -> Rows:
+    project, bench = small_project(path)
+    return project, (*bench[:2], "-k", "bench", "--h2o-no-fold", "--h2o-html=no")
 
 
 def break_off(
@@ -45,9 +56,8 @@ def break_off(
     return project.run_dir(), result
 
 
-def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
-    project, bench = small_project(tmp_path)
-    options = (*bench[:2], *ROWS)
+def test_what_was_measured_is_not_measured_again(rows: Rows) -> None:
+    project, options = rows
     run_dir, _ = break_off(project, options, 3, run_0003="hang", run_0001="exit3")
     assert not (run_dir / "run.json").exists()
     kept = {name: path.read_bytes() for name, path in files_of(run_dir).items() if "run_0002" in name}
@@ -73,9 +83,8 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
     assert not history or len((run_dir.parent / "history.jsonl").read_text().splitlines()) == 1
 
 
-def test_what_was_measured_is_measured_again_where_its_files_were_changed(tmp_path: Path) -> None:
-    project, bench = small_project(tmp_path)
-    options = (*bench[:2], *ROWS)
+def test_what_was_measured_is_measured_again_where_its_files_were_changed(rows: Rows) -> None:
+    project, options = rows
     run_dir, _ = break_off(project, options, 3, run_0003="hang")
     (log,) = (run_dir / PRESET / "logs").glob("run_0001*.log")
     log.write_text(log.read_text().replace("|", "| ", 1))
@@ -110,8 +119,7 @@ def sides(run_dir: Path, number: int) -> tuple[str, str]:
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, tuple[str, ...], Path]:
     """A run that was broken off, which nothing of what is refused may change."""
-    project, bench = small_project(tmp_path_factory.mktemp("broken"))
-    options = (*bench[:2], *ROWS)
+    project, options = rows_of(tmp_path_factory.mktemp("broken"))
     (project.path / "llm.mnn.weight").write_text("weights")
     run_dir, _ = break_off(project, options, 2, run_0002="hang")
     return project, options, run_dir
@@ -185,10 +193,9 @@ def test_a_dry_run_cannot_go_on(broken: tuple[Project, tuple[str, ...], Path]) -
 # -- signals ---------------------------------------------------------------------------------------------------------
 
 
-def test_control_c_keeps_what_was_measured_and_says_how_to_go_on(tmp_path: Path) -> None:
+def test_control_c_keeps_what_was_measured_and_says_how_to_go_on(rows: Rows) -> None:
     """Only then: while it goes on, nobody else takes it up."""
-    project, bench = small_project(tmp_path)
-    options = (*bench[:2], *ROWS)
+    project, options = rows
     project.env["FAKE_MODES"] = json.dumps({"run_0002": "hang"})
     child = project.start(*options)
     wait_until(lambda: len(project.launches()) >= 2, "the bench was never launched")
@@ -214,9 +221,8 @@ def test_control_c_keeps_what_was_measured_and_says_how_to_go_on(tmp_path: Path)
 
 
 @pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "n2"])
-def test_control_c_before_the_first_item_ends_says_how_to_go_on(tmp_path: Path, workers: tuple[str, ...]) -> None:
-    project, bench = small_project(tmp_path)
-    options = (*bench[:2], *ROWS)
+def test_control_c_before_the_first_item_ends_says_how_to_go_on(rows: Rows, workers: tuple[str, ...]) -> None:
+    project, options = rows
     project.env["FAKE_MODES"] = json.dumps({"run_0001": "hang", "run_0002": "hang"})
     child = project.start(*options, *workers, workers=2 * len(workers))
     wait_until(lambda: len(project.launches()) >= 1, "the bench was never launched")
@@ -230,9 +236,8 @@ def test_control_c_before_the_first_item_ends_says_how_to_go_on(tmp_path: Path, 
     assert project.run(*options, f"--h2o-resume={project.run_dir()}").parseoutcomes()["passed"] >= 1
 
 
-def test_control_c_twice_and_term_leave_no_child(tmp_path: Path) -> None:
-    project, bench = small_project(tmp_path)
-    options = (*bench[:2], *ROWS)
+def test_control_c_twice_and_term_leave_no_child(rows: Rows) -> None:
+    project, options = rows
     project.env["FAKE_MODES"] = json.dumps({"run_0002": "hang_ignoring_term"})
     for signals in ((signal.SIGINT, signal.SIGINT), (signal.SIGTERM,)):
         launched = len(project.launches())
@@ -249,10 +254,9 @@ def test_control_c_twice_and_term_leave_no_child(tmp_path: Path) -> None:
 # -- a disk that is full, a folder that is closed ----------------------------------------------------------------------
 
 
-def test_a_full_disk_loses_nothing_that_was_measured(tmp_path: Path) -> None:
+def test_a_full_disk_loses_nothing_that_was_measured(rows: Rows) -> None:
     """A file system of its own that has room for a little of the run; then it gets more and the run goes on."""
-    project, bench = small_project(tmp_path)
-    options = (*bench[:2], *ROWS, "--h2o-out-dir=disk")
+    project, options = rows[0], (*rows[1], "--h2o-out-dir=disk")
     disk = project.path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(disk)]
@@ -278,11 +282,11 @@ def test_a_full_disk_loses_nothing_that_was_measured(tmp_path: Path) -> None:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_file_size_limit_is_told_like_a_full_disk(tmp_path: Path) -> None:
-    project, bench = small_project(tmp_path)
+def test_a_file_size_limit_is_told_like_a_full_disk(rows: Rows, tmp_path: Path) -> None:
+    project, options = rows
     limited = ["sh", "-c", 'ulimit -f 8; trap "" XFSZ; exec "$@"', "sh"]
     env = {**os.environ, **project.env, "TMPDIR": str(tmp_path)}
-    command = [*limited, sys.executable, "-m", "pytest", "gates", *bench[:2], *ROWS, "-p", "no:cacheprovider"]
+    command = [*limited, sys.executable, "-m", "pytest", "gates", *options, "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=project.path, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode != 0
     assert "Traceback" not in done.stdout
@@ -290,8 +294,8 @@ def test_a_file_size_limit_is_told_like_a_full_disk(tmp_path: Path) -> None:
     assert not (project.run_dir() / "run.json").exists()
 
 
-def test_a_folder_that_is_closed_is_told_before_anything_is_launched(tmp_path: Path) -> None:
-    project, bench = small_project(tmp_path)
+def test_a_folder_that_is_closed_is_told_before_anything_is_launched(rows: Rows) -> None:
+    project, options = rows
     closed = project.path / "closed"
     closed.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(closed)]
@@ -301,7 +305,7 @@ def test_a_folder_that_is_closed_is_told_before_anything_is_launched(tmp_path: P
     else:
         closed.chmod(0o555)
     try:
-        result = project.run(*bench[:2], *ROWS, "--h2o-out-dir=closed")
+        result = project.run(*options, "--h2o-out-dir=closed")
     finally:
         if os.getuid() == 0:
             subprocess.run(["umount", str(closed)], check=True)
@@ -332,10 +336,10 @@ def test_killed_while_artifacts_are_written_it_goes_on(
     assert len((run_dir.parent / "history.jsonl").read_text().splitlines()) == 1
 
 
-def test_workers_do_not_outlive_a_killed_controller(tmp_path: Path) -> None:
-    project, bench = small_project(tmp_path)
+def test_workers_do_not_outlive_a_killed_controller(rows: Rows) -> None:
+    project, options = rows
     project.env["FAKE_MODES"] = json.dumps({"run_0001": "hang"})
-    child = project.start(*bench[:2], *ROWS, "-n2")
+    child = project.start(*options, "-n2")
     wait_until(lambda: len(project.launches()) >= 1, "never launched")
     family: list[psutil.Process] = family_of(child)
     child.send_signal(signal.SIGKILL)

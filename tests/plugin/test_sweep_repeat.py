@@ -117,9 +117,7 @@ def test_rows_of_fewer_repeats_are_no_measurement_of_speed(
 ) -> None:
     assert short.run(*SWEEP, "--h2o-set=h2o_keep_ratios=0.28").ret == 0
     assert repeats(short) == ["1:3", "1:1", "2:1", "3:1"]  # nothing to fold: the first is launched again
-    shutil.move(short.path / "h2o-runs", short.path / "first")
-    (kept,) = (short.path / "first").glob("2*")
-    short.write_ini(h2o_logs=str(kept), h2o_set="h2o_keep_ratios=0.28")
+    kept = short.gate_on_its_run(h2o_set="h2o_keep_ratios=0.28")
     refused = "was launched with 1 of 3 repeats (sweep_repeat), for its exact columns alone: its decode"
     result = short.run("-k", "small and (lossy or decode)", "--h2o-decode-baseline=60")
     assert set(short.failed()) == {"test_decode[small]"}
