@@ -21,7 +21,8 @@ from .samples import FIXTURES, SWEEP, recorded_points
 from .test_output import summarize
 
 Make = Callable[..., Launcher]
-POINT = recorded_points()[0]
+POINT, QUIET = recorded_points()[:2]
+"""The second printed nothing."""
 FATAL = [sign for sign in SIGNS if sign.severity == "fatal"]
 
 
@@ -37,7 +38,7 @@ def recording(tmp_path: Path, text: str, suffix: str = ".stdout.txt") -> Path:
 
     folder = Path(shutil.copytree(SWEEP, tmp_path / "recorded", ignore=others))
     printed = folder / "logs" / f"{POINT.run_id}{suffix}"
-    printed.write_text(printed.read_text() + text)
+    printed.write_text((printed.read_text() if suffix == ".log" or not text else "") + text)
     return folder
 
 
@@ -48,14 +49,14 @@ def test_a_sign_fails_the_launch_wherever_it_stands(
     monkeypatch.setenv("FAKE_PRINTS", f"text{sign.text}: layer=3 tokens=32\n" * 3)
     launcher = make_launcher()
     with pytest.raises(BenchError, match="the bench printed signs of a") as caught:
-        launcher.launch_point(POINT)
+        launcher.launch_point(QUIET)
     line = f"{sign.text}: layer=3 tokens=32"
     assert f"3 x {sign.text} ({sign.meaning}): {line!r}" in (caught.value.came or "")
     assert (sign.cause or CAUSE) in (caught.value.hint or "")
     assert f"allow_signs: {{{sign.name}: 3}}" in (caught.value.hint or "")
     with pytest.raises(BenchError, match="the bench printed signs of a"):
-        launcher.launch_baseline(POINT)
-    allowed = replace(POINT, allow_signs={sign.name: 3}, run_id="run_0001_again")
+        launcher.launch_baseline(QUIET)
+    allowed = replace(QUIET, allow_signs={sign.name: 3}, run_id="run_0001_again")
     assert launcher.launch_point(allowed).output.warnings[sign.text] == 3  # type: ignore[union-attr]
     few = replace(allowed, allow_signs={sign.name: 2}, run_id="run_0001_few")
     with pytest.raises(BenchError, match="the bench printed signs of a") as caught:
@@ -144,8 +145,8 @@ def test_a_generated_text_may_speak_of_the_c_library() -> None:
 
 @pytest.mark.parametrize("filler", ["x", ". "])
 def test_a_sign_is_found_once_at_every_place_of_a_long_line(filler: str) -> None:
-    for sign in FATAL:
-        places = range(65536 - len(sign.text) - 1, 65538) if sign.name == "scatter_restore" else [65536 - 4]
+    for sign in FATAL if filler == "x" else FATAL[:1]:
+        places = range(65536 - len(sign.text) - 1, 65538) if sign is FATAL[0] else [65536 - 4]
         for pad in [*places, 65536 - 256]:
             text = filler * (pad // len(filler)) + "y" * (pad % len(filler)) + sign.text + " layer=3\n"
             assert summarize(text).warnings.get(sign.text) == 1, (sign.name, pad)

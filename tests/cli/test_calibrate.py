@@ -68,6 +68,8 @@ def test_the_command_records_and_the_gate_flags(
     bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["calibrate", "--llm-bench", str(bench), "--base-config", str(BASE_CONFIG), "--pairs=6", "--threads=2"]
+    # A plan of 80 pairs takes seconds; floors are those of gate/test_decode.py.
+    monkeypatch.setattr(Noise, "floor", lambda noise, pairs: noise.pair_spread / pairs)
     with monkeypatch.context() as busy:
         told = "others used 1.0 of {} cores"
         busy.setattr("pytest_h2o.bench.launch.find_disturbance", lambda *_, cores: told.format(cores))

@@ -91,7 +91,7 @@ def test_a_worse_value_fails_the_item_the_rule_and_the_comparison(changed: Proje
     set_column(changed, "9.50 ± 0.00")
     with changed.preset().open("a") as file:
         file.write(f"targets: {{{NAME}: 9.25}}\n")
-    result = run(changed, "--h2o-compare=main", f"--h2o-compare-fail={NAME}:1")
+    result = run(changed, "--h2o-html=no", "--h2o-compare=main", f"--h2o-compare-fail={NAME}:1")
     assert result.ret == 1
     told = failure_of(result, MISSES)
     assert "target     <= 9.25 (targets of preset target_ratio_v3)\nmeasured   9.50 ± 0.00 on run_" in told

@@ -187,7 +187,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from pytest_h2o.run.history import append_record
 from tests.records import make_record, make_subject
-figures = {f"row {i}": {"lossless_ratio": 1.0 + i} for i in range(2000)}
+figures = {f"row {i}": {"lossless_ratio": 1.0 + i} for i in range(400)}
 for number in range(12):
     append_record(Path(sys.argv[1]), make_record(f"{sys.argv[2]}-{number}", make_subject(figures)))
 """
