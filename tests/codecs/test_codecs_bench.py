@@ -270,11 +270,6 @@ def test_entries_stand_in_order_of_their_positions(layer: Path) -> None:
         assert np.array_equal(k.stream.words[start:end], words)
 
 
-def test_fp32_is_rounded() -> None:
-    fp16, fp32 = (next(iter(streams(DUMP.with_name(kind)))) for kind in ("fp16.zip", "fp32.zip"))
-    assert np.array_equal(fp16.stream.words[:470], fp32.stream.words[:470])
-
-
 def test_an_entry_that_cannot_be_read_is_not_passed_over(layer: Path) -> None:
     file = layer / "v_t7_470.bin"
     file.write_bytes(file.read_bytes()[:-1])

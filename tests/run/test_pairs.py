@@ -188,8 +188,6 @@ NO_LENGTH = "a row has no prompt or generated length, so nothing tells what cont
     ("off", "on", "reason"),
     [
         ({}, {"backend": "OPENCL"}, "another backend: baseline CPU, candidate OPENCL"),
-        ({}, {"threads": "4"}, "another number of threads: baseline 2, candidate 4"),
-        ({}, {"llm_demo": "prompt=256<br>decode=128"}, "another prompt length: baseline 512, candidate 256"),
         ({}, {"llm_demo": ""}, "another prompt length: baseline 512, candidate None"),
         ({"llm_demo": ""}, {"llm_demo": ""}, NO_LENGTH),
     ],
