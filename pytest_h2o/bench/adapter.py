@@ -428,7 +428,17 @@ def _check_bits(row: Row) -> None:
 
 
 def _check_put_to_the_test(row: Row) -> None:
-    """Refuse the quality of a run in which nothing was evicted, or nothing predicted: it is that of the full cache."""
+    """Refuse the quality of a run in which nothing was evicted, or nothing predicted: it is that of the full cache.
+
+    What is counted is whole, and a token has at most a plan in each layer.
+    """
+    tokens, evictions = row.get("quality_tokens"), row.get("quality_evictions")
+    for column, cell in (("quality_tokens", tokens), ("quality_evictions", evictions)):
+        if cell is not None and cell.mean % 1:
+            raise _contradiction(row, "a count is no whole number", f"{column} {row.cells[column]}", "a whole number")
+    if tokens is not None and evictions is not None and evictions.mean > 2 * _MOST_LAYERS * tokens.mean > 0:
+        came, expected = _cells_of(row, "quality_evictions", "quality_tokens"), "at most a plan a token and layer"
+        raise _contradiction(row, "it has more evictions than plans", came, expected)
     for column, least in (("quality_evictions", 0.0), ("quality_tokens", 0.0), ("quality_cache_ratio", 1.0)):
         if (cell := row.get(column)) is not None and cell.mean <= least:
             raise TableError(
@@ -514,7 +524,10 @@ def check_config(row: Row, config: Mapping[str, Any]) -> None:
     tokens, windows, greedy = (value if type(value) is int else None for value in asked)
     predicted = None if tokens is None else tokens * (windows or 1)
     plans = None if predicted is None else (predicted + (windows or 1)) * _MOST_LAYERS
+    queue = config.get("kv_lossless_max_queue")
+    queue = queue if type(queue) is int and queue > 0 else None
     for column, least, most in (
+        ("h2o_lossless_queue_peak", None, queue),
         ("quality_tokens", predicted, predicted),
         ("quality_evictions", None, plans),
         ("quality_greedy_prefix", None, greedy),
@@ -715,6 +728,12 @@ _TIMES_REPEAT = 10
 
 
 def _check_times(row: Row) -> None:
+    """Check what is counted or timed within a repeat against its length, in tokens and in seconds."""
+    tokens = (row.prompt_len or 0) + (row.gen_len or 0)
+    blocks = [row.get(f"h2o_lossless_decode_cache_{name}") for name in ("hit", "miss")]
+    if tokens and sum(cell.mean for cell in blocks if cell is not None) > tokens**2 * _MOST_LAYERS:
+        came = _cells_of(row, "h2o_lossless_decode_cache_hit", "h2o_lossless_decode_cache_miss")
+        raise _contradiction(row, "it restored more blocks than it has", came, "at most each token at each step")
     repeat_s = _repeat_s(row)
     for column in COLUMN_DECIMALS if repeat_s is not None else ():
         cell = row.get(column)
@@ -731,6 +750,8 @@ def check_elapsed(row: Row) -> Row:
     """The row, if its speeds let the launch end when it did; a TableError if they are too low for that."""
     repeat_s, elapsed_s = _repeat_s(row), row.elapsed_s or 0.0
     needed_s = (repeat_s or 0.0) * (row.repeat or 1)
+    if not 0 <= elapsed_s < math.inf:
+        raise _contradiction(row, "its launch took no time that can be", f"{elapsed_s} s", "seconds, at least 0")
     if elapsed_s >= TIMED_FROM_S and needed_s > 1.05 * elapsed_s:
         came = f"{row.repeat or 1} x {repeat_s:.2f} s by its speeds, in a launch of {elapsed_s:.2f} s"
         raise _contradiction(row, "its speeds are too low for the time that it took", came, "repeats within the launch")

@@ -218,7 +218,26 @@ def read_recording(folder: Path, points: Sequence[Point] | None = None, *, of_ba
     if not of_baselines and is_folder(folder / BASELINES):
         reader.take_baselines(folder / BASELINES)
     _part_strangers(reader.found)
+    _part_copies(reader.found)
     return reader.found
+
+
+def _part_copies(found: Recording) -> None:
+    """Take out the rows that are one to the last digit, timings too, and share no run: they are one launch copied."""
+    alike: dict[str, list[str]] = {}
+    for run_id, row in found.results.items():
+        if row.shares_run_with is None:
+            alike.setdefault(str(row.cells), []).append(run_id)
+    for run_ids in (ids for ids in alike.values() if len(ids) > 1):
+        for run_id in run_ids:
+            row = found.results.pop(run_id)
+            found.failures[run_id] = BenchError(
+                f"the row of {run_id} is that of another point to the last digit",
+                where=str(row.log_path),
+                came=f"a copy, of {', '.join(other for other in run_ids if other != run_id)[:200]}",
+                expected="a launch of its own, or shares_run_with the run of a point that is the same to the engine",
+                hint="copy the whole folder of the sweep, or record these points again",
+            )
 
 
 def _part_strangers(found: Recording) -> None:
@@ -708,16 +727,23 @@ def _check_configuration(run: _Run, point: Point) -> str | None:
     ]
     if differences:
         raise _other_configuration(run.run_id, run.config, differences)
-    known = {*_IN_THE_ROW, *run.listed}
-    missing = [
-        name for name in point.manifest_fields() if name not in known and _KEY_OF_FIELD.get(name, name) not in config
+    unsaid = [
+        name
+        for name in point.manifest_fields()
+        if name not in _IN_THE_ROW and _KEY_OF_FIELD.get(name, name) not in config
     ]
-    if not missing:
-        broken = read is None and run.config is not None and run.config.exists()
-        return f"{UNVERIFIED}: its config cannot be read, and the manifest alone says how it ran" if broken else None
-    more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
-    told = f"{_NOT_SAID[read is None, bool(run.listed)]} {', '.join(missing[:4])}{more}"
-    return f"{UNVERIFIED}: {told}"
+    missing = [name for name in unsaid if name not in run.listed]
+    if missing or (unsaid and read is not None):
+        named = missing or unsaid
+        more = f" and {len(named) - 4} more" if len(named) > 4 else ""
+        told = (
+            _NOT_SAID[read is None, bool(run.listed)] if missing else "the manifest says it, and its config does not:"
+        )
+        return f"{UNVERIFIED}: {told} {', '.join(named[:4])}{more}"
+    if read is None and run.config is not None:
+        why = "cannot be read" if run.config.exists() else "is missing"
+        return f"{UNVERIFIED}: its config {why}, and the manifest alone says how it ran"
+    return None
 
 
 def _other_configuration(run_id: str, where: Path | None, differences: Sequence[str]) -> BenchError:

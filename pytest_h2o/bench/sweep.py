@@ -383,14 +383,16 @@ _MISSPELT = 0.8
 
 
 def _check_keys(where: str, entry: Mapping[str, Any]) -> None:
-    """Refuse an entry without a key that its reader needs, or with one of these under another spelling."""
-    others = entry.keys() - _KNOWN
-    for name in sorted(_KNOWN - entry.keys(), key=lambda name: name not in _NEEDED):
-        near = near_names(name.replace("_", ""), {other.replace("_", "").lower() for other in others}, 1, _MISSPELT)
-        if near or name in _NEEDED:
-            written = next((other for other in others if near and other.replace("_", "").lower() == near[0]), None)
-            came = f"no {name}" if written is None else f"{written!r:.80}, and no {name}"
-            raise _unusable(where, came, f"the key {name}")
+    """Refuse an entry without a key that its reader needs, with one of these in another spelling, or in two."""
+    plain_names = {other.replace("_", "").strip().lower(): other for other in entry.keys() - _KNOWN}
+    for name in sorted(_KNOWN, key=lambda name: name not in _NEEDED):
+        near = near_names(name.replace("_", ""), plain_names, 1, 1.0 if name in entry else _MISSPELT)
+        if near or (name in _NEEDED and name not in entry):
+            came = f"no {name}" if not near else f"{plain_names[near[0]]!r:.80}"
+            raise _unusable(where, came, f"the key {name}, once")
+    fewer, whole = entry.get("sweep_repeat"), entry.get("repeat")
+    if fewer is not None and not (type(fewer) is type(whole) is int and 0 < fewer < whole):
+        raise _unusable(where, f"sweep_repeat {fewer!r:.80} of repeat {whole!r:.80}", "a whole number below repeat")
 
 
 def _inner_path(where: str, field: str, value: object, usual: Path) -> str:

@@ -259,7 +259,7 @@ _speed = partial(Metric, better="higher", unit="tok/s", fmt=".2f", exact=False, 
 _quality = partial(Metric, better="lower", fmt=".4f", values=Range("a perplexity", least=1.0), rounded=True)
 _agreement = partial(Metric, better="higher", fmt=".4f", values=_PROBABILITY, rounded=True)
 _every = partial(Metric, over="every row", values=_AT_LEAST_0, fmt=".2f", exact=False)
-_count = partial(Metric, better="same", fmt=",.0f", values=_AT_LEAST_0)
+_count = partial(Metric, better="same", fmt=",.0f", values=Range(least=0.0, most=1e9))
 _bytes = partial(Metric, unit="bytes", fmt=",.0f", of="scope", values=_AT_LEAST_0)
 
 _demo_drop = partial(
@@ -314,7 +314,7 @@ METRICS: dict[str, Metric] = {
         _demo_drop("demo_drop", "decode slow-down on real prompts"),
         _demo_drop("demo_bucket_drop", "decode slow-down on real prompts of one length"),
         # quality of the model under eviction
-        _quality("quality_ppl_full", "perplexity, full cache"),
+        _quality("quality_ppl_full", "perplexity, full cache", values=Range("a perplexity", least=1.0, most=1e7)),
         _quality("quality_ppl_evicted", "perplexity under eviction"),
         _quality(
             "quality_ppl_rise",
@@ -331,7 +331,7 @@ METRICS: dict[str, Metric] = {
             optional=True,
         ),
         _quality(
-            "quality_bits_per_byte_full", "bits a byte, full cache", values=_AT_LEAST_0, part_of="quality_ppl_full"
+            "quality_bits_per_byte_full", "bits a byte, full cache", values=Range(above=0.0), part_of="quality_ppl_full"
         ),
         _quality(
             "quality_bits_per_byte_evicted",
@@ -342,7 +342,7 @@ METRICS: dict[str, Metric] = {
         _agreement("quality_top1_agreement", "agreement of the likeliest token"),
         _agreement("quality_greedy_prefix", "common greedy prefix", unit="tokens", fmt=".1f", values=_AT_LEAST_0),
         _agreement("quality_greedy_equal", "equal greedy tokens"),
-        _ratio("quality_cache_ratio", "cache ratio of the quality run"),
+        _ratio("quality_cache_ratio", "cache ratio of the quality run", values=Range("a ratio", above=0.0, most=1e6)),
         _count("quality_tokens", "tokens of the quality run"),
         _count("quality_evictions", "evictions of the quality run"),
         Metric(

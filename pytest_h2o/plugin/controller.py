@@ -106,7 +106,7 @@ class Controller:
         self._closing: Closing | None = None
         self._kept: Collector | None = None
         self._display: ProgressDisplay | None = None
-        self._has_gate_items = self._is_broken_off = False
+        self._has_gate_items = self._is_broken_off = self._is_told = False
         self._failed_subtests: Counter[str] = Counter()
         self._strangers: dict[str, str] = {}
         """Node id -> why, of what failed and is not known as an item of the gate."""
@@ -208,11 +208,14 @@ class Controller:
 
     def _keep_missing(self) -> None:
         """Fail the items of a run that came to its end which were never run, or whose record somebody took away."""
-        option = self._config.option
-        if not any(getattr(option, name, False) for name in ("collectonly", "setuponly", "setupplan")):
-            kept = {} if self._kept is None else self._kept.items
-            for nodeid in self._gate_items().keys() - kept:
-                self._keep_failed(nodeid, "another plugin kept it from running, or took its record away")
+        kept = {} if self._kept is None else self._kept.items
+        for nodeid in set() if self._asks_nothing else self._gate_items().keys() - kept:
+            self._keep_failed(nodeid, "another plugin kept it from running, or took its record away")
+
+    @property
+    def _asks_nothing(self) -> bool:
+        """Whether pytest was told to run no item."""
+        return any(getattr(self._config.option, name, False) for name in ("collectonly", "setuponly", "setupplan"))
 
     def _final_outcome(self, report: pytest.TestReport) -> tuple[str | None, str]:
         """The outcome of an item as its report has it at last, and why; None: that of its record stands."""
@@ -296,20 +299,30 @@ class Controller:
 
             self._closing = close_empty()
             status = self._closing.exit_status
-        if self._closing is not None and self._reporter() is None:
-            print(self._closing.one_line, file=sys.stderr)  # -p no:terminal
         if not status:
             may_vanish()
         if status != exitstatus:
             session.exitstatus = status
 
-    @property
-    def held_status(self) -> int:
-        """The exit status of a gate that did not end well; 0 of one that did, or of none."""
-        return 0 if self._closing is None else self._closing.exit_status
+    def last_word(self, status: object) -> int:
+        """The exit status of a gate that did not end well; 0 of one that did, or of none.
+
+        A verdict that nobody has printed (``-p no:terminal``) is one line on standard error, and so is that there is
+        none: somebody has taken this plugin away.
+        """
+        if self._closing is None and self._has_gate_items and not status and not self._asks_nothing:
+            from pytest_h2o.report.terminal import close_unkept
+
+            self._closing = close_unkept("another plugin took h2o-controller away before it gave a verdict")
+        if self._closing is None:
+            return 0
+        if not self._is_told:
+            print(self._closing.one_line, file=sys.stderr)
+        return self._closing.exit_status
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self._closing is not None:
+            self._is_told = True
             terminalreporter.section(self._closing.title)
             for line in self._closing.lines:
                 terminalreporter.write_line(_TELLING.sub(partial(_in_colour, terminalreporter), line))

@@ -54,6 +54,8 @@ _offered = pytest.StashKey[list[tuple[str, "Subject"]]]()
 _told_figures = pytest.StashKey[tuple[tuple[str, str], ...]]()
 """Properties that the last report of an item had from us."""
 
+_controller = pytest.StashKey[Controller]()
+
 _head = pytest.StashKey[list[str]]()
 """Lines for the head of the run, where this process has gate items."""
 
@@ -98,8 +100,8 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object
     held = 0
     try:
         status = yield
-        controller = config.pluginmanager.get_plugin("h2o-controller")
-        held = 0 if controller is None else controller.held_status
+        controller = config.stash.get(_controller, None)  # another plugin may have unregistered it
+        held = 0 if controller is None else controller.last_word(status)
     finally:
         if not held:
             may_vanish()
@@ -134,7 +136,10 @@ def pytest_configure(config: pytest.Config) -> None:
         if settings_of(config)["resume"] is not None:
             with bad_usage():
                 run_dir_of(config)
-    if not is_worker(config) and config.pluginmanager.register(Controller(config), "h2o-controller") is None:
+    if is_worker(config):
+        return
+    config.stash[_controller] = Controller(config)
+    if config.pluginmanager.register(config.stash[_controller], "h2o-controller") is None:
         raise pytest.UsageError("-p no:h2o-controller leaves nobody to give a verdict: -p no:h2o leaves out all of it")
 
 

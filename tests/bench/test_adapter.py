@@ -333,7 +333,12 @@ def test_blocks_have_the_size_that_was_asked_for(
 
 
 PPL = {"quality_ppl_full": "15", "quality_ppl_evicted": "15.1", "quality_top1_agreement": "0.9"}
-QUALITY = {"quality_tokens": 64, "quality_windows": 2, "quality_greedy_tokens": 32}
+QUALITY = {
+    "quality_tokens": 64,
+    "quality_windows": 2,
+    "quality_greedy_tokens": 32,
+    "kv_lossless_max_queue": 256,
+}
 
 
 @pytest.mark.parametrize(
@@ -349,6 +354,11 @@ QUALITY = {"quality_tokens": 64, "quality_windows": 2, "quality_greedy_tokens": 
         ({"quality_tokens": "128"}, {"quality_tokens": "9999"}, "its quality_tokens is not what was asked"),
         ({"quality_evictions": "9000"}, {"quality_evictions": "1e9"}, "its quality_evictions is not what was asked"),
         ({"quality_greedy_prefix": "32"}, {"quality_greedy_prefix": "32.1"}, "its quality_greedy_prefix is not what"),
+        ({"quality_tokens": "128"}, {"quality_tokens": "127.5"}, "a count is no whole number"),
+        ({"quality_tokens": "128", "quality_evictions": "9"}, {"quality_tokens": "128", "quality_evictions": "3e5"},
+         "it has more evictions than plans"),
+        ({"h2o_lossless_queue_peak": "256"}, {"h2o_lossless_queue_peak": "257"}, "its h2o_lossless_queue_peak is not"),
+        ({"h2o_lossless_decode_cache_hit": "4e8"}, {"h2o_lossless_decode_cache_hit": "5e8"}, "it restored more blocks"),
         ({"decode_tokens": "129"}, {"decode_tokens": "130"}, "more tokens were decoded than asked"),
         ({"decode_tokens": "128"}, {"decode_tokens": "9999"}, "more tokens were decoded than asked"),
         ({"h2o_evict_us": "3e7"}, {"h2o_evict_us": "7e7"}, "a part of a repeat took longer than the repeat"),
@@ -370,6 +380,8 @@ def test_a_row_is_held_against_what_was_asked_and_against_itself(
     with pytest.raises(TableError, match=f"the row contradicts itself: {what}"):
         check(worse)
     check_elapsed(replace(changed(speed="1 ± 1<br>1 ± 1"), elapsed_s=4.9))  # no more than start and end
+    with pytest.raises(TableError, match="its launch took no time that can be"):
+        check_elapsed(replace(ROW, elapsed_s=-1.0))
 
 
 def test_fewer_tokens_than_asked_are_told() -> None:

@@ -187,6 +187,31 @@ def test_a_damaged_run_fails_alone(
     assert one_failure(read_recording(sweep, POINTS)) == snapshot
 
 
+def test_rows_that_are_one_to_the_last_digit_are_none(sweep: Path) -> None:
+    shutil.copy(sweep / "logs" / f"{FIRST}.log", sweep / "logs" / f"{SECOND}.log")
+    failures = read_recording(sweep, POINTS).failures
+    assert {run_id: error.what for run_id, error in failures.items()} == {
+        run_id: f"the row of {run_id} is that of another point to the last digit" for run_id in (FIRST, SECOND)
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (Path.unlink, "its config is missing, and the manifest alone says how it ran"),
+        (lambda path: path.write_text("{"), "its config cannot be read, and the manifest alone says how it ran"),
+        (
+            lambda path: replace_in(path, "kv_h2o_sink_tokens", "kv_h2o_sink_token"),
+            "the manifest says it, and its config does not: sink_tokens",
+        ),
+    ],
+    ids=["gone", "cut", "misspelt"],
+)
+def test_what_a_config_does_not_say_is_told(sweep: Path, change: Callable[[Path], object], told: str) -> None:
+    change(sweep / "configs" / f"{SECOND}.json")
+    assert f"configuration not verified: {told}" in read_recording(sweep, POINTS).get(SECOND).notes
+
+
 def test_baselines_by_config_and_by_row(sweep: Path, snapshot: SnapshotAssertion) -> None:
     logs = sweep / "logs"
     shutil.copy(OTHER / "baseline_h2o_off_after.log", logs / "after.log")
@@ -487,6 +512,9 @@ def entry(**changes: object) -> str:
         entry(return_code=...),
         entry(config=..., Config="a"),
         entry(outputs="logs/a.stdout.txt"),
+        entry(Return_Code=1),
+        entry(sweep_repeat="1", repeat=3),
+        entry(sweep_repeat=3, repeat=3),
         entry(return_code="0"),
         entry(return_code=True),
         entry(run_id="a\x1b[0m"),

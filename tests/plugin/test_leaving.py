@@ -144,6 +144,20 @@ def test_an_item_that_was_not_run_or_left_no_record_fails(does: str, why: str, p
     assert any("joint" in item and why in told for item, told in project.failed().items())
 
 
+TAKEN = "def pytest_{}(session): session.config.pluginmanager.unregister(name='h2o-controller')"
+
+
+@pytest.mark.parametrize(
+    ("when", "ret", "said"),
+    [("collection_finish", 3, "took h2o-controller away before"), ("sessionfinish", 1, "gate FAIL ")],
+)
+def test_without_its_controller_no_gate_ends_well(when: str, ret: int, said: str, project: Project) -> None:
+    (project.path / "gates" / "conftest.py").write_text(TAKEN.format(when))
+    result = project.run(*SELECT, "--h2o-lossy-target=9", *(("-k", "roundtrip") if ret == 3 else ()))
+    assert result.ret == ret
+    assert any(said in line for line in result.outlines)
+
+
 @pytest.mark.parametrize(("target", "verdict"), [("9", "FAIL"), ("1.1", "INCOMPLETE")])
 def test_without_a_terminal_the_verdict_is_one_line(target: str, verdict: str, project: Project) -> None:
     result = project.run(*SELECT, "-pno:terminal", f"--h2o-lossy-target={target}")
