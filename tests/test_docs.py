@@ -161,7 +161,8 @@ class DocsProject:
         if all(line.startswith(("pytest ", "pytest-h2o ")) and not {*"<>&|"} & {*line} for line in lines):
             code, self.output = 0, ""
             for program, *arguments in map(shlex.split, lines):
-                result = warm.Run(arguments, cwd=self.path, env=env, program=program).finish(300)
+                workers = warm.count_workers(arguments)
+                result = warm.Run(arguments, cwd=self.path, env=env, program=program, workers=workers).finish(300)
                 code, self.output = code or int(result.ret), f"{self.output}{result.stdout.str()}\n"
         else:
             command = ["bash", "-e", "-c", block.body]

@@ -118,7 +118,7 @@ class Project:
     ) -> pytest.RunResult:
         """A whole run; `page`: with report.html, whose charts take a third of the time."""
         html = () if page else ("-o", "h2o_html=no")
-        workers = next((int(word[2:]) for word in arguments if re.fullmatch(r"-n\d", word)), 0)
+        workers = warm.count_workers(arguments)
         return self.start(*html, *arguments, what=what, cwd=cwd, workers=workers).finish(timeout_s)
 
     def run_cold(self, *arguments: str) -> pytest.RunResult:

@@ -70,6 +70,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Project:
         "quality_greedy_tokens": 8,
     }
     (project.path / "model.json").write_text(json.dumps(model))
+    (project.path / "plain.json").write_text(json.dumps({"llm_model": model["llm_model"]}))
     return project
 
 
@@ -118,7 +119,7 @@ def test_store_mode_from_the_cache_to_the_verdict(embedded: Project) -> None:
     for folder in embedded.runs():
         shutil.rmtree(folder)
     words = ("-k", "(stored or uncached or fallback) and (health or bench)", "--h2o-decode-baseline=none")
-    result = embedded.run(*FEW, *words)
+    result = embedded.run(*FEW, "--h2o-base-config=plain.json", *words)  # quality is not looked at
     assert result.parseoutcomes()["passed"] == 4, result.stdout.str()
     assert set(embedded.failed()) == {"test_health[uncached]", "test_health[fallback]"}
     assert "hits of the decode cache" in embedded.failed()["test_health[uncached]"]

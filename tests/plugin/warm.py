@@ -11,6 +11,7 @@ import gc
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -79,6 +80,12 @@ class Spare:
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
+
+
+def count_workers(arguments: Sequence[str]) -> int:
+    """How many workers of xdist a command line asks for."""
+    asked = re.search(r"-n ?(\d)", " ".join(arguments))
+    return 0 if asked is None else int(asked[1])
 
 
 def _keep_workers_warm(count: int) -> None:
