@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.cli.lossless import add_arguments_lossless, scope_from_args
 from pytest_h2o.cli.main import main
@@ -75,24 +76,11 @@ def test_every_setting_has_its_flag() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (
-            "--layer-ids 0,1",
-            "--layer-ids means nothing with --scope front_n\n  expected: --scope layer_ids, or --layer-ids left out",
-        ),
-        (
-            "--online-chunk-seq 192",
-            "--online-chunk-seq means nothing with --entry-mode per_meta\n"
-            "  expected: --entry-mode chunked or chunked_grouped, or --online-chunk-seq left out",
-        ),
-    ],
-)
-def test_a_flag_that_would_do_nothing_is_refused(flags: str, message: str) -> None:
+@pytest.mark.parametrize("flags", ["--layer-ids 0,1", "--online-chunk-seq 192"])
+def test_a_flag_that_would_do_nothing_is_refused(flags: str, snapshot: SnapshotAssertion) -> None:
     with pytest.raises(UsageError) as caught:
         parse(*flags.split())
-    assert str(caught.value) == message
+    assert str(caught.value) == snapshot
 
 
 def test_layers_that_are_no_numbers_are_refused() -> None:
