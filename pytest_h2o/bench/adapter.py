@@ -674,6 +674,10 @@ def check_baseline_row(row: Row, point: Point | None, settings: BenchSettings | 
         value = row.get(column)
         if value is not None and value.mean != 1:
             raise _unsound(row, column, row.cells[column], "1: H2O is off in a baseline")
+    for column in ("h2o_evict_us", "h2o_lossless_raw_mb", "h2o_lossless_comp_us"):
+        value = row.get(column)
+        if value is not None and value.mean != 0:
+            raise _unsound(row, column, row.cells[column], "0: nothing is evicted or coded in a baseline")
 
 
 def is_idle(row: Row) -> bool:

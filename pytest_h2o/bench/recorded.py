@@ -725,6 +725,11 @@ def _check_configuration(run: _Run, point: Point) -> str | None:
         for key, value in point_keys(point).items()
         if key in config and key != inert and plain_setting(config[key]) != value
     ]
+    differences += [
+        f"{key} {config[key]!r}, not {run.listed[key]!r}, as the manifest says"
+        for key in sorted((config.keys() & run.listed.keys()) - _NO_SETTING)
+        if plain_setting(config[key]) != plain_setting(run.listed[key])
+    ]
     if differences:
         raise _other_configuration(run.run_id, run.config, differences)
     unsaid = [

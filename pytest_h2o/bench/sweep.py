@@ -390,6 +390,8 @@ def _check_keys(where: str, entry: Mapping[str, Any]) -> None:
         if near or (name in _NEEDED and name not in entry):
             came = f"no {name}" if not near else f"{plain_names[near[0]]!r:.80}"
             raise _unusable(where, came, f"the key {name}, once")
+    if "not_launched" in entry and entry["return_code"] is not None:
+        raise _unusable(where, f"not_launched, and return_code {entry['return_code']!r:.80}", "one of the two")
     fewer, whole = entry.get("sweep_repeat"), entry.get("repeat")
     if fewer is not None and not (type(fewer) is type(whole) is int and 0 < fewer < whole):
         raise _unusable(where, f"sweep_repeat {fewer!r:.80} of repeat {whole!r:.80}", "a whole number below repeat")

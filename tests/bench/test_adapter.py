@@ -163,6 +163,9 @@ def test_a_row_that_keeps_all_for_no_floor_is_idle() -> None:
 
 def test_a_baseline_with_h2o_on_is_none(snapshot: SnapshotAssertion) -> None:
     assert refusal(lambda: check_baseline_row(ROW, POINT)) == snapshot
+    for column in ("h2o_evict_us", "h2o_lossless_raw_mb", "h2o_lossless_comp_us"):
+        with pytest.raises(TableError, match=f"no sound {column}"):
+            check_baseline_row(changed(BASELINE, **{column: "0.01 ± 0.00"}), POINT)
     with pytest.raises(TableError, match="another generated length"):
         check_baseline_row(changed(BASELINE, llm_demo="prompt=512<br>decode=1"), POINT)
 

@@ -170,6 +170,7 @@ def link_out(sweep: Path, log: Path, config: Path) -> None:
         pytest.param(
             lambda sweep, log, config: replace_in(config, "{", '{"kv_h2o_sink_tokens": 8,'), id="config says it twice"
         ),
+        pytest.param(lambda sweep, log, config: edit_manifest(sweep, SECOND, precision="no"), id="contradiction"),
         pytest.param(rename_log, id="log of another name"),
         pytest.param(lambda sweep, log, config: os.mkfifo(log.with_suffix(".stdout.txt")), id="output is a pipe"),
         pytest.param(lambda sweep, log, config: write_sign(log.with_suffix(".stderr.txt")), id="sign beside it"),
@@ -514,6 +515,7 @@ def entry(**changes: object) -> str:
         entry(outputs="logs/a.stdout.txt"),
         entry(Return_Code=1),
         entry(sweep_repeat="1", repeat=3),
+        entry(not_launched="out of reach"),
         entry(sweep_repeat=3, repeat=3),
         entry(return_code="0"),
         entry(return_code=True),
