@@ -262,7 +262,10 @@ def _refuse_contradictions(entries: Iterable[DumpEntry], root: str) -> None:
             if other.seq_start < one.seq_start + one.seq_len:
                 raise _twice(one, other, root)
     runs: dict[str | None, list[DumpEntry]] = {}
-    for (run_id, _), entry in layers.items():
+    for (run_id, layer), entry in layers.items():
+        folder = _LAYER.fullmatch(entry.meta.rpartition("/")[0] + "/")
+        if folder is not None and int(folder[1]) != layer:
+            raise _contradiction("an entry is in the folder of another layer", entry, entry, f"layer_id {layer}", root)
         runs.setdefault(run_id, []).append(entry)
     for one, *others in runs.values():
         for other in others:
@@ -425,7 +428,7 @@ _PROBED = 16
 """Words of a row, evenly spread, that are looked at: a row is flat where a quarter of them equal one of the two before,
 which one word in five thousand does in text."""
 
-_MOST_DEAD = {"flat": 0.05, "subnormal": 0.5, "quantized": 0.05, "alike": 0.05}
+_MOST_DEAD = {"flat": 0.05, "subnormal": 0.5, "quantized": 0.05}
 """Shares of the tokens of a head; text has none of such rows (docs/presets-and-scopes.md)."""
 
 _MOST_EQUAL, _MOST_EQUAL_TOKENS = 0.01, 0.25
@@ -436,6 +439,12 @@ _MANTISSA = {"fp16": 0x03FF, "bf16": 0x007F}
 _FEW_BITS = {"fp16": 6, "bf16": 3}
 """Bits of a mantissa that differ at most in numbers of 8 bits that were made 16: whole ones scaled by a power of two,
 and floats; for bf16 the latter alone."""
+
+_COARSE, _SAMPLED = 256, 4096
+"""Values that words have at least, of so many that are looked at: text has thousands."""
+
+_FEWEST_SIGNS = 64
+"""Words of a token that are never of one sign."""
 
 _BITS = np.array([number.bit_count() for number in range(_MANTISSA["fp16"] + 1)], np.uint8)
 
@@ -461,7 +470,7 @@ class Health:
 
     `lowest` and `highest` are bit patterns, `largest` is without the sign; `codes` are ``[rows, kv_heads]`` each, and
     `positions` those of their rows; `pairs` are neighbouring rows that were compared, `alike` those of them that are
-    equal; `dead` are metas of entries in which no row says anything.
+    equal; `coarse` are words of few values, `dead` metas of entries with rows that say nothing in any head.
     """
 
     words: int = 0
@@ -472,6 +481,7 @@ class Health:
     saturated: int = 0
     pairs: int = 0
     alike: int = 0
+    coarse: int = 0
     dtype: Literal["fp16", "bf16"] = "fp16"
     codes: list[Codes] = field(default_factory=list)
     positions: list[Positions] = field(default_factory=list)
@@ -482,7 +492,7 @@ class Health:
         self.highest = max(self.highest, other.highest)
         self.largest = max(self.largest, other.largest)
         self.dtype = other.dtype
-        for name in ("words", "not_finite", "saturated", "pairs", "alike", "codes", "positions", "dead"):
+        for name in ("words", "not_finite", "saturated", "pairs", "alike", "coarse", "codes", "positions", "dead"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def faults(self, layer: int, tensor: str) -> Iterator[tuple[str, str]]:
@@ -499,9 +509,15 @@ class Health:
             told = next(_faults_of_rows(codes, positions, layer, tensor), None)
             if told is not None:
                 yield told
+            elif self.coarse > _MOST_DEAD["quantized"] * self.words:
+                seen = f"{self.coarse:,} of {self.words:,} words have {_COARSE} values or fewer"
+                yield "quantized", f"{seen}, as if they had been numbers of 8 bits"
             elif self.dead:
-                count = f"{len(self.dead)} entries say" if len(self.dead) > 1 else "an entry says"
-                yield "flat", f"{count} nothing in any row, the first is {min(self.dead)}"
+                count = f"{len(self.dead)} entries have" if len(self.dead) > 1 else "an entry has"
+                yield (
+                    "flat",
+                    f"{count} rows of one value or few, of few bits or of one sign, the first is {min(self.dead)}",
+                )
         if self.not_finite:
             yield "not_finite", f"{self.not_finite:,} of {self.words:,} words are NaN or infinite as {self.dtype}"
         if self.saturated:
@@ -523,8 +539,9 @@ def _faults_of_rows(codes: Codes, positions: Positions, layer: int, tensor: str)
         if (most := int(counts.max())) > _MOST_DEAD[kind] * rows:
             yield kind, f"{most:,} of {rows:,} rows of KV head {counts.argmax()} {seen}"
     for head in range(heads):
-        same = np.count_nonzero(codes[:, :head] == codes[:, head, None], axis=0)
-        if head and (most := int(same.max())) > _MOST_DEAD["alike"] * rows:
+        told = codes[:, head, None]
+        same = np.count_nonzero((codes[:, :head] == told) & (told > _NARROW), axis=0)
+        if head and (most := int(same.max())):
             yield "alike", f"{most:,} of {rows:,} rows of KV head {head} equal those of head {same.argmax()}"
     most_equal = _MOST_EQUAL_TOKENS if (layer, tensor) == (0, "v") else _MOST_EQUAL
     for head in range(heads):
@@ -581,24 +598,32 @@ def _examine(words: NDArray[np.uint16], pieces: Sequence[Piece], dtype: Literal[
         magnitudes = words & 0x7FFF
         health.not_finite = int(np.count_nonzero(magnitudes > finite))
         health.saturated = int(np.count_nonzero(magnitudes == finite))
-    codes = _codes(words, dtype)
+    sample = words.reshape(-1)[:: max(1, words.size // _SAMPLED)]
+    if sample.size >= _SAMPLED // 2 and np.count_nonzero(np.bincount(sample)) <= _COARSE:
+        health.coarse = words.size
+    codes, one_sided = _codes(words, dtype)
     health.codes, health.positions = [codes], [positions_of(pieces)]
     health.alike = int(np.count_nonzero(((codes[1:] == codes[:-1]) & (codes[1:] > _NARROW)).all(axis=1)))
-    health.dead = list(_dead((codes <= _NARROW).all(axis=1), pieces))
+    dead = ((codes == _FLAT) | (codes == _NARROW)).all(axis=1)
+    if words[0].size >= _FEWEST_SIGNS:
+        for row in np.flatnonzero(one_sided.all(axis=1)):
+            dead[row] |= np.ptp(words[row] >> 15) == 0
+    health.dead = list(_dead(dead, (codes <= _NARROW).all(axis=1), pieces))
     return health
 
 
-def _dead(rows: NDArray[np.bool_], pieces: Sequence[Piece]) -> Iterator[str]:
-    """Metas of whole entries of which no row says anything."""
+def _dead(rows: NDArray[np.bool_], doubtful: NDArray[np.bool_], pieces: Sequence[Piece]) -> Iterator[str]:
+    """Metas of entries with a dead row, and of whole entries in which no row is beyond doubt."""
     first = 0
-    for entry, _, count in pieces if rows.any() else ():
-        if count == entry.seq_len and rows[first : first + count].all():
+    for entry, _, count in pieces if doubtful.any() or rows.any() else ():
+        span = slice(first, first + count)
+        if rows[span].any() or (count == entry.seq_len and doubtful[span].all()):
             yield entry.meta
         first += count
 
 
-def _codes(words: Words, dtype: Literal["fp16", "bf16"]) -> Codes:
-    """A number of each row of each head, ``[rows, kv_heads]``: equal rows have equal ones."""
+def _codes(words: Words, dtype: Literal["fp16", "bf16"]) -> tuple[Codes, NDArray[np.bool_]]:
+    """A number of each row of each head, ``[rows, kv_heads]``, alike for equal rows; and which seem of one sign."""
     dim = words.shape[2]
     rows = words.reshape(-1, dim)
     wide = rows.view(np.uint64) if dim % 4 == 0 else rows.astype(np.uint64)
@@ -606,11 +631,11 @@ def _codes(words: Words, dtype: Literal["fp16", "bf16"]) -> Codes:
     probed = np.ascontiguousarray(rows[:, :: max(1, dim // _PROBED)].T)
     said = (probed[2:] == probed[:-2]) | (probed[2:] == probed[1:-1])
     small = probed & 0x7FFF < _SMALLEST[dtype]
-    differ = (np.bitwise_or.reduce(probed) ^ np.bitwise_and.reduce(probed)) & _MANTISSA[dtype]
-    codes[_BITS[differ] <= _FEW_BITS[dtype]] = _NARROW
+    differ = np.bitwise_or.reduce(probed) ^ np.bitwise_and.reduce(probed)
+    codes[_BITS[differ & _MANTISSA[dtype]] <= _FEW_BITS[dtype]] = _NARROW
     codes[small.sum(axis=0, dtype=np.uint8) > len(probed) // 2] = _SUBNORMAL
     codes[said.sum(axis=0, dtype=np.uint8) > len(probed) // 4] = _FLAT
-    return codes.reshape(words.shape[:2])
+    return codes.reshape(words.shape[:2]), (differ < _SIGN).reshape(words.shape[:2])
 
 
 @cache

@@ -201,6 +201,10 @@ def take(*names: str) -> Callable[[Path], object]:
         (give(k_file="k_t0_4.bin"), "two tensors of a dump have one data file*t0_4.json and *t4_8.json*"),
         (give(v_file="k_t4_8.bin"), "two tensors of a dump have one data file*run/layer_0/meta_t4_8.json\n*"),
         (give(start=0, layer_id=1, v_file="../layer_0/v_t0_4.bin"), "two tensors of a dump have one data file*"),
+        (
+            lambda root: (write_entry(root, layer_id=1).parent).rename(root / "layer_7"),
+            "an entry is in the folder of another*",
+        ),
         (give(start=0, layer_id=1, kv_heads=1, data=bytes(range(64))), None),
         (give(start=0, run_id="other", kv_heads=1, head_dim=16, dtype="bf16"), None),
     ],
