@@ -470,7 +470,8 @@ class Health:
 
     `lowest` and `highest` are bit patterns, `largest` is without the sign; `codes` are ``[rows, kv_heads]`` each, and
     `positions` those of their rows; `pairs` are neighbouring rows that were compared, `alike` those of them that are
-    equal; `coarse` are words of few values, `dead` metas of entries with rows that say nothing in any head.
+    equal; `coarse` are words, of those looked at, of few values, `dead` metas of entries with rows that say nothing in
+    any head.
     """
 
     words: int = 0
@@ -509,8 +510,8 @@ class Health:
             told = next(_faults_of_rows(codes, positions, layer, tensor), None)
             if told is not None:
                 yield told
-            elif self.coarse > _MOST_DEAD["quantized"] * self.words:
-                seen = f"{self.coarse:,} of {self.words:,} words have {_COARSE} values or fewer"
+            elif self.coarse and (layer, tensor) != (0, "v"):  # which a line of one token makes so
+                seen = f"{self.coarse:,} words of one entry or more have {_COARSE} values or fewer"
                 yield "quantized", f"{seen}, as if they had been numbers of 8 bits"
             elif self.dead:
                 count = f"{len(self.dead)} entries have" if len(self.dead) > 1 else "an entry has"
@@ -598,9 +599,13 @@ def _examine(words: NDArray[np.uint16], pieces: Sequence[Piece], dtype: Literal[
         magnitudes = words & 0x7FFF
         health.not_finite = int(np.count_nonzero(magnitudes > finite))
         health.saturated = int(np.count_nonzero(magnitudes == finite))
-    sample = words.reshape(-1)[:: max(1, words.size // _SAMPLED)]
+    counts = [piece.rows for piece in pieces]
+    most = max(counts)
+    first = sum(counts[: counts.index(most)])
+    longest = words[first : first + most].reshape(-1)  # of an entry, which may have a scale of its own
+    sample = longest[:: max(1, longest.size // _SAMPLED)]
     if sample.size >= _SAMPLED // 2 and np.count_nonzero(np.bincount(sample)) <= _COARSE:
-        health.coarse = words.size
+        health.coarse = sample.size
     codes, one_sided = _codes(words, dtype)
     health.codes, health.positions = [codes], [positions_of(pieces)]
     health.alike = int(np.count_nonzero(((codes[1:] == codes[:-1]) & (codes[1:] > _NARROW)).all(axis=1)))

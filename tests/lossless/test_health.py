@@ -251,7 +251,7 @@ def scaled(words: np.ndarray) -> np.ndarray:
         (lambda words: words & 0xFF00, 8, "8 of 64 rows of KV head 0 differ in few bits"),
         (lambda words: words & 0xFF00, 1, "an entry has rows of one value or few, of few bits or of one sign"),
         (lambda words: words & 0xFFF8, 64, None),
-        (scaled, 64, "4,096 of 4,096 words have 256 values or fewer, as if they had been numbers of 8 bits"),
+        (scaled, 64, "4,096 words of one entry or more have 256 values or fewer, as if they had been numbers"),
     ],
 )
 def test_words_of_fewer_bits_are_told(
