@@ -274,11 +274,19 @@ class Controller:
         status = int(exitstatus)
         if self._is_broken_off and status == pytest.ExitCode.OK and (self._has_gate_items or self._kept is not None):
             status = int(pytest.ExitCode.INTERRUPTED)  # pytest.exit(returncode=0): items are missing
-        if status == pytest.ExitCode.OK:
-            self._keep_missing()
-        if self._is_broken_off and self._has_gate_items:
-            self._kept = self._collector()  # also where no item has ended: the launches until then are there
-        if self._kept is not None:
+        try:
+            if status == pytest.ExitCode.OK and self._trouble is None:
+                self._keep_missing()
+            if self._is_broken_off and self._has_gate_items:
+                self._kept = self._collector()  # also where no item has ended: the launches until then are there
+        except (Exception, KeyboardInterrupt) as error:
+            self._trouble = str(as_ours(error, "what came of the run cannot be kept", kind=StoreError))
+        if self._kept is None and self._trouble is not None:
+            from pytest_h2o.report.terminal import close_unkept
+
+            self._closing = close_unkept(self._trouble)
+            status = status or self._closing.exit_status
+        elif self._kept is not None:
             from pytest_h2o.report.terminal import INTERRUPTED, close_run, close_unkept
 
             refuse_to_vanish()

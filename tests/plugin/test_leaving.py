@@ -144,6 +144,16 @@ def test_an_item_that_was_not_run_or_left_no_record_fails(does: str, why: str, p
     assert any("joint" in item and why in told for item, told in project.failed().items())
 
 
+@pytest.mark.parametrize("ends", ["", "def pytest_runtest_call(item): raise KeyboardInterrupt\n"])
+@pytest.mark.parametrize("does", ["raise RecursionError", "raise KeyboardInterrupt", "return 3"])
+def test_a_hook_for_sections_that_fails_ends_in_no_traceback(does: str, ends: str, project: Project) -> None:
+    (project.path / "gates" / "conftest.py").write_text(f"{ends}def pytest_h2o_report_sections(config): {does}\n")
+    result = project.run(*SELECT)
+    check_no_traceback(result)
+    assert result.ret in (1, 2, 3)
+    assert any("pytest_h2o_report_sections" in line or "cannot be kept" in line for line in result.outlines)
+
+
 TAKEN = "def pytest_{}(session): session.config.pluginmanager.unregister(name='h2o-controller')"
 
 
