@@ -36,6 +36,7 @@ NOT_OF_THE_RUN = re.compile(r"(broken-off|disturbed)-\d|journal\.\d+\.jsonl")
 """What a run that was broken off leaves besides: it stays, under names of its own."""
 
 CHANGING = {"started", "ended", "run", "sha256", "duration_s", "elapsed_s", "seed", "order", "settings", "disturbance"}
+CHANGING |= {"plan"}  # a checksum of the seed, too
 CHANGING |= {"resume", "out-dir", "measured_again", "argv"}
 """Fields that differ between two runs of the very same: times, names, chance."""
 
