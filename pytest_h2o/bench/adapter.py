@@ -674,6 +674,8 @@ def check_baseline_row(row: Row, point: Point | None, settings: BenchSettings | 
         value = row.get(column)
         if value is not None and value.mean != 1:
             raise _unsound(row, column, row.cells[column], "1: H2O is off in a baseline")
+    if point is None:  # a bare log: what it stands for is not known
+        return
     for column in ("h2o_evict_us", "h2o_lossless_raw_mb", "h2o_lossless_comp_us"):
         value = row.get(column)
         if value is not None and value.mean != 0:

@@ -223,10 +223,14 @@ def read_recording(folder: Path, points: Sequence[Point] | None = None, *, of_ba
 
 
 def _part_copies(found: Recording) -> None:
-    """Take out the rows that are one to the last digit, timings too, and share no run: they are one launch copied."""
+    """Take out the rows that are one to the last digit, timings too, and share no run: they are one launch copied.
+
+    Only where their configs say that they are not alike: bare logs are told as not verified.
+    """
     alike: dict[str, list[str]] = {}
     for run_id, row in found.results.items():
-        if row.shares_run_with is None:
+        told = row.config_path is not None and not any(note.startswith(UNVERIFIED) for note in row.notes)
+        if told and row.shares_run_with is None:
             alike.setdefault(str(row.cells), []).append(run_id)
     for run_ids in (ids for ids in alike.values() if len(ids) > 1):
         for run_id in run_ids:

@@ -194,6 +194,10 @@ def test_rows_that_are_one_to_the_last_digit_are_none(sweep: Path) -> None:
     assert {run_id: error.what for run_id, error in failures.items()} == {
         run_id: f"the row of {run_id} is that of another point to the last digit" for run_id in (FIRST, SECOND)
     }
+    (sweep / "configs" / f"{SECOND}.json").unlink()  # whether it is another point nothing says then, and that is told
+    recording = read_recording(sweep, POINTS)
+    assert not recording.failures
+    assert any(note.startswith("configuration not verified") for note in recording.get(SECOND).notes)
 
 
 @pytest.mark.parametrize(
