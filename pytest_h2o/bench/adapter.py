@@ -524,10 +524,7 @@ def check_config(row: Row, config: Mapping[str, Any]) -> None:
     tokens, windows, greedy = (value if type(value) is int else None for value in asked)
     predicted = None if tokens is None else tokens * (windows or 1)
     plans = None if predicted is None else (predicted + (windows or 1)) * _MOST_LAYERS
-    queue = config.get("kv_lossless_max_queue")
-    queue = queue if type(queue) is int and queue > 0 else None
     for column, least, most in (
-        ("h2o_lossless_queue_peak", None, queue),
         ("quality_tokens", predicted, predicted),
         ("quality_evictions", None, plans),
         ("quality_greedy_prefix", None, greedy),
@@ -674,12 +671,6 @@ def check_baseline_row(row: Row, point: Point | None, settings: BenchSettings | 
         value = row.get(column)
         if value is not None and value.mean != 1:
             raise _unsound(row, column, row.cells[column], "1: H2O is off in a baseline")
-    if point is None:  # a bare log: what it stands for is not known
-        return
-    for column in ("h2o_evict_us", "h2o_lossless_raw_mb", "h2o_lossless_comp_us"):
-        value = row.get(column)
-        if value is not None and value.mean != 0:
-            raise _unsound(row, column, row.cells[column], "0: nothing is evicted or coded in a baseline")
 
 
 def is_idle(row: Row) -> bool:
@@ -743,25 +734,19 @@ def _check_times(row: Row) -> None:
     repeat_s = _repeat_s(row)
     for column in COLUMN_DECIMALS if repeat_s is not None else ():
         cell = row.get(column)
-        if column.endswith("_us") and cell is not None and cell.mean * 1e-6 > _TIMES_REPEAT * (repeat_s or 0.0):
+        if (
+            column.endswith("_us")
+            and cell is not None
+            and _TIMES_REPEAT * (repeat_s or 0.0) < cell.mean * 1e-6 < math.inf
+        ):
             what, came = "a part of a repeat took longer than the repeat", f"{column} {row.cells[column]}"
             raise _contradiction(row, what, came, f"at most about {repeat_s:.3g} s, what its speeds leave a repeat")
 
 
-TIMED_FROM_S = 5.0
-"""A launch that is shorter is mostly start and end."""
-
-
-def check_elapsed(row: Row) -> Row:
-    """The row, if its speeds let the launch end when it did; a TableError if they are too low for that."""
-    repeat_s, elapsed_s = _repeat_s(row), row.elapsed_s or 0.0
-    needed_s = (repeat_s or 0.0) * (row.repeat or 1)
-    if not 0 <= elapsed_s < math.inf:
-        raise _contradiction(row, "its launch took no time that can be", f"{elapsed_s} s", "seconds, at least 0")
-    if elapsed_s >= TIMED_FROM_S and needed_s > 1.05 * elapsed_s:
-        came = f"{row.repeat or 1} x {repeat_s:.2f} s by its speeds, in a launch of {elapsed_s:.2f} s"
-        raise _contradiction(row, "its speeds are too low for the time that it took", came, "repeats within the launch")
-    return row
+def check_elapsed(row: Row) -> None:
+    """Check that a launch took a time that can be."""
+    if not 0 <= (row.elapsed_s or 0.0) < math.inf:
+        raise _contradiction(row, "its launch took no time that can be", f"{row.elapsed_s} s", "seconds, at least 0")
 
 
 def _measured(row: Row, name: str, value: Measurement | None, *, zero_is_sound: bool = False) -> float:

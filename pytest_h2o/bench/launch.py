@@ -13,7 +13,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from pytest_h2o.bench.adapter import BenchAdapter, check_config, check_elapsed, get_adapter, only_row
+from pytest_h2o.bench.adapter import BenchAdapter, check_config, get_adapter, only_row
 from pytest_h2o.bench.command import (
     BaseConfig,
     BenchSettings,
@@ -126,7 +126,6 @@ class Launcher:
                 text = read_text(files.log, files.log_file)
                 rows = adapter.parse(text, log_file=files.log_file, repeat=point.repeat)
             row = replace(only_row(rows, files.log_file), output=output, stdout_path=files.stdout)
-            row = check_elapsed(replace(row, elapsed_s=child.elapsed_s))
             adapter.check(row, point, settings)
             if adapter.name == LLM_BENCH:
                 check_config(row, config)
@@ -142,6 +141,7 @@ class Launcher:
             config_path=files.config,
             argv=child.argv,
             returncode=child.returncode,
+            elapsed_s=child.elapsed_s,
             disturbance=disturbance,
         )
 

@@ -163,9 +163,6 @@ def test_a_row_that_keeps_all_for_no_floor_is_idle() -> None:
 
 def test_a_baseline_with_h2o_on_is_none(snapshot: SnapshotAssertion) -> None:
     assert refusal(lambda: check_baseline_row(ROW, POINT)) == snapshot
-    for column in ("h2o_evict_us", "h2o_lossless_raw_mb", "h2o_lossless_comp_us"):
-        with pytest.raises(TableError, match=f"no sound {column}"):
-            check_baseline_row(changed(BASELINE, **{column: "0.01 ± 0.00"}), POINT)
     with pytest.raises(TableError, match="another generated length"):
         check_baseline_row(changed(BASELINE, llm_demo="prompt=512<br>decode=1"), POINT)
 
@@ -321,7 +318,6 @@ QUALITY = {
     "quality_tokens": 64,
     "quality_windows": 2,
     "quality_greedy_tokens": 32,
-    "kv_lossless_max_queue": 256,
 }
 
 
@@ -341,21 +337,18 @@ QUALITY = {
         ({"quality_tokens": "128"}, {"quality_tokens": "127.5"}, "a count is no whole number"),
         ({"quality_tokens": "128", "quality_evictions": "9"}, {"quality_tokens": "128", "quality_evictions": "3e5"},
          "it has more evictions than plans"),
-        ({"h2o_lossless_queue_peak": "256"}, {"h2o_lossless_queue_peak": "257"}, "its h2o_lossless_queue_peak is not"),
         ({"h2o_lossless_decode_cache_hit": "4e8"}, {"h2o_lossless_decode_cache_hit": "5e8"}, "it restored more blocks"),
         ({"decode_tokens": "129"}, {"decode_tokens": "130"}, "more tokens were decoded than asked"),
         ({"decode_tokens": "128"}, {"decode_tokens": "9999"}, "more tokens were decoded than asked"),
         ({"h2o_evict_us": "3e7"}, {"h2o_evict_us": "7e7"}, "a part of a repeat took longer than the repeat"),
-        ({"speed": "300 ± 1<br>60 ± 1"}, {"speed": "300 ± 1<br>40 ± 1"}, "its speeds are too low for the time"),
-        ({}, {"speed": "100 ± 1<br>60 ± 1"}, "its speeds are too low for the time"),
     ],
 )  # fmt: skip
 def test_a_row_is_held_against_what_was_asked_and_against_itself(
     sound: dict[str, str], worse: dict[str, str], what: str
 ) -> None:
     def check(cells: dict[str, str]) -> None:
-        row = replace(changed(**cells), elapsed_s=12.0)
-        check_row(check_elapsed(row), POINT, SETTINGS)
+        row = changed(**cells)
+        check_row(row, POINT, SETTINGS)
         check_config(row, QUALITY)
         check_decoded(row)
         check_config(row, {})
@@ -363,7 +356,6 @@ def test_a_row_is_held_against_what_was_asked_and_against_itself(
     check(sound)
     with pytest.raises(TableError, match=f"the row contradicts itself: {what}"):
         check(worse)
-    check_elapsed(replace(changed(speed="1 ± 1<br>1 ± 1"), elapsed_s=4.9))  # no more than start and end
     with pytest.raises(TableError, match="its launch took no time that can be"):
         check_elapsed(replace(ROW, elapsed_s=-1.0))
 

@@ -295,7 +295,6 @@ def _short(folder: Path) -> None:
         (lambda folder: _edit(folder, lambda value: value.update(seed=3, plan="")), "another order than was drawn"),
         (lambda folder: _edit(folder, lambda value: value.update(seed=3)), "another plan than it was launched with"),
         (lambda folder: _edit(folder, lambda value: value.update(planned_pairs=8)), "another plan than it was"),
-        (_of_pair(1, "candidate", elapsed_s=6.0), "its speeds are too low for the time that it took"),
         (lambda folder: _edit(folder, lambda value: value["pairs"][1].update(excluded="slow")), "whether it counts"),
         (_of_pair(1, "baseline", decode_tok_per_s=True), "another shape"),
         (_of_pair(1, "baseline", decode_tok_per_s="60.1"), "another shape"),
