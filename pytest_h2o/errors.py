@@ -10,6 +10,7 @@ import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 MAX_PART = 4000
@@ -319,9 +320,14 @@ def number_of(count: int, thing: str) -> str:
 
 def near_names(name: str, names: Iterable[str], most: int = 1, cutoff: float = 0.6) -> list[str]:
     """The known names that are most like a misspelt one, the nearest first."""
+    return list(_near_names(name, tuple(names), most, cutoff))
+
+
+@lru_cache(maxsize=1024)  # every entry of a manifest asks the same
+def _near_names(name: str, names: tuple[str, ...], most: int, cutoff: float) -> tuple[str, ...]:
     from difflib import get_close_matches
 
-    return get_close_matches(name, list(names), n=most, cutoff=cutoff)
+    return tuple(get_close_matches(name, names, n=most, cutoff=cutoff))
 
 
 def did_you_mean(

@@ -394,7 +394,8 @@ def model_files(base: BaseConfig) -> dict[str, Path]:
     """The model's own files that are there, by field: weights, embedding, tokenizer and what it says of itself."""
     names = {field: base.values.get(field, name) for field, name in PATH_FIELDS.items()}
     named = {field: name for field, name in names.items() if isinstance(name, str) and name and can_name_file(name)}
-    files = {field: base.base_dir / name.replace("\\", "/") for field, name in named.items()}
+    folder = base.base_dir
+    files = {field: folder / name.replace("\\", "/") for field, name in named.items()}
     return {field: path for field, path in files.items() if path.is_file()}
 
 

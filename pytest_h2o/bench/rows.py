@@ -16,6 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -233,6 +234,7 @@ def load_row(value: object) -> Row:
         raise StoreError(what, came=error.what, hint=hint) from error
 
 
+@lru_cache(maxsize=8192)  # a cell is read by every check and metric of its row
 def parse_measurement(cell: str, repeat: int | None = None) -> Measurement | None:
     """Read ``mean ± std`` or a bare number; None if the text is neither.
 

@@ -384,7 +384,7 @@ _MISSPELT = 0.8
 
 def _check_keys(where: str, entry: Mapping[str, Any]) -> None:
     """Refuse an entry without a key that its reader needs, with one of these in another spelling, or in two."""
-    plain_names = {other.replace("_", "").strip().lower(): other for other in entry.keys() - _KNOWN}
+    plain_names = {other.replace("_", "").strip().lower(): other for other in sorted(entry.keys() - _KNOWN)}
     for name in sorted(_KNOWN, key=lambda name: name not in _NEEDED):
         near = near_names(name.replace("_", ""), plain_names, 1, 1.0 if name in entry else _MISSPELT)
         if near or (name in _NEEDED and name not in entry):
