@@ -33,6 +33,10 @@ def test_no_import_closes_a_circle() -> None:
     assert HOUSE.cycles() == []
 
 
+def test_no_function_is_longer_than_a_screen() -> None:
+    assert HOUSE.long_functions() == {}
+
+
 def test_an_import_that_goes_up_or_round_is_seen(tmp_path: Path) -> None:
     """In a function and under TYPE_CHECKING too."""
     files = {

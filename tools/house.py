@@ -174,8 +174,9 @@ def main() -> None:
     now = House(ROOT / "pytest_h2o")
     broken = [f"against the floors: {line}" for line in now.wrong_ways()]
     broken += [f"cycle: {' '.join(group)}" for group in now.cycles()]
+    broken += [f"{name} has {length} lines, more than {LONG}" for name, length in now.long_functions().items()]
     if args.check:
-        print("\n".join(broken) or "every import goes down, without a cycle")
+        print("\n".join(broken) or f"every import goes down, without a cycle; no function has more than {LONG} lines")
         raise SystemExit(1 if broken else 0)
     columns = [("now", now.figures())]
     if args.against:

@@ -99,14 +99,7 @@ def run_sweep(args: argparse.Namespace) -> int:
     from pytest_h2o.run.store import SHARED
 
     preset = read_preset(args)
-    if args.out_dir.exists() and not args.out_dir.is_dir():
-        raise UsageError("the run folder is a file", where=str(args.out_dir), expected="a folder, new or empty")
-    if args.out_dir.exists() and any(args.out_dir.iterdir()):
-        raise UsageError(
-            "the run folder is not empty; nothing is overwritten",
-            where=str(args.out_dir),
-            hint="name a folder that is new or empty",
-        )
+    _check_unused(args.out_dir)
     points = expand_points(preset)
     if args.disable_h2o:
         if preset.kv_lossless_enable:
@@ -153,6 +146,18 @@ def run_sweep(args: argparse.Namespace) -> int:
     )
     shutil.rmtree(args.out_dir / SHARED, ignore_errors=True)
     return 2 if failed else 0
+
+
+def _check_unused(folder: Path) -> None:
+    """UsageError where a run folder would hold something else beside this run."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError("the run folder is a file", where=str(folder), expected="a folder, new or empty")
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(
+            "the run folder is not empty; nothing is overwritten",
+            where=str(folder),
+            hint="name a folder that is new or empty",
+        )
 
 
 class WaitNotice:

@@ -232,47 +232,32 @@ def analyze_rows(
 
     The decode speed is the `decode_over` (mean, median or best) of the rows that meet the other targets; left out, the
     mean under the joint rule and the best under the other. Where its interval holds the target, a pass is inconclusive.
-    What is `missing` is no pass; nor is one on a baseline that `understates` the slow-down. `notes` are shown as they
-    are. `layers` are the number of layers of the model, and the first and the last one under eviction (-1: the last of
-    the model); with them the best rows get a ratio over the whole cache.
+    What is `missing` is no pass; nor is one on a baseline that `understates` the slow-down. `layers`: how many it
+    has, the first and the last under eviction (-1: the last); with them the best rows get a ratio over the whole cache.
     """
     for row in rows:
         check_speed(row, baseline_tok_per_s)
-    untimed = why_untimed(rows, (name for name in asked if not (name == DROP and decode_left_out)))
+    held = {name: target for name, target in asked.items() if not (name == DROP and decode_left_out)}
+    untimed = why_untimed(rows, held)
     has_baseline = baseline_tok_per_s is not None
     baseline_tok_per_s = None if untimed else baseline_tok_per_s
     original = collect_original(rows, asked, baseline_tok_per_s=baseline_tok_per_s, upper=upper, online=online)
-    held = {name: target for name, target in asked.items() if not (name == DROP and decode_left_out)}
     lossless = None if online is None else lossless_ratio_of(online, "the online simulation")
     facts = [
         replace(row_facts(row, held, baseline_tok_per_s=baseline_tok_per_s, lossless=lossless), run_id=row.log_file)
         for row in rows
     ]
-    notes, missing = [*notes], [*missing, *filter(None, [untimed])]
+    missing = [*missing, *filter(None, [untimed])]
     over = decode_over or ("mean" if rule == "joint" else "best")
-    joint = decide_joint(facts, held)
-    passes: dict[str, bool | str] = {"joint": joint.passed, "best-of": decide_best_of(facts, held).passed}
-    has_speeds = bool(rows) and all(row.decode_tok_per_s is not None for row in rows)  # else it is missed anyway
-    if over != "best" and DROP in held and baseline_tok_per_s is not None and has_speeds:
-        verdict, told = _judge_over(rows, facts, held, baseline_tok_per_s, over)
-        notes.append(told)
-        joint, pooled = _decide_pooled(facts, held, verdict)
-        passes |= pooled if decode_over is not None else {"joint": pooled["joint"]}
+    joint, passes, told = _decide(rows, facts, held, baseline_tok_per_s, over, pools_both=decode_over is not None)
     if understates and DROP in held:
         passes = {name: "inconclusive" if passed is True else passed for name, passed in passes.items()}
-    overall = passes[rule] if not missing else False
-    if not has_baseline and not decode_left_out:
-        missing.append(
-            "no baseline: nothing says how fast decode is with H2O off (--decode-baseline TOK_PER_S, or none)"
-        )
-    if online is None:
-        missing.append("no online simulation: an upper bound never decides (--offline-lossless-online-json FILE)")
     return {
         "version": ANALYSIS_VERSION,
-        "overall_pass": overall,
+        "overall_pass": passes[rule] if not missing else False,
         "rule": rule,
-        "missing": missing,
-        "notes": notes,
+        "missing": [*missing, *_not_given(has_baseline or decode_left_out, online is not None)],
+        "notes": [*notes, *told],
         "targets": [_ask(METRICS[name], target) for name, target in held.items()],
         "decode_left_out": decode_left_out,
         "decode_over": over,
@@ -285,6 +270,32 @@ def analyze_rows(
         "original": asdict(original),
         "whole_cache": None if layers is None else whole_cache_ratios(original, layers, online, lossless),
     }
+
+
+def _not_given(has_baseline: bool, has_online: bool) -> list[str]:
+    baseline = "no baseline: nothing says how fast decode is with H2O off (--decode-baseline TOK_PER_S, or none)"
+    online = "no online simulation: an upper bound never decides (--offline-lossless-online-json FILE)"
+    return [*([] if has_baseline else [baseline]), *([] if has_online else [online])]
+
+
+def _decide(
+    rows: Sequence[Row],
+    facts: Sequence[RowFacts],
+    held: Mapping[str, float],
+    baseline_tok_per_s: float | None,
+    over: str,
+    *,
+    pools_both: bool,
+) -> tuple[JointVerdict, dict[str, bool | str], list[str]]:
+    """The joint rule, what either rule says, and notes; one decode speed `over` the rows is for joint, or for both."""
+    joint = decide_joint(facts, held)
+    passes: dict[str, bool | str] = {"joint": joint.passed, "best-of": decide_best_of(facts, held).passed}
+    has_speeds = bool(rows) and all(row.decode_tok_per_s is not None for row in rows)  # else it is missed anyway
+    if over == "best" or DROP not in held or baseline_tok_per_s is None or not has_speeds:
+        return joint, passes, []
+    verdict, told = _judge_over(rows, facts, held, baseline_tok_per_s, over)
+    joint, pooled = _decide_pooled(facts, held, verdict)
+    return joint, passes | (pooled if pools_both else {"joint": pooled["joint"]}), [told]
 
 
 def _decide_pooled(
