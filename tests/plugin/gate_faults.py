@@ -57,9 +57,7 @@ def make_template(path: Path) -> Project:
             shutil.rmtree(folder)
     for meta in dump.glob("prose/*/meta_*.json"):
         entry = json.loads(meta.read_text())
-        behind = entry["seq_start"] - (
-            440 if entry["layer_id"] else 433
-        )  # tokens behind the prompt: few are soon copied
+        behind = entry["seq_start"] - (440 if entry["layer_id"] else 433)  # tokens of decode: few are soon copied
         if entry["stage"] == "decode" and entry["seq_start"] > 3 and behind not in (0, 1):
             for name in (meta.name, entry["k_file"], entry["v_file"]):
                 (meta.parent / name).unlink()
@@ -105,6 +103,10 @@ class Gate:
         value = json.loads(path.read_text())
         change(value)
         path.write_text(json.dumps(value))
+
+    def update(self, path: Path, place: int | None = None, **fields: object) -> None:
+        """Other fields in an object of JSON, or in the one at a place of a list."""
+        self.change_json(path, lambda value: (value if place is None else value[place]).update(fields))
 
     def replace(self, place: str | Path, old: str, new: str) -> None:
         path = self.path / place
@@ -221,14 +223,12 @@ def change_a_place(gate: Gate, path: Path) -> str:
     """Give one place of a JSON file an odd value, or take it out."""
     value = json.loads(path.read_text())
     holder, key = gate.rng.choice(list(places_of(value)))
-    if gate.rng.random() < 0.2:
+    new = gate.rng.choice((*ODD, *["taken out"] * 4))
+    holder[key] = new
+    if new == "taken out":
         del holder[key]
-        what = "taken out"
-    else:
-        holder[key] = gate.rng.choice(ODD)
-        what = repr(holder[key])[:20]
     path.write_text(json.dumps(value))
-    return f"{path.relative_to(gate.path)}: {key} {what}"
+    return f"{path.relative_to(gate.path)}: {key} {new!r:.20}"
 
 
 ANY_FILE = """
@@ -248,11 +248,13 @@ def bytes_of_any_file_are_changed(gate: Gate) -> str:
     return flip(gate, gate.file(choose(gate, ANY_FILE)))
 
 
+def any_json(gate: Gate) -> Path:
+    return gate.file(gate.rng.choice([place for place in parts_of(ANY_FILE) if place.endswith("json")]))
+
+
 @fault("any file", fatal=False)
 def a_place_in_any_json_is_odd(gate: Gate) -> str:
-    return change_a_place(
-        gate, gate.file(gate.rng.choice([place for place in parts_of(ANY_FILE) if place.endswith("json")]))
-    )
+    return change_a_place(gate, any_json(gate))
 
 
 # -- logs --------------------------------------------------------------------------------------------------------------
@@ -263,29 +265,27 @@ NO_NUMBERS = "| |n/a|-|nan|NaN ± NaN|inf|-inf|50%|0,5|1_000|0x10|１２|1e999|-
 IMPOSSIBLE = {"h2o_keep": "1.5 0 -0.1 0.00001 1e-300", "h2o_lossy": "0 -3 99", "quality_ppl_rise": "-0.99 -1 -2 -1e9"}
 
 
-def set_cell(log: Path, column: str, change: Callable[[str], str | None]) -> None:
-    """Change a column of the last row of a log; with None it is gone from all rows."""
+def set_cell(log: Path, column: str, cell: str | None) -> str:
+    """Another cell in a column of the last row of a log, which may be a new column; with None it is gone from all."""
     rows = [line.strip().strip("|").split("|") for line in log.read_text().splitlines()]
-    place = [cell.strip() for cell in rows[0]].index(column)
-    new = change(rows[-1][place])
-    rows[-1][place] = new or ""
-    kept = [[cell for n, cell in enumerate(row) if n != place or new is not None] for row in rows]
+    if not any(head.strip() == column for head in rows[0]):
+        rows = [[*row, more] for row, more in zip(rows, (column, ":--", ""), strict=True)]
+    place = [head.strip() for head in rows[0]].index(column)
+    rows[-1][place] = f" {cell} "
+    kept = [[text for n, text in enumerate(row) if n != place or cell is not None] for row in rows]
     log.write_text("".join(f"|{'|'.join(row)}|\n" for row in kept))
+    return f"{log.name}: {column} {cell!r}"
 
 
 @fault("logs")
 def a_cell_is_no_number(gate: Gate) -> str:
-    log, column, value = gate.file(LOGS), gate.rng.choice(DECISIVE), gate.rng.choice(NO_NUMBERS.split("|"))
-    set_cell(log, column, lambda _: f" {value} ")
-    return f"{log.name}: {column} {value!r}"
+    return set_cell(gate.file(LOGS), gate.rng.choice(DECISIVE), gate.rng.choice(NO_NUMBERS.split("|")))
 
 
 @fault("logs")
 def a_value_is_impossible(gate: Gate) -> str:
-    log, column = gate.file(LOGS), gate.rng.choice(sorted(IMPOSSIBLE))
-    value = gate.rng.choice(IMPOSSIBLE[column].split())
-    set_cell(log, column, lambda _: f" {value} ± 0.01 ")
-    return f"{log.name}: {column} {value}"
+    column = gate.rng.choice(sorted(IMPOSSIBLE))
+    return set_cell(gate.file(LOGS), column, f"{gate.rng.choice(IMPOSSIBLE[column].split())} ± 0.01")
 
 
 WRONG_COLUMNS = """
@@ -301,20 +301,12 @@ quality_bits_per_byte_evicted => -inf ;; h2o_evict_us => nan ;; h2o_keep => 0.9 
 
 @fault("logs")
 def a_column_says_nonsense(gate: Gate) -> str:
-    log, (column, cell) = gate.file(LOGS), choose_pair(gate, WRONG_COLUMNS)
-    head, rule, row = log.read_text().splitlines()
-    if f" {column} " in head:
-        set_cell(log, column, lambda _: f" {cell} ")
-    else:
-        log.write_text(f"{head} {column} |\n{rule}:--|\n{row} {cell} |\n")
-    return f"{log.name}: {column} {cell}"
+    return set_cell(gate.file(LOGS), *choose_pair(gate, WRONG_COLUMNS))
 
 
 @fault("logs")
 def a_column_is_gone(gate: Gate) -> str:
-    log, column = gate.file(LOGS), gate.rng.choice(DECISIVE[:4])
-    set_cell(log, column, lambda _: None)
-    return f"{log.name}: {column}"
+    return set_cell(gate.file(LOGS), gate.rng.choice(DECISIVE[:4]), None)
 
 
 @fault("logs")
@@ -373,18 +365,18 @@ def a_further_launch_is_worse(gate: Gate) -> str:
     """In all points, or another one decides."""
     shutil.copytree(gate.path / SMALL / "logs", gate.path / SMALL / "launch-2" / "logs")
     column, value = gate.rng.choice([("h2o_lossy", "2.9"), ("quality_ppl_rise", "0.02"), ("quality_ppl_rise", "nan")])
-    for log in gate.path.glob("rec/small/launch-2/logs/run_*.log"):
-        set_cell(log, column, lambda _: f" {value} ")
     gate.arguments += gate.rng.choice([["--h2o-launches=2"], []])
-    return f"{column} {value}"
+    return set_cells(gate, "launch-2/logs/run_*.log", column, value)
+
+
+def set_cells(gate: Gate, logs: str, column: str, cell: str) -> str:
+    return " ".join(set_cell(log, column, cell) for log in gate.path.glob(f"{SMALL}/{logs}"))
 
 
 @fault("logs")
 def h2o_did_nothing(gate: Gate) -> str:
-    for log in gate.path.glob(LOGS):
-        for name in ("h2o_keep", "h2o_lossy", "h2o_floor_keep"):
-            set_cell(log, name, lambda _: " 1.0000 ± 0.0000 ")
-    return "keep, lossy and floor are 1"
+    names = ("h2o_keep", "h2o_lossy", "h2o_floor_keep")
+    return " ".join(set_cells(gate, "logs/run_*.log", name, "1.0000 ± 0.0000") for name in names)
 
 
 # -- configs and manifests ---------------------------------------------------------------------------------------------
@@ -397,7 +389,7 @@ def a_config_is_of_another_run(gate: Gate) -> str:
     names = [name for name in values if name.startswith("kv_h2o_") and not isinstance(values[name], str)]
     name = gate.rng.choice(sorted(set(names) - {"kv_h2o_log_stats"}))
     new = not values[name] if isinstance(values[name], bool) else values[name] + 1
-    gate.change_json(config, lambda value: value.update({name: new}))
+    gate.update(config, **{name: new})
     return f"{config.name}: {name} {values[name]} -> {new}"
 
 
@@ -405,14 +397,14 @@ def a_config_is_of_another_run(gate: Gate) -> str:
 def a_config_is_of_another_model(gate: Gate) -> str:
     config = gate.file("rec/small/configs/run_*.json")
     name = gate.rng.choice(["base_dir", "llm_model", "llm_weight", "precision"])
-    gate.change_json(config, lambda value: value.update({name: "other"}))
+    gate.update(config, **{name: "other"})
     return f"{config.name}: {name}"
 
 
 @fault("configs")
 def a_json_says_a_key_twice(gate: Gate) -> str:
     """What came last would hold for us, what came first for the engine."""
-    path = gate.file(gate.rng.choice([place for place in parts_of(ANY_FILE) if place.endswith("json")]))
+    path = any_json(gate)
     text, key = path.read_text(), gate.rng.choice(["kv_h2o_sink_tokens", "candidate", "return_code", "layer_id"])
     path.write_text(text.replace("{", f'{{"{key}": 7, "{key}": 8, ', 1))
     return f"{path.relative_to(gate.path)}: {key}"
@@ -432,7 +424,7 @@ def logs_are_exchanged(gate: Gate) -> str:
 def a_manifest_contradicts_its_preset(gate: Gate) -> str:
     names = "prompt_len gen_len block_tokens sink_tokens trigger_min_tokens layer_nums not_launched"
     name = gate.rng.choice(names.split())
-    gate.change_json(gate.path / SMALL / "manifest.json", lambda entries: entries[0].update({name: 7}))
+    gate.update(gate.path / SMALL / "manifest.json", 0, **{name: 7})
     return name
 
 
@@ -463,7 +455,7 @@ def a_manifest_lacks_a_key(gate: Gate) -> str:
 @fault("manifests")
 def a_manifest_says_that_a_run_failed(gate: Gate) -> str:
     code, place = gate.rng.choice([1, -11, 255]), gate.rng.choice([0, 1])
-    gate.change_json(gate.path / SMALL / "manifest.json", lambda entries: entries[place].update({"return_code": code}))
+    gate.update(gate.path / SMALL / "manifest.json", place, return_code=code)
     return str(code)
 
 
@@ -501,33 +493,27 @@ def pairs_are_no_pairs(gate: Gate) -> str:
 @fault("pairs")
 def pairs_ran_otherwise_than_the_row(gate: Gate) -> str:
     column, value = gate.rng.choice([("threads", "8"), ("model", "other"), ("backend", "CUDA"), ("precision", "High")])
-    for log in (gate.path / SMALL / "decode" / "logs").glob("pair_*.log"):
-        set_cell(log, column, lambda _: f" {value} ")
-    return f"{column} {value}"
+    return set_cells(gate, "decode/logs/pair_*.log", column, value)
 
 
-OTHER_COUNTS = """
-quality_tokens => 9999 ;; quality_tokens => 64 ;; quality_evictions => 1e12 ;; quality_greedy_prefix => 33
-"""
+OTHER_COUNTS = (
+    "quality_tokens => 9999 ;; quality_tokens => 64 ;; quality_evictions => 1e12 ;; quality_greedy_prefix => 33"
+)
 
 
 @fault("configs")
 def a_row_has_other_counts_than_its_config_asks(gate: Gate) -> str:
     """Of the quality run."""
-    column, cell = choose_pair(gate, OTHER_COUNTS)
-    log = gate.file(LOGS)
     asked = {"quality_tokens": 32, "quality_windows": 4, "quality_greedy_tokens": 32}
     for config in gate.path.glob("rec/small/**/configs/*.json"):
-        gate.change_json(config, lambda value: value.update(asked))
-    head, rule, row = log.read_text().splitlines()
-    log.write_text(f"{head} {column} |\n{rule}:--|\n{row} {cell} |\n")
-    return f"{log.name}: {column} {cell}"
+        gate.update(config, **asked)
+    return set_cell(gate.file(LOGS), *choose_pair(gate, OTHER_COUNTS))
 
 
 @fault("pairs")
 def pairs_are_slower_in_their_logs(gate: Gate) -> str:
-    for log in (gate.path / SMALL / "decode" / "logs").glob("pair_*_candidate.log"):
-        set_cell(log, "speed(tok/s)", lambda cell: re.sub(r"<br>[\d.]+", "<br>11.00", cell))
+    for log in gate.path.glob("rec/small/decode/logs/pair_*_candidate.log"):
+        gate.replace(log, r"<br>[\d.]+", "<br>11.00")
     return "11 tok/s"
 
 
@@ -565,10 +551,8 @@ def words_are_those_of_another_tensor(gate: Gate) -> str:
 @fault("dumps")
 def a_file_is_written_over_another(gate: Gate) -> str:
     """Of the same layer, but for the tuning pass, whose tokens are all alike."""
-    layer, tensors = (
-        gate.path / "gates/dump/prose" / gate.rng.choice(["layer_0", "layer_1"]),
-        gate.rng.choice(["kv", "vk"]),
-    )
+    layer = gate.path / "gates/dump/prose" / gate.rng.choice(["layer_0", "layer_1"])
+    tensors = gate.rng.choice(["kv", "vk"])
     first, second = sorted(layer.glob(f"{tensors[0]}_t4*_*.bin"))
     to = second if layer.name == "layer_1" else second.with_name(f"{tensors[1]}{second.name[1:]}")
     shutil.copy(first, to)
@@ -599,7 +583,7 @@ def metas_contradict_each_other(gate: Gate) -> str:
     one = gate.file("gates/dump/prose/layer_?/meta_*.json")
     metas = gate.rng.choice([[one], sorted(one.parent.glob("meta_*.json"))])
     for meta in metas:
-        gate.change_json(meta, lambda value: value.update(changes))
+        gate.update(meta, **changes)
     return f"{one.relative_to(gate.path)}{' and others' * (len(metas) > 1)}: {changes}"
 
 
@@ -623,7 +607,7 @@ def a_layer_ends_early(gate: Gate) -> str:
     for name in ("k_file", "v_file"):
         data = (meta.parent / fields[name]).read_bytes()
         (meta.parent / fields[name]).write_bytes(data[: len(data) // fields["seq_len"] * rows])
-    meta.write_text(json.dumps({**fields, "seq_len": rows, "seq_end_exclusive": fields["seq_start"] + rows}))
+    gate.update(meta, seq_len=rows, seq_end_exclusive=fields["seq_start"] + rows)
     return f"{meta.relative_to(gate.path)}: {rows} of {fields['seq_len']}"
 
 
@@ -643,7 +627,7 @@ def a_meta_is_unsound(gate: Gate) -> str:
     name = gate.rng.choice(names.split())
     new = gate.rng.choice([None, -1, 0, 10**30, "x", [], "../../scopes.yaml", "/etc/passwd", "\0", 1.5])
     gate.is_fatal = fields[name] != new
-    meta.write_text(json.dumps({**fields, name: new}))
+    gate.update(meta, **{name: new})
     return f"{meta.name}: {name} {new!r}"
 
 

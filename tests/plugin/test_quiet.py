@@ -1,4 +1,4 @@
-"""Where there are no gates the plugin says nothing, writes nothing and can be switched off."""
+"""Where there are no gates the plugin says nothing, writes nothing and can be switched off, as its page can be."""
 
 from __future__ import annotations
 
@@ -74,3 +74,21 @@ def test_gates_and_other_tests_run_side_by_side(project: Project) -> None:
     assert result.parseoutcomes()["passed"] == 2
     (record,) = [json.loads(line) for line in (Path(project.run_dir()) / "journal.jsonl").read_text().splitlines()]
     assert record["item"].endswith("test_bench[target_ratio_v3-run_0001_p512_g128_k0.28_b8_lr3.0]")
+
+
+def test_the_page_can_be_left_out(project: Project) -> None:
+    """By the ini file, which `Project.run` sets, and by the option over it."""
+    assert project.run("-k", "run_0003").ret == 0
+    names = {path.name for path in project.run_dir().iterdir()}
+    assert "report.html" not in names
+    assert {"summary.md", "summary.json", "run.json", "journal.jsonl"} <= names
+    assert project.run("-k", "run_0003", "--h2o-html=yes").ret == 0
+    assert [(run / "report.html").exists() for run in project.runs()].count(True) == 1
+
+
+def test_nothing_of_it_is_loaded_before_the_end(project: Project) -> None:
+    (project.path / "gates" / "conftest.py").write_text(
+        "import sys\ndef pytest_runtest_teardown():\n    assert 'jinja2' not in sys.modules\n"
+    )
+    assert project.run_cold("-k", "run_0003").ret == 0
+    assert (project.run_dir() / "report.html").exists()

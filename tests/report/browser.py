@@ -25,27 +25,6 @@ FLAGS = (
 
 MEASURE = """<script>
 addEventListener("load", function () {
-  function parts(text) { var m = /rgba?\\(([^)]*)\\)/.exec(text); return m ? m[1].split(",").map(Number) : null; }
-  function light(c) { c = c / 255; return c <= 0.04045 ? c / 12.92 : Math.pow((c + 0.055) / 1.055, 2.4); }
-  function luminance(p) { return 0.2126 * light(p[0]) + 0.7152 * light(p[1]) + 0.0722 * light(p[2]); }
-  function ground(node) {
-    for (; node; node = node.parentElement) {
-      var p = parts(getComputedStyle(node).backgroundColor);
-      if (p && (p.length < 4 || p[3] > 0)) return p;
-    }
-    return [255, 255, 255];
-  }
-  var worst = {ratio: 99}, texts = 0;
-  var walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (walk.nextNode()) {
-    var node = walk.currentNode.parentElement;
-    if (!walk.currentNode.data.trim() || !node.getClientRects().length || node.closest("script")) continue;
-    var style = getComputedStyle(node), svg = node.namespaceURI.indexOf("svg") > 0;
-    var a = luminance(parts(svg ? style.fill : style.color)), b = luminance(ground(node));
-    var ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    texts++;
-    if (ratio < worst.ratio) worst = {ratio: ratio, text: walk.currentNode.data.trim().slice(0, 60)};
-  }
   var squeezed = [], covered = [];
   document.querySelectorAll(".cell").forEach(function (cell) {
     var box = cell.getBoundingClientRect(), outer = cell.parentElement.getBoundingClientRect();
@@ -63,7 +42,7 @@ addEventListener("load", function () {
   }).map(function (text) { return text.textContent; });
   parent.document.documentElement.setAttribute("data-measured", JSON.stringify({
     squeezed: squeezed, covered: covered, small: small, outside: outside,
-    width: innerWidth, page_width: document.documentElement.scrollWidth, worst: worst, texts: texts,
+    width: innerWidth, page_width: document.documentElement.scrollWidth,
     background: getComputedStyle(document.body).backgroundColor, pwned: window.pwned === true,
     requests: performance.getEntriesByType("resource").length,
     charts: [].filter.call(document.querySelectorAll("svg"), function (s) { return s.getClientRects().length; }).length

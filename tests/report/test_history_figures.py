@@ -133,10 +133,3 @@ def test_damaged_lines_are_passed_over_and_a_damaged_baseline_is_told(tmp_path: 
     path.write_text(path.read_text().replace("3.0", "3.5"))
     with pytest.raises(StoreError, match="changed after it was written"):
         collect_history(record(3, 3.0, 50.0), tmp_path, settings("main"))
-
-
-def test_figures_that_no_other_record_has_are_left_out(tmp_path: Path) -> None:
-    old = record(1, 3.1, 50.0)
-    (subject,) = old.subjects
-    append_record(tmp_path / HISTORY_NAME, replace(old, subjects=(replace(subject, name="q"),)))
-    assert collect(tmp_path, record(2, 3.2, 50.0)) == {}

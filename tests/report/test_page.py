@@ -18,7 +18,6 @@ from pytest_h2o.report import page
 from pytest_h2o.report.artifacts import RunRecords, read_run
 from pytest_h2o.report.page import (
     Links,
-    bench_name,
     find_front,
     history_chart,
     pairs_chart,
@@ -92,6 +91,7 @@ def test_every_row_links_to_its_files(document: Document, gate_run: GateRun) -> 
 def test_every_chart_has_its_table_and_its_words(document: Document) -> None:
     titles = [title.text for title in document.all("title")[1:]]
     assert len(titles) == 1 + 4 * 3
+    assert not {"Paired decode launches", "Quality against keep ratio", "History"} & set(headings(document))
     assert titles[0] == "total ratio (lossy × lossless) against decode speed, target_ratio_v3"
     front = "run 3: 4.960 at 64.3 tok/s; run 6: 4.928 at 66.8 tok/s"
     assert document.all("desc")[0].text == f"27 runs. On the Pareto front: {front}."
@@ -117,10 +117,6 @@ def test_a_run_of_an_older_version_has_every_figure_that_its_own_page_had(old_ru
     now, then = (page_words(re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL)).split() for text in (made, before))
     assert {word for word in then if re.search(r"\d", word)} - set(now) == set()
     assert {"Paired decode launches", "Quality against keep ratio"} <= set(headings(check_page(made)))
-
-
-def test_without_their_data_parts_are_not_there(document: Document) -> None:
-    assert not {"Paired decode launches", "Quality against keep ratio", "History"} & set(headings(document))
 
 
 # -- parts ---------------------------------------------------------------------------------------------------------
@@ -263,17 +259,6 @@ def test_a_run_without_figures_has_a_page(tmp_path: Path, gate_run: GateRun) -> 
     assert document.all("svg") == []
 
 
-@pytest.mark.parametrize(
-    ("path", "told"),
-    [
-        ("/home/me/lib/python/site-packages/pytest_h2o/reference/__main__.py", "the embedded reference bench"),
-        ("/home/me/build/llm_bench", "/home/me/build/llm_bench"),
-    ],
-)
-def test_the_bench_is_named(path: str, told: str) -> None:
-    assert bench_name(path) == told
-
-
 # -- the front, and links ------------------------------------------------------------------------------------------
 
 
@@ -283,23 +268,17 @@ def test_the_front_is_what_nothing_dominates(points: list[tuple[float, float] | 
         return any(o is not None and o != point and o[0] >= point[0] and o[1] >= point[1] for o in points)
 
     assert find_front(points) == [point is not None and not is_dominated(point) for point in points]
-
-
-def test_the_front_leaves_out_what_is_no_number() -> None:
     assert find_front([(float("nan"), 1.0), (1.0, float("inf")), (1.0, 1.0)]) == [False, False, True]
 
 
-@pytest.mark.parametrize(
-    ("path", "href"),
-    [
-        ("javascript:alert(1)", "javascript%3Aalert%281%29"),
-        ('a"b<c>&\n.log', "a%22b%3Cc%3E%26%0A.log"),
-        ("p/ä ö#?.log", "p/%C3%A4%20%C3%B6%23%3F.log"),
-        ("\udcff.log", "%FF.log"),
-    ],
-)
-def test_links_cannot_be_taken_for_anything_else(path: str, href: str) -> None:
-    assert quote_path(path) == href
+def test_links_cannot_be_taken_for_anything_else() -> None:
+    names = {
+        "javascript:alert(1)": "javascript%3Aalert%281%29",
+        'a"b<c>&\n.log': "a%22b%3Cc%3E%26%0A.log",
+        "p/ä ö#?.log": "p/%C3%A4%20%C3%B6%23%3F.log",
+        "\udcff.log": "%FF.log",
+    }
+    assert {name: quote_path(name) for name in names} == names
 
 
 def test_links_lead_only_to_what_is_there(tmp_path: Path) -> None:

@@ -107,8 +107,6 @@ def test_it_fits_and_can_be_read(width: int, scheme: Any, gate_run: GateRun, tmp
     assert measured["width"] == width
     assert measured["page_width"] <= width
     assert measured["charts"] == 13
-    assert measured["texts"] > 500
     assert measured["squeezed"] == measured["covered"] == measured["outside"] == []
     assert measured["small"] == 0
-    assert measured["worst"]["ratio"] >= 4.5, measured["worst"]
     assert measured["background"] == {"light": "rgb(255, 255, 255)", "dark": "rgb(15, 19, 24)"}[scheme]

@@ -15,10 +15,9 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.files import load
-from pytest_h2o.report.artifacts import read_run
+from pytest_h2o.report.artifacts import RunRecords, read_run
 from pytest_h2o.report.build import build_summary
 from pytest_h2o.report.changes import escape, render_summary_md
-from pytest_h2o.report.diagnosis import report_item
 from pytest_h2o.report.summary import (
     LaunchRange,
     Preset,
@@ -35,55 +34,15 @@ from pytest_h2o.report.summary import (
     range_rows,
 )
 from pytest_h2o.report.terminal import render_terminal
-from pytest_h2o.run.items import GateItem
 from pytest_h2o.run.journal import Collector
-from pytest_h2o.run.session import GateSession
-from tests.plugin.project import Project
 from tests.report.conftest import GateRun
-from tests.report.gate_items import load_gate_file, make_session, preset_item, scope_item
 
 PRESET = "target_ratio_v3"
-DECIDING = "front2_grouped_192_8"
-sweep_gates, dump_gates = load_gate_file("test_sweep"), load_gate_file("test_dumps")
-
-
-class Run:
-    """A run in this process: items are judged, their records collected."""
-
-    def __init__(self, session: GateSession) -> None:
-        self.session = session
-        self.collector = Collector(session.run_dir, session.settings)
-
-    def judge(self, item: GateItem, file: str, function: str, *arguments: object) -> str:
-        gate = getattr(dump_gates if file == "test_dumps" else sweep_gates, function)
-        error: Exception | None = None
-        try:
-            gate(item, *arguments)
-        except Exception as caught:
-            error = caught
-        outcome = "passed" if error is None else "failed"
-        place = getattr(getattr(item, "point", None), "run_id", None)
-        nodeid = f"gates/{file}.py::{function}[{item.name}{'' if place is None else '-' + place}]"
-        self.collector.add(report_item(item, nodeid, "gates", outcome, error).record, duration_s=0.1)
-        return nodeid
-
-    def judge_all(self) -> None:
-        """The preset, its points and the deciding scope."""
-        for place in range(27):
-            self.judge(preset_item(self.session, PRESET, place), "test_sweep", "test_bench")
-        for function in ("test_lossy", "test_decode", "test_joint"):
-            item = preset_item(self.session, PRESET)
-            self.judge(item, "test_sweep", function, *(() if function == "test_joint" else (item.targets,)))
-        item = scope_item(self.session, DECIDING)
-        self.judge(item, "test_dumps", "test_lossless", item.targets)
-        self.judge(scope_item(self.session, DECIDING), "test_dumps", "test_roundtrip")
 
 
 @pytest.fixture(scope="module")
-def passed(tmp_path_factory: pytest.TempPathFactory) -> Summary:
-    run = Run(make_session(tmp_path_factory.mktemp("passed")))
-    run.judge_all()
-    return build_summary(run.collector)
+def passed(recorded_gate: tuple[pytest.RunResult, Path]) -> Summary:
+    return read_run(recorded_gate[1]).summary
 
 
 def test_it_is_read_back_as_it_was_written(passed: Summary, old_run: Path, gate_run: GateRun) -> None:
@@ -91,10 +50,6 @@ def test_it_is_read_back_as_it_was_written(passed: Summary, old_run: Path, gate_
     for folder in (old_run, gate_run.run_dir):
         written = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         assert load(Summary, written, "the summary").to_json() == written
-
-
-def test_markdown_has_the_verdict_first(passed: Summary, snapshot: SnapshotAssertion) -> None:
-    assert render_summary_md(passed) == snapshot
 
 
 @pytest.mark.parametrize("folder", ["kept", "of_others", "full"])
@@ -112,14 +67,9 @@ def test_compiled_templates_change_nothing(
     assert (folder == "kept") == (compiled.is_dir() and bool(list(compiled.iterdir())))
 
 
-def test_a_run_of_an_older_version_gives_the_same_markdown(old_run: Path) -> None:
-    assert render_summary_md(read_run(old_run).summary) == (old_run / "summary.md").read_text(encoding="utf-8")
-
-
-def test_the_last_lines_on_the_terminal(passed: Summary, old_run: Path, snapshot: SnapshotAssertion) -> None:
-    assert "\n".join(render_terminal(passed, Path("runs/1"))) == snapshot(name="a run that holds")
-    old = read_run(old_run).summary
-    assert "\n".join(render_terminal(old, Path("runs/0"))) == snapshot(name="pairs and a comparison")
+def test_the_last_lines_on_the_terminal(old_run: Path, snapshot: SnapshotAssertion) -> None:
+    """Of a run with pairs and a comparison; those of others are looked at in tests/plugin."""
+    assert "\n".join(render_terminal(read_run(old_run).summary, Path("runs/0"))) == snapshot
 
 
 def test_what_is_known_in_a_sentence(passed: Summary, old_run: Path, snapshot: SnapshotAssertion) -> None:
@@ -200,25 +150,12 @@ def test_launches_of_one_point_are_counted_and_only_what_differs_is_shown(passed
         assert ("the worst row in each: raw_mb 2.00 MB warnings" in lines) == bool(shown)
 
 
-def test_every_failure_has_one_line_that_says_why(project: Project, snapshot: SnapshotAssertion) -> None:
-    session = make_session(project.path, lossy_target="3.5", lossless_target="1.4676", decode_baseline="100")
-    run = Run(session)
-    run.judge_all()
-    summary = build_summary(run.collector)
-    assert summary.overall_pass is False
-    assert {failed.item: failed.why for failed in summary.failed} == snapshot
-    assert run.collector.items[f"gates/test_dumps.py::test_roundtrip[{DECIDING}]"]["outcome"] == "passed"
-
-
-def test_records_that_arrive_twice_are_merged(tmp_path: Path) -> None:
+def test_records_that_arrive_twice_are_merged(records: RunRecords, gate_run: GateRun, tmp_path: Path) -> None:
     """Workers hand over what each of them has read; the order in which they end makes no difference."""
-    run = Run(make_session(tmp_path))
-    run.judge_all()
-    lines = [json.loads(line) for line in (run.session.run_dir / "journal.jsonl").read_text().splitlines()]
-    other = Collector(tmp_path / "other", run.session.settings)
-    for line in [*reversed(lines), *lines]:
-        other.add(json.dumps(line), duration_s=0.2)
-    assert build_summary(other) == build_summary(run.collector)
+    other = Collector(tmp_path, records.collector.settings)
+    for record in [*reversed(gate_run.journal), *gate_run.journal]:
+        other.add(json.dumps(record), duration_s=0.2)
+    assert build_summary(other) == build_summary(records.collector)
 
 
 # -- hostile text --------------------------------------------------------------------------------------------------
@@ -252,8 +189,3 @@ def test_hostile_text_is_shown_as_it_is(text: str, passed: Summary) -> None:
     told, shown = render_summary_md(replace(passed, sections=[section])), HOSTILE[text]
     table = f"{shown}:\n\n| {shown} |\n| --- |\n| {shown} |\n"
     assert told.endswith(f"\n\n## {shown}\n\n{shown}\n\n- {shown}\n\n{table}")
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return Project(tmp_path)

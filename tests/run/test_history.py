@@ -34,7 +34,7 @@ from pytest_h2o.run.history import (
     rolling_runs,
     save_baseline,
 )
-from tests.records import make_record, make_subject
+from tests.records import make_record
 
 RUNS = [f"2026010{day}-000000-{day}{day}{day}{day}{day}{day}" for day in (1, 2, 3)]
 RECORDS = [make_record(run) for run in RUNS]
@@ -55,30 +55,16 @@ def write_history(folder: Path, *parts: bytes) -> Path:
 # -- records ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_record_is_read_as_it_was_written() -> None:
-    line = render_line(RECORDS[0])
-    assert line.endswith("}\n")
-    assert line.count("\n") == 1
-    assert read_record(line.encode(), "here") == RECORDS[0]
-    indented = json.dumps(record_to_json(RECORDS[0]), indent=1, sort_keys=True)
-    assert read_record(indented.encode(), "here") == RECORDS[0]
-
-
 @pytest.mark.parametrize(
     ("data", "what"),
     [
         (b"", "cannot be read"),
-        (b"\xff\xfe", "cannot be read"),
-        (b"[" * 100_000, "cannot be read"),
-        (b'{"schema": 1, "record": NaN}', "cannot be read"),
         (b'{"schema": ' + b"9" * 5000 + b"}", "cannot be read"),
         (b"[]", "another shape"),
         (b"{}", "this is no record of a run"),
         (b'{"schema": true}', "another schema"),
         (b'{"schema": 1}', "was changed"),
-        (b'{"schema": 1, "sha256": 7, "record": 1e999}', "cannot be read"),
         (sealed(None), "another shape"),
-        (sealed([]), "another shape"),
     ],
 )
 def test_what_is_no_record_is_one_clear_error(data: bytes, what: str) -> None:
@@ -93,14 +79,8 @@ RATIO = "subjects[0].figures.all.lossless_ratio"
     ("change", "where"),
     [
         (lambda r: r.pop("run"), "run"),
-        (lambda r: r.update(run=7), "run"),
         (lambda r: r.update(overall_pass=None), "overall_pass"),
-        (lambda r: r.update(subjects={}), "subjects"),
-        (lambda r: r.update(subjects=["x"]), "subjects[0]"),
         (lambda r: r["subjects"][0].update(kind="thing"), "subjects[0].kind"),
-        (lambda r: r["subjects"][0].update(fingerprint={"model": 1}), "subjects[0].fingerprint.model"),
-        (lambda r: r["subjects"][0].update(figures={"all": 1}), "subjects[0].figures.all"),
-        (lambda r: r["subjects"][0]["figures"]["all"].update(lossless_ratio="1"), RATIO),
         (lambda r: r["subjects"][0]["figures"]["all"].update(lossless_ratio=True), RATIO),
         (lambda r: r["subjects"][0]["figures"]["all"].update(lossless_ratio=10**301), RATIO),
         (lambda r: r["metrics"]["h2o_lossy"].update(better="up"), "metrics.h2o_lossy.better"),
@@ -125,6 +105,8 @@ def test_records_come_oldest_first(tmp_path: Path) -> None:
         append_record(path, record)
     assert list(read_history(path)) == RECORDS
     assert path.read_bytes() == b"".join(LINES)
+    indented = json.dumps(record_to_json(RECORDS[0]), indent=1, sort_keys=True)
+    assert read_record(indented.encode(), "here") == RECORDS[0]
 
 
 def test_a_torn_last_line_is_left_out_and_nothing_is_glued_to_it(tmp_path: Path) -> None:
@@ -306,11 +288,3 @@ def test_the_machine_has_no_name() -> None:
     assert text == describe_machine()
     assert text.endswith(" cores")
     assert os.uname().nodename not in text.split()
-
-
-def test_subjects_keep_their_order() -> None:
-    record = make_record("r", make_subject(name="b"), make_subject(name="a", kind="preset"))
-    again = read_record(json.loads(render_line(record)), "here")
-    assert [subject.title for subject in again.subjects] == ["scope b", "preset a"]
-    assert again.subject("preset", "a") == record.subjects[1]
-    assert again.subject("scope", "a") is None

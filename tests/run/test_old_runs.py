@@ -28,14 +28,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-def test_the_report_is_drawn_again(project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "again.html"
-    assert main(["report", str(project.path / "h2o-runs" / RUN), "--out", str(out)]) == 0
-    page = out.read_text("utf-8")
-    assert RUN in page
-    assert all(name in page for name in ("smoke", "front2_grouped_192_8", "front2_upper"))
-
-
 def test_history_and_comparison(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     out_dir = project.path / "h2o-runs"
     (record,) = read_history(out_dir / "history.jsonl")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
@@ -75,74 +74,55 @@ def test_a_folder_that_cannot_be_written_does_not_stop_the_work(tmp_path: Path) 
     writer.finish("mine")
 
 
-# -- text ----------------------------------------------------------------------------------------------------------
-
-
-def test_lines_tell_what_runs_which_of_how_many_and_how_long_is_left() -> None:
-    board = Board((run(3, since=88.0),), {"mine": [16.0, 14.0, 15.0]}, plan=(SWEEP,))
-    assert render_progress(board, 100.0) == ["mine: run 4 of 10 (run_0004), 12 s; about 1 min 33 s left"]
-    first = Board((run(0, since=88.0),), plan=(SWEEP,))
-    assert render_progress(first, 100.0) == ["mine: run 1 of 10 (run_0001), 12 s"]
-    assert render_progress(Board(), 100.0) == []
-
-
-def test_the_one_that_works_comes_before_those_that_wait() -> None:
-    board = Board((run(4, waits=True), run(3, since=99.0)))
-    assert render_progress(board, 100.0) == [
-        "mine: run 1 of 10 (run_0004), 1 s",
-        "mine (run_0005) waits for a timed run on this machine, 1 min 40 s",
-    ]
-
-
-def test_a_scope_tells_its_share() -> None:
-    scope = Activity("front2", "coded and decoded", "", 0, None, 40.0, share=0.25)
-    assert render_progress(Board((scope,)), 100.0) == ["front2 (coded and decoded), 25%, 1 min, about 3 min to go"]
-
-
-def test_text_of_others_does_no_harm() -> None:
-    evil = Activity("a\nb\x1b[31m", "c\nd", "run", 2, None, 100.0)
-    assert render_progress(Board((evil,)), 100.0) == ["a b\\x1b[31m: run 1 of 2 (c d), 0 s"]
+EVIL = Activity("a\nb\x1b[31m", "c\nd", "run", 2, None, 100.0)
+SCOPE = Activity("front2", "coded and decoded", "", 0, None, 40.0, share=0.25)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"),
+    ("board", "lines"),
     [
-        (0.4, "0 s"),
-        (59, "59 s"),
-        (60, "1 min"),
-        (125, "2 min 5 s"),
-        (600, "10 min"),
-        (3600, "1 h 0 min"),
-        (7890, "2 h 11 min"),
+        (Board(), []),
+        (Board((run(0, since=88.0),), plan=(SWEEP,)), ["mine: run 1 of 10 (run_0001), 12 s"]),
+        (
+            Board((run(3, since=88.0),), {"mine": [16.0, 14.0, 15.0]}, plan=(SWEEP,)),
+            ["mine: run 4 of 10 (run_0004), 12 s; about 1 min 33 s left"],
+        ),
+        (
+            Board((run(4, waits=True), run(3, since=99.0))),
+            [
+                "mine: run 1 of 10 (run_0004), 1 s",
+                "mine (run_0005) waits for a timed run on this machine, 1 min 40 s",
+            ],
+        ),
+        (Board((SCOPE,)), ["front2 (coded and decoded), 25%, 1 min, about 3 min to go"]),
+        (Board((EVIL,)), ["a b\\x1b[31m: run 1 of 2 (c d), 0 s"]),
+    ],
+    ids=["nothing", "first", "with what is left", "works before those that wait", "share", "text of others"],
+)
+def test_lines_tell_what_runs_and_how_long_is_left(board: Board, lines: list[str]) -> None:
+    assert render_progress(board, 100.0) == lines
+
+
+def test_durations() -> None:
+    told = {0.4: "0 s", 59: "59 s", 60: "1 min", 125: "2 min 5 s", 600: "10 min", 3600: "1 h 0 min", 7890: "2 h 11 min"}
+    assert {seconds: render_duration(seconds) for seconds in told} == told
+
+
+AGAIN = {"mine": [2.0] * 10, "mine decode": [2.0] * 9}
+PAIR = Activity("mine decode", "baseline", "pair", 6, 2, 100.0)
+
+
+@pytest.mark.parametrize(
+    ("board", "left_s"),
+    [
+        (Board((run(0),), plan=(SWEEP,)), None),
+        (Board((run(0),), {"front2": [3.0]}, plan=(SWEEP,)), None),
+        (Board((), {"mine": [10.0] * 10}, plan=(SWEEP, PAIRS)), 60.0),  # 12 launches of 10 s, in a budget of 60 s
+        (Board((), {"mine": [2.0] * 10}, plan=(SWEEP, PAIRS)), 24.0),
+        (Board((), {"mine": [2.0] * 10}, frozenset({"mine decode"}), (SWEEP, PAIRS)), 0.0),
+        # launches that were made again, seven here, do not eat up what is left
+        (Board((PAIR,), AGAIN, plan=(SWEEP, Plan("mine decode", 12))), 18.0),
     ],
 )
-def test_durations(seconds: float, text: str) -> None:
-    assert render_duration(seconds) == text
-
-
-# -- what is left ----------------------------------------------------------------------------------------------------
-
-
-def test_before_the_first_launch_ends_nothing_is_known() -> None:
-    assert estimate_left_s(Board((run(0),), plan=(SWEEP,)), 100.0) is None
-    assert estimate_left_s(Board((run(0),), {"front2": [3.0]}, plan=(SWEEP,)), 100.0) is None
-
-
-def test_pairs_count_with_the_mean_of_the_sweep_and_at_most_their_time() -> None:
-    board = Board((), {"mine": [10.0] * 10}, plan=(SWEEP, PAIRS))
-    assert estimate_left_s(board, 0.0) == 60.0  # 12 launches of 10 s, in a budget of 60 s
-    assert estimate_left_s(Board((), {"mine": [2.0] * 10}, plan=(SWEEP, PAIRS)), 0.0) == 24.0
-    assert estimate_left_s(Board((), {"mine": [2.0] * 10}, frozenset({"mine decode"}), (SWEEP, PAIRS)), 0.0) == 0.0
-
-
-def test_launches_that_were_made_again_do_not_eat_up_what_is_left() -> None:
-    pair = Activity("mine decode", "baseline", "pair", 6, 2, 100.0)
-    spent = {"mine": [2.0] * 10, "mine decode": [2.0] * 9}  # seven of them again
-    assert estimate_left_s(Board((pair,), spent, plan=(SWEEP, Plan("mine decode", 12))), 100.0) == 18.0
-
-
-def test_the_files_are_whole_json(tmp_path: Path) -> None:
-    writer = ProgressWriter(tmp_path)
-    with writer.step("mine", "run_0001"):
-        json.loads((tmp_path / f"now-{os.getpid()}.json").read_text())
-        assert sorted(path.name for path in tmp_path.iterdir()) == [f"now-{os.getpid()}.json"]
+def test_what_is_left(board: Board, left_s: float | None) -> None:
+    assert estimate_left_s(board, 100.0) == left_s

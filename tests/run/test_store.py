@@ -20,7 +20,7 @@ from pytest_h2o.codecs.registry import register, unregister
 from pytest_h2o.errors import StoreError
 from pytest_h2o.inputs.presets import preset_from_flags
 from pytest_h2o.inputs.scope import Scope
-from pytest_h2o.run.store import ASKED, SHARED, OnceStore, describe_asked, is_in_use, make_ready, name_run
+from pytest_h2o.run.store import ASKED, SHARED, OnceStore, describe_asked, is_in_use, make_ready
 from tests.report.gate_items import make_session
 
 
@@ -31,10 +31,6 @@ def test_a_store_is_in_use_until_its_process_ends(tmp_path: Path) -> None:
     assert is_in_use(tmp_path)
     del store
     assert not is_in_use(tmp_path)
-
-
-def test_names_of_runs_differ() -> None:
-    assert len({name_run() for _ in range(50)}) == 50
 
 
 def test_a_result_is_made_once_for_all_who_ask(tmp_path: Path) -> None:
