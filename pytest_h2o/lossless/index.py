@@ -561,9 +561,10 @@ def _faults_of_rows(codes: Codes, positions: Positions, layer: int, tensor: str)
 
 def _repeated(codes: Codes, positions: Positions, values: Codes) -> Sequence[int]:
     """Positions of one row that comes at several, which none does above layer 0 but for a tuning pass."""
-    for value in values[~np.isin(values, codes[positions < _TUNED])]:
-        if len(found := np.unique(positions[codes == value])) > 1:
-            return list(map(int, found))
+    tuned = set(codes[positions < _TUNED].tolist()) if values.size else ()
+    for value in values.tolist():
+        if value not in tuned and len(found := set(positions[codes == value].tolist())) > 1:
+            return sorted(found)
     return ()
 
 
@@ -689,7 +690,8 @@ def _copies(entries: Sequence[DumpEntry], seen: Mapping[tuple[int, str], Mapping
     keys = [codes[codes > _NARROW] >> bits << bits | np.uint64(n) for n, _, health in rows for codes in health.codes]
     sorted_keys = np.sort(np.concatenate([*keys, np.empty(0, np.uint64)]))
     step = sorted_keys[1:] ^ sorted_keys[:-1]
-    alike = np.unique(sorted_keys[1:][(step != 0) & (step >> bits == 0)] >> bits)[:_MOST_NAMED]
+    alike = sorted_keys[1:][(step != 0) & (step >> bits == 0)] >> bits
+    alike = alike[np.flatnonzero(np.diff(alike, prepend=alike[:1] + np.uint64(1)))][:_MOST_NAMED]
     if not alike.size:
         return
     holders: dict[int, dict[int, list[tuple[str | None, int]]]] = {}
