@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_h2o.cli.main import add_number, add_option
 from pytest_h2o.errors import H2OError, UsageError, one_line
-from pytest_h2o.inputs.options import BY_NAME, DEFAULT_THREADS, EMBEDDED_BENCH, EMBEDDED_WORD
+from pytest_h2o.inputs.options import BY_NAME, EMBEDDED_BENCH, EMBEDDED_WORD, usual_threads
 
 if TYPE_CHECKING:
     from pytest_h2o.bench.command import BaseConfig, BenchSettings
@@ -80,7 +80,7 @@ def add_arguments_doctor(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "base-config", help="the model's config.json (with the embedded bench: the embedded model)")
     parser.add_argument("--dump-dir", type=Path, metavar="PATH", help="a KV dump to examine, a folder or a .zip")
     add_option(parser, "backend")
-    add_number(parser, "--threads", 1, 4096, default=DEFAULT_THREADS, help=BY_NAME["threads"].help)
+    add_number(parser, "--threads", 1, 4096, help=BY_NAME["threads"].help)
     add_option(parser, "bench-timeout", "--timeout", default=120.0)
     add_option(parser, "out-dir", help="where runs will be kept: is there room?")
 
@@ -190,7 +190,8 @@ def _bench(args: argparse.Namespace) -> Iterator[Line]:
         return
     if program is None:
         return
-    bench = BenchSettings.for_program(program, backend=args.backend, threads=args.threads, timeout_s=args.timeout)
+    threads = args.threads or usual_threads(args.llm_bench)
+    bench = BenchSettings.for_program(program, backend=args.backend, threads=threads, timeout_s=args.timeout)
     with tempfile.TemporaryDirectory(prefix="pytest-h2o-doctor-") as folder:
         quiet = {"MNN_KV_DUMP_DIR": "off"}  # a build that can dump does so unasked
         launcher = Launcher(base, bench, Path(folder), JsonSupport(), environment=quiet)

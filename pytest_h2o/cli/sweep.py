@@ -21,12 +21,12 @@ from pytest_h2o.errors import H2OError, UsageError, number_of
 from pytest_h2o.files import digest_file, plain, refuse_existing, refuse_unwritable, write_new_json, write_new_text
 from pytest_h2o.inputs.options import (
     BY_NAME,
-    DEFAULT_THREADS,
     EMBEDDED_BENCH,
     EMBEDDED_WORD,
     MAX_DECODE_PAIRS,
     Given,
     Settings,
+    usual_threads,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def add_arguments_sweep(parser: argparse.ArgumentParser) -> None:
         "--preset", type=Path, metavar="FILE", help="a preset; the flags below change single keys of it"
     )
     add_option(parser, "backend")
-    add_option(parser, "threads", default=DEFAULT_THREADS)
+    add_option(parser, "threads")
     add_option(parser, "attention-option")
     add_option(parser, "bench-timeout", "--timeout")
     add_option(parser, "no-fold")
@@ -113,6 +113,8 @@ def run_sweep(args: argparse.Namespace) -> int:
     flags = ("base-config", "backend", "threads", "attention-option", "no-fold")
     given = {name: Given(getattr(args, name.replace("-", "_")), f"--{name}") for name in flags}
     given["bench"] = Given(args.llm_bench, "--llm-bench")
+    if args.threads is None:
+        given["threads"] = Given(usual_threads(args.llm_bench), "default")
     given["bench-timeout"] = Given(args.timeout, "default")
     given["disturbed"] = Given("keep", "a sweep only marks")
     settings = Settings({**{option.name: Given(option.default, "default") for option in GATE_OPTIONS}, **given})
@@ -193,7 +195,7 @@ def add_arguments_calibrate(parser: argparse.ArgumentParser) -> None:
     ):
         add_number(parser, f"--{name}", low, high, default=usual, help=f"{what} (default: {usual})")
     add_option(parser, "backend")
-    add_number(parser, "--threads", 1, 4096, default=DEFAULT_THREADS, help=BY_NAME["threads"].help)
+    add_number(parser, "--threads", 1, 4096, help=BY_NAME["threads"].help)
     add_option(parser, "bench-timeout", "--timeout")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file (default: the user's cache)")
 
@@ -208,6 +210,7 @@ def run_calibrate(args: argparse.Namespace) -> int:
     from pytest_h2o.run.sources import check_bench
 
     program = check_bench(args.llm_bench, "--llm-bench")
+    args.threads = args.threads or usual_threads(args.llm_bench)
     bench = BenchSettings.for_program(program, backend=args.backend, threads=args.threads, timeout_s=args.timeout)
     base = read_model(args)
     if args.out is not None:

@@ -373,6 +373,11 @@ EMBEDDED_THREADS = 1
 """The embedded model is so small that a second thread gains it nothing, and costs it dearly beside other work."""
 
 
+def usual_threads(bench: Path | None) -> int:
+    """How many threads a bench is given where nobody says it."""
+    return EMBEDDED_THREADS if bench == EMBEDDED_BENCH else DEFAULT_THREADS
+
+
 class Given(NamedTuple):
     """A resolved option value and where it was said: the flag, the ini key, or ``default``."""
 
@@ -537,8 +542,7 @@ def resolve_settings(
             option.check(value, origin)
     settings = _check_sources(Settings(given))
     if settings["threads"] is None:
-        threads = EMBEDDED_THREADS if settings["bench"] == EMBEDDED_BENCH else DEFAULT_THREADS
-        return Settings({**settings.given, "threads": Given(threads, "default")})
+        return Settings({**settings.given, "threads": Given(usual_threads(settings["bench"]), "default")})
     return settings
 
 

@@ -280,12 +280,16 @@ def test_bad_input_is_one_clear_error(
     assert takes.issuperset(re.findall(r"--[a-z][a-z0-9-]*", of_others))
 
 
-def test_a_sweep_of_the_embedded_bench_needs_no_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_of_the_embedded_bench_needs_no_config_and_takes_a_thread_as_the_gate_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     grid = ("--prompts=64", "--gens=8", "--h2o-sink-tokens=4", "--h2o-recent-tokens=16", "--h2o-block-tokens=8")
-    rest = ("--repeat=1", "--threads=1", "--h2o-trigger-min-tokens=32", f"--out-dir={tmp_path / 'run'}")
+    rest = ("--repeat=1", "--h2o-trigger-min-tokens=32", f"--out-dir={tmp_path / 'run'}")
     assert main(["sweep", "--llm-bench=reference", *grid, *rest]) == 0
     told = "note: out of reach: whole blocks and protected tokens leave a lossy ratio of at most"
     assert told in capsys.readouterr().out
+    with (tmp_path / "run" / "h2o_metrics.csv").open(newline="") as table:
+        assert [row["threads"] for row in csv.DictReader(table)] == ["1"]
 
 
 # -- nothing is lost, and nothing is half-written ----------------------------------------------------------------------
