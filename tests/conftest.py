@@ -1,7 +1,5 @@
 """What all of our own tests share."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Launches that run the fake bench or llm_demo in this process: nobody need wait for interpreters to start."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 import traceback
@@ -17,9 +15,7 @@ from tests import fake_llm_bench, fake_llm_demo
 
 
 def launch_here(
-    patch: pytest.MonkeyPatch,
-    only: Sequence[str] = (),
-    bench: Callable[[], object] = fake_llm_bench.main,
+    patch: pytest.MonkeyPatch, only: Sequence[str] = (), bench: Callable[[], object] = fake_llm_bench.main
 ) -> None:
     """Whatever command is launched from now on, a fake gets its words; those of other programs than `only` run."""
     run_child = launch.run_child

@@ -1,7 +1,5 @@
 """Records of runs, made by hand for the tests of history and comparison."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Sweep items over rows made by hand, in a session that launches nothing; and pairs beside recorded rows."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

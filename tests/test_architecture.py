@@ -1,7 +1,5 @@
 """The rules of the house: imports go down and never in a circle, start-up is light, what plugins import is there."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import importlib.util

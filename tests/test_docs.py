@@ -18,8 +18,6 @@ A comment before a block says how it is tested:
 A ``text`` block is output of the commands before it, in its order; ``...`` stands for anything.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shlex
@@ -47,10 +45,7 @@ NOT_RUN: set[tuple[str, str]] = {
     ("docs/importing.md", "a cache of yours; tests/cli/test_import.py makes and imports one"),
     ("docs/codecs.md", "minutes of processor time; tests/codecs/test_codecs_bench.py runs it on a small dump"),
     ("docs/codecs.md", "a model out of a package, and minutes of processor time"),
-    (
-        "docs/size-and-machines.md",
-        "it needs a dask scheduler; tests/lossless/test_dask.py runs one",
-    ),
+    ("docs/size-and-machines.md", "it needs a dask scheduler; tests/lossless/test_dask.py runs one"),
     ("docs/remote-workers.md", "the first of these is killed; tests/plugin/test_kill.py does that"),
     (
         "docs/remote-workers.md",

@@ -1,7 +1,5 @@
 """Text of others made harmless, and errors as JSON."""
 
-from __future__ import annotations
-
 import json
 import unicodedata
 

@@ -1,7 +1,5 @@
 """New files are whole, and never written over others."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

@@ -1,7 +1,5 @@
 """Files that people and services read: the workflows call tox environments that exist, and the pages are there."""
 
-from __future__ import annotations
-
 import configparser
 import re
 from pathlib import Path

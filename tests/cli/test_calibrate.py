@@ -1,7 +1,5 @@
 """A bench against itself: what is recorded, and what the gate makes of it before it spends time."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

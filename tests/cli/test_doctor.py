@@ -3,8 +3,6 @@
 docs/first-gate.md shows its command.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -121,10 +119,7 @@ def test_a_sound_setup_is_ok_line_by_line(sound: Path, capsys: pytest.CaptureFix
         (
             "no_store",
             0,
-            [
-                "warning mode store lossless coding in store mode restored nothing",
-                "ok modes sound in probe, full",
-            ],
+            ["warning mode store lossless coding in store mode restored nothing", "ok modes sound in probe, full"],
         ),
         ("signs", 1, ["wrong mode probe the bench printed signs of a broken cache"]),
         ("idle", 1, ["wrong mode probe H2O is on but did nothing"]),

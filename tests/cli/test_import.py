@@ -1,7 +1,5 @@
 """``pytest-h2o import``: what is told by names, config and flags, and each thing that cannot be told."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

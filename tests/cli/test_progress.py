@@ -1,7 +1,5 @@
 """Progress is told on its own clock, wherever the work stands."""
 
-from __future__ import annotations
-
 import sys
 import time
 

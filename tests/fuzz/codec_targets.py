@@ -1,7 +1,5 @@
 """Encoded bytes: framed chunks, and the payload of every codec."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Files: KV dumps, models, the history and what a run folder has."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json
@@ -20,13 +18,7 @@ from pytest_h2o.lossless.evaluate import evaluate_lossless
 from pytest_h2o.lossless.index import Piece, find_overlaps_and_gaps, index_dump, read_pieces
 from pytest_h2o.reference.gguf import GgufFile
 from pytest_h2o.report.artifacts import read_run
-from pytest_h2o.run.history import (
-    RunRecord,
-    read_history,
-    read_record,
-    record_to_json,
-    render_line,
-)
+from pytest_h2o.run.history import RunRecord, read_history, read_record, record_to_json, render_line
 from pytest_h2o.run.pairs import flag_target
 from tests.fuzz.target import Target, check_harmless
 from tests.fuzz.text_targets import BETWEEN, ROOT, write

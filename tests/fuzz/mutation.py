@@ -1,7 +1,5 @@
 """Inputs like sound ones, and not quite: flipped, cut, repeated, joined with others, with words of the format in."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 

@@ -4,8 +4,6 @@ Either a result that its target has checked, or one of the errors of this projec
 within bounded memory; nothing opened for writing, and nothing opened for reading but what was given.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import tracemalloc

@@ -4,8 +4,6 @@ Used three ways: `test_targets` runs each for a moment in the suite, on its seed
 ``python tools/fuzz.py`` runs them for as long as it is told; and what it finds becomes a file in ``seeds/NAME``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from tests.fuzz.codec_targets import CODEC_TARGETS

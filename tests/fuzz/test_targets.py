@@ -3,8 +3,6 @@
 ``python tools/fuzz.py`` looks further.
 """
 
-from __future__ import annotations
-
 import random
 import subprocess
 import sys
@@ -116,28 +114,6 @@ def test_mutations_are_the_same_for_the_same_seed() -> None:
     ones, twos = ([mutate([b"abcdef"], [b"xyz"], random.Random(n)) for n in range(50)] for _ in range(2))
     assert ones == twos
     assert len(set(ones)) > 40
-
-
-def run_tool(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "tools" / "fuzz.py"), "--engine", "plain", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-
-
-@pytest.mark.slow
-def test_the_long_run_ends_well_where_nothing_is_found(tmp_path: Path) -> None:
-    done = run_tool("--seconds", "0.3", "--target", "rle", "--target", "table", "--findings", str(tmp_path / "found"))
-    assert done.returncode == 0, done.stdout + done.stderr
-    lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["rle", "table"]
-    assert all(line.endswith(" 0 findings") for line in lines)
-    assert not (tmp_path / "found").exists()
-
-
-@pytest.mark.slow
-def test_the_long_run_knows_its_targets() -> None:
-    done = run_tool("--target", "tabel")
-    assert done.returncode == 1
-    assert done.stderr.startswith("no target tabel; there are preset, ")
 
 
 @pytest.mark.slow

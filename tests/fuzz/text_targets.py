@@ -1,7 +1,5 @@
 """Readers of text: presets, scopes, settings, and what the bench wrote."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Runs that are broken off: what a test kills, what may be left, and what makes two run folders the same."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re

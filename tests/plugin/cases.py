@@ -1,7 +1,5 @@
 """Rows of tables of whole gates: what is changed in a project, the command line, and which failures are looked at."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """A project to run pytest in, new for each test, and one whose run nothing disturbed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -6,8 +6,6 @@ asked: such a gate must not end with exit code 0 and PASS. The others may be har
 (a comment, a file that nobody reads); like all they must end without a traceback, in bounded time.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random

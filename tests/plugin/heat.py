@@ -3,8 +3,6 @@
 Code of templates, validators of JSON, plans of pairs, what is installed. Nothing that depends on a gate.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import platform

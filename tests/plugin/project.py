@@ -1,7 +1,5 @@
 """A user's project in a temporary folder: the shipped gates, and the recordings or a fake bench to gate on."""
 
-from __future__ import annotations
-
 import html
 import itertools
 import json
@@ -109,12 +107,7 @@ class Project:
         return warm.Run([what, *QUICK, *arguments], cwd=cwd or self.path, env=self._environment(), workers=workers)
 
     def run(
-        self,
-        *arguments: str,
-        what: str = "gates",
-        cwd: Path | None = None,
-        page: bool = False,
-        timeout_s: float = 120,
+        self, *arguments: str, what: str = "gates", cwd: Path | None = None, page: bool = False, timeout_s: float = 120
     ) -> pytest.RunResult:
         """A whole run; `page`: with report.html, whose charts take a third of the time."""
         html = () if page else ("-o", "h2o_html=no")

@@ -3,8 +3,6 @@
 The hook and the example are those of docs/codecs.md.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from typing import Any

@@ -1,7 +1,5 @@
 """A gate against an earlier run (docs/baselines.md): a regression is a failing item, in every way of running pytest."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shutil
@@ -13,15 +11,8 @@ from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.cli.main import main
 from pytest_h2o.report.changes import escape
-from pytest_h2o.run.history import (
-    RunRecord,
-    append_record,
-    baseline_path,
-    read_baseline,
-    read_history,
-    save_baseline,
-)
-from tests.plugin.project import RECORDINGS, Project, log_of, replace_in, unwrapped, verdict
+from pytest_h2o.run.history import RunRecord, append_record, baseline_path, read_baseline, read_history, save_baseline
+from tests.plugin.project import RECORDINGS, Project, log_of, plain, replace_in, unwrapped, verdict
 from tests.records import make_record, make_subject
 
 SCOPE = ("-k", "front2_grouped")
@@ -42,10 +33,7 @@ def history(project: Project) -> list[Any]:
 
 
 def last_summary(project: Project) -> dict[str, Any]:
-    """The summary of the newest run folder."""
-    newest = max(project.runs(), key=lambda folder: (folder / "run.json").stat().st_mtime_ns)
-    value: dict[str, Any] = json.loads((newest / "summary.json").read_text())
-    return value
+    return project.summary(max(project.runs(), key=lambda folder: (folder / "run.json").stat().st_mtime_ns))
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +248,7 @@ def test_timings_are_held_against_the_median_of_several_runs(project: Project) -
 
 
 def test_reports_and_commands_say_what_changed(
-    after_one: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    after_one: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, snapshot: SnapshotAssertion
 ) -> None:
     project = after_one
     monkeypatch.chdir(project.path)
@@ -281,42 +269,28 @@ def test_reports_and_commands_say_what_changed(
     assert compared["comparison"]["counts"] == {"worse": 10, "equal": 10, "not comparable": 2}
     assert len(json.loads((folder / "figures.json").read_text())["record"]["metrics"]) > 30
 
-    capsys.readouterr()
-    assert main(["compare", "main", str(folder)]) == 1
-    shown = capsys.readouterr().out
-    assert shown.startswith(f"then run {good} of baseline main, ended ")
-    assert (
-        "\nscope front2_grouped_192_8  all      lossless_ratio      1.4676           1.4520           -1.06 %" in shown
-    )
-    assert shown.endswith("\nWORSE: 10 worse, 10 equal\n")
-    assert main(["compare", "main", "last", "--compare-fail", "lossless_ratio:5"]) == 0
-    assert capsys.readouterr().out.endswith("\nnot worse: 10 worse, allowed, 10 equal\n")
-    assert main(["compare", good[-6:], good, "--all"]) == 0
-    shown = capsys.readouterr().out
-    assert "  raw_bytes           3,969,024 bytes  3,969,024 bytes  +0.00 %  equal\n" in shown
-    assert "20 of 22 figures are equal, 2 are " in shown
-    assert main(["compare", "main", "nothing"]) == 2
-    assert capsys.readouterr().err.startswith("pytest-h2o compare: nothing is called nothing\n")
-
-    assert main(["history"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["run", good, bad]
-    assert lines[1].endswith("  held        lossless_ratio  1.4676")
-    assert lines[2].endswith("  run FAILED  lossless_ratio  1.4520  -1.06 %")
-    assert main(["history", "--last", "1", "--metric", "compressed_bytes"]) == 0
-    assert capsys.readouterr().out.splitlines()[1].endswith("  compressed_bytes  2,733,394 bytes")
     with (out_dir(project) / "history.jsonl").open("a") as file:
         file.write("{")
-    assert main(["history"]) == 0
-    assert "history.jsonl:3: a torn last line: whoever wrote it was stopped; left out" in capsys.readouterr().err
-    for arguments, message in (
-        (["--last", "0"], "--last is out of range"),
-        (["--metric", "speed"], "--metric names no metric that is recorded"),
-        (["--out-dir", "nowhere"], "there is no history"),
-    ):
-        assert main(["history", *arguments]) == 2
-        # A metric may be known from the records alone, so that damage among them is told before.
-        assert f"pytest-h2o history: {message}\n" in capsys.readouterr().err
+    capsys.readouterr()
+
+    def said(*command: str) -> str:
+        code, told = main([*command]), capsys.readouterr()
+        return plain(f"exit {code}\n{told.out}{told.err}".replace(good, "GOOD").replace(bad, "BAD"), project)
+
+    commands = (
+        ("compare", "main", str(folder)),
+        ("compare", "main", "last", "--compare-fail", "lossless_ratio:5"),
+        ("compare", "main", "nothing"),
+        ("history",),
+        ("history", "--last", "1", "--metric", "compressed_bytes"),
+        ("history", "--last", "0"),
+        ("history", "--out-dir", "nowhere"),
+    )
+    assert [said(*command) for command in commands] == snapshot
+    assert "history: --metric names no metric that is recorded\n" in said("history", "--metric", "speed")
+    every = said("compare", good[-6:], good, "--all")
+    assert "  raw_bytes           3,969,024 bytes  3,969,024 bytes  +0.00 %  equal\n" in every
+    assert "20 of 22 figures are equal, 2 are " in every
 
 
 def test_two_runs_with_nothing_in_common(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
@@ -331,11 +305,3 @@ def test_two_runs_with_nothing_in_common(project: Project, capsys: pytest.Captur
     assert "scope \\x1b[31m was measured then, and not now" in shown
     assert shown.endswith("not worse: 1 equal\n") is False
     assert shown.endswith("WORSE: 1 equal, 1 presets or scopes missing\n")
-
-
-def test_a_dry_run_compares_nothing(after_one: Project) -> None:
-    project = after_one
-    result = project.run("-k", "front2_grouped and regression", "--h2o-compare", "last", "--h2o-dry-run")
-    assert result.ret == 0
-    assert "worse" not in unwrapped(result)
-    assert len(history(project)) == 1

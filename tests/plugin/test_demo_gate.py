@@ -1,7 +1,5 @@
 """The items of real prompts, and of what is said of them: a fake llm_demo that holds, or has one fault."""
 
-from __future__ import annotations
-
 import json
 import signal
 from typing import Any

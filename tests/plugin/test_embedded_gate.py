@@ -1,7 +1,5 @@
 """Where nobody names a bench, the embedded one runs: real launches of a real, small model."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from struct import pack

@@ -1,7 +1,5 @@
 """Points that cannot meet their lossy target by arithmetic: launched last, or with --h2o-fast not at all."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

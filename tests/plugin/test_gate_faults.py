@@ -4,8 +4,6 @@ TMPDIR=/dev/shm H2O_FUZZ_GATES=10000 python -m pytest -n2 tests/plugin/test_gate
 H2O_FUZZ_SEED=4711 H2O_FUZZ_GATES=1 ...                                     # one gate again, its folder kept
 """
 
-from __future__ import annotations
-
 import os
 import random
 import re

@@ -1,14 +1,12 @@
 """What plugins add by hooks: metrics with their targets, sections of the reports."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.cli.main import main
-from tests.plugin.project import Project, add_plugin, check_no_traceback, failure_lines, verdict
+from tests.plugin.project import Project, add_plugin, check_no_traceback, verdict
 from tests.report.html_checks import check_page
 
 GATE = '''
@@ -67,24 +65,6 @@ def test_a_worse_metric_may_be_allowed_by_name(project: Project) -> None:
     unknown = project.run(*asked[:-1], "--h2o-compare-fail=first_token:5")
     assert unknown.ret == 4
     assert "did you mean first_token_s" in "\n".join(unknown.errlines + unknown.outlines)
-
-
-def test_a_metric_without_its_column_fails(project: Project) -> None:
-    lines = (
-        "def made(row):",
-        "    return row.get('no_column').mean",
-        "from pytest_h2o.gate.metrics import RowMetric",
-    )
-    hook = ("def pytest_h2o_metrics(config):", "    return [RowMetric('first_token_s', 'made'{})]")
-    items, item = (*SELECT, "-k", "first_token and target_ratio_v3"), "test_first_token[target_ratio_v3]"
-    add_plugin(project, *lines, hook[0], hook[1].format(""), gate=GATE)
-    assert failure_lines(project.run(*items), item)[0] == (
-        "the column first_token_s of target_ratio_v3 is missing or not a number"
-    )
-    add_plugin(project, *lines, hook[0], hook[1].format(", value=made"))
-    told = failure_lines(project.run(*items), item)
-    assert told[0] == "the metric first_token_s cannot be made of a row"
-    assert "  came: AttributeError: 'NoneType' object has no attribute 'mean'" in told
 
 
 def test_a_target_of_what_cannot_be_made_fails_and_the_run_is_kept(project: Project) -> None:

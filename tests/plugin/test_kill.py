@@ -3,8 +3,6 @@
 Fifty moments take minutes: a few are part of every run of the tests, all of them are ``tox -e kill``.
 """
 
-from __future__ import annotations
-
 import random
 import signal
 import time

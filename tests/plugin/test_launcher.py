@@ -1,7 +1,5 @@
 """Launches on another machine: over a real sshd on loopback, over a fake adb, and over links with a fault."""
 
-from __future__ import annotations
-
 import getpass
 import json
 import shutil

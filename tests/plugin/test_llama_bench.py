@@ -1,7 +1,5 @@
 """Another bench by a plugin: llama-bench, its cache types as presets, from recorded output and launched."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys
@@ -76,18 +74,14 @@ def llama(tmp_path: Path) -> LlamaProject:
     return LlamaProject(tmp_path)
 
 
-def test_cache_types_are_gated(llama: LlamaProject) -> None:
+def test_cache_types_are_gated(llama: LlamaProject, snapshot: SnapshotAssertion) -> None:
     result = llama.run()
     assert result.ret == 0, "\n".join(result.outlines)
     summary = llama.summary()
     assert summary["overall_pass"] is True
-    shown = {name: [v["measured"] for v in preset["verdicts"]] for name, preset in summary["presets"].items()}
-    assert shown == {
-        "kv_q4_0": ["3.556", "3.29% (interval 2.48% to 4.10%, 1 row)", "+1.59% (interval +0.90% to +1.59%, 1 row)"],
-        "kv_q8_0": ["1.882", "2.06% (interval 1.24% to 2.88%, 1 row)", "+1.75% (1 row)"],
-    }
-    baseline = summary["presets"]["kv_q4_0"]["baseline"]
-    assert baseline == {"tok_per_s": 118.881588, "origin": "recorded row with an f16 cache, bench.json"}
+    presets = summary["presets"]
+    assert {name: [v["measured"] for v in preset["verdicts"]] for name, preset in presets.items()} == snapshot
+    assert presets["kv_q4_0"]["baseline"] == snapshot(name="baseline")
     figures = json.loads((llama.run_dir() / "figures.json").read_text())["record"]["subjects"]
     (row,) = next(s for s in figures if s["name"] == "kv_q4_0")["figures"].values()
     assert (row["h2o_lossy"], row["decode_tok_per_s"]) == (32 / 9, 114.972522)
@@ -137,11 +131,7 @@ LOSSY, DECODE = "test_lossy[kv_q4_0]", "test_decode[kv_q4_0]"
 ONLY_LOSSY, ONLY_DECODE = ("-k", "kv_q4_0 and test_lossy"), ("-k", "kv_q4_0 and test_decode")
 POINT = "run_0001_p512_g128"
 FAILURES: dict[str, tuple[Change, tuple[str, ...], tuple[str, ...]]] = {
-    "slower": (
-        changed("q8_0", avg_ts=110.0),
-        ("-k", "kv_q8_0"),
-        ("test_decode[kv_q8_0]", "test_joint[kv_q8_0]"),
-    ),
+    "slower": (changed("q8_0", avg_ts=110.0), ("-k", "kv_q8_0"), ("test_decode[kv_q8_0]", "test_joint[kv_q8_0]")),
     "not measured": (another_v, ("-k", "kv_q4_0"), (LOSSY,)),
     "no f16": (no_f16, ONLY_DECODE, (DECODE,)),
     "f16 at another depth": (deeper_f16, ONLY_DECODE, (DECODE,)),

@@ -1,7 +1,5 @@
 """The paired decode verdict end to end, on a bench whose speed, noise and slow-down are set."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import stat

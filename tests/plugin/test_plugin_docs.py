@@ -1,7 +1,5 @@
 """What docs/writing-a-plugin.md and docs/baselines.md say is so: the code of the one, the table of the other."""
 
-from __future__ import annotations
-
 import inspect
 import re
 import shlex

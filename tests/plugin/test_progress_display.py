@@ -1,7 +1,5 @@
 """Progress on the terminal while items run: plain lines in a log, one rewritten line on a terminal; under xdist too."""
 
-from __future__ import annotations
-
 import os
 import pty
 import re

@@ -1,8 +1,7 @@
 """Where there are no gates the plugin says nothing, writes nothing and can be switched off, as its page can be."""
 
-from __future__ import annotations
-
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -44,10 +43,7 @@ def test_help_has_one_group_with_every_option(without_gates: Project) -> None:
     group = lines[start : lines.index("", start)]
     flags = [line.split()[0].split("=")[0] for line in group if line.startswith("  --")]
     assert flags == [option.flag for option in GATE_OPTIONS]
-    assert all(len(line) <= 100 for line in group)
-    text = " ".join(" ".join(lines).split())
-    for option in GATE_OPTIONS:
-        assert f"{option.key} (" in text, f"{option.key} is no ini key"
+    assert {option.key for option in GATE_OPTIONS} <= set(re.findall(r"(\w+) \(", " ".join(lines)))
 
 
 def test_switched_off_it_is_not_there(without_gates: Project) -> None:

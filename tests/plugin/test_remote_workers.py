@@ -1,7 +1,5 @@
 """Workers of pytest-xdist in another folder, behind a socket on loopback, that cannot reach the run folder."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

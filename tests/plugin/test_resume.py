@@ -1,7 +1,5 @@
 """Going on with a run that was broken off: what is measured again, what is refused, what a full or closed disk does."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -23,7 +21,7 @@ from tests.plugin.broken_off import (
     small_project,
     wait_until,
 )
-from tests.plugin.project import Project, check_no_traceback, replace_in
+from tests.plugin.project import Project, check_no_traceback
 
 Rows = tuple[Project, tuple[str, ...]]
 """A project, and options for its three rows alone."""
@@ -83,16 +81,6 @@ def test_what_was_measured_is_not_measured_again(rows: Rows) -> None:
     assert not history or len((run_dir.parent / "history.jsonl").read_text().splitlines()) == 1
 
 
-def test_what_was_measured_is_measured_again_where_its_files_were_changed(rows: Rows) -> None:
-    project, options = rows
-    run_dir, _ = break_off(project, options, 3, run_0003="hang")
-    (log,) = (run_dir / PRESET / "logs").glob("run_0001*.log")
-    log.write_text(log.read_text().replace("|", "| ", 1))
-    result = project.run(*options, f"--h2o-resume={run_dir}")
-    result.assert_outcomes(passed=3)
-    assert sorted(run_id[:8] for run_id in project.launches()[3:]) == ["run_0001", "run_0003"]
-
-
 def test_pairs_that_were_whole_are_kept(tmp_path: Path) -> None:
     project, options = small_project(tmp_path)
     run_dir, _ = break_off(project, options, 3 + 4 + 1, pair_03="hang")
@@ -125,44 +113,35 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, tuple[str
     return project, options, run_dir
 
 
-CHANGES = {
-    "bench": "bench: ",
-    "config": "base config of preset small: ",
-    "model": "weights of preset small: ",
-    "preset": "preset small: ",
-    "option": "--h2o-threads: 2 then, 1 now",
-    "items": "items: 3 (",
-    "gate file": "gate files: ",
+GATES = "gates/test_sweep.py"
+CHANGES: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "bench": ("llm_bench", (), "bench: "),
+    "config": ("model.json", (), "base config of preset small: "),
+    "model": ("llm.mnn.weight", (), "weights of preset small: "),
+    "preset": (f"gates/presets/{PRESET}.yaml", (), "preset small: "),
+    "gate file": (GATES, (), "gate files: "),
+    "option": (GATES, ("--h2o-threads=1",), "--h2o-threads: 2 then, 1 now"),
+    "items": (GATES, ("-k", "bench and not run_0001"), "items: 3 ("),
 }
+"""The file that gets another end, or the options beside; and what is told."""
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_another_question_is_refused(broken: tuple[Project, tuple[str, ...], Path], change: str) -> None:
     project, options, run_dir = broken
-    file = {
-        "bench": project.path / "llm_bench",
-        "config": project.path / "model.json",
-        "model": project.path / "llm.mnn.weight",
-        "preset": project.preset(PRESET),
-        "gate file": project.path / "gates" / "test_sweep.py",
-    }
-    before = file[change].read_text() if change in file else ""
-    if change in file:
-        file[change].write_text(before.replace("h2o_ema_alphas: 0.9", "h2o_ema_alphas: 0.8") + "\n")
-        if change == "preset":
-            replace_in(file[change], "[3.0, 3.2, 3.4]", "[3.0, 3.2, 3.3]")
-    given = {"option": ("--h2o-threads=1",), "items": ("-k", "bench and not run_0001")}.get(change, ())
-    launched = len(project.launches())
+    name, more, told = CHANGES[change]
+    file, launched = project.path / name, len(project.launches())
+    before = file.read_text()
+    file.write_text(before if more else before.replace("3.2, 3.4]", "3.2, 3.3]") + "\n")
     try:
-        result = project.run(*options, *given, f"--h2o-resume={run_dir}")
+        result = project.run(*options, *more, f"--h2o-resume={run_dir}")
     finally:
-        if change in file:
-            file[change].write_text(before)
+        file.write_text(before)
     check_no_traceback(result)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     text = "\n".join(result.outlines)
     assert "--h2o-resume: what is asked has changed since the run was broken off" in text
-    assert CHANGES[change] in text
+    assert told in text
     assert len(project.launches()) == launched
     assert not (run_dir / "run.json").exists()
 
@@ -173,21 +152,15 @@ def test_a_run_that_is_not_there_or_finished_is_refused(
     project, options, _ = broken
     finished = unbroken[0].run_dir()
     contents = {name: path.read_bytes() for name, path in files_of(finished).items()}
-    for folder, told in (
-        ("nowhere", "this is no folder of a run that was broken off"),
-        (finished, "the run in this folder came to its end: there is nothing to go on with"),
+    for folder, told, more in (
+        ("nowhere", "this is no folder of a run that was broken off", ()),
+        (finished, "the run in this folder came to its end: there is nothing to go on with", ()),
+        (broken[2], "--h2o-resume and --h2o-dry-run exclude each other", ("--h2o-dry-run",)),
     ):
-        result = project.run(*options, f"--h2o-resume={folder}")
+        result = project.run(*options, *more, f"--h2o-resume={folder}")
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         assert f"ERROR: {told}" in "\n".join(result.outlines)
     assert {name: path.read_bytes() for name, path in files_of(finished).items()} == contents
-
-
-def test_a_dry_run_cannot_go_on(broken: tuple[Project, tuple[str, ...], Path]) -> None:
-    project, options, run_dir = broken
-    result = project.run(*options, "--h2o-dry-run", f"--h2o-resume={run_dir}")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert "--h2o-resume and --h2o-dry-run exclude each other" in "\n".join(result.outlines)
 
 
 # -- signals ---------------------------------------------------------------------------------------------------------

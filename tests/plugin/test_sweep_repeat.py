@@ -1,7 +1,5 @@
 """Rows that only exact columns are wanted of are launched with fewer repeats, where a check shows that these stay."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a user can get wrong: one text that says what, where and what to do, exit code 4, nothing run, no traceback."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -3,12 +3,9 @@
 What a gate says is kept as a snapshot. Also where a target is said, and what is missing or was left out: never a pass.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 import shutil
-from pathlib import Path
 
 import pytest
 from syrupy.assertion import SnapshotAssertion
@@ -378,15 +375,6 @@ def test_a_node_id_alone_leaves_the_rest_of_its_preset_unasked(project: Project)
 
 
 # -- what is said besides ------------------------------------------------------------------------------------------
-
-
-def test_a_run_folder_can_be_gated_on_again(recorded_gate: tuple[pytest.RunResult, Path], project: Project) -> None:
-    _, first = recorded_gate
-    result = project.run("--h2o-logs", str(first))
-    result.stdout.fnmatch_lines(["gate PASS*"])
-    for name in ("h2o_metrics.csv", "manifest.json"):
-        ours, theirs = (folder / PRESET / name for folder in (project.run_dir(), first))
-        assert ours.read_text() == theirs.read_text()
 
 
 def test_the_printed_command_repeats_the_failure(project: Project) -> None:

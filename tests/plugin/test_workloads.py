@@ -1,7 +1,5 @@
 """Targets are asked of each workload, and one configuration has to meet them at every one."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

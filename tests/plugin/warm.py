@@ -4,8 +4,6 @@ A gate process spends most of its time on importing numpy and pydantic. A fork o
 costs a tenth of that.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import json
@@ -153,13 +151,7 @@ class Run:
     """
 
     def __init__(
-        self,
-        arguments: Sequence[str],
-        *,
-        cwd: Path,
-        env: Mapping[str, str],
-        program: str = "pytest",
-        workers: int = 0,
+        self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], program: str = "pytest", workers: int = 0
     ) -> None:
         self._output = tempfile.NamedTemporaryFile(suffix=".txt")  # noqa: SIM115
         self._started = time.monotonic()

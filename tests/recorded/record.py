@@ -6,8 +6,6 @@ Times, paths, ids, digests and the machine are replaced by words. What is left m
 that changes it on purpose says so.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """A page in headless Chromium: its DOM after loading, and figures that only a browser knows."""
 
-from __future__ import annotations
-
 import html
 import json
 import re

@@ -1,7 +1,5 @@
 """Runs that all tests of the reports share: a failing one over two workers, as on GitHub, and one that 0.1 wrote."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import zipfile

@@ -1,7 +1,5 @@
 """Items of the shipped gates in this very process, and what they say when they fail."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 from collections.abc import Callable

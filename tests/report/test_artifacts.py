@@ -1,7 +1,5 @@
 """The artifacts of a run: documented field by field, numbers with unit and origin, copies whole or not there."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -79,21 +77,14 @@ def summaries(gate_run: GateRun, old_run: Path, journal: list[dict[str, Any]]) -
     return [gate_run.read("summary.json"), made.to_json()]
 
 
-def test_summary_json_is_documented(summaries: list[dict[str, Any]]) -> None:
+def test_every_field_is_documented(
+    summaries: list[dict[str, Any]], journal: list[dict[str, Any]], gate_run: GateRun
+) -> None:
     check_documented("summary.json", *summaries)
-
-
-def test_the_journal_is_documented(journal: list[dict[str, Any]]) -> None:
     check_documented("journal.jsonl", *journal)
-
-
-def test_run_json_is_documented(gate_run: GateRun) -> None:
     check_documented("run.json", gate_run.read("run.json"))
-
-
-@pytest.mark.parametrize("scope", ["front2_upper", "front2_grouped_192_8"])
-def test_lossless_results_are_documented(scope: str, gate_run: GateRun) -> None:
-    check_documented("`offline_lossless_<scope>.json`", gate_run.read(f"offline_lossless_{scope}.json"))
+    for scope in ("front2_upper", "front2_grouped_192_8"):
+        check_documented("`offline_lossless_<scope>.json`", gate_run.read(f"offline_lossless_{scope}.json"))
 
 
 def test_a_field_that_is_not_documented_is_found() -> None:

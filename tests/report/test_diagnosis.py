@@ -1,7 +1,5 @@
 """The whole text of a failure, of each kind: what is missed, missing, crashed, slower, or worse than it was."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path

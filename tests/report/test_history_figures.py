@@ -1,7 +1,5 @@
 """Figures of earlier runs beside those of this one: which runs, which baseline, which band."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

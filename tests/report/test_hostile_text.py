@@ -1,7 +1,5 @@
 """Text that others wrote reaches a terminal without what a terminal would act on."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

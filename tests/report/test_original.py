@@ -1,7 +1,5 @@
 """Averages, best rows and verdicts where something is missing, which never passes; cli/test_commands has the values."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from typing import Any

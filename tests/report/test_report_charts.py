@@ -1,7 +1,5 @@
 """Charts and palette: deterministic, readable on both grounds, and unharmed by any number or text."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 from xml.etree import ElementTree
@@ -39,17 +37,6 @@ def xy_chart(*dots: Dot, **changes: Any) -> XYChart:
         "bands": (Band("band", "c3", 1.0, 2.0),),
     }
     return XYChart(**{**values, **changes})
-
-
-def test_a_chart_fits_into_a_page_beside_others() -> None:
-    one = ElementTree.fromstring(render_chart(xy_chart(Dot(1, 2), Dot(2, 3))))
-    two = ElementTree.fromstring(render_chart(xy_chart(Dot(1, 2), Dot(2, 3), id="two")))
-    ids = [{e.get("id") for e in root.iter() if e.get("id")} for root in (one, two)]
-    assert not ids[0] & ids[1]
-    assert one.get("viewBox") == "0 0 360 270"
-    assert one.get("width") is None
-    text = ElementTree.tostring(one, encoding="unicode")
-    assert f"var(--c1,{LIGHT['c1']})" in text
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e308, -1e308, 1e13])

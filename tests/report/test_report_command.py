@@ -1,7 +1,5 @@
 """`pytest-h2o report`: the same bytes again, an unfinished run, and damage told in one clear error."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

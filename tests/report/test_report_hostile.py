@@ -1,7 +1,5 @@
 """Text from logs, presets and file names does no harm on a page: not to a parser, and not in a browser."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is kept of runs: one line a run, safe against two writers and damage; baselines by name."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

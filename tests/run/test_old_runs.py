@@ -1,7 +1,5 @@
 """What version 0.1 wrote is read: run folders, baselines and history; a run that it began is refused in clear words."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the processes of a run tell of their work, and what is made of it: text, and an estimate of what is left."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path
@@ -89,10 +87,7 @@ SCOPE = Activity("front2", "coded and decoded", "", 0, None, 40.0, share=0.25)
         ),
         (
             Board((run(4, waits=True), run(3, since=99.0))),
-            [
-                "mine: run 1 of 10 (run_0004), 1 s",
-                "mine (run_0005) waits for a timed run on this machine, 1 min 40 s",
-            ],
+            ["mine: run 1 of 10 (run_0004), 1 s", "mine (run_0005) waits for a timed run on this machine, 1 min 40 s"],
         ),
         (Board((SCOPE,)), ["front2 (coded and decoded), 25%, 1 min, about 3 min to go"]),
         (Board((EVIL,)), ["a b\\x1b[31m: run 1 of 2 (c d), 0 s"]),

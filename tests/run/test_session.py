@@ -1,7 +1,5 @@
 """What a command line asks for by name, and which presets and scopes a run has."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -74,13 +72,7 @@ def test_the_time_left_counts_what_is_selected(
     assert [(one.what, one.total) for one in read_board(tmp_path / "run" / PROGRESS).plan] == plan
 
 
-@pytest.mark.parametrize(
-    ("bench", "run"),
-    [
-        ("reference", {"any", "embedded"}),
-        ("llm_bench", {"any", "own"}),
-    ],
-)
+@pytest.mark.parametrize(("bench", "run"), [("reference", {"any", "embedded"}), ("llm_bench", {"any", "own"})])
 def test_a_preset_says_on_which_benches_it_is_run_without_being_named(
     bench: str, run: set[str], tmp_path: Path
 ) -> None:

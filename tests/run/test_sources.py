@@ -1,7 +1,5 @@
 """Settings of a launch from options and presets, and which folder is whose recording."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

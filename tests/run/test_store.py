@@ -1,7 +1,5 @@
 """What processes share is made once."""
 
-from __future__ import annotations
-
 import errno
 import importlib
 import json
