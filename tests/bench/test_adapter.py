@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from syrupy.assertion import SnapshotAssertion
@@ -27,11 +28,12 @@ from pytest_h2o.bench.adapter import (
     register_adapter,
 )
 from pytest_h2o.bench.command import BaseConfig, BenchSettings, RunFiles
-from pytest_h2o.bench.rows import Row, read_table
+from pytest_h2o.bench.rows import COLUMN_DECIMALS, H2O_COLUMNS, Row, parse_table, read_table
 from pytest_h2o.errors import TableError, UsageError
+from pytest_h2o.inputs.presets import Point
 
-from .samples import OTHER, SWEEP, recorded_points, refusal
-from .test_output import summarize
+from .samples import FIXTURES, OTHER, SWEEP, recorded_points, refusal
+from .test_signs import summarize
 
 POINT = recorded_points()[0]
 SETTINGS = BenchSettings(("llm_bench",), threads=2)
@@ -266,7 +268,9 @@ def test_bits_a_byte_are_held_against_perplexities_without_their_rise() -> None:
         check_row(changed(**row, quality_ppl_evicted="18.3956"), POINT)
 
 
-def test_a_row_of_several_steps_is_sound_where_the_engine_said_that_the_floor_dominates() -> None:
+def test_a_row_of_several_steps_is_sound_where_the_engine_said_that_the_floor_dominates(
+    snapshot: SnapshotAssertion,
+) -> None:
     said = summarize("[H2O] floor-keep dominates target: kv=270 target=85 floor=86 (sink=16 recent=64 block=8)\n" * 3)
     cells = {"h2o_floor_keep": "0.5000 ± 0.0", "h2o_quantized_keep": "0.5000 ± 0.0"}
     with pytest.raises(TableError, match="it keeps fewer tokens than it protects") as caught:
@@ -274,18 +278,12 @@ def test_a_row_of_several_steps_is_sound_where_the_engine_said_that_the_floor_do
     assert "the engine did not say that the floor dominates (kv_h2o_log_stats)" in str(caught.value)
     row = replace(changed(**cells), output=said)
     check_row(row, POINT)
-    assert describe_floor(row) == (
-        "floor-dominated: the protected tokens alone met the target in some steps; h2o_floor_keep 0.5 is of the last "
-        "one, h2o_keep 0.3377 and h2o_lossy of an eviction before"
-    )
+    assert describe_floor(row) == snapshot
     assert describe_floor(replace(ROW, output=said)) is None
 
 
 STATISTICS = "[H2O-LOSSLESS] layer=0 kv=520 start=16 tokens={} raw=1 attempt_comp=1 eff_comp=1 mode=1\n"
-CODES = {
-    **dict.fromkeys(("kv_lossless_enable", "kv_lossless_runtime_enable"), True),
-    "kv_lossless_block_tokens": 64,
-}
+CODES = {**dict.fromkeys(("kv_lossless_enable", "kv_lossless_runtime_enable"), True), "kv_lossless_block_tokens": 64}
 STEPS = {"kv_lossless_store_bootstrap_tokens": 16, "kv_lossless_store_grouped_step_tokens": 96}
 
 
@@ -314,11 +312,7 @@ def test_blocks_have_the_size_that_was_asked_for(
 
 
 PPL = {"quality_ppl_full": "15", "quality_ppl_evicted": "15.1", "quality_top1_agreement": "0.9"}
-QUALITY = {
-    "quality_tokens": 64,
-    "quality_windows": 2,
-    "quality_greedy_tokens": 32,
-}
+QUALITY = {"quality_tokens": 64, "quality_windows": 2, "quality_greedy_tokens": 32}
 
 
 @pytest.mark.parametrize(
@@ -394,3 +388,136 @@ def test_rows_that_a_verdict_may_rest_on(cells: dict[str, str]) -> None:
     row = changed(**cells)
     check_row(replace(row, repeat=2), POINT)
     assert describe_floor(row) is None
+
+
+SHORT = replace(recorded_points()[0], gen_len=64, recent_tokens=64)
+HOT = {"kv_lossless_hot_recent_tokens": 64, "kv_lossless_hot_sink_tokens": 16, "kv_lossless_block_tokens": 64}
+BOTH = {"kv_lossless_scope": "front_n_and_h2o_kept", "kv_lossless_runtime_mode": "store", **HOT}
+NOTHING = {
+    "h2o_lossless": "1.000 ± 0.000",
+    "h2o_lossless_raw_mb": "0.00 ± 0.00",
+    "h2o_lossless_comp_mb": "0.00 ± 0.00",
+    "h2o_lossless_comp_us": "0.00 ± 0.00",
+    "h2o_lossless_decomp_us": "0.00 ± 0.00",
+}
+
+
+def with_lossless(point: Point, **keys: object) -> Point:
+    return replace(point, lossless={**point.lossless, **{f"kv_lossless_{key}": value for key, value in keys.items()}})
+
+
+def engine_rows() -> dict[str, Row]:
+    text = (FIXTURES / "recordings" / "other" / "engine_modes.log").read_text(encoding="utf-8")
+    rows = parse_table(text, log_file="engine_modes.log", repeat=3)
+    return dict(zip(("probe", "store", "store_lr3.2", "ratio"), rows, strict=True))
+
+
+ENGINE = engine_rows()
+STORE = replace(SHORT, lossless={**SHORT.lossless, **BOTH})
+FULL = with_lossless(STORE, runtime_mode="full")
+
+
+@pytest.mark.parametrize(
+    ("name", "point"),
+    [
+        ("probe", with_lossless(SHORT, runtime_mode="probe")),
+        ("store", STORE),
+        ("store_lr3.2", STORE),
+        ("ratio", recorded_points()[0]),
+    ],
+)
+def test_recorded_rows_of_every_mode_are_sound(name: str, point: Point) -> None:
+    check_row(ENGINE[name], point)
+
+
+def refuse(row: Row, point: Point) -> TableError:
+    with pytest.raises(TableError) as caught:
+        check_row(row, point)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "cells", [NOTHING, {"h2o_lossless": "1.000 ± 0.000"}, {k: NOTHING[k] for k in list(NOTHING)[1:]}]
+)
+@pytest.mark.parametrize("mode", ["probe", "full", "store", None])
+def test_lossless_that_did_nothing_is_no_measurement(mode: str | None, cells: dict[str, str]) -> None:
+    point = with_lossless(STORE, runtime_mode=mode)
+    error = refuse(changed(ENGINE["store"], **cells), point)
+    assert error.what == "lossless coding is on but did nothing: this row is no measurement of it"
+    assert error.expected == "tokens coded: 495 are cold"
+
+
+@pytest.mark.parametrize(
+    ("keys", "one_less"),
+    [
+        ({"enable": False}, None),
+        ({"runtime_enable": False}, None),
+        ({"scope": "none"}, None),
+        ({"scope": "front_n", "front_n": 0}, None),
+        ({"scope": "front_n", "hot_recent_tokens": 496}, 495),  # 63 cold of 64
+        ({"runtime_mode": "probe", "hot_recent_tokens": 528}, 527),  # 31 of 32
+        ({"scope": "h2o_kept", "hot_recent_tokens": 434}, 433),  # a cut layer has 513 tokens at most: 63 of 64
+        ({"store_disable_front": True, "hot_recent_tokens": 434}, 433),
+    ],
+    ids=str,
+)
+def test_nothing_is_coded_where_nothing_is_to_be(keys: dict[str, Any], one_less: int | None) -> None:
+    """One token more has to be."""
+    row = changed(ENGINE["store"], **NOTHING)
+    check_row(row, with_lossless(STORE, **keys))
+    if one_less is not None:
+        assert "did nothing" in refuse(row, with_lossless(STORE, **{**keys, "hot_recent_tokens": one_less})).what
+
+
+HIT, MISS = "h2o_lossless_decode_cache_hit", "h2o_lossless_decode_cache_miss"
+
+
+@pytest.mark.parametrize(
+    ("point", "cache"),
+    [
+        (STORE, {}),
+        (FULL, {HIT: "0.00 ± 0.00"}),
+        (FULL, {MISS: "1.00 ± 0.00"}),  # a miss is decoded
+    ],
+)
+def test_a_mode_that_restores_nothing_is_no_measurement(point: Point, cache: dict[str, str]) -> None:
+    row = changed(ENGINE["store"], h2o_lossless_decomp_us="0.00 ± 0.00", **cache)
+    what = "lossless coding in MODE mode restored nothing: this row is no measurement of it"
+    assert refuse(row, point).what == what.replace("MODE", str(point.lossless["kv_lossless_runtime_mode"]))
+    check_row(row, with_lossless(point, runtime_mode="probe"))
+
+
+def test_full_mode_may_find_all_that_it_coded_decoded_by_an_earlier_repeat(engine_recordings: Path) -> None:
+    """As the engine did beside its dump: 2 hits, no miss, no time."""
+    text = (engine_recordings / "dump" / "run.log").read_text("utf-8")
+    (row,) = parse_table(text, log_file="run.log", repeat=1)
+    point = replace(FULL, prompt_len=256, gen_len=24, trigger_min_tokens=128)
+    check_row(row, point)
+    with pytest.raises(TableError, match="restored nothing"):
+        check_row(row, with_lossless(point, runtime_mode="store"))
+
+
+@pytest.mark.parametrize("point", [STORE, FULL], ids=["store", "full"])
+@pytest.mark.parametrize("column", [name for name in COLUMN_DECIMALS if name not in H2O_COLUMNS])
+def test_a_column_of_the_mode_that_is_missing_is_an_older_binary(column: str, point: Point) -> None:
+    error = refuse(changed(ENGINE["store"], **{column: None}), point)
+    assert error.what.startswith("an older binary: it has no columns of the lossless runtime mode ")
+    assert error.came == f"no {column}"
+    check_row(changed(**{column: None}), recorded_points()[0])
+
+
+@pytest.mark.parametrize("value", ["nan ± nan", "inf ± 0.00", "-1.00 ± 0.00"])
+@pytest.mark.parametrize("column", ["h2o_lossless_raw_mb", "h2o_lossless_comp_us", "h2o_lossless_decomp_us"])
+def test_a_value_that_cannot_be_is_not_sound(column: str, value: str) -> None:
+    assert refuse(changed(ROW, **{column: value}), recorded_points()[0]).what == f"the row has no sound {column}"
+
+
+def test_a_cache_below_the_trigger_and_a_small_model_code_nothing_that_shows() -> None:
+    row = changed(ENGINE["store"], **NOTHING)
+    check_row(row, replace(STORE, trigger_min_tokens=576))
+    assert "did nothing" in refuse(row, replace(STORE, trigger_min_tokens=575)).what
+    small = {"h2o_lossless_raw_mb": "0.00 ± 0.00", "h2o_lossless_comp_mb": "0.00 ± 0.00"}
+    check_row(changed(ENGINE["store"], **small), STORE)
+    for column in (HIT, MISS):
+        row = changed(ENGINE["store"], **{"h2o_lossless_decomp_us": "0.00 ± 0.00", column: "nan ± nan"})
+        assert refuse(row, FULL).what == f"the row has no sound {column}"

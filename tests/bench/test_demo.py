@@ -7,13 +7,14 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.bench.demo import TextPair, compare_texts, find_prompts, read_demo, read_demo_text
 from pytest_h2o.errors import H2OError, TableError
 from pytest_h2o.inputs.signs import SIGNS
+from tests.told import error_text
 
 OTHER = Path(__file__).parents[2] / "fixtures" / "recordings" / "other"
 WARNING = "Drop stale per-layer pending plan: layer=20 pending_remove=445 kv_len=439 pending_ints=4.\n"
@@ -64,6 +65,7 @@ LINES = [
 ]
 
 
+@settings(max_examples=20)
 @given(
     st.lists(st.text(st.characters(codec="utf-8", exclude_characters="#\r\n["), min_size=1, max_size=20), max_size=6),
     st.sampled_from(LINES),
@@ -77,29 +79,16 @@ def test_lines_of_the_engine_anywhere_leave_the_text_alone(words: list[str], lin
         assert read_demo_text(write_output(Path(folder), text[:cut] + line + text[cut:])) == text
 
 
-# -- what a launch measured ------------------------------------------------------------------------------------------
-
-
-def test_metrics_stand_over_what_is_printed(tmp_path: Path) -> None:
+def test_metrics_stand_over_what_is_printed(tmp_path: Path, snapshot: SnapshotAssertion) -> None:
     output, metrics = write_output(tmp_path, "Some words"), tmp_path / "m.jsonl"
     launch, text = read_demo("r", output, metrics)
     assert text == "Some words"
-    assert (launch.prompt_tokens, launch.decode_tokens, launch.prefill_s, launch.decode_tok_per_s) == (
-        502,
-        96,
-        2.01,
-        44.84,
-    )
-    assert (launch.told, launch.evicted_tokens) == (None, None)
+    assert launch == snapshot
     old, new = '{"prompt_tokens": 1}', {"prompt_tokens": 502, "decode_tokens": 90, "prefill_us": 2e6, "decode_us": 1e6}
     told = {"h2o_lossy_ratio": 3.1, "h2o_total_evict_tokens": 7, "h2o_lossless_fallback_count": 1, "extra": "text"}
     metrics.write_text(f"{old}\n{json.dumps({**new, **told})}\n\n")
     launch, _ = read_demo("r", output, metrics)
-    assert (launch.decode_tokens, launch.prefill_s, launch.decode_tok_per_s) == (90, 2.0, 90.0)
-    assert (launch.told, launch.evicted_tokens) == ({"h2o_lossy": 3.1, "h2o_lossless_fallback": 1.0}, 7)
-
-
-# -- prompts ---------------------------------------------------------------------------------------------------------
+    assert launch == snapshot
 
 
 def test_prompts_are_files_folders_and_what_a_manifest_lists(tmp_path: Path) -> None:
@@ -113,9 +102,6 @@ def test_prompts_are_files_folders_and_what_a_manifest_lists(tmp_path: Path) -> 
     assert [(name, len(path.read_text()) > 400) for name, path in find_prompts([]).items()] == [
         ("austen_128", True), ("austen_2048", True), ("austen_512", True),
     ]  # fmt: skip
-
-
-# -- texts -----------------------------------------------------------------------------------------------------------
 
 
 def test_similarity_of_equal_other_and_empty_texts() -> None:
@@ -150,9 +136,7 @@ def test_one_word_over_and_over_is_named(off: str, on: str, told: str | None) ->
 def test_an_output_without_text_is_refused(output: str | None, tmp_path: Path, snapshot: SnapshotAssertion) -> None:
     if output is not None:
         (tmp_path / "out.txt").write_text(output)
-    with pytest.raises(TableError) as caught:
-        read_demo_text(tmp_path / "out.txt")
-    assert str(caught.value).replace(str(tmp_path), "") == snapshot
+    assert error_text(TableError, read_demo_text, tmp_path / "out.txt").replace(str(tmp_path), "") == snapshot
 
 
 @pytest.mark.parametrize(

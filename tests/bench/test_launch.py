@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -24,7 +23,7 @@ from pytest_h2o.bench.recorded import read_recording
 from pytest_h2o.bench.rows import load_row, read_table
 from pytest_h2o.errors import BenchError, StoreError, TableError, error_from_json, error_to_json
 from pytest_h2o.files import plain
-from tests.plugin.broken_off import wait_until
+from tests.told import error_text
 
 from .samples import COMMAND, FAKE_BENCH, SWEEP, recorded_points
 
@@ -134,9 +133,7 @@ def test_nothing_is_overwritten(make_launcher: Make, tmp_path: Path, name: str, 
     path = tmp_path / "sweep" / name.format(POINT.run_id)
     path.parent.mkdir(parents=True)
     path.write_text("precious")
-    with pytest.raises(BenchError) as caught:
-        make_launcher().launch_point(POINT)
-    assert str(caught.value).replace(str(path), "PATH") == snapshot
+    assert error_text(BenchError, make_launcher().launch_point, POINT).replace(str(path), "PATH") == snapshot
     assert [file.read_text() for file in (tmp_path / "sweep").rglob("*") if file.is_file()] == ["precious"]
 
 
@@ -158,63 +155,28 @@ def test_folders_with_blanks_are_named_from_here(
     assert str(caught.value).replace(str(files.config), "PATH") == snapshot
 
 
-# -- broken off -----------------------------------------------------------------------------------------------------
-
-KILLED = """
-import sys
-from pathlib import Path
-from pytest_h2o.bench.command import BenchSettings
-from pytest_h2o.bench.command import read_base_config
-from pytest_h2o.bench.launch import JsonSupport, Launcher
-from tests.bench.samples import FAKE_BENCH, RECORDINGS, recorded_points
-
-settings = BenchSettings((sys.executable, str(FAKE_BENCH)), threads=2)
-launcher = Launcher(read_base_config(RECORDINGS / "base_config.json"), settings, Path(sys.argv[1]), JsonSupport())
-launcher.launch_point(recorded_points()[0])
-"""
-
-
-def test_a_launch_whose_process_was_killed_is_moved_aside_and_made_again(make_launcher: Make, tmp_path: Path) -> None:
-    launcher = make_launcher()
-    root = Path(__file__).parents[2]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path]), "FAKE_MODE": "hang"}
-    env["TMPDIR"] = str(tmp_path)
-    worker = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "sweep")], env=env)
-    stdout = tmp_path / "sweep" / "logs" / f"{POINT.run_id}.stdout.txt"
-    wait_until(lambda: stdout.exists() and stdout.stat().st_size > 0, "nothing was launched")
-    worker.kill()
-    worker.wait()
-    assert stdout.read_text() == "hanging\n"
-    result = launcher.launch_point(POINT)
-    assert result.cells == make_row(POINT.run_id).cells
-    assert result.notes == (
-        f"launched again: an earlier launch was broken off or failed; what it left is {POINT.run_id}.broken-off-1.*",
-    )
-    names = {str(path.relative_to(tmp_path / "sweep")) for path in (tmp_path / "sweep").rglob("*") if path.is_file()}
-    own = {"configs/{}.json", "logs/{}.json", "logs/{}.log", "logs/{}.stdout.txt"}
-    left = f"{POINT.run_id}.broken-off-1"
-    assert names >= {name.format(POINT.run_id) for name in own}
-    assert names - {name.format(POINT.run_id) for name in own} <= {name.format(left) for name in own}
-    assert (tmp_path / "sweep" / "logs" / f"{left}.stdout.txt").read_text() == "hanging\n"
-    recording = read_recording(tmp_path / "sweep", [POINT])
-    assert (list(recording.results), recording.baselines) == ([POINT.run_id], [])
-
-
-def test_what_was_broken_off_twice_is_kept_twice(make_launcher: Make, tmp_path: Path) -> None:
+def test_what_was_broken_off_is_moved_aside_and_launched_again(make_launcher: Make, tmp_path: Path) -> None:
+    """Twice here: what it left is kept twice, and is no part of the recording."""
     files = RunFiles(tmp_path / "sweep", POINT.run_id)
     files.config.parent.mkdir(parents=True)
     files.marker.parent.mkdir()
     for number in (1, 2):
         files.marker.touch()
         files.config.write_text(str(number))
-        assert files.move_broken_off() == f"{POINT.run_id}.broken-off-{number}"
-    assert [RunFiles(files.directory, f"{POINT.run_id}.broken-off-{n}").config.read_text() for n in (1, 2)] == [
-        "1",
-        "2",
-    ]
-    assert make_launcher().launch_point(POINT).cells == make_row(POINT.run_id).cells
+        files.stdout.write_text("hanging\n")
+        if number == 1:
+            assert files.move_broken_off() == f"{POINT.run_id}.broken-off-1"
+    result = make_launcher().launch_point(POINT)
+    assert result.cells == make_row(POINT.run_id).cells
+    assert result.notes == (
+        f"launched again: an earlier launch was broken off or failed; what it left is {POINT.run_id}.broken-off-2.*",
+    )
+    aside = [RunFiles(files.directory, f"{POINT.run_id}.broken-off-{n}") for n in (1, 2)]
+    assert [(each.config.read_text(), each.stdout.read_text()) for each in aside] == [(n, "hanging\n") for n in "12"]
     assert not files.marker.exists()
     assert files.move_broken_off() is None
+    recording = read_recording(tmp_path / "sweep", [POINT])
+    assert (list(recording.results), recording.baselines) == ([POINT.run_id], [])
 
 
 def test_a_failed_launch_is_not_one_that_was_broken_off(make_launcher: Make) -> None:
@@ -223,8 +185,6 @@ def test_a_failed_launch_is_not_one_that_was_broken_off(make_launcher: Make) -> 
     with pytest.raises(BenchError, match="has been run into this folder before"):
         launcher.launch_point(POINT)
 
-
-# -- launched again --------------------------------------------------------------------------------------------------
 
 REASON = "others used 1.5 of 2 cores"
 
@@ -263,9 +223,6 @@ def test_a_machine_that_is_never_quiet_ends_all_the_same(
     assert [len(result.notes) for result in results] == [2, 0, 0]
     assert all(result.disturbance == REASON for result in results)
     assert len(count_launches()) == 3 + 2
-
-
-# -- only written down -----------------------------------------------------------------------------------------------
 
 
 def test_dry_run_writes_all_and_runs_nothing(

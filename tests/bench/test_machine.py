@@ -115,8 +115,6 @@ def test_the_work_of_a_child_is_our_own() -> None:
     assert after.busy_s - before.busy_s >= 0.3
 
 
-# -- the lock -------------------------------------------------------------------------------------------------------
-
 HOLD = (
     "import sys, time; from pathlib import Path; from pytest_h2o.bench.machine import machine_lock\n"
     "with machine_lock(mode=sys.argv[1]): Path(sys.argv[2]).touch(); time.sleep(60)\n"

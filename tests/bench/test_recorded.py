@@ -30,6 +30,7 @@ from pytest_h2o.bench.sweep import manifest_entry, read_manifest
 from pytest_h2o.errors import H2OError, StoreError, UsageError
 from pytest_h2o.files import load, write_new_json, write_new_text
 from pytest_h2o.inputs.presets import Point, expand_points, load_preset
+from tests.told import error_text
 
 from .samples import OTHER, SWEEP, preset_of, recorded_points
 
@@ -136,19 +137,23 @@ def replace_in(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
+Damage = Callable[[Path, Path, Path], object]
+OTHER_NAME = SECOND.replace("0002", "0042")
+
+
+def manifest(**changes: object) -> Damage:
+    return lambda sweep, log, config: edit_manifest(sweep, SECOND, **changes)
+
+
 def crash(sweep: Path, log: Path, config: Path) -> None:
     edit_manifest(sweep, SECOND, return_code=-11)
     log.write_text("")
     shutil.copy(OTHER / "missing_model.stdout.txt", log.with_suffix(".stdout.txt"))
 
 
-def write_sign(path: Path) -> None:
-    path.write_text("double free or corruption (out)\n")
-
-
 def rename_log(sweep: Path, log: Path, config: Path) -> None:
-    edit_manifest(sweep, SECOND, log=f"logs/{SECOND.replace('0002', '0042')}.log")
-    log.rename(log.with_name(f"{SECOND.replace('0002', '0042')}.log"))
+    edit_manifest(sweep, SECOND, log=f"logs/{OTHER_NAME}.log")
+    log.rename(log.with_name(f"{OTHER_NAME}.log"))
 
 
 def link_out(sweep: Path, log: Path, config: Path) -> None:
@@ -156,35 +161,31 @@ def link_out(sweep: Path, log: Path, config: Path) -> None:
     log.symlink_to(SWEEP / "logs" / log.name)
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        pytest.param(crash, id="crashed"),
-        pytest.param(lambda sweep, log, config: edit_manifest(sweep, SECOND, return_code=3), id="exit code"),
-        pytest.param(lambda sweep, log, config: edit_manifest(sweep, SECOND, return_code=None), id="never run"),
-        pytest.param(lambda sweep, log, config: edit_manifest(sweep, SECOND, recent_tokens=128), id="other manifest"),
-        pytest.param(
-            lambda sweep, log, config: replace_in(config, '"kv_h2o_sink_tokens": 16', '"kv_h2o_sink_tokens": 8'),
-            id="other config",
-        ),
-        pytest.param(
-            lambda sweep, log, config: replace_in(config, "{", '{"kv_h2o_sink_tokens": 8,'), id="config says it twice"
-        ),
-        pytest.param(lambda sweep, log, config: edit_manifest(sweep, SECOND, precision="no"), id="contradiction"),
-        pytest.param(rename_log, id="log of another name"),
-        pytest.param(lambda sweep, log, config: os.mkfifo(log.with_suffix(".stdout.txt")), id="output is a pipe"),
-        pytest.param(lambda sweep, log, config: write_sign(log.with_suffix(".stderr.txt")), id="sign beside it"),
-        pytest.param(lambda sweep, log, config: log.unlink(), id="no log"),
-        pytest.param(link_out, id="link"),
-        pytest.param(lambda sweep, log, config: shutil.copy(OTHER / "appended.log", log), id="two rows"),
-        pytest.param(lambda sweep, log, config: replace_in(log, "prompt=512", "prompt=256"), id="other prompt"),
-        pytest.param(lambda sweep, log, config: replace_in(log, "h2o_lossy", "h2o_other"), id="no column"),
-    ],
-)
-def test_a_damaged_run_fails_alone(
-    sweep: Path, damage: Callable[[Path, Path, Path], object], snapshot: SnapshotAssertion
-) -> None:
-    damage(sweep, sweep / "logs" / f"{SECOND}.log", sweep / "configs" / f"{SECOND}.json")
+SINK = '"kv_h2o_sink_tokens": '
+DAMAGE: dict[str, Damage] = {
+    "crashed": crash,
+    "exit code": manifest(return_code=3),
+    "never run": manifest(return_code=None),
+    "other manifest": manifest(recent_tokens=128),
+    "other config": lambda sweep, log, config: replace_in(config, f"{SINK}16", f"{SINK}8"),
+    "config says it twice": lambda sweep, log, config: replace_in(config, "{", f"{{{SINK}8,"),
+    "contradiction": manifest(precision="no"),
+    "log of another name": rename_log,
+    "output is a pipe": lambda sweep, log, config: os.mkfifo(log.with_suffix(".stdout.txt")),
+    "sign beside it": lambda sweep, log, config: log.with_suffix(".stderr.txt").write_text(
+        "double free or corruption (out)\n"
+    ),
+    "no log": lambda sweep, log, config: log.unlink(),
+    "link": link_out,
+    "two rows": lambda sweep, log, config: shutil.copy(OTHER / "appended.log", log),
+    "other prompt": lambda sweep, log, config: replace_in(log, "prompt=512", "prompt=256"),
+    "no column": lambda sweep, log, config: replace_in(log, "h2o_lossy", "h2o_other"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_run_fails_alone(sweep: Path, damage: str, snapshot: SnapshotAssertion) -> None:
+    DAMAGE[damage](sweep, sweep / "logs" / f"{SECOND}.log", sweep / "configs" / f"{SECOND}.json")
     assert one_failure(read_recording(sweep, POINTS)) == snapshot
 
 
@@ -200,21 +201,27 @@ def test_rows_that_are_one_to_the_last_digit_are_none(sweep: Path) -> None:
     assert any(note.startswith("configuration not verified") for note in recording.get(SECOND).notes)
 
 
+UNREADABLE = "its config cannot be read, and the manifest alone says how it ran"
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
         (Path.unlink, "its config is missing, and the manifest alone says how it ran"),
-        (lambda path: path.write_text("{"), "its config cannot be read, and the manifest alone says how it ran"),
+        (lambda path: path.write_text("{"), UNREADABLE),
+        (lambda path: path.write_text("[]"), UNREADABLE),
         (
             lambda path: replace_in(path, "kv_h2o_sink_tokens", "kv_h2o_sink_token"),
             "the manifest says it, and its config does not: sink_tokens",
         ),
     ],
-    ids=["gone", "cut", "misspelt"],
+    ids=["gone", "cut", "list", "misspelt"],
 )
 def test_what_a_config_does_not_say_is_told(sweep: Path, change: Callable[[Path], object], told: str) -> None:
     change(sweep / "configs" / f"{SECOND}.json")
-    assert f"configuration not verified: {told}" in read_recording(sweep, POINTS).get(SECOND).notes
+    recording = read_recording(sweep, POINTS)
+    assert recording.get(FIRST).notes == ()
+    assert recording.get(SECOND).notes == (f"configuration not verified: {told}", NO_OUTPUT)
 
 
 def test_baselines_by_config_and_by_row(sweep: Path, snapshot: SnapshotAssertion) -> None:
@@ -251,32 +258,21 @@ def test_a_shared_run_is_read_from_its_log(sweep: Path) -> None:
 
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(StoreError) as caught:
-        read_recording(tmp_path / "missing", POINTS)
-    assert str(caught.value) == (
+    assert error_text(StoreError, read_recording, tmp_path / "missing", POINTS) == (
         "there is no folder of recorded logs\n"
         f"  where: {tmp_path}/missing\n"
         "  expected: a folder with manifest.json or *.log"
     )
 
 
-def test_folder_of_a_preset() -> None:
+def test_the_folder_of_a_preset(tmp_path: Path) -> None:
+    """One that is broken is its recording all the same: its points then fail; they are not left out."""
     assert recording_folder(SWEEP.parent, "target_ratio_v3") == SWEEP
-    assert recording_folder(SWEEP, "target_ratio_v3") == SWEEP
-    assert recording_folder(SWEEP, "..") == SWEEP
-    assert recording_folder(SWEEP, "") == SWEEP
-    assert recording_folder(SWEEP, "logs") == SWEEP
-
-
-def test_a_broken_folder_of_a_preset_is_its_recording(tmp_path: Path) -> None:
-    """Its points then fail; they are not left out."""
+    assert {recording_folder(SWEEP, name) for name in ("target_ratio_v3", "..", "", "logs")} == {SWEEP}
     (tmp_path / "target_ratio_v3" / "configs").mkdir(parents=True)
     folder = recording_folder(tmp_path, "target_ratio_v3")
     assert folder == tmp_path / "target_ratio_v3"
     assert read_recording(folder, POINTS).failures.keys() == {point.run_id for point in POINTS}
-
-
-# -- configuration --------------------------------------------------------------------------------------------------
 
 
 def test_configs_without_a_manifest_are_compared(sweep: Path, snapshot: SnapshotAssertion) -> None:
@@ -297,14 +293,6 @@ def test_fields_that_manifest_and_config_lack_are_told(sweep: Path, snapshot: Sn
     (sweep / "configs" / f"{POINTS[2].run_id}.json").unlink()
     recording = read_recording(sweep, POINTS)
     assert [recording.get(point.run_id).notes for point in POINTS[:3]] == snapshot
-
-
-@pytest.mark.parametrize("text", ["{broken", "[]", ""])
-def test_a_config_that_cannot_be_read_is_told_beside_a_whole_manifest(sweep: Path, text: str) -> None:
-    (sweep / "configs" / f"{SECOND}.json").write_text(text)
-    recording = read_recording(sweep, POINTS)
-    told = "configuration not verified: its config cannot be read, and the manifest alone says how it ran"
-    assert [recording.get(run_id).notes for run_id in (FIRST, SECOND)] == [(), (told, NO_OUTPUT)]
 
 
 @pytest.mark.parametrize("printed", [True, False])
@@ -339,9 +327,6 @@ def test_a_row_that_differs_in_what_no_sweep_varies_is_none_of_it(sweep: Path, k
     assert f"{run_id} is no run of this sweep: it has another" in str(recording.failures[run_id])
 
 
-# -- one log, one run -----------------------------------------------------------------------------------------------
-
-
 def test_a_scope_by_its_other_name_is_the_same_configuration(sweep: Path) -> None:
     name = "kv_lossless_scope"
     point = replace(POINTS[0], lossless={**POINTS[0].lossless, name: "front_n_and_h2o_kept"})
@@ -363,28 +348,23 @@ def test_one_log_does_not_stand_for_all_points(sweep: Path, snapshot: SnapshotAs
     assert read_recording(sweep).results == {}
 
 
-@pytest.mark.parametrize("points", [POINTS, None])
-def test_a_share_that_the_engine_can_tell_apart_is_refused(sweep: Path, points: tuple[Point, ...] | None) -> None:
-    edit_manifest(sweep, SECOND, log=f"logs/{FIRST}.log", shares_run_with=FIRST)
-    recording = read_recording(sweep, points)
-    assert list(recording.failures) == [SECOND]
-    assert recording.failures[SECOND].came == f"shares_run_with {FIRST}, which is another configuration for the engine"
-
-
 @pytest.mark.parametrize(
-    ("shared", "log", "came"),
+    ("index", "shared", "log", "came"),
     [
-        ("run_0099", FIRST, "shares_run_with run_0099, which the manifest does not list"),
-        (FIRST, SECOND, f"shares_run_with {FIRST}, and another log than that run has: logs/{SECOND}.log"),
-        (POINTS[9].run_id, FIRST, f"shares_run_with {POINTS[9].run_id}, which has no run of its own"),
+        (1, FIRST, FIRST, f"shares_run_with {FIRST}, which is another configuration for the engine"),
+        (18, "run_0099", FIRST, "shares_run_with run_0099, which the manifest does not list"),
+        (18, FIRST, SECOND, f"shares_run_with {FIRST}, and another log than that run has: logs/{SECOND}.log"),
+        (18, POINTS[9].run_id, FIRST, f"shares_run_with {POINTS[9].run_id}, which has no run of its own"),
     ],
 )
-def test_a_share_of_a_run_that_is_none_is_refused(sweep: Path, shared: str, log: str, came: str) -> None:
+@pytest.mark.parametrize("points", [POINTS, None])
+def test_a_share_that_is_none_is_refused(
+    sweep: Path, index: int, shared: str, log: str, came: str, points: tuple[Point, ...] | None
+) -> None:
     edit_manifest(sweep, POINTS[9].run_id, log=f"logs/{FIRST}.log", shares_run_with=FIRST)
-    edit_manifest(sweep, POINTS[18].run_id, log=f"logs/{log}.log", shares_run_with=shared)
-    recording = read_recording(sweep, POINTS)
-    assert list(recording.failures) == [POINTS[18].run_id]
-    assert recording.failures[POINTS[18].run_id].came == came
+    edit_manifest(sweep, POINTS[index].run_id, log=f"logs/{log}.log", shares_run_with=shared)
+    failures = read_recording(sweep, points).failures
+    assert {run_id: error.came for run_id, error in failures.items()} == {POINTS[index].run_id: came}
 
 
 def test_the_config_of_a_shared_run_is_that_of_its_leader(sweep: Path) -> None:
@@ -395,9 +375,6 @@ def test_the_config_of_a_shared_run_is_that_of_its_leader(sweep: Path) -> None:
     edit_manifest(sweep, POINTS[9].run_id, config=f"configs/{SECOND}.json")
     failure = read_recording(sweep, POINTS).failures[POINTS[9].run_id]
     assert failure.came == "kv_h2o_target_lossy_ratio 3.2, not 3.0"
-
-
-# -- run folders of the original scripts -------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -479,9 +456,6 @@ def test_a_log_that_links_lead_to_counts_once(sweep: Path) -> None:
     assert list(read_recording(sweep, POINTS).failures) == [SECOND]  # one log is not that of two points
 
 
-# -- the manifest ----------------------------------------------------------------------------------------------------
-
-
 def test_a_manifest_equals_the_recorded_one(tmp_path: Path) -> None:
     entries = [manifest_entry(point.manifest_fields(), 0) for point in POINTS]
     write_new_json(tmp_path / "manifest.json", entries)
@@ -535,9 +509,7 @@ def entry(**changes: object) -> str:
 )
 def test_a_damaged_manifest_is_refused(tmp_path: Path, text: str, snapshot: SnapshotAssertion) -> None:
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(StoreError) as caught:
-        read_manifest(tmp_path / "manifest.json")
-    assert str(caught.value).replace(str(tmp_path), "") == snapshot
+    assert error_text(StoreError, read_manifest, tmp_path / "manifest.json").replace(str(tmp_path), "") == snapshot
 
 
 def test_a_folder_of_logs_that_cannot_be_listed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -556,20 +528,14 @@ def test_a_folder_of_logs_that_cannot_be_listed_is_refused(tmp_path: Path, monke
     assert (caught.value.where, caught.value.came) == (str(tmp_path), "Permission denied")
 
 
-def _pipe(path: Path) -> None:
-    os.mkfifo(path)
+SPOIL: dict[str, Callable[[Path], object]] = {
+    "pipe": os.mkfifo,
+    "endless": lambda path: path.symlink_to("/dev/zero"),
+    "sparse": lambda path: (path.touch(), os.truncate(path, 3 << 30)),
+}
 
 
-def _endless(path: Path) -> None:
-    path.symlink_to("/dev/zero")
-
-
-def _sparse(path: Path) -> None:
-    with path.open("wb") as file:
-        file.truncate(3 << 30)
-
-
-@pytest.mark.parametrize("spoil", [_pipe, _endless, _sparse])
+@pytest.mark.parametrize("spoil", SPOIL.values(), ids=SPOIL)
 def test_no_file_of_a_recording_makes_us_wait_or_takes_all_memory(
     tmp_path: Path, spoil: Callable[[Path], None]
 ) -> None:
@@ -584,9 +550,7 @@ def test_no_file_of_a_recording_makes_us_wait_or_takes_all_memory(
     }
     for name, read in readers.items():
         spoil(tmp_path / name)
-        with pytest.raises(H2OError) as caught:
-            read(tmp_path / name)
-        assert re.search("not a regular file|too large|more than", str(caught.value)), name
+        assert re.search("not a regular file|too large|more than", error_text(H2OError, read, tmp_path / name)), name
 
 
 def test_byte_order_marks_and_windows_line_ends_change_nothing(sweep: Path) -> None:

@@ -187,9 +187,6 @@ def test_what_was_printed_is_read(table: tuple[str, list[dict[str, str]]], repea
                 assert value is None
 
 
-# -- recordings ------------------------------------------------------------------------------------------------------
-
-
 def test_first_run_of_the_sweep() -> None:
     (row,) = read_table(RUN_1, log_file="logs/run_0001.log", repeat=3)
     assert (row.model, row.backend, row.threads, row.log_file) == ("smol_mnn", "CPU", 2, "logs/run_0001.log")
@@ -215,17 +212,6 @@ def test_log_without_cache_use_has_one_speed_a_row(snapshot: SnapshotAssertion) 
     assert (decode.prefill_tok_per_s, decode.decode_tok_per_s) == (None, Measurement(86.52, 4.73))
     assert decode.get("h2o_lossy") is None
     assert refusal(lambda: require_h2o(decode)) == snapshot
-
-
-def test_json_gives_the_rows_of_the_table() -> None:
-    of_json = parse_json((OTHER / "multi.json").read_text(encoding="utf-8"), log_file="multi", repeat=2)
-    of_table = read_table(OTHER / "multi.log", log_file="multi", repeat=2)
-    assert [list(row.cells.items()) for row in of_json] == [list(row.cells.items()) for row in of_table]
-    assert of_json == of_table
-    assert len(of_json) == 2
-
-
-# -- the JSON --------------------------------------------------------------------------------------------------------
 
 
 def parse_results(*results: dict[str, object], **head: object) -> tuple[Row, ...]:
@@ -275,9 +261,6 @@ def test_json_with_numbers_that_its_writer_could_not_print() -> None:
 )
 def test_json_that_is_damaged(text: str, snapshot: SnapshotAssertion) -> None:
     assert refusal(lambda: parse_json(text, log_file="x.json")) == snapshot
-
-
-# -- both of one launch ----------------------------------------------------------------------------------------------
 
 
 def copy_pair(folder: Path, table: str, of_json: str) -> tuple[Path, Path]:
@@ -360,9 +343,6 @@ def test_the_sign_of_nan_is_no_disagreement(tmp_path: Path) -> None:
         read_rows(*copy_pair(tmp_path, TABLE, of_json), log_file="x.log")
 
 
-# -- CSV -------------------------------------------------------------------------------------------------------------
-
-
 def recorded_rows() -> list[Row]:
     names = [f"logs/{point.run_id}.log" for point in recorded_points()]
     return [row for name in names for row in read_table(SWEEP / name, log_file=name, repeat=3)]
@@ -415,7 +395,9 @@ def test_json_cells_have_the_decimals_of_the_table() -> None:
 def test_table_and_json_agree(tmp_path: Path) -> None:
     """What only the JSON tells is kept beside the table."""
     log, beside = copy_pair(tmp_path, TABLE, JSON)
-    assert read_rows(log, beside, log_file="x.log", repeat=2) == parse(TABLE, 2)
+    of_table, of_json = parse(TABLE, 2), parse_json(JSON, log_file="x.log", repeat=2)
+    assert read_rows(log, beside, log_file="x.log", repeat=2) == of_table == of_json
+    assert [list(row.cells.items()) for row in of_json] == [list(row.cells.items()) for row in of_table]
     document = json.loads(JSON)
     document["results"][0] |= {"decode_tokens": 12.5, "decode_tokens_std": 0.5}
     beside.write_text(json.dumps(document))

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.bench.launch import Launcher
 from pytest_h2o.bench.recorded import read_recording
@@ -114,27 +115,17 @@ def test_only_what_is_asked_for_is_run() -> None:
     assert few.launched == [14, 23, 4]
 
 
-def test_nothing_is_folded_if_the_probe_differs() -> None:
-    replay = Replay(changed={10: {"h2o_keep": "0.3000 ± 0.0000"}})
-    sweep = make_sweep(replay)
-    results = outcomes_of(sweep)
-    assert sorted(replay.launched) == list(range(1, 28))
-    assert all(isinstance(result, Row) and result.shares_run_with is None for result in results.values())
-    assert sweep.fold_checks() == (
-        FoldCheck(
-            "adaptive", "target_ratio_v3", POINTS[0].run_id, POINTS[9].run_id,
-            (ColumnDifference("h2o_keep", "0.3377 ± 0.0030", "0.3000 ± 0.0000"),),
-        ),
-    )  # fmt: skip
-
-
-def test_a_probe_that_fails_folds_nothing() -> None:
-    replay = Replay(failing={10})
+@pytest.mark.parametrize(
+    "replay", [Replay(changed={10: {"h2o_keep": "0.3000 ± 0.0000"}}), Replay(failing={10})], ids=["differs", "fails"]
+)
+def test_nothing_is_folded_if_the_probe_differs_or_fails(replay: Replay, snapshot: SnapshotAssertion) -> None:
     sweep = make_sweep(replay)
     outcomes = outcomes_of(sweep)
     assert sorted(replay.launched) == list(range(1, 28))
-    assert [run_id for run_id, outcome in outcomes.items() if isinstance(outcome, BenchError)] == [POINTS[9].run_id]
-    assert sweep.fold_checks()[0].problem == f"{POINTS[9].run_id} failed: run 10 crashed"
+    assert not any(isinstance(outcome, Row) and outcome.shares_run_with for outcome in outcomes.values())
+    failed = [run_id for run_id, outcome in outcomes.items() if isinstance(outcome, BenchError)]
+    assert failed == [POINTS[number - 1].run_id for number in replay.failing]
+    assert sweep.fold_checks() == snapshot
 
 
 def test_a_failed_leader_fails_its_points_and_another_group_is_checked() -> None:
@@ -212,9 +203,6 @@ def test_whoever_asks_first_every_process_comes_to_the_same() -> None:
     assert [told[2][run_id] for run_id in told[0]] == list(told[0].values())
     assert [told[2][run_id] for run_id in told[1]] == list(told[1].values())
     assert [run_id for run_id, value in told[2].items() if value == "run 3 crashed"] != []
-
-
-# -- folding ---------------------------------------------------------------------------------------------------------
 
 
 def indices(points: tuple[Point, ...]) -> list[list[int]]:

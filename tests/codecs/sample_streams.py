@@ -24,22 +24,7 @@ CHUNK_TOKENS, FRAMING_BYTES = 192, 8
 SHAPES = ((0, 3, 64), (1, 3, 64), (2, 1, 1), (5, 2, 7), (33, 1, 64), (70, 3, 16), (4, 0, 8), (3, 8, 128), (300, 1, 2))
 """Odd and even ones, axes of no length, few and many tokens."""
 
-SPECIAL = (
-    0x0000,
-    0x8000,
-    0x0001,
-    0x8001,
-    0x03FF,
-    0x0400,
-    0x3C00,
-    0x7BFF,
-    0x7C00,
-    0xFC00,
-    0x7C01,
-    0x7E00,
-    0xFE01,
-    0xFFFF,
-)
+SPECIAL = (0, 0x8000, 1, 0x8001, 0x3FF, 0x400, 0x3C00, 0x7BFF, 0x7C00, 0xFC00, 0x7C01, 0x7E00, 0xFE01, 0xFFFF)
 """Zeros, subnormals, the least normal, one, the largest, infinities, NaNs with their payloads."""
 
 

@@ -10,14 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from battery import (
-    check_config,
-    check_payload_damage,
-    check_repr,
-    check_round_trip,
-    check_threads,
-    check_words,
-)
+from battery import check_config, check_payload_damage, check_repr, check_round_trip, check_threads, check_words
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sample_streams import DUMP, ROPE, SHAPES, any_stream, as_dtype, cut, real_streams, worst_words
@@ -28,11 +21,7 @@ from pytest_h2o.codecs.base import Codec, DType, SideInfo, Stream
 from pytest_h2o.codecs.registry import BUILT_IN, codec_class, get_codec, parse_codec, render_codec
 from pytest_h2o.errors import CodecError
 
-OTHER_SETTINGS = (
-    "zstd:level=19",
-    "byteplane:level=1",
-    "gear_v3:predictors_k=pair_delta:predictors_v=xor_seq,raw",
-)
+OTHER_SETTINGS = ("zstd:level=19", "byteplane:level=1", "gear_v3:predictors_k=pair_delta:predictors_v=xor_seq,raw")
 
 
 def str_or_codec(value: object) -> str:

@@ -10,14 +10,17 @@ import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from sample_streams import real_streams, worst_words
 from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.codecs import planes as frames
 from pytest_h2o.codecs.base import SideInfo, Stream
 from pytest_h2o.codecs.planes import Search, compress, compress_each, decompress
+from pytest_h2o.codecs.wire import ByteReader, decode_positions, encode_positions, encode_varint
 from pytest_h2o.codecs.zstd import Byteplane, Zstd
 from pytest_h2o.errors import CodecError
+from tests.told import error_text
 
 
 @pytest.mark.parametrize("level", [1, 3, 19])
@@ -36,18 +39,10 @@ def test_byteplane_is_two_planes_after_a_length() -> None:
     length = bytes((len(hi) & 127 | 128, len(hi) >> 7 & 127 | 128, len(hi) >> 14))
     assert payload == length + hi + raw[0::2], "the noise of the mantissas is kept raw"
     assert Byteplane().modes(payload, stream.side_info()) == {"hi": {"zstd": 1}, "lo": {"raw": 1}}
-
-
-def test_byteplane_of_noise_is_the_planes() -> None:
-    words = worst_words()["random"]
-    payload = Byteplane().encode(Stream(words, "k"))
-    raw = words.tobytes()
+    noise = Stream(worst_words()["random"], "k")
+    payload, raw = Byteplane().encode(noise), noise.words.tobytes()
     assert payload[3:] == raw[1::2] + raw[0::2]
-    assert Byteplane().modes(payload, SideInfo("k", (96, 3, 64))) == {"hi": {"raw": 1}, "lo": {"raw": 1}}
-
-
-def test_nothing_costs_one_byte() -> None:
-    assert Byteplane().encode(Stream(worst_words()["empty"], "k")) == b"\0"
+    assert Byteplane().modes(payload, noise.side_info()) == {"hi": {"raw": 1}, "lo": {"raw": 1}}
 
 
 def test_a_frame_without_its_size_is_refused() -> None:
@@ -92,9 +87,7 @@ def test_what_is_refused(snapshot: SnapshotAssertion) -> None:
     """And nothing is allocated for it."""
     before_kib, told = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, {}
     for name, act in REFUSED.items():
-        with pytest.raises(CodecError) as caught:
-            act()
-        told[name] = str(caught.value)
+        told[name] = error_text(CodecError, act)
     assert told == snapshot
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 10_000
 
@@ -129,3 +122,40 @@ def test_a_bomb_is_refused_by_its_size() -> None:
         decompress(frame, 100)
     with pytest.raises(CodecError, match="a zstd frame"):
         decompress(compress(bytes(1 << 24), Search.REPEATS), 100, bare=True)
+
+
+positions = hnp.arrays(np.int64, st.integers(1, 40), elements=st.integers(0, (1 << 31) - 1)) | st.lists(
+    st.tuples(st.integers(0, 50), st.integers(1, 9)), min_size=1, max_size=8
+).map(lambda runs: np.array([start + i for start, length in runs for i in range(length)], np.int64))
+
+
+@given(positions=positions)
+def test_positions_come_back(positions: np.ndarray) -> None:
+    reader = ByteReader(encode_positions(positions))
+    assert np.array_equal(decode_positions(reader, len(positions)), positions)
+    assert reader.left == 0
+    assert encode_positions(np.arange(100, 292)) == bytes([1]) + encode_varint(200) + encode_varint(192)
+    assert encode_positions(np.array([0, 1, 2, 0, 1])) == bytes([2, 0, 3, 5, 2])
+
+
+def test_a_run_beyond_64_bits_is_refused() -> None:
+    run = encode_varint(1) + encode_varint(2 * ((1 << 63) - 2)) + encode_varint(3)
+    assert error_text(CodecError, decode_positions, ByteReader(run), 3) == (
+        "a run of positions does not fit\n  where: byte 12\n  came: 3 from 9223372036854775806, after 0 of 3"
+    )
+
+
+@given(value=st.integers(0, (1 << 64) - 1))
+def test_varints_come_back(value: int) -> None:
+    encoded = encode_varint(value)
+    assert len(encoded) == max(1, -(-value.bit_length() // 7))
+    assert ByteReader(encoded).read_varint("it") == value
+
+
+@pytest.mark.parametrize("encoded", ["", "80", "8000", "ffffffffffffffffff02", "ff" * 11])
+def test_a_varint_that_is_none_is_refused(encoded: str) -> None:
+    with pytest.raises(CodecError, match="it is"):
+        ByteReader(bytes.fromhex(encoded)).read_varint("it")
+    for value in (-1, 1 << 64):
+        with pytest.raises(CodecError, match="a number does not fit a varint"):
+            encode_varint(value)

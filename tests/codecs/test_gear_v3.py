@@ -61,29 +61,6 @@ def test_bytes_are_those_of_the_plain_algorithm(data: bytes) -> None:
     assert decode_rle(code, len(data)) == data
 
 
-def test_the_bound_is_the_size_where_there_is_no_run() -> None:
-    plane = np.arange(1000).astype(np.uint8)
-    assert least_rle_bytes(plane) == plan_rle(plane).encoded_bytes == 1008
-
-
-@pytest.mark.parametrize(
-    ("data", "code"),
-    [
-        (b"", ""),
-        (b"abc", "02616263"),
-        (b"aaa", "02616161"),
-        (b"aaaa", "8061"),
-        (b"a" * 131, "ff61"),
-        (b"a" * 134, "ff6102616161"),
-        (b"a" * 135, "ff618061"),
-        (b"xaaaay", "007880610079"),
-    ],
-)
-def test_known_codes(data: bytes, code: str) -> None:
-    plane = np.frombuffer(data, np.uint8)
-    assert encode_rle(plane, plan_rle(plane)).hex() == code
-
-
 @pytest.mark.parametrize("code", ["80", "0261", "8061", "806100", "80618061"])
 def test_a_code_that_does_not_fit_is_refused(code: str) -> None:
     with pytest.raises(CodecError, match="a run-length code does not fit its plane"):

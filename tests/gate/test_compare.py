@@ -42,6 +42,7 @@ from pytest_h2o.lossless.result import LosslessResult
 from pytest_h2o.reference import bench
 from pytest_h2o.reference.bench import H2O_COLUMNS
 from tests.records import ON_THIS_MACHINE, make_subject
+from tests.told import error_text
 
 NONE = Allowances({})
 RECORDED = Path(__file__).parents[1] / "recorded"
@@ -151,19 +152,18 @@ def test_an_allowance_stands_in_place_of_the_spread() -> None:
     assert [c.state for c in rolled(ALIKE, 59.0, "decode_tok_per_s:1").changes] == ["worse", "equal"]
 
 
-def test_the_rule_of_several_runs_is_told() -> None:
+def test_the_rule_of_several_runs_is_told(snapshot: SnapshotAssertion) -> None:
     (change,) = rolled(ALIKE, 50.0).regressions
     assert (change.then, round(change.allowed_percent or 0.0, 2)) == (60.0, 5.66)
-    assert rolled(ALIKE, 50.0).remarks == (
-        "timings are held against the median of the last 5 runs, and may be worse by 4.3 standard deviations between "
-        "these runs, or by 1 %: of normal noise alone one run in 100 fails",
-    )
+    assert rolled(ALIKE, 50.0).remarks == snapshot
     (fewer,) = rolled(ALIKE[:3], 60.0, asked=10).remarks
     assert "the last 3 runs (10 were asked for, no more held and were measured alike), and" in fewer
 
 
-@pytest.mark.parametrize(("runs", "timings", "factor"), [(5, 2, 5.3), (10, 2, 3.5), (5, 54, 12.8), (10, 54, 5.9)])
-def test_noise_alone_seldom_fails(runs: int, timings: int, factor: float) -> None:
+@pytest.mark.parametrize(
+    ("runs", "timings", "factor", "draws"), [(5, 2, 5.3, 200), (10, 2, 3.5, 200), (5, 54, 12.8, 50), (10, 54, 5.9, 50)]
+)
+def test_noise_alone_seldom_fails(runs: int, timings: int, factor: float, draws: int) -> None:
     """One run in a hundred is meant to; the factors stand in docs/baselines.md."""
     draw = random.Random(5).gauss
 
@@ -171,21 +171,18 @@ def test_noise_alone_seldom_fails(runs: int, timings: int, factor: float) -> Non
         return make_subject({str(row): {"decode_tok_per_s": draw(60.0, 3.0)} for row in range(timings)})
 
     facts, failed = metric_facts(), 0
-    for _ in range(200):
+    for _ in range(draws):
         now, rolling = subject(), roll({str(run): subject() for run in range(runs)}, subject(), facts, runs)
         assert round(rolling.factor, 1) == factor
         failed += bool(compare_subjects(now, now, facts, NONE, rolling=rolling).regressions)
-    assert failed <= 8
+    assert failed <= draws // 25
 
 
-def test_two_runs_have_no_spread() -> None:
+def test_two_runs_have_no_spread(snapshot: SnapshotAssertion) -> None:
     comparison = rolled((60.0, 60.0), 30.0)
     assert not comparison.regressions
     assert comparison.unmet == ("decode_tok_per_s",)
-    assert comparison.remarks == (
-        "timings are not compared (decode_tok_per_s should have been); earlier runs that "
-        "held and were measured alike: 2, and a spread takes 3",
-    )
+    assert comparison.remarks == snapshot
 
 
 def test_a_timing_that_one_of_the_runs_lacks_is_not_compared() -> None:
@@ -196,13 +193,6 @@ def test_a_timing_that_one_of_the_runs_lacks_is_not_compared() -> None:
     comparison = compare_subjects(runs["60.0"], now, metric_facts(), NONE, rolling=rolling)
     assert [change.state for change in comparison.changes] == ["not comparable"]
     assert comparison.remarks[-1] == "decode_tok_per_s not compared: not every one of these runs has it in every row"
-
-
-def test_what_is_not_known_is_not_equal() -> None:
-    unknown = {**ON_THIS_MACHINE, "machine": None, "binary": None}
-    comparison = compare({"decode_tok_per_s": 60.0}, {"decode_tok_per_s": 60.0}, there=unknown, here=unknown)
-    assert comparison.differing == ("not known: binary, machine",)
-    assert [change.state for change in comparison.changes] == ["not comparable"]
 
 
 @pytest.mark.parametrize(
@@ -459,9 +449,7 @@ def test_a_figure_may_be_worse_by_what_is_allowed_in_percent_of_then(
 def test_another_model_is_one_clear_error(part: str, snapshot: SnapshotAssertion) -> None:
     """Weights that were changed in place are another one."""
     there, here = ({**ON_THIS_MACHINE, part: text} for text in ("large, 2.00 GiB", "smol, 144.60 MiB"))
-    with pytest.raises(StoreError) as caught:
-        compare({"h2o_lossy": 3.0}, {"h2o_lossy": 3.0}, there=there, here=here)
-    assert str(caught.value) == snapshot
+    assert error_text(StoreError, compare, {"h2o_lossy": 3.0}, {"h2o_lossy": 3.0}, there=there, here=here) == snapshot
     if part == "weights":
         compare({"h2o_lossy": 3.0}, {"h2o_lossy": 3.0}, here=here)  # a baseline of before they were kept
 

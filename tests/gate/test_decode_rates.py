@@ -132,37 +132,6 @@ def test_the_simulation_decides_as_the_gate_does(simulation: Simulation) -> None
             assert 2 * len(pairs) == simulated.launches[i]
 
 
-def test_rules_that_are_too_simple_fail_where_the_verdict_does_not(simulation: Simulation) -> None:
-    rules, noise = simulation.rules, simulation.noise.LAUNCH_SPREAD
-    rng = np.random.default_rng(6)
-    rows = noise.candidate(rng, (2000, 27))
-    missed = (rules.best_of_rows(rows + math.log1p(-0.20), TARGET).outcome == rules.PASS).mean()
-    cries_wolf = (rules.best_of_rows(rows[:, :1], TARGET).outcome == rules.FAIL).mean()
-    assert missed > 0.7
-    assert 0.25 < cries_wolf < 0.4
-    on_target = simulation.rates.draw_log_ratios(noise, TARGET, (2000, 20), seed=7)
-    peeking = rules.peeking_t_test(on_target, TARGET, 0.05).outcome
-    assert (peeking == rules.FAIL).mean() > 0.12
-    assert (rules.fixed_t_test(on_target, TARGET, 0.05).outcome == rules.FAIL).mean() < 0.07
-
-
-def test_the_tables_are_made_from_every_cell(simulation: Simulation) -> None:
-    cells = list(simulation.rates.simulate_noise(simulation.noise.LAUNCH_SPREAD, 50, seed=1))
-    text = simulation.rates.render_markdown(cells)
-    assert text.startswith("### The paired verdict, by noise\n")
-    assert "\n### lognormal 12 %\n" in text
-    assert len(cells) == 9 * 7
-    assert text.count("<br>") == 10 * 7  # the overview repeats the paired verdict
-    assert all(abs(cell.passed + cell.inconclusive + cell.failed - 1) < 1e-9 for cell in cells)
-    assert cells == list(simulation.rates.simulate_noise(simulation.noise.LAUNCH_SPREAD, 50, seed=1))
-
-
-def test_the_recorded_rows_are_all_read(simulation: Simulation) -> None:
-    rows = simulation.noise.recorded_rows()
-    assert len(rows) == 28
-    assert all(40 < mean < 80 and 0.1 < std / mean < 0.4 for mean, std in rows)
-
-
 @pytest.mark.parametrize("rows", [3, 6, 27])
 def test_the_simulated_rule_of_rows_is_that_of_the_gate(rows: int, simulation: Simulation) -> None:
     drawn = np.random.default_rng(5).normal(-0.05, 0.08, (60, rows))

@@ -31,6 +31,7 @@ from pytest_h2o.gate.rule import check_speed, row_facts
 from pytest_h2o.gate.values import check_cells, check_launches, launch_ranges, row_cell, told_cell, unmade
 from pytest_h2o.inputs.options import Range
 from tests.sweeps import make_row
+from tests.told import error_text
 
 ROW = make_row("run_0001", 60.0, first_token_s="1.25 ± 0.05")
 
@@ -160,9 +161,7 @@ def test_an_unknown_metric_names_its_neighbour_or_the_hook(snapshot: SnapshotAss
     few = {"first_token_s": METRICS["encode_s"], "other": METRICS["decode_s"]}
     told = []
     for name, among in (("first_token", few), ("zzz", METRICS), ("h2o_losless_fallback", METRICS)):
-        with pytest.raises(UsageError) as caught:
-            find_metric(name, "a preset", among)
-        told.append(str(caught.value))
+        told.append(error_text(UsageError, find_metric, name, "a preset", among))
     assert told == snapshot
 
 
@@ -259,9 +258,7 @@ def test_a_function_that_fails_or_gives_no_number_is_no_measurement() -> None:
         register_metric(RowMetric(f"made{number}", "t", value=lambda row, value=value: value))  # type: ignore[misc]
         told_by[f"made{number}"] = came
     for name, came in told_by.items():
-        with pytest.raises(NotMeasured) as caught:
-            row_cell(ROW, name)
-        told = str(caught.value)
+        told = error_text(NotMeasured, row_cell, ROW, name)
         assert told.startswith(f"the metric {name} cannot be made of a row\n  where: run_0001.log\n  came: {came}")
         assert told.endswith("\n  next: mend the function of the metric in its plugin")
 

@@ -18,8 +18,6 @@ from pytest_h2o.gate.sequential import (
     GIVES_UP,
     LOOKS_AT_ALL,
     Rule,
-    _information,
-    critical_counts,
     fixed_count,
     look_at,
     make_plan,
@@ -64,14 +62,6 @@ def test_a_test_with_one_look_has_the_tabulated_critical_values() -> None:
     assert [fixed_count(5, alpha) for alpha in (1 / 32, 1 / 33)] == [15, None]
     assert [normal_quantile(None, 10), normal_quantile(0, 10)] == [math.inf, -math.inf]
     assert normal_quantile(fixed_count(100, 0.05), 100) == pytest.approx(1.645, abs=0.01)
-
-
-def test_the_looks_are_correlated_as_the_brownian_motion_is() -> None:
-    values = np.random.default_rng(1).standard_normal((100_000, 12))
-    sums = signed_rank_after_every_pair(values).astype(float)
-    for m, n in ((2, 12), (5, 12), (6, 7)):
-        found = np.corrcoef(sums[:, m - 1], sums[:, n - 1])[0, 1]
-        assert found == pytest.approx(math.sqrt(_information(m) / _information(n)), abs=0.005)
 
 
 @pytest.mark.parametrize(
@@ -155,22 +145,7 @@ def test_many_comparisons_at_once_are_the_same_as_one_by_one() -> None:
     together = look_at(walsh_averages(values), 12, PLAN)
     for i, one in enumerate(values):
         alone = look_at(walsh_averages(one), 12, PLAN)
-        assert (alone.centre, alone.low, alone.high, alone.spread) == (
-            together.centre[i],
-            together.low[i],
-            together.high[i],
-            together.spread[i],
-        )
-
-
-def test_one_outlier_hardly_moves_centre_and_spread() -> None:
-    values = np.random.default_rng(5).normal(0.0, 0.04, 20)
-    spoilt = values.copy()
-    spoilt[3] = 0.5
-    clean, dirty = (look_at(walsh_averages(some), 20, PLAN) for some in (values, spoilt))
-    assert abs(float(dirty.centre - clean.centre)) < 0.01
-    assert float(dirty.spread) < 2 * float(clean.spread)
-    assert abs(spoilt.mean() - values.mean()) > 0.02
+        assert vars(alone) == {name: values[i] for name, values in vars(together).items()}
 
 
 def test_the_spread_is_a_width_of_order_statistics_over_its_normal_width() -> None:
@@ -181,6 +156,8 @@ def test_the_spread_is_a_width_of_order_statistics_over_its_normal_width() -> No
     width = averages[count - 1] - averages[-count]
     spread = look_at(walsh_averages(values), 12, PLAN).spread
     assert spread == pytest.approx(width * math.sqrt(12) / (2 * normal_quantile(count, 12)))
+    assert math.isnan(float(look_at(walsh_averages(np.zeros(5)), 5, PLAN).spread)), "too few"
+    assert float(look_at(walsh_averages(np.zeros(6)), 6, PLAN).spread) == 0.0
 
 
 def test_a_comparison_is_given_up_where_neither_answer_has_the_chance_that_is_asked() -> None:
@@ -205,19 +182,6 @@ def test_the_pairs_that_are_foretold_are_those_of_the_side(gap: float, side: int
         assert pairs_for_verdict(gap, spread, PLAN) == math.ceil(needed)
 
 
-@pytest.mark.parametrize("pairs", [6, 9])
-def test_critical_counts_are_those_of_the_definition(pairs: int) -> None:
-    """Not from a cache. After n pairs at most n (n + 1) / 2 averages can lie on one side."""
-    counts = critical_counts(pairs, 0.05, GIVES_UP.fails.power)
-    assert (len(counts), counts[0]) == (pairs, None)
-    for n, count in enumerate(counts, start=1):
-        if count is not None:
-            assert n * (n + 1) // 4 < count <= n * (n + 1) // 2
-            assert signed_rank_tail(n)[count] <= 0.05
-    # Spread over looks each bound is at least as strict as with one look.
-    assert (counts[-1] or 0) >= (fixed_count(pairs, 0.05) or 99)
-
-
 @pytest.mark.parametrize(
     ("pairs", "confidence", "said"),
     [
@@ -232,13 +196,6 @@ def test_a_plan_out_of_range_is_refused(pairs: int, confidence: float, said: str
     with pytest.raises(UsageError) as caught:
         make_plan(pairs, confidence)
     assert str(caught.value) == f"a decode comparison cannot be planned for this {said}"
-
-
-def test_the_spread_is_that_of_most_values_and_missing_below_six_pairs() -> None:
-    values = np.random.default_rng(4).normal(0.0, 0.17, (4000, 20))
-    assert np.median(look_at(walsh_averages(values), 20, PLAN).spread) == pytest.approx(0.17, rel=0.05)
-    assert math.isnan(float(look_at(walsh_averages(np.zeros(5)), 5, PLAN).spread))
-    assert float(look_at(walsh_averages(np.zeros(6)), 6, PLAN).spread) == 0.0
 
 
 @pytest.mark.parametrize(("gap", "spread"), [(0.0, 0.1), (0.05, math.nan), (1e-6, 0.1)])

@@ -143,7 +143,7 @@ def test_the_consistency_of_the_first_point_is_measured_and_told() -> None:
     sweep.refuse_idle()
 
 
-def test_a_baseline_that_cannot_be_told_is_none_in_the_summary() -> None:
+def test_a_baseline_that_cannot_be_told_is_none_in_the_summary_and_left_out_of_what_is_known() -> None:
     def refuse(results: object, workload: str) -> None:
         raise NotMeasured("the recorded pairs cannot be read")
 
@@ -152,8 +152,11 @@ def test_a_baseline_that_cannot_be_told_is_none_in_the_summary() -> None:
     sweep.source.baseline = refuse
     sweep.remember()
     kept = [facts for _, facts in sweep.session.run.new.kept]
-    assert [facts.baseline_tok_per_s for facts in kept] == [60.0, None]
-    assert [facts.decode_left_out for facts in kept] == [False, False]
+    assert [(facts.baseline_tok_per_s, facts.decode_left_out) for facts in kept] == [(60.0, False), (None, False)]
+    (row,) = sweep.joint(known_only=True).rows
+    assert "decode_drop" not in row.by_metric
+    with pytest.raises(NotMeasured, match="the recorded pairs cannot be read"):
+        sweep.joint()
 
 
 def test_the_best_value_of_a_column_has_its_spread_and_row() -> None:
@@ -172,17 +175,12 @@ ONE_ROW = "one row: the interval of its slow-down rests on its repeats, and says
 ONE_EACH = make_row("evicts", 50.0, h2o_lossy="3.6"), make_row("fast", 60.0, h2o_lossy="2.7")
 
 
-def test_one_row_must_meet_every_target() -> None:
+def test_one_row_must_meet_every_target(snapshot: SnapshotAssertion) -> None:
     sweep = make_sweep(*ONE_EACH, targets={"lossless": 1.4 / 1.1})
     margin = sweep.joint_margin()
     assert (margin.metric, margin.source, margin.value) == ("joint_margin", "evicts", pytest.approx(0.05 - 1 / 6))
     assert not margin >= 0
-    assert sweep.notes == [
-        ONE_ROW,
-        "the rules differ: best-of would pass, with the lossy ratio of evicts and the decode speed of fast, but no "
-        "single row meets every target, decode being that of the mean over rows",
-        "no row meets every target; the nearest, evicts, misses decode",
-    ]
+    assert sweep.notes == snapshot
     rows = {row.run_id: tuple(row.by_metric.values()) for row in sweep.joint().rows}
     assert rows == {
         "evicts": (pytest.approx(0.2), pytest.approx(0.05 - 1 / 6), pytest.approx(0.1)),
@@ -234,18 +232,6 @@ def test_a_decode_threshold_that_was_left_out_holds_nobody_back() -> None:
     margin = sweep.joint_margin()
     assert (margin.value, margin >= 0) == (pytest.approx(0.1 / 3), True)
     assert "none" in sweep.notes
-
-
-def test_a_baseline_that_cannot_be_told_is_left_out_of_what_is_known() -> None:
-    def fail(results: object, workload: str) -> None:
-        raise NotMeasured("no log")
-
-    sweep: Any = make_sweep(make_row("r"))
-    sweep.source.baseline = fail
-    (row,) = sweep.joint(known_only=True).rows
-    assert "decode_drop" not in row.by_metric
-    with pytest.raises(NotMeasured, match="no log"):
-        sweep.joint()
 
 
 def test_what_the_summary_is_told_of_a_preset(monkeypatch: pytest.MonkeyPatch, snapshot: SnapshotAssertion) -> None:
@@ -392,6 +378,10 @@ def test_over_several_workloads_the_worst_slow_down_decides(verdicts: list[Any],
     found = joint_interval(Margins("r", {"h2o_lossy": 0.13}), made, inconclusive_fails=False)
     assert (found.low, found.high, found.outcome) == expected
     assert found.basis == "12 pairs at each of 2 workloads"
+    assert joint_interval(Margins("r", {"h2o_lossy": -math.inf}), made, inconclusive_fails=False) is None
+    unlike = joint_interval(Margins("r", {}), [made[0], replace(made[1], pairs=8)], inconclusive_fails=False)
+    assert unlike is not None
+    assert unlike.basis == "12 pairs, 8 pairs"
     drops = [make_verdict("pass", 0.0, 0.1, drop=drop) for drop in (0.01, 0.03, None)]
     assert [worst_verdict(drops[:2]), worst_verdict(drops)] == drops[1:]
 
@@ -437,12 +427,6 @@ def test_under_best_of_pairs_decide_beside_the_best_of_each_column(
     assert (margin.source, margin.interval.outcome) == ("best of each column", outcome)
     assert margin.value == value
     assert sweep.notes[0] == "timed fast: in the sweep the fastest of 2 rows"
-
-
-@pytest.mark.parametrize("rule", ["joint", "best-of"])
-def test_without_a_row_nothing_is_timed_and_nothing_passes(rule: str) -> None:
-    with pytest.raises(NotMeasured, match="no row of adhoc can be timed"):
-        make_sweep(pairs_drop=0.0, rule=rule).joint_margin()
 
 
 TWO_ROWS = make_row("evicts", 50.0, h2o_lossy="3.9"), make_row("fast", 60.0, h2o_lossy="3.3")
@@ -589,5 +573,8 @@ def test_what_a_row_lacks_is_missing_data_even_where_it_does_not_decide(
 def test_without_a_row_or_what_it_evicts_nothing_passes() -> None:
     with pytest.raises(NotMeasured, match="adhoc has no row"):
         make_sweep().joint_margin()
+    for rule in ("joint", "best-of"):
+        with pytest.raises(NotMeasured, match="no row of adhoc can be timed"):
+            make_sweep(pairs_drop=0.0, rule=rule).joint_margin()
     with pytest.raises(NotMeasured, match="no row of adhoc has a lossy ratio"):
         make_sweep(make_row("r", h2o_lossy="")).text_similarity()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,9 @@ from pytest_h2o.gate.metrics import (
     target_schemas,
 )
 from pytest_h2o.gate.values import (
+    Comparison,
+    Interval,
+    Measured,
     Target,
     choose_target,
     given_targets,
@@ -34,6 +38,7 @@ from pytest_h2o.gate.values import (
 from pytest_h2o.inputs.options import Range, Settings, resolve_settings
 from pytest_h2o.inputs.presets import Preset, preset_from_flags
 from pytest_h2o.inputs.scope import Scope
+from tests.told import error_text
 
 KINDS = {
     "lossy": "h2o_lossy",
@@ -164,6 +169,8 @@ def test_what_nothing_here_measures_is_refused(monkeypatch: pytest.MonkeyPatch) 
     refuse_unmeasured(preset(), takes_prompt=False)
     with pytest.raises(UsageError, match=r"(?s)no metric is called 'nope'\n  where: targets.metrics of adhoc"):
         refuse_unmeasured(preset(**{"targets.metrics.nope": 1}), takes_prompt=True)
+    with pytest.raises(UsageError, match=r"(?s)two targets were given for lossy ratio\n.*came: lossy and h2o_lossy"):
+        refuse_unmeasured(preset(**{"targets.lossy": 3.1, "targets.h2o_lossy": 3.2}), takes_prompt=True)
     prompted = preset(prompt_file=__file__)
     refuse_unmeasured(prompted, takes_prompt=True)
     with pytest.raises(UsageError, match=r"(?s)the bench takes no prompt\n  where: prompt_file of adhoc"):
@@ -233,3 +240,103 @@ def test_a_scope_is_asked_for_its_ratio_alone_and_options_speak_of_the_one_that_
         assert targets.lossless == Target("lossless_ratio", value, origin)
         others = {name: target for name, target in targets.by_metric.items() if name != "lossless_ratio"}
         assert others == {name: Target(name, None, "not for a scope") for name in METRICS if name != "lossless_ratio"}
+
+
+LOSSY, DROP = "h2o_lossy", "decode_drop"
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "target", "outcome", "margin"),
+    [
+        (LOSSY, 3.0, 3.0, "pass", 0.0),
+        (LOSSY, math.nextafter(3.0, 0), 3.0, "fail", 0.0),
+        (LOSSY, 2.961, 3.0, "fail", -0.039),
+        (LOSSY, math.nan, 3.0, "fail", math.nan),
+        (LOSSY, 1.1, None, "reported", None),
+        (DROP, 0.05, 0.05, "pass", 0.0),
+        (DROP, math.nextafter(0.05, 1), 0.05, "fail", 0.0),
+        (DROP, 0.07, 0.05, "fail", -0.02),
+        (DROP, -0.5, 0.05, "pass", 0.55),
+        (DROP, math.nan, 0.05, "fail", math.nan),
+    ],
+)
+def test_a_target_is_met_by_its_own_value_and_by_nothing_worse(
+    metric: str, value: float, target: float | None, outcome: str, margin: float | None
+) -> None:
+    seen: list[Comparison] = []
+    measured, asked = Measured(metric, value, "row", on_compare=seen.append), Target(metric, target, "here")
+    assert (measured >= asked if metric == LOSSY else measured <= asked) is (outcome != "fail")
+    (kept,) = seen
+    assert (kept.relation, kept.outcome, kept.target) == (">=" if metric == LOSSY else "<=", outcome, asked)
+    assert kept.margin == (None if margin is None else pytest.approx(margin, abs=1e-12, nan_ok=True))
+
+
+def test_a_number_in_a_gate_file_is_a_target() -> None:
+    seen: list[Comparison] = []
+    assert not Measured(DROP, 0.07, "row", on_compare=seen.append) <= 0.05
+    assert Measured(LOSSY, 2.961, "row", on_compare=seen.append) >= 2.5
+    assert [comparison.target for comparison in seen] == [
+        Target(DROP, 0.05, "gate file"),
+        Target(LOSSY, 2.5, "gate file"),
+    ]
+    assert seen[1].relative_margin == pytest.approx(0.461 / 2.5)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "relation", "outcome"),
+    [
+        (0.06, 0.09, "<=", "fail"),
+        (0.01, 0.04, "<=", "pass"),
+        (0.01, 0.09, "<=", "inconclusive"),
+        (0.05, 0.09, "<=", "inconclusive"),
+        (0.01, 0.05, "<=", "inconclusive"),
+        (None, 0.06, "<=", "inconclusive"),
+        (0.06, None, "<=", "fail"),
+        (0.06, None, ">=", "pass"),
+        (None, 0.04, ">=", "fail"),
+        (None, None, ">=", "inconclusive"),
+    ],
+)
+def test_an_interval_decides_only_where_the_target_lies_outside_it(
+    low: float | None, high: float | None, relation: str, outcome: str
+) -> None:
+    """Whatever the value is; what is inconclusive holds, unless it was asked to fail."""
+    metric = DROP if relation == "<=" else LOSSY
+    usual = Interval(low, high, "inconclusive", 0.5, "pairs")
+    for value, fails, interval in ((0.0, False, usual), (math.nan, True, replace(usual, inconclusive_fails=True))):
+        seen: list[Comparison] = []
+        measured = Measured(metric, value, "row", interval=interval, on_compare=seen.append)
+        holds = measured <= 0.05 if relation == "<=" else measured >= 0.05
+        assert holds is (outcome == "pass" or (outcome == "inconclusive" and not fails))
+        assert [comparison.outcome for comparison in seen] == [outcome]
+
+
+def test_an_interval_says_of_its_own_target_what_was_decided() -> None:
+    for outcome in ("pass", "fail"):
+        interval = Interval(0.01, 0.09, outcome, 0.05, "12 pairs")
+        assert interval.judge("<=", 0.05) == outcome
+        assert interval.judge("<=", 0.06) == "inconclusive"
+    assert Measured(DROP, 0.9, "row", interval=interval) <= Target(DROP, None, "preset")
+
+
+def test_a_comparison_that_says_nothing_is_refused(snapshot: SnapshotAssertion) -> None:
+    lossy = Measured(LOSSY, 3.0, "run_0001")
+    with pytest.raises(UsageError, match="a lossy ratio is neither true nor false"):
+        bool(lossy)
+    with pytest.raises(UsageError, match="compared with the target of another metric"):
+        _ = lossy >= Target(DROP, 0.05, "default")
+    assert error_text(UsageError, lambda: lossy <= 3.0) == snapshot
+    assert error_text(UsageError, lambda: Measured(DROP, 0.0, "row") >= 0.05) == snapshot
+
+
+def test_values_and_targets_are_shown_with_their_spread_or_what_they_rest_on(snapshot: SnapshotAssertion) -> None:
+    intervals = [
+        Measured(DROP, value, "row", interval=Interval(low, high, "inconclusive", 0.05, "2 pairs"))
+        for value, low, high in ((0.03, -0.02, 0.08), (0.03, None, 0.08), (math.nan, None, None))
+    ]
+    shown: list[object] = [Measured(LOSSY, 2.961, "row", 0.026), Measured(DROP, 0.07, "row"), *intervals]
+    assert [repr(value) for value in (*shown, Target(DROP, 0.05, ""), Target(DROP, None, ""))] == snapshot
+    metric = METRICS[LOSSY]
+    assert metric.render_measured(2.9996, 0.02, 3.0) == "2.9996 ± 0.020"  # apart from a target that it differs from
+    assert metric.render_measured(3.0, None, 3.0) == "3.000"
+    assert [metric.render_gap(gap) for gap in (0.0, 0.00004)] == ["0.000", "0.00004"]

@@ -11,6 +11,7 @@ from syrupy.assertion import SnapshotAssertion
 from pytest_h2o.errors import Fault, PresetError
 from pytest_h2o.gate.values import target_ranges
 from pytest_h2o.inputs.presets import load_preset, load_presets, preset_from_flags
+from tests.told import error_text
 
 ROOT = Path(__file__).parents[2]
 
@@ -97,13 +98,9 @@ def test_faults_of_all_files_come_at_once_with_second_names(snapshot: SnapshotAs
         Path(folder).mkdir()
     for name, text in (("x/a.yaml", "gens: 0"), ("x/b.yaml", "gens: 1"), ("y/b.json", "{}"), ("y/c.yaml", "")):
         Path(name).write_text(text)
-    with pytest.raises(PresetError) as caught:
-        load_presets(["y", "x", "z.yaml"])
-    assert str(caught.value) == snapshot(name="of files")
+    assert error_text(PresetError, load_presets, ["y", "x", "z.yaml"]) == snapshot(name="of files")
     Path("empty").mkdir()
-    with pytest.raises(PresetError) as caught:
-        load_presets(["empty"])
-    assert str(caught.value) == snapshot(name="of a folder without a preset")
+    assert error_text(PresetError, load_presets, ["empty"]) == snapshot(name="of a folder without a preset")
 
 
 OVERRIDES = (
@@ -115,16 +112,12 @@ OVERRIDES = (
 def test_overrides_name_the_option(snapshot: SnapshotAssertion) -> None:
     preset, told = load_preset(ROOT / "gates/presets/target_ratio_v3.yaml"), {}
     for assignments in OVERRIDES:
-        with pytest.raises(PresetError) as caught:
-            preset.override(*assignments)
-        told[" ".join(assignments)] = str(caught.value)
+        told[" ".join(assignments)] = error_text(PresetError, preset.override, *assignments)
     assert told == snapshot
 
 
 def test_flags_are_checked_like_a_file(snapshot: SnapshotAssertion) -> None:
-    with pytest.raises(PresetError) as caught:
-        preset_from_flags(gens="8,x", prompt=[512], repeat=True)
-    assert str(caught.value) == snapshot
+    assert error_text(PresetError, preset_from_flags, gens="8,x", prompt=[512], repeat=True) == snapshot
 
 
 def test_a_flood_of_faults_is_cut_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -31,6 +32,7 @@ from pytest_h2o.inputs.presets import (
     preset_from_flags,
 )
 from pytest_h2o.inputs.yaml import read_source
+from tests.told import error_text
 
 ROOT = Path(__file__).parents[2]
 MANIFEST = ROOT / "fixtures/recordings/smollm2-135m/target_ratio_v3/manifest.json"
@@ -63,12 +65,18 @@ def test_original_presets_load_and_the_shipped_ones_have_their_points(path: Path
     assert len(shipped) in (3, 12, 27)
 
 
+@functools.cache
+def preset_schema() -> dict[str, Any]:
+    schema: dict[str, Any] = json.loads(render_json_schema("preset"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return schema
+
+
 @pytest.mark.parametrize("path", [*SHIPPED, *ORIGINALS], ids=lambda path: path.name)
 def test_files_hold_against_the_json_schema(path: Path) -> None:
-    schema = json.loads(render_json_schema("preset"))
+    schema = preset_schema()
     assert set(schema["properties"]) == set(PresetKeys.model_fields) == {*Preset.model_fields} - {"name", "path"}
-    jsonschema.Draft202012Validator.check_schema(schema)
-    jsonschema.validate(read_source(path).data, schema)
+    jsonschema.Draft202012Validator(schema).validate(read_source(path).data)
 
 
 @pytest.mark.parametrize(
@@ -81,8 +89,7 @@ def test_files_hold_against_the_json_schema(path: Path) -> None:
     ids=str,
 )
 def test_json_schema_refuses_what_the_loader_refuses(data: dict[str, Any]) -> None:
-    validator = jsonschema.Draft202012Validator(json.loads(render_json_schema("preset")))
-    assert not validator.is_valid(data)
+    assert not jsonschema.Draft202012Validator(preset_schema()).is_valid(data)
 
 
 @pytest.mark.parametrize(("name", "ratios", "least"), [("smoke", [3.2, 3.4], 3.0), ("embedded", [8.0], 7.0)])
@@ -178,9 +185,7 @@ def test_what_cannot_be_seen_of_a_folder_of_presets_is_a_fault(
     monkeypatch.setattr(os, "scandir", scandir)
     told = {}
     for place in ("P", "closed"):
-        with pytest.raises(PresetError) as caught:
-            load_presets([place])
-        told[place] = str(caught.value)
+        told[place] = error_text(PresetError, load_presets, [place])
     assert told == snapshot
 
 
@@ -254,9 +259,6 @@ def test_yaml_and_json_of_a_preset_are_the_same_preset(
     assert as_json.description == as_yaml.description == data.get("description")
     assert as_json.targets == as_yaml.targets
     assert as_json.model_fields_set == {*data, "name", "path"}
-
-
-# -- points ------------------------------------------------------------------------------------------------------------
 
 
 def test_points_are_those_of_the_recorded_manifest() -> None:

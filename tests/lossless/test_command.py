@@ -20,6 +20,7 @@ from pytest_h2o.errors import UsageError
 from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless.result import LosslessResult, render_markdown
 from tests.lossless.samples import FIXTURES, FP32, SMALL, write_entry
+from tests.told import error_text
 
 
 def parse(*flags: str) -> Scope:
@@ -36,7 +37,7 @@ def test_no_flags_are_the_defaults() -> None:
     assert parse() == Scope()
 
 
-def test_every_setting_has_its_flag() -> None:
+def test_every_setting_has_its_flag(snapshot: SnapshotAssertion) -> None:
     flags = """--stage decode --scope layer_ids --layer-ids 6,7 8
         --zstd-level 9 --strict-fp16 --min-seq-len 10 --max-seq-len 11 --entry-mode chunked_grouped
         --online-chunk-seq 12
@@ -44,29 +45,7 @@ def test_every_setting_has_its_flag() -> None:
         --codec-mode adaptive_v22 --adaptive-block-seq 14 --bitshuffle
         --k-hi-predictors raw,xor_seq --k-lo-predictors xor_seq --v-hi-predictors pair_delta, --v-lo-predictors raw"""
     settings = parse(*flags.split())
-    assert settings == Scope(
-        stage="decode",
-        scope="layer_ids",
-        layer_ids=(6, 7, 8),
-        strict_fp16=True,
-        min_seq_len=10,
-        max_seq_len=11,
-        entry_mode="chunked_grouped",
-        online_chunk_seq=12,
-        online_framing_bytes=13,
-        aggregate_by_stage=True,
-        measure_heads=True,
-        codec={
-            "id": "adaptive_v22",
-            "zstd_level": 9,
-            "adaptive_block_seq": 14,
-            "bitshuffle": True,
-            "k_hi_predictors": ("raw", "xor_seq"),
-            "k_lo_predictors": ("xor_seq",),
-            "v_hi_predictors": ("pair_delta",),
-            "v_lo_predictors": ("raw",),
-        },
-    )
+    assert settings == snapshot
     others = {"front_n", "layer_start", "layer_end", "name", "path", "given", "description", "root", "allow_skips"}
     others |= {"rope", "target", "decides", "degenerate"}
     assert {key.name for key in fields(Scope) if getattr(settings, key.name) == getattr(Scope(), key.name)} == others
@@ -76,16 +55,9 @@ def test_every_setting_has_its_flag() -> None:
     )
 
 
-@pytest.mark.parametrize("flags", ["--layer-ids 0,1", "--online-chunk-seq 192"])
+@pytest.mark.parametrize("flags", ["--layer-ids 0,1", "--online-chunk-seq 192", "--layer-ids 0,one"])
 def test_a_flag_that_would_do_nothing_is_refused(flags: str, snapshot: SnapshotAssertion) -> None:
-    with pytest.raises(UsageError) as caught:
-        parse(*flags.split())
-    assert str(caught.value) == snapshot
-
-
-def test_layers_that_are_no_numbers_are_refused() -> None:
-    with pytest.raises(UsageError, match="--layer-ids does not fit"):
-        parse("--layer-ids", "0,one")
+    assert error_text(UsageError, parse, *flags.split()) == snapshot
 
 
 def test_result_is_written_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,17 +82,15 @@ def summary(values: dict[str, float]) -> str:
     return "{:.4f} (K {:.4f}, V {:.4f})".format(*ratios)
 
 
-def test_skipped_entries_give_code_1_and_the_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_skipped_entries_give_code_1_and_the_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], snapshot: SnapshotAssertion
+) -> None:
     dump = tmp_path / "dump"
     write_entry(dump)
     write_entry(dump, start=4).with_name("k_t4_8.bin").write_bytes(b"short")
     assert run(tmp_path, "--out-md", str(tmp_path / "out.md"), dump=dump) == 1
     assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["skip_reasons"] == {"binary_read_error": 1}
-    assert capsys.readouterr().err == (
-        "1 entries were skipped: 1 binary_read_error\n"
-        "  first: run/layer_0/meta_t4_8.json: 'k_t4_8.bin' has 5 bytes, expected 128 ([4, 2, 8] of 2 bytes)\n"
-        "  next: the ratio is one over the rest of the dump; mend the entries or leave them out\n"
-    )
+    assert capsys.readouterr().err == snapshot
     assert "1 entries were skipped: the ratio is one over the rest" in (tmp_path / "out.md").read_text(encoding="utf-8")
 
 
@@ -152,10 +122,7 @@ def test_nothing_is_overwritten_unless_asked(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / which).write_text("mine", encoding="utf-8")
     flags = ["--out-md", str(tmp_path / "out.md")]
     assert run(tmp_path, *flags) == 2
-    assert capsys.readouterr().err == (
-        f"pytest-h2o lossless: a file that exists would be overwritten\n  where: {tmp_path / which}\n"
-        "  next: --overwrite replaces it; or choose another output\n"
-    )
+    assert capsys.readouterr().err.startswith("pytest-h2o lossless: a file that exists would be overwritten\n")
     assert [path.name for path in tmp_path.iterdir()] == [which]
     assert run(tmp_path, *flags, "--overwrite") == 0
     assert (tmp_path / which).read_text(encoding="utf-8") != "mine"

@@ -7,16 +7,21 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
-from pytest_h2o.codecs.base import Rope
-from pytest_h2o.errors import DumpError, StoreError, UsageError
+from pytest_h2o.cli.main import main
+from pytest_h2o.codecs.base import Rope, Stream
+from pytest_h2o.codecs.registry import BUILT_IN, get_codec
+from pytest_h2o.errors import CodecError, DumpError, StoreError, UsageError
 from pytest_h2o.inputs.keys import FLAT_KEYS, fold_codec
 from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless.evaluate import evaluate_lossless, make_codec
-from pytest_h2o.lossless.result import Finding, LosslessResult
-from tests.lossless.samples import FIXTURES, FP16, FP32, counted, write_entry
+from pytest_h2o.lossless.index import index_dump
+from pytest_h2o.lossless.result import Finding, LosslessResult, parts_of, render_markdown
+from tests.lossless.samples import FIXTURES, FP16, FP32, SMALL, counted, read_words, write_entry
+from tests.told import error_text
 
 ORACLES = sorted(FIXTURES.glob("oracle/*/*.json"))
 GROUPED = Scope(entry_mode="chunked_grouped", online_chunk_seq=192, online_framing_bytes=8)
@@ -30,10 +35,6 @@ def read_oracle(path: Path) -> tuple[dict[str, Any], Scope]:
     if path.stem == "minmax_seq_front2":
         told |= {"min_seq_len": 2, "max_seq_len": 500}
     return values, Scope(**fold_codec(told))
-
-
-def test_there_are_recorded_results() -> None:
-    assert len(ORACLES) == 29
 
 
 @pytest.mark.parametrize("path", ORACLES, ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -62,6 +63,7 @@ def check_sums(result: LosslessResult) -> None:
 
 
 def test_defaults_are_those_of_the_recordings() -> None:
+    assert len(ORACLES) == 29
     scope = read_oracle(FIXTURES / "oracle" / "fp16" / "per_meta_front2.json")[1]
     assert replace(scope, codec="adaptive_v22") == Scope()
     assert make_codec(scope.codec) == make_codec("adaptive_v22")
@@ -108,9 +110,7 @@ def test_other_files_are_refused(snapshot: SnapshotAssertion) -> None:
     }
     spoiled: dict[str, Any] = {name: {**oracle, name: value} for name, value in changes.items()}
     for name, value in {**spoiled, "a list": [], "bare": {k: v for k, v in oracle.items() if k != "raw_bytes"}}.items():
-        with pytest.raises(StoreError) as caught:
-            LosslessResult.from_json(value, "x.json")
-        told[name] = str(caught.value)
+        told[name] = error_text(StoreError, LosslessResult.from_json, value, "x.json")
     assert told == snapshot
 
 
@@ -166,9 +166,7 @@ def test_a_selection_of_nothing_says_what_there_is(tmp_path: Path, snapshot: Sna
     nothing = Scope(scope="layer_ids", layer_ids=(3, 4), stage="decode", min_seq_len=2, max_seq_len=9)
     told = []
     for root, scope in ((FP32, nothing), (FP32, replace(GROUPED, strict_fp16=True)), (tmp_path, GROUPED)):
-        with pytest.raises(DumpError) as caught:
-            evaluate_lossless(root, scope, verify=False)
-        told.append(str(caught.value).replace(str(root), "ROOT"))
+        told.append(error_text(DumpError, evaluate_lossless, root, scope, verify=False).replace(str(root), "ROOT"))
     assert "\n".join(told) == snapshot
 
 
@@ -187,24 +185,14 @@ def test_counting_alone_verifies_nothing_and_says_so() -> None:
     assert result.compressed_bytes == evaluate_lossless(FP32, GROUPED, verify=True).compressed_bytes
 
 
+WRONG: tuple[dict[str, Any], ...] = (
+    *({"stage": "all"}, {"front_n": 0}, {"online_chunk_seq": 1.5}, {"layer_end": -2}, {"layer_ids": (True,)}),
+    {"scope": "layer_ids"},
+)
+
+
 def test_impossible_settings_are_refused(snapshot: SnapshotAssertion) -> None:
-    wrong: list[dict[str, Any]] = [
-        {"stage": "all"},
-        {"front_n": 0},
-        {"online_chunk_seq": 1.5},
-        {"layer_end": -2},
-        {"layer_ids": (True,)},
-        {"scope": "layer_ids"},
-    ]
-    told = []
-    for one in wrong:
-        with pytest.raises(UsageError) as caught:
-            Scope(**one)
-        told.append(str(caught.value))
-    assert "\n".join(told) == snapshot
-
-
-def test_number_of_workers_is_checked() -> None:
+    assert "\n".join(error_text(UsageError, Scope, **one) for one in WRONG) == snapshot
     with pytest.raises(UsageError, match="--workers does not fit"):
         evaluate_lossless(FP32, GROUPED, verify=True, workers=0)
 
@@ -222,3 +210,177 @@ def test_data_that_shrinks_while_it_is_read_is_one_error(tmp_path: Path, monkeyp
     monkeypatch.setattr(evaluate, "select", shrink)
     with pytest.raises(DumpError, match="no selected entry of the dump can be read"):
         evaluate_lossless(tmp_path, GROUPED, verify=True)
+
+
+FRAMING = 8
+SCOPE = Scope(
+    scope="layer_range", layer_start=0, entry_mode="chunked_grouped", online_chunk_seq=192,
+    online_framing_bytes=FRAMING, measure_heads=True, degenerate="allow",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of 100, 300 and 3,000 tokens, two entries of one of them, and one without a prefill; head 1 is all zero."""
+    root = tmp_path_factory.mktemp("parts")
+    for run, tokens in (("a", 100), ("b", 300), ("c", 3000)):
+        words = np.random.default_rng(tokens).integers(0x3000, 0x4000, (tokens, 2, 8), dtype=np.uint16)
+        words[:, 1] = 0
+        for layer in (0, 1):
+            write_entry(root, tokens=tokens, run_id=run, layer_id=layer, data=words.tobytes())
+            write_entry(root, tokens=1, start=tokens, run_id=run, layer_id=layer)
+    for layer in (0, 1):
+        write_entry(root, tokens=1, run_id="d", layer_id=layer)
+    return root
+
+
+@pytest.fixture(scope="module")
+def result(root: Path) -> LosslessResult:
+    return evaluate_lossless(root, SCOPE, verify=True, codec=get_codec("expbias"), workers=2)
+
+
+def test_by_run(root: Path, result: LosslessResult, snapshot: SnapshotAssertion) -> None:
+    assert [(run.run_id, run.prompt_tokens) for run in result.by_run] == snapshot
+    for part in ("k_raw_bytes", "k_compressed_bytes", "v_raw_bytes", "v_compressed_bytes"):
+        assert sum(getattr(run, part) for run in result.by_run) == getattr(result, part)
+    b = result.by_run[1]
+    assert b.k_raw_bytes == 2 * 301 * 2 * 8 * 2
+    raw, coded = b.k_raw_bytes + b.v_raw_bytes, b.k_compressed_bytes + b.v_compressed_bytes
+    ratios = (raw / coded, b.k_raw_bytes / b.k_compressed_bytes, b.v_raw_bytes / b.v_compressed_bytes)
+    assert b.ratios() == ratios
+
+
+def test_by_prompt_length(result: LosslessResult) -> None:
+    assert [(part.up_to_tokens, part.runs) for part in result.by_prompt_length] == [(128, 1), (512, 1), (None, 1)]
+    assert result.by_prompt_length[1].k_compressed_bytes == result.by_run[1].k_compressed_bytes
+
+
+def test_by_head(root: Path, result: LosslessResult) -> None:
+    """Each head coded alone: what its words come to with the same chunks and framing."""
+    codec, counted = get_codec("expbias"), [0, 0]
+    runs: dict[tuple[str | None, int], list[np.ndarray]] = {}
+    for entry in sorted(index_dump(root).entries, key=lambda entry: entry.seq_start):
+        runs.setdefault((entry.run_id, entry.layer_id), []).append(read_words(entry, "k"))
+    for parts in runs.values():
+        words = np.concatenate(parts)
+        for start in range(0, len(words), 192):
+            for head in (0, 1):
+                chunk = np.ascontiguousarray(words[start : start + 192, head : head + 1])
+                counted[head] += len(codec.encode(Stream(chunk, "k"))) + FRAMING
+    assert [(head.kv_head, head.k_compressed_bytes) for head in result.by_head] == [(0, counted[0]), (1, counted[1])]
+    assert result.by_head[1].ratios()[0] > 3 * result.by_head[0].ratios()[0]
+    assert sum(head.k_raw_bytes for head in result.by_head) == result.k_raw_bytes
+
+
+def test_they_stand_in_json_and_summary(result: LosslessResult) -> None:
+    text = render_markdown(result)
+    for row in ("`b, 300 tokens`", "`d`", "up to 128 tokens, 1 run", "over 2048 tokens, 1 run", "KV head 1"):
+        assert f"| {row} | " in text
+    again = LosslessResult.from_json(json.loads(json.dumps(result.to_json())))
+    assert parts_of(again) == parts_of(result)
+
+
+def test_heads_are_left_out_unless_asked_for(root: Path) -> None:
+    scope = Scope(scope="layer_range", layer_start=0, degenerate="allow")
+    without = evaluate_lossless(root, scope, verify=False, codec=get_codec("zstd"), workers=1)
+    assert without.by_head == ()
+    assert not {"by_head", "measure_heads"} & set(without.to_json())
+    assert list(parts_of(without)) == ["run and prompt", "prompt length"]
+
+
+def test_many_runs_are_cut(result: LosslessResult) -> None:
+    many = LosslessResult(**{**result.__dict__, "by_run": result.by_run * 6})
+    assert "| and 4 more | | | |" in render_markdown(many)
+
+
+def test_a_codec_that_cannot_code_one_head_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = get_codec("zstd")
+    encode = type(codec).encode
+
+    def stubborn(self: object, stream: Stream) -> bytes:
+        if stream.words.shape[1] == 1:
+            raise ZeroDivisionError("one head")
+        return encode(codec, stream)
+
+    monkeypatch.setattr(type(codec), "encode", stubborn)
+    with pytest.raises(CodecError, match=r"codec zstd cannot encode a stream\n.*layer 0, K, tokens 0 to"):
+        evaluate_lossless(root, SCOPE, verify=False, codec=codec, workers=1)
+
+
+@pytest.fixture(scope="module")
+def bf16(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small recording, its values rounded to bf16."""
+    root = tmp_path_factory.mktemp("bf16")
+    for file in SMALL.rglob("*"):
+        copy = root / file.relative_to(SMALL)
+        if file.is_dir():
+            copy.mkdir()
+        elif file.suffix == ".bin":
+            bits = np.fromfile(file, "<f2").astype(np.float32).view(np.uint32)
+            copy.write_bytes((bits + 0x7FFF + (bits >> 16 & 1) >> 16).astype("<u2").tobytes())
+        else:
+            copy.write_text(json.dumps({**json.loads(file.read_text("utf-8")), "dtype": "bf16"}), "utf-8")
+    return root
+
+
+def evaluate(root: Path, codec: str) -> LosslessResult:
+    scope = Scope(scope="layer_range", layer_start=0, entry_mode="chunked_grouped", online_chunk_seq=192)
+    return evaluate_lossless(root, scope, verify=True, codec=get_codec(codec), workers=1)
+
+
+@pytest.mark.parametrize("name", ["bf16", "bfloat16"])
+def test_the_meta_says_it(tmp_path: Path, name: str) -> None:
+    write_entry(tmp_path, dtype=name)
+    (entry,) = index_dump(tmp_path).entries
+    assert (entry.dtype, entry.bytes_per_elem) == ("bf16", 2)
+    stored = np.fromfile(next(tmp_path.rglob("k_*.bin")), "<u2")
+    assert np.array_equal(read_words(entry, "k").reshape(-1), stored), "two bytes are read as they are"
+
+
+@pytest.mark.parametrize("codec", BUILT_IN)
+def test_it_is_coded_or_refused(bf16: Path, codec: str) -> None:
+    if "bf16" not in get_codec(codec).dtypes:
+        with pytest.raises(CodecError, match=f"codec {codec} does not code bf16"):
+            evaluate(bf16, codec)
+        return
+    result = evaluate(bf16, codec)
+    assert result.verified_streams == result.encoded_streams > 0
+    assert result.lossless_ratio > evaluate(SMALL, codec).lossless_ratio * 1.1
+    assert result.bf16_entries == result.selected_entries == result.to_json()["bf16_entries"]
+    assert f"{result.bf16_entries} of them bf16" in render_markdown(result)
+    assert LosslessResult.from_json(json.loads(json.dumps(result.to_json()))).bf16_entries == result.bf16_entries
+
+
+def test_fp16_and_bf16_are_no_one_sequence(tmp_path: Path) -> None:
+    write_entry(tmp_path, run_id="a")
+    write_entry(tmp_path, run_id="b", dtype="bf16")
+    result = evaluate(tmp_path, "expbias")
+    assert (result.encoded_streams, result.bf16_entries, result.aggregate_groups) == (4, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [(0x7F80, "1 of 64 words are NaN or infinite as bf16"), (0x7F7F, "1 of 64 words are saturated at 3.39e38")],
+)
+def test_words_that_say_nothing_are_told(tmp_path: Path, word: int, told: str) -> None:
+    words = np.random.default_rng(1).integers(0x3F00, 0x4000, 64, dtype=np.uint16)
+    words[5] = 0x7C00  # infinite as fp16, and a large number here
+    meta = write_entry(tmp_path, dtype="bf16", data=(words ^ 0x8000).astype("<u2").tobytes())
+    meta.with_name("k_t0_4.bin").write_bytes(words.astype("<u2").tobytes())
+    assert evaluate(tmp_path, "zstd").faults == ()
+    words[7] = word
+    meta.with_name("k_t0_4.bin").write_bytes(words.astype("<u2").tobytes())
+    assert [fault.detail.partition(": ")[2] for fault in evaluate(tmp_path, "zstd").faults] == [told]
+
+
+def test_the_comparison_names_who_refuses(bf16: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "bench.json"
+    names = ["zstd", "byteplane", "fixedexp", "expbias", "rowref", "adaptive_v22", "legacy", "gear_v3"]
+    assert main(["codecs", "bench", str(bf16), "--rounds", "1", "--out-json", str(out), "--codecs", *names]) == 0
+    summary = json.loads(out.read_text("utf-8"))
+    refused = "codes fp16 only, by its definition; the dump has bf16"
+    assert {name: summary["missing"][name] for name in names[5:]} == dict.fromkeys(names[5:], refused)
+    assert {*names[:5]} <= {contender["name"] for contender in summary["contenders"]}
+    assert f"- gear_v3: {refused}" in capsys.readouterr().out
+    assert main(["codecs", "bench", str(bf16), "--rounds", "1", "--codecs", *names[5:]]) == 1
+    assert "no codec was measured: each refuses the dump, or is missing" in capsys.readouterr().out

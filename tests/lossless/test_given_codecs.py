@@ -193,9 +193,8 @@ def test_codec_that_is_given_names_itself_in_the_result() -> None:
     assert (given.codec_mode, given.zstd_level, given.adaptive_block_seq) == ("adaptive_v22", 1, 16)
     assert given.codec == "fp16_gear_predictive_zstd"
     legacy = evaluate_lossless(FP32, GROUPED, verify=True, codec=Legacy())
-    assert (
-        legacy.lossless_ratio == evaluate_lossless(FP32, replace(GROUPED, codec="legacy"), verify=True).lossless_ratio
-    )
+    named = evaluate_lossless(FP32, replace(GROUPED, codec="legacy"), verify=True)
+    assert legacy.lossless_ratio == named.lossless_ratio
 
 
 def test_any_registered_codec_is_taken_by_name() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.cli.main import main
 from pytest_h2o.errors import DumpError
@@ -286,22 +287,10 @@ def zeros(path: Path) -> object:
     ("change", "told"),
     [
         (lambda root: None, None),
-        (
-            lambda root: zeros(root / "layer_1/k_t23_24.bin"),
-            "layer 1, K: an entry has rows of one value or few",
-        ),
-        (
-            lambda root: shutil.copy(root / "layer_0/k_t23_24.bin", root / "layer_1"),
-            "K of layer 1 has the very words of K",
-        ),
-        (
-            lambda root: shutil.copy(root / "layer_1/k_t23_24.bin", root / "layer_1/v_t23_24.bin"),
-            "V of layer 1 has the very",
-        ),
-        (
-            lambda root: shutil.copy(root / "layer_1/v_t23_24.bin", root / "layer_1/v_t22_23.bin"),
-            "tokens 22 and 23 have the",
-        ),
+        (lambda root: zeros(root / "layer_1/k_t23_24.bin"), "layer 1, K: an entry has rows of one value or few"),
+        (lambda root: shutil.copy(root / "layer_0/k_t23_24.bin", root / "layer_1"), "K of layer 1 has the very words"),
+        (lambda root: shutil.copy(root / "layer_1/k_t23_24.bin", root / "layer_1/v_t23_24.bin"), "V of layer 1 has"),
+        (lambda root: shutil.copy(root / "layer_1/v_t23_24.bin", root / "layer_1/v_t22_23.bin"), "tokens 22 and 23"),
         (lambda root: shutil.copy(root / "layer_1/v_t4_5.bin", root / "layer_1/v_t3_4.bin"), None),
         (
             lambda root: [zeros(root / f"layer_{n}/{t}_t20_21.bin") for n in (0, 1) for t in "kv"],
@@ -352,11 +341,7 @@ def gone(pattern: str) -> Callable[[Path], object]:
         (gone("b/layer_?/meta_t0_20"), {}, "run b has no prefill, others have"),
         (gone("b/layer_1/meta_t0_20"), {}, "run b has nothing of layer 1 in prefill, others have"),
         (gone("?/layer_?/meta_t2?_*"), {}, None),
-        (
-            gone("?/layer_?/meta_t2?_*"),
-            {"stage": "both"},
-            "the scope names stage both, and the dump holds no decode",
-        ),
+        (gone("?/layer_?/meta_t2?_*"), {"stage": "both"}, "the scope names stage both, and the dump holds no decode"),
         (gone("b/layer_?/meta_t2?_*"), {"stage": "prefill"}, None),
         (
             gone("?/layer_?/meta_t2?_*"),
@@ -392,10 +377,7 @@ def test_entries_that_others_have_are_missed(
         (gone("?/layer_1/*"), "of the 2 front layers the dump holds nothing of 1"),
         (gone("a/layer_2/*"), "run a has nothing of layer 2, others have"),
         (gone("a/layer_1/meta_t2?_*"), "the decode of run a has 0 tokens in layer 1, 8 in others"),
-        (
-            lambda root: shutil.copy(root / "a/layer_1/k_t0_20.bin", root / "a/layer_2/"),
-            "layer 2 has the very words of K",
-        ),
+        (lambda root: shutil.copy(root / "a/layer_1/k_t0_20.bin", root / "a/layer_2/"), "layer 2 has the very words"),
     ],
 )
 def test_a_comparison_of_codecs_misses_what_a_gate_does(
@@ -410,15 +392,14 @@ def test_a_comparison_of_codecs_misses_what_a_gate_does(
     assert (code, told is None or told in capsys.readouterr().out) == (told is not None, True)
 
 
-def test_the_command_fails_and_can_be_told_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_fails_and_can_be_told_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], snapshot: SnapshotAssertion
+) -> None:
     dump, out = tmp_path / "dump", tmp_path / "out"
     write_dump(dump, HEALTHY, spoiled(fill(0)))
     flags = ["lossless", "--dump-dir", str(dump), "--out-json", f"{out}.json", "--out-md", f"{out}.md", "--overwrite"]
     assert main(flags) == 1
-    assert capsys.readouterr().err == (
-        "the ratio says little: run run, layer 0, V: all 1,024 words are 0\n"
-        "  next: make a dump with llm_demo on a real prompt, or give --degenerate allow\n"
-    )
+    assert capsys.readouterr().err == snapshot
     assert main([*flags, "--degenerate", "allow"]) == 0
     assert "- `run run, layer 0, V: all 1,024 words are 0`, allowed\n" in Path(f"{out}.md").read_text("utf-8")
     assert main([*flags, "--degenerate", "allow", "--front-n", "2"]) == 1

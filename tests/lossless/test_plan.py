@@ -9,6 +9,7 @@ from zlib import crc32
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.errors import CodecError
 from pytest_h2o.inputs.keys import EntryMode
@@ -17,6 +18,7 @@ from pytest_h2o.lossless import measure
 from pytest_h2o.lossless.index import DumpEntry, index_dump
 from pytest_h2o.lossless.measure import ChunkFraming, EntryTable, Framing, Task, plan_groups, plan_tasks
 from tests.lossless.samples import SMALL
+from tests.told import error_text
 
 A_REAL_ENTRY = index_dump(SMALL).entries[0]
 PAYLOAD = bytes(range(60))
@@ -127,13 +129,8 @@ def test_every_flipped_bit_and_every_truncation_of_a_framed_chunk_is_refused(ove
             framing.unwrap(memoryview(one))
 
 
-def test_a_damaged_record_says_what_was_found() -> None:
-    with pytest.raises(CodecError) as caught:
-        ChunkFraming(4).unwrap(memoryview(b"\5\0\0\0abcd"))
-    assert str(caught.value) == (
-        "a chunk is damaged: its framing does not fit its payload\n  came: 05000000\n"
-        "  expected: 04000000 (length, CRC-32, zero bytes)"
-    )
+def test_a_damaged_record_says_what_was_found(snapshot: SnapshotAssertion) -> None:
+    assert error_text(CodecError, ChunkFraming(4).unwrap, memoryview(b"\5\0\0\0abcd")) == snapshot
     record = EntryTable((20, 3, 1)).header(b"")
     for entries, given_record in (((20, 4), record), ((24,), record), ((20, 3, 1), record[:6])):
         with pytest.raises(CodecError, match="the table of a joined stream is damaged"):

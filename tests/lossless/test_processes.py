@@ -33,11 +33,7 @@ from tests.lossless.samples import FP16, SMALL, counted, write_entry
 from tests.plugin.broken_off import check_gone, lives, wait_until
 
 SETTINGS = Scope(
-    scope="layer_range",
-    layer_start=0,
-    entry_mode="chunked_grouped",
-    online_chunk_seq=192,
-    online_framing_bytes=8,
+    scope="layer_range", layer_start=0, entry_mode="chunked_grouped", online_chunk_seq=192, online_framing_bytes=8
 )
 ROOT = Path(__file__).parents[2]
 
@@ -153,14 +149,12 @@ def test_the_first_error_ends_the_work(tmp_path: Path) -> None:
         list(work_on(work, range(1000)))
     assert len(list(tmp_path.iterdir())) < 500
 
-
-def test_an_error_of_the_plan_itself_is_raised() -> None:
-    def broken() -> Iterator[int]:
+    def plan() -> Iterator[int]:
         yield 1
         raise ValueError("no more plan")
 
     with pytest.raises(ValueError, match="no more plan"):
-        list(work_on(lambda number: number, broken()))
+        list(work_on(lambda number: number, plan()))
 
 
 def test_what_a_codec_prints_does_no_harm(capfd: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,27 +78,22 @@ def test_runs_move_keys_values_and_positions_together() -> None:
         held.append(numbered(6), numbered(6), 20)
 
 
-def test_the_shared_clock_counts_the_calls_of_all_layers() -> None:
-    """Six calls on from the last plan of any layer: calls 6, 12, 18 and 24; layer 0 is out of the range."""
-    cache = EvictingCache(HYPER, 80, policy=POLICY)
-    assert feed(cache, 60, 6) == [(1, 1), (2, 3), (4, 1), (5, 3)]
-
-
-def test_a_layer_that_fell_below_the_trigger_gives_its_turn_away() -> None:
-    """At call 18 layer 1 is down to 19 tokens: layer 2 plans at call 19, and the next plan is due at call 25."""
-    cache = EvictingCache(HYPER, 60, policy=POLICY)
-    assert feed(cache, 30, 6) == [(1, 1), (2, 3), (4, 2)]
-
-
-def test_nothing_is_planned_below_the_trigger() -> None:
-    cache = EvictingCache(HYPER, 60, policy=POLICY)
-    assert feed(cache, 10, 9) == []
-    assert cache.figures == {}
-
-
-def test_the_clock_of_a_layer_lets_every_layer_plan() -> None:
-    cache = EvictingCache(HYPER, 60, policy=POLICY, clock="layer")
-    assert feed(cache, 30, 13) == [(5, 1), (5, 2), (5, 3), (11, 1), (11, 2), (11, 3)]
+@pytest.mark.parametrize(
+    ("clock", "prompt", "decoded", "planned"),
+    [
+        # Six calls on from the last plan of any layer: calls 6, 12, 18 and 24; layer 0 is out of the range.
+        ("shared", 60, 6, [(1, 1), (2, 3), (4, 1), (5, 3)]),
+        # At call 18 layer 1 is down to 19 tokens: layer 2 plans at call 19, and the next plan is due at call 25.
+        ("shared", 30, 6, [(1, 1), (2, 3), (4, 2)]),
+        ("layer", 30, 13, [(5, 1), (5, 2), (5, 3), (11, 1), (11, 2), (11, 3)]),
+        ("shared", 10, 9, []),  # below the trigger
+    ],
+)
+def test_whose_turn_it_is(clock: Any, prompt: int, decoded: int, planned: list[tuple[int, int]]) -> None:
+    """The shared clock counts the calls of all layers; that of a layer lets every layer plan."""
+    cache = EvictingCache(HYPER, 80, policy=POLICY, clock=clock)
+    assert feed(cache, prompt, decoded) == planned
+    assert bool(cache.figures) == bool(planned)
 
 
 def test_a_plan_is_applied_at_the_next_call_of_its_layer() -> None:

@@ -14,7 +14,6 @@ from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.errors import UsageError
 from pytest_h2o.reference.config import (
-    Arguments,
     ArgumentsError,
     BenchConfig,
     lossless_settings,
@@ -22,23 +21,14 @@ from pytest_h2o.reference.config import (
     policy_settings,
     read_config,
 )
+from tests.told import error_text
 
 LOSSLESS_ON = {"kv_lossless_enable": True, "kv_lossless_codec": "gear_delta", "kv_lossless_runtime_enable": True}
 
 
-def test_a_full_command_line() -> None:
+def test_a_full_command_line(snapshot: SnapshotAssertion) -> None:
     argv = "-m c.json -a cpu -t 2 -qatten 0 -kv true -p 64,512 -n 8 -rep 3 -fp out.log -j out.json -mmp 1 -load true"
-    assert parse_arguments(argv.split()) == Arguments(
-        model=Path("c.json"),
-        threads=2,
-        prompts=(64, 512),
-        gens=(8,),
-        repeat=3,
-        kv_cache=True,
-        file_print=Path("out.log"),
-        json_file=Path("out.json"),
-        loading_time=True,
-    )
+    assert parse_arguments(argv.split()) == snapshot
     assert parse_arguments([*argv.split(), "-dyo", "8", "-fp", "stdout"]).file_print is None
     default = parse_arguments([])
     assert (default.prompts, default.gens, default.repeat, default.threads) == ((512,), (128,), 5, 4)
@@ -121,9 +111,7 @@ def test_the_only_model_of_a_distribution(
         assert config.model_path() == tmp_path / "some_model/weights.gguf"
         assert "some_model" not in sys.modules
         return
-    with pytest.raises(UsageError) as caught:
-        config.model_path()
-    assert str(caught.value).replace(f"{tmp_path}/", "") == snapshot
+    assert error_text(UsageError, config.model_path).replace(f"{tmp_path}/", "") == snapshot
 
 
 def test_the_shipped_configs() -> None:
@@ -141,9 +129,7 @@ ARGUMENTS = ("--bogus", "-t", "-t 0", "-t 1,2", "-p 12,x", "-p ٣", "-kv yes", "
 def test_a_command_line_that_cannot_be_read(snapshot: SnapshotAssertion) -> None:
     told = {}
     for argv in ARGUMENTS:
-        with pytest.raises(ArgumentsError) as caught:
-            parse_arguments(argv.split())
-        told[argv] = str(caught.value)
+        told[argv] = error_text(ArgumentsError, parse_arguments, argv.split())
     assert told == snapshot
 
 
@@ -179,9 +165,7 @@ def test_a_config_that_cannot_be_meant(
     path = tmp_path / "config.json"
     if given is not None:
         path.write_text(given if isinstance(given, str) else json.dumps({"kv_h2o_enable": True, **given}), "utf-8")
-    with pytest.raises(UsageError) as caught:
-        use(path)
-    told = str(caught.value).replace(f"{tmp_path}/", "")
+    told = error_text(UsageError, use, path).replace(f"{tmp_path}/", "")
     assert re.sub("(is no JSON\n.*\n  came: ).*", r"\1...", told) == snapshot  # the words of a version of Python
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from bench_runs import ROOT
 from pytest_h2o.reference.bench import token_bits
 from pytest_h2o.reference.cache import EvictingCache
 from pytest_h2o.reference.gguf import GgufFile
-from pytest_h2o.reference.model import Model, read_tokenizer
+from pytest_h2o.reference.model import Model, generate, read_tokenizer
 
 MODEL = ROOT / "fixtures" / "models" / "austen-5m.gguf"
 CARD = (ROOT / "fixtures" / "models" / "README.md").read_text()
@@ -111,3 +113,24 @@ def test_bits_per_byte_are_those_of_the_card_and_better_than_zstd() -> None:
 def test_a_longer_context_is_worth_something() -> None:
     """1.6318 bits with 64 tokens, 1.6188 with 1,024: little, and all that eviction puts at stake."""
     assert bits_per_byte(1024) < bits_per_byte(64) - 0.01
+
+
+NAMED = os.environ.get("H2O_SMOLLM2_GGUF")
+RECORDED = ROOT / "fixtures/recordings/other/llm_demo_prose_h2o_off.stdout.txt"
+
+
+@pytest.mark.skipif(not NAMED, reason="H2O_SMOLLM2_GGUF names no model file")
+def test_it_answers_as_the_engine_did() -> None:
+    """The engine ran 8-bit weights, a repetition penalty and another tokenizer, so the first words are compared."""
+    pytest.importorskip("tokenizers")
+    file = GgufFile(Path(str(NAMED)))
+    tokenizer = read_tokenizer(file)
+    text = (ROOT / "fixtures/prompts/prose.txt").read_text("utf-8")
+    prompt = np.array(tokenizer.encode(text))
+    assert len(prompt) == 436
+    assert tokenizer.library.decode(prompt.tolist()) == text
+    cache = EvictingCache(file.hyper, len(prompt) + 24)
+    said = tokenizer.library.decode(generate(Model(file), cache, prompt, 24).tokens)
+    answer = "The keeper moved his chair because he was not a careless man"
+    assert answer in said
+    assert answer in RECORDED.read_text("utf-8")
