@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.plugin.project import run_in_root
+from tests.plugin.project import Project, run_in_root
 from tests.recorded.record import RECORDED
 
 settings.register_profile("untimed", deadline=None, max_examples=50)  # a busy machine is no failure
@@ -19,6 +19,11 @@ FIRST = ("tests/codecs/test_own_codecs.py", "tests/test_docs.py", "tests/recorde
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -252,6 +252,7 @@ def test_init_copies_the_gates_once(tmp_path: Path, capsys: pytest.CaptureFixtur
         ["sweep", "--out-dir", "x", "--llm-bench", str(FAKE_BENCH)],
         ["calibrate", "--llm-bench", str(FAKE_BENCH)],
         ["calibrate", "--llm-bench", "no/where"],
+        ["doctor", "--llm-bench", "no/where"],
     ],
     ids=lambda arguments: " ".join(arguments[:3]).replace(str(FAKE_BENCH), "BENCH"),
 )
@@ -288,9 +289,6 @@ def test_a_sweep_of_the_embedded_bench_needs_no_config_and_takes_a_thread_as_the
         assert [row["threads"] for row in csv.DictReader(table)] == ["1"]
 
 
-# -- nothing is lost, and nothing is half-written ----------------------------------------------------------------------
-
-
 def test_analyze_loses_nothing_and_writes_both_files_or_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], snapshot: SnapshotAssertion
 ) -> None:
@@ -312,9 +310,6 @@ def test_other_commands_do_not_overwrite_what_they_read(command: str, tmp_path: 
     flags = {"parse": ["--log-files", "--out-csv"], "lossless": ["--dump-dir", "--out-json"]}[command]
     assert main([command, flags[0], str(source), flags[1], str(source), "--overwrite"]) == 2
     assert source.read_bytes() == b"precious"
-
-
-# -- flags are taken as they are meant, or not at all ------------------------------------------------------------------
 
 
 def test_sweep_refuses_what_it_cannot_run_with(

@@ -185,11 +185,6 @@ def test_launches_that_would_take_too_long_are_left_out(
     assert "mode full, mode store, backend opencl, backend metal: a launch takes" in said
 
 
-def test_a_bench_without_a_config_is_bad_usage(setup: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor", "--llm-bench", "llm_bench"]) == 2
-    assert "a bench was given, and no base config" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("fault", "line"),
     [

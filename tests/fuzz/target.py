@@ -30,28 +30,19 @@ def allow_memory(data: bytes) -> int:
 
 @dataclass(frozen=True)
 class Target:
-    """One reader.
-
-    Attributes
-    ----------
-    name : str
-        Also the folder of its seeds.
-    run : callable
-        Takes any bytes and a folder of its own, in which it may write what it reads. True: a result came, and was
-        checked. False: they were refused, in another way than with an error of ours.
-    make_seeds : callable
-        Sound inputs, made or read; those in ``seeds/NAME`` come to them.
-    tokens : tuple of bytes
-        What a mutation may put in: words of the format.
-    memory : callable
-        Bytes of memory that some input may take.
-    """
+    """One reader."""
 
     name: str
+    """Also the folder of its seeds."""
     run: Run
+    """Takes any bytes and a folder of its own, in which it may write what it reads. True: a result came, and was
+    checked. False: they were refused, in another way than with an error of ours."""
     make_seeds: Callable[[], Sequence[bytes]] = field(default=lambda: ())
+    """Sound inputs, made or read; those in ``seeds/NAME`` come to them."""
     tokens: tuple[bytes, ...] = ()
+    """What a mutation may put in: words of the format."""
     memory: Callable[[bytes], int] = allow_memory
+    """Bytes of memory that some input may take."""
 
     def seeds(self) -> list[bytes]:
         """Sound inputs, and those that once found a fault."""
@@ -60,15 +51,7 @@ class Target:
 
 
 def check(target: Target, data: bytes, folder: Path) -> bool:
-    """Hold one target to its promises; True if `data` was taken.
-
-    Raises
-    ------
-    AssertionError
-        A promise was broken.
-    Exception
-        So it was: only an error of this project is one of the promised ends.
-    """
+    """Hold one target to its promises; True if `data` was taken. What breaks one is an AssertionError, or what came."""
     with _watched(folder):
         try:
             return target.run(data, folder)

@@ -1,16 +1,9 @@
 """A project to run pytest in, new for each test, and one whose run nothing disturbed."""
 
-from pathlib import Path
-
 import pytest
 
 from tests.plugin.broken_off import small_project
 from tests.plugin.project import Project
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return Project(tmp_path)
 
 
 @pytest.fixture(scope="session")

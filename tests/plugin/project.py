@@ -220,6 +220,7 @@ def verdict(project: Project, result: pytest.RunResult, *told: str) -> str:
     assert json.loads((folder / "run.json").read_text())["overall_pass"] == summary["overall_pass"]
     assert result.ret == (summary["overall_pass"] is False), result.outlines
     reasons = [one["why"] for one in (*summary["failed"], *summary["left_out_on_purpose"])] + summary["incomplete_for"]
+    reasons += [note for preset in summary["presets"].values() for note in preset["notes"]]
     for report in filter(Path.exists, (folder / "summary.md", folder / "report.html")):
         text = html.unescape(report.read_text()).replace("\\", "")
         assert [why for why in reasons if " ".join(why.split()) not in text] == []

@@ -142,9 +142,6 @@ def test_a_run_without_whole_figures_is_not_saved_and_fails(project: Project, sn
     assert history(project) == []
 
 
-# -- bad input -------------------------------------------------------------------------------------------------------
-
-
 def test_figures_of_another_model_are_never_compared(after_one: Project, snapshot: SnapshotAssertion) -> None:
     project = after_one
     preset = ("-k", "target_ratio_v3 and not bench")
@@ -163,9 +160,6 @@ def test_figures_of_another_model_are_never_compared(after_one: Project, snapsho
     with (out_dir(project) / "history.jsonl").open("a") as file:
         file.write("damaged\n")
     assert verdict(project, project.run(*preset, "--h2o-compare", "last")) == snapshot(name="last")
-
-
-# -- timings ---------------------------------------------------------------------------------------------------------
 
 
 def launch_one(project: Project) -> tuple[Path, tuple[str, ...]]:
@@ -242,9 +236,6 @@ def test_timings_are_held_against_the_median_of_several_runs(project: Project) -
     )
     chart = [figure for figure in last_summary(project)["history"] if figure["metric"] == "decode_tok_per_s"]
     assert [figure["baseline"] for figure in chart] == [{"name": "median of 5 runs", "value": 57.97}]
-
-
-# -- artifacts and commands ------------------------------------------------------------------------------------------
 
 
 def test_reports_and_commands_say_what_changed(

@@ -80,9 +80,6 @@ def make_bench(project: Project, **env: str) -> tuple[str, ...]:
     return ("--h2o-bench=llm_bench", "--h2o-base-config=model.json", *POINTS)
 
 
-# -- gates ----------------------------------------------------------------------------------------------------------
-
-
 def artifacts(folder: Path, far: Far | None) -> dict[str, object]:
     """What the launches of a run left, by file, without timings and without what tells where it ran."""
     kept: dict[str, object] = {}
@@ -192,8 +189,6 @@ def test_what_cannot_be_asked_is_refused_before_anything_runs(
     assert says in unwrapped(result)
     assert not project.launches()
 
-
-# -- one launch -----------------------------------------------------------------------------------------------------
 
 WORKS = 'exec sh -c "$1"'
 LINKS = {

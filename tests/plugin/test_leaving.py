@@ -160,8 +160,6 @@ def test_without_a_terminal_the_verdict_is_one_line(target: str, verdict: str, p
     assert result.ret == (verdict == "FAIL")
 
 
-# -- the outcome of an item is that of its final report, whoever made it, and it is the last try that counts ----------
-
 SUBTESTS = """
 def test_lossless(h2o_lossless, h2o_targets, subtests):
     for n in range(2):

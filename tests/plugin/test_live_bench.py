@@ -42,9 +42,6 @@ def living(text: str) -> list[str]:
     return [line for line in lines if text in line]
 
 
-# -- a whole preset ------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def folded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, pytest.RunResult]:
     """One run of the whole preset on a bench that behaves."""
@@ -190,8 +187,6 @@ def test_only_the_point_that_is_asked_for_is_run_with_the_base_config_of_its_pre
     result.stdout.fnmatch_lines(["    1 row of 1 run", "gate INCOMPLETE *"])
 
 
-# -- a bench that fails --------------------------------------------------------------------------------------------
-
 FAILING = ("crash", "hang", "exit3", "truncated", "no_h2o", "wrong_backend", "idle", "no_json")
 
 
@@ -222,9 +217,6 @@ def test_a_bench_that_always_crashes_is_launched_once_a_group_and_tells_once(
     again = project.run(f"--h2o-logs={project.run_dir()}", "-k", f"{PRESET} and run_0027", "--h2o-out-dir=again")
     told = failure_of(again, f"test_bench[{PRESET}-{RUN_IDS[26]}]")
     assert told.startswith("the recorded run was ended by SIGSEGV\n")
-
-
-# -- nothing is run ------------------------------------------------------------------------------------------------
 
 
 def test_a_dry_run_writes_configs_and_commands_and_launches_nothing(project: Project) -> None:

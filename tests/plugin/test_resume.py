@@ -101,9 +101,6 @@ def sides(run_dir: Path, number: int) -> tuple[str, str]:
     return ("baseline", "candidate") if order == "AB" else ("candidate", "baseline")
 
 
-# -- refused ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, tuple[str, ...], Path]:
     """A run that was broken off, which nothing of what is refused may change."""
@@ -163,9 +160,6 @@ def test_a_run_that_is_not_there_or_finished_is_refused(
     assert {name: path.read_bytes() for name, path in files_of(finished).items()} == contents
 
 
-# -- signals ---------------------------------------------------------------------------------------------------------
-
-
 def test_control_c_keeps_what_was_measured_and_says_how_to_go_on(rows: Rows) -> None:
     """Only then: while it goes on, nobody else takes it up."""
     project, options = rows
@@ -222,9 +216,6 @@ def test_control_c_twice_and_term_leave_no_child(rows: Rows) -> None:
             time.sleep(0.002)
         child.finish()
         check_gone(family)
-
-
-# -- a disk that is full, a folder that is closed ----------------------------------------------------------------------
 
 
 def test_a_full_disk_loses_nothing_that_was_measured(rows: Rows) -> None:

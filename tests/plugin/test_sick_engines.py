@@ -66,9 +66,6 @@ def test_an_engine_that_is_well_passes(mode: str, project: Project) -> None:
     assert told.startswith("exit 0: {'passed': 1}")
 
 
-# -- recordings ------------------------------------------------------------------------------------------------------
-
-
 def test_a_sign_fails_the_gate_and_what_is_allowed_is_told(project: Project) -> None:
     printed = project.copy_recordings() / "logs" / "run_0001_p512_g128_k0.28_b8_lr3.0.stdout.txt"
     printed.write_text(printed.read_text() + "[H2O-LOSSLESS] scatter restore failed: layer=1\n")

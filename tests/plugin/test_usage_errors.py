@@ -31,6 +31,8 @@ def hook(kind: str, body: str) -> Prepare:
 NAMED = "from pytest_h2o.gate.metrics import RowMetric"
 ILL_NAMED = "def pytest_h2o_metrics(config): return [RowMetric({!r}, 'mine')]"
 
+BODIES = ("return [3]", "return 'text'", "return {1: 2}", "1 / 0", "raise SystemExit(0)", "yield 1 / 0")
+HOOKS = [*(("metrics", body) for body in BODIES), ("codecs", "1 / 0"), ("benches", "return [3]")]
 REFUSED: dict[str, tuple[Prepare | None, tuple[str, ...]]] = {
     # options
     "a decode baseline of 0": (None, ("--h2o-decode-baseline=0",)),
@@ -100,6 +102,12 @@ REFUSED: dict[str, tuple[Prepare | None, tuple[str, ...]]] = {
     "a metric named as ours": (conftest(NAMED, ILL_NAMED.format("h2o_keep")), ()),
     "a metric of two words": (conftest(NAMED, ILL_NAMED.format("a b")), ()),
     "a hook with a class": (hook("benches", "return [dict]"), ()),
+    **{f"{kind}: {body}": (hook(kind, body), ("-k", "front2 and lossless")) for kind, body in HOOKS},
+    # told before anything is measured
+    "a file where the run folder should be": (
+        lambda project: (project.path / "out").touch(),
+        ("--h2o-out-dir=out", "-k", f"{PRESET} and (bench or lossy)"),
+    ),
 }
 
 
@@ -127,23 +135,3 @@ def test_an_option_in_two_words_that_hides_the_ini_file_is_refused(
     )
     assert project.run(f"--h2o-logs={elsewhere}", *asked, what="-q").ret == 0
     assert project.run("--h2o-logs", str(elsewhere), *asked).ret == 0
-
-
-BODIES = ("return [3]", "return 'text'", "return {1: 2}", "1 / 0", "raise SystemExit(0)", "yield 1 / 0")
-
-
-@pytest.mark.parametrize(
-    ("kind", "body"), [*(("metrics", body) for body in BODIES), ("codecs", "1 / 0"), ("benches", "return [3]")]
-)
-def test_whatever_goes_wrong_in_a_hook_is_bad_usage_with_its_name(
-    kind: str, body: str, project: Project, snapshot: SnapshotAssertion
-) -> None:
-    hook(kind, body)(project)
-    assert refusal(project, project.run("-k", "front2 and lossless")) == snapshot
-
-
-def test_a_run_folder_that_cannot_be_made_ends_the_run(project: Project, snapshot: SnapshotAssertion) -> None:
-    """A file stands where the folder should be: told before anything is measured."""
-    (project.path / "out").touch()
-    told = refusal(project, project.run("--h2o-out-dir=out", "-k", f"{PRESET} and (bench or lossy)"))
-    assert told == snapshot

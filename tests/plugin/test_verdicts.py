@@ -33,9 +33,6 @@ BOTH = ("-k", f"{PRESET} or {DECIDING}")
 WHERE = ("-k", f"{PRESET} and not bench or {DECIDING} and lossless")
 
 
-# -- what is changed -----------------------------------------------------------------------------------------------
-
-
 def short_dump(project: Project) -> None:
     short = project.copy_dump() / "code" / "layer_0" / "k_t0_463.bin"
     short.write_bytes(short.read_bytes()[:-1])
@@ -217,6 +214,14 @@ CASES: dict[str, Case] = {
         lambda project: drop_column(log_of(project.copy_recordings(), 5), "h2o_lossy"),
         (f"test_bench[{PRESET}-{RUN_5}]", LOSSY, DECODE, QUALITY, JOINT),
     ),
+    "a run damaged in each way": Case(
+        ("-k", f"{PRESET} and (bench or lossy)"),
+        damaged,
+        (LOSSY, *(f"test_bench[{PRESET}-{log_of(SWEEP, n).stem}]" for n in (7, 11, 13, 14, 17, 18, 19, 20))),
+    ),
+    "rows whose configuration nobody knows": Case(
+        ("-k", f"{PRESET} and lossy", "-o", "h2o_html=yes"), unknown_configuration
+    ),
     "logs without folders": Case(("--h2o-logs=bare", *BOTH), bare_logs),
     "a preset without a recording": Case(("-k", "target_speed_v3 and lossy"), None, ("test_lossy[target_speed_v3]",)),
     # rules
@@ -287,26 +292,6 @@ def test_a_dead_layer_fails_and_is_allowed_by_the_scope_alone(project: Project, 
     assert verdict(project, project.run(*items, page=True)) == snapshot(name="allowed")
 
 
-def test_a_damaged_recording_says_of_each_run_what_is_wrong(project: Project, snapshot: SnapshotAssertion) -> None:
-    damaged(project)
-    result = project.run("-k", f"{PRESET} and (bench or lossy)")
-    points = [item for item in project.failed() if item.startswith("test_bench[")]
-    assert [int(item.split("run_")[1][:4]) for item in points] == [7, 11, 13, 14, 17, 18, 19, 20]
-    assert verdict(project, result, LOSSY, *points) == snapshot
-
-
-def test_rows_whose_configuration_nobody_knows_are_said_to_be_unverified(project: Project) -> None:
-    unknown_configuration(project)
-    told = verdict(project, project.run("-k", PRESET, page=True))
-    line = "3 of 27 rows: configuration not verified: neither config nor manifest: keep_ratio,"
-    assert f"note: {line}" in told
-    for name in ("summary.md", "report.html"):
-        assert line.rpartition(":")[0] in (project.run_dir() / name).read_text()
-
-
-# -- part of the gate ----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("options", "items"),
     [
@@ -372,9 +357,6 @@ def test_a_node_id_alone_leaves_the_rest_of_its_preset_unasked(project: Project)
     assert project.summary()["incomplete_for"][-1] == unasked
     assert project.run(*items[1:], *dumps, what=items[0]).ret == 0
     assert project.summary(project.runs()[-1])["incomplete_for"] == [unasked]
-
-
-# -- what is said besides ------------------------------------------------------------------------------------------
 
 
 def test_the_printed_command_repeats_the_failure(project: Project) -> None:

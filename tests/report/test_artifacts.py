@@ -103,9 +103,6 @@ def test_every_file_of_a_run_is_in_the_table(gate_run: GateRun, old_run: Path) -
     assert not [file for file in files if not any(pattern.match(file) for pattern in patterns)]
 
 
-# -- the schemas ---------------------------------------------------------------------------------------------------
-
-
 def numbers_of(value: Any, schema: dict[str, Any], root: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
     """Every number of a JSON value, with the part of the schema that is about it; empty where there is none."""
     told = schema
@@ -167,9 +164,6 @@ def test_every_number_of_the_journal_is_documented() -> None:
     # What a comparison with an earlier run has is listed once, under summary.json.
     paths = {field.path for field in JOURNAL_NUMBERS if not field.path.startswith(("comparison.", *opened))}
     assert paths - known == set()
-
-
-# -- copies of recorded files ---------------------------------------------------------------------------------------
 
 
 def test_a_copy_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

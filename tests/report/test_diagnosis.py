@@ -68,11 +68,6 @@ FAILURES: dict[str, tuple[Change | None, dict[str, str], Callable[[GateSession],
 }
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return Project(tmp_path)
-
-
 @pytest.mark.parametrize("name", FAILURES)
 def test_the_whole_text_of_a_failure(name: str, project: Project, snapshot: SnapshotAssertion) -> None:
     """Others stand in tests/plugin/test_verdicts.py and test_live_bench.py, of whole gates."""
@@ -107,9 +102,6 @@ def test_a_stream_that_comes_back_with_other_bits(
     assert fix_places(tell_failure(item, "test_roundtrip", lambda: dump_gates.test_roundtrip(item))) == snapshot
 
 
-# -- a diagnosis never stands in the way -----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("options", [{"dump_dir": "nowhere"}, {"logs": "recordings"}])
 def test_a_missed_target_is_told_where_other_figures_are_missing(options: dict[str, str], project: Project) -> None:
     """What only the joint rule needs is not asked for, and a diagnosis that lacks it is still one."""
@@ -129,9 +121,6 @@ def test_a_part_that_cannot_be_shown_says_why(tmp_path: Path, monkeypatch: pytes
     told = tell_sweep(make_session(tmp_path, lossy_target="3.5"), "lossy")
     assert "\nrows       not shown: no baseline: nothing says how fast decode is\n" in told
     assert "\nrepeat     pytest " in told
-
-
-# -- comparisons ---------------------------------------------------------------------------------------------------
 
 
 BEST_OF = decide_best_of([], {}).margins.run_id

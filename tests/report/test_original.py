@@ -41,9 +41,6 @@ def analyze(rows: list[Row] = ROWS, thresholds: dict[str, float] = ASKED, **chan
     return analyze_rows(rows, thresholds, **settings)
 
 
-# -- the original --------------------------------------------------------------------------------------------------
-
-
 def test_the_lossless_ratio_is_that_of_the_best_source_there_is() -> None:
     def selected(**sources: Any) -> tuple[str, str]:
         given = {"upper": None, "online": None, **sources}
@@ -76,9 +73,6 @@ def test_a_lossless_result_without_a_ratio_is_refused(result: dict[str, Any], sn
     with pytest.raises(UsageError) as caught:
         lossless_ratio_of(result, "online.json")
     assert str(caught.value) == snapshot
-
-
-# -- both rules on rows of a file ------------------------------------------------------------------------------------
 
 
 def test_the_rules_differ_where_no_row_has_both(snapshot: SnapshotAssertion) -> None:

@@ -43,9 +43,6 @@ def headings(document: Document) -> list[str]:
     return [heading.text for heading in document.all("h2", "h3")]
 
 
-# -- a real run ----------------------------------------------------------------------------------------------------
-
-
 def test_the_verdict_stands_first_and_failures_follow(document: Document, snapshot: SnapshotAssertion) -> None:
     assert [heading.text for heading in document.all("h1", "h2")] == snapshot
     diagnosis = document.all("pre")[1].text
@@ -94,9 +91,6 @@ def test_a_run_of_an_older_version_has_every_figure_that_its_own_page_had(old_ru
     now, then = (page_words(re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL)).split() for text in (made, before))
     assert {word for word in then if re.search(r"\d", word)} - set(now) == set()
     assert {"Paired decode launches", "Quality against keep ratio"} <= set(headings(check_page(made)))
-
-
-# -- parts ---------------------------------------------------------------------------------------------------------
 
 
 def test_paired_launches_are_shown_pair_by_pair(records: RunRecords, no_charts: None) -> None:
@@ -214,9 +208,6 @@ def test_history_is_shown_with_baseline_band_and_failed_runs(records: RunRecords
     assert "History" not in headings(render(records, history=[replace(figure, runs=[])]))
 
 
-# -- limits --------------------------------------------------------------------------------------------------------
-
-
 def test_a_page_has_so_many_charts_and_rows_at_most(records: RunRecords, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "MAX_CHARTS", 2)
     monkeypatch.setattr(page, "MAX_ROWS", 10)
@@ -234,9 +225,6 @@ def test_a_run_without_figures_has_a_page(tmp_path: Path, gate_run: GateRun) -> 
     assert document.all("h1")[0].text == "KV-cache compression gate: UNFINISHED"
     assert "Not complete" in headings(document)
     assert document.all("svg") == []
-
-
-# -- the front, and links ------------------------------------------------------------------------------------------
 
 
 @given(st.lists(st.one_of(st.none(), st.tuples(*[st.integers(-4, 4).map(float)] * 2)), max_size=12))

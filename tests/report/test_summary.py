@@ -151,8 +151,6 @@ def test_records_that_arrive_twice_are_merged(records: RunRecords, gate_run: Gat
     assert build_summary(other) == build_summary(records.collector)
 
 
-# -- hostile text --------------------------------------------------------------------------------------------------
-
 HOSTILE = {
     "<script>alert(1)</script>": "&lt;script>alert(1)&lt;/script>",
     "[click](http://evil)": "[click]\\(http://evil)",

@@ -50,9 +50,6 @@ def write_history(folder: Path, *parts: bytes) -> Path:
     return path
 
 
-# -- records ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("data", "what"),
     [
@@ -91,9 +88,6 @@ def test_another_shape_names_the_place(change: Callable[[dict[str, Any]], Any], 
         read_record(sealed(record), "here")
     assert caught.value.what == "a record of a run has another shape than this version reads"
     assert caught.value.where == f"here: {where}"
-
-
-# -- the history -----------------------------------------------------------------------------------------------------
 
 
 def test_records_come_oldest_first(tmp_path: Path) -> None:
@@ -215,9 +209,6 @@ def test_a_history_that_cannot_be_written_or_read_is_one_clear_error(tmp_path: P
         append_record(tmp_path / "history.jsonl", RECORDS[0])
     with pytest.raises(StoreError, match="the history cannot be read"):
         list(read_history(tmp_path / "history.jsonl"))
-
-
-# -- baselines -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "a\\b", "", ".hidden", "-x", "a b", "x" * 81, "a\n", "ä"])
