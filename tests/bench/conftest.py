@@ -1,7 +1,5 @@
 """What the tests of launching share."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Recorded input that the tests of the bench share."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable

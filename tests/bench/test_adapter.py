@@ -1,7 +1,5 @@
 """Which rows a verdict may rest on."""
 
-from __future__ import annotations
-
 import contextlib
 from dataclasses import dataclass, replace
 from functools import partial

@@ -1,7 +1,5 @@
 """Configs of runs against the recorded ones, and what is done with paths and with bad base configs."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What llm_demo said and measured, read out of outputs and metrics; its prompts; and how alike two texts are."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The libraries that a program loads: as the loader itself says, and no damage that ends in a traceback."""
 
-from __future__ import annotations
-
 import functools
 import os
 import random

@@ -1,7 +1,5 @@
 """One child process: ends, limits, what it leaves behind. Children here are small scripts of this interpreter."""
 
-from __future__ import annotations
-
 import os
 import resource
 import signal

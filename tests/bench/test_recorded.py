@@ -1,7 +1,5 @@
 """Recorded logs as results: the real recording, and recordings that lack something."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -76,13 +74,11 @@ def test_the_recorded_sweep() -> None:
     assert (first.returncode, first.log_file, first.repeat) == (0, f"logs/{FIRST}.log", 3)
     assert first.config_path == SWEEP / "configs" / f"{FIRST}.json"
     lossy = recording.get(POINTS[2].run_id).get("h2o_lossy")
-    assert lossy is not None
     assert lossy.mean == 3.38
     (baseline,) = recording.baselines
     assert (baseline.run_id, baseline.output) == (
         "baseline_h2o_off", OutputSummary({"Clamp invalid meta remove": 3}, 640, None),
     )  # fmt: skip
-    assert baseline.decode_tok_per_s is not None
     assert baseline.decode_tok_per_s.mean == 56.02
 
 

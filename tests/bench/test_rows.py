@@ -1,7 +1,5 @@
 """Rows of every shape and every way in which a log, a JSON or a CSV of them can be damaged."""
 
-from __future__ import annotations
-
 import csv
 import functools
 import io

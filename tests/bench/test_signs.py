@@ -1,7 +1,5 @@
 """Signs of a broken cache: each fails a launch and a recorded run, unless the preset allows so many."""
 
-from __future__ import annotations
-
 import io
 import shutil
 import tracemalloc

@@ -1,7 +1,5 @@
 """A whole preset: folded launches, their proof, failures that are kept, several processes."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -92,15 +90,6 @@ def test_the_preset_costs_ten_launches_instead_of_27() -> None:
     assert len(shared) == 17
     assert sweep.fold_checks() == (FoldCheck("adaptive", "target_ratio_v3", POINTS[0].run_id, POINTS[9].run_id),)
     assert len(replay.launched) == 10
-
-
-def test_a_shared_row_names_its_run() -> None:
-    sweep = make_sweep(Replay())
-    shared, probe = sweep.result(POINTS[18]), sweep.result(POINTS[9])
-    assert (shared.run_id, shared.shares_run_with) == (POINTS[18].run_id, POINTS[0].run_id)
-    assert shared.cells == sweep.result(POINTS[0]).cells
-    assert (sweep.shared_run(POINTS[18]), sweep.shared_run(POINTS[0])) == (POINTS[0].run_id, None)
-    assert (probe.shares_run_with, probe.log_file) == (None, f"logs/{POINTS[9].run_id}.log")
 
 
 def test_only_what_is_asked_for_is_run() -> None:

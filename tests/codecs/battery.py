@@ -3,8 +3,6 @@
 Each check takes a codec, and the streams it is to be held to, and fails with an assertion.
 """
 
-from __future__ import annotations
-
 import json
 import pickle
 import random

@@ -5,8 +5,6 @@
 ``<codec>.zip`` ``<case>.bin`` or ``<case>--<note>.bin``, a payload of them.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import zipfile
@@ -37,8 +35,7 @@ def digest(words: Words) -> str:
 
 
 def read_index(root: Path = GOLDENS) -> dict[str, dict[str, Any]]:
-    index: dict[str, dict[str, Any]] = json.loads((root / "index.json").read_text("utf-8"))
-    return index
+    return json.loads((root / "index.json").read_text("utf-8"))
 
 
 def read_members(root: Path, name: str) -> dict[str, bytes]:

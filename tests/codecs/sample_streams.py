@@ -1,7 +1,5 @@
 """Streams for the battery: real ones, and what hypothesis makes of raw integers seen as floats."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache

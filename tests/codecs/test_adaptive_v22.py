@@ -1,7 +1,5 @@
 """adaptive_v22 and legacy against the arithmetic written out plainly, and their payloads byte by byte."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """The battery, over every codec of the package in its default configuration and some others."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import itertools

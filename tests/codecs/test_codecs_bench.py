@@ -1,7 +1,5 @@
 """``pytest-h2o codecs``: what is counted, what is verified, what a fault does, and how it is written down."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess
@@ -241,7 +239,6 @@ def test_all_bytes_of_a_dump_are_in_its_streams() -> None:
 
 def test_entries_stand_in_order_of_their_positions(layer: Path) -> None:
     (k, _) = streams(layer.parents[1])
-    assert k.stream.positions is not None
     assert k.stream.positions.tolist() == list(range(471))
     for name, start, end in (("k_t0_1", 0, 1), ("k_t6_7", 6, 7), ("k_t7_470", 7, 470), ("k_t470_471", 470, 471)):
         words = np.fromfile(layer / f"{name}.bin", "<u2").reshape(-1, 3, 64)
@@ -256,7 +253,6 @@ def test_an_entry_that_cannot_be_read_is_not_passed_over(layer: Path) -> None:
     error = caught.value
     assert error.what == "a dump has entries that cannot be read"
     assert error.where == f"{layer.parents[1]}/code/layer_1/meta_t7_470.json"
-    assert error.came is not None
     assert error.came.startswith("binary_read_error: ")
     assert error.came.endswith("(1 of 9 entries)")
 

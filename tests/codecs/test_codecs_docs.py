@@ -1,7 +1,5 @@
 """What docs/codecs.md says is so, and its example is a codec like any other."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 from collections.abc import Iterator
@@ -49,8 +47,6 @@ EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "my_codec.py"
 @pytest.fixture(scope="module")
 def codec() -> Iterator[Codec]:
     spec = importlib.util.spec_from_file_location("my_codec", EXAMPLE)
-    assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(__import__("sys").modules, "my_codec", module)

@@ -1,7 +1,5 @@
 """What `zstd` and `byteplane` write, byte by byte; what a frame declares of itself bounds nothing here."""
 
-from __future__ import annotations
-
 import resource
 from collections.abc import Callable
 

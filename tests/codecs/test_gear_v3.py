@@ -1,7 +1,5 @@
 """The runtime's frame and its run-length code, each against the format taken literally."""
 
-from __future__ import annotations
-
 import struct
 import tracemalloc
 from collections.abc import Callable

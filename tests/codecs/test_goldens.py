@@ -1,7 +1,5 @@
 """Bytes that were written once decode for ever, and on any machine."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -48,8 +46,7 @@ def decode_all(**environment: str) -> dict[str, dict[str, str]]:
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    result: dict[str, dict[str, str]] = json.loads(run.stdout)
-    return result
+    return json.loads(run.stdout)
 
 
 @pytest.mark.parametrize("codec_id", BUILT_IN)

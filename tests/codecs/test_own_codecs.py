@@ -1,7 +1,5 @@
 """expbias, rowref and rowref_max: what they reach on the recordings, and their parts taken alone."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import subprocess
@@ -65,14 +63,6 @@ def test_recorded_dumps(
     ]
     assert larger == []
     check_decodes(codec, payloads, every=every)
-
-
-def test_rowref_max_is_the_smallest_by_far() -> None:
-    """On a few tokens of the recordings; the ratios of all are a slow test."""
-    streams = [cut(chunk.stream, 0, 64) for chunk in all_chunks()[::15]]
-    payloads = [MAX.encode(stream) for stream in streams]
-    assert sum(payload[0] == 64 for payload in payloads) > len(payloads) / 2, "its own mode, not a fallback"
-    assert sum(map(len, payloads)) < 0.95 * sum(len(CODEC.encode(stream)) for stream in streams)
 
 
 def _interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,11 +129,10 @@ def test_the_loops_are_plain_python_too(monkeypatch: pytest.MonkeyPatch) -> None
 
     streams = [cut(real_streams()[0], 0, 16), cut(real_streams()[1], 0, 4), COMPARED["faint"]]
     small = [replace(stream, words=stream.words[:, :1]) for stream in streams]
+    small.append(Stream(np.ascontiguousarray(real_streams()[1].words[:3, :1, :32]), "v"))  # its bits fill whole bytes
     payloads = [MAX.encode(stream) for stream in small]  # the first loads what of numba must not be patched
     monkeypatch.setattr(numba, "njit", lambda **_: lambda function: function)
     spec = importlib.util.spec_from_file_location("loops", compiled.__file__)
-    assert spec is not None
-    assert spec.loader is not None
     loops = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loops)
     monkeypatch.setattr(rowref_max, "compiled", lambda: loops)
@@ -151,8 +140,9 @@ def test_the_loops_are_plain_python_too(monkeypatch: pytest.MonkeyPatch) -> None
         with np.errstate(over="ignore"):
             assert MAX.encode(stream) == payload
             assert np.array_equal(MAX.decode(payload, stream.side_info()), stream.words)
-    with pytest.raises(CodecError), np.errstate(over="ignore"):
-        MAX.decode(payloads[0][:-20], small[0].side_info())
+    for damaged in (payloads[0][:-20], payloads[0][:6] + b"\xff" + payloads[0][7:]):  # cut, or too few words are in it
+        with pytest.raises(CodecError), np.errstate(over="ignore"):
+            MAX.decode(damaged, small[0].side_info())
 
 
 def test_damage_is_safe_interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,13 +231,6 @@ def test_an_unknown_rotation_is_found(rope: Rope) -> None:
     stream = _keys(rope, np.arange(300), repeats=8)
     unknown = Stream(stream.words, "k")
     assert abs(len(check_round_trip(CODEC, unknown)) - len(CODEC.encode(stream))) <= 2
-
-
-def test_the_rotation_of_the_recordings_is_found() -> None:
-    for chunk in all_chunks()[::10]:
-        stream = chunk.stream
-        if stream.tensor == "k" and len(stream.words) > 100:
-            assert CODEC.encode(replace(stream, rope=None)) == CODEC.encode(stream)
 
 
 @pytest.mark.parametrize(

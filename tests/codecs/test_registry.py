@@ -1,7 +1,5 @@
 """Names to codecs: built-in, of installed distributions, registered; and settings and streams that are refused."""
 
-from __future__ import annotations
-
 import struct
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What is decided here is computed here: nothing comes from a cache that an earlier run of the process has filled."""
 
-from __future__ import annotations
-
 import pytest
 
 from pytest_h2o.gate.sequential import make_plan, signed_rank_tail

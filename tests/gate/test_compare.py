@@ -1,7 +1,5 @@
 """One run against another: what counts as worse, what is allowed, and what cannot be compared."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

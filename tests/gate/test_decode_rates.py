@@ -1,7 +1,5 @@
 """The error rates that the decode verdict is asked to keep, in a small seeded simulation."""
 
-from __future__ import annotations
-
 import importlib
 import math
 from pathlib import Path
@@ -26,12 +24,10 @@ class Simulation:
         self.rules: ModuleType = importlib.import_module("decode_rules")
         self.noise: ModuleType = importlib.import_module("decode_noise")
 
-    def shares(
-        self, noise: str, drop: float, budget: Budget, comparisons: int = COMPARISONS, rule: str | None = None
-    ) -> dict[str, float]:
+    def shares(self, noise: str, drop: float, budget: Budget, comparisons: int = COMPARISONS) -> dict[str, float]:
         (chosen,) = [one for one in self.noise.NOISES if one.name == noise]
         values = self.rates.draw_log_ratios(chosen, drop, (comparisons, budget.pairs), seed=11)
-        outcomes = (self.rules.sequential_before if rule else self.rules.sequential)(values, TARGET, budget)
+        outcomes = self.rules.sequential(values, TARGET, budget)
         names = {"pass": self.rules.PASS, "fail": self.rules.FAIL}
         found = {name: float((outcomes.outcome == code).mean()) for name, code in names.items()}
         return {**found, "median_pairs": float(np.median(outcomes.launches)) / 2}
@@ -103,13 +99,6 @@ def test_a_plan_fitted_to_the_time_of_the_first_pair_keeps_the_promise(simulatio
     said = simulation.rules.sequential_fitted(values, TARGET, first_s, budget).outcome
     for outcome in (simulation.rules.PASS, simulation.rules.FAIL):
         assert 0.02 < (said == outcome).mean() <= 0.05 + 3 * error_of(0.05)
-
-
-def test_giving_up_early_costs_few_verdicts_and_saves_pairs(simulation: Simulation) -> None:
-    for drop, said, pairs in ((0.0, "pass", (12, 15)), (0.2, "fail", (7, 8))):
-        now, before = (simulation.shares("lognormal 12 %", drop, Budget(), rule=rule) for rule in (None, "before"))
-        assert before[said] - now[said] <= 0.01
-        assert (now["median_pairs"], before["median_pairs"]) == pairs
 
 
 def test_the_simulation_decides_as_the_gate_does(simulation: Simulation) -> None:

@@ -1,7 +1,5 @@
 """Real prompts with H2O off and on: recorded runs of llm_demo, and pairs that cannot be compared or did nothing."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from dataclasses import replace

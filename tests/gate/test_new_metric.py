@@ -1,7 +1,5 @@
 """A built-in metric takes a row in gate/metrics.py, an assertion in a gate file, and a line of docs: nothing else."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess
@@ -56,8 +54,7 @@ def run(project: Project, *options: str) -> pytest.RunResult:
 def schema(project: Project, kind: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "pytest_h2o", "schema", kind]
     done = subprocess.run(command, cwd=project.path, env=project.env, capture_output=True, text=True, check=True)
-    value: dict[str, Any] = json.loads(done.stdout)
-    return value
+    return json.loads(done.stdout)
 
 
 def test_it_holds_and_is_found_in_option_rule_tables_page_figures_and_schemas(changed: Project) -> None:

@@ -1,7 +1,5 @@
 """Which recorded row with H2O off the decode speeds may be compared with."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -69,7 +67,6 @@ def test_the_first_run_that_decoded_a_longer_context_is_named() -> None:
 def test_a_baseline_that_decoded_a_longer_context_understates(on: int, off: int, told: str) -> None:
     results = [replace(result, output=OutputSummary(max_kv_len=on)) for result in RESULTS]
     baseline = pick_recorded([replace(OFF, output=OutputSummary(max_kv_len=off))], results)
-    assert baseline is not None
     assert baseline.understates is (told == "understated")
     assert [told in note for note in baseline.notes] == [True] * bool(told)
 
@@ -77,13 +74,10 @@ def test_a_baseline_that_decoded_a_longer_context_understates(on: int, off: int,
 def test_of_several_rows_the_fastest_is_taken_and_says_where_it_is_from() -> None:
     slower = with_cells(OFF, **{"speed(tok/s)": "300.0 ± 1.0<br>40.0 ± 1.0"})
     alone, several = pick_recorded([OFF], RESULTS), pick_recorded([slower, OFF, slower], RESULTS)
-    assert alone is not None
-    assert several is not None
     log = OFF.log_file
     assert (alone.tok_per_s, alone.origin) == (56.02, f"recorded row with H2O off, {log}")
     assert (several.tok_per_s, several.origin) == (56.02, f"recorded row with H2O off, {log} (the fastest of 3)")
     equals = pick_recorded([OFF, OFF], RESULTS, "a plain cache")
-    assert equals is not None
     assert equals.origin == f"recorded row with a plain cache, {log} (the fastest of 2)"
     assert alone.files == tuple(path for path in (OFF.log_path, OFF.config_path, OFF.stdout_path) if path is not None)
     assert OFF.log_path in alone.files

@@ -1,7 +1,5 @@
 """Metrics that plugins add: which names they may have, and what is read of a row."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,8 +25,16 @@ from pytest_h2o.gate.metrics import (
     preset_metrics,
     register_metric,
 )
-from pytest_h2o.gate.rule import check_speed, row_facts
-from pytest_h2o.gate.values import check_cells, check_launches, launch_ranges, row_cell, told_cell, unmade
+from pytest_h2o.gate.rule import check_speed, row_facts, why_untimed
+from pytest_h2o.gate.values import (
+    check_cells,
+    check_launches,
+    describe_expansion,
+    launch_ranges,
+    row_cell,
+    told_cell,
+    unmade,
+)
 from pytest_h2o.inputs.options import Range
 from tests.sweeps import make_row
 from tests.told import error_text
@@ -185,18 +191,27 @@ def test_what_a_function_makes_of_a_row() -> None:
     for number in (np.float32(0.5), np.int64(1), Fraction(1, 2), Measurement(np.float64(2), np.float32(0.5))):  # type: ignore[arg-type]
         register_metric(RowMetric("number", "t", value=lambda row, value=number: value))  # type: ignore[misc]
         cell = row_cell(ROW, "number")
-        assert cell is not None
         assert type(cell.mean) is float
 
 
 def test_what_a_plugin_cannot_make_of_a_row_is_missing_in_what_is_kept_and_told() -> None:
     register_metric(RowMetric("fails", "my metric", value=lambda row: 1 // (row.run_id != "run_0001")))
+    register_metric(RowMetric("works", "its metric", value=lambda row: 1.0))
     rows = [make_row("run_0001"), make_row("run_0002")]
     assert [told_cell(row, "fails") for row in rows] == [None, Measurement(1.0, None)]
     why = "the metric fails cannot be made of a row (ZeroDivisionError: integer division or modulo by zero)"
     assert unmade(rows) == [f"my metric is missing in 1 of 2 rows: {why}"]
     again = replace(rows[0], again=(rows[1].cells,))
     assert "fails" not in launch_ranges([again])["run_0001"]
+
+
+def test_what_is_said_of_rows_that_grew_or_were_repeated_less(snapshot: SnapshotAssertion) -> None:
+    rows = [make_row("run_0001", h2o_lossless="0.950"), make_row("run_0002", h2o_lossless="1.300")]
+    assert describe_expansion(rows) == snapshot
+    assert describe_expansion(rows[1:]) == []
+    fewer = make_row("run_0001").with_fewer_repeats(5)
+    assert why_untimed([rows[0], fewer], ["h2o_lossy", "decode_drop"]) == snapshot
+    assert why_untimed([fewer], ["h2o_lossy"]) is why_untimed(rows, ["decode_drop"]) is None
 
 
 @pytest.mark.parametrize("cell", ["nan", "inf ± nan"])

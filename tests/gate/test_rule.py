@@ -1,7 +1,5 @@
 """The rule on small inputs: every threshold has an input that just holds and one, slightly regressed, that fails."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 
@@ -63,7 +61,6 @@ def test_two_rows_that_share_the_targets_pass_best_of_but_not_joint() -> None:
     assert decide(rows) == (False, True)
     joint = decide_joint(rows, ASKED)
     assert [m.missed for m in joint.rows] == [("decode",), ("lossy",)]
-    assert joint.best is not None
     assert joint.best.run_id == "lossy"
     assert joint.best.smallest == pytest.approx(0.05 - 0.20)
 
@@ -95,7 +92,6 @@ def test_a_metric_that_every_row_must_hold_is_decided_by_the_worst(
     assert decide(rows, {"mine": target}) == (held, held)
     assert {row.missed for row in decide_joint(rows, {"mine": target}).rows} == {() if held else ("mine",)}
     worst = worst_row(rows, "mine")
-    assert worst is not None
     assert worst.run_id == "row 1"
     assert len(eligible_rows(rows, {"mine": target}, rule="joint")) == 2  # it tells no row from another
 
@@ -142,7 +138,6 @@ def both(name: str, short: tuple[float, float], long: tuple[float, float]) -> li
 def test_a_configuration_is_as_good_as_its_worst_row() -> None:
     rows = [*both("a", (3.6, 1), (2.9, 1)), *both("b", (3.1, 1), (3.2, 1)), *both("c", (2.0, 1), (9.0, 1))]
     verdict = decide_joint(rows, {LOSSY: 3.0})
-    assert verdict.best is not None
     assert (verdict.passed, verdict.best.run_id) == (True, "b short")
     assert [round(row.smallest, 3) for row in verdict.together] == [-0.033, -0.033, 0.033, 0.033, -0.333, -0.333]
     assert [row.missed for row in verdict.rows] == [(), ("lossy",), (), (), ("lossy",), ()]
@@ -184,7 +179,6 @@ def test_could_not_pass_leaves_one_percent(snapshot: SnapshotAssertion) -> None:
 def test_margins_are_fractions_of_their_target() -> None:
     """A row that misses a target of 4 by a fifth of it ranks behind one that misses by a tenth."""
     verdict = decide_joint([make_facts("row", 3.2, lossless=1.5)], make_asked(lossy=4.0, lossless=1.25))
-    assert verdict.best is not None
     assert verdict.best.by_metric == {LOSSY: pytest.approx(-0.2), "lossless_ratio": pytest.approx(0.2)}
     assert not verdict.passed
 

@@ -1,7 +1,5 @@
 """Critical values: exact tails, and no plan that crosses more often than it promises."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import statistics
@@ -151,7 +149,6 @@ def test_many_comparisons_at_once_are_the_same_as_one_by_one() -> None:
 def test_the_spread_is_a_width_of_order_statistics_over_its_normal_width() -> None:
     values = np.random.default_rng(5).normal(0.0, 0.2, 12)
     count = fixed_count(12, 0.16)
-    assert count is not None
     averages = sorted((a + b) / 2 for a, b in itertools.combinations_with_replacement(values, 2))
     width = averages[count - 1] - averages[-count]
     spread = look_at(walsh_averages(values), 12, PLAN).spread
@@ -169,7 +166,6 @@ def test_a_comparison_is_given_up_where_neither_answer_has_the_chance_that_is_as
         return 1 - final.cdf(wanted) + final.cdf(-wanted)
 
     for n, count in enumerate(PLAN.hope_counts[8:-1], start=9):
-        assert count is not None
         assert chance(count - 1, n) < GIVES_UP.hope <= chance(count, n)
         averages = walsh_averages(np.linspace(-1.0, 1.0, n))  # as many above 0 as below
         assert [bool(PLAN.gives_up(averages, n, target)) for target in (-0.9, 0.0, 0.9)] == [False, True, False]

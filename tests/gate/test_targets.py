@@ -1,7 +1,5 @@
 """Which target holds, and where it was said."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Options: one table, one precedence, errors that name who said what."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The whole text of what is said about a preset that breaks its schema."""
 
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Presets: what a file gives, what the shipped ones say, and how settings of a command line change one."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import json
@@ -302,7 +300,6 @@ def test_a_manifest_entry_is_the_point_that_it_describes() -> None:
     entries = json.loads(MANIFEST.read_text(encoding="utf-8"))
     for entry in entries[:3]:
         point = point_of(entry)
-        assert point is not None
         assert point.manifest_fields() == {key: entry[key] for key in point.manifest_fields()}
     first = entries[0]
     for wrong in (

@@ -1,7 +1,5 @@
 """Scope files: the shipped scopes against recorded settings, and what is said about a file that breaks its schema."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the reader of preset and scope files takes, and the whole text of what it refuses."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.errors import PresetError
 from pytest_h2o.inputs import yaml as yaml_source
-from pytest_h2o.inputs.yaml import MAX_DEPTH, parse_source, read_source, render_key, resolve_scalar
+from pytest_h2o.inputs.yaml import MAX_DEPTH, parse_source, read_source, resolve_scalar
 from tests.told import error_text
 
 LOADERS = [loader for name in ("CSafeLoader", "SafeLoader") if (loader := getattr(yaml, name, None))]
@@ -66,12 +64,6 @@ def test_quoted_scalars_stay_text_and_every_part_has_its_place() -> None:
     assert source.places[("a",)] == (1, 4)
     assert source.places[("b", 1, "c")] == (4, 9)
     assert source.key_places[("b", 1, "c")] == (4, 6)
-
-
-def test_render_key() -> None:
-    assert render_key(()) == ""
-    assert render_key(("targets", "lossy")) == "targets.lossy"
-    assert render_key(("gens", 1)) == "gens[1]"
 
 
 REFUSED = [

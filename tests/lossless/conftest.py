@@ -1,7 +1,5 @@
 """The recorded dumps as folders, unpacked once."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

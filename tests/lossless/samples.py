@@ -1,7 +1,5 @@
 """Small dumps for tests: written like the real ones, then spoiled one way at a time."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Codecs of third parties: what decodes has never met what encoded, and no word that it is judged by."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import time
@@ -38,7 +36,7 @@ def all_work_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
 class Table(dict[bytes, bytes]):
     """What an encoder notes and a decoder looks up."""
 
-    def __deepcopy__(self, memo: object) -> Table:
+    def __deepcopy__(self, memo: object) -> "Table":
         return self
 
 

@@ -1,7 +1,5 @@
 """``pytest-h2o lossless`` as a user calls it."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

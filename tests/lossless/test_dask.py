@@ -1,7 +1,5 @@
 """Streams coded by a real scheduler and two worker processes on this machine: the same bytes, whoever dies."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The evaluation against the original script's results, to the byte, and its promises."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import fields, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Codecs that are given to the evaluation: what they are told, and what becomes of one that is wrong."""
 
-from __future__ import annotations
-
 import math
 import re
 import threading

@@ -1,7 +1,5 @@
 """A dump that says nothing about a codec, or lacks layers, is told and refused; a real one is not."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

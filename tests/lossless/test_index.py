@@ -1,7 +1,5 @@
 """The index of a dump: what is found, in which order, and what an entry is skipped for."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable
@@ -15,7 +13,7 @@ from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.errors import DumpError
-from pytest_h2o.lossless.index import find_overlaps_and_gaps, index_dump
+from pytest_h2o.lossless.index import check_dump, find_overlaps_and_gaps, index_dump
 from pytest_h2o.lossless.result import Finding
 from tests.lossless.samples import FP16, FP32, make_zip, the_skipped, write_entry
 from tests.told import error_text
@@ -42,13 +40,6 @@ def test_order_is_by_path_component_as_plain_strings(tmp_path: Path) -> None:
     assert paths == sorted(paths, key=lambda path: path.split("/"))
     assert paths == sorted((str(p.relative_to(tmp_path)) for p in tmp_path.rglob("meta_*.json")), key=lambda p: Path(p))
     assert paths[0] == "a/deep/layer_0/meta_t10_11.json"
-
-
-def test_archive_holds_the_same_as_the_folder(fp32_folder: Path) -> None:
-    folder, archive = index_dump(fp32_folder), index_dump(FP32)
-    plain = [entry._replace(k_location="", v_location="", root=None) for entry in folder.entries]
-    assert [entry._replace(k_location="", v_location="", root=None) for entry in archive.entries] == plain
-    assert archive.skipped == ()
 
 
 def test_packed_metas_and_other_files_are_not_read(tmp_path: Path) -> None:
@@ -211,6 +202,9 @@ def test_a_root_that_is_no_dump_says_what_is_there(tmp_path: Path, snapshot: Sna
     places = ("dump", "nowhere/dump", ".", "empty", "zipped", "dump.zip", "pipe.zip")
     told = {place: error_text(DumpError, index_dump, tmp_path / place).replace(str(tmp_path), "") for place in places}
     assert told == snapshot
+    empty = error_text(DumpError, check_dump, tmp_path / "empty")
+    assert empty.replace(str(tmp_path), "") == told["empty"]
+    check_dump(FP32)
 
 
 def test_overlaps_and_gaps_are_told_by_run_and_layer(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """Which streams there are, and their framing."""
 
-from __future__ import annotations
-
 import struct
 from typing import get_args
 from zlib import crc32

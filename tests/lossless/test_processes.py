@@ -1,7 +1,5 @@
 """Long work on processes: the same bytes as in one, whatever happens to them, and none outlives its parent."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import signal
@@ -132,12 +130,6 @@ def test_every_batch_is_done_once(workers: int) -> None:
     assert list(work_on(lambda number: number, (), workers)) == []
 
 
-def test_the_plan_is_not_held_whole() -> None:
-    results = work_on(lambda number: number, itertools.count())
-    assert next(results) >= 0
-    results.close()  # type: ignore[attr-defined]
-
-
 def test_the_first_error_ends_the_work(tmp_path: Path) -> None:
     def work(number: int) -> None:
         if number == 3:
@@ -203,7 +195,7 @@ def test_a_file_that_is_gone_is_the_error_of_the_dump(tmp_path: Path) -> None:
 
 def test_a_reader_that_stops_early_ends_the_processes() -> None:
     others = family(os.getpid())  # the process that forks gates for other tests
-    results = work_on(lambda number: number, range(100))
+    results = work_on(lambda number: number, itertools.count())  # nor is the plan held whole
     next(results)
     assert len(family(os.getpid())) >= len(others) + 2
     results.close()  # type: ignore[attr-defined]
@@ -235,7 +227,6 @@ def test_no_process_outlives_its_parent(number: signal.Signals, tmp_path: Path) 
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True) as parent:
-        assert parent.stdout is not None
         parent.stdout.readline()
         # two that judge, each with one that encodes and one that waits
         wait_until(lambda: len(family(parent.pid)) == 6, "they do not start")

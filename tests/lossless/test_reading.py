@@ -1,7 +1,5 @@
 """From entries to words: the same bits, whichever way they come."""
 
-from __future__ import annotations
-
 import mmap
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A dump that leads outside its root is refused before anything outside is read."""
 
-from __future__ import annotations
-
 import os
 import stat
 import tracemalloc

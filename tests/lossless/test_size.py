@@ -1,7 +1,5 @@
 """Memory does not grow with the dump: a small version of what benchmarks/size.py runs with 10 GB."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Launches of the bench on synthetic models."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """One thread of linear algebra: these models are small, and two threads would wait for each other."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """Small Llama-style models with random weights, written as GGUF: what the tests run instead of a real model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

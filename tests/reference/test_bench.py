@@ -1,7 +1,5 @@
 """The bench as a command: results, exit codes, and nothing half written."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The cache under eviction: whose turn it is, what moves, what is counted."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The command line and the config: what is taken, and one clear error for everything else."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys
@@ -63,11 +61,9 @@ def test_files_are_found_under_base_dir(tmp_path: Path) -> None:
 def test_the_policy_of_a_config(tmp_path: Path) -> None:
     assert policy_settings(config_of(tmp_path), 4, 640) is None
     adaptive = policy_settings(config_of(tmp_path, kv_h2o_enable=True, kv_h2o_target_lossy_ratio=4), 4, 640)
-    assert adaptive is not None
     assert (adaptive.ratio, adaptive.layer_start, adaptive.layer_end) == (0.25, 2, 3)
     static = {"kv_h2o_target_mode": "static", "kv_h2o_target_keep_ratio": 0.3, "kv_h2o_layer_end": 2}
     fixed = policy_settings(config_of(tmp_path, kv_h2o_enable=True, **static), 4, 640)
-    assert fixed is not None
     assert (fixed.ratio, fixed.covers(2), fixed.covers(3)) == (0.3, True, False)
 
 
@@ -77,7 +73,6 @@ def test_the_lossless_scope_of_a_config(tmp_path: Path) -> None:
         tmp_path, kv_h2o_enable=True, kv_lossless_scope="front_n_and_h2o_kept", kv_lossless_front_n=1, **LOSSLESS_ON
     )
     settings = lossless_settings(both, HYPER.layers, half=True)
-    assert settings is not None
     assert (settings.front_n, settings.kept_layers) == (1, (2, 3))
     assert [layer for layer in range(4) if settings.samples(layer)] == [0, 2]
     with pytest.raises(UsageError, match="known here for fp16 alone"):

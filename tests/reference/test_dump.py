@@ -1,7 +1,5 @@
 """Dumps of a run, and whether they and the run's own statistics tell the same sizes."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """The embedded model is what its card says: file, sizes, tokenizer, and bits a byte on held-out text."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

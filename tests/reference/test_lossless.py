@@ -1,7 +1,5 @@
 """What is sampled of the cold tokens, and when."""
 
-from __future__ import annotations
-
 import threading
 from dataclasses import replace
 from typing import Any

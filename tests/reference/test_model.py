@@ -1,7 +1,5 @@
 """Logits against another implementation, the forward pass against itself, and tokenizers from model files."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable

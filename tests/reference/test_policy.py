@@ -3,8 +3,6 @@
 And which shipped presets can meet a lossy target of 3 on the embedded model, known before anything is run.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterable, Sequence

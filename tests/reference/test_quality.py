@@ -1,7 +1,5 @@
 """What eviction costs: the arithmetic, and its limits where nothing or nearly everything is evicted."""
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -126,11 +124,9 @@ V3 = {"target_lossy_ratio": 3.2, "block_tokens": 16, "sink_tokens": 16, "recent_
 TOO_FEW = {"target_mode": "static", "target_keep_ratio": 0.05, "block_tokens": 4, "sink_tokens": 4, "recent_tokens": 8}
 
 
-@pytest.mark.parametrize(
-    ("keys", "holds"), [pytest.param(V3, True, marks=pytest.mark.slow), (TOO_FEW | {"layer_start": 0}, False)]
-)
+@pytest.mark.parametrize(("keys", "holds"), [(V3, True), (TOO_FEW | {"layer_start": 0}, False)])
 def test_a_limit_of_one_percent_tells_a_model_that_works(keys: dict[str, Any], holds: bool, tmp_path: Path) -> None:
-    """The embedded model, 256 predicted tokens, and two rows that pass a lossy target of 3.0; gates hold the sound one.
+    """The embedded model, 256 predicted tokens, and two rows that pass a lossy target of 3.0.
 
     The limit is a fifth of all that a long context is worth to this model (see its card); over 8 windows the rise was
     0.16 % with the settings of target_ratio_v3 and 1.86 % with a keep ratio of 0.05 in every layer.
