@@ -1,5 +1,6 @@
 """Code of a plugin that leaves, swallows items or changes their outcome: never exit status 0 before the verdict."""
 
+import itertools
 import json
 from xml.etree import ElementTree
 
@@ -47,14 +48,22 @@ def write(project: Project, text: str, name: str = "conftest.py") -> None:
         file.write(f"\n{text}\n")
 
 
-@pytest.mark.parametrize("workers", [(), pytest.param(("-n1",), marks=pytest.mark.slow)])
-@pytest.mark.parametrize("leave", LEAVE)
-@pytest.mark.parametrize("source", [METRIC, SECTION, ITEM], ids=["metric", "section", "item"])
-def test_no_exit_0_before_the_verdict(source: str, leave: str, workers: tuple[str, ...], project: Project) -> None:
-    write(project, source.format(leave=LEAVE[leave]))
-    write(project, MM if source == METRIC else "", "test_sweep.py")
+QUICK = {"metric": {*LEAVE}, "section": {"sys.exit", "os._exit"}, "item": {"pytest.exit", "libc"}}
+SOURCES = {"metric": METRIC, "section": SECTION, "item": ITEM}
+
+
+@pytest.mark.parametrize(
+    ("where", "leave", "workers"),
+    [
+        pytest.param(*way, marks=() if way[1] in QUICK[way[0]] and not way[2] else pytest.mark.slow)
+        for way in itertools.product(SOURCES, LEAVE, [(), ("-n1",)])
+    ],
+)
+def test_no_exit_0_before_the_verdict(where: str, leave: str, workers: tuple[str, ...], project: Project) -> None:
+    write(project, SOURCES[where].format(leave=LEAVE[leave]))
+    write(project, MM if where == "metric" else "", "test_sweep.py")
     result = project.run(*SELECT, *workers)
-    if source == SECTION and not leave.startswith("os."):
+    if where == "section" and not leave.startswith("os."):
         assert result.ret == 0  # the items were judged, and what is missing is a section
         check_no_traceback(result)
         assert project.summary()["overall_pass"] == "incomplete"
