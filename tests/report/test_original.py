@@ -53,6 +53,14 @@ def test_the_lossless_ratio_is_that_of_the_best_source_there_is() -> None:
     assert lossless_ratio_of({"weighted_lossless_ratio": 1.25, "lossless_ratio": 1.5}, "x") == 1.25
 
 
+def test_an_upper_bound_is_shown_and_does_not_decide() -> None:
+    gate = collect_original(ROWS, ASKED, baseline_tok_per_s=None, upper=UPPER, online=None).gate
+    assert (gate["lossless_selected_value"], gate["lossless_selected_pass"]) == ("1.5300", "true")
+    assert (gate["lossless_online_value"], gate["lossless_online_pass"]) == ("missing", "false")
+    assert (gate["overall_pass"], gate["quality_status"]) == ("false", "FAIL")
+    assert "decode_pass" not in gate, "there is no baseline"
+
+
 def test_a_missing_column_is_missing_and_not_0() -> None:
     facts = collect_original(without(ROWS, "h2o_lossy"), ASKED, baseline_tok_per_s=None, upper=None, online=ONLINE)
     assert facts.averages["Avg lossy ratio"] == "missing"
