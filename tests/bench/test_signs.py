@@ -249,9 +249,9 @@ def test_number_of_kinds_is_bounded() -> None:
 
 def test_memory_is_bounded() -> None:
     class Endless(io.RawIOBase):
-        """1.2 MB of one line, then 0.1 MB of many."""
+        """0.8 MB of one line, then 0.1 MB of many."""
 
-        left = 1_300_000
+        left = 900_000
 
         def readable(self) -> bool:
             return True

@@ -78,17 +78,15 @@ WRONG = [
 ]
 
 
+NAMES = ("a b", "-k", ".a", "ä", "a[1]", "a+b", "not")
+
+
 def test_messages(snapshot: SnapshotAssertion) -> None:
-    assert {text[:60]: str(error_of(text)) for text in WRONG} == snapshot
-
-
-def test_json_has_lines_too(snapshot: SnapshotAssertion) -> None:
-    assert str(error_of('{\n\t"gens":\t[1,\n\t\t"2"]\n}', "a.json")) == snapshot
-
-
-def test_names_that_cannot_be_selected(snapshot: SnapshotAssertion) -> None:
-    names = ("a b", "-k", ".a", "ä", "a[1]", "a+b", "not")
-    assert [str(error_of("gens: 1", f"{name}.yaml")) for name in names] == snapshot
+    told = {text[:60]: str(error_of(text)) for text in WRONG}
+    told |= {name: str(error_of("gens: 1", f"{name}.yaml")) for name in NAMES}
+    told["JSON has lines too"] = str(error_of('{\n\t"gens":\t[1,\n\t\t"2"]\n}', "a.json"))
+    told["flags"] = error_text(PresetError, preset_from_flags, gens="8,x", prompt=[512], repeat=True)
+    assert told == snapshot
 
 
 def test_faults_of_all_files_come_at_once_with_second_names(snapshot: SnapshotAssertion) -> None:
@@ -112,10 +110,6 @@ def test_overrides_name_the_option(snapshot: SnapshotAssertion) -> None:
     for assignments in OVERRIDES:
         told[" ".join(assignments)] = error_text(PresetError, preset.override, *assignments)
     assert told == snapshot
-
-
-def test_flags_are_checked_like_a_file(snapshot: SnapshotAssertion) -> None:
-    assert error_text(PresetError, preset_from_flags, gens="8,x", prompt=[512], repeat=True) == snapshot
 
 
 def test_a_flood_of_faults_is_cut_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
