@@ -41,8 +41,9 @@ _LOW, _TOTAL_BITS, _WORD_BITS = plain.LOW, plain.TOTAL_BITS, plain.WORD_BITS
 _PATTERNS, _HALF, _UNIT = plain.PATTERNS, plain.HALF, plain.UNIT
 _STEP_BITS, _FRACTION = plain.STEP_BITS, (1 << plain.STEP_BITS) - 1
 _FLOOR, _CEILING, _OFFSET = float(-plain.RANGE * _UNIT), float(plain.RANGE * _UNIT - 1), float(plain.RANGE * _UNIT)
-_LOWEST, _HIGHEST = plain.LOWEST, plain.HIGHEST
-_FAR = float(plain.NUMBERS["fp16"].edges[-1])
+_LOWEST = plain.LOWEST
+_LEAST_VARIANCE, _MOST_VARIANCE = np.array([plain.LOWEST << 48, plain.HIGHEST << 48]).view(np.float64).tolist()
+_INFINITE = np.float32(np.inf)
 _COST_SHIFT, _COST_FIRST, _WORTH_COST, _COST_CHANNELS = (
     plain.COST_SHIFT,
     plain.COST_FIRST,
@@ -55,6 +56,7 @@ _FEATURE_LIMIT = float(plain.FEATURE_LIMIT)
 _LEARNS, _MOST = plain.LEARNS, plain.MOST_REFERENCES
 _FARTHEST_BACK, _INDEPENDENT, _LEFT = plain.FARTHEST_BACK, plain.LEAST_INDEPENDENT, plain.LEAST_LEFT
 _LOGISTIC_TOTAL = _LOW - _PATTERNS
+_BESIDE = 4
 _EXACT = 0x433 << 52
 """The bits of 2^52: with a whole number below, those of their sum."""
 
@@ -63,7 +65,7 @@ _guess_scale: Any = compiled(plain.guess_scale)
 
 
 def plan_rows(model: RowModel, ordered: Ordered, sources: Integers, tail: int) -> tuple[Plans, Integers, Integers]:
-    """`rowref_max.plan_rows`."""
+    """`rowref_max.plan_rows`, after `find_sources`."""
     kinds, scales, back, weights, low, width = _plan_rows(
         *_turns(model), ordered, sources, tail, _TABLES, _SCALES, _numbers(model)
     )
@@ -90,8 +92,8 @@ def follow_plans(model: RowModel, plans: Plans, decoder: LaneDecoder, tail: int)
 
 
 def find_sources(model: RowModel, ordered: Ordered, last_source: int, least_gain: float) -> Integers:
-    """`rowref_max.find_sources`."""
-    found: Integers = _find_sources(*_turns(model)[1:], ordered, last_source, least_gain, _numbers(model))
+    """`rowref_max.find_sources`; it leaves the rows in the history of the model."""
+    found: Integers = _find_sources(*_turns(model), ordered, last_source, least_gain, _numbers(model))
     return found
 
 
@@ -136,15 +138,15 @@ def unpack_states(packed, counts):
 
 
 _UNTURNED = np.zeros((1, 1))
-_NO_PARTNERS = np.zeros(1, np.int64)
 
 
 def _numbers(model: RowModel) -> tuple[Any, ...]:
     """What makes values and edges of patterns: see `_half_steps`; then the limits of `rowref_max.Numbers`."""
     _, _, least, rounding, mantissa_bits, bias = model.numbers
-    shift, offset = 51 - mantissa_bits, (1023 - bias) << 52
+    shift, offset = 22 - mantissa_bits, (126 - bias) << 23
     infinity = 2 * bias + 1 << mantissa_bits
-    return shift, offset, 2 << mantissa_bits, 2.0 ** -(bias + mantissa_bits), infinity, least, rounding
+    unit = np.float32(2.0 ** -(bias + mantissa_bits + 1))
+    return *map(np.int32, (shift, offset, 4 << mantissa_bits, infinity)), unit, least, rounding
 
 
 def _guessing(model: RowModel) -> tuple[Any, ...]:
@@ -158,8 +160,8 @@ def _guessing(model: RowModel) -> tuple[Any, ...]:
 
 def _turns(model: RowModel) -> tuple[Any, ...]:
     if model.rounding is None:
-        return model.history, False, _UNTURNED, _UNTURNED, _NO_PARTNERS
-    return model.history, True, model.cos, model.sin, model.partner
+        return model.history, False, _UNTURNED, _UNTURNED, 1
+    return model.history, True, model.cos, model.sin, int(model.partner[0])
 
 
 # A word at a time. Loops over the channels of a row either compute or look up, never both: those that compute run on
@@ -168,24 +170,26 @@ def _turns(model: RowModel) -> tuple[Any, ...]:
 
 @_inlined
 def _half_steps(steps, numbers):
-    """The value of a magnitude: 2 m half steps make that of pattern m, 2 m - 1 the edge below it."""
-    exact = np.int64((np.int64(steps) << numbers[0]) + numbers[1]).view(np.float64)
-    return exact if steps >= numbers[2] else np.float64(np.int32(steps)) * numbers[3]
+    """Half the value of a magnitude, float32: 2 m half steps make that of pattern m, 2 m - 1 the edge below it."""
+    exact = np.int32(np.int32(steps << (numbers[0] & 31)) + numbers[1]).view(np.float32)
+    return exact if steps >= numbers[2] else np.float32(steps) * numbers[4]
 
 
 @_inlined
-def _value(pattern, numbers):
-    """`rowref_max.Numbers.values`."""
-    value = _half_steps(2 * min(pattern if pattern >= 0 else -1 - pattern, numbers[4]), numbers)
-    return -value if pattern < 0 else value
+def _half_value(pattern, numbers):
+    """Half of `rowref_max.Numbers.values`, which float32 would not hold."""
+    magnitude = np.int32(pattern ^ (pattern >> 31))
+    half = _half_steps(np.int32(min(magnitude, numbers[3]) << 1), numbers)
+    return -half if pattern < 0 else half
 
 
 @_inlined
-def _edge(pattern, numbers):
-    """`rowref_max.Numbers.edges`."""
-    size = -pattern if pattern < 0 else pattern
-    edge = _half_steps(max(2 * size - 1, 0), numbers) if size <= numbers[4] else _FAR
-    return -edge if pattern < 0 else edge
+def _half_edge(pattern, numbers):
+    """Half of `rowref_max.Numbers.edges`; what is far is infinite."""
+    size = np.int32(abs(pattern))
+    half = _half_steps(max(np.int32((min(size, numbers[3]) << 1) - 1), np.int32(0)), numbers)
+    half = half if size <= numbers[3] else _INFINITE
+    return -half if pattern < 0 else half
 
 
 @_inlined
@@ -204,7 +208,7 @@ def _within(node, argument):
 @_inlined
 def _share(pattern, expected, slope, nodes, numbers):
     """`rowref_max.cumulated` of one boundary."""
-    argument = np.uint32(_argument(_edge(pattern, numbers) - expected, slope))
+    argument = np.uint32(_argument(2.0 * np.float64(_half_edge(np.int32(pattern), numbers)) - expected, slope))
     return _within(nodes[argument >> _STEP_BITS], argument) + pattern + _HALF
 
 
@@ -217,21 +221,29 @@ def _copy(row, to):
         to[c] = row[c]
 
 
-@compiled
-def _set_distances(patterns, size, expected, numbers, below, above):
-    """From the expectation to the edges of intervals of `size` patterns."""
-    for c in range(len(expected)):
+@_inlined
+def _set_values(patterns, numbers, halves, values):
+    """`rowref_max.Numbers.values` of a row."""
+    for c in range(len(values)):
+        halves[c] = _half_value(np.int32(patterns[c]), numbers)
+    for c in range(len(values)):
+        values[c] = 2.0 * np.float64(halves[c])
+
+
+@_inlined
+def _set_edges(patterns, size, numbers, halves):
+    """Half the edges of the intervals of `size` patterns."""
+    for c in range(len(patterns)):
         first = np.int32(patterns[c] & -size)
-        below[c] = _edge(first, numbers) - expected[c]
-        above[c] = _edge(np.int32(first + size), numbers) - expected[c]
+        halves[0, c], halves[1, c] = _half_edge(first, numbers), _half_edge(np.int32(first + size), numbers)
 
 
-@compiled
-def _set_shares(patterns, size, below, above, slopes, nodes, arguments, found, low, width):
-    """The intervals of 2^24 that `_set_distances` has the edges of."""
+@_inlined
+def _set_shares(patterns, size, halves, expected, slopes, nodes, arguments, found, low, width):
+    """The intervals of 2^24 between edges."""
     for c in range(len(slopes)):
-        arguments[0, c] = _argument(below[c], slopes[c])
-        arguments[1, c] = _argument(above[c], slopes[c])
+        arguments[0, c] = _argument(2.0 * np.float64(halves[0, c]) - expected[c], slopes[c])
+        arguments[1, c] = _argument(2.0 * np.float64(halves[1, c]) - expected[c], slopes[c])
     for c in range(len(slopes)):
         found[0, c] = nodes[np.int64(arguments[0, c]) >> _STEP_BITS]
         found[1, c] = nodes[np.int64(arguments[1, c]) >> _STEP_BITS]
@@ -241,31 +253,50 @@ def _set_shares(patterns, size, below, above, slopes, nodes, arguments, found, l
         width[c] = _within(found[1, c], arguments[1, c]) - first + size
 
 
-@compiled
-def _set_slopes(variance, scale, turned, rounding, expected_variance, slopes, table):
+@_inlined
+def _place(variance):
+    """Where the slope of a variance is to be looked up."""
+    return (np.float64(min(max(variance, _LEAST_VARIANCE), _MOST_VARIANCE)).view(np.int64) >> 48) - _LOWEST
+
+
+@_inlined
+def _set_slopes(variance, scale, turned, rounding, places, slopes, table):
     """`RowModel.expect_variance`, and `rowref_max.slopes_of` it."""
-    for c in range(len(variance)):
-        value = variance[c] * scale
-        if turned:
-            value += rounding[c]
-        expected_variance[c] = value
-    bits = expected_variance.view(np.int64)
-    for c in range(len(variance)):
-        slopes[c] = table[max(min(bits[c] >> 48, _HIGHEST) - _LOWEST, 0)]
+    if turned:
+        for c in range(len(slopes)):
+            places[c] = _place(variance[c] * scale + rounding[c])
+    else:
+        for c in range(len(slopes)):
+            places[c] = _place(variance[c] * scale)
+    for c in range(len(slopes)):
+        slopes[c] = table[np.uint64(places[c])]
+
+
+@_inlined
+def _swap(values, reach, partners):
+    """The values of the partners, which lie so far apart."""
+    if reach == 1:
+        for c in range(0, len(values), 2):
+            partners[c], partners[c + 1] = values[c + 1], values[c]
+        return
+    for start in range(0, len(values), 2 * reach):
+        first, second = values[start : start + reach], values[start + reach : start + 2 * reach]
+        to_first, to_second = partners[start : start + reach], partners[start + reach : start + 2 * reach]
+        for c in range(reach):
+            to_first[c], to_second[c] = second[c], first[c]
 
 
 @compiled
-def _turn_back(row, values, cos, sin, partner, partners, back):
+def _turn_back(row, values, cos, sin, reach, partners, back):
     """`RowModel.back`; `partners` are the values of the partners."""
-    for c in range(len(values)):
-        partners[c] = values[partner[c]]
+    _swap(values, reach, partners)
     for c in range(len(values)):
         back[c] = values[c] * cos[row, c] - partners[c] * sin[row, c]
 
 
-@compiled
+@_inlined
 def _expect(
-    row, history, turned, cos, sin, partner, mean, roundings, sources, weights, still, partners, expected, rounding
+    row, history, turned, cos, sin, reach, mean, roundings, sources, weights, still, partners, expected, rounding
 ):
     """`RowModel.expect` of three sources, some of no weight; `still` is the expectation before it is turned."""
     first, second, third = history[sources[0]], history[sources[1]], history[sources[2]]
@@ -282,15 +313,14 @@ def _expect(
     one, two, three = one * one, two * two, three * three
     for c in range(len(mean)):
         rounding[c] = first[c] * one + second[c] * two + third[c] * three
-    for c in range(len(mean)):
-        partners[c] = still[partner[c]]
+    _swap(still, reach, partners)
     for c in range(len(mean)):
         expected[c] = still[c] * cos[row, c] + partners[c] * sin[row, c]
 
 
-@compiled
+@_inlined
 def _learn(
-    row, values, partners, turned, partner, history, mean, total, variance, roundings, learned_rows, expected,
+    row, values, partners, turned, reach, history, mean, total, variance, roundings, learned_rows, expected,
     rounding, inverse_scale, learns, squared, least, rounding_of_one,
 ):  # fmt: skip
     """`RowModel.learn` but for the history; the number of learned rows after it."""
@@ -310,8 +340,7 @@ def _learn(
         error = values[c] - expected[c]
         squared[c] = error * error
     if turned:
-        for c in range(channels):
-            partners[c] = squared[partner[c]]
+        _swap(squared, reach, partners)
         for c in range(channels):
             squared[c] = (squared[c] + partners[c]) * 0.5 - rounding[c]
     before, after = float(learned_rows), 1.0 / (learned_rows + 1)
@@ -322,7 +351,7 @@ def _learn(
 
 
 @compiled
-def _plan_rows(history, turned, cos, sin, partner, patterns, sources, tail, tables, scales, numbers):
+def _plan_rows(history, turned, cos, sin, reach, patterns, sources, tail, tables, scales, numbers):
     nodes, slope_table, _ = tables
     rows, channels = patterns.shape
     kinds, chosen_scales = np.zeros(rows, np.uint8), np.zeros(rows, np.uint8)
@@ -337,40 +366,36 @@ def _plan_rows(history, turned, cos, sin, partner, patterns, sources, tail, tabl
         np.empty(channels),
         np.empty(channels),
     )
-    squared, below, above = np.empty(channels), np.empty(channels), np.empty(channels)
-    arguments = np.empty((2, channels), np.uint32)
-    samples, sampled = np.empty((6, channels)), np.empty((2, channels), np.int32)
-    own_patterns = np.empty(channels, np.int16)
+    squared, arguments = np.empty(channels), np.empty((2, channels), np.uint32)
+    samples, halves = np.empty((5, channels)), np.empty((2, channels), np.float32)
     looked_up, costs = np.empty((2, channels), np.int64), np.empty(256, np.int64)
+    equations = np.empty((_MOST + 1, _MOST))
     used_sources, used_weights = np.zeros(_MOST, np.int64), np.zeros(_MOST, np.int64)
     learned_rows, count = _PRIOR_ROWS, 0
     for row in range(rows):
         own = patterns[row]
-        for c in range(channels):
-            values[c] = _value(np.int32(own[c]), numbers)
+        _set_values(own, numbers, halves[0], values)
         if turned:
-            _turn_back(row, values, cos, sin, partner, partners, history[row])
-        else:
-            _copy(values, history[row])
+            _swap(values, reach, partners)
         for c in range(channels):
             certainty[c] = 1.0 / variance[c]
             target[c] = history[row, c] - mean[c]
-        used = _fit_weights(sources[row], target, history, mean, certainty, used_sources, used_weights)
+        used = _fit_weights(sources[row], target, history, mean, certainty, equations, used_sources, used_weights)
         _expect(
-            row, history, turned, cos, sin, partner, mean, roundings, used_sources, used_weights, still, scratch,
+            row, history, turned, cos, sin, reach, mean, roundings, used_sources, used_weights, still, scratch,
             expected, rounding,
         )  # fmt: skip
         instructive = _squares(values, expected, turned, rounding, certainty, squared, scratch)
         size = 1 if row < tail else 256
-        _set_distances(own, 1, expected, numbers, below, above)
+        _set_edges(own, 1, numbers, halves)
         scale = _choose_scale(
-            own, below, above, scratch[0], instructive, variance, turned, rounding, samples, sampled, own_patterns,
-            arguments, looked_up, costs, tables, scales[0],
+            halves, expected, scratch[0], instructive, variance, turned, rounding, samples, arguments,
+            looked_up, costs, tables, scales[0],
         )  # fmt: skip
-        _set_slopes(variance, scales[0][scale], turned, rounding, scratch, slopes, slope_table)
+        _set_slopes(variance, scales[0][scale], turned, rounding, looked_up[0], slopes, slope_table)
         if size > 1:
-            _set_distances(own, size, expected, numbers, below, above)
-        _set_shares(own, size, below, above, slopes, nodes, arguments, looked_up, low[row], width[row])
+            _set_edges(own, size, numbers, halves)
+        _set_shares(own, size, halves, expected, slopes, nodes, arguments, looked_up, low[row], width[row])
         learns = row < tail and instructive
         kinds[row], chosen_scales[row] = used | (_LEARNS if learns else 0), scale
         for k in range(used):
@@ -378,14 +403,14 @@ def _plan_rows(history, turned, cos, sin, partner, patterns, sources, tail, tabl
             count += 1
         if row < tail:
             learned_rows = _learn(
-                row, values, partners, turned, partner, history, mean, total, variance, roundings, learned_rows,
+                row, values, partners, turned, reach, history, mean, total, variance, roundings, learned_rows,
                 expected, rounding, scales[1][scale], learns, squared, numbers[5], numbers[6],
             )  # fmt: skip
     return kinds, chosen_scales, back[:count], coded_weights[:count], low, width
 
 
-@compiled
-def _fit_weights(candidates, target, history, mean, certainty, used_sources, used_weights):
+@_inlined
+def _fit_weights(candidates, target, history, mean, certainty, equations, used_sources, used_weights):
     """`rowref_max._fit_weights` over the sources of a row that there are; how many have a weight."""
     count = 0
     while count < _MOST and candidates[count] >= 0:
@@ -418,7 +443,9 @@ def _fit_weights(candidates, target, history, mean, certainty, used_sources, use
             weighed = three * certainty[at]
             f += weighed * three
             r += weighed * target[at]
-    gram, aim = np.array((a, b, c, b, d, e, c, e, f)).reshape(3, 3), np.array((p, q, r))
+    gram, aim = equations[:3], equations[3]
+    for i, one in enumerate(((a, b, c), (b, d, e), (c, e, f), (p, q, r))):
+        equations[i, 0], equations[i, 1], equations[i, 2] = one
     weights = _solve_weights(gram[:count, :count], aim[:count])
     used = 0
     for i in range(count):
@@ -428,7 +455,7 @@ def _fit_weights(candidates, target, history, mean, certainty, used_sources, use
     return used
 
 
-@compiled
+@_inlined
 def _squares(values, expected, turned, rounding, certainty, squared, weighed):
     """Whether a row is instructive; into the first of `weighed` the mean of its squared errors over the variance."""
     total, more = 0.0, 0
@@ -444,36 +471,18 @@ def _squares(values, expected, turned, rounding, certainty, squared, weighed):
     return 2 * more > len(values) if turned else more > 0
 
 
-@compiled
+@_inlined
 def _choose_scale(
-    patterns,
-    below,
-    above,
-    ratio,
-    instructive,
-    variance,
-    turned,
-    rounding,
-    samples,
-    sampled,
-    own_patterns,
-    arguments,
-    found,
-    costs,
-    tables,
-    scales,
-):
+    halves, expected, ratio, instructive, variance, turned, rounding, samples, places, found, costs, tables, scales
+):  # fmt: skip
     """`rowref_max._choose_scale`; `samples` has room for what is gathered of the channels that count."""
-    nodes, slope_table, cost_table = tables
-    step = max(1, len(patterns) // _COST_CHANNELS)
-    count = (len(patterns) + step - 1) // step
-    own_variance, own_rounding, own_below = samples[0, :count], samples[1, :count], samples[2, :count]
-    own_above, scratch, slopes = samples[3, :count], samples[4, :count], samples[5, :count]
-    few_patterns, low, width = own_patterns[:count], sampled[0, :count], sampled[1, :count]
+    step = max(1, len(variance) // _COST_CHANNELS)
+    count = (len(variance) + step - 1) // step
     for c in range(count):
         at = c * step
-        own_variance[c], own_rounding[c] = variance[at], rounding[at]
-        own_below[c], own_above[c], few_patterns[c] = below[at], above[at], patterns[at]
+        samples[0, c], samples[1, c] = variance[at], rounding[at]
+        samples[2, c] = 2.0 * np.float64(halves[0, at]) - expected[at]
+        samples[3, c] = 2.0 * np.float64(halves[1, at]) - expected[at]
     unknown = np.int64(-1)
     for scale in range(256):
         costs[scale] = unknown
@@ -485,12 +494,7 @@ def _choose_scale(
         nearest, least = best, reached
         for scale in (tried, first, second):
             if costs[scale] == unknown:
-                _set_slopes(own_variance, scales[scale], turned, own_rounding, scratch, slopes, slope_table)
-                _set_shares(few_patterns, 1, own_below, own_above, slopes, nodes, arguments, found, low, width)
-                cost = 0
-                for c in range(count):
-                    cost += cost_table[(np.float64(width[c]).view(np.int64) >> _COST_SHIFT) - _COST_FIRST]
-                costs[scale] = cost
+                costs[scale] = _cost(scales[scale], count, samples, turned, places, found, tables)
             if costs[scale] < least:
                 nearest, least = scale, costs[scale]
         if least > reached - _WORTH_COST:
@@ -500,16 +504,37 @@ def _choose_scale(
 
 
 @compiled
-def _find_sources(turned, cos, sin, partner, patterns, last_source, least_gain, numbers):
+def _cost(scale, count, samples, turned, places, found, tables):
+    """`rowref_max.cost_of` all samples at a scale."""
+    nodes, slope_table, cost_table = tables
+    slopes = samples[4, :count]
+    _set_slopes(samples[0], scale, turned, samples[1], found[0], slopes, slope_table)
+    for c in range(count):
+        places[0, c], places[1, c] = _argument(samples[2, c], slopes[c]), _argument(samples[3, c], slopes[c])
+    for c in range(count):
+        found[0, c] = nodes[np.uint64(places[0, c] >> _STEP_BITS)]
+        found[1, c] = nodes[np.uint64(places[1, c] >> _STEP_BITS)]
+    widths = slopes
+    for c in range(count):
+        low, high = _within(found[0, c], places[0, c]), _within(found[1, c], places[1, c])
+        widths[c] = np.float64(np.int32(high - low + 1))
+    bits = widths.view(np.int64)
+    cost = 0
+    for c in range(count):
+        cost += cost_table[np.uint64((bits[c] >> _COST_SHIFT) - _COST_FIRST)]
+    return cost
+
+
+@compiled
+def _find_sources(history, turned, cos, sin, reach, patterns, last_source, least_gain, numbers):
     rows, channels = patterns.shape
-    deviation, features = np.empty((rows, channels)), np.empty((rows, channels), np.int16)
     total, values, partners = np.zeros(channels), np.empty(channels), np.empty(channels)
+    halves, features = np.empty(channels, np.float32), np.zeros((rows + _BESIDE, channels), np.int16)
     for row in range(rows):
-        own = deviation[row]
-        for c in range(channels):
-            values[c] = _value(np.int32(patterns[row, c]), numbers)
+        own = history[row]
+        _set_values(patterns[row], numbers, halves, values)
         if turned:
-            _turn_back(row, values, cos, sin, partner, partners, own)
+            _turn_back(row, values, cos, sin, reach, partners, own)
         else:
             _copy(values, own)
         for c in range(channels):
@@ -517,12 +542,13 @@ def _find_sources(turned, cos, sin, partner, patterns, last_source, least_gain, 
     share = 1.0 / rows
     mean, total = total * share, np.zeros(channels)
     for row in range(rows):
-        own = deviation[row]
+        own = history[row]
         for c in range(channels):
-            own[c] -= mean[c]
-        for c in range(channels):
-            total[c] += own[c] * own[c]
-    _set_features(deviation, total, plain.LEAST_SPREAD, plain.FIRST_UNITS, features)
+            deviation = own[c] - mean[c]
+            total[c] += deviation * deviation
+    first_scale, second_scale = np.empty(channels), np.ones(channels)
+    _set_one_over_root(total, share, plain.LEAST_SPREAD, first_scale)
+    _set_features(history, mean, first_scale, second_scale, plain.FIRST_UNITS, features)
     first = _pursue(np.ascontiguousarray(features[:, :: plain.FIRST_STEP]), last_source, least_gain, 1)
     total = np.zeros(channels)
     for row in range(rows):
@@ -532,51 +558,53 @@ def _find_sources(turned, cos, sin, partner, patterns, last_source, least_gain, 
         for c in range(channels):
             rest = np.float64(np.int32(own[c] - other[c] * weight)) * (1 / plain.FIRST_UNITS)
             total[c] += rest * rest
-    _set_features(deviation, total, plain.LEAST_REST, plain.SECOND_UNITS, features)
+    _set_one_over_root(total, share, plain.LEAST_REST, second_scale)
+    _set_features(history, mean, first_scale, second_scale, plain.SECOND_UNITS, features)
     return _pursue(features, last_source, least_gain, _MOST)
 
 
 @compiled
-def _set_features(deviation, total, least, units, features):
-    """Weigh channels by one over the root of their mean square, and round."""
-    rows, channels = deviation.shape
-    share = 1.0 / rows
-    for c in range(channels):
-        total[c] = 1.0 / np.sqrt(total[c] * share + least)
-    for row in range(rows):
-        own, rounded = deviation[row], features[row]
-        for c in range(channels):
-            own[c] *= total[c]
-            found = np.rint(own[c] * units)
+def _set_one_over_root(total, share, least, scale):
+    """`rowref_max._one_over_root` of the sums of squares."""
+    for c in range(len(total)):
+        scale[c] = 1.0 / np.sqrt(total[c] * share + least)
+
+
+@compiled
+def _set_features(history, mean, first_scale, second_scale, units, features):
+    """What rows deviate from the mean by, weighed by channel, and rounded."""
+    for row in range(len(history)):
+        own, rounded = history[row], features[row]
+        for c in range(len(mean)):
+            found = np.rint((own[c] - mean[c]) * first_scale[c] * second_scale[c] * units)
             rounded[c] = np.int16(np.int32(min(max(found, -_FEATURE_LIMIT), _FEATURE_LIMIT)))
 
 
 @compiled
 def _multiply(features):
-    """The products of all rows with all, by fours of those that lie near enough."""
+    """The products of all rows with all that lie near enough, two with four at a time; the last `_BESIDE` are none."""
     rows, channels = features.shape
-    products = np.zeros((rows + 3, rows + 3), np.int32)
-    for row in range(rows):
-        own = features[row]
-        for other in range(max(0, row - _FARTHEST_BACK), row + 1, 4):
-            last = rows - 1
-            first, second = features[other], features[min(other + 1, last)]
-            third, fourth = features[min(other + 2, last)], features[min(other + 3, last)]
-            a = b = c = d = np.int32(0)
+    products = np.zeros((rows, rows), np.int32)
+    for row in range(0, rows - _BESIDE, 2):
+        own, next_own = features[row], features[row + 1]
+        for other in range(max(0, row - _FARTHEST_BACK), row + 2, _BESIDE):
+            first, second = features[other], features[other + 1]
+            third, fourth = features[other + 2], features[other + 3]
+            a = b = c = d = e = f = g = h = np.int32(0)
             for at in range(channels):
-                one = np.int32(own[at])
-                a = np.int32(a + one * np.int32(first[at]))
-                b = np.int32(b + one * np.int32(second[at]))
-                c = np.int32(c + one * np.int32(third[at]))
-                d = np.int32(d + one * np.int32(fourth[at]))
-            for beside, product in enumerate((a, b, c, d)):
+                one, two = np.int32(own[at]), np.int32(next_own[at])
+                p, q, r, s = np.int32(first[at]), np.int32(second[at]), np.int32(third[at]), np.int32(fourth[at])
+                a, b, c, d = np.int32(a + one * p), np.int32(b + one * q), np.int32(c + one * r), np.int32(d + one * s)
+                e, f, g, h = np.int32(e + two * p), np.int32(f + two * q), np.int32(g + two * r), np.int32(h + two * s)
+            for beside, (product, next_product) in enumerate(((a, e), (b, f), (c, g), (d, h))):
                 products[row, other + beside] = products[other + beside, row] = product
+                products[row + 1, other + beside] = products[other + beside, row + 1] = next_product
     return products
 
 
 @compiled
 def _pursue(features, last_source, least_gain, most):
-    rows = len(features)
+    rows = len(features) - _BESIDE
     found = np.full((rows, most), -1, np.int64)
     products = _multiply(features)
     size = _FARTHEST_BACK
@@ -639,7 +667,10 @@ def _push_lanes(begin, width, state):
             words[at] = state[lane] & 0xFFFF
             at -= full
             state[lane] >>= _WORD_BITS if full else 0
-        for lane in range(lanes - 1, -1, -1):  # few give off a second word
+        more = 0
+        for lane in range(lanes):
+            more += state[lane] >= np.int64(spans[lane]) << _WORD_BITS
+        for lane in range(lanes - 1 if more else -1, -1, -1):  # few give off a second word
             if state[lane] >= np.int64(spans[lane]) << _WORD_BITS:
                 words[at] = state[lane] & 0xFFFF
                 at -= 1
@@ -654,7 +685,7 @@ def _push_lanes(begin, width, state):
 
 @compiled
 def _follow_plans(
-    history, turned, cos, sin, partner, kinds, chosen_scales, back, coded_weights, words, state, tail, tables, scales,
+    history, turned, cos, sin, reach, kinds, chosen_scales, back, coded_weights, words, state, tail, tables, scales,
     numbers, guessing,
 ):  # fmt: skip
     nodes, slope_table, _ = tables
@@ -663,8 +694,9 @@ def _follow_plans(
     roundings = np.zeros((rows if turned else 1, channels))
     mean, total, variance, rounding = np.zeros(channels), np.zeros(channels), np.ones(channels), np.zeros(channels)
     values, still, expected, partners = np.empty(channels), np.empty(channels), np.empty(channels), np.empty(channels)
-    slopes, scratch, squared = np.empty(channels), np.empty(channels), np.empty(channels)
-    below, above, arguments = np.empty(channels), np.empty(channels), np.empty((2, channels), np.uint32)
+    slopes, squared, arguments = np.empty(channels), np.empty(channels), np.empty((2, channels), np.uint32)
+    if rows:
+        history[0] = 0.0  # what no source names is taken with no weight
     looked_up, singles = np.empty((2, channels), np.int64), np.empty((2, channels), np.float32)
     found, low, width = np.empty(channels, np.int32), np.empty(channels, np.int32), np.empty(channels, np.int32)
     sources, weights = np.zeros(_MOST, np.int64), np.zeros(_MOST, np.int64)
@@ -677,28 +709,27 @@ def _follow_plans(
             count += 1
         scale = chosen_scales[row]
         _expect(
-            row, history, turned, cos, sin, partner, mean, roundings, sources, weights, still, partners, expected,
+            row, history, turned, cos, sin, reach, mean, roundings, sources, weights, still, partners, expected,
             rounding,
         )  # fmt: skip
-        _set_slopes(variance, scales[0][scale], turned, rounding, scratch, slopes, slope_table)
+        _set_slopes(variance, scales[0][scale], turned, rounding, looked_up[0], slopes, slope_table)
         size = 1 if row < tail else 256
         _guess(state, expected, slopes, guessing, singles[0], singles[1], found)
-        _set_distances(found, size, expected, numbers, below, above)
-        _set_shares(found, size, below, above, slopes, nodes, arguments, looked_up, low, width)
+        _set_edges(found, size, numbers, singles)
+        _set_shares(found, size, singles, expected, slopes, nodes, arguments, looked_up, low, width)
         at = _advance(state, words, at, found, size, expected, slopes, nodes, numbers, low, width)
         for lane in range(channels):
             patterns[row, lane] = found[lane]
         if at > last:
             break
         if row < tail:
-            for lane in range(channels):
-                values[lane] = _value(found[lane], numbers)
+            _set_values(found, numbers, singles[0], values)
             if turned:
-                _turn_back(row, values, cos, sin, partner, partners, history[row])
+                _turn_back(row, values, cos, sin, reach, partners, history[row])
             else:
                 _copy(values, history[row])
             learned_rows = _learn(
-                row, values, partners, turned, partner, history, mean, total, variance, roundings, learned_rows,
+                row, values, partners, turned, reach, history, mean, total, variance, roundings, learned_rows,
                 expected, rounding, scales[1][scale], (kinds[row] & _LEARNS) != 0, squared, numbers[5], numbers[6],
             )  # fmt: skip
     return patterns, at

@@ -287,7 +287,7 @@ class RowModel:
     ) -> None:
         self.numbers = NUMBERS[dtype]
         rows, channels = len(positions), heads * head_dim
-        self.history = np.zeros((rows, channels))
+        self.history = np.empty((rows, channels))
         self.mean = np.zeros(channels)
         self.variance = np.ones(channels)
         """Running variance of the channels, each row's errors taken over the scale of the row."""
@@ -295,7 +295,7 @@ class RowModel:
         self.learned_rows = PRIOR_ROWS
         self.rounding: Doubles | None = None
         if rotation is not None:
-            self.rounding = np.zeros((rows, channels))
+            self.rounding = np.empty((rows, channels))
             self.cos, self.sin = _turns(rotation, positions.tobytes(), heads)
             first, second = rotation.first_and_second(1)
             channel = np.arange(channels).reshape(heads, head_dim)
@@ -755,7 +755,7 @@ def encode_lanes(begin: Integers, width: Integers, seeds: Integers) -> bytes:
     """Encode intervals ``[steps, lanes]``, each `width` >= 1 from `begin` of 2^24, and seeds ``[lanes]`` < 2^24."""
     fast = compiled()
     state, stream = (push_lanes if fast is None else fast.push_lanes)(begin, width, seeds + LOW)
-    return _write_states(state) + encode_varint(len(stream)) + stream.astype("<u2").tobytes()
+    return _write_states(state) + encode_varint(len(stream)) + stream.astype("<u2", copy=False).tobytes()
 
 
 def push_lanes(begin: Integers, width: Integers, state: Integers) -> tuple[Integers, NDArray[np.uint16]]:
@@ -822,10 +822,11 @@ class LaneDecoder:
 
 def _write_states(state: Integers) -> bytes:
     length = np.frexp(state.astype(np.float64))[1] - (TOTAL_BITS + 1)
-    nibbles = np.unpackbits(length.astype(np.uint8)[:, None], axis=1)[:, 4:]
+    nibbles = np.zeros(len(state) + 1 & ~1, np.uint8)
+    nibbles[: len(state)] = length
     fast = compiled()
     packed = (pack_states if fast is None else fast.pack_states)(state, length.astype(np.int64) + TOTAL_BITS)
-    return np.packbits(nibbles).tobytes() + bytes(packed)
+    return (nibbles[::2] << 4 | nibbles[1::2]).tobytes() + packed.tobytes()
 
 
 def _read_states(reader: ByteReader, lanes: int) -> Integers:
