@@ -14,8 +14,6 @@ import pytest_h2o
 ROOT = Path(__file__).parents[1]
 
 _spec = importlib.util.spec_from_file_location("house", ROOT / "tools" / "house.py")
-assert _spec is not None
-assert _spec.loader is not None
 house = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(house)
 

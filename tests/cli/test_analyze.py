@@ -121,9 +121,9 @@ def test_analyze_says_what_a_result_does_not_show(changes: dict[str, object], no
     online.write_text(json.dumps({**ONLINE, **changes}))
     flags = [f"--offline-lossless-online-json={online}", "--allow-skips", "--decode-baseline=56.02"]
     _, analysis = analyze(tmp_path, *flags, "--model-layers=30")
-    assert note in analysis["notes"]  # type: ignore[operator]
-    assert "decode baseline: 56.02 tok/s (--decode-baseline)" in analysis["notes"]  # type: ignore[operator]
-    assert analysis["whole_cache"][0] == "3.1098"  # type: ignore[index]
+    assert note in analysis["notes"]
+    assert "decode baseline: 56.02 tok/s (--decode-baseline)" in analysis["notes"]
+    assert analysis["whole_cache"][0] == "3.1098"
     text = (tmp_path / "analysis.md").read_text(encoding="utf-8")
     assert f"- note: {note}\n" in text
     assert "| 4.9604 | 3.1098 |" in text
@@ -134,7 +134,7 @@ def test_an_upper_bound_that_was_not_decoded_is_noted(tmp_path: Path) -> None:
     upper.write_text(json.dumps({**UPPER, "encoded_streams": 24, "verified_streams": 0}))
     code, analysis = analyze(tmp_path, f"--offline-lossless-json={upper}", "--decode-baseline=none")
     assert code == 0
-    assert "upper bound: not verified, 0 of 24 streams were decoded and compared" in analysis["notes"]  # type: ignore[operator]
+    assert "upper bound: not verified, 0 of 24 streams were decoded and compared" in analysis["notes"]
 
 
 Cells = dict[str, str]
@@ -215,7 +215,7 @@ def test_analyze_leaves_out_what_h2o_did_nothing_in(tmp_path: Path) -> None:
     idle = {**IDLE, "log_file": "off.log", SPEED: "900<br>900"}
     code, analysis = analyze_csv(tmp_path, lambda rows: rows.append({**rows[0], **idle}), "--decode-baseline=80")
     assert code == 1
-    assert "left out, for H2O did nothing in them: off.log" in analysis["notes"]  # type: ignore[operator]
+    assert "left out, for H2O did nothing in them: off.log" in analysis["notes"]
 
 
 def tell_rise(run: Path, rise: str) -> None:
@@ -376,11 +376,11 @@ def test_decode_over_all_rows_that_meet_the_other_targets(tmp_path: Path) -> Non
                 flags = (f"--decode-over={over}", f"--rule={rule}", "--decode-baseline-source=rolling_median")
                 code, analysis = analyze(tmp_path, given, *flags)
                 assert (code, analysis["overall_pass"]) == (exit_code, outcome)
-                assert any(one.startswith(note) for one in analysis["notes"])  # type: ignore[attr-defined]
-                assert "the baseline is said to be rolling_median" in analysis["notes"]  # type: ignore[operator]
+                assert any(one.startswith(note) for one in analysis["notes"])
+                assert "the baseline is said to be rolling_median" in analysis["notes"]
             text = (tmp_path / "analysis.md").read_text(encoding="utf-8")
             assert text.startswith(
                 f"# Gate: {'INCONCLUSIVE' if code and outcome else 'FAIL' if code else 'PASS'} (rule"
             )
     none_meets = analyze(tmp_path, "--decode-baseline=66", "--decode-over=mean", "--lossy-target=9")[1]
-    assert "27 rows, none of which meets the other targets" in " ".join(none_meets["notes"])  # type: ignore[arg-type]
+    assert "27 rows, none of which meets the other targets" in " ".join(none_meets["notes"])

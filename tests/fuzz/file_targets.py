@@ -46,7 +46,7 @@ def _check_dump(root: Path) -> None:
     for entry in index.entries:
         if entry.seq_len * entry.row_elements * entry.bytes_per_elem <= _MAX_READ:
             for tensor in ("k", "v"):
-                words = read_pieces([Piece(entry, 0, entry.seq_len)], tensor)  # type: ignore[arg-type]
+                words = read_pieces([Piece(entry, 0, entry.seq_len)], tensor)
                 assert words.shape == (entry.seq_len, entry.kv_heads, entry.head_dim)
     settings = Scope(scope="layer_range", layer_start=0, codec="byteplane")
     result = evaluate_lossless(root, settings, verify=True, workers=1)
@@ -122,7 +122,6 @@ def run_calibration(data: bytes, folder: Path) -> bool:
         check_harmless(line)
     noise = Noise.from_json(path)
     floor = noise.floor(BUDGET.pairs)
-    assert floor is not None
     assert 0 <= floor <= 1
     return True
 

@@ -113,7 +113,7 @@ def _watched(folder: Path) -> Iterator[None]:
 def _install() -> None:
     if not getattr(sys, "_h2o_fuzz_hook", False):  # a hook stays for the life of the process
         sys.addaudithook(_on_event)
-        sys._h2o_fuzz_hook = True  # type: ignore[attr-defined]
+        sys._h2o_fuzz_hook = True
 
 
 def _on_event(event: str, arguments: tuple[Any, ...]) -> None:

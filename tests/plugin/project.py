@@ -133,8 +133,7 @@ class Project:
         return folder
 
     def summary(self, run_dir: Path | None = None) -> dict[str, Any]:
-        value: dict[str, Any] = json.loads(((run_dir or self.run_dir()) / "summary.json").read_text())
-        return value
+        return json.loads(((run_dir or self.run_dir()) / "summary.json").read_text())
 
     def failed(self, run_dir: Path | None = None) -> dict[str, str]:
         """Name of each failed item, without its file, and the one line that says why."""

@@ -42,8 +42,7 @@ def write_scope(project: Project, codec: str, target: float, more: str = "") -> 
 
 def read_result(project: Project, scope: str = "mine") -> dict[str, Any]:
     (path,) = project.run_dir().glob(f"offline_lossless_{scope}.json")
-    result: dict[str, Any] = json.loads(path.read_text())
-    return result
+    return json.loads(path.read_text())
 
 
 @pytest.mark.parametrize("conftest", [IN_CONFTEST, BY_HOOK], ids=["register", "hook"])

@@ -55,7 +55,6 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
     Path("/run/sshd").mkdir(exist_ok=True)
     far = Far(f"ssh -F {folder / 'config'} far", folder / "pytest-h2o")
     server = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "sshd_config"], stderr=subprocess.PIPE)
-    assert server.stderr is not None
     server.stderr.readline()  # it listens
     yield far
     far.cut()

@@ -32,8 +32,7 @@ def read_csv(run_dir: Path) -> list[dict[str, str]]:
 
 
 def read_manifest(run_dir: Path) -> list[dict[str, Any]]:
-    entries: list[dict[str, Any]] = json.loads((run_dir / PRESET / "manifest.json").read_text())
-    return entries
+    return json.loads((run_dir / PRESET / "manifest.json").read_text())
 
 
 def living(text: str) -> list[str]:

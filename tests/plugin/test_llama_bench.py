@@ -51,8 +51,7 @@ class LlamaProject(Project):
         self.recording.write_text(json.dumps(tests, indent=2))
 
     def read(self) -> list[dict[str, Any]]:
-        tests: list[dict[str, Any]] = json.loads(self.recording.read_text())
-        return tests
+        return json.loads(self.recording.read_text())
 
     def make_llama_bench(self) -> tuple[str, ...]:
         """A stand-in for the binary that prints the recording; the options for it."""

@@ -69,8 +69,7 @@ class BenchProject(Project):
         return sum(part in line for line in self.launch_list.read_text().splitlines())
 
     def pairs(self) -> dict[str, Any]:
-        value: dict[str, Any] = json.loads((self.run_dir() / "small" / "decode" / "pairs.json").read_text())
-        return value
+        return json.loads((self.run_dir() / "small" / "decode" / "pairs.json").read_text())
 
 
 @pytest.fixture

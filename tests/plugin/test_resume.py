@@ -209,7 +209,7 @@ def test_control_c_twice_and_term_leave_no_child(rows: Rows) -> None:
     for signals in ((signal.SIGINT, signal.SIGINT), (signal.SIGTERM,)):
         launched = len(project.launches())
         child = project.start(*options)
-        wait_until(lambda least=launched + 2: len(project.launches()) >= least, "never launched")  # type: ignore[misc]
+        wait_until(lambda least=launched + 2: len(project.launches()) >= least, "never launched")
         family = family_of(child)
         for number in signals:
             child.send_signal(number)

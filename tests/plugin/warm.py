@@ -99,7 +99,7 @@ def _keep_workers_warm(count: int) -> None:
         self.popen.stdin.write(json.dumps(dict(os.environ)).encode() + b"\n")
         return gateway_io.Popen2IO.__init__(self, self.popen.stdin, self.popen.stdout, execmodel=execmodel)
 
-    gateway_io.Popen2IOMaster.__init__ = start  # type: ignore[method-assign]
+    gateway_io.Popen2IOMaster.__init__ = start
 
 
 def _become(
@@ -159,7 +159,6 @@ class Run:
         self._child = _context.Process(target=_become, args=given)
         _start_server()
         self._child.start()
-        assert self._child.pid is not None
         self.pid = self._child.pid
 
     def send_signal(self, number: int) -> None:

@@ -51,7 +51,6 @@ addEventListener("load", function () {
 
 def load(page: Path, profile: Path, *, width: int = 1280, scheme: Literal["light", "dark"] = "light") -> str:
     """The DOM of a page after it was loaded, as text."""
-    assert CHROMIUM is not None
     command = [
         *(CHROMIUM, *FLAGS, f"--user-data-dir={profile}", f"--window-size={width},1200"),
         f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}",
@@ -77,5 +76,4 @@ def measure(page: Path, folder: Path, *, width: int, scheme: Literal["light", "d
     dom = load(copy, folder / "profile", width=width + 100, scheme=scheme)
     found = re.search(r'data-measured="([^"]*)"', dom)
     assert found is not None, dom[:2000]
-    measured: dict[str, Any] = json.loads(found[1].replace("&quot;", '"').replace("&lt;", "<").replace("&amp;", "&"))
-    return measured
+    return json.loads(found[1].replace("&quot;", '"').replace("&lt;", "<").replace("&amp;", "&"))

@@ -61,8 +61,6 @@ def make_comparison(folder: Path, name: str = "front2_grouped_192_8") -> Any:
 def load_gate_file(name: str) -> ModuleType:
     """A gate file as a module, its assertions not rewritten."""
     spec = importlib.util.spec_from_file_location(f"shipped_{name}", GATES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -77,7 +75,7 @@ def tell_failure(item: GateItem, function: str, gate: Callable[[], object]) -> s
     else:
         raise AssertionError(f"{function} did not fail")
     file = {"scope": "test_dumps", "comparison": "test_regression"}.get(item.kind, "test_sweep")
-    place = item.name if item.kind != "point" else f"{item.name}-{item.point.run_id}"  # type: ignore[attr-defined]
+    place = item.name if item.kind != "point" else f"{item.name}-{item.point.run_id}"
     told = report_item(item, f"gates/{file}.py::{function}[{place}]", f"gates/{file}.py", "failed", caught)
     assert told.diagnosis is not None
     if told.text is not None:

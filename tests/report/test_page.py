@@ -165,7 +165,6 @@ def test_quality_is_shown_where_a_bench_measured_it(records: RunRecords, no_char
     missed = {row[0][:8]: row[7] for row in document.rows("Rows of target_ratio_v3")}
     assert missed["run_0003"] == "lossy, quality"
     chart = view_preset(records.collector, PRESET, records.summary.presets[PRESET]).quality_chart("quality")
-    assert chart is not None
     assert [rule.name for rule in chart.rules] == ["no rise", "target 1 %"]
 
 

@@ -194,7 +194,6 @@ def test_a_writer_that_is_killed_holds_nobody_up(tmp_path: Path, monkeypatch: py
     path = tmp_path / "history.jsonl"
     command = [sys.executable, "-c", HOLDER, str(tmp_path / ".history.jsonl.lock")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(StoreError, match="another process has held the history for too long"):
             append_record(path, RECORDS[0])

@@ -61,6 +61,6 @@ def test_a_run_that_0_1_began_is_refused(tmp_path: Path) -> None:
     assert (then.pop("form of shared results"), len(then.pop("sha256"))) == ("4", 16)
     asked.write_text(json.dumps(then))
     session = make_session(tmp_path)
-    session.settings.given["resume"] = Given(tmp_path / "run", "--h2o-resume")  # type: ignore[index]
+    session.settings.given["resume"] = Given(tmp_path / "run", "--h2o-resume")
     with pytest.raises(StoreError, match="or an earlier version wrote it"):
         session.begin(["a"], [subject])

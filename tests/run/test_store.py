@@ -39,7 +39,7 @@ def test_a_result_is_made_once_for_all_who_ask(tmp_path: Path) -> None:
     def ask() -> None:
         store = OnceStore(tmp_path)
         barrier.wait()
-        results.append(store.once("point/run_0001", lambda: made.append(1) or {"value": 0.1}))  # type: ignore[func-returns-value]
+        results.append(store.once("point/run_0001", lambda: made.append(1) or {"value": 0.1}))
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
