@@ -31,7 +31,7 @@ def can_cache(jit: Any) -> bool:
 _CACHE = can_cache(njit)
 compiled: Any = njit(cache=_CACHE, **OPTIONS)
 _inlined: Any = njit(cache=_CACHE, forceinline=True, **OPTIONS)
-"""For what runs once a word: an array as an argument is seven."""
+"""For what runs once a word or a row: an array as an argument is seven, and a loop looks first whether they overlap."""
 
 _NODE_BITS = 16
 _TABLES = plain.NODES << _NODE_BITS | plain.STEPS, plain.SLOPES, plain.COSTS
@@ -286,7 +286,7 @@ def _swap(values, reach, partners):
             to_first[c], to_second[c] = second[c], first[c]
 
 
-@compiled
+@_inlined
 def _turn_back(row, values, cos, sin, reach, partners, back):
     """`RowModel.back`; `partners` are the values of the partners."""
     _swap(values, reach, partners)
@@ -735,7 +735,7 @@ def _follow_plans(
     return patterns, at
 
 
-@compiled
+@_inlined
 def _advance(state, words, at, found, size, expected, slopes, nodes, numbers, low, width):
     """Mend the guesses that do not hold the slots, and leave the intervals; the place in the words after it."""
     last = len(words) - 1
@@ -771,7 +771,7 @@ _LN2, _ROOT2, _ALL, _SPREAD = (
 )
 
 
-@compiled
+@_inlined
 def _guess(state, expected, slopes, guessing, middles, spreads, found):
     """About the patterns that hold the slots: the logistic function inverted, but for the shares that patterns add."""
     for c in range(len(state)):
