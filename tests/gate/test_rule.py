@@ -147,11 +147,11 @@ def test_a_configuration_is_as_good_as_its_worst_row() -> None:
 
 def test_the_configuration_that_is_timed_is_behind_the_fastest_by_the_least() -> None:
     rows = [
-        *both("fast at short", (3.1, 100), (3.1, 50)),
-        *both("even", (3.1, 90), (3.1, 90)),
-        *both("fast at long", (3.1, 60), (3.1, 100)),
-        *both("too big at long", (3.1, 200), (2.9, 200)),
         *both("unknown", (3.1, math.nan), (3.1, 90)),
+        *both("fast at short", (3.1, 1000), (3.1, 50)),
+        *both("even", (3.1, 900), (3.1, 90)),
+        *both("fast at long", (3.1, 600), (3.1, 100)),
+        *both("too big at long", (3.1, 2000), (2.9, 200)),
     ]
     chosen = choose_configuration(rows, {LOSSY: 3.0}, rule="joint")
     assert [row.run_id for row in chosen] == ["even short", "even long"]
