@@ -1,5 +1,7 @@
 """Names to codecs: built-in, of installed distributions, registered; and settings and streams that are refused."""
 
+from __future__ import annotations  # settings of codecs are read from such annotations too
+
 import struct
 import subprocess
 import sys
