@@ -373,6 +373,8 @@ def test_what_a_scope_was_measured_with_and_its_figures(snapshot: SnapshotAssert
             "all": figures["all"],
         }
     assert told == snapshot
+    codecs = {scope_fingerprint(replace(result, zstd_level=level), None)["codec"] for level in (None, 3, 4, 5)}
+    assert len(codecs) == 3, "unsaid is 3, and each other level is another codec"
 
 
 @pytest.mark.parametrize("column", ["precision", "memory", "mmap"])

@@ -30,6 +30,7 @@ from pytest_h2o.gate.values import (
     check_cells,
     check_launches,
     describe_expansion,
+    is_measured,
     launch_ranges,
     row_cell,
     told_cell,
@@ -319,6 +320,12 @@ def test_what_one_launch_has_and_another_lacks_is_missing_data(
 
 
 RATIO = Range("a ratio", above=0.0)
+
+
+def test_a_bench_that_tells_of_quality_at_all_measures_its_rise_and_no_other_metric() -> None:
+    rows = [Row({column: "1.5"}, "a.log") for column in ("model", "quality_ppl_rise", "quality_greedy_prefix")]
+    measured = {name: [is_measured([row], METRICS[name]) for row in rows] for name in ("quality_ppl_rise", "h2o_lossy")}
+    assert measured == {"quality_ppl_rise": [False, True, True], "h2o_lossy": [False, False, False]}
 
 
 @pytest.mark.parametrize(
