@@ -127,7 +127,8 @@ def test_eight_steady_rounds_tell_a_drop_just_within_the_target_from_one_just_ab
     )
     found = DemoComparison("run_0001", 384, 1, 8, pairs)
     assert [found.judge(0.08, bucket).outcome for bucket in (None, 512, 2048)] == [outcome] * 3
-    assert found.is_clear(0.08, 0.08)
+    assert all(found.is_clear(*targets) for targets in ((0.08, 0.08), (0.08, None), (None, 0.08)))
+    assert not found.is_clear(None, None)
     assert not found.is_clear(None, None)
     assert not replace(found, pairs=pairs[:4]).is_clear(0.08, None)
     assert "lossy ratio 3.000" in next(found.describe(512, 0.08))

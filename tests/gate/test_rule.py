@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -16,13 +17,20 @@ from pytest_h2o.gate.rule import (
     decide_best_of,
     decide_joint,
     decode_drop,
+    drop_interval,
     eligible_rows,
     find_bound,
+    hold_rows,
+    join_margins,
+    judge_speeds,
+    pool_drop,
     row_bound,
+    row_facts,
     split_layers,
     whole_cache_ratio,
     worst_row,
 )
+from pytest_h2o.gate.values import Interval
 from tests.sweeps import make_asked, make_facts, make_row
 
 ASKED = make_asked(lossy=3.0, decode_drop=0.05, lossless=1.3)
@@ -99,6 +107,7 @@ def test_a_metric_that_every_row_must_hold_is_decided_by_the_worst(
 def test_the_drop_is_a_fraction_of_a_baseline_that_is_a_speed() -> None:
     assert decode_drop(56.02, 66.76) == pytest.approx(-0.191717, abs=5e-7)
     assert decode_drop(100.0, 66.76) == pytest.approx(0.3324)
+    assert decode_drop(0.5, 0.4) == pytest.approx(0.2)
     for baseline in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="must be a positive number of tok/s"):
             decode_drop(baseline, 50.0)
@@ -143,6 +152,42 @@ def test_a_configuration_is_as_good_as_its_worst_row() -> None:
     assert [row.missed for row in verdict.rows] == [(), ("lossy",), (), (), ("lossy",), ()]
     assert decide_best_of(rows, {LOSSY: 9.0}).passed
     assert not decide_joint(rows, {LOSSY: 3.15}).passed
+
+
+def test_rows_of_a_configuration_hold_together_the_smallest_margin_of_each_target() -> None:
+    together = join_margins(hold_rows([facts("a", 3.3, 90.0), facts("b", 2.7, 97.0)], ASKED))
+    assert together.run_id == "b"
+    assert {name: round(margin, 6) for name, margin in together.by_metric.items()} == {
+        "h2o_lossy": -0.1,
+        "decode_drop": -0.05,
+        "lossless_ratio": 0.0,
+    }
+
+
+def test_the_facts_of_a_row_are_those_of_its_worst_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METRICS, "mine", Metric("mine", "my metric", "lower", over="every row"))
+    row = make_row("run_0001", mine="2.0")
+    row = replace(row, again=(row.cells, {**row.cells, "mine": "3.0"}))
+    found = row_facts(row, ["mine"], workload="p512-g128", configuration="a")
+    assert (found.values["mine"], found.workload, found.configuration) == (3.0, "p512-g128", "a")
+
+
+def test_a_slow_down_is_pooled_over_the_rows_that_meet_the_other_targets_if_each_has_one() -> None:
+    rows = [facts("a", 3.4, 90.0), facts("b", 3.4, 100.0), facts("c", 2.0, 50.0)]
+    pooled = pool_drop(rows, ASKED)
+    assert [row.values["decode_drop"] for row in pooled] == [pytest.approx(0.05)] * 3
+    unknown = [*rows, facts("d", 3.4, None)]
+    assert pool_drop(unknown, ASKED) == tuple(unknown)
+
+
+@pytest.mark.parametrize(("over", "drop"), [("mean", 0.16), ("median", 0.1)])
+def test_the_speed_of_all_rows_is_their_mean_or_median(over: Literal["mean", "median"], drop: float) -> None:
+    rows = [make_row(f"run_{number}", speed) for number, speed in enumerate((90.0, 90.1, 89.9, 90.0, 60.0))]
+    verdict = judge_speeds(rows, 100.0, 0.05, over)
+    assert verdict.drop == pytest.approx(drop)
+    assert (verdict.low or 0) < drop < (verdict.high or 0)
+    interval = drop_interval(verdict, inconclusive_fails=False)
+    assert interval == Interval(verdict.low, verdict.high, verdict.outcome, 0.05, verdict.basis, False)
 
 
 def test_the_configuration_that_is_timed_is_behind_the_fastest_by_the_least() -> None:
