@@ -117,6 +117,12 @@ def test_a_comparison_that_did_not_take_place_is_told(after_one: Project, snapsh
     assert verdict(project, project.run(*SCOPE, "--h2o-compare", "all")) == snapshot(name="no preset")
 
 
+def test_a_dry_run_compares_nothing(after_one: Project) -> None:
+    result = after_one.run("-k", "front2_grouped and regression", "--h2o-compare", "last", "--h2o-dry-run")
+    assert (result.ret, len(history(after_one))) == (0, 1)
+    assert "worse" not in unwrapped(result)
+
+
 def test_a_baseline_is_made_by_the_first_run_and_kept(project: Project, snapshot: SnapshotAssertion) -> None:
     """The comparison is made once however often the item asks for it."""
     asked = "    assert not h2o_comparison.regressions\n"
