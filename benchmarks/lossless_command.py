@@ -29,6 +29,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = ROOT / "fixtures" / "dumps" / "fp16.zip"
 SCRIPT = ROOT / "benchmarks" / "straightforward_lossless.py"
@@ -70,16 +72,19 @@ def make_prefill(root: Path) -> None:
 
 
 def make_tokens(root: Path, runs: int = 5, layers: int = 5, tokens: int = 2000) -> None:
-    _, meta, data = max(read_entries("prefill"), key=lambda entry: entry[1]["seq_len"])
-    row_bytes = len(data["k"]) // meta["seq_len"]
+    """Rows of one entry above layer 0, in other channels for each layer and repetition: no two are copies."""
+    entries = [entry for entry in read_entries("prefill") if entry[1]["layer_id"]]
+    _, meta, data = max(entries, key=lambda entry: entry[1]["seq_len"])
+    rows = {tensor: np.frombuffer(words, "<u2").reshape(meta["seq_len"], -1) for tensor, words in data.items()}
+    times = -(-tokens // meta["seq_len"])
     for run in range(runs):
         for layer in range(layers):
             folder = root / f"run{run}" / f"layer_{layer}"
             folder.mkdir(parents=True)
             for token in range(tokens):
-                start = (token * 7 + layer * 131 + run) % meta["seq_len"] * row_bytes
+                again, row = divmod(token, meta["seq_len"])
                 own = {"layer_id": layer, "seq_start": token, "seq_len": 1, "seq_end_exclusive": token + 1}
-                words = {tensor: whole[start : start + row_bytes] for tensor, whole in data.items()}
+                words = {tensor: np.roll(of[row], layer * times + again).tobytes() for tensor, of in rows.items()}
                 write_entry(folder, {**meta, **own, "stage": "decode", "run_id": f"run{run}"}, words)
 
 

@@ -22,6 +22,7 @@ from pytest_h2o.gate.rule import (
     worst_verdict,
 )
 from pytest_h2o.gate.values import Target, Targets
+from pytest_h2o.run.items import SweepItem
 from pytest_h2o.run.pairs import Baseline
 from tests.sweeps import make_asked, make_facts, make_pairs, make_row, make_sweep
 
@@ -282,6 +283,8 @@ def test_texts_are_those_of_the_row_that_evicts_most(lossy: float) -> None:
     assert sweep.notes == [compare_texts("p", "a b", "a c").render()]
     assert sweep.prompt_buckets == (512,)
     assert sweep.demo_drop().source == "most"
+    of_workload = SweepItem(sweep.session, sweep.preset, sweep.targets, "p512-g128")
+    assert of_workload.demo_drop().source == "most"
     assert sweep.demo_drop(512).source == "prompts of about 512 tokens"
 
 
