@@ -90,8 +90,6 @@ def settings_of(config: pytest.Config) -> Settings:
                     invocation_dir=config.invocation_params.dir,
                     ini_dir=config.inipath.parent if config.inipath else config.rootpath,
                 )
-                from pytest_h2o.run.history import read_request
-
                 naming = [settings.given[name] for name in ("compare-fail", "target")]
                 if any(given.on_command_line for given in naming):  # they may name a metric that a plugin adds
                     register_extensions(config)
@@ -99,6 +97,8 @@ def settings_of(config: pytest.Config) -> Settings:
 
                     given_targets(settings)
                 if any(settings.given[name].on_command_line for name in ("save", "compare", "compare-fail")):
+                    from pytest_h2o.run.history import read_request
+
                     read_request(settings)
             config.stash[_settings] = settings
         except (TypeError, ValueError) as error:  # pytest's own check of a value in a TOML file

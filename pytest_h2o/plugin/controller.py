@@ -234,10 +234,10 @@ class Controller:
 
     def _gate_items(self) -> Mapping[str, tuple[str, str]]:
         """Node id of every item of the gate -> kind and name of what it is about; empty where that is not known."""
-        from pytest_h2o.run.store import ITEMS, SHARED
-
         if not self._has_gate_items and self._kept is None:
             return {}
+        from pytest_h2o.run.store import ITEMS, SHARED  # a run without a gate does not pay for it
+
         try:
             found: dict[str, tuple[str, str]] = json.loads(
                 (run_dir_of(self._config) / SHARED / f"{ITEMS}.json").read_text(encoding="utf-8")

@@ -114,9 +114,9 @@ class Project:
         workers = warm.count_workers(arguments)
         return self.start(*html, *arguments, what=what, cwd=cwd, workers=workers).finish(timeout_s)
 
-    def run_cold(self, *arguments: str) -> pytest.RunResult:
+    def run_cold(self, *arguments: str, what: str = "gates") -> pytest.RunResult:
         """A whole run by an interpreter that has loaded nothing yet."""
-        command = [sys.executable, "-m", "pytest", "gates", *QUICK, *arguments]
+        command = [sys.executable, "-m", "pytest", what, *QUICK, *arguments]
         done = subprocess.run(
             command, cwd=self.path, env=self._environment(), capture_output=True, text=True, timeout=120, check=False
         )

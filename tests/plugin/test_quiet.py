@@ -35,6 +35,18 @@ def test_a_run_without_gates_shows_and_writes_nothing(options: list[str], withou
     check_nothing_written(without_gates)
 
 
+LEFT_OUT = "pydantic", "yaml", "numpy", "jinja2", "pytest_h2o.run", "pytest_h2o.report", "pytest_h2o.bench"
+
+
+def test_a_run_without_gates_loads_nothing_of_the_gate_until_it_has_ended(without_gates: Project) -> None:
+    (without_gates.path / "conftest.py").write_text(
+        f"import atexit, sys\natexit.register(lambda: print('loaded', {set(LEFT_OUT)} & set(sys.modules)))\n"
+    )
+    result = without_gates.run_cold("-q", "-p", "no:hypothesispytest", "-p", "no:syrupy", what="test_other.py")
+    assert result.ret == 0
+    assert result.outlines[-1] == "loaded set()"
+
+
 def test_help_has_one_group_with_every_option(without_gates: Project) -> None:
     lines = without_gates.run("--help", what="test_other.py").outlines
     title = "KV-cache compression gate (pytest-h2o):"
