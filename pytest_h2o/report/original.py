@@ -232,8 +232,8 @@ def analyze_rows(
 
     The decode speed is the `decode_over` (mean, median or best) of the rows that meet the other targets; left out, the
     mean under the joint rule and the best under the other. Where its interval holds the target, a pass is inconclusive.
-    What is `missing` is no pass; nor is one on a baseline that `understates` the slow-down. `layers`: how many it
-    has, the first and the last under eviction (-1: the last); with them the best rows get a ratio over the whole cache.
+    What is `missing` is no pass; nor is one on a baseline that `understates` the slow-down. `layers`: how many there
+    are, the first and the last under eviction (-1: the last); with them the best rows get a ratio over the whole cache.
     """
     for row in rows:
         check_speed(row, baseline_tok_per_s)
