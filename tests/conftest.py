@@ -4,12 +4,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.plugin.project import Project, run_in_root
 from tests.recorded.record import RECORDED
 
-settings.register_profile("untimed", deadline=None, max_examples=50)  # a busy machine is no failure
+settings.register_profile(  # a busy machine is no failure
+    "untimed", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("untimed")
 
 
