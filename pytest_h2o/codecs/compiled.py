@@ -30,8 +30,11 @@ def can_cache(jit: Any) -> bool:
 
 _CACHE = can_cache(njit)
 compiled: Any = njit(cache=_CACHE, **OPTIONS)
-_inlined: Any = njit(cache=_CACHE, forceinline=True, **OPTIONS)
-"""For what runs once a word or a row: an array as an argument is seven, and a loop looks first whether they overlap."""
+_inlined: Any = njit(cache=_CACHE, forceinline=True, _nrt=False, **OPTIONS)
+"""For what runs once a word or a row: an array as an argument is seven, and a loop looks first whether they overlap.
+
+Without `_nrt` it can allocate nothing, and need not count references to what it is given, an atomic step each.
+"""
 
 _NODE_BITS = 16
 _TABLES = plain.NODES << _NODE_BITS | plain.STEPS, plain.SLOPES, plain.COSTS
@@ -60,8 +63,8 @@ _BESIDE = 4
 _EXACT = 0x433 << 52
 """The bits of 2^52: with a whole number below, those of their sum."""
 
-_solve_weights: Any = compiled(plain.solve_weights)
-_guess_scale: Any = compiled(plain.guess_scale)
+_solve_weights: Any = _inlined(plain.solve_weights)
+_guess_scale: Any = _inlined(plain.guess_scale)
 
 
 def plan_rows(model: RowModel, ordered: Ordered, sources: Integers, tail: int) -> tuple[Plans, Integers, Integers]:
@@ -450,9 +453,22 @@ def _fit_weights(candidates, target, history, mean, certainty, equations, used_s
     used = 0
     for i in range(count):
         if weights[i]:
-            used_sources[used], used_weights[used] = candidates[i], weights[i]
+            used_sources[used], used_weights[used] = candidates[i], np.int64(weights[i])
             used += 1
     return used
+
+
+@_inlined
+def _sum_of_lanes(values):
+    """The sum of what is not negative, in another order than from first to last: nearer to that than 1e-9 of it."""
+    a = b = c = d = e = f = g = h = 0.0
+    whole = len(values) & -8
+    for at in range(0, whole, 8):
+        a, b, c, d = a + values[at], b + values[at + 1], c + values[at + 2], d + values[at + 3]
+        e, f, g, h = e + values[at + 4], f + values[at + 5], g + values[at + 6], h + values[at + 7]
+    for at in range(whole, len(values)):
+        a += values[at]
+    return a + b + c + d + e + f + g + h
 
 
 @_inlined
@@ -465,9 +481,13 @@ def _squares(values, expected, turned, rounding, certainty, squared, weighed):
         weighed[c] = squared[c] * certainty[c]
     for c in range(len(values)):
         more += squared[c] > 4 * rounding[c]
-    for c in range(len(values)):
-        total += weighed[c]
-    weighed[0] = total * (1.0 / len(values))
+    share = 1.0 / len(values)
+    total = _sum_of_lanes(weighed)
+    if _guess_scale(total * share * (1 - 1e-9)) != _guess_scale(total * share * (1 + 1e-9)):
+        total = 0.0
+        for c in range(len(values)):
+            total += weighed[c]
+    weighed[0] = total * share
     return 2 * more > len(values) if turned else more > 0
 
 
@@ -503,7 +523,7 @@ def _choose_scale(
         tried, first, second = best, max(best - 1, 0), min(best + 1, 255)
 
 
-@compiled
+@_inlined
 def _cost(scale, count, samples, turned, places, found, tables):
     """`rowref_max.cost_of` all samples at a scale."""
     nodes, slope_table, cost_table = tables

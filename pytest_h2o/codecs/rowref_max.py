@@ -462,7 +462,7 @@ def _fit_weights(target: Doubles, sources: Doubles, certainty: Doubles) -> tuple
         [[_sum(weighed[min(i, j)] * sources[max(i, j)]) for j in range(len(sources))] for i in range(len(sources))]
     )
     aim = np.array([_sum(one * target) for one in weighed])
-    return tuple(solve_weights(gram, aim).tolist())
+    return tuple(map(int, solve_weights(gram, aim)))
 
 
 def _sum(values: Doubles) -> float:
@@ -470,8 +470,8 @@ def _sum(values: Doubles) -> float:
     return float(np.add.accumulate(values)[-1])
 
 
-def solve_weights(gram: Doubles, aim: Doubles) -> Integers:
-    """Weights in sixteenths by elimination; both arrays are used up. Compiled as it stands, too."""
+def solve_weights(gram: Doubles, aim: Doubles) -> Doubles:
+    """Weights in sixteenths, whole numbers, in place of `aim`, by elimination. Compiled as it stands, too."""
     count = len(aim)
     for i in range(count):
         gram[i, i] = gram[i, i] * (1 + 1e-9) + 1e-30
@@ -481,13 +481,13 @@ def solve_weights(gram: Doubles, aim: Doubles) -> Integers:
             for k in range(i, count):
                 gram[j, k] -= share * gram[i, k]
             aim[j] -= share * aim[i]
-    weights = np.empty(count, np.int64)
     for i in range(count - 1, -1, -1):
         for k in range(i + 1, count):
             aim[i] -= gram[i, k] * aim[k]
         aim[i] /= gram[i, i]
-        weights[i] = math.floor(min(max(aim[i] * 16 + 0.5, -WEIGHT_LIMIT), WEIGHT_LIMIT))
-    return weights
+    for i in range(count):
+        aim[i] = math.floor(min(max(aim[i] * 16 + 0.5, -WEIGHT_LIMIT), WEIGHT_LIMIT))
+    return aim
 
 
 def guess_scale(ratio: float) -> int:
