@@ -715,8 +715,7 @@ def _follow_plans(
     mean, total, variance, rounding = np.zeros(channels), np.zeros(channels), np.ones(channels), np.zeros(channels)
     values, still, expected, partners = np.empty(channels), np.empty(channels), np.empty(channels), np.empty(channels)
     slopes, squared, arguments = np.empty(channels), np.empty(channels), np.empty((2, channels), np.uint32)
-    if rows:
-        history[0] = 0.0  # what no source names is taken with no weight
+    history[0] = 0.0  # what no source names is taken with no weight
     looked_up, singles = np.empty((2, channels), np.int64), np.empty((2, channels), np.float32)
     found, low, width = np.empty(channels, np.int32), np.empty(channels, np.int32), np.empty(channels, np.int32)
     sources, weights = np.zeros(_MOST, np.int64), np.zeros(_MOST, np.int64)

@@ -128,6 +128,7 @@ def test_the_loops_are_plain_python_too(monkeypatch: pytest.MonkeyPatch) -> None
     from pytest_h2o.codecs import compiled
 
     streams = [cut(real_streams()[0], 0, 16), cut(real_streams()[1], 0, 4), COMPARED["faint"]]
+    streams.append(cut(COMPARED["interleaved"], 0, 4))
     small = [replace(stream, words=stream.words[:, :1]) for stream in streams]
     small.append(Stream(np.ascontiguousarray(real_streams()[1].words[:3, :1, :32]), "v"))  # its bits fill whole bytes
     payloads = [MAX.encode(stream) for stream in small]  # the first loads what of numba must not be patched
