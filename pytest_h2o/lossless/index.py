@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pytest_h2o.errors import DumpError
 from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless.result import MISSING_LAYER, MISSING_TOKENS, DumpFault, Finding, SkippedEntry
-from pytest_h2o.lossless.roots import DumpRoot, Folder, FolderRoot, MetaFault, ZipFolder, ZipRoot, parse_meta
+from pytest_h2o.lossless.roots import DumpRoot, Folder, FolderRoot, MetaFault, Span, ZipFolder, ZipRoot, parse_meta
 
 Tensor = Literal["k", "v"]
 Words = NDArray[np.uint16]
@@ -406,12 +406,15 @@ def _fill(rows: NDArray[Any], pieces: Sequence[Piece], tensor: Tensor) -> None:
     """Read the data of each piece straight into its place; `rows` has their dtype and is contiguous."""
     target = memoryview(rows.reshape(-1).view(np.uint8).data)
     row_bytes = rows[:1].nbytes
-    at = 0
-    for entry, first, count in pieces:
-        end = at + count * row_bytes
-        is_end = first + count == entry.seq_len
-        entry.root.read_into(entry.location(tensor), first * row_bytes, target[at:end], is_end=is_end)
-        at = end
+
+    def spans() -> Iterator[Span]:
+        at = 0
+        for entry, first, count in pieces:
+            end = at + count * row_bytes
+            yield entry.location(tensor), first * row_bytes, target[at:end], first + count == entry.seq_len
+            at = end
+
+    pieces[0].entry.root.read(spans())
 
 
 _LARGEST = {"fp16": 0x7BFF, "bf16": 0x7F7F}

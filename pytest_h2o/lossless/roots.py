@@ -18,7 +18,8 @@ import stat
 import struct
 import threading
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn
@@ -33,7 +34,8 @@ _MOST_DETAIL = 500
 """Characters: names of files can have tens of thousands."""
 
 _JSON_SPACE = " \t\n\r"
-_raw_decode = json.JSONDecoder(object_pairs_hook=unique_keys).raw_decode
+_decode = json.JSONDecoder().raw_decode
+_decode_unique = json.JSONDecoder(object_pairs_hook=unique_keys).raw_decode
 _COUNT_END = 2**31
 _POSITION_END = 2**63
 _NUMBERS = ("layer_id", "seq_start", "seq_len", "kv_heads", "head_dim", "bytes_per_elem")
@@ -89,45 +91,46 @@ def parse_meta(data: bytes) -> Meta:
         values = _take(fields)
     except KeyError:
         values = tuple(map(fields.get, _FIELDS))
-    meta = Meta(*values)
     if tuple(map(type, values)) not in _TYPES:  # exactly int: to isinstance a bool is one
-        raise _type_fault(meta, fields)
-    end = meta.seq_start + meta.seq_len
-    if not (0 <= meta.layer_id < _COUNT_END and meta.seq_start >= 0 and end < _POSITION_END):
-        detail = f"layer_id is {_shown(meta.layer_id)}, seq_start {_shown(meta.seq_start)}: negative, or absurdly large"
+        raise _type_fault(values, fields)
+    layer_id, seq_start, seq_len, kv_heads, head_dim, width, stage, _, k_file, v_file = values
+    end = seq_start + seq_len
+    if not (0 <= layer_id < _COUNT_END and seq_start >= 0 and end < _POSITION_END):
+        detail = f"layer_id is {_shown(layer_id)}, seq_start {_shown(seq_start)}: negative, or absurdly large"
         raise MetaFault("meta_invalid_numeric_fields", detail, fields)
-    if not (0 < meta.seq_len < _COUNT_END and 0 < meta.kv_heads < _COUNT_END and 0 < meta.head_dim < _COUNT_END):
-        shape = ", ".join(map(_shown, (meta.seq_len, meta.kv_heads, meta.head_dim)))
+    if not (0 < seq_len < _COUNT_END and 0 < kv_heads < _COUNT_END and 0 < head_dim < _COUNT_END):
+        shape = ", ".join(map(_shown, (seq_len, kv_heads, head_dim)))
         detail = f"[seq_len, kv_heads, head_dim] is [{shape}], each must be at least 1 and less than 2**31"
         raise MetaFault("invalid_shape", detail, fields)
     declared_end = fields.get("seq_end_exclusive", end)
     if declared_end != end or type(declared_end) is not int:
         detail = f"seq_end_exclusive is {_shown(declared_end)}, but seq_start + seq_len is {end}"
         raise MetaFault("meta_invalid_numeric_fields", detail, fields)
-    if (names := _DTYPES.get(meta.bytes_per_elem)) is None:
-        width = _shown(meta.bytes_per_elem)
-        detail = f"bytes_per_elem is {width}, only 2 (fp16, bf16) and 4 (fp32) are read"
-        raise MetaFault(f"unsupported_bytes_per_elem_{width}", detail, fields)
-    if fields.get("dtype", names[0]) not in names:
-        expected = "fp16 or bf16" if meta.bytes_per_elem == 2 else names[0]
-        detail = f"dtype is {_shown(fields['dtype'])}, expected {expected} for {meta.bytes_per_elem} bytes an element"
+    if (names := _DTYPES.get(width)) is None:
+        detail = f"bytes_per_elem is {_shown(width)}, only 2 (fp16, bf16) and 4 (fp32) are read"
+        raise MetaFault(f"unsupported_bytes_per_elem_{_shown(width)}", detail, fields)
+    if (dtype := fields.get("dtype", names[0])) not in names:
+        expected = "fp16 or bf16" if width == 2 else names[0]
+        detail = f"dtype is {_shown(dtype)}, expected {expected} for {width} bytes an element"
         raise MetaFault("unsupported_dtype", detail, fields)
-    if meta.stage not in _STAGES:
-        detail = f"stage is {_shown(meta.stage)}, expected prefill or decode"
+    if stage not in _STAGES:
+        detail = f"stage is {_shown(stage)}, expected prefill or decode"
         raise MetaFault("meta_invalid_text_fields", detail, fields)
-    if not (meta.k_file and meta.v_file):
+    if not (k_file and v_file):
         raise MetaFault("missing_k_or_v_file", "k_file or v_file is empty", fields)
     quantized = bool(fields.get("quant_key") or fields.get("quant_value"))
-    bf16 = fields.get("dtype") in _BF16
-    return meta._replace(quantized=quantized, bf16=bf16) if quantized or bf16 else meta
+    bf16 = dtype in _BF16
+    return Meta(*values)._replace(quantized=quantized, bf16=bf16) if quantized or bf16 else Meta(*values)
 
 
 def _parse_object(data: bytes) -> dict[str, Any]:
     if len(data) > META_MAX_BYTES:
         raise MetaFault("meta_parse_error", f"larger than {META_MAX_BYTES} bytes")
     try:
-        text = data.decode("utf-8-sig").strip(_JSON_SPACE)
-        fields, end = _raw_decode(text)
+        text = data.decode().removeprefix("\ufeff").strip(_JSON_SPACE)
+        fields, end = _decode(text)
+        if type(fields) is not dict or text.count(":") != len(fields):  # as many colons as keys: none stands twice
+            fields, end = _decode_unique(text)
     except (ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, or an integer of absurd length
         told = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise MetaFault("meta_parse_error", f"no JSON: {told}") from error
@@ -138,10 +141,13 @@ def _parse_object(data: bytes) -> dict[str, Any]:
     return fields
 
 
-def _type_fault(meta: Meta, fields: Mapping[str, Any]) -> MetaFault:
+def _type_fault(values: tuple[Any, ...], fields: Mapping[str, Any]) -> MetaFault:
     """Names the first field of a wrong type, and the others of its kind."""
-    values = zip(_FIELDS, meta[: len(_FIELDS)], zip(*_TYPES, strict=True), strict=True)
-    wrong = [name for name, value, fit in values if type(value) not in fit]
+    wrong = [
+        name
+        for name, value, fit in zip(_FIELDS, values, zip(*_TYPES, strict=True), strict=True)
+        if type(value) not in fit
+    ]
     reason = _REASONS[wrong[0]]
     alike = [name for name in wrong if _REASONS[name] == reason]
     told = (f"{name} is {_shown(fields[name])}" if name in fields else f"{name} is missing" for name in alike)
@@ -194,16 +200,42 @@ def refuse_outside(where: str, came: str) -> NoReturn:
 
 
 _FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+_FOLDER_FLAGS = _FLAGS | getattr(os, "O_DIRECTORY", 0)
 _WORLD_READABLE = 0o004
 _FIRST_READ = 4096
+
+
+Span = tuple[str, int, memoryview, bool]
+"""Bytes of a data file: its location, where they begin, the buffer that they fill, and whether the file ends there."""
+
+
+class _Opener:
+    """Opens files of one folder after the other, which stays open: to look up a whole path takes as long as to read."""
+
+    def __init__(self) -> None:
+        self._path = ""
+        self._folder = -1
+
+    def open(self, location: str) -> int:
+        path, _, name = location.rpartition("/")
+        if self._folder < 0 or path != self._path:
+            self.close()
+            self._folder = os.open(path or "/", _FOLDER_FLAGS)
+            self._path = path
+        return os.open(name, _FLAGS, dir_fd=self._folder)
+
+    def close(self) -> None:
+        if self._folder >= 0:
+            os.close(self._folder)
+            self._folder = -1
 
 
 class DumpRoot:
     """Where data files are. This one holds none: it is the root of entries that travel with their words."""
 
-    def read_into(self, location: str, offset: int, buffer: memoryview, *, is_end: bool) -> None:
-        """Fill `buffer` with the bytes of a data file from `offset` on; DumpError if `is_end` and it goes on."""
-        raise DumpError("the files of a dump are not where its streams are coded", where=location)
+    def read(self, spans: Iterable[Span]) -> None:
+        """Fill the buffers of spans; DumpError where a file is shorter, or longer than its span that ends it."""
+        raise DumpError("the files of a dump are not where its streams are coded", where=next(iter(spans))[0])
 
     def map_file(self, location: str, size: int, *, is_end: bool) -> mmap.mmap | None:
         """The first `size` bytes of a data file as read-only memory; None if it cannot be mapped."""
@@ -223,19 +255,20 @@ class FolderRoot(DumpRoot):
 
     def metas(self) -> Iterator[tuple[Folder, str]]:
         """Every meta in path order: its folder, and its name there."""
-        folder = Folder(self, "")
-        pending = [(folder, iter(folder.names()))]
-        while pending:  # a stack of our own: a dump may be nested deeper than Python recurses
-            folder, names = pending[-1]
-            for name in names:
-                if folder.files[name].is_dir(follow_symlinks=False):
-                    inner = Folder(self, f"{folder.prefix}{name}/")
-                    pending.append((inner, iter(inner.names())))
-                    break
-                yield folder, name
-            else:
-                self.unclaimed |= {folder.prefix + name for name in folder.data}
-                pending.pop()
+        with closing(_Opener()) as opener:
+            folder = Folder(self, "", opener)
+            pending = [(folder, iter(folder.names()))]
+            while pending:  # a stack of our own: a dump may be nested deeper than Python recurses
+                folder, names = pending[-1]
+                for name in names:
+                    if folder.files[name].is_dir(follow_symlinks=False):
+                        inner = Folder(self, f"{folder.prefix}{name}/", opener)
+                        pending.append((inner, iter(inner.names())))
+                        break
+                    yield folder, name
+                else:
+                    self.unclaimed |= {folder.prefix + name for name in folder.data}
+                    pending.pop()
 
     def location(self, path: str) -> str:
         """Of the file at a path below the root."""
@@ -251,26 +284,25 @@ class FolderRoot(DumpRoot):
             refuse_outside(f"{self.path}/{where}", f"{path} is a link to {real}")
         return real
 
-    def read_into(self, location: str, offset: int, buffer: memoryview, *, is_end: bool) -> None:
-        try:
-            file = os.open(location, _FLAGS)
-            try:
-                if offset:
-                    os.lseek(file, offset, os.SEEK_SET)
-                surplus = bytearray(is_end)
-                done = os.readv(file, [buffer, surplus])
-                while done < len(buffer):
-                    more = os.readv(file, [buffer[done:], surplus])
-                    if not more:
-                        break
-                    done += more
-            finally:
-                os.close(file)
-        except OSError as error:
-            raise DumpError("a data file cannot be read", where=location, came=str(error.strerror)) from error
-        if done != len(buffer):
-            surplus_note = " or more" if done > len(buffer) else ""
-            raise _other_size(location, f"{offset + done} bytes{surplus_note}", offset + len(buffer), is_end)
+    def read(self, spans: Iterable[Span]) -> None:
+        with closing(_Opener()) as opener:
+            for location, offset, buffer, is_end in spans:
+                try:
+                    file = opener.open(location)
+                    try:
+                        if offset:
+                            os.lseek(file, offset, os.SEEK_SET)
+                        surplus = bytearray(is_end)
+                        done = os.readv(file, [buffer, surplus])
+                        while done < len(buffer) and (more := os.readv(file, [buffer[done:], surplus])):
+                            done += more
+                    finally:
+                        os.close(file)
+                except OSError as error:
+                    raise DumpError("a data file cannot be read", where=location, came=str(error.strerror)) from error
+                if done != len(buffer):
+                    came = f"{offset + done} bytes{' or more' * (done > len(buffer))}"
+                    raise _other_size(location, came, offset + len(buffer), is_end)
 
     def map_file(self, location: str, size: int, *, is_end: bool) -> mmap.mmap:
         try:
@@ -309,9 +341,9 @@ class Folder:
     names of data files that no meta of it has named yet.
     """
 
-    def __init__(self, root: FolderRoot, prefix: str) -> None:
+    def __init__(self, root: FolderRoot, prefix: str, opener: _Opener) -> None:
         self.prefix = prefix
-        self._root = root
+        self._root, self._opener = root, opener
         self._path = f"{root.path}/{prefix}"
         self.data: set[str] = set()
         try:
@@ -348,7 +380,7 @@ class Folder:
                 regular = entry.is_file(follow_symlinks=False)
             if not regular:
                 raise MetaFault("meta_parse_error", "not a regular file")
-            return _read_up_to(path, META_MAX_BYTES + 1)
+            return _read_up_to(self._opener.open(path), META_MAX_BYTES + 1)
         except OSError as error:
             raise MetaFault("meta_parse_error", f"cannot be read: {error.strerror}") from error
 
@@ -361,9 +393,9 @@ class Folder:
         entry = self.files.get(name)
         self.data.discard(name)
         try:
+            if not sized and entry is not None and entry.is_file(follow_symlinks=False):
+                return path, None
             if entry is not None and not entry.is_symlink():
-                if not sized and entry.is_file(follow_symlinks=False):
-                    return path, None
                 status = entry.stat(follow_symlinks=False)
             else:
                 inside = join_inside(self.prefix, name)
@@ -382,8 +414,8 @@ class Folder:
         return path, status.st_size
 
 
-def _read_up_to(path: str, limit: int) -> bytes:
-    file = os.open(path, _FLAGS)
+def _read_up_to(file: int, limit: int) -> bytes:
+    """The first bytes of a file, which is closed then."""
     try:
         data = os.read(file, _FIRST_READ)
         if len(data) < _FIRST_READ:
@@ -543,7 +575,11 @@ class ZipRoot(DumpRoot):
     def has_file(self, path: str) -> bool:
         return path in self.members
 
-    def read_into(self, location: str, offset: int, buffer: memoryview, *, is_end: bool) -> None:
+    def read(self, spans: Iterable[Span]) -> None:
+        for location, offset, buffer, _ in spans:
+            self._read_into(location, offset, buffer)
+
+    def _read_into(self, location: str, offset: int, buffer: memoryview) -> None:
         data = self._recent.get(location)
         if data is None:
             member = self.members[location]

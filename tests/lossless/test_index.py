@@ -99,10 +99,10 @@ def test_what_may_not_be_read(
     write_entry(tmp_path)
     really = getattr(os, function)
 
-    def refuse(path: str, *flags: int) -> Any:
+    def refuse(path: str, *flags: int, **folder: Any) -> Any:
         if path.endswith(place):
             raise PermissionError(13, "Permission denied")
-        return really(path, *flags)
+        return really(path, *flags, **folder)
 
     monkeypatch.setattr(os, function, refuse)
     if function == "open":
