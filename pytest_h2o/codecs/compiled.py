@@ -675,6 +675,19 @@ def _pursue(features, last_source, least_gain, most):
 # The coder
 
 
+@_inlined
+def _enter(low, spans, state):
+    """Take the intervals into the states: whole numbers below 2^41, exact in float64, which runs on vectors.
+
+    A state is below 2^40 and 2^16 times its span: no quotient is rounded up to the next whole number.
+    """
+    for lane in range(len(state)):
+        exact, span = np.int64(state[lane] | _EXACT).view(np.float64) - 2.0**52, np.float64(spans[lane])
+        quotient = np.float64(np.int32(exact / span))
+        exact += quotient * (2.0**_TOTAL_BITS - span) + np.float64(low[lane])
+        state[lane] = np.float64(exact + 2.0**52).view(np.int64) ^ _EXACT
+
+
 @compiled
 def _push_lanes(begin, width, state):
     steps, lanes = begin.shape
@@ -682,24 +695,21 @@ def _push_lanes(begin, width, state):
     words = np.empty(at + 1, np.uint16)  # the last written word lies above `at`
     for step in range(steps - 1, -1, -1):
         low, spans = begin[step], width[step]
-        for lane in range(lanes - 1, -1, -1):  # without a branch that nobody could foresee
-            full = state[lane] >= np.int64(spans[lane]) << _WORD_BITS
-            words[at] = state[lane] & 0xFFFF
-            at -= full
-            state[lane] >>= _WORD_BITS if full else 0
         more = 0
-        for lane in range(lanes):
-            more += state[lane] >= np.int64(spans[lane]) << _WORD_BITS
+        for lane in range(lanes - 1, -1, -1):  # without a branch that nobody could foresee
+            given, limit = state[lane], np.int64(spans[lane]) << _WORD_BITS
+            full = given >= limit
+            words[at] = given & 0xFFFF
+            at -= full
+            left = given >> _WORD_BITS if full else given
+            state[lane] = left
+            more |= left >= limit
         for lane in range(lanes - 1 if more else -1, -1, -1):  # few give off a second word
             if state[lane] >= np.int64(spans[lane]) << _WORD_BITS:
                 words[at] = state[lane] & 0xFFFF
                 at -= 1
                 state[lane] >>= _WORD_BITS
-        # Of whole numbers below 2^40 and 2^25, and below 2^16: a quotient is not rounded up to the next whole number.
-        for lane in range(lanes):
-            exact = np.int64(state[lane] | _EXACT).view(np.float64) - 2.0**52
-            quotient = np.int64(np.int32(exact / np.float64(spans[lane])))
-            state[lane] += (quotient << _TOTAL_BITS) - quotient * np.int64(spans[lane]) + low[lane]
+        _enter(low, spans, state)
     return words, at + 1
 
 
