@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numba import njit
+from numba.core.options import DefaultOptions
 
 from pytest_h2o.codecs import rowref_max as plain
 from pytest_h2o.codecs.base import Words
@@ -30,7 +31,8 @@ def can_cache(jit: Any) -> bool:
 
 _CACHE = can_cache(njit)
 compiled: Any = njit(cache=_CACHE, **OPTIONS)
-_inlined: Any = njit(cache=_CACHE, forceinline=True, _nrt=False, **OPTIONS)
+_UNCOUNTED = {"_nrt": False} if hasattr(DefaultOptions, "_nrt") else {}  # no promise of numba's: others do without
+_inlined: Any = njit(cache=_CACHE, forceinline=True, **_UNCOUNTED, **OPTIONS)
 """For what runs once a word or a row: an array as an argument is seven, and a loop looks first whether they overlap.
 
 Without `_nrt` it can allocate nothing, and need not count references to what it is given, an atomic step each.
