@@ -223,17 +223,21 @@ class _Scan:
         if "kv_len=" in line:
             longest = max((int(match[1]) for match in _KV_LEN.finditer(line)), default=0)
             self.max_kv_len = max(self.max_kv_len or 0, longest) or None
-        found = [match for match in _MESSAGE.finditer(line) if not (self.in_generated_text and _may_be_said(match[1]))]
-        ends = [match.start() for match in found[1:]] + [len(line)]
-        for match, end in zip(found, ends, strict=False):
-            text = line[match.start() : end]
-            if match[1]:
-                sign = _FATAL[match[1].lower()].text
+        found = [
+            (match.start(), fatal)
+            for match, fatal in _messages(line)
+            if not (self.in_generated_text and fatal is not None and fatal.may_be_said)
+        ]
+        ends = [start for start, _ in found[1:]] + [len(line)]
+        for (start, fatal), end in zip(found, ends, strict=False):
+            text = line[start:end]
+            if fatal is not None:
+                sign = fatal.text
                 self.warnings[sign] = self.warnings.get(sign, 0) + 1
                 _keep(self.failures, text[:_MAX_LINE].strip())
             else:
                 self._count(text)
-        self._take_rest(line[: found[0].start()] if found else line)
+        self._take_rest(line[: found[0][0]] if found else line)
 
     def _take_statistics(self, line: str) -> None:
         """What the lines of the engine's statistics say; one may stand behind other text."""
@@ -285,8 +289,15 @@ class _Scan:
         return "; ".join(self.failures or self.weak_failures) or None
 
 
-def _may_be_said(text: str | None) -> bool:
-    return text is not None and _FATAL[text.lower()].may_be_said
+def _messages(line: str) -> Iterator[tuple[re.Match[str], Sign | None]]:
+    """The messages of a line, each with its fatal sign. Without a text of one the slow pattern is not tried."""
+    lowered = line.lower()
+    if any(text in lowered for text in _FATAL):
+        for match in _MESSAGE.finditer(line):
+            yield match, _FATAL[match[1].lower()] if match[1] else None
+    else:
+        for match in _ENGINE_WARNING.finditer(line):
+            yield match, None
 
 
 def _keep(lines: list[str], text: str) -> None:

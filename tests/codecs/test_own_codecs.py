@@ -141,6 +141,9 @@ def test_the_loops_are_plain_python_too(monkeypatch: pytest.MonkeyPatch) -> None
         with np.errstate(over="ignore"):
             assert MAX.encode(stream) == payload
             assert np.array_equal(MAX.decode(payload, stream.side_info()), stream.words)
+    ones, weighed = np.ones(12), np.empty(12)
+    instructive = loops._squares(ones, np.zeros(12), False, ones, ones, np.empty(12), weighed)
+    assert (instructive, weighed[0]) == (False, 1.0)  # between two scales: the sum is taken in its own order
     for damaged in (payloads[0][:-20], payloads[0][:6] + b"\xff" + payloads[0][7:]):  # cut, or too few words are in it
         with pytest.raises(CodecError), np.errstate(over="ignore"):
             MAX.decode(damaged, small[0].side_info())

@@ -3,11 +3,9 @@
 Code of templates, validators of JSON, plans of pairs, what is installed. Nothing that depends on a gate.
 """
 
-import contextlib
 import functools
 import platform
 from importlib import metadata
-from types import CodeType
 
 import jinja2
 from filelock import ReadWriteLock as ReadWriteLock
@@ -16,7 +14,6 @@ from pytest_h2o.files import _adapter
 from pytest_h2o.gate.decode import DEFAULT_CONFIDENCE, PairedComparison
 from pytest_h2o.gate.sequential import GIVES_UP, make_plan
 from pytest_h2o.lossless.result import LosslessResult
-from pytest_h2o.report.changes import render_markdown
 from pytest_h2o.run import history, journal
 
 for kind in (LosslessResult, PairedComparison, journal.News, journal._Record, history.RunRecord):
@@ -25,19 +22,8 @@ for pairs in (8, 20, 24):
     make_plan(pairs, DEFAULT_CONFIDENCE, GIVES_UP)
 platform.processor()
 
-_compile = jinja2.Environment.compile
-_codes: dict[tuple[str, ...], CodeType] = {}
-
-
-def _compile_once(environment: jinja2.Environment, *given: str) -> CodeType:
-    if given not in _codes:
-        _codes[given] = _compile(environment, *given)
-    return _codes[given]
-
-
-jinja2.Environment.compile = _compile_once
-with contextlib.suppress(jinja2.UndefinedError):  # it is compiled, and has nothing to say
-    render_markdown("summary.md.j2", {"own_notes": str})
+_templates = jinja2.FileSystemBytecodeCache().directory  # of this machine: runs have temporary folders of their own
+jinja2.FileSystemBytecodeCache._get_default_cache_dir = lambda cache: _templates
 
 _found = [one for one in metadata.distributions() if one.entry_points.select(group="pytest11")]
 metadata.distributions = lambda **_: list(_found)
