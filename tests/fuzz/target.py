@@ -94,6 +94,8 @@ _LIBRARIES = tuple(
 )
 _inside: list[str] = []
 """The one folder in which files may be touched, while a target is watched."""
+_folder: list[str] = []
+"""The folder opened last: in it lies what is opened by a bare name, as an audit event does not tell the folder."""
 _misdeeds: list[str] = []
 
 
@@ -102,6 +104,7 @@ def _watched(folder: Path) -> Iterator[None]:
     """Fail if anything outside `folder` was written, or read that is no library."""
     _install()
     _inside[:] = [os.path.realpath(folder)]
+    _folder.clear()
     _misdeeds.clear()
     try:
         yield
@@ -123,7 +126,12 @@ def _on_event(event: str, arguments: tuple[Any, ...]) -> None:
         path, _, flags = arguments
         if isinstance(path, int) or path is None:
             return
-        path = os.path.realpath(os.fsdecode(path))
+        path = os.fsdecode(path)
+        if flags & os.O_DIRECTORY:
+            _folder[:] = [path]
+        elif flags & os.O_NOFOLLOW and "/" not in path:
+            path = os.path.join(*_folder, path)
+        path = os.path.realpath(path)
         if f"{path}/".startswith(f"{_inside[0]}/"):
             return
         if flags & _WRITES or not path.startswith(_LIBRARIES):
