@@ -130,7 +130,7 @@ def _on_event(event: str, arguments: tuple[Any, ...]) -> None:
         if flags & os.O_DIRECTORY:
             _folder[:] = [path]
         elif flags & os.O_NOFOLLOW and "/" not in path:
-            path = os.path.join(*_folder, path)
+            path = str(Path(*_folder, path))
         path = os.path.realpath(path)
         if f"{path}/".startswith(f"{_inside[0]}/"):
             return
