@@ -290,7 +290,7 @@ class _Scan:
 
 
 def _messages(line: str) -> Iterator[tuple[re.Match[str], Sign | None]]:
-    """The messages of a line, each with its fatal sign. Without a text of one the slow pattern is not tried."""
+    """The messages of a line, each with its fatal sign or None. A line without a fatal text skips the slow pattern."""
     lowered = line.lower()
     if any(text in lowered for text in _FATAL):
         for match in _MESSAGE.finditer(line):
