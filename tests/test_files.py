@@ -20,11 +20,11 @@ from pytest_h2o.files import (
     digest_file,
     dump,
     load,
-    make_durable,
     open_regular,
     plain,
     read_regular,
     read_regular_text,
+    synced_together,
     write_new_bytes,
     write_new_json,
     write_new_text,
@@ -144,11 +144,11 @@ def test_file_and_name_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert temporary.startswith(f"{tmp_path}/run/logs/.a.log.")
     del synced[:]
     many = [tmp_path / "run" / "logs" / name for name in ("b.log", "c.log")]
-    for path in many:
-        write_new_bytes(path, b"x", durable=False)
-    assert synced == []
-    make_durable(many)
-    assert synced == [*map(str, many), f"{tmp_path}/run/logs"]
+    with synced_together():
+        for path in many:
+            write_new_bytes(path, b"x")
+        assert synced == []
+    assert sorted(synced) == [f"{tmp_path}/run/logs", *map(str, many)]
     del synced[:]
     for _ in range(2):
         append_line(tmp_path / "run" / "journal.jsonl", {})

@@ -5,6 +5,8 @@ Only the standard library and pytest are imported here; everything else arrives 
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -112,6 +114,7 @@ def _session_of(config: pytest.Config) -> GateSession:
     if _session not in config.stash:
         from pytest_h2o.run.session import GateSession, names_asked_for
 
+        atexit.register(gc.freeze)  # to look for garbage in all that a gate loads takes a tenth of a short one
         register_extensions(config)
         asked_for = names_asked_for(config.getoption("keyword"), config.args)
         config.stash[_session] = GateSession(settings_of(config), run_dir=run_dir_of(config), asked_for=asked_for)

@@ -31,9 +31,9 @@ from pytest_h2o.errors import H2OError, StoreError, UsageError
 from pytest_h2o.files import (
     digest_file,
     load,
-    make_durable,
     plain,
     read_regular,
+    synced_together,
     write_new_bytes,
     write_new_json,
     write_new_text,
@@ -64,6 +64,18 @@ _PACKAGES = (
 
 def write_artifacts(collector: Collector, *, started: float, ended: float, exit_status: int) -> Summary:
     """Write every artifact of the run; give back the summary."""
+    with synced_together():
+        summary, run = _write_all_but_the_last(collector, started, ended, exit_status)
+    write_new_json(collector.run_dir / "run.json", run)
+    # Shared between workers, and what the run could go on from; all of it is in the journal.
+    shutil.rmtree(collector.run_dir / SHARED, ignore_errors=True)
+    return summary
+
+
+def _write_all_but_the_last(
+    collector: Collector, started: float, ended: float, exit_status: int
+) -> tuple[Summary, dict[str, Any]]:
+    """Write what a run leaves besides ``run.json``; give back the summary, and what is to stand in that."""
     names = sorted({*collector.points, *collector.failed})
     uncopied = [Reason(name, why) for name in names for why in _write_preset(collector, name)]
     for name, facts in sorted(collector.scopes.items()):
@@ -99,10 +111,7 @@ def write_artifacts(collector: Collector, *, started: float, ended: float, exit_
         from pytest_h2o.report.page import PAGE_NAME, render_run
 
         write_new_text(collector.run_dir / PAGE_NAME, render_run(summary, collector, run))
-    write_new_json(collector.run_dir / "run.json", run)
-    # Shared between workers, and what the run could go on from; all of it is in the journal.
-    shutil.rmtree(collector.run_dir / SHARED, ignore_errors=True)
-    return summary
+    return summary, run
 
 
 def _incomplete_for(summary: Summary, reasons: list[str]) -> Summary:
@@ -178,7 +187,7 @@ _MAX_BYTES = 1 << 30
 
 def _keep(copies: Iterable[tuple[Path, Path]]) -> list[str]:
     """Copy files, each whole or not at all, unless it is there; a line for each that cannot be read."""
-    copied, unread = [], []
+    unread = []
     for source, target in copies:
         if target.exists():
             continue
@@ -187,9 +196,7 @@ def _keep(copies: Iterable[tuple[Path, Path]]) -> list[str]:
         except OSError as error:
             unread.append(f"a recorded file cannot be copied into the run folder: {source}: {error.strerror or error}")
             continue
-        write_new_bytes(target, data, durable=False)
-        copied.append(target)
-    make_durable(copied)
+        write_new_bytes(target, data)
     return unread
 
 

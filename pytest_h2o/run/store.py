@@ -265,9 +265,10 @@ def describe_asked(
         said = {} if settings["demo"] is None else find_prompts(settings["demo-prompts"] or (), preset.prompt_file)
         if texts := [*_texts(preset, base), *said.items()]:
             asked[f"texts of preset {preset.name}"] = digest_files(texts)[:16]
+    dumps = {root: _digest_folder(root) for root in {root for _, root in scopes}}
     for scope, root in scopes:
         asked[f"scope {scope.name}"] = _digest(repr(replace(scope, path=None)))
-        asked[f"dump of scope {scope.name}"] = _digest_folder(root)
+        asked[f"dump of scope {scope.name}"] = dumps[root]
     made_by = _plugins((preset for preset, *_ in presets), (scope for scope, _ in scopes))
     asked |= {part: digest for part, thing in made_by if (digest := _digest_code(thing)) is not None}
     asked |= {f"version of {name}": version(name) for name in _PACKAGES}

@@ -12,8 +12,9 @@ import pytest
 
 from pytest_h2o.cli.main import main
 from pytest_h2o.errors import StoreError
-from pytest_h2o.report.artifacts import JOURNAL_NUMBERS, _keep, make_schema, read_run
+from pytest_h2o.report.artifacts import JOURNAL_NUMBERS, _keep, make_schema, read_run, write_artifacts
 from pytest_h2o.report.build import build_summary
+from pytest_h2o.run.journal import Collector
 from tests.report.conftest import ROOT, GateRun
 from tests.report.gate_items import make_comparison
 
@@ -183,6 +184,21 @@ def test_a_copy_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monkey
     source.write_bytes(b"other")
     _keep([(source, target)])
     assert target.read_bytes() == b"row"
+
+
+def test_run_json_is_written_when_all_others_are_on_the_disk(
+    gate_run: GateRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink()))
+    kept = Collector(tmp_path / "run", read_run(gate_run.run_dir).collector.settings)
+    for record in gate_run.journal:
+        kept.add(json.dumps(record), duration_s=0.2)
+    write_artifacts(kept, started=0, ended=1, exit_status=1)
+    last = next(number for number, path in enumerate(synced) if path.name.startswith(".run.json."))
+    files = {path for path in kept.run_dir.rglob("*") if path.is_file()}
+    assert len(files) > 30
+    assert files - {*synced[:last]} == {kept.run_dir / "run.json"}
 
 
 def test_a_recorded_file_that_has_gone_is_told(tmp_path: Path) -> None:
