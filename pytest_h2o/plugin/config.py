@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 
 from pytest_h2o.errors import H2OError, UsageError, blaming
 from pytest_h2o.gate.metrics import GATE_OPTIONS, Metric, register_metric
-from pytest_h2o.inputs.options import Settings, refuse_unknown_keys, resolve_settings
+from pytest_h2o.inputs.options import EMBEDDED_BENCH, Settings, refuse_unknown_keys, resolve_settings
 
 if TYPE_CHECKING:
     from pytest_h2o.plugin.workers import Told
@@ -111,10 +112,29 @@ def run_dir_of(config: pytest.Config) -> Path:
     if is_worker(config):
         return told_to(config).run_dir
     if _run_name not in config.stash:
-        from pytest_h2o.run.store import choose_run
-
-        config.stash[_run_name] = choose_run(settings_of(config))
+        config.stash[_run_name] = _choose_run(settings_of(config))
     return Path(settings_of(config)["out-dir"], config.stash[_run_name])
+
+
+def _choose_run(settings: Settings) -> str:
+    """Local time, the part of the second in six hex digits: names sort by start; or that of the run to go on with."""
+    if settings["resume"] is not None:
+        from pytest_h2o.run.store import reopen_run
+
+        return reopen_run(settings)
+    seconds, part_ns = divmod(time.time_ns(), 10**9)
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(seconds))}-{(part_ns << 24) // 10**9:06x}"
+
+
+def tell_worker(settings: Settings, run_dir: Path, root: Path, *, away: bool) -> dict[str, Any]:
+    """What the controller sends to a worker; built-in types only."""
+    digests: dict[str, str] = {}
+    if away:
+        from pytest_h2o.plugin.workers import look_away
+
+        digests = look_away(settings)
+    told = {"settings": settings.to_json(), "run_dir": str(run_dir), "root": str(root)}
+    return {**told, "away": away, "digests": digests, "embedded": str(EMBEDDED_BENCH), "pid": os.getpid()}
 
 
 def told_to(config: Any) -> Told:

@@ -122,12 +122,13 @@ class Controller:
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self) -> None:
         """Print the head of the run as soon as one worker has left it; where none has gate items nobody does."""
-        if self._display is not None:
+        run_dir = run_dir_of(self._config)
+        if self._display is not None or not run_dir.exists():
             return
         from pytest_h2o.run.store import HEADER, SHARED
 
         try:
-            kept = json.loads((run_dir_of(self._config) / SHARED / f"{HEADER}.json").read_text(encoding="utf-8"))
+            kept = json.loads((run_dir / SHARED / f"{HEADER}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return
         reporter = self._reporter()

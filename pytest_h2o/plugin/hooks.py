@@ -23,6 +23,7 @@ from pytest_h2o.plugin.config import (
     register_extensions,
     run_dir_of,
     settings_of,
+    tell_worker,
     told_to,
 )
 from pytest_h2o.plugin.controller import PROPERTY, REFUSED, Controller, may_vanish, refuse_to_vanish, seal
@@ -124,8 +125,6 @@ def _session_of(config: pytest.Config) -> GateSession:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell the workers of pytest-xdist what they work with."""
-    from pytest_h2o.plugin.workers import tell_worker
-
     config, away = node.config, not node.gateway.spec.popen or bool(node.gateway.spec.chdir)
     with bad_usage():
         node.workerinput["h2o"] = tell_worker(settings_of(config), run_dir_of(config), config.rootpath, away=away)

@@ -117,23 +117,21 @@ class Told:
     shipping: Shipping | None = None
 
 
-def tell_worker(settings: Settings, run_dir: Path, root: Path, *, away: bool) -> dict[str, Any]:
-    """What the controller sends to a worker; built-in types only."""
-    if away and settings["compare"] is not None:
+def look_away(settings: Settings) -> dict[str, str]:
+    """Digests of what must be the same for a remote worker; UsageError if settings ask for what no such worker can."""
+    if settings["compare"] is not None:
         raise UsageError(
             f"{settings.origin('compare')} needs the history and the baselines, which a remote worker cannot read",
             where=str(settings["out-dir"]),
             hint="run the comparison with local workers (-n), or afterwards: pytest-h2o compare",
         )
-    if away and settings["launcher"] is not None:
+    if settings["launcher"] is not None:
         raise UsageError(
             f"{settings.origin('launcher')} launches from here, and items run on remote workers",
             came=settings["launcher"],
             hint="run them with local workers (-n), or without the launcher",
         )
-    digests = {name: _digest(settings, name) for name in _SAME_EVERYWHERE if away and settings[name] is not None}
-    told = {"settings": settings.to_json(), "run_dir": str(run_dir), "root": str(root)}
-    return {**told, "away": away, "digests": digests, "embedded": str(EMBEDDED_BENCH), "pid": os.getpid()}
+    return {name: _digest(settings, name) for name in _SAME_EVERYWHERE if settings[name] is not None}
 
 
 def hear_controller(told: Mapping[str, Any], root: Path) -> Told:

@@ -72,12 +72,6 @@ HEADER = "header"
 _IN_USE = "in-use.lock"
 
 
-def name_run() -> str:
-    """A name for a run folder: local time, the part of the second in six hex digits. Names sort by start."""
-    seconds, part_ns = divmod(time.time_ns(), 10**9)
-    return f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(seconds))}-{(part_ns << 24) // 10**9:06x}"
-
-
 class OnceStore:
     """Results that several processes need and one of them makes."""
 
@@ -364,11 +358,9 @@ _DERIVED = (
 """Artifacts that a run makes at its end, from what it has measured."""
 
 
-def choose_run(settings: Settings) -> str:
-    """The name of the run folder below ``out-dir``: a new one, or that of the run to go on with, made ready."""
+def reopen_run(settings: Settings) -> str:
+    """The name of the run to go on with below ``out-dir``, made ready for that."""
     resume = settings.given["resume"]
-    if resume.value is None:
-        return name_run()
     if settings["dry-run"]:
         raise UsageError(f"{resume.origin} and --h2o-dry-run exclude each other: a dry run measures nothing")
     run_dir: Path = resume.value

@@ -38,13 +38,23 @@ def test_a_run_without_gates_shows_and_writes_nothing(options: list[str], withou
 LEFT_OUT = "pydantic", "yaml", "numpy", "jinja2", "pytest_h2o.run", "pytest_h2o.report", "pytest_h2o.bench"
 
 
-def test_a_run_without_gates_loads_nothing_of_the_gate_until_it_has_ended(without_gates: Project) -> None:
-    (without_gates.path / "conftest.py").write_text(
-        f"import atexit, sys\natexit.register(lambda: print('loaded', {set(LEFT_OUT)} & set(sys.modules)))\n"
-    )
-    result = without_gates.run_cold("-q", "-p", "no:hypothesispytest", "-p", "no:syrupy", what="test_other.py")
-    assert result.ret == 0
-    assert result.outlines[-1] == "loaded set()"
+TELL_LOADED = f"""
+import atexit, os, pathlib, sys
+@atexit.register
+def tell():
+    pathlib.Path(f"loaded-{{os.getpid()}}").write_text(str({set(LEFT_OUT)} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["-n2"]], ids=["plain", "n2"])
+def test_no_process_of_a_run_without_gates_loads_anything_of_the_gate(
+    options: list[str], without_gates: Project
+) -> None:
+    (without_gates.path / "conftest.py").write_text(TELL_LOADED)
+    left_out = [word for name in ("hypothesispytest", "syrupy") for word in ("-p", f"no:{name}")]
+    assert without_gates.run_cold("-q", *left_out, *options, what="test_other.py").ret == 0
+    loaded = [path.read_text() for path in without_gates.path.glob("loaded-*")]
+    assert loaded == ["set()"] * (3 if options else 1)
 
 
 def test_help_has_one_group_with_every_option(without_gates: Project) -> None:

@@ -13,7 +13,8 @@ import pytest
 from pytest_h2o.errors import StoreError, UsageError
 from pytest_h2o.gate.metrics import GATE_OPTIONS
 from pytest_h2o.inputs.options import resolve_settings
-from pytest_h2o.plugin.workers import _pack, hear_controller, tell_worker
+from pytest_h2o.plugin.config import tell_worker
+from pytest_h2o.plugin.workers import _pack, hear_controller
 from pytest_h2o.run.journal import MAX_OUTPUT_BYTES, receive_files
 from tests.plugin.broken_off import PRESET, check_same, files_of, small_project, wait_until
 from tests.plugin.project import Project, check_no_traceback, failure_of
