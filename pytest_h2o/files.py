@@ -14,7 +14,6 @@ import errno
 import json
 import os
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -72,6 +71,8 @@ def refuse_existing(*paths: Path, overwrite: bool = False) -> None:
 
 def refuse_unwritable(path: Path) -> None:
     """Make the folder of an output, and check before any work that a file can be made there; StoreError if not."""
+    import tempfile  # takes time, which those who only read do without
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import gc
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -50,8 +51,6 @@ def add_rope_arguments(parser: argparse.ArgumentParser) -> None:
 
 def rope_from_args(args: argparse.Namespace) -> Rope | None:
     """The rotation that the flags give, else the one in the model's config, else None."""
-    from pytest_h2o.codecs.base import Rope
-
     theta = args.rope_theta
     if theta is not None and not (math.isfinite(theta) and theta > 0):
         raise UsageError("--rope-theta is impossible", came=str(theta), expected="a finite number above 0")
@@ -68,6 +67,8 @@ def rope_from_args(args: argparse.Namespace) -> Rope | None:
                 hint="leave it out: codecs that use a rotation try the usual ones",
             )
         return None
+    from pytest_h2o.codecs.base import Rope
+
     return Rope(theta, args.rope_pairing or "half")
 
 
@@ -174,13 +175,18 @@ def run_lossless(args: argparse.Namespace) -> int:
 
 def evaluate(dump_dir: str | Path, scope: Scope, *, verbose: bool = False, **how: Any) -> LosslessResult:
     """One evaluation, told while it runs."""
-    from pytest_h2o.lossless.evaluate import evaluate_lossless
-
-    gc.disable()  # an index of many entries lives to the end: walking it again and again finds nothing to free
+    gc.disable()  # modules and an index of many entries live to the end: to walk them again and again frees nothing
     try:
+        if "numpy" not in sys.modules:  # its BLAS would start a thread a core, in a tenth of the time of a short dump
+            os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        from pytest_h2o.lossless.apart import keep_freed_memory
+        from pytest_h2o.lossless.evaluate import evaluate_lossless
+
+        keep_freed_memory()
         with ProgressLines(verbose=verbose) as lines:
             return evaluate_lossless(dump_dir, scope, **how, on_entries=lines.entries, progress=lines.coded)
     finally:
+        gc.freeze()  # nor to walk them once more
         gc.enable()
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import gc
 import json
 import math
@@ -24,7 +25,7 @@ import sys
 import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from operator import index as whole_number
@@ -41,8 +42,10 @@ from pytest_h2o.inputs.options import CODEC_TIMEOUT_S
 
 Buffer = bytes | memoryview
 _Self = TypeVar("_Self")
+_Item = TypeVar("_Item")
 _LENGTH = struct.Struct("<Q")
 _MOST_FROM_HEAP, _MOST_KEPT = 1 << 25, 1 << 26
+_ANSWERS_BYTES = 1 << 20
 _ENDED = "its process ended"
 _PARTS = ("what", "where", "came", "expected", "hint")
 _ALIGNED = 64
@@ -339,9 +342,10 @@ class Forked:
             for end in _ends.difference(self._keeps):
                 os.close(end)
             _ends.clear()
+            _ends.update((asked, answer, *self._keeps))
             gc.freeze()  # to look for garbage in what was there would copy all of it
             gc.enable()
-            _keep_freed_memory()
+            keep_freed_memory()
             os.dup2(2, 1)
             # Another thread may have held the lock of the old ones.
             sys.stdout = sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
@@ -381,39 +385,59 @@ class Forked:
         self.end()
 
 
+class Turn:
+    """Shares out work among processes that are forked from this one: the offset of a file, which they share, counts."""
+
+    def __enter__(self) -> Turn:
+        self.file = _make_file()
+        _ends.add(self.file)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _ends.discard(self.file)
+        os.close(self.file)
+
+    def share(self, items: Iterable[_Item]) -> Iterator[_Item]:
+        """The items that fall to this process: the next one of all whenever it asks."""
+        mine = self._take()
+        for number, item in enumerate(items):
+            if number == mine:
+                yield item
+                mine = self._take()
+
+    def _take(self) -> int:
+        return os.lseek(self.file, 1, os.SEEK_CUR) - 1
+
+
 class Worker(Forked):
     """A process that runs code of ours alone: what it answers is taken over as it is, and it may come to its end."""
+
+    def __init__(self, serve: Callable[[int, int], object], turn: Turn) -> None:
+        super().__init__(serve, keeps=[turn.file])
+        with contextlib.suppress(AttributeError, OSError):  # room for answers while nobody reads
+            fcntl.fcntl(self.answers, fcntl.F_SETPIPE_SZ, _ANSWERS_BYTES)
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self.end(at_once=kind is not None)
 
-    def ask(self, message: bytes) -> None:
-        with self._blaming():
-            self.send(message)
-
     def answer(self) -> Any:
         """What `answer_with` has sent; an error over there is raised here."""
-        with self._blaming():
-            answer = pickle.loads(self.receive())
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
-
-    @contextlib.contextmanager
-    def _blaming(self) -> Iterator[None]:
         try:
-            yield
-        except (BrokenPipeError, EOFError) as error:
+            answer = pickle.loads(self.receive())
+        except EOFError as error:
             raise ExecutorError(
                 "a process of this evaluation ended before its work",
                 where=f"process {self.pid}",
                 came=self.end(),
                 hint="has the machine enough memory? --workers 1 works in one process",
             ) from error
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
 
 
-def answer_with(answers: int, work: Callable[[], object]) -> None:
-    """Do something, and send what comes of it, or the error."""
+def answer_with(answers: int, work: Callable[[], object]) -> bool:
+    """Do something, and send what comes of it, or the error; False where that is None."""
     try:
         answer = work()
     except BaseException as error:
@@ -424,6 +448,7 @@ def answer_with(answers: int, work: Callable[[], object]) -> None:
     except Exception:  # an error of somebody's codec may hold anything
         packed = pickle.dumps(RuntimeError(f"{type(answer).__name__}: {answer}"))
     send(answers, packed)
+    return answer is not None
 
 
 def _describe_end(status: int) -> str:
@@ -431,17 +456,21 @@ def _describe_end(status: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
 
 
+def _make_file() -> int:
+    """A file without a name."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("pytest-h2o")
+    from tempfile import TemporaryFile  # which takes time to import
+
+    with TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
 class _Memory:
     """Memory that two processes share; it grows."""
 
     def __init__(self) -> None:
-        if hasattr(os, "memfd_create"):
-            self.file = os.memfd_create("pytest-h2o")
-        else:
-            from tempfile import TemporaryFile  # which takes time to import
-
-            with TemporaryFile() as file:
-                self.file = os.dup(file.fileno())
+        self.file = _make_file()
         self._view = memoryview(bytearray())
 
     def take(self, size: int) -> memoryview:
@@ -560,7 +589,7 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None)
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Have large arrays reuse what others left: glibc gives it back, and has it again at a page fault every 4 KiB."""
     if hasattr(_libc(), "mallopt"):
         for parameter, most in ((-3, _MOST_FROM_HEAP), (-1, _MOST_KEPT)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD

@@ -7,21 +7,17 @@ is. It is named by text: ``cores``, or ``dask://HOST:PORT``.
 from __future__ import annotations
 
 import select
-import struct
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Protocol
 
 from pytest_h2o.errors import UsageError
 from pytest_h2o.files import usable_cores
 from pytest_h2o.inputs.options import CORES, dask_address
-from pytest_h2o.lossless.apart import Worker, answer_with, is_ours, receive
+from pytest_h2o.lossless.apart import Turn, Worker, answer_with, is_ours
 from pytest_h2o.lossless.measure import Measured, Measurement, Task
-
-_NUMBER = struct.Struct("<Q")
 
 
 class Executor(Protocol):
@@ -46,7 +42,7 @@ _LEAST_BATCH_BYTES, _MOST_BATCH_BYTES = 1 << 22, 1 << 24
 
 @dataclass(frozen=True)
 class LocalCores:
-    """The cores of this machine: as many processes, forked from this one; short work is done here.
+    """The cores of this machine: as many processes, this one and others forked from it; short work is done here.
 
     A codec of a third party is run by processes of its own in turn (see `apart`).
     """
@@ -102,39 +98,38 @@ def open_executor(name: str = CORES, workers: int | None = None) -> AbstractCont
 def run_on_processes(measurement: Measurement, batches: Iterable[list[Task]], workers: int) -> Iterator[Measured]:
     """Measure every batch in one of `workers` processes, and yield the results as they come; the first error ends it.
 
-    Each process has the plan, as this one has it now, and is told the number of a batch. They end with this process
-    however it ends, and an interrupt does not wait for the streams in hand.
+    This process is one of them, the others are forked from it. Each has the plan, as this one has it now, and takes
+    the next batch of all when it is done with one. The others end with this one however it ends, and an interrupt does
+    not wait for the streams in hand of other processes.
     """
     with ExitStack() as opened:
         waiting, busy = select.poll(), {}
-        for number in range(workers):
-            worker = opened.enter_context(Worker(partial(_serve, measurement, batches)))
+        turn = opened.enter_context(Turn())
+        for _ in range(workers - 1):
+            worker = opened.enter_context(Worker(partial(_serve, measurement, batches, turn), turn))
             busy[worker.answers] = worker
             waiting.register(worker.answers, select.POLLIN)
-            worker.ask(_NUMBER.pack(number))
-        while busy:
-            for answers, _ in waiting.poll():
-                worker = busy[answers]
-                measured: list[Measured] | None = worker.answer()
-                if measured is None:
-                    waiting.unregister(answers)
-                    del busy[answers]
-                    continue
-                number += 1
-                worker.ask(_NUMBER.pack(number))
-                yield from measured
+
+        def answered(timeout_ms: int | None) -> Iterator[Measured]:
+            while busy and (ready := waiting.poll(timeout_ms)):
+                for answers, _ in ready:
+                    measured: list[Measured] | None = busy[answers].answer()
+                    if measured is None:
+                        waiting.unregister(answers)
+                        del busy[answers]
+                    else:
+                        yield from measured
+
+        measure = opened.enter_context(measurement.opened())
+        for batch in turn.share(batches):
+            yield from measure(batch)
+            yield from answered(0)
+        yield from answered(None)
 
 
-def _serve(measurement: Measurement, batches: Iterable[list[Task]], asked: int, answers: int) -> None:
-    """Answer the numbers of batches, in their order, with what those came to; with None where there are no more."""
-    todo, begun = iter(batches), 0
-    with measurement.opened() as measure, suppress(EOFError):
-        while True:
-            (number,) = _NUMBER.unpack(receive(asked))
-            answer_with(answers, partial(_measure_next, measure, islice(todo, number - begun, None)))
-            begun = number + 1
-
-
-def _measure_next(measure: Callable[[list[Task]], list[Measured]], todo: Iterator[list[Task]]) -> list[Measured] | None:
-    batch = next(todo, None)
-    return None if batch is None else measure(batch)
+def _serve(measurement: Measurement, batches: Iterable[list[Task]], turn: Turn, _: int, answers: int) -> None:
+    """Answer with what each batch that falls to this process came to, and with None in the end."""
+    with measurement.opened() as measure:
+        measured = map(measure, turn.share(batches))
+        while answer_with(answers, lambda: next(measured, None)):
+            pass
