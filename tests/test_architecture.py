@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,25 +18,28 @@ _spec = importlib.util.spec_from_file_location("house", ROOT / "tools" / "house.
 house = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(house)
 
-HOUSE = house.House(ROOT / "pytest_h2o")
+
+@pytest.fixture(scope="module")
+def home() -> Any:
+    return house.House(ROOT / "pytest_h2o")
 
 
-def test_the_rooms_are_those_of_the_floors() -> None:
-    assert HOUSE.rooms() == sorted(room for floor in house.FLOORS for room in floor)
-    assert len(HOUSE.rooms()) <= 12
+def test_the_rooms_are_those_of_the_floors(home: Any) -> None:
+    assert home.rooms() == sorted(room for floor in house.FLOORS for room in floor)
+    assert len(home.rooms()) <= 12
     assert len(house.FLOORS) == 7
 
 
-def test_every_import_goes_down() -> None:
-    assert HOUSE.wrong_ways() == []
+def test_every_import_goes_down(home: Any) -> None:
+    assert home.wrong_ways() == []
 
 
-def test_no_import_closes_a_circle() -> None:
-    assert HOUSE.cycles() == []
+def test_no_import_closes_a_circle(home: Any) -> None:
+    assert home.cycles() == []
 
 
-def test_no_function_is_longer_than_a_screen() -> None:
-    assert HOUSE.long_functions() == {}
+def test_no_function_is_longer_than_a_screen(home: Any) -> None:
+    assert home.long_functions() == {}
 
 
 def test_an_import_that_goes_up_or_round_is_seen(tmp_path: Path) -> None:
@@ -58,9 +62,9 @@ def test_an_import_that_goes_up_or_round_is_seen(tmp_path: Path) -> None:
     assert wrong.cycles() == [["errors", "files"], ["gate.rule", "run.items"]]
 
 
-def test_only_the_plugin_knows_pytest() -> None:
+def test_only_the_plugin_knows_pytest(home: Any) -> None:
     knows = set()
-    for name, tree in HOUSE.trees.items():
+    for name, tree in home.trees.items():
         for node in ast.walk(tree):
             modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
