@@ -9,7 +9,8 @@ import pytest
 from tests.plugin.project import RECORDINGS, Project, check_no_traceback
 
 PRESET, SCOPE = "target_ratio_v3", "front2_grouped_192_8"
-SELECT = ("-k", f"{SCOPE} or {PRESET} and not bench")
+SELECT = ("-k", f"{PRESET} and (lossy or decode or mm)", "--h2o-set=h2o_keep_ratios=0.28")
+"""No scope is coded for these items, and they need a third of the rows."""
 METRIC = """
 from pytest_h2o import Metric
 
@@ -30,7 +31,7 @@ def pytest_h2o_report_sections(config):
 """
 ITEM = """
 def pytest_runtest_call(item):
-    if item.name.startswith("test_joint"):
+    if item.name.startswith("test_decode"):
         {leave}
 """
 MM = "\n\ndef test_mm(h2o_sweep, h2o_targets):\n    assert h2o_sweep.best('mm') >= h2o_targets.metric('mm')\n"
@@ -108,7 +109,7 @@ import json, pytest
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(item, call):
     report = yield
-    if "joint" in item.name:
+    if "decode" in item.name:
         {}
     return report
 """
@@ -130,7 +131,7 @@ SWALLOWS = {
     ),
     # an item that was not run, or left no record
     "loop": ("def pytest_runtestloop(): return True", 1, KEPT),
-    "protocol": ("def pytest_runtest_protocol(item): return 'joint' in item.name or None", 1, KEPT),
+    "protocol": ("def pytest_runtest_protocol(item): return 'decode' in item.name or None", 1, KEPT),
     "finish": ("def pytest_collection_finish(session): session.items[:] = session.items[:-1]", 1, KEPT),
     "record gone": (RECORD.replace("{}", "report.user_properties.clear()"), 1, "took its record away"),
     "record edited": (RECORD.replace("{}", EDIT), 1, "another plugin has changed its record on its way"),
@@ -152,9 +153,8 @@ def test_a_gate_that_failed_or_did_not_run_does_not_end_well(name: str, project:
     text, ret, told = SWALLOWS[name]
     write(project, text)
     target = "9" if told == FAIL else "1.1"
-    result = project.run(
-        *SELECT, f"--h2o-lossy-target={target}", *(("-k", "roundtrip") if name == "controller" else ())
-    )
+    select = ("-k", f"{SCOPE} and roundtrip") if name == "controller" else SELECT
+    result = project.run(*select, f"--h2o-lossy-target={target}")
     check_no_traceback(result)
     reasons = project.failed().values() if (project.run_dir() / "summary.json").exists() else ()
     said = "\n".join([*result.outlines, *reasons])
@@ -213,7 +213,7 @@ def test_an_item_that_failed_is_told_as_failed_wherever_it_can_be(name: str, pro
         pytest.importorskip("_pytest.subtests")
         (project.path / "gates" / "test_dumps.py").write_text(gates)
     subject, item = (PRESET, f"test_lossy[{PRESET}]") if conftest == DIES else (SCOPE, f"test_lossless[{SCOPE}]")
-    result = project.run("-k", f"{subject} and not bench", *workers, page=True)
+    result = project.run("-k", f"{subject} and not bench", *SELECT[2:], *workers, page=True)
     check_no_traceback(result)
     assert result.ret == 1
     assert why in project.failed()[item]
