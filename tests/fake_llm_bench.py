@@ -46,12 +46,10 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 USAGE = "usage: llm_bench [options]\n\noptions:\n  -h, --help\n  -m, --model <filename>    (default: ./config.json)\n"
 USAGE += "  -a, --backends <cpu,opencl,metal>         (default: cpu)\n"
@@ -76,7 +74,7 @@ def parse_arguments(arguments: list[str], mode: str) -> dict[str, str]:
     return options
 
 
-def find_log(config: dict[str, Any], options: dict[str, str]) -> Path:
+def find_log(config: dict, options: dict[str, str]) -> Path:
     logs = Path(os.environ["FAKE_RECORDINGS"]) / "logs"
     if not config.get("kv_h2o_enable"):
         return logs / "baseline_h2o_off.log"
@@ -96,7 +94,7 @@ def split_row(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip().strip("|").split("|")]
 
 
-def change_cells(text: str, config: dict[str, Any], options: dict[str, str], mode: str) -> dict[str, str]:
+def change_cells(text: str, config: dict, options: dict[str, str], mode: str) -> dict[str, str]:
     """The cells of the recorded row, with what this launch and mode make of them."""
     header, _, row = (split_row(line) for line in text.splitlines()[:3])
     cells = dict(zip(header, row, strict=True))
@@ -130,6 +128,8 @@ def count_launches() -> int:
 
 def draw_speeds(with_h2o: bool, prompt: int) -> tuple[float, float]:
     """Prefill and decode speed of this launch."""
+    import random
+
     given = {key: float(value) for key, value in (part.split("=") for part in os.environ["FAKE_DECODE"].split(","))}
     chance, spread = random.Random(f"{given.get('seed', 0):g} {count_launches()}"), given.get("spread", 0.0)
     drop = given.get("drop", 0.0) if prompt <= 512 else given.get("drop_long", given.get("drop", 0.0))
@@ -147,10 +147,10 @@ def to_pair(cell: str) -> tuple[float, float]:
     return float(mean), float(std)
 
 
-def to_json(cells: dict[str, str]) -> dict[str, Any]:
+def to_json(cells: dict[str, str]) -> dict:
     prompt, gen = (int(part.split("=")[1]) for part in cells["llm_demo"].split("<br>"))
     prefill, decode = (to_pair(part) for part in cells["speed(tok/s)"].split("<br>"))
-    result: dict[str, Any] = {"type": "prefill_and_decode", "prompt_len": prompt, "generate_len": gen}
+    result: dict = {"type": "prefill_and_decode", "prompt_len": prompt, "generate_len": gen}
     result.update(prefill_tps=prefill[0], prefill_std=prefill[1], decode_tps=decode[0], decode_std=decode[1])
     for name, cell in cells.items():
         if name.startswith("h2o_"):

@@ -140,10 +140,14 @@ class Project:
         return {failed["item"].split("::")[1]: failed["why"] for failed in self.summary(run_dir)["failed"]}
 
 
+def code_of(fake: Path) -> str:
+    """Code that is the fake, and takes it compiled."""
+    return f"import sys; sys.path.append('{fake.parent}'); import {fake.stem} as fake; sys.exit(fake.main())"
+
+
 def write_fake(path: Path) -> None:
     """The fake of a program of this name."""
-    text = f"import runpy\nrunpy.run_path({str(FAKES[path.name])!r}, run_name='__main__')\n"
-    path.write_text(f"#!{sys.executable} -IS\n{text}")
+    path.write_text(f"#!{sys.executable} -IS\n{code_of(FAKES[path.name])}\n")
     path.chmod(0o755)
 
 

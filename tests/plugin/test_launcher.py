@@ -17,7 +17,7 @@ from syrupy.assertion import SnapshotAssertion
 from pytest_h2o.bench.machine import Place, find_disturbance, machine_lock
 from pytest_h2o.errors import BenchError
 from tests.plugin.broken_off import check_gone, wait_until
-from tests.plugin.project import BASE_CONFIG, FAKE_BENCH, FAKE_DEMO, SWEEP, Project, unwrapped
+from tests.plugin.project import BASE_CONFIG, FAKES, SWEEP, Project, code_of, unwrapped
 
 PRESET = "target_ratio_v3"
 POINTS = ("--h2o-set=h2o_keep_ratios=0.28", "--h2o-set=h2o_block_tokens=8")
@@ -74,8 +74,8 @@ def make_bench(project: Project, **env: str) -> tuple[str, ...]:
     project.write_ini(h2o_threads="2", h2o_set="model_layers=30", h2o_disturbed="keep", h2o_html="no")
     env = {"FAKE_RECORDINGS": str(SWEEP), "FAKE_LAUNCHES": str(project.path / "launches.txt"), **env}
     exports = "\n".join(f"export {name}='{value}'" for name, value in env.items())
-    for name, fake in (("llm_bench", FAKE_BENCH), ("llm_demo", FAKE_DEMO)):
-        write_program(project.path / name, f'{exports}\nexec {sys.executable} -IS {fake} "$@"')
+    for name, fake in FAKES.items():
+        write_program(project.path / name, f'{exports}\nexec {sys.executable} -ISc "{code_of(fake)}" "$@"')
     return ("--h2o-bench=llm_bench", "--h2o-base-config=model.json", *POINTS)
 
 

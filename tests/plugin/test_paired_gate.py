@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.plugin.project import BASE_CONFIG, ROOT, SWEEP, Project
+from tests.plugin.project import BASE_CONFIG, FAKE_BENCH, SWEEP, Project, code_of
 
 PRESET = """
 prompts: 512
@@ -46,7 +46,7 @@ class BenchProject(Project):
         """A script that starts the fake bench, with an environment of its own."""
         path = self.path / name
         exports = "".join(f"export {key}='{value}'\n" for key, value in environment.items())
-        path.write_text(f"#!/bin/sh\n{exports}exec '{sys.executable}' -IS '{ROOT}/tests/fake_llm_bench.py' \"$@\"\n")
+        path.write_text(f'#!/bin/sh\n{exports}exec \'{sys.executable}\' -ISc "{code_of(FAKE_BENCH)}" "$@"\n')
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
         return path
 

@@ -193,6 +193,9 @@ def test_control_c_before_the_first_item_ends_says_how_to_go_on(rows: Rows, work
     project.env["FAKE_MODES"] = json.dumps({"run_0001": "hang", "run_0002": "hang"})
     child = project.start(*options, *workers, workers=2 * len(workers))
     wait_until(lambda: len(project.launches()) >= 1, "the bench was never launched")
+    for process in family_of(child):  # as a terminal does: to all but the bench, whose session is its own
+        if os.getpgid(process.pid) == os.getpgid(child.pid):
+            process.send_signal(signal.SIGINT)
     child.send_signal(signal.SIGINT)
     result = child.finish()
     assert result.ret == pytest.ExitCode.INTERRUPTED
