@@ -83,7 +83,7 @@ def test_recorded_texts_are_compared(demo: Project) -> None:
 def test_pairs_that_were_whole_are_kept_where_a_run_goes_on(demo: Project) -> None:
     """Unless a file of theirs was edited meanwhile."""
     flags = (*SAID, "--h2o-demo-prompts=p_600.txt", "--h2o-demo-rounds=3", "--h2o-no-fold")
-    del demo.env["FAKE_HERE"]
+    here = demo.env.pop("FAKE_HERE")
     demo.env["FAKE_DEMO"] = json.dumps({"hang": "p_600_3_h2o_on"})
     child = demo.start(*GATE, *flags, "--h2o-html=no")
     wait_until(lambda: bool(list(demo.path.glob("h2o-runs/2*/*/demo/p_600_3_h2o_on.stdout.txt"))), "nothing hangs")
@@ -94,6 +94,7 @@ def test_pairs_that_were_whole_are_kept_where_a_run_goes_on(demo: Project) -> No
     assert len(before) == 6
     edited = folder / "p_600_2_h2o_off.stdout.txt"
     edited.write_text(edited.read_text() + "\n")
+    demo.env["FAKE_HERE"] = here
     result = say(demo, *flags, f"--h2o-resume={demo.run_dir()}")
     assert demo.summary()["overall_pass"] == "inconclusive", unwrapped(result)
     assert {path.name: path.read_bytes() for path in folder.glob("p_600_1_*")} == before

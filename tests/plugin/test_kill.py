@@ -67,6 +67,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_one_that_was_not(
         if runs and (runs[0] / ".results").is_dir():
             given = (*options, f"--h2o-resume={runs[0]}")
     if not runs or not (runs[0] / "run.json").exists():
+        project.launch_here()
         check_no_traceback(project.run(*given))
     elif project.failed() != unbroken[0].failed():
         # It came to its end before it could be broken off, and says what failed of what was killed.

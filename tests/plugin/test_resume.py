@@ -1,5 +1,6 @@
 """Going on with a run that was broken off: what is measured again, what is refused, what a full or closed disk does."""
 
+import contextlib
 import json
 import os
 import signal
@@ -40,7 +41,7 @@ def rows_of(path: Path) -> Rows:
 def break_off(
     project: Project, options: tuple[str, ...], launches: int, number: int = signal.SIGKILL, **modes: str
 ) -> tuple[Path, pytest.RunResult]:
-    """Start a run whose bench hangs in one launch, and end it there; its folder and what it said."""
+    """Start a run whose bench hangs in one launch, and end it there; its folder and what it said. No later one hangs."""
     project.env["FAKE_MODES"] = json.dumps(modes)
     child = project.start(*options)
     wait_until(lambda: len(project.launches()) >= launches, "the bench was never launched")
@@ -51,6 +52,7 @@ def break_off(
     result = child.finish()
     check_gone(family)
     project.env["FAKE_MODES"] = "{}"
+    project.launch_here()
     return project.run_dir(), result
 
 
@@ -194,8 +196,9 @@ def test_control_c_before_the_first_item_ends_says_how_to_go_on(rows: Rows, work
     child = project.start(*options, *workers, workers=2 * len(workers))
     wait_until(lambda: len(project.launches()) >= 1, "the bench was never launched")
     for process in family_of(child):  # as a terminal does: to all but the bench, whose session is its own
-        if os.getpgid(process.pid) == os.getpgid(child.pid):
-            process.send_signal(signal.SIGINT)
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(process.pid) == os.getpgid(child.pid):
+                os.kill(process.pid, signal.SIGINT)
     child.send_signal(signal.SIGINT)
     result = child.finish()
     assert result.ret == pytest.ExitCode.INTERRUPTED
@@ -287,6 +290,7 @@ def test_killed_while_artifacts_are_written_it_goes_on(
 ) -> None:
     """As if the end had been cut at its worst: every artifact but run.json is there, the history has its line."""
     project, options = small_project(tmp_path)
+    project.launch_here()
     stop = "import os\nimport pytest_h2o.report.artifacts as a\nold = a.write_new_json\nif 'STOP' in os.environ:\n"
     stop += "    a.write_new_json = lambda p, v, **k: os._exit(9) if p.name == 'run.json' else old(p, v, **k)\n"
     (project.path / "conftest.py").write_text(stop)
