@@ -41,7 +41,7 @@ def rows_of(path: Path) -> Rows:
 def break_off(
     project: Project, options: tuple[str, ...], launches: int, number: int = signal.SIGKILL, **modes: str
 ) -> tuple[Path, pytest.RunResult]:
-    """Start a run whose bench hangs in one launch, and end it there; its folder and what it said. No later one hangs."""
+    """Start a run whose bench hangs in one launch, and end it there; its folder and what it said; no other hangs."""
     project.env["FAKE_MODES"] = json.dumps(modes)
     child = project.start(*options)
     wait_until(lambda: len(project.launches()) >= launches, "the bench was never launched")
