@@ -113,12 +113,14 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object
 
 def _session_of(config: pytest.Config) -> GateSession:
     if _session not in config.stash:
+        gc.freeze()  # to look for garbage in what is here, and in all that a gate loads, takes a sixth of a short one
         from pytest_h2o.run.session import GateSession, names_asked_for
 
-        atexit.register(gc.freeze)  # to look for garbage in all that a gate loads takes a tenth of a short one
         register_extensions(config)
         asked_for = names_asked_for(config.getoption("keyword"), config.args)
         config.stash[_session] = GateSession(settings_of(config), run_dir=run_dir_of(config), asked_for=asked_for)
+        gc.freeze()
+        atexit.register(gc.freeze)
     return config.stash[_session]
 
 
