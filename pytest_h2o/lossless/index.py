@@ -534,11 +534,12 @@ def _faults_of_rows(codes: Codes, positions: Positions, layer: int, tensor: str)
     rows, heads = codes.shape
     if rows < _FEWEST_ROWS:
         return
-    for kind, code, seen in (
+    dead = (
         ("flat", _FLAT, "hold one value or few, over all their dimensions"),
         ("subnormal", _SUBNORMAL, "are subnormal or 0 in more than half of their words"),
         ("quantized", _NARROW, "differ in few bits, as if they had been numbers of 8 bits"),
-    ):
+    )
+    for kind, code, seen in dead if codes.min() <= _NARROW else ():
         counts = np.count_nonzero(codes == code, axis=0)
         if (most := int(counts.max())) > _MOST_DEAD[kind] * rows:
             yield kind, f"{most:,} of {rows:,} rows of KV head {counts.argmax()} {seen}"
@@ -548,8 +549,9 @@ def _faults_of_rows(codes: Codes, positions: Positions, layer: int, tensor: str)
         if head and (most := int(same.max())):
             yield "alike", f"{most:,} of {rows:,} rows of KV head {head} equal those of head {same.argmax()}"
     most_equal = _MOST_EQUAL_TOKENS if (layer, tensor) == (0, "v") else _MOST_EQUAL
-    for head in range(heads):
-        values, counts = np.unique(codes[:, head], return_counts=True)
+    ordered = np.sort(codes.T)
+    for head in np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1)).tolist():  # in most none equals another
+        values, counts = np.unique(ordered[head], return_counts=True)
         share = float(counts @ (counts - 1)) / (rows * (rows - 1))
         if share > most_equal + _CHANCE / (rows * (rows - 1)):
             few = f"as if the text had {1 / share:.1f} tokens"
@@ -691,9 +693,11 @@ def _copies(entries: Sequence[DumpEntry], seen: Mapping[tuple[int, str], Mapping
     places, bits = sorted(seen), np.uint64(len(seen).bit_length())
     rows = [(n, run, health) for n, place in enumerate(places) for run, health in seen[place].items()]
     keys = [codes[codes > _NARROW] >> bits << bits | np.uint64(n) for n, _, health in rows for codes in health.codes]
-    sorted_keys = np.sort(np.concatenate([*keys, np.empty(0, np.uint64)]))
+    sorted_keys = np.concatenate([*keys, np.empty(0, np.uint64)])
+    sorted_keys.sort()
     step = sorted_keys[1:] ^ sorted_keys[:-1]
-    alike = sorted_keys[1:][(step != 0) & (step >> bits == 0)] >> bits
+    step -= np.uint64(1)  # of equal ones, in one tensor, it becomes the largest number
+    alike = sorted_keys[1:][step < (np.uint64(1) << bits) - np.uint64(1)] >> bits
     alike = alike[np.flatnonzero(np.diff(alike, prepend=alike[:1] + np.uint64(1)))][:_MOST_NAMED]
     if not alike.size:
         return
@@ -731,7 +735,8 @@ def _missing_tokens(index: DumpIndex, scope: Scope) -> Iterator[str]:
     taken = [entry for entry in index.entries if scope.takes(entry.layer_id, entry.stage, None)]
     by_run: dict[str | None, dict[int, _Extent]] = {}
     for entry in taken:
-        by_run.setdefault(entry.run_id, {}).setdefault(entry.layer_id, _Extent()).add(entry)
+        layers = by_run.setdefault(entry.run_id, {})
+        (layers.get(entry.layer_id) or layers.setdefault(entry.layer_id, _Extent())).add(entry)
     extents = [extent for layers in by_run.values() for extent in layers.values()]
     held_stages = {"prefill": any(e.prompt for e in extents), "decode": any(e.decoded for e in extents)}
     asked = {"both": held_stages, "decode": ("decode",)}.get(scope.given.get("stage", ""), ())

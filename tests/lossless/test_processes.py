@@ -136,8 +136,13 @@ def test_every_batch_is_done_once(workers: int) -> None:
     assert list(work_on(lambda number: number, (), workers)) == []
 
 
-def test_this_process_has_its_share_and_holds_no_other_up() -> None:
-    """Their answers, more than a pipe has room for by itself, wait until it is done with its own batch."""
+def test_this_process_has_its_share() -> None:
+    assert set(work_on(lambda number: (time.sleep(0.01), os.getpid())[1], range(200))) > {os.getpid()}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pipes elsewhere have the room that they have")
+def test_others_do_not_wait_for_this_process() -> None:
+    """Their answers, more than a pipe has room for by itself, are taken when it is done with its own batch."""
     here = os.getpid()
 
     def work(number: int) -> tuple[int, bytes]:
@@ -145,7 +150,8 @@ def test_this_process_has_its_share_and_holds_no_other_up() -> None:
         return os.getpid(), bytes(40_000)
 
     done = [pid for pid, _ in work_on(work, range(20))]
-    assert (len(done), done.count(here)) == (20, 1)
+    assert len(done) == 20
+    assert done.count(here) <= 1
 
 
 def test_the_first_error_ends_the_work(tmp_path: Path) -> None:
