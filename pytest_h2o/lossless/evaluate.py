@@ -17,7 +17,7 @@ from pytest_h2o import __version__
 from pytest_h2o.codecs.adaptive_v22 import AdaptiveV22, Legacy
 from pytest_h2o.codecs.base import Codec, Rope, read_config
 from pytest_h2o.codecs.planes import PREDICTORS
-from pytest_h2o.errors import CodecError, DumpError
+from pytest_h2o.errors import CodecError, DumpError, ExecutorError
 from pytest_h2o.inputs.keys import CHUNKED, FLAT_KEYS, STREAM_KEYS
 from pytest_h2o.inputs.options import CODEC_TIMEOUT_S, CORES
 from pytest_h2o.inputs.scope import Scope
@@ -131,6 +131,14 @@ def _evaluate(
         done += measured.tally.raw_bytes
         if progress is not None:
             progress(done, to_do)
+    if done != to_do:
+        raise ExecutorError(
+            "not every stream was measured once",
+            where=str(index.root),
+            came=f"{done:,} raw bytes",
+            expected=f"{to_do:,}",
+            hint="--workers 1 works in one process; please report it, with the executor that was used",
+        )
     for (layer, tensor), tally in tallies.items():
         if not tally.coded_bytes:
             raise CodecError(

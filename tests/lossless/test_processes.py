@@ -136,17 +136,28 @@ def test_every_batch_is_done_once(workers: int) -> None:
     assert list(work_on(lambda number: number, (), workers)) == []
 
 
-def test_this_process_has_its_share() -> None:
-    assert set(work_on(lambda number: (time.sleep(0.01), os.getpid())[1], range(200))) > {os.getpid()}
+@pytest.mark.parametrize("times", [0, 2], ids=["lost", "doubled"])
+def test_a_batch_that_is_not_measured_once_is_an_error(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(measurement: Measurement, batches: Iterable[list[Task]], workers: int) -> Iterator[Measured]:
+        first, *others = run_on_processes(measurement, batches, workers)
+        return iter([first] * times + others)
+
+    monkeypatch.setattr(executor, "LONG_WORK_BYTES", 1)
+    monkeypatch.setattr(executor, "run_on_processes", wrong)
+    with pytest.raises(ExecutorError, match="not every stream was measured once"):
+        evaluate_lossless(SMALL, SETTINGS, verify=False, workers=2)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pipes elsewhere have the room that they have")
-def test_others_do_not_wait_for_this_process() -> None:
-    """Their answers, more than a pipe has room for by itself, are taken when it is done with its own batch."""
-    here = os.getpid()
+def test_this_process_has_its_share_and_holds_no_other_up(tmp_path: Path) -> None:
+    """Their answers, more than a pipe has room for by itself, wait until it is done with its own batch."""
+    here, begun = os.getpid(), tmp_path / "begun"
 
     def work(number: int) -> tuple[int, bytes]:
-        time.sleep(2 * (os.getpid() == here))
+        if os.getpid() == here:
+            begun.touch()
+            time.sleep(2)
+        wait_until(begun.exists, "this process took none")
         return os.getpid(), bytes(40_000)
 
     done = [pid for pid, _ in work_on(work, range(20))]
