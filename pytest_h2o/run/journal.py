@@ -154,13 +154,15 @@ class _Record:
     reason: str | None
     comparisons: list[dict[str, Any]]
     notes: list[str]
-    data: News
+    data: dict[str, Any]
 
 
 def _read_news(record: object, where: str = "") -> News:
     """What the record of an item brings; StoreError if it is none."""
     try:
-        return load(_Record, record, "a record of the journal", where=where, hint="start a new run folder").data
+        what, hint = "a record of the journal", "start a new run folder"
+        data = load(_Record, record, what, where=where, hint=hint).data
+        return load(News, data, what, where=f"{where}: data" if where else "data", hint=hint)
     except (StoreError, TableError) as error:
         what = "a record of the journal has another shape than this version reads"
         came = error.came if isinstance(error, StoreError) else error.what
