@@ -19,6 +19,7 @@ ROOT = HERE.parents[1]
 
 RECORDED = ("--h2o-logs", "fixtures/recordings/smollm2-135m", "--h2o-set", "model_layers=30")
 EMBEDDED = ("-k", "smoke", "--h2o-bench", "reference", "--h2o-decode-baseline", "none", "--h2o-threads", "1")
+EMBEDDED += ("--h2o-set", "repeat=1")  # it is deterministic
 
 WORDS = (
     (re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}"), "RUN"),
