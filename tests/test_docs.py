@@ -34,7 +34,7 @@ import yaml
 import pytest_h2o
 from pytest_h2o.gate.metrics import GATE_OPTIONS
 from tests.plugin import warm
-from tests.plugin.project import BASE_CONFIG, FAKES, ROOT, SWEEP, write_fake
+from tests.plugin.project import BASE_CONFIG, FAKES, ROOT, SWEEP, replace_in, write_fake
 from tools import tables
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -87,15 +87,17 @@ def check_harmless(block: Block) -> None:
 class DocsProject:
     """Where the commands of one page run, one after the other: the gates of this repository, and a fake bench."""
 
-    def __init__(self, path: Path, *, every_scope: bool) -> None:
+    def __init__(self, path: Path, *, whole: bool) -> None:
         self.path = path
         self.programs = [path / "build" / name for name in FAKES]
         (path / "tmp").mkdir(parents=True)
         (path / "gates" / "presets").mkdir(parents=True)
         for name in ("test_sweep.py", "test_dumps.py", "test_regression.py", "scopes.yaml"):
             shutil.copy(ROOT / "gates" / name, path / "gates")
-        shutil.copy(ROOT / "gates" / "presets" / "target_ratio_v3.yaml", path / "gates" / "presets")
-        if not every_scope:
+        preset = Path("gates", "presets", "target_ratio_v3.yaml")
+        shutil.copy(ROOT / preset, path / preset)
+        if not whole:  # a third of the points, and one scope
+            replace_in(path / preset, "h2o_keep_ratios: [0.28, 0.3, 0.33]", "h2o_keep_ratios: [0.28]")
             scopes = yaml.safe_load((path / "gates" / "scopes.yaml").read_text(encoding="utf-8"))["scopes"]
             kept = {name: scope for name, scope in scopes.items() if scope.get("decides")}
             (path / "gates" / "scopes.yaml").write_text(yaml.safe_dump({"scopes": kept}), encoding="utf-8")
@@ -169,7 +171,7 @@ SLOW = {"docs/reference-bench.md": pytest.mark.slow}
     "page", [pytest.param(page, marks=SLOW.get(page, ())) for page in (str(path.relative_to(ROOT)) for path in PAGES)]
 )
 def test_the_commands_of_a_page_run(page: str, tmp_path: Path) -> None:
-    project = DocsProject(tmp_path / "project", every_scope=page == "docs/first-gate.md")
+    project = DocsProject(tmp_path / "project", whole=page == "docs/first-gate.md")
     for block in (block for block in BLOCKS if block.page == page):
         if block.mark.startswith(("not run: ", "tested by ")):
             continue
