@@ -15,7 +15,13 @@ settings.register_profile(  # a busy machine is no failure
 settings.load_profile("untimed")
 
 
-FIRST = ("tests/codecs/test_own_codecs.py", "tests/test_docs.py", "tests/recorded/", "tests/plugin/test_launcher.py")
+FIRST = (
+    "tests/codecs/test_own_codecs.py",
+    "tests/test_docs.py",
+    "tests/recorded/",
+    "tests/report/",
+    "tests/plugin/test_launcher.py",
+)
 """What compiles for the other worker too, and what takes long: at the end nobody is waited for."""
 
 

@@ -116,6 +116,14 @@ HOLD = (
 )
 
 
+SLICE_S = 0.2
+
+
+@pytest.fixture(autouse=True)
+def waits_are_told_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_h2o.bench.machine._SLICE_S", SLICE_S)
+
+
 @pytest.fixture
 def hold() -> Iterator[Hold]:
     """Hold the lock in a thread, which is to it as another process: until the event is set, or for so many seconds.
@@ -181,7 +189,7 @@ def test_a_waiting_timed_run_keeps_new_codec_work_out(hold: Hold) -> None:
     marks: list[str] = []
     reads = hold("read", marks)
     hold("write", marks, release_s=0.1, waits=True)
-    threading.Timer(1.5, reads.set).start()
+    threading.Timer(0.5, reads.set).start()
     with heavy_work():
         assert marks == ["read in", "read out", "write in", "write out"]
 
@@ -199,7 +207,7 @@ def test_a_process_that_is_killed_releases_it(held: str, tmp_path: Path) -> None
 
     with machine_lock(end_holder):
         assert holder.wait() == -signal.SIGKILL
-    assert waited[0] > 0.9
+    assert waited[0] > 0.9 * SLICE_S
 
 
 def test_the_lock_of_somebody_else_or_of_another_kind_is_refused(
