@@ -26,11 +26,11 @@ import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from operator import index as whole_number
 from time import thread_time
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NamedTuple, NoReturn, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,8 +54,7 @@ _ANSWERED, _NO_MORE = b"a", b"n"
 """What a process says before it ends: its answer is written, or there is nothing to answer. A status says neither."""
 
 
-@dataclass(frozen=True)
-class Streams:
+class Streams(NamedTuple):
     """Streams of one tensor, one after the other in `words`, ``[tokens, kv_heads, head_dim]``; `rows` tokens each.
 
     `positions` are int64 ``[tokens]``, or None where they are unknown.
@@ -88,7 +87,7 @@ class Streams:
         """One of them."""
         span = self.spans()[place]
         positions = None if self.positions is None else self.positions[span]
-        return replace(self, words=self.words[span], rows=[self.rows[place]], positions=positions)
+        return self._replace(words=self.words[span], rows=[self.rows[place]], positions=positions)
 
     @classmethod
     def of(cls, stream: Stream) -> Streams:
@@ -96,8 +95,7 @@ class Streams:
         return cls(stream.words, [len(stream.words)], stream.tensor, stream.positions, stream.rope, stream.dtype)
 
 
-@dataclass(frozen=True)
-class Encoded:
+class Encoded(NamedTuple):
     """What streams were encoded to: a payload each, or a `NotPlain`; those of another process are gone with its next.
 
     Bytes by plane and counts by mode are of all streams together; `untold` is the place of the first stream of which
@@ -111,8 +109,7 @@ class Encoded:
     untold: tuple[int, BaseException] | None = None
 
 
-@dataclass(frozen=True)
-class Coded:
+class Coded(NamedTuple):
     """Records to decode, of `lengths` bytes each, one after the other; `unwrap` gives the payload of one.
 
     `shape` is that of the words of all of them together.
@@ -132,11 +129,10 @@ class Coded:
         """One of them."""
         first, side = sum(self.lengths[:place]), self.sides[place]
         record = self.records[first : first + self.lengths[place]]
-        return replace(self, records=record, lengths=[len(record)], sides=[side], shape=side.shape)
+        return self._replace(records=record, lengths=[len(record)], sides=[side], shape=side.shape)
 
 
-@dataclass(frozen=True)
-class Decoded:
+class Decoded(NamedTuple):
     """What `number` streams were decoded to: `words` of all together, and by its place each that is kept apart."""
 
     number: int
@@ -195,7 +191,7 @@ class Here(Coder):
     def encode(self, streams: Streams, *, many: bool = True) -> Encoded:
         words = streams.words.copy() if streams.words.flags.writeable else streams.words
         words.flags.writeable = False
-        return _encode(self.codec, replace(streams, words=words), many)
+        return _encode(self.codec, streams._replace(words=words), many)
 
     def decode(self, batch: Sequence[Coded], *, many: bool = True) -> Iterator[Decoded]:
         for coded in reversed(batch):
@@ -284,7 +280,7 @@ class Apart(Coder):
     decoder: _Process | None = None
 
     def encode(self, streams: Streams, *, many: bool = True) -> Encoded:
-        self.encoder.tell("encode", replace(streams, words=np.ascontiguousarray(streams.words)), many)
+        self.encoder.tell("encode", streams._replace(words=np.ascontiguousarray(streams.words)), many)
         told = self.encoder.hear("encode", many)
         view, ends = self.encoder.memory.take(sum(told["lengths"])), np.cumsum(told["lengths"]).tolist()
         payloads: list[Any] = [view[end - size : end] for end, size in zip(ends, told["lengths"], strict=True)]
@@ -296,7 +292,7 @@ class Apart(Coder):
     def decode(self, batch: Sequence[Coded], *, many: bool = True) -> Iterator[Decoded]:
         assert self.decoder
         for left, coded in zip(range(len(batch) - 1, -1, -1), reversed(batch), strict=True):
-            as_it_is = replace(coded, records=cast("bytes", pickle.PickleBuffer(coded.records)))
+            as_it_is = coded._replace(records=cast("bytes", pickle.PickleBuffer(coded.records)))
             self.decoder.tell("decode", as_it_is, many, last=not left)
             told = self.decoder.hear("decode", many)
             count = math.prod(coded.shape)
@@ -594,6 +590,7 @@ def keep_freed_memory() -> None:
     if hasattr(_libc(), "mallopt"):
         for parameter, most in ((-3, _MOST_FROM_HEAP), (-1, _MOST_KEPT)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
             _libc().mallopt(parameter, most)
+        np.empty(_MOST_FROM_HEAP // 2, np.uint8)  # numpy asks for large pages here, and those who come later have them
 
 
 def _serve(codec: Codec, memory: _Memory, asked: int, answers: int) -> None:
@@ -673,7 +670,7 @@ def _give_payloads(codec: Codec, memory: _Memory, streams: Streams, many: bool) 
 
 def _give_words(codec: Codec, memory: _Memory, coded: Coded, many: bool) -> dict[str, Any]:
     """Decode, and write the words over the records."""
-    given, seconds = _decode(codec, replace(coded, records=bytes(coded.records)), many)
+    given, seconds = _decode(codec, coded._replace(records=bytes(coded.records)), many)
     count = math.prod(coded.shape)
     words, first = np.frombuffer(memory.take(2 * count), np.uint16, count), 0
     others = []

@@ -9,9 +9,8 @@ from __future__ import annotations
 import select
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pytest_h2o.errors import UsageError
 from pytest_h2o.files import usable_cores
@@ -40,8 +39,7 @@ _LEAST_BATCH_BYTES, _MOST_BATCH_BYTES = 1 << 22, 1 << 24
 """Raw bytes that one process decodes: its start is a small part then, and they are not held for long."""
 
 
-@dataclass(frozen=True)
-class LocalCores:
+class LocalCores(NamedTuple):
     """The cores of this machine: as many processes, this one and others forked from it; short work is done here.
 
     A codec of a third party is run by processes of its own in turn (see `apart`).

@@ -85,8 +85,7 @@ class Piece(NamedTuple):
     rows: int
 
 
-@dataclass(frozen=True)
-class DumpIndex:
+class DumpIndex(NamedTuple):
     """What the dump at `root` holds, in path order: by path component, as plain strings."""
 
     root: str

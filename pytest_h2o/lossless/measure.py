@@ -314,8 +314,7 @@ class Tally:
         self.add_planes(encoded.plane_bytes, encoded.mode_counts)
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(NamedTuple):
     """The tally of one task."""
 
     layer_id: int
@@ -441,7 +440,7 @@ class Measurement:
         """Code each KV head alone, and count; the ratio is of all heads together, so nothing of this is decoded."""
         framing = len(streams.rows) * task.framing.overhead_bytes
         for head in range(streams.words.shape[1]):
-            alone = replace(streams, words=streams.words[:, head : head + 1])
+            alone = streams._replace(words=streams.words[:, head : head + 1])
             with self._naming(_NO_ENCODING, task, task.chunks[0]):
                 coded = sum(map(len, coder.encode(alone).payloads))
             tally.heads[head] = RawAndCoded(alone.words.nbytes, coded + framing)
