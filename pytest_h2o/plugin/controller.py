@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_h2o.errors import StoreError, as_ours, one_line
-from pytest_h2o.plugin.config import added_sections, register_extensions, run_dir_of, settings_of
+from pytest_h2o.plugin.config import added_sections, lasting, register_extensions, run_dir_of, settings_of
 
 if TYPE_CHECKING:
     from pytest_h2o.plugin.progress import ProgressDisplay
@@ -249,7 +249,8 @@ class Controller:
 
     def _collector(self) -> Collector:
         if self._kept is None:
-            from pytest_h2o.run.journal import Collector
+            with lasting():
+                from pytest_h2o.run.journal import Collector
 
             config = self._config
             register_extensions(config)  # workers have collected, and what plugins add is not known here yet

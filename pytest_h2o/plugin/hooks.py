@@ -5,8 +5,6 @@ Only the standard library and pytest are imported here; everything else arrives 
 
 from __future__ import annotations
 
-import atexit
-import gc
 import os
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from pytest_h2o.gate.metrics import GATE_OPTIONS
 from pytest_h2o.plugin.config import (
     bad_usage,
     is_worker,
+    lasting,
     refuse_hidden_ini,
     register_extensions,
     run_dir_of,
@@ -113,14 +112,12 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object
 
 def _session_of(config: pytest.Config) -> GateSession:
     if _session not in config.stash:
-        gc.freeze()  # to look for garbage in what is here, and in all that a gate loads, takes a sixth of a short one
-        from pytest_h2o.run.session import GateSession, names_asked_for
+        with lasting():
+            from pytest_h2o.run.session import GateSession, names_asked_for
 
-        register_extensions(config)
+            register_extensions(config)
         asked_for = names_asked_for(config.getoption("keyword"), config.args)
         config.stash[_session] = GateSession(settings_of(config), run_dir=run_dir_of(config), asked_for=asked_for)
-        gc.freeze()
-        atexit.register(gc.freeze)
     return config.stash[_session]
 
 
