@@ -28,7 +28,7 @@ JOINT, MISSES = "test_joint[target_ratio_v3]", "test_misses[target_ratio_v3]"
 def changed(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose gates run in a copy of the package that has the metric."""
     package = tmp_path_factory.mktemp("package")
-    shutil.copytree(ROOT / "pytest_h2o", package / "pytest_h2o", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "pytest_h2o", package / "pytest_h2o")
     (package / "fixtures").symlink_to(ROOT / "fixtures")
     replace_in(package / "pytest_h2o" / "gate" / "metrics.py", "        # timings\n", f"{ROW}        # timings\n")
     project = Project(tmp_path_factory.mktemp("project"))
