@@ -15,18 +15,12 @@ settings.register_profile(  # a busy machine is no failure
 settings.load_profile("untimed")
 
 
-FIRST = (
-    "tests/codecs/test_own_codecs.py",
-    "tests/test_docs.py",
-    "tests/recorded/",
-    "tests/report/",
-    "tests/plugin/test_launcher.py",
-)
+FIRST = ("codecs/test_own_codecs", "test_docs", "recorded/", "report/", "plugin/test_launcher")
 """What compiles for the other worker too, and what takes long: at the end nobody is waited for."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
+    items.sort(key=lambda item: not item.nodeid.removeprefix("tests/").startswith(FIRST))
 
 
 @pytest.fixture

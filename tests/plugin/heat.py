@@ -46,17 +46,17 @@ metadata.Distribution.from_name = functools.cache(metadata.Distribution.from_nam
 for _name in artifacts._PACKAGES:
     artifacts._version(_name)
 
-_rewrite_asserts, _rewritten = rewrite.rewrite_asserts, dict[bytes, list[ast.stmt]]()
+_rewrite, _rewritten = rewrite.rewrite_asserts, dict[bytes, ast.Module]()
+for _gate in (Path(__file__).parents[2] / "gates").glob("test_*.py"):
+    _text = _gate.read_bytes()
+    _rewrite(_rewritten.setdefault(_text, ast.parse(_text)), _text)
 
 
 def _take_rewritten(tree: ast.Module, source: bytes, *given: Any) -> None:
     if source in _rewritten:
-        tree.body = _rewritten[source]
+        tree.body = _rewritten[source].body
     else:
-        _rewrite_asserts(tree, source, *given)
+        _rewrite(tree, source, *given)
 
 
-for _gate in (Path(__file__).parents[2] / "gates").glob("test_*.py"):
-    _rewrite_asserts(_tree := ast.parse(_text := _gate.read_bytes()), _text)
-    _rewritten[_text] = _tree.body
 rewrite.rewrite_asserts = _take_rewritten
