@@ -23,31 +23,45 @@ from pytest_h2o.errors import BenchError, make_printable
 from pytest_h2o.files import open_regular
 
 _GUARD = """
-import os, signal
+import os, signal, sys, time
 
-group = 0
-while True:
-    lines = os.read(0, 64).split()
-    if not lines:
-        break
+group, mark = 0, sys.argv[1].encode()
+while lines := os.read(0, 64).split():
     group = int(lines[-1])
-if group:
+end = time.monotonic() + 1
+while group < 0 and time.monotonic() < end:
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/environ", "rb") as file:
+                if mark in file.read().split(b"\\0"):
+                    group = os.getpgid(int(name))
+        except OSError:
+            pass
+    time.sleep(0.01)
+if group > 0:
     os.killpg(group, signal.SIGKILL)
 """
-"""Reads the group to guard as a line, 0 once there is none; at the end of the pipe it kills what it then guards."""
+"""Reads the group to guard as a line, 0 once there is none; at the end of the pipe it kills what it then guards.
+
+Below 0: it is being started. Then the guard looks for it by its environment, where processes show theirs (Linux).
+"""
+
+_BEING_STARTED = -1
 
 
 @contextlib.contextmanager
-def guard_process(command: tuple[str, ...]) -> Iterator[Callable[[int], None]]:
+def guard_process(command: tuple[str, ...]) -> Iterator[tuple[Callable[[int], None], dict[str, str]]]:
     """Start the guard, and end it with the block: a group that is still named then is killed.
 
-    What is yielded names the process group to guard, 0 for none. Our death closes the pipe, whatever the cause.
+    What is yielded names the process group to guard, 0 for none; with it goes what the environment of a process must
+    hold that is guarded while it is being started. Our death closes the pipe, whatever the cause.
     """
+    mark = {"PYTEST_H2O_GUARD": os.urandom(8).hex()}
     read_end, write_end = os.pipe()
     try:
         # -I -S: nothing of the user's environment takes part, and it starts in about 10 ms.
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _GUARD],
+            [sys.executable, "-I", "-S", "-c", _GUARD, "=".join(*mark.items())],
             stdin=read_end,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -67,7 +81,7 @@ def guard_process(command: tuple[str, ...]) -> Iterator[Callable[[int], None]]:
             os.write(write_end, b"%d\n" % group)
 
     try:
-        yield watch
+        yield watch, mark
     finally:
         os.close(write_end)
         process.wait()
@@ -120,9 +134,15 @@ def run_child(
         output, rows = stack.enter_context(_open_new(stdout_path)), None
         try:
             rows = None if rows_path is None else stack.enter_context(_open_new(rows_path))
-            watch = stack.enter_context(guard_process(command))
+            watch, mark = stack.enter_context(guard_process(command))
             stdin = subprocess.PIPE if held else subprocess.DEVNULL
-            child = _start(command, output, output if rows is None else rows, environment or {}, folder, stdin)
+            env = {**os.environ, **NO_DUMP, **(environment or {}), **mark}
+            watch(_BEING_STARTED)
+            try:
+                child = _start(command, output, output if rows is None else rows, env, folder, stdin)
+            except BenchError:
+                watch(0)
+                raise
         except BenchError:
             # Nothing was started: an empty file here would only stand in the way of the next attempt.
             stdout_path.unlink(missing_ok=True)
@@ -198,11 +218,10 @@ def _start(
     command: tuple[str, ...],
     output: BinaryIO,
     rows: BinaryIO,
-    environment: Mapping[str, str | Path],
+    env: Mapping[str, str | Path],
     folder: Path | None,
     stdin: int,
 ) -> subprocess.Popen[bytes]:
-    env = {**os.environ, **NO_DUMP, **environment}
     try:
         return subprocess.Popen(
             command, stdin=stdin, stdout=rows, stderr=output, env=env, cwd=folder, start_new_session=True

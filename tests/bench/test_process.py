@@ -100,6 +100,25 @@ def test_our_death_by_kill_kills_the_group(tmp_path: Path) -> None:
     check_gone(family)
 
 
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="the environment of a process cannot be seen")
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "raise KeyboardInterrupt"])
+def test_our_end_while_the_bench_is_being_started_kills_it(tmp_path: Path, end: str) -> None:
+    outer = f"""
+import os, sys
+from pathlib import Path
+from pytest_h2o.bench import process
+start = process._start
+def start_and_end(*given):
+    Path("pid").write_text(str(start(*given).pid))
+    {end}
+process._start = start_and_end
+process.run_child([sys.executable, "-c", "import time; time.sleep(60)"], stdout_path=Path("out.txt"), timeout_s=60)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", outer], env=environment, cwd=tmp_path, stderr=subprocess.DEVNULL, check=False)
+    check_gone([int((tmp_path / "pid").read_text())])
+
+
 def test_chatty_child_costs_no_memory(tmp_path: Path) -> None:
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     result = run_script("import sys\nfor _ in range(32): sys.stdout.write('x' * 2**20)", tmp_path)
