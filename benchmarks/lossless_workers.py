@@ -30,8 +30,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.lossless_command import SETS
 from pytest_h2o.inputs.scope import Scope
+from pytest_h2o.lossless.apart import run_on_processes
 from pytest_h2o.lossless.evaluate import make_codec
-from pytest_h2o.lossless.executors import open_executor, run_on_processes
+from pytest_h2o.lossless.executors import open_executor
 from pytest_h2o.lossless.index import index_dump
 from pytest_h2o.lossless.measure import Measurement, Task, plan_groups, plan_tasks
 
@@ -51,7 +52,7 @@ def here(tasks: list[Task], settings: Scope) -> int:
 
 def on_processes(tasks: list[Task], workers: int, settings: Scope) -> int:
     measurement = Measurement(make_codec(settings.codec), verify=True)
-    found = run_on_processes(measurement, [[task] for task in tasks], workers)
+    found = run_on_processes(measurement.opened, [[task] for task in tasks], workers)
     return sum(measured.tally.coded_bytes for measured in found)
 
 

@@ -43,6 +43,7 @@ from pytest_h2o.inputs.options import CODEC_TIMEOUT_S
 Buffer = bytes | memoryview
 _Self = TypeVar("_Self")
 _Item = TypeVar("_Item")
+_Answer = TypeVar("_Answer")
 _LENGTH = struct.Struct("<Q")
 _MOST_FROM_HEAP, _MOST_KEPT = 1 << 25, 1 << 26
 _ANSWERS_BYTES = 1 << 20
@@ -445,6 +446,56 @@ def answer_with(answers: int, work: Callable[[], object]) -> bool:
         packed = pickle.dumps(RuntimeError(f"{type(answer).__name__}: {answer}"))
     send(answers, packed)
     return answer is not None
+
+
+def run_on_processes(
+    opened: Callable[[], contextlib.AbstractContextManager[Callable[[_Item], _Answer]]],
+    items: Iterable[_Item],
+    workers: int,
+) -> Iterator[_Answer]:
+    """Answer every item in one of `workers` processes, and yield the answers as they come; the first error ends it.
+
+    This process is one of them, the others are forked from it. Each opens what answers, has the items as this one has
+    them now, and takes the next of all when it is done with one. The others end with this one however it ends, and an
+    interrupt does not wait for what other processes have in hand.
+    """
+    with contextlib.ExitStack() as started:
+        waiting, busy = select.poll(), {}
+        turn = started.enter_context(Turn())
+        for _ in range(workers - 1):
+            worker = started.enter_context(Worker(partial(_serve_items, opened, items, turn), turn))
+            busy[worker.answers] = worker
+            waiting.register(worker.answers, select.POLLIN)
+
+        def answered(timeout_ms: int | None) -> Iterator[_Answer]:
+            while busy and (ready := waiting.poll(timeout_ms)):
+                for answers, _ in ready:
+                    told = busy[answers].answer()
+                    if told is None:
+                        waiting.unregister(answers)
+                        del busy[answers]
+                    else:
+                        yield told[0]
+
+        answer = started.enter_context(opened())
+        for item in turn.share(items):
+            yield answer(item)
+            yield from answered(0)
+        yield from answered(None)
+
+
+def _serve_items(
+    opened: Callable[[], contextlib.AbstractContextManager[Callable[[_Item], _Answer]]],
+    items: Iterable[_Item],
+    turn: Turn,
+    _: int,
+    answers: int,
+) -> None:
+    """Answer each item that falls to this process, and with None in the end."""
+    with opened() as answer:
+        answered = ((answer(item),) for item in turn.share(items))
+        while answer_with(answers, lambda: next(answered, None)):
+            pass
 
 
 def _describe_end(status: int) -> str:

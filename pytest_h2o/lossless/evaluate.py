@@ -72,8 +72,9 @@ def evaluate_lossless(
     measurement = Measurement(codec, verify, rope, limit_s=limit_s)
     with open_executor(executor, workers) as opened:
         workers = opened.workers
+        forked = workers if executor == CORES else 1
         try:
-            index = index or index_dump(root, sized=False, on_entries=on_entries)
+            index = index or index_dump(root, sized=False, workers=forked, on_entries=on_entries)
             counted = _evaluate(index, scope, measurement, opened, progress)
         except DumpError:  # a file has another size, or cannot be read: look again at all of them, and tell each
             index = index_dump(root, on_entries=on_entries)

@@ -6,16 +6,14 @@ is. It is named by text: ``cores``, or ``dask://HOST:PORT``.
 
 from __future__ import annotations
 
-import select
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from functools import partial
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, Protocol
 
 from pytest_h2o.errors import UsageError
 from pytest_h2o.files import usable_cores
 from pytest_h2o.inputs.options import CORES, dask_address
-from pytest_h2o.lossless.apart import Turn, Worker, answer_with, is_ours
+from pytest_h2o.lossless.apart import is_ours, run_on_processes
 from pytest_h2o.lossless.measure import Measured, Measurement, Task
 
 
@@ -52,12 +50,8 @@ class LocalCores(NamedTuple):
         workers = self.workers if raw_bytes >= LONG_WORK_BYTES else 1
         most = 0 if is_ours(measurement.codec) else _MOST_BATCH_BYTES
         batches = _batches(tasks, raw_bytes, workers, most)
-        if workers > 1:
-            yield from run_on_processes(measurement, batches, workers)
-            return
-        with measurement.opened() as measure:
-            for batch in batches:
-                yield from measure(batch)
+        for measured in run_on_processes(measurement.opened, batches, workers):
+            yield from measured
 
 
 def _batches(tasks: Iterable[Task], raw_bytes: int, workers: int, most: int) -> Iterator[list[Task]]:
@@ -91,43 +85,3 @@ def open_executor(name: str = CORES, workers: int | None = None) -> AbstractCont
     from pytest_h2o.lossless.dask import DaskExecutor  # takes a second, and the extra `dask`
 
     return DaskExecutor(address)
-
-
-def run_on_processes(measurement: Measurement, batches: Iterable[list[Task]], workers: int) -> Iterator[Measured]:
-    """Measure every batch in one of `workers` processes, and yield the results as they come; the first error ends it.
-
-    This process is one of them, the others are forked from it. Each has the plan, as this one has it now, and takes
-    the next batch of all when it is done with one. The others end with this one however it ends, and an interrupt does
-    not wait for the streams in hand of other processes.
-    """
-    with ExitStack() as opened:
-        waiting, busy = select.poll(), {}
-        turn = opened.enter_context(Turn())
-        for _ in range(workers - 1):
-            worker = opened.enter_context(Worker(partial(_serve, measurement, batches, turn), turn))
-            busy[worker.answers] = worker
-            waiting.register(worker.answers, select.POLLIN)
-
-        def answered(timeout_ms: int | None) -> Iterator[Measured]:
-            while busy and (ready := waiting.poll(timeout_ms)):
-                for answers, _ in ready:
-                    measured: list[Measured] | None = busy[answers].answer()
-                    if measured is None:
-                        waiting.unregister(answers)
-                        del busy[answers]
-                    else:
-                        yield from measured
-
-        measure = opened.enter_context(measurement.opened())
-        for batch in turn.share(batches):
-            yield from measure(batch)
-            yield from answered(0)
-        yield from answered(None)
-
-
-def _serve(measurement: Measurement, batches: Iterable[list[Task]], turn: Turn, _: int, answers: int) -> None:
-    """Answer with what each batch that falls to this process came to, and with None in the end."""
-    with measurement.opened() as measure:
-        measured = map(measure, turn.share(batches))
-        while answer_with(answers, lambda: next(measured, None)):
-            pass

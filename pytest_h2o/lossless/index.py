@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import groupby, islice, pairwise
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 
 from pytest_h2o.errors import DumpError
 from pytest_h2o.inputs.scope import Scope
+from pytest_h2o.lossless.apart import run_on_processes
 from pytest_h2o.lossless.result import MISSING_LAYER, MISSING_TOKENS, DumpFault, Finding, SkippedEntry
 from pytest_h2o.lossless.roots import DumpRoot, Folder, FolderRoot, MetaFault, Span, ZipFolder, ZipRoot, parse_meta
 
@@ -29,6 +32,9 @@ Words = NDArray[np.uint16]
 
 _SHOWN = 6
 _TELL_EVERY = 1000
+_MANY = 2000
+"""Metas from which on other processes are worth their start."""
+
 _SMALL_BYTES = 1 << 14
 """Up to here an entry is worth a system call less; a dump of lies costs no memory worth speaking of."""
 
@@ -99,7 +105,11 @@ class DumpIndex(NamedTuple):
 
 
 def index_dump(
-    root: str | os.PathLike[str], *, sized: bool = True, on_entries: Callable[[int], None] | None = None
+    root: str | os.PathLike[str],
+    *,
+    sized: bool = True,
+    workers: int = 1,
+    on_entries: Callable[[int], None] | None = None,
 ) -> DumpIndex:
     """Read and check every meta below a root; data files are looked up and sized, not opened.
 
@@ -110,6 +120,8 @@ def index_dump(
     sized : bool
         Compare the size of every data file with its shape. If not, small files are only compared when they are read:
         half the system calls for a dump of many tiny entries, and an error where a skipped entry would be.
+    workers : int
+        Processes that read the metas of a large folder, this one and others forked from it.
     on_entries : callable, optional
         Called now and then with the number of entries so far.
     """
@@ -117,19 +129,70 @@ def index_dump(
     source = _open_root(shown)
     entries: list[DumpEntry] = []
     skipped: list[SkippedEntry] = []
-    metas: Iterator[tuple[Folder | ZipFolder, str]] = source.metas()
-    for number, (folder, name) in enumerate(metas, 1):
-        if on_entries is not None and number % _TELL_EVERY == 0:
-            on_entries(number)
-        try:
-            entries.append(_entry(folder, name, source, sized))
-        except MetaFault as fault:
-            skipped.append(_skipped(folder.prefix + name, fault))
+    parts: list[_Part] = []
+    count = 0
+
+    def tell(more: int) -> None:
+        if on_entries is not None:
+            on_entries(count + more)
+
+    for part in _read_all(source, sized, workers, tell):
+        parts.append(part)
+        count += len(part.entries) + len(part.skipped)
+        tell(0)
+    for part in sorted(parts, key=lambda part: part.number):
+        entries += part.entries
+        skipped += part.skipped
     if not entries and not skipped:
         raise _no_dump(source, shown)
     _refuse_contradictions(entries, shown)
     skipped += _orphans(source, entries)
     return DumpIndex(shown, tuple(entries), tuple(sorted(skipped, key=lambda one: one.path.split("/"))))
+
+
+class _Part(NamedTuple):
+    """What the metas of a folder say that come one after the other; `unclaimed` are data files that none has named."""
+
+    number: int
+    entries: list[DumpEntry]
+    skipped: list[SkippedEntry]
+    unclaimed: set[str]
+
+
+def _read_all(source: FolderRoot | ZipRoot, sized: bool, workers: int, tell: Callable[[int], None]) -> Iterator[_Part]:
+    """Folder by folder, in any order; from `_MANY` metas on by several processes, of which each lists all folders."""
+    unclaimed: list[set[str]] = []
+
+    def folders() -> Iterator[tuple[int, Folder | ZipFolder, list[str]]]:
+        metas: Iterator[tuple[Folder | ZipFolder, str]] = source.metas()
+        for number, (folder, group) in enumerate(groupby(metas, itemgetter(0))):
+            unclaimed.append(folder.data)
+            yield number, folder, [name for _, name in group]
+
+    def read(given: tuple[int, Folder | ZipFolder, list[str]]) -> _Part:
+        number, folder, names = given
+        part = _Part(number, [], [], folder.data)
+        for done, name in enumerate(names):
+            if done % _TELL_EVERY == 0:
+                tell(done)
+            try:
+                part.entries.append(_entry(folder, name, source, sized))
+            except MetaFault as fault:
+                part.skipped.append(_skipped(folder.prefix + name, fault))
+        return part
+
+    left, count = folders(), 0
+    while count < _MANY and (given := next(left, None)):
+        yield read(given)
+        count += len(given[-1])
+    if count < _MANY:
+        return
+    told: dict[int, set[str]] = {}
+    for part in run_on_processes(lambda: nullcontext(read), left, workers if isinstance(source, FolderRoot) else 1):
+        told[part.number] = part.unclaimed
+        yield part
+    for number, names in told.items():  # when this process has listed all of them, too
+        unclaimed[number] &= names
 
 
 def find_overlaps_and_gaps(entries: Iterable[DumpEntry]) -> tuple[Finding, ...]:
@@ -235,46 +298,58 @@ def _skipped(path: str, fault: MetaFault) -> SkippedEntry:
     )
 
 
-def _refuse_contradictions(entries: Iterable[DumpEntry], root: str) -> None:
+def _refuse_contradictions(entries: Sequence[DumpEntry], root: str) -> None:
     """DumpError where two metas cannot both be of one run of one model."""
-    ranges: dict[tuple[str | None, int, str, int, int], DumpEntry] = {}
-    files: dict[str, DumpEntry] = {}
-    layers: dict[tuple[str | None, int], DumpEntry] = {}
-    prefills: dict[tuple[str | None, int], list[DumpEntry]] = {}
+    layers: dict[tuple[str | None, int], list[DumpEntry]] = {}
     for entry in entries:
-        run_id, layer = entry.run_id, entry.layer_id
-        first = ranges.setdefault((run_id, layer, entry.stage, entry.seq_start, entry.seq_len), entry)
-        if first is not entry:
-            raise _twice(first, entry, root)
-        for location in (entry.k_location, entry.v_location):
-            other = files.setdefault(location, entry)
-            if other is not entry or entry.k_location == entry.v_location:
-                raise _contradiction("two tensors of a dump have one data file", other, entry, location, root)
-        other = layers.setdefault((run_id, layer), entry)
-        if _shape(other) != _shape(entry):
-            raise _contradiction("entries of one layer are not of one shape", other, entry, _unlike(other, entry), root)
-        if entry.stage == "prefill":
-            prefills.setdefault((run_id, layer), []).append(entry)
-    for spans in prefills.values():
-        spans.sort(key=lambda entry: entry.seq_start)
+        layers.setdefault((entry.run_id, entry.layer_id), []).append(entry)
+    runs: dict[str | None, list[DumpEntry]] = {}
+    for (run_id, layer), alike in layers.items():
+        if twice := _first_pair(alike, _range):
+            raise _twice(*twice, root)
+        if len(set(map(_shape, alike))) > 1:
+            first = alike[0]
+            other = next(entry for entry in alike if _shape(entry) != _shape(first))
+            raise _contradiction("entries of one layer are not of one shape", first, other, _unlike(first, other), root)
+        spans = sorted((entry for entry in alike if entry.stage == "prefill"), key=lambda entry: entry.seq_start)
         for one, other in pairwise(spans):
             if other.seq_start < one.seq_start + one.seq_len:
                 raise _twice(one, other, root)
-    runs: dict[str | None, list[DumpEntry]] = {}
-    for (run_id, layer), entry in layers.items():
+        entry = alike[0]
         folder = _LAYER.fullmatch(entry.meta.rpartition("/")[0] + "/")
         if folder is not None and int(folder[1]) != layer:
             raise _contradiction("an entry is in the folder of another layer", entry, entry, f"layer_id {layer}", root)
         runs.setdefault(run_id, []).append(entry)
+    _refuse_shared_files(entries, root)
     for one, *others in runs.values():
         for other in others:
-            alike = _shape(one)[2:] == _shape(other)[2:]  # models have layers of more heads, or of wider ones
-            if not alike or (one.row_elements == other.row_elements and one.kv_heads != other.kv_heads):
+            same = _shape(one)[2:] == _shape(other)[2:]  # models have layers of more heads, or of wider ones
+            if not same or (one.row_elements == other.row_elements and one.kv_heads != other.kv_heads):
                 raise _contradiction("layers of one run are not of one shape", one, other, _unlike(one, other), root)
 
 
-def _shape(entry: DumpEntry) -> tuple[int, int, int, bool]:
-    return entry.kv_heads, entry.head_dim, entry.bytes_per_elem, entry.bf16
+def _refuse_shared_files(entries: Sequence[DumpEntry], root: str) -> None:
+    locations = {entry.k_location for entry in entries} | {entry.v_location for entry in entries}
+    if len(locations) == 2 * len(entries):
+        return
+    files: dict[str, DumpEntry] = {}
+    for entry in entries:
+        for location in (entry.k_location, entry.v_location):
+            other = files.setdefault(location, entry)
+            if other is not entry or entry.k_location == entry.v_location:
+                raise _contradiction("two tensors of a dump have one data file", other, entry, location, root)
+
+
+def _first_pair(entries: Sequence[DumpEntry], key: Callable[[DumpEntry], object]) -> tuple[DumpEntry, DumpEntry] | None:
+    """The first two with one key."""
+    if len(set(map(key, entries))) == len(entries):
+        return None
+    seen: dict[object, DumpEntry] = {}
+    return next((other, entry) for entry in entries if (other := seen.setdefault(key(entry), entry)) is not entry)
+
+
+_range = attrgetter("stage", "seq_start", "seq_len")
+_shape = attrgetter("kv_heads", "head_dim", "bytes_per_elem", "bf16")
 
 
 def _unlike(one: DumpEntry, other: DumpEntry) -> str:

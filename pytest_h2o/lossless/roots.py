@@ -20,6 +20,7 @@ import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
+from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn
@@ -245,13 +246,21 @@ class DumpRoot:
 class FolderRoot(DumpRoot):
     """The folder at `path`, made absolute and free of links once, here. A location is an absolute path without links.
 
-    Nothing but regular files is opened. `unclaimed` are the data files, paths below the root, that no meta beside
-    them has named, when all of `metas` were located.
+    Nothing but regular files is opened.
     """
 
     def __init__(self, path: str) -> None:
         self.path = os.path.realpath(path)
-        self.unclaimed: set[str] = set()
+        self._listed: list[tuple[str, set[str]]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was listed: files are read without it."""
+        return {"path": self.path, "_listed": []}
+
+    @property
+    def unclaimed(self) -> set[str]:
+        """The data files, paths below the root, that no meta beside them has named, when all were located."""
+        return {prefix + name for prefix, data in self._listed for name in data}
 
     def metas(self) -> Iterator[tuple[Folder, str]]:
         """Every meta in path order: its folder, and its name there."""
@@ -267,7 +276,7 @@ class FolderRoot(DumpRoot):
                         break
                     yield folder, name
                 else:
-                    self.unclaimed |= {folder.prefix + name for name in folder.data}
+                    self._listed.append((folder.prefix, folder.data))
                     pending.pop()
 
     def location(self, path: str) -> str:
@@ -565,9 +574,11 @@ class ZipRoot(DumpRoot):
 
     def metas(self) -> Iterator[tuple[ZipFolder, str]]:
         """Every meta in path order: its folder, and its name there."""
-        for *folder, name in sorted(member.split("/") for member in self.members):
-            if is_meta_name(name):
-                yield ZipFolder(self, "".join(f"{part}/" for part in folder)), name
+        metas = sorted(member.split("/") for member in self.members if is_meta_name(member.rpartition("/")[2]))
+        for path, names in groupby(metas, lambda parts: parts[:-1]):
+            folder = ZipFolder(self, "".join(f"{part}/" for part in path))
+            for *_, name in names:
+                yield folder, name
 
     def location(self, path: str) -> str:
         return path
@@ -638,6 +649,7 @@ class ZipFolder:
 
     def __init__(self, root: ZipRoot, prefix: str) -> None:
         self.prefix = prefix
+        self.data = root.unclaimed
         self._root = root
 
     def read_meta(self, name: str) -> bytes:

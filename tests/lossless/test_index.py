@@ -2,8 +2,10 @@
 
 import json
 import os
+import time
 from collections.abc import Callable
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 
 from pytest_h2o.errors import DumpError
+from pytest_h2o.lossless import index as index_module
 from pytest_h2o.lossless.index import check_dump, find_overlaps_and_gaps, index_dump
 from pytest_h2o.lossless.result import Finding
 from tests.lossless.samples import FP16, FP32, make_zip, the_skipped, write_entry
@@ -234,10 +237,42 @@ def test_overlaps_and_gaps_agree_with_counting_each_position(spans: list[tuple[i
 
 
 def test_the_index_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_h2o.lossless.index._TELL_EVERY", 100)
+    monkeypatch.setattr("pytest_h2o.lossless.index._TELL_EVERY", 50)
     told: list[int] = []
     index = index_dump(FP16, on_entries=told.append)
-    assert told == list(range(100, index.scanned_entries + 1, 100))
+    assert told == sorted(told)
+    assert told[-1] == index.scanned_entries
+    assert all(after - before <= 50 for before, after in pairwise([0, *told]))
+
+
+@pytest.mark.parametrize("workers", [2, 5])
+def test_several_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    root, pids = tmp_path / "dump", tmp_path / "pids"
+    pids.mkdir()
+    for layer in range(8):
+        metas = [write_entry(root, layer_id=layer, start=start) for start in (0, 10, 20)]
+        write_entry(metas[0].parent / "meta_t0_9", run_id="inner", layer_id=layer)  # between them, in path order
+        metas[1].rename(metas[1].with_name("meta_odd.json")) if layer % 2 else metas[1].unlink()
+        metas[2].with_name("k_t20_24.bin").write_bytes(b"short")
+        metas[1].with_name("v_t10_14.bin").write_bytes(b"short")
+    one = index_dump(root)
+    assert (len(one.entries), len(one.skipped)) == (16, 16)
+
+    def noted(*given: Any) -> Any:
+        (pids / str(os.getpid())).touch()
+        time.sleep(0.001)
+        return really(*given)
+
+    really = index_module._entry
+    monkeypatch.setattr(index_module, "_entry", noted)
+    monkeypatch.setattr(index_module, "_MANY", 3)
+    several = index_dump(root, workers=workers)
+    assert [entry._replace(root=None) for entry in several.entries] == [e._replace(root=None) for e in one.entries]  # type: ignore[arg-type]
+    assert several.skipped == one.skipped
+    assert len(list(pids.iterdir())) > 1
+    write_entry(root, layer_id=7, start=30, k_file="/etc/passwd")
+    with pytest.raises(DumpError, match="leads outside its own root"):
+        index_dump(root, workers=workers)
 
 
 def test_deep_folders_are_no_recursion(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,8 +23,8 @@ from pytest_h2o.codecs.zstd import Byteplane
 from pytest_h2o.errors import CodecError, DumpError, ExecutorError
 from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless import executors as executor
+from pytest_h2o.lossless.apart import run_on_processes
 from pytest_h2o.lossless.evaluate import evaluate_lossless
-from pytest_h2o.lossless.executors import run_on_processes
 from pytest_h2o.lossless.index import index_dump
 from pytest_h2o.lossless.measure import Measured, Measurement, Task, plan_groups, plan_tasks
 from tests.lossless.samples import FP16, SMALL, counted, write_entry
@@ -69,22 +69,12 @@ def tasks_of(root: Path = SMALL, settings: Scope = SETTINGS) -> list[Task]:
 
 
 def measure(codec: Codec, *, workers: int = 2, root: Path = SMALL) -> list[Measured]:
-    return list(run_on_processes(Measurement(codec, True), [[task] for task in tasks_of(root)], workers))
-
-
-class Worked:
-    """Stands for a measurement that makes `work` of the number that a batch is."""
-
-    def __init__(self, work: Callable[[int], object]) -> None:
-        self._work = work
-
-    @contextmanager
-    def opened(self) -> Iterator[Callable[[int], list[object]]]:
-        yield lambda number: [self._work(number)]
+    given = [[task] for task in tasks_of(root)]
+    return [one for measured in run_on_processes(Measurement(codec, True).opened, given, workers) for one in measured]
 
 
 def work_on(work: Callable[[int], object], numbers: Iterable[int], workers: int = 2) -> Iterator[Any]:
-    return run_on_processes(Worked(work), numbers, workers)  # type: ignore[arg-type]
+    return run_on_processes(lambda: nullcontext(work), numbers, workers)
 
 
 def elsewhere(work: Callable[[int], object]) -> Callable[[int], object]:
@@ -103,9 +93,9 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """On how many processes work went."""
     ways: list[int] = []
 
-    def noted(measurement: Measurement, batches: Iterable[list[Task]], workers: int) -> Iterator[Measured]:
+    def noted(opened: Any, batches: Iterable[list[Task]], workers: int) -> Iterator[list[Measured]]:
         ways.append(workers)
-        return run_on_processes(measurement, batches, workers)
+        return run_on_processes(opened, batches, workers)
 
     monkeypatch.setattr(executor, "run_on_processes", noted)
     return ways
@@ -116,14 +106,14 @@ def test_the_result_is_that_of_one_process(root: Path, used: list[int], monkeypa
     monkeypatch.setattr(executor, "LONG_WORK_BYTES", 1)
     settings = replace(SETTINGS, codec="rowref")
     one, two = (evaluate_lossless(root, settings, verify=True, workers=workers) for workers in (1, 2))
-    assert used == [2]
+    assert used == [1, 2]
     assert counted(one) == counted(two)
     assert (two.workers, two.verified_streams) == (2, two.encoded_streams)
 
 
 def test_short_work_is_done_here(used: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     raw_bytes = sum(task.raw_bytes for task in tasks_of())
-    for most, ways in ((raw_bytes, [2]), (raw_bytes + 1, [])):
+    for most, ways in ((raw_bytes, [2]), (raw_bytes + 1, [1])):
         monkeypatch.setattr(executor, "LONG_WORK_BYTES", most)
         used.clear()
         evaluate_lossless(SMALL, SETTINGS, verify=False, workers=2)
@@ -138,8 +128,8 @@ def test_every_batch_is_done_once(workers: int) -> None:
 
 @pytest.mark.parametrize("times", [0, 2], ids=["lost", "doubled"])
 def test_a_batch_that_is_not_measured_once_is_an_error(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(measurement: Measurement, batches: Iterable[list[Task]], workers: int) -> Iterator[Measured]:
-        first, *others = run_on_processes(measurement, batches, workers)
+    def wrong(opened: Any, batches: Iterable[list[Task]], workers: int) -> Iterator[list[Measured]]:
+        first, *others = run_on_processes(opened, batches, workers)
         return iter([first] * times + others)
 
     monkeypatch.setattr(executor, "LONG_WORK_BYTES", 1)
@@ -222,7 +212,7 @@ def test_a_process_that_ends_before_its_work_is_an_error(leave: Callable[[], Non
 def test_a_file_that_is_gone_is_the_error_of_the_dump(tmp_path: Path) -> None:
     meta = write_entry(tmp_path, tokens=64)
     write_entry(tmp_path, start=64, tokens=64)
-    results = run_on_processes(Measurement(Byteplane(), True), [[task] for task in tasks_of(tmp_path)], 2)
+    results = run_on_processes(Measurement(Byteplane(), True).opened, [[task] for task in tasks_of(tmp_path)], 2)
     meta.with_name("k_t0_64.bin").unlink()
     with pytest.raises(DumpError):
         list(results)
