@@ -151,11 +151,21 @@ def told_to(config: Any) -> Told:
 
 @contextlib.contextmanager
 def lasting() -> Iterator[None]:
-    """What is here and what the block loads stays to the end: to look for garbage in it takes a sixth of a gate."""
+    """What is here and what the block loads stays to the end: to look for garbage in it takes a sixth of a gate.
+
+    If it loads numpy, idle threads of OpenBLAS sleep at once: a gate has no work for them, and they would spin first.
+    """
     gc.freeze()
-    yield
+    with pytest.MonkeyPatch.context() as patch:  # not for the processes that are started later
+        if _SPIN not in os.environ:
+            patch.setenv(_SPIN, "4")
+        yield
     gc.freeze()
     atexit.register(gc.freeze)
+
+
+_SPIN = "OPENBLAS_THREAD_TIMEOUT"
+"""Base-2 logarithm of the cycles for which an idle thread spins; it would be 26."""
 
 
 def register_extensions(config: Any) -> None:

@@ -210,6 +210,9 @@ def _shape(tensor: gguf.ReaderTensor) -> tuple[int, ...]:
     return tuple(reversed(tensor.shape.tolist()))
 
 
+_ARRAY, _TEXT = gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.STRING
+
+
 class _Reader(gguf.GGUFReader):
     """The package's reader, which would walk on past the end of a file for as long as a damaged count says."""
 
@@ -221,8 +224,26 @@ class _Reader(gguf.GGUFReader):
         wanted = np.dtype(dtype).newbyteorder(override_order or self.byte_order)
         if offset + wanted.itemsize * int(count) > len(self.data):
             raise ValueError(f"the file ends before offset {offset} + {count} values")
-        # A view of the plain buffer: slices of a memory map cost ten times as much, and a vocabulary has many strings.
+        # A view of the plain buffer: slices of a memory map cost ten times as much.
         return np.frombuffer(self.data.data, wanted, int(count), int(offset))
+
+    def _get_field_parts(self, orig_offs: int, raw_type: int) -> tuple[int, list[Any], list[int], list[Any]]:
+        """As the package's, which makes arrays of numpy for each of the thousands of words of a vocabulary."""
+        if raw_type != _ARRAY or (kind := self._get(orig_offs, np.uint32)[0]) not in (_TEXT, *self.gguf_scalar_to_np):
+            return super()._get_field_parts(orig_offs, raw_type)
+        parts: list[Any] = []
+        at, data = int(orig_offs) + 12, self.data.data  # behind the type and the number
+        count = int(self._get(at - 8, np.uint64)[0])
+        if kind != _TEXT:
+            parts.append(self._get(at, self.gguf_scalar_to_np[kind], count))
+            return 12 + parts[0].nbytes, parts, [0], [_ARRAY, kind]
+        for _ in range(count):
+            start = at + 8
+            at = start + int.from_bytes(data[at:start], sys.byteorder)
+            if at > len(data):
+                raise ValueError(f"the file ends before offset {at}, in an array of text")
+            parts.append(data[start:at])
+        return at - int(orig_offs), parts, list(range(count)), [_ARRAY, _TEXT]
 
     def _build_tensors(self, start_offs: int, fields: list[gguf.ReaderField]) -> None:
         for field in fields:

@@ -57,6 +57,20 @@ def test_no_process_of_a_run_without_gates_loads_anything_of_the_gate(
     assert loaded == ["set()"] * (3 if options else 1)
 
 
+TELL_REWRITTEN = """
+import sys
+ours = [module for name, module in sys.modules.items() if name.startswith("pytest_h2o.plugin.")]
+assert {type(module.__loader__).__name__ for module in ours} == {"SourceFileLoader"}
+"""
+
+
+def test_its_modules_are_not_sent_through_the_rewriting_of_asserts(without_gates: Project) -> None:
+    """Which pytest does with those of an installed distribution, as `early` does here: it takes twice as long."""
+    (without_gates.path / "early.py").write_text("import pytest\npytest.register_assert_rewrite('pytest_h2o')\n")
+    (without_gates.path / "conftest.py").write_text(TELL_REWRITTEN)
+    assert without_gates.run_cold("-q", "-p", "early", what="test_other.py").ret == 0
+
+
 def test_help_has_one_group_with_every_option(without_gates: Project) -> None:
     lines = without_gates.run("--help", what="test_other.py").outlines
     title = "KV-cache compression gate (pytest-h2o):"
