@@ -75,10 +75,10 @@ def evaluate_lossless(
         forked = workers if executor == CORES else 1
         try:
             index = index or index_dump(root, sized=False, workers=forked, on_entries=on_entries)
-            counted = _evaluate(index, scope, measurement, opened, progress)
+            counted = _evaluate(index, scope, measurement, opened, progress, forked)
         except DumpError:  # a file has another size, or cannot be read: look again at all of them, and tell each
             index = index_dump(root, on_entries=on_entries)
-            counted = _evaluate(index, scope, measurement, opened, progress)
+            counted = _evaluate(index, scope, measurement, opened, progress, forked)
     return LosslessResult(
         schema_version=SCHEMA_VERSION,
         dump_dir=index.root,
@@ -119,7 +119,12 @@ def _describe_codec(codec: Codec) -> dict[str, Any]:
 
 
 def _evaluate(
-    index: DumpIndex, scope: Scope, measurement: Measurement, executor: Executor, progress: Progress | None
+    index: DumpIndex,
+    scope: Scope,
+    measurement: Measurement,
+    executor: Executor,
+    progress: Progress | None,
+    forked: int,
 ) -> dict[str, Any]:
     """Everything that was counted, by its name in the result."""
     entries, skipped = select(index, scope)
@@ -152,7 +157,7 @@ def _evaluate(
     return {
         **_counted(index, entries, skipped),
         "faults": find_faults(
-            index, scope, entries, skipped, {place: tally.health for place, tally in tallies.items()}
+            index, scope, entries, skipped, {place: tally.health for place, tally in tallies.items()}, forked
         ),
         **_sizes(measurement.codec, tallies),
         "aggregate_groups": len(groups) if scope.entry_mode in ("aggregate", "chunked_grouped") else 0,

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from itertools import groupby, islice, pairwise
 from operator import attrgetter, itemgetter
 from pathlib import Path
@@ -32,8 +32,8 @@ Words = NDArray[np.uint16]
 
 _SHOWN = 6
 _TELL_EVERY = 1000
-_MANY = 2000
-"""Metas from which on other processes are worth their start."""
+_MANY, _MANY_WORDS = 2000, 1 << 25
+"""Metas, and words, from which on other processes are worth their start."""
 
 _SMALL_BYTES = 1 << 14
 """Up to here an entry is worth a system call less; a dump of lies costs no memory worth speaking of."""
@@ -65,9 +65,9 @@ class DumpEntry(NamedTuple):
     run_id: str | None
     k_location: str
     v_location: str
+    quantized: bool
+    bf16: bool
     root: DumpRoot
-    quantized: bool = False
-    bf16: bool = False
 
     def location(self, tensor: Tensor) -> str:
         return self.k_location if tensor == "k" else self.v_location
@@ -141,7 +141,7 @@ def index_dump(
         count += len(part.entries) + len(part.skipped)
         tell(0)
     for part in sorted(parts, key=lambda part: part.number):
-        entries += part.entries
+        entries += [DumpEntry._make((*fields, source)) for fields in part.entries]
         skipped += part.skipped
     if not entries and not skipped:
         raise _no_dump(source, shown)
@@ -151,10 +151,13 @@ def index_dump(
 
 
 class _Part(NamedTuple):
-    """What the metas of a folder say that come one after the other; `unclaimed` are data files that none has named."""
+    """What the metas of a folder say that come one after the other; `unclaimed` are data files that none has named.
+
+    Entries are without their root, and no named tuples yet: these travel between processes in thrice the time.
+    """
 
     number: int
-    entries: list[DumpEntry]
+    entries: list[tuple[Any, ...]]
     skipped: list[SkippedEntry]
     unclaimed: set[str]
 
@@ -176,7 +179,7 @@ def _read_all(source: FolderRoot | ZipRoot, sized: bool, workers: int, tell: Cal
             if done % _TELL_EVERY == 0:
                 tell(done)
             try:
-                part.entries.append(_entry(folder, name, source, sized))
+                part.entries.append(_fields(folder, name, sized))
             except MetaFault as fault:
                 part.skipped.append(_skipped(folder.prefix + name, fault))
         return part
@@ -264,7 +267,8 @@ def _open_root(root: str) -> FolderRoot | ZipRoot:
     raise DumpError("the dump root does not exist", where=root, came=there, expected="a dump folder, or a .zip of one")
 
 
-def _entry(folder: Folder | ZipFolder, name: str, root: DumpRoot, sized: bool) -> DumpEntry:
+def _fields(folder: Folder | ZipFolder, name: str, sized: bool) -> tuple[Any, ...]:
+    """Of an entry, but for its root."""
     meta = parse_meta(folder.read_meta(name))
     expected = meta.seq_len * meta.kv_heads * meta.head_dim * meta.bytes_per_elem
     located = []
@@ -278,12 +282,8 @@ def _entry(folder: Folder | ZipFolder, name: str, root: DumpRoot, sized: bool) -
             detail = f"{file!r} has {size} bytes, expected {expected} ({shape})"
             raise MetaFault("binary_read_error", detail, meta._asdict())
         located.append(location)
-    layer_id, seq_start, seq_len, kv_heads, head_dim, width, stage, run_id, _, _, quantized, bf16 = meta
-    path = folder.prefix + name
-    k, v = located
-    return DumpEntry(
-        path, layer_id, seq_start, seq_len, kv_heads, head_dim, width, stage, run_id, k, v, root, quantized, bf16
-    )
+    *named, _, _, quantized, bf16 = meta
+    return (folder.prefix + name, *named, *located, quantized, bf16)
 
 
 def _skipped(path: str, fault: MetaFault) -> SkippedEntry:
@@ -740,22 +740,42 @@ def find_faults(
     entries: Sequence[DumpEntry],
     skipped: Iterable[SkippedEntry],
     seen: Mapping[tuple[int, str], Mapping[str | None, Health]],
+    workers: int = 1,
 ) -> tuple[DumpFault, ...]:
-    """Everything that speaks against taking the ratio of these entries for one of the codec."""
+    """Everything that speaks against taking the ratio of these entries for one of the codec.
+
+    Many rows are looked at in several processes.
+    """
     allowed = scope.degenerate == "allow"
-    degenerate = [
-        DumpFault(kind, f"run {run or 'without id'}, layer {layer}, {tensor.upper()}: {detail}", allowed)
-        for (layer, tensor), runs in sorted(seen.items())
-        for run, health in sorted(runs.items(), key=lambda item: item[0] or "")
-        for kind, detail in health.faults(layer, tensor)
-    ]
-    degenerate += [DumpFault("alike", detail, allowed) for detail in _copies(entries, seen)]
+    degenerate = [DumpFault(kind, detail, allowed) for kind, detail in _look(entries, seen, workers)]
     if quantized := [entry.meta for entry in entries if entry.quantized]:
         detail = f"{len(quantized)} metas say quant_key or quant_value, the first is {quantized[0]}"
         degenerate.insert(0, DumpFault("quantized", f"{detail}: its words are codes, no fp16", allowed))
     missing = [DumpFault(MISSING_LAYER, detail) for detail in _missing_layers(scope, entries, skipped)]
     missing += [DumpFault(MISSING_TOKENS, detail) for detail in _missing_tokens(index, scope)]
     return (*missing, *degenerate)
+
+
+def _look(
+    entries: Sequence[DumpEntry], seen: Mapping[tuple[int, str], Mapping[str | None, Health]], workers: int
+) -> Iterator[tuple[str, str]]:
+    """The kind of each fault of words and what was seen: by tensor and run, then copies, which take longest to find."""
+
+    def of_run(place: tuple[int, str], run: str | None) -> list[tuple[str, str]]:
+        layer, tensor = place
+        name = f"run {run or 'without id'}, layer {layer}, {tensor.upper()}"
+        return [(kind, f"{name}: {detail}") for kind, detail in seen[place][run].faults(layer, tensor)]
+
+    runs = [(place, run) for place in sorted(seen) for run in sorted(seen[place], key=lambda run: run or "")]
+    looks: list[Callable[[], list[tuple[str, str]]]] = [partial(of_run, *one) for one in runs]
+    looks.append(lambda: [("alike", detail) for detail in _copies(entries, seen)])
+    words = sum(health.words for place in seen.values() for health in place.values())
+    numbered = reversed(list(enumerate(looks)))
+    found = run_on_processes(
+        lambda: nullcontext(lambda look: (look[0], look[1]())), numbered, workers if words >= _MANY_WORDS else 1
+    )
+    for _, told in sorted(found):
+        yield from told
 
 
 def _copies(entries: Sequence[DumpEntry], seen: Mapping[tuple[int, str], Mapping[str | None, Health]]) -> Iterator[str]:

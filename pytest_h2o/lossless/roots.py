@@ -253,10 +253,6 @@ class FolderRoot(DumpRoot):
         self.path = os.path.realpath(path)
         self._listed: list[tuple[str, set[str]]] = []
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what was listed: files are read without it."""
-        return {"path": self.path, "_listed": []}
-
     @property
     def unclaimed(self) -> set[str]:
         """The data files, paths below the root, that no meta beside them has named, when all were located."""

@@ -263,8 +263,8 @@ def test_several_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pyte
         time.sleep(0.001)
         return really(*given)
 
-    really = index_module._entry
-    monkeypatch.setattr(index_module, "_entry", noted)
+    really = index_module._fields
+    monkeypatch.setattr(index_module, "_fields", noted)
     monkeypatch.setattr(index_module, "_MANY", 3)
     several = index_dump(root, workers=workers)
     assert [entry._replace(root=None) for entry in several.entries] == [e._replace(root=None) for e in one.entries]  # type: ignore[arg-type]

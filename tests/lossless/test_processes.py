@@ -25,7 +25,7 @@ from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless import executors as executor
 from pytest_h2o.lossless.apart import run_on_processes
 from pytest_h2o.lossless.evaluate import evaluate_lossless
-from pytest_h2o.lossless.index import index_dump
+from pytest_h2o.lossless.index import Health, index_dump
 from pytest_h2o.lossless.measure import Measured, Measurement, Task, plan_groups, plan_tasks
 from tests.lossless.samples import FP16, SMALL, counted, write_entry
 from tests.plugin.broken_off import check_gone, lives, wait_until
@@ -109,6 +109,28 @@ def test_the_result_is_that_of_one_process(root: Path, used: list[int], monkeypa
     assert used == [1, 2]
     assert counted(one) == counted(two)
     assert (two.workers, two.verified_streams) == (2, two.encoded_streams)
+
+
+def test_faults_are_those_that_one_process_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for layer in range(3):
+        write_entry(tmp_path, layer_id=layer, tokens=20, data=bytes(640) if layer == 1 else None)
+    copied = tmp_path / "run" / "layer_0" / "k_t0_20.bin"
+    copied.with_name("v_t0_20.bin").write_bytes(copied.read_bytes())
+    one = evaluate_lossless(tmp_path, SETTINGS, verify=False, workers=1)
+    pids = tmp_path / "pids"
+    pids.mkdir()
+
+    def noted(health: Health, layer: int, tensor: str) -> Iterator[tuple[str, str]]:
+        (pids / str(os.getpid())).touch()
+        time.sleep(0.01)
+        return really(health, layer, tensor)
+
+    really = Health.faults
+    monkeypatch.setattr(Health, "faults", noted)
+    monkeypatch.setattr("pytest_h2o.lossless.index._MANY_WORDS", 1)
+    assert evaluate_lossless(tmp_path, SETTINGS, verify=False, workers=2).faults == one.faults
+    assert [fault.kind for fault in one.faults] == ["zero", "zero", "alike"]
+    assert len(list(pids.iterdir())) == 2
 
 
 def test_short_work_is_done_here(used: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
