@@ -436,18 +436,20 @@ def refuse_unknown_keys(config: Any, options: Iterable[Option]) -> None:
     """Refuse an ini key that begins like ours and is none: a misspelt target would silently not be asked for.
 
     ``H2O_LOSSY_TARGET`` and ``h2o-lossy-target`` begin like ours, too.
-
-    pytest 9.1 deprecates ``config.inicfg`` and has no other way to see the keys that nothing has declared.
     """
     known = {option.key for option in options}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        keys = tuple(getattr(config, "inicfg", ()))
-    for key in keys:
+    for key in ini_keys(config):
         meant = re.sub(r"[^a-z0-9]+", "_", key.lower())
         if meant.startswith("h2o_") and key not in known:
             hint = did_you_mean(meant, known) or "see pytest --help"
             raise UsageError(f"the ini file has an unknown key {key}", hint=hint)
+
+
+def ini_keys(config: Any) -> tuple[str, ...]:
+    """Every key of the ini file; pytest 9.1 deprecates what tells those that nothing has declared, and has no other."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return tuple(getattr(config, "inicfg", ()))
 
 
 LABEL = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*)=(/.*)", re.DOTALL)

@@ -14,6 +14,7 @@ import pytest
 
 from pytest_h2o.errors import H2OError, InconclusiveDecode, OptedOut, UsageError, as_ours
 from pytest_h2o.gate.metrics import GATE_OPTIONS
+from pytest_h2o.inputs.options import ini_keys
 from pytest_h2o.plugin.config import (
     bad_usage,
     is_worker,
@@ -82,7 +83,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> Generator[None, object, object]:
     """Let no conftest of a gate end the process as if all were well."""
     is_gate = any(word.startswith("--h2o-") for word in args) or any(
-        key.startswith("h2o_") for key in early_config.inicfg
+        key.startswith("h2o_") for key in ini_keys(early_config)
     )
     if not is_gate or "PYTEST_XDIST_WORKER" in os.environ:
         return (yield)

@@ -35,6 +35,12 @@ def test_a_run_without_gates_shows_and_writes_nothing(options: list[str], withou
     check_nothing_written(without_gates)
 
 
+def test_nothing_deprecated_is_used(without_gates: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While options are read pytest shows no warning; in a test of pytester it would."""
+    monkeypatch.setenv("PYTHONWARNINGS", "error::DeprecationWarning:pytest_h2o.plugin.hooks")
+    assert without_gates.run_cold("-q", what="test_other.py").ret == 0
+
+
 LEFT_OUT = "pydantic", "yaml", "numpy", "jinja2", "pytest_h2o.run", "pytest_h2o.report", "pytest_h2o.bench"
 
 
