@@ -473,9 +473,9 @@ def given_targets(settings: Settings) -> dict[str, Given]:
     return found
 
 
-def choose_target(settings: Settings, metric: Metric, own: float | None, own_origin: str) -> Target:
-    """The target of a metric, where a preset or scope has one of its `own` or none."""
-    given = given_targets(settings).get(metric.name)
+def choose_target(asked: Mapping[str, Given], metric: Metric, own: float | None, own_origin: str) -> Target:
+    """The target of a metric: of those that the options ask (`given_targets`), or what a preset or scope has itself."""
+    given = asked.get(metric.name)
     if given is not None and given.on_command_line:
         return Target(metric.name, given.value, given.origin)
     if own is not None:
@@ -494,10 +494,10 @@ def preset_origin(preset: Preset) -> str:
 def preset_targets(settings: Settings, preset: Preset, deciding: Scope | None) -> Targets:
     """The targets of a preset; its lossless target is that of the deciding scope unless the preset says another."""
     origin, codes = preset_origin(preset), coding_mode(preset.lossless_settings()) is not None
-    targets = {}
+    asked, targets = given_targets(settings), {}
     for name, metric in METRICS.items():
         own = preset.targets.of(metric.key, name)
-        targets[name] = choose_target(settings, metric, own, origin)
+        targets[name] = choose_target(asked, metric, own, origin)
         if metric.of == "scope" and own is None and preset.bench != LLM_BENCH:
             targets[name] = Target(name, None, f"the dumps are none of {preset.bench}")
         elif name in CODING and not codes:
@@ -516,7 +516,7 @@ def scope_targets(settings: Settings, scope: Scope) -> Targets:
     origin = f"target of scope {scope.name}"
     targets[LOSSLESS] = Target(LOSSLESS, scope.target, origin)
     if scope.decides:
-        targets[LOSSLESS] = choose_target(settings, METRICS[LOSSLESS], scope.target, origin)
+        targets[LOSSLESS] = choose_target(given_targets(settings), METRICS[LOSSLESS], scope.target, origin)
     return Targets(targets)
 
 

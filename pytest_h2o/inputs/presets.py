@@ -150,7 +150,7 @@ class PresetKeys(BaseModel):
     """The keys of a preset file. Ten of them, the swept ones, take one value or a list; the rest one value."""
 
     # pydantic keeps names that begin with model_ for itself, which model_layers does.
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), defer_build=True)
 
     description: Maybe[OneLine] = Field(default=None, description="one line for reports")
     prompts: Swept[Positive] = Field(default=(512,), description="prompt lengths, tokens")

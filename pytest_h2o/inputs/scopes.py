@@ -65,7 +65,7 @@ CodecChoice = Annotated[
 
 
 class _Keys(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class _Checked(_Keys):

@@ -68,13 +68,8 @@ def test_command_line_stands_over_the_file_and_that_over_ini_and_that_over_the_d
     metric = METRICS[KINDS[kind]]
     least = 1.0 if kind == "lossy" else 0.0
     line, ini = {key: str(least + 0.25)}, {key: str(least + 0.5)}
-    chosen = [
-        choose_target(settings_of(line=line, ini=ini), metric, 0.75, "a preset"),
-        choose_target(settings_of(ini=ini), metric, 0.75, "a preset"),
-        choose_target(settings_of(ini=ini), metric, None, "a preset"),
-        choose_target(settings_of(), metric, None, "a preset"),
-        choose_target(settings_of(), metric, 0.0, "a preset"),
-    ]
+    given = (({"line": line, "ini": ini}, 0.75), ({"ini": ini}, 0.75), ({"ini": ini}, None), ({}, None), ({}, 0.0))
+    chosen = [choose_target(given_targets(settings_of(**texts)), metric, own, "a preset") for texts, own in given]
     assert chosen == [
         Target(metric.name, least + 0.25, flag),
         Target(metric.name, 0.75, "a preset"),
