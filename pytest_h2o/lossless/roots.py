@@ -23,7 +23,8 @@ from contextlib import closing
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
+from weakref import finalize
 
 from pytest_h2o.errors import DumpError
 from pytest_h2o.files import check_regular, unique_keys
@@ -505,12 +506,13 @@ def _read_directory(file: int, size: int) -> list[Member] | None:
     return members if at == length and len(members) == count else None
 
 
-def _ask_library(file: BinaryIO) -> Iterator[Member]:
+def _ask_library(archive: int) -> Iterator[Member]:
     """The members of an archive with a comment, of more than 4 GB, or that is damaged, which it says."""
     from zipfile import BadZipFile, ZipFile  # it brings every decompressor along
 
     try:
-        listed = ZipFile(file).infolist()
+        with open(archive, "rb", closefd=False) as file, ZipFile(file) as opened:
+            listed = opened.infolist()
     except BadZipFile as error:
         raise ValueError(str(error)) from error
     for info in listed:
@@ -531,10 +533,10 @@ class ZipRoot(DumpRoot):
         self.path = path
         try:
             check_regular(Path(path))
-            self._archive = Path(path).open("rb")  # noqa: SIM115 - as long as this object lives
-            self._file = self._archive.fileno()
+            self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            finalize(self, os.close, self._file)
             self.bytes = os.fstat(self._file).st_size
-            listed = _read_directory(self._file, self.bytes) or list(_ask_library(self._archive))
+            listed = _read_directory(self._file, self.bytes) or list(_ask_library(self._file))
         except (struct.error, OSError, ValueError, OverflowError, RuntimeError) as error:
             raise DumpError(
                 "this is neither a folder nor a zip archive that can be read",
