@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import groupby, islice, pairwise
@@ -130,16 +130,17 @@ def index_dump(
     entries: list[DumpEntry] = []
     skipped: list[SkippedEntry] = []
     parts: list[_Part] = []
-    count = 0
+    count, here = 0, os.getpid()
 
     def tell(more: int) -> None:
-        if on_entries is not None:
+        if on_entries is not None and os.getpid() == here:
             on_entries(count + more)
 
-    for part in _read_all(source, sized, workers, tell):
-        parts.append(part)
-        count += len(part.entries) + len(part.skipped)
-        tell(0)
+    with closing(source):
+        for part in _read_all(source, sized, workers if isinstance(source, FolderRoot) else 1, tell):
+            parts.append(part)
+            count += len(part.entries) + len(part.skipped)
+            tell(0)
     for part in sorted(parts, key=lambda part: part.number):
         entries += [DumpEntry._make((*fields, source)) for fields in part.entries]
         skipped += part.skipped
@@ -163,17 +164,11 @@ class _Part(NamedTuple):
 
 
 def _read_all(source: FolderRoot | ZipRoot, sized: bool, workers: int, tell: Callable[[int], None]) -> Iterator[_Part]:
-    """Folder by folder, in any order; from `_MANY` metas on by several processes, of which each lists all folders."""
-    unclaimed: list[set[str]] = []
+    """Folder by folder, in any order; from `_MANY` metas on by several processes, when this one has listed all."""
+    listed: dict[int, tuple[Folder | ZipFolder, list[str]]] = {}  # larger than what is read there: none for long
 
-    def folders() -> Iterator[tuple[int, Folder | ZipFolder, list[str]]]:
-        metas: Iterator[tuple[Folder | ZipFolder, str]] = source.metas()
-        for number, (folder, group) in enumerate(groupby(metas, itemgetter(0))):
-            unclaimed.append(folder.data)
-            yield number, folder, [name for _, name in group]
-
-    def read(given: tuple[int, Folder | ZipFolder, list[str]]) -> _Part:
-        number, folder, names = given
+    def read(number: int) -> _Part:
+        folder, names = listed[number]
         part = _Part(number, [], [], folder.data)
         for done, name in enumerate(names):
             if done % _TELL_EVERY == 0:
@@ -184,18 +179,17 @@ def _read_all(source: FolderRoot | ZipRoot, sized: bool, workers: int, tell: Cal
                 part.skipped.append(_skipped(folder.prefix + name, fault))
         return part
 
-    left, count = folders(), 0
-    while count < _MANY and (given := next(left, None)):
-        yield read(given)
-        count += len(given[-1])
-    if count < _MANY:
-        return
-    told: dict[int, set[str]] = {}
-    for part in run_on_processes(lambda: nullcontext(read), left, workers if isinstance(source, FolderRoot) else 1):
-        told[part.number] = part.unclaimed
+    count = 0
+    metas: Iterator[tuple[Folder | ZipFolder, str]] = source.metas()
+    for number, (folder, group) in enumerate(groupby(metas, itemgetter(0))):
+        listed[number] = folder, [name for _, name in group]
+        if workers == 1 or count < _MANY:
+            yield read(number)
+            count += len(listed.pop(number)[1])
+    for part in run_on_processes(lambda: nullcontext(read), list(listed), min(workers, len(listed))):
+        folder, _ = listed.pop(part.number)
+        folder.data &= part.unclaimed
         yield part
-    for number, names in told.items():  # when this process has listed all of them, too
-        unclaimed[number] &= names
 
 
 def find_overlaps_and_gaps(entries: Iterable[DumpEntry]) -> tuple[Finding, ...]:
@@ -769,12 +763,13 @@ def _look(
     runs = [(place, run) for place in sorted(seen) for run in sorted(seen[place], key=lambda run: run or "")]
     looks: list[Callable[[], list[tuple[str, str]]]] = [partial(of_run, *one) for one in runs]
     looks.append(lambda: [("alike", detail) for detail in _copies(entries, seen)])
+
+    def look(number: int) -> tuple[int, list[tuple[str, str]]]:
+        return number, looks[number]()
+
     words = sum(health.words for place in seen.values() for health in place.values())
-    numbered = reversed(list(enumerate(looks)))
-    found = run_on_processes(
-        lambda: nullcontext(lambda look: (look[0], look[1]())), numbered, workers if words >= _MANY_WORDS else 1
-    )
-    for _, told in sorted(found):
+    forked = min(workers, len(looks)) if words >= _MANY_WORDS else 1
+    for _, told in sorted(run_on_processes(lambda: nullcontext(look), reversed(range(len(looks))), forked)):
         yield from told
 
 

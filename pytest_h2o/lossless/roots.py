@@ -243,6 +243,9 @@ class DumpRoot:
         """The first `size` bytes of a data file as read-only memory; None if it cannot be mapped."""
         return None
 
+    def close(self) -> None:
+        """No more metas are read; data files can be."""
+
 
 class FolderRoot(DumpRoot):
     """The folder at `path`, made absolute and free of links once, here. A location is an absolute path without links.
@@ -252,7 +255,11 @@ class FolderRoot(DumpRoot):
 
     def __init__(self, path: str) -> None:
         self.path = os.path.realpath(path)
+        self.opener = _Opener()
         self._listed: list[tuple[str, set[str]]] = []
+
+    def close(self) -> None:
+        self.opener.close()
 
     @property
     def unclaimed(self) -> set[str]:
@@ -261,20 +268,19 @@ class FolderRoot(DumpRoot):
 
     def metas(self) -> Iterator[tuple[Folder, str]]:
         """Every meta in path order: its folder, and its name there."""
-        with closing(_Opener()) as opener:
-            folder = Folder(self, "", opener)
-            pending = [(folder, iter(folder.names()))]
-            while pending:  # a stack of our own: a dump may be nested deeper than Python recurses
-                folder, names = pending[-1]
-                for name in names:
-                    if folder.files[name].is_dir(follow_symlinks=False):
-                        inner = Folder(self, f"{folder.prefix}{name}/", opener)
-                        pending.append((inner, iter(inner.names())))
-                        break
-                    yield folder, name
-                else:
-                    self._listed.append((folder.prefix, folder.data))
-                    pending.pop()
+        folder = Folder(self, "")
+        pending = [(folder, iter(folder.names()))]
+        while pending:  # a stack of our own: a dump may be nested deeper than Python recurses
+            folder, names = pending[-1]
+            for name in names:
+                if folder.files[name].is_dir(follow_symlinks=False):
+                    inner = Folder(self, f"{folder.prefix}{name}/")
+                    pending.append((inner, iter(inner.names())))
+                    break
+                yield folder, name
+            else:
+                self._listed.append((folder.prefix, folder.data))
+                pending.pop()
 
     def location(self, path: str) -> str:
         """Of the file at a path below the root."""
@@ -347,9 +353,9 @@ class Folder:
     names of data files that no meta of it has named yet.
     """
 
-    def __init__(self, root: FolderRoot, prefix: str, opener: _Opener) -> None:
+    def __init__(self, root: FolderRoot, prefix: str) -> None:
         self.prefix = prefix
-        self._root, self._opener = root, opener
+        self._root = root
         self._path = f"{root.path}/{prefix}"
         self.data: set[str] = set()
         try:
@@ -386,7 +392,7 @@ class Folder:
                 regular = entry.is_file(follow_symlinks=False)
             if not regular:
                 raise MetaFault("meta_parse_error", "not a regular file")
-            return _read_up_to(self._opener.open(path), META_MAX_BYTES + 1)
+            return _read_up_to(self._root.opener.open(path), META_MAX_BYTES + 1)
         except OSError as error:
             raise MetaFault("meta_parse_error", f"cannot be read: {error.strerror}") from error
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from pytest_h2o.errors import DumpError
 from pytest_h2o.lossless import index as index_module
 from pytest_h2o.lossless.index import check_dump, find_overlaps_and_gaps, index_dump
 from pytest_h2o.lossless.result import Finding
+from pytest_h2o.lossless.roots import Folder
 from tests.lossless.samples import FP16, FP32, make_zip, the_skipped, write_entry
 from tests.told import error_text
 
@@ -255,24 +257,37 @@ def test_several_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pyte
         metas[1].rename(metas[1].with_name("meta_odd.json")) if layer % 2 else metas[1].unlink()
         metas[2].with_name("k_t20_24.bin").write_bytes(b"short")
         metas[1].with_name("v_t10_14.bin").write_bytes(b"short")
-    one = index_dump(root)
+    here, told, one = os.getpid(), [0], index_dump(root)
     assert (len(one.entries), len(one.skipped)) == (16, 16)
+
+    def tell(count: int) -> None:
+        assert os.getpid() == here
+        told.append(count)
+
+    def names(folder: Folder) -> list[str]:  # another process might find other folders than this one
+        assert os.getpid() == here
+        return list_names(folder)
 
     def noted(*given: Any) -> Any:
         (pids / str(os.getpid())).touch()
         time.sleep(0.001)
         return really(*given)
 
-    really = index_module._fields
+    really, list_names = index_module._fields, Folder.names
+    monkeypatch.setattr(Folder, "names", names)
     monkeypatch.setattr(index_module, "_fields", noted)
     monkeypatch.setattr(index_module, "_MANY", 3)
-    several = index_dump(root, workers=workers)
+    several = index_dump(root, workers=workers, on_entries=tell)
     assert [entry._replace(root=None) for entry in several.entries] == [e._replace(root=None) for e in one.entries]  # type: ignore[arg-type]
     assert several.skipped == one.skipped
+    assert told == sorted(told)
+    assert told[-1] == len(list(root.rglob("meta_*.json")))
     assert len(list(pids.iterdir())) > 1
+    open_files = psutil.Process().num_fds()
     write_entry(root, layer_id=7, start=30, k_file="/etc/passwd")
     with pytest.raises(DumpError, match="leads outside its own root"):
         index_dump(root, workers=workers)
+    assert psutil.Process().num_fds() == open_files
 
 
 def test_deep_folders_are_no_recursion(tmp_path: Path) -> None:
