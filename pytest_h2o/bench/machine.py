@@ -25,10 +25,9 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 from pytest_h2o.bench.command import (
     PATH_FIELDS,
@@ -150,8 +149,7 @@ SHORTEST_S = 0.2
 """The counters tick every 10 ms: of a shorter launch they say too little about load."""
 
 
-@dataclass(frozen=True)
-class MachineState:
+class MachineState(NamedTuple):
     """Counters of the machine at one moment, since start-up; None where one cannot be read."""
 
     clock_s: float
@@ -219,7 +217,7 @@ def read_machine(root: Path = Path("/")) -> MachineState:
     texts = {str(path.relative_to(root)): text for path in found if (text := _text(path)) is not None}
     own_s = times.user + times.system + times.children_user + times.children_system
     state = _state_of(texts, time.monotonic(), own_s)
-    return state if "proc/stat" in texts else replace(state, busy_s=_busy_from_psutil())
+    return state if "proc/stat" in texts else state._replace(busy_s=_busy_from_psutil())
 
 
 def _state_of(texts: Mapping[str, str], clock_s: float, own_s: float) -> MachineState:
@@ -653,14 +651,14 @@ class Place:
             )
             before, after, code = _unpack(said, mark.encode(), stdout_path)
             came = read_tail(noise)
-        shown = replace(child, argv=self.command(argv), stdout_path=stdout_path)
+        shown = child._replace(argv=self.command(argv), stdout_path=stdout_path)
         if code is None and not child.timed_out:
             raise self._lost("a launch", came, child.returncode, before.clock_s > 0)
         if code is not None:
             # A shell reports a signal as 128 and its number.
             code = 128 - code if 128 < code < 160 else code
             elapsed_s = after.clock_s - before.clock_s
-            shown = replace(shown, returncode=code, signal_name=signal_name(code), timed_out=False, elapsed_s=elapsed_s)
+            shown = shown._replace(returncode=code, signal_name=signal_name(code), timed_out=False, elapsed_s=elapsed_s)
         return shown, before, after
 
     @contextlib.contextmanager

@@ -15,9 +15,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from pytest_h2o.errors import BenchError, make_printable
 from pytest_h2o.files import open_regular
@@ -87,8 +86,7 @@ def guard_process(command: tuple[str, ...]) -> Iterator[tuple[Callable[[int], No
         process.wait()
 
 
-@dataclass(frozen=True)
-class ChildResult:
+class ChildResult(NamedTuple):
     """How a child process ended."""
 
     argv: tuple[str, ...]

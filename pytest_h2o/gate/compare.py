@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pytest_h2o.bench.command import ADDED_KEYS
 from pytest_h2o.bench.rows import FEWER_COLUMN, H2O_COLUMNS
@@ -123,8 +123,7 @@ _ARITHMETIC = ("machine", "threads", "backend")
 FAILING: frozenset[State] = frozenset({"worse", "changed", "missing"})
 
 
-@dataclass(frozen=True)
-class Allowances:
+class Allowances(NamedTuple):
     """Allowed worsening in percent by metric; what is not named may not worsen at all."""
 
     percent: Mapping[str, float]
@@ -203,8 +202,7 @@ class FigureChange:
         return f"{self.metric} of {self.row}: {then} -> {now}{change}"
 
 
-@dataclass(frozen=True)
-class SubjectComparison:
+class SubjectComparison(NamedTuple):
     """A preset or scope of one run against the same one of an earlier run.
 
     Attributes

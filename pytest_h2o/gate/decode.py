@@ -22,7 +22,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -247,8 +247,7 @@ class Budget:
         return replace(self, pairs=min(self.pairs, 1 + room))
 
 
-@dataclass(frozen=True)
-class Action:
+class Action(NamedTuple):
     """What to do next, why, and the verdict so far."""
 
     launch: bool
@@ -380,8 +379,7 @@ ROWS_METHOD = "Student's t interval of the mean over rows, each a launch, agains
 MEDIAN_METHOD = "sign test interval of the median over rows, each a launch, against a baseline that is taken as exact"
 
 
-@dataclass(frozen=True)
-class RowSpeed:
+class RowSpeed(NamedTuple):
     """Decode speed of a row, tok/s, higher is better: mean over repeats, their standard deviation if it is known."""
 
     mean: float

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pytest_h2o.bench.adapter import ESTIMATE_SLACK
 from pytest_h2o.bench.rows import FEWER_COLUMN, Row
@@ -27,8 +27,7 @@ from pytest_h2o.gate.values import CellOf, Interval, Outcome, deciding_launches,
 Asked = Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class RowFacts:
+class RowFacts(NamedTuple):
     """What a verdict needs of one row: metric -> value, None where it is missing.
 
     Where there are several workloads it says which one it is of, and which configuration it has in common with rows of
@@ -170,8 +169,7 @@ def hold_rows(rows: Sequence[RowFacts], asked: Asked) -> tuple[Margins, ...]:
     )
 
 
-@dataclass(frozen=True)
-class JointVerdict:
+class JointVerdict(NamedTuple):
     """The joint rule's answer: the row of the best rank (largest smallest margin), and every row's margins.
 
     Of a configuration with a row at each of several workloads the margins are the smallest of its rows, and the row is
@@ -233,8 +231,7 @@ def _speed(row: RowFacts) -> float:
     return speed if speed is not None and math.isfinite(speed) else 0.0
 
 
-@dataclass(frozen=True)
-class BestOfVerdict:
+class BestOfVerdict(NamedTuple):
     """The original rule's answer.
 
     Attributes
@@ -290,7 +287,7 @@ def pool_drop(rows: Sequence[RowFacts], asked: Asked) -> tuple[RowFacts, ...]:
         known = [drop for drop in drops.values() if drop is not None]
         pooled[workload] = math.fsum(known) / len(known) if known and len(known) == len(drops) else None
     return tuple(
-        row if (drop := pooled[row.workload]) is None else replace(row, values={**row.values, DROP: drop})
+        row if (drop := pooled[row.workload]) is None else row._replace(values={**row.values, DROP: drop})
         for row in rows
     )
 
@@ -352,8 +349,7 @@ def joint_interval(others: Margins, verdicts: Sequence[DecodeVerdict], *, inconc
     return Interval(low, high, outcome, 0.0, ", ".join(bases) + each, inconclusive_fails)
 
 
-@dataclass(frozen=True)
-class Bound:
+class Bound(NamedTuple):
     """The binding limit of a row.
 
     Attributes
@@ -406,8 +402,7 @@ def row_bound(row: Row) -> Bound | None:
     return find_bound(*(cell.mean if cell else None for cell in cells))
 
 
-@dataclass(frozen=True)
-class CacheLayers:
+class CacheLayers(NamedTuple):
     """Which layers of a model go through what.
 
     Attributes

@@ -36,6 +36,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -48,8 +49,7 @@ MAX_PAIRS = MAX_DECODE_PAIRS
 LOWEST_CONFIDENCE, HIGHEST_CONFIDENCE = 0.8, 0.995
 
 
-@dataclass(frozen=True)
-class Spending:
+class Spending(NamedTuple):
     """How the error of an answer is spent: this share of it, as (n / planned) ** power after n pairs.
 
     The rest of the share is kept for what Brownian motion understates.
@@ -59,8 +59,7 @@ class Spending:
     share: float
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """How a plan spends its error over its looks, and when it gives up. The figures are chosen by simulation.
 
     Attributes
@@ -90,8 +89,7 @@ _GRID_REACH = 6.0  # standard deviations: 1e-9 of the mass lies beyond
 _NORMAL = NormalDist()
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """The critical values of a comparison, fixed before its first pair.
 
     Attributes
@@ -285,8 +283,7 @@ CHANCE_WANTED_Z = 0.8416  # of a clear verdict, 80 %
 _NO_MOVE = 1e-12  # keeps the quotient finite for values without any spread
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """What n pairs say, all on the scale of log ratios, shape `[...]` of the comparisons.
 
     Attributes

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 LOST = "tokens of the cache are lost or in the wrong place"
 NO_BACKEND = "the backend that was asked for is not there, and the CPU ran under its name"
@@ -12,8 +11,7 @@ HEAP = "memory of the process was overwritten: nothing that it computed can be t
 OUT_OF_BOUNDS = "memory was read or written where none is: nothing that the process computed can be trusted"
 
 
-@dataclass(frozen=True)
-class Sign:
+class Sign(NamedTuple):
     """A message that says something about the cache, wherever it stands in a line, in capitals or not."""
 
     name: str

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def pack(measurement: Measurement, task: Task) -> Parcel:
     )
     config = read_config(measurement.codec)
     return Parcel(
-        replace(task, chunks=chunks), read_words(task), config, measurement.verify, measurement.rope, coding_versions()
+        task._replace(chunks=chunks), read_words(task), config, measurement.verify, measurement.rope, coding_versions()
     )
 
 

@@ -114,8 +114,7 @@ class Chunk(NamedTuple):
         return self.pieces[0].entry.row_elements * 2 * self.rows
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """Streams of one tensor of one layer, read together, coded one by one."""
 
     layer_id: int

@@ -13,7 +13,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,7 @@ class Shipping:
         new = {name: _pack(path) for name, path in files.items() if name not in self._sent}
         self._sent |= new.keys()
         text = self._rename(json.dumps(record))
-        return replace(
-            told,
+        return told._replace(
             text=told.text and self._rename(told.text),
             diagnosis=told.diagnosis and self._rename(told.diagnosis),
             record=json.dumps({**json.loads(text), "files": new}),

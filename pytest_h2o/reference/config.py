@@ -31,9 +31,8 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pytest_h2o.errors import UsageError, did_you_mean
 from pytest_h2o.files import read_regular_text
@@ -68,8 +67,7 @@ class ArgumentsError(Exception):
     """A flag that is not known, or whose value cannot be read."""
 
 
-@dataclass(frozen=True)
-class Arguments:
+class Arguments(NamedTuple):
     """A command line that was read."""
 
     model: Path | None = None
@@ -160,8 +158,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     return Arguments(**values)
 
 
-@dataclass(frozen=True)
-class _Key:
+class _Key(NamedTuple):
     """Default, and the values that are taken: a whole number or a number in a range, one of some words, any text.
 
     Without a default: a whole number or nothing.
@@ -259,8 +256,7 @@ _MOVED = ("reference_policy", "reference_seed")
 """Keys of earlier versions, for another choice of blocks: benchmarks/quality_curve.py makes it now."""
 
 
-@dataclass(frozen=True)
-class BenchConfig:
+class BenchConfig(NamedTuple):
     """A config that was read and checked, all but what depends on the model.
 
     `values` has every key of `KEYS`, defaults filled in; `notes` is what a user should know though it is no error.
@@ -382,8 +378,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-@dataclass(frozen=True)
-class PolicySettings:
+class PolicySettings(NamedTuple):
     """The numbers of the eviction policy; see `policy` and `cache`."""
 
     block_tokens: int
@@ -442,8 +437,7 @@ def policy_settings(config: BenchConfig, layers: int, length: int) -> PolicySett
 PROBE_TOKENS = 32
 
 
-@dataclass(frozen=True)
-class LosslessSettings:
+class LosslessSettings(NamedTuple):
     """What of the cold tokens is coded, and by whom; see `lossless`."""
 
     front_n: int

@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gguf
 import numpy as np
@@ -27,8 +26,7 @@ ARCHITECTURE = "llama"
 _HINT = "name a GGUF file of a Llama-style model in `llm_model` of the config"
 
 
-@dataclass(frozen=True)
-class HyperParameters:
+class HyperParameters(NamedTuple):
     """What the metadata of a model says of its shape."""
 
     layers: int

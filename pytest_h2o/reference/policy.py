@@ -18,7 +18,6 @@ A recorded sweep of the engine comes out to the printed digit: see docs/referenc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -35,8 +34,7 @@ RUN_BYTES = 8
 """What a kept run costs beside its tokens: its start and its length, 4 bytes each."""
 
 
-@dataclass(frozen=True)
-class KeepTarget:
+class KeepTarget(NamedTuple):
     """How many of `kv_len` tokens a plan keeps. Ratios are fractions of `kv_len`."""
 
     kv_len: int
@@ -65,8 +63,7 @@ class KeepTarget:
         return self.target_tokens <= self.protected_tokens
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """Which tokens of one layer stay."""
 
     target: KeepTarget

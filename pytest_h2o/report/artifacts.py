@@ -7,7 +7,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -218,8 +218,7 @@ def _digests(collector: Collector) -> dict[str, str]:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class RunRecords:
+class RunRecords(NamedTuple):
     """What a run folder has; of an unfinished run its journal says all of it."""
 
     summary: Summary

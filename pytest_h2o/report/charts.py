@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from html import escape
 from typing import Literal, NamedTuple
 
@@ -26,8 +25,7 @@ def is_drawable(*values: float | None) -> bool:
     return all(value is None or (math.isfinite(value) and abs(value) <= LARGEST) for value in values)
 
 
-@dataclass(frozen=True)
-class Dot:
+class Dot(NamedTuple):
     """A point, with a standard deviation in either direction (None: not known) and a short label."""
 
     x: float
@@ -37,8 +35,7 @@ class Dot:
     label: str = ""
 
 
-@dataclass(frozen=True)
-class Series:
+class Series(NamedTuple):
     """Points that share a look: a marker (empty: none), filled or as an outline."""
 
     name: str
@@ -49,8 +46,7 @@ class Series:
     filled: bool = True
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """A straight line across the chart at one value, with its name."""
 
     name: str
@@ -59,8 +55,7 @@ class Rule:
     axis: Literal["x", "y"]
 
 
-@dataclass(frozen=True)
-class Band:
+class Band(NamedTuple):
     """A range of y values, with its name."""
 
     name: str
@@ -69,8 +64,7 @@ class Band:
     high: float
 
 
-@dataclass(frozen=True)
-class XYChart:
+class XYChart(NamedTuple):
     """Points over two axes.
 
     Attributes
@@ -99,8 +93,7 @@ class XYChart:
     y_from_zero: bool = False
 
 
-@dataclass(frozen=True)
-class ShareChart:
+class ShareChart(NamedTuple):
     """Horizontal bars from the top down, each cut into shares: for every bar one count for each of the kinds."""
 
     id: str
@@ -123,7 +116,7 @@ def drawable_dots(dots: Sequence[Dot]) -> tuple[Dot, ...]:
         return std if std is not None and std >= 0 and is_drawable(std) else None
 
     return tuple(
-        replace(dot, x_std=spread(dot.x_std), y_std=spread(dot.y_std)) for dot in dots if is_drawable(dot.x, dot.y)
+        dot._replace(x_std=spread(dot.x_std), y_std=spread(dot.y_std)) for dot in dots if is_drawable(dot.x, dot.y)
     )
 
 

@@ -10,8 +10,7 @@ import math
 import shlex
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pytest_h2o.bench.adapter import get_adapter
 from pytest_h2o.bench.command import repeat_command
@@ -344,8 +343,7 @@ def main_figures(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     return figures
 
 
-@dataclass(frozen=True)
-class ItemReport:
+class ItemReport(NamedTuple):
     """The end of one item."""
 
     text: str | None

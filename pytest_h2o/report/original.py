@@ -9,7 +9,7 @@ the gate counts a missing baseline as missed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pytest_h2o.errors import UsageError
@@ -244,7 +244,7 @@ def analyze_rows(
     original = collect_original(rows, asked, baseline_tok_per_s=baseline_tok_per_s, upper=upper, online=online)
     lossless = None if online is None else lossless_ratio_of(online, "the online simulation")
     facts = [
-        replace(row_facts(row, held, baseline_tok_per_s=baseline_tok_per_s, lossless=lossless), run_id=row.log_file)
+        row_facts(row, held, baseline_tok_per_s=baseline_tok_per_s, lossless=lossless)._replace(run_id=row.log_file)
         for row in rows
     ]
     missing = [*missing, *filter(None, [untimed])]
@@ -302,7 +302,7 @@ def _decide_pooled(
     facts: Sequence[RowFacts], held: Mapping[str, float], verdict: DecodeVerdict
 ) -> tuple[JointVerdict, dict[str, bool | str]]:
     """The joint rule, and what either rule says, where every row has the decode speed that all rows give together."""
-    pooled = [replace(row, values={**row.values, DROP: verdict.drop}) for row in facts]
+    pooled = [row._replace(values={**row.values, DROP: verdict.drop}) for row in facts]
     others = {name: target for name, target in held.items() if name != DROP}
     beside = decide_joint(pooled, others).best
     return decide_joint(pooled, held), {

@@ -10,10 +10,9 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from pytest_h2o.bench.command import RunFiles, repeat_command
@@ -283,8 +282,7 @@ def disturbances(timed: Pair) -> list[str]:
 # -- rows of a preset ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ReportRow:
+class ReportRow(NamedTuple):
     """One row.
 
     Attributes
@@ -309,8 +307,7 @@ class ReportRow:
     on_front: bool
 
 
-@dataclass(frozen=True)
-class PresetView:
+class PresetView(NamedTuple):
     """What the page asks of a preset beside its summary.
 
     Attributes
@@ -403,7 +400,7 @@ class PresetView:
             y_label,
             (
                 Series("other runs", "quiet", tuple(dot for row, dot in dots if not row.on_front), filled=False),
-                Series("Pareto front", "c1", tuple(replace(d, label=f"{r.number}") for r, d in front), line="solid"),
+                Series("Pareto front", "c1", tuple(d._replace(label=f"{r.number}") for r, d in front), line="solid"),
             ),
             tuple(rules),
             width=440,

@@ -16,7 +16,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_h2o.errors import OptedOut, StoreError, UsageError, did_you_mean
 from pytest_h2o.files import check_regular, load, open_regular, plain, write_new_json
@@ -135,8 +135,7 @@ def read_record(source: Path | bytes | Mapping[str, Any], where: str = "") -> Ru
 # -- the history --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Damage:
+class Damage(NamedTuple):
     """A line that holds no record: file and line, and what is wrong with it, on one line."""
 
     where: str
@@ -295,8 +294,7 @@ def resolve_record(text: str, out_dir: Path) -> tuple[str, RunRecord]:
 # -- what a run is compared with, and saved as --------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ComparisonRequest:
+class ComparisonRequest(NamedTuple):
     """The options about earlier runs, checked."""
 
     out_dir: Path

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_h2o.bench.adapter import check_decoded, check_elapsed
 from pytest_h2o.bench.command import digest_model, is_embedded
@@ -52,8 +52,7 @@ EMBEDDED_BUDGET = "20,60s"
 """The embedded bench is for a look of a few minutes. A bench of one's own is judged, however long its launches take."""
 
 
-@dataclass(frozen=True)
-class Baseline:
+class Baseline(NamedTuple):
     """Decode tok/s with H2O off, where it comes from, and what speaks against the comparison."""
 
     tok_per_s: float
@@ -297,8 +296,7 @@ def why_unlike(baseline: Row, candidate: Row) -> str | None:
     )
 
 
-@dataclass(frozen=True)
-class Held:
+class Held(NamedTuple):
     """What the launches of pairs are held to beside their own soundness."""
 
     row: Row | None = None

@@ -9,7 +9,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -38,22 +37,22 @@ QUIET = MachineState(clock_s=110.0, busy_s=1020.0, own_s=24.9, swapped_pages=10,
     ("after", "cores", "found"),
     [
         (QUIET, 2, None),
-        (replace(QUIET, busy_s=1022.5), 2, "others used 0.3 of 2 cores (up to 0.2 are taken for quiet)"),
-        (replace(QUIET, busy_s=1022.5), 16, None),
-        (replace(QUIET, busy_s=1075.0), 16, "others used 5.5 of 16 cores (up to 5.1 are taken for quiet)"),
-        (replace(QUIET, swapped_pages=74), 2, None),
-        (replace(QUIET, swapped_pages=2010), 2, "2,000 pages were swapped"),
-        (replace(QUIET, throttled=5), 2, "the cores were slowed 2 times because they were hot"),
-        (replace(QUIET, mean_mhz=2600.0), 2, "the clock fell from 3000 to 2600 MHz"),
-        (replace(QUIET, mean_mhz=2800.0), 2, None),
-        (replace(QUIET, mean_mhz=4000.0), 2, None),
+        (QUIET._replace(busy_s=1022.5), 2, "others used 0.3 of 2 cores (up to 0.2 are taken for quiet)"),
+        (QUIET._replace(busy_s=1022.5), 16, None),
+        (QUIET._replace(busy_s=1075.0), 16, "others used 5.5 of 16 cores (up to 5.1 are taken for quiet)"),
+        (QUIET._replace(swapped_pages=74), 2, None),
+        (QUIET._replace(swapped_pages=2010), 2, "2,000 pages were swapped"),
+        (QUIET._replace(throttled=5), 2, "the cores were slowed 2 times because they were hot"),
+        (QUIET._replace(mean_mhz=2600.0), 2, "the clock fell from 3000 to 2600 MHz"),
+        (QUIET._replace(mean_mhz=2800.0), 2, None),
+        (QUIET._replace(mean_mhz=4000.0), 2, None),
         (
-            replace(QUIET, busy_s=1040.0, swapped_pages=2010),
+            QUIET._replace(busy_s=1040.0, swapped_pages=2010),
             2,
             "others used 2.0 of 2 cores (up to 0.2 are taken for quiet); 2,000 pages were swapped",
         ),
-        (replace(QUIET, busy_s=None, swapped_pages=None, throttled=None, mean_mhz=None), 2, None),
-        (replace(QUIET, clock_s=100.1, busy_s=1040.0), 2, None),
+        (QUIET._replace(busy_s=None, swapped_pages=None, throttled=None, mean_mhz=None), 2, None),
+        (QUIET._replace(clock_s=100.1, busy_s=1040.0), 2, None),
     ],
 )
 def test_what_counts_as_a_disturbance(after: MachineState, cores: int, found: str | None) -> None:
@@ -91,7 +90,7 @@ def test_what_cannot_be_read_is_missing_and_said(tmp_path: Path, monkeypatch: py
     (tmp_path / "proc" / "stat").write_text("cpu  one two\n")
     (tmp_path / "proc" / "vmstat").write_text("pswpin many\n")
     again = read_machine(tmp_path)
-    assert again == replace(state, clock_s=again.clock_s, own_s=again.own_s)
+    assert again == state._replace(clock_s=again.clock_s, own_s=again.own_s)
 
 
 def test_without_proc_psutil_is_asked(tmp_path: Path) -> None:

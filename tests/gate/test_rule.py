@@ -96,7 +96,7 @@ def test_a_metric_that_every_row_must_hold_is_decided_by_the_worst(
     """Whatever the row that meets the other targets has; a row without a value is the worst."""
     monkeypatch.setitem(METRICS, "mine", Metric("mine", "my metric", better, over="every row"))
     assert decide([], {"mine": target}) == (False, False)
-    rows = [replace(facts(f"row {n}", 3.0, 95.0), values={"mine": value}) for n, value in enumerate(values)]
+    rows = [facts(f"row {n}", 3.0, 95.0)._replace(values={"mine": value}) for n, value in enumerate(values)]
     assert decide(rows, {"mine": target}) == (held, held)
     assert {row.missed for row in decide_joint(rows, {"mine": target}).rows} == {() if held else ("mine",)}
     worst = worst_row(rows, "mine")

@@ -1,6 +1,5 @@
 """The cache under eviction: whose turn it is, what moves, what is counted."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +128,7 @@ def test_what_is_counted() -> None:
 
 
 def test_a_floor_dominated_plan_leaves_keep_and_lossy_alone() -> None:
-    cache = EvictingCache(HYPER, 60, policy=replace(POLICY, ratio=0.1))
+    cache = EvictingCache(HYPER, 60, policy=POLICY._replace(ratio=0.1))
     feed(cache, 30, 3)
     assert cache.figures["h2o_floor_keep"] == 13 / 33
     assert not {"h2o_keep", "h2o_lossy"} & cache.figures.keys()
@@ -176,7 +175,7 @@ def test_under_eviction_the_model_sees_the_kept_tokens_at_their_positions(tmp_pa
 
 def test_a_step_that_the_floor_dominates_is_told_once_and_logged_each_time() -> None:
     """Its row has keep of one step beside floor and plan of another: without this line it contradicts itself."""
-    narrow = replace(POLICY, ratio=0.1, recent_tokens=16)
+    narrow = POLICY._replace(ratio=0.1, recent_tokens=16)
     told: dict[str, list[str]] = {"log": [], "tell": []}
     for name, lines in told.items():
         feed(EvictingCache(HYPER, 100, policy=narrow, **{name: lines.append}), 23, 30)

@@ -1,7 +1,6 @@
 """What is sampled of the cold tokens, and when."""
 
 import threading
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -89,7 +88,7 @@ def coding(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 def test_what_is_sampled_and_when(
     changed: dict[str, Any], held: int, steps: int, samples: list[tuple[int, int, int, int]]
 ) -> None:
-    watcher = RuntimeLossless(replace(SETTINGS, **changed))
+    watcher = RuntimeLossless(SETTINGS._replace(**changed))
     decode(watcher, filled(held), steps, layers=(0,) if held == 300 else (0, 1, 2, 3))
     assert taken(watcher) == samples
     assert ("h2o_lossless" in watcher.finish()) == bool(samples)
@@ -120,7 +119,7 @@ def test_a_sample_is_what_the_codec_makes_of_the_held_tokens() -> None:
 
 
 def test_after_an_eviction_what_was_coded_is_not_coded_again() -> None:
-    watcher = RuntimeLossless(replace(SETTINGS, kept_layers=(0,), front_n=0))
+    watcher = RuntimeLossless(SETTINGS._replace(kept_layers=(0,), front_n=0))
     held = filled(100)
     decode(watcher, held, 1)
     target = plan_keep(101, PolicySettings(1, 0, 0, 1.0, 0))
@@ -152,7 +151,7 @@ def test_a_sample_that_does_not_decode_to_itself_ends_the_run(monkeypatch: pytes
 
 
 def code_elsewhere(changed: dict[str, Any]) -> None:
-    watcher = RuntimeLossless(replace(SETTINGS, async_threads=1, **changed))
+    watcher = RuntimeLossless(SETTINGS._replace(async_threads=1, **changed))
     decode(watcher, filled(60), 1)
     watcher.finish()
 
@@ -162,7 +161,7 @@ def test_other_threads_code_the_same_samples_in_the_same_order(threads: int) -> 
     lines: dict[int, list[str]] = {0: [], threads: []}
     for number, told in lines.items():
         held = filled(60)
-        watcher = RuntimeLossless(replace(SETTINGS, runtime_mode="full", async_threads=number), told.append)
+        watcher = RuntimeLossless(SETTINGS._replace(runtime_mode="full", async_threads=number), told.append)
         decode(watcher, held, 100)
         assert watcher.finish()["h2o_lossless_async_queue_peak"] <= number * 3
         assert len(watcher.samples) == 3
@@ -170,7 +169,7 @@ def test_other_threads_code_the_same_samples_in_the_same_order(threads: int) -> 
 
 
 def test_a_full_queue_skips_a_sample_and_tries_it_again(coding: threading.Event) -> None:
-    watcher = RuntimeLossless(replace(SETTINGS, async_threads=1, max_queue=1, runtime_mode="full"))
+    watcher = RuntimeLossless(SETTINGS._replace(async_threads=1, max_queue=1, runtime_mode="full"))
     held = filled(200)
     decode(watcher, held, 12)  # three samples are due, and the first is still being coded
     coding.set()
@@ -186,7 +185,7 @@ def test_a_full_queue_skips_a_sample_and_tries_it_again(coding: threading.Event)
 def test_what_stays_in_place_is_decoded_once(mode: Any) -> None:
     """A later repeat, of the same words, finds its blocks in the cache, unless that is too small."""
     for most, later in ((64, "hit"), (1, "miss"), (0, "miss")):
-        settings = replace(SETTINGS, runtime_mode=mode, strict_roundtrip_check=False, decode_cache_blocks=most)
+        settings = SETTINGS._replace(runtime_mode=mode, strict_roundtrip_check=False, decode_cache_blocks=most)
         watcher = RuntimeLossless(settings)
         for found in ("miss", later):
             watcher.cleared()
@@ -198,7 +197,7 @@ def test_what_stays_in_place_is_decoded_once(mode: Any) -> None:
 
 
 def test_store_mode_drops_what_it_coded_and_restores_it_when_it_is_needed() -> None:
-    settings = replace(SETTINGS, runtime_mode="store", async_threads=1, strict_roundtrip_check=False)
+    settings = SETTINGS._replace(runtime_mode="store", async_threads=1, strict_roundtrip_check=False)
     watcher, held = RuntimeLossless(settings), filled(60)
     before = held.keys.copy(), held.values.copy()
     decode(watcher, held, 1)  # the first sample is taken, 4 to 36
@@ -217,7 +216,7 @@ def test_store_mode_drops_what_it_coded_and_restores_it_when_it_is_needed() -> N
 
 
 def test_what_an_eviction_moves_before_it_is_dropped_stays() -> None:
-    watcher = RuntimeLossless(replace(SETTINGS, runtime_mode="store", front_n=1))
+    watcher = RuntimeLossless(SETTINGS._replace(runtime_mode="store", front_n=1))
     held = filled(60)
     decode(watcher, held, 1)
     runs = ((0, 10), (20, 41))
@@ -229,7 +228,7 @@ def test_what_an_eviction_moves_before_it_is_dropped_stays() -> None:
 
 def test_decoding_waits_for_the_block_that_it_is_to_drop(coding: threading.Event) -> None:
     threading.Timer(0.05, coding.set).start()
-    watcher = RuntimeLossless(replace(SETTINGS, async_threads=1, runtime_mode="store"))
+    watcher = RuntimeLossless(SETTINGS._replace(async_threads=1, runtime_mode="store"))
     decode(watcher, filled(60), 2)
     assert watcher.finish()["h2o_lossless_async_wait_us"] >= 10_000
 
@@ -241,7 +240,7 @@ def test_words_are_those_of_the_moment_when_they_were_taken(coding: threading.Ev
         coding.clear() if waits else coding.set()
         held = filled(60)
         held.keys[:, :40] = held.values[:, :40] = 1.0
-        watcher = RuntimeLossless(replace(SETTINGS, async_threads=1, runtime_mode="full"))
+        watcher = RuntimeLossless(SETTINGS._replace(async_threads=1, runtime_mode="full"))
         decode(watcher, held, 1)
         held.keep([(40, 20)])  # numbers that do not compress take the place of ones that do
         coding.set()
@@ -255,7 +254,7 @@ def test_words_are_those_of_the_moment_when_they_were_taken(coding: threading.Ev
 def test_clearing_starts_again(threads: int, coding: threading.Event) -> None:
     """What was not finished is forgotten as well."""
     threading.Timer(0.05, coding.set).start()
-    watcher = RuntimeLossless(replace(SETTINGS, async_threads=threads, runtime_mode="full"))
+    watcher = RuntimeLossless(SETTINGS._replace(async_threads=threads, runtime_mode="full"))
     decode(watcher, filled(60), 10)
     watcher.cleared()
     assert watcher.finish() == {"h2o_lossless_backpressure_skip": 0}
