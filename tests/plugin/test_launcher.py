@@ -55,12 +55,11 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
     (folder / "config").write_text("Host far\n" + "".join(f"{key} {value}\n" for key, value in asked.items()))
     Path("/run/sshd").mkdir(exist_ok=True)
     far = Far(f"ssh -F {folder / 'config'} far", folder / "pytest-h2o")
-    server = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "sshd_config"], stderr=subprocess.PIPE)
-    server.stderr.readline()  # it listens
-    yield far
-    far.cut()
-    server.terminate()
-    server.wait()
+    with subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "sshd_config"], stderr=subprocess.PIPE) as server:
+        server.stderr.readline()  # it listens
+        yield far
+        far.cut()
+        server.terminate()
 
 
 def write_program(path: Path, text: str) -> Path:
