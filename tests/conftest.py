@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,6 +22,11 @@ FIRST = ("codecs/test_own_codecs", "test_docs", "recorded/", "report/", "plugin/
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.removeprefix("tests/").startswith(FIRST))
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Snapshots go by ids, and each version of pytest cuts and escapes long texts in its own way."""
+    return f"{ascii(val)[:30]}-{crc32(ascii(val).encode()):08x}" if len(ascii(val)) > 60 and type(val) is str else None
 
 
 @pytest.fixture

@@ -214,7 +214,8 @@ def test_only_regular_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     elif kind == "a folder":
         path.mkdir()
     else:
-        socket.socket(socket.AF_UNIX).bind(str(path))
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(path))
     for read in (read_regular, open_regular):
         with pytest.raises(OSError, match=f"{kind}, not a regular file"):
             read(path)

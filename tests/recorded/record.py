@@ -57,13 +57,15 @@ def plain_text(text: str, out: Path) -> str:
 
 
 def plain_json(value: Any, out: Path, key: str = "") -> Any:
-    """A JSON value without paths, ids, times and what was timed."""
+    """A JSON value without paths, ids, machine, versions, times and what was timed."""
+    if value is not None and key in ("machine", "versions"):
+        return key.upper()
     if isinstance(value, dict):
         return {name: plain_json(item, out, name) for name, item in value.items()}
     if isinstance(value, list):
         return [plain_json(item, out, key) for item in value]
     if isinstance(value, str):
-        return key.upper() if key in ("machine", "versions") else plain_text(value, out)
+        return plain_text(value, out)
     if isinstance(value, float) and TIMED.search(key):
         return "TIMED"
     return value
@@ -78,7 +80,6 @@ def recorded_goldens(folder: Path) -> dict[str, str]:
     for name in ("figures.json", "summary.json"):
         value = json.loads((folder / name).read_text("utf-8"))
         if name == "figures.json":
-            value["record"]["versions"] = "VERSIONS"
             value["record"]["settings"]["threads"] = "CORES"
         texts[name] = json.dumps(plain_json(value, out), indent=1, ensure_ascii=False) + "\n"
     texts["journal.json"] = journal_items(folder)
@@ -89,8 +90,8 @@ def recorded_goldens(folder: Path) -> dict[str, str]:
 
 
 def page_words(page: str) -> str:
-    """What a reader of the page sees, a line a text; without the head of the run, which tells of the machine."""
-    body = page[page.index("<body") :]
+    """What a reader of the page sees, a line a text; without the end of the appendix: machine and versions."""
+    body = page[page.index("<body") : page.rindex(">Machine<")]
     body = re.sub(r"<(style|script).*?</\1>", "", body, flags=re.DOTALL)
     words = [re.sub(r"\s+", " ", part).strip() for part in re.split(r"<[^>]*>", body)]
     return "\n".join(word for word in words if word) + "\n"
