@@ -41,7 +41,7 @@ TRIVIAL = "-m pytest -q -p no:cacheprovider test_trivial.py"
 BARE_RUN = "-m pytest -q -p no:cacheprovider -p no:h2o --collect-only test_bare.py"
 BARE = """import pytest
 
-@pytest.mark.parametrize("number", range(87))
+@pytest.mark.parametrize("number", range(127))
 def test_number(number):
     assert number >= 0
 """
