@@ -59,7 +59,7 @@ def plain_text(text: str, out: Path) -> str:
 def plain_json(value: Any, out: Path, key: str = "") -> Any:
     """A JSON value without paths, ids, machine, versions, times and what was timed."""
     if value is not None and key in ("machine", "versions"):
-        return key.upper()
+        return dict.fromkeys(value, key.upper()) if isinstance(value, dict) else key.upper()
     if isinstance(value, dict):
         return {name: plain_json(item, out, name) for name, item in value.items()}
     if isinstance(value, list):
@@ -80,6 +80,7 @@ def recorded_goldens(folder: Path) -> dict[str, str]:
     for name in ("figures.json", "summary.json"):
         value = json.loads((folder / name).read_text("utf-8"))
         if name == "figures.json":
+            value["record"]["versions"] = "VERSIONS"
             value["record"]["settings"]["threads"] = "CORES"
         texts[name] = json.dumps(plain_json(value, out), indent=1, ensure_ascii=False) + "\n"
     texts["journal.json"] = journal_items(folder)
