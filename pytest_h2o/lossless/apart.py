@@ -403,7 +403,11 @@ class Turn:
                 mine = self._take()
 
     def _take(self) -> int:
-        return os.lseek(self.file, 1, os.SEEK_CUR) - 1
+        fcntl.lockf(self.file, fcntl.LOCK_EX)  # or two can move the offset of such a file at once, to the same number
+        try:
+            return os.lseek(self.file, 1, os.SEEK_CUR) - 1
+        finally:
+            fcntl.lockf(self.file, fcntl.LOCK_UN)
 
 
 class Worker(Forked):
@@ -617,13 +621,19 @@ def _error_of(kind: str, text: str, parts: Mapping[str, str | None] | None) -> E
 def _fork() -> int:
     """Fork; the new process dies with this thread, ignores Ctrl-C, and takes no part in the end of this one."""
     mother = os.getpid()
-    with warnings.catch_warnings():
-        # Threads of this process, which draw progress or talk to a controller, have no part in what the new one does.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
+    # In the first moments of the new one, too, a handler of this one would raise: what ends this one would run twice.
+    let_in = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        with warnings.catch_warnings():
+            # Threads of this one, which draw progress or talk to a controller, have no part in what the new one does.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if not pid:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # it reaches the whole group; the mother ends this one
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, let_in)
     if not pid:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it reaches the whole group; the mother ends this one
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if sys.platform == "linux":
             _libc().prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != mother:

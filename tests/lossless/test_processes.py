@@ -9,7 +9,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +23,7 @@ from pytest_h2o.codecs.zstd import Byteplane
 from pytest_h2o.errors import CodecError, DumpError, ExecutorError
 from pytest_h2o.inputs.scope import Scope
 from pytest_h2o.lossless import executors as executor
-from pytest_h2o.lossless.apart import run_on_processes
+from pytest_h2o.lossless.apart import Turn, Worker, answer_with, run_on_processes
 from pytest_h2o.lossless.evaluate import evaluate_lossless
 from pytest_h2o.lossless.index import Health, index_dump
 from pytest_h2o.lossless.measure import Measured, Measurement, Task, plan_groups, plan_tasks
@@ -148,6 +148,19 @@ def test_every_batch_is_done_once(workers: int) -> None:
     assert list(work_on(lambda number: number, (), workers)) == []
 
 
+def test_no_two_processes_take_the_same() -> None:
+    """As they would within some ten thousand, if nothing held them apart."""
+
+    def take(_: int, answers: int) -> None:
+        answer_with(answers, lambda: list(itertools.islice(turn.share(itertools.count()), 40_000)))
+
+    with ExitStack() as started:
+        turn = started.enter_context(Turn())
+        taken = [started.enter_context(Worker(take, turn)) for _ in range(4)]
+        numbers = {number for one in taken for number in one.answer()}
+    assert (len(numbers), max(numbers)) == (160_000, 159_999)
+
+
 @pytest.mark.parametrize("times", [0, 2], ids=["lost", "doubled"])
 def test_a_batch_that_is_not_measured_once_is_an_error(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(opened: Any, batches: Iterable[list[Task]], workers: int) -> Iterator[list[Measured]]:
@@ -259,6 +272,22 @@ def test_an_interrupt_does_not_wait_for_the_streams_in_hand() -> None:
         measure(Odd("sleeps"))
     assert time.monotonic() - begun < 15
     wait_until(lambda: family(os.getpid()) == others, "what was interrupted goes on")
+
+
+def test_no_handler_of_this_process_runs_in_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def held() -> set[int]:
+        return signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    def fork() -> int:
+        pid = really()
+        if not pid and not {signal.SIGINT, signal.SIGTERM} <= held():
+            os._exit(9)
+        return pid
+
+    really, before = os.fork, held()
+    monkeypatch.setattr(os, "fork", fork)
+    assert list(work_on(lambda number: held(), range(50))) == [before] * 50
+    assert held() == before
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
