@@ -14,7 +14,7 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import groupby, islice, pairwise
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -121,7 +121,7 @@ def index_dump(
         Compare the size of every data file with its shape. If not, small files are only compared when they are read:
         half the system calls for a dump of many tiny entries, and an error where a skipped entry would be.
     workers : int
-        Processes that read the metas of a large folder, this one and others forked from it.
+        Processes that read the metas of many folders, this one and others forked from it.
     on_entries : callable, optional
         Called now and then with the number of entries so far.
     """
@@ -137,7 +137,7 @@ def index_dump(
             on_entries(count + more)
 
     with closing(source):
-        for part in _read_all(source, sized, workers if isinstance(source, FolderRoot) else 1, tell):
+        for part in _read_all(source, sized, workers, tell):
             parts.append(part)
             count += len(part.entries) + len(part.skipped)
             tell(0)
@@ -147,12 +147,12 @@ def index_dump(
     if not entries and not skipped:
         raise _no_dump(source, shown)
     _refuse_contradictions(entries, shown)
-    skipped += _orphans(source, entries)
+    skipped += _orphans(source, set().union(*(part.unclaimed for part in parts)), entries)
     return DumpIndex(shown, tuple(entries), tuple(sorted(skipped, key=lambda one: one.path.split("/"))))
 
 
 class _Part(NamedTuple):
-    """What the metas of a folder say that come one after the other; `unclaimed` are data files that none has named.
+    """What the metas of a subtree say; `unclaimed` are data files that none of them has named.
 
     Entries are without their root, and no named tuples yet: these travel between processes in thrice the time.
     """
@@ -163,33 +163,34 @@ class _Part(NamedTuple):
     unclaimed: set[str]
 
 
+_TREES = 8
+"""Subtrees for a process: those that are done first take more of them."""
+
+
 def _read_all(source: FolderRoot | ZipRoot, sized: bool, workers: int, tell: Callable[[int], None]) -> Iterator[_Part]:
-    """Folder by folder, in any order; from `_MANY` metas on by several processes, when this one has listed all."""
-    listed: dict[int, tuple[Folder | ZipFolder, list[str]]] = {}  # larger than what is read there: none for long
+    """Subtree by subtree, in any order: from `_MANY` metas on those left are read by several processes."""
+    subtrees = source.subtrees(_TREES * workers if workers > 1 else 1)
 
     def read(number: int) -> _Part:
-        folder, names = listed[number]
-        part = _Part(number, [], [], folder.data)
-        for done, name in enumerate(names):
+        entries, skipped = [], []
+        metas: Iterator[tuple[Folder | ZipFolder, str]] = source.metas(subtrees[number])
+        for done, (folder, name) in enumerate(metas):
             if done % _TELL_EVERY == 0:
                 tell(done)
             try:
-                part.entries.append(_fields(folder, name, sized))
+                entries.append(_fields(folder, name, sized))
             except MetaFault as fault:
-                part.skipped.append(_skipped(folder.prefix + name, fault))
-        return part
+                skipped.append(_skipped(folder.prefix + name, fault))
+        unclaimed, source.unclaimed = source.unclaimed, set()
+        return _Part(number, entries, skipped, unclaimed)
 
-    count = 0
-    metas: Iterator[tuple[Folder | ZipFolder, str]] = source.metas()
-    for number, (folder, group) in enumerate(groupby(metas, itemgetter(0))):
-        listed[number] = folder, [name for _, name in group]
-        if workers == 1 or count < _MANY:
-            yield read(number)
-            count += len(listed.pop(number)[1])
-    for part in run_on_processes(lambda: nullcontext(read), list(listed), min(workers, len(listed))):
-        folder, _ = listed.pop(part.number)
-        folder.data &= part.unclaimed
+    left, count = list(range(len(subtrees))), 0
+    while left and (workers == 1 or count < _MANY):
+        part = read(left.pop(0))
+        count += len(part.entries) + len(part.skipped)
         yield part
+    if left:
+        yield from run_on_processes(lambda: nullcontext(read), left, min(workers, len(left)))
 
 
 def find_overlaps_and_gaps(entries: Iterable[DumpEntry]) -> tuple[Finding, ...]:
@@ -372,13 +373,13 @@ _DATA = re.compile(r"(?:(.*/)|^)[kv]_t(\d{1,18})_(\d{1,18})\.bin")
 _LAYER = re.compile(r"(?:.*/)?layer_(\d{1,9})/")
 
 
-def _orphans(root: FolderRoot | ZipRoot, entries: Sequence[DumpEntry]) -> Iterator[SkippedEntry]:
+def _orphans(root: FolderRoot | ZipRoot, unclaimed: set[str], entries: Sequence[DumpEntry]) -> Iterator[SkippedEntry]:
     """What data files are of whose meta is gone."""
-    if not root.unclaimed:
+    if not unclaimed:
         return
     named = {location for entry in entries for location in (entry.k_location, entry.v_location)}
     lost: dict[str, tuple[re.Match[str], str]] = {}
-    for path in sorted(root.unclaimed):
+    for path in sorted(unclaimed):
         told = _DATA.fullmatch(path)
         if told is not None and root.location(path) not in named:
             lost.setdefault(f"{told[1] or ''}meta_t{told[2]}_{told[3]}.json", (told, path))

@@ -250,25 +250,44 @@ class DumpRoot:
 class FolderRoot(DumpRoot):
     """The folder at `path`, made absolute and free of links once, here. A location is an absolute path without links.
 
-    Nothing but regular files is opened.
+    Nothing but regular files is opened. `unclaimed` are the data files, paths below the root, that no meta beside
+    them has named, of the folders whose `metas` were all located.
     """
 
     def __init__(self, path: str) -> None:
         self.path = os.path.realpath(path)
         self.opener = _Opener()
-        self._listed: list[tuple[str, set[str]]] = []
+        self.unclaimed: set[str] = set()
 
     def close(self) -> None:
         self.opener.close()
 
-    @property
-    def unclaimed(self) -> set[str]:
-        """The data files, paths below the root, that no meta beside them has named, when all were located."""
-        return {prefix + name for prefix, data in self._listed for name in data}
+    def subtrees(self, least: int) -> list[str]:
+        """Paths of folders, in path order, below which all metas are: `least`, if those above hold only folders."""
+        found = [""]
+        while len(found) < least:
+            inner = [below for prefix in found for below in self._only_folders(prefix) or [prefix]]
+            if inner == found:
+                break
+            found = inner
+        return found
 
-    def metas(self) -> Iterator[tuple[Folder, str]]:
-        """Every meta in path order: its folder, and its name there."""
-        folder = Folder(self, "")
+    def _only_folders(self, prefix: str) -> list[str]:
+        """Those in a folder that holds nothing else."""
+        try:
+            with os.scandir(self.location(prefix)) as listing:
+                names = []
+                for entry in listing:  # of the many files of a folder of metas the first says enough
+                    if not entry.is_dir(follow_symlinks=False):
+                        return []
+                    names.append(entry.name)
+        except OSError:  # which the one who reads it will tell
+            return []
+        return [f"{prefix}{name}/" for name in sorted(names)]
+
+    def metas(self, prefix: str = "") -> Iterator[tuple[Folder, str]]:
+        """Every meta of a folder and of those below, in path order: its folder, and its name there."""
+        folder = Folder(self, prefix)
         pending = [(folder, iter(folder.names()))]
         while pending:  # a stack of our own: a dump may be nested deeper than Python recurses
             folder, names = pending[-1]
@@ -279,7 +298,7 @@ class FolderRoot(DumpRoot):
                     break
                 yield folder, name
             else:
-                self._listed.append((folder.prefix, folder.data))
+                self.unclaimed |= {folder.prefix + name for name in folder.data}
                 pending.pop()
 
     def location(self, path: str) -> str:
@@ -576,9 +595,14 @@ class ZipRoot(DumpRoot):
             raise DumpError("an archive holds two members of one name", where=where, expected="each name once")
         return inside
 
-    def metas(self) -> Iterator[tuple[ZipFolder, str]]:
-        """Every meta in path order: its folder, and its name there."""
-        metas = sorted(member.split("/") for member in self.members if is_meta_name(member.rpartition("/")[2]))
+    def subtrees(self, least: int) -> list[str]:
+        """The whole, which one process reads: see `FolderRoot`."""
+        return [""]
+
+    def metas(self, prefix: str = "") -> Iterator[tuple[ZipFolder, str]]:
+        """Every meta of a folder and of those below, in path order: its folder, and its name there."""
+        named = (member for member in self.members if member.startswith(prefix))
+        metas = sorted(member.split("/") for member in named if is_meta_name(member.rpartition("/")[2]))
         for path, names in groupby(metas, lambda parts: parts[:-1]):
             folder = ZipFolder(self, "".join(f"{part}/" for part in path))
             for *_, name in names:
@@ -653,7 +677,6 @@ class ZipFolder:
 
     def __init__(self, root: ZipRoot, prefix: str) -> None:
         self.prefix = prefix
-        self.data = root.unclaimed
         self._root = root
 
     def read_meta(self, name: str) -> bytes:
