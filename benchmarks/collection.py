@@ -19,8 +19,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 POINTS = 27
-ITEMS_A_PRESET = POINTS + 3
-"""27 x test_bench, and test_lossy, test_decode, test_joint."""
+OF_A_PRESET = ("lossy", "decode", "joint", "quality", "consistency")
+"""What a preset is tested for once, beside test_bench for each point."""
+
+ITEMS_A_PRESET = POINTS + len(OF_A_PRESET)
 
 
 def make_presets(folder: Path, presets: int) -> Path:
@@ -47,7 +49,7 @@ def make_bare(folder: Path, presets: int) -> Path:
         "@pytest.mark.parametrize('point', POINTS, ids=IDS)",
         "def test_bench(point):\n    assert point",
     ]
-    for name in ("lossy", "decode", "joint"):
+    for name in OF_A_PRESET:
         body.append(f"@pytest.mark.parametrize('preset', PRESETS)\ndef test_{name}(preset):\n    assert preset")
     (bare / "test_bare.py").write_text("\n".join(body) + "\n", encoding="utf-8")
     return bare
