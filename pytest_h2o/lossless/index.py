@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
@@ -324,15 +325,12 @@ def _refuse_contradictions(entries: Sequence[DumpEntry], root: str) -> None:
 
 
 def _refuse_shared_files(entries: Sequence[DumpEntry], root: str) -> None:
-    locations = {entry.k_location for entry in entries} | {entry.v_location for entry in entries}
-    if len(locations) == 2 * len(entries):
-        return
-    files: dict[str, DumpEntry] = {}
-    for entry in entries:
-        for location in (entry.k_location, entry.v_location):
-            other = files.setdefault(location, entry)
-            if other is not entry or entry.k_location == entry.v_location:
-                raise _contradiction("two tensors of a dump have one data file", other, entry, location, root)
+    named = Counter([entry.k_location for entry in entries] + [entry.v_location for entry in entries])
+    if len(named) < 2 * len(entries):
+        location = named.most_common(1)[0][0]
+        one, *others = (entry for entry in entries if location in (entry.k_location, entry.v_location))
+        other = others[0] if others else one
+        raise _contradiction("two tensors of a dump have one data file", one, other, location, root)
 
 
 def _first_pair(entries: Sequence[DumpEntry], key: Callable[[DumpEntry], object]) -> tuple[DumpEntry, DumpEntry] | None:
