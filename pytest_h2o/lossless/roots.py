@@ -278,7 +278,7 @@ class FolderRoot(DumpRoot):
             with os.scandir(self.location(prefix)) as listing:
                 names = []
                 for entry in listing:  # of the many files of a folder of metas the first says enough
-                    if not entry.is_dir(follow_symlinks=False):
+                    if is_data_name(entry.name) or not entry.is_dir(follow_symlinks=False):
                         return []
                     names.append(entry.name)
         except OSError:  # which the one who reads it will tell

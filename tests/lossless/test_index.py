@@ -294,6 +294,14 @@ def test_several_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pyte
     assert psutil.Process().num_fds() == open_files
 
 
+def test_a_folder_with_the_name_of_a_data_file_is_not_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_module, "_MANY", 0)
+    write_entry(tmp_path / "k_t0_4.bin", run_id="inner")
+    write_entry(tmp_path)
+    for workers in (1, 2):
+        assert [entry.run_id for entry in index_dump(tmp_path, workers=workers).entries] == ["run"]
+
+
 def test_deep_folders_are_no_recursion(tmp_path: Path) -> None:
     deep = tmp_path
     for _ in range(400):
